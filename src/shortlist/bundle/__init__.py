@@ -1,0 +1,1 @@
+"""The artifact a trained retriever is kept and shipped in."""

@@ -1,0 +1,122 @@
+"""The artifact: a retriever with its data, its recipe and its figures, in one verified directory."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shortlist.bundle.data_files import data_fields, data_files, read_data
+from shortlist.bundle.formats import JSON, dump_json, dump_tensors
+from shortlist.bundle.store import Manifest, publish, verify
+from shortlist.errors import BundleError, suggest
+from shortlist.retrievers import RETRIEVERS
+from shortlist.retrievers.base import Retriever
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. metrics: the report saved with it, which names the fit it measured."""
+
+    retriever: Any
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        """The sha256 of the manifest: equal ids mean equal bytes in every file."""
+        return self.manifest.id
+
+    @property
+    def metrics(self) -> Mapping[str, Any] | None:
+        """What was measured before saving, as `Report.to_dict` gives it; None if nothing was."""
+        return self.manifest.fields["metrics"]
+
+    @property
+    def recipe(self) -> Mapping[str, Any] | None:
+        """The recipe it was trained from; None where it was trained in Python."""
+        return self.manifest.fields["recipe"]
+
+
+def save(
+    retriever: Retriever,
+    directory: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write a fitted retriever with its data as a bundle; return the bundle's id.
+
+    metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. The directory appears whole or not at
+    all; one that exists is refused unless `overwrite` is set. Errors: BundleError.
+    """
+    name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
+    if name is None:
+        raise BundleError(f"a {type(retriever).__name__} cannot be saved: it is not in RETRIEVERS")
+    settings, states = retriever.state()
+    space = embedding_space(settings, states, data_fields(retriever.data))
+    files = data_files(retriever.data)
+    for file, tensors in states.items():
+        files[f"{file}.safetensors"] = dump_tensors(tensors | {"embedding_space": space})
+    fields: dict[str, JSON] = {
+        "retriever": name,
+        "settings": settings,
+        "data": data_fields(retriever.data),
+        "embedding_space": _hex(space),
+        "metrics": metrics,
+        "recipe": recipe,
+    }
+    return publish(Path(directory), files, fields, overwrite)
+
+
+def load(directory: str | Path, *, device: str = "cpu") -> Bundle:
+    """Verify every byte of a bundle, then load it. Errors: BundleError, naming the file."""
+    manifest = verify(Path(directory))
+    fields = manifest.fields
+    if fields.get("retriever") not in RETRIEVERS:
+        raise BundleError(
+            f"{manifest.directory} holds a retriever '{fields.get('retriever')}' that this version "
+            f"does not know.{suggest(str(fields.get('retriever')), RETRIEVERS)}"
+        )
+    states = {
+        name.removesuffix(".safetensors"): manifest.tensors(name)
+        for name in manifest.files
+        if name.endswith(".safetensors")
+    }
+    spaces = {name: _hex(state.pop("embedding_space")) for name, state in states.items()}
+    real = _hex(embedding_space(fields["settings"], states, fields["data"]))
+    for name, space in {**spaces, "manifest": fields["embedding_space"]}.items():
+        if space != real:
+            raise BundleError(
+                f"{manifest.directory}: {name} belongs to other towers (embedding space "
+                f"{space[:12]}, not {real[:12]}); restore the bundle from a copy, or make it again."
+            )
+    data = read_data(manifest)
+    kind = RETRIEVERS[fields["retriever"]]
+    return Bundle(kind.from_state(data, fields["settings"], states, device=device), manifest)
+
+
+def embedding_space(
+    settings: Mapping[str, JSON],
+    states: Mapping[str, Mapping[str, Tensor]],
+    data: Mapping[str, JSON],
+) -> Tensor:
+    """Return the sha256 that ties towers and vectors together, [32] uint8.
+
+    Of the tower weights, the settings (similarity and width among them), the encoders and the log
+    they were fitted on: vectors of equal spaces can be compared, vectors of others cannot.
+    """
+    digest = hashlib.sha256(dump_json(settings))
+    described = {name: data[name] for name in ("user_encoders", "item_encoders", "fingerprint")}
+    digest.update(dump_json(described))
+    for name, tensor in sorted(states.get("towers", {}).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
+
+
+def _hex(space: Tensor) -> str:
+    return bytes(space.tolist()).hex()

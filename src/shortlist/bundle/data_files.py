@@ -1,0 +1,126 @@
+"""The log, its vocabularies and features as files of a bundle, and back."""
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from shortlist.bundle.formats import JSON, dump_frame
+from shortlist.bundle.store import Manifest
+from shortlist.data.dataset import TrainingData
+from shortlist.data.features import ENCODERS, FeatureTable, encode
+from shortlist.data.interactions import Interactions
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.errors import BundleError
+
+LOG_COLUMNS = ("user", "item", "role", "time", "weight", "session")
+
+
+def data_files(data: TrainingData) -> dict[str, bytes]:
+    """Return the Parquet files of the data: ids in row order, the log in rows, raw features."""
+    log = {name: column for name in LOG_COLUMNS if (column := getattr(data.log, name)) is not None}
+    files = {
+        "log.parquet": dump_frame(pl.DataFrame(log)),
+        "users.parquet": dump_frame(pl.DataFrame({"id": data.users.ids})),
+        "items.parquet": dump_frame(pl.DataFrame({"id": data.items.ids})),
+    }
+    if data.user_frame is not None:
+        files["user_table.parquet"] = dump_frame(data.user_frame)
+    if data.item_frame is not None:
+        files["item_table.parquet"] = dump_frame(data.item_frame)
+    return files
+
+
+def data_fields(data: TrainingData) -> dict[str, JSON]:
+    """Return what the manifest says of the data: how many rows are trained, encoders, fingerprint."""
+    return {
+        "fit": data.fit,
+        "ordered": data.ordered,
+        "trained_users": data.users.trained,
+        "trained_items": data.items.trained,
+        "user_encoders": _encoders(data.user_features),
+        "item_encoders": _encoders(data.item_features),
+        "title": data.title,
+        "split": data.kind,
+        "notes": list(data.notes),
+        "events": len(data.log),
+        "fingerprint": fingerprint(data),
+    }
+
+
+def read_data(manifest: Manifest) -> TrainingData:
+    """Return the data a bundle was saved with; raises BundleError if its parts disagree."""
+    fields: Any = manifest.fields["data"]
+    users = _vocabulary(manifest, "user", fields["trained_users"])
+    items = _vocabulary(manifest, "item", fields["trained_items"])
+    columns = manifest.frame("log.parquet")
+    log = Interactions(
+        users=len(users) + 1,
+        **{name: columns[name].to_numpy() for name in LOG_COLUMNS if name in columns.columns},
+    )
+    data = TrainingData(
+        users=users,
+        items=items,
+        log=log,
+        fit=fields["fit"],
+        ordered=fields["ordered"],
+        user_features=_table(fields["user_encoders"], manifest, "user_table.parquet", users),
+        item_features=_table(fields["item_encoders"], manifest, "item_table.parquet", items),
+        user_frame=_frame(manifest, "user_table.parquet"),
+        item_frame=_frame(manifest, "item_table.parquet"),
+        title=fields["title"],
+        kind=fields["split"],
+        notes=tuple(fields["notes"]),
+    )
+    if fingerprint(data) != fields["fingerprint"]:
+        raise BundleError(
+            f"{manifest.directory}: log.parquet, users.parquet and items.parquet do not belong "
+            "together; restore the bundle from a copy, or make it again."
+        )
+    return data
+
+
+def fingerprint(data: TrainingData) -> str:
+    """Return the sha256 of the log and its split, in external ids: equal logs, equal fingerprints."""
+    digest = hashlib.sha256()
+    for vocabulary in (data.users, data.items):
+        digest.update(np.ascontiguousarray(vocabulary.tie_keys).tobytes())
+    for name in LOG_COLUMNS:
+        if (column := getattr(data.log, name)) is not None:
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def _encoders(table: FeatureTable) -> list[JSON]:
+    """Encoders in their order: it is the order of a tower's fields."""
+    return [{"name": name, **asdict(encoder)} for name, encoder in table.encoders.items()]  # type: ignore[call-overload]
+
+
+def _table(
+    described: list[dict[str, Any]], manifest: Manifest, file: str, vocabulary: Vocabulary
+) -> FeatureTable:
+    if not described:
+        return FeatureTable({}, {}, vocabulary.trained)
+    encoders = {}
+    for fields in described:
+        rest = {key: value for key, value in fields.items() if key != "name"}
+        if "values" in rest:
+            rest["values"] = tuple(rest["values"])
+        encoders[fields["name"]] = ENCODERS[fields["kind"]](**rest)
+    frame = pl.DataFrame({"id": vocabulary.ids}).join(
+        manifest.frame(file), on="id", how="left", maintain_order="left"
+    )
+    return FeatureTable(encoders, encode(encoders, frame), vocabulary.trained)
+
+
+def _vocabulary(manifest: Manifest, side: str, trained: int) -> Vocabulary:
+    return Vocabulary(manifest.frame(f"{side}s.parquet")["id"], trained, side)
+
+
+def _frame(manifest: Manifest, name: str) -> pl.DataFrame | None:
+    return manifest.frame(name) if name in manifest.files else None
+
+

@@ -1,0 +1,100 @@
+"""How do tensors, tables and plain values become bytes and come back, with no code in them?
+
+Three formats and no others: safetensors, Parquet and strict JSON. Bytes that cannot be parsed are
+refused with the name of the file they came from.
+"""
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import polars as pl
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from shortlist.errors import BundleError
+
+JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
+"""A value that strict JSON can hold: numbers are finite and keys are strings."""
+
+
+def dump_json(value: JSON) -> bytes:
+    r"""Return the value as UTF-8 JSON: keys sorted, so that equal values give equal bytes.
+
+    >>> dump_json({"b": 1, "a": [0.5, "片"]}).decode()
+    '{\n  "a": [\n    0.5,\n    "片"\n  ],\n  "b": 1\n}\n'
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=2, sort_keys=True)
+        return (text + "\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleError(
+            f"a value cannot be stored as JSON: {error}. "
+            "Expected text, finite numbers, true, false, null, lists and tables of them."
+        ) from error
+
+
+def load_json(data: bytes, name: str) -> Any:
+    """Parse strict JSON from the file `name`: no NaN, no infinity, no key twice."""
+    try:
+        return json.loads(
+            data.decode(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_table,
+        )
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{name} is not strict JSON: {error}.") from error
+
+
+def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return named tensors, of any shape, as one safetensors file; copied to the CPU first."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain)
+
+
+def load_tensors(data: bytes, name: str) -> dict[str, Tensor]:
+    """Parse the safetensors file `name` into named tensors on the CPU."""
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"{name} is not a safetensors file: {error}.") from error
+
+
+def dump_frame(frame: pl.DataFrame) -> bytes:
+    """Return a table as one Parquet file, compressed with zstd."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def load_frame(data: bytes, name: str) -> pl.DataFrame:
+    """Parse the Parquet file `name`."""
+    try:
+        return pl.read_parquet(io.BytesIO(data))
+    # A panic of the Rust parser is a BaseException, yet no more than a bad file.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+        raise BundleError(f"{name} is not a Parquet file: {error}.") from error
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is beyond the range of a float")
+    return value
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return table

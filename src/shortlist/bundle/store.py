@@ -1,0 +1,353 @@
+"""How does a directory of files become visible whole or not at all, and is read only if intact?
+
+A bundle is a flat directory: the files, `manifest.json` with the size and sha256 of each of them,
+and `manifest.sha256` with the sha256 of the manifest, in the form `sha256sum --check` reads. So
+any flipped bit or missing byte, in any file, is found before a parser sees it.
+
+What the files mean is not known here. All disk access goes through `os`, by the small functions
+at the end, so that a test can make the N-th of them fail.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import polars as pl
+from torch import Tensor
+
+from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, load_tensors
+from shortlist.errors import BundleError
+
+FORMAT = 1
+"""The layout written here. Each format keeps MANIFEST and SEAL, so that a newer one is told."""
+
+MANIFEST = "manifest.json"
+SEAL = "manifest.sha256"
+
+Content: TypeAlias = bytes | Callable[[Path], None]
+"""A file's bytes, or a function that writes the file at the path it is given."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TEMPORARY_NAME = re.compile(r"tmp-[0-9a-f]{32}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_OWN_FIELDS = frozenset({"format", "created_by", "files"})
+_MANIFEST_LIMIT = 16 * 2**20  # bytes; refused before reading: a bomb must not fill the memory
+_DAMAGED = "The bundle is damaged: restore it from a copy, or make it again."
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest says of one file: its size in bytes and its sha256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A verified bundle: what `publish` was given, and the door to its files.
+
+    `id` is the sha256 of the manifest: equal ids mean equal bytes in every file.
+    """
+
+    directory: Path
+    id: str
+    format: int
+    created_by: str
+    files: Mapping[str, FileEntry]
+    fields: Mapping[str, Any]
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes, checked once more: these very bytes are the ones verified."""
+        if name not in self.files:
+            raise BundleError(f"the bundle {self.directory} has no file {name}. {_DAMAGED}")
+        path = self.directory / name
+        with _naming("read", path), _open_regular(path) as file:
+            data = file.read(self.files[name].size + 1)
+        _check_file(path, self.files[name], len(data), hashlib.sha256(data).hexdigest())
+        return data
+
+    def json(self, name: str) -> Any:
+        """Return a JSON file's value."""
+        return load_json(self.read(name), str(self.directory / name))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Return a safetensors file's named tensors, on the CPU."""
+        return load_tensors(self.read(name), str(self.directory / name))
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """Return a Parquet file's table."""
+        return load_frame(self.read(name), str(self.directory / name))
+
+
+def publish(
+    directory: Path,
+    files: Mapping[str, Content],
+    manifest: Mapping[str, JSON],
+    overwrite: bool = False,
+) -> str:
+    """Write a bundle at `directory` and return its id; on any error, nothing has changed there.
+
+    All is written and synced in a `tmp-<uuid>` beside it, then renamed into place. `overwrite`
+    replaces a bundle, and nothing but a bundle: the old one is set aside under another
+    `tmp-<uuid>`, put back if the new one cannot take its place, and removed at the end.
+
+    Errors: BundleError for a path that exists, a name that is not allowed, a disk that refuses.
+    """
+    directory = Path(os.path.abspath(directory))
+    _check_target(directory, overwrite)
+    for name in files:
+        _check_name(name, f"the bundle {directory}")
+    if clash := sorted(_OWN_FIELDS & manifest.keys()):
+        raise BundleError(f"the manifest's own field {clash[0]!r} was given: rename yours.")
+    temporary = _temporary_beside(directory)
+    try:
+        with _naming("create", temporary):
+            os.makedirs(directory.parent, exist_ok=True)
+            os.mkdir(temporary)
+        entries = {name: _store(temporary / name, content) for name, content in files.items()}
+        text = dump_json(
+            {
+                **manifest,
+                "format": FORMAT,
+                "created_by": f"shortlist {version('shortlist')}",
+                "files": {
+                    name: {"size": entry.size, "sha256": entry.sha256}
+                    for name, entry in entries.items()
+                },
+            }
+        )
+        if len(text) > _MANIFEST_LIMIT:
+            raise BundleError(
+                f"the manifest would have {len(text)} bytes, and {_MANIFEST_LIMIT} is the limit: "
+                "put the large field in a file of the bundle."
+            )
+        bundle_id = hashlib.sha256(text).hexdigest()
+        _write(temporary / MANIFEST, text)
+        _write(temporary / SEAL, _seal(bundle_id))
+        _check_listing(temporary, entries.keys())
+        _sync(temporary)
+        _move_into_place(temporary, directory, overwrite)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return bundle_id
+
+
+def verify(directory: Path) -> Manifest:
+    """Check every byte of a bundle, parsing nothing but the manifest, and return the manifest.
+
+    Errors: BundleError with the name of the file that is missing, unknown, not a regular file,
+    of another size, of another content, or in a newer format.
+    """
+    directory = Path(os.path.abspath(directory))
+    if _TEMPORARY_NAME.fullmatch(directory.name):
+        raise BundleError(f"{directory} was never published: use the bundle it was written for.")
+    if not directory.is_dir():
+        raise BundleError(f"there is no bundle at {directory}: expected a directory.")
+    text = _read_small(directory / MANIFEST)
+    bundle_id = hashlib.sha256(text).hexdigest()
+    if _read_small(directory / SEAL) != _seal(bundle_id):
+        raise BundleError(f"{directory / MANIFEST} is not what {SEAL} says it is. {_DAMAGED}")
+    manifest = _parse(directory, bundle_id, text)
+    _check_listing(directory, manifest.files.keys())
+    for name, entry in manifest.files.items():
+        path = directory / name
+        with _naming("read", path), _open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            # The size comes first: a file that has grown by gigabytes is not read to the end.
+            digest = _digest(file) if size == entry.size else ""
+        _check_file(path, entry, size, digest)
+    return manifest
+
+
+def _parse(directory: Path, bundle_id: str, text: bytes) -> Manifest:
+    path = directory / MANIFEST
+    content = load_json(text, str(path))
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} must hold a table, got {type(content).__name__}.")
+    number, created_by = content.get("format"), content.get("created_by")
+    if type(number) is not int or number < 1 or not isinstance(created_by, str):
+        raise BundleError(f"{path} must name its format, a whole number >= 1, and its writer.")
+    if number > FORMAT:
+        raise BundleError(
+            f"{path} has format {number}, written by {created_by}; this is shortlist "
+            f"{version('shortlist')} and reads formats up to {FORMAT}. "
+            f"Install the version that wrote it, or a later one."
+        )
+    files = content.get("files")
+    if not isinstance(files, dict):
+        raise BundleError(f"{path} must list its files.")
+    return Manifest(
+        directory=directory,
+        id=bundle_id,
+        format=number,
+        created_by=created_by,
+        files={name: _entry(name, value, path) for name, value in files.items()},
+        fields={name: value for name, value in content.items() if name not in _OWN_FIELDS},
+    )
+
+
+def _entry(name: str, value: object, path: Path) -> FileEntry:
+    _check_name(name, str(path))
+    match value:
+        case {"size": int(size), "sha256": str(digest), **rest} if (
+            not rest and size >= 0 and type(size) is int and _DIGEST.fullmatch(digest)
+        ):
+            return FileEntry(size, digest)
+    raise BundleError(f"{path} must give the size and the sha256 of {name}, got {value!r:.80}.")
+
+
+def _check_name(name: str, where: str) -> None:
+    plain = _FILE_NAME.fullmatch(name) and ".." not in name and name != "."
+    if not plain or name in {MANIFEST, SEAL}:
+        raise BundleError(
+            f"{where} cannot hold a file named {name!r:.140}: expected up to 128 of A-Z, a-z, "
+            f"0-9, '.', '_' and '-', without '..', and not {MANIFEST} or {SEAL}."
+        )
+
+
+def _check_target(directory: Path, overwrite: bool) -> None:
+    if not os.path.lexists(directory):
+        if _TEMPORARY_NAME.fullmatch(directory.name):
+            raise BundleError(f"{directory} has a name kept for unfinished bundles: use another.")
+        return
+    if not overwrite:
+        raise BundleError(f"{directory} exists already: give another path, or remove it first.")
+    sealed = all((directory / name).is_file() for name in (MANIFEST, SEAL))
+    if directory.is_symlink() or not sealed:
+        raise BundleError(
+            f"{directory} is not a bundle, so it is not overwritten: give another path, "
+            "or remove it first."
+        )
+
+
+def _check_listing(directory: Path, names: Iterable[str]) -> None:
+    """Refuse a file too few, a file too many, and whatever is not a regular file."""
+    expected = {*names, MANIFEST, SEAL}
+    with _naming("list", directory):
+        found = {entry.name: entry for entry in os.scandir(directory)}
+    for name in sorted(expected - found.keys()):
+        raise BundleError(f"{directory / name} is missing. {_DAMAGED}")
+    for name in sorted(found.keys() - expected):
+        raise BundleError(
+            f"{directory / name} does not belong to the bundle: its manifest does not list it. "
+            "Move it elsewhere; a bundle holds its own files only."
+        )
+    for name, entry in sorted(found.items()):
+        if not entry.is_file(follow_symlinks=False):
+            raise BundleError(f"{directory / name} must be a regular file, not a link or device.")
+
+
+def _check_file(path: Path, entry: FileEntry, size: int, digest: str) -> None:
+    if size != entry.size:
+        raise BundleError(f"{path} has {size} bytes where {entry.size} were written. {_DAMAGED}")
+    if digest != entry.sha256:
+        raise BundleError(f"{path} has other content than was written (sha256). {_DAMAGED}")
+
+
+def _seal(bundle_id: str) -> bytes:
+    return f"{bundle_id}  {MANIFEST}\n".encode()
+
+
+def _temporary_beside(directory: Path) -> Path:
+    return directory.parent / f"tmp-{uuid4().hex}"
+
+
+def _move_into_place(temporary: Path, directory: Path, overwrite: bool) -> None:
+    """Rename `temporary` to `directory`; on any error the disk is as it was before."""
+    aside = _temporary_beside(directory)
+    try:
+        with _naming("publish", directory):
+            if overwrite and directory.exists():
+                os.rename(directory, aside)
+            os.rename(temporary, directory)
+        _sync(directory.parent)
+    except BaseException:
+        # Where each one is now tells how far it got, even if Ctrl-C came between two lines.
+        if not temporary.exists():
+            os.rename(directory, temporary)
+        if aside.exists():
+            os.rename(aside, directory)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _store(path: Path, content: Content) -> FileEntry:
+    if isinstance(content, bytes):
+        _write(path, content)
+        return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+    with _naming("write", path):
+        content(path)
+    with _naming("read back", path), _open_regular(path) as file:
+        entry = FileEntry(os.fstat(file.fileno()).st_size, _digest(file))
+    _sync(path)
+    return entry
+
+
+@contextmanager
+def _naming(action: str, path: Path) -> Iterator[None]:
+    """Turn a refusal of the disk into a BundleError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BundleError(
+            f"cannot {action} {path}: {reason}. Check the path, its permissions and the free space."
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with _naming("write", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    with _naming("sync", path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _open_regular(path: Path) -> Iterator[BufferedReader]:
+    """Open a file for reading, never through a link, never a device or a pipe."""
+    if os.path.islink(path):
+        raise BundleError(f"{path} must be a regular file, not a link.")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BundleError(f"{path} must be a regular file, not a directory or device.")
+        yield file
+
+
+def _read_small(path: Path) -> bytes:
+    if not os.path.lexists(path):
+        raise BundleError(f"{path} is missing: this is no bundle, or a damaged one.")
+    with _naming("read", path), _open_regular(path) as file:
+        data = file.read(_MANIFEST_LIMIT + 1)
+    if len(data) > _MANIFEST_LIMIT:
+        raise BundleError(f"{path} is larger than {_MANIFEST_LIMIT} bytes. {_DAMAGED}")
+    return data
+
+
+def _digest(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,37 @@
+"""The recipe: which data, split, model, training and evaluation, read strictly from TOML.
+
+An unknown key, a wrong type, a value out of range or two sections that contradict each other are
+a RecipeError that names the file, the key and the cure. Only `[data]` is required.
+"""
+
+from shortlist.config.reading import DATA_VARIABLE, load_recipe
+from shortlist.config.recipe import Recipe, section_from
+from shortlist.config.sections import (
+    Data,
+    Evaluation,
+    Features,
+    Mode,
+    Model,
+    Similarity,
+    Split,
+    SplitKind,
+    Training,
+)
+from shortlist.config.template import template
+
+__all__ = [
+    "DATA_VARIABLE",
+    "Data",
+    "Evaluation",
+    "Features",
+    "Mode",
+    "Model",
+    "Recipe",
+    "Similarity",
+    "Split",
+    "SplitKind",
+    "Training",
+    "load_recipe",
+    "section_from",
+    "template",
+]

@@ -1,0 +1,230 @@
+"""What is a whole recipe, and which of its sections contradict each other?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import PrivateAttr, ValidationError, model_validator
+
+from shortlist.config.faults import explain
+from shortlist.config.sections import (
+    Data,
+    Evaluation,
+    Features,
+    Model,
+    Section,
+    Split,
+    SplitKind,
+    Training,
+)
+from shortlist.errors import ModelError, RecipeError, suggest
+
+ROLES = ("user", "item", "time", "weight", "session")
+"""The keys of [data] that name a column of the log; no two name the same one."""
+
+
+class Recipe(Section):
+    """A whole recipe, checked: of one section by its types, across sections here.
+
+    >>> recipe = Recipe.from_dict({"data": {"interactions": "log.csv"}, "training": {"mode": 0}})
+    >>> recipe.training.mode, recipe.split_kind
+    ('pointwise', 'random')
+    """
+
+    data: Data
+    features: Features = Features()
+    split: Split = Split()
+    model: Model = Model()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    _base: Path = PrivateAttr(default=Path())
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, Any], base: Path = Path(), source: str = "recipe"
+    ) -> "Recipe":
+        """Read what `to_dict` gave, or a recipe written as tables in Python.
+
+        base: where relative paths start; source: what errors call this recipe.
+        """
+        return checked(content, source).based_at(base)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe with its defaults, ready for JSON or TOML; unset keys are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def based_at(self, base: Path) -> Self:
+        """Return the same recipe with another folder where relative paths start."""
+        recipe = self.model_copy()
+        recipe._base = base
+        return recipe
+
+    @property
+    def base(self) -> Path:
+        """The folder where relative paths start."""
+        return self._base
+
+    @property
+    def interactions_path(self) -> Path:
+        """The log's path."""
+        return self._base / expand(self.data.interactions)
+
+    @property
+    def users_path(self) -> Path | None:
+        """The path of the users' features, if there are any."""
+        return self._base / expand(self.data.users) if self.data.users else None
+
+    @property
+    def items_path(self) -> Path | None:
+        """The path of the items' features, if there are any."""
+        return self._base / expand(self.data.items) if self.data.items else None
+
+    @property
+    def split_kind(self) -> SplitKind:
+        """The kind of the split, chosen from the columns where the recipe leaves it open."""
+        if self.split.kind is not None:
+            return self.split.kind
+        if self.split.column is not None:
+            return "column"
+        return "leave-last-out" if self.data.time is not None else "random"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        conflicts = [*self._data_conflicts(), *self._split_conflicts(), *self._input_gaps()]
+        if conflicts:
+            raise ValueError("; ".join(conflicts))
+        return self
+
+    def _data_conflicts(self) -> list[str]:
+        data, found = self.data, []
+        roles = {f"data.{role}": getattr(data, role) for role in ROLES}
+        roles["split.column"] = self.split.column
+        owner: dict[str, str] = {}
+        for role, column in roles.items():
+            if column in owner:
+                found.append(f"{owner[column]} and {role} are both the column {column!r}")
+            if column is not None:
+                owner[column] = role
+        if data.min_weight is not None and data.weight is None:
+            found.append("data.min_weight needs data.weight, the column it is compared with")
+        if self.features.users and data.users is None:
+            found.append("features.users needs data.users, the file with these columns")
+        if self.features.items and data.items is None:
+            found.append("features.items needs data.items, the file with these columns")
+        if self.features.title is not None and data.items is None:
+            found.append("features.title needs data.items, the file with this column")
+        if data.user in self.features.users:
+            found.append(f"features.users must not hold the id {data.user!r}: see model.user_id")
+        if data.item in self.features.items:
+            found.append(f"features.items must not hold the id {data.item!r}: it is always used")
+        return found
+
+    def _split_conflicts(self) -> list[str]:
+        kind, at, column = self.split_kind, self.split.at, self.split.column
+        found = []
+        if kind == "column" and column is None:
+            found.append('split.kind = "column" needs split.column')
+        if kind != "column" and column is not None:
+            found.append(f'split.column needs split.kind = "column", got "{kind}"')
+        if kind in {"leave-last-out", "global-time"} and self.data.time is None:
+            found.append(f'split.kind = "{kind}" needs data.time, the column that orders events')
+        if kind in {"leave-last-out", "column"} and at is not None:
+            found.append(f'split.at is for split.kind = "global-time" or "random", got "{kind}"')
+        if kind == "random" and at is not None and not (isinstance(at, float) and 0 < at < 1):
+            found.append(f"split.at must be a share between 0 and 1 for a random split, got {at!r}")
+        return found
+
+    def _input_gaps(self) -> list[str]:
+        model, found = self.model, []
+        for side, chosen, declared in (
+            ("user", model.user_features, self.features.users),
+            ("item", model.item_features, self.features.items),
+        ):
+            for name in chosen or ():
+                if name not in declared:
+                    hint = suggest(name, declared) if declared else ""
+                    found.append(
+                        f"model.{side}_features: {name!r} is not declared in features.{side}s."
+                        f"{hint}"
+                    )
+        features = self.features.users if model.user_features is None else model.user_features
+        if not (model.user_id or features or model.history != "none"):
+            found.append(
+                "the user tower has no input: set model.user_id, model.history or features.users"
+            )
+        return found
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "data": Data,
+    "features": Features,
+    "split": Split,
+    "model": Model,
+    "training": Training,
+    "evaluation": Evaluation,
+}
+"""Every section of a recipe by its name, in the order they are written."""
+
+
+def checked(
+    content: object, source: str, overrides: dict[tuple[str, ...], str] | None = None
+) -> Recipe:
+    """Return the recipe in `content`, or refuse it with every fault found.
+
+    source: what errors call it; overrides: path of a key -> the override that set it.
+    """
+    try:
+        return Recipe.model_validate(dict(content) if isinstance(content, Mapping) else content)
+    except ValidationError as error:
+        faults = [
+            explain(detail, SECTIONS) + _origin(detail["loc"], overrides or {})
+            for detail in error.errors(include_url=False)
+        ]
+    if len(faults) == 1:
+        raise RecipeError(f"{source}: {faults[0]}")
+    raise RecipeError(f"{source} has {len(faults)} faults:\n  " + "\n  ".join(faults))
+
+
+def expand(path: str) -> Path:
+    """Return the path with a leading `~` replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"the path {path!r} cannot be read: {error}") from error
+
+
+def section_from(
+    model: Model, training: Training, options: Mapping[str, object]
+) -> tuple[Model, Training]:
+    """Return both sections with `options` put over them: keys of either, checked as in a recipe.
+
+    Errors: ModelError.
+
+    >>> section_from(Model(), Training(), {"dim": 32, "mode": 1})[1].mode
+    'pairwise'
+    """
+    sections: dict[str, Section] = {"model": model, "training": training}
+    known = {key: name for name, section in sections.items() for key in type(section).model_fields}
+    changed: dict[str, dict[str, object]] = {name: {} for name in sections}
+    for key, value in options.items():
+        if key not in known:
+            raise ModelError(f"there is no option {key!r}.{suggest(key, known)}")
+        changed[known[key]][key] = value
+    try:
+        return (
+            Model.model_validate(model.model_dump() | changed["model"]),
+            Training.model_validate(training.model_dump() | changed["training"]),
+        )
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise ModelError(explain(fault, {})) from error
+
+
+def _origin(loc: tuple[int | str, ...], overrides: dict[tuple[str, ...], str]) -> str:
+    """Name the last override that set the key at `loc`, a part of it, or the table it is in."""
+    for keys, override in reversed(overrides.items()):
+        shared = min(len(keys), len(loc))
+        if shared and keys[:shared] == loc[:shared]:
+            return f" (override {override!r})"
+    return ""

@@ -1,0 +1,314 @@
+"""What can each section of a recipe say? Keys with their meaning, type, range and default."""
+
+import math
+import re
+from datetime import date
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Mode = Literal["pointwise", "pairwise", "listwise"]
+Similarity = Literal["cosine", "dot", "euclidean"]
+Kind = Literal["categorical", "numeric", "multi-valued", "vector"]
+SplitKind = Literal["leave-last-out", "global-time", "random", "column"]
+
+
+def _plain(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("must be text of at least one character, without NUL")
+    return text
+
+
+def _mode(value: object) -> object:
+    names = get_args(Mode)
+    return names[value] if type(value) is int and 0 <= value < len(names) else value
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _cut(value: object) -> object:
+    if isinstance(value, date):
+        return value.isoformat()
+    number = type(value) is int and abs(value) < 2**63
+    number = number or (isinstance(value, float) and math.isfinite(value))
+    if not (number or value is None or isinstance(value, str)):
+        raise ValueError("must be a number, a text or a date")
+    return value
+
+
+def _monitor(text: str) -> str:
+    if not re.fullmatch(r"(recall|ndcg)@[1-9][0-9]{0,8}", text):
+        raise ValueError("must be recall@k or ndcg@k, such as 'ndcg@10'")
+    return text
+
+
+def _no_impressions(value: object) -> object:
+    if value is None:
+        return None
+    raise ValueError(
+        "cannot be used yet: negatives from items that were shown but not clicked are not built. "
+        "Remove the key."
+    )
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not say the same thing twice")
+    return values
+
+
+Text = Annotated[str, AfterValidator(_plain)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), AfterValidator(_distinct)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
+
+
+class Section(BaseModel):
+    """Read strictly: no unknown key, no value turned into another type, none that is not finite."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the log is, and which column is what."""
+
+    root: Text | None = Field(
+        default=None,
+        description="Folder where the relative paths below start; itself relative to this file. "
+        "The environment variable SHORTLIST_DATA takes its place. Unset: this file's folder.",
+        examples=["data"],
+    )
+    interactions: Text = Field(
+        description="The log, one row an event: CSV, TSV, Parquet or a RecBole .inter file.",
+        examples=["interactions.csv"],
+    )
+    users: Text | None = Field(
+        default=None, description="One row a user, with its features.", examples=["users.csv"]
+    )
+    items: Text | None = Field(
+        default=None,
+        description="One row an item, with its features and title.",
+        examples=["items.csv"],
+    )
+    impressions: Annotated[Text | None, BeforeValidator(_no_impressions)] = Field(
+        default=None,
+        description="What was shown. Kept for later: refused for now.",
+        examples=["impressions.parquet"],
+    )
+    user: Text = Field(default="user_id", description="Column of the user's id.")
+    item: Text = Field(default="item_id", description="Column of the item's id.")
+    time: Text | None = Field(
+        default=None,
+        description="Column that orders a user's events: numbers, dates or text. Unset: no order.",
+        examples=["timestamp"],
+    )
+    weight: Text | None = Field(
+        default=None, description="Column of a rating, label or strength.", examples=["rating"]
+    )
+    session: Text | None = Field(
+        default=None,
+        description="Column of the session an event belongs to.",
+        examples=["session_id"],
+    )
+    min_weight: float | None = Field(
+        default=None,
+        description="Events of at least this weight are positives. Unset: every event is.",
+        examples=[4.0],
+    )
+    tie: Literal["hash", "file"] = Field(
+        default="hash",
+        description="Order of equal times: a seeded hash of (user, item), or the file's order.",
+    )
+
+
+class Features(Section):
+    """What the towers can read, besides ids and histories.
+
+    Kinds: "categorical", "numeric", "multi-valued" (several values in one text), "vector".
+    """
+
+    users: dict[Text, Kind] = Field(
+        default={},
+        description="Columns of data.users and their kinds.",
+        examples=[{"age": "numeric", "occupation": "categorical"}],
+    )
+    items: dict[Text, Kind] = Field(
+        default={},
+        description="Columns of data.items and their kinds.",
+        examples=[{"genres": "multi-valued"}],
+    )
+    separator: Text = Field(
+        default="|", description="What stands between the values of a multi-valued."
+    )
+    title: Text | None = Field(
+        default=None, description="Column of data.items shown to people.", examples=["title"]
+    )
+
+
+class Split(Section):
+    """Which events are held out, to measure with."""
+
+    kind: SplitKind | None = Field(
+        default=None,
+        description='"leave-last-out": each user\'s last event; "global-time": all events from a '
+        'moment on; "random": a random share; "column": as a column of the log says. '
+        'Unset: "column" where split.column is given, "leave-last-out" where data.time is, '
+        'else "random".',
+        examples=["leave-last-out"],
+    )
+    at: Annotated[int | float | str | None, BeforeValidator(_cut)] = Field(
+        default=None,
+        description="global-time: the cut, a quantile where it is a fraction below 1, else a time; "
+        "random: the share that stays for training. Unset: 0.9 and 0.8.",
+        examples=[0.8],
+    )
+    column: Text | None = Field(
+        default=None,
+        description="Column of the log that says train, validation or test.",
+        examples=["split"],
+    )
+    seed: Seed = Field(
+        default=0, description="Of the random split, and of validation rows drawn at random."
+    )
+
+
+class Model(Section):
+    """The two towers."""
+
+    dim: Count = Field(default=64, description="Width of the user and item vectors.")
+    history: Text = Field(
+        default="recency",
+        description='How the items of a history become vectors: "recency" tells the newest from '
+        'the older, "mean" does not, "none" reads no history.',
+    )
+    history_length: Count = Field(
+        default=63, description="The latest events of a history that are kept."
+    )
+    history_dropout: Share = Field(
+        default=0.0, description="Share of a history's events left out of it, anew in each batch."
+    )
+    user_id: bool = Field(
+        default=False, description="Whether the user's id is an input of its tower."
+    )
+    item_id: bool = Field(
+        default=True, description="Whether the item's id is an input of its tower."
+    )
+    user_features: Names | None = Field(
+        default=None,
+        description="Inputs of the user tower. Unset: all of features.users.",
+        examples=[[]],
+    )
+    item_features: Names | None = Field(
+        default=None,
+        description="Inputs of the item tower. Unset: all of features.items.",
+        examples=[[]],
+    )
+    user_layers: Counts = Field(
+        default=(), description="Widths of the hidden layers of the user tower."
+    )
+    item_layers: Counts = Field(
+        default=(), description="Widths of the hidden layers of the item tower."
+    )
+    dropout: Share = Field(
+        default=0.2,
+        description="Share of the pooled history and of hidden layers dropped in training.",
+    )
+
+
+class Training(Section):
+    """The objective and the loop. What is unset follows from the mode."""
+
+    mode: Annotated[Mode, BeforeValidator(_mode)] = Field(
+        default="listwise", description='"pointwise", "pairwise" or "listwise"; also 0, 1 or 2.'
+    )
+    loss: Text | None = Field(
+        default=None, description="What is minimised. Unset: the mode's.", examples=["softmax"]
+    )
+    sampler: Text | None = Field(
+        default=None,
+        description="Where negatives come from. Unset: the mode's.",
+        examples=["in_batch"],
+    )
+    similarity: Similarity = Field(default="cosine", description='"cosine", "dot" or "euclidean".')
+    temperature: Positive | None = Field(
+        default=None, description="Scores are divided by it. Unset: the mode's.", examples=[0.1]
+    )
+    learn_temperature: bool = Field(
+        default=False, description="Whether the temperature is trained, from the value above."
+    )
+    correct_sampling: bool | None = Field(
+        default=None,
+        description="Whether the log of the sampling probability is taken off. "
+        "Unset: where the loss wants it.",
+        examples=[True],
+    )
+    negatives: Count | None = Field(
+        default=None,
+        description="How many are drawn, for each row or, where shared, for the batch. "
+        "Unset: the mode's.",
+        examples=[1024],
+    )
+    shared: bool | None = Field(
+        default=None,
+        description="One pool of negatives for a whole batch, or some for each row. "
+        "Unset: the mode's.",
+        examples=[True],
+    )
+    alpha: NotNegative | None = Field(
+        default=None,
+        description="Popularity sampling draws by count^alpha. Unset: the sampler's.",
+        examples=[0.75],
+    )
+    margin: NotNegative | None = Field(
+        default=None, description="Of the hinge loss. Unset: the loss's.", examples=[0.5]
+    )
+    scale: Positive | None = Field(
+        default=None, description="Of the logistic triplet loss. Unset: the loss's.", examples=[1.0]
+    )
+    mask_hits: bool | None = Field(
+        default=None,
+        description="Whether negatives that are the row's own positive are dropped. "
+        "Unset: where that is right.",
+        examples=[True],
+    )
+    mask_known: bool = Field(
+        default=False, description="Whether negatives the user is known to like are dropped."
+    )
+    weighted: bool = Field(
+        default=False, description="Whether data.weight weighs the loss; else each positive is 1."
+    )
+    learning_rate: Positive = Field(default=0.001, description="Step size of the optimizer.")
+    weight_decay: NotNegative = Field(
+        default=0.0, description="How strongly weights are pulled to zero."
+    )
+    epochs: Count = Field(default=30, description="At most so many passes over the log.")
+    batch_size: Count = Field(default=1024, description="Positives in one step.")
+    patience: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=5, description="Epochs without a better figure before training stops; 0: never."
+    )
+    monitor: Annotated[str, AfterValidator(_monitor)] = Field(
+        default="ndcg@10", description="Validation figure that picks the epoch: recall@k or ndcg@k."
+    )
+    seed: Seed = Field(default=0, description="Of the weights, the batches and the negatives.")
+    refit: Literal["none", "train+validation", "all"] = Field(
+        default="none",
+        description='Events the final model learns from: "none" keeps the measured model, '
+        '"train+validation" and "all" train again.',
+    )
+
+
+class Evaluation(Section):
+    """How the result is measured, on the full catalogue."""
+
+    k: Annotated[Counts, AfterValidator(_distinct), Field(min_length=1)] = Field(
+        default=(10, 20, 100), description="Lengths of the list the figures are given for."
+    )
+    exclude_seen: bool = Field(
+        default=True, description="Whether items a user has had are left out of the answer."
+    )

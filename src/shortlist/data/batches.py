@@ -1,0 +1,132 @@
+"""Vectorised batches: each positive with the history before it, gathered when it is needed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shortlist.data.interactions import Interactions
+from shortlist.data.ragged import Ragged, windows
+from shortlist.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B positives with what is known of their users.
+
+    users, positive: [B] int64 rows; weight: [B] float32, of the loss. history: item rows before each positive,
+    oldest first, the latest L kept (any L others where the log has no order). known: every
+    positive of the user in the training log, this one included; None unless asked for.
+    """
+
+    users: Tensor
+    positive: Tensor
+    weight: Tensor
+    history: Ragged
+    known: Ragged | None = None
+
+
+class Batches(Protocol):
+    """Where a trainer gets its batches."""
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield each training positive once, in an order drawn from `generator`."""
+        ...
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        ...
+
+
+class PairBatches:
+    """(user, item) positives: every training event, its history gathered from the sorted log.
+
+    The log stays as it is (one copy, int32); a batch costs a few gathers, whatever its histories.
+    """
+
+    def __init__(
+        self,
+        log: Interactions,
+        *,
+        ordered: bool,
+        batch_size: int,
+        history_length: int,
+        with_known: bool = False,
+        weighted: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._user = torch.from_numpy(log.user).to(device)
+        self._item = torch.from_numpy(log.item).to(device)
+        self._start = torch.from_numpy(log.indptr).to(device)
+        self._weight = None
+        if weighted:
+            if log.weight is None:
+                raise ModelError("weighted training needs data.weight: the column of the weights")
+            self._weight = torch.from_numpy(log.weight).to(device)
+        self._ordered = ordered
+        self._with_known = with_known
+        self.batch_size = batch_size
+        self.history_length = history_length
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return max(1, -(-len(self._user) // self.batch_size))
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield each training event once, shuffled by `generator`."""
+        order = torch.randperm(len(self._user), generator=generator).to(self._user.device)
+        # Batches of equal size (to one): a tiny last one would have almost no in-batch negatives.
+        for events in torch.tensor_split(order, len(self)):
+            yield self.gather(events)
+
+    def gather(self, events: Tensor) -> Batch:
+        """Return the batch of the given log positions [B]."""
+        users = self._user[events].long()
+        begin, end = self._start[users], self._start[users + 1]
+        if self._ordered:
+            first = torch.maximum(begin, events - self.history_length)
+            history = windows(self._item, first, events - first)
+        else:
+            history = self._others(events, begin, end)
+        known = windows(self._item, begin, end - begin) if self._with_known else None
+        return Batch(
+            users=users,
+            positive=self._item[events].long(),
+            weight=self._weights(events),
+            history=_long(history),
+            known=None if known is None else _long(known),
+        )
+
+    def _weights(self, events: Tensor) -> Tensor:
+        if self._weight is None:
+            return torch.ones(len(events), device=events.device)
+        return self._weight[events]
+
+    def _others(self, events: Tensor, begin: Tensor, end: Tensor) -> Ragged:
+        """The events of the user that follow this one, round the corner: all but itself, or L."""
+        size = end - begin
+        length = torch.clamp(size - 1, max=self.history_length)
+        places = windows(torch.arange(self.history_length, device=events.device), 0 * begin, length)
+        owner = places.owners()
+        step = (events - begin)[owner] + 1 + places.values
+        return Ragged(self._item[begin[owner] + step % size[owner]], places.offsets)
+
+
+def _long(lists: Ragged) -> Ragged:
+    return Ragged(lists.values.long(), lists.offsets)
+
+
+def histories(
+    log: Interactions, users: Tensor, length: int | None, device: torch.device | str = "cpu"
+) -> Ragged:
+    """Return each user's events in `log`, oldest first, the latest `length` kept (None: all).
+
+    users: [B] int64 rows. For a log without order any `length` of them stand.
+    """
+    start = torch.from_numpy(log.indptr)
+    begin, end = start[users], start[users + 1]
+    if length is not None:
+        begin = torch.maximum(begin, end - length)
+    return _long(windows(torch.from_numpy(log.item), begin, end - begin)).to(device)

@@ -1,0 +1,369 @@
+"""What one column of the input must be like: ids, times, weights and features, checked and typed.
+
+Each function takes a column under the name its file gives it, and either returns it in the one form
+the library works on or raises a DataError that names the file, the column, the row (1 is the first
+row of data) and the way out. Nothing is repaired in silence.
+"""
+
+import datetime as dt
+import math
+from typing import Literal
+
+import polars as pl
+
+from shortlist.data.schema import Feature
+from shortlist.errors import DataError
+
+TimeUnit = Literal["number", "day", "ms", "us", "ns"]
+
+# Tried in this order on the first value; the whole column must then follow that one form.
+_ISO_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z")
+_MICROSECOND = dt.timedelta(microseconds=1)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_INT64_MAX = 2**63 - 1
+
+
+def fault(where: str, column: str, message: str, row: int | None = None) -> DataError:
+    """Return the error for a column, naming the file and, where there is one, the row."""
+    place = f", row {row:,}" if row is not None else ""
+    return DataError(f"{where}: column '{column}'{place}: {message}")
+
+
+def first_row(mask: pl.Series) -> int:
+    """Return the number of the first true row, counted from 1; `mask` has at least one."""
+    return int(mask.arg_true()[0]) + 1
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def exact_text(column: pl.Series) -> pl.Series:
+    """Return text as Int64 if every value survives the way there and back, else as it is.
+
+    '007', '+7', ' 7' and '-0' do not survive, nor does a number beyond int64; one such value keeps
+    the whole column text, so that 7 and 007 stay two ids.
+
+    >>> exact_text(pl.Series("id", ["7", "12"])).to_list()
+    [7, 12]
+    >>> exact_text(pl.Series("id", ["7", "007"])).to_list()
+    ['7', '007']
+    """
+    numbers = column.cast(pl.Int64, strict=False)
+    if numbers.null_count() != column.null_count():
+        return column
+    return numbers if bool((numbers.cast(pl.String) == column).all()) else column
+
+
+def typed_text(column: pl.Series) -> pl.Series:
+    """Return text as Int64 where that is exact, else as Float64 where all of it is numbers."""
+    exact = exact_text(column)
+    if exact.dtype != pl.String:
+        return exact
+    numbers = column.cast(pl.Float64, strict=False)
+    return numbers if numbers.null_count() == column.null_count() else column
+
+
+# --- ids ------------------------------------------------------------------------------------------
+
+
+def checked_ids(column: pl.Series, where: str) -> pl.Series:
+    """Return ids as Int64 or as byte-exact String: one type for the whole column.
+
+    Those of a text file have been through `exact_text`. Integers of any width become Int64, or
+    their digits where one is beyond it; categories become their text. Floats are refused, whatever
+    their values: an id that has been a float may already be another one. So are null, empty and
+    blank ids; any other white space is part of the id.
+    """
+    _refuse_null(column, where, "the id is missing or empty; every row needs one.")
+    kind = column.dtype
+    if kind.is_float():
+        raise fault(
+            where,
+            column.name,
+            f"ids are floats ({kind}), which cannot hold every id exactly. Give integers or text; "
+            "a pandas column of integers turns to floats where a value is missing.",
+        )
+    if isinstance(kind, (pl.Categorical, pl.Enum)):
+        column = column.cast(pl.String)
+    elif kind.is_integer():
+        return _integer_ids(column)
+    elif kind == pl.Object:
+        raise fault(
+            where, column.name, "ids are of mixed types; make all of them integers or all text."
+        )
+    elif kind != pl.String:
+        raise fault(where, column.name, f"ids must be integers or text, not {kind}; convert them.")
+    blank = column.str.strip_chars() == ""
+    if blank.any():
+        raise fault(
+            where,
+            column.name,
+            f"the id {column[first_row(blank) - 1]!r} is empty or only white space.",
+            first_row(blank),
+        )
+    return column
+
+
+def _integer_ids(column: pl.Series) -> pl.Series:
+    if column.dtype in (pl.UInt64, pl.Int128):
+        low, high = int(column.min()), int(column.max())  # type: ignore[arg-type]
+        if low < -_INT64_MAX - 1 or high > _INT64_MAX:
+            return column.cast(pl.String)
+    return column.cast(pl.Int64)
+
+
+# --- time and weight ------------------------------------------------------------------------------
+
+
+def checked_times(column: pl.Series, where: str) -> tuple[pl.Series, TimeUnit]:
+    """Return a key that orders as the times do, and its unit.
+
+    Integers stay as they are and floats stay floats (unit "number"); dates become days, and dates
+    with a time the count of their own unit, since 1970 (UTC where a zone is given): all exact.
+    Text must be ISO 8601, in one form for the whole column: other text would sort as letters do,
+    with 10 before 9. A time of day is refused, since it orders nothing beyond one day.
+    """
+    _refuse_null(column, where, "the time is missing; every row needs one.")
+    if column.dtype == pl.String:
+        column = _parse_iso(column, where)
+    kind = column.dtype
+    if kind.is_float():
+        _refuse_not_finite(column, where)
+        return column.cast(pl.Float64), "number"
+    if kind.is_integer():
+        if kind in (pl.UInt64, pl.Int128) and int(column.max()) > _INT64_MAX:  # type: ignore[arg-type]
+            raise fault(where, column.name, "times beyond 2^63 - 1 cannot be ordered exactly.")
+        return column.cast(pl.Int64), "number"
+    if kind == pl.Date:
+        return column.cast(pl.Int32).cast(pl.Int64), "day"
+    if isinstance(kind, (pl.Datetime, pl.Duration)):
+        unit: TimeUnit = kind.time_unit
+        return column.cast(pl.Int64), unit
+    raise fault(
+        where, column.name, f"times must be numbers, dates or ISO 8601 text, not {kind}; convert."
+    )
+
+
+def time_key(value: str | float | dt.date, unit: TimeUnit) -> int | float:
+    """Return one time as a key of `checked_times`, to compare with a column of that unit.
+
+    A date with a time and no zone is taken as UTC.
+
+    >>> time_key("1970-01-02", "ms"), time_key(dt.date(1970, 1, 3), "day"), time_key(5, "number")
+    (86400000, 2, 5)
+    """
+    if isinstance(value, (int, float)):
+        if not math.isfinite(value):
+            raise DataError(f"a time must be finite, got {value}.")
+        return value
+    if unit == "number":
+        raise DataError(f"the log's times are plain numbers; {value!r} must be a number too.")
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError as error:
+            raise DataError(f"{value!r} is not an ISO 8601 date or time.") from error
+    if not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=dt.UTC)
+    microseconds = (value - _EPOCH) // _MICROSECOND
+    # Days may end up with a fraction: a cut at noon lies between two dates.
+    scaled = {"ns": microseconds * 1000, "us": microseconds, "ms": microseconds / 1000}
+    key = scaled[unit] if unit in scaled else microseconds / 86_400_000_000
+    return int(key) if key == int(key) else key
+
+
+def _parse_iso(column: pl.Series, where: str) -> pl.Series:
+    text = column.str.replace(" ", "T", literal=True)
+    # Nanoseconds reach from 1677 to 2262 only: they are taken where microseconds would lose digits.
+    unit: Literal["ns", "us"] = "ns" if text.str.contains(r"\.\d{7}").any() else "us"
+    for form in _ISO_FORMS:
+        if text.head(1).str.to_datetime(form, time_unit=unit, strict=False)[0] is None:
+            continue
+        times = text.str.to_datetime(form, time_unit=unit, strict=False)
+        if times.null_count():
+            row = first_row(times.is_null())
+            raise fault(
+                where,
+                column.name,
+                f"{column[row - 1]!r} is not written like the first time, {column[0]!r}.",
+                row,
+            )
+        return times
+    raise fault(
+        where,
+        column.name,
+        f"the time {column[0]!r} is text and not ISO 8601 (2024-01-31T09:30:00). Text sorts as "
+        "letters do, 10 before 9: give numbers or ISO times.",
+        1,
+    )
+
+
+def checked_weights(column: pl.Series, where: str, min_weight: float | None) -> pl.Series:
+    """Return weights as Float64: present and finite, and not negative in a row that is kept."""
+    _refuse_null(column, where, "the weight is missing; every row needs one.")
+    weights = _numbers(column, where, "the weight").cast(pl.Float64)
+    _refuse_not_finite(weights, where)
+    negative = weights < 0
+    if min_weight is not None:
+        negative &= weights >= min_weight
+    if negative.any():
+        row = first_row(negative)
+        raise fault(
+            where,
+            column.name,
+            f"the weight {weights[row - 1]} of a positive is negative; "
+            "set min_weight to leave such rows out.",
+            row,
+        )
+    return weights
+
+
+def checked_split(column: pl.Series, where: str) -> pl.Series:
+    """Return the names of the parts each row belongs to, as text."""
+    _refuse_null(column, where, "the split is missing; every row needs one.")
+    return column.cast(pl.String)
+
+
+# --- features -------------------------------------------------------------------------------------
+
+
+def checked_feature(column: pl.Series, where: str, feature: Feature) -> pl.Series:
+    """Return a feature's column in the form of its kind; null, where allowed, is a missing value.
+
+    categorical: any scalar type, as it is. numeric: integers, floats or booleans, as they are.
+    multi-valued: a List of scalars; a row without values is an empty list; text is split at the
+    separator, white space around the parts and empty parts left out. vector: Array of Float32.
+    """
+    if column.dtype == pl.Object:
+        raise fault(where, column.name, "values are of mixed types; make them one type.")
+    if feature.kind == "categorical":
+        return _categorical(column, where)
+    if feature.kind == "numeric":
+        numbers = _numbers(column, where, f"the numeric feature '{feature.name}'")
+        _refuse_not_finite(numbers, where)
+        return numbers
+    if feature.kind == "multi-valued":
+        return _multi_valued(column, where, feature)
+    return _vector(column, where, feature)
+
+
+def _categorical(column: pl.Series, where: str) -> pl.Series:
+    if column.dtype.is_nested():
+        raise fault(
+            where,
+            column.name,
+            f"a categorical feature has one value a row, not {column.dtype}; "
+            "declare it multi-valued or vector.",
+        )
+    _refuse_not_finite(column, where)
+    return column
+
+
+def _multi_valued(column: pl.Series, where: str, feature: Feature) -> pl.Series:
+    if isinstance(column.dtype, (pl.Categorical, pl.Enum)):
+        column = column.cast(pl.String)
+    if column.dtype == pl.String:
+        column = _split(column, where, feature)
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if not isinstance(column.dtype, pl.List) or _inner(column).is_nested():
+        raise fault(
+            where,
+            column.name,
+            f"a multi-valued feature is a list or text with a separator, not {column.dtype}.",
+        )
+    flat = column.explode(empty_as_null=False, keep_nulls=False)
+    if flat.null_count():
+        row = first_row(column.list.eval(pl.element().is_null()).list.any().fill_null(False))
+        raise fault(where, column.name, "a value in the list is null; leave it out.", row)
+    if _inner(column).is_float():
+        _refuse_not_finite(flat, where, rows=False)
+    return column.fill_null(pl.Series([[]], dtype=column.dtype))
+
+
+def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
+    name = column.name
+    if column.dtype == pl.String:
+        column = _split(column, where, feature)
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if not isinstance(column.dtype, pl.List):
+        raise fault(where, name, f"a vector is a list of numbers, not {column.dtype}.")
+    inner = _inner(column)
+    floats = column.cast(pl.List(pl.Float64), strict=False)
+    flat = floats.explode(empty_as_null=False, keep_nulls=False)
+    if inner.is_nested() or not flat.is_finite().all(ignore_nulls=False):
+        bad = floats.list.eval(~pl.element().is_finite().fill_null(False)).list.any()
+        row = first_row(bad.fill_null(False)) if not inner.is_nested() else None
+        raise fault(where, name, "a vector holds numbers only, without NaN, inf or null.", row)
+    lengths = floats.list.len()
+    present = lengths.drop_nulls()
+    if not len(present) or present[0] == 0:
+        raise fault(where, name, "no row has a vector." if not len(present) else "empty vectors.")
+    width = int(present[0])
+    uneven = (lengths != width).fill_null(False)
+    if uneven.any():
+        row = first_row(uneven)
+        raise fault(
+            where,
+            name,
+            f"vectors must be equally long: {lengths[row - 1]} here, {width} above.",
+            row,
+        )
+    vectors = floats.cast(pl.List(pl.Float32)).list.to_array(width)
+    if not vectors.explode().drop_nulls().is_finite().all():
+        raise fault(where, name, "a value is too large for a 32-bit float; scale the vectors.")
+    return vectors
+
+
+def _split(column: pl.Series, where: str, feature: Feature) -> pl.Series:
+    if feature.separator is None:
+        raise fault(
+            where, column.name, f"the feature is text; give feature '{feature.name}' a separator."
+        )
+    parts = column.str.split(feature.separator)
+    return parts.list.eval(pl.element().str.strip_chars()).list.eval(
+        pl.element().filter(pl.element() != "")
+    )
+
+
+def _inner(column: pl.Series) -> pl.DataType:
+    inner = column.dtype.inner  # type: ignore[attr-defined]
+    return inner if isinstance(inner, pl.DataType) else inner()
+
+
+# --- shared checks --------------------------------------------------------------------------------
+
+
+def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
+    kind = column.dtype
+    if kind == pl.String:
+        numbers = column.cast(pl.Float64, strict=False)
+        bad = numbers.is_null() & column.is_not_null()
+        if not bad.any():
+            return numbers
+        row = first_row(bad)
+        raise fault(where, column.name, f"{what} must be a number, got {column[row - 1]!r}.", row)
+    if kind == pl.Null:
+        return column.cast(pl.Float64)
+    if kind.is_numeric() or kind == pl.Boolean:
+        return column
+    raise fault(where, column.name, f"{what} must be numbers, not {kind}.")
+
+
+def _refuse_null(column: pl.Series, where: str, message: str) -> None:
+    if column.null_count():
+        raise fault(where, column.name, message, first_row(column.is_null()))
+
+
+def _refuse_not_finite(column: pl.Series, where: str, *, rows: bool = True) -> None:
+    if not column.dtype.is_float():
+        return
+    finite = column.is_finite()
+    if finite.all():
+        return
+    row = first_row(~finite)
+    message = f"{column[row - 1]} is not a finite number; leave the value empty if it is unknown."
+    raise fault(where, column.name, message, row if rows else None)

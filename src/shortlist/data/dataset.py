@@ -1,0 +1,340 @@
+"""What is a positive: a log and its features, read once, split, and made ready to train on."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shortlist.data import splits
+from shortlist.data.features import FeatureTable
+from shortlist.data.interactions import Cut, Interactions, Role
+from shortlist.data.readers import ReadReport, read_entities, read_interactions
+from shortlist.data.schema import Schema
+from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
+from shortlist.errors import DataError, SplitError
+
+Fit = Literal["train", "train+validation", "all"]
+FIT_BEFORE: dict[Fit, Cut] = {"train": "validation", "train+validation": "test", "all": "end"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A log sorted by user and time, with the raw features of users and items.
+
+    `log` holds codes: positions in `user_ids` and `item_ids`, which are sorted. Nothing here is a
+    statistic: what must not see the future is made by `Split.training_data`.
+    """
+
+    schema: Schema
+    user_ids: pl.Series
+    item_ids: pl.Series
+    log: Interactions
+    report: ReadReport
+    users: pl.DataFrame | None = None
+    items: pl.DataFrame | None = None
+    split_values: NDArray[Any] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        interactions: Any,
+        *,
+        users: Any = None,
+        items: Any = None,
+        schema: Schema | None = None,
+    ) -> "Dataset":
+        """Read a log, and features if there are any, from paths or frames.
+
+        interactions, users, items: a CSV, TSV, Parquet or RecBole atomic file, or a polars, pandas
+        or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
+        """
+        schema = schema or Schema()
+        frame, report = read_interactions(interactions, schema)
+        user_frame = _entities(users, schema, "user", frame["user"].dtype)
+        item_frame = _entities(items, schema, "item", frame["item"].dtype)
+        user_ids, user = _encode(frame["user"], user_frame)
+        item_ids, item = _encode(frame["item"], item_frame)
+        keys = None if schema.tie == "file" else pair_hash(user_ids, item_ids, user, item)
+        time = _numpy(frame, "time")
+        order = _order(user, time, keys)
+        log = Interactions(
+            user=user[order],
+            item=item[order],
+            users=len(user_ids),
+            time=None if time is None else time[order],
+            weight=None if (w := _numpy(frame, "weight")) is None else w.astype(np.float32)[order],
+            session=_sessions(frame, order),
+        )
+        values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
+        return cls(schema, user_ids, item_ids, log, report, user_frame, item_frame, values)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the log has a time: without one a history is a set."""
+        return self.log.time is not None
+
+    def split(
+        self,
+        kind: str | None = None,
+        *,
+        at: Any = None,
+        validation_at: Any = None,
+        seed: int = 0,
+    ) -> "Split":
+        """Give each row its role: train, validation or test.
+
+        kind: 'leave-last-out', 'global-time', 'random' or 'column' (schema.split names it); the
+        default is the column if there is one, else leave-last-out, or random without a time.
+        at: where global-time and random cut. Where a column names no validation rows, or the log
+        has no time, validation is a seeded tenth of each user's training rows, and a note says so.
+        """
+        kind = kind or self._default_split()
+        splits.check_kind(kind)
+        notes: list[str] = []
+        keys = pair_hash(self.user_ids, self.item_ids, self.log.user, self.log.item, seed + 1)
+        if kind == "leave-last-out":
+            _refuse(kind, at=at, validation_at=validation_at)
+            roles = splits.leave_last_out(self.log)
+        elif kind == "global-time":
+            roles = splits.global_time(self.log, 0.9 if at is None else at, validation_at)
+        elif kind == "random":
+            _refuse(kind, validation_at=validation_at)
+            roles = splits.random_hold_out(self.log, keys, 0.8 if at is None else at)
+        else:
+            _refuse(kind, at=at, validation_at=validation_at)
+            roles = self._column_roles(keys, notes)
+        if not self.ordered:
+            notes.append("no time column: histories are unordered sets")
+        for role in (Role.VALIDATION, Role.TEST):
+            if not (roles == role).any():
+                raise SplitError(
+                    f"the {kind} split leaves no {role.name.lower()} row: the log has "
+                    f"{len(self.log)} rows of {len(self.user_ids)} users"
+                )
+        return Split(self, replace(self.log, role=roles), kind, tuple(notes))
+
+    def _default_split(self) -> str:
+        if self.schema.split is not None:
+            return "column"
+        return "leave-last-out" if self.ordered else "random"
+
+    def _column_roles(self, keys: NDArray[np.uint64], notes: list[str]) -> splits.Roles:
+        if self.split_values is None:
+            raise SplitError("split.kind 'column' needs split.column (Schema.split): its name")
+        roles = splits.from_column(self.split_values, self.schema.split or "split")
+        if not (roles == Role.VALIDATION).any():
+            splits.carve(self.log, roles, keys, 0.1, Role.VALIDATION)
+            notes.append(
+                "the split column names no validation row: a seeded tenth of each user's training "
+                f"rows ({int((roles == Role.VALIDATION).sum()):,}) is held out for validation"
+            )
+        return roles
+
+
+@dataclass(frozen=True)
+class Split:
+    """A dataset whose rows have roles; notes say what a reader of the figures must know."""
+
+    dataset: Dataset
+    log: Interactions
+    kind: str
+    notes: tuple[str, ...] = ()
+
+    def training_data(self, fit: Fit = "train") -> "TrainingData":
+        """Build vocabularies and feature statistics from the rows that `fit` names, no others."""
+        data, cut = self.dataset, FIT_BEFORE[fit]
+        fitted = self.log.before(cut)
+        users, user_rows = _vocabulary(data.user_ids, fitted.user, "user")
+        items, item_rows = _vocabulary(data.item_ids, fitted.item, "item")
+        log = _by_user_row(self.log, user_rows, item_rows, len(users))
+        return TrainingData(
+            users=users,
+            items=items,
+            log=log,
+            fit=fit,
+            ordered=data.ordered,
+            user_features=FeatureTable.fit(
+                data.schema.user_features, data.users, users.ids, users.trained
+            ),
+            item_features=FeatureTable.fit(
+                data.schema.item_features, data.items, items.ids, items.trained
+            ),
+            user_frame=data.users,
+            item_frame=data.items,
+            title=data.schema.title,
+            kind=self.kind,
+            notes=self.notes,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The log in rows, with the vocabularies and statistics of the rows it was fitted on.
+
+    It holds later events too, by role, so that one object answers "what was known before the cut".
+    """
+
+    users: Vocabulary
+    items: Vocabulary
+    log: Interactions
+    fit: Fit
+    ordered: bool
+    user_features: FeatureTable
+    item_features: FeatureTable
+    user_frame: pl.DataFrame | None
+    item_frame: pl.DataFrame | None
+    title: str | None
+    kind: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def training_log(self) -> Interactions:
+        """The events the statistics and the model may see."""
+        return self.log.before(FIT_BEFORE[self.fit])
+
+    @cached_property
+    def item_counts(self) -> NDArray[np.int64]:
+        """How often each trained item row stands in the training log, [items.trained + 1]."""
+        return self.training_log.item_counts(self.items.trained)
+
+    def candidates(self, *, with_features: bool) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended.
+
+        Trained items, and for a model that reads item features also catalogue items nobody has
+        touched yet: their features place them.
+        """
+        trained = np.arange(1, self.items.trained + 1)
+        if not with_features or self.item_frame is None or not self.item_features.columns:
+            return trained
+        listed = self.items.rows(self.item_frame["id"])
+        return np.union1d(trained, listed)
+
+    def targets(self, cut: Cut) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return what is to be predicted at a cut: user rows [U], and their items as lists.
+
+        users: each user with an event there, ascending; the distinct items of user i are
+        items[offsets[i]:offsets[i + 1]], offsets [U + 1].
+        """
+        held_out = self.log.at(cut)
+        width = len(self.items) + 1
+        pairs = np.unique(held_out.user.astype(np.int64) * width + held_out.item)
+        users, counts = np.unique(pairs // width, return_counts=True)
+        return users, pairs % width, np.concatenate([[0], np.cumsum(counts)])
+
+    def titles(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the display title of each item row, or its id where there is none."""
+        ids = self.items.external(rows)
+        if self.title is None or self.item_frame is None:
+            return [str(i) for i in ids]
+        named = self.item_frame.select("id", pl.col(self.title).cast(pl.String).alias("title"))
+        found = pl.DataFrame({"id": ids}).join(named, on="id", how="left", maintain_order="left")
+        return [t if t is not None else str(i) for i, t in found.iter_rows()]
+
+
+def pair_hash(
+    user_ids: pl.Series,
+    item_ids: pl.Series,
+    user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    seed: int = 0,
+) -> NDArray[np.uint64]:
+    """Return a seeded hash of (user id, item id) for each event, [n]: orders equal times."""
+    with np.errstate(over="ignore"):
+        return mix(hash_ids(user_ids)[user] * np.uint64(3) + hash_ids(item_ids, 1)[item], seed)
+
+
+def _entities(source: Any, schema: Schema, side: str, dtype: pl.DataType) -> pl.DataFrame | None:
+    if source is None:
+        if features := getattr(schema, f"{side}_features"):
+            raise DataError(
+                f"{side} feature '{features[0].name}' is declared, but no {side}s table is given"
+            )
+        return None
+    frame = read_entities(
+        source,
+        getattr(schema, side),
+        getattr(schema, f"{side}_features"),
+        schema.title if side == "item" else None,
+        f"{side}s",
+    )
+    if frame["id"].dtype != dtype:
+        raise DataError(
+            f"{side} ids are {dtype} in the interactions but {frame['id'].dtype} in the {side}s "
+            "table: one type per id; cast one of them"
+        )
+    return frame
+
+
+def _encode(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, NDArray[np.int32]]:
+    """Return the sorted distinct ids (log and table), and each event's position among them."""
+    distinct = column.unique()
+    if frame is not None:
+        distinct = pl.concat([distinct, frame["id"].alias(distinct.name)]).unique()
+    ids = distinct.sort().alias("id")
+    low, high = (int(ids[0]), int(ids[-1])) if ids.dtype == pl.Int64 else (0, -1)
+    if 0 <= high - low < 4 * len(column) + 1024:
+        code_of = np.zeros(high - low + 1, dtype=np.int32)
+        code_of[ids.to_numpy() - low] = np.arange(len(ids), dtype=np.int32)
+        return ids, code_of[column.to_numpy() - low]
+    table = pl.DataFrame({"id": ids, "code": np.arange(len(ids), dtype=np.int32)})
+    coded = column.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")
+    return ids, coded["code"].to_numpy()
+
+
+def _order(
+    user: NDArray[np.int32], time: NDArray[Any] | None, keys: NDArray[np.uint64] | None
+) -> NDArray[np.uint32]:
+    """Sort by user, then time, then the tie rule (hash, or file order where keys is None)."""
+    columns: dict[str, NDArray[Any]] = {"user": user}
+    if time is not None:
+        columns["time"] = time
+    if keys is not None:
+        columns["tie"] = keys
+    sort = pl.arg_sort_by(list(columns), maintain_order=keys is None)
+    return pl.DataFrame(columns).select(sort.alias("order"))["order"].to_numpy()
+
+
+def _numpy(frame: pl.DataFrame, name: str) -> NDArray[Any] | None:
+    return frame[name].to_numpy() if name in frame.columns else None
+
+
+def _sessions(frame: pl.DataFrame, order: NDArray[np.uint32]) -> NDArray[np.int32] | None:
+    if "session" not in frame.columns:
+        return None
+    return frame["session"].rank("dense").cast(pl.Int32).to_numpy()[order]
+
+
+def _refuse(kind: str, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise SplitError(f"split.{name} does nothing for kind '{kind}'; remove it")
+
+
+def _vocabulary(
+    ids: pl.Series, fitted: NDArray[np.int32], name: str
+) -> tuple[Vocabulary, NDArray[np.int32]]:
+    """Put the ids seen in the fitted rows first; return the vocabulary and the row of each code."""
+    seen = np.bincount(fitted, minlength=len(ids)) > 0
+    order = np.concatenate([np.flatnonzero(seen), np.flatnonzero(~seen)])
+    rows = np.empty(len(ids), dtype=np.int32)
+    rows[order] = np.arange(1, len(ids) + 1, dtype=np.int32)
+    return Vocabulary(ids.gather(order), int(seen.sum()), name), rows
+
+
+def _by_user_row(
+    log: Interactions, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32], users: int
+) -> Interactions:
+    """Translate codes to rows; where rows are in another order than codes, move whole users."""
+    renamed = replace(log, user=user_rows[log.user], item=item_rows[log.item], users=users + 1)
+    if bool((np.diff(user_rows) > 0).all()):
+        return renamed
+    order = np.argsort(renamed.user, kind="stable")
+    columns = {
+        name: column[order]
+        for name in ("user", "item", "role", "time", "weight", "session")
+        if (column := getattr(renamed, name)) is not None
+    }
+    return replace(renamed, **columns)

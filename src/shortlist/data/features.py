@@ -1,0 +1,235 @@
+"""Feature tables: what is known of each user or item, as named tensors with one row per row number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from shortlist.data.ragged import Ragged, windows
+from shortlist.data.schema import Feature
+from shortlist.errors import DataError
+
+Features = Mapping[str, Tensor | Ragged]
+"""The features of B users or items: [B] int64 codes, [B, C] float32, or Ragged codes."""
+
+ID = "<id>"
+"""The key under which a user's or item's own row stands among its features."""
+
+Kind = Literal["categorical", "numeric", "multi-valued", "vector"]
+
+
+class Encoder(Protocol):
+    """How one raw column becomes a tensor; fitted on training entities only, JSON-safe."""
+
+    kind: Kind
+    width: int
+
+    def encode(self, column: pl.Series) -> Tensor | Ragged:
+        """Turn n raw values into n rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class CategoricalEncoder:
+    """A value becomes a code 1..len(values); a missing value, or one never seen, becomes 0."""
+
+    values: tuple[str, ...]
+    kind: Kind = "categorical"
+
+    @property
+    def width(self) -> int:
+        """How many codes there are, 0 among them."""
+        return len(self.values) + 1
+
+    @classmethod
+    def fit(cls, column: pl.Series) -> "CategoricalEncoder":
+        """Give a code to each value of the training entities, in sorted order."""
+        return cls(tuple(column.cast(pl.String).drop_nulls().unique().sort()))
+
+    def encode(self, column: pl.Series) -> Tensor:
+        """Return codes, [n] int64."""
+        return _codes(column, self.values)
+
+
+@dataclass(frozen=True)
+class MultiValuedEncoder:
+    """A list of values becomes a list of codes 1..len(values); values never seen are left out."""
+
+    values: tuple[str, ...]
+    separator: str | None = "|"
+    kind: Kind = "multi-valued"
+
+    @property
+    def width(self) -> int:
+        """How many codes there are, 0 among them."""
+        return len(self.values) + 1
+
+    @classmethod
+    def fit(cls, column: pl.Series, separator: str | None) -> "MultiValuedEncoder":
+        """Give a code to each value of the training entities, in sorted order."""
+        values = _lists(column, separator).explode().drop_nulls().unique().sort()
+        return cls(tuple(v for v in values if v != ""), separator)
+
+    def encode(self, column: pl.Series) -> Ragged:
+        """Return codes as n lists; a missing or empty value is an empty list."""
+        lists = pl.DataFrame({"row": np.arange(len(column)), "v": _lists(column, self.separator)})
+        flat = lists.explode("v", empty_as_null=True, keep_nulls=True)
+        codes = _codes(flat["v"], self.values)
+        known = codes > 0
+        owner = torch.from_numpy(flat["row"].to_numpy().copy())[known]
+        offsets = torch.zeros(len(column) + 1, dtype=torch.int64)
+        torch.cumsum(torch.bincount(owner, minlength=len(column)), 0, out=offsets[1:])
+        return Ragged(codes[known], offsets)
+
+
+@dataclass(frozen=True)
+class NumericEncoder:
+    """A number becomes (standardised value, 0); a missing one becomes (0, 1)."""
+
+    mean: float
+    std: float
+    kind: Kind = "numeric"
+    width: int = 2
+
+    @classmethod
+    def fit(cls, column: pl.Series) -> "NumericEncoder":
+        """Take mean and standard deviation of the training entities; a constant gets std 1."""
+        known = column.drop_nulls().cast(pl.Float64).to_numpy()
+        mean = float(known.mean()) if len(known) else 0.0
+        std = float(known.std()) if len(known) else 1.0
+        return cls(mean, std if std > 0 else 1.0)
+
+    def encode(self, column: pl.Series) -> Tensor:
+        """Return [n, 2] float32: the value in standard deviations from the mean, and missingness."""
+        values = column.cast(pl.Float64)
+        missing = values.is_null().to_numpy()
+        known = values.fill_null(self.mean).to_numpy()
+        return torch.from_numpy(
+            np.stack([(known - self.mean) / self.std, missing], axis=1).astype(np.float32)
+        )
+
+
+@dataclass(frozen=True)
+class VectorEncoder:
+    """A pretrained vector stays as it is; a missing one becomes zeros."""
+
+    width: int
+    kind: Kind = "vector"
+
+    @classmethod
+    def fit(cls, column: pl.Series) -> "VectorEncoder":
+        """Read the width off the first vector."""
+        known = column.drop_nulls()
+        return cls(len(known[0]) if len(known) else 0)
+
+    def encode(self, column: pl.Series) -> Tensor:
+        """Return [n, width] float32; DataError where a vector has another width."""
+        rows = torch.zeros(len(column), self.width)
+        present = column.is_not_null()
+        if not present.any():
+            return rows
+        given = column.filter(present).cast(pl.List(pl.Float32))
+        if (given.list.len() != self.width).any():
+            raise DataError(f"{column.name}: a vector is not {self.width} numbers wide")
+        flat = given.explode().to_numpy().reshape(-1, self.width)
+        rows[torch.from_numpy(present.to_numpy().copy())] = torch.from_numpy(flat.copy())
+        return rows
+
+
+ENCODERS: dict[str, type[Any]] = {
+    "categorical": CategoricalEncoder,
+    "multi-valued": MultiValuedEncoder,
+    "numeric": NumericEncoder,
+    "vector": VectorEncoder,
+}
+
+
+def fit_encoder(feature: Feature, column: pl.Series) -> Encoder:
+    """Fit the encoder of a declared feature on the raw values of the training entities."""
+    if feature.kind == "multi-valued":
+        return MultiValuedEncoder.fit(column, feature.separator)
+    encoder: Encoder = ENCODERS[feature.kind].fit(column)
+    return encoder
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Encoded features of all users or all items; row 0 is unknown: code 0, value missing.
+
+    `columns[name]` has one row for each row number 0..n: see Features for the shapes. Rows above
+    `trained` have features but were not trained on: their id is as unknown as row 0.
+    """
+
+    encoders: Mapping[str, Encoder]
+    columns: Features
+    trained: int
+
+    @classmethod
+    def fit(
+        cls, features: Sequence[Feature], frame: pl.DataFrame | None, ids: pl.Series, trained: int
+    ) -> "FeatureTable":
+        """Fit encoders on the first `trained` ids, then encode all of them.
+
+        frame: one row per id under `id`, with the raw columns; ids without a row are missing.
+        """
+        if frame is None or not features:
+            return cls({}, {}, trained)
+        aligned = pl.DataFrame({"id": ids}).join(frame, on="id", how="left", maintain_order="left")
+        encoders = {f.name: fit_encoder(f, aligned[f.name].head(trained)) for f in features}
+        return cls(encoders, encode(encoders, aligned), trained)
+
+    def take(self, rows: Tensor) -> Features:
+        """Return the features of the given rows [B], and their ids under `ID`: 0 if not trained."""
+        taken: dict[str, Tensor | Ragged] = {ID: rows.masked_fill(rows > self.trained, 0)}
+        for name, column in self.columns.items():
+            if isinstance(column, Ragged):
+                start = column.offsets[rows]
+                taken[name] = windows(column.values, start, column.offsets[rows + 1] - start)
+            else:
+                taken[name] = column[rows]
+        return taken
+
+    def to(self, device: torch.device | str) -> "FeatureTable":
+        """The same table on another device."""
+        moved = {name: column.to(device) for name, column in self.columns.items()}
+        return FeatureTable(self.encoders, moved, self.trained)
+
+
+def encode(encoders: Mapping[str, Encoder], frame: pl.DataFrame) -> Features:
+    """Encode raw columns, n rows, and put the unknown row 0 in front: n + 1 rows."""
+    columns: dict[str, Tensor | Ragged] = {}
+    for name, encoder in encoders.items():
+        raw = frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height)
+        columns[name] = encoder.encode(pl.concat([raw, pl.Series(name, [None], dtype=raw.dtype)]))
+    return {name: _unknown_first(column) for name, column in columns.items()}
+
+
+def _unknown_first(column: Tensor | Ragged) -> Tensor | Ragged:
+    """Move the last row, which stands for unknown, to the front."""
+    if isinstance(column, Ragged):
+        return Ragged(column.values, torch.cat([column.offsets.new_zeros(1), column.offsets[:-1]]))
+    return torch.cat([column[-1:], column[:-1]])
+
+
+def _codes(column: pl.Series, values: Sequence[str]) -> Tensor:
+    table = pl.DataFrame(
+        {"v": pl.Series(values, dtype=pl.String), "code": np.arange(1, len(values) + 1)}
+    )
+    text = pl.DataFrame({"v": column.cast(pl.String)})
+    coded = text.join(table, on="v", how="left", maintain_order="left")["code"].fill_null(0)
+    return torch.from_numpy(coded.cast(pl.Int64).to_numpy().copy())
+
+
+def _lists(column: pl.Series, separator: str | None) -> pl.Series:
+    if isinstance(column.dtype, pl.List | pl.Array):
+        return column.cast(pl.List(pl.String))
+    if column.dtype == pl.Null:
+        return column.cast(pl.List(pl.String))
+    text = column.cast(pl.String)
+    return (
+        text.str.split(separator) if separator else text.reshape((-1, 1)).cast(pl.List(pl.String))
+    )

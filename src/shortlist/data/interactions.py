@@ -1,0 +1,79 @@
+"""The log as frozen columns, sorted by user and time: one copy, read in place by everything."""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Cut = Literal["validation", "test", "end"]
+
+
+class Role(IntEnum):
+    """What a row of the log is for. The order matters: each cut keeps the roles before it."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+BEFORE: dict[Cut, int] = {"validation": 1, "test": 2, "end": 3}
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """n events sorted by user, then time, then the tie rule.
+
+    user, item: [n] int32, rows (or codes before a split has made rows); role: [n] int8, see Role;
+    time: [n] int64 or float64, weight: [n] float32, session: [n] int32, each None where not given.
+    `users` is the highest user number + 1.
+    """
+
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    users: int
+    role: NDArray[np.int8] | None = None
+    time: NDArray[Any] | None = None
+    weight: NDArray[np.float32] | None = None
+    session: NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        """How many events there are."""
+        return len(self.user)
+
+    @cached_property
+    def indptr(self) -> NDArray[np.int64]:
+        """Where each user's events start and end, [users + 1]."""
+        counts = np.bincount(self.user, minlength=self.users)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def before(self, cut: Cut) -> "Interactions":
+        """Return the events known before a cut, in order; the same object where all are."""
+        if cut == "end" or self.role is None:
+            return self
+        return self.keep(self.role < BEFORE[cut])
+
+    def at(self, cut: Cut) -> "Interactions":
+        """Return the events that a cut holds out: what is to be predicted."""
+        if self.role is None:
+            raise ValueError("the log has no split")
+        return self.keep(self.role == BEFORE[cut])
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Interactions":
+        """Return the events where `mask` [n] is true, in order."""
+        if mask.all():
+            return self
+        columns = {
+            name: column[mask]
+            for name in ("user", "item", "role", "time", "weight", "session")
+            if (column := getattr(self, name)) is not None
+        }
+        return replace(self, **columns)
+
+    def item_counts(self, items: int) -> NDArray[np.int64]:
+        """Count the events of each item row, [items + 1]; row 0 counts as 0."""
+        counts = np.bincount(self.item, minlength=items + 1)
+        counts[0] = 0
+        return counts.astype(np.int64)

@@ -1,0 +1,45 @@
+"""Lists of different lengths as two flat tensors (CSR): histories, seen items, multi-valued features."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Ragged(NamedTuple):
+    """B lists in one: list i is `values[offsets[i]:offsets[i + 1]]`.
+
+    values: [total], any dtype; offsets: [B + 1] int64, offsets[0] = 0.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """The length of each list, [B] int64."""
+        return self.offsets.diff()
+
+    def owners(self) -> Tensor:
+        """The list each value belongs to, [total] int64."""
+        total = self.values.shape[0]
+        return torch.repeat_interleave(self.lengths, output_size=total)
+
+    def to(self, device: torch.device | str) -> "Ragged":
+        """The same lists on another device."""
+        return Ragged(self.values.to(device), self.offsets.to(device))
+
+
+def windows(values: Tensor, start: Tensor, length: Tensor) -> Ragged:
+    """Gather the lists `values[start[i]:start[i] + length[i]]`, without a loop.
+
+    values [N]; start, length [B] int64.
+
+    >>> windows(torch.tensor([5, 6, 7, 8]), torch.tensor([1, 0]), torch.tensor([2, 1]))
+    Ragged(values=tensor([6, 7, 5]), offsets=tensor([0, 2, 3]))
+    """
+    offsets = torch.zeros(len(start) + 1, dtype=torch.int64, device=start.device)
+    torch.cumsum(length, 0, out=offsets[1:])
+    total = int(offsets[-1])
+    shift = torch.repeat_interleave(start - offsets[:-1], length, output_size=total)
+    return Ragged(values[torch.arange(total, device=start.device) + shift], offsets)

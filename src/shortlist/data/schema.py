@@ -1,0 +1,135 @@
+"""Which columns mean what: user, item, time, weight, and the features of users and items."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from shortlist.errors import DataError, suggest
+
+FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
+Tie = Literal["hash", "file"]
+
+FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
+TIES: tuple[str, ...] = get_args(Tie)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the user or item table that a tower reads.
+
+    kind: `categorical` (one value of a set), `numeric` (a number), `multi-valued` (several values
+    of a set: a list, or text split at `separator`) or `vector` (as many floats in every row: a
+    list or array column, or text split at `separator`).
+
+    >>> Feature("genres", "multi-valued")
+    Feature(name='genres', kind='multi-valued', separator='|')
+    """
+
+    name: str
+    kind: FeatureKind
+    separator: str | None = "|"
+
+    def __post_init__(self) -> None:
+        _check_name("a feature's name", self.name)
+        if self.kind not in FEATURE_KINDS:
+            raise DataError(
+                f"feature '{self.name}': there is no kind {self.kind!r}."
+                + suggest(str(self.kind), FEATURE_KINDS)
+            )
+        if self.separator == "":
+            raise DataError(
+                f"feature '{self.name}': separator must not be empty; None turns it off."
+            )
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of the interaction log and the features of both sides.
+
+    `user` and `item` are required and also name the id columns of the user and item tables; the
+    other columns may be absent (None).
+    `min_weight`: only rows with at least this weight are positives; by default every row is one.
+    `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
+    the file changes nothing ("hash"), or as the file has them ("file").
+    `title`: a column of the item table to show to people; no tower reads it.
+
+    >>> Schema(time="timestamp").roles()
+    {'user': 'user_id', 'item': 'item_id', 'time': 'timestamp'}
+    """
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = None
+    weight: str | None = None
+    session: str | None = None
+    split: str | None = None
+    min_weight: float | None = None
+    tie: Tie = "hash"
+    user_features: tuple[Feature, ...] = ()
+    item_features: tuple[Feature, ...] = ()
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        # Lists are what TOML and people write; the frozen schema keeps tuples.
+        object.__setattr__(self, "user_features", tuple(self.user_features))
+        object.__setattr__(self, "item_features", tuple(self.item_features))
+        self._check_roles()
+        if self.tie not in TIES:
+            raise DataError(f"there is no tie rule {self.tie!r}." + suggest(str(self.tie), TIES))
+        self._check_min_weight()
+        _check_features("user", self.user, self.user_features)
+        _check_features("item", self.item, self.item_features)
+        if self.title is not None:
+            _check_name("title", self.title)
+
+    def roles(self) -> dict[str, str]:
+        """Return role -> column for the columns of the log that are in use, in a fixed order."""
+        columns: Mapping[str, str | None] = {
+            "user": self.user,
+            "item": self.item,
+            "time": self.time,
+            "weight": self.weight,
+            "session": self.session,
+            "split": self.split,
+        }
+        return {role: column for role, column in columns.items() if column is not None}
+
+    def _check_roles(self) -> None:
+        taken: dict[str, str] = {}
+        for role, column in self.roles().items():
+            _check_name(role, column)
+            if column in taken:
+                raise DataError(
+                    f"{taken[column]} and {role} both name the column '{column}'; "
+                    "each needs a column of its own."
+                )
+            taken[column] = role
+
+    def _check_min_weight(self) -> None:
+        if self.min_weight is None:
+            return
+        if self.weight is None:
+            raise DataError("min_weight needs a weight column; name it with weight.")
+        if not math.isfinite(self.min_weight):
+            raise DataError(f"min_weight must be a finite number, got {self.min_weight}.")
+
+
+def _check_name(what: str, name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{what} must be a column name, got {name!r}.")
+
+
+def _check_features(side: str, id_column: str, features: Iterable[Feature]) -> None:
+    seen: set[str] = set()
+    for feature in features:
+        if not isinstance(feature, Feature):
+            raise DataError(f"{side}_features must hold Feature objects, got {feature!r}.")
+        if feature.name == id_column:
+            raise DataError(
+                f"{side} feature '{feature.name}' is the id column: "
+                "towers learn a vector per id without it being declared."
+            )
+        if feature.name in seen:
+            raise DataError(f"{side} feature '{feature.name}' is declared twice.")
+        seen.add(feature.name)

@@ -1,0 +1,128 @@
+"""Which rows train, validate and test: roles for a sorted log that never leak the future."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.data.interactions import Interactions, Role
+from shortlist.errors import SplitError, suggest
+
+Kind = Literal["leave-last-out", "global-time", "random", "column"]
+Roles = NDArray[np.int8]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind of split that does not exist."""
+    if kind not in KINDS:
+        raise SplitError(f"unknown split kind '{kind}'.{suggest(kind, KINDS)}")
+
+
+def leave_last_out(log: Interactions) -> Roles:
+    """Hold out each user's last event as test and the one before it as validation.
+
+    A user with two events gives no validation case, one with a single event only trains: a history
+    of at least one training event stays with everybody. Returns roles, [n] int8.
+    """
+    if log.time is None:
+        raise SplitError(
+            "split.kind 'leave-last-out' needs an order: name data.time, or use kind 'random'"
+        )
+    size = np.diff(log.indptr)
+    from_end = log.indptr[log.user + 1] - 1 - np.arange(len(log))
+    events = size[log.user]
+    roles = np.zeros(len(log), dtype=np.int8)
+    roles[(from_end == 0) & (events >= 2)] = Role.TEST
+    roles[(from_end == 1) & (events >= 3)] = Role.VALIDATION
+    return roles
+
+
+def global_time(log: Interactions, at: Any = 0.9, validation_at: Any = None) -> Roles:
+    """Cut the whole log at one moment: rows at or after it are test. Returns roles, [n] int8.
+
+    at: a quantile in (0, 1) of the event times, or a value of the time column. Validation is cut
+    the same way from what is left (`validation_at`, default: the same share again).
+    """
+    if log.time is None:
+        raise SplitError("split.kind 'global-time' needs data.time")
+    test_at = _moment(log.time, at)
+    rest = log.time[log.time < test_at]
+    if len(rest) in (0, len(log)):
+        raise SplitError(
+            f"split.at = {at!r} leaves {len(rest)} of {len(log)} rows before the cut; the times "
+            f"run from {log.time.min()} to {log.time.max()}"
+        )
+    share = len(rest) / len(log)
+    cut = _moment(rest, share if validation_at is None else validation_at)
+    roles = np.full(len(log), Role.TRAIN, dtype=np.int8)
+    roles[log.time >= cut] = Role.VALIDATION
+    roles[log.time >= test_at] = Role.TEST
+    if not (roles == Role.TRAIN).any():
+        raise SplitError("no training row is left before the validation cut; move split.at later")
+    return roles
+
+
+def random_hold_out(log: Interactions, keys: NDArray[np.uint64], at: float = 0.8) -> Roles:
+    """Keep a share `at` of each user's events for training, the same share of that against validation.
+
+    keys: [n] a seeded hash of (user, item): the events with the highest keys are held out, so the
+    split is a pure function of the set of rows. A user keeps at least one training event.
+    """
+    if not 0 < at < 1:
+        raise SplitError(f"split.at must be a share between 0 and 1 for kind 'random', got {at}")
+    roles = np.zeros(len(log), dtype=np.int8)
+    carve(log, roles, keys, 1 - at, Role.TEST)
+    carve(log, roles, keys, 1 - at, Role.VALIDATION)
+    return roles
+
+
+def carve(
+    log: Interactions, roles: Roles, keys: NDArray[np.uint64], share: float, role: Role
+) -> None:
+    """Give `role` to a share of each user's training events, those with the highest keys, in place.
+
+    The number is rounded to the nearest; the last training event of a user is never taken.
+    """
+    training = np.flatnonzero(roles == Role.TRAIN)
+    user = log.user[training]
+    order = np.lexsort((keys[training], user))
+    count = np.bincount(user, minlength=log.users)
+    take = np.minimum(np.round(count * share).astype(np.int64), np.maximum(count - 1, 0))
+    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    rank = np.arange(len(training)) - start[user[order]]
+    held_out = rank >= (count - take)[user[order]]
+    roles[training[order[held_out]]] = role
+
+
+def from_column(values: NDArray[Any], name: str) -> Roles:
+    """Read roles off a column that holds 'train', 'validation' (or 'valid', 'val') and 'test'."""
+    names = {"train": Role.TRAIN, "validation": Role.VALIDATION, "test": Role.TEST}
+    names |= {"valid": Role.VALIDATION, "val": Role.VALIDATION}
+    present, inverse = np.unique(values, return_inverse=True)
+    unknown = [str(v) for v in present if v not in names]
+    if unknown:
+        raise SplitError(
+            f"column '{name}' holds {unknown[0]!r}; expected train, validation and test"
+        )
+    roles = np.array([names[v] for v in present], dtype=np.int8)[inverse]
+    for role in (Role.TRAIN, Role.TEST):
+        if not (roles == role).any():
+            raise SplitError(f"column '{name}' names no row as {role.name.lower()}")
+    return roles
+
+
+def _moment(times: NDArray[Any], at: Any) -> Any:
+    """A quantile in (0, 1) becomes the time at that place; anything else is a time itself."""
+    if isinstance(at, float) and 0 < at < 1:
+        return np.partition(times, int(len(times) * at))[int(len(times) * at)]
+    return at
+
+
+SPLITS: dict[str, Callable[..., Roles]] = {
+    "leave-last-out": leave_last_out,
+    "global-time": global_time,
+    "random": random_hold_out,
+    "column": from_column,
+}

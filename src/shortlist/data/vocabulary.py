@@ -1,0 +1,117 @@
+"""External id <-> row: which number stands for which user or item; row 0 is padding and unknown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shortlist.errors import QueryError
+
+Ids = pl.Series | Sequence[int] | Sequence[str] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids of one side, Int64 or String; row r stands for `ids[r - 1]`.
+
+    The first `trained` rows are the ids that the training rows hold, sorted; the ids after them
+    (catalogue items nobody has touched, users of a later day) have a row but no id embedding.
+    So the rows of trained ids never depend on what comes after the cut.
+    """
+
+    ids: pl.Series
+    trained: int
+    name: str = "item"
+
+    def __len__(self) -> int:
+        """How many ids there are; rows run from 1 to this number."""
+        return len(self.ids)
+
+    @cached_property
+    def _sorted(self) -> tuple[pl.Series, NDArray[np.int64]]:
+        order = self.ids.arg_sort()
+        return self.ids.gather(order), order.to_numpy().astype(np.int64) + 1
+
+    def rows(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the row of each id, [n]; 0 where the id is unknown.
+
+        Raises QueryError where the ids have another type than the vocabulary's: `"1"` is not `1`.
+        """
+        wanted = self._same_type(ids)
+        ordered, rows = self._sorted
+        if len(ordered) == 0 or len(wanted) == 0:
+            return np.zeros(len(wanted), dtype=np.int64)
+        place = np.asarray(ordered.search_sorted(wanted), dtype=np.int64)
+        place[place == len(ordered)] = 0
+        found = (ordered.gather(place) == wanted).to_numpy()
+        return np.where(found, rows[place], 0)
+
+    def external(self, rows: NDArray[np.int64]) -> pl.Series:
+        """Return the id of each row >= 1."""
+        return self.ids.gather(np.asarray(rows, dtype=np.int64) - 1)
+
+    def parse(self, texts: Sequence[str]) -> pl.Series:
+        """Read ids typed by a person (a command line) as this vocabulary's type."""
+        if self.ids.dtype == pl.String:
+            return pl.Series(texts, dtype=pl.String)
+        parsed = pl.Series(texts, dtype=pl.String).str.strip_chars().cast(pl.Int64, strict=False)
+        if (bad := parsed.is_null()).any():
+            raise QueryError(
+                f"{self.name} ids of this data are integers, got {texts[bad.arg_true()[0]]!r}"
+            )
+        return parsed
+
+    @cached_property
+    def tie_keys(self) -> NDArray[np.int64]:
+        """The fixed hash of each id that orders equal scores, [len + 1], smaller first; row 0 is 0."""
+        keys = np.zeros(len(self) + 1, dtype=np.int64)
+        keys[1:] = hash_ids(self.ids).view(np.int64)
+        return keys
+
+    def _same_type(self, ids: Ids) -> pl.Series:
+        given = ids if isinstance(ids, pl.Series) else pl.Series(list(ids), strict=False)
+        if given.dtype == self.ids.dtype or len(given) == 0:
+            return given.cast(self.ids.dtype)
+        if given.dtype.is_integer() and self.ids.dtype == pl.Int64:
+            return given.cast(pl.Int64)
+        wanted = "integers" if self.ids.dtype == pl.Int64 else "strings"
+        raise QueryError(f"{self.name} ids of this data are {wanted}, got {given.dtype}")
+
+
+def hash_ids(ids: pl.Series, seed: int = 0) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each id, [n]: fixed for ever, equal on every machine.
+
+    Integers go through the splitmix64 finaliser (Steele et al. 2014); strings through a polynomial
+    over their UTF-8 bytes first.
+    """
+    if ids.dtype == pl.String:
+        return mix(_hash_strings(ids), seed)
+    return mix(ids.cast(pl.Int64).to_numpy().view(np.uint64), seed)
+
+
+def mix(keys: NDArray[np.uint64], seed: int = 0) -> NDArray[np.uint64]:
+    """Scramble 64-bit keys (the splitmix64 finaliser), [n] -> [n]."""
+    with np.errstate(over="ignore"):
+        z = keys + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def _hash_strings(ids: pl.Series) -> NDArray[np.uint64]:
+    array = ids.to_arrow().cast("large_string")
+    _, offset_buffer, byte_buffer = array.buffers()
+    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[array.offset :][: len(array) + 1]
+    if len(array) == 0 or byte_buffer is None:
+        return np.zeros(len(array), dtype=np.uint64)
+    data = np.frombuffer(byte_buffer, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    starts = offsets[:-1] - offsets[0]
+    within = np.arange(len(data)) - np.repeat(starts, np.diff(offsets))
+    with np.errstate(over="ignore"):
+        powers = np.cumprod(np.full(int(within.max()) + 1, 0x100000001B3, dtype=np.uint64))
+        terms = (data.astype(np.uint64) + np.uint64(1)) * powers[within]
+        return np.add.reduceat(terms, starts)

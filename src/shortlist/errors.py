@@ -1,0 +1,64 @@
+"""Every error raised on purpose, as a tree: what was expected, what came, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class ShortlistError(Exception):
+    """The root: catch it to catch all of them. `exit_code` is what the command line exits with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class RecipeError(ShortlistError):
+    """A recipe that cannot be read: unknown key, wrong type, value out of range."""
+
+    exit_code = 2
+
+
+class DataError(ShortlistError):
+    """A file, column, row or value of the input that cannot be used."""
+
+    exit_code = 2
+
+
+class SplitError(ShortlistError):
+    """A split that the log cannot give."""
+
+    exit_code = 2
+
+
+class ModelError(ShortlistError):
+    """A hyperparameter out of range, or a combination that cannot work."""
+
+    exit_code = 2
+
+
+class QueryError(ShortlistError):
+    """A request for candidates that cannot be answered as asked."""
+
+    exit_code = 2
+
+
+class TrainingError(ShortlistError):
+    """Training that had to stop: a loss or vector that is not finite, say."""
+
+
+class BundleError(ShortlistError):
+    """A bundle that is missing, damaged, newer than this version, or in the way."""
+
+    exit_code = 3
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known name, or all of them.
+
+    >>> suggest("recal", ["recall", "ndcg"])
+    " Did you mean 'recall'?"
+    >>> suggest("xyz", ["recall", "ndcg"])
+    ' Known: ndcg, recall.'
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(names)}."

@@ -1,0 +1,157 @@
+"""The honest figure: full catalogue, seen items out, exactly the code that serves."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.data.dataset import FIT_BEFORE, TrainingData
+from shortlist.data.interactions import BEFORE, Cut
+from shortlist.errors import ModelError
+from shortlist.evaluation.report import Report
+from shortlist.evaluation.significance import bootstrap_intervals
+from shortlist.metrics import (
+    average_popularity,
+    coverage,
+    exposure,
+    gini,
+    hits,
+    per_user,
+    popularity_percentile,
+)
+from shortlist.retrievers.base import Queries, Retriever
+from shortlist.retrievers.popular import Popular
+
+USERS_AT_A_TIME = 16_384
+SEED = 0
+
+
+class _Answers(NamedTuple):
+    """Figures of each user by name, [U]; how often each item row was shown, by k; fallbacks."""
+
+    figures: dict[str, NDArray[np.float64]]
+    shown: dict[int, NDArray[np.int64]]
+    fallbacks: int
+
+
+class _Cases(NamedTuple):
+    """User rows [U], and their distinct held-out items as lists."""
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+
+def evaluate(
+    retriever: Retriever,
+    *,
+    on: Cut = "test",
+    k: Sequence[int] = (10, 20, 100),
+    exclude_seen: bool = True,
+) -> Report:
+    """Measure a fitted retriever on the held-out rows of its data, beside popularity.
+
+    Each user with held-out events is asked once, with what was known of them before the cut. All
+    candidate items are ranked, and items met before are left out unless `exclude_seen` is off
+    (repeat consumption). A held-out item that cannot be recommended (not a candidate, or met
+    before) counts as a miss and is reported. Definitions: `shortlist.metrics`.
+
+    Raises ModelError if the model was fitted on the rows it is to be measured on.
+    """
+    data = retriever.data
+    if BEFORE[FIT_BEFORE[data.fit]] > BEFORE[on]:
+        raise ModelError(
+            f"this model was fitted on '{data.fit}', which holds the {on} rows: a figure on them "
+            "would be worthless. The bundle keeps the figures of the fit before."
+        )
+    ks = tuple(sorted(k))
+    cases = _Cases(*data.targets(on))
+    answers = _answers(retriever, cases, ks, on, exclude_seen)
+    baseline = _answers(Popular().fit_data(data), cases, ks, on, exclude_seen)
+    candidates = retriever.candidate_rows()
+    counts = _unreachable(data, cases, candidates, on, exclude_seen)
+    return Report(
+        cut=on,
+        split=data.kind,
+        fit=data.fit,
+        exclude_seen=exclude_seen,
+        users=len(cases.users),
+        candidate_items=len(candidates),
+        counts=counts | {"users_answered_by_fallback": answers.fallbacks},
+        metrics=bootstrap_intervals(answers.figures, SEED),
+        catalogue=_catalogue(answers.shown, data, candidates),
+        popularity=bootstrap_intervals(baseline.figures, SEED),
+        popularity_catalogue=_catalogue(baseline.shown, data, candidates),
+        differences=bootstrap_intervals(
+            {name: value - baseline.figures[name] for name, value in answers.figures.items()}, SEED
+        ),
+        notes=data.notes,
+    )
+
+
+def _answers(
+    retriever: Retriever, cases: _Cases, ks: Sequence[int], cut: Cut, exclude_seen: bool
+) -> _Answers:
+    """Ask for every case and compare; blocks of users, so that memory does not grow with them."""
+    figures: dict[str, list[NDArray[np.float64]]] = {}
+    shown = {k: np.zeros(len(retriever.data.items) + 1, dtype=np.int64) for k in ks}
+    fallbacks = 0
+    for at in range(0, len(cases.users), USERS_AT_A_TIME):
+        block = slice(at, at + USERS_AT_A_TIME)
+        ids = retriever.data.users.external(cases.users[block])
+        answer = retriever.recommend(
+            Queries(ids, before=cut, exclude_seen=exclude_seen), min(max(ks), len(shown[ks[0]]))
+        )
+        top = _padded(answer.rows, max(ks))
+        ends = cases.offsets[at : at + len(ids) + 1]
+        found = hits(top, cases.items[ends[0] : ends[-1]], ends - ends[0])
+        for name, values in per_user(found, np.diff(ends), ks).items():
+            figures.setdefault(name, []).append(values)
+        for k in ks:
+            shown[k] += exposure(top[:, :k], len(shown[k]))
+        fallbacks += int(answer.fallback.sum())
+    return _Answers({n: np.concatenate(v) for n, v in figures.items()}, shown, fallbacks)
+
+
+def _padded(rows: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Widen lists that are shorter than the largest k with -1: empty slots are misses."""
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=-1)
+
+
+def _catalogue(
+    shown: Mapping[int, NDArray[np.int64]], data: TrainingData, candidates: NDArray[np.int64]
+) -> dict[str, float]:
+    """Coverage, popularity bias and inequality of the lists, by k."""
+    counts = np.zeros(len(data.items) + 1, dtype=np.int64)
+    counts[: data.items.trained + 1] = data.item_counts
+    figures: dict[str, float] = {}
+    for k, by_row in shown.items():
+        slots, popularity = by_row[candidates], counts[candidates]
+        figures[f"coverage@{k}"] = coverage(slots)
+        figures[f"average_popularity@{k}"] = average_popularity(slots, popularity)
+        figures[f"popularity_percentile@{k}"] = popularity_percentile(slots, popularity)
+        figures[f"gini@{k}"] = gini(slots)
+    return figures
+
+
+def _unreachable(
+    data: TrainingData,
+    cases: _Cases,
+    candidates: NDArray[np.int64],
+    cut: Cut,
+    exclude_seen: bool,
+) -> dict[str, int]:
+    """Count the held-out events that no list can hold, and the users without a history."""
+    known = data.log.before(cut)
+    owners = np.repeat(cases.users, np.diff(cases.offsets))
+    width = len(data.items) + 1
+    met = np.isin(owners * width + cases.items, known.user.astype(np.int64) * width + known.item)
+    candidate = np.zeros(width, dtype=np.bool_)
+    candidate[candidates] = True
+    return {
+        "held_out_events": len(cases.items),
+        "held_out_items_not_candidates": int((~candidate[cases.items]).sum()),
+        "held_out_items_already_seen": int(met.sum()) if exclude_seen else 0,
+        "users_without_history": int((np.diff(known.indptr)[cases.users] == 0).sum()),
+    }

@@ -1,0 +1,225 @@
+"""The index that compares a query with every item: the truth that other indexes approximate."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from shortlist.errors import DataError, ModelError
+from shortlist.index.base import Hits, hashed
+from shortlist.index.checks import (
+    Items,
+    check_allow,
+    check_exclude,
+    check_items,
+    check_queries,
+    check_unit,
+    longest,
+)
+from shortlist.index.top_k import top_k
+from shortlist.similarity import check_similarity, normalize, score
+
+TILE = 6_000_000  # Scores held at a time: 24 MB, below the size from which malloc maps afresh.
+TILE_COLUMNS = 131_072
+# A matrix product may round an element by its place in the matrix and by the matrix's shape.
+# In whole multiples of these every element is computed alike: equal vectors score equal, and
+# an answer does not depend on the other queries of its batch.
+ROW_STEP = 8
+COLUMN_STEP = 64
+
+
+class ExactIndex:
+    """Every item against every query: matrix products in tiles, and an exact top-k.
+
+    The default up to about a million items; benchmarks/evaluation_speed.py has its figures.
+    Cosine keeps the items normalised. Queries and filters must be on the vectors' device.
+
+    >>> index = ExactIndex("dot").build(torch.tensor([7, 3]), torch.tensor([[1.0], [2.0]]))
+    >>> index.search(torch.tensor([[1.0]]), k=3)
+    Hits(ids=tensor([[ 3,  7, -1]]), scores=tensor([[2., 1., -inf]]))
+    """
+
+    is_exact: ClassVar[bool] = True
+
+    def __init__(self, similarity: str) -> None:
+        check_similarity(similarity)
+        self.similarity = similarity
+        none = torch.empty(0, dtype=torch.int64)
+        self._set(Items(none, torch.empty(0, 0), none))
+
+    def __len__(self) -> int:
+        return len(self._items.ids)
+
+    def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
+        """Replace the contents: ids [N] int64 >= 0, vectors [N, D] float32, tie_keys [N] int64.
+
+        Equal scores go by tie key, smaller first, then by id; None takes a fixed hash of the id.
+        Raises DataError for ids, and ModelError for vectors, that cannot be searched.
+        """
+        if len(ids) == 0:
+            raise DataError("an index needs at least one item, got none")
+        self._set(self._prepared(ids, vectors, tie_keys))
+        return self
+
+    def add(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
+        """Add items whose ids are not in the index; the arguments are those of `build`."""
+        if not self._width:
+            return self.build(ids, vectors, tie_keys)
+        new = self._prepared(ids, vectors, tie_keys)
+        if new.vectors.shape[1] != self._width:
+            raise ModelError(
+                f"the index holds vectors of width {self._width}, got {new.vectors.shape[1]}"
+            )
+        both = zip(self._items, new, strict=True)
+        self._set(Items(*(torch.cat(parts) for parts in both)))
+        return self
+
+    def remove(self, ids: Tensor) -> Self:
+        """Take out the items with these ids; DataError if one is not in the index."""
+        columns, known = self._columns_of(ids)
+        if not known.all():
+            raise DataError(f"item {int(ids[~known][0])} is not in the index")
+        keep = torch.ones(len(self), dtype=torch.bool, device=ids.device)
+        keep[columns] = False
+        self._set(Items(*(part[keep] for part in self._items)))
+        return self
+
+    @torch.no_grad()
+    def search(
+        self,
+        queries: Tensor,
+        k: int,
+        *,
+        exclude: tuple[Tensor, Tensor] | None = None,
+        allow: Tensor | None = None,
+    ) -> Hits:
+        """Return the k best items of each query; min(k, matching items) are always found.
+
+        queries: [B, D], or [B, K, D] for the best of K interests. exclude: (ids, offsets [B + 1]),
+        the ids query i must not get at ids[offsets[i]:offsets[i + 1]]; unknown ids are ignored.
+        allow: bool [more than the highest id], True for each id that any query may get.
+        Scores are those of `similarity.score`. Memory beyond the answer stays below 200 MB.
+        """
+        check_queries(queries, k, self._width, self._longest)
+        refused = None
+        if exclude is not None:
+            check_exclude(exclude, len(queries))
+        if allow is not None and len(self):
+            check_allow(allow, int(self._sorted_ids[-1]))
+            refused = ~allow[self._items.ids]
+        if self.similarity == "cosine":
+            queries = normalize(queries)
+        ids = queries.new_full((len(queries), k), -1, dtype=torch.int64)
+        scores = queries.new_full((len(queries), k), float("-inf"))
+        for rows in self._blocks(queries) if len(self) else ():
+            cells = self._excluded(exclude, rows)
+            values, columns = self._search_block(queries[rows], k, cells, refused)
+            scores[rows] = values
+            ids[rows] = torch.where(columns >= 0, self._items.ids[columns], -1)
+        return Hits(ids, scores)
+
+    def state(self) -> dict[str, Tensor]:
+        """The contents as named tensors: ids, vectors, tie_keys."""
+        return self._items._asdict()
+
+    @classmethod
+    def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
+        """The index that `state` came from: it gives the same answers, bit for bit."""
+        index = cls(similarity)
+        if set(state) != set(Items._fields):
+            raise ModelError(f"an exact index is {list(Items._fields)}, got {sorted(state)}")
+        items = Items(**state)
+        check_items(items)
+        if similarity == "cosine":
+            check_unit(items)
+        index._set(items)
+        return index
+
+    def _prepared(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None) -> Items:
+        """Check the arguments of `build`; normalise the vectors where cosine is asked."""
+        items = Items(ids, vectors.detach(), hashed(ids) if tie_keys is None else tie_keys)
+        check_items(items)
+        if self.similarity != "cosine":
+            return items
+        items = items._replace(vectors=normalize(items.vectors))
+        check_unit(items)
+        return items
+
+    def _set(self, items: Items) -> None:
+        """Take the items as contents, in tie order: then the lower column wins among equals."""
+        by_id = items.ids.sort()
+        twice = by_id.values[1:][by_id.values[1:] == by_id.values[:-1]]
+        if len(twice):
+            raise DataError(f"item {int(twice[0])} would be in the index twice")
+        order = by_id.indices[items.tie_keys[by_id.indices].argsort(stable=True)]
+        count, self._width = items.vectors.shape
+        self._padded = items.vectors.new_zeros(-(-count // COLUMN_STEP) * COLUMN_STEP, self._width)
+        torch.index_select(items.vectors, 0, order, out=self._padded[:count])
+        self._items = Items(items.ids[order], self._padded[:count], items.tie_keys[order])
+        self._sorted_ids, self._columns_by_id = self._items.ids.sort()
+        self._longest = longest(self._padded)
+
+    def _columns_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The column of each id, and whether it is in the index at all."""
+        if not len(self):
+            return torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        place = torch.searchsorted(self._sorted_ids, ids).clamp(max=len(self) - 1)
+        return self._columns_by_id[place], self._sorted_ids[place] == ids
+
+    def _blocks(self, queries: Tensor) -> Iterator[slice]:
+        """Runs of queries whose scores fill one tile."""
+        columns = min(len(self._padded), TILE_COLUMNS)
+        interests = queries.shape[1] if queries.dim() == 3 else 1
+        rows = TILE // max(columns * interests, 1) // ROW_STEP * ROW_STEP
+        step = max(rows, ROW_STEP)
+        for start in range(0, len(queries), step):
+            yield slice(start, start + step)
+
+    def _excluded(
+        self, exclude: tuple[Tensor, Tensor] | None, rows: slice
+    ) -> tuple[Tensor, Tensor] | None:
+        """The cells (row in the block, column) that a block of queries must not get."""
+        if exclude is None:
+            return None
+        values, offsets = exclude
+        bounds = offsets[rows.start : rows.stop + 1]
+        owners = torch.repeat_interleave(bounds.diff())
+        columns, known = self._columns_of(values[bounds[0] : bounds[-1]])
+        return owners[known], columns[known]
+
+    def _search_block(
+        self,
+        queries: Tensor,
+        k: int,
+        excluded: tuple[Tensor, Tensor] | None,
+        refused: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The k best scores and columns of one block of queries, tile by tile."""
+        count = len(queries)
+        queries = pad(queries, (0, 0) * (queries.dim() - 1) + (0, -count % ROW_STEP))
+        kind = "dot" if self.similarity == "cosine" else self.similarity  # Normalised already.
+        parts: list[tuple[Tensor, Tensor]] = []
+        for start in range(0, len(self._padded), TILE_COLUMNS):
+            tile, filled = slice(start, start + TILE_COLUMNS), len(self) - start
+            scores = score(queries, self._padded[tile], kind)[:count]
+            scores[:, filled:] = float("-inf")
+            if refused is not None:
+                scores[:, :filled].masked_fill_(refused[tile], float("-inf"))
+            if excluded is not None:
+                _exclude(scores, excluded, start)
+            values, columns = top_k(scores, k)
+            parts.append((values, columns + start))
+        # Columns of earlier tiles stand first, as the tie rule wants them.
+        values, columns = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        values, best = top_k(values, k)
+        columns = columns.gather(1, best.clamp(min=0))
+        return values, columns.masked_fill_(best < 0, -1)
+
+
+def _exclude(scores: Tensor, cells: tuple[Tensor, Tensor], start: int) -> None:
+    """Set the cells (row, column) that lie in the tile from column `start` on to -inf."""
+    rows, columns = cells
+    inside = (columns >= start) & (columns < start + scores.shape[1])
+    scores[rows[inside], columns[inside] - start] = float("-inf")

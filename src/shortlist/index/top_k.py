@@ -1,0 +1,64 @@
+"""Which k columns of a row of scores are best, exactly, whatever ties there are?"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 32  # Columns under one maximum; 16 to 64 measure alike, 32 is the best on x86.
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best of each row as (values [B, k], columns [B, k] int64), best first.
+
+    scores: [B, N] float32 without NaN. Equal scores: the lower column comes first, at the end of
+    the list too. A score of -inf is no result: from there on the values are -inf and the
+    columns -1, and so they are beyond N.
+
+    >>> top_k(torch.tensor([[1.0, 3.0, 1.0, float("-inf")]]), k=2)
+    (tensor([[3., 1.]]), tensor([[1, 0]]))
+    """
+    width = min(k, scores.shape[1])
+    columns = _best_columns(scores, width)
+    values = scores.gather(1, columns)
+    columns = columns.masked_fill(values == float("-inf"), -1)
+    missing = (0, k - width)
+    return (
+        torch.nn.functional.pad(values, missing, value=float("-inf")),
+        torch.nn.functional.pad(columns, missing, value=-1),
+    )
+
+
+def _best_columns(scores: Tensor, k: int) -> Tensor:
+    """The k best columns of [B, N] in order, [B, k]; needs k <= N.
+
+    Where blocks are many, only the k blocks of the best maxima are looked into. Block order is
+    column order, so the tie rule among maxima is the rule itself and nothing is lost: an element
+    outside those blocks is behind the maximum of each of the k blocks.
+    """
+    rows, n = scores.shape
+    blocks = n // BLOCK
+    if blocks <= 2 * k:
+        return _ranks(scores, torch.arange(n, device=scores.device)).topk(k).indices
+    maxima = scores[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK).amax(2)
+    starts = _best_columns(maxima, k) * BLOCK  # [B, k]
+    within = torch.arange(BLOCK, device=scores.device)
+    last = torch.arange(blocks * BLOCK, n, device=scores.device).expand(rows, -1)
+    columns = torch.cat([(starts[:, :, None] + within).flatten(1), last], dim=1)
+    best = _ranks(_gather_blocks(scores, starts, last), columns).topk(k).indices
+    return columns.gather(1, best)
+
+
+def _gather_blocks(scores: Tensor, starts: Tensor, last: Tensor) -> Tensor:
+    """The scores of the blocks at `starts` [B, k] and of the columns after all blocks."""
+    rows, n = scores.shape
+    # Windows over the flat scores copy each block as one run: ten times faster than gather.
+    windows = scores.contiguous().view(-1).unfold(0, BLOCK, 1)
+    first = torch.arange(rows, device=scores.device)[:, None] * n
+    inside = windows.index_select(0, (first + starts).view(-1)).view(rows, -1)
+    return torch.cat([inside, scores[:, n - last.shape[1] :]], dim=1)
+
+
+def _ranks(scores: Tensor, columns: Tensor) -> Tensor:
+    """One int64 for each score that orders by score, then by lower column; no two are equal."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 and 0.0 the same number.
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # Negative floats grow downward as integers.
+    return (ordered.to(torch.int64) << 32).sub_(columns)

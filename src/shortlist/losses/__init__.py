@@ -1,0 +1,64 @@
+"""Which objective? One loss a file, all with the same signature, found by name in LOSSES."""
+
+from dataclasses import fields
+
+from shortlist.errors import ModelError, suggest
+from shortlist.losses.base import Correction, Loss, Scores
+from shortlist.losses.bpr import BPRLoss
+from shortlist.losses.hinge import HingeLoss
+from shortlist.losses.logistic import (
+    BinaryCrossEntropyLoss,
+    NegativeSamplingLoss,
+    NoiseContrastiveLoss,
+)
+from shortlist.losses.softmax import SoftmaxLoss
+from shortlist.losses.triplet_logistic import TripletLogisticLoss
+
+LOSSES: dict[str, type[Loss]] = {
+    "bce": BinaryCrossEntropyLoss,
+    "neg": NegativeSamplingLoss,
+    "nce": NoiseContrastiveLoss,
+    "bpr": BPRLoss,
+    "hinge": HingeLoss,
+    "triplet_logistic": TripletLogisticLoss,
+    "softmax": SoftmaxLoss,
+    "sampled_softmax": SoftmaxLoss,
+}
+
+
+def build_loss(name: str, **options: float | None) -> Loss:
+    """Return the loss of that name; options (margin, scale) left at None take its defaults.
+
+    Refuses an unknown name, and an option the loss would not use.
+
+    >>> build_loss("hinge", margin=0.5, scale=None)
+    HingeLoss(margin=0.5)
+    """
+    if name not in LOSSES:
+        raise ModelError(f"unknown loss '{name}'.{suggest(name, LOSSES)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in sorted(given.keys() - _options_of(name)):
+        users = [other for other in LOSSES if option in _options_of(other)]
+        whose = f"it belongs to loss = '{users[0]}'" if users else "no loss has it"
+        raise ModelError(f"loss '{name}' does not use {option}: leave it out, {whose}")
+    return LOSSES[name](**given)
+
+
+def _options_of(name: str) -> set[str]:
+    return {field.name for field in fields(LOSSES[name])}  # type: ignore[arg-type]
+
+
+__all__ = [
+    "LOSSES",
+    "BPRLoss",
+    "BinaryCrossEntropyLoss",
+    "Correction",
+    "HingeLoss",
+    "Loss",
+    "NegativeSamplingLoss",
+    "NoiseContrastiveLoss",
+    "Scores",
+    "SoftmaxLoss",
+    "TripletLogisticLoss",
+    "build_loss",
+]

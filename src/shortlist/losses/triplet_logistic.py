@@ -1,0 +1,48 @@
+"""Pairwise: the positive above each negative, on a logistic slope of chosen steepness."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from shortlist.errors import ModelError
+from shortlist.losses.base import Correction, Scores
+
+
+@dataclass(frozen=True)
+class TripletLogisticLoss:
+    """Triplet logistic loss: mean of log(1 + e^(scale·(n - p))).
+
+    Optimises the order of each pair; `scale` (σ on slides: a factor, not the sigmoid) sets how
+    fast a pair that is right stops mattering.
+
+    Requires: scale > 0; about 10 for a cosine.
+    Relations: BPRLoss at τ = 1/scale; HingeLoss with a soft corner. As the scale multiplies log Q
+    too, sampling bias can only be corrected at scale = 1: otherwise use BPRLoss and τ.
+    """
+
+    scale: float = 10.0
+
+    shift_invariant: ClassVar[bool] = True
+    own_scale: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and math.isfinite(self.scale)):
+            raise ModelError(f"scale must be > 0 and finite, got {self.scale}")
+
+    @property
+    def correction(self) -> Correction:
+        """On at scale = 1, where this is BPR; refused elsewhere."""
+        if self.scale == 1:
+            return Correction(default=True)
+        return Correction(
+            default=False,
+            fixed=f"scale = {self.scale:g} would multiply log Q too, which is right only at "
+            f"scale = 1; use loss = 'bpr' with temperature = {1 / self.scale:g}",
+        )
+
+    def __call__(self, scores: Scores) -> Tensor:
+        """Return one loss a row, [B]; a row without a valid negative costs 0."""
+        return scores.mean_of(softplus(self.scale * scores.gaps()))

@@ -1,0 +1,179 @@
+"""How good are these lists: accuracy for each user, and what the lists do to the catalogue?
+
+Full ranking only: a list is the top of the whole catalogue, never of a sample of it, which would
+rank models in another order (Krichene & Rendle 2020). Relevance is binary. Pure numpy.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.errors import DataError, ModelError
+
+Ints: TypeAlias = NDArray[np.integer[Any]]
+Floats: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+
+PER_USER = ("recall", "hit_rate", "ndcg", "mrr", "precision", "map")
+
+
+def hits(top: Ints, values: Ints, offsets: Ints) -> Bools:
+    """Which slots hold a relevant item, [U, K].
+
+    top: [U, K] items, best first, -1 for none. The relevant items of user u are
+    values[offsets[u]:offsets[u + 1]]. Raises DataError if an item stands twice in a list or
+    among a user's relevant items: both would be counted twice.
+
+    >>> hits(np.array([[7, 3], [3, -1]]), values=np.array([3, 9]), offsets=np.array([0, 1, 2]))
+    array([[False,  True],
+           [False, False]])
+    """
+    users = top.shape[0]
+    if len(offsets) != users + 1 or offsets[0] != 0 or offsets[-1] != len(values):
+        raise DataError(
+            f"offsets must run from 0 to {len(values)} in {users + 1} steps, "
+            f"got {len(offsets)} from {offsets[:1]} to {offsets[-1:]}"
+        )
+    if len(values) and values.min() < 0:
+        raise DataError(f"relevant items must be >= 0, got {values.min()}")
+    _refuse_repeats(top)
+    items = 1 + max(int(top.max(initial=0)), int(values.max(initial=0)))
+    if users * items >= 2**63:
+        raise DataError(f"{users} users x items up to {items} overflow int64: use row numbers")
+    owners = np.repeat(np.arange(users, dtype=np.int64), np.diff(offsets))
+    relevant = np.sort(owners * items + values)
+    if (relevant[1:] == relevant[:-1]).any():
+        twice = int(relevant[1:][relevant[1:] == relevant[:-1]][0])
+        raise DataError(
+            f"item {twice % items} is listed as relevant twice for user {twice // items}"
+        )
+    if not len(relevant):
+        return np.zeros(top.shape, dtype=np.bool_)
+    keys = np.arange(users, dtype=np.int64)[:, None] * items + top
+    nearest = np.searchsorted(relevant, keys).clip(max=len(relevant) - 1)
+    found: Bools = (relevant[nearest] == keys) & (top >= 0)
+    return found
+
+
+def per_user(found: Bools, relevant: Ints, ks: Iterable[int]) -> dict[str, Floats]:
+    """Each accuracy metric at each k, for each user: {"recall@10": [U], ...}.
+
+    found: [U, K] from `hits`, K at least the largest k; relevant: [U], how many items are
+    relevant (wherever they rank). A user without any has no figure: NaN in every metric, so that
+    forgetting to leave such users out is seen.
+
+    - recall@k: hits / relevant. hit_rate@k: 1 if there is a hit. precision@k: hits / k, also
+      where a list is shorter than k.
+    - ndcg@k: the sum of 1 / log2(1 + rank) over hits, divided by the best possible: the first
+      min(k, relevant) ranks all hits (Järvelin & Kekäläinen 2002).
+    - mrr@k: 1 / rank of the first hit, 0 without one (Voorhees 1999).
+    - map@k: the precision at each hit's rank, summed, divided by min(k, relevant), so that 1 can
+      be reached (trec_eval divides by relevant).
+
+    >>> figures = per_user(np.array([[False, True, True]]), np.array([4]), ks=[3])
+    >>> {name: round(float(value[0]), 4) for name, value in figures.items()}
+    {'recall@3': 0.5, 'hit_rate@3': 1.0, 'ndcg@3': 0.5307, 'mrr@3': 0.5, \
+'precision@3': 0.6667, 'map@3': 0.3889}
+    """
+    users, width = found.shape
+    ks = list(ks)
+    for k in ks:
+        if not 1 <= k <= width:
+            raise ModelError(f"k must be between 1 and the length of the lists ({width}), got {k}")
+    if relevant.shape != (users,) or (found.sum(1) > relevant).any():
+        raise DataError("relevant must count each user's relevant items, no fewer than the hits")
+    total = np.where(relevant > 0, relevant, np.nan)
+    rank = np.arange(1, width + 1)
+    discount = 1 / np.log2(1 + rank)
+    ideal_gain = np.concatenate([[np.nan], np.cumsum(discount)])  # by number of relevant items
+    hit_count = np.cumsum(found, axis=1)
+    gain = np.cumsum(found * discount, axis=1)
+    precision_at_hits = np.cumsum(found * (hit_count / rank), axis=1)
+    first = np.where(found.any(1), found.argmax(1), width)  # its rank less one
+    reciprocal = np.concatenate([1 / rank, [0.0]])[first]
+    answered = total / total  # 1, NaN without relevant items
+    figures: dict[str, Floats] = {}
+    for k in ks:
+        count = hit_count[:, k - 1]
+        reachable = np.minimum(relevant, k)
+        figures[f"recall@{k}"] = count / total
+        figures[f"hit_rate@{k}"] = (count > 0) * answered
+        figures[f"ndcg@{k}"] = gain[:, k - 1] / ideal_gain[reachable]
+        figures[f"mrr@{k}"] = np.where(first < k, reciprocal, 0.0) * answered
+        figures[f"precision@{k}"] = count / k * answered
+        figures[f"map@{k}"] = precision_at_hits[:, k - 1] / np.where(reachable, reachable, np.nan)
+    return figures
+
+
+def exposure(top: Ints, items: int) -> NDArray[np.int64]:
+    """How often each item 0 .. items - 1 stands in the lists, [items].
+
+    top: [U, K], -1 for none. Sums over blocks of users; the figures below are made from it.
+    """
+    return np.bincount(top[top >= 0], minlength=items).astype(np.int64)
+
+
+def coverage(shown: Ints) -> float:
+    """The share of candidate items that stand in at least one list.
+
+    shown: [M], the exposure of each candidate item (Herlocker et al. 2004: catalogue coverage).
+
+    >>> coverage(np.array([5, 0, 1, 0]))
+    0.5
+    """
+    return float((shown > 0).mean()) if len(shown) else float("nan")
+
+
+def average_popularity(shown: Ints, popularity: Ints) -> float:
+    """Mean training count of a recommended slot (ARP, average recommendation popularity).
+
+    shown, popularity: [M], the exposure and the training count of each candidate item. Yin et al.
+    2012. In events: compare models on one data set only. NaN if nothing is recommended.
+    """
+    slots = int(shown.sum())
+    return float(shown @ popularity.astype(np.float64)) / slots if slots else float("nan")
+
+
+def popularity_percentile(shown: Ints, popularity: Ints) -> float:
+    """Mean popularity percentile of a recommended slot, between 0 and 1.
+
+    An item's percentile is the share of candidates with fewer training events, those with as many
+    counted half, so that random lists give 0.5 and lists of the most popular items nearly 1.
+    Arguments as in `average_popularity`, to which it is the figure that compares across data sets.
+
+    >>> popularity_percentile(np.array([1, 1, 1]), popularity=np.array([10, 0, 0]))
+    0.5
+    """
+    slots = int(shown.sum())
+    if not slots:
+        return float("nan")
+    ordered = np.sort(popularity)
+    below = np.searchsorted(ordered, popularity, side="left")
+    up_to = np.searchsorted(ordered, popularity, side="right")
+    return float(shown @ ((below + up_to) / 2)) / (slots * len(popularity))
+
+
+def gini(shown: Ints) -> float:
+    """How unequally the lists share their slots among candidates: 0 alike, towards 1 one item.
+
+    shown: [M], the exposure of each candidate item. NaN if nothing is recommended.
+
+    >>> gini(np.array([3, 3, 3])), gini(np.array([0, 0, 0, 8]))
+    (0.0, 0.75)
+    """
+    slots, n = int(shown.sum()), len(shown)
+    if not slots:
+        return float("nan")
+    weight = 2 * np.arange(1, n + 1) - n - 1
+    return float(np.sort(shown) @ weight.astype(np.float64)) / (n * slots)
+
+
+def _refuse_repeats(top: Ints) -> None:
+    """Raise DataError if an item stands twice in one list."""
+    ordered = np.sort(top, axis=1)
+    repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if repeats.any():
+        user, slot = (int(where[0]) for where in repeats.nonzero())
+        raise DataError(f"the list of user {user} holds item {ordered[user, slot]} twice")

@@ -1,0 +1,191 @@
+"""A question in the user's own ids, its answer in the same: the door between ids and rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.data.batches import histories
+from shortlist.data.dataset import Split, TrainingData
+from shortlist.data.interactions import Cut
+from shortlist.data.ragged import Ragged
+from shortlist.data.vocabulary import Ids, Vocabulary
+from shortlist.errors import QueryError
+from shortlist.index.base import Hits
+
+State = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
+"""Settings, JSON-safe, and named tensors by file: 'towers' are what vectors come from."""
+
+BLOCK = 4096
+"""How many queries are held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Who wants candidates: known users by id, or anybody by what they met.
+
+    users: ids; or histories: one list of item ids each, oldest first. before: which events of a
+    user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
+    the user is known to have met.
+    """
+
+    users: Ids | None = None
+    histories: Sequence[Sequence[Any]] | None = None
+    before: Cut = "end"
+    exclude_seen: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.users is None) == (self.histories is None):
+            raise QueryError("give users or histories: one of the two")
+
+    def __len__(self) -> int:
+        """How many queries there are."""
+        given = self.users if self.users is not None else self.histories
+        return len(given) if given is not None else 0
+
+
+@dataclass(frozen=True)
+class RowQueries:
+    """B queries in rows. users: [B] int64, 0 unknown; history: item rows, oldest first, all of it;
+    exclude: whether the history must not be recommended.
+    """
+
+    users: Tensor
+    history: Ragged
+    exclude: bool
+
+    @property
+    def seen(self) -> tuple[Tensor, Tensor] | None:
+        """The rows each query must not get, as an index takes them."""
+        return (self.history.values, self.history.offsets) if self.exclude else None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Lists of items, best first, one a query; shorter than k where fewer items match.
+
+    rows: [B, k] int64 item rows, -1 past the end; scores: [B, k] float32, bigger is closer.
+    fallback: [B] bool, true where nothing was known of the user and popular items stand in.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    fallback: NDArray[np.bool_]
+    items: Vocabulary
+
+    def __len__(self) -> int:
+        """How many queries were answered."""
+        return len(self.rows)
+
+    @cached_property
+    def ids(self) -> list[list[Any]]:
+        """The item ids of each query, exactly as they came in."""
+        frame = self.to_frame().select("query", "item")
+        parts = dict(frame.group_by("query", maintain_order=True).agg("item").iter_rows())
+        return [parts.get(query, []) for query in range(len(self))]
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row a candidate: query (its position), rank from 1, item id, score, fallback."""
+        query, rank = np.nonzero(self.rows >= 0)
+        return pl.DataFrame(
+            {
+                "query": query,
+                "rank": rank + 1,
+                "item": self.items.external(self.rows[query, rank]),
+                "score": self.scores[query, rank],
+                "fallback": self.fallback[query],
+            }
+        )
+
+
+class Retriever(Protocol):
+    """A channel: fitted on a split, it answers queries with candidates from the catalogue."""
+
+    data: TrainingData
+
+    def fit(self, split: Split) -> Self:
+        """Learn from the training rows of the split; validation rows choose, test rows are unseen."""
+        ...
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all."""
+        ...
+
+    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
+        """Return the k best candidates of each query; a plain list of ids means those users."""
+        ...
+
+    def state(self) -> State:
+        """Return what a bundle keeps beside the data: settings (JSON) and tensors, by file."""
+        ...
+
+    @classmethod
+    def from_state(
+        cls,
+        data: TrainingData,
+        settings: Mapping[str, Any],
+        states: Mapping[str, Mapping[str, Tensor]],
+        *,
+        device: str = "cpu",
+    ) -> Self:
+        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
+        ...
+
+
+def as_queries(queries: Queries | Ids) -> Queries:
+    """Take a plain list of ids for the users of that name."""
+    return queries if isinstance(queries, Queries) else Queries(users=queries)
+
+
+def check_k(k: int, candidates: int) -> int:
+    """Return how many candidates can be given; refuse k < 1."""
+    if k < 1:
+        raise QueryError(f"k must be at least 1, got {k}")
+    return min(k, candidates)
+
+
+def row_blocks(queries: Queries, data: TrainingData) -> Iterator[RowQueries]:
+    """Translate queries to rows, BLOCK at a time."""
+    if queries.histories is not None:
+        for at in range(0, len(queries), BLOCK):
+            yield _from_histories(queries.histories[at : at + BLOCK], data, queries.exclude_seen)
+        return
+    assert queries.users is not None
+    known = data.log.before(queries.before)
+    rows = torch.from_numpy(data.users.rows(queries.users))
+    for users in rows.split(BLOCK):
+        yield RowQueries(users, histories(known, users, None), queries.exclude_seen)
+
+
+def _from_histories(
+    lists: Sequence[Sequence[Any]], data: TrainingData, exclude: bool
+) -> RowQueries:
+    lengths = torch.tensor([len(items) for items in lists])
+    flat = [item for items in lists for item in items]
+    rows = torch.from_numpy(data.items.rows(flat)) if flat else torch.zeros(0, dtype=torch.int64)
+    offsets = torch.zeros(len(lists) + 1, dtype=torch.int64)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return RowQueries(torch.zeros(len(lists), dtype=torch.int64), Ragged(rows, offsets), exclude)
+
+
+def candidates(
+    hits: Sequence[Hits], fallback: Sequence[Tensor], k: int, items: Vocabulary
+) -> Candidates:
+    """Join the answers to blocks of queries."""
+    if not hits:
+        empty = np.zeros((0, k))
+        return Candidates(
+            empty.astype(np.int64), empty.astype(np.float32), np.zeros(0, dtype=np.bool_), items
+        )
+    return Candidates(
+        torch.cat([h.ids for h in hits]).cpu().numpy(),
+        torch.cat([h.scores for h in hits]).cpu().numpy(),
+        torch.cat(list(fallback)).cpu().numpy(),
+        items,
+    )

@@ -1,0 +1,312 @@
+"""Towers and an index as one channel: train, place the items, answer queries."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.config import Model, Training, section_from
+from shortlist.data.batches import Batch, PairBatches
+from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.ragged import Ragged, windows
+from shortlist.data.vocabulary import Ids
+from shortlist.errors import ModelError, QueryError
+from shortlist.index.base import VectorIndex
+from shortlist.index.exact import ExactIndex
+from shortlist.metrics import hits as hit_slots
+from shortlist.metrics import per_user
+from shortlist.retrievers.base import (
+    Candidates,
+    Queries,
+    RowQueries,
+    State,
+    as_queries,
+    candidates,
+    check_k,
+    row_blocks,
+)
+from shortlist.retrievers.popular import Popular
+from shortlist.towers.two_tower import TwoTowers
+from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.progress import Progress, Quiet
+from shortlist.training.trainer import Encoders, Trainer
+
+VALIDATION_USERS = 10_000
+"""At most so many users are asked after each epoch; which ones is fixed."""
+
+
+class Epoch(NamedTuple):
+    """What one epoch came to; score is the monitored figure on the validation rows."""
+
+    epoch: int
+    loss: float
+    score: float
+
+
+class TwoTower:
+    """A two-tower retriever (Huang et al. 2013, DSSM; Covington et al. 2016, YouTube DNN).
+
+    Options are the keys of a recipe's [model] and [training] sections, checked alike:
+    `TwoTower(mode="pairwise", dim=32, epochs=5)`. `history` holds the epochs after `fit`.
+    """
+
+    data: TrainingData
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        self.model_section, self.training_section = section_from(
+            model or Model(), training or Training(), options
+        )
+        self.device = device
+        self.history: tuple[Epoch, ...] = ()
+        self.best_epoch = 0
+        objective_of(self.training_section)  # refuses what cannot work before any data is read
+
+    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
+        """Train on the training rows, keep the epoch that does best on the validation rows.
+
+        With `refit` the towers are then trained again, for as many epochs, on the rows it names.
+        Raises ModelError for what the data cannot give, TrainingError if the loss runs away.
+        """
+        progress = progress or Quiet()
+        self._train(split.training_data("train"), progress)
+        if self.training_section.refit != "none":
+            self.refit(split, self.training_section.refit, progress=progress)
+        return self
+
+    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
+        """Train from the start on the rows `fit` names, for as many epochs as were best."""
+        if not self.best_epoch:
+            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
+        self._train(split.training_data(fit), progress or Quiet(), epochs=self.best_epoch)
+        return self
+
+    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
+        """Return the k nearest items of each query, what it has met left out.
+
+        A query of which nothing is known (no trained id, no features, no known item in its
+        history) gets the popular items instead, and the fallback flag.
+        """
+        wanted = as_queries(queries)
+        k = check_k(k, len(self.item_rows))
+        hits, fallback = [], []
+        for block in row_blocks(wanted, self.data):
+            cold = self._unknown(block)
+            found = self.index.search(self._encode_block(block), k, exclude=block.seen)
+            if cold.any():
+                popular = self._popular.search(len(cold), k, block.seen)
+                width = popular.ids.shape[1]
+                found.ids[cold, :width] = popular.ids[cold]
+                found.scores[cold, :width] = popular.scores[cold]
+                found.ids[cold, width:] = -1
+            hits.append(found)
+            fallback.append(cold)
+        return candidates(hits, fallback, k, self.data.items)
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all."""
+        rows: NDArray[np.int64] = self.item_rows.numpy()
+        return rows
+
+    def encode_items(self) -> tuple[pl.Series, Tensor]:
+        """Return the ids and vectors [N, D] of all candidate items."""
+        return self.data.items.external(self.item_rows.numpy()), self.item_vectors
+
+    def encode_users(self, queries: Queries | Ids) -> Tensor:
+        """Return the vector of each query, [B, D]; an unknown user with no history is refused."""
+        blocks = []
+        for block in row_blocks(as_queries(queries), self.data):
+            if (cold := self._unknown(block)).any():
+                raise QueryError(
+                    f"query {int(cold.nonzero()[0])} is an unknown user without known history: "
+                    "there is nothing to make a vector of"
+                )
+            blocks.append(self._encode_block(block))
+        return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
+
+    def place_items(self) -> None:
+        """Encode every candidate item and build the index."""
+        rows = torch.from_numpy(self.data.candidates(with_features=self.towers.reads_item_features))
+        self.towers.eval()
+        with torch.no_grad():
+            vectors = torch.cat([self._encode_items(part).cpu() for part in rows.split(65536)])
+        self.set_items(rows, vectors)
+
+    def set_items(self, rows: Tensor, vectors: Tensor) -> None:
+        """Search these item vectors [N, D] from now on; rows [N] int64."""
+        self.item_rows, self.item_vectors = rows, vectors
+        keys = torch.from_numpy(self.data.items.tie_keys)[rows]
+        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
+        self.index.build(rows, vectors, keys)
+
+    def set_data(self, data: TrainingData) -> None:
+        """Build untrained towers for this data."""
+        self.data = data
+        self._user_table = data.user_features.to(self.device)
+        self._item_table = data.item_features.to(self.device)
+        history = self.model_section.history
+        section = self.model_section
+        if history == "recency" and not data.ordered:
+            section = section.model_copy(update={"history": "mean"})
+        self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
+        self._popular = Popular().fit_data(data)
+
+    def state(self) -> State:
+        """Return the sections it was trained with, the tower weights and the item vectors."""
+        settings = {
+            "model": self.model_section.model_dump(mode="json"),
+            "training": self.training_section.model_dump(mode="json"),
+            "best_epoch": self.best_epoch,
+            "epochs": [epoch._asdict() for epoch in self.history],
+        }
+        items = {"rows": self.item_rows, "vectors": self.item_vectors}
+        return settings, {"towers": dict(self.towers.state_dict()), "item_vectors": items}
+
+    @classmethod
+    def from_state(
+        cls,
+        data: TrainingData,
+        settings: Mapping[str, Any],
+        states: Mapping[str, Mapping[str, Tensor]],
+        *,
+        device: str = "cpu",
+    ) -> Self:
+        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
+        options = {**settings["model"], **settings["training"]}
+        retriever = cls(device=device, **options)
+        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
+        retriever.best_epoch = settings["best_epoch"]
+        with torch.random.fork_rng(devices=[]):
+            retriever.set_data(data)
+        retriever.towers.load_state_dict(dict(states["towers"]))
+        retriever.towers.eval()
+        retriever.set_items(states["item_vectors"]["rows"], states["item_vectors"]["vectors"])
+        return retriever
+
+    def _train(self, data: TrainingData, progress: Progress, epochs: int | None = None) -> None:
+        """Train towers for `data`; with epochs given, exactly so many and no validation."""
+        training = self.training_section
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.set_data(data)
+            trainer = self._trainer(data)
+            best: dict[str, Tensor] = {}
+            record: list[Epoch] = []
+            limit = epochs or training.epochs
+            for epoch in range(1, limit + 1):
+                loss = self._run_epoch(trainer, progress, epoch, limit)
+                if epochs is not None:
+                    continue
+                self.place_items()
+                score = self._validate()
+                record.append(Epoch(epoch, loss, score))
+                progress.report(epoch, loss, training.monitor, score)
+                if score >= max(e.score for e in record):
+                    self.best_epoch = epoch
+                    best = {name: value.clone() for name, value in self.towers.state_dict().items()}
+                if training.patience and epoch - self.best_epoch >= training.patience:
+                    break
+            if epochs is None:
+                self.towers.load_state_dict(best)
+                self.history = tuple(record)
+            self.place_items()
+
+    def _run_epoch(self, trainer: Trainer, progress: Progress, epoch: int, limit: int) -> float:
+        total = positives = 0.0
+        progress.start(epoch, limit, len(self.data.training_log))
+        for step in trainer.epoch():
+            progress.advance(step.positives)
+            total += step.loss * step.positives
+            positives += step.positives
+        return total / positives
+
+    def _trainer(self, data: TrainingData) -> Trainer:
+        training = self.training_section
+        batches = PairBatches(
+            data.training_log,
+            ordered=data.ordered,
+            batch_size=training.batch_size,
+            history_length=self.model_section.history_length,
+            with_known=training.mask_known,
+            weighted=training.weighted,
+            device=self.device,
+        )
+        counts = torch.from_numpy(data.item_counts).to(self.device)
+        return Trainer(
+            self.towers,
+            Encoders(self._encode_batch, self._encode_items),
+            objective_of(training).to(self.device),
+            sampler_of(training, counts),
+            batches,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            epochs=training.epochs,
+            seed=training.seed,
+        )
+
+    def _encode_batch(self, batch: Batch) -> Tensor:
+        vectors: Tensor = self.towers.query(self._user_table.take(batch.users), batch.history)
+        return vectors
+
+    def _encode_items(self, rows: Tensor) -> Tensor:
+        vectors: Tensor = self.towers.item(self._item_table.take(rows.to(self.device)))
+        return vectors
+
+    def _encode_block(self, block: RowQueries) -> Tensor:
+        """Encode queries as training did: trained items only, the latest ones."""
+        self.towers.eval()
+        history = self._trained(block.history)
+        length = torch.clamp(history.lengths, max=self.model_section.history_length)
+        latest = windows(history.values, history.offsets[1:] - length, length)
+        with torch.no_grad():
+            features = self._user_table.take(block.users.to(self.device))
+            vectors: Tensor = self.towers.query(features, latest.to(self.device))
+        return vectors.cpu()
+
+    def _trained(self, history: Ragged) -> Ragged:
+        """Leave out items without an id embedding: unknown ones, and those never trained on."""
+        known = (history.values > 0) & (history.values <= self.data.items.trained)
+        if known.all():
+            return history
+        kept = torch.zeros(len(history.offsets) - 1, dtype=torch.int64)
+        kept.index_add_(0, history.owners(), known.long())
+        offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
+        return Ragged(history.values[known], offsets)
+
+    def _unknown(self, block: RowQueries) -> Tensor:
+        """True for queries of which the query tower would read nothing, [B]."""
+        nothing = torch.ones(len(block.users), dtype=torch.bool)
+        if self.towers.query.history is not None:
+            nothing &= self._trained(block.history).lengths == 0
+        if self.towers.query.id is not None:
+            nothing &= (block.users == 0) | (block.users > self.data.users.trained)
+        if self.towers.query.fields is not None:
+            nothing &= block.users == 0
+        return nothing
+
+    def _validate(self) -> float:
+        """The monitored figure on the validation rows."""
+        name, k = self.training_section.monitor.split("@")
+        users, items, offsets = self.data.targets("validation")
+        if len(users) > VALIDATION_USERS:
+            pick = np.sort(np.random.default_rng(0).permutation(len(users))[:VALIDATION_USERS])
+            chosen = windows(
+                torch.from_numpy(items),
+                torch.from_numpy(offsets[:-1][pick]),
+                torch.from_numpy(np.diff(offsets)[pick]),
+            )
+            users, items, offsets = users[pick], chosen.values.numpy(), chosen.offsets.numpy()
+        queries = Queries(self.data.users.external(users), before="validation")
+        top = self.recommend(queries, int(k)).rows
+        found = hit_slots(top, items, offsets)
+        return float(per_user(found, np.diff(offsets), [int(k)])[f"{name}@{k}"].mean())

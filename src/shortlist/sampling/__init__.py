@@ -1,0 +1,65 @@
+"""What is a negative? One sampler a file, found by name in SAMPLERS."""
+
+from typing import Any
+
+from torch import Tensor
+
+from shortlist.errors import ModelError, suggest
+from shortlist.sampling.base import Negatives, NegativeSampler
+from shortlist.sampling.in_batch import InBatchSampler
+from shortlist.sampling.mixed import MixedSampler
+from shortlist.sampling.popularity import PopularitySampler
+from shortlist.sampling.uniform import UniformSampler
+
+SAMPLERS: dict[str, type[Any]] = {
+    "uniform": UniformSampler,
+    "popularity": PopularitySampler,
+    "in_batch": InBatchSampler,
+    "mixed": MixedSampler,
+}
+
+
+def check_sampler(name: str, **options: object) -> None:
+    """Refuse an unknown sampler, and an option (None: not given) it cannot use, with the reason."""
+    if name not in SAMPLERS:
+        raise ModelError(f"unknown sampler '{name}'.{suggest(name, SAMPLERS)}")
+    for option, value in options.items():
+        if value is not None and option in SAMPLERS[name].refuses:
+            reason = SAMPLERS[name].refuses[option]
+            raise ModelError(f"sampler '{name}' does not use {option}: {reason}")
+
+
+def build_sampler(
+    name: str,
+    counts: Tensor,
+    negatives: int | None = None,
+    alpha: float | None = None,
+    shared: bool | None = None,
+) -> NegativeSampler:
+    """Return the sampler of that name; an option left at None takes its default.
+
+    counts: how often each item row is a positive in training, [N + 1], counts[0] = 0, on the
+    device of the batches to come.
+
+    >>> from torch import tensor
+    >>> build_sampler("popularity", tensor([0, 3, 1]), alpha=1).frequency
+    tensor([0.0000, 0.7500, 0.2500], dtype=torch.float64)
+    """
+    options = {"negatives": negatives, "alpha": alpha, "shared": shared}
+    check_sampler(name, **options)
+    given = {option: value for option, value in options.items() if value is not None}
+    sampler: NegativeSampler = SAMPLERS[name].from_counts(counts, **given)
+    return sampler
+
+
+__all__ = [
+    "SAMPLERS",
+    "InBatchSampler",
+    "MixedSampler",
+    "NegativeSampler",
+    "Negatives",
+    "PopularitySampler",
+    "UniformSampler",
+    "build_sampler",
+    "check_sampler",
+]

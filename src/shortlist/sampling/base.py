@@ -1,0 +1,134 @@
+"""What a sampler returns, and the masks that say which of its slots count for which row."""
+
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError
+
+
+class Negatives(NamedTuple):
+    """A pool of item rows to score against: shared by all rows [M], or each row's own [B, M].
+
+    ids: item rows, int64, [M] or [B, M].
+    log_q: log of the expected count of each id in the pool; 0 where it is certain. Like ids.
+    source: the batch row whose positive a slot is, -1 if it was drawn. Like ids.
+    distinct: the pool holds an id at most once (recall.md, section 3: it decides about hits).
+    """
+
+    ids: Tensor
+    log_q: Tensor
+    source: Tensor
+    distinct: bool
+
+    @classmethod
+    def drawn(cls, ids: Tensor, log_q: Tensor) -> "Negatives":
+        """A pool of independent draws, none of which is a row of the batch."""
+        return cls(ids, log_q, torch.full_like(ids, -1), distinct=False)
+
+
+class NegativeSampler(Protocol):
+    """Draws negatives, and knows how often it draws what.
+
+    refuses: options of `build_sampler` that it cannot use, each with the reason.
+    """
+
+    refuses: ClassVar[dict[str, str]]
+
+    def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:
+        """Draw a pool for the batch, on the batch's device."""
+        ...
+
+    def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
+        """Log of the expected count of any item rows (any shape) in the pool for this batch."""
+        ...
+
+
+def own_slots(negatives: Negatives, rows: int) -> Tensor:
+    """True where a slot is the row's own positive (the diagonal of an in-batch pool), [B, M]."""
+    row = torch.arange(rows, device=negatives.source.device).unsqueeze(1)  # [B, 1]
+    return negatives.source == row
+
+
+def hits(negatives: Negatives, positive_ids: Tensor) -> Tensor:
+    """True where a slot holds the same item as the row's positive, [B, M]."""
+    return negatives.ids == positive_ids.unsqueeze(1)
+
+
+def known_items(negatives: Negatives, known: Ragged, positive_ids: Tensor) -> Tensor:
+    """True where a slot holds another known positive of the row's user, [B, M].
+
+    known: the item rows each row's user is known to like. The row's own positive is left to
+    `hits`. Costs one search for each known item (or slot, where each row has its own pool), never
+    pool times history.
+    """
+    listed = _known_shared if negatives.ids.dim() == 1 else _known_own
+    return listed(negatives.ids, known) & ~hits(negatives, positive_ids)
+
+
+def _known_shared(ids: Tensor, known: Ragged) -> Tensor:
+    """Membership of one pool [M] in each row's list, [B, M]."""
+    distinct, column = torch.unique(ids, return_inverse=True)
+    place = torch.searchsorted(distinct, known.values).clamp(max=len(distinct) - 1)
+    found = distinct[place] == known.values
+    rows = len(known.offsets) - 1
+    table = torch.zeros(rows, len(distinct), dtype=torch.bool, device=ids.device)
+    table[known.owners()[found], place[found]] = True
+    return table[:, column]
+
+
+def _known_own(ids: Tensor, known: Ragged) -> Tensor:
+    """Membership of each row's own pool [B, M] in that row's list, [B, M]."""
+    if known.values.numel() == 0:
+        return torch.zeros_like(ids, dtype=torch.bool)
+    stride = torch.maximum(ids.max(), known.values.max()) + 1
+    keys = (known.owners() * stride + known.values).sort().values  # (row, item) as one number
+    wanted = torch.arange(len(ids), device=ids.device).unsqueeze(1) * stride + ids
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return keys[place] == wanted
+
+
+def frequencies(counts: Tensor) -> Tensor:
+    """Share of the training stream of each item row, float64 [N + 1]; row 0 has none.
+
+    counts: how often each item row is a positive in training, [N + 1], counts[0] = 0.
+    """
+    if counts.dim() != 1 or len(counts) < 2 or counts[0] != 0:
+        raise ModelError(
+            "counts must hold one number an item row, [N + 1], with counts[0] = 0 for the "
+            f"unknown item, got shape {list(counts.shape)}"
+        )
+    weights = counts.double()
+    if not torch.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
+        raise ModelError("counts must be finite and >= 0, and not all 0")
+    return weights / weights.sum()
+
+
+def log_expected(frequency: Tensor, ids: Tensor, draws: int) -> Tensor:
+    """Log of the expected count of item rows `ids` among that many draws, float32, like ids.
+
+    frequency: [N + 1], the chance of each row at one draw. Computed in float64, with no floor:
+    flooring Q would flatten the correction of rare items.
+    """
+    chance = frequency.to(ids.device)[ids]
+    if (chance == 0).any():
+        rows = torch.unique(ids[chance == 0])[:5].tolist()
+        raise ModelError(
+            f"item rows {rows} have no training count, so the sampler cannot tell how often it "
+            "draws them: build it from the counts of the data it is used on"
+        )
+    return (chance * draws).log().float()
+
+
+def check_negatives(negatives: int) -> None:
+    """Refuse a number of negatives below 1."""
+    if negatives < 1:
+        raise ModelError(f"negatives must be >= 1, got {negatives}")
+
+
+def pool_shape(batch: Batch, negatives: int, shared: bool) -> tuple[int, ...]:
+    """The shape of a pool: [M] shared, [B, M] own."""
+    return (negatives,) if shared else (len(batch.positive), negatives)

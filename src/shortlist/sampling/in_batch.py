@@ -1,0 +1,45 @@
+"""Negatives for free: the positives of the other rows of the batch."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.sampling.base import Negatives, frequencies, log_expected
+
+
+@dataclass(frozen=True, eq=False)
+class InBatchSampler:
+    """Every positive of the batch is a negative for the other rows (Yi et al. 2019).
+
+    frequency: share of the training stream of each item row, [N + 1]. That is Q, and not
+    count^0.75: it is how often an item comes by, whatever the sampler wished.
+
+    Costs no extra encoding. Correction takes slots to be independent of the row's user, which
+    holds when batches are drawn at random from the whole log.
+    """
+
+    frequency: Tensor
+
+    refuses: ClassVar[dict[str, str]] = {
+        "negatives": "an in-batch pool is the batch; set batch_size, or use sampler = 'mixed'",
+        "alpha": "in-batch negatives come as often as in the log; use sampler = 'popularity'",
+        "shared": "an in-batch pool is always one for all rows; use sampler = 'popularity'",
+    }
+
+    @classmethod
+    def from_counts(cls, counts: Tensor) -> Self:
+        """From the training count of each item row, [N + 1]."""
+        return cls(frequencies(counts))
+
+    def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:  # noqa: ARG002
+        """Return the positives of the batch as a pool, [B]; nothing is drawn."""
+        ids = batch.positive
+        source = torch.arange(len(ids), device=ids.device)
+        return Negatives(ids, self.log_q(ids, batch), source, distinct=False)
+
+    def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
+        """Log of (B - 1)·Q for each id: a row never meets its own slot."""
+        return log_expected(self.frequency, ids, max(len(batch.positive) - 1, 1))

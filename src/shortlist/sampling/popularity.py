@@ -1,0 +1,65 @@
+"""Negatives drawn by popularity: frequent items come up more often."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.errors import ModelError
+from shortlist.sampling.base import (
+    Negatives,
+    check_negatives,
+    frequencies,
+    log_expected,
+    pool_shape,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PopularitySampler:
+    """Independent draws with replacement, chance proportional to count^alpha.
+
+    frequency: chance of each item row at a draw, [N + 1]; upto: its running sum, [N + 1];
+    negatives: M; shared: one pool for the whole batch, or one a row.
+
+    alpha = 0.75 is word2vec's (Mikolov et al. 2013); 1 draws as in-batch does, 0 is uniform.
+    Harder than uniform draws, as popular items are relevant to many. Without correction they end
+    up suppressed.
+    """
+
+    frequency: Tensor
+    upto: Tensor
+    negatives: int
+    shared: bool
+
+    refuses: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def from_counts(
+        cls, counts: Tensor, *, negatives: int = 512, alpha: float = 0.75, shared: bool = True
+    ) -> Self:
+        """From the training count of each item row, [N + 1]; rows never seen are not drawn."""
+        check_negatives(negatives)
+        if not (alpha >= 0 and math.isfinite(alpha)):
+            raise ModelError(f"alpha must be >= 0 and finite, got {alpha}")
+        seen = frequencies(counts)
+        frequency = frequencies(seen.pow(alpha).masked_fill(seen == 0, 0.0))
+        upto = frequency.cumsum(0)
+        return cls(frequency, upto / upto[-1], negatives, shared)
+
+    def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:
+        """Draw [M] or [B, M] item rows."""
+        shape = pool_shape(batch, self.negatives, self.shared)
+        chance = torch.rand(
+            shape, generator=generator, device=generator.device, dtype=torch.float64
+        ).to(batch.positive.device)
+        # The first row whose running sum exceeds the chance; a row of chance 0 never is.
+        ids = torch.searchsorted(self.upto.to(chance.device), chance, right=True)
+        return Negatives.drawn(ids, self.log_q(ids, batch))
+
+    def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
+        """Log of M·Q for each id."""
+        return log_expected(self.frequency, ids, self.negatives)

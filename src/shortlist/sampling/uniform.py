@@ -1,0 +1,59 @@
+"""Negatives drawn evenly from the items seen in training."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.sampling.base import (
+    Negatives,
+    check_negatives,
+    frequencies,
+    log_expected,
+    pool_shape,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class UniformSampler:
+    """Independent draws with replacement, each training item as likely as any other.
+
+    items: the item rows to draw from, [n]; frequency: chance of each row at a draw, [N + 1];
+    negatives: M; shared: one pool for the whole batch, or one a row.
+
+    Most draws are easy: items nobody takes for relevant. That is what the model meets when
+    serving, so it is a sound base of any mixture. Its correction is a constant, which matters to
+    the logistic losses only.
+    """
+
+    items: Tensor
+    frequency: Tensor
+    negatives: int
+    shared: bool
+
+    refuses: ClassVar[dict[str, str]] = {
+        "alpha": "uniform draws every item alike; use sampler = 'popularity'"
+    }
+
+    @classmethod
+    def from_counts(cls, counts: Tensor, *, negatives: int = 512, shared: bool = True) -> Self:
+        """From the training count of each item row, [N + 1]; rows never seen are not drawn."""
+        check_negatives(negatives)
+        items = frequencies(counts).nonzero().squeeze(1)
+        even = frequencies((counts > 0).double())
+        return cls(items, even, negatives, shared)
+
+    def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:
+        """Draw [M] or [B, M] item rows."""
+        shape = pool_shape(batch, self.negatives, self.shared)
+        place = torch.randint(
+            len(self.items), shape, generator=generator, device=generator.device
+        ).to(batch.positive.device)
+        ids = self.items.to(place.device)[place]
+        return Negatives.drawn(ids, self.log_q(ids, batch))
+
+    def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
+        """Log of M / n for each id."""
+        return log_expected(self.frequency, ids, self.negatives)

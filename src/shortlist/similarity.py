@@ -1,0 +1,72 @@
+"""How close are a query and an item? The one definition for training, index and evaluation."""
+
+import torch
+from torch import Tensor
+
+from shortlist.errors import ModelError, suggest
+
+SIMILARITIES = ("cosine", "dot", "euclidean")
+
+
+def check_similarity(similarity: str) -> None:
+    """Refuse a name that is not one of SIMILARITIES."""
+    if similarity not in SIMILARITIES:
+        raise ModelError(f"unknown similarity '{similarity}'.{suggest(similarity, SIMILARITIES)}")
+
+
+def normalize(vectors: Tensor) -> Tensor:
+    """Scale each vector [..., D] to length 1; a zero vector stays zero, with a finite gradient.
+
+    >>> normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length.masked_fill(length == 0, 1.0)
+
+
+def score(queries: Tensor, items: Tensor, similarity: str) -> Tensor:
+    """Score each query against a pool of items, [B, M]; bigger is closer.
+
+    queries: [B, D], or [B, K, D] with K interests of which the best counts.
+    items: [M, D], one pool for all queries, or [B, M, D], each query's own.
+
+    cosine is the dot product of normalised vectors; euclidean is -||query - item||², so that on
+    normalised vectors all three give the same order (-||q - t||² = 2 cos - 2). It is computed as
+    2 q·t - ||q||² - ||t||², one matrix product, and never rises above 0.
+
+    >>> score(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "euclidean")
+    tensor([[-1., -2.]])
+    """
+    check_similarity(similarity)
+    interests = queries if queries.dim() == 3 else queries.unsqueeze(1)  # [B, K, D]
+    if interests.shape[-1] != items.shape[-1]:
+        raise ModelError(
+            f"queries and items must be of one width, got {interests.shape[-1]} "
+            f"and {items.shape[-1]}"
+        )
+    if similarity == "cosine":
+        interests, items = normalize(interests), normalize(items)
+    closeness = _inner(interests, items)  # [B, K, M]
+    if similarity == "euclidean":
+        squares = items.square().sum(-1).unsqueeze(-2)  # [1, M] | [B, 1, M]
+        closeness = 2 * closeness - interests.square().sum(-1, keepdim=True) - squares
+        closeness = closeness.clamp(max=0)
+    return closeness.squeeze(1) if closeness.shape[1] == 1 else closeness.amax(dim=1)
+
+
+def pair_score(queries: Tensor, items: Tensor, similarity: str) -> Tensor:
+    """Score query i against item i only, [B]: queries [B, D] or [B, K, D], items [B, D].
+
+    >>> pair_score(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), "cosine")
+    tensor([1.])
+    """
+    return score(queries, items.unsqueeze(1), similarity).squeeze(1)
+
+
+def _inner(interests: Tensor, items: Tensor) -> Tensor:
+    """Dot products of [B, K, D] with [M, D] or [B, M, D], as [B, K, M]."""
+    if items.dim() == 3:
+        return torch.bmm(interests, items.mT)
+    rows, count, width = interests.shape
+    return (interests.reshape(rows * count, width) @ items.T).view(rows, count, -1)

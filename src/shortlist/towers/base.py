@@ -1,0 +1,28 @@
+"""How to vectors: what a tower and a summary of a history look like from outside."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from shortlist.data.features import Features
+from shortlist.data.ragged import Ragged
+
+
+class Tower(Protocol):
+    """One side of a two-tower model: it serves alone and never sees the other side."""
+
+    dim: int
+
+    def __call__(self, features: Features) -> Tensor:
+        """Return one vector an entity, [B, D] (or K of them, [B, K, D])."""
+        ...
+
+
+class HistoryPooling(Protocol):
+    """Turns the items a user met, oldest first, into K vectors: K recency segments, say."""
+
+    segments: int
+
+    def __call__(self, history: Ragged) -> Tensor:
+        """Return [B, K, D]; an empty history gives zeros."""
+        ...

@@ -1,0 +1,58 @@
+"""Columns to vectors: each declared feature of an entity becomes one field."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from shortlist.data.features import Encoder, Features
+from shortlist.data.ragged import Ragged
+
+INITIAL_STD = 0.05
+
+
+def embedding(rows: int, dim: int) -> nn.Embedding:
+    """Return a table whose row 0 (unknown, padding) is zero and stays zero."""
+    table = nn.Embedding(rows, dim, padding_idx=0)
+    with torch.no_grad():
+        table.weight.normal_(std=INITIAL_STD)
+        table.weight[0].zero_()
+    return table
+
+
+class Fields(nn.Module):
+    """The declared features side by side: [B, fields * dim].
+
+    Categorical: an embedding; multi-valued: the mean of its values' embeddings (none: zeros);
+    numeric (value, missing) and pretrained vectors: a linear map. Unknown values are zeros.
+    """
+
+    def __init__(self, encoders: Mapping[str, Encoder], dim: int) -> None:
+        super().__init__()
+        self.names = tuple(encoders)
+        self.width = dim * len(self.names)
+        self.maps = nn.ModuleList(
+            embedding(encoder.width, dim)
+            if encoder.kind in ("categorical", "multi-valued")
+            else nn.Linear(encoder.width, dim)
+            for encoder in encoders.values()
+        )
+
+    def forward(self, features: Features) -> Tensor:
+        """Return the fields of B entities, [B, fields * dim]."""
+        return torch.cat(
+            [
+                _field(table, features[name])
+                for name, table in zip(self.names, self.maps, strict=True)
+            ],
+            dim=1,
+        )
+
+
+def _field(table: nn.Module, column: Tensor | Ragged) -> Tensor:
+    if isinstance(column, Ragged):
+        weight: Tensor = table.weight  # type: ignore[assignment]
+        return embedding_bag(column.values, weight, column.offsets[:-1], mode="mean")
+    field: Tensor = table(column)
+    return field

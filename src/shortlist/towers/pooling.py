@@ -1,0 +1,58 @@
+"""Pooled histories: the items a user met, summed by how long ago they were met."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from shortlist.data.ragged import Ragged
+from shortlist.towers.features import embedding
+
+
+class RecencyPooling(nn.Module):
+    """The latest event, the two before it, the four before those...: one sum a segment.
+
+    Segment k holds 2^k events, so that a linear map over the segments can learn any smooth decay
+    and treat the last event apart, at the price of one embedding bag. A pooled history in the
+    spirit of YouTube DNN (Covington et al. 2016), which has a single segment: MeanPooling.
+    A sum of n events is divided by sqrt(n): its length then says little about n, where a mean
+    would fade as tastes spread. In training each event is left out with probability `dropout`.
+    """
+
+    def __init__(self, items: int, dim: int, length: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        edges = [0]
+        while edges[-1] < length:
+            edges.append(min(2 * edges[-1] + 1, length))
+        self.segments = len(edges) - 1
+        self.dropout = dropout
+        self.table = embedding(items + 1, dim)
+        self.register_buffer("edges", torch.tensor(edges), persistent=False)
+        self.edges: Tensor
+
+    def forward(self, history: Ragged) -> Tensor:
+        """Return [B, K, D], the latest segment first; no list may be longer than `length`."""
+        length = history.lengths[:, None]
+        # Lists run oldest first, so within a list the bounds of the segments fall from K to 0.
+        bounds = history.offsets[1:, None] - torch.minimum(length, self.edges.flip(0))
+        weights = None
+        if self.training and self.dropout > 0:
+            weights = torch.rand(history.values.shape, device=length.device) >= self.dropout
+            weights = weights.to(self.table.weight.dtype)
+        summed = embedding_bag(
+            history.values,
+            self.table.weight,
+            bounds[:, :-1].flatten(),
+            mode="sum",
+            per_sample_weights=weights,
+        ).view(len(length), self.segments, -1)
+        count = bounds.diff(dim=1).clamp(min=1)
+        return (summed / count.sqrt()[:, :, None]).flip(1)
+
+
+class MeanPooling(RecencyPooling):
+    """All events alike, in one segment: for logs without an order, or as the plain baseline."""
+
+    def __init__(self, items: int, dim: int, length: int, dropout: float = 0.0) -> None:
+        super().__init__(items, dim, length, dropout)
+        self.segments = 1
+        self.register_buffer("edges", torch.tensor([0, length]), persistent=False)

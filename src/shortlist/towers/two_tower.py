@@ -1,0 +1,131 @@
+"""The two-tower model: a query tower and an item tower that meet only at the score."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from shortlist.config import Model
+from shortlist.data.features import ID, Encoder, Features, FeatureTable
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError, suggest
+from shortlist.towers import TOWERS
+from shortlist.towers.features import Fields, embedding
+from shortlist.towers.mlp import mlp
+
+
+class QueryTower(nn.Module):
+    """A user as one vector: id, features and pooled history.
+
+    Sum of what speaks the items' language directly (the weighted segments of the history, the id
+    embedding) and of a perceptron over all of it side by side.
+    """
+
+    def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
+        super().__init__()
+        self.dim = shape.dim
+        self.dropout = shape.dropout
+        encoders = chosen("user", shape.user_features, users.encoders, items.encoders)
+        self.fields = Fields(encoders, shape.dim) if encoders else None
+        self.id = embedding(users.trained + 1, shape.dim) if shape.user_id else None
+        self.history: nn.Module | None = None
+        width = self.fields.width if self.fields else 0
+        if shape.history != "none":
+            if shape.history not in TOWERS:
+                raise ModelError(
+                    f"unknown history '{shape.history}'.{suggest(shape.history, [*TOWERS, 'none'])}"
+                )
+            pooling = TOWERS[shape.history](
+                items.trained, shape.dim, shape.history_length, shape.history_dropout
+            )
+            assert isinstance(pooling, nn.Module)
+            self.history = pooling
+            self.decay = nn.Parameter(2.0 ** (-0.5 * torch.arange(pooling.segments)))
+            width += pooling.segments * shape.dim
+        if width == 0 and self.id is None:
+            raise ModelError(
+                "the user tower has nothing to read: turn model.user_id on, give user features, "
+                "or choose a model.history"
+            )
+        self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
+
+    def forward(self, features: Features, history: Ragged) -> Tensor:
+        """Return user vectors [B, D]; history: item rows, oldest first."""
+        parts: list[Tensor] = []
+        direct: list[Tensor] = []
+        if self.history is not None:
+            pooled = dropout(self.history(history), self.dropout, self.training)  # [B, K, D]
+            direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
+            parts.append(pooled.flatten(1))
+        if self.fields is not None:
+            parts.append(self.fields(features))
+        if self.id is not None:
+            direct.append(self.id(features[ID]))
+        if self.top is not None:
+            direct.append(self.top(torch.cat(parts, dim=1)))
+        return torch.stack(direct).sum(dim=0)
+
+
+class ItemTower(nn.Module):
+    """An item as one vector: its id embedding plus a perceptron over its features."""
+
+    def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
+        super().__init__()
+        self.dim = shape.dim
+        encoders = chosen("item", shape.item_features, items.encoders, users.encoders)
+        self.fields = Fields(encoders, shape.dim) if encoders else None
+        self.id = embedding(items.trained + 1, shape.dim) if shape.item_id else None
+        if self.fields is None and self.id is None:
+            raise ModelError(
+                "the item tower has nothing to read: turn model.item_id on or give item features"
+            )
+        self.top = (
+            mlp(self.fields.width, shape.item_layers, shape.dim, shape.dropout)
+            if self.fields
+            else None
+        )
+
+    def forward(self, features: Features) -> Tensor:
+        """Return item vectors [B, D]."""
+        parts: list[Tensor] = []
+        if self.id is not None:
+            parts.append(self.id(features[ID]))
+        if self.fields is not None and self.top is not None:
+            parts.append(self.top(self.fields(features)))
+        return torch.stack(parts).sum(dim=0)
+
+
+class TwoTowers(nn.Module):
+    """Both towers. Matrix factorisation is the case of two ids: history 'none', no features."""
+
+    def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
+        super().__init__()
+        self.shape = shape
+        self.query = QueryTower(users, items, shape)
+        self.item = ItemTower(users, items, shape)
+
+    @property
+    def reads_item_features(self) -> bool:
+        """Whether the item tower can place an item nobody has touched yet."""
+        return self.item.fields is not None
+
+
+def chosen(
+    side: str,
+    names: Sequence[str] | None,
+    own: Mapping[str, Encoder],
+    other: Mapping[str, Encoder],
+) -> dict[str, Encoder]:
+    """Return the features a tower reads; refuse unknown ones and those of the other side."""
+    for name in names or ():
+        if name in own:
+            continue
+        if name in other:
+            raise ModelError(
+                f"model.{side}_features names '{name}', which belongs to the other side. A tower "
+                "that reads both sides (early fusion) is a ranker: its vectors depend on the pair, "
+                "so they cannot be computed once and indexed. Leave it to the ranking stage."
+            )
+        raise ModelError(f"model.{side}_features: no feature '{name}'.{suggest(name, own)}")
+    return {name: own[name] for name in (own if names is None else names)}

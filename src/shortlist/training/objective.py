@@ -1,0 +1,190 @@
+"""From vectors to a loss: the one place where similarity, τ, correction and masks are ordered."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError
+from shortlist.losses import Loss, Scores, build_loss
+from shortlist.sampling import check_sampler
+from shortlist.sampling.base import Negatives, hits, known_items, own_slots
+from shortlist.similarity import check_similarity, pair_score, score
+
+LEARNED_TEMPERATURES = (0.01, 100.0)
+
+
+class Objective(nn.Module):
+    """logit = s/τ - log Q, then masks, then the loss: one number a row, [B].
+
+    For training only: the served score is plain s(query, item).
+
+    correct_sampling: subtract the log of the expected counts from positives and negatives; None
+    is what the loss asks for.
+    mask_hits: drop negatives that are the row's positive item. None drops them where that is
+    right: in a pool that holds an item at most once, or without correction. Independent draws
+    with correction are exact only with their hits left in.
+    mask_known: drop negatives that are other known positives of the row's user. It changes the
+    target, usually for the better.
+    The slot that is the row's own positive is always dropped.
+
+    A loss that a shift of all scores would change gets a learned scalar bias. It starts, at the
+    first training batch, where the whole pool weighs about as much as the one positive, so that
+    thousands of negatives do not swamp it.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        similarity: str = "cosine",
+        *,
+        temperature: float = 1.0,
+        learn_temperature: bool = False,
+        correct_sampling: bool | None = None,
+        mask_hits: bool | None = None,
+        mask_known: bool = False,
+    ) -> None:
+        super().__init__()
+        check_similarity(similarity)
+        _check_temperature(temperature)
+        self.loss = loss
+        self.similarity = similarity
+        self.correct_sampling = loss.correction.resolve(correct_sampling)
+        self.mask_hits = mask_hits
+        self.mask_known = mask_known
+        self._temperature = temperature
+        self.log_scale: nn.Parameter | None = None  # log(1/τ), where it is learned
+        if learn_temperature:
+            _check_learnable(temperature, loss)
+            self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.bias: nn.Parameter | None = None
+        self.bias_started: Tensor
+        if not loss.shift_invariant:
+            self.bias = nn.Parameter(torch.zeros(()))
+            self.register_buffer("bias_started", torch.tensor(False))
+
+    @property
+    def temperature(self) -> float:
+        """The temperature τ as it is now."""
+        return self._temperature if self.log_scale is None else math.exp(-self.log_scale.item())
+
+    def forward(
+        self,
+        queries: Tensor,
+        positives: Tensor,
+        pool: Tensor,
+        *,
+        positive_ids: Tensor,
+        negatives: Negatives,
+        positive_log_q: Tensor | None = None,
+        known: Ragged | None = None,
+    ) -> Tensor:
+        """Return one loss a row, [B].
+
+        queries: [B, D] or [B, K, D]; positives: [B, D]; pool: the vectors of negatives.ids,
+        [M, D] or [B, M, D]; positive_ids: item rows, [B]; positive_log_q: the sampler's log_q of
+        them, [B], where corrected; known: each user's known item rows, where masked.
+        """
+        temperature = self._current_temperature()
+        positive = pair_score(queries, positives, self.similarity) / temperature
+        negative = score(queries, pool, self.similarity) / temperature
+        if self.correct_sampling:
+            if positive_log_q is None:
+                raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
+            positive = positive - positive_log_q
+            negative = negative - negatives.log_q
+        valid = ~self._dropped(negatives, positive_ids, known)
+        return self.loss(self._shifted(Scores(positive, negative, valid)))
+
+    def _current_temperature(self) -> Tensor | float:
+        if self.log_scale is None:
+            return self._temperature
+        coldest, hottest = LEARNED_TEMPERATURES
+        with torch.no_grad():  # the parameter itself is held, so its gradient stays alive
+            self.log_scale.clamp_(-math.log(hottest), -math.log(coldest))
+        return torch.exp(-self.log_scale)
+
+    def _dropped(self, negatives: Negatives, positive_ids: Tensor, known: Ragged | None) -> Tensor:
+        """True where a slot must not count for a row, [B, M] (recall.md, section 3)."""
+        dropped = own_slots(negatives, len(positive_ids))
+        drop_hits = self.mask_hits
+        if drop_hits is None:
+            drop_hits = negatives.distinct or not self.correct_sampling
+        if drop_hits:
+            dropped = dropped | hits(negatives, positive_ids)
+        if self.mask_known:
+            if known is None:
+                raise ModelError("mask_known needs the known positives of the batch")
+            dropped = dropped | known_items(negatives, known, positive_ids)
+        return dropped
+
+    def _shifted(self, scores: Scores) -> Scores:
+        """Add the learned bias, if the loss needs one."""
+        if self.bias is None:
+            return scores
+        if self.training and not self.bias_started:
+            with torch.no_grad():
+                weight = scores.masked_negative().logsumexp(dim=1)  # log of the pool's sum, [B]
+                weight = weight[weight.isfinite()]
+                if len(weight):
+                    self.bias.copy_(-weight.mean())
+                    self.bias_started.fill_(True)
+        return scores._replace(
+            positive=scores.positive + self.bias, negative=scores.negative + self.bias
+        )
+
+
+def build_objective(
+    loss: str,
+    *,
+    similarity: str = "cosine",
+    temperature: float | None = None,
+    learn_temperature: bool = False,
+    correct_sampling: bool | None = None,
+    margin: float | None = None,
+    scale: float | None = None,
+    mask_hits: bool | None = None,
+    mask_known: bool = False,
+    sampler: str | None = None,
+) -> Objective:
+    """Return the objective from names; None is the default.
+
+    The temperature is 0.1 by default for a cosine, and 1 for other similarities and for losses
+    with a margin or scale of their own. sampler: its name, if it has one that can be checked.
+
+    Refuses, with the reason: an unknown name, an option the loss would not use, and what cannot
+    work together.
+    """
+    if sampler is not None:
+        check_sampler(sampler)
+    built = build_loss(loss, margin=margin, scale=scale)
+    if temperature is None:
+        temperature = 0.1 if similarity == "cosine" and not built.own_scale else 1.0
+    return Objective(
+        built,
+        similarity,
+        temperature=temperature,
+        learn_temperature=learn_temperature,
+        correct_sampling=correct_sampling,
+        mask_hits=mask_hits,
+        mask_known=mask_known,
+    )
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ModelError(f"temperature must be > 0 and finite, got {temperature}")
+
+
+def _check_learnable(temperature: float, loss: Loss) -> None:
+    coldest, hottest = LEARNED_TEMPERATURES
+    if loss.own_scale:
+        raise ModelError(
+            "learn_temperature: this loss has a margin or scale in the similarity's own units, "
+            "which a learned temperature would undo; leave it out, or use loss = 'bpr'"
+        )
+    if not coldest <= temperature <= hottest:
+        raise ModelError(
+            f"a learned temperature starts between {coldest:g} and {hottest:g}, got {temperature}"
+        )

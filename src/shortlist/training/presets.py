@@ -1,0 +1,81 @@
+"""Modes as presets: pointwise, pairwise and listwise are names for (loss, sampler), nothing more."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from shortlist.config import Mode, Training
+from shortlist.errors import ModelError
+from shortlist.sampling import build_sampler
+from shortlist.sampling.base import NegativeSampler
+from shortlist.training.objective import Objective, build_objective
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a mode stands for; negatives and shared only hold with the preset's own sampler."""
+
+    loss: str
+    sampler: str
+    negatives: int | None = None
+    shared: bool | None = None
+
+
+PRESETS: dict[Mode, Preset] = {
+    "pointwise": Preset("bce", "uniform", negatives=4, shared=False),
+    "pairwise": Preset("bpr", "uniform", negatives=4, shared=False),
+    "listwise": Preset("softmax", "in_batch"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a [training] section comes to, with its preset filled in."""
+
+    loss: str
+    sampler: str
+    negatives: int | None
+    shared: bool | None
+
+
+def choose(training: Training) -> Choice:
+    """Fill a section's open places from its mode; what is given always wins."""
+    preset = PRESETS[training.mode]
+    own = training.sampler in (None, preset.sampler)
+    return Choice(
+        training.loss or preset.loss,
+        training.sampler or preset.sampler,
+        training.negatives or (preset.negatives if own else None),
+        training.shared if training.shared is not None or not own else preset.shared,
+    )
+
+
+def objective_of(training: Training) -> Objective:
+    """Build the objective of a section, or refuse what cannot work."""
+    choice = choose(training)
+    return build_objective(
+        choice.loss,
+        similarity=training.similarity,
+        temperature=training.temperature,
+        learn_temperature=training.learn_temperature,
+        correct_sampling=training.correct_sampling,
+        margin=training.margin,
+        scale=training.scale,
+        mask_hits=training.mask_hits,
+        mask_known=training.mask_known,
+        sampler=choice.sampler,
+    )
+
+
+def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
+    """Build the sampler of a section. counts: training events by item row, [N + 1]."""
+    choice = choose(training)
+    if choice.sampler == "in_batch" and training.batch_size < 2:
+        raise ModelError("in-batch negatives need training.batch_size of at least 2")
+    return build_sampler(
+        choice.sampler,
+        counts,
+        negatives=choice.negatives,
+        alpha=training.alpha,
+        shared=choice.shared,
+    )
