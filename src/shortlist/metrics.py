@@ -91,8 +91,7 @@ def per_user(found: Bools, relevant: Ints, ks: Iterable[int]) -> dict[str, Float
     hit_count = np.cumsum(found, axis=1)
     gain = np.cumsum(found * discount, axis=1)
     precision_at_hits = np.cumsum(found * (hit_count / rank), axis=1)
-    first = np.where(found.any(1), found.argmax(1), width)  # its rank less one
-    reciprocal = np.concatenate([1 / rank, [0.0]])[first]
+    first = np.where(found.any(1), 1 + found.argmax(1), width + 1)  # the rank of the first hit
     answered = total / total  # 1, NaN without relevant items
     figures: dict[str, Floats] = {}
     for k in ks:
@@ -101,7 +100,7 @@ def per_user(found: Bools, relevant: Ints, ks: Iterable[int]) -> dict[str, Float
         figures[f"recall@{k}"] = count / total
         figures[f"hit_rate@{k}"] = (count > 0) * answered
         figures[f"ndcg@{k}"] = gain[:, k - 1] / ideal_gain[reachable]
-        figures[f"mrr@{k}"] = np.where(first < k, reciprocal, 0.0) * answered
+        figures[f"mrr@{k}"] = (first <= k) / first * answered
         figures[f"precision@{k}"] = count / k * answered
         figures[f"map@{k}"] = precision_at_hits[:, k - 1] / np.where(reachable, reachable, np.nan)
     return figures

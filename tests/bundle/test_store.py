@@ -169,16 +169,14 @@ def test_whichever_call_fails_the_old_bundle_stays_and_no_half_one_appears(
     directory = tmp_path / "bundle"
     old = small_bundle(directory, age="old") if overwrite else None
     files = CONTENT | {"by-hand": lambda path: path.write_bytes(b"x" * 100)}
-    failures = 0
+    refusals = []
     while True:
-        disk = FaultyDisk(fails_at=failures + 1, code=code)
+        disk = FaultyDisk(fails_at=len(refusals) + 1, code=code)
         monkeypatch.setattr(store, "os", disk)
         try:
             new = publish(directory, files, {"age": "new"}, overwrite=overwrite)
         except BundleError as error:
-            failures += 1
-            assert os.strerror(code) in str(error)
-            assert str(tmp_path) in str(error)
+            refusals.append(str(error))
         else:
             break
         finally:
@@ -187,14 +185,15 @@ def test_whichever_call_fails_the_old_bundle_stays_and_no_half_one_appears(
         if overwrite:
             assert verify(directory).id == old
     # At least: make the folder; open, write and sync 5 files; sync it; rename; sync the parent.
-    assert failures >= 15
+    assert len(refusals) >= 15
+    assert all(os.strerror(code) in text and str(tmp_path) in text for text in refusals)
     assert verify(directory).id == new
 
 
 def test_a_disk_that_stays_full_leaves_the_old_bundle(tmp_path, monkeypatch):
     directory = tmp_path / "bundle"
     old = small_bundle(directory, age="old")
-    for fails_at in range(1, 12):
+    for fails_at in range(1, 11):
         disk = FaultyDisk(fails_at, forever=True, actions={"write", "fsync"})
         monkeypatch.setattr(store, "os", disk)
         with pytest.raises(BundleError):
@@ -240,8 +239,10 @@ def test_a_folder_left_by_a_killed_publisher_is_no_bundle_and_in_nobodys_way(tmp
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "a..b", "%2e%2e", "nul\0", "é", "a b", "a\n"]
-    + ["x" * 129, MANIFEST, SEAL],
+    [
+        *("", ".", "..", "a..b", "a/b", "/etc/passwd", "..\\x", "%2e%2e"),
+        *("nul\0", "é", "a b", "a\n", "x" * 129, MANIFEST, SEAL),
+    ],
 )
 def test_a_name_that_could_leave_the_bundle_is_refused(tmp_path, name):
     with pytest.raises(BundleError, match="cannot hold a file named"):
@@ -281,7 +282,7 @@ def test_a_writer_that_leaves_anything_but_its_file_is_refused(tmp_path, kind):
             path.write_bytes(b"")
             path.with_name("other").write_bytes(b"")
 
-    with pytest.raises(BundleError, match="file|other"):
+    with pytest.raises(BundleError, match=r"file|other"):
         publish(tmp_path / "bundle", {"file": writes}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -303,10 +304,12 @@ def damaged_copies(directory, tmp_path):
 def test_every_truncation_is_refused_with_the_files_name(tmp_path, monkeypatch):
     small_bundle(tmp_path / "bundle", note="x")
     parsed = []
-    monkeypatch.setattr(
-        store, "load_json", lambda data, name: parsed.append(data) or json.loads(data)
-    )
-    intact_manifest = (tmp_path / "bundle" / MANIFEST).read_bytes()
+
+    def parse(data, name):
+        parsed.append(data)
+        return json.loads(data)
+
+    monkeypatch.setattr(store, "load_json", parse)
     cases = 0
     for path, intact in damaged_copies(tmp_path / "bundle", tmp_path):
         for length in range(len(intact)):
@@ -315,16 +318,17 @@ def test_every_truncation_is_refused_with_the_files_name(tmp_path, monkeypatch):
                 verify(path.parent)
             assert path.name in str(refusal.value)
             cases += 1
-    assert cases > 500
-    assert set(parsed) == {intact_manifest}  # No parser ever saw a damaged byte.
+    assert cases == sum(path.stat().st_size for path in (tmp_path / "bundle").iterdir())
+    # No parser ever saw a damaged byte.
+    assert set(parsed) == {(tmp_path / "bundle" / MANIFEST).read_bytes()}
 
 
-def test_every_flipped_bit_is_refused_with_the_files_name(tmp_path):
+def test_a_flipped_bit_is_refused_with_the_files_name(tmp_path):
     small_bundle(tmp_path / "bundle", note="x")
     chance = random.Random(20)
     flips = 0
     for path, intact in damaged_copies(tmp_path / "bundle", tmp_path):
-        for _ in range(200):
+        for _ in range(50):
             damaged = bytearray(intact)
             damaged[chance.randrange(len(intact))] ^= 1 << chance.randrange(8)
             path.write_bytes(damaged)
@@ -333,7 +337,7 @@ def test_every_flipped_bit_is_refused_with_the_files_name(tmp_path):
             assert path.name in str(refusal.value)
             assert refusal.value.exit_code == 3
             flips += 1
-    assert flips == 800
+    assert flips == 200
 
 
 def test_a_file_that_grew_is_refused(tmp_path):

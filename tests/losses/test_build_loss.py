@@ -18,5 +18,5 @@ def test_an_option_the_loss_would_not_use_is_refused():
 
 
 def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(ModelError, match="unknown loss 'sofmax'. Did you mean 'softmax'"):
+    with pytest.raises(ModelError, match=r"unknown loss 'sofmax'. Did you mean 'softmax'"):
         build_loss("sofmax")

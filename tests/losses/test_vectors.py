@@ -78,7 +78,9 @@ def softmax(case, dtype) -> Computed:
     ids = torch.arange(items)
     pool = Negatives(ids, torch.zeros(items, dtype=dtype), source=ids, distinct=True)
     objective = Objective(SoftmaxLoss(), "dot", temperature=case["T"], correct_sampling=False)
-    return as_vectors(objective, scores[target, target], scores, pool, target), [scores]
+    return as_vectors(
+        objective, scores[target, target], scores, negatives=pool, positive_ids=target
+    ), [scores]
 
 
 def sampled(loss, log_q=None):
@@ -98,16 +100,16 @@ def sampled(loss, log_q=None):
             objective,
             pos,
             neg,
-            Negatives.drawn(ids, pool_log_q),
-            positive_ids,
-            log_q(case, "q_pos", dtype) if correct else None,
+            negatives=Negatives.drawn(ids, pool_log_q),
+            positive_ids=positive_ids,
+            positive_log_q=log_q(case, "q_pos", dtype) if correct else None,
         )
         return rows, [pos, neg]
 
     return compute
 
 
-def as_vectors(objective, pos, neg, negatives, positive_ids, positive_log_q=None) -> Tensor:
+def as_vectors(objective, pos, neg, *, negatives, positive_ids, positive_log_q=None) -> Tensor:
     """Scores as vectors of width 1, so that the query 1 has exactly these dot products."""
     return objective(
         torch.ones(len(pos), 1, dtype=pos.dtype),
@@ -190,7 +192,7 @@ def test_a_perfect_cosine_cannot_cost_less_than_the_floor():
         scale = 1 / float(temperature)
         negative = torch.full((1, int(count)), -scale, dtype=torch.float64)
         perfect = Scores(torch.tensor([scale], dtype=torch.float64), negative, all_valid(negative))
-        assert SoftmaxLoss()(perfect).item() == pytest.approx(floor, rel=1e-9)
+        assert SoftmaxLoss()(perfect).item() == pytest.approx(floor, rel=1e-9, abs=0)
     none = torch.empty(1, 0, dtype=torch.float64)
     alone = Scores(torch.ones(1, dtype=torch.float64), none, all_valid(none))
     wanted = VECTORS["floors"]["bce_sigmoid_cosine_scale1"]

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
 from shortlist.sampling import SAMPLERS, build_sampler
 
@@ -14,6 +15,13 @@ def test_popularity_draws_by_the_count_to_the_power_alpha():
     torch.testing.assert_close(chance, torch.tensor([0, 64, 1, 0, 1]).double() / 66)
     even = build_sampler("popularity", COUNTS, alpha=0).frequency
     torch.testing.assert_close(even, torch.tensor([0, 1, 1, 0, 1]).double() / 3)
+
+
+def test_a_draw_of_exactly_0_is_not_the_unknown_item(monkeypatch):
+    sampler = build_sampler("popularity", COUNTS, negatives=2, alpha=1)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.0, 0.8]).double())
+    batch = Batch(*[torch.tensor([1])] * 3, None)
+    assert sampler.sample(batch, torch.Generator()).ids.tolist() == [1, 2]
 
 
 def test_the_chance_of_a_rare_item_is_not_floored():

@@ -1,4 +1,4 @@
-"""What is learned in a world of five items, worked out exactly: recall.md, section 3.
+"""What is learned in a world of five items, worked out exactly.
 
 One user picks item i with probability P; negatives are drawn with probability Q. The expected loss
 is summed over every positive and every pool that can be, and minimised, so nothing is random.
@@ -94,6 +94,12 @@ def top(found: Tensor) -> float:
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_b_corrected_draws_with_their_hits_learn_the_truth_for_any_pool(size):
     assert same(shares(learned(Objective(SoftmaxLoss(), "dot"), Outcomes([Q] * size))), P)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 0.5, 2.0])
+def test_log_q_is_not_divided_by_the_temperature(temperature):
+    objective = Objective(SoftmaxLoss(), "dot", temperature=temperature)
+    assert same(shares(learned(objective, Outcomes([Q] * 2)) / temperature), P)
 
 
 @pytest.mark.parametrize(("size", "wanted"), [(2, 0.4308), (4, 0.474)])
@@ -208,7 +214,6 @@ def test_a_mixture_in_parts_of_fixed_size_has_a_bias_that_shrinks(drawn, even, w
 )
 @pytest.mark.parametrize("similarity", ["dot", "euclidean"])
 def test_every_loss_that_can_be_corrected_learns_the_truth(loss, similarity):
-    """Euclidean scores are -(1 - t)² here: at most 0, so a logistic loss needs its bias."""
     objective = Objective(loss, similarity)
     places = learned(objective, Outcomes([Q]))
     scores = places if similarity == "dot" else -(1 - places).square()

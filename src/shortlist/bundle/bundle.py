@@ -1,4 +1,4 @@
-"""The artifact: a retriever with its data, its recipe and its figures, in one verified directory."""
+"""The artifact: a retriever with its data, recipe and figures, in one verified directory."""
 
 import hashlib
 from collections.abc import Mapping
@@ -32,12 +32,14 @@ class Bundle:
     @property
     def metrics(self) -> Mapping[str, Any] | None:
         """What was measured before saving, as `Report.to_dict` gives it; None if nothing was."""
-        return self.manifest.fields["metrics"]
+        metrics: Mapping[str, Any] | None = self.manifest.fields["metrics"]
+        return metrics
 
     @property
     def recipe(self) -> Mapping[str, Any] | None:
         """The recipe it was trained from; None where it was trained in Python."""
-        return self.manifest.fields["recipe"]
+        recipe: Mapping[str, Any] | None = self.manifest.fields["recipe"]
+        return recipe
 
 
 def save(

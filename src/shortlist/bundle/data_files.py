@@ -34,7 +34,7 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
 
 
 def data_fields(data: TrainingData) -> dict[str, JSON]:
-    """Return what the manifest says of the data: how many rows are trained, encoders, fingerprint."""
+    """Return what the manifest says of the data: counts, encoders, split, fingerprint."""
     return {
         "fit": data.fit,
         "ordered": data.ordered,
@@ -56,9 +56,10 @@ def read_data(manifest: Manifest) -> TrainingData:
     users = _vocabulary(manifest, "user", fields["trained_users"])
     items = _vocabulary(manifest, "item", fields["trained_items"])
     columns = manifest.frame("log.parquet")
+    present = [name for name in LOG_COLUMNS if name in columns.columns]
     log = Interactions(
         users=len(users) + 1,
-        **{name: columns[name].to_numpy() for name in LOG_COLUMNS if name in columns.columns},
+        **{name: columns[name].to_numpy(writable=True) for name in present},
     )
     data = TrainingData(
         users=users,
@@ -83,7 +84,7 @@ def read_data(manifest: Manifest) -> TrainingData:
 
 
 def fingerprint(data: TrainingData) -> str:
-    """Return the sha256 of the log and its split, in external ids: equal logs, equal fingerprints."""
+    """Return the sha256 of the log, its split and its ids: equal logs, equal fingerprints."""
     digest = hashlib.sha256()
     for vocabulary in (data.users, data.items):
         digest.update(np.ascontiguousarray(vocabulary.tie_keys).tobytes())
@@ -122,5 +123,3 @@ def _vocabulary(manifest: Manifest, side: str, trained: int) -> Vocabulary:
 
 def _frame(manifest: Manifest, name: str) -> pl.DataFrame | None:
     return manifest.frame(name) if name in manifest.files else None
-
-

@@ -283,14 +283,14 @@ class Training(Section):
     weighted: bool = Field(
         default=False, description="Whether data.weight weighs the loss; else each positive is 1."
     )
-    learning_rate: Positive = Field(default=0.001, description="Step size of the optimizer.")
+    learning_rate: Positive = Field(default=0.003, description="Step size of the optimizer.")
     weight_decay: NotNegative = Field(
         default=0.0, description="How strongly weights are pulled to zero."
     )
-    epochs: Count = Field(default=30, description="At most so many passes over the log.")
+    epochs: Count = Field(default=10, description="At most so many passes over the log.")
     batch_size: Count = Field(default=1024, description="Positives in one step.")
     patience: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=5, description="Epochs without a better figure before training stops; 0: never."
+        default=3, description="Epochs without a better figure before training stops; 0: never."
     )
     monitor: Annotated[str, AfterValidator(_monitor)] = Field(
         default="ndcg@10", description="Validation figure that picks the epoch: recall@k or ndcg@k."

@@ -16,9 +16,10 @@ from shortlist.errors import ModelError
 class Batch:
     """B positives with what is known of their users.
 
-    users, positive: [B] int64 rows; weight: [B] float32, of the loss. history: item rows before each positive,
-    oldest first, the latest L kept (any L others where the log has no order). known: every
-    positive of the user in the training log, this one included; None unless asked for.
+    users, positive: [B] int64 rows; weight: [B] float32, of the loss.
+    history: item rows before each positive, oldest first, the latest L kept (any L others where
+    the log has no order). known: every positive of the user in the training log, this one
+    included; None unless asked for.
     """
 
     users: Tensor

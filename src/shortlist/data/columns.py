@@ -55,9 +55,12 @@ def exact_text(column: pl.Series) -> pl.Series:
 
 
 def typed_text(column: pl.Series) -> pl.Series:
-    """Return text as Int64 where that is exact, else as Float64 where all of it is numbers."""
+    """Return text as Int64 where that is exact, else as Float64 where all of it is numbers.
+
+    Numbers with zeros in front are codes, such as 02138, and stay text.
+    """
     exact = exact_text(column)
-    if exact.dtype != pl.String:
+    if exact.dtype != pl.String or column.str.contains(r"^[+-]?0\d").any():
         return exact
     numbers = column.cast(pl.Float64, strict=False)
     return numbers if numbers.null_count() == column.null_count() else column
@@ -264,6 +267,8 @@ def _categorical(column: pl.Series, where: str) -> pl.Series:
 def _multi_valued(column: pl.Series, where: str, feature: Feature) -> pl.Series:
     if isinstance(column.dtype, (pl.Categorical, pl.Enum)):
         column = column.cast(pl.String)
+    if column.dtype == pl.Null:
+        column = column.cast(pl.List(pl.String))
     if column.dtype == pl.String:
         column = _split(column, where, feature)
     if isinstance(column.dtype, pl.Array):

@@ -1,4 +1,4 @@
-"""Feature tables: what is known of each user or item, as named tensors with one row per row number."""
+"""Feature tables: what is known of each user or item, as named tensors, a row each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +25,15 @@ Kind = Literal["categorical", "numeric", "multi-valued", "vector"]
 class Encoder(Protocol):
     """How one raw column becomes a tensor; fitted on training entities only, JSON-safe."""
 
-    kind: Kind
-    width: int
+    @property
+    def kind(self) -> Kind:
+        """Which kind of feature it encodes."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """How many codes there are, or how many numbers a row has."""
+        ...
 
     def encode(self, column: pl.Series) -> Tensor | Ragged:
         """Turn n raw values into n rows."""
@@ -104,7 +111,7 @@ class NumericEncoder:
         return cls(mean, std if std > 0 else 1.0)
 
     def encode(self, column: pl.Series) -> Tensor:
-        """Return [n, 2] float32: the value in standard deviations from the mean, and missingness."""
+        """Return [n, 2] float32: standard deviations from the mean, and 1 where missing."""
         values = column.cast(pl.Float64)
         missing = values.is_null().to_numpy()
         known = values.fill_null(self.mean).to_numpy()

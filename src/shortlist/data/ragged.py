@@ -1,4 +1,4 @@
-"""Lists of different lengths as two flat tensors (CSR): histories, seen items, multi-valued features."""
+"""Lists of different lengths as two flat tensors (CSR): histories, seen items, features."""
 
 from typing import NamedTuple
 

@@ -65,10 +65,11 @@ def global_time(log: Interactions, at: Any = 0.9, validation_at: Any = None) -> 
 
 
 def random_hold_out(log: Interactions, keys: NDArray[np.uint64], at: float = 0.8) -> Roles:
-    """Keep a share `at` of each user's events for training, the same share of that against validation.
+    """Keep a share `at` of each user's events for training, hold out the rest.
 
-    keys: [n] a seeded hash of (user, item): the events with the highest keys are held out, so the
-    split is a pure function of the set of rows. A user keeps at least one training event.
+    Validation is cut the same way from what is left. keys: [n] a seeded hash of (user, item);
+    the events with the highest keys are held out, so the split is a pure function of the set
+    of rows. A user keeps at least one training event.
     """
     if not 0 < at < 1:
         raise SplitError(f"split.at must be a share between 0 and 1 for kind 'random', got {at}")

@@ -114,7 +114,8 @@ class World:
     def probabilities(self, users: Rows) -> NDArray[np.float64]:
         """Return what each user draws an item with, [B, items]; `users` are rows of the frame.
 
-        Ranking by it, seen items left out, is the best any retriever can do.
+        Ranking by it, seen items left out, is the best any retriever can do. An item that a user
+        has met is drawn again, so heavy users end up with less of their groups than it says.
         """
         share = self.popularity / np.bincount(self.item_group, self.popularity)[self.item_group]
         main = self.user_group[users][:, None] == self.item_group

@@ -67,7 +67,7 @@ class Vocabulary:
 
     @cached_property
     def tie_keys(self) -> NDArray[np.int64]:
-        """The fixed hash of each id that orders equal scores, [len + 1], smaller first; row 0 is 0."""
+        """The fixed hash of each id that orders equal scores, [len + 1]; row 0 has 0."""
         keys = np.zeros(len(self) + 1, dtype=np.int64)
         keys[1:] = hash_ids(self.ids).view(np.int64)
         return keys
@@ -106,7 +106,7 @@ def _hash_strings(ids: pl.Series) -> NDArray[np.uint64]:
     array = ids.to_arrow().cast("large_string")
     _, offset_buffer, byte_buffer = array.buffers()
     offsets = np.frombuffer(offset_buffer, dtype=np.int64)[array.offset :][: len(array) + 1]
-    if len(array) == 0 or byte_buffer is None:
+    if byte_buffer is None or len(offsets) == 0 or offsets[0] == offsets[-1]:
         return np.zeros(len(array), dtype=np.uint64)
     data = np.frombuffer(byte_buffer, dtype=np.uint8)[offsets[0] : offsets[-1]]
     starts = offsets[:-1] - offsets[0]
@@ -114,4 +114,7 @@ def _hash_strings(ids: pl.Series) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         powers = np.cumprod(np.full(int(within.max()) + 1, 0x100000001B3, dtype=np.uint64))
         terms = (data.astype(np.uint64) + np.uint64(1)) * powers[within]
-        return np.add.reduceat(terms, starts)
+        hashes = np.zeros(len(array), dtype=np.uint64)
+        holds = np.diff(offsets) > 0  # reduceat would give an empty string its neighbour's byte
+        hashes[holds] = np.add.reduceat(terms, starts[holds])
+        return hashes

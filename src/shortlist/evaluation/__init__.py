@@ -1,0 +1,1 @@
+"""How good is it, on the full catalogue, with the code that serves."""

@@ -10,6 +10,9 @@ from shortlist.evaluation.significance import Interval
 
 Figures = Mapping[str, Interval]
 
+SHOWN_OF_CATALOGUE = ("coverage", "popularity_percentile")
+"""What the table shows of the lists as a whole; `to_dict` has all of it."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -53,28 +56,47 @@ class Report:
         }
 
     def table(self) -> Table:
-        """Return a table for people: retriever, baseline, and the paired difference."""
+        """Return a table for people: model, popularity, and the difference paired by user."""
         table = Table(
             title=f"{self.users:,} users × {self.candidate_items:,} items, full ranking, "
             f"{self.split} {self.cut}, seen items {'out' if self.exclude_seen else 'in'}",
-            caption="mean over users, 95 % bootstrap interval; "
-            f"the model is fitted on: {self.fit}",
+            caption="Mean over users ± half of the 95 % bootstrap interval; the difference is "
+            f"paired. Fitted on: {self.fit}.",
         )
-        table.add_column("metric")
-        for name in ("model", "popularity", "difference"):
-            table.add_column(name, justify="right")
+        table.add_column("metric", no_wrap=True)
+        for name in ("model", "popular", "difference"):
+            table.add_column(name, justify="right", no_wrap=True)
         for name, figure in self.metrics.items():
             table.add_row(
-                name, _shown(figure), _shown(self.popularity[name]), _shown(self.differences[name])
+                name,
+                _interval(figure),
+                f"{self.popularity[name].mean:.4f}",
+                _interval(self.differences[name], "+"),
             )
+        table.add_section()
         for name, value in self.catalogue.items():
+            if name.split("@")[0] not in SHOWN_OF_CATALOGUE:
+                continue
             table.add_row(name, f"{value:.4f}", f"{self.popularity_catalogue[name]:.4f}", "")
         return table
+
+    def lines(self) -> tuple[str, ...]:
+        """Return what a reader of the figures must know beside them, as sentences."""
+        said = {
+            "held_out_items_not_candidates": "held-out events name an item that cannot be "
+            "recommended (unseen in training, no features): misses",
+            "held_out_items_already_seen": "held-out events repeat an item the user had met, "
+            "which is left out of the lists: misses",
+            "users_without_history": "users had no event before the cut",
+            "users_answered_by_fallback": "users were unknown and got popular items",
+        }
+        counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts[n])
+        return (*self.notes, *counted)
 
 
 def _plain(figures: Figures) -> dict[str, dict[str, float]]:
     return {name: figure._asdict() for name, figure in figures.items()}
 
 
-def _shown(figure: Interval) -> str:
-    return f"{figure.mean:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
+def _interval(figure: Interval, sign: str = "") -> str:
+    return f"{figure.mean:{sign}.4f} ± {(figure.high - figure.low) / 2:.4f}"

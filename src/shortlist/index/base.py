@@ -73,7 +73,7 @@ def hashed(ids: Tensor) -> Tensor:
 
     The finaliser of SplitMix64 (Steele et al. 2014), which maps distinct ids to distinct keys.
     """
-    mixed = ids + 0x1E3779B97F4A7C15
+    mixed = ids - 0x61C8864680B583EB  # The odd constant 0x9E3779B97F4A7C15, as signed.
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         mixed = (mixed ^ _shift_right(mixed, shift)) * factor  # Wraps around 2^64, as it should.
     return mixed ^ _shift_right(mixed, 31)

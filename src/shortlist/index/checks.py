@@ -52,7 +52,7 @@ def check_queries(queries: Tensor, k: int, width: int, longest_item: float) -> N
         raise QueryError("the index is empty: build it first")
     if k < 0:
         raise QueryError(f"k must be >= 0, got {k}")
-    if queries.dim() not in {2, 3} or queries.shape[-1] != width:
+    if queries.dim() not in {2, 3} or queries.shape[-1] != width or 0 in queries.shape[1:]:
         raise QueryError(
             f"queries must be [B, {width}] or [B, K, {width}], got {list(queries.shape)}"
         )

@@ -139,8 +139,10 @@ class ExactIndex:
 
     def _prepared(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None) -> Items:
         """Check the arguments of `build`; normalise the vectors where cosine is asked."""
-        items = Items(ids, vectors.detach(), hashed(ids) if tie_keys is None else tie_keys)
+        items = Items(ids, vectors.detach(), ids if tie_keys is None else tie_keys)
         check_items(items)
+        if tie_keys is None:
+            items = items._replace(tie_keys=hashed(ids))
         if self.similarity != "cosine":
             return items
         items = items._replace(vectors=normalize(items.vectors))

@@ -110,7 +110,7 @@ class Retriever(Protocol):
     data: TrainingData
 
     def fit(self, split: Split) -> Self:
-        """Learn from the training rows of the split; validation rows choose, test rows are unseen."""
+        """Learn from the training rows; validation rows choose, test rows are unseen."""
         ...
 
     def candidate_rows(self) -> NDArray[np.int64]:
@@ -159,7 +159,7 @@ def row_blocks(queries: Queries, data: TrainingData) -> Iterator[RowQueries]:
     assert queries.users is not None
     known = data.log.before(queries.before)
     rows = torch.from_numpy(data.users.rows(queries.users))
-    for users in rows.split(BLOCK):
+    for users in torch.split(rows, BLOCK):
         yield RowQueries(users, histories(known, users, None), queries.exclude_seen)
 
 

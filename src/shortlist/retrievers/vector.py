@@ -70,7 +70,8 @@ class TwoTower:
         self.device = device
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
-        objective_of(self.training_section)  # refuses what cannot work before any data is read
+        objective_of(self.training_section)  # these two refuse what cannot work, before any data
+        sampler_of(self.training_section, torch.tensor([0, 1]))
 
     def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
         """Train on the training rows, keep the epoch that does best on the validation rows.
@@ -139,7 +140,9 @@ class TwoTower:
         rows = torch.from_numpy(self.data.candidates(with_features=self.towers.reads_item_features))
         self.towers.eval()
         with torch.no_grad():
-            vectors = torch.cat([self._encode_items(part).cpu() for part in rows.split(65536)])
+            vectors = torch.cat(
+                [self._encode_items(part).cpu() for part in torch.split(rows, 65536)]
+            )
         self.set_items(rows, vectors)
 
     def set_items(self, rows: Tensor, vectors: Tensor) -> None:

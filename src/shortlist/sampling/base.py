@@ -16,7 +16,7 @@ class Negatives(NamedTuple):
     ids: item rows, int64, [M] or [B, M].
     log_q: log of the expected count of each id in the pool; 0 where it is certain. Like ids.
     source: the batch row whose positive a slot is, -1 if it was drawn. Like ids.
-    distinct: the pool holds an id at most once (recall.md, section 3: it decides about hits).
+    distinct: the pool holds an id at most once (Objective says what follows for hits).
     """
 
     ids: Tensor

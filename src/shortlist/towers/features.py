@@ -53,6 +53,6 @@ class Fields(nn.Module):
 def _field(table: nn.Module, column: Tensor | Ragged) -> Tensor:
     if isinstance(column, Ragged):
         weight: Tensor = table.weight  # type: ignore[assignment]
-        return embedding_bag(column.values, weight, column.offsets[:-1], mode="mean")
+        return embedding_bag(column.values, weight, column.offsets[:-1], mode="mean", padding_idx=0)
     field: Tensor = table(column)
     return field

@@ -43,8 +43,9 @@ class RecencyPooling(nn.Module):
             self.table.weight,
             bounds[:, :-1].flatten(),
             mode="sum",
+            padding_idx=0,
             per_sample_weights=weights,
-        ).view(len(length), self.segments, -1)
+        ).view(len(length), self.segments, self.table.embedding_dim)
         count = bounds.diff(dim=1).clamp(min=1)
         return (summed / count.sqrt()[:, :, None]).flip(1)
 

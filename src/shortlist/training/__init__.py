@@ -1,0 +1,1 @@
+"""How towers learn: the objective, the loop, and the modes as presets."""

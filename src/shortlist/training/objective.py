@@ -106,7 +106,7 @@ class Objective(nn.Module):
         return torch.exp(-self.log_scale)
 
     def _dropped(self, negatives: Negatives, positive_ids: Tensor, known: Ragged | None) -> Tensor:
-        """True where a slot must not count for a row, [B, M] (recall.md, section 3)."""
+        """True where a slot must not count for a row, [B, M]."""
         dropped = own_slots(negatives, len(positive_ids))
         drop_hits = self.mask_hits
         if drop_hits is None:

@@ -1,4 +1,4 @@
-"""Modes as presets: pointwise, pairwise and listwise are names for (loss, sampler), nothing more."""
+"""Modes as presets: pointwise, pairwise and listwise name a loss with a sampler, no more."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The loop: batches, negatives, vectors, loss, step. It knows nothing of files, metrics or rows' ids."""
+"""The loop: batches, negatives, vectors, loss, step. It knows no files, metrics or ids."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -61,7 +61,7 @@ class Trainer:
         )
 
     def epoch(self) -> Iterator[Step]:
-        """Train on each positive once; raises TrainingError at the first loss that is not finite."""
+        """Train on each positive once; TrainingError at the first loss that is not finite."""
         self._model.train()
         for batch in self._batches.epoch(self._generator):
             loss = self._loss(batch)
@@ -77,14 +77,13 @@ class Trainer:
             yield Step(value, len(batch.positive))
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Encode unique(positives, negatives) once and gather, so that any mix of samplers is free."""
+        """Encode unique(positives, negatives) once and gather: any mix of samplers is free."""
         negatives = self._sampler.sample(batch, self._generator)
         rows = len(batch.positive)
-        ids, place = torch.cat([batch.positive, negatives.ids.flatten()]).unique(
-            return_inverse=True
-        )
+        wanted = torch.cat([batch.positive, negatives.ids.flatten()])
+        ids, place = torch.unique(wanted, return_inverse=True)  # type: ignore[no-untyped-call]
         vectors = self._encoders.items(ids)
-        loss = self._objective(
+        loss: Tensor = self._objective(
             self._encoders.queries(batch),
             vectors[place[:rows]],
             vectors[place[rows:]].view(*negatives.ids.shape, -1),

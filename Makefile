@@ -1,0 +1,54 @@
+# Two commands matter: `make demo` and `make test`. Each sets up .venv by itself, once.
+# Another Python: make PYTHON=/path/to/python3.12 setup
+
+PYTHON ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format clean
+
+help:
+	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
+	@echo "make test    run all tests"
+	@echo "make check   formatting, lint, types and tests: what every change must pass"
+	@echo "make format  put the code into the project's format"
+	@echo "make setup   create .venv and install into it (the others do this when needed)"
+	@echo "make clean   remove .venv and caches"
+
+setup: .venv/.setup
+
+.venv/.setup: pyproject.toml
+	@python=""; \
+	for name in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
+	  if command -v "$$name" >/dev/null 2>&1 && "$$name" -c \
+	    'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	  then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11 or newer, with its venv module, among: $(or $(PYTHON),python3.11 .. python3.14 python3 python)." >&2; \
+	  echo "Install one (Debian: python3 python3-venv), or name it: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Setting up .venv with $$python: once, and it takes some minutes."; \
+	"$$python" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+demo: .venv/.setup
+	$(BIN)/shortlist demo $(ARGS)
+
+test: .venv/.setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/.setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,63 @@
+"""The main job on data anybody can get: MovieLens-100K, or a planted world without a network."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shortlist.config import Recipe
+from shortlist.data.catalog import movielens_100k
+from shortlist.data.dataset import Dataset, TrainingData
+from shortlist.data.synthetic import planted_world
+from shortlist.pipeline import Trained, schema_of, split_of, train
+from shortlist.training.progress import Progress
+
+MOVIES: dict[str, Any] = {
+    "data": {"interactions": "interactions.parquet", "users": "users", "items": "items"},
+    "features": {"title": "title"},
+    "training": {"epochs": 8, "batch_size": 512, "refit": "train+validation"},
+    "evaluation": {"k": [10, 100]},
+}
+
+
+class World(NamedTuple):
+    """Data to show the main job on, the recipe for it, and what to say about them."""
+
+    dataset: Dataset
+    recipe: Recipe
+    lines: tuple[str, ...]
+
+
+def world(directory: Path | None, *, synthetic: bool, small: bool) -> World:
+    """Return MovieLens-100K (from `directory`, the cache or the network), or the planted world."""
+    content = {key: dict(value) for key, value in MOVIES.items()}
+    content["data"] |= {"time": "timestamp", "weight": "rating"}
+    if synthetic:
+        size = {"users": 1000, "items": 400, "events": 30_000} if small else {}
+        found: Any = planted_world(**size)
+        content["training"] |= {"epochs": 5} if small else {}
+        lines = ["A planted world, made here: groups of taste, no real users."]
+    else:
+        found = movielens_100k(directory)
+        lines = [*found.tried, found.source]
+    recipe = Recipe.from_dict(content)
+    dataset = Dataset.load(
+        found.interactions, users=found.users, items=found.items, schema=schema_of(recipe)
+    )
+    return World(dataset, recipe, (*lines, *dataset.report.lines()))
+
+
+def run(
+    world: World, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None
+) -> Trained:
+    """Split, train and measure."""
+    training = world.recipe.training.model_copy(update={"seed": seed})
+    recipe = world.recipe.model_copy(update={"training": training})
+    return train(recipe, split_of(recipe, world.dataset), device=device, progress=progress)
+
+
+def someone(data: TrainingData) -> Any:
+    """Return the id of a user with a history of middling length: somebody to show titles for."""
+    sizes = np.diff(data.log.indptr)[1:]
+    row = int(np.argsort(sizes, kind="stable")[len(sizes) // 2]) + 1
+    return data.users.external(np.array([row]))[0]

@@ -1,0 +1,122 @@
+"""Tables the command line reads and writes: users to ask for, candidates, vectors."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from shortlist.data.readers import read_frame
+from shortlist.errors import BundleError, DataError, QueryError
+from shortlist.retrievers.base import Queries, Retriever
+from shortlist.retrievers.vector import TwoTower
+
+USERS_AT_A_TIME = 16_384
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that must not exist yet."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError as error:
+        raise DataError(f"{path} exists; choose another name or remove it") from error
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_free(bundle: Path, overwrite: bool) -> None:
+    """Refuse, before hours of training, a bundle path that could not be written after it."""
+    if bundle.exists() and not overwrite:
+        raise BundleError(
+            f"{bundle} exists; choose another --out, or add --overwrite to replace it"
+        )
+
+
+def recommend_file(
+    retriever: Retriever, users_file: Path, target: Path, k: int, *, exclude_seen: bool
+) -> int:
+    """Write the candidates of every user in a file: user, rank, item, score, fallback.
+
+    Users are answered in blocks and written as they are: memory does not grow with their number.
+    Return how many users were answered.
+    """
+    users = _users(retriever, users_file)
+    with _parquet(target) as write:
+        for at in range(0, len(users), USERS_AT_A_TIME):
+            block = users[at : at + USERS_AT_A_TIME]
+            found = retriever.recommend(Queries(block, exclude_seen=exclude_seen), k).to_frame()
+            write(
+                found.select(
+                    block.gather(found["query"]).alias("user"), "rank", "item", "score", "fallback"
+                )
+            )
+    return len(users)
+
+
+def write_item_vectors(retriever: TwoTower, path: Path) -> int:
+    """Write `id, vector` of every candidate item; return how many."""
+    ids, vectors = retriever.encode_items()
+    with _parquet(path) as write:
+        write(_vector_frame(ids, vectors))
+    return len(ids)
+
+
+def write_user_vectors(retriever: TwoTower, path: Path) -> int:
+    """Write `id, vector` of every trained user, from all known events; return how many."""
+    ids = retriever.data.users.ids.head(retriever.data.users.trained)
+    with _parquet(path) as write:
+        for at in range(0, len(ids), USERS_AT_A_TIME):
+            block = ids[at : at + USERS_AT_A_TIME]
+            write(_vector_frame(block, retriever.encode_users(Queries(block))))
+    return len(ids)
+
+
+def _vector_frame(ids: pl.Series, vectors: torch.Tensor) -> pl.DataFrame:
+    width = vectors.shape[1]
+    column = pl.Series("vector", vectors.numpy(), dtype=pl.Array(pl.Float32, width))
+    return pl.DataFrame({"id": ids, "vector": column})
+
+
+def _users(retriever: Retriever, path: Path) -> pl.Series:
+    frame = read_frame(path, "users file")
+    name = "user" if "user" in frame.columns else frame.columns[0]
+    for column in ("user_id", "id"):
+        if column in frame.columns:
+            name = column
+    column_values = frame[name]
+    if column_values.null_count():
+        raise QueryError(f"{path}: column '{name}' holds an empty user id")
+    return retriever.data.users.parse([str(value) for value in column_values])
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """Write frames to a Parquet file that appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    writer: pq.ParquetWriter | None = None
+
+    def write(frame: pl.DataFrame) -> None:
+        nonlocal writer
+        table: pa.Table = frame.to_arrow()
+        if writer is None:
+            writer = pq.ParquetWriter(temporary, table.schema)
+        writer.write_table(table)
+
+    try:
+        try:
+            yield write
+        finally:
+            if writer is not None:
+                writer.close()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""A recipe carried out: read, split, train, measure. What the command line and the demo share."""
+
+from typing import Any, NamedTuple
+
+from shortlist.config import Recipe
+from shortlist.data.dataset import Dataset, Split
+from shortlist.data.schema import Feature, Schema
+from shortlist.evaluation.evaluate import evaluate
+from shortlist.evaluation.report import Report
+from shortlist.retrievers.vector import TwoTower
+from shortlist.training.progress import Progress
+
+
+class Trained(NamedTuple):
+    """A retriever ready to save, and what was measured; the report names the fit it measured."""
+
+    retriever: TwoTower
+    report: Report
+
+
+def schema_of(recipe: Recipe) -> Schema:
+    """Return the schema that a recipe's [data] and [features] describe."""
+    data, features = recipe.data, recipe.features
+    separator = features.separator
+    return Schema(
+        user=data.user,
+        item=data.item,
+        time=data.time,
+        weight=data.weight,
+        session=data.session,
+        split=recipe.split.column,
+        min_weight=data.min_weight,
+        tie=data.tie,
+        user_features=tuple(Feature(n, kind, separator) for n, kind in features.users.items()),
+        item_features=tuple(Feature(n, kind, separator) for n, kind in features.items.items()),
+        title=features.title,
+    )
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a combination of options that cannot work, before any data is read."""
+    TwoTower(model=recipe.model, training=recipe.training)
+
+
+def load_split(recipe: Recipe) -> Split:
+    """Read a recipe's files and split the log as it says."""
+    return split_of(
+        recipe,
+        Dataset.load(
+            recipe.interactions_path,
+            users=recipe.users_path,
+            items=recipe.items_path,
+            schema=schema_of(recipe),
+        ),
+    )
+
+
+def split_of(recipe: Recipe, dataset: Dataset) -> Split:
+    """Split a dataset as a recipe says."""
+    section = recipe.split
+    return dataset.split(section.kind, at=section.at, seed=section.seed)
+
+
+def train(
+    recipe: Recipe, split: Split, *, device: str = "cpu", progress: Progress | None = None
+) -> Trained:
+    """Fit, measure on the test rows, and with `refit = "all"` fit once more on everything.
+
+    The figures of a refit on "all" are those of the fit before it: nothing is left to measure it.
+    """
+    refit = recipe.training.refit
+    first: dict[str, Any] = {"refit": "none"} if refit == "all" else {}
+    retriever = TwoTower(
+        model=recipe.model,
+        training=recipe.training.model_copy(update=first),
+        device=device,
+    ).fit(split, progress=progress)
+    report = evaluate(retriever, k=recipe.evaluation.k, exclude_seen=recipe.evaluation.exclude_seen)
+    if refit == "all":
+        retriever.training_section = recipe.training
+        retriever.refit(split, "all", progress=progress)
+    return Trained(retriever, report)

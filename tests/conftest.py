@@ -1,0 +1,52 @@
+"""Small worlds that many tests stand on: made once, seeded, without a network."""
+
+import polars as pl
+import pytest
+import torch
+
+from shortlist.data.dataset import Dataset, Split
+from shortlist.data.schema import Feature, Schema
+from shortlist.data.synthetic import World, planted_world
+from shortlist.retrievers.vector import TwoTower
+
+WORLD_SCHEMA = Schema(
+    time="timestamp",
+    weight="rating",
+    title="title",
+    user_features=(Feature("region", "categorical"), Feature("age", "numeric")),
+    item_features=(Feature("tags", "multi-valued"), Feature("price", "numeric")),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return planted_world(users=300, items=200, events=6_000, seed=3)
+
+
+@pytest.fixture(scope="session")
+def split(world) -> Split:
+    return Dataset.load(
+        world.interactions, users=world.users, items=world.items, schema=WORLD_SCHEMA
+    ).split("leave-last-out")
+
+
+@pytest.fixture(scope="session")
+def fitted(split) -> TwoTower:
+    return TwoTower(dim=16, epochs=3, batch_size=128, seed=1).fit(split)
+
+
+@pytest.fixture
+def tiny_log() -> pl.DataFrame:
+    """Three users; user 1 has a tied time, user 3 a single event."""
+    return pl.DataFrame(
+        {
+            "user_id": [1, 2, 1, 1, 2, 3, 2, 1],
+            "item_id": [10, 10, 20, 30, 40, 20, 30, 40],
+            "time": [5, 1, 2, 2, 3, 9, 7, 8],
+        }
+    )

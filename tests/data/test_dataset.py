@@ -1,0 +1,182 @@
+"""The log sorted once, split without leaks, and rows that never depend on the future."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shortlist.data.dataset import Dataset
+from shortlist.data.interactions import Role
+from shortlist.data.schema import Feature, Schema
+from shortlist.errors import DataError, SplitError
+
+TIMED = Schema(time="time")
+
+
+def history(dataset: Dataset, user: int) -> list[int]:
+    code = dataset.user_ids.to_list().index(user)
+    start, end = dataset.log.indptr[code : code + 2]
+    return dataset.item_ids.gather(dataset.log.item[start:end]).to_list()
+
+
+def test_events_are_sorted_by_user_then_time(tiny_log):
+    dataset = Dataset.load(tiny_log, schema=TIMED)
+    assert history(dataset, 2) == [10, 40, 30]
+    assert history(dataset, 1)[2:] == [10, 40]
+    assert set(history(dataset, 1)[:2]) == {20, 30}
+
+
+def test_equal_times_follow_the_file_only_when_asked(tiny_log):
+    in_file = Dataset.load(tiny_log, schema=Schema(time="time", tie="file"))
+    backwards = Dataset.load(tiny_log.reverse(), schema=Schema(time="time", tie="file"))
+    assert history(in_file, 1)[:2] == [20, 30]
+    assert history(backwards, 1)[:2] == [30, 20]
+
+
+def test_by_default_the_order_of_rows_in_the_file_changes_nothing(world):
+    shuffled = world.interactions.sample(fraction=1.0, shuffle=True, seed=5)
+    coarse = pl.col("timestamp") // 5_000_000  # many ties
+    one, two = (
+        Dataset.load(frame.with_columns(coarse), schema=Schema(time="timestamp")).split()
+        for frame in (world.interactions, shuffled)
+    )
+    assert (one.log.item == two.log.item).all()
+    assert (one.log.role == two.log.role).all()
+
+
+def test_leave_last_out_keeps_a_training_event_with_everybody(tiny_log):
+    split = Dataset.load(tiny_log, schema=TIMED).split("leave-last-out")
+    roles = {
+        int(user): split.log.role[split.log.indptr[code] : split.log.indptr[code + 1]].tolist()
+        for code, user in enumerate(split.dataset.user_ids)
+    }
+    assert roles == {1: [0, 0, 1, 2], 2: [0, 1, 2], 3: [0]}
+
+
+def test_global_time_cuts_at_a_quantile_or_a_value(world):
+    dataset = Dataset.load(world.interactions, schema=Schema(time="timestamp"))
+    for split in (dataset.split("global-time", at=0.8), dataset.split("global-time")):
+        log = split.log
+        latest_train = log.time[log.role == Role.TRAIN].max()
+        assert latest_train < log.time[log.role == Role.VALIDATION].min()
+        assert log.time[log.role == Role.VALIDATION].max() < log.time[log.role == Role.TEST].min()
+    moment = int(np.sort(dataset.log.time)[5000])
+    by_value = dataset.split("global-time", at=moment)
+    assert ((by_value.log.role == Role.TEST) == (by_value.log.time >= moment)).all()
+
+
+def test_random_hold_out_takes_the_share_from_each_user_and_is_seeded(world):
+    dataset = Dataset.load(world.interactions.drop("timestamp"), schema=Schema())
+    first, again, other = (dataset.split("random", at=0.75, seed=s) for s in (1, 1, 2))
+    assert (first.log.role == again.log.role).all()
+    assert (first.log.role != other.log.role).any()
+    held = np.bincount(first.log.user[first.log.role == Role.TEST], minlength=300)
+    assert (held == np.round(np.diff(first.log.indptr) * 0.25)).all()
+    assert "unordered" in first.notes[0]
+
+
+def test_a_split_column_is_obeyed_and_missing_validation_is_carved_and_said(tiny_log):
+    column = pl.Series("cut", ["train"] * 4 + ["test", "train", "test", "test"])
+    frame = pl.concat([tiny_log] * 10).with_row_index("n")
+    frame = frame.with_columns(
+        (pl.col("item_id") + 100 * pl.col("n")).alias("item_id"),
+        pl.concat([column] * 10).alias("cut"),
+    )
+    split = Dataset.load(frame, schema=Schema(time="time", split="cut")).split()
+    assert split.kind == "column"
+    assert (split.log.role == Role.TEST).sum() == 30
+    assert "validation" in split.notes[0]
+    training = (split.log.role != Role.TEST).sum()
+    assert (split.log.role == Role.VALIDATION).sum() == pytest.approx(training / 10, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind", "options", "message"),
+    [
+        (Schema(), "leave-last-out", {}, "data.time"),
+        (Schema(), "global-time", {}, "data.time"),
+        (TIMED, "leave-last", {}, "leave-last-out"),
+        (TIMED, "leave-last-out", {"at": 0.5}, "split.at does nothing"),
+        (TIMED, "random", {"at": 1.5}, "between 0 and 1"),
+        (TIMED, "global-time", {"at": 1000}, "leaves 8 of 8 rows"),
+        (TIMED, "column", {}, "split.column"),
+    ],
+)
+def test_a_split_the_log_cannot_give_is_refused_with_the_reason(
+    tiny_log, schema, kind, options, message
+):
+    with pytest.raises(SplitError, match=message):
+        Dataset.load(tiny_log, schema=schema).split(kind, **options)
+
+
+def test_one_interaction_users_leave_nothing_to_validate():
+    frame = pl.DataFrame({"user_id": [1, 2], "item_id": [1, 1], "time": [1, 2]})
+    with pytest.raises(SplitError, match="no validation row"):
+        Dataset.load(frame, schema=TIMED).split()
+
+
+def test_ids_of_two_types_on_the_two_sides_are_refused(tiny_log):
+    items = pl.DataFrame({"item_id": ["10", "20"], "title": ["a", "b"]})
+    with pytest.raises(DataError, match="String"):
+        Dataset.load(tiny_log, items=items, schema=TIMED)
+
+
+def test_a_declared_feature_without_a_table_is_refused(tiny_log):
+    schema = Schema(time="time", item_features=(Feature("genre", "categorical"),))
+    with pytest.raises(DataError, match="genre"):
+        Dataset.load(tiny_log, schema=schema)
+
+
+def permuted_future(world, moment):
+    """The world with everything from `moment` on replaced by noise, ids never seen included."""
+    past = world.interactions.filter(pl.col("timestamp") < moment)
+    future = world.interactions.filter(pl.col("timestamp") >= moment)
+    noise = future.with_columns(
+        pl.col("item_id").shuffle(seed=1) + 7, pl.col("user_id").shuffle(seed=2) - 5_000
+    )
+    return pl.concat([past, noise])
+
+
+def test_no_row_count_or_statistic_sees_the_future(world, split):
+    moment = int(world.interactions["timestamp"].quantile(0.8))
+    schema = split.dataset.schema
+    before = [
+        Dataset.load(log, users=world.users, items=world.items, schema=schema)
+        .split("global-time", at=moment, validation_at=moment - 10_000_000)
+        .training_data()
+        for log in (world.interactions, permuted_future(world, moment))
+    ]
+    one, two = before
+    assert one.items.trained == two.items.trained
+    assert one.items.ids[: one.items.trained].equals(two.items.ids[: one.items.trained])
+    assert one.users.ids[: one.users.trained].equals(two.users.ids[: one.users.trained])
+    assert (one.item_counts == two.item_counts).all()
+    assert (one.training_log.item == two.training_log.item).all()
+    assert one.item_features.encoders == two.item_features.encoders
+    assert one.user_features.encoders == two.user_features.encoders
+
+
+def test_catalogue_items_nobody_met_are_candidates_only_for_models_that_read_features(tiny_log):
+    items = pl.DataFrame({"item_id": [10, 20, 30, 40, 50], "price": [1.0, 2, 3, 4, 5]})
+    schema = Schema(time="time", item_features=(Feature("price", "numeric"),))
+    data = Dataset.load(tiny_log, items=items, schema=schema).split().training_data()
+    cold = set(data.items.external(data.candidates(with_features=True)))
+    assert cold == {10, 20, 30, 40, 50}
+    warm = set(data.items.external(data.candidates(with_features=False)))
+    assert 50 not in warm
+    assert len(warm) == data.items.trained
+
+
+def test_targets_are_the_distinct_held_out_items_of_each_user(tiny_log):
+    data = Dataset.load(tiny_log, schema=TIMED).split().training_data()
+    users, items, offsets = data.targets("test")
+    assert data.users.external(users).to_list() == [1, 2]
+    assert data.items.external(items).to_list() == [40, 30]
+    assert offsets.tolist() == [0, 1, 2]
+
+
+def test_what_was_known_before_the_cut_holds_nothing_after_it(split):
+    data = split.training_data()
+    known = data.log.before("test")
+    assert len(known) == (data.log.role < Role.TEST).sum()
+    assert len(data.log.before("validation")) == (data.log.role == Role.TRAIN).sum()
+    assert data.log.before("end") is data.log

@@ -1,0 +1,295 @@
+"""The house: imports go only downward, and nothing in it runs code that a file brought along."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "shortlist"
+
+# Each line is a floor; a room imports from lower floors only, never from its own floor.
+# `errors` is the ground on which all of them stand, `shortlist` the public names over them.
+FLOORS = (
+    {"errors"},
+    {"similarity", "metrics", "losses"},
+    {"data", "index", "config"},
+    {"sampling", "towers"},
+    {"training"},
+    {"retrievers"},
+    {"bundle", "evaluation"},
+    {"pipeline", "doctor", "serving", "spark"},
+    {"demo", "files", "show"},
+    {"shortlist"},
+    {"cli", "__main__"},
+)
+FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+
+# Rooms that stay away from rooms they may import by their floor.
+NARROWER = {"config": {"errors"}, "index": {"errors", "similarity", "metrics"}}
+
+# Each outside package that only one place knows.
+DOORS = {
+    "faiss": "index/faiss.py",
+    "annoy": "index/annoy.py",
+    "pymilvus": "index/milvus.py",
+    "fastapi": "serving/app.py",
+    "starlette": "serving/app.py",
+    "uvicorn": "serving/app.py",
+    "pyspark": "spark/",
+    "typer": "cli",
+}
+
+# Modules that turn bytes into code, and calls that do, or that go past the door they should take.
+BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal"} | {
+    "shelve",
+    "imp",
+    "importlib.util",
+}
+BANNED_CALLS = {
+    "eval": "runs what it reads",
+    "exec": "runs what it reads",
+    "compile": "runs what it reads",
+    "__import__": "hides an import",
+    "importlib.import_module": "hides an import",
+    "os.system": "starts a shell",
+    "os.popen": "starts a shell",
+    "yaml.load": "runs what it reads",
+    "yaml.unsafe_load": "runs what it reads",
+    "torch.jit.load": "runs what it reads",
+    "pandas.read_pickle": "runs what it reads",
+}
+NEEDS_KEYWORD = {
+    "torch.load": ("weights_only", True),
+    "torch.serialization.load": ("weights_only", True),
+    "numpy.load": ("allow_pickle", False),
+}
+SAFE_WITHOUT_KEYWORD = {"numpy.load"}
+BANNED_ARGUMENTS = {"shell": True, "allow_pickle": True, "weights_only": False}
+
+
+def room_of(path: str) -> str:
+    """The room a file belongs to: the folder or module right under the package."""
+    first = path.split("/", maxsplit=1)[0].removesuffix(".py")
+    return "shortlist" if first == "__init__" else first
+
+
+def imported_modules(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and full name of each module that is imported anywhere in a file, even in a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            # `from shortlist import losses` names a room, not one of the public names.
+            if module == "shortlist":
+                rooms = [alias.name for alias in node.names if alias.name in FLOOR_OF]
+                yield from ((node.lineno, f"shortlist.{room}") for room in rooms)
+                if len(rooms) == len(node.names):
+                    continue
+            yield node.lineno, module
+
+
+def wrong_imports(source: str, path: str) -> list[str]:
+    """What a file imports that its place does not allow: one line a fault."""
+    room, faults = room_of(path), []
+    if room not in FLOOR_OF:
+        return [f"{path}: the room {room!r} has no floor yet: give it one in FLOORS"]
+    for line, module in imported_modules(ast.parse(source)):
+        top, _, rest = module.partition(".")
+        where = f"{path}:{line}"
+        if module.startswith("."):
+            faults.append(f"{where}: write relative imports out in full")
+        elif top == "shortlist":
+            other = rest.split(".")[0] or "shortlist"
+            if other not in FLOOR_OF:
+                faults.append(f"{where}: shortlist.{other} has no floor yet: give it one in FLOORS")
+            elif other != room and FLOOR_OF[other] >= FLOOR_OF[room]:
+                faults.append(f"{where}: {room} must not import {other}: it is not below")
+            elif other != room and other not in NARROWER.get(room, {other}):
+                faults.append(f"{where}: {room} must not import {other}: it stands alone")
+        elif top in DOORS and not path.startswith(DOORS[top]):
+            faults.append(f"{where}: only {DOORS[top]} imports {top}")
+    return faults
+
+
+def full_names(tree: ast.Module) -> dict[str, str]:
+    """What each imported name stands for: `np` for `numpy`, `load` for `torch.load`."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def called_name(node: ast.expr, names: dict[str, str]) -> str:
+    """The full name of what is called, as far as it can be read off the source."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        return f"{called_name(node.value, names)}.{node.attr}"
+    return "?"
+
+
+def banned(source: str, path: str) -> list[str]:
+    """What a file does that no file of the package may do: one line a fault."""
+    tree = ast.parse(source)
+    names, faults = full_names(tree), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            parts = [alias.name for alias in node.names]
+            candidates = {module or "", *parts, *(f"{module}.{part}" for part in parts)}
+            for name in sorted(candidates):
+                if name in BANNED_MODULES or name.split(".")[0] in BANNED_MODULES:
+                    faults.append(f"{path}:{node.lineno}: {name} turns bytes into code")
+        elif isinstance(node, ast.Constant) and node.value == "0.0.0.0":
+            faults.append(f"{path}:{node.lineno}: 0.0.0.0 opens the machine to everybody")
+        elif isinstance(node, ast.Call):
+            faults += [f"{path}:{node.lineno}: {fault}" for fault in banned_call(node, names, path)]
+    return faults
+
+
+def banned_call(node: ast.Call, names: dict[str, str], path: str) -> Iterator[str]:
+    """What is wrong with one call."""
+    name = called_name(node.func, names)
+    options = {
+        option.arg: option.value.value
+        for option in node.keywords
+        if option.arg and isinstance(option.value, ast.Constant)
+    }
+    if name in BANNED_CALLS:
+        yield f"{name} {BANNED_CALLS[name]}"
+    if name == "print" and room_of(path) not in {"cli", "__main__"}:
+        yield "only the command line prints"
+    if name in NEEDS_KEYWORD:
+        keyword, value = NEEDS_KEYWORD[name]
+        given = any(option.arg == keyword for option in node.keywords)
+        if options.get(keyword) is not value and (given or name not in SAFE_WITHOUT_KEYWORD):
+            yield f"{name} needs {keyword}={value}"
+    for keyword, value in BANNED_ARGUMENTS.items():
+        if options.get(keyword) is value and name not in NEEDS_KEYWORD:
+            yield f"{keyword}={value} runs what it reads"
+
+
+def files() -> list[str]:
+    return sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files())
+def test_each_file_imports_downward_and_runs_no_strangers(path):
+    source = (PACKAGE / path).read_text()
+    assert wrong_imports(source, path) + banned(source, path) == []
+
+
+def test_the_package_was_found():
+    assert {"errors.py", "losses/softmax.py", "bundle/store.py"} <= set(files())
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("losses/mine.py", "from shortlist.data.ragged import Ragged"),
+        ("losses/mine.py", "import shortlist.training.objective"),
+        ("losses/mine.py", "from shortlist import similarity"),
+        ("losses/mine.py", "def f():\n    from shortlist.cli import main"),
+        ("losses/mine.py", "if TYPE_CHECKING:\n    from shortlist.data.batches import Batch"),
+        ("sampling/mine.py", "from shortlist.towers.base import Tower"),
+        ("evaluation/mine.py", "from shortlist.bundle.store import verify"),
+        ("errors.py", "from shortlist.similarity import score"),
+        ("config/mine.py", "from shortlist.losses import LOSSES"),
+        ("index/mine.py", "from shortlist.data.ragged import Ragged"),
+        ("training/mine.py", "from shortlist import TwoTower"),
+        ("training/mine.py", "import shortlist"),
+        ("training/mine.py", "from .objective import Objective"),
+        ("training/mine.py", "from shortlist.utils import anything"),
+        ("utils.py", "import math"),
+        ("index/exact.py", "import faiss"),
+        ("serving/service.py", "from fastapi import FastAPI"),
+        ("training/mine.py", "from pyspark.sql import DataFrame"),
+        ("retrievers/mine.py", "import typer"),
+    ],
+)
+def test_an_import_that_is_not_downward_is_found(path, source):
+    assert len(wrong_imports(source, path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("losses/mine.py", "from shortlist.losses.base import Scores"),
+        ("losses/mine.py", "from shortlist.errors import ModelError"),
+        ("retrievers/mine.py", "from shortlist.index.exact import ExactIndex"),
+        ("__init__.py", "from shortlist.retrievers.vector import TwoTower"),
+        ("cli.py", "import typer\nfrom shortlist import __version__\nimport shortlist"),
+        ("cli/train.py", "import typer\nfrom shortlist.bundle import load"),
+        ("index/faiss.py", "import faiss"),
+        ("spark/pairs.py", "from pyspark.sql import DataFrame"),
+        ("training/mine.py", "import torch\nfrom torch.nn import functional"),
+    ],
+)
+def test_an_import_that_is_downward_is_left_alone(path, source):
+    assert wrong_imports(source, path) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import cloudpickle as safe",
+        "import joblib.memory",
+        "from importlib import util",
+        "import torch\ntorch.load('x')",
+        "import torch\ntorch.load('x', weights_only=False)",
+        "import torch\ntorch.load('x', weights_only=choice)",
+        "import torch as t\nt.load('x')",
+        "from torch import load\nload('x')",
+        "from torch.serialization import load as read\nread('x')",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "import numpy as np\nnp.load('x', allow_pickle=choice)",
+        "import numpy as np\nnp.save('x', y, allow_pickle=True)",
+        "import yaml\nyaml.load('x')",
+        "from yaml import load\nload('x')",
+        "import subprocess\nsubprocess.run('x', shell=True)",
+        "from os import system\nsystem('x')",
+        "eval('x')",
+        "exec('x')",
+        "__import__('x')",
+        "import importlib\nimportlib.import_module('x')",
+        "import pandas as pd\npd.read_pickle('x')",
+        "print('x')",
+        "def serve(host='0.0.0.0'): ...",
+    ],
+)
+def test_code_that_runs_strangers_is_found(source):
+    assert len(banned(source, "losses/mine.py")) >= 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "model.eval()",
+        "import re\nre.compile('x')",
+        "import torch\ntorch.load('x', weights_only=True)\ntorch.compile(model)",
+        "import numpy as np\nnp.load('x')\nnp.load('x', allow_pickle=False)",
+        "import yaml\nyaml.safe_load('x')",
+        "import subprocess\nsubprocess.run(['x'])",
+        "console.print('x')",
+        "host = '127.0.0.1'",
+    ],
+)
+def test_code_that_only_looks_alike_is_left_alone(source):
+    assert banned(source, "losses/mine.py") == []
+
+
+def test_only_the_command_line_prints():
+    assert banned("print('x')", "cli.py") == []
+    assert banned("print('x')", "cli/train.py") == []
+    assert len(banned("print('x')", "retrievers/popular.py")) == 1

@@ -1,0 +1,277 @@
+"""The command line as people use it: files in, answers and one clear error out."""
+
+import json
+import sys
+
+import polars as pl
+import pytest
+
+from shortlist.cli import main
+from shortlist.data.synthetic import planted_world
+
+RECIPE = """
+[data]
+interactions = "log.csv"
+items = "items.parquet"
+users = "users.parquet"
+time = "timestamp"
+weight = "rating"
+
+[features]
+users = { region = "categorical", age = "numeric" }
+items = { tags = "multi-valued", price = "numeric" }
+title = "title"
+
+[model]
+dim = 16
+
+[training]
+epochs = 2
+batch_size = 128
+
+[evaluation]
+k = [5, 10]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    world = planted_world(users=200, items=150, events=4_000, seed=2)
+    world.interactions.write_csv(folder / "log.csv")
+    world.users.write_parquet(folder / "users.parquet")
+    world.items.write_parquet(folder / "items.parquet")
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    assert call("train", folder / "recipe.toml", "--out", folder / "bundle", "--quiet") == 0
+    return folder / "bundle"
+
+
+def call(*arguments) -> int:
+    """Run the command line in this process; return its exit code."""
+    old, sys.argv = sys.argv, ["shortlist", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = old
+    return 0
+
+
+def output(capsys, *arguments):
+    """Run a command that must succeed; return what it printed."""
+    capsys.readouterr()
+    assert call(*arguments) == 0
+    return capsys.readouterr().out
+
+
+def refusal(capsys, *arguments):
+    """Run a command that must fail; return its one line on stderr, no traceback among it."""
+    capsys.readouterr()
+    code = call(*arguments)
+    captured = capsys.readouterr()
+    assert code != 0
+    assert "Traceback" not in captured.err + captured.out
+    return " ".join(captured.err.split())
+
+
+def test_evaluate_prints_the_object_that_training_saved(capsys, bundle):
+    measured = json.loads(output(capsys, "evaluate", bundle, "--json"))
+    saved = json.loads(output(capsys, "inspect", bundle, "--json"))["metrics"]
+    assert {k: v for k, v in measured.items() if k != "bundle"} == saved
+    assert measured["users"] == 200
+    assert set(measured["metrics"]["hit_rate@5"]) == {"mean", "low", "high"}
+    assert "recall@10" in measured["baseline"]["popularity"]
+
+
+def test_recommend_gives_known_users_their_own_ids_back(capsys, bundle):
+    found = json.loads(
+        output(capsys, "recommend", bundle, "--user", 10_001, "--user", 10_002, "--k", 3, "--json")
+    )
+    assert [answer["user"] for answer in found["users"]] == [10_001, 10_002]
+    first = found["users"][0]["items"]
+    assert len(first) == 3
+    assert all(isinstance(entry["item"], int) for entry in first)
+    assert [e["score"] for e in first] == sorted((e["score"] for e in first), reverse=True)
+
+
+def test_recommend_answers_a_history_and_shows_titles(capsys, bundle):
+    shown = output(capsys, "recommend", bundle, "--history", "500001,500002", "--k", 4)
+    assert "this history" in shown
+    assert "The " in shown
+    found = json.loads(
+        output(capsys, "recommend", bundle, "--history", "500001,500002", "--k", 4, "--json")
+    )
+    assert not {500_001, 500_002} & {e["item"] for e in found["users"][0]["items"]}
+
+
+def test_a_file_of_users_becomes_a_file_of_candidates(capsys, bundle, tmp_path):
+    users = pl.DataFrame({"user_id": [10_003, 10_001, 999]})
+    users.write_csv(tmp_path / "users.csv")
+    target = tmp_path / "out.parquet"
+    output(
+        capsys,
+        "recommend",
+        bundle,
+        "--users-file",
+        tmp_path / "users.csv",
+        "--out",
+        target,
+        "--k",
+        5,
+    )
+    found = pl.read_parquet(target)
+    assert found.columns == ["user", "rank", "item", "score", "fallback"]
+    assert found["user"].unique(maintain_order=True).to_list() == [10_003, 10_001, 999]
+    assert found.group_by("user").len()["len"].to_list() == [5, 5, 5]
+    one = json.loads(output(capsys, "recommend", bundle, "--user", 10_001, "--k", 5, "--json"))
+    expected = [entry["item"] for entry in one["users"][0]["items"]]
+    assert found.filter(pl.col("user") == 10_001)["item"].to_list() == expected
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_encode_writes_vectors_whose_cosine_is_the_score(capsys, bundle, tmp_path):
+    import numpy as np
+
+    items, users = tmp_path / "items.parquet", tmp_path / "users.parquet"
+    output(capsys, "encode", bundle, "--items", items, "--users", users)
+    item_frame, user_frame = pl.read_parquet(items), pl.read_parquet(users)
+    answer = json.loads(output(capsys, "recommend", bundle, "--user", 10_001, "--k", 1, "--json"))
+    best = answer["users"][0]["items"][0]
+    u = user_frame.filter(pl.col("id") == 10_001)["vector"].to_numpy()[0]
+    t = item_frame.filter(pl.col("id") == best["item"])["vector"].to_numpy()[0]
+    assert u @ t / np.linalg.norm(u) / np.linalg.norm(t) == pytest.approx(best["score"], abs=1e-5)
+
+
+def test_inspect_and_evaluate_print_tables(capsys, bundle):
+    assert "two-tower" in output(capsys, "inspect", bundle)
+    assert "popular" in output(capsys, "evaluate", bundle)
+
+
+def test_init_writes_a_recipe_and_never_over_one(capsys, tmp_path):
+    target = tmp_path / "recipe.toml"
+    output(capsys, "init", target)
+    written = target.read_text()
+    assert "[data]" in written
+    assert "exists" in refusal(capsys, "init", target)
+    assert target.read_text() == written
+
+
+def test_the_version_is_printed(capsys):
+    assert output(capsys, "--version").startswith("shortlist 0.")
+
+
+def test_overrides_and_seed_reach_training(capsys, folder, tmp_path):
+    printed = json.loads(
+        output(
+            capsys,
+            *("train", folder / "recipe.toml", "--out", tmp_path / "b", "--json", "--quiet"),
+            *("--set", "training.epochs=1", "--set", "training.mode=pairwise", "--seed", 9),
+        )
+    )
+    recipe = json.loads(output(capsys, "inspect", tmp_path / "b", "--json"))["recipe"]
+    assert recipe["training"]["epochs"] == 1
+    assert recipe["training"]["mode"] == "pairwise"
+    assert recipe["training"]["seed"] == 9
+    assert printed["users"] == 200
+
+
+def test_a_fit_on_everything_keeps_the_figures_of_the_fit_before(capsys, folder, tmp_path):
+    arguments = ("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet", "--json")
+    printed = json.loads(output(capsys, *arguments, "--set", "training.refit=all"))
+    assert printed["split"]["fit"] == "train"
+    kept = json.loads(output(capsys, "inspect", tmp_path / "b", "--json"))
+    assert kept["data"]["fit"] == "all"
+    assert kept["metrics"]["split"]["fit"] == "train"
+    assert "worthless" in refusal(capsys, "evaluate", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.interactions=nowhere.csv", "nowhere.csv"),
+        ("data.item=film", "film"),
+        ("data.time=when", "when"),
+        ("training.temperature=0", "temperature must be > 0"),
+        ("training.temprature=1", "Did you mean 'temperature'"),
+        ("training.loss=sofmax", "softmax"),
+        ("model.user_features=['price']", "price"),
+        ("split.kind=last", "leave-last-out"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_one_clear_line_and_no_bundle(
+    capsys, folder, tmp_path, change, message
+):
+    target = tmp_path / "never"
+    said = refusal(capsys, "train", folder / "recipe.toml", "--out", target, "--set", change)
+    assert said.startswith("error:")
+    assert message in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_early_fusion_is_called_what_it_is(capsys, folder, tmp_path):
+    said = refusal(
+        capsys,
+        *("train", folder / "recipe.toml", "--out", tmp_path / "b"),
+        *("--set", "model.user_features=['price']"),
+    )
+    assert "ranker" in said
+
+
+def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
+    said = refusal(capsys, "train", folder / "recipe.toml", "--out", bundle)
+    assert "exists" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--user", "abc"), "integers"),
+        (("--user", "10001", "--k", "0"), "at least 1"),
+        ((), "one of --user"),
+        (("--user", "10001", "--history", "1"), "one of --user"),
+        (("--users-file", "x.csv"), "go together"),
+        (("--users-file", "x.csv", "--out", "y.parquet"), "x.csv"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_says_why(capsys, bundle, arguments, message):
+    assert message in refusal(capsys, "recommend", bundle, *arguments)
+
+
+def test_a_missing_or_damaged_bundle_exits_with_three(capsys, bundle, tmp_path):
+    assert call("inspect", tmp_path / "none") == 3
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    with (broken / "log.parquet").open("r+b") as file:
+        file.seek(30)
+        file.write(b"\xff")
+    capsys.readouterr()
+    assert call("recommend", broken, "--user", "10001") == 3
+    assert "log.parquet" in capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_no_half_bundle(capsys, folder, tmp_path, monkeypatch):
+    from shortlist.training import trainer
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.Trainer, "_loss", interrupted)
+    assert call("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet") == 130
+    assert not list(tmp_path.iterdir())
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_the_demo_runs_on_the_planted_world(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = output(capsys, "--quiet", "demo", "--synthetic", "--small")
+    assert "popular" in shown
+    assert "Candidates for user" in shown
+    assert call("inspect", "runs/demo") == 0

@@ -1,0 +1,491 @@
+"""A recipe is read strictly, and whatever is wrong in it is told with its key and its cure."""
+
+import json
+import os
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shortlist.config import Model, Recipe, Training, load_recipe, section_from, template
+from shortlist.config import sections as sections_file
+from shortlist.config.recipe import SECTIONS
+from shortlist.data import schema
+from shortlist.errors import ModelError, RecipeError
+from shortlist.losses import LOSSES
+from shortlist.sampling import SAMPLERS
+from shortlist.similarity import SIMILARITIES
+
+SMALLEST = {"data": {"interactions": "log.csv"}}
+TABLES = {"data": {"interactions": "log.csv", "users": "u.csv", "items": "i.csv", "time": "t"}}
+
+
+@pytest.fixture(autouse=True)
+def _no_variable(monkeypatch):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text='[data]\ninteractions = "log.csv"\n'):
+        path = tmp_path / "recipe.toml"
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def read(**sections):
+    return Recipe.from_dict(TABLES | sections)
+
+
+def refusal(**sections):
+    with pytest.raises(RecipeError) as refused:
+        read(**sections)
+    return str(refused.value)
+
+
+# What is read.
+
+
+def test_only_the_log_is_required():
+    recipe = Recipe.from_dict(SMALLEST)
+    assert (recipe.training.mode, recipe.training.loss, recipe.evaluation.exclude_seen) == (
+        "listwise",
+        None,
+        True,
+    )
+
+
+@pytest.mark.parametrize("key", ["loss", "sampler", "temperature", "correct_sampling", "negatives"])
+def test_what_the_mode_decides_is_left_open(key):
+    assert getattr(Recipe.from_dict(SMALLEST).training, key) is None
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "pointwise"), (1, "pairwise"), (2, "listwise")])
+def test_a_mode_can_be_given_as_a_number(number, name):
+    assert read(training={"mode": number}).training.mode == name
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "kind"),
+    [
+        ({"time": "t"}, {}, "leave-last-out"),
+        ({}, {}, "random"),
+        ({"time": "t"}, {"column": "part"}, "column"),
+        ({"time": "t"}, {"kind": "global-time"}, "global-time"),
+    ],
+)
+def test_an_open_split_follows_from_the_columns(data, split, kind):
+    recipe = Recipe.from_dict({"data": {"interactions": "log.csv"} | data, "split": split})
+    assert recipe.split_kind == kind
+
+
+def test_a_date_can_cut_the_log():
+    day = date(2020, 1, 31)
+    recipe = read(split={"kind": "global-time", "at": day})
+    assert recipe.split.at == "2020-01-31"
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe.from_dict(SMALLEST).training.epochs = 3
+
+
+def test_the_choices_are_those_of_the_rooms_that_use_them():
+    assert get_args(sections_file.Similarity) == SIMILARITIES
+    assert get_args(sections_file.Kind) == schema.FEATURE_KINDS
+
+
+def test_no_key_of_the_model_is_also_one_of_the_training():
+    assert not Model.model_fields.keys() & Training.model_fields.keys()
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("training", {"temprature": 1.0}, "training.temprature is not a key. Did you mean 'temp"),
+        ("training", {"dim": 8}, "training.dim is not a key: 'dim' belongs to [model]."),
+        ("trainng", {}, "[trainng] is not a section. Did you mean 'training'?"),
+        ("epochs", 3, "epochs is not a key: 'epochs' belongs to [training]."),
+        ("training", {"mode": "listwse"}, "training.mode cannot be 'listwse'. Did you mean 'list"),
+        ("training", {"mode": 3}, "training.mode cannot be 3. Known: listwise, pairwise, point"),
+        ("training", {"mode": True}, "training.mode cannot be True."),
+        ("training", {"temperature": 0}, "training.temperature must be > 0, got 0"),
+        ("training", {"temperature": -0.5}, "training.temperature must be > 0, got -0.5"),
+        ("training", {"temperature": float("nan")}, "training.temperature must be "),
+        ("training", {"scale": float("inf")}, "training.scale must be a finite number, got inf"),
+        ("training", {"margin": -1}, "training.margin must be >= 0, got -1"),
+        ("training", {"alpha": "big"}, "training.alpha must be a number, got 'big'"),
+        ("training", {"epochs": 0}, "training.epochs must be >= 1, got 0"),
+        ("training", {"epochs": 2.0}, "training.epochs must be a whole number, got 2.0"),
+        ("training", {"epochs": True}, "training.epochs must be a whole number, got True"),
+        ("training", {"seed": -1}, "training.seed must be >= 0, got -1"),
+        ("training", {"seed": 10**400}, "training.seed "),
+        ("training", {"mask_known": 1}, "training.mask_known must be true or false, got 1"),
+        ("training", {"loss": 3}, "training.loss must be text in quotes, got 3"),
+        ("training", {"monitor": "auc"}, "training.monitor must be recall@k or ndcg@k, such as"),
+        ("training", {"monitor": "ndcg@0"}, "training.monitor must be recall@k or ndcg@k"),
+        (
+            "training",
+            {"refit": "train"},
+            "training.refit cannot be 'train'. Known: all, none, train+v",
+        ),
+        ("training", 5, "training must be a table of keys, got 5"),
+        ("model", {"dropout": 1}, "model.dropout must be < 1, got 1"),
+        ("model", {"dim": "wide"}, "model.dim must be a whole number, got 'wide'"),
+        ("model", {"user_layers": [64, 0]}, "model.user_layers[1] must be >= 1, got 0"),
+        ("model", {"user_layers": 64}, "model.user_layers must be a list, got 64"),
+        ("evaluation", {"k": []}, "evaluation.k must be a list of at least one, got []"),
+        ("evaluation", {"k": [10, 0]}, "evaluation.k[1] must be >= 1, got 0"),
+        ("evaluation", {"k": [10, 10]}, "evaluation.k must not say the same thing twice"),
+        ("features", {"items": {"a b": "numbr"}}, "features.items.\"a b\" cannot be 'numbr'. Did"),
+        ("features", {"items": ["genres"]}, "features.items must be a table, got ['genres']"),
+        ("features", {"separator": ""}, "features.separator must be text of at least one"),
+        ("split", {"kind": "random", "at": 3}, "split.at must be a share between 0 and 1"),
+        ("split", {"kind": "global-time", "at": True}, "split.at must be a number, a text or"),
+        ("data", {"interactions": "a", "root": "\0"}, "data.root must be text"),
+        ("data", {}, "data.interactions is required: The log, one row an event"),
+        ("data", {"interactions": "a", "impressions": "b"}, "are not built. Remove the key."),
+    ],
+)
+def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, message):
+    assert message in refusal(**{section: values})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"interactions": "a", "item": "user_id"}}, "data.user and data.item are both"),
+        ({"split": {"column": "t"}}, "data.time and split.column are both the column 't'"),
+        ({"data": {"interactions": "a", "min_weight": 4}}, "data.min_weight needs data.weight"),
+        (
+            {"data": {"interactions": "a"}, "features": {"users": {"age": "numeric"}}},
+            "features.users needs data.users",
+        ),
+        (
+            {"data": {"interactions": "a"}, "features": {"items": {"year": "numeric"}}},
+            "features.items needs data.items",
+        ),
+        (
+            {"data": {"interactions": "a"}, "features": {"title": "title"}},
+            "features.title needs data.items",
+        ),
+        ({"features": {"users": {"user_id": "categorical"}}}, "must not hold the id 'user_id'"),
+        ({"features": {"items": {"item_id": "categorical"}}}, "must not hold the id 'item_id'"),
+        ({"split": {"kind": "column"}}, 'split.kind = "column" needs split.column'),
+        ({"split": {"kind": "random", "column": "part"}}, "split.column needs split.kind"),
+        (
+            {"data": {"interactions": "a"}, "split": {"kind": "global-time"}},
+            'split.kind = "global-time" needs data.time',
+        ),
+        (
+            {"data": {"interactions": "a"}, "split": {"kind": "leave-last-out"}},
+            'split.kind = "leave-last-out" needs data.time',
+        ),
+        ({"split": {"at": 0.5}}, "split.at is for split.kind"),
+        (
+            {
+                "features": {"users": {"age": "numeric"}},
+                "model": {"user_features": ["agee"]},
+            },
+            "model.user_features: 'agee' is not declared in features.users. Did you mean 'age'?",
+        ),
+        ({"model": {"item_features": ["year"]}}, "'year' is not declared in features.items"),
+        ({"model": {"user_id": False, "history": "none"}}, "the user tower has no input"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(sections, message):
+    assert message in refusal(**sections)
+
+
+def test_all_faults_are_told_at_once(write):
+    path = write("[data]\nuser = 3\n[training]\nepochs = 0\ntemprature = 1\n")
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path)
+    first, *others = str(refused.value).splitlines()
+    assert first == f"{path} has 4 faults:"
+    assert [line.split()[0] for line in others] == [
+        "data.interactions",
+        "data.user",
+        "training.epochs",
+        "training.temprature",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[data\n", "is not TOML: Expected ']'"),
+        (b"[data]\ninteractions = log.csv\n", "line 2, column 16). Texts stand in quotes."),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"a = " + b"[" * 5000, "is not TOML"),
+        (b"a = " + b"9" * 5000, "is not TOML"),
+        (b"#" * 2**21, "is larger than 1048576 bytes"),
+        (b"", "data is required: Where the log is, and which column is what."),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path)
+    assert str(path) in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_a_recipe_that_is_not_there_is_told_with_the_command_that_makes_one(tmp_path):
+    with pytest.raises(RecipeError, match="or write one with `shortlist init`"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        load_recipe(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b'\xef\xbb\xbf[data]\r\ninteractions = "log.csv"\r\n')
+    assert load_recipe(path).data.interactions == "log.csv"
+
+
+# Overrides.
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("training.mode=0", "training", "mode", "pointwise"),
+        ("training.loss=bpr", "training", "loss", "bpr"),
+        ('training.loss="bpr"', "training", "loss", "bpr"),
+        ("training.temperature = 0.05", "training", "temperature", 0.05),
+        ("evaluation.k=[1, 5]", "evaluation", "k", (1, 5)),
+        ("evaluation.exclude_seen=false", "evaluation", "exclude_seen", False),
+        ("data.users=a=b.csv", "data", "users", "a=b.csv"),
+        ("data.users=films # 1.csv", "data", "users", "films # 1.csv"),
+    ],
+)
+def test_an_override_is_read_as_toml_or_else_as_text(write, override, section, key, value):
+    assert getattr(getattr(load_recipe(write(), [override]), section), key) == value
+
+
+def test_an_override_reaches_into_a_table_and_the_last_one_wins(write):
+    overrides = ["data.users=u.csv", 'features.users."the age"=numeric', "model.dim=8"]
+    recipe = load_recipe(write(), [*overrides, "model.dim=16"])
+    assert recipe.features.users == {"the age": "numeric"}
+    assert recipe.model.dim == 16
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.dim", "expected section.key=value"),
+        ("dim=3", "expected section.key=value"),
+        ("=3", "expected section.key=value"),
+        ("a b.c=3", "expected section.key=value"),
+        ("model.dim=1\nuser_id=false", "model.dim must be a whole number"),
+        ("model.dim=0", "model.dim must be >= 1, got 0 (override 'model.dim=0')"),
+        ("model.dmi=1", "Did you mean 'dim'? (override 'model.dmi=1')"),
+        ("modle.dim=1", "Did you mean 'model'? (override 'modle.dim=1')"),
+        ("data.interactions.x=3", "goes into 'interactions', which is no table"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused_by_name(write, override, message):
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(write(), [override])
+    assert message in str(refused.value)
+
+
+# Paths.
+
+
+def test_paths_start_at_the_recipe_then_at_its_root_then_at_the_variable(write, monkeypatch):
+    folder = write().parent
+    assert load_recipe(write()).interactions_path == folder / "log.csv"
+    rooted = write('[data]\nroot = "sets"\ninteractions = "log.csv"\nitems = "/abs/i.csv"\n')
+    assert load_recipe(rooted).interactions_path == folder / "sets" / "log.csv"
+    assert load_recipe(rooted).items_path == Path("/abs/i.csv")
+    assert load_recipe(rooted).users_path is None
+    monkeypatch.setenv("SHORTLIST_DATA", "/elsewhere")
+    assert load_recipe(rooted).interactions_path == Path("/elsewhere/log.csv")
+    assert load_recipe(rooted).items_path == Path("/abs/i.csv")
+    assert load_recipe(rooted, ["data.root=other"]).interactions_path == folder / "other/log.csv"
+
+
+def test_the_variable_itself_starts_at_the_current_folder(write, monkeypatch):
+    path = write()
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("SHORTLIST_DATA", "sets")
+    assert load_recipe(path).interactions_path == Path("/sets/log.csv")
+    monkeypatch.setenv("SHORTLIST_DATA", "")
+    assert load_recipe(path).interactions_path == path.parent / "log.csv"
+
+
+def test_a_tilde_is_the_home_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    recipe = load_recipe(write(), ["data.root=~/sets"])
+    assert recipe.interactions_path == Path("/home/someone/sets/log.csv")
+    with pytest.raises(RecipeError, match="nobody-of-this-name"):
+        load_recipe(write(), ["data.root=~nobody-of-this-name/sets"])
+
+
+def test_a_stored_recipe_holds_no_path_of_the_machine_it_was_read_on(write):
+    assert str(write().parent) not in json.dumps(load_recipe(write()).to_dict())
+
+
+# The template.
+
+
+def test_the_template_is_the_defaults():
+    recipe = Recipe.from_dict(tomllib.loads(template()))
+    assert recipe == Recipe.from_dict({"data": {"interactions": "interactions.csv"}})
+
+
+def test_each_key_stands_in_the_template_with_its_default_or_an_example():
+    keys = tomllib.loads(_uncommented(template()))
+    for name, section in SECTIONS.items():
+        assert keys[name].keys() == section.model_fields.keys()
+        for key, field in section.model_fields.items():
+            if not field.is_required() and field.default is not None and not field.examples:
+                shown = keys[name][key]
+                assert (tuple(shown) if isinstance(shown, list) else shown) == field.default
+
+
+def test_each_example_of_the_template_can_be_used():
+    content = tomllib.loads(_uncommented(template()))
+    del content["data"]["impressions"]  # Shown, and said to be refused.
+    del content["split"]["at"]  # Not for the kind in the example.
+    del content["split"]["column"]
+    recipe = Recipe.from_dict(content)
+    assert recipe.training.loss in LOSSES
+    assert recipe.training.sampler in SAMPLERS
+
+
+def test_the_template_names_what_a_key_can_be():
+    text = template({"training.loss": ["softmax", "bpr"]})
+    assert "# What is minimised. Unset: the mode's. One of: bpr, softmax.\n" in text
+
+
+def _uncommented(text):
+    """The template with each key set, and with no other comment."""
+    keys = {key for section in SECTIONS.values() for key in section.model_fields}
+    lines = []
+    for line in text.splitlines():
+        bare = line.removeprefix("# ")
+        if bare.split(" = ")[0] in keys or bare.startswith("["):
+            lines.append(bare)
+    return "\n".join(lines)
+
+
+# There and back.
+
+
+def test_a_recipe_survives_json():
+    recipe = read(
+        features={"items": {"genres": "multi-valued"}, "title": "name"},
+        split={"kind": "global-time", "at": date(2020, 1, 31)},
+        model={"user_layers": [64], "item_features": [], "dropout": 0.1},
+        training={"mode": 1, "temperature": 1, "monitor": "recall@20"},
+    )
+    stored = json.loads(json.dumps(recipe.to_dict(), allow_nan=False))
+    assert Recipe.from_dict(stored) == recipe
+    assert None not in stored["training"].values()
+
+
+def test_a_recipe_keeps_its_folder_when_told(write):
+    recipe = load_recipe(write())
+    assert Recipe.from_dict(recipe.to_dict(), base=recipe.base) == recipe
+
+
+# Sections from keyword options, as the library takes them.
+
+
+def test_options_go_to_the_section_that_has_them():
+    model, training = section_from(
+        Model(dim=8), Training(epochs=2), {"mode": 1, "user_layers": [4]}
+    )
+    assert (model.dim, model.user_layers) == (8, (4,))
+    assert (training.mode, training.epochs) == ("pairwise", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1}, "there is no option 'temprature'. Did you mean 'temperature'?"),
+        ({"temperature": 0}, "temperature must be > 0, got 0"),
+        ({"mode": "listwse"}, "mode cannot be 'listwse'. Did you mean 'listwise'?"),
+        ({"user_layers": [0]}, r"user_layers[0] must be >= 1, got 0"),
+    ],
+)
+def test_an_option_is_refused_as_in_a_recipe(options, message):
+    with pytest.raises(ModelError) as refused:
+        section_from(Model(), Training(), options)
+    assert message in str(refused.value)
+
+
+# Whatever comes, nothing but a RecipeError.
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([10**30, 10**400, -(2**63), "listwise", "random", "\ud800", "~x/y"]),
+    st.floats(),
+    st.text(max_size=5),
+    st.dates(),
+    st.datetimes(),
+    st.times(),
+)
+VALUES = SCALARS | st.lists(SCALARS, max_size=3)
+VALUES |= st.dictionaries(st.text(max_size=3), VALUES, max_size=3)
+
+
+@st.composite
+def tables(draw):
+    """A recipe of known and unknown keys, each with any value, the log mostly there."""
+    content = {}
+    for name, section in SECTIONS.items():
+        if draw(st.booleans()):
+            keys = st.sampled_from(sorted(section.model_fields)) | st.text(max_size=5)
+            content[name] = draw(st.dictionaries(keys, VALUES, max_size=3) | VALUES)
+    if draw(st.booleans()):
+        content["data"] = {"interactions": "log.csv"}
+    return content
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables())
+def test_any_table_is_a_recipe_or_a_recipe_error(content):
+    try:
+        recipe = Recipe.from_dict(content)
+    except RecipeError as error:
+        str(error).encode()
+    else:
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.binary(max_size=200) | st.text().map(os.fsencode), st.lists(st.text(), max_size=2))
+def test_any_bytes_are_a_recipe_or_a_recipe_error(write, content, overrides):
+    path = write()
+    path.write_bytes(content)
+    with pytest.raises(RecipeError):
+        load_recipe(path, overrides)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(st.sampled_from(["data.user", "split.at", "model.dim"]), st.text())))
+def test_any_override_is_taken_or_a_recipe_error(write, pairs):
+    try:
+        load_recipe(write(), [f"{key}={value}" for key, value in pairs])
+    except RecipeError as error:
+        str(error).encode()

@@ -1,0 +1,74 @@
+"""Two towers: what each reads, what is refused, and that they only meet at the score."""
+
+import pytest
+import torch
+
+from shortlist.config import Model
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError
+from shortlist.towers.two_tower import TwoTowers
+
+EMPTY = Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.fixture
+def data(split):
+    return split.training_data()
+
+
+def build(data, **options):
+    return TwoTowers(data.user_features, data.item_features, Model(**options)).eval()
+
+
+def test_early_fusion_is_refused_because_such_a_model_cannot_be_indexed(data):
+    with pytest.raises(ModelError, match="ranker"):
+        build(data, user_features=("price",))
+    with pytest.raises(ModelError, match="ranker"):
+        build(data, item_features=("age",))
+
+
+def test_an_unknown_feature_is_refused_with_the_nearest_name(data):
+    with pytest.raises(ModelError, match="Did you mean 'region'"):
+        build(data, user_features=("regon",))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"history": "none", "user_features": (), "user_id": False},
+        {"item_id": False, "item_features": ()},
+    ],
+)
+def test_a_tower_with_nothing_to_read_is_refused(data, options):
+    with pytest.raises(ModelError, match="nothing to read"):
+        build(data, **options)
+
+
+def test_an_unknown_history_is_refused(data):
+    with pytest.raises(ModelError, match="recency"):
+        build(data, history="recent")
+
+
+@pytest.mark.parametrize("layers", [(), (32,), (32, 16)])
+@pytest.mark.parametrize("history", ["recency", "mean", "none"])
+def test_every_shape_gives_one_vector_an_entity(data, history, layers):
+    towers = build(
+        data, dim=8, history=history, user_id=True, user_layers=layers, item_layers=layers
+    )
+    users, items = torch.tensor([1, 2]), torch.tensor([1, 2, 3])
+    assert towers.query(data.user_features.take(users), EMPTY).shape == (2, 8)
+    assert towers.item(data.item_features.take(items)).shape == (3, 8)
+
+
+def test_matrix_factorisation_is_two_towers_of_ids(data):
+    towers = build(data, dim=8, history="none", user_id=True, user_features=(), item_features=())
+    vectors = towers.query(data.user_features.take(torch.tensor([1, 2])), EMPTY)
+    assert torch.equal(vectors, towers.query.id.weight[[1, 2]])
+
+
+def test_an_untrained_item_is_placed_by_its_features_alone(data):
+    towers = build(data, dim=8)
+    cold = dict(data.item_features.take(torch.tensor([1])))
+    cold["<id>"] = torch.tensor([0])
+    with_id = towers.item(data.item_features.take(torch.tensor([1])))
+    torch.testing.assert_close(with_id - towers.item(cold), towers.item.id.weight[1:2])
