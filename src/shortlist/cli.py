@@ -294,3 +294,7 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def _silent(*_: Any, **__: Any) -> None:
     """Say nothing."""
+
+
+if __name__ == "__main__":
+    main()

@@ -44,11 +44,10 @@ def hits(top: Ints, values: Ints, offsets: Ints) -> Bools:
         raise DataError(f"{users} users x items up to {items} overflow int64: use row numbers")
     owners = np.repeat(np.arange(users, dtype=np.int64), np.diff(offsets))
     relevant = np.sort(owners * items + values)
-    if (relevant[1:] == relevant[:-1]).any():
-        twice = int(relevant[1:][relevant[1:] == relevant[:-1]][0])
-        raise DataError(
-            f"item {twice % items} is listed as relevant twice for user {twice // items}"
-        )
+    repeated = relevant[1:][relevant[1:] == relevant[:-1]]
+    if len(repeated):
+        user, item = divmod(int(repeated[0]), items)
+        raise DataError(f"item {item} is listed as relevant twice for user {user}")
     if not len(relevant):
         return np.zeros(top.shape, dtype=np.bool_)
     keys = np.arange(users, dtype=np.int64)[:, None] * items + top

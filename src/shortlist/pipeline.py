@@ -8,6 +8,7 @@ from shortlist.data.schema import Feature, Schema
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
 from shortlist.retrievers.vector import TwoTower
+from shortlist.towers.two_tower import check_features
 from shortlist.training.progress import Progress
 
 
@@ -40,6 +41,9 @@ def schema_of(recipe: Recipe) -> Schema:
 def check(recipe: Recipe) -> None:
     """Refuse a combination of options that cannot work, before any data is read."""
     TwoTower(model=recipe.model, training=recipe.training)
+    users, items = recipe.features.users, recipe.features.items
+    check_features("user", recipe.model.user_features or (), users, items)
+    check_features("item", recipe.model.item_features or (), items, users)
 
 
 def load_split(recipe: Recipe) -> Split:

@@ -203,6 +203,15 @@ def test_a_disk_that_stays_full_leaves_the_old_bundle(tmp_path, monkeypatch):
         assert names_beside(directory) == ["bundle"]
 
 
+def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_them_all(tmp_path, monkeypatch):
+    disk = FaultyDisk(fails_at=0)
+    disk.write = lambda descriptor, data: os.write(descriptor, data[:3])
+    monkeypatch.setattr(store, "os", disk)
+    small_bundle(tmp_path / "bundle")
+    monkeypatch.undo()
+    assert verify(tmp_path / "bundle").read("words.json") == CONTENT["words.json"]
+
+
 @pytest.mark.parametrize("renames", [1, 2])
 def test_ctrl_c_between_two_renames_puts_the_old_bundle_back(tmp_path, monkeypatch, renames):
     directory = tmp_path / "bundle"

@@ -172,6 +172,11 @@ def test_what_has_no_order_in_time_is_refused(column):
         checked_times(column, "f")
 
 
+def test_a_missing_time_is_refused_by_row():
+    with pytest.raises(DataError, match="row 2: the time is missing"):
+        checked_times(pl.Series("t", [1, None]), "f")
+
+
 def test_a_time_beyond_int64_is_refused():
     with pytest.raises(DataError, match="2\\^63"):
         checked_times(pl.Series("t", [2**63], dtype=pl.UInt64), "f")

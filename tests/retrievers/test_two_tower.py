@@ -202,12 +202,11 @@ def test_a_loss_that_runs_away_stops_training(split):
 
 def test_padding_row_stays_zero_and_is_never_recommended(fitted):
     assert not fitted.towers.item.id.weight[0].any()
-    assert not fitted.towers.query.history.table.weight[0].any()
     assert (fitted.recommend(fitted.data.users.ids, 50).rows != 0).all()
 
 
 def test_an_item_vector_belongs_to_the_id_it_is_exported_with(fitted):
     ids, vectors = fitted.encode_items()
     rows = torch.from_numpy(fitted.data.items.rows(ids))
-    again = fitted.towers.item(fitted.data.item_features.take(rows))
+    again = fitted.towers.encode_items(fitted.data.item_features.take(rows))
     torch.testing.assert_close(again.detach(), vectors)

@@ -56,13 +56,13 @@ def test_every_shape_gives_one_vector_an_entity(data, history, layers):
         data, dim=8, history=history, user_id=True, user_layers=layers, item_layers=layers
     )
     users, items = torch.tensor([1, 2]), torch.tensor([1, 2, 3])
-    assert towers.query(data.user_features.take(users), EMPTY).shape == (2, 8)
-    assert towers.item(data.item_features.take(items)).shape == (3, 8)
+    assert towers.encode_queries(data.user_features.take(users), EMPTY).shape == (2, 8)
+    assert towers.encode_items(data.item_features.take(items)).shape == (3, 8)
 
 
 def test_matrix_factorisation_is_two_towers_of_ids(data):
     towers = build(data, dim=8, history="none", user_id=True, user_features=(), item_features=())
-    vectors = towers.query(data.user_features.take(torch.tensor([1, 2])), EMPTY)
+    vectors = towers.encode_queries(data.user_features.take(torch.tensor([1, 2])), EMPTY)
     assert torch.equal(vectors, towers.query.id.weight[[1, 2]])
 
 
@@ -70,5 +70,15 @@ def test_an_untrained_item_is_placed_by_its_features_alone(data):
     towers = build(data, dim=8)
     cold = dict(data.item_features.take(torch.tensor([1])))
     cold["<id>"] = torch.tensor([0])
-    with_id = towers.item(data.item_features.take(torch.tensor([1])))
-    torch.testing.assert_close(with_id - towers.item(cold), towers.item.id.weight[1:2])
+    with_id = towers.encode_items(data.item_features.take(torch.tensor([1])))
+    torch.testing.assert_close(with_id - towers.encode_items(cold), towers.item.id.weight[1:2])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_histories_are_read_with_the_items_embeddings_only_where_shared(data, shared):
+    towers = build(data, dim=8, shared_items=shared)
+    history = Ragged(torch.tensor([1]), torch.tensor([0, 1]))
+    towers.encode_queries(data.user_features.take(torch.tensor([1])), history).sum().backward()
+    assert (towers.item.id.weight.grad is not None) == shared
+    names = {name for name, _ in towers.named_parameters()}
+    assert ("query.table.weight" in names) != shared

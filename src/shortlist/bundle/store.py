@@ -232,20 +232,17 @@ def _check_target(directory: Path, overwrite: bool) -> None:
 
 
 def _check_listing(directory: Path, names: Iterable[str]) -> None:
-    """Refuse a file too few, a file too many, and whatever is not a regular file."""
+    """Refuse a file too few and a file too many."""
     expected = {*names, MANIFEST, SEAL}
     with _naming("list", directory):
-        found = {entry.name: entry for entry in os.scandir(directory)}
-    for name in sorted(expected - found.keys()):
+        found = set(os.listdir(directory))
+    for name in sorted(expected - found):
         raise BundleError(f"{directory / name} is missing. {_DAMAGED}")
-    for name in sorted(found.keys() - expected):
+    for name in sorted(found - expected):
         raise BundleError(
             f"{directory / name} does not belong to the bundle: its manifest does not list it. "
             "Move it elsewhere; a bundle holds its own files only."
         )
-    for name, entry in sorted(found.items()):
-        if not entry.is_file(follow_symlinks=False):
-            raise BundleError(f"{directory / name} must be a regular file, not a link or device.")
 
 
 def _check_file(path: Path, entry: FileEntry, size: int, digest: str) -> None:

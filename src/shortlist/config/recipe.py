@@ -137,12 +137,14 @@ class Recipe(Section):
 
     def _input_gaps(self) -> list[str]:
         model, found = self.model, []
-        for side, chosen, declared in (
-            ("user", model.user_features, self.features.users),
-            ("item", model.item_features, self.features.items),
+        users, items = self.features.users, self.features.items
+        for side, chosen, declared, other in (
+            ("user", model.user_features, users, items),
+            ("item", model.item_features, items, users),
         ):
             for name in chosen or ():
-                if name not in declared:
+                # A feature of the other side is refused by the tower, which explains why.
+                if name not in declared and name not in other:
                     hint = suggest(name, declared) if declared else ""
                     found.append(
                         f"model.{side}_features: {name!r} is not declared in features.{side}s."

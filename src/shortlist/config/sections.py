@@ -193,6 +193,10 @@ class Model(Section):
     history_dropout: Share = Field(
         default=0.0, description="Share of a history's events left out of it, anew in each batch."
     )
+    shared_items: bool = Field(
+        default=True,
+        description="Whether histories are read with the item tower's id embeddings, or their own.",
+    )
     user_id: bool = Field(
         default=False, description="Whether the user's id is an input of its tower."
     )
@@ -219,6 +223,11 @@ class Model(Section):
         default=0.2,
         description="Share of the pooled history and of hidden layers dropped in training.",
     )
+
+    @property
+    def shares_items(self) -> bool:
+        """Whether both towers read one table of item embeddings: there must be one to share."""
+        return self.shared_items and self.item_id
 
 
 class Training(Section):

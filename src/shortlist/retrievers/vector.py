@@ -258,12 +258,10 @@ class TwoTower:
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
-        vectors: Tensor = self.towers.query(self._user_table.take(batch.users), batch.history)
-        return vectors
+        return self.towers.encode_queries(self._user_table.take(batch.users), batch.history)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
-        vectors: Tensor = self.towers.item(self._item_table.take(rows.to(self.device)))
-        return vectors
+        return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
 
     def _encode_block(self, block: RowQueries) -> Tensor:
         """Encode queries as training did: trained items only, the latest ones."""
@@ -273,8 +271,7 @@ class TwoTower:
         latest = windows(history.values, history.offsets[1:] - length, length)
         with torch.no_grad():
             features = self._user_table.take(block.users.to(self.device))
-            vectors: Tensor = self.towers.query(features, latest.to(self.device))
-        return vectors.cpu()
+            return self.towers.encode_queries(features, latest.to(self.device)).cpu()
 
     def _trained(self, history: Ragged) -> Ragged:
         """Leave out items without an id embedding: unknown ones, and those never trained on."""

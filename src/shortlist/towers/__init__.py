@@ -9,4 +9,4 @@ TOWERS: dict[str, Callable[..., HistoryPooling]] = {
     "mean": MeanPooling,
     "recency": RecencyPooling,
 }
-"""What `model.history` may name, beside 'none'; each is built as (items, dim, length, dropout)."""
+"""What `model.history` may name, beside 'none'; each is built as (length, dropout)."""

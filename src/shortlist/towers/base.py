@@ -23,6 +23,9 @@ class HistoryPooling(Protocol):
 
     segments: int
 
-    def __call__(self, history: Ragged) -> Tensor:
-        """Return [B, K, D]; an empty history gives zeros."""
+    def __call__(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return [B, K, D]; an empty history gives zeros.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
         ...

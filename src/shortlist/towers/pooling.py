@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from shortlist.data.ragged import Ragged
-from shortlist.towers.features import embedding
 
 
 class RecencyPooling(nn.Module):
@@ -18,34 +17,36 @@ class RecencyPooling(nn.Module):
     would fade as tastes spread. In training each event is left out with probability `dropout`.
     """
 
-    def __init__(self, items: int, dim: int, length: int, dropout: float = 0.0) -> None:
+    def __init__(self, length: int, dropout: float = 0.0) -> None:
         super().__init__()
         edges = [0]
         while edges[-1] < length:
             edges.append(min(2 * edges[-1] + 1, length))
         self.segments = len(edges) - 1
         self.dropout = dropout
-        self.table = embedding(items + 1, dim)
         self.register_buffer("edges", torch.tensor(edges), persistent=False)
         self.edges: Tensor
 
-    def forward(self, history: Ragged) -> Tensor:
-        """Return [B, K, D], the latest segment first; no list may be longer than `length`."""
+    def forward(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return [B, K, D], the latest segment first; no list may be longer than `length`.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
         length = history.lengths[:, None]
         # Lists run oldest first, so within a list the bounds of the segments fall from K to 0.
         bounds = history.offsets[1:, None] - torch.minimum(length, self.edges.flip(0))
         weights = None
         if self.training and self.dropout > 0:
             weights = torch.rand(history.values.shape, device=length.device) >= self.dropout
-            weights = weights.to(self.table.weight.dtype)
+            weights = weights.to(table.dtype)
         summed = embedding_bag(
             history.values,
-            self.table.weight,
+            table,
             bounds[:, :-1].flatten(),
             mode="sum",
             padding_idx=0,
             per_sample_weights=weights,
-        ).view(len(length), self.segments, self.table.embedding_dim)
+        ).view(len(length), self.segments, table.shape[1])
         count = bounds.diff(dim=1).clamp(min=1)
         return (summed / count.sqrt()[:, :, None]).flip(1)
 
@@ -53,7 +54,7 @@ class RecencyPooling(nn.Module):
 class MeanPooling(RecencyPooling):
     """All events alike, in one segment: for logs without an order, or as the plain baseline."""
 
-    def __init__(self, items: int, dim: int, length: int, dropout: float = 0.0) -> None:
-        super().__init__(items, dim, length, dropout)
+    def __init__(self, length: int, dropout: float = 0.0) -> None:
+        super().__init__(length, dropout)
         self.segments = 1
         self.register_buffer("edges", torch.tensor([0, length]), persistent=False)

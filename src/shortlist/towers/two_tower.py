@@ -1,6 +1,6 @@
 """The two-tower model: a query tower and an item tower that meet only at the score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,11 @@ class QueryTower(nn.Module):
                 raise ModelError(
                     f"unknown history '{shape.history}'.{suggest(shape.history, [*TOWERS, 'none'])}"
                 )
-            pooling = TOWERS[shape.history](
-                items.trained, shape.dim, shape.history_length, shape.history_dropout
-            )
+            pooling = TOWERS[shape.history](shape.history_length, shape.history_dropout)
             assert isinstance(pooling, nn.Module)
             self.history = pooling
+            if not shape.shares_items:
+                self.table = embedding(items.trained + 1, shape.dim)
             self.decay = nn.Parameter(2.0 ** (-0.5 * torch.arange(pooling.segments)))
             width += pooling.segments * shape.dim
         if width == 0 and self.id is None:
@@ -50,12 +50,17 @@ class QueryTower(nn.Module):
             )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
 
-    def forward(self, features: Features, history: Ragged) -> Tensor:
-        """Return user vectors [B, D]; history: item rows, oldest first."""
+    def forward(self, features: Features, history: Ragged, items: Tensor | None = None) -> Tensor:
+        """Return user vectors [B, D].
+
+        history: item rows, oldest first; items: the item embeddings [N + 1, D] to read it with,
+        where the towers share them.
+        """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
         if self.history is not None:
-            pooled = dropout(self.history(history), self.dropout, self.training)  # [B, K, D]
+            table = self.table.weight if items is None else items
+            pooled = dropout(self.history(history, table), self.dropout, self.training)  # [B, K, D]
             direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
             parts.append(pooled.flatten(1))
         if self.fields is not None:
@@ -105,6 +110,17 @@ class TwoTowers(nn.Module):
         self.query = QueryTower(users, items, shape)
         self.item = ItemTower(users, items, shape)
 
+    def encode_queries(self, features: Features, history: Ragged) -> Tensor:
+        """Return user vectors [B, D]; history: item rows, oldest first."""
+        shared = self.item.id.weight if self.shape.shares_items and self.item.id else None
+        vectors: Tensor = self.query(features, history, shared)
+        return vectors
+
+    def encode_items(self, features: Features) -> Tensor:
+        """Return item vectors [B, D]."""
+        vectors: Tensor = self.item(features)
+        return vectors
+
     @property
     def reads_item_features(self) -> bool:
         """Whether the item tower can place an item nobody has touched yet."""
@@ -117,8 +133,16 @@ def chosen(
     own: Mapping[str, Encoder],
     other: Mapping[str, Encoder],
 ) -> dict[str, Encoder]:
-    """Return the features a tower reads; refuse unknown ones and those of the other side."""
-    for name in names or ():
+    """Return the features a tower reads, all of its side by default."""
+    check_features(side, names or (), own, other)
+    return {name: own[name] for name in (own if names is None else names)}
+
+
+def check_features(
+    side: str, names: Iterable[str], own: Iterable[str], other: Iterable[str]
+) -> None:
+    """Refuse features that a tower cannot read: unknown ones, and those of the other side."""
+    for name in names:
         if name in own:
             continue
         if name in other:
@@ -128,4 +152,3 @@ def chosen(
                 "so they cannot be computed once and indexed. Leave it to the ranking stage."
             )
         raise ModelError(f"model.{side}_features: no feature '{name}'.{suggest(name, own)}")
-    return {name: own[name] for name in (own if names is None else names)}

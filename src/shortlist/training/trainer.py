@@ -81,7 +81,7 @@ class Trainer:
         negatives = self._sampler.sample(batch, self._generator)
         rows = len(batch.positive)
         wanted = torch.cat([batch.positive, negatives.ids.flatten()])
-        ids, place = torch.unique(wanted, return_inverse=True)  # type: ignore[no-untyped-call]
+        ids, place = torch.unique(wanted, return_inverse=True)
         vectors = self._encoders.items(ids)
         loss: Tensor = self._objective(
             self._encoders.queries(batch),
