@@ -24,6 +24,11 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
+def world_schema() -> Schema:
+    return WORLD_SCHEMA
+
+
+@pytest.fixture(scope="session")
 def world() -> World:
     return planted_world(users=300, items=200, events=6_000, seed=3)
 

@@ -34,6 +34,14 @@ k = [5, 10]
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_data_folder():
+    """Relative paths start at the recipe here, wherever the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SHORTLIST_DATA", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")

@@ -15,9 +15,12 @@ from shortlist.bundle.bundle import Bundle, load, save
 from shortlist.config import load_recipe, template
 from shortlist.errors import QueryError, ShortlistError
 from shortlist.evaluation.evaluate import evaluate as measure
+from shortlist.losses import LOSSES
 from shortlist.pipeline import check, load_split
 from shortlist.pipeline import train as carry_out
 from shortlist.retrievers.base import Queries
+from shortlist.sampling import SAMPLERS
+from shortlist.towers import TOWERS
 from shortlist.training.progress import Bars, Progress, Quiet
 
 app = typer.Typer(
@@ -34,6 +37,13 @@ Device = Annotated[
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors and results.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+
+CHOICES = {
+    "training.loss": tuple(LOSSES),
+    "training.sampler": tuple(SAMPLERS),
+    "model.history": (*TOWERS, "none"),
+}
+"""The names of the tables, for the recipe that `init` writes."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 + SIGINT."""
@@ -109,7 +119,7 @@ def init(
     path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.toml"),
 ) -> None:
     """Write a recipe with every key, its meaning and its default; edit [data], then train."""
-    files.write_new(path, template().encode())
+    files.write_new(path, template(CHOICES).encode())
     out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE", highlight=False)
 
 

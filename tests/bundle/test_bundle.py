@@ -33,9 +33,8 @@ def test_equal_trainings_give_equal_bundles(fitted, tmp_path):
     assert save(fitted, tmp_path / "a") == save(fitted, tmp_path / "b")
 
 
-def test_string_ids_and_features_survive(world, tmp_path):
+def test_string_ids_and_features_survive(world, world_schema, tmp_path):
     import polars as pl
-    from tests.conftest import WORLD_SCHEMA
 
     from shortlist.data.dataset import Dataset
     from shortlist.retrievers.vector import TwoTower
@@ -45,7 +44,7 @@ def test_string_ids_and_features_survive(world, tmp_path):
         world.interactions.with_columns(text),
         users=world.users,
         items=world.items.with_columns(text),
-        schema=WORLD_SCHEMA,
+        schema=world_schema,
     ).split()
     model = TwoTower(dim=8, epochs=1, batch_size=256).fit(split)
     save(model, tmp_path / "bundle")

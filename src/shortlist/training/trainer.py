@@ -51,10 +51,10 @@ class Trainer:
         self._sampler = sampler
         self._batches = batches
         self._generator = torch.Generator().manual_seed(seed)
-        parameters = [*model.parameters(), *objective.parameters()]
-        self._optimizer = torch.optim.AdamW(
-            parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        groups = [{"params": list(model.parameters()), "weight_decay": weight_decay}]
+        if learned := list(objective.parameters()):  # a temperature or bias must not decay
+            groups.append({"params": learned, "weight_decay": 0.0})
+        self._optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
         total = epochs * len(batches)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: max(1 - step / total, 0.0)
