@@ -3,6 +3,10 @@
 Each method runs in a process of its own, so that the peak memory is its own:
 
     python benchmarks/evaluation_speed.py [--users 20000] [--items 50000] [--threads 1]
+
+On one core of an AMD EPYC server with torch 2.13, defaults: plain 6.7 CPU s and 130 MiB above the
+vectors, exact 4.8 CPU s and 90 MiB; the metrics of these lists take 0.1 CPU s more. With two
+threads on a machine that is busy otherwise, waiting threads burn CPU: 10 and 12 CPU s.
 """
 
 import argparse

@@ -258,7 +258,9 @@ def test_a_damaged_cache_is_fetched_anew_before_any_parser_sees_it(
     whole = path.read_bytes()
     flipped = whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]
     path.write_bytes(whole[:40] if file == "source.json" else flipped)
-    again = movielens_100k(cache=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "read_frame", lambda *_: pytest.fail("a parser saw it"))
+        again = movielens_100k(cache=tmp_path)
     assert same(fetched, again)
     assert again.source == "MovieLens-100K from GroupLens."
     assert again.tried[0].startswith("the cache: ")

@@ -116,7 +116,7 @@ def test_one_interaction_users_leave_nothing_to_validate():
 
 def test_ids_of_two_types_on_the_two_sides_are_refused(tiny_log):
     items = pl.DataFrame({"item_id": ["10", "20"], "title": ["a", "b"]})
-    with pytest.raises(DataError, match="String"):
+    with pytest.raises(DataError, match="1 is not '1'"):
         Dataset.load(tiny_log, items=items, schema=TIMED)
 
 
@@ -180,3 +180,20 @@ def test_what_was_known_before_the_cut_holds_nothing_after_it(split):
     assert len(known) == (data.log.role < Role.TEST).sum()
     assert len(data.log.before("validation")) == (data.log.role == Role.TRAIN).sum()
     assert data.log.before("end") is data.log
+
+
+def test_digits_in_a_text_file_may_be_text_where_the_other_table_needs_it(tiny_log, tmp_path):
+    tiny_log.write_csv(tmp_path / "log.csv")
+    pl.DataFrame({"item_id": ["10", "A7"]}).write_csv(tmp_path / "items.csv")
+    dataset = Dataset.load(tmp_path / "log.csv", items=tmp_path / "items.csv", schema=TIMED)
+    assert dataset.item_ids.to_list() == ["10", "20", "30", "40", "A7"]
+
+
+@pytest.mark.parametrize("at", ["1970-01-06", "1970-01-06T00:00:00"])
+def test_global_time_takes_a_date_as_it_is_written(tiny_log, at):
+    frame = tiny_log.with_columns(pl.from_epoch(pl.col("time"), time_unit="d"))
+    split = Dataset.load(frame, schema=TIMED).split(
+        "global-time", at=at, validation_at="1970-01-04"
+    )
+    assert ((split.log.role == Role.TEST) == (split.log.time >= 5)).all()
+    assert ((split.log.role == Role.TRAIN) == (split.log.time < 3)).all()

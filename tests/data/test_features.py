@@ -73,7 +73,7 @@ def test_a_constant_number_does_not_divide_by_zero():
 
 
 def test_lists_and_delimited_text_give_the_same_codes():
-    text, lists = pl.Series(["x|y", "y", ""]), pl.Series([["x", "y"], ["y"], []])
+    text, lists = pl.Series(["x | y", "y|", ""]), pl.Series([["x", "y"], ["y"], []])
     encoder = MultiValuedEncoder.fit(text, "|")
     assert encoder.values == ("x", "y")
     for one, two in zip(encoder.encode(text), encoder.encode(lists), strict=True):

@@ -156,6 +156,7 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
     ("name", "content", "reason"),
     [
         ("log.csv", "", "the file is empty"),
+        ("log.parquet", "", "the file is empty"),
         ("log.csv", "user_id,item_id\n", "there are no rows"),
         ("log.csv", "user_id,item_id\n\n", "there are no rows"),
         ("log.csv", "user_id,item_id\n1,2,3\n", "cannot be read"),
@@ -392,6 +393,8 @@ def test_only_ids_written_as_text_change_their_type(tmp_path):
         assert [series.dtype for series in found] == [pl.String, pl.String]
     with pytest.raises(DataError, match=r"users: ids are integers .1. in one table and text"):
         align_ids(text, numbers, left_text=True, right_text=False, where="users")
+    with pytest.raises(DataError, match="give both the same type"):
+        align_ids(numbers, text, left_text=False, right_text=True, where="users")
 
 
 def test_text_files_are_known_by_their_names():

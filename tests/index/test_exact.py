@@ -60,7 +60,8 @@ def test_an_answer_does_not_depend_on_the_other_queries_of_the_batch(similarity)
         assert torch.equal(alone.scores, together.scores[:size])
 
 
-def test_tiles_of_columns_and_blocks_of_queries_do_not_change_the_answer(monkeypatch):
+@pytest.mark.parametrize("columns", [128, 384])  # The last tile of 1024 is whole, or short.
+def test_tiles_of_columns_and_blocks_of_queries_do_not_change_the_answer(monkeypatch, columns):
     ids, vectors, queries = world(items=1000, users=50)
     vectors = vectors.round()  # Many equal scores, within tiles and across them.
     exclude = (ids[:500], torch.arange(51) * 10)
@@ -68,7 +69,7 @@ def test_tiles_of_columns_and_blocks_of_queries_do_not_change_the_answer(monkeyp
     index = ExactIndex("dot").build(ids, vectors)
     whole = index.search(queries.round(), k=60, exclude=exclude, allow=allow)
     monkeypatch.setattr(exact, "TILE", 1500)
-    monkeypatch.setattr(exact, "TILE_COLUMNS", 128)
+    monkeypatch.setattr(exact, "TILE_COLUMNS", columns)
     tiled = index.search(queries.round(), k=60, exclude=exclude, allow=allow)
     assert torch.equal(whole.ids, tiled.ids)
     assert torch.equal(whole.scores, tiled.scores)

@@ -91,7 +91,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        conflicts = [*self._data_conflicts(), *self._split_conflicts(), *self._input_gaps()]
+        conflicts = [
+            *self._data_conflicts(),
+            *self._split_conflicts(),
+            *self._input_gaps(),
+            *self._pair_conflicts(),
+        ]
         if conflicts:
             raise ValueError("; ".join(conflicts))
         return self
@@ -155,6 +160,26 @@ class Recipe(Section):
             found.append(
                 "the user tower has no input: set model.user_id, model.history or features.users"
             )
+        return found
+
+    def _pair_conflicts(self) -> list[str]:
+        data, training, found = self.data, self.training, []
+        if training.positives != "i2i":
+            return [
+                f'training.{key} is for positives = "i2i", got "{training.positives}"'
+                for key in ("session_gap", "pair_window")
+                if getattr(training, key) is not None
+            ]
+        if data.session is None and training.session_gap is None:
+            found.append(
+                'training.positives = "i2i" needs data.session, the column of the sessions, or '
+                "training.session_gap, the seconds that end one"
+            )
+        if data.session is not None and training.session_gap is not None:
+            found.append("data.session and training.session_gap both cut sessions: give one")
+        for key in ("session_gap", "pair_window"):
+            if getattr(training, key) is not None and data.time is None:
+                found.append(f"training.{key} needs data.time, the column that orders events")
         return found
 
 

@@ -224,6 +224,12 @@ class Model(Section):
         description="Share of the pooled history and of hidden layers dropped in training.",
     )
 
+    neighbours: Count | None = Field(
+        default=None,
+        description="u2u: how many similar users are asked for their items. Unset: 100.",
+        examples=[50],
+    )
+
     @property
     def shares_items(self) -> bool:
         """Whether both towers read one table of item embeddings: there must be one to share."""
@@ -235,6 +241,22 @@ class Training(Section):
 
     mode: Annotated[Mode, BeforeValidator(_mode)] = Field(
         default="listwise", description='"pointwise", "pairwise" or "listwise"; also 0, 1 or 2.'
+    )
+    positives: Literal["u2i", "i2i", "u2u"] = Field(
+        default="u2i",
+        description='Which pairs are close: "u2i" a user and an item of theirs, "i2i" two items '
+        'of one session, "u2u" two halves of one user\'s history.',
+    )
+    session_gap: Positive | None = Field(
+        default=None,
+        description="i2i: a session ends after so many seconds without an event (in the unit of "
+        "data.time where it holds plain numbers). Unset: data.session tells sessions apart.",
+        examples=[1800],
+    )
+    pair_window: Count | None = Field(
+        default=None,
+        description="i2i: how many places apart in their session two items may lie. Unset: any.",
+        examples=[5],
     )
     loss: Text | None = Field(
         default=None, description="What is minimised. Unset: the mode's.", examples=["softmax"]

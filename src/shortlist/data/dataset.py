@@ -9,9 +9,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.data import splits
+from shortlist.data.columns import time_key
 from shortlist.data.features import FeatureTable
 from shortlist.data.interactions import Cut, Interactions, Role
-from shortlist.data.readers import ReadReport, read_entities, read_interactions
+from shortlist.data.readers import (
+    ReadReport,
+    align_ids,
+    is_text,
+    read_entities,
+    read_interactions,
+)
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.errors import DataError, SplitError
@@ -53,8 +60,8 @@ class Dataset:
         """
         schema = schema or Schema()
         frame, report = read_interactions(interactions, schema)
-        user_frame = _entities(users, schema, "user", frame["user"].dtype)
-        item_frame = _entities(items, schema, "item", frame["item"].dtype)
+        frame, user_frame = _aligned(frame, interactions, users, schema, "user")
+        frame, item_frame = _aligned(frame, interactions, items, schema, "item")
         user_ids, user = _encode(frame["user"], user_frame)
         item_ids, item = _encode(frame["item"], item_frame)
         keys = None if schema.tie == "file" else pair_hash(user_ids, item_ids, user, item)
@@ -99,7 +106,9 @@ class Dataset:
             _refuse(kind, at=at, validation_at=validation_at)
             roles = splits.leave_last_out(self.log)
         elif kind == "global-time":
-            roles = splits.global_time(self.log, 0.9 if at is None else at, validation_at)
+            roles = splits.global_time(
+                self.log, self._moment(0.9 if at is None else at), self._moment(validation_at)
+            )
         elif kind == "random":
             _refuse(kind, validation_at=validation_at)
             roles = splits.random_hold_out(self.log, keys, 0.8 if at is None else at)
@@ -115,6 +124,12 @@ class Dataset:
                     f"{len(self.log)} rows of {len(self.user_ids)} users"
                 )
         return Split(self, replace(self.log, role=roles), kind, tuple(notes))
+
+    def _moment(self, at: Any) -> Any:
+        """Read a time as a person writes it in the log's own unit; shares in (0, 1) stay."""
+        if at is None or self.report.time_unit is None or (isinstance(at, float) and 0 < at < 1):
+            return at
+        return time_key(at, self.report.time_unit)
 
     def _default_split(self) -> str:
         if self.schema.split is not None:
@@ -246,26 +261,27 @@ def pair_hash(
         return mix(hash_ids(user_ids)[user] * np.uint64(3) + hash_ids(item_ids, 1)[item], seed)
 
 
-def _entities(source: Any, schema: Schema, side: str, dtype: pl.DataType) -> pl.DataFrame | None:
+def _aligned(
+    log: pl.DataFrame, log_source: Any, source: Any, schema: Schema, side: str
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Read a side's table, if there is one, with its ids in one type with the log's."""
+    features = getattr(schema, f"{side}_features")
     if source is None:
-        if features := getattr(schema, f"{side}_features"):
+        if features:
             raise DataError(
                 f"{side} feature '{features[0].name}' is declared, but no {side}s table is given"
             )
-        return None
-    frame = read_entities(
-        source,
-        getattr(schema, side),
-        getattr(schema, f"{side}_features"),
-        schema.title if side == "item" else None,
-        f"{side}s",
+        return log, None
+    title = schema.title if side == "item" else None
+    table = read_entities(source, getattr(schema, side), features, title, f"{side}s")
+    in_log, in_table = align_ids(
+        log[side],
+        table["id"],
+        left_text=is_text(log_source),
+        right_text=is_text(source),
+        where=f"the {side}s table",
     )
-    if frame["id"].dtype != dtype:
-        raise DataError(
-            f"{side} ids are {dtype} in the interactions but {frame['id'].dtype} in the {side}s "
-            "table: one type per id; cast one of them"
-        )
-    return frame
+    return log.with_columns(in_log.alias(side)), table.with_columns(in_table.alias("id"))
 
 
 def _encode(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, NDArray[np.int32]]:

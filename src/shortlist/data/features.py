@@ -79,7 +79,7 @@ class MultiValuedEncoder:
     def fit(cls, column: pl.Series, separator: str | None) -> "MultiValuedEncoder":
         """Give a code to each value of the training entities, in sorted order."""
         values = _lists(column, separator).explode().drop_nulls().unique().sort()
-        return cls(tuple(v for v in values if v != ""), separator)
+        return cls(tuple(values), separator)
 
     def encode(self, column: pl.Series) -> Ragged:
         """Return codes as n lists; a missing or empty value is an empty list."""
@@ -232,11 +232,10 @@ def _codes(column: pl.Series, values: Sequence[str]) -> Tensor:
 
 
 def _lists(column: pl.Series, separator: str | None) -> pl.Series:
-    if isinstance(column.dtype, pl.List | pl.Array):
-        return column.cast(pl.List(pl.String))
-    if column.dtype == pl.Null:
+    if isinstance(column.dtype, pl.List | pl.Array) or column.dtype == pl.Null:
         return column.cast(pl.List(pl.String))
     text = column.cast(pl.String)
-    return (
-        text.str.split(separator) if separator else text.reshape((-1, 1)).cast(pl.List(pl.String))
-    )
+    if not separator:
+        return text.reshape((-1, 1)).cast(pl.List(pl.String))
+    parts = text.str.split(separator).list.eval(pl.element().str.strip_chars())
+    return parts.list.eval(pl.element().filter(pl.element() != ""))

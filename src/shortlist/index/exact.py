@@ -21,7 +21,7 @@ from shortlist.index.checks import (
 from shortlist.index.top_k import top_k
 from shortlist.similarity import check_similarity, normalize, score
 
-TILE = 6_000_000  # Scores held at a time: 24 MB, below the size from which malloc maps afresh.
+TILE = 8_000_000  # Scores held at a time: 32 MB, below the size from which malloc maps afresh.
 TILE_COLUMNS = 131_072
 # A matrix product may round an element by its place in the matrix and by the matrix's shape.
 # In whole multiples of these every element is computed alike: equal vectors score equal, and
@@ -213,6 +213,8 @@ class ExactIndex:
                 _exclude(scores, excluded, start)
             values, columns = top_k(scores, k)
             parts.append((values, columns + start))
+        if len(parts) == 1:
+            return parts[0]
         # Columns of earlier tiles stand first, as the tie rule wants them.
         values, columns = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         values, best = top_k(values, k)
@@ -223,5 +225,7 @@ class ExactIndex:
 def _exclude(scores: Tensor, cells: tuple[Tensor, Tensor], start: int) -> None:
     """Set the cells (row, column) that lie in the tile from column `start` on to -inf."""
     rows, columns = cells
-    inside = (columns >= start) & (columns < start + scores.shape[1])
-    scores[rows[inside], columns[inside] - start] = float("-inf")
+    if scores.shape[1] == TILE_COLUMNS or start:  # Not the only tile.
+        inside = (columns >= start) & (columns < start + scores.shape[1])
+        rows, columns = rows[inside], columns[inside] - start
+    scores[rows, columns] = float("-inf")

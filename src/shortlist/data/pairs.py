@@ -1,0 +1,233 @@
+"""Positives beyond (user, item): two items of one session (I2I), two halves of one history (U2U).
+
+Both are batches like those of `batches.py`: only what a query is changes.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.data.interactions import Interactions
+from shortlist.data.ragged import Ragged, windows
+from shortlist.errors import DataError, ModelError
+
+
+def sessions(log: Interactions, gap: float | None = None) -> Ragged:
+    """Cut a log into sessions: lists of distinct items (rows) that one user met, in order.
+
+    gap: a session ends where the user's next event comes more than this after the last one, in
+    the units of log.time; None takes the session column. An item that comes again in a session
+    counts where it came first, so a list holds no item twice.
+
+    >>> log = Interactions(np.array([1, 1, 1]), np.array([7, 8, 7]), 2, time=np.array([0, 5, 90]))
+    >>> sessions(log, gap=10)
+    Ragged(values=tensor([7, 8, 7]), offsets=tensor([0, 2, 3]))
+    """
+    user, item, cut = _by_session(log) if gap is None else _by_gap(log, gap)
+    new = np.ones(len(log), dtype=np.bool_)
+    new[1:] = cut | (np.diff(user) != 0)
+    number = np.cumsum(new) - 1
+    width = int(item.max(initial=0)) + 1
+    _, first = np.unique(number * width + item, return_index=True)
+    kept = np.sort(first)
+    counts = np.bincount(number[kept], minlength=int(new.sum()))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Ragged(torch.from_numpy(item[kept].astype(np.int64)), torch.from_numpy(offsets))
+
+
+def _by_session(log: Interactions) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Users and items ordered by (user, session), and where one session follows another."""
+    if log.session is None:
+        raise DataError(
+            "pairs of items need sessions: name the session column (data.session), or give "
+            "session_gap, the seconds without an event after which a session ends"
+        )
+    order = np.lexsort((log.session, log.user))  # stable: within a session the order stays
+    return log.user[order], log.item[order], np.diff(log.session[order]) != 0
+
+
+def _by_gap(log: Interactions, gap: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    if log.time is None:
+        raise DataError("session_gap needs data.time, the column of the times it compares")
+    return log.user, log.item, np.diff(log.time) > gap
+
+
+class ItemPairs:
+    """(item, item) positives: each event with one other event of its session, drawn anew an epoch.
+
+    A session of n items gives n pairs an epoch, not n², and over the epochs all of them. The query
+    is the one item of `Batch.history`; `Batch.users` is 0, as no user takes part. Sessions of one
+    item give no pair.
+    """
+
+    def __init__(
+        self,
+        sessions: Ragged,
+        *,
+        batch_size: int,
+        window: int | None = None,
+        with_known: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Take sessions of distinct items; partners lie at most `window` places apart.
+
+        with_known: every item of the session is a known positive, not just the query's own.
+        """
+        self._item = sessions.values.to(device)
+        self._start = sessions.offsets.to(device)
+        self._session = sessions.owners().to(device)
+        self._window = window
+        self._with_known = with_known
+        self._events = (sessions.lengths >= 2)[sessions.owners()].nonzero().squeeze(1).to(device)
+        self.batch_size = batch_size
+        if not len(self._events):
+            raise DataError(
+                "no session of the training rows holds two items, so there is no pair to learn "
+                "from: check data.session, or raise session_gap"
+            )
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs an epoch has."""
+        return len(self._events)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return -(-self.pairs // self.batch_size)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield each event of a session of two or more once, with a partner from `generator`."""
+        order = torch.randperm(self.pairs, generator=generator).to(self._item.device)
+        for places in torch.tensor_split(order, len(self)):
+            yield self.gather(self._events[places], generator)
+
+    def gather(self, events: Tensor, generator: torch.Generator) -> Batch:
+        """Return the batch of the given places [B] in the sessions."""
+        low, others = self._reach(events)
+        draw = torch.rand(len(events), generator=generator, dtype=torch.float64)
+        partner = low + (draw.to(events.device) * others).long()
+        partner += partner >= events  # the event itself is not among the others
+        single = torch.arange(len(events) + 1, device=events.device)
+        query = Ragged(self._item[events], single)
+        known = query
+        if self._with_known:
+            begin = self._start[self._session[events]]
+            known = windows(self._item, begin, self._start[self._session[events] + 1] - begin)
+        return Batch(
+            users=torch.zeros_like(events),
+            positive=self._item[partner],
+            weight=torch.ones(len(events), device=events.device),
+            history=query,
+            known=known,
+        )
+
+    def expected_counts(self, items: int) -> Tensor:
+        """How often each item row is a positive in an epoch, expected, [items + 1] float64.
+
+        This is the stream that in-batch negatives are drawn from: an event near the middle of a
+        window's reach is chosen more often than one at the end of a session.
+        """
+        low, others = self._reach(self._events)
+        chance = torch.zeros(len(self._item) + 1, dtype=torch.float64, device=low.device)
+        chance[self._events + 1] = 1 / others.double()
+        upto = chance.cumsum(0)
+        # Reach is mutual: the events that may choose this one are those it may choose.
+        chosen = upto[low + others + 1] - upto[low] - chance[self._events + 1]
+        counts = torch.zeros(items + 1, dtype=torch.float64, device=low.device)
+        return counts.index_add_(0, self._item[self._events], chosen)
+
+    def _reach(self, events: Tensor) -> tuple[Tensor, Tensor]:
+        """The first place within reach of each event, and how many others are, [B] each."""
+        low, end = self._start[self._session[events]], self._start[self._session[events] + 1]
+        if self._window is not None:
+            low = torch.maximum(low, events - self._window)
+            end = torch.minimum(end, events + self._window + 1)
+        return low, end - low - 1
+
+
+class UserHalves:
+    """(user, user) positives: one half of a history against the other, split anew an epoch.
+
+    Each epoch every history is cut in two at random, its order kept. The query is the smaller half
+    (`Batch.history`); `other_half` gives the other one, of any user. Positives are user rows, and a
+    history of one event gives no pair.
+    """
+
+    def __init__(
+        self,
+        log: Interactions,
+        *,
+        batch_size: int,
+        history_length: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._user = torch.from_numpy(log.user).long().to(device)
+        self._item = torch.from_numpy(log.item).long().to(device)
+        self._start = torch.from_numpy(log.indptr).to(device)
+        self._users = (self._start.diff() >= 2).nonzero().squeeze(1)
+        self._halves: tuple[Ragged, Ragged] | None = None
+        self.batch_size = batch_size
+        self.history_length = history_length
+        if not len(self._users):
+            raise DataError(
+                "no user has two training events, so there are no two halves of a history"
+            )
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs an epoch has."""
+        return len(self._users)
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return -(-self.pairs // self.batch_size)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield each user with two events or more once; halves and order come from `generator`."""
+        self._halves = self._split(generator)
+        order = torch.randperm(self.pairs, generator=generator).to(self._item.device)
+        for places in torch.tensor_split(order, len(self)):
+            users = self._users[places]
+            yield Batch(
+                users=users,
+                positive=users,
+                weight=torch.ones(len(users), device=users.device),
+                history=self._latest(self._halves[0], users),
+            )
+
+    def other_half(self, users: Tensor) -> Ragged:
+        """Return the half that these users' [B] queries do not hold, in the epoch that runs."""
+        if self._halves is None:
+            raise ModelError("halves are drawn when an epoch starts: begin one first")
+        return self._latest(self._halves[1], users)
+
+    def counts(self, users: int) -> Tensor:
+        """How often each user row is a positive in an epoch: 1 or 0, [users + 1]."""
+        counts = torch.zeros(users + 1, device=self._users.device)
+        counts[self._users] = 1
+        return counts
+
+    def _split(self, generator: torch.Generator) -> tuple[Ragged, Ragged]:
+        """Cut every history in two: n // 2 events drawn evenly, and the others; order kept."""
+        draw = torch.rand(len(self._user), generator=generator).to(self._user.device)
+        order = draw.argsort(stable=True)
+        order = order[self._user[order].argsort(stable=True)]
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device) - self._start[self._user]
+        first = rank < (self._start.diff() // 2)[self._user]
+        return self._events(first), self._events(~first)
+
+    def _events(self, mask: Tensor) -> Ragged:
+        upto = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
+        torch.cumsum(mask, 0, out=upto[1:])
+        return Ragged(self._item[mask], upto[self._start])
+
+    def _latest(self, half: Ragged, users: Tensor) -> Ragged:
+        end = half.offsets[users + 1]
+        length = torch.clamp(end - half.offsets[users], max=self.history_length)
+        return windows(half.values, end - length, length)

@@ -1,0 +1,146 @@
+"""What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shortlist.config import Model, Training, section_from
+from shortlist.data.ragged import Ragged, windows
+from shortlist.errors import ModelError
+from shortlist.index.base import Hits
+from shortlist.metrics import hits as hit_slots
+from shortlist.metrics import per_user
+from shortlist.retrievers.base import Queries, Retriever
+from shortlist.retrievers.popular import Popular
+from shortlist.training.progress import Progress
+from shortlist.training.trainer import Trainer
+
+VALIDATION_USERS = 10_000
+"""At most so many users are asked after each epoch; which ones is fixed."""
+
+
+class Epoch(NamedTuple):
+    """What one epoch came to; score is the monitored figure on the validation rows."""
+
+    epoch: int
+    loss: float
+    score: float
+
+
+class Fitted(NamedTuple):
+    """The epochs that were run, and the number of the best of them."""
+
+    epochs: tuple[Epoch, ...]
+    best: int
+
+
+def fit_best(
+    trainer: Trainer,
+    towers: nn.Module,
+    training: Training,
+    progress: Progress,
+    *,
+    positives: int,
+    measure: Callable[[], float],
+) -> Fitted:
+    """Train until the figure stops rising; leave the weights of the best epoch in `towers`.
+
+    positives: how many an epoch has; measure: the monitored figure, with the weights as they are.
+    """
+    best: dict[str, Tensor] = {}
+    best_epoch = 0
+    record: list[Epoch] = []
+    for epoch in range(1, training.epochs + 1):
+        loss = run_epoch(trainer, progress, epoch, training.epochs, positives)
+        score = measure()
+        record.append(Epoch(epoch, loss, score))
+        progress.report(epoch, loss, training.monitor, score)
+        if score >= max(e.score for e in record):
+            best_epoch = epoch
+            best = {name: value.clone() for name, value in towers.state_dict().items()}
+        if training.patience and epoch - best_epoch >= training.patience:
+            break
+    towers.load_state_dict(best)
+    return Fitted(tuple(record), best_epoch)
+
+
+def run_epoch(
+    trainer: Trainer, progress: Progress, epoch: int, limit: int, positives: int
+) -> float:
+    """Run one epoch of at most `limit`; return its mean loss."""
+    total = used = 0.0
+    progress.start(epoch, limit, positives)
+    for step in trainer.epoch():
+        progress.advance(step.positives)
+        total += step.loss * step.positives
+        used += step.positives
+    return total / used
+
+
+def validation_score(retriever: Retriever, monitor: str) -> float:
+    """The monitored figure on the validation rows, through `recommend`: the code that serves."""
+    name, k = monitor.split("@")
+    data = retriever.data
+    users, items, offsets = data.targets("validation")
+    if len(users) > VALIDATION_USERS:
+        pick = np.sort(np.random.default_rng(0).permutation(len(users))[:VALIDATION_USERS])
+        chosen = windows(
+            torch.from_numpy(items),
+            torch.from_numpy(offsets[:-1][pick]),
+            torch.from_numpy(np.diff(offsets)[pick]),
+        )
+        users, items, offsets = users[pick], chosen.values.numpy(), chosen.offsets.numpy()
+    queries = Queries(data.users.external(users), before="validation")
+    found = hit_slots(retriever.recommend(queries, int(k)).rows, items, offsets)
+    return float(per_user(found, np.diff(offsets), [int(k)])[f"{name}@{k}"].mean())
+
+
+def sections_for(
+    positives: str,
+    model: Model | None,
+    training: Training | None,
+    options: Mapping[str, object],
+    unused: Mapping[str, str],
+) -> tuple[Model, Training]:
+    """Return the sections of a retriever that learns from these positives, checked.
+
+    unused: keys of either section that would do nothing, each with the reason; one that is not
+    at its default is refused with it. Errors: ModelError.
+    """
+    base = training or Training.model_validate({"positives": positives})
+    sections = section_from(model or Model(), base, options)
+    given = sections[1].positives
+    if given != positives:
+        raise ModelError(
+            f"this retriever learns from positives = '{positives}', got '{given}': "
+            "TwoTower is for 'u2i', ItemToItem for 'i2i', UserToUser for 'u2u'"
+        )
+    for key, reason in unused.items():
+        section = next(s for s in sections if key in type(s).model_fields)
+        value = getattr(section, key)
+        if value not in (type(section).model_fields[key].default, ()):
+            raise ModelError(f"{key} does nothing with positives = '{positives}': {reason}")
+    return sections
+
+
+def popular_for_strangers(
+    found: Hits, strangers: Tensor, popular: Popular, seen: tuple[Tensor, Tensor] | None
+) -> None:
+    """Put the popular items where nothing is known of the query: strangers [B], found [B, k]."""
+    if not strangers.any():
+        return
+    instead = popular.search(len(strangers), found.ids.shape[1], seen)
+    found.ids[strangers] = instead.ids[strangers]
+    found.scores[strangers] = instead.scores[strangers]
+
+
+def keep(lists: Ragged, mask: Tensor) -> Ragged:
+    """The lists with only the values where `mask` [total] is true."""
+    if mask.all():
+        return lists
+    kept = torch.zeros(len(lists.offsets) - 1, dtype=torch.int64)
+    kept.index_add_(0, lists.owners(), mask.long())
+    return Ragged(lists.values[mask], torch.cat([kept.new_zeros(1), kept.cumsum(0)]))
