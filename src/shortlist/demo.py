@@ -12,11 +12,28 @@ from shortlist.data.synthetic import planted_world
 from shortlist.pipeline import Trained, schema_of, split_of, train
 from shortlist.training.progress import Progress
 
-MOVIES: dict[str, Any] = {
-    "data": {"interactions": "interactions.parquet", "users": "users", "items": "items"},
-    "features": {"title": "title"},
+RECIPE: dict[str, Any] = {
+    "data": {
+        "interactions": "interactions",
+        "users": "users",
+        "items": "items",
+        "time": "timestamp",
+        "weight": "rating",
+    },
     "training": {"epochs": 8, "batch_size": 512, "refit": "train+validation"},
     "evaluation": {"k": [10, 100]},
+}
+"""What is common to both demos; the tables come from memory, so the paths only name them."""
+
+MOVIE_FEATURES: dict[str, Any] = {
+    "users": {"age": "numeric", "gender": "categorical", "occupation": "categorical"},
+    "items": {"genres": "multi-valued", "year": "numeric"},
+    "title": "title",
+}
+PLANTED_FEATURES: dict[str, Any] = {
+    "users": {"age": "numeric", "region": "categorical"},
+    "items": {"tags": "multi-valued", "price": "numeric"},
+    "title": "title",
 }
 
 
@@ -30,12 +47,12 @@ class World(NamedTuple):
 
 def world(directory: Path | None, *, synthetic: bool, small: bool) -> World:
     """Return MovieLens-100K (from `directory`, the cache or the network), or the planted world."""
-    content = {key: dict(value) for key, value in MOVIES.items()}
-    content["data"] |= {"time": "timestamp", "weight": "rating"}
+    content = {**RECIPE, "features": PLANTED_FEATURES if synthetic else MOVIE_FEATURES}
     if synthetic:
         size = {"users": 1000, "items": 400, "events": 30_000} if small else {}
         found: Any = planted_world(**size)
-        content["training"] |= {"epochs": 5} if small else {}
+        if small:
+            content["training"] = {**RECIPE["training"], "epochs": 4}
         lines = ["A planted world, made here: groups of taste, no real users."]
     else:
         found = movielens_100k(directory)

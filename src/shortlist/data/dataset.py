@@ -1,6 +1,7 @@
 """What is a positive: a log and its features, read once, split, and made ready to train on."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from shortlist.data import splits
 from shortlist.data.columns import time_key
 from shortlist.data.features import FeatureTable
+from shortlist.data.impressions import Shown, read_shown
 from shortlist.data.interactions import Cut, Interactions, Role
+from shortlist.data.ragged import Ragged
 from shortlist.data.readers import (
     ReadReport,
     align_ids,
@@ -43,6 +46,7 @@ class Dataset:
     users: pl.DataFrame | None = None
     items: pl.DataFrame | None = None
     split_values: NDArray[Any] | None = None
+    shown: Mapping[str, Shown] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -51,9 +55,14 @@ class Dataset:
         *,
         users: Any = None,
         items: Any = None,
+        impressions: Any = None,
+        dropped: Any = None,
         schema: Schema | None = None,
     ) -> "Dataset":
         """Read a log, and features if there are any, from paths or frames.
+
+        impressions: what was shown, with schema.click; dropped: what a later stage threw away.
+        Both are logs of hard negatives (`shown`), with the columns of the interactions.
 
         interactions, users, items: a CSV, TSV, Parquet or RecBole atomic file, or a polars, pandas
         or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
@@ -76,7 +85,9 @@ class Dataset:
             session=_sessions(frame, order),
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
-        return cls(schema, user_ids, item_ids, log, report, user_frame, item_frame, values)
+        shown = _shown(impressions, dropped, schema, user_ids, item_ids, report)
+        report = replace(report, beside=tuple(log.line() for log in shown.values()))
+        return cls(schema, user_ids, item_ids, log, report, user_frame, item_frame, values, shown)
 
     @property
     def ordered(self) -> bool:
@@ -165,6 +176,11 @@ class Split:
         users, user_rows = _vocabulary(data.user_ids, fitted.user, "user")
         items, item_rows = _vocabulary(data.item_ids, fitted.item, "item")
         log = _by_user_row(self.log, user_rows, item_rows, len(users))
+        one_moment = self.kind == "global-time"
+        pairs = {
+            name: shown.negatives(self.log, cut, one_moment=one_moment)
+            for name, shown in data.shown.items()
+        }
         return TrainingData(
             users=users,
             items=items,
@@ -181,7 +197,11 @@ class Split:
             item_frame=data.items,
             title=data.schema.title,
             kind=self.kind,
-            notes=self.notes,
+            notes=(*self.notes, *(logged.note() for logged in pairs.values())),
+            logged={
+                name: logged.lists(user_rows, item_rows, len(users))
+                for name, logged in pairs.items()
+            },
         )
 
 
@@ -190,6 +210,7 @@ class TrainingData:
     """The log in rows, with the vocabularies and statistics of the rows it was fitted on.
 
     It holds later events too, by role, so that one object answers "what was known before the cut".
+    logged: by name of a log of negatives, the item rows of each user row; not part of a bundle.
     """
 
     users: Vocabulary
@@ -204,6 +225,7 @@ class TrainingData:
     title: str | None
     kind: str
     notes: tuple[str, ...] = ()
+    logged: Mapping[str, Ragged] = field(default_factory=dict)
 
     @cached_property
     def training_log(self) -> Interactions:
@@ -282,6 +304,36 @@ def _aligned(
         where=f"the {side}s table",
     )
     return log.with_columns(in_log.alias(side)), table.with_columns(in_table.alias("id"))
+
+
+def _shown(
+    impressions: Any,
+    dropped: Any,
+    schema: Schema,
+    users: pl.Series,
+    items: pl.Series,
+    report: ReadReport,
+) -> dict[str, Shown]:
+    """Read the logs of negatives that are given, by the name hard negatives are drawn under."""
+    if (impressions is None) != (schema.click is None):
+        raise DataError(
+            "impressions need the column that says what was clicked (data.click, Schema.click), "
+            "and it needs them: give both"
+        )
+    sources = {"exposed": (impressions, "impressions"), "dropped": (dropped, "dropped")}
+    return {
+        log: read_shown(
+            source,
+            name,
+            schema,
+            users=users,
+            items=items,
+            unit=report.time_unit,
+            click=schema.click if log == "exposed" else None,
+        )
+        for log, (source, name) in sources.items()
+        if source is not None
+    }
 
 
 def _encode(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, NDArray[np.int32]]:

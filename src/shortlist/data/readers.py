@@ -45,7 +45,7 @@ class ReadReport:
     duplicates: rows equal to another in every column read, merged into one. conflicts: rows that
     differ from another in weight alone; one of them was kept (see `read_interactions`).
     zero_weight: rows kept although they weigh nothing. time_unit: what a step of the time column
-    is, for `columns.time_key`; None without a time column.
+    is, for `columns.time_key`; None without a time column. beside: what became of other logs.
     """
 
     where: str
@@ -58,6 +58,7 @@ class ReadReport:
     min_weight: float | None = None
     tie: Tie = "hash"
     time_unit: TimeUnit | None = None
+    beside: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """Return the report as sentences; the first is always there.
@@ -84,7 +85,7 @@ class ReadReport:
                 f"{_count(self.zero_weight, 'row')} of weight 0 counted as positives; "
                 "set min_weight to leave them out."
             )
-        return tuple(said)
+        return (*said, *self.beside)
 
 
 def read_frame(source: Source, name: str, *, ids: Collection[str] = ()) -> pl.DataFrame:
@@ -110,26 +111,7 @@ def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, Rea
     in a log where a later rating replaces an earlier one. Then rows below `min_weight` go.
     """
     table = _open(source, "interactions")
-    roles = schema.roles()
-    table.require(roles.values())
-    columns = {column.name: column for column in table.load(list(roles.values())).get_columns()}
-    unit: TimeUnit | None = None
-    checked: list[pl.Series] = []
-    for role, name in roles.items():
-        column = columns.pop(name)  # let go of the raw column: a log may be most of the memory
-        if role == "time":
-            column = typed_text(column) if table.text else column
-            column, unit = checked_times(column, table.where)
-        elif role == "weight":
-            column = checked_weights(column, table.where, schema.min_weight)
-        elif role == "split":
-            column = checked_split(column, table.where)
-        else:
-            column = exact_text(column) if table.text else column
-            column = checked_ids(column, table.where)
-        checked.append(column.alias(role))
-    frame = pl.DataFrame(checked)
-    del columns, checked, column
+    frame, unit = _checked_roles(table, schema.roles(), schema.min_weight)
     rows_read = frame.height
     frame, duplicates, conflicts = _merge_repeats(frame, schema.tie)
     below = zero = 0
@@ -157,6 +139,19 @@ def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, Rea
         time_unit=unit,
     )
     return frame, report
+
+
+def read_roles(
+    source: Source, roles: Mapping[str, str], name: str
+) -> tuple[pl.DataFrame, TimeUnit | None, str]:
+    """Read some columns of a log beside the main one, under the names of their roles.
+
+    roles: role -> column, as `Schema.roles` gives them; checked and typed as in
+    `read_interactions`, but nothing is merged or left out. Returns the rows in the order of the
+    file, the unit of their times, and what errors call the source.
+    """
+    table = _open(source, name)
+    return *_checked_roles(table, roles, None), table.where
 
 
 def read_entities(
@@ -426,6 +421,30 @@ def _title(column: pl.Series, where: str) -> pl.Series:
     if column.dtype.is_nested() or column.dtype == pl.Object:
         raise fault(where, column.name, f"a title must be text, not {column.dtype}.")
     return column.cast(pl.String)
+
+
+def _checked_roles(
+    table: _Table, roles: Mapping[str, str], min_weight: float | None
+) -> tuple[pl.DataFrame, TimeUnit | None]:
+    """Return the columns that play a role, checked, typed and named by it; and the times' unit."""
+    table.require(roles.values())
+    columns = {column.name: column for column in table.load(list(roles.values())).get_columns()}
+    unit: TimeUnit | None = None
+    checked: list[pl.Series] = []
+    for role, name in roles.items():
+        column = columns.pop(name)  # let go of the raw column: a log may be most of the memory
+        if role == "time":
+            column = typed_text(column) if table.text else column
+            column, unit = checked_times(column, table.where)
+        elif role == "weight":
+            column = checked_weights(column, table.where, min_weight)
+        elif role == "split":
+            column = checked_split(column, table.where)
+        else:
+            column = exact_text(column) if table.text else column
+            column = checked_ids(column, table.where)
+        checked.append(column.alias(role))
+    return pl.DataFrame(checked), unit
 
 
 # --- repeated rows --------------------------------------------------------------------------------

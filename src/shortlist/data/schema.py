@@ -53,6 +53,8 @@ class Schema:
     `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
     the file changes nothing ("hash"), or as the file has them ("file").
     `title`: a column of the item table to show to people; no tower reads it.
+    `click`: the column of the impressions that is above 0 where the item was clicked; their user,
+    item and time columns are named as in the log.
 
     >>> Schema(time="timestamp").roles()
     {'user': 'user_id', 'item': 'item_id', 'time': 'timestamp'}
@@ -69,6 +71,7 @@ class Schema:
     user_features: tuple[Feature, ...] = ()
     item_features: tuple[Feature, ...] = ()
     title: str | None = None
+    click: str | None = None
 
     def __post_init__(self) -> None:
         # Lists are what TOML and people write; the frozen schema keeps tuples.
@@ -82,6 +85,8 @@ class Schema:
         _check_features("item", self.item, self.item_features)
         if self.title is not None:
             _check_name("title", self.title)
+        if self.click is not None:
+            _check_name("click", self.click)
 
     def roles(self) -> dict[str, str]:
         """Return role -> column for the columns of the log that are in use, in a fixed order."""

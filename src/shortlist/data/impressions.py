@@ -1,0 +1,166 @@
+"""What was shown and not clicked, or recalled and dropped: logs of negatives, never the future."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from shortlist.data.columns import TimeUnit
+from shortlist.data.interactions import BEFORE, Cut, Interactions
+from shortlist.data.ragged import Ragged
+from shortlist.data.readers import Source, align_ids, is_text, read_roles
+from shortlist.data.schema import Schema
+from shortlist.errors import DataError
+
+
+@dataclass(frozen=True)
+class Shown:
+    """n rows of items a user was shown, or a later stage dropped: all of users and items known.
+
+    name: "impressions" or "dropped"; where: the file it came from.
+    user, item: [n] int32 codes, as in the log they belong to; time: [n], in its unit; clicked: [n]
+    bool, None where the log has no clicks (dropped items). unknown: rows left out because their
+    user or item is neither in the log nor in a table.
+    """
+
+    name: str
+    where: str
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    time: NDArray[Any]
+    clicked: NDArray[np.bool_] | None
+    unknown: int
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.user)
+
+    def line(self) -> str:
+        """Say what was read, and what was left out."""
+        said = f"{self.where}: {len(self) + self.unknown:,} rows read, {len(self):,} kept."
+        if self.unknown:
+            said += f" {self.unknown:,} of users or items that are in no other table left out."
+        return said
+
+    def negatives(self, log: Interactions, cut: Cut, *, one_moment: bool) -> "LoggedPairs":
+        """Return the distinct pairs that lie before a cut and were not clicked before it.
+
+        A row counts if it is no later than the last training event and before the first held-out
+        one: of its user, or where the log was cut at `one_moment` of all. So a click that is held
+        out leaves no trace, neither by its row nor by being missing among the negatives. Where
+        nothing is held out, every row counts.
+        """
+        known = self._known_at(log, cut, one_moment)
+        width = int(self.item.max(initial=0)) + 1
+        pairs = self.user.astype(np.int64) * width + self.item
+        clicked = np.zeros(len(self), dtype=np.bool_) if self.clicked is None else self.clicked
+        found = np.setdiff1d(pairs[known & ~clicked], pairs[known & clicked])
+        return LoggedPairs(self.name, found // width, found % width, len(self), int(known.sum()))
+
+    def _known_at(self, log: Interactions, cut: Cut, one_moment: bool) -> NDArray[np.bool_]:
+        if log.role is None or log.time is None:
+            raise DataError(f"{self.where}: only a log with times and a split tells what is past")
+        held_out = log.role >= BEFORE[cut]
+        if not held_out.any():
+            return np.ones(len(self), dtype=np.bool_)
+        whose = np.zeros_like(log.user) if one_moment else log.user
+        mine = np.zeros_like(self.user) if one_moment else self.user
+        low, high = _limits(log.time)
+        last = np.full(log.users, low, dtype=log.time.dtype)
+        np.maximum.at(last, whose[~held_out], log.time[~held_out])
+        first = np.full(log.users, high, dtype=log.time.dtype)
+        np.minimum.at(first, whose[held_out], log.time[held_out])
+        return (self.time <= last[mine]) & (self.time < first[mine])
+
+
+@dataclass(frozen=True)
+class LoggedPairs:
+    """Distinct pairs (user, item) of logged negatives in codes, [p]; of how many rows they came."""
+
+    name: str
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    rows: int
+    rows_before: int
+
+    def note(self) -> str:
+        """Say how much of the log lies before the cut."""
+        return (
+            f"{self.name}: {self.rows_before:,} of {self.rows:,} rows lie before the cut; "
+            f"{len(self.user):,} pairs of user and item among them are logged negatives"
+        )
+
+    def lists(
+        self, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32], users: int
+    ) -> Ragged:
+        """Return the item rows of each user row 0..users, ascending, from the row of each code."""
+        user, item = user_rows[self.user].astype(np.int64), item_rows[self.item].astype(np.int64)
+        order = np.lexsort((item, user))
+        counts = np.bincount(user, minlength=users + 1)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        return Ragged(torch.from_numpy(item[order]), torch.from_numpy(offsets))
+
+
+def read_shown(
+    source: Source,
+    name: str,
+    schema: Schema,
+    *,
+    users: pl.Series,
+    items: pl.Series,
+    unit: TimeUnit | None,
+    click: str | None = None,
+) -> Shown:
+    """Read a log of shown or dropped items; `name` is what errors call a frame.
+
+    Its user, item and time columns have the names of the main log's. users, items: the sorted ids
+    whose positions are the codes; unit: of the main log's times.
+    Raises DataError without a time: nobody could tell which rows came before the held-out events.
+    """
+    if schema.time is None:
+        raise DataError(
+            f"{name}: without a time nobody can tell which of its rows came before the events "
+            "that are held out, and using later ones leaks them; name the time column (data.time)"
+        )
+    roles = {"user": schema.user, "item": schema.item, "time": schema.time}
+    if click is not None:
+        roles["weight"] = click
+    if len(set(roles.values())) < len(roles):
+        raise DataError(f"{name}: the click column '{click}' is that of another role")
+    frame, own_unit, where = read_roles(source, roles, name)
+    if own_unit != unit:
+        raise DataError(
+            f"{where}: column '{schema.time}': its times are in units of {own_unit}, those of the "
+            f"interactions in {unit}; give both the same type"
+        )
+    user = _codes(frame["user"], users, source, where)
+    item = _codes(frame["item"], items, source, where)
+    known = (user >= 0) & (item >= 0)
+    return Shown(
+        name,
+        where,
+        user[known],
+        item[known],
+        frame["time"].to_numpy()[known],
+        None if click is None else (frame["weight"].to_numpy() > 0)[known],
+        int((~known).sum()),
+    )
+
+
+def _codes(column: pl.Series, ids: pl.Series, source: Source, where: str) -> NDArray[np.int32]:
+    """Return each id's place among the sorted `ids`, -1 where it is not there."""
+    _, wanted = align_ids(ids, column, left_text=False, right_text=is_text(source), where=where)
+    place = np.asarray(ids.search_sorted(wanted), dtype=np.int64)
+    place[place == len(ids)] = 0
+    found = (ids.gather(place) == wanted).to_numpy()
+    return np.where(found, place, -1).astype(np.int32)
+
+
+def _limits(times: NDArray[Any]) -> tuple[Any, Any]:
+    """The lowest and highest value of a time column's type."""
+    if times.dtype.kind == "f":
+        return -np.inf, np.inf
+    return np.iinfo(times.dtype).min, np.iinfo(times.dtype).max
