@@ -5,12 +5,13 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check mutants format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
 	@echo "make test    run all tests"
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
+	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -45,6 +46,9 @@ check: .venv/.setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+mutants: .venv/.setup
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 format: .venv/.setup
 	$(BIN)/ruff check --fix .

@@ -17,11 +17,13 @@ from shortlist.config.recipe import SECTIONS
 from shortlist.data import schema
 from shortlist.errors import ModelError, RecipeError
 from shortlist.losses import LOSSES
-from shortlist.sampling import SAMPLERS
+from shortlist.sampling import HARD, SAMPLERS
 from shortlist.similarity import SIMILARITIES
 
 SMALLEST = {"data": {"interactions": "log.csv"}}
 TABLES = {"data": {"interactions": "log.csv", "users": "u.csv", "items": "i.csv", "time": "t"}}
+
+SHOWN = TABLES["data"] | {"impressions": "shown.csv", "click": "clicked"}
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +155,13 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         ("split", {"kind": "global-time", "at": True}, "split.at must be a number, a text or"),
         ("data", {"interactions": "a", "root": "\0"}, "data.root must be text"),
         ("data", {}, "data.interactions is required: The log, one row an event"),
-        ("data", {"interactions": "a", "impressions": "b"}, "are not built. Remove the key."),
+        ("training", {"hard_ranks": [500, 100]}, "training.hard_ranks must name the first rank"),
+        ("training", {"hard_ranks": [0, 9]}, "training.hard_ranks[0] must be >= 1, got 0"),
+        ("training", {"hard_ranks": [9]}, "training.hard_ranks"),
+        ("training", {"hard_ceiling": 1.5}, "training.hard_ceiling must be <= 1, got 1.5"),
+        ("training", {"hard_weight": 0}, "training.hard_weight must be > 0, got 0"),
+        ("training", {"hard_share": 0}, "training.hard_share must be > 0, got 0"),
+        ("training", {"hard_margin": -1}, "training.hard_margin must be >= 0, got -1"),
     ],
 )
 def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, message):
@@ -200,6 +208,29 @@ def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, me
         ),
         ({"model": {"item_features": ["year"]}}, "'year' is not declared in features.items"),
         ({"model": {"user_id": False, "history": "none"}}, "the user tower has no input"),
+        (
+            {"data": SHOWN, "training": {"hard": "mined"}},
+            'data.impressions is read for training.hard = "exposed" alone',
+        ),
+        ({"training": {"hard": "exposed"}}, "needs data.impressions, the log it draws from"),
+        ({"training": {"hard": "dropped"}}, "needs data.dropped, the log it draws from"),
+        (
+            {"data": TABLES["data"] | {"dropped": "d.csv"}},
+            'data.dropped is read for training.hard = "dropped" alone',
+        ),
+        (
+            {"data": SHOWN | {"click": None}, "training": {"hard": "exposed"}},
+            "data.impressions and data.click, its column of clicks, need each other",
+        ),
+        ({"data": TABLES["data"] | {"click": "c"}}, "data.click, its column of clicks, need"),
+        (
+            {"data": SHOWN | {"click": "item_id"}, "training": {"hard": "exposed"}},
+            "data.click and another role are both the column 'item_id'",
+        ),
+        (
+            {"data": SHOWN | {"time": None}, "training": {"hard": "exposed"}},
+            "data.impressions needs data.time",
+        ),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(sections, message):
@@ -358,12 +389,16 @@ def test_each_key_stands_in_the_template_with_its_default_or_an_example():
 
 def test_each_example_of_the_template_can_be_used():
     content = tomllib.loads(_uncommented(template()))
-    del content["data"]["impressions"]  # Shown, and said to be refused.
+    for key in ("impressions", "click", "dropped"):  # For other hard negatives than the example's.
+        del content["data"][key]
     del content["split"]["at"]  # Not for the kind in the example.
     del content["split"]["column"]
+    del content["training"]["session_gap"]  # For pairs of items.
+    del content["training"]["pair_window"]
     recipe = Recipe.from_dict(content)
     assert recipe.training.loss in LOSSES
     assert recipe.training.sampler in SAMPLERS
+    assert recipe.training.hard in HARD
 
 
 def test_the_template_names_what_a_key_can_be():

@@ -8,7 +8,7 @@ from shortlist.data.synthetic import planted_world
 from shortlist.index import INDEXES
 from shortlist.losses import LOSSES
 from shortlist.retrievers import RETRIEVERS
-from shortlist.sampling import SAMPLERS
+from shortlist.sampling import HARD, SAMPLERS
 from shortlist.towers import TOWERS
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +20,7 @@ def test_public_names_are_these():
         "Candidates",
         "Dataset",
         "Feature",
+        "ItemToItem",
         "Popular",
         "Queries",
         "Report",
@@ -27,6 +28,7 @@ def test_public_names_are_these():
         "ShortlistError",
         "Split",
         "TwoTower",
+        "UserToUser",
         "evaluate",
         "load",
         "save",
@@ -38,17 +40,30 @@ def test_the_tables_hold_these():
     assert set(LOSSES) == {
         "bce",
         "bpr",
+        "cosine_contrastive",
+        "gbce",
         "hinge",
         "nce",
         "neg",
         "sampled_softmax",
         "softmax",
+        "squared_cosine",
         "triplet_logistic",
     }
-    assert set(SAMPLERS) == {"in_batch", "mixed", "popularity", "uniform"}
+    assert set(SAMPLERS) == {
+        "catalogue",
+        "in_batch",
+        "in_batch_streaming",
+        "memory",
+        "mixed",
+        "mixture",
+        "popularity",
+        "uniform",
+    }
+    assert set(HARD) == {"dropped", "exposed", "hardest", "mined", "semi_hard"}
     assert set(TOWERS) == {"mean", "recency"}
     assert set(INDEXES) == {"exact"}
-    assert set(RETRIEVERS) == {"popular", "two-tower"}
+    assert set(RETRIEVERS) == {"item-to-item", "popular", "two-tower", "user-to-user"}
 
 
 def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):

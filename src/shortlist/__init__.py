@@ -7,7 +7,9 @@ from shortlist.errors import ShortlistError
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
 from shortlist.retrievers.base import Candidates, Queries
+from shortlist.retrievers.item_to_item import ItemToItem
 from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.user_to_user import UserToUser
 from shortlist.retrievers.vector import TwoTower
 
 __version__ = "0.1.0"
@@ -17,6 +19,7 @@ __all__ = [
     "Candidates",
     "Dataset",
     "Feature",
+    "ItemToItem",
     "Popular",
     "Queries",
     "Report",
@@ -24,6 +27,7 @@ __all__ = [
     "ShortlistError",
     "Split",
     "TwoTower",
+    "UserToUser",
     "evaluate",
     "load",
     "save",

@@ -12,14 +12,15 @@ from rich.console import Console
 
 from shortlist import __version__, demo, files, show
 from shortlist.bundle.bundle import Bundle, load, save
-from shortlist.config import load_recipe, template
-from shortlist.errors import QueryError, ShortlistError
+from shortlist.config import Recipe, load_recipe, template
+from shortlist.doctor import Subject, Watch, examine
+from shortlist.errors import QueryError, ShortlistError, TrainingError
 from shortlist.evaluation.evaluate import evaluate as measure
 from shortlist.losses import LOSSES
 from shortlist.pipeline import check, load_split
 from shortlist.pipeline import train as carry_out
 from shortlist.retrievers.base import Queries
-from shortlist.sampling import SAMPLERS
+from shortlist.sampling import HARD, SAMPLERS
 from shortlist.towers import TOWERS
 from shortlist.training.progress import Bars, Progress, Quiet
 
@@ -41,6 +42,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, f
 CHOICES = {
     "training.loss": tuple(LOSSES),
     "training.sampler": tuple(SAMPLERS),
+    "training.hard": tuple(HARD),
     "model.history": (*TOWERS, "none"),
 }
 """The names of the tables, for the recipe that `init` writes."""
@@ -151,15 +153,29 @@ def train(
         for line in split.dataset.report.lines():
             notes.print(line, highlight=False, markup=False)
     with _progress(quiet) as progress:
-        result = carry_out(read, split, device=device or context.obj["device"], progress=progress)
+        watch = Watch(progress)
+        try:
+            result = carry_out(read, split, device=device or context.obj["device"], progress=watch)
+        except TrainingError as failure:
+            notes.print(show.findings(examine(Subject.of_recipe(read, split, watch, failure))))
+            raise
     report = result.report.to_dict()
+    found = examine(Subject.of_retriever(result.retriever, report, read.to_dict()))
+    findings = [finding.to_dict() for finding in found]
     identity = save(
-        result.retriever, bundle, metrics=report, recipe=read.to_dict(), overwrite=overwrite
+        result.retriever,
+        bundle,
+        metrics=report,
+        recipe=read.to_dict(),
+        findings=findings,
+        overwrite=overwrite,
     )
     if json_:
-        _print_json({"bundle": identity, **report})
+        _print_json({"bundle": identity, **report, "findings": findings})
     else:
         out.print(result.report.table())
+        if found:
+            notes.print(show.findings(found))
         for line in result.report.lines():
             notes.print(line, highlight=False, markup=False)
         notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
@@ -245,6 +261,34 @@ def recommend(
 
 
 @app.command()
+def similar(
+    context: typer.Context,
+    bundle: BundlePath,
+    item: Annotated[
+        list[str] | None, typer.Option(help="An item id (positives i2i); may be repeated.")
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="A user id (positives u2u); may be repeated.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="How many.")] = 10,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Ask a bundle which items are like an item, or which users are like a user."""
+    if (item is None) == (user is None):
+        raise QueryError("give --item or --user: one of the two")
+    loaded = load(bundle, device=device or context.obj["device"])
+    data = loaded.retriever.data
+    side: show.Side = "user" if item is None else "item"
+    ids = (data.users if item is None else data.items).parse(item or user or [])
+    found = show.similar(loaded.retriever, side, ids, k)
+    if json_:
+        _print_json(show.similar_answers(side, ids, found))
+    else:
+        out.print(show.similar_tables(loaded.retriever, side, ids, found))
+
+
+@app.command()
 def encode(
     context: typer.Context,
     bundle: BundlePath,
@@ -274,6 +318,48 @@ def inspect(bundle: BundlePath, json_: JsonFlag = False) -> None:
         _print_json(show.contents(loaded))
     else:
         out.print(show.inspection(loaded))
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    target: Annotated[
+        Path, typer.Argument(help="A recipe, to check before training; or a bundle, after it.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With a recipe: section.key=value; may be repeated."),
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Look for mistakes in a recipe and its data, or in a bundle; exit 1 if one is an error."""
+    if target.is_dir():
+        if overrides:
+            raise QueryError("--set changes a recipe, and this is a bundle: leave it out")
+        loaded = load(target, device=device or context.obj["device"])
+        subject = Subject.of_retriever(loaded.retriever, loaded.metrics, loaded.recipe)
+    else:
+        subject = _before_training(load_recipe(target, overrides or []))
+    found = examine(subject)
+    if json_:
+        _print_json({"findings": [finding.to_dict() for finding in found]})
+    else:
+        out.print(show.findings(found))
+    if any(finding.severity == "error" for finding in found):
+        raise typer.Exit(1)
+
+
+def _before_training(recipe: Recipe) -> Subject:
+    """What there is to examine of a recipe: less where it, or its data, is refused."""
+    try:
+        check(recipe)
+    except ShortlistError as failure:
+        return Subject(failure=failure)
+    try:
+        return Subject.of_recipe(recipe, load_split(recipe))
+    except ShortlistError as failure:
+        return Subject.of_recipe(recipe, failure=failure)
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import torch
 
 from shortlist.data.readers import read_frame
 from shortlist.errors import BundleError, DataError, QueryError
+from shortlist.retrievers import Learned
 from shortlist.retrievers.base import Queries, Retriever
-from shortlist.retrievers.vector import TwoTower
 
 USERS_AT_A_TIME = 16_384
 
@@ -60,7 +60,7 @@ def recommend_file(
     return len(users)
 
 
-def write_item_vectors(retriever: TwoTower, path: Path) -> int:
+def write_item_vectors(retriever: Learned, path: Path) -> int:
     """Write `id, vector` of every candidate item; return how many."""
     ids, vectors = retriever.encode_items()
     with _parquet(path) as write:
@@ -68,9 +68,9 @@ def write_item_vectors(retriever: TwoTower, path: Path) -> int:
     return len(ids)
 
 
-def write_user_vectors(retriever: TwoTower, path: Path) -> int:
-    """Write `id, vector` of every trained user, from all known events; return how many."""
-    ids = retriever.data.users.ids.head(retriever.data.users.trained)
+def write_user_vectors(retriever: Learned, path: Path) -> int:
+    """Write `id, vector` of every user that has one, from all known events; return how many."""
+    ids = retriever.encodable_users()
     with _parquet(path) as write:
         for at in range(0, len(ids), USERS_AT_A_TIME):
             block = ids[at : at + USERS_AT_A_TIME]

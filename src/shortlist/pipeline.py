@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 from shortlist.config import Recipe
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
+from shortlist.errors import ModelError
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
-from shortlist.retrievers.vector import TwoTower
+from shortlist.retrievers import LEARNED, Learned
 from shortlist.towers.two_tower import check_features
 from shortlist.training.progress import Progress
 
@@ -15,7 +16,7 @@ from shortlist.training.progress import Progress
 class Trained(NamedTuple):
     """A retriever ready to save, and what was measured; the report names the fit it measured."""
 
-    retriever: TwoTower
+    retriever: Learned
     report: Report
 
 
@@ -35,13 +36,21 @@ def schema_of(recipe: Recipe) -> Schema:
         user_features=tuple(Feature(n, kind, separator) for n, kind in features.users.items()),
         item_features=tuple(Feature(n, kind, separator) for n, kind in features.items.items()),
         title=features.title,
+        click=data.click,
     )
 
 
 def check(recipe: Recipe) -> None:
     """Refuse a combination of options that cannot work, before any data is read."""
-    TwoTower(model=recipe.model, training=recipe.training)
+    positives = recipe.training.positives
+    LEARNED[positives](model=recipe.model, training=recipe.training)
     users, items = recipe.features.users, recipe.features.items
+    for side, declared, readers in (("users", users, ("u2i",)), ("items", items, ("u2i", "i2i"))):
+        if declared and positives not in readers:
+            raise ModelError(
+                f"features.{side} does nothing with positives = '{positives}': no tower reads the "
+                f"features of {side} there; remove it"
+            )
     check_features("user", recipe.model.user_features or (), users, items)
     check_features("item", recipe.model.item_features or (), items, users)
 
@@ -54,6 +63,8 @@ def load_split(recipe: Recipe) -> Split:
             recipe.interactions_path,
             users=recipe.users_path,
             items=recipe.items_path,
+            impressions=recipe.impressions_path,
+            dropped=recipe.dropped_path,
             schema=schema_of(recipe),
         ),
     )
@@ -74,7 +85,7 @@ def train(
     """
     refit = recipe.training.refit
     first: dict[str, Any] = {"refit": "none"} if refit == "all" else {}
-    retriever = TwoTower(
+    retriever = LEARNED[recipe.training.positives](
         model=recipe.model,
         training=recipe.training.model_copy(update=first),
         device=device,

@@ -1,14 +1,25 @@
 """Answers for people and for machines: titles beside histories, tables, JSON objects."""
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from shortlist.bundle.bundle import Bundle
-from shortlist.retrievers.base import Queries, Retriever, row_blocks
+from shortlist.data.vocabulary import Ids
+from shortlist.doctor import SEVERITIES, Finding
+from shortlist.errors import QueryError
+from shortlist.retrievers import RETRIEVERS
+from shortlist.retrievers.base import Candidates, Queries, Retriever, row_blocks
+from shortlist.retrievers.item_to_item import ItemToItem
+from shortlist.retrievers.user_to_user import UserToUser
+
+Side = Literal["item", "user"]
 
 HISTORY_SHOWN = 10
 
@@ -55,6 +66,63 @@ def recommendations(retriever: Retriever, queries: Queries, k: int) -> Renderabl
     return Group(*tables)
 
 
+def similar(retriever: Retriever, side: Side, ids: Ids, k: int) -> Candidates:
+    """Return the nearest items of items, or users of users, from a retriever that knows them.
+
+    Errors: QueryError where it does not.
+    """
+    if side == "item" and isinstance(retriever, ItemToItem):
+        return retriever.similar(ids, k)
+    if side == "user" and isinstance(retriever, UserToUser):
+        return retriever.similar(ids, k)
+    positives = {"item": "i2i", "user": "u2u"}[side]
+    name = next(name for name, kind in RETRIEVERS.items() if type(retriever) is kind)
+    raise QueryError(
+        f"a {name} bundle does not answer which {side}s are similar: train one with "
+        f"training.positives = '{positives}'"
+    )
+
+
+def similar_answers(side: Side, ids: Ids, found: Candidates) -> dict[str, Any]:
+    """Return {"similar": [{"item", "items": [{"item", "score"}], "fallback"}]}, or of users."""
+    return {
+        "similar": [
+            {
+                side: asked,
+                f"{side}s": [
+                    {side: near, "score": float(score)}
+                    for near, score in zip(near_ids, scores, strict=False)
+                ],
+                "fallback": bool(fallback),
+            }
+            for asked, near_ids, scores, fallback in zip(
+                ids, found.ids, found.scores, found.fallback, strict=True
+            )
+        ]
+    }
+
+
+def similar_tables(retriever: Retriever, side: Side, ids: Ids, found: Candidates) -> RenderableType:
+    """Return a table of what is similar to each id, with titles where items have them."""
+    data, tables = retriever.data, []
+    for position, asked in enumerate(ids):
+        rows = found.rows[position][found.rows[position] >= 0]
+        known = data.items.rows([asked]) if side == "item" else np.zeros(1, dtype=np.int64)
+        title = f"Similar to {side} {asked}"
+        if side == "item" and known[0]:
+            title += f": {data.titles(known)[0]}"
+        if found.fallback[position]:
+            title += " (nothing known: popular items)"
+        table = Table("#", side, "score", title=title)
+        names = data.titles(rows) if side == "item" else found.ids[position]
+        for place, (name, score) in enumerate(
+            zip(names, found.scores[position], strict=False), start=1
+        ):
+            table.add_row(str(place), str(name), f"{score:.4f}")
+        tables.append(table)
+    return Group(*tables)
+
+
 def _titles(data: Any, rows: Any) -> list[str]:
     known = data.titles(np.where(rows > 0, rows, 1)) if len(rows) else []
     return [t if row > 0 else "(unknown item)" for t, row in zip(known, rows, strict=True)]
@@ -73,6 +141,22 @@ def _side_by_side(who: str, history: list[str], titles: list[str], scores: Any) 
         else:
             table.add_row(met, "", "", "")
     return table
+
+
+def findings(found: Sequence[Finding]) -> RenderableType:
+    """Return what `doctor` prints: each mistake with its evidence and cure, errors first."""
+    if not found:
+        return Text("No mistake found.")
+    styles = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+    lines = Text()
+    for finding in found:
+        lines.append(f"{finding.severity}: {finding.code}\n", styles[finding.severity])
+        lines.append(f"  {finding.mistake}\n")
+        lines.append(f"  evidence: {finding.evidence}\n  cure: {finding.cure}\n")
+    counts = Counter[str](finding.severity for finding in found)
+    said = [f"{counts[s]} {s}{'s' if counts[s] != 1 else ''}" for s in SEVERITIES if counts[s]]
+    lines.append(", ".join(said))
+    return lines
 
 
 def contents(bundle: Bundle) -> dict[str, Any]:

@@ -32,6 +32,20 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(split):
     assert one.history == two.history
 
 
+def test_two_threads_give_the_same_bytes_again(world):
+    log = pl.concat([world.interactions] * 2).with_columns(
+        pl.col("timestamp") + pl.int_range(pl.len()) // world.interactions.height
+    )
+    split = Dataset.load(log, schema=Schema(time="timestamp")).split()
+    torch.set_num_threads(2)
+    try:
+        options = {"dim": 64, "epochs": 1, "batch_size": 2048}  # large enough to be shared out
+        digests = {digest(TwoTower(**options).fit(split)) for _ in range(3)}
+    finally:
+        torch.set_num_threads(1)
+    assert len(digests) == 1
+
+
 def test_training_leaves_the_callers_random_state_alone(split):
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -39,6 +39,19 @@ def test_the_chance_of_a_rare_item_is_not_floored():
         ("in_batch", {"negatives": 8}, "set batch_size"),
         ("in_batch", {"shared": False}, "one for all rows"),
         ("mixed", {"shared": False}, "one pool for all rows"),
+        ("mixture", {"alpha": 0.5, "mixture": {"uniform": 1.0}}, "use sampler = 'popularity'"),
+        ("mixture", {"mixture": {}}, "names no law"),
+        ("mixture", {"mixture": {"unifrm": 1.0}}, "Did you mean 'uniform'"),
+        ("mixture", {"mixture": {"uniform": 0.0}}, "mixture.uniform must be > 0"),
+        ("mixture", {"mixture": {"uniform": float("inf")}}, "mixture.uniform must be > 0"),
+        ("uniform", {"mixture": {"uniform": 1.0}}, "belongs to sampler = 'mixed' or 'mixture'"),
+        ("in_batch", {"mixture": {"uniform": 1.0}}, "belongs to sampler = 'mixed' or 'mixture'"),
+        ("memory", {"alpha": 0.5}, "as often as in the log"),
+        ("memory", {"shared": False}, "one pool for all rows"),
+        ("catalogue", {"negatives": 8}, "use sampler = 'uniform'"),
+        ("catalogue", {"alpha": 0.5}, "in the pool once"),
+        ("catalogue", {"shared": False}, "one pool for all rows"),
+        ("in_batch_streaming", {"negatives": 8}, "set batch_size"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused_with_the_cure(name, option, reason):
@@ -61,7 +74,7 @@ def test_an_alpha_that_cannot_be_is_refused(alpha):
         build_sampler("popularity", COUNTS, alpha=alpha)
 
 
-@pytest.mark.parametrize("name", ["uniform", "popularity", "mixed"])
+@pytest.mark.parametrize("name", ["uniform", "popularity", "mixed", "mixture", "memory"])
 def test_no_negatives_at_all_is_refused(name):
     with pytest.raises(ModelError, match="negatives must be >= 1, got 0"):
         build_sampler(name, COUNTS, negatives=0)

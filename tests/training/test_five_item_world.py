@@ -1,4 +1,4 @@
-"""What is learned in a world of five items, worked out exactly.
+"""What is learned in worlds of five items and one or two users, worked out exactly.
 
 One user picks item i with probability P; negatives are drawn with probability Q. The expected loss
 is summed over every positive and every pool that can be, and minimised, so nothing is random.
@@ -11,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from shortlist.data.batches import Batch
 from shortlist.losses import (
     BinaryCrossEntropyLoss,
     BPRLoss,
+    GeneralizedBinaryCrossEntropyLoss,
     NegativeSamplingLoss,
     NoiseContrastiveLoss,
     SoftmaxLoss,
+    SquaredCosineLoss,
     TripletLogisticLoss,
 )
-from shortlist.sampling import Negatives
+from shortlist.sampling import Negatives, build_sampler
 from shortlist.training.objective import Objective
 
 P = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05], dtype=torch.float64)
@@ -45,9 +48,20 @@ class Outcomes:
         self.pool = Negatives.drawn(ids, self.log_q[ids])
 
 
-def learned(objective: Objective, *outcomes: Outcomes) -> Tensor:
-    """The scores [5] that minimise the expected loss, from the objective's own gradients."""
-    scores = torch.zeros(5, 1, dtype=torch.float64, requires_grad=True)
+def as_they_are(places: Tensor) -> tuple[Tensor, Tensor]:
+    """A query, and items that lie at these places: with a dot product they are the scores."""
+    return torch.ones(1, dtype=torch.float64), places
+
+
+def as_angles(places: Tensor) -> tuple[Tensor, Tensor]:
+    """A query, and items at these angles from it: their cosine is the score."""
+    items = torch.cat([places.cos(), places.sin()], dim=1)
+    return torch.tensor([1.0, 0.0], dtype=torch.float64), items
+
+
+def learned(objective: Objective, *outcomes: Outcomes, vectors=as_they_are, start=0.0) -> Tensor:
+    """The places [5] that minimise the expected loss, from the objective's own gradients."""
+    scores = torch.full((5, 1), start, dtype=torch.float64, requires_grad=True)
     trained = [scores, *(objective.parameters() if objective.training else [])]
     optimizer = torch.optim.LBFGS(
         trained,
@@ -60,11 +74,12 @@ def learned(objective: Objective, *outcomes: Outcomes) -> Tensor:
     def expected_loss():
         optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
+        query, items = vectors(scores)
         for part in outcomes:
             rows = objective(
-                torch.ones(len(part.positive), 1, dtype=torch.float64),
-                scores[part.positive],
-                scores[part.pool.ids],
+                query.expand(len(part.positive), -1),
+                items[part.positive],
+                items[part.pool.ids],
                 positive_ids=part.positive,
                 positive_log_q=part.log_q[part.positive],
                 negatives=part.pool,
@@ -234,3 +249,79 @@ def test_neg_learns_log_p_over_q_less_log_k(draws):
     objective = Objective(NegativeSamplingLoss(), "dot", mask_hits=False).eval()
     found = learned(objective, Outcomes([Q] * draws))
     assert same(found, (P / Q).log() - math.log(draws))
+
+
+@pytest.mark.parametrize("frequency", [Q, EVEN], ids=["by popularity", "evenly"])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_gbce_fully_calibrated_learns_the_probability_whatever_was_drawn(size, frequency):
+    objective = Objective(GeneralizedBinaryCrossEntropyLoss(calibration=1.0), "dot").eval()
+    assert same(learned(objective, Outcomes([frequency] * size)).sigmoid(), P)
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.5])
+def test_gbce_less_calibrated_is_overconfident_by_what_is_left(calibration):
+    objective = Objective(GeneralizedBinaryCrossEntropyLoss(calibration), "dot").eval()
+    found = learned(objective, Outcomes([EVEN, EVEN])).exp()  # the odds
+    rate = 2 / 5
+    beta = 1 - calibration * (1 - rate)
+    assert same(found, beta / rate * P / (1 - P))
+    if calibration == 0:
+        bce = Objective(BinaryCrossEntropyLoss(), "dot", correct_sampling=False).eval()
+        assert same(learned(bce, Outcomes([EVEN, EVEN])).exp(), found)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_squared_cosines_settle_between_the_pull_of_positives_and_of_draws(size):
+    objective = Objective(SquaredCosineLoss(), "cosine", mask_hits=False)
+    angles = learned(objective, Outcomes([Q] * size), vectors=as_angles, start=1.0)
+    assert same(angles.cos(), (P - size * Q) / (P + size * Q))
+
+
+def test_the_catalogue_sampler_makes_softmax_learn_the_truth():
+    world = full_catalogue()
+    counts = torch.tensor([0, 8, 6, 3, 2, 1])
+    pool = build_sampler("catalogue", counts).sample(Batch(*[world.positive] * 3, None), None)
+    ids = (pool.ids - 1).expand(5, 5)  # this world counts its items from 0
+    world.pool = Negatives(ids, pool.log_q.expand(5, 5), torch.full_like(ids, -1), pool.distinct)
+    assert same(shares(learned(Objective(SoftmaxLoss(), "dot"), world)), P)
+
+
+# A world of two users, who come by as often as each other and like what the other does not. Slots
+# are drawn from the log, except for a share that comes from the history of the row's own user.
+
+ONE = torch.tensor([0.6, 0.2, 0.1, 0.05, 0.05], dtype=torch.float64)
+LOG = (ONE + ONE.flip(0)) / 2
+
+
+def of_the_first_user(own_share: float, slots: int, *, masked: bool = False) -> Outcomes:
+    """What the rows of the first user meet. masked: slots from her own history are left out."""
+    drawn = LOG if masked else (1 - own_share) * LOG + own_share * ONE
+    outcomes = Outcomes([drawn] * slots, log_q=(slots * LOG).log())
+    outcomes.chance = outcomes.chance / P[outcomes.positive] * ONE[outcomes.positive]
+    if masked:  # each slot is hers with that chance, and then marked as the row's own
+        hers = torch.tensor(list(itertools.product([False, True], repeat=slots)))
+        rows, kinds = len(outcomes.positive), len(hers)
+        odds = torch.where(hers, own_share, 1 - own_share).double().prod(dim=1)
+        outcomes.chance = (outcomes.chance.unsqueeze(1) * odds).flatten()
+        outcomes.positive = outcomes.positive.repeat_interleave(kinds)
+        ids = outcomes.pool.ids.repeat_interleave(kinds, dim=0)
+        row = torch.arange(rows * kinds).unsqueeze(1)
+        source = torch.where(hers.repeat(rows, 1), row, -1)
+        outcomes.pool = Negatives(ids, outcomes.log_q[ids], source, distinct=False)
+    return outcomes
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize(("own_share", "wanted"), [(0.0, 0.6), (0.1, 0.583), (0.5, 0.506)])
+def test_slots_from_the_rows_own_user_hide_what_she_likes(own_share, wanted, slots):
+    """In-batch correction takes slots to be independent of the row's user: here they are not."""
+    found = shares(learned(Objective(SoftmaxLoss(), "dot"), of_the_first_user(own_share, slots)))
+    by_hand = ONE * LOG / ((1 - own_share) * LOG + own_share * ONE)
+    assert same(found, by_hand / by_hand.sum())
+    assert top(found) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("own_share", [0.1, 0.5])
+def test_masking_the_slots_of_the_rows_own_user_is_exact_again(own_share):
+    outcomes = of_the_first_user(own_share, 2, masked=True)
+    assert same(shares(learned(Objective(SoftmaxLoss(), "dot"), outcomes)), ONE)

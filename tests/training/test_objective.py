@@ -129,12 +129,20 @@ def test_what_the_objective_needs_and_does_not_get_is_named():
     masking = Objective(SoftmaxLoss(), "dot", correct_sampling=False, mask_known=True)
     with pytest.raises(ModelError, match="known positives"):
         numbers(masking, [0.0], [0.0], pool=pool, ids=[1])
+    calibrated = build_objective("gbce", similarity="dot")
+    with pytest.raises(ModelError, match="gbce needs the sampler's log_q"):
+        numbers(calibrated, [0.0], [0.0], pool=pool, ids=[1])
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_an_in_batch_pool_is_the_explicit_pool_of_the_other_rows(loss, similarity):
-    rows = 5
+    rows, built = 5, LOSSES[loss]()
+    if built.needs_raw_cosine and similarity != "cosine":
+        with pytest.raises(ModelError, match="defined on the raw cosine"):
+            Objective(built, similarity)
+        return
+    temperature = 1.0 if built.needs_raw_cosine else 0.5
     ids = torch.tensor([3, 1, 3, 2, 5])
     q = torch.tensor([0.1, 0.3, 0.1, 0.05, 0.2], dtype=torch.float64).log()
     others = torch.tensor([[j for j in range(rows) if j != i] for i in range(rows)])
@@ -145,7 +153,7 @@ def test_an_in_batch_pool_is_the_explicit_pool_of_the_other_rows(loss, similarit
             pool, negatives = items[others], Negatives.drawn(ids[others], q[others])
         else:
             pool, negatives = items, in_batch(ids, q)
-        objective = Objective(LOSSES[loss](), similarity, temperature=0.5)
+        objective = Objective(built, similarity, temperature=temperature)
         found = objective(
             queries, items, pool, positive_ids=ids, positive_log_q=q, negatives=negatives
         )
@@ -275,7 +283,8 @@ def test_the_bias_is_learned_and_its_start_is_remembered():
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_only_a_loss_that_a_shift_would_change_has_a_bias(loss):
     built = LOSSES[loss]()
-    assert (Objective(built).bias is None) == built.shift_invariant
+    has_none = built.shift_invariant or built.needs_raw_cosine
+    assert (Objective(built).bias is None) == has_none
 
 
 def test_names_and_options_become_an_objective():
@@ -296,6 +305,9 @@ def test_names_and_options_become_an_objective():
         ("bce", "euclidean", 1.0),
         ("hinge", "cosine", 1.0),
         ("triplet_logistic", "cosine", 1.0),
+        ("cosine_contrastive", "cosine", 1.0),
+        ("squared_cosine", "cosine", 1.0),
+        ("gbce", "cosine", 0.1),
     ],
 )
 def test_the_default_temperature_suits_the_similarity_and_the_loss(loss, similarity, temperature):
@@ -317,6 +329,20 @@ def test_the_default_temperature_suits_the_similarity_and_the_loss(loss, similar
         ("nce", {"correct_sampling": False}, "loss = 'neg'"),
         ("neg", {"correct_sampling": True}, "loss = 'nce'"),
         ("softmax", {"learn_temperature": True, "temperature": 1e-4}, "starts between 0.01"),
+        ("squared_cosine", {"temperature": 0.2}, "out of its bounds -1 and 1"),
+        ("squared_cosine", {"similarity": "dot"}, "use similarity = 'cosine'"),
+        ("squared_cosine", {"correct_sampling": True}, "out of reach"),
+        ("squared_cosine", {"learn_temperature": True}, "would undo"),
+        ("squared_cosine", {"margin": 0.5}, "does not use margin"),
+        ("cosine_contrastive", {"similarity": "euclidean"}, "defined on the raw cosine"),
+        ("cosine_contrastive", {"temperature": 0.1}, "out of its bounds -1 and 1"),
+        ("cosine_contrastive", {"correct_sampling": True}, "no reading as a probability"),
+        ("cosine_contrastive", {"margin": 1.0}, "below 1"),
+        ("cosine_contrastive", {"negative_weight": 0.0}, "negative_weight must be > 0"),
+        ("gbce", {"calibration": 1.5}, "calibration must be from 0 to 1"),
+        ("gbce", {"correct_sampling": True}, "a second time would be wrong"),
+        ("bce", {"calibration": 0.5}, "does not use calibration.*loss = 'gbce'"),
+        ("hinge", {"negative_weight": 2.0}, "does not use negative_weight.*'cosine_contrastive'"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(loss, options, reason):

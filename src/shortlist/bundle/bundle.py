@@ -1,7 +1,7 @@
 """The artifact: a retriever with its data, recipe and figures, in one verified directory."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,13 @@ def save(
     *,
     metrics: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
+    findings: Sequence[Mapping[str, str]] = (),
     overwrite: bool = False,
 ) -> str:
     """Write a fitted retriever with its data as a bundle; return the bundle's id.
 
-    metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. The directory appears whole or not at
+    metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. findings: `Finding.to_dict()` of each
+    mistake the doctor found in training. The directory appears whole or not at
     all; one that exists is refused unless `overwrite` is set. Errors: BundleError.
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
@@ -70,6 +72,7 @@ def save(
         "embedding_space": _hex(space),
         "metrics": metrics,
         "recipe": recipe,
+        "findings": [dict(finding) for finding in findings],
     }
     return publish(Path(directory), files, fields, overwrite)
 

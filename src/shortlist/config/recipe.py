@@ -81,6 +81,16 @@ class Recipe(Section):
         return self._base / expand(self.data.items) if self.data.items else None
 
     @property
+    def impressions_path(self) -> Path | None:
+        """The path of what was shown, if it is read."""
+        return self._base / expand(self.data.impressions) if self.data.impressions else None
+
+    @property
+    def dropped_path(self) -> Path | None:
+        """The path of what a later stage dropped, if it is read."""
+        return self._base / expand(self.data.dropped) if self.data.dropped else None
+
+    @property
     def split_kind(self) -> SplitKind:
         """The kind of the split, chosen from the columns where the recipe leaves it open."""
         if self.split.kind is not None:
@@ -96,6 +106,7 @@ class Recipe(Section):
             *self._split_conflicts(),
             *self._input_gaps(),
             *self._pair_conflicts(),
+            *self._log_conflicts(),
         ]
         if conflicts:
             raise ValueError("; ".join(conflicts))
@@ -123,6 +134,26 @@ class Recipe(Section):
             found.append(f"features.users must not hold the id {data.user!r}: see model.user_id")
         if data.item in self.features.items:
             found.append(f"features.items must not hold the id {data.item!r}: it is always used")
+        return found
+
+    def _log_conflicts(self) -> list[str]:
+        """What is wrong with the logs of hard negatives: each is read for one use only."""
+        data, hard, found = self.data, self.training.hard, []
+        for key, use in (("impressions", "exposed"), ("dropped", "dropped")):
+            given = getattr(data, key) is not None
+            if given and hard != use:
+                found.append(f'data.{key} is read for training.hard = "{use}" alone')
+            if not given and hard == use:
+                found.append(f'training.hard = "{use}" needs data.{key}, the log it draws from')
+            if given and data.time is None:
+                found.append(
+                    f"data.{key} needs data.time: without it nobody can tell which of its rows "
+                    "came before the events held out, and later ones would leak them"
+                )
+        if (data.impressions is None) != (data.click is None):
+            found.append("data.impressions and data.click, its column of clicks, need each other")
+        if data.click is not None and data.click in (data.user, data.item, data.time):
+            found.append(f"data.click and another role are both the column {data.click!r}")
         return found
 
     def _split_conflicts(self) -> list[str]:

@@ -44,13 +44,10 @@ def _monitor(text: str) -> str:
     return text
 
 
-def _no_impressions(value: object) -> object:
-    if value is None:
-        return None
-    raise ValueError(
-        "cannot be used yet: negatives from items that were shown but not clicked are not built. "
-        "Remove the key."
-    )
+def _band(ranks: tuple[int, int]) -> tuple[int, int]:
+    if ranks[0] > ranks[1]:
+        raise ValueError("must name the first rank, then the last")
+    return ranks
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -67,6 +64,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), AfterValidator(_distinct)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
+Ranks = Annotated[tuple[Count, Count], AfterValidator(_band)]
 
 
 class Section(BaseModel):
@@ -96,10 +94,22 @@ class Data(Section):
         description="One row an item, with its features and title.",
         examples=["items.csv"],
     )
-    impressions: Annotated[Text | None, BeforeValidator(_no_impressions)] = Field(
+    impressions: Text | None = Field(
         default=None,
-        description="What was shown. Kept for later: refused for now.",
+        description='What was shown, for training.hard = "exposed": one row an item shown to a '
+        "user, its columns named as in the log. Rows after the cut are not used.",
         examples=["impressions.parquet"],
+    )
+    click: Text | None = Field(
+        default=None,
+        description="Column of data.impressions that is above 0 where the item was clicked.",
+        examples=["click"],
+    )
+    dropped: Text | None = Field(
+        default=None,
+        description='What a later stage dropped, for training.hard = "dropped": one row an item '
+        "recalled for a user, its columns named as in the log. Rows after the cut are not used.",
+        examples=["dropped.parquet"],
     )
     user: Text = Field(default="user_id", description="Column of the user's id.")
     item: Text = Field(default="item_id", description="Column of the item's id.")
@@ -224,9 +234,15 @@ class Model(Section):
         description="Share of the pooled history and of hidden layers dropped in training.",
     )
 
+    latest_items: Count | None = Field(
+        default=None,
+        description="i2i: how many of the latest items a query is made of. Unset: 5 where "
+        "data.time orders events, else all.",
+        examples=[5],
+    )
     neighbours: Count | None = Field(
         default=None,
-        description="u2u: how many similar users are asked for their items. Unset: 100.",
+        description="u2u: how many similar users are asked for their items. Unset: 50.",
         examples=[50],
     )
 
@@ -255,7 +271,8 @@ class Training(Section):
     )
     pair_window: Count | None = Field(
         default=None,
-        description="i2i: how many places apart in their session two items may lie. Unset: any.",
+        description="i2i: how many places apart in their session two items may lie. Unset: 5 "
+        "where data.time orders events, else any.",
         examples=[5],
     )
     loss: Text | None = Field(
@@ -296,11 +313,31 @@ class Training(Section):
         description="Popularity sampling draws by count^alpha. Unset: the sampler's.",
         examples=[0.75],
     )
+    mixture: dict[Text, Positive] | None = Field(
+        default=None,
+        description='Laws that sampler = "mixture" draws from, and "mixed" beside the batch, with '
+        'their weights: "uniform", "popularity" or "in_batch" (as often as in the log). '
+        "Unset: the sampler's.",
+        examples=[{"uniform": 1.0, "popularity": 2.0}],
+    )
     margin: NotNegative | None = Field(
-        default=None, description="Of the hinge loss. Unset: the loss's.", examples=[0.5]
+        default=None,
+        description="Of the hinge and the cosine contrastive loss. Unset: the loss's.",
+        examples=[0.5],
     )
     scale: Positive | None = Field(
         default=None, description="Of the logistic triplet loss. Unset: the loss's.", examples=[1.0]
+    )
+    calibration: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Of gbce: how much of BCE's overconfidence is taken out. Unset: the loss's.",
+        examples=[0.75],
+    )
+    negative_weight: Positive | None = Field(
+        default=None,
+        description="Of the cosine contrastive loss: what its negatives count beside the positive. "
+        "Unset: the loss's.",
+        examples=[10.0],
     )
     mask_hits: bool | None = Field(
         default=None,
@@ -310,6 +347,46 @@ class Training(Section):
     )
     mask_known: bool = Field(
         default=False, description="Whether negatives the user is known to like are dropped."
+    )
+    hard: Text | None = Field(
+        default=None,
+        description="Hard negatives beside the sampler's easy ones, in a loss term of their own, "
+        "uncorrected. Unset: none.",
+        examples=["mined"],
+    )
+    hard_share: Positive | None = Field(
+        default=None,
+        description="Hard negatives of a row for each easy one in its pool, at least one in all. "
+        "Unset: 0.01, easy to hard as 100 to 1.",
+        examples=[0.01],
+    )
+    hard_weight: Positive | None = Field(
+        default=None,
+        description="What the hard term counts beside the easy one. Unset: 0.1.",
+        examples=[0.1],
+    )
+    hard_margin: NotNegative | None = Field(
+        default=None,
+        description="semi_hard: how far below the positive, in the similarity's units, a hard "
+        "negative has to score. Unset: 0.",
+        examples=[0.1],
+    )
+    hard_ranks: Annotated[Ranks | None, BeforeValidator(_tuple)] = Field(
+        default=None,
+        description="mined: the first and last rank of the user's current list that are drawn "
+        "from. Unset: 100 and 500.",
+        examples=[[100, 500]],
+    )
+    hard_ceiling: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="mined: items that score above this share of the positive's score are passed "
+        "over, as they may be liked. Unset: 0.95.",
+        examples=[0.95],
+    )
+    hard_known: bool | None = Field(
+        default=None,
+        description="Whether hard negatives may be items the user is known to like. Unset: no.",
+        examples=[False],
     )
     weighted: bool = Field(
         default=False, description="Whether data.weight weighs the loss; else each positive is 1."

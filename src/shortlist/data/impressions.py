@@ -57,7 +57,7 @@ class Shown:
         width = int(self.item.max(initial=0)) + 1
         pairs = self.user.astype(np.int64) * width + self.item
         clicked = np.zeros(len(self), dtype=np.bool_) if self.clicked is None else self.clicked
-        found = np.setdiff1d(pairs[known & ~clicked], pairs[known & clicked])
+        found = np.setdiff1d(pairs[known], pairs[known & clicked])
         return LoggedPairs(self.name, found // width, found % width, len(self), int(known.sum()))
 
     def _known_at(self, log: Interactions, cut: Cut, one_moment: bool) -> NDArray[np.bool_]:
@@ -89,8 +89,8 @@ class LoggedPairs:
     def note(self) -> str:
         """Say how much of the log lies before the cut."""
         return (
-            f"{self.name}: {self.rows_before:,} of {self.rows:,} rows lie before the cut; "
-            f"{len(self.user):,} pairs of user and item among them are logged negatives"
+            f"{self.name}: {self.rows_before:,} of {self.rows:,} rows lie before the cut; pairs of "
+            f"user and item they give as negatives: {len(self.user):,}"
         )
 
     def lists(

@@ -5,6 +5,8 @@ from dataclasses import fields
 from shortlist.errors import ModelError, suggest
 from shortlist.losses.base import Correction, Loss, Scores
 from shortlist.losses.bpr import BPRLoss
+from shortlist.losses.cosine_contrastive import CosineContrastiveLoss
+from shortlist.losses.gbce import GeneralizedBinaryCrossEntropyLoss
 from shortlist.losses.hinge import HingeLoss
 from shortlist.losses.logistic import (
     BinaryCrossEntropyLoss,
@@ -12,14 +14,18 @@ from shortlist.losses.logistic import (
     NoiseContrastiveLoss,
 )
 from shortlist.losses.softmax import SoftmaxLoss
+from shortlist.losses.squared_cosine import SquaredCosineLoss
 from shortlist.losses.triplet_logistic import TripletLogisticLoss
 
 LOSSES: dict[str, type[Loss]] = {
     "bce": BinaryCrossEntropyLoss,
     "neg": NegativeSamplingLoss,
     "nce": NoiseContrastiveLoss,
+    "gbce": GeneralizedBinaryCrossEntropyLoss,
+    "squared_cosine": SquaredCosineLoss,
     "bpr": BPRLoss,
     "hinge": HingeLoss,
+    "cosine_contrastive": CosineContrastiveLoss,
     "triplet_logistic": TripletLogisticLoss,
     "softmax": SoftmaxLoss,
     "sampled_softmax": SoftmaxLoss,
@@ -27,7 +33,7 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 def build_loss(name: str, **options: float | None) -> Loss:
-    """Return the loss of that name; options (margin, scale) left at None take its defaults.
+    """Return the loss of that name; options such as margin left at None take its defaults.
 
     Refuses an unknown name, and an option the loss would not use.
 
@@ -53,12 +59,15 @@ __all__ = [
     "BPRLoss",
     "BinaryCrossEntropyLoss",
     "Correction",
+    "CosineContrastiveLoss",
+    "GeneralizedBinaryCrossEntropyLoss",
     "HingeLoss",
     "Loss",
     "NegativeSamplingLoss",
     "NoiseContrastiveLoss",
     "Scores",
     "SoftmaxLoss",
+    "SquaredCosineLoss",
     "TripletLogisticLoss",
     "build_loss",
 ]

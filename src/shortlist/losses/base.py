@@ -12,11 +12,13 @@ class Scores(NamedTuple):
     """One row a training example, after similarity, temperature, correction and masks.
 
     positive: [B]; negative: [B, M]; valid: [B, M] bool, False where a negative is masked.
+    rate: how often the pool is expected to hold the positive's item, [B], where the sampler says.
     """
 
     positive: Tensor
     negative: Tensor
     valid: Tensor
+    rate: Tensor | None = None
 
     def masked_negative(self) -> Tensor:
         """The negatives with -inf in the masked places, [B, M]: they cost and move nothing."""
@@ -58,8 +60,11 @@ class Loss(Protocol):
 
     shift_invariant: adding one constant to all scores of a row changes nothing. Where it is
     False the objective learns such a constant beside the towers (a scalar bias).
-    own_scale: a hyperparameter is measured in the similarity's own units (a margin, a scale), so
-    that the temperature is 1 by default and never learned.
+    own_scale: it is measured in the similarity's own units (a margin, a scale, a target), so that
+    the temperature is 1 by default and never learned.
+    needs_raw_cosine: it is defined on a plain cosine, from -1 to 1: any other similarity and any
+    temperature but 1 are refused, and no bias is learned.
+    usual_negatives: how many it is meant for, where draws for each row are not counted by hand.
     correction: what the sampling-bias correction means for it.
     """
 
@@ -67,6 +72,10 @@ class Loss(Protocol):
     def shift_invariant(self) -> bool: ...  # noqa: D102
     @property
     def own_scale(self) -> bool: ...  # noqa: D102
+    @property
+    def needs_raw_cosine(self) -> bool: ...  # noqa: D102
+    @property
+    def usual_negatives(self) -> int | None: ...  # noqa: D102
     @property
     def correction(self) -> Correction: ...  # noqa: D102
 

@@ -22,6 +22,8 @@ class BPRLoss:
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = False
+    needs_raw_cosine: ClassVar[bool] = False
+    usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(default=True)
 
     def __call__(self, scores: Scores) -> Tensor:

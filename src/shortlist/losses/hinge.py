@@ -27,6 +27,8 @@ class HingeLoss:
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = True
+    needs_raw_cosine: ClassVar[bool] = False
+    usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,
         fixed="a margin has no reading as a probability, so hinge has no sampling bias to take "

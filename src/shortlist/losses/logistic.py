@@ -34,6 +34,8 @@ class BinaryCrossEntropyLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False
+    needs_raw_cosine: ClassVar[bool] = False
+    usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(default=True)
 
     def __call__(self, scores: Scores) -> Tensor:
@@ -54,6 +56,8 @@ class NegativeSamplingLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False
+    needs_raw_cosine: ClassVar[bool] = False
+    usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,
         fixed="neg is the logistic loss without correction; with it, it is loss = 'nce'",
@@ -80,6 +84,8 @@ class NoiseContrastiveLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False
+    needs_raw_cosine: ClassVar[bool] = False
+    usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=True,
         fixed="nce is defined on corrected scores; without correction it is loss = 'neg'",

@@ -27,6 +27,8 @@ class TripletLogisticLoss:
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = True
+    needs_raw_cosine: ClassVar[bool] = False
+    usual_negatives: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         if not (self.scale > 0 and math.isfinite(self.scale)):

@@ -2,8 +2,25 @@
 
 from typing import Any
 
+from shortlist.retrievers.item_to_item import ItemToItem
 from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.user_to_user import UserToUser
 from shortlist.retrievers.vector import TwoTower
 
-RETRIEVERS: dict[str, type[Any]] = {"popular": Popular, "two-tower": TwoTower}
+RETRIEVERS: dict[str, type[Any]] = {
+    "popular": Popular,
+    "two-tower": TwoTower,
+    "item-to-item": ItemToItem,
+    "user-to-user": UserToUser,
+}
 """Every retriever a bundle can hold, by the name its manifest carries."""
+
+Learned = TwoTower | ItemToItem | UserToUser
+"""A retriever that a recipe's [model] and [training] make."""
+
+LEARNED: dict[str, type[TwoTower] | type[ItemToItem] | type[UserToUser]] = {
+    "u2i": TwoTower,
+    "i2i": ItemToItem,
+    "u2u": UserToUser,
+}
+"""Which retriever learns from which positives: what `training.positives` may name."""

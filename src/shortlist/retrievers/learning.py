@@ -18,6 +18,13 @@ from shortlist.retrievers.popular import Popular
 from shortlist.training.progress import Progress
 from shortlist.training.trainer import Trainer
 
+NO_HARD = {
+    key: "hard negatives are chosen for a user's pairs with items: positives = 'u2i'"
+    for key in Training.model_fields
+    if key.startswith("hard")
+}
+"""The options of hard negatives, for retrievers without them."""
+
 VALIDATION_USERS = 10_000
 """At most so many users are asked after each epoch; which ones is fixed."""
 
@@ -54,7 +61,7 @@ def fit_best(
     best_epoch = 0
     record: list[Epoch] = []
     for epoch in range(1, training.epochs + 1):
-        loss = run_epoch(trainer, progress, epoch, training.epochs, positives)
+        loss = _run_epoch(trainer, progress, epoch, training.epochs, positives)
         score = measure()
         record.append(Epoch(epoch, loss, score))
         progress.report(epoch, loss, training.monitor, score)
@@ -67,7 +74,13 @@ def fit_best(
     return Fitted(tuple(record), best_epoch)
 
 
-def run_epoch(
+def run_epochs(trainer: Trainer, progress: Progress, epochs: int, positives: int) -> None:
+    """Train for exactly so many epochs, unmeasured; positives: how many an epoch has."""
+    for epoch in range(1, epochs + 1):
+        _run_epoch(trainer, progress, epoch, epochs, positives)
+
+
+def _run_epoch(
     trainer: Trainer, progress: Progress, epoch: int, limit: int, positives: int
 ) -> float:
     """Run one epoch of at most `limit`; return its mean loss."""
@@ -94,7 +107,10 @@ def validation_score(retriever: Retriever, monitor: str) -> float:
         )
         users, items, offsets = users[pick], chosen.values.numpy(), chosen.offsets.numpy()
     queries = Queries(data.users.external(users), before="validation")
-    found = hit_slots(retriever.recommend(queries, int(k)).rows, items, offsets)
+    rows = retriever.recommend(queries, int(k)).rows
+    # Lists are shorter than k where the catalogue is: empty slots are misses.
+    rows = np.pad(rows, ((0, 0), (0, int(k) - rows.shape[1])), constant_values=-1)
+    found = hit_slots(rows, items, offsets)
     return float(per_user(found, np.diff(offsets), [int(k)])[f"{name}@{k}"].mean())
 
 

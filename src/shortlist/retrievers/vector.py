@@ -1,7 +1,7 @@
 """Towers and an index as one channel: train, place the items, answer queries."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shortlist.config import Model, Training, section_from
+from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, PairBatches
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, windows
@@ -17,8 +17,6 @@ from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
-from shortlist.metrics import hits as hit_slots
-from shortlist.metrics import per_user
 from shortlist.retrievers.base import (
     Candidates,
     Queries,
@@ -29,22 +27,30 @@ from shortlist.retrievers.base import (
     check_k,
     row_blocks,
 )
+from shortlist.retrievers.learning import (
+    Epoch,
+    fit_best,
+    keep,
+    popular_for_strangers,
+    run_epochs,
+    sections_for,
+    validation_score,
+)
 from shortlist.retrievers.popular import Popular
+from shortlist.sampling.hard_base import HardWorld
 from shortlist.towers.two_tower import TwoTowers
+from shortlist.training.hard import check_hard_options, hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
 from shortlist.training.trainer import Encoders, Trainer
 
-VALIDATION_USERS = 10_000
-"""At most so many users are asked after each epoch; which ones is fixed."""
-
-
-class Epoch(NamedTuple):
-    """What one epoch came to; score is the monitored figure on the validation rows."""
-
-    epoch: int
-    loss: float
-    score: float
+UNUSED = {
+    "session_gap": "it cuts sessions for positives = 'i2i'",
+    "pair_window": "it is for the pairs of positives = 'i2i'",
+    "latest_items": "it is for positives = 'i2i'; see history_length",
+    "neighbours": "it is for positives = 'u2u'",
+}
+"""Options that do nothing here, each with the reason."""
 
 
 class TwoTower:
@@ -64,14 +70,15 @@ class TwoTower:
         device: str = "cpu",
         **options: Any,
     ) -> None:
-        self.model_section, self.training_section = section_from(
-            model or Model(), training or Training(), options
+        self.model_section, self.training_section = sections_for(
+            "u2i", model, training, options, UNUSED
         )
         self.device = device
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
-        objective_of(self.training_section)  # these two refuse what cannot work, before any data
+        # These three refuse what cannot work, before any data.
         sampler_of(self.training_section, torch.tensor([0, 1]))
+        check_hard_options(self.training_section, objective_of(self.training_section))
 
     def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
         """Train on the training rows, keep the epoch that does best on the validation rows.
@@ -104,12 +111,7 @@ class TwoTower:
         for block in row_blocks(wanted, self.data):
             cold = self._unknown(block)
             found = self.index.search(self._encode_block(block), k, exclude=block.seen)
-            if cold.any():
-                popular = self._popular.search(len(cold), k, block.seen)
-                width = popular.ids.shape[1]
-                found.ids[cold, :width] = popular.ids[cold]
-                found.scores[cold, :width] = popular.scores[cold]
-                found.ids[cold, width:] = -1
+            popular_for_strangers(found, cold, self._popular, block.seen)
             hits.append(found)
             fallback.append(cold)
         return candidates(hits, fallback, k, self.data.items)
@@ -122,6 +124,10 @@ class TwoTower:
     def encode_items(self) -> tuple[pl.Series, Tensor]:
         """Return the ids and vectors [N, D] of all candidate items."""
         return self.data.items.external(self.item_rows.numpy()), self.item_vectors
+
+    def encodable_users(self) -> pl.Series:
+        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
+        return self.data.users.ids.head(self.data.users.trained)
 
     def encode_users(self, queries: Queries | Ids) -> Tensor:
         """Return the vector of each query, [B, D]; an unknown user with no history is refused."""
@@ -203,35 +209,25 @@ class TwoTower:
             torch.manual_seed(training.seed)
             self.set_data(data)
             trainer = self._trainer(data)
-            best: dict[str, Tensor] = {}
-            record: list[Epoch] = []
-            limit = epochs or training.epochs
-            for epoch in range(1, limit + 1):
-                loss = self._run_epoch(trainer, progress, epoch, limit)
-                if epochs is not None:
-                    continue
-                self.place_items()
-                score = self._validate()
-                record.append(Epoch(epoch, loss, score))
-                progress.report(epoch, loss, training.monitor, score)
-                if score >= max(e.score for e in record):
-                    self.best_epoch = epoch
-                    best = {name: value.clone() for name, value in self.towers.state_dict().items()}
-                if training.patience and epoch - self.best_epoch >= training.patience:
-                    break
+            positives = len(data.training_log)
             if epochs is None:
-                self.towers.load_state_dict(best)
-                self.history = tuple(record)
+                fitted = fit_best(
+                    trainer,
+                    self.towers,
+                    training,
+                    progress,
+                    positives=positives,
+                    measure=self._measure,
+                )
+                self.history, self.best_epoch = fitted.epochs, fitted.best
+            else:
+                run_epochs(trainer, progress, epochs, positives)
             self.place_items()
 
-    def _run_epoch(self, trainer: Trainer, progress: Progress, epoch: int, limit: int) -> float:
-        total = positives = 0.0
-        progress.start(epoch, limit, len(self.data.training_log))
-        for step in trainer.epoch():
-            progress.advance(step.positives)
-            total += step.loss * step.positives
-            positives += step.positives
-        return total / positives
+    def _measure(self) -> float:
+        """The monitored figure of the towers as they are."""
+        self.place_items()
+        return self._validate()
 
     def _trainer(self, data: TrainingData) -> Trainer:
         training = self.training_section
@@ -240,21 +236,35 @@ class TwoTower:
             ordered=data.ordered,
             batch_size=training.batch_size,
             history_length=self.model_section.history_length,
-            with_known=training.mask_known,
+            with_known=needs_known(training),
             weighted=training.weighted,
             device=self.device,
         )
         counts = torch.from_numpy(data.item_counts).to(self.device)
+        objective = objective_of(training).to(self.device)
         return Trainer(
             self.towers,
             Encoders(self._encode_batch, self._encode_items),
-            objective_of(training).to(self.device),
+            objective,
             sampler_of(training, counts),
             batches,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay,
             epochs=training.epochs,
             seed=training.seed,
+            hard=hard_term_of(training, objective, self._hard_world(data)),
+        )
+
+    def _hard_world(self, data: TrainingData) -> HardWorld:
+        """What hard negatives are drawn from, on the device of the batches."""
+        rows = data.candidates(with_features=self.towers.reads_item_features)
+        log = data.training_log
+        known = Ragged(torch.from_numpy(log.item), torch.from_numpy(log.indptr))
+        return HardWorld(
+            torch.from_numpy(rows).to(self.device),
+            self.training_section.similarity,
+            {name: lists.to(self.device) for name, lists in data.logged.items()},
+            None if self.training_section.hard_known else known.to(self.device),
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
@@ -276,12 +286,7 @@ class TwoTower:
     def _trained(self, history: Ragged) -> Ragged:
         """Leave out items without an id embedding: unknown ones, and those never trained on."""
         known = (history.values > 0) & (history.values <= self.data.items.trained)
-        if known.all():
-            return history
-        kept = torch.zeros(len(history.offsets) - 1, dtype=torch.int64)
-        kept.index_add_(0, history.owners(), known.long())
-        offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
-        return Ragged(history.values[known], offsets)
+        return keep(history, known)
 
     def _unknown(self, block: RowQueries) -> Tensor:
         """True for queries of which the query tower would read nothing, [B]."""
@@ -296,17 +301,4 @@ class TwoTower:
 
     def _validate(self) -> float:
         """The monitored figure on the validation rows."""
-        name, k = self.training_section.monitor.split("@")
-        users, items, offsets = self.data.targets("validation")
-        if len(users) > VALIDATION_USERS:
-            pick = np.sort(np.random.default_rng(0).permutation(len(users))[:VALIDATION_USERS])
-            chosen = windows(
-                torch.from_numpy(items),
-                torch.from_numpy(offsets[:-1][pick]),
-                torch.from_numpy(np.diff(offsets)[pick]),
-            )
-            users, items, offsets = users[pick], chosen.values.numpy(), chosen.offsets.numpy()
-        queries = Queries(self.data.users.external(users), before="validation")
-        top = self.recommend(queries, int(k)).rows
-        found = hit_slots(top, items, offsets)
-        return float(per_user(found, np.diff(offsets), [int(k)])[f"{name}@{k}"].mean())
+        return validation_score(self, self.training_section.monitor)

@@ -1,13 +1,20 @@
 """What is a negative? One sampler a file, found by name in SAMPLERS."""
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from shortlist.errors import ModelError, suggest
-from shortlist.sampling.base import Negatives, NegativeSampler
+from shortlist.sampling.base import Exactness, Negatives, NegativeSampler
+from shortlist.sampling.catalogue import CatalogueSampler
+from shortlist.sampling.hard import HARD, check_not_alone
 from shortlist.sampling.in_batch import InBatchSampler
+from shortlist.sampling.in_batch_streaming import StreamingInBatchSampler
+from shortlist.sampling.memory import MemorySampler
 from shortlist.sampling.mixed import MixedSampler
+from shortlist.sampling.mixture import MixtureSampler
 from shortlist.sampling.popularity import PopularitySampler
 from shortlist.sampling.uniform import UniformSampler
 
@@ -15,18 +22,32 @@ SAMPLERS: dict[str, type[Any]] = {
     "uniform": UniformSampler,
     "popularity": PopularitySampler,
     "in_batch": InBatchSampler,
+    "in_batch_streaming": StreamingInBatchSampler,
+    "memory": MemorySampler,
     "mixed": MixedSampler,
+    "mixture": MixtureSampler,
+    "catalogue": CatalogueSampler,
 }
 
 
 def check_sampler(name: str, **options: object) -> None:
     """Refuse an unknown sampler, and an option (None: not given) it cannot use, with the reason."""
+    check_not_alone(name)
     if name not in SAMPLERS:
         raise ModelError(f"unknown sampler '{name}'.{suggest(name, SAMPLERS)}")
-    for option, value in options.items():
-        if value is not None and option in SAMPLERS[name].refuses:
+    for option in sorted(option for option, value in options.items() if value is not None):
+        if option in SAMPLERS[name].refuses:
             reason = SAMPLERS[name].refuses[option]
-            raise ModelError(f"sampler '{name}' does not use {option}: {reason}")
+        elif option in _options_of(name):
+            continue
+        else:
+            users = [f"'{other}'" for other in SAMPLERS if option in _options_of(other)]
+            reason = f"leave it out, it belongs to sampler = {' or '.join(users)}"
+        raise ModelError(f"sampler '{name}' does not use {option}: {reason}")
+
+
+def _options_of(name: str) -> set[str]:
+    return set(inspect.signature(SAMPLERS[name].from_counts).parameters)
 
 
 def build_sampler(
@@ -35,6 +56,7 @@ def build_sampler(
     negatives: int | None = None,
     alpha: float | None = None,
     shared: bool | None = None,
+    mixture: Mapping[str, float] | None = None,
 ) -> NegativeSampler:
     """Return the sampler of that name; an option left at None takes its default.
 
@@ -45,7 +67,7 @@ def build_sampler(
     >>> build_sampler("popularity", tensor([0, 3, 1]), alpha=1).frequency
     tensor([0.0000, 0.7500, 0.2500], dtype=torch.float64)
     """
-    options = {"negatives": negatives, "alpha": alpha, "shared": shared}
+    options = {"negatives": negatives, "alpha": alpha, "shared": shared, "mixture": mixture}
     check_sampler(name, **options)
     given = {option: value for option, value in options.items() if value is not None}
     sampler: NegativeSampler = SAMPLERS[name].from_counts(counts, **given)
@@ -53,12 +75,18 @@ def build_sampler(
 
 
 __all__ = [
+    "HARD",
     "SAMPLERS",
+    "CatalogueSampler",
+    "Exactness",
     "InBatchSampler",
+    "MemorySampler",
     "MixedSampler",
+    "MixtureSampler",
     "NegativeSampler",
     "Negatives",
     "PopularitySampler",
+    "StreamingInBatchSampler",
     "UniformSampler",
     "build_sampler",
     "check_sampler",

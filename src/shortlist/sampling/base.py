@@ -1,6 +1,6 @@
 """What a sampler returns, and the masks that say which of its slots count for which row."""
 
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,13 +30,27 @@ class Negatives(NamedTuple):
         return cls(ids, log_q, torch.full_like(ids, -1), distinct=False)
 
 
+class Exactness(NamedTuple):
+    """What a softmax corrected by a sampler's log_q learns, and why.
+
+    exact: the true probabilities, from a pool of any size. consistent: them plus a bias that
+    vanishes as the pool grows. not corrected: there is no log_q that would do.
+    """
+
+    label: Literal["exact", "consistent", "not corrected"]
+    reason: str
+
+
 class NegativeSampler(Protocol):
     """Draws negatives, and knows how often it draws what.
 
+    A trainer asks `log_q` about a batch after `sample` has drawn for it.
     refuses: options of `build_sampler` that it cannot use, each with the reason.
+    exactness: what its correction is worth (docs/guide/en.md, Negatives).
     """
 
     refuses: ClassVar[dict[str, str]]
+    exactness: ClassVar[Exactness]
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:
         """Draw a pool for the batch, on the batch's device."""

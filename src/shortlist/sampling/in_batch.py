@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shortlist.data.batches import Batch
-from shortlist.sampling.base import Negatives, frequencies, log_expected
+from shortlist.sampling.base import Exactness, Negatives, frequencies, log_expected
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,11 @@ class InBatchSampler:
         "alpha": "in-batch negatives come as often as in the log; use sampler = 'popularity'",
         "shared": "an in-batch pool is always one for all rows; use sampler = 'popularity'",
     }
+    exactness: ClassVar[Exactness] = Exactness(
+        "exact",
+        "slots are other rows' positives, which come as the log has them; a shuffled epoch does "
+        "not put any back, which matters where a batch is a large part of the log",
+    )
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> Self:

@@ -1,5 +1,6 @@
-"""In-batch negatives plus uniform ones: the log's popular items and the long tail."""
+"""In-batch negatives plus drawn ones: the log's popular items and the long tail."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -7,9 +8,9 @@ import torch
 from torch import Tensor
 
 from shortlist.data.batches import Batch
-from shortlist.sampling.base import Negatives
+from shortlist.sampling.base import Exactness, Negatives, NegativeSampler
 from shortlist.sampling.in_batch import InBatchSampler
-from shortlist.sampling.uniform import UniformSampler
+from shortlist.sampling.mixture import MixtureSampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,34 +20,58 @@ class MixedSampler:
     In-batch negatives alone hardly ever show the tail, which then floats to the top; the uniform
     part holds it down.
 
-    log_q is the log of the summed expected count of both parts. As their sizes are fixed, that is
-    consistent rather than exact: a bias that shrinks as the pool grows.
+    parts: any samplers, whose pools are joined. log_q is the log of their summed expected counts.
+    As the sizes of the parts are fixed, that is consistent rather than exact: a bias that shrinks
+    as the pool grows.
     """
 
-    in_batch: InBatchSampler
-    uniform: UniformSampler
+    parts: tuple[NegativeSampler, ...]
 
     refuses: ClassVar[dict[str, str]] = {
-        "alpha": "its parts are in-batch and uniform; use sampler = 'popularity'",
-        "shared": "its in-batch part is always one pool for all rows; use sampler = 'uniform'",
+        "shared": "its in-batch part is always one pool for all rows; use sampler = 'mixture'",
     }
+    exactness: ClassVar[Exactness] = Exactness(
+        "consistent",
+        "its parts have fixed sizes, so a pool is not drawn slot by slot from their sum; the bias "
+        "shrinks as the pool grows (sampler = 'mixture' has none)",
+    )
 
     @classmethod
-    def from_counts(cls, counts: Tensor, *, negatives: int = 512) -> Self:
-        """From the training count of each item row, [N + 1]; negatives: the uniform draws, M."""
-        return cls(
-            InBatchSampler.from_counts(counts),
-            UniformSampler.from_counts(counts, negatives=negatives),
+    def from_counts(
+        cls,
+        counts: Tensor,
+        *,
+        negatives: int = 512,
+        mixture: Mapping[str, float] | None = None,
+        alpha: float | None = None,
+    ) -> Self:
+        """From the training count of each item row, [N + 1]: in-batch, and M = negatives draws.
+
+        mixture: the laws of the draws and their weights, as for MixtureSampler; None: uniform.
+        """
+        drawn = MixtureSampler.from_counts(
+            counts,
+            mixture={"uniform": 1.0} if mixture is None else mixture,
+            negatives=negatives,
+            alpha=alpha,
         )
+        return cls((InBatchSampler.from_counts(counts), drawn))
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:
-        """Return the batch's positives followed by M uniform draws, [B + M]."""
-        ours = self.in_batch.sample(batch, generator)
-        drawn = self.uniform.sample(batch, generator)
-        ids = torch.cat([ours.ids, drawn.ids])
-        source = torch.cat([ours.source, drawn.source])
+        """Return the pools of the parts side by side, [M], or [B, M] where a part is each row's."""
+        pools = [part.sample(batch, generator) for part in self.parts]
+        own = any(pool.ids.dim() == 2 for pool in pools)
+        ids = _joined([pool.ids for pool in pools], len(batch.positive), own=own)
+        source = _joined([pool.source for pool in pools], len(batch.positive), own=own)
         return Negatives(ids, self.log_q(ids, batch), source, distinct=False)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of (B - 1)·Q + M / n for each id."""
-        return torch.logaddexp(self.in_batch.log_q(ids, batch), self.uniform.log_q(ids, batch))
+        """Log of the summed expected counts: (B - 1)·Q + M / n where the draws are uniform."""
+        return torch.stack([part.log_q(ids, batch) for part in self.parts]).logsumexp(dim=0)
+
+
+def _joined(slots: list[Tensor], rows: int, *, own: bool) -> Tensor:
+    """Join [M] and [B, M] along M; a shared pool becomes every row's where one is each row's."""
+    if own:
+        slots = [one if one.dim() == 2 else one.expand(rows, -1) for one in slots]
+    return torch.cat(slots, dim=-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
 from shortlist.sampling.base import (
+    Exactness,
     Negatives,
     check_negatives,
     frequencies,
@@ -36,17 +37,26 @@ class PopularitySampler:
     shared: bool
 
     refuses: ClassVar[dict[str, str]] = {}
+    exactness: ClassVar[Exactness] = Exactness(
+        "exact", "slots are independent draws from a known law, and hits stay in"
+    )
 
     @classmethod
     def from_counts(
         cls, counts: Tensor, *, negatives: int = 512, alpha: float = 0.75, shared: bool = True
     ) -> Self:
         """From the training count of each item row, [N + 1]; rows never seen are not drawn."""
-        check_negatives(negatives)
         if not (alpha >= 0 and math.isfinite(alpha)):
             raise ModelError(f"alpha must be >= 0 and finite, got {alpha}")
         seen = frequencies(counts)
-        frequency = frequencies(seen.pow(alpha).masked_fill(seen == 0, 0.0))
+        weights = seen.pow(alpha).masked_fill(seen == 0, 0.0)
+        return cls.from_weights(weights, negatives=negatives, shared=shared)
+
+    @classmethod
+    def from_weights(cls, weights: Tensor, *, negatives: int, shared: bool) -> Self:
+        """From any law: chances proportional to weights [N + 1], with weights[0] = 0."""
+        check_negatives(negatives)
+        frequency = frequencies(weights)
         upto = frequency.cumsum(0)
         return cls(frequency, upto / upto[-1], negatives, shared)
 

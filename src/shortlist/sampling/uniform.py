@@ -8,6 +8,7 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch
 from shortlist.sampling.base import (
+    Exactness,
     Negatives,
     check_negatives,
     frequencies,
@@ -36,6 +37,9 @@ class UniformSampler:
     refuses: ClassVar[dict[str, str]] = {
         "alpha": "uniform draws every item alike; use sampler = 'popularity'"
     }
+    exactness: ClassVar[Exactness] = Exactness(
+        "exact", "slots are independent draws from a known law, and hits stay in"
+    )
 
     @classmethod
     def from_counts(cls, counts: Tensor, *, negatives: int = 512, shared: bool = True) -> Self:

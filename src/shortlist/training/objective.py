@@ -29,9 +29,9 @@ class Objective(nn.Module):
     target, usually for the better.
     The slot that is the row's own positive is always dropped.
 
-    A loss that a shift of all scores would change gets a learned scalar bias. It starts, at the
-    first training batch, where the whole pool weighs about as much as the one positive, so that
-    thousands of negatives do not swamp it.
+    A loss that a shift of all scores would change gets a learned scalar bias, unless it is defined
+    on the raw cosine. It starts, at the first training batch, where the whole pool weighs about as
+    much as the one positive, so that thousands of negatives do not swamp it.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class Objective(nn.Module):
         super().__init__()
         check_similarity(similarity)
         _check_temperature(temperature)
+        if loss.needs_raw_cosine:
+            _check_raw_cosine(similarity, temperature)
         self.loss = loss
         self.similarity = similarity
         self.correct_sampling = loss.correction.resolve(correct_sampling)
@@ -60,7 +62,7 @@ class Objective(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias: nn.Parameter | None = None
         self.bias_started: Tensor
-        if not loss.shift_invariant:
+        if not (loss.shift_invariant or loss.needs_raw_cosine):
             self.bias = nn.Parameter(torch.zeros(()))
             self.register_buffer("bias_started", torch.tensor(False))
 
@@ -84,7 +86,8 @@ class Objective(nn.Module):
 
         queries: [B, D] or [B, K, D]; positives: [B, D]; pool: the vectors of negatives.ids,
         [M, D] or [B, M, D]; positive_ids: item rows, [B]; positive_log_q: the sampler's log_q of
-        them, [B], where corrected; known: each user's known item rows, where masked.
+        them, [B], where corrected or where the loss asks for their rate; known: each user's known
+        item rows, where masked.
         """
         temperature = self._current_temperature()
         positive = pair_score(queries, positives, self.similarity) / temperature
@@ -95,7 +98,8 @@ class Objective(nn.Module):
             positive = positive - positive_log_q
             negative = negative - negatives.log_q
         valid = ~self._dropped(negatives, positive_ids, known)
-        return self.loss(self._shifted(Scores(positive, negative, valid)))
+        rate = None if positive_log_q is None else positive_log_q.exp()
+        return self.loss(self._shifted(Scores(positive, negative, valid, rate)))
 
     def _current_temperature(self) -> Tensor | float:
         if self.log_scale is None:
@@ -144,6 +148,8 @@ def build_objective(
     correct_sampling: bool | None = None,
     margin: float | None = None,
     scale: float | None = None,
+    calibration: float | None = None,
+    negative_weight: float | None = None,
     mask_hits: bool | None = None,
     mask_known: bool = False,
     sampler: str | None = None,
@@ -151,14 +157,21 @@ def build_objective(
     """Return the objective from names; None is the default.
 
     The temperature is 0.1 by default for a cosine, and 1 for other similarities and for losses
-    with a margin or scale of their own. sampler: its name, if it has one that can be checked.
+    with a margin, scale or target of their own. sampler: its name, if it has one that can be
+    checked.
 
     Refuses, with the reason: an unknown name, an option the loss would not use, and what cannot
     work together.
     """
     if sampler is not None:
         check_sampler(sampler)
-    built = build_loss(loss, margin=margin, scale=scale)
+    built = build_loss(
+        loss,
+        margin=margin,
+        scale=scale,
+        calibration=calibration,
+        negative_weight=negative_weight,
+    )
     if temperature is None:
         temperature = 0.1 if similarity == "cosine" and not built.own_scale else 1.0
     return Objective(
@@ -181,10 +194,25 @@ def _check_learnable(temperature: float, loss: Loss) -> None:
     coldest, hottest = LEARNED_TEMPERATURES
     if loss.own_scale:
         raise ModelError(
-            "learn_temperature: this loss has a margin or scale in the similarity's own units, "
-            "which a learned temperature would undo; leave it out, or use loss = 'bpr'"
+            "learn_temperature: this loss has a margin, scale or target in the similarity's own "
+            "units, which a learned temperature would undo; leave it out, or use loss = 'bpr'"
         )
     if not coldest <= temperature <= hottest:
         raise ModelError(
             f"a learned temperature starts between {coldest:g} and {hottest:g}, got {temperature}"
+        )
+
+
+def _check_raw_cosine(similarity: str, temperature: float) -> None:
+    """Refuse any other score than the cosine itself."""
+    cure = "or use loss = 'bce' or 'softmax'"
+    if similarity != "cosine":
+        raise ModelError(
+            f"similarity = '{similarity}': this loss is defined on the raw cosine, from -1 to 1; "
+            f"use similarity = 'cosine', {cure}"
+        )
+    if temperature != 1:
+        raise ModelError(
+            f"temperature = {temperature:g}: this loss is defined on the raw cosine, which another "
+            f"scale would take out of its bounds -1 and 1; leave temperature out, {cure}"
         )

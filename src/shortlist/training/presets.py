@@ -6,6 +6,7 @@ from torch import Tensor
 
 from shortlist.config import Mode, Training
 from shortlist.errors import ModelError
+from shortlist.losses import LOSSES
 from shortlist.sampling import build_sampler
 from shortlist.sampling.base import NegativeSampler
 from shortlist.training.objective import Objective, build_objective
@@ -13,7 +14,10 @@ from shortlist.training.objective import Objective, build_objective
 
 @dataclass(frozen=True)
 class Preset:
-    """What a mode stands for; negatives and shared only hold with the preset's own sampler."""
+    """What a mode stands for; negatives and shared only hold with the preset's own sampler.
+
+    A loss that is meant for another number of negatives gets that number.
+    """
 
     loss: str
     sampler: str
@@ -41,13 +45,20 @@ class Choice:
 def choose(training: Training) -> Choice:
     """Fill a section's open places from its mode; what is given always wins."""
     preset = PRESETS[training.mode]
-    own = training.sampler in (None, preset.sampler)
-    return Choice(
-        training.loss or preset.loss,
-        training.sampler or preset.sampler,
-        training.negatives or (preset.negatives if own else None),
-        training.shared if training.shared is not None or not own else preset.shared,
-    )
+    loss = preset.loss if training.loss is None else training.loss
+    sampler = preset.sampler if training.sampler is None else training.sampler
+    negatives, shared = training.negatives, training.shared
+    if sampler == preset.sampler:
+        shared = preset.shared if shared is None else shared
+        negatives = _usual_negatives(preset, loss) if negatives is None else negatives
+    return Choice(loss, sampler, negatives, shared)
+
+
+def _usual_negatives(preset: Preset, loss: str) -> int | None:
+    if preset.negatives is None or loss not in LOSSES:  # an unknown loss is refused later
+        return preset.negatives
+    meant_for = LOSSES[loss]().usual_negatives
+    return preset.negatives if meant_for is None else meant_for
 
 
 def objective_of(training: Training) -> Objective:
@@ -61,6 +72,8 @@ def objective_of(training: Training) -> Objective:
         correct_sampling=training.correct_sampling,
         margin=training.margin,
         scale=training.scale,
+        calibration=training.calibration,
+        negative_weight=training.negative_weight,
         mask_hits=training.mask_hits,
         mask_known=training.mask_known,
         sampler=choice.sampler,
@@ -70,7 +83,7 @@ def objective_of(training: Training) -> Objective:
 def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
     """Build the sampler of a section. counts: training events by item row, [N + 1]."""
     choice = choose(training)
-    if choice.sampler == "in_batch" and training.batch_size < 2:
+    if choice.sampler in {"in_batch", "in_batch_streaming"} and training.batch_size < 2:
         raise ModelError("in-batch negatives need training.batch_size of at least 2")
     return build_sampler(
         choice.sampler,
@@ -78,4 +91,5 @@ def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
         negatives=choice.negatives,
         alpha=training.alpha,
         shared=choice.shared,
+        mixture=training.mixture,
     )

@@ -1,0 +1,29 @@
+"""WHAT IS WRONG: mistakes named, with their evidence and cure, before and after training."""
+
+from shortlist.doctor import (
+    data,
+    features,
+    history,
+    index,
+    leaks,
+    objective,
+    sampling,
+    training,
+    vectors,
+)
+from shortlist.doctor.base import SEVERITIES, Check, Finding, Subject
+from shortlist.doctor.watch import Watch
+
+FAMILIES = (training, objective, sampling, leaks, history, data, features, vectors, index)
+
+CHECKS: dict[str, Check] = {found.code: found for family in FAMILIES for found in family.CHECKS}
+"""Every check by the code of its finding."""
+
+
+def examine(subject: Subject) -> list[Finding]:
+    """Run every check that the subject has the parts for; errors come first."""
+    found = [finding for look in CHECKS.values() if (finding := look(subject)) is not None]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+__all__ = ["CHECKS", "SEVERITIES", "Check", "Finding", "Subject", "Watch", "examine"]

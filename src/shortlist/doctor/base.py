@@ -1,0 +1,242 @@
+"""What is a finding, what is a check, and what does a check get to see?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import torch
+
+from shortlist.config import Model, Recipe, Training
+from shortlist.data.batches import Batch, PairBatches
+from shortlist.data.dataset import Split, TrainingData
+from shortlist.data.ragged import Ragged
+from shortlist.doctor.watch import Watch
+from shortlist.errors import ShortlistError
+from shortlist.retrievers.learning import Epoch
+from shortlist.retrievers.vector import TwoTower
+from shortlist.sampling.base import Negatives, NegativeSampler, own_slots
+from shortlist.training.objective import Objective
+from shortlist.training.presets import objective_of, sampler_of
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[str, ...] = get_args(Severity)
+
+SEED = 20_240
+"""Of every probe: two examinations of one thing say the same."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake that was found. code: stable, for machines; evidence: the numbers of this case.
+
+    An error makes the result wrong or worthless, a warning probably costs quality, an info is
+    what a reader of the figures should know.
+    """
+
+    code: str
+    severity: Severity
+    mistake: str
+    evidence: str
+    cure: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return one JSON-safe object."""
+        return asdict(self)
+
+
+class Subject:
+    """What is examined; `given` names the parts that are there, and no other may be read.
+
+    training: the sections [model] and [training]; data: the log in rows; retriever: a trained
+    TwoTower; towers: whether there are towers of users and items to probe, trained or not;
+    report: what `evaluate` measured, as a dict; epochs: what training told; failure: the error
+    that ended it.
+    """
+
+    model: Model
+    training: Training
+    data: TrainingData
+    retriever: TwoTower
+    report: Mapping[str, Any]
+    epochs: Sequence[Epoch]
+    failure: ShortlistError
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        data: TrainingData | None = None,
+        retriever: TwoTower | None = None,
+        report: Mapping[str, Any] | None = None,
+        epochs: Sequence[Epoch] = (),
+        failure: ShortlistError | None = None,
+        tie: str = "hash",
+        exclude_seen: bool = True,
+    ) -> None:
+        parts = {
+            "model": model,
+            "training": training,
+            "data": data,
+            "retriever": retriever,
+            "report": report,
+            "epochs": tuple(epochs) or None,
+            "failure": failure,
+        }
+        present = {name: part for name, part in parts.items() if part is not None}
+        for name, part in present.items():
+            setattr(self, name, part)
+        self.given = set(present)
+        if "data" in present and training is not None and training.positives == "u2i":
+            self.given.add("towers")
+        self.tie = tie
+        self.exclude_seen = exclude_seen
+
+    @classmethod
+    def of_recipe(
+        cls,
+        recipe: Recipe,
+        split: Split | None = None,
+        watch: Watch | None = None,
+        failure: ShortlistError | None = None,
+    ) -> "Subject":
+        """A recipe before training, with its data if it could be read.
+
+        watch: what training told before the failure that ended it.
+        """
+        return cls(
+            model=recipe.model,
+            training=recipe.training,
+            data=None if split is None else split.training_data("train"),
+            epochs=watch.epochs if watch else (),
+            failure=failure,
+            tie=recipe.data.tie,
+            exclude_seen=recipe.evaluation.exclude_seen,
+        )
+
+    @classmethod
+    def of_retriever(
+        cls,
+        retriever: Any,
+        report: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> "Subject":
+        """A fitted retriever, with its report and recipe as a bundle keeps them."""
+        sections: Any = recipe or {}
+        return cls(
+            model=getattr(retriever, "model_section", None),
+            training=getattr(retriever, "training_section", None),
+            data=retriever.data,
+            retriever=retriever if isinstance(retriever, TwoTower) else None,
+            report=report,
+            epochs=getattr(retriever, "history", ()),
+            tie=sections.get("data", {}).get("tie", "hash"),
+            exclude_seen=sections.get("evaluation", {}).get("exclude_seen", True),
+        )
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective as training builds it, in evaluation mode."""
+        objective = objective_of(self.training)
+        objective.eval()
+        return objective
+
+    @cached_property
+    def sampler(self) -> NegativeSampler:
+        """The sampler as training builds it."""
+        return sampler_of(self.training, torch.from_numpy(self.data.item_counts))
+
+    @cached_property
+    def batches(self) -> PairBatches:
+        """The batches as training makes them."""
+        return PairBatches(
+            self.data.training_log,
+            ordered=self.data.ordered,
+            batch_size=self.training.batch_size,
+            history_length=self.model.history_length,
+        )
+
+    @cached_property
+    def batch(self) -> Batch:
+        """One batch of the size training uses."""
+        return self.random_batch(generator())
+
+    @cached_property
+    def negatives(self) -> Negatives:
+        """The pool drawn for that batch."""
+        return self.sampler.sample(self.batch, generator())
+
+    @cached_property
+    def negatives_a_row(self) -> int:
+        """How many negatives a row meets: the pool without the row's own slot."""
+        own = own_slots(self.negatives, len(self.batch.positive)).sum(dim=1)
+        return int(self.negatives.ids.shape[-1] - own.float().mean().round())
+
+    @cached_property
+    def encoder(self) -> TwoTower:
+        """The trained retriever, or before training one with fresh towers: for probes."""
+        if "retriever" in self.given:
+            return self.retriever
+        fresh = TwoTower(model=self.model, training=self.training)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            fresh.set_data(self.data)
+        return fresh
+
+    def random_batch(self, random: torch.Generator) -> Batch:
+        """Pick random training events, as many as training has in a batch; without histories."""
+        log = self.data.training_log
+        rows = -(-len(log) // len(self.batches))
+        events = torch.randint(len(log), (rows,), generator=random)
+        nothing = Ragged(
+            torch.zeros(0, dtype=torch.int64), torch.zeros(rows + 1, dtype=torch.int64)
+        )
+        return Batch(
+            users=torch.from_numpy(log.user)[events].long(),
+            positive=torch.from_numpy(log.item)[events].long(),
+            weight=torch.ones(rows),
+            history=nothing,
+        )
+
+
+Look = Callable[[Subject], str | None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Looks for one mistake. needs: the parts of a subject it reads; without them it is left out.
+
+    look: returns the evidence, or None where all is well.
+    """
+
+    code: str
+    severity: Severity
+    mistake: str
+    cure: str
+    needs: tuple[str, ...]
+    look: Look
+
+    def __call__(self, subject: Subject) -> Finding | None:
+        """Return the finding, if there is one."""
+        if not subject.given.issuperset(self.needs):
+            return None
+        evidence = self.look(subject)
+        if evidence is None:
+            return None
+        return Finding(self.code, self.severity, self.mistake, evidence, self.cure)
+
+
+def check(code: str, severity: Severity, *needs: str, cure: str) -> Callable[[Look], Check]:
+    """Make a Check of the function below; its docstring is the mistake, as people read it."""
+
+    def made(look: Look) -> Check:
+        mistake = " ".join((look.__doc__ or "").split())
+        return Check(code, severity, mistake, cure, needs, look)
+
+    return made
+
+
+def generator() -> torch.Generator:
+    """Return fresh seeded randomness for a probe."""
+    return torch.Generator().manual_seed(SEED)

@@ -1,0 +1,147 @@
+"""Is the log fit to be learned from and measured on?"""
+
+import numpy as np
+
+from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
+from shortlist.data.ragged import Ragged
+from shortlist.doctor.base import Subject, check
+from shortlist.doctor.leaks import held_out
+
+FEWEST_USERS = 100
+
+
+def tied(subject: Subject) -> tuple[int, int] | None:
+    """How many users have a tied last time, of how many with two events; None without an order."""
+    log = subject.data.log
+    if log.time is None:
+        return None
+    ends = log.indptr[1:][np.diff(log.indptr) >= 2] - 1
+    return int((log.time[ends] == log.time[ends - 1]).sum()), len(ends)
+
+
+def _ties(subject: Subject, rule: str, least: float) -> str | None:
+    found = tied(subject)
+    if found is None or subject.tie != rule or found[0] < least * found[1] or found[0] == 0:
+        return None
+    return f"{found[0]:,} of {found[1]:,} users ({found[0] / found[1]:.0%})"
+
+
+@check(
+    "ties-by-file-order",
+    "warning",
+    "data",
+    cure='Leave data.tie at "hash", unless a published figure is to be reproduced.',
+)
+def ties_by_file_order(subject: Subject) -> str | None:
+    """Users have a tied last time, and the order of the file decides which event is held out: a
+    sorted file moves every figure (on ML-100K popularity's HR@10 from .050 to .114).
+    """
+    return _ties(subject, "file", 0.0)
+
+
+@check(
+    "ties-by-hash",
+    "info",
+    "data",
+    cure="Give a finer data.time if there is one; do not compare with figures by file order.",
+)
+def ties_by_hash(subject: Subject) -> str | None:
+    """Users have a tied last time: a hash decides which event is held out. That is fair, but it
+    is not what happened last.
+    """
+    return _ties(subject, "hash", 0.05)
+
+
+@check(
+    "few-test-users",
+    "warning",
+    "data",
+    cure="Hold out more: split.kind = 'leave-last-out', a smaller split.at, or more data.",
+)
+def few_test_users(subject: Subject) -> str | None:
+    """Few users have held-out events: the figures say little."""
+    data = subject.data
+    if data.log.role is None:
+        return None
+    users = len(np.unique(data.log.at("test").user))
+    if users >= FEWEST_USERS:
+        return None
+    off = 1.96 * (0.16 / max(users, 1)) ** 0.5
+    return f"{users} users: a rate of 20 % is known to about ±{off:.0%}"
+
+
+@check(
+    "held-out-items-unknown",
+    "warning",
+    "data",
+    cure="Declare item features, cut earlier or later, or count them out of the goal.",
+)
+def held_out_items_unknown(subject: Subject) -> str | None:
+    """Much of what is held out are items without a training event, and no feature places them:
+    nobody can be recommended them.
+    """
+    data, hidden = subject.data, held_out(subject.data)
+    if hidden is None or data.item_features.columns:
+        return None
+    cold = data.log.item[hidden] > data.items.trained
+    if cold.mean() < 0.2:
+        return None
+    return f"{cold.sum():,} of {len(cold):,} held-out events ({cold.mean():.0%})"
+
+
+@check(
+    "cold-items",
+    "info",
+    "data",
+    cure="Nothing where item features place them; they have no id embedding.",
+)
+def cold_items(subject: Subject) -> str | None:
+    """Items without a training event stand in the catalogue or in the held-out events."""
+    items = subject.data.items
+    if len(items) == items.trained:
+        return None
+    return f"{len(items) - items.trained:,} of {len(items):,} items"
+
+
+@check(
+    "vocabulary-mostly-unknown",
+    "warning",
+    "data",
+    cure="Check that both files come from one version; use coarser values, or a numeric or vector "
+    "feature.",
+)
+def vocabulary_mostly_unknown(subject: Subject) -> str | None:
+    """Most values of a feature that serving will meet were never seen in training: they are all
+    read as unknown.
+    """
+    found = []
+    data = subject.data
+    for side, table, frame, vocabulary in (
+        ("user", data.user_features, data.user_frame, data.users),
+        ("item", data.item_features, data.item_frame, data.items),
+    ):
+        if frame is None:
+            continue
+        later = frame.filter(~frame["id"].is_in(vocabulary.ids.head(vocabulary.trained).implode()))
+        for name, encoder in table.encoders.items():
+            if not isinstance(encoder, CategoricalEncoder | MultiValuedEncoder):
+                continue
+            given = later[name].drop_nulls()
+            if len(given) < 20:
+                continue
+            codes = encoder.encode(given)
+            known = codes.lengths > 0 if isinstance(codes, Ragged) else codes > 0
+            share = 1 - float(known.float().mean())
+            if share > 0.5:
+                found.append(f"{share:.0%} of {len(given):,} later {side}s' '{name}'")
+    return "; ".join(found) or None
+
+
+CHECKS = (
+    ties_by_file_order,
+    ties_by_hash,
+    few_test_users,
+    held_out_items_unknown,
+    cold_items,
+    vocabulary_mostly_unknown,
+)

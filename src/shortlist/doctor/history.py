@@ -1,0 +1,192 @@
+"""Do histories hold the latest events, all of them, and nothing else?"""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from shortlist.data.ragged import Ragged, windows
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.doctor.base import Subject, check, generator
+from shortlist.retrievers.base import Queries
+
+PROBED = 4_000
+"""Training events whose history is looked at."""
+
+CLOSE = 1e-3
+"""Vectors this near each other, relative to their length, are the same one."""
+
+
+class Probe(NamedTuple):
+    """Histories as batches give them, beside the events of each user: positions in the log."""
+
+    positive: Tensor
+    given: Ragged
+    earlier: Ragged
+    events: Tensor
+    begin: Tensor
+
+
+def probe(subject: Subject) -> Probe:
+    """Gather random training events as training does."""
+    log = subject.data.training_log
+    events = torch.randperm(len(log), generator=generator())[:PROBED]
+    batch = subject.batches.gather(events)
+    items = torch.from_numpy(log.item).long()
+    begin = torch.from_numpy(log.indptr)[batch.users]
+    end = torch.from_numpy(log.indptr)[batch.users + 1]
+    stop = events if subject.data.ordered else end
+    return Probe(batch.positive, batch.history, windows(items, begin, stop - begin), events, begin)
+
+
+@check(
+    "target-in-history",
+    "error",
+    "towers",
+    cure="End each history before the time of its positive.",
+)
+def target_in_history(subject: Subject) -> str | None:
+    """The item to be predicted stands in its own history: training is easy, and serving, where
+    it is not there, is another task.
+    """
+    seen = probe(subject)
+    met = _occurrences(seen.given, seen.positive)
+    allowed = _occurrences(seen.earlier, seen.positive)
+    if not subject.data.ordered:
+        allowed = allowed - 1  # `earlier` is then all of the user's events, this one among them
+    share = float((met > allowed).float().mean())
+    return None if share == 0 else f"in {share:.0%} of {len(seen.positive):,} histories"
+
+
+def _occurrences(lists: Ragged, wanted: Tensor) -> Tensor:
+    """How often list i holds wanted[i], [B]."""
+    owners = lists.owners()
+    equal = (lists.values == wanted[owners]).long()
+    return torch.zeros(len(wanted), dtype=torch.int64).index_add_(0, owners, equal)
+
+
+@check(
+    "history-not-latest",
+    "error",
+    "towers",
+    cure="Truncate from the front: keep the last history_length events before the positive.",
+)
+def history_not_latest(subject: Subject) -> str | None:
+    """Long histories do not keep their latest events: the oldest ones stay and the newest, which
+    say most, are cut off.
+    """
+    if not subject.data.ordered:
+        return None
+    seen = probe(subject)
+    length = subject.model.history_length
+    long = seen.earlier.lengths > length
+    if not long.any():
+        return _latest_ignored(subject)
+    newest = _ends(seen.earlier, length, latest=True)
+    oldest = _ends(seen.earlier, length, latest=False)
+    wrong = ~_equal(seen.given, newest) & long
+    if not wrong.any():
+        return _latest_ignored(subject)
+    old = (_equal(seen.given, oldest) & wrong).sum()
+    return (
+        f"{int(wrong.sum()):,} of {int(long.sum()):,} histories longer than {length}; "
+        f"{int(old):,} of them hold the oldest events"
+    )
+
+
+def _ends(lists: Ragged, length: int, *, latest: bool) -> Ragged:
+    kept = lists.lengths.clamp(max=length)
+    start = lists.offsets[1:] - kept if latest else lists.offsets[:-1]
+    return windows(lists.values, start, kept)
+
+
+def _equal(left: Ragged, right: Ragged) -> Tensor:
+    """Whether list i is the same in both, [B]."""
+    same = left.lengths == right.lengths
+    common = torch.minimum(left.lengths, right.lengths)
+    a = windows(left.values, left.offsets[:-1], common)
+    b = windows(right.values, right.offsets[:-1], common)
+    differ = torch.zeros(len(same), dtype=torch.int64)
+    differ.index_add_(0, a.owners(), (a.values != b.values).long())
+    return same & (differ == 0)
+
+
+def _latest_ignored(subject: Subject) -> str | None:
+    """Ask, as serving does, whether the newest event of a full history changes the vector."""
+    encoder, length = subject.encoder, subject.model.history_length
+    ids = subject.data.items.ids.head(subject.data.items.trained).to_list()
+    if encoder.towers.query.history is None or len(ids) < 2:
+        return None
+    full = [ids[place % (len(ids) - 1)] for place in range(length)]
+    vectors = encoder.encode_users(Queries(histories=[full, [*full, ids[-1]]]))
+    if _distance(vectors[0], vectors[1]) > 0:
+        return None
+    return f"one event more on a history of {length} changes nothing: the newest is cut off"
+
+
+@check(
+    "padding-changes-vector",
+    "error",
+    "towers",
+    cure="Leave row 0 out of sums and counts; pool by the true length of each history.",
+)
+def padding_changes_vector(subject: Subject) -> str | None:
+    """Padding or unknown items enter the history's mean: a user's vector depends on the batch it
+    came in, or on items nobody knows.
+    """
+    encoder, ids = subject.encoder, subject.data.items.ids.head(subject.data.items.trained)
+    if encoder.towers.query.history is None:
+        return None
+    history = ids.head(min(3, subject.model.history_length, len(ids))).to_list()
+    unknown = unknown_id(subject.data.items)
+    padded = [unknown, *history[:1], unknown, *history[1:], unknown]
+    alone, with_unknown = (
+        encoder.encode_users(Queries(histories=[history]))[0],
+        encoder.encode_users(Queries(histories=[padded]))[0],
+    )
+    beside_long = encoder.encode_users(Queries(histories=[history, ids.to_list()]))[0]
+    moved = {
+        "by 3 unknown items": _distance(alone, with_unknown),
+        "by a longer history in its batch": _distance(alone, beside_long),
+    }
+    found = [f"{value:.1%} {how}" for how, value in moved.items() if value > CLOSE]
+    if not found:
+        return None
+    return f"the vector of a history of {len(history)} moves {' and '.join(found)}"
+
+
+def unknown_id(vocabulary: Vocabulary) -> int | str:
+    """Return an id that nobody has."""
+    last = str(vocabulary.ids.max())
+    return last + "~" if vocabulary.ids.dtype == pl.String else int(last) + 1
+
+
+def _distance(left: Tensor, right: Tensor) -> float:
+    return float((left - right).norm() / left.norm().clamp(min=1e-12))
+
+
+@check(
+    "history-mostly-cut",
+    "warning",
+    "towers",
+    cure="Raise model.history_length; it costs little.",
+)
+def history_mostly_cut(subject: Subject) -> str | None:
+    """Most of what users did is cut off: histories are much longer than what is kept."""
+    if subject.model.history == "none":
+        return None
+    sizes = np.diff(subject.data.training_log.indptr)
+    sizes = sizes[sizes > 0]
+    length = subject.model.history_length
+    if np.median(sizes) <= 2 * length:
+        return None
+    dropped = np.maximum(sizes - length, 0).sum() / sizes.sum()
+    return (
+        f"the median user has {np.median(sizes):,.0f} events and {length} are kept; "
+        f"{dropped:.0%} of all events are in no user's history"
+    )
+
+
+CHECKS = (target_in_history, history_not_latest, padding_changes_vector, history_mostly_cut)

@@ -1,0 +1,234 @@
+"""Does anything that is trained on know what it will be asked?"""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shortlist.data.dataset import FIT_BEFORE, TrainingData
+from shortlist.data.features import CategoricalEncoder, FeatureTable, NumericEncoder
+from shortlist.data.interactions import BEFORE
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.doctor.base import Subject, check
+
+FEWEST = 20
+"""Cases below which a share means nothing."""
+
+
+def held_out(data: TrainingData) -> NDArray[np.bool_] | None:
+    """Which events of the log the model must not know, [n]; None where it may know all."""
+    if data.log.role is None or data.fit == "all":
+        return None
+    mask: NDArray[np.bool_] = data.log.role >= BEFORE[FIT_BEFORE[data.fit]]
+    return mask if mask.any() else None
+
+
+@check(
+    "held-out-in-training",
+    "error",
+    "data",
+    cure="Build counts, vocabularies and feature statistics from the rows before the cut only.",
+)
+def held_out_in_training(subject: Subject) -> str | None:
+    """Held-out events are trained on, or counted in what training uses: the figures are of the
+    past, not of the future.
+    """
+    data, hidden = subject.data, held_out(subject.data)
+    if hidden is None:
+        return None
+    before = ~hidden
+    found = []
+    extra = len(data.training_log) - int(before.sum())
+    if extra > 0:
+        found.append(f"{extra:,} held-out events are among the training events")
+    counts = np.bincount(data.log.item[before], minlength=data.items.trained + 1)
+    if len(counts) == len(data.item_counts) and (counts[1:] != data.item_counts[1:]).any():
+        off = int(np.abs(counts[1:] - data.item_counts[1:]).sum())
+        found.append(f"item counts are off by {off:,} events")
+    for side, vocabulary, rows in (
+        ("user", data.users, data.log.user[before]),
+        ("item", data.items, data.log.item[before]),
+    ):
+        foreign = vocabulary.trained - len(np.unique(rows))
+        if foreign > 0:
+            found.append(f"{foreign:,} {side}s without a training event count as trained")
+    for side, table, frame, vocabulary in (
+        ("user", data.user_features, data.user_frame, data.users),
+        ("item", data.item_features, data.item_frame, data.items),
+    ):
+        found += [
+            f"{side} feature '{name}' was fitted on others than the training {side}s ({how})"
+            for name, how in _foreign_statistics(table, frame, vocabulary)
+        ]
+    return "; ".join(found) or None
+
+
+def _foreign_statistics(
+    table: FeatureTable, frame: pl.DataFrame | None, vocabulary: Vocabulary
+) -> list[tuple[str, str]]:
+    """Features whose encoder is another than the one fitted on the trained entities."""
+    if frame is None:
+        return []
+    found = []
+    trained = vocabulary.ids.head(vocabulary.trained)
+    aligned = pl.DataFrame({"id": trained}).join(frame, on="id", how="left", maintain_order="left")
+    for name, encoder in table.encoders.items():
+        if isinstance(encoder, NumericEncoder):
+            right = NumericEncoder.fit(aligned[name])
+            if not np.allclose([encoder.mean, encoder.std], [right.mean, right.std], rtol=1e-6):
+                found.append((name, f"mean {encoder.mean:.4g}, theirs {right.mean:.4g}"))
+        elif isinstance(encoder, CategoricalEncoder):
+            values = CategoricalEncoder.fit(aligned[name]).values
+            if encoder.values != values:
+                found.append((name, f"{len(encoder.values):,} values, theirs {len(values):,}"))
+    return found
+
+
+@check(
+    "duplicates-across-cut",
+    "warning",
+    "data",
+    cure="Remove repeated events; or, where repeats are wanted, evaluation.exclude_seen = false.",
+)
+def duplicates_across_cut(subject: Subject) -> str | None:
+    """The same (user, item) stands on both sides of the cut: seen items are left out of the
+    lists, so these held-out events cannot be hit.
+    """
+    data, hidden = subject.data, held_out(subject.data)
+    if hidden is None or not subject.exclude_seen:
+        return None
+    keys = data.log.user.astype(np.int64) * (len(data.items) + 1) + data.log.item
+    known = np.sort(keys[~hidden])
+    if not len(known):
+        return None
+    place = np.minimum(np.searchsorted(known, keys[hidden]), len(known) - 1)
+    repeated = known[place] == keys[hidden]
+    if repeated.mean() < 0.01:
+        return None
+    return f"{repeated.sum():,} of {hidden.sum():,} held-out events ({repeated.mean():.0%})"
+
+
+@check(
+    "feature-knows-target",
+    "error",
+    "data",
+    cure="Compute the feature from events before the cut, or leave it out (model.user_features, "
+    "model.item_features).",
+)
+def feature_knows_target(subject: Subject) -> str | None:
+    """A feature holds what is to be predicted: it was made from the whole log, the held-out
+    events included.
+    """
+    hidden = held_out(subject.data)
+    if hidden is None:
+        return None
+    found = [
+        *_user_features_that_name_the_item(subject.data, hidden),
+        *_numbers_that_count_the_future(subject.data, hidden),
+    ]
+    return "; ".join(found) or None
+
+
+def _user_features_that_name_the_item(data: TrainingData, hidden: NDArray[np.bool_]) -> list[str]:
+    """User features equal to a held-out item's id, or shared by just those who share the item."""
+    if data.user_frame is None or data.log.role is None:
+        return []
+    pairs = pl.DataFrame(
+        {
+            "id": data.users.external(data.log.user[hidden].astype(np.int64)),
+            "target": data.items.external(data.log.item[hidden].astype(np.int64)).cast(pl.String),
+            "cut": data.log.role[hidden],
+        }
+    )
+    # The first and the last event of each user at each cut: the likely ones to be told.
+    ends = pairs.group_by("cut", "id", maintain_order=True)
+    cases = pl.concat(
+        [
+            ends.first().with_columns(end=pl.lit("first")),
+            ends.last().with_columns(end=pl.lit("last")),
+        ]
+    ).join(data.user_frame, on="id", how="inner")
+    found = []
+    for name, encoder in data.user_features.encoders.items():
+        if encoder.kind == "vector":
+            continue
+        groups = cases.select("cut", "end", "target", _as_text(cases[name]).alias("value"))
+        told = [_told(group) for _, group in groups.drop_nulls().group_by("cut", "end")]
+        if said := next((text for text in told if text is not None), None):
+            found.append(f"user feature '{name}': {said}")
+    return found
+
+
+def _as_text(column: pl.Series) -> pl.Series:
+    """One text a value: a list is joined, and 3.0 is 3."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        return column.cast(pl.List(pl.String)).list.join("|")
+    return column.cast(pl.String).str.strip_suffix(".0")
+
+
+def _told(cases: pl.DataFrame) -> str | None:
+    """What one feature says of one held-out event a user: value, target."""
+    if cases.height < FEWEST:
+        return None
+    equal = float((cases["value"] == cases["target"]).cast(pl.Float64).sum()) / cases.height
+    if equal > 0.5:
+        return f"it is the id of the held-out item for {equal:.0%} of users"
+    agreed = _agreement(cases)
+    if agreed > 0.5:
+        return f"{agreed:.0%} of the pairs of users with one value have one held-out item"
+    return None
+
+
+def _agreement(cases: pl.DataFrame) -> float:
+    """Among pairs of cases with one value: how many have one target; 0 where that says nothing."""
+
+    def pairs(frame: pl.DataFrame, *columns: str) -> float:
+        sizes = frame.group_by(columns).len()["len"].cast(pl.Float64)
+        return float((sizes * (sizes - 1) / 2).sum())
+
+    together, everybody = pairs(cases, "value"), cases.height * (cases.height - 1) / 2
+    if together < FEWEST:
+        return 0.0
+    by_chance = pairs(cases, "target") / everybody
+    return pairs(cases, "value", "target") / together if by_chance < 0.25 else 0.0
+
+
+def _numbers_that_count_the_future(data: TrainingData, hidden: NDArray[np.bool_]) -> list[str]:
+    """Numeric features that follow the held-out count where the training count is accounted for."""
+    found = []
+    for side, table, rows, size in (
+        ("item", data.item_features, data.log.item, data.items.trained + 1),
+        ("user", data.user_features, data.log.user, data.users.trained + 1),
+    ):
+        after = np.bincount(rows[hidden], minlength=size)[1:size].astype(np.float64)
+        before = np.bincount(rows[~hidden], minlength=size)[1:size].astype(np.float64)
+        for name, encoder in table.encoders.items():
+            if encoder.kind != "numeric" or size <= FEWEST:
+                continue
+            column = table.columns[name]
+            assert not isinstance(column, tuple)
+            value, missing = column[1:size].double().numpy().T
+            known = missing == 0
+            if known.sum() < FEWEST:
+                continue
+            follows = max(
+                abs(_partial(value[known], shape(after + before)[known], shape(before)[known]))
+                for shape in (np.asarray, np.log1p)
+            )
+            if follows > 0.9:
+                found.append(
+                    f"{side} feature '{name}' follows the held-out events at a correlation of "
+                    f"{follows:.2f}, training counts accounted for"
+                )
+    return found
+
+
+def _partial(x: NDArray[np.float64], y: NDArray[np.float64], given: NDArray[np.float64]) -> float:
+    """The correlation of x and y with `given` (and a constant) taken out of both."""
+    basis = np.stack([np.ones_like(given), given], axis=1)
+    left, right = (v - basis @ np.linalg.lstsq(basis, v, rcond=None)[0] for v in (x, y))
+    scale = np.linalg.norm(left) * np.linalg.norm(right)
+    spread = np.linalg.norm(x - x.mean()) * np.linalg.norm(y - y.mean())
+    return 0.0 if scale <= 1e-9 * spread or spread == 0 else float(left @ right / scale)
+
+
+CHECKS = (held_out_in_training, duplicates_across_cut, feature_knows_target)

@@ -1,0 +1,149 @@
+"""Did training go as it should?"""
+
+import math
+
+from shortlist.doctor.base import Subject, check
+from shortlist.errors import TrainingError
+
+
+@check(
+    "training-stopped",
+    "error",
+    "failure",
+    cure="Lower training.learning_rate, raise training.temperature, and look for huge values "
+    "among numeric or vector features.",
+)
+def training_stopped(subject: Subject) -> str | None:
+    """Training had to stop: a number was not finite."""
+    if not isinstance(subject.failure, TrainingError):
+        return None
+    told = subject.epochs if "epochs" in subject.given else ()
+    return f"after {len(told)} whole epochs: {subject.failure}"
+
+
+@check(
+    "refused",
+    "error",
+    "failure",
+    cure="Do what the message says.",
+)
+def refused(subject: Subject) -> str | None:
+    """The recipe or its data cannot be used as they are."""
+    return None if isinstance(subject.failure, TrainingError) else str(subject.failure)
+
+
+@check(
+    "loss-does-not-fall",
+    "warning",
+    "epochs",
+    cure="Raise training.learning_rate or training.epochs; see that the temperature suits.",
+)
+def loss_does_not_fall(subject: Subject) -> str | None:
+    """The loss hardly falls: the model learns next to nothing."""
+    first, last = subject.epochs[0], subject.epochs[-1]
+    if len(subject.epochs) < 3 or not first.loss > 0 or last.loss < 0.99 * first.loss:
+        return None
+    return f"{first.loss:.4f} in epoch {first.epoch}, {last.loss:.4f} in epoch {last.epoch}"
+
+
+@check(
+    "still-improving",
+    "warning",
+    "epochs",
+    "training",
+    cure="Raise training.epochs.",
+)
+def still_improving(subject: Subject) -> str | None:
+    """The validation figure was still rising when the epochs ran out."""
+    epochs = subject.epochs
+    if len(epochs) < 3 or len(epochs) < subject.training.epochs:
+        return None
+    before = max(epoch.score for epoch in epochs[:-1])
+    if epochs[-1].score <= 1.05 * before:
+        return None
+    return (
+        f"{subject.training.monitor} {before:.4f} before, {epochs[-1].score:.4f} in the last of "
+        f"{len(epochs)} epochs"
+    )
+
+
+@check(
+    "best-at-first-epoch",
+    "warning",
+    "epochs",
+    "training",
+    cure="Lower training.learning_rate; raise model.dropout or training.weight_decay.",
+)
+def best_at_first_epoch(subject: Subject) -> str | None:
+    """The first epoch was the best one: each further step made the model worse."""
+    scores = [epoch.score for epoch in subject.epochs]
+    if len(scores) < 3 or max(scores[1:]) >= 0.97 * scores[0]:
+        return None
+    return (
+        f"{subject.training.monitor} {scores[0]:.4f} in epoch 1, at most {max(scores[1:]):.4f} "
+        f"later; learning_rate {subject.training.learning_rate:g}"
+    )
+
+
+@check(
+    "worse-than-popular",
+    "error",
+    "report",
+    cure="Look at the other findings; then train longer, or serve popularity.",
+)
+def worse_than_popular(subject: Subject) -> str | None:
+    """Showing everybody the most popular items is better than this model."""
+    differences = subject.report.get("difference", {}).get("popularity", {})
+    figures = {name: value for name, value in differences.items() if name.startswith("ndcg@")}
+    worse = {name: value for name, value in figures.items() if value["high"] < 0}
+    if not figures or len(worse) < len(figures):
+        return None
+    name, value = next(iter(worse.items()))
+    model = subject.report["metrics"][name]["mean"]
+    return (
+        f"{name} {model:.4f} against {model - value['mean']:.4f}; the difference lies between "
+        f"{value['low']:+.4f} and {value['high']:+.4f}"
+    )
+
+
+@check(
+    "mostly-fallback",
+    "warning",
+    "report",
+    cure="Give the user tower a history or features, not an id alone; or split by user, not time.",
+)
+def mostly_fallback(subject: Subject) -> str | None:
+    """Most users get popular items: the model knows nothing of them."""
+    users = subject.report["users"]
+    unknown = subject.report["counts"].get("users_answered_by_fallback", 0)
+    if unknown <= 0.5 * users:
+        return None
+    return f"{unknown:,} of {users:,} users ({unknown / max(users, 1):.0%})"
+
+
+@check(
+    "figures-not-finite",
+    "error",
+    "epochs",
+    cure="Lower training.learning_rate; see that no feature holds huge values.",
+)
+def figures_not_finite(subject: Subject) -> str | None:
+    """A loss or a validation figure is not finite."""
+    bad = [
+        epoch.epoch
+        for epoch in subject.epochs
+        if not (math.isfinite(epoch.loss) and math.isfinite(epoch.score))
+    ]
+    return f"epochs {bad[:5]}" if bad else None
+
+
+CHECKS = (
+    refused,
+    training_stopped,
+    figures_not_finite,
+    loss_does_not_fall,
+    still_improving,
+    best_at_first_epoch,
+    worse_than_popular,
+    mostly_fallback,
+)

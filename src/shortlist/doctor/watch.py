@@ -1,0 +1,25 @@
+"""Watching training: what it tells goes on to whoever listens, and is kept for the doctor."""
+
+from shortlist.retrievers.learning import Epoch
+from shortlist.training.progress import Progress
+
+
+class Watch:
+    """A Progress that passes everything on and keeps the epochs, also of a training that breaks."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.epochs: list[Epoch] = []
+
+    def start(self, epoch: int, epochs: int, positives: int) -> None:
+        """An epoch begins."""
+        self._progress.start(epoch, epochs, positives)
+
+    def advance(self, positives: int) -> None:
+        """So many more positives were used."""
+        self._progress.advance(positives)
+
+    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:
+        """An epoch was measured: remember it."""
+        self.epochs.append(Epoch(epoch, loss, score))
+        self._progress.report(epoch, loss, monitor, score)

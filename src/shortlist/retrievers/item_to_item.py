@@ -1,0 +1,329 @@
+"""Items that go together: learned from pairs of one session, asked by item or by what was met."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from shortlist.config import Model, Training
+from shortlist.data.batches import Batch
+from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.pairs import ItemPairs, in_units, sessions
+from shortlist.data.ragged import Ragged, windows
+from shortlist.data.vocabulary import Ids
+from shortlist.errors import ModelError, QueryError
+from shortlist.index.base import VectorIndex
+from shortlist.index.exact import ExactIndex
+from shortlist.retrievers.base import (
+    Candidates,
+    Queries,
+    RowQueries,
+    State,
+    as_queries,
+    candidates,
+    check_k,
+    row_blocks,
+)
+from shortlist.retrievers.learning import (
+    NO_HARD,
+    Epoch,
+    fit_best,
+    keep,
+    popular_for_strangers,
+    run_epochs,
+    sections_for,
+    validation_score,
+)
+from shortlist.retrievers.popular import Popular
+from shortlist.similarity import normalize
+from shortlist.towers.two_tower import ItemTower
+from shortlist.training.hard import check_hard_options
+from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.progress import Progress, Quiet
+from shortlist.training.trainer import Encoders, Trainer
+
+NO_USER = "both sides are items, and no user tower is built"
+UNUSED = {
+    "user_id": NO_USER,
+    "user_features": NO_USER,
+    "user_layers": NO_USER,
+    "history": "a query is the mean of the latest items' own vectors",
+    "history_length": "a query is made of the latest_items",
+    "history_dropout": "a query in training is one item",
+    "shared_items": "one tower encodes both items, so they share everything",
+    "neighbours": "it is for positives = 'u2u'",
+    **NO_HARD,
+    "weighted": "data.weight weighs an event, and a pair is two of them",
+}
+"""Options that do nothing here, each with the reason."""
+
+NEAR = 5
+"""Of an ordered log: how far apart paired items may lie, and how many latest items are asked by."""
+
+
+class ItemToItem:
+    """Item-to-item retrieval: items met in one session lie close (Grbovic & Cheng 2018).
+
+    One item tower encodes both sides (siamese), trained by the same objective as TwoTower; a query
+    is an item, its positive another item of the session. Sessions come from the session column or
+    from `session_gap` seconds without an event.
+
+    `similar` asks by item. `recommend` asks by the `latest_items` of a user, a history or a
+    running session: the order is that of their mean similarity.
+
+    Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
+    """
+
+    data: TrainingData
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        self.model_section, self.training_section = sections_for(
+            "i2i", model, training, options, UNUSED
+        )
+        self.device = device
+        self.history: tuple[Epoch, ...] = ()
+        self.best_epoch = 0
+        check_hard_options(self.training_section, objective_of(self.training_section))
+        sampler_of(self.training_section, torch.tensor([0, 1]))  # refused before any data
+
+    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
+        """Train on pairs of the training rows; keep the epoch that recommends best.
+
+        With `refit` the tower is then trained again, for as many epochs, on the rows it names.
+        Raises ModelError or DataError for what the data cannot give.
+        """
+        progress = progress or Quiet()
+        self._train(split, "train", progress)
+        if self.training_section.refit != "none":
+            self.refit(split, self.training_section.refit, progress=progress)
+        return self
+
+    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
+        """Train from the start on the rows `fit` names, for as many epochs as were best."""
+        if not self.best_epoch:
+            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
+        self._train(split, fit, progress or Quiet(), epochs=self.best_epoch)
+        return self
+
+    def similar(self, items: Ids, k: int = 10) -> Candidates:
+        """Return the k items nearest to each item id, itself left out.
+
+        An item without a vector (unknown, or never in the training rows) gets the popular items
+        instead, and the fallback flag.
+        """
+        rows = torch.from_numpy(self.data.items.rows(items))
+        k = check_k(k, max(len(self.item_rows) - 1, 1))
+        place = self._place[rows]
+        own = (rows, torch.arange(len(rows) + 1))
+        found = self.index.search(self.item_vectors[place.clamp(min=0)], k, exclude=own)
+        popular_for_strangers(found, place < 0, self._popular, own)
+        return candidates([found], [place < 0], k, self.data.items)
+
+    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
+        """Return the k items nearest to the latest items of each query, what it has met left out.
+
+        A query without an item that has a vector gets the popular items instead, and the
+        fallback flag.
+        """
+        wanted = as_queries(queries)
+        k = check_k(k, len(self.item_rows))
+        hits, fallback = [], []
+        for block in row_blocks(wanted, self.data):
+            vectors, strangers = self._encode_block(block)
+            found = self.index.search(vectors, k, exclude=block.seen)
+            popular_for_strangers(found, strangers, self._popular, block.seen)
+            hits.append(found)
+            fallback.append(strangers)
+        return candidates(hits, fallback, k, self.data.items)
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all."""
+        rows: NDArray[np.int64] = self.item_rows.numpy()
+        return rows
+
+    def encode_items(self) -> tuple[pl.Series, Tensor]:
+        """Return the ids and vectors [N, D] of all candidate items."""
+        return self.data.items.external(self.item_rows.numpy()), self.item_vectors
+
+    def encodable_users(self) -> pl.Series:
+        """Return the ids of the trained users that have met an item with a vector."""
+        log = self.data.log
+        users = np.unique(log.user[self._place.numpy()[log.item] >= 0]).astype(np.int64)
+        return self.data.users.external(users[users <= self.data.users.trained])
+
+    def encode_users(self, queries: Queries | Ids) -> Tensor:
+        """Return the vector that `recommend` searches with, [B, D]; refuses unknown histories."""
+        blocks = []
+        for block in row_blocks(as_queries(queries), self.data):
+            vectors, strangers = self._encode_block(block)
+            if strangers.any():
+                raise QueryError(
+                    f"query {int(strangers.nonzero()[0])} has met no item with a vector: there is "
+                    "nothing to make one of"
+                )
+            blocks.append(vectors)
+        return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
+
+    def place_items(self) -> None:
+        """Encode every candidate item and build the index.
+
+        Without features an item that was never paired is no candidate: its vector is still noise.
+        """
+        rows = self._paired
+        if self.towers.fields is not None:
+            rows = torch.from_numpy(self.data.candidates(with_features=True))
+        self.towers.eval()
+        with torch.no_grad():
+            vectors = torch.cat(
+                [self._encode_items(part).cpu() for part in torch.split(rows, 65536)]
+            )
+        self.set_items(rows, vectors)
+
+    def set_items(self, rows: Tensor, vectors: Tensor) -> None:
+        """Search these item vectors [N, D] from now on; rows [N] int64."""
+        self.item_rows, self.item_vectors = rows, vectors
+        self._place = torch.full((len(self.data.items) + 1,), -1)
+        self._place[rows] = torch.arange(len(rows))
+        cosine = self.training_section.similarity == "cosine"
+        self._met_vectors = normalize(vectors) if cosine else vectors
+        keys = torch.from_numpy(self.data.items.tie_keys)[rows]
+        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
+        self.index.build(rows, vectors, keys)
+
+    def set_data(self, data: TrainingData) -> None:
+        """Build an untrained tower for this data."""
+        self.data = data
+        self._item_table = data.item_features.to(self.device)
+        tower = ItemTower(data.user_features, data.item_features, self.model_section)
+        self.towers = tower.to(self.device)
+        self._popular = Popular().fit_data(data)
+
+    def state(self) -> State:
+        """Return the sections it was trained with, the tower's weights and the item vectors."""
+        settings = {
+            "model": self.model_section.model_dump(mode="json"),
+            "training": self.training_section.model_dump(mode="json"),
+            "best_epoch": self.best_epoch,
+            "epochs": [epoch._asdict() for epoch in self.history],
+        }
+        items = {"rows": self.item_rows, "vectors": self.item_vectors}
+        return settings, {"towers": dict(self.towers.state_dict()), "item_vectors": items}
+
+    @classmethod
+    def from_state(
+        cls,
+        data: TrainingData,
+        settings: Mapping[str, Any],
+        states: Mapping[str, Mapping[str, Tensor]],
+        *,
+        device: str = "cpu",
+    ) -> Self:
+        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
+        retriever = cls(device=device, **settings["model"], **settings["training"])
+        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
+        retriever.best_epoch = settings["best_epoch"]
+        with torch.random.fork_rng(devices=[]):
+            retriever.set_data(data)
+        retriever.towers.load_state_dict(dict(states["towers"]))
+        retriever.towers.eval()
+        retriever.set_items(states["item_vectors"]["rows"], states["item_vectors"]["vectors"])
+        return retriever
+
+    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
+        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
+        training, data = self.training_section, split.training_data(fit)
+        pairs = self._pairs(split, data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.set_data(data)
+            counts = pairs.expected_counts(data.items.trained)
+            self._paired = counts.nonzero().squeeze(1).cpu()
+            trainer = self._trainer(pairs, counts)
+            if epochs is None:
+                fitted = fit_best(
+                    trainer,
+                    self.towers,
+                    training,
+                    progress,
+                    positives=pairs.pairs,
+                    measure=self._measure,
+                )
+                self.history, self.best_epoch = fitted.epochs, fitted.best
+            else:
+                run_epochs(trainer, progress, epochs, pairs.pairs)
+            self.place_items()
+
+    def _measure(self) -> float:
+        """The monitored figure of the tower as it is."""
+        self.place_items()
+        return validation_score(self, self.training_section.monitor)
+
+    def _pairs(self, split: Split, data: TrainingData) -> ItemPairs:
+        training, gap = self.training_section, self.training_section.session_gap
+        if gap is not None and data.log.session is not None:
+            raise ModelError(
+                "the data has a session column, and session_gap cuts sessions too: give one"
+            )
+        if training.pair_window is not None and not data.ordered:
+            raise ModelError("pair_window needs a time column: without one sessions have no order")
+        if gap is not None:
+            gap = in_units(gap, split.dataset.report.time_unit)
+        return ItemPairs(
+            sessions(data.training_log, gap),
+            batch_size=training.batch_size,
+            window=training.pair_window or (NEAR if data.ordered else None),
+            with_known=training.mask_known,
+            device=self.device,
+        )
+
+    def _trainer(self, pairs: ItemPairs, counts: Tensor) -> Trainer:
+        training = self.training_section
+        # The query itself is a known positive of the batch: it must not be its own negative.
+        masked = training.model_copy(update={"mask_known": True})
+        return Trainer(
+            self.towers,
+            Encoders(self._encode_batch, self._encode_items),
+            objective_of(masked).to(self.device),
+            sampler_of(training, counts),
+            pairs,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            epochs=training.epochs,
+            seed=training.seed,
+        )
+
+    def _encode_batch(self, batch: Batch) -> Tensor:
+        return self._encode_items(batch.history.values)
+
+    def _encode_items(self, rows: Tensor) -> Tensor:
+        vectors: Tensor = self.towers(self._item_table.take(rows.to(self.device)))
+        return vectors
+
+    def _encode_block(self, block: RowQueries) -> tuple[Tensor, Tensor]:
+        """Query vectors [B, D], the mean of the latest items', and who has met none of them [B].
+
+        The order by the mean is the order by mean similarity: cosine is the dot product of unit
+        vectors, and -||q - t||² differs from its mean by a figure of the query alone.
+        """
+        known = keep(block.history, self._place[block.history.values] >= 0)
+        length = known.lengths
+        latest_items = self.model_section.latest_items or (NEAR if self.data.ordered else None)
+        if latest_items is not None:
+            length = torch.clamp(length, max=latest_items)
+        latest: Ragged = windows(known.values, known.offsets[1:] - length, length)
+        vectors = embedding_bag(
+            self._place[latest.values], self._met_vectors, latest.offsets[:-1], mode="mean"
+        )
+        return vectors, known.lengths == 0

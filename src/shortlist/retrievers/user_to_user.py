@@ -1,0 +1,396 @@
+"""Users of like taste: learned from two halves of one history, asked for users or their items."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.config import Model, Training
+from shortlist.data.batches import Batch, histories
+from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.pairs import UserHalves
+from shortlist.data.ragged import Ragged, windows
+from shortlist.data.vocabulary import Ids
+from shortlist.errors import ModelError, QueryError
+from shortlist.index.base import Hits, VectorIndex
+from shortlist.index.exact import ExactIndex
+from shortlist.index.top_k import top_k
+from shortlist.retrievers.base import (
+    Candidates,
+    Queries,
+    RowQueries,
+    State,
+    as_queries,
+    candidates,
+    check_k,
+    row_blocks,
+)
+from shortlist.retrievers.learning import (
+    NO_HARD,
+    Epoch,
+    fit_best,
+    keep,
+    popular_for_strangers,
+    run_epochs,
+    sections_for,
+    validation_score,
+)
+from shortlist.retrievers.popular import Popular
+from shortlist.towers.two_tower import QueryTower
+from shortlist.training.hard import check_hard_options
+from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.progress import Progress, Quiet
+from shortlist.training.trainer import Encoders, Trainer
+
+SAME_USER = "both halves belong to one user, so it would answer the question by itself"
+NO_ITEM = "both sides are users, and no item tower is built"
+UNUSED = {
+    "user_id": SAME_USER,
+    "user_features": SAME_USER,
+    "item_id": NO_ITEM,
+    "item_features": NO_ITEM,
+    "item_layers": NO_ITEM,
+    "shared_items": NO_ITEM,
+    "session_gap": "it cuts sessions for positives = 'i2i'",
+    "pair_window": "it is for the pairs of positives = 'i2i'",
+    "latest_items": "it is for positives = 'i2i'; see history_length",
+    "mask_known": "negatives are users, and a user has no other known positive",
+    **NO_HARD,
+    "weighted": "data.weight weighs an event, and a pair is two halves of a history",
+    "alpha": "each user is a positive once an epoch, so all are equally popular",
+}
+"""Options that do nothing here, each with the reason."""
+
+NEIGHBOURS = 50
+"""How many users are asked for their items, where model.neighbours does not say."""
+
+CELLS = 4_000_000
+"""How many scores and neighbours' events are held at a time."""
+
+
+class UserToUser:
+    """User-to-user retrieval: histories of one taste lie close; neighbours lend their items.
+
+    One tower reads both halves of a history (siamese), trained by the same objective as TwoTower;
+    a query is one half, its positive the other half of the same user. Then every user's whole
+    training history is a vector in the index.
+
+    `similar` asks for users. `recommend` sums, over the `neighbours` nearest users, their
+    similarity for each item they met in training: UserCF with learned similarities. Items that no
+    neighbour met are no candidates, so a list may be shorter than k.
+
+    Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
+    """
+
+    data: TrainingData
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        self.model_section, self.training_section = sections_for(
+            "u2u", model, training, options, UNUSED
+        )
+        if self.model_section.history == "none":
+            raise ModelError("positives = 'u2u' compares histories: model.history cannot be 'none'")
+        self.device = device
+        self.history: tuple[Epoch, ...] = ()
+        self.best_epoch = 0
+        check_hard_options(self.training_section, objective_of(self.training_section))
+        sampler_of(self.training_section, torch.tensor([0, 1]))  # refused before any data
+
+    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
+        """Train on halves of the training histories; keep the epoch that recommends best.
+
+        With `refit` the tower is then trained again, for as many epochs, on the rows it names.
+        Raises ModelError or DataError for what the data cannot give.
+        """
+        progress = progress or Quiet()
+        self._train(split.training_data("train"), progress)
+        if self.training_section.refit != "none":
+            self.refit(split, self.training_section.refit, progress=progress)
+        return self
+
+    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
+        """Train from the start on the rows `fit` names, for as many epochs as were best."""
+        if not self.best_epoch:
+            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
+        self._train(split.training_data(fit), progress or Quiet(), epochs=self.best_epoch)
+        return self
+
+    def similar(self, queries: Queries | Ids, k: int = 10) -> Candidates:
+        """Return the k nearest users of each query, itself left out: `ids` are user ids.
+
+        A query without a known item in its history is refused: there are no popular users.
+        """
+        k = check_k(k, max(len(self.user_rows) - 1, 1))
+        hits, fallback = [], []
+        for block in row_blocks(as_queries(queries), self.data):
+            strangers = self._strangers(block)
+            _refuse_strangers(strangers)
+            hits.append(self._nearest(block, k))
+            fallback.append(strangers)
+        return candidates(hits, fallback, k, self.data.users)
+
+    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
+        """Return the k items that the nearest users met most, what the query has met left out.
+
+        A query without a known item in its history gets the popular items instead, and the
+        fallback flag.
+        """
+        wanted = as_queries(queries)
+        k = check_k(k, self.data.items.trained)
+        hits, fallback = [], []
+        for block in row_blocks(wanted, self.data):
+            strangers = self._strangers(block)
+            found = self._items_of(self._nearest(block, self._neighbours), block, k)
+            popular_for_strangers(found, strangers, self._popular, block.seen)
+            hits.append(found)
+            fallback.append(strangers)
+        return candidates(hits, fallback, k, self.data.items)
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all: those of the training rows."""
+        return self.data.candidates(with_features=False)
+
+    def encode_items(self) -> tuple[pl.Series, Tensor]:
+        """Refuse: items have no vectors here."""
+        raise QueryError(
+            "a user-to-user retriever has vectors of users only: ask for those (encode --users)"
+        )
+
+    def encodable_users(self) -> pl.Series:
+        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
+        return self.data.users.ids.head(self.data.users.trained)
+
+    def encode_users(self, queries: Queries | Ids) -> Tensor:
+        """Return the vector of each query, [B, D]; one without a known history is refused."""
+        blocks = []
+        for block in row_blocks(as_queries(queries), self.data):
+            _refuse_strangers(self._strangers(block))
+            blocks.append(self._encode_block(block))
+        return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
+
+    def place_users(self) -> None:
+        """Encode every user's training history and build the index."""
+        rows = torch.arange(1, self.data.users.trained + 1)
+        self.towers.eval()
+        vectors = []
+        with torch.no_grad():
+            for part in torch.split(rows, 65536):
+                history = histories(
+                    self.data.training_log, part, self.model_section.history_length, self.device
+                )
+                vectors.append(self.towers({}, history).cpu())
+        self.set_users(rows, torch.cat(vectors))
+
+    def set_users(self, rows: Tensor, vectors: Tensor) -> None:
+        """Search these user vectors [U, D] from now on; rows [U] int64."""
+        self.user_rows, self.user_vectors = rows, vectors
+        keys = torch.from_numpy(self.data.users.tie_keys)[rows]
+        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
+        self.index.build(rows, vectors, keys)
+
+    def set_data(self, data: TrainingData) -> None:
+        """Build an untrained tower for this data."""
+        self.data = data
+        changes: dict[str, Any] = {"user_features": (), "shared_items": False}
+        if not data.ordered and self.model_section.history == "recency":
+            changes["history"] = "mean"
+        shape = self.model_section.model_copy(update=changes)
+        tower = QueryTower(data.user_features, data.item_features, shape)
+        self.towers = tower.to(self.device)
+        self._popular = Popular().fit_data(data)
+        self._met = _distinct_items(data)
+        # Columns in the order of the tie rule: among equal scores the lower column wins.
+        rows = torch.from_numpy(self.candidate_rows())
+        keys = torch.from_numpy(data.items.tie_keys)[rows]
+        self._rows = rows[torch.argsort(keys, stable=True)]
+        self._column = torch.full((len(data.items) + 1,), -1)
+        self._column[self._rows] = torch.arange(len(self._rows))
+
+    def state(self) -> State:
+        """Return the sections it was trained with, the tower's weights and the user vectors."""
+        settings = {
+            "model": self.model_section.model_dump(mode="json"),
+            "training": self.training_section.model_dump(mode="json"),
+            "best_epoch": self.best_epoch,
+            "epochs": [epoch._asdict() for epoch in self.history],
+        }
+        users = {"rows": self.user_rows, "vectors": self.user_vectors}
+        return settings, {"towers": dict(self.towers.state_dict()), "user_vectors": users}
+
+    @classmethod
+    def from_state(
+        cls,
+        data: TrainingData,
+        settings: Mapping[str, Any],
+        states: Mapping[str, Mapping[str, Tensor]],
+        *,
+        device: str = "cpu",
+    ) -> Self:
+        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
+        retriever = cls(device=device, **settings["model"], **settings["training"])
+        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
+        retriever.best_epoch = settings["best_epoch"]
+        with torch.random.fork_rng(devices=[]):
+            retriever.set_data(data)
+        retriever.towers.load_state_dict(dict(states["towers"]))
+        retriever.towers.eval()
+        retriever.set_users(states["user_vectors"]["rows"], states["user_vectors"]["vectors"])
+        return retriever
+
+    @property
+    def _neighbours(self) -> int:
+        return self.model_section.neighbours or NEIGHBOURS
+
+    def _train(self, data: TrainingData, progress: Progress, epochs: int | None = None) -> None:
+        """Train a tower for `data`; with epochs given, exactly so many and no validation."""
+        training = self.training_section
+        halves = UserHalves(
+            data.training_log,
+            batch_size=training.batch_size,
+            history_length=self.model_section.history_length,
+            device=self.device,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.set_data(data)
+            trainer = self._trainer(halves)
+            if epochs is None:
+                fitted = fit_best(
+                    trainer,
+                    self.towers,
+                    training,
+                    progress,
+                    positives=halves.pairs,
+                    measure=self._measure,
+                )
+                self.history, self.best_epoch = fitted.epochs, fitted.best
+            else:
+                run_epochs(trainer, progress, epochs, halves.pairs)
+            self.place_users()
+
+    def _measure(self) -> float:
+        """The monitored figure of the tower as it is."""
+        self.place_users()
+        return validation_score(self, self.training_section.monitor)
+
+    def _trainer(self, halves: UserHalves) -> Trainer:
+        training = self.training_section
+
+        def encode_queries(batch: Batch) -> Tensor:
+            return self._encode(batch.history)
+
+        def encode_others(users: Tensor) -> Tensor:
+            return self._encode(halves.other_half(users))
+
+        return Trainer(
+            self.towers,
+            Encoders(encode_queries, encode_others),
+            objective_of(training).to(self.device),
+            sampler_of(training, halves.counts(self.data.users.trained)),
+            halves,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            epochs=training.epochs,
+            seed=training.seed,
+        )
+
+    def _encode(self, history: Ragged) -> Tensor:
+        vectors: Tensor = self.towers({}, history)
+        return vectors
+
+    def _encode_block(self, block: RowQueries) -> Tensor:
+        """Encode queries as training did: trained items only, the latest ones."""
+        history = self._trained(block.history)
+        length = torch.clamp(history.lengths, max=self.model_section.history_length)
+        latest = windows(history.values, history.offsets[1:] - length, length)
+        self.towers.eval()
+        with torch.no_grad():
+            return self._encode(latest.to(self.device)).cpu()
+
+    def _trained(self, history: Ragged) -> Ragged:
+        return keep(history, (history.values > 0) & (history.values <= self.data.items.trained))
+
+    def _strangers(self, block: RowQueries) -> Tensor:
+        """True for queries without an item to read, [B]."""
+        return self._trained(block.history).lengths == 0
+
+    def _nearest(self, block: RowQueries, k: int) -> Hits:
+        """The k nearest users of each query, itself left out: user rows and similarities."""
+        own = (block.users, torch.arange(len(block.users) + 1))
+        return self.index.search(self._encode_block(block), k, exclude=own)
+
+    def _items_of(self, users: Hits, block: RowQueries, k: int) -> Hits:
+        """The k items that these users [B, n] met most, weighed by similarity."""
+        found = []
+        for part in self._parts(len(users.ids)):
+            scores = self._summed(users.ids[part], self._weights(users.scores[part]))
+            if block.seen is not None:
+                _forget(scores, block.history, part, self._column)
+            values, columns = top_k(scores.masked_fill(scores <= 0, float("-inf")), k)
+            rows = self._rows[columns.clamp(min=0)].masked_fill(columns < 0, -1)
+            found.append(Hits(rows, values))
+        return Hits(torch.cat([f.ids for f in found]), torch.cat([f.scores for f in found]))
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Runs of queries whose scores and neighbours' events fit into CELLS."""
+        events = len(self._met.values) / max(self.data.users.trained, 1)
+        step = max(1, int(CELLS / (len(self._rows) + self._neighbours * events)))
+        for start in range(0, count, step):
+            yield slice(start, start + step)
+
+    def _weights(self, similarities: Tensor) -> Tensor:
+        """What an item of a neighbour counts, >= 0, [B, n]: the further, the less.
+
+        cosine and dot: the similarity, 0 where it is negative; euclidean: 1 / (1 + ||q - u||²).
+        """
+        if self.training_section.similarity == "euclidean":
+            return 1 / (1 - similarities)
+        return similarities.clamp(min=0)
+
+    def _summed(self, users: Tensor, weights: Tensor) -> Tensor:
+        """Sum the weights of users [B, n] into the columns of the items they met, [B, columns]."""
+        start = self._met.offsets[users.clamp(min=0)]
+        length = (self._met.offsets[users.clamp(min=0) + 1] - start).masked_fill(users < 0, 0)
+        met = windows(self._met.values, start.flatten(), length.flatten())
+        slot = met.owners()
+        width = len(self._rows)
+        scores = torch.zeros(len(users) * width)
+        cell = slot // users.shape[1] * width + self._column[met.values]
+        return scores.index_add_(0, cell, weights.flatten()[slot]).view(-1, width)
+
+
+def _refuse_strangers(strangers: Tensor) -> None:
+    if strangers.any():
+        raise QueryError(
+            f"query {int(strangers.nonzero()[0])} has met no known item: there is nothing to make "
+            "a vector of"
+        )
+
+
+def _forget(scores: Tensor, history: Ragged, part: slice, column: Tensor) -> None:
+    """Set the scores of what the queries in `part` have met to 0."""
+    bounds = history.offsets[part.start : part.stop + 1]
+    columns = column[history.values[bounds[0] : bounds[-1]]]
+    rows = torch.repeat_interleave(bounds.diff())
+    scores[rows[columns >= 0], columns[columns >= 0]] = 0
+
+
+def _distinct_items(data: TrainingData) -> Ragged:
+    """The distinct items each user row met in the training rows, as lists by row."""
+    log = data.training_log
+    width = len(data.items) + 1
+    pairs = np.unique(log.user.astype(np.int64) * width + log.item)
+    counts = np.bincount(pairs // width, minlength=log.users)
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+    return Ragged(torch.from_numpy(pairs % width), offsets)

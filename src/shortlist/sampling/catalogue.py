@@ -1,0 +1,48 @@
+"""Every item is a negative: nothing is sampled, so nothing needs correction."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.sampling.base import Exactness, Negatives, frequencies, log_expected
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogueSampler:
+    """The whole trained catalogue as one pool; with SoftmaxLoss it is the full softmax.
+
+    items: all item rows seen in training, [n]; certain: 1 for each of them, [N + 1].
+
+    Costs the encoding of every item and B·n scores a batch: for catalogues up to some 10^5 items,
+    or as the yardstick of any other sampler (Klenitskiy & Vasilev 2023 on what it is worth).
+    """
+
+    items: Tensor
+    certain: Tensor
+
+    refuses: ClassVar[dict[str, str]] = {
+        "negatives": "the pool is the whole catalogue; use sampler = 'uniform'",
+        "alpha": "every item is in the pool once; use sampler = 'popularity'",
+        "shared": "the whole catalogue is one pool for all rows; use sampler = 'uniform'",
+    }
+    exactness: ClassVar[Exactness] = Exactness(
+        "exact", "the pool holds every item once, and the row's positive is taken out of it"
+    )
+
+    @classmethod
+    def from_counts(cls, counts: Tensor) -> Self:
+        """From the training count of each item row, [N + 1]; rows never seen are left out."""
+        seen = frequencies(counts) > 0
+        return cls(seen.nonzero().squeeze(1), seen.double())
+
+    def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:  # noqa: ARG002
+        """Return all items as a pool, [n]; nothing is drawn."""
+        ids = self.items.to(batch.positive.device)
+        return Negatives(ids, self.log_q(ids, batch), torch.full_like(ids, -1), distinct=True)
+
+    def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
+        """0 for each id: its expected count is 1."""
+        return log_expected(self.certain, ids, draws=1)

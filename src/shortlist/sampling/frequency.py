@@ -1,0 +1,79 @@
+"""How often does an item come by, when nobody can count the log? An estimate from the stream."""
+
+import torch
+from torch import Tensor
+
+from shortlist.errors import ModelError
+
+
+class StreamingFrequency:
+    """Share of the stream of each item, from the intervals between its events (Yi et al. 2019).
+
+    An item that comes by every 50 events has a share of 1/50. Two arrays, indexed by a hash of the
+    item, hold when it was last seen and a moving average of its interval: memory is bounded
+    however many items there are, and the estimate follows a share that changes. Items that share
+    a place look more frequent than they are, so there are several hashes, and the longest
+    interval counts.
+
+    buckets: places for each hash, a power of two; hashes: how many; rate: weight of a new interval
+    in the average (0.01 is the paper's). Until 1 / rate events of an item it is their plain mean.
+
+    The paper counts time in batches, which cannot tell an item that is in each batch once from one
+    that is there forty times; here it is counted in events.
+    """
+
+    def __init__(self, buckets: int = 2**18, hashes: int = 3, rate: float = 0.01) -> None:
+        if buckets < 2 or buckets & (buckets - 1) or buckets > 2**31:
+            raise ModelError(f"buckets must be a power of two from 2 to 2^31, got {buckets}")
+        if hashes < 1:
+            raise ModelError(f"hashes must be >= 1, got {hashes}")
+        if not 0 < rate <= 1:
+            raise ModelError(f"rate must be > 0 and <= 1, got {rate}")
+        self.buckets, self.hashes, self.rate = buckets, hashes, rate
+        self.events = 0
+        constants = torch.Generator().manual_seed(0x5E1EC7)
+        shape = (2, hashes, 1)
+        drawn = torch.randint(-(2**63), 2**63 - 1, shape, generator=constants)
+        self._factor, self._shift = drawn[0] | 1, drawn[1]  # [hashes, 1]; factors are odd
+        places = hashes * buckets
+        self._last_seen = torch.zeros(places, dtype=torch.int64)
+        self._seen = torch.zeros(places, dtype=torch.int64)
+        self._interval = torch.zeros(places, dtype=torch.float64)
+
+    def to(self, device: torch.device) -> "StreamingFrequency":
+        """Move the arrays to a device."""
+        for name in ("_factor", "_shift", "_last_seen", "_seen", "_interval"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def update(self, ids: Tensor) -> None:
+        """Take in the next events of the stream, item rows [B]."""
+        self.events += len(ids)
+        places, times = torch.unique(self._places(ids), return_counts=True)
+        # c events since the last look stand for c intervals of a c-th of the gap.
+        interval = (self.events - self._last_seen[places]) / times.double()
+        seen = self._seen[places] + times
+        weight = torch.maximum(times / seen.double(), 1 - (1 - self.rate) ** times.double())
+        self._interval[places] += weight * (interval - self._interval[places])
+        self._last_seen[places] = self.events
+        self._seen[places] = seen
+
+    def of(self, ids: Tensor) -> Tensor:
+        """Return the estimated share of each item row, float64, like ids.
+
+        An item that was never seen is taken to come next: 1 / (events + 1).
+        """
+        places = self._places(ids.flatten())  # [hashes, n]
+        interval = self._interval[places]
+        interval = interval.masked_fill(self._seen[places] == 0, self.events + 1.0)
+        return 1 / interval.amax(dim=0).view(ids.shape)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Where each item row [n] stands in the arrays, by each hash, [hashes, n]."""
+        bits = self.buckets.bit_length() - 1
+        mixed = (ids.unsqueeze(0) + self._shift) * self._factor  # modulo 2^64
+        # Rows are consecutive: one product alone would put them at even, crowded distances.
+        mixed = (mixed ^ (mixed >> 32)) * self._factor
+        bucket = (mixed >> (64 - bits)) & (self.buckets - 1)  # the highest bits mix best
+        first = torch.arange(self.hashes, device=ids.device).unsqueeze(1) * self.buckets
+        return first + bucket

@@ -1,0 +1,59 @@
+"""Which negatives are hard? One source a file, found by name in HARD.
+
+They supplement the easy negatives of a sampler as a term of their own: weighted, and not
+corrected, because what was selected by score or by another system has no known sampling
+probability. None of them can stand alone.
+"""
+
+from typing import Any
+
+from shortlist.errors import ModelError, suggest
+from shortlist.sampling.dropped import DroppedNegatives
+from shortlist.sampling.exposed import ExposedNegatives
+from shortlist.sampling.hard_base import HardSource, HardWorld, PoolChoice
+from shortlist.sampling.hardest import HardestNegatives
+from shortlist.sampling.mined import MinedNegatives
+from shortlist.sampling.semi_hard import SemiHardNegatives
+
+HARD: dict[str, type[Any]] = {
+    "hardest": HardestNegatives,
+    "semi_hard": SemiHardNegatives,
+    "mined": MinedNegatives,
+    "dropped": DroppedNegatives,
+    "exposed": ExposedNegatives,
+}
+
+
+def check_hard(name: str, **options: object) -> None:
+    """Refuse an unknown source, and an option (None: not given) it cannot use, with the reason."""
+    if name not in HARD:
+        raise ModelError(f"unknown hard negatives '{name}'.{suggest(name, HARD)}")
+    for option, value in options.items():
+        if value is not None and option in HARD[name].refuses:
+            raise ModelError(
+                f"hard = '{name}' does not use hard_{option}: {HARD[name].refuses[option]}"
+            )
+
+
+def check_not_alone(sampler: str) -> None:
+    """Refuse hard negatives as the only negatives, with the reason."""
+    if sampler in HARD:
+        raise ModelError(
+            f"sampler = '{sampler}' is refused: {HARD[sampler].alone}. Keep an easy sampler, and "
+            f"add these beside it with hard = '{sampler}'"
+        )
+
+
+def build_hard(
+    name: str,
+    world: HardWorld,
+    margin: float | None = None,
+    ranks: tuple[int, int] | None = None,
+    ceiling: float | None = None,
+) -> PoolChoice | HardSource:
+    """Return the source of that name; an option left at None takes its default."""
+    options = {"margin": margin, "ranks": ranks, "ceiling": ceiling}
+    check_hard(name, **options)
+    given = {option: value for option, value in options.items() if value is not None}
+    source: PoolChoice | HardSource = HARD[name].build(world, **given)
+    return source

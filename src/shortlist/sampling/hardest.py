@@ -1,0 +1,37 @@
+"""Hard negatives from the pool: those that score highest."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from shortlist.sampling.hard_base import HardWorld, best_slots
+
+
+@dataclass(frozen=True)
+class HardestNegatives:
+    """The h highest-scoring slots of the easy pool (online hard mining, Huang et al. 2020).
+
+    Free: the pool is scored anyway. With a random pool they are only as hard as the best of M
+    draws. Requires: a pool in which few slots are secretly liked: those score highest of all.
+    Relations: SemiHardNegatives leaves out what scores above the positive.
+    """
+
+    refuses: ClassVar[dict[str, str]] = {
+        "margin": "it takes the highest-scoring whatever the positive scores; see 'semi_hard'",
+        "ranks": "it looks at the drawn pool alone; use hard = 'mined'",
+        "ceiling": "it takes the highest-scoring whatever the positive scores; see 'semi_hard'",
+    }
+    alone: ClassVar[str] = (
+        "they are picked out of a pool by score, so a pool has to be drawn first, and no sampling "
+        "probability of theirs is known"
+    )
+
+    @classmethod
+    def build(cls, world: HardWorld) -> Self:  # noqa: ARG003
+        """It needs nothing but the pool."""
+        return cls()
+
+    def choose(self, gap: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return the columns of the highest gaps, [B, h], and which of them hold a choice."""
+        return best_slots(gap, count)

@@ -1,0 +1,93 @@
+"""Hard negatives from the whole catalogue: a band of ranks in the current item vectors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.errors import ModelError
+from shortlist.index.exact import ExactIndex
+from shortlist.sampling.base import Negatives
+from shortlist.sampling.hard_base import HardWorld, hard_slots, random_slots
+from shortlist.similarity import pair_score
+
+
+@dataclass(eq=False)
+class MinedNegatives:
+    """h random items of ranks a to b of each query's own search (Huang et al. 2020; ANCE, 2021).
+
+    The item vectors are taken anew once an epoch; the query is the current one. The very top is
+    left out because it is full of what the user likes but has not met yet.
+    Positive-aware (Moreira et al. 2024): an item is passed over when its score is above
+    p - (1 - ceiling)·|p|, p the positive's score. That is `ceiling` times the score where scores
+    are positive, and means the same below 0, where a plain share of p would lie above p.
+
+    Ranks count the items left after what must not be drawn: the row's positive and, unless told
+    otherwise, all that the user is known to like. Costs one exact search a batch, B·N·D.
+    """
+
+    candidates: Tensor
+    similarity: str
+    ranks: tuple[int, int] = (100, 500)
+    ceiling: float = 0.95
+    _index: ExactIndex | None = field(default=None, init=False)
+    _vectors: Tensor | None = field(default=None, init=False)
+
+    refuses: ClassVar[dict[str, str]] = {
+        "margin": "what it passes over is a share of the positive's score: hard_ceiling",
+    }
+    alone: ClassVar[str] = (
+        "a model that never sees an unrelated item at training meets almost nothing else when it "
+        "serves (sample selection bias), and no sampling probability of theirs is known"
+    )
+
+    def __post_init__(self) -> None:
+        first, last = self.ranks
+        if not 1 <= first <= last:
+            raise ModelError(f"hard_ranks must be [a, b] with 1 <= a <= b, got {[first, last]}")
+        if first > len(self.candidates):
+            raise ModelError(
+                f"hard_ranks start at {first}, but only {len(self.candidates)} items can be "
+                "recommended: give smaller ranks"
+            )
+        if not 0 < self.ceiling <= 1:
+            raise ModelError(f"hard_ceiling must be above 0 and at most 1, got {self.ceiling}")
+
+    @classmethod
+    def build(
+        cls, world: HardWorld, *, ranks: tuple[int, int] = (100, 500), ceiling: float = 0.95
+    ) -> Self:
+        """Mine among the items that can be recommended."""
+        return cls(world.candidates, world.similarity, ranks, ceiling)
+
+    def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Search the item vectors as they are now until the next epoch."""
+        parts = [encode(rows).detach() for rows in torch.split(self.candidates, 65536)]
+        self._vectors = torch.cat(parts)
+        self._index = ExactIndex(self.similarity).build(self.candidates, self._vectors)
+
+    def draw(
+        self, batch: Batch, queries: Tensor, count: int, generator: torch.Generator
+    ) -> Negatives:
+        """Return up to `count` different items of the band for each row, [B, count]."""
+        if self._index is None or self._vectors is None:
+            raise ModelError("mined negatives need refresh before the first draw")
+        first, last = self.ranks
+        found = self._index.search(queries, last, exclude=self._kept_out(batch))
+        ids, scores = found.ids[:, first - 1 :], found.scores[:, first - 1 :]
+        place = torch.searchsorted(self.candidates, batch.positive)
+        positive = pair_score(queries, self._vectors[place], self.similarity)
+        limit = positive - (1 - self.ceiling) * positive.abs()
+        allowed = (ids >= 0) & (scores <= limit.unsqueeze(1))
+        columns, filled = random_slots(allowed, count, generator)
+        return hard_slots(ids.gather(1, columns), filled, batch.positive)
+
+    def _kept_out(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What each row must not get: item rows and offsets [B + 1]; known holds the positive."""
+        if batch.known is not None:
+            return batch.known.values, batch.known.offsets
+        rows = len(batch.positive)
+        return batch.positive, torch.arange(rows + 1, device=batch.positive.device)
