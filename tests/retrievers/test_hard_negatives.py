@@ -14,6 +14,8 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.errors import ModelError
 from shortlist.pipeline import check, load_split, train
+from shortlist.retrievers.item_to_item import ItemToItem
+from shortlist.retrievers.user_to_user import UserToUser
 from shortlist.retrievers.vector import TwoTower
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +144,12 @@ def test_a_refit_uses_the_impressions_up_to_its_own_cut(logged):
 def test_what_cannot_work_is_refused_before_any_data_is_read(options, message):
     with pytest.raises(ModelError, match=message):
         TwoTower(**options)
+
+
+@pytest.mark.parametrize("retriever", [ItemToItem, UserToUser])
+def test_pairs_without_a_user_and_an_item_refuse_hard_negatives(retriever):
+    with pytest.raises(ModelError, match=r"hard does nothing .*positives = 'u2i'"):
+        retriever(hard="mined")
 
 
 def test_a_log_that_the_data_lack_is_refused(split):

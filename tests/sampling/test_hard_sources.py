@@ -86,12 +86,11 @@ def test_mined_passes_over_what_scores_above_a_share_of_the_positive():
 
 
 def test_a_share_of_a_negative_score_still_lies_below_it():
-    # Euclidean from the query 10: item r scores -r². The positive, item 2, scores -4; a plain
-    # share 0.75 of it would be -3, above the positive; the limit is -5.
-    band = mined_on_a_line(
-        batch_of([1], [2]), (1, 8), ceiling=0.75, similarity="euclidean", query=10.0
-    )
-    assert band == [[3, 4, 5, 6, 7, 8, 9]]  # and never the nearer item 1, at -1
+    # Euclidean from the query 10: item r scores -r². The positive, item 3, scores -9: a plain share
+    # 0.3 of it would be -2.7, which lets the nearer item 2 in; the limit is -9 - 0.7 * 9 = -15.3.
+    batch = batch_of([1], [3])
+    band = mined_on_a_line(batch, (1, 8), ceiling=0.3, similarity="euclidean", query=10.0)
+    assert band == [[4, 5, 6, 7, 8, 9]]
 
 
 def test_mined_draws_a_few_of_the_band_evenly():
