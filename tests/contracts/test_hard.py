@@ -10,7 +10,7 @@ from shortlist.losses import SoftmaxLoss
 from shortlist.sampling import SAMPLERS, build_sampler, check_sampler
 from shortlist.sampling.base import Negatives
 from shortlist.sampling.hard import HARD, build_hard, check_hard
-from shortlist.sampling.hard_base import HardWorld
+from shortlist.sampling.hard.base import HardWorld
 from shortlist.training.hard import HardTerm
 from shortlist.training.objective import Objective
 

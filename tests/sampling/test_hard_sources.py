@@ -6,11 +6,11 @@ import torch
 from shortlist.data.batches import Batch
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
-from shortlist.sampling.exposed import ExposedNegatives
-from shortlist.sampling.hard_base import HardWorld
-from shortlist.sampling.hardest import HardestNegatives
-from shortlist.sampling.mined import MinedNegatives
-from shortlist.sampling.semi_hard import SemiHardNegatives
+from shortlist.sampling.hard.base import HardWorld
+from shortlist.sampling.hard.exposed import ExposedNegatives
+from shortlist.sampling.hard.hardest import HardestNegatives
+from shortlist.sampling.hard.mined import MinedNegatives
+from shortlist.sampling.hard.semi_hard import SemiHardNegatives
 
 OUT = float("-inf")
 

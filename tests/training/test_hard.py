@@ -13,8 +13,8 @@ from shortlist.errors import ModelError
 from shortlist.losses import LOSSES, build_loss
 from shortlist.sampling.base import Negatives
 from shortlist.sampling.hard import HARD
-from shortlist.sampling.hard_base import HardWorld
-from shortlist.sampling.hardest import HardestNegatives
+from shortlist.sampling.hard.base import HardWorld
+from shortlist.sampling.hard.hardest import HardestNegatives
 from shortlist.training.hard import HardTerm, check_hard_options, hard_term_of
 from shortlist.training.objective import Objective
 from shortlist.training.presets import objective_of

@@ -37,7 +37,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular
-from shortlist.sampling.hard_base import HardWorld
+from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers.two_tower import TwoTowers
 from shortlist.training.hard import check_hard_options, hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of

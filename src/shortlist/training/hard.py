@@ -11,7 +11,7 @@ from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
 from shortlist.sampling.base import Negatives, hits, known_items, own_slots
 from shortlist.sampling.hard import build_hard, check_hard
-from shortlist.sampling.hard_base import HardSource, HardWorld, PoolChoice, hard_slots, repeats
+from shortlist.sampling.hard.base import HardSource, HardWorld, PoolChoice, hard_slots, repeats
 from shortlist.similarity import pair_score, score
 from shortlist.training.objective import Objective
 

@@ -8,12 +8,12 @@ probability. None of them can stand alone.
 from typing import Any
 
 from shortlist.errors import ModelError, suggest
-from shortlist.sampling.dropped import DroppedNegatives
-from shortlist.sampling.exposed import ExposedNegatives
-from shortlist.sampling.hard_base import HardSource, HardWorld, PoolChoice
-from shortlist.sampling.hardest import HardestNegatives
-from shortlist.sampling.mined import MinedNegatives
-from shortlist.sampling.semi_hard import SemiHardNegatives
+from shortlist.sampling.hard.base import HardSource, HardWorld, PoolChoice
+from shortlist.sampling.hard.dropped import DroppedNegatives
+from shortlist.sampling.hard.exposed import ExposedNegatives
+from shortlist.sampling.hard.hardest import HardestNegatives
+from shortlist.sampling.hard.mined import MinedNegatives
+from shortlist.sampling.hard.semi_hard import SemiHardNegatives
 
 HARD: dict[str, type[Any]] = {
     "hardest": HardestNegatives,

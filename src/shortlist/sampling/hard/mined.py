@@ -11,7 +11,7 @@ from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
 from shortlist.index.exact import ExactIndex
 from shortlist.sampling.base import Negatives
-from shortlist.sampling.hard_base import HardWorld, hard_slots, random_slots
+from shortlist.sampling.hard.base import HardWorld, hard_slots, random_slots
 from shortlist.similarity import pair_score
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch
 from shortlist.sampling.base import Negatives
-from shortlist.sampling.hard_base import HardWorld
-from shortlist.sampling.user_lists import UserLists
+from shortlist.sampling.hard.base import HardWorld
+from shortlist.sampling.hard.user_lists import UserLists
 
 
 @dataclass(frozen=True, eq=False)

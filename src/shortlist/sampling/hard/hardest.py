@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from shortlist.sampling.hard_base import HardWorld, best_slots
+from shortlist.sampling.hard.base import HardWorld, best_slots
 
 
 @dataclass(frozen=True)

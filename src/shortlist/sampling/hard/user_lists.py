@@ -9,7 +9,7 @@ from shortlist.data.batches import Batch
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
 from shortlist.sampling.base import Negatives
-from shortlist.sampling.hard_base import HardWorld, hard_slots
+from shortlist.sampling.hard.base import HardWorld, hard_slots
 
 
 class UserLists(NamedTuple):
