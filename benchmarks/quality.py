@@ -3,6 +3,8 @@
     python benchmarks/quality.py recipes/ml-100k.toml \
         --vary training.mode=pointwise,pairwise,listwise --vary data.tie=file,hash
 
+    python benchmarks/quality.py recipes/ml-1m.toml --rows benchmarks/ablation.toml
+
 Each finished cell is one JSON line in --out (recipe, overrides, seed, commit, figures, CPU seconds
 and peak memory of the whole process); cells already there are not run again. Ends with a table in
 Markdown: means over seeds, the lowest paired 95 % bound against popularity, the costs.
@@ -15,28 +17,51 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def cells(arguments: argparse.Namespace) -> Iterator[tuple[Path, tuple[str, ...], int]]:
-    """Yield recipe, overrides and seed of every cell."""
+class Cell(NamedTuple):
+    """One training: a recipe, the name of its row, the overrides that make it, and a seed."""
+
+    recipe: Path
+    row: str
+    overrides: tuple[str, ...]
+    seed: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from other cells in the file of results."""
+        return (self.recipe.stem, list(self.overrides), self.seed)
+
+
+def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
+    """Yield every cell, all rows of a seed before the next seed."""
+    rows: dict[str, list[str]] = {"": []}
+    common: dict[str, list[str]] = {}
+    if arguments.rows:
+        content = tomllib.loads(arguments.rows.read_text())
+        rows, common = content["rows"], content.get("common", {})
     varied = []
     for text in arguments.vary:
         key, values = text.split("=", 1)
         varied.append([f"{key}={value}" for value in values.split(",")])
-    for recipe, *overrides in itertools.product(arguments.recipes, *varied):
-        for seed in range(arguments.seeds):
-            yield recipe, tuple(overrides), seed
+    for seed, recipe, (name, own) in itertools.product(
+        range(arguments.seeds), arguments.recipes, rows.items()
+    ):
+        for more in itertools.product(*varied):
+            row = " ".join([name, *more]).strip() or "as it stands"
+            yield Cell(recipe, row, (*common.get(recipe.stem, []), *own, *more), seed)
 
 
-def run(recipe: Path, overrides: tuple[str, ...], seed: int) -> dict[str, Any]:
+def run(cell: Cell) -> dict[str, Any]:
     """Train one cell in a process of its own and return its figures and costs."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "shortlist.cli", "train", str(recipe)]
-        command += ["--out", f"{folder}/bundle", "--json", "--quiet", "--seed", str(seed)]
-        for override in overrides:
+        command = [sys.executable, "-m", "shortlist.cli", "train", str(cell.recipe)]
+        command += ["--out", f"{folder}/bundle", "--json", "--quiet", "--seed", str(cell.seed)]
+        for override in cell.overrides:
             command += ["--set", override]
         with (Path(folder) / "out.json").open("w+") as out:
             process = subprocess.Popen(command, stdout=out)
@@ -48,9 +73,10 @@ def run(recipe: Path, overrides: tuple[str, ...], seed: int) -> dict[str, Any]:
             out.seek(0)
             report = json.load(out)
     return {
-        "recipe": recipe.stem,
-        "overrides": list(overrides),
-        "seed": seed,
+        "recipe": cell.recipe.stem,
+        "row": cell.row,
+        "overrides": list(cell.overrides),
+        "seed": cell.seed,
         "commit": commit(),
         "users": report["users"],
         "candidate_items": report["candidate_items"],
@@ -72,13 +98,13 @@ def commit() -> str:
 
 def table(lines: list[dict[str, Any]], shown: list[str]) -> str:
     """Return means over seeds as a Markdown table."""
-    heads = ["recipe", "overrides", "seeds", *shown, "popularity", "paired low", "CPU s", "MB"]
+    heads = ["recipe", "row", "seeds", *shown, "popularity", "paired low", "CPU s", "MB"]
     rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in lines:
-        groups.setdefault((line["recipe"], " ".join(line["overrides"])), []).append(line)
-    for (recipe, overrides), group in groups.items():
-        cells = [recipe, overrides or "as it stands", str(len(group))]
+        groups.setdefault((line["recipe"], line["row"]), []).append(line)
+    for (recipe, row), group in groups.items():
+        cells = [recipe, row, str(len(group))]
         cells += [f"{sum(g['metrics'][name] for g in group) / len(group):.4f}" for name in shown]
         cells.append(" / ".join(f"{group[0]['popularity'][name]:.4f}" for name in shown))
         cells.append(" / ".join(f"{min(g['paired_low'][n] for g in group):+.4f}" for n in shown))
@@ -94,6 +120,7 @@ def main() -> None:
     )
     parser.add_argument("recipes", nargs="+", type=Path)
     parser.add_argument("--vary", action="append", default=[], help="section.key=value,value,...")
+    parser.add_argument("--rows", type=Path, help="a TOML file of named rows of overrides")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--show", default="hit_rate@10,ndcg@10", help="figures of the table")
     parser.add_argument("--out", type=Path, default=Path("runs/quality.jsonl"))
@@ -105,11 +132,12 @@ def main() -> None:
         else []
     )
     chosen = []
-    for recipe, overrides, seed in cells(arguments):
-        key = (recipe.stem, list(overrides), seed)
-        found = next((d for d in done if (d["recipe"], d["overrides"], d["seed"]) == key), None)
+    for cell in cells(arguments):
+        found = next(
+            (d for d in done if (d["recipe"], d["overrides"], d["seed"]) == cell.key), None
+        )
         if found is None:
-            found = run(recipe, overrides, seed)
+            found = run(cell)
             with arguments.out.open("a") as file:
                 file.write(json.dumps(found) + "\n")
             print(json.dumps(found), flush=True)

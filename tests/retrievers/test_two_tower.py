@@ -207,6 +207,12 @@ def test_what_cannot_work_is_refused_before_any_data_is_read(options, error, mes
         TwoTower(**options)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ModelError, match=f"device '{device}' cannot be used"):
+        TwoTower(device=device)
+
+
 def test_a_loss_that_runs_away_stops_training(split):
     with pytest.raises((TrainingError, ModelError)):
         TwoTower(

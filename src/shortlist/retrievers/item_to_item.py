@@ -37,6 +37,7 @@ from shortlist.retrievers.learning import (
     popular_for_strangers,
     run_epochs,
     sections_for,
+    usable_device,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular
@@ -92,7 +93,7 @@ class ItemToItem:
         self.model_section, self.training_section = sections_for(
             "i2i", model, training, options, UNUSED
         )
-        self.device = device
+        self.device = usable_device(device)
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
         check_hard_options(self.training_section, objective_of(self.training_section))

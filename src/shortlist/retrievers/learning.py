@@ -44,6 +44,16 @@ class Fitted(NamedTuple):
     best: int
 
 
+def usable_device(name: str) -> str:
+    """Return the name of a device that tensors can be put on, or refuse it (ModelError)."""
+    try:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device '{name}' cannot be used ({reason}); use 'cpu'") from error
+    return name
+
+
 def fit_best(
     trainer: Trainer,
     towers: nn.Module,

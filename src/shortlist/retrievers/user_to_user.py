@@ -37,6 +37,7 @@ from shortlist.retrievers.learning import (
     popular_for_strangers,
     run_epochs,
     sections_for,
+    usable_device,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular
@@ -101,7 +102,7 @@ class UserToUser:
         )
         if self.model_section.history == "none":
             raise ModelError("positives = 'u2u' compares histories: model.history cannot be 'none'")
-        self.device = device
+        self.device = usable_device(device)
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
         check_hard_options(self.training_section, objective_of(self.training_section))

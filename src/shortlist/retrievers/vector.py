@@ -34,6 +34,7 @@ from shortlist.retrievers.learning import (
     popular_for_strangers,
     run_epochs,
     sections_for,
+    usable_device,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular
@@ -73,7 +74,7 @@ class TwoTower:
         self.model_section, self.training_section = sections_for(
             "u2i", model, training, options, UNUSED
         )
-        self.device = device
+        self.device = usable_device(device)
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
         # These three refuse what cannot work, before any data.
