@@ -93,18 +93,16 @@ def demo_command(
     """
     quiet = quiet or context.obj["quiet"]
     say = notes.print if not quiet else _silent
-    world = demo.world(data, synthetic=synthetic, small=small)
+    world = demo.world(data, synthetic=synthetic, small=small, seed=seed)
     for line in world.lines:
         say(line, highlight=False, markup=False)
     with _progress(quiet) as progress:
-        result = demo.run(
-            world, seed=seed, device=device or context.obj["device"], progress=progress
-        )
+        result = demo.run(world, device=device or context.obj["device"], progress=progress)
     save(
         result.retriever,
         bundle,
         metrics=result.report.to_dict(),
-        recipe=None,
+        recipe=world.recipe.to_dict(),
         overwrite=True,
     )
     out.print(result.report.table())

@@ -45,7 +45,7 @@ class World(NamedTuple):
     lines: tuple[str, ...]
 
 
-def world(directory: Path | None, *, synthetic: bool, small: bool) -> World:
+def world(directory: Path | None, *, synthetic: bool, small: bool, seed: int = 0) -> World:
     """Return MovieLens-100K (from `directory`, the cache or the network), or the planted world."""
     content = {**RECIPE, "features": PLANTED_FEATURES if synthetic else MOVIE_FEATURES}
     if synthetic:
@@ -57,6 +57,7 @@ def world(directory: Path | None, *, synthetic: bool, small: bool) -> World:
     else:
         found = movielens_100k(directory)
         lines = [*found.tried, found.source]
+    content["training"] = {**content["training"], "seed": seed}
     recipe = Recipe.from_dict(content)
     dataset = Dataset.load(
         found.interactions, users=found.users, items=found.items, schema=schema_of(recipe)
@@ -64,13 +65,10 @@ def world(directory: Path | None, *, synthetic: bool, small: bool) -> World:
     return World(dataset, recipe, (*lines, *dataset.report.lines()))
 
 
-def run(
-    world: World, *, seed: int = 0, device: str = "cpu", progress: Progress | None = None
-) -> Trained:
+def run(world: World, *, device: str = "cpu", progress: Progress | None = None) -> Trained:
     """Split, train and measure."""
-    training = world.recipe.training.model_copy(update={"seed": seed})
-    recipe = world.recipe.model_copy(update={"training": training})
-    return train(recipe, split_of(recipe, world.dataset), device=device, progress=progress)
+    split = split_of(world.recipe, world.dataset)
+    return train(world.recipe, split, device=device, progress=progress)
 
 
 def someone(data: TrainingData) -> Any:
