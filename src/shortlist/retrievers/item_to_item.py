@@ -1,7 +1,7 @@
 """Items that go together: learned from pairs of one session, asked by item or by what was met."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from shortlist.config import Model, Training
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.pairs import ItemPairs, in_units, sessions
@@ -23,7 +22,6 @@ from shortlist.retrievers.base import (
     Candidates,
     Queries,
     RowQueries,
-    State,
     as_queries,
     candidates,
     check_k,
@@ -31,21 +29,18 @@ from shortlist.retrievers.base import (
 )
 from shortlist.retrievers.learning import (
     NO_HARD,
-    Epoch,
+    Learner,
     fit_best,
     keep,
     popular_for_strangers,
     run_epochs,
-    sections_for,
-    usable_device,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular
 from shortlist.similarity import normalize
 from shortlist.towers.two_tower import ItemTower
-from shortlist.training.hard import check_hard_options
 from shortlist.training.presets import objective_of, sampler_of
-from shortlist.training.progress import Progress, Quiet
+from shortlist.training.progress import Progress
 from shortlist.training.trainer import Encoders, Trainer
 
 NO_USER = "both sides are items, and no user tower is built"
@@ -67,7 +62,7 @@ NEAR = 5
 """Of an ordered log: how far apart paired items may lie, and how many latest items are asked by."""
 
 
-class ItemToItem:
+class ItemToItem(Learner):
     """Item-to-item retrieval: items met in one session lie close (Grbovic & Cheng 2018).
 
     One item tower encodes both sides (siamese), trained by the same objective as TwoTower; a query
@@ -80,43 +75,11 @@ class ItemToItem:
     Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
     """
 
-    data: TrainingData
+    positives: ClassVar[str] = "i2i"
+    placed: ClassVar[str] = "item_vectors"
+    unused: ClassVar[Mapping[str, str]] = UNUSED
 
-    def __init__(
-        self,
-        *,
-        model: Model | None = None,
-        training: Training | None = None,
-        device: str = "cpu",
-        **options: Any,
-    ) -> None:
-        self.model_section, self.training_section = sections_for(
-            "i2i", model, training, options, UNUSED
-        )
-        self.device = usable_device(device)
-        self.history: tuple[Epoch, ...] = ()
-        self.best_epoch = 0
-        check_hard_options(self.training_section, objective_of(self.training_section))
-        sampler_of(self.training_section, torch.tensor([0, 1]))  # refused before any data
-
-    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
-        """Train on pairs of the training rows; keep the epoch that recommends best.
-
-        With `refit` the tower is then trained again, for as many epochs, on the rows it names.
-        Raises ModelError or DataError for what the data cannot give.
-        """
-        progress = progress or Quiet()
-        self._train(split, "train", progress)
-        if self.training_section.refit != "none":
-            self.refit(split, self.training_section.refit, progress=progress)
-        return self
-
-    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
-        """Train from the start on the rows `fit` names, for as many epochs as were best."""
-        if not self.best_epoch:
-            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
-        self._train(split, fit, progress or Quiet(), epochs=self.best_epoch)
-        return self
+    towers: ItemTower
 
     def similar(self, items: Ids, k: int = 10) -> Candidates:
         """Return the k items nearest to each item id, itself left out.
@@ -211,36 +174,11 @@ class ItemToItem:
         self.towers = tower.to(self.device)
         self._popular = Popular().fit_data(data)
 
-    def state(self) -> State:
-        """Return the sections it was trained with, the tower's weights and the item vectors."""
-        settings = {
-            "model": self.model_section.model_dump(mode="json"),
-            "training": self.training_section.model_dump(mode="json"),
-            "best_epoch": self.best_epoch,
-            "epochs": [epoch._asdict() for epoch in self.history],
-        }
-        items = {"rows": self.item_rows, "vectors": self.item_vectors}
-        return settings, {"towers": dict(self.towers.state_dict()), "item_vectors": items}
+    def _placed(self) -> tuple[Tensor, Tensor]:
+        return self.item_rows, self.item_vectors
 
-    @classmethod
-    def from_state(
-        cls,
-        data: TrainingData,
-        settings: Mapping[str, Any],
-        states: Mapping[str, Mapping[str, Tensor]],
-        *,
-        device: str = "cpu",
-    ) -> Self:
-        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
-        retriever = cls(device=device, **settings["model"], **settings["training"])
-        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
-        retriever.best_epoch = settings["best_epoch"]
-        with torch.random.fork_rng(devices=[]):
-            retriever.set_data(data)
-        retriever.towers.load_state_dict(dict(states["towers"]))
-        retriever.towers.eval()
-        retriever.set_items(states["item_vectors"]["rows"], states["item_vectors"]["vectors"])
-        return retriever
+    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
+        self.set_items(rows, vectors)
 
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""

@@ -1,21 +1,25 @@
 """What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from shortlist.config import Model, Training, section_from
+from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, windows
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
-from shortlist.retrievers.base import Queries, Retriever
+from shortlist.retrievers.base import Queries, Retriever, State
 from shortlist.retrievers.popular import Popular
-from shortlist.training.progress import Progress
+from shortlist.training.hard import check_hard_options
+from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.progress import Progress, Quiet
 from shortlist.training.trainer import Trainer
 
 NO_HARD = {
@@ -52,6 +56,108 @@ def usable_device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device '{name}' cannot be used ({reason}); use 'cpu'") from error
     return name
+
+
+class Learner(ABC):
+    """A retriever with towers that are trained: what the three kinds do alike.
+
+    positives: the value of training.positives it learns from. placed: what of the data has a
+    vector in its index, as a bundle names the file. unused: keys of the sections that do nothing
+    here, each with the reason. Options are the keys of a recipe's [model] and [training] sections.
+    """
+
+    positives: ClassVar[str]
+    placed: ClassVar[str]
+    unused: ClassVar[Mapping[str, str]]
+
+    data: TrainingData
+    towers: nn.Module
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        self.model_section, self.training_section = sections_for(
+            self.positives, model, training, options, self.unused
+        )
+        self.device = usable_device(device)
+        self.history: tuple[Epoch, ...] = ()
+        self.best_epoch = 0
+        # These three refuse what cannot work, before any data.
+        sampler_of(self.training_section, torch.tensor([0, 1]))
+        check_hard_options(self.training_section, objective_of(self.training_section))
+
+    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
+        """Train on the training rows, keep the epoch that does best on the validation rows.
+
+        With `refit` the towers are then trained again, for as many epochs, on the rows it names.
+        Raises ModelError or DataError for what the data cannot give, TrainingError if the loss
+        runs away.
+        """
+        progress = progress or Quiet()
+        self._train(split, "train", progress)
+        if self.training_section.refit != "none":
+            self.refit(split, self.training_section.refit, progress=progress)
+        return self
+
+    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
+        """Train from the start on the rows `fit` names, for as many epochs as were best."""
+        if not self.best_epoch:
+            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
+        self._train(split, fit, progress or Quiet(), epochs=self.best_epoch)
+        return self
+
+    def state(self) -> State:
+        """Return the sections it was trained with, the tower weights and the placed vectors."""
+        settings = {
+            "model": self.model_section.model_dump(mode="json"),
+            "training": self.training_section.model_dump(mode="json"),
+            "best_epoch": self.best_epoch,
+            "epochs": [epoch._asdict() for epoch in self.history],
+        }
+        rows, vectors = self._placed()
+        placed = {"rows": rows, "vectors": vectors}
+        return settings, {"towers": dict(self.towers.state_dict()), self.placed: placed}
+
+    @classmethod
+    def from_state(
+        cls,
+        data: TrainingData,
+        settings: Mapping[str, Any],
+        states: Mapping[str, Mapping[str, Tensor]],
+        *,
+        device: str = "cpu",
+    ) -> Self:
+        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
+        retriever = cls(device=device, **settings["model"], **settings["training"])
+        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
+        retriever.best_epoch = settings["best_epoch"]
+        with torch.random.fork_rng(devices=[]):
+            retriever.set_data(data)
+        retriever.towers.load_state_dict(dict(states["towers"]))
+        retriever.towers.eval()
+        retriever._put_back(states[cls.placed]["rows"], states[cls.placed]["vectors"])
+        return retriever
+
+    @abstractmethod
+    def set_data(self, data: TrainingData) -> None:
+        """Build untrained towers for this data."""
+
+    @abstractmethod
+    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
+        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
+
+    @abstractmethod
+    def _placed(self) -> tuple[Tensor, Tensor]:
+        """The rows and vectors in the index: [N] int64, [N, D]."""
+
+    @abstractmethod
+    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
+        """Search these vectors from now on."""
 
 
 def fit_best(

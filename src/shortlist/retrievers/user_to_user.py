@@ -1,7 +1,7 @@
 """Users of like taste: learned from two halves of one history, asked for users or their items."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,6 @@ from shortlist.retrievers.base import (
     Candidates,
     Queries,
     RowQueries,
-    State,
     as_queries,
     candidates,
     check_k,
@@ -31,20 +30,17 @@ from shortlist.retrievers.base import (
 )
 from shortlist.retrievers.learning import (
     NO_HARD,
-    Epoch,
+    Learner,
     fit_best,
     keep,
     popular_for_strangers,
     run_epochs,
-    sections_for,
-    usable_device,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular
 from shortlist.towers.two_tower import QueryTower
-from shortlist.training.hard import check_hard_options
 from shortlist.training.presets import objective_of, sampler_of
-from shortlist.training.progress import Progress, Quiet
+from shortlist.training.progress import Progress
 from shortlist.training.trainer import Encoders, Trainer
 
 SAME_USER = "both halves belong to one user, so it would answer the question by itself"
@@ -73,7 +69,7 @@ CELLS = 4_000_000
 """How many scores and neighbours' events are held at a time."""
 
 
-class UserToUser:
+class UserToUser(Learner):
     """User-to-user retrieval: histories of one taste lie close; neighbours lend their items.
 
     One tower reads both halves of a history (siamese), trained by the same objective as TwoTower;
@@ -87,7 +83,11 @@ class UserToUser:
     Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
     """
 
-    data: TrainingData
+    positives: ClassVar[str] = "u2u"
+    placed: ClassVar[str] = "user_vectors"
+    unused: ClassVar[Mapping[str, str]] = UNUSED
+
+    towers: QueryTower
 
     def __init__(
         self,
@@ -97,35 +97,9 @@ class UserToUser:
         device: str = "cpu",
         **options: Any,
     ) -> None:
-        self.model_section, self.training_section = sections_for(
-            "u2u", model, training, options, UNUSED
-        )
+        super().__init__(model=model, training=training, device=device, **options)
         if self.model_section.history == "none":
             raise ModelError("positives = 'u2u' compares histories: model.history cannot be 'none'")
-        self.device = usable_device(device)
-        self.history: tuple[Epoch, ...] = ()
-        self.best_epoch = 0
-        check_hard_options(self.training_section, objective_of(self.training_section))
-        sampler_of(self.training_section, torch.tensor([0, 1]))  # refused before any data
-
-    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
-        """Train on halves of the training histories; keep the epoch that recommends best.
-
-        With `refit` the tower is then trained again, for as many epochs, on the rows it names.
-        Raises ModelError or DataError for what the data cannot give.
-        """
-        progress = progress or Quiet()
-        self._train(split.training_data("train"), progress)
-        if self.training_section.refit != "none":
-            self.refit(split, self.training_section.refit, progress=progress)
-        return self
-
-    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
-        """Train from the start on the rows `fit` names, for as many epochs as were best."""
-        if not self.best_epoch:
-            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
-        self._train(split.training_data(fit), progress or Quiet(), epochs=self.best_epoch)
-        return self
 
     def similar(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k nearest users of each query, itself left out: `ids` are user ids.
@@ -218,44 +192,19 @@ class UserToUser:
         self._column = torch.full((len(data.items) + 1,), -1)
         self._column[self._rows] = torch.arange(len(self._rows))
 
-    def state(self) -> State:
-        """Return the sections it was trained with, the tower's weights and the user vectors."""
-        settings = {
-            "model": self.model_section.model_dump(mode="json"),
-            "training": self.training_section.model_dump(mode="json"),
-            "best_epoch": self.best_epoch,
-            "epochs": [epoch._asdict() for epoch in self.history],
-        }
-        users = {"rows": self.user_rows, "vectors": self.user_vectors}
-        return settings, {"towers": dict(self.towers.state_dict()), "user_vectors": users}
+    def _placed(self) -> tuple[Tensor, Tensor]:
+        return self.user_rows, self.user_vectors
 
-    @classmethod
-    def from_state(
-        cls,
-        data: TrainingData,
-        settings: Mapping[str, Any],
-        states: Mapping[str, Mapping[str, Tensor]],
-        *,
-        device: str = "cpu",
-    ) -> Self:
-        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
-        retriever = cls(device=device, **settings["model"], **settings["training"])
-        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
-        retriever.best_epoch = settings["best_epoch"]
-        with torch.random.fork_rng(devices=[]):
-            retriever.set_data(data)
-        retriever.towers.load_state_dict(dict(states["towers"]))
-        retriever.towers.eval()
-        retriever.set_users(states["user_vectors"]["rows"], states["user_vectors"]["vectors"])
-        return retriever
+    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
+        self.set_users(rows, vectors)
 
     @property
     def _neighbours(self) -> int:
         return self.model_section.neighbours or NEIGHBOURS
 
-    def _train(self, data: TrainingData, progress: Progress, epochs: int | None = None) -> None:
-        """Train a tower for `data`; with epochs given, exactly so many and no validation."""
-        training = self.training_section
+    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
+        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
+        training, data = self.training_section, split.training_data(fit)
         halves = UserHalves(
             data.training_log,
             batch_size=training.batch_size,

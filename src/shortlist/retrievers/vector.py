@@ -1,7 +1,7 @@
 """Towers and an index as one channel: train, place the items, answer queries."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -9,40 +9,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, PairBatches
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids
-from shortlist.errors import ModelError, QueryError
+from shortlist.errors import QueryError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.retrievers.base import (
     Candidates,
     Queries,
     RowQueries,
-    State,
     as_queries,
     candidates,
     check_k,
     row_blocks,
 )
 from shortlist.retrievers.learning import (
-    Epoch,
+    Learner,
     fit_best,
     keep,
     popular_for_strangers,
     run_epochs,
-    sections_for,
-    usable_device,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers.two_tower import TwoTowers
-from shortlist.training.hard import check_hard_options, hard_term_of, needs_known
+from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
-from shortlist.training.progress import Progress, Quiet
+from shortlist.training.progress import Progress
 from shortlist.training.trainer import Encoders, Trainer
 
 UNUSED = {
@@ -54,51 +50,18 @@ UNUSED = {
 """Options that do nothing here, each with the reason."""
 
 
-class TwoTower:
+class TwoTower(Learner):
     """A two-tower retriever (Huang et al. 2013, DSSM; Covington et al. 2016, YouTube DNN).
 
     Options are the keys of a recipe's [model] and [training] sections, checked alike:
     `TwoTower(mode="pairwise", dim=32, epochs=5)`. `history` holds the epochs after `fit`.
     """
 
-    data: TrainingData
+    positives: ClassVar[str] = "u2i"
+    placed: ClassVar[str] = "item_vectors"
+    unused: ClassVar[Mapping[str, str]] = UNUSED
 
-    def __init__(
-        self,
-        *,
-        model: Model | None = None,
-        training: Training | None = None,
-        device: str = "cpu",
-        **options: Any,
-    ) -> None:
-        self.model_section, self.training_section = sections_for(
-            "u2i", model, training, options, UNUSED
-        )
-        self.device = usable_device(device)
-        self.history: tuple[Epoch, ...] = ()
-        self.best_epoch = 0
-        # These three refuse what cannot work, before any data.
-        sampler_of(self.training_section, torch.tensor([0, 1]))
-        check_hard_options(self.training_section, objective_of(self.training_section))
-
-    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
-        """Train on the training rows, keep the epoch that does best on the validation rows.
-
-        With `refit` the towers are then trained again, for as many epochs, on the rows it names.
-        Raises ModelError for what the data cannot give, TrainingError if the loss runs away.
-        """
-        progress = progress or Quiet()
-        self._train(split.training_data("train"), progress)
-        if self.training_section.refit != "none":
-            self.refit(split, self.training_section.refit, progress=progress)
-        return self
-
-    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
-        """Train from the start on the rows `fit` names, for as many epochs as were best."""
-        if not self.best_epoch:
-            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
-        self._train(split.training_data(fit), progress or Quiet(), epochs=self.best_epoch)
-        return self
+    towers: TwoTowers
 
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k nearest items of each query, what it has met left out.
@@ -171,41 +134,15 @@ class TwoTower:
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
         self._popular = Popular().fit_data(data)
 
-    def state(self) -> State:
-        """Return the sections it was trained with, the tower weights and the item vectors."""
-        settings = {
-            "model": self.model_section.model_dump(mode="json"),
-            "training": self.training_section.model_dump(mode="json"),
-            "best_epoch": self.best_epoch,
-            "epochs": [epoch._asdict() for epoch in self.history],
-        }
-        items = {"rows": self.item_rows, "vectors": self.item_vectors}
-        return settings, {"towers": dict(self.towers.state_dict()), "item_vectors": items}
+    def _placed(self) -> tuple[Tensor, Tensor]:
+        return self.item_rows, self.item_vectors
 
-    @classmethod
-    def from_state(
-        cls,
-        data: TrainingData,
-        settings: Mapping[str, Any],
-        states: Mapping[str, Mapping[str, Tensor]],
-        *,
-        device: str = "cpu",
-    ) -> Self:
-        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
-        options = {**settings["model"], **settings["training"]}
-        retriever = cls(device=device, **options)
-        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
-        retriever.best_epoch = settings["best_epoch"]
-        with torch.random.fork_rng(devices=[]):
-            retriever.set_data(data)
-        retriever.towers.load_state_dict(dict(states["towers"]))
-        retriever.towers.eval()
-        retriever.set_items(states["item_vectors"]["rows"], states["item_vectors"]["vectors"])
-        return retriever
+    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
+        self.set_items(rows, vectors)
 
-    def _train(self, data: TrainingData, progress: Progress, epochs: int | None = None) -> None:
-        """Train towers for `data`; with epochs given, exactly so many and no validation."""
-        training = self.training_section
+    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
+        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
+        training, data = self.training_section, split.training_data(fit)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.set_data(data)
