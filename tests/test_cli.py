@@ -265,6 +265,19 @@ def test_a_missing_or_damaged_bundle_exits_with_three(capsys, bundle, tmp_path):
     assert "log.parquet" in capsys.readouterr().err
 
 
+def test_a_fault_of_the_doctor_does_not_cost_the_trained_model(folder, tmp_path, monkeypatch):
+    from shortlist import cli
+
+    def broken(_):
+        raise RuntimeError("a check fell over")
+
+    monkeypatch.setattr(cli, "examine", broken)
+    with pytest.raises(RuntimeError, match="fell over"):
+        call("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet")
+    monkeypatch.undo()
+    assert call("inspect", tmp_path / "b") == 0
+
+
 def test_an_interrupt_leaves_no_half_bundle(capsys, folder, tmp_path, monkeypatch):
     from shortlist.training import trainer
 

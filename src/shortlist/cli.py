@@ -13,7 +13,7 @@ from rich.console import Console
 from shortlist import __version__, demo, files, show
 from shortlist.bundle.bundle import Bundle, load, save
 from shortlist.config import Recipe, load_recipe, template
-from shortlist.doctor import Subject, Watch, examine
+from shortlist.doctor import Finding, Subject, Watch, examine
 from shortlist.errors import QueryError, ShortlistError, TrainingError
 from shortlist.evaluation.evaluate import evaluate as measure
 from shortlist.losses import LOSSES
@@ -158,16 +158,19 @@ def train(
             notes.print(show.findings(examine(Subject.of_recipe(read, split, watch, failure))))
             raise
     report = result.report.to_dict()
-    found = examine(Subject.of_retriever(result.retriever, report, read.to_dict()))
-    findings = [finding.to_dict() for finding in found]
-    identity = save(
-        result.retriever,
-        bundle,
-        metrics=report,
-        recipe=read.to_dict(),
-        findings=findings,
-        overwrite=overwrite,
-    )
+    found: list[Finding] = []
+    try:
+        found = examine(Subject.of_retriever(result.retriever, report, read.to_dict()))
+    finally:  # whatever the doctor runs into, a trained model is kept
+        findings = [finding.to_dict() for finding in found]
+        identity = save(
+            result.retriever,
+            bundle,
+            metrics=report,
+            recipe=read.to_dict(),
+            findings=findings,
+            overwrite=overwrite,
+        )
     if json_:
         _print_json({"bundle": identity, **report, "findings": findings})
     else:

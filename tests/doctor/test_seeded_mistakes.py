@@ -679,6 +679,7 @@ CLEAN: list[tuple[str, str, bool, dict[str, Any]]] = [
     ("matrix factorisation", "leave-last-out", False, {"user_id": True, "history": "none"}),
     ("learned temperature", "global-time", True, {"learn_temperature": True}),
     ("NEG, uniform", "random", False, {"mode": "pointwise", "loss": "neg"}),
+    ("known positives masked", "leave-last-out", False, {"mask_known": True, "hard": "mined"}),
 ]
 """Sound runs: what, split, whether features are read, options. Each has a world of its own."""
 

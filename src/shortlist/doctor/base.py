@@ -137,8 +137,11 @@ class Subject:
 
     @cached_property
     def objective(self) -> Objective:
-        """The objective as training builds it, in evaluation mode."""
-        objective = objective_of(self.training)
+        """The objective as training builds it, in evaluation mode.
+
+        Without mask_known: the probes' rows have no user, so there is nothing to mask by.
+        """
+        objective = objective_of(self.training.model_copy(update={"mask_known": False}))
         objective.eval()
         return objective
 
