@@ -143,6 +143,59 @@ def test_a_file_of_users_becomes_a_file_of_candidates(capsys, bundle, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,userid\n1,10001\n", "no column 'user_id'"),
+        ("10001\n10002\n", "put a header above it"),
+        ("user_id\nx\n", "integers"),
+    ],
+)
+def test_a_users_file_without_a_user_column_is_refused(capsys, bundle, tmp_path, text, message):
+    users = tmp_path / "users.csv"
+    users.write_text(text)
+    target = tmp_path / "out.parquet"
+    assert message in refusal(capsys, "recommend", bundle, "--users-file", users, "--out", target)
+    assert not target.exists()
+
+
+def test_the_user_column_wins_over_others_and_parquet_is_named_so(capsys, bundle, tmp_path):
+    users, target = tmp_path / "users.csv", tmp_path / "out.parquet"
+    users.write_text("id,user_id\n1,10001\n2,999\n")
+    capsys.readouterr()
+    assert call("recommend", bundle, "--users-file", users, "--out", target, "--k", 2) == 0
+    assert "1 of them are unknown" in " ".join(capsys.readouterr().err.split())
+    assert pl.read_parquet(target)["user"].unique(maintain_order=True).to_list() == [10_001, 999]
+    refused = refusal(
+        capsys, "recommend", bundle, "--users-file", users, "--out", tmp_path / "o.csv"
+    )
+    assert ".parquet" in refused
+
+
+def test_what_is_unknown_in_a_question_is_said(capsys, bundle):
+    assert call("recommend", bundle, "--history", "500001,77", "--k", 2) == 0
+    assert "1 of 2 items of the histories are unknown" in " ".join(capsys.readouterr().err.split())
+    assert call("recommend", bundle, "--user", 999, "--k", 2) == 0
+    assert "user 999 is unknown" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_with_nothing_left_to_recommend_is_kept_with_empty_figures(capsys, tmp_path):
+    frame = pl.DataFrame({"user_id": [u for u in range(10) for _ in range(6)]}).with_columns(
+        item_id=pl.Series([*range(6)] * 10), time=pl.Series([*range(6)] * 10)
+    )
+    frame.write_csv(tmp_path / "log.csv")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        '[data]\ninteractions = "log.csv"\ntime = "time"\n'
+        "[model]\ndim = 8\n[training]\nepochs = 1\n[evaluation]\nk = [100]\n"
+    )
+    printed = json.loads(
+        output(capsys, "train", recipe, "--out", tmp_path / "b", "--json", "--quiet")
+    )
+    assert printed["metrics"]["recall@100"]["mean"] == 0
+    assert call("evaluate", tmp_path / "b") == 0
+
+
 def test_encode_writes_vectors_whose_cosine_is_the_score(capsys, bundle, tmp_path):
     import numpy as np
 

@@ -175,11 +175,12 @@ def train(
         _print_json({"bundle": identity, **report, "findings": findings})
     else:
         out.print(result.report.table())
-        if found:
-            notes.print(show.findings(found))
-        for line in result.report.lines():
-            notes.print(line, highlight=False, markup=False)
-        notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+        if not quiet:
+            if found:
+                notes.print(show.findings(found))
+            for line in result.report.lines():
+                notes.print(line, highlight=False, markup=False)
+            notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
 
 
 @app.command()
@@ -245,16 +246,23 @@ def recommend(
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
     if users_file is not None and target is not None:
-        count = files.recommend_file(
-            loaded.retriever, users_file, target, k, exclude_seen=not include_seen
+        section = (loaded.recipe or {}).get("data", {})
+        count, strangers = files.recommend_file(
+            *(loaded.retriever, users_file, target, k),
+            exclude_seen=not include_seen,
+            column=section.get("user"),
         )
         notes.print(f"Wrote candidates of {count:,} users to {target}.", highlight=False)
+        if strangers:
+            notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
         return
     if user is not None:
         queries = Queries(data.users.parse(user), exclude_seen=not include_seen)
     else:
         lists = [data.items.parse(text.split(",")).to_list() for text in history or []]
         queries = Queries(histories=lists, exclude_seen=not include_seen)
+    for line in show.strangers(loaded.retriever, queries):
+        notes.print(line, highlight=False, markup=False)
     if json_:
         _print_json(show.answers(loaded.retriever, queries, k))
     else:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from shortlist.data.readers import read_frame
-from shortlist.errors import BundleError, DataError, QueryError
+from shortlist.errors import BundleError, DataError, QueryError, suggest
 from shortlist.retrievers import Learned
 from shortlist.retrievers.base import Queries, Retriever
 
@@ -40,24 +40,34 @@ def check_free(bundle: Path, overwrite: bool) -> None:
 
 
 def recommend_file(
-    retriever: Retriever, users_file: Path, target: Path, k: int, *, exclude_seen: bool
-) -> int:
+    retriever: Retriever,
+    users_file: Path,
+    target: Path,
+    k: int,
+    *,
+    exclude_seen: bool,
+    column: str | None = None,
+) -> tuple[int, int]:
     """Write the candidates of every user in a file: user, rank, item, score, fallback.
 
     Users are answered in blocks and written as they are: memory does not grow with their number.
-    Return how many users were answered.
+    column: the user column, if the recipe names one. Return how many users were answered, and how
+    many of them were unknown and got popular items.
     """
-    users = _users(retriever, users_file)
+    users = _users(retriever, users_file, column)
+    strangers = 0
     with _parquet(target) as write:
         for at in range(0, len(users), USERS_AT_A_TIME):
             block = users[at : at + USERS_AT_A_TIME]
-            found = retriever.recommend(Queries(block, exclude_seen=exclude_seen), k).to_frame()
+            answer = retriever.recommend(Queries(block, exclude_seen=exclude_seen), k)
+            strangers += int(answer.fallback.sum())
+            found = answer.to_frame()
             write(
                 found.select(
                     block.gather(found["query"]).alias("user"), "rank", "item", "score", "fallback"
                 )
             )
-    return len(users)
+    return len(users), strangers
 
 
 def write_item_vectors(retriever: Learned, path: Path) -> int:
@@ -84,21 +94,34 @@ def _vector_frame(ids: pl.Series, vectors: torch.Tensor) -> pl.DataFrame:
     return pl.DataFrame({"id": ids, "vector": column})
 
 
-def _users(retriever: Retriever, path: Path) -> pl.Series:
+def _users(retriever: Retriever, path: Path, column: str | None) -> pl.Series:
+    """Read user ids: the recipe's user column, else user_id or user, else the only column."""
     frame = read_frame(path, "users file")
-    name = "user" if "user" in frame.columns else frame.columns[0]
-    for column in ("user_id", "id"):
-        if column in frame.columns:
-            name = column
-    column_values = frame[name]
-    if column_values.null_count():
-        raise QueryError(f"{path}: column '{name}' holds an empty user id")
-    return retriever.data.users.parse([str(value) for value in column_values])
+    names = [name for name in (column, "user_id", "user") if name in frame.columns]
+    if not names:
+        wanted = column or "user_id"
+        if len(frame.columns) > 1:
+            raise QueryError(f"{path} has no column '{wanted}'.{suggest(wanted, frame.columns)}")
+        header = frame.columns[0]
+        if header in set(retriever.data.users.ids.cast(pl.String)):
+            raise QueryError(
+                f"{path}: the first line, {header!r}, is a user id; put a header above it: {wanted}"
+            )
+        names = [header]
+    given = frame[names[0]]
+    if given.null_count():
+        row = int(given.is_null().arg_true()[0]) + 1
+        raise QueryError(f"{path}, column '{names[0]}', row {row}: the user id is empty")
+    return retriever.data.users.parse([str(value) for value in given])
 
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
     """Write frames to a Parquet file that appears whole or not at all."""
+    if path.suffix != ".parquet":
+        raise DataError(f"{path} would hold Parquet: give it a name that ends in .parquet")
+    if not path.parent.is_dir():
+        raise DataError(f"cannot write {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     writer: pq.ParquetWriter | None = None
 

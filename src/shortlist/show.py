@@ -123,6 +123,23 @@ def similar_tables(retriever: Retriever, side: Side, ids: Ids, found: Candidates
     return Group(*tables)
 
 
+def strangers(retriever: Retriever, queries: Queries) -> list[str]:
+    """Say which users, and how many items of the histories, the bundle does not know."""
+    data = retriever.data
+    if queries.users is not None:
+        rows = data.users.rows(queries.users)
+        return [
+            f"user {user} is unknown: the answer can only be popular items."
+            for user, row in zip(queries.users, rows, strict=True)
+            if row == 0
+        ]
+    items = [item for history in queries.histories or () for item in history]
+    unknown = int((data.items.rows(items) == 0).sum()) if items else 0
+    if not unknown:
+        return []
+    return [f"{unknown} of {len(items)} items of the histories are unknown and passed over."]
+
+
 def _titles(data: Any, rows: Any) -> list[str]:
     known = data.titles(np.where(rows > 0, rows, 1)) if len(rows) else []
     return [t if row > 0 else "(unknown item)" for t, row in zip(known, rows, strict=True)]

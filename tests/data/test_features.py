@@ -6,6 +6,7 @@ import torch
 
 from shortlist.data.features import ID, FeatureTable, MultiValuedEncoder, NumericEncoder
 from shortlist.data.schema import Feature
+from shortlist.errors import DataError
 
 IDS = pl.Series("id", [7, 8, 9])
 FRAME = pl.DataFrame(
@@ -78,3 +79,8 @@ def test_lists_and_delimited_text_give_the_same_codes():
     assert encoder.values == ("x", "y")
     for one, two in zip(encoder.encode(text), encoder.encode(lists), strict=True):
         assert torch.equal(one, two)
+
+
+def test_numbers_too_large_to_standardise_are_refused_by_name():
+    with pytest.raises(DataError, match=r"'price'.*too large"):
+        NumericEncoder.fit(pl.Series("price", [1e300, 1.0]))

@@ -200,6 +200,8 @@ def test_integers_are_the_names_of_the_modes():
         ({"sampler": "in_batch", "negatives": 5}, ModelError, "batch"),
         ({"sampler": "uniform", "alpha": 0.5}, ModelError, "alpha"),
         ({"sampler": "in_batch", "batch_size": 1}, ModelError, "batch_size"),
+        ({"history": "none", "user_id": True, "history_length": 3}, ModelError, "history_length"),
+        ({"history": "none", "user_id": True, "shared_items": False}, ModelError, "shared_items"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_data_is_read(options, error, message):

@@ -3,9 +3,16 @@
 import math
 import re
 from datetime import date
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 Mode = Literal["pointwise", "pairwise", "listwise"]
 Similarity = Literal["cosine", "dot", "euclidean"]
@@ -245,6 +252,14 @@ class Model(Section):
         description="u2u: how many similar users are asked for their items. Unset: 50.",
         examples=[50],
     )
+
+    @model_validator(mode="after")
+    def _history_options_act(self) -> Self:
+        if self.history == "none":
+            for key in ("history_length", "history_dropout", "shared_items"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} does nothing with history = 'none': leave it out.")
+        return self
 
     @property
     def shares_items(self) -> bool:

@@ -289,8 +289,8 @@ def _multi_valued(column: pl.Series, where: str, feature: Feature) -> pl.Series:
 
 
 def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
-    name = column.name
-    if column.dtype == pl.String:
+    name, text = column.name, column.dtype == pl.String
+    if text:
         column = _split(column, where, feature)
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
@@ -302,7 +302,9 @@ def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
     if inner.is_nested() or not flat.is_finite().all(ignore_nulls=False):
         bad = floats.list.eval(~pl.element().is_finite().fill_null(False)).list.any()
         row = first_row(bad.fill_null(False)) if not inner.is_nested() else None
-        raise fault(where, name, "a vector holds numbers only, without NaN, inf or null.", row)
+        wanted = "a vector holds numbers only, without NaN, inf or null"
+        wanted += f"; text is split at {feature.separator!r}." if text else "."
+        raise fault(where, name, wanted, row)
     lengths = floats.list.len()
     present = lengths.drop_nulls()
     if not len(present) or present[0] == 0:

@@ -1,5 +1,6 @@
 """Feature tables: what is known of each user or item, as named tensors, a row each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -106,8 +107,14 @@ class NumericEncoder:
     def fit(cls, column: pl.Series) -> "NumericEncoder":
         """Take mean and standard deviation of the training entities; a constant gets std 1."""
         known = column.drop_nulls().cast(pl.Float64).to_numpy()
-        mean = float(known.mean()) if len(known) else 0.0
-        std = float(known.std()) if len(known) else 1.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = float(known.mean()) if len(known) else 0.0
+            std = float(known.std()) if len(known) else 1.0
+        if not (math.isfinite(mean) and math.isfinite(std)):
+            raise DataError(
+                f"column '{column.name}': values up to {np.abs(known).max():g} are too large to be "
+                "standardised; scale the column, or take its logarithm"
+            )
         return cls(mean, std if std > 0 else 1.0)
 
     def encode(self, column: pl.Series) -> Tensor:

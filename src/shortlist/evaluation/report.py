@@ -1,5 +1,6 @@
 """What an evaluation says: figures with intervals, for machines (dict) and for people (table)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +47,10 @@ class Report:
             "candidate_items": self.candidate_items,
             "counts": dict(self.counts),
             "metrics": _plain(self.metrics),
-            "catalogue": dict(self.catalogue),
+            "catalogue": _defined(self.catalogue),
             "baseline": {
                 "popularity": _plain(self.popularity),
-                "popularity_catalogue": dict(self.popularity_catalogue),
+                "popularity_catalogue": _defined(self.popularity_catalogue),
             },
             "difference": {"popularity": _plain(self.differences)},
             "notes": list(self.notes),
@@ -77,7 +78,8 @@ class Report:
         for name, value in self.catalogue.items():
             if name.split("@")[0] not in SHOWN_OF_CATALOGUE:
                 continue
-            table.add_row(name, f"{value:.4f}", f"{self.popularity_catalogue[name]:.4f}", "")
+            beside = self.popularity_catalogue[name]
+            table.add_row(name, _number(value), _number(beside), "")
         return table
 
     def lines(self) -> tuple[str, ...]:
@@ -92,6 +94,15 @@ class Report:
         }
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts[n])
         return (*self.notes, *counted)
+
+
+def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures for JSON; None where nothing was recommended, so that there is no figure."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
 
 
 def _plain(figures: Figures) -> dict[str, dict[str, float]]:
