@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "shortlist"
 # `errors` is the ground on which all of them stand, `shortlist` the public names over them.
 FLOORS = (
     {"errors"},
-    {"similarity", "metrics", "losses"},
+    {"similarity", "metrics", "losses", "compiled"},
     {"data", "index", "config"},
-    {"sampling", "towers"},
+    {"sampling", "towers", "linear"},
     {"training"},
     {"retrievers"},
     {"bundle", "evaluation"},
@@ -30,6 +30,7 @@ NARROWER = {"config": {"errors"}, "index": {"errors", "similarity", "metrics"}}
 
 # Each outside package that only one place knows.
 DOORS = {
+    "numba": "compiled.py",
     "faiss": "index/faiss.py",
     "annoy": "index/annoy.py",
     "pymilvus": "index/milvus.py",

@@ -45,6 +45,7 @@ def data_fields(data: TrainingData) -> dict[str, JSON]:
         "title": data.title,
         "split": data.kind,
         "notes": list(data.notes),
+        "time_unit": data.time_unit,
         "events": len(data.log),
         "fingerprint": fingerprint(data),
     }
@@ -74,6 +75,7 @@ def read_data(manifest: Manifest) -> TrainingData:
         title=fields["title"],
         kind=fields["split"],
         notes=tuple(fields["notes"]),
+        time_unit=fields.get("time_unit"),
     )
     if fingerprint(data) != fields["fingerprint"]:
         raise BundleError(

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.data import splits
-from shortlist.data.columns import time_key
+from shortlist.data.columns import TimeUnit, time_key
 from shortlist.data.features import FeatureTable
 from shortlist.data.impressions import Shown, read_shown
 from shortlist.data.interactions import Cut, Interactions, Role
@@ -198,6 +198,7 @@ class Split:
             title=data.schema.title,
             kind=self.kind,
             notes=(*self.notes, *(logged.note() for logged in pairs.values())),
+            time_unit=data.report.time_unit,
             logged={
                 name: logged.lists(user_rows, item_rows, len(users))
                 for name, logged in pairs.items()
@@ -210,7 +211,8 @@ class TrainingData:
     """The log in rows, with the vocabularies and statistics of the rows it was fitted on.
 
     It holds later events too, by role, so that one object answers "what was known before the cut".
-    logged: by name of a log of negatives, the item rows of each user row; not part of a bundle.
+    time_unit: what a step of log.time is. logged: by name of a log of negatives, the item rows of
+    each user row; not part of a bundle.
     """
 
     users: Vocabulary
@@ -225,6 +227,7 @@ class TrainingData:
     title: str | None
     kind: str
     notes: tuple[str, ...] = ()
+    time_unit: TimeUnit | None = None
     logged: Mapping[str, Ragged] = field(default_factory=dict)
 
     @cached_property

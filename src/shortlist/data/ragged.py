@@ -43,3 +43,12 @@ def windows(values: Tensor, start: Tensor, length: Tensor) -> Ragged:
     total = int(offsets[-1])
     shift = torch.repeat_interleave(start - offsets[:-1], length, output_size=total)
     return Ragged(values[torch.arange(total, device=start.device) + shift], offsets)
+
+
+def keep(lists: Ragged, mask: Tensor) -> Ragged:
+    """The lists with only the values where `mask` [total] is true."""
+    if mask.all():
+        return lists
+    kept = torch.zeros(len(lists.offsets) - 1, dtype=torch.int64)
+    kept.index_add_(0, lists.owners(), mask.long())
+    return Ragged(lists.values[mask], torch.cat([kept.new_zeros(1), kept.cumsum(0)]))

@@ -14,7 +14,7 @@ from torch import Tensor
 from shortlist.data.batches import histories
 from shortlist.data.dataset import Split, TrainingData
 from shortlist.data.interactions import Cut
-from shortlist.data.ragged import Ragged
+from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
@@ -53,12 +53,14 @@ class Queries:
 @dataclass(frozen=True)
 class RowQueries:
     """B queries in rows. users: [B] int64, 0 unknown; history: item rows, oldest first, all of it;
-    exclude: whether the history must not be recommended.
+    exclude: whether the history must not be recommended; weight: [total] float32, of each event of
+    the history, None where the log has no weights or the history came with the query.
     """
 
     users: Tensor
     history: Ragged
     exclude: bool
+    weight: Tensor | None = None
 
     @property
     def seen(self) -> tuple[Tensor, Tensor] | None:
@@ -160,7 +162,12 @@ def row_blocks(queries: Queries, data: TrainingData) -> Iterator[RowQueries]:
     known = data.log.before(queries.before)
     rows = torch.from_numpy(data.users.rows(queries.users))
     for users in torch.split(rows, BLOCK):
-        yield RowQueries(users, histories(known, users, None), queries.exclude_seen)
+        weight = None
+        if known.weight is not None:
+            start = torch.from_numpy(known.indptr)
+            begin, length = start[users], start[users + 1] - start[users]
+            weight = windows(torch.from_numpy(known.weight), begin, length).values
+        yield RowQueries(users, histories(known, users, None), queries.exclude_seen, weight)
 
 
 def _from_histories(

@@ -13,7 +13,7 @@ from torch.nn.functional import embedding_bag
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.pairs import ItemPairs, in_units, sessions
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import VectorIndex
@@ -31,12 +31,10 @@ from shortlist.retrievers.learning import (
     NO_HARD,
     Learner,
     fit_best,
-    keep,
-    popular_for_strangers,
     run_epochs,
     validation_score,
 )
-from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.similarity import normalize
 from shortlist.towers.two_tower import ItemTower
 from shortlist.training.presets import objective_of, sampler_of

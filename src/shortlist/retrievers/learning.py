@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from shortlist.config import Model, Training, section_from
 from shortlist.data.dataset import Fit, Split, TrainingData
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import windows
 from shortlist.errors import ModelError
-from shortlist.index.base import Hits
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.retrievers.base import Queries, Retriever, State
-from shortlist.retrievers.popular import Popular
 from shortlist.training.hard import check_hard_options
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
@@ -256,23 +254,3 @@ def sections_for(
         if value not in (type(section).model_fields[key].default, ()):
             raise ModelError(f"{key} does nothing with positives = '{positives}': {reason}")
     return sections
-
-
-def popular_for_strangers(
-    found: Hits, strangers: Tensor, popular: Popular, seen: tuple[Tensor, Tensor] | None
-) -> None:
-    """Put the popular items where nothing is known of the query: strangers [B], found [B, k]."""
-    if not strangers.any():
-        return
-    instead = popular.search(len(strangers), found.ids.shape[1], seen)
-    found.ids[strangers] = instead.ids[strangers]
-    found.scores[strangers] = instead.scores[strangers]
-
-
-def keep(lists: Ragged, mask: Tensor) -> Ragged:
-    """The lists with only the values where `mask` [total] is true."""
-    if mask.all():
-        return lists
-    kept = torch.zeros(len(lists.offsets) - 1, dtype=torch.int64)
-    kept.index_add_(0, lists.owners(), mask.long())
-    return Ragged(lists.values[mask], torch.cat([kept.new_zeros(1), kept.cumsum(0)]))

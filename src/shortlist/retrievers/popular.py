@@ -85,3 +85,14 @@ class Popular:
     ) -> Self:
         """Count again."""
         return cls().fit_data(data)
+
+
+def popular_for_strangers(
+    found: Hits, strangers: Tensor, popular: Popular, seen: tuple[Tensor, Tensor] | None
+) -> None:
+    """Put the popular items where nothing is known of the query: strangers [B], found [B, k]."""
+    if not strangers.any():
+        return
+    instead = popular.search(len(strangers), found.ids.shape[1], seen)
+    found.ids[strangers] = instead.ids[strangers]
+    found.scores[strangers] = instead.scores[strangers]

@@ -13,7 +13,7 @@ from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, histories
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.pairs import UserHalves
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import Hits, VectorIndex
@@ -32,12 +32,10 @@ from shortlist.retrievers.learning import (
     NO_HARD,
     Learner,
     fit_best,
-    keep,
-    popular_for_strangers,
     run_epochs,
     validation_score,
 )
-from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress

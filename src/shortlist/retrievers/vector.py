@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch, PairBatches
 from shortlist.data.dataset import Fit, Split, TrainingData
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
 from shortlist.index.base import VectorIndex
@@ -28,12 +28,10 @@ from shortlist.retrievers.base import (
 from shortlist.retrievers.learning import (
     Learner,
     fit_best,
-    keep,
-    popular_for_strangers,
     run_epochs,
     validation_score,
 )
-from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers.two_tower import TwoTowers
 from shortlist.training.hard import hard_term_of, needs_known

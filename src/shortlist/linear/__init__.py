@@ -1,0 +1,1 @@
+"""HOW ITEMS GO TOGETHER, WITHOUT TOWERS: counts of the log made into weights between items."""

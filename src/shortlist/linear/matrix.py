@@ -1,0 +1,52 @@
+"""How does the log become a matrix of users and items?"""
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from shortlist.data.interactions import Interactions
+from shortlist.errors import ModelError
+
+Values = Literal["implicit", "explicit"]
+Matrix: TypeAlias = csr_array
+"""Sparse, float32, int32 or int64 indices; users or queries in rows, item rows in columns."""
+
+
+def user_item_matrix(log: Interactions, items: int, values: Values = "implicit") -> Matrix:
+    """Return A [users, items + 1] float32: one entry for each distinct pair of the log.
+
+    items: the highest item row that counts; events of later rows, and of row 0, are left out.
+    implicit: 1 where the user met the item. explicit: the weight of the last of their events.
+    Columns of a row ascend. Raises ModelError for explicit values of a log without weights.
+    """
+    if values == "explicit" and log.weight is None:
+        raise ModelError(
+            "values = 'explicit' needs data.weight: the column of the ratings or strengths"
+        )
+    kept = (log.item > 0) & (log.item <= items)
+    user, item = log.user[kept].astype(np.int64), log.item[kept]
+    keys = user * (items + 1) + item
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    last = np.ones(len(keys), dtype=np.bool_)
+    last[:-1] = keys[1:] != keys[:-1]
+    chosen = order[last]
+    data = np.ones(len(chosen), dtype=np.float32)
+    if values == "explicit" and log.weight is not None:
+        data = log.weight[kept][chosen].astype(np.float32)
+    counts = np.bincount(user[chosen], minlength=log.users)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return csr_array((data, item[chosen], indptr), shape=(log.users, items + 1))
+
+
+def degrees(matrix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many items each user has and how many users each item has: [users], [items + 1].
+
+    >>> log = Interactions(np.array([1, 1, 2]), np.array([1, 2, 2]), users=3)
+    >>> degrees(user_item_matrix(log, items=2))
+    (array([0, 2, 1]), array([0, 1, 2]))
+    """
+    items = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    return np.diff(matrix.indptr).astype(np.int64), items.astype(np.int64)
