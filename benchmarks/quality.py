@@ -39,11 +39,14 @@ class Cell(NamedTuple):
 
 def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
     """Yield every cell, all rows of a seed before the next seed."""
-    rows: dict[str, list[str]] = {"": []}
+    rows: dict[str, Any] = {"": []}
     common: dict[str, list[str]] = {}
+    skip: dict[str, list[str]] = {}
+    once: list[str] = []
     if arguments.rows:
         content = tomllib.loads(arguments.rows.read_text())
         rows, common = content["rows"], content.get("common", {})
+        skip, once = content.get("skip", {}), content.get("once", [])
     varied = []
     for text in arguments.vary:
         key, values = text.split("=", 1)
@@ -51,6 +54,12 @@ def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
     for seed, recipe, (name, own) in itertools.product(
         range(arguments.seeds), arguments.recipes, rows.items()
     ):
+        if name in skip.get(recipe.stem, ()) or (seed and name in once):
+            continue
+        if isinstance(own, dict):  # overrides of this recipe's own
+            if recipe.stem not in own:
+                continue
+            own = own[recipe.stem]  # noqa: PLW2901
         for more in itertools.product(*varied):
             row = " ".join([name, *more]).strip() or "as it stands"
             yield Cell(recipe, row, (*common.get(recipe.stem, []), *own, *more), seed)
@@ -97,7 +106,7 @@ def commit() -> str:
 
 
 def table(lines: list[dict[str, Any]], shown: list[str]) -> str:
-    """Return means over seeds as a Markdown table."""
+    """Return means over seeds, ± the half-width of their range, as a Markdown table."""
     heads = ["recipe", "row", "seeds", *shown, "popularity", "paired low", "CPU s", "MB"]
     rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -105,13 +114,20 @@ def table(lines: list[dict[str, Any]], shown: list[str]) -> str:
         groups.setdefault((line["recipe"], line["row"]), []).append(line)
     for (recipe, row), group in groups.items():
         cells = [recipe, row, str(len(group))]
-        cells += [f"{sum(g['metrics'][name] for g in group) / len(group):.4f}" for name in shown]
-        cells.append(" / ".join(f"{group[0]['popularity'][name]:.4f}" for name in shown))
-        cells.append(" / ".join(f"{min(g['paired_low'][n] for g in group):+.4f}" for n in shown))
+        there = [name for name in shown if name in group[0]["metrics"]]
+        cells += [_seeds([g["metrics"][n] for g in group]) if n in there else "" for n in shown]
+        cells.append(" / ".join(f"{group[0]['popularity'][name]:.4f}" for name in there))
+        cells.append(" / ".join(f"{min(g['paired_low'][n] for g in group):+.4f}" for n in there))
         cells.append(f"{sum(g['cpu_seconds'] for g in group) / len(group):.0f}")
         cells.append(str(max(g["peak_mb"] for g in group)))
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def _seeds(values: list[float]) -> str:
+    """The mean over seeds, and how far the seeds lie apart."""
+    spread = (max(values) - min(values)) / 2
+    return f"{sum(values) / len(values):.4f}" + (f" ± {spread:.4f}" if len(values) > 1 else "")
 
 
 def main() -> None:

@@ -36,7 +36,8 @@ DOORS = {
     "pymilvus": "index/milvus.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",
-    "uvicorn": "serving/app.py",
+    "uvicorn": "serving/run.py",
+    "prometheus_client": "serving/measures.py",
     "pyspark": "spark/",
     "typer": "cli",
 }

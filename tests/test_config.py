@@ -395,6 +395,17 @@ def test_each_example_of_the_template_can_be_used():
     del content["split"]["column"]
     del content["training"]["session_gap"]  # For pairs of items.
     del content["training"]["pair_window"]
+    blend = content.pop("blend")
+    content["channels"] = {"cf": {"kind": "two-tower"}, "popular": {"kind": "popular"}}
+    for key, method in (
+        ("quotas", "quotas"),
+        ("segments", "quotas"),
+        ("latency", "quotas"),
+        ("weights", "weighted"),
+        ("rank_constant", "reciprocal-rank"),
+        ("fallback", "quotas"),
+    ):
+        Recipe.from_dict({**content, "blend": {key: blend[key], "method": method}})
     recipe = Recipe.from_dict(content)
     assert recipe.training.loss in LOSSES
     assert recipe.training.sampler in SAMPLERS
@@ -415,6 +426,33 @@ def _uncommented(text):
         if bare.split(" = ")[0] in keys or bare.startswith("["):
             lines.append(bare)
     return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channels": {"cf": {}}}, "channels.cf.kind is required"),
+        ({"channels": {"Cf": {"kind": "popular"}}}, "small letters"),
+        ({"blend": {}}, "there are not two of them"),
+        (
+            {"channels": {"cf": {"kind": "popular"}}, "model": {"dim": 32}},
+            "model.dim does nothing: no channel has towers",
+        ),
+        (
+            {"channels": {"cf": {"kind": "popular"}}, "training": {"loss": "bpr"}},
+            "training.loss does nothing: no channel has towers",
+        ),
+    ],
+)
+def test_channels_that_contradict_the_rest_are_refused(changed, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_dict({"data": {"interactions": "log.csv"}, **changed})
+
+
+def test_a_channel_with_towers_reads_model_and_training():
+    channels = {"cf": {"kind": "popular"}, "deep": {"kind": "two-tower"}}
+    content = {"data": {"interactions": "log.csv"}, "model": {"dim": 32}, "channels": channels}
+    assert Recipe.from_dict(content).model.dim == 32
 
 
 # There and back.

@@ -63,7 +63,19 @@ def test_the_tables_hold_these():
     assert set(HARD) == {"dropped", "exposed", "hardest", "mined", "semi_hard"}
     assert set(TOWERS) == {"mean", "recency"}
     assert set(INDEXES) == {"exact"}
-    assert set(RETRIEVERS) == {"item-to-item", "popular", "two-tower", "user-to-user"}
+    assert set(RETRIEVERS) == {
+        "als",
+        "blend",
+        "ease",
+        "graph-filter",
+        "inverted",
+        "item-cf",
+        "item-to-item",
+        "popular",
+        "two-tower",
+        "user-cf",
+        "user-to-user",
+    }
 
 
 def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):

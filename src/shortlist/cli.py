@@ -13,13 +13,18 @@ from rich.console import Console
 from shortlist import __version__, demo, files, show
 from shortlist.bundle.bundle import Bundle, load, save
 from shortlist.config import Recipe, load_recipe, template
+from shortlist.data.updates import read_events
 from shortlist.doctor import Finding, Subject, Watch, examine
 from shortlist.errors import QueryError, ShortlistError, TrainingError
+from shortlist.evaluation.compare import compare as compare_retrievers
 from shortlist.evaluation.evaluate import evaluate as measure
 from shortlist.losses import LOSSES
-from shortlist.pipeline import check, load_split
+from shortlist.pipeline import build, check, load_split, schema_of
 from shortlist.pipeline import train as carry_out
+from shortlist.retrievers import CHANNELS
 from shortlist.retrievers.base import Queries
+from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.planning import plan as plan_channels
 from shortlist.sampling import HARD, SAMPLERS
 from shortlist.towers import TOWERS
 from shortlist.training.progress import Bars, Progress, Quiet
@@ -119,7 +124,8 @@ def init(
     path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.toml"),
 ) -> None:
     """Write a recipe with every key, its meaning and its default; edit [data], then train."""
-    files.write_new(path, template(CHOICES).encode())
+    kinds = {name: k.options_type for name, k in CHANNELS.items() if hasattr(k, "options_type")}
+    files.write_new(path, template(CHOICES, kinds).encode())
     out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE", highlight=False)
 
 
@@ -174,6 +180,8 @@ def train(
     if json_:
         _print_json({"bundle": identity, **report, "findings": findings})
     else:
+        if getattr(result.retriever, "plan", None) is not None and not quiet:
+            notes.print(show.planned(result.retriever.plan))
         out.print(result.report.table())
         if not quiet:
             if found:
@@ -273,9 +281,7 @@ def recommend(
 def similar(
     context: typer.Context,
     bundle: BundlePath,
-    item: Annotated[
-        list[str] | None, typer.Option(help="An item id (positives i2i); may be repeated.")
-    ] = None,
+    item: Annotated[list[str] | None, typer.Option(help="An item id; may be repeated.")] = None,
     user: Annotated[
         list[str] | None, typer.Option(help="A user id (positives u2u); may be repeated.")
     ] = None,
@@ -298,6 +304,138 @@ def similar(
 
 
 @app.command()
+def explain(
+    context: typer.Context,
+    bundle: BundlePath,
+    user: Annotated[str | None, typer.Option(help="A user id.")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids of somebody unknown, oldest first: ID,ID,...")
+    ] = None,
+    item: Annotated[
+        list[str] | None,
+        typer.Option(help="An item id; may be repeated. Default: the first three candidates."),
+    ] = None,
+    reasons: Annotated[int, typer.Option(min=1, help="How many reasons are shown.")] = 5,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Say why items have their scores: which event, attribute or count gives how much.
+
+    Counting channels and their blends can; towers cannot, as their scores are no sums.
+    """
+    if (user is None) == (history is None):
+        raise QueryError("give --user or --history: one of the two")
+    loaded = load(bundle, device=device or context.obj["device"])
+    data = loaded.retriever.data
+    if not hasattr(loaded.retriever, "explain"):
+        raise QueryError("this bundle has towers only, and their scores are no sums of reasons")
+    queries = (
+        Queries(data.users.parse([user]))
+        if user is not None
+        else Queries(histories=[data.items.parse((history or "").split(",")).to_list()])
+    )
+    for line in show.strangers(loaded.retriever, queries):
+        notes.print(line, highlight=False, markup=False)
+    chosen = data.items.parse(item).to_list() if item else None
+    if chosen is None:
+        chosen = loaded.retriever.recommend(queries, 3).ids[0]
+    if unknown := [i for i, row in zip(chosen, data.items.rows(chosen), strict=True) if row == 0]:
+        raise QueryError(f"item {unknown[0]} is unknown to this bundle")
+    if json_:
+        _print_json(show.explanation_answers(loaded.retriever, queries, chosen))
+    else:
+        out.print(show.explanation(loaded.retriever, queries, chosen, reasons))
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A recipe with two [channels] or more.")],
+    size: Annotated[int | None, typer.Option(help="Candidates a query. Default: 100.")] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(help="Microseconds that the chosen channels may take together."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Fit the channels of a recipe, and say what each is worth on the validation rows.
+
+    Unique hits, overlap, marginal recall per 100 slots, cost, and the quotas that follow for a
+    budget of candidates and of time. Nothing is saved: put the quotas into [blend].
+    """
+    read = load_recipe(recipe, overrides or [])
+    check(read)
+    blend = build(read, device or context.obj["device"])
+    if not isinstance(blend, Blend):
+        raise QueryError("a plan needs two [channels] or more in the recipe")
+    split = load_split(read)
+    with _progress(context.obj["quiet"] or json_) as progress:
+        for channel in blend.channels.values():
+            channel.fit(split, progress=progress)
+    asked = {n: c for n, c in blend.channels.items() if n not in blend.options.fallback}
+    found = plan_channels(
+        asked, size or blend.options.size or 100, latency=latency or blend.options.latency
+    )
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        out.print(show.planned(found))
+        quotas = ", ".join(f"{name} = {slots}" for name, slots in found.quotas.items())
+        notes.print(f"[blend]\nquotas = {{ {quotas} }}", highlight=False, markup=False)
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    bundle: BundlePath,
+    events: Annotated[Path, typer.Option(help="New events, with the columns of the log.")],
+    target: Annotated[Path, typer.Option("--out", help="Where the new bundle goes.")],
+    device: Device = None,
+) -> None:
+    """Add new events to a bundle that was fitted on all rows (refit = "all"), without a fit.
+
+    Counts and neighbours become what a whole fit would give; weights that need one (EASE, graph
+    filters, ALS items, towers) stay, and histories grow.
+    """
+    files.check_free(target, overwrite=False)
+    loaded = load(bundle, device=device or context.obj["device"])
+    if loaded.recipe is None:
+        raise QueryError("this bundle has no recipe, which tells the columns: update it in Python")
+    came = read_events(loaded.retriever.data, events, schema_of(Recipe.from_dict(loaded.recipe)))
+    identity = save(
+        loaded.retriever.observe(came.data),
+        target,
+        metrics=loaded.metrics,
+        recipe=loaded.recipe,
+    )
+    notes.print(came.line(), highlight=False)
+    notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    bundle: BundlePath,
+    other: Annotated[Path, typer.Argument(help="The bundle it is compared with.")],
+    k: Annotated[list[int] | None, typer.Option(help="List length; may be repeated.")] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Is one bundle better than another? Both on the test rows, the difference paired by user."""
+    device = device or context.obj["device"]
+    pair = [load(path, device=device) for path in (bundle, other)]
+    found = compare_retrievers(pair[0].retriever, pair[1].retriever, k=k or (10, 20, 100))
+    if json_:
+        _print_json({"bundles": [loaded.id for loaded in pair], **found.to_dict()})
+    else:
+        out.print(found.table())
+
+
+@app.command()
 def encode(
     context: typer.Context,
     bundle: BundlePath,
@@ -313,6 +451,8 @@ def encode(
     if items is None and users is None:
         raise QueryError("give --items FILE, --users FILE or both")
     loaded = load(bundle, device=device or context.obj["device"])
+    if not hasattr(loaded.retriever, "encode_items"):
+        raise QueryError("this bundle has no towers, so there are no vectors to write")
     for path, write in ((items, files.write_item_vectors), (users, files.write_user_vectors)):
         if path is not None:
             count = write(loaded.retriever, path)

@@ -34,7 +34,8 @@ def compiled(function: Function) -> Function:
 
 
 def _machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    import numba  # it takes a third of a second to import, and most commands need none of it
+    # It takes a third of a second to import, and most commands need none of it.
+    import numba  # noqa: PLC0415
 
     try:
         fast: Callable[..., Any] = numba.njit(function, cache=True, nogil=True)

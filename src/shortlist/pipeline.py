@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 from shortlist.config import Recipe
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, RecipeError, suggest
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
-from shortlist.retrievers import LEARNED, Learned
+from shortlist.retrievers import CHANNELS, LEARNED
+from shortlist.retrievers.base import Retriever
+from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.learning import Learner
 from shortlist.towers.two_tower import check_features
 from shortlist.training.progress import Progress
 
@@ -16,7 +19,7 @@ from shortlist.training.progress import Progress
 class Trained(NamedTuple):
     """A retriever ready to save, and what was measured; the report names the fit it measured."""
 
-    retriever: Learned
+    retriever: Any
     report: Report
 
 
@@ -42,17 +45,67 @@ def schema_of(recipe: Recipe) -> Schema:
 
 def check(recipe: Recipe) -> None:
     """Refuse a combination of options that cannot work, before any data is read."""
-    positives = recipe.training.positives
-    LEARNED[positives](model=recipe.model, training=recipe.training)
+    build(recipe)
+    if not recipe.has_towers:
+        return
+    positives = {
+        channel.positives for channel in _parts(build(recipe)) if isinstance(channel, Learner)
+    }
     users, items = recipe.features.users, recipe.features.items
-    for side, declared, readers in (("users", users, ("u2i",)), ("items", items, ("u2i", "i2i"))):
-        if declared and positives not in readers:
-            raise ModelError(
-                f"features.{side} does nothing with positives = '{positives}': no tower reads the "
-                f"features of {side} there; remove it"
-            )
+    if not recipe.channels:  # channels without towers may read what these towers do not
+        for side, declared, readers in (
+            ("users", users, {"u2i"}),
+            ("items", items, {"u2i", "i2i"}),
+        ):
+            if declared and not positives & readers:
+                raise ModelError(
+                    f"features.{side} does nothing with positives = '{min(positives)}': no tower "
+                    f"reads the features of {side} there; remove it"
+                )
     check_features("user", recipe.model.user_features or (), users, items)
     check_features("item", recipe.model.item_features or (), items, users)
+
+
+def build(recipe: Recipe, device: str = "cpu") -> Any:
+    """Return the retriever a recipe describes, not fitted: towers, a channel, or a blend of them.
+
+    Whatever it is, `fit` trains it on the training rows alone; [training] refit is carried out by
+    `train`. Errors: ModelError, RecipeError, with the path of the key.
+    """
+    if not recipe.channels:
+        return _learner(recipe, LEARNED[recipe.training.positives], {}, device)
+    channels = {name: _channel(recipe, name, device) for name in recipe.channels}
+    if len(channels) == 1:
+        return next(iter(channels.values()))
+    return Blend(channels, recipe.blend, device=device)
+
+
+def _channel(recipe: Recipe, name: str, device: str) -> Any:
+    options = dict(recipe.channels[name])
+    kind = str(options.pop("kind"))
+    if kind not in CHANNELS:
+        raise RecipeError(
+            f"channels.{name}.kind: there is no retriever '{kind}'.{suggest(kind, CHANNELS)}"
+        )
+    retriever = CHANNELS[kind]
+    try:
+        if issubclass(retriever, Learner):
+            return _learner(recipe, retriever, options, device)
+        if "seed" in retriever.options_type.model_fields:
+            options.setdefault("seed", recipe.training.seed)
+        return retriever(device=device, **options)
+    except ModelError as error:
+        raise ModelError(f"channels.{name}: {error}") from error
+
+
+def _learner(recipe: Recipe, kind: Any, options: dict[str, Any], device: str) -> Any:
+    update = {"refit": "none", "positives": kind.positives}
+    training = recipe.training.model_copy(update=update)
+    return kind(model=recipe.model, training=training, device=device, **options)
+
+
+def _parts(retriever: Any) -> list[Any]:
+    return list(retriever.channels.values()) if isinstance(retriever, Blend) else [retriever]
 
 
 def load_split(recipe: Recipe) -> Split:
@@ -84,14 +137,20 @@ def train(
     The figures of a refit on "all" are those of the fit before it: nothing is left to measure it.
     """
     refit = recipe.training.refit
-    first: dict[str, Any] = {"refit": "none"} if refit == "all" else {}
-    retriever = LEARNED[recipe.training.positives](
-        model=recipe.model,
-        training=recipe.training.model_copy(update=first),
-        device=device,
-    ).fit(split, progress=progress)
-    report = evaluate(retriever, k=recipe.evaluation.k, exclude_seen=recipe.evaluation.exclude_seen)
+    retriever = build(recipe, device)
+    retriever.fit(split, progress=progress)
+    for channel in _parts(retriever):
+        if isinstance(channel, Learner):
+            channel.training_section = channel.training_section.model_copy(update={"refit": refit})
+    if refit == "train+validation":
+        retriever.refit(split, refit, progress=progress)
+    report = measure(retriever, recipe)
     if refit == "all":
-        retriever.training_section = recipe.training
         retriever.refit(split, "all", progress=progress)
     return Trained(retriever, report)
+
+
+def measure(retriever: Retriever, recipe: Recipe) -> Report:
+    """Evaluate as the recipe's [evaluation] says."""
+    section = recipe.evaluation
+    return evaluate(retriever, k=section.k, exclude_seen=section.exclude_seen)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,8 +17,11 @@ from shortlist.doctor import SEVERITIES, Finding
 from shortlist.errors import QueryError
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Candidates, Queries, Retriever, row_blocks
-from shortlist.retrievers.item_to_item import ItemToItem
+from shortlist.retrievers.blend import Blended
+from shortlist.retrievers.planning import Plan
 from shortlist.retrievers.user_to_user import UserToUser
+from shortlist.sampling import SAMPLERS
+from shortlist.training.presets import choose
 
 Side = Literal["item", "user"]
 
@@ -33,16 +37,98 @@ def answers(retriever: Retriever, queries: Queries, k: int) -> dict[str, Any]:
             {
                 "user": name,
                 "items": [
-                    {"item": item, "score": float(score)}
-                    for item, score in zip(ids, scores, strict=False)
+                    {"item": item, "score": float(score)} | origin
+                    for item, score, origin in zip(ids, scores, origins, strict=False)
                 ],
                 "fallback": bool(fallback),
             }
-            for name, ids, scores, fallback in zip(
-                names, found.ids, found.scores, found.fallback, strict=True
+            for name, ids, scores, fallback, origins in zip(
+                names, found.ids, found.scores, found.fallback, _origins(found), strict=True
             )
         ]
     }
+
+
+def _origins(found: Candidates) -> list[list[dict[str, Any]]]:
+    """Of each candidate of a blend, its channel, and its rank in every channel that lists it."""
+    if not isinstance(found, Blended):
+        return [[{} for _ in scores] for scores in found.scores]
+    return [
+        [
+            {
+                "channel": found.channels[channel],
+                "ranks": {
+                    name: int(rank)
+                    for name, rank in zip(found.channels, ranks, strict=True)
+                    if rank
+                },
+            }
+            for channel, ranks in zip(channels, places, strict=True)
+        ]
+        for channels, places in zip(found.by, found.ranks, strict=True)
+    ]
+
+
+def explanation(retriever: Any, queries: Queries, items: list[Any], reasons: int) -> RenderableType:
+    """Return, for each item, the reasons that gave it its score, with the share of each."""
+    data = retriever.data
+    frame = retriever.explain(queries, [items] * len(queries))
+    tables: list[RenderableType] = []
+    for keys, part in frame.group_by(_reason_keys(frame), maintain_order=True):
+        item = data.items.rows([keys[1]])
+        channel = f", {keys[2]}" if len(keys) > 2 else ""
+        title = f"{data.titles(item)[0]}{channel}: score {part['contribution'].sum():.4f}"
+        table = Table("because of", "kind", "gives", title=title)
+        for kind, because, gives in (
+            part.select("kind", "because", "contribution").head(reasons).iter_rows()
+        ):
+            known = data.items.rows(data.items.parse([because])) if kind == "event" else None
+            table.add_row(
+                data.titles(known)[0] if known is not None else because, kind, f"{gives:+.4f}"
+            )
+        if len(part) > reasons:
+            rest = part["contribution"].tail(len(part) - reasons).sum()
+            table.add_row(f"{len(part) - reasons} more", "", f"{rest:+.4f}")
+        tables.append(table)
+    if not tables:
+        return Text("No channel has a reason: it cannot score these items for this query.")
+    return Group(*tables)
+
+
+def explanation_answers(retriever: Any, queries: Queries, items: list[Any]) -> dict[str, Any]:
+    """Return {"reasons": [{"query", "item", "kind", "because", "contribution"}]}, JSON-safe."""
+    frame = retriever.explain(queries, [items] * len(queries))
+    return {"reasons": frame.to_dicts()}
+
+
+def _reason_keys(frame: pl.DataFrame) -> list[str]:
+    return ["query", "item", *(["channel"] if "channel" in frame.columns else [])]
+
+
+def planned(plan: Plan) -> RenderableType:
+    """Return the plan as tables: what each channel is worth, and how much of one is in another."""
+    table = Table(
+        title=f"Quotas for {plan.size} slots: recall@{plan.size} {plan.expected:.4f} "
+        f"(equal quotas {plan.equal:.4f})",
+        caption=f"{plan.users:,} users, {plan.held_out:,} held-out items. Marginal: recall lost "
+        "without the channel, per 100 of its slots.",
+    )
+    for name in ("channel", "quota", "recall alone", "unique hits", "marginal", "µs a query"):
+        table.add_column(name, justify="left" if name == "channel" else "right")
+    for name, quota in plan.quotas.items():
+        marginal = plan.marginal[name]
+        table.add_row(
+            name,
+            str(quota),
+            f"{plan.alone[name]:.4f}",
+            f"{plan.unique[name]:,}",
+            "–" if np.isnan(marginal) else f"{marginal:.4f}",
+            f"{plan.microseconds[name]:,.0f}",
+        )
+    overlap = Table("share of … in", *plan.quotas, title="Overlap of the lists")
+    for name, row in zip(plan.quotas, plan.overlap, strict=True):
+        overlap.add_row(name, *(f"{share:.2f}" for share in row))
+    return Group(table, overlap)
 
 
 def recommendations(retriever: Retriever, queries: Queries, k: int) -> RenderableType:
@@ -61,25 +147,32 @@ def recommendations(retriever: Retriever, queries: Queries, k: int) -> Renderabl
             who = "this history" if names[position] is None else f"user {names[position]}"
             if found.fallback[position]:
                 who += " (nothing known: popular items)"
-            tables.append(_side_by_side(who, _titles(data, met), _titles(data, given), scores))
+            said = [f"{score:.4f}" for score in scores]
+            if isinstance(found, Blended):
+                by = found.by[position]
+                said = [f"{found.channels[by[at]]} {text}" for at, text in enumerate(said)]
+            tables.append(_side_by_side(who, _titles(data, met), _titles(data, given), said))
             position += 1
     return Group(*tables)
 
 
-def similar(retriever: Retriever, side: Side, ids: Ids, k: int) -> Candidates:
+def similar(retriever: Any, side: Side, ids: Ids, k: int) -> Candidates:
     """Return the nearest items of items, or users of users, from a retriever that knows them.
 
     Errors: QueryError where it does not.
     """
-    if side == "item" and isinstance(retriever, ItemToItem):
-        return retriever.similar(ids, k)
-    if side == "user" and isinstance(retriever, UserToUser):
-        return retriever.similar(ids, k)
-    positives = {"item": "i2i", "user": "u2u"}[side]
+    knows = hasattr(retriever, "similar")
+    if knows and (side == "user") == isinstance(retriever, UserToUser):
+        found: Candidates = retriever.similar(ids, k)
+        return found
+    cure = {
+        "item": "train one with training.positives = 'i2i', or a channel of kind item-cf, ease, "
+        "graph-filter or als",
+        "user": "train one with training.positives = 'u2u'",
+    }
     name = next(name for name, kind in RETRIEVERS.items() if type(retriever) is kind)
     raise QueryError(
-        f"a {name} bundle does not answer which {side}s are similar: train one with "
-        f"training.positives = '{positives}'"
+        f"this bundle ({name}) does not answer which {side}s are similar: {cure[side]}"
     )
 
 
@@ -145,7 +238,7 @@ def _titles(data: Any, rows: Any) -> list[str]:
     return [t if row > 0 else "(unknown item)" for t, row in zip(known, rows, strict=True)]
 
 
-def _side_by_side(who: str, history: list[str], titles: list[str], scores: Any) -> Table:
+def _side_by_side(who: str, history: list[str], titles: list[str], scores: list[str]) -> Table:
     table = Table(title=f"Candidates for {who}")
     table.add_column("met last (newest first)")
     table.add_column("#", justify="right")
@@ -154,7 +247,7 @@ def _side_by_side(who: str, history: list[str], titles: list[str], scores: Any) 
     for place in range(max(len(history), len(titles))):
         met = history[-1 - place] if place < len(history) else ""
         if place < len(titles):
-            table.add_row(met, str(place + 1), titles[place], f"{scores[place]:.4f}")
+            table.add_row(met, str(place + 1), titles[place], scores[place])
         else:
             table.add_row(met, "", "", "")
     return table
@@ -205,6 +298,11 @@ def inspection(bundle: Bundle) -> RenderableType:
         f"{data['trained_items']:,} items",
         "embedding space": fields["embedding_space"][:12],
     }
+    training = getattr(bundle.retriever, "training_section", None)
+    if training is not None:
+        choice = choose(training)
+        exactness = SAMPLERS[choice.sampler].exactness
+        rows["negatives"] = f"{choice.sampler}, correction {exactness.label}: {exactness.reason}"
     if bundle.metrics is not None:
         rows["figures of"] = (
             f"the fit on {bundle.metrics['split']['fit']}, {bundle.metrics['users']:,} users"

@@ -1,11 +1,15 @@
 """Logs of negatives: shown and not clicked, or dropped; what came after the cut is not there."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
+from shortlist.bundle.data_files import data_fields, data_files, read_data
+from shortlist.bundle.store import publish, verify
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
-from shortlist.errors import DataError
+from shortlist.errors import BundleError, DataError
 
 LOG = pl.DataFrame(
     {
@@ -156,3 +160,55 @@ def test_text_ids_of_a_file_match_a_log_of_text_ids(tmp_path):
     shown((1, 50, 1, 0)).write_csv(tmp_path / "shown.csv")
     data = loaded(tmp_path / "shown.csv", log=log).split().training_data()
     assert data.logged["exposed"].lengths.sum() == 1
+
+
+def counts_of(data):
+    """Item id -> (shown, clicked), of the items that were shown before the cut."""
+    rows = data.shows.shown.nonzero()[0]
+    ids = data.items.external(rows).to_list()
+    return {
+        item: (int(data.shows.shown[row]), int(data.shows.clicked[row]))
+        for item, row in zip(ids, rows, strict=True)
+    }
+
+
+def test_shows_and_clicks_are_counted_by_item_each_time():
+    rows = shown((1, 50, 1, 0), (1, 50, 2, 1), (2, 50, 1, 1), (2, 20, 2, 0), (99, 50, 1, 1))
+    data = loaded(rows).split("leave-last-out").training_data()
+    assert counts_of(data) == {50: (3, 2), 20: (1, 0)}
+    assert len(data.shows.shown) == len(data.shows.clicked) == len(data.items) + 1
+
+
+def test_shows_and_clicks_at_or_after_what_is_held_out_leave_no_trace():
+    before = [(1, 50, 2, 0), (2, 20, 1, 1)]
+    after = [(1, 40, 7, 1), (1, 30, 5, 1), (1, 50, 4, 1), (2, 20, 9, 1), (2, 50, 3, 0)]
+    clean, dirty = (
+        counts_of(loaded(shown(*rows)).split("leave-last-out").training_data())
+        for rows in (before, before + after)
+    )
+    assert clean == dirty == {50: (1, 0), 20: (1, 1)}
+
+
+def test_each_fit_counts_the_shows_before_its_own_cut():
+    split = loaded(shown((1, 50, 3, 0), (1, 50, 4, 1), (1, 50, 8, 1))).split("leave-last-out")
+    assert counts_of(split.training_data("train")) == {50: (1, 0)}
+    assert counts_of(split.training_data("train+validation")) == {50: (2, 1)}
+    assert counts_of(split.training_data("all")) == {50: (3, 2)}
+
+
+def test_without_clicks_there_are_no_counts():
+    rows = shown((1, 50, 1, 0)).drop("clicked")
+    data = loaded(None, schema=Schema(time="time"), dropped=rows).split().training_data()
+    assert data.shows is None
+
+
+def test_shows_come_back_from_a_bundle_and_belong_to_its_log(tmp_path):
+    data = loaded(shown((1, 50, 1, 0), (2, 20, 1, 1))).split().training_data()
+    publish(tmp_path / "bundle", data_files(data), {"data": data_fields(data)})
+    again = read_data(verify(tmp_path / "bundle"))
+    assert counts_of(again) == counts_of(data) == {50: (1, 0), 20: (1, 1)}
+    without = replace(data, shows=None)
+    assert "shows.parquet" not in data_files(without)
+    publish(tmp_path / "bad", data_files(without), {"data": data_fields(data)})
+    with pytest.raises(BundleError, match="do not belong together"):
+        read_data(verify(tmp_path / "bad"))

@@ -117,9 +117,11 @@ def embedding_space(
     digest = hashlib.sha256(dump_json(settings))
     described = {name: data[name] for name in ("user_encoders", "item_encoders", "fingerprint")}
     digest.update(dump_json(described))
-    for name, tensor in sorted(states.get("towers", {}).items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for file, tensors in sorted(states.items()):
+        if file.split(".")[-1] == "towers":
+            for name, tensor in sorted(tensors.items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 

@@ -11,6 +11,7 @@ from shortlist.bundle.formats import JSON, dump_frame
 from shortlist.bundle.store import Manifest
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import ENCODERS, FeatureTable, encode
+from shortlist.data.impressions import Shows
 from shortlist.data.interactions import Interactions
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError
@@ -30,6 +31,8 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
         files["user_table.parquet"] = dump_frame(data.user_frame)
     if data.item_frame is not None:
         files["item_table.parquet"] = dump_frame(data.item_frame)
+    if data.shows is not None:
+        files["shows.parquet"] = dump_frame(pl.DataFrame(asdict(data.shows)))
     return files
 
 
@@ -76,17 +79,19 @@ def read_data(manifest: Manifest) -> TrainingData:
         kind=fields["split"],
         notes=tuple(fields["notes"]),
         time_unit=fields.get("time_unit"),
+        shows=_shows(manifest),
     )
     if fingerprint(data) != fields["fingerprint"]:
         raise BundleError(
-            f"{manifest.directory}: log.parquet, users.parquet and items.parquet do not belong "
-            "together; restore the bundle from a copy, or make it again."
+            f"{manifest.directory}: log.parquet, users.parquet, items.parquet and shows.parquet "
+            "(if it is there) do not belong together; restore the bundle from a copy, or make it "
+            "again."
         )
     return data
 
 
 def fingerprint(data: TrainingData) -> str:
-    """Return the sha256 of the log, its split and its ids: equal logs, equal fingerprints."""
+    """Return the sha256 of the log, its split, ids and shows: equal logs, equal fingerprints."""
     digest = hashlib.sha256()
     for vocabulary in (data.users, data.items):
         digest.update(np.ascontiguousarray(vocabulary.tie_keys).tobytes())
@@ -94,7 +99,16 @@ def fingerprint(data: TrainingData) -> str:
         if (column := getattr(data.log, name)) is not None:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(column).tobytes())
+    if data.shows is not None:
+        digest.update(b"shows")
+        digest.update(np.ascontiguousarray(data.shows.shown).tobytes())
+        digest.update(np.ascontiguousarray(data.shows.clicked).tobytes())
     return digest.hexdigest()
+
+
+def _shows(manifest: Manifest) -> Shows | None:
+    frame = _frame(manifest, "shows.parquet")
+    return None if frame is None else Shows(frame["shown"].to_numpy(), frame["clicked"].to_numpy())
 
 
 def _encoders(table: FeatureTable) -> list[JSON]:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from shortlist.config.faults import explain
 from shortlist.config.sections import (
+    Blend,
+    ChannelName,
     Data,
     Evaluation,
     Features,
@@ -15,9 +17,16 @@ from shortlist.config.sections import (
     Section,
     Split,
     SplitKind,
+    Text,
     Training,
 )
 from shortlist.errors import ModelError, RecipeError, suggest
+
+LEARNED_KINDS = ("two-tower", "item-to-item", "user-to-user")
+"""Kinds of channels that read [model] and [training]."""
+
+SHOWN_METRICS = ("ctr", "conversion")
+"""Metrics of channels that read data.impressions."""
 
 ROLES = ("user", "item", "time", "weight", "session")
 """The keys of [data] that name a column of the log; no two name the same one."""
@@ -36,6 +45,8 @@ class Recipe(Section):
     split: Split = Split()
     model: Model = Model()
     training: Training = Training()
+    channels: dict[ChannelName, dict[Text, Any]] = Field(default={})
+    blend: Blend | None = None
     evaluation: Evaluation = Evaluation()
 
     _base: Path = PrivateAttr(default=Path())
@@ -107,6 +118,7 @@ class Recipe(Section):
             *self._input_gaps(),
             *self._pair_conflicts(),
             *self._log_conflicts(),
+            *self._channel_conflicts(),
         ]
         if conflicts:
             raise ValueError("; ".join(conflicts))
@@ -136,13 +148,45 @@ class Recipe(Section):
             found.append(f"features.items must not hold the id {data.item!r}: it is always used")
         return found
 
+    @property
+    def has_towers(self) -> bool:
+        """Whether anything in the recipe reads [model] and [training]."""
+        return not self.channels or any(
+            str(table.get("kind")) in LEARNED_KINDS for table in self.channels.values()
+        )
+
+    def _channel_conflicts(self) -> list[str]:
+        """What is wrong between [channels], [blend] and the sections of the towers."""
+        found = []
+        for name, table in self.channels.items():
+            if not isinstance(table.get("kind"), str):
+                found.append(f"channels.{name}.kind is required: which retriever it is")
+        if self.blend is not None and len(self.channels) < 2:
+            found.append("[blend] merges several [channels], and there are not two of them")
+        if not self.has_towers:
+            idle = [
+                f"{name}.{key}"
+                for name, section, used in (
+                    ("model", self.model, ()),
+                    ("training", self.training, ("refit", "seed")),
+                )
+                for key, field in type(section).model_fields.items()
+                if key not in used and getattr(section, key) != field.default
+            ]
+            if idle:
+                say = f"{idle[0]} does" if len(idle) == 1 else f"{', '.join(idle)} do"
+                found.append(f"{say} nothing: no channel has towers")
+        return found
+
     def _log_conflicts(self) -> list[str]:
         """What is wrong with the logs of hard negatives: each is read for one use only."""
         data, hard, found = self.data, self.training.hard, []
+        shows = any(table.get("metric") in SHOWN_METRICS for table in self.channels.values())
         for key, use in (("impressions", "exposed"), ("dropped", "dropped")):
             given = getattr(data, key) is not None
-            if given and hard != use:
-                found.append(f'data.{key} is read for training.hard = "{use}" alone')
+            if given and hard != use and not (key == "impressions" and shows):
+                more = ", or by a channel whose metric counts them" if key == "impressions" else ""
+                found.append(f'data.{key} is read for training.hard = "{use}" alone{more}')
             if not given and hard == use:
                 found.append(f'training.hard = "{use}" needs data.{key}, the log it draws from')
             if given and data.time is None:
@@ -187,7 +231,7 @@ class Recipe(Section):
                         f"{hint}"
                     )
         features = self.features.users if model.user_features is None else model.user_features
-        if not (model.user_id or features or model.history != "none"):
+        if self.has_towers and not (model.user_id or features or model.history != "none"):
             found.append(
                 "the user tower has no input: set model.user_id, model.history or features.users"
             )
@@ -220,6 +264,7 @@ SECTIONS: dict[str, type[Section]] = {
     "split": Split,
     "model": Model,
     "training": Training,
+    "blend": Blend,
     "evaluation": Evaluation,
 }
 """Every section of a recipe by its name, in the order they are written."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shortlist.data import splits
 from shortlist.data.columns import TimeUnit, time_key
 from shortlist.data.features import FeatureTable
-from shortlist.data.impressions import Shown, read_shown
+from shortlist.data.impressions import Shown, Shows, read_shown
 from shortlist.data.interactions import Cut, Interactions, Role
 from shortlist.data.ragged import Ragged
 from shortlist.data.readers import (
@@ -168,9 +168,19 @@ class Split:
     log: Interactions
     kind: str
     notes: tuple[str, ...] = ()
+    _latest: dict[Fit, "TrainingData"] = field(default_factory=dict, compare=False, repr=False)
 
     def training_data(self, fit: Fit = "train") -> "TrainingData":
-        """Build vocabularies and feature statistics from the rows that `fit` names, no others."""
+        """Build vocabularies and feature statistics from the rows that `fit` names, no others.
+
+        Asked again for the same rows, it returns the same object: channels share one copy.
+        """
+        if fit not in self._latest:
+            self._latest.clear()
+            self._latest[fit] = self._training_data(fit)
+        return self._latest[fit]
+
+    def _training_data(self, fit: Fit) -> "TrainingData":
         data, cut = self.dataset, FIT_BEFORE[fit]
         fitted = self.log.before(cut)
         users, user_rows = _vocabulary(data.user_ids, fitted.user, "user")
@@ -181,6 +191,7 @@ class Split:
             name: shown.negatives(self.log, cut, one_moment=one_moment)
             for name, shown in data.shown.items()
         }
+        exposed = data.shown.get("exposed")
         return TrainingData(
             users=users,
             items=items,
@@ -203,6 +214,9 @@ class Split:
                 name: logged.lists(user_rows, item_rows, len(users))
                 for name, logged in pairs.items()
             },
+            shows=None
+            if exposed is None
+            else exposed.counts(self.log, cut, item_rows, one_moment=one_moment),
         )
 
 
@@ -212,7 +226,8 @@ class TrainingData:
 
     It holds later events too, by role, so that one object answers "what was known before the cut".
     time_unit: what a step of log.time is. logged: by name of a log of negatives, the item rows of
-    each user row; not part of a bundle.
+    each user row; not part of a bundle. shows: of each item before the cut, where impressions are.
+    masks: a cache of `data.predicates`.
     """
 
     users: Vocabulary
@@ -229,6 +244,8 @@ class TrainingData:
     notes: tuple[str, ...] = ()
     time_unit: TimeUnit | None = None
     logged: Mapping[str, Ragged] = field(default_factory=dict)
+    shows: Shows | None = None
+    masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def training_log(self) -> Interactions:

@@ -60,6 +60,21 @@ class Shown:
         found = np.setdiff1d(pairs[known], pairs[known & clicked])
         return LoggedPairs(self.name, found // width, found % width, len(self), int(known.sum()))
 
+    def counts(
+        self, log: Interactions, cut: Cut, item_rows: NDArray[np.int32], *, one_moment: bool
+    ) -> "Shows | None":
+        """Return how often each item was shown and clicked before a cut; None without clicks.
+
+        The rows that count are those of `negatives`: nothing held out leaves a trace here either.
+        item_rows: the row of each code.
+        """
+        if self.clicked is None:
+            return None
+        known = self._known_at(log, cut, one_moment)
+        rows, size = item_rows[self.item[known]], len(item_rows) + 1
+        clicks = np.bincount(rows[self.clicked[known]], minlength=size)
+        return Shows(np.bincount(rows, minlength=size).astype(np.int64), clicks.astype(np.int64))
+
     def _known_at(self, log: Interactions, cut: Cut, one_moment: bool) -> NDArray[np.bool_]:
         if log.role is None or log.time is None:
             raise DataError(f"{self.where}: only a log with times and a split tells what is past")
@@ -74,6 +89,14 @@ class Shown:
         first = np.full(log.users, high, dtype=log.time.dtype)
         np.minimum.at(first, whose[held_out], log.time[held_out])
         return (self.time <= last[mine]) & (self.time < first[mine])
+
+
+@dataclass(frozen=True)
+class Shows:
+    """How often each item row was shown, and clicked, before the cut: [items + 1] int64 each."""
+
+    shown: NDArray[np.int64]
+    clicked: NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Interactions:
         return replace(self, **columns)
 
     def item_counts(self, items: int) -> NDArray[np.int64]:
-        """Count the events of each item row, [items + 1]; row 0 counts as 0."""
-        counts = np.bincount(self.item, minlength=items + 1)
+        """Count the events of each item row up to `items`, [items + 1]; row 0 counts as 0."""
+        counts = np.bincount(self.item, minlength=items + 1)[: items + 1]
         counts[0] = 0
         return counts.astype(np.int64)

@@ -106,8 +106,8 @@ class Subject:
         watch: what training told before the failure that ended it.
         """
         return cls(
-            model=recipe.model,
-            training=recipe.training,
+            model=recipe.model if not recipe.channels else None,
+            training=recipe.training if not recipe.channels else None,
             data=None if split is None else split.training_data("train"),
             epochs=watch.epochs if watch else (),
             failure=failure,

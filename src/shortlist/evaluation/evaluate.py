@@ -60,11 +60,7 @@ def evaluate(
     Raises ModelError if the model was fitted on the rows it is to be measured on.
     """
     data = retriever.data
-    if BEFORE[FIT_BEFORE[data.fit]] > BEFORE[on]:
-        raise ModelError(
-            f"this model was fitted on '{data.fit}', which holds the {on} rows: a figure on them "
-            "would be worthless. The bundle keeps the figures of the fit before."
-        )
+    _refuse_known(data, on)
     ks = tuple(sorted(k))
     cases = _Cases(*data.targets(on))
     answers = _answers(retriever, cases, ks, on, exclude_seen)
@@ -88,6 +84,25 @@ def evaluate(
         ),
         notes=data.notes,
     )
+
+
+def user_figures(
+    retriever: Retriever, *, k: Sequence[int], on: Cut = "test", exclude_seen: bool = True
+) -> dict[str, NDArray[np.float64]]:
+    """Return the figures of each user with held-out events by name, [U]; see `evaluate`."""
+    data = retriever.data
+    _refuse_known(data, on)
+    return _answers(
+        retriever, _Cases(*data.targets(on)), tuple(sorted(k)), on, exclude_seen
+    ).figures
+
+
+def _refuse_known(data: TrainingData, on: Cut) -> None:
+    if BEFORE[FIT_BEFORE[data.fit]] > BEFORE[on]:
+        raise ModelError(
+            f"this model was fitted on '{data.fit}', which holds the {on} rows: a figure on them "
+            "would be worthless. The bundle keeps the figures of the fit before."
+        )
 
 
 def _answers(

@@ -2,17 +2,13 @@
 
 from typing import Any
 
+from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.channels import CHANNELS
 from shortlist.retrievers.item_to_item import ItemToItem
-from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.user_to_user import UserToUser
 from shortlist.retrievers.vector import TwoTower
 
-RETRIEVERS: dict[str, type[Any]] = {
-    "popular": Popular,
-    "two-tower": TwoTower,
-    "item-to-item": ItemToItem,
-    "user-to-user": UserToUser,
-}
+RETRIEVERS: dict[str, type[Any]] = {**CHANNELS, "blend": Blend}
 """Every retriever a bundle can hold, by the name its manifest carries."""
 
 Learned = TwoTower | ItemToItem | UserToUser
@@ -24,3 +20,5 @@ LEARNED: dict[str, type[TwoTower] | type[ItemToItem] | type[UserToUser]] = {
     "u2u": UserToUser,
 }
 """Which retriever learns from which positives: what `training.positives` may name."""
+
+__all__ = ["CHANNELS", "LEARNED", "RETRIEVERS", "Learned"]

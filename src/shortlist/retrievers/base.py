@@ -14,6 +14,7 @@ from torch import Tensor
 from shortlist.data.batches import histories
 from shortlist.data.dataset import Split, TrainingData
 from shortlist.data.interactions import Cut
+from shortlist.data.predicates import Predicate, allowed_rows, as_predicate
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import QueryError
@@ -32,13 +33,17 @@ class Queries:
 
     users: ids; or histories: one list of item ids each, oldest first. before: which events of a
     user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
-    the user is known to have met.
+    the user is known to have met. where: a condition on the items' columns (`data.predicates`);
+    allow, deny: item ids that alone may, or must not, be recommended. The three are of all queries.
     """
 
     users: Ids | None = None
     histories: Sequence[Sequence[Any]] | None = None
     before: Cut = "end"
     exclude_seen: bool = True
+    where: Predicate | Mapping[str, Any] | None = None
+    allow: Ids | None = None
+    deny: Ids | None = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -54,13 +59,15 @@ class Queries:
 class RowQueries:
     """B queries in rows. users: [B] int64, 0 unknown; history: item rows, oldest first, all of it;
     exclude: whether the history must not be recommended; weight: [total] float32, of each event of
-    the history, None where the log has no weights or the history came with the query.
+    the history, None where the log has no weights or the history came with the query. allow: bool
+    [items + 1], the rows any query may get, None for all.
     """
 
     users: Tensor
     history: Ragged
     exclude: bool
     weight: Tensor | None = None
+    allow: Tensor | None = None
 
     @property
     def seen(self) -> tuple[Tensor, Tensor] | None:
@@ -154,9 +161,11 @@ def check_k(k: int, candidates: int) -> int:
 
 def row_blocks(queries: Queries, data: TrainingData) -> Iterator[RowQueries]:
     """Translate queries to rows, BLOCK at a time."""
+    allow = allowed(queries, data)
     if queries.histories is not None:
         for at in range(0, len(queries), BLOCK):
-            yield _from_histories(queries.histories[at : at + BLOCK], data, queries.exclude_seen)
+            part = queries.histories[at : at + BLOCK]
+            yield _from_histories(part, data, queries.exclude_seen, allow)
         return
     assert queries.users is not None
     known = data.log.before(queries.before)
@@ -167,18 +176,38 @@ def row_blocks(queries: Queries, data: TrainingData) -> Iterator[RowQueries]:
             start = torch.from_numpy(known.indptr)
             begin, length = start[users], start[users + 1] - start[users]
             weight = windows(torch.from_numpy(known.weight), begin, length).values
-        yield RowQueries(users, histories(known, users, None), queries.exclude_seen, weight)
+        met = histories(known, users, None)
+        yield RowQueries(users, met, queries.exclude_seen, weight, allow)
+
+
+def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
+    """Return which item rows the filters of the queries let through, bool [items + 1], or None."""
+    where = as_predicate(queries.where)
+    if where is None and queries.allow is None and queries.deny is None:
+        return None
+    mask = torch.ones(len(data.items) + 1, dtype=torch.bool)
+    if where is not None:
+        mask &= allowed_rows(data, where)
+    if queries.allow is not None:
+        listed = torch.zeros_like(mask)
+        listed[torch.from_numpy(data.items.rows(queries.allow))] = True
+        mask &= listed
+    if queries.deny is not None:
+        mask[torch.from_numpy(data.items.rows(queries.deny))] = False
+    mask[0] = False
+    return mask
 
 
 def _from_histories(
-    lists: Sequence[Sequence[Any]], data: TrainingData, exclude: bool
+    lists: Sequence[Sequence[Any]], data: TrainingData, exclude: bool, allow: Tensor | None
 ) -> RowQueries:
     lengths = torch.tensor([len(items) for items in lists])
     flat = [item for items in lists for item in items]
     rows = torch.from_numpy(data.items.rows(flat)) if flat else torch.zeros(0, dtype=torch.int64)
     offsets = torch.zeros(len(lists) + 1, dtype=torch.int64)
     torch.cumsum(lengths, 0, out=offsets[1:])
-    return RowQueries(torch.zeros(len(lists), dtype=torch.int64), Ragged(rows, offsets), exclude)
+    users = torch.zeros(len(lists), dtype=torch.int64)
+    return RowQueries(users, Ragged(rows, offsets), exclude, None, allow)
 
 
 def candidates(

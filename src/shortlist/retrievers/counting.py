@@ -8,14 +8,12 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
-from shortlist.config.faults import explain as explain_fault
 from shortlist.config.sections import Section
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.vocabulary import Ids
-from shortlist.errors import ModelError, QueryError, suggest
+from shortlist.errors import QueryError
 from shortlist.index.base import Hits
 from shortlist.retrievers.base import (
     Candidates,
@@ -27,6 +25,7 @@ from shortlist.retrievers.base import (
     check_k,
     row_blocks,
 )
+from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.training.progress import Progress
 
@@ -64,21 +63,16 @@ class Counting(ABC, Generic[Chosen]):
     @classmethod
     def options_of(cls, options: Chosen | None, given: Mapping[str, Any]) -> Chosen:
         """Return the options with `given` put over them, checked. Errors: ModelError."""
-        known = {} if options is None else options.model_dump()
-        for key in given:
-            if key not in cls.options_type.model_fields:
-                hint = suggest(key, cls.options_type.model_fields)
-                raise ModelError(f"{cls.__name__} has no option {key!r}.{hint}")
-        try:
-            checked: Any = cls.options_type.model_validate(known | dict(given))
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            raise ModelError(explain_fault(fault, {})) from error
+        checked: Any = checked_options(cls.options_type, options, given, cls.__name__)
         return checked  # type: ignore[no-any-return]
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:  # noqa: ARG002
         """Learn from the rows `fit` names; there is nothing for validation rows to choose."""
         return self.fit_data(split.training_data(fit))
+
+    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
+        """Learn again from the rows `fit` names."""
+        return self.fit(split, fit, progress=progress)
 
     def fit_data(self, data: TrainingData) -> Self:
         """Learn from the training rows of data made ready before."""
@@ -116,7 +110,7 @@ class Counting(ABC, Generic[Chosen]):
         for block in row_blocks(wanted, self.data):
             strangers = self.strangers(block)
             found = self.search(block, k)
-            popular_for_strangers(found, strangers, self._popular, block.seen)
+            popular_for_strangers(found, strangers, self._popular, block.seen, block.allow)
             hits.append(found)
             fallback.append(strangers)
         return candidates(hits, fallback, k, self.data.items)

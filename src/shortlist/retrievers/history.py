@@ -67,6 +67,8 @@ class HistoryScorer(Counting[Profiled]):
         found = []
         for start, stop in self._parts(len(block.users), len(rows)):
             scores = torch.from_numpy(self.scores(profile[start:stop])).index_select(1, order)
+            if block.allow is not None:
+                scores.masked_fill_(~block.allow[rows[order]], float("-inf"))
             if block.exclude:
                 met = _part(block.history, start, stop)
                 columns, owners = place[met.values], met.owners()
@@ -77,31 +79,8 @@ class HistoryScorer(Counting[Profiled]):
         return Hits(torch.cat([h.ids for h in found]), torch.cat([h.scores for h in found]))
 
     def profile(self, block: RowQueries) -> Matrix:
-        """Return the weights of the histories, [B, items.trained + 1]: distinct trained items.
-
-        An item met twice counts where it was met last.
-        """
-        history, trained = block.history, self.data.items.trained
-        values, owners = history.values.numpy(), history.owners().numpy()
-        keys = owners * (trained + 1) + values
-        # From the end, the first of equal keys is the last that came.
-        known = np.flatnonzero((values > 0) & (values <= trained))
-        _, last = np.unique(keys[known][::-1], return_index=True)
-        kept = np.sort(known[::-1][last])
-        owner, item = owners[kept], values[kept]
-        ends = np.cumsum(np.bincount(owner, minlength=len(block.users)))
-        age = ends[owner] - 1 - np.arange(len(kept))
-        weight = np.ones(len(kept), dtype=np.float32)
-        options = self.options
-        if options.values == "explicit" and block.weight is not None:
-            weight = block.weight.numpy()[kept].astype(np.float32)
-        if options.recency is not None:
-            weight *= np.exp2(-age / options.recency).astype(np.float32)
-        if options.latest_items is not None:
-            near = age < options.latest_items
-            owner, item, weight = owner[near], item[near], weight[near]
-        shape = (len(block.users), trained + 1)
-        return csr_array((weight, (owner, item)), shape=shape)
+        """Return the weights of the histories, [B, items.trained + 1]."""
+        return profiles(block, self.options, self.data.items.trained)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
         """Return what each event of the history gives to each item: its own score, alone."""
@@ -141,6 +120,33 @@ class HistoryScorer(Counting[Profiled]):
         return [(start, min(start + size, queries)) for start in range(0, queries, size)] or [
             (0, 0)
         ]
+
+
+def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix:
+    """Return the weights of the histories, [B, items.trained + 1]: distinct trained items.
+
+    An item met twice counts where it was met last.
+    """
+    history = block.history
+    values, owners = history.values.numpy(), history.owners().numpy()
+    keys = owners * (trained + 1) + values
+    # From the end, the first of equal keys is the last that came.
+    known = np.flatnonzero((values > 0) & (values <= trained))
+    _, last = np.unique(keys[known][::-1], return_index=True)
+    kept = np.sort(known[::-1][last])
+    owner, item = owners[kept], values[kept]
+    ends = np.cumsum(np.bincount(owner, minlength=len(block.users)))
+    age = ends[owner] - 1 - np.arange(len(kept))
+    weight = np.ones(len(kept), dtype=np.float32)
+    if options.values == "explicit" and block.weight is not None:
+        weight = block.weight.numpy()[kept].astype(np.float32)
+    if options.recency is not None:
+        weight *= np.exp2(-age / options.recency).astype(np.float32)
+    if options.latest_items is not None:
+        near = age < options.latest_items
+        owner, item, weight = owner[near], item[near], weight[near]
+    shape = (len(block.users), trained + 1)
+    return csr_array((weight, (owner, item)), shape=shape)
 
 
 def scaled_columns(matrix: Matrix, weights: NDArray[np.float32]) -> Matrix:

@@ -104,8 +104,8 @@ class ItemToItem(Learner):
         hits, fallback = [], []
         for block in row_blocks(wanted, self.data):
             vectors, strangers = self._encode_block(block)
-            found = self.index.search(vectors, k, exclude=block.seen)
-            popular_for_strangers(found, strangers, self._popular, block.seen)
+            found = self.index.search(vectors, k, exclude=block.seen, allow=block.allow)
+            popular_for_strangers(found, strangers, self._popular, block.seen, block.allow)
             hits.append(found)
             fallback.append(strangers)
         return candidates(hits, fallback, k, self.data.items)

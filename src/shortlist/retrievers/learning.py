@@ -109,6 +109,14 @@ class Learner(ABC):
         self._train(split, fit, progress or Quiet(), epochs=self.best_epoch)
         return self
 
+    def observe(self, data: TrainingData) -> Self:
+        """Take new events: `data` is the old data with them.
+
+        Histories and seen items grow with them; towers and vectors stay as they were trained.
+        """
+        self.__dict__.update(self.from_state(data, *self.state(), device=self.device).__dict__)
+        return self
+
     def state(self) -> State:
         """Return the sections it was trained with, the tower weights and the placed vectors."""
         settings = {

@@ -125,7 +125,7 @@ class UserToUser(Learner):
         for block in row_blocks(wanted, self.data):
             strangers = self._strangers(block)
             found = self._items_of(self._nearest(block, self._neighbours), block, k)
-            popular_for_strangers(found, strangers, self._popular, block.seen)
+            popular_for_strangers(found, strangers, self._popular, block.seen, block.allow)
             hits.append(found)
             fallback.append(strangers)
         return candidates(hits, fallback, k, self.data.items)
@@ -285,6 +285,8 @@ class UserToUser(Learner):
             scores = self._summed(users.ids[part], self._weights(users.scores[part]))
             if block.seen is not None:
                 _forget(scores, block.history, part, self._column)
+            if block.allow is not None:
+                scores.masked_fill_(~block.allow[self._rows], 0)
             values, columns = top_k(scores.masked_fill(scores <= 0, float("-inf")), k)
             rows = self._rows[columns.clamp(min=0)].masked_fill(columns < 0, -1)
             found.append(Hits(rows, values))

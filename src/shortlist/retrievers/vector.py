@@ -72,8 +72,10 @@ class TwoTower(Learner):
         hits, fallback = [], []
         for block in row_blocks(wanted, self.data):
             cold = self._unknown(block)
-            found = self.index.search(self._encode_block(block), k, exclude=block.seen)
-            popular_for_strangers(found, cold, self._popular, block.seen)
+            found = self.index.search(
+                self._encode_block(block), k, exclude=block.seen, allow=block.allow
+            )
+            popular_for_strangers(found, cold, self._popular, block.seen, block.allow)
             hits.append(found)
             fallback.append(cold)
         return candidates(hits, fallback, k, self.data.items)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
+from shortlist.sampling.alias import AliasTable
 from shortlist.sampling.base import (
     Exactness,
     Negatives,
@@ -23,7 +24,7 @@ from shortlist.sampling.base import (
 class PopularitySampler:
     """Independent draws with replacement, chance proportional to count^alpha.
 
-    frequency: chance of each item row at a draw, [N + 1]; upto: its running sum, [N + 1];
+    frequency: chance of each item row at a draw, [N + 1]; table: draws from it in constant time;
     negatives: M; shared: one pool for the whole batch, or one a row.
 
     alpha = 0.75 is word2vec's (Mikolov et al. 2013); 1 draws as in-batch does, 0 is uniform.
@@ -32,7 +33,7 @@ class PopularitySampler:
     """
 
     frequency: Tensor
-    upto: Tensor
+    table: AliasTable
     negatives: int
     shared: bool
 
@@ -57,8 +58,7 @@ class PopularitySampler:
         """From any law: chances proportional to weights [N + 1], with weights[0] = 0."""
         check_negatives(negatives)
         frequency = frequencies(weights)
-        upto = frequency.cumsum(0)
-        return cls(frequency, upto / upto[-1], negatives, shared)
+        return cls(frequency, AliasTable.of(frequency), negatives, shared)
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:
         """Draw [M] or [B, M] item rows."""
@@ -66,8 +66,7 @@ class PopularitySampler:
         chance = torch.rand(
             shape, generator=generator, device=generator.device, dtype=torch.float64
         ).to(batch.positive.device)
-        # The first row whose running sum exceeds the chance; a row of chance 0 never is.
-        ids = torch.searchsorted(self.upto.to(chance.device), chance, right=True)
+        ids = self.table.rows(chance)
         return Negatives.drawn(ids, self.log_q(ids, batch))
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002

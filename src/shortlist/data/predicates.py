@@ -1,0 +1,246 @@
+"""Which items may be recommended? A condition on their columns, as a tree of plain values.
+
+As JSON or Python: {"column": "genre", "in": ["Drama", "War"]}, {"column": "genre", "eq": "Drama"},
+{"column": "price", "min": 1, "max": 9.5}, {"and": [...]}, {"or": [...]}, {"not": {...}}.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from math import isnan
+from operator import and_, or_
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from shortlist.data.dataset import TrainingData
+from shortlist.data.features import MultiValuedEncoder
+from shortlist.errors import QueryError, suggest
+
+MOST_NODES = 64
+MOST_DEEP = 8
+MOST_VALUES = 10_000
+KEPT_MASKS = 64
+"""How many conditions a data object remembers the answer to."""
+
+Scalar: TypeAlias = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class In:
+    """The column holds one of the values; of a multi-valued column, among others."""
+
+    column: str
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The column's number lies between the two, both included; None is no limit."""
+
+    column: str
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class All:
+    """Every part holds."""
+
+    parts: tuple["Predicate", ...]
+
+
+@dataclass(frozen=True)
+class Some:
+    """At least one part holds."""
+
+    parts: tuple["Predicate", ...]
+
+
+@dataclass(frozen=True)
+class Not:
+    """The part does not hold; so it is where the column is missing."""
+
+    part: "Predicate"
+
+
+Predicate: TypeAlias = In | Range | All | Some | Not
+
+
+def parse(tree: object) -> Predicate:
+    """Read a condition from plain values; QueryError names the place of what is wrong.
+
+    >>> parse({"not": {"column": "genre", "eq": "Drama"}})
+    Not(part=In(column='genre', values=('Drama',)))
+    """
+    count = [0]
+    return _parse(tree, "where", 1, count)
+
+
+def allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
+    """Return which item rows the condition holds for, bool [items + 1]; row 0 is False.
+
+    Items that the table does not list have no value in any column. Errors: QueryError for a
+    column that is not there or holds another type.
+    """
+    if where not in data.masks:
+        frame = data.item_frame
+        mask = torch.zeros(len(data.items) + 1, dtype=torch.bool)
+        if frame is None:
+            raise QueryError("the data have no table of items, so there is nothing to filter by")
+        held = frame.select(_expression(where, frame, data).alias("held"))["held"].to_numpy()
+        rows = data.items.rows(frame["id"])
+        mask[torch.from_numpy(rows)] = torch.from_numpy(np.array(held))
+        if _holds_for_nothing_known(where):
+            listed = torch.zeros_like(mask)
+            listed[torch.from_numpy(rows)] = True
+            mask |= ~listed
+        mask[0] = False
+        while len(data.masks) >= KEPT_MASKS:
+            data.masks.pop(next(iter(data.masks)))
+        data.masks[where] = mask
+    found: Tensor = data.masks[where]
+    return found
+
+
+def _parse(tree: object, at: str, depth: int, count: list[int]) -> Predicate:
+    count[0] += 1
+    if count[0] > MOST_NODES or depth > MOST_DEEP:
+        raise QueryError(
+            f"{at}: a condition has at most {MOST_NODES} parts, {MOST_DEEP} levels deep"
+        )
+    if not isinstance(tree, Mapping):
+        raise QueryError(f"{at} must be a table such as {{'column': ..., 'eq': ...}}, got {tree!r}")
+    keys = set(tree)
+    for key, kind in (("and", All), ("or", Some)):
+        if keys == {key}:
+            parts = tree[key]
+            if not isinstance(parts, list | tuple) or not parts:
+                raise QueryError(f"{at}.{key} must be a list of at least one condition")
+            return kind(
+                tuple(
+                    _parse(part, f"{at}.{key}[{number}]", depth + 1, count)
+                    for number, part in enumerate(parts)
+                )
+            )
+    if keys == {"not"}:
+        return Not(_parse(tree["not"], f"{at}.not", depth + 1, count))
+    column = tree.get("column")
+    if not isinstance(column, str):
+        raise QueryError(
+            f"{at} must have one of the keys 'and', 'or', 'not', or a 'column' with 'eq', 'in', or "
+            f"'min' and 'max'; got {sorted(map(str, keys))}"
+        )
+    if keys == {"column", "eq"}:
+        return In(column, (_scalar(tree["eq"], f"{at}.eq"),))
+    if keys == {"column", "in"}:
+        values = tree["in"]
+        if not isinstance(values, list | tuple) or len(values) > MOST_VALUES:
+            raise QueryError(f"{at}.in must be a list of at most {MOST_VALUES:,} values")
+        return In(column, tuple(_scalar(value, f"{at}.in[{n}]") for n, value in enumerate(values)))
+    if keys in ({"column", "min"}, {"column", "max"}, {"column", "min", "max"}):
+        low, high = (_number(tree.get(key), f"{at}.{key}") for key in ("min", "max"))
+        if low is None and high is None:
+            raise QueryError(f"{at} needs a number for min or max")
+        return Range(column, low, high)
+    raise QueryError(
+        f"{at}: beside 'column' there must be 'eq', 'in', or 'min' and 'max'; "
+        f"got {sorted(map(str, keys))}"
+    )
+
+
+def _scalar(value: object, at: str) -> Scalar:
+    if not isinstance(value, str | int | float | bool):
+        raise QueryError(f"{at} must be a text, a number, true or false; got {value!r}")
+    return value
+
+
+def _number(value: object, at: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+        raise QueryError(f"{at} must be a number, got {value!r}")
+    return float(value)
+
+
+def _expression(where: Predicate, frame: pl.DataFrame, data: TrainingData) -> pl.Expr:
+    match where:
+        case All(parts):
+            return reduce(and_, (_expression(part, frame, data) for part in parts))
+        case Some(parts):
+            return reduce(or_, (_expression(part, frame, data) for part in parts))
+        case Not(part):
+            return ~_expression(part, frame, data)
+        case Range(column, low, high):
+            if not _column(column, frame).dtype.is_numeric():
+                raise QueryError(f"column '{column}' holds no numbers, so it has no min and max")
+            held = pl.col(column).is_not_null()
+            if low is not None:
+                held &= pl.col(column) >= low
+            if high is not None:
+                held &= pl.col(column) <= high
+            return held.fill_null(False)
+        case In(column, values):
+            return _among(column, values, frame, data).fill_null(False)
+
+
+def _among(
+    column: str, values: tuple[Scalar, ...], frame: pl.DataFrame, data: TrainingData
+) -> pl.Expr:
+    dtype = _column(column, frame).dtype
+    one = pl.col(column)
+    encoder = data.item_features.encoders.get(column)
+    if isinstance(dtype, pl.List | pl.Array):
+        kind, one = dtype.inner, one.cast(pl.List(dtype.inner))
+    elif isinstance(encoder, MultiValuedEncoder) and dtype == pl.String:
+        kind, one = (
+            pl.String(),
+            one.str.split(encoder.separator).list.eval(pl.element().str.strip_chars()),
+        )
+    else:
+        kind = dtype
+    wanted = (
+        "a text" if kind == pl.String else "true or false" if kind == pl.Boolean else "a number"
+    )
+    for value in values:
+        fits = {
+            "a text": isinstance(value, str),
+            "true or false": isinstance(value, bool),
+            "a number": isinstance(value, int | float) and not isinstance(value, bool),
+        }
+        if not fits[wanted]:
+            raise QueryError(f"column '{column}' is compared with {wanted}, got {value!r}")
+    if wanted == "a number":
+        whole = [v for v in values if float(v).is_integer()] if kind.is_integer() else values
+        values = tuple(int(v) if kind.is_integer() else float(v) for v in whole)
+    if kind != dtype:
+        return reduce(or_, (one.list.contains(value) for value in values), pl.lit(False))
+    return one.is_in(list(values))
+
+
+def _column(name: str, frame: pl.DataFrame) -> pl.Series:
+    if name not in frame.columns or name == "id":
+        known = [column for column in frame.columns if column != "id"]
+        raise QueryError(f"the items table has no column '{name}'.{suggest(name, known)}")
+    return frame[name]
+
+
+def _holds_for_nothing_known(where: Predicate) -> bool:
+    """Whether the condition holds for an item of which no column is known."""
+    match where:
+        case All(parts):
+            return all(map(_holds_for_nothing_known, parts))
+        case Some(parts):
+            return any(map(_holds_for_nothing_known, parts))
+        case Not(part):
+            return not _holds_for_nothing_known(part)
+        case _:
+            return False
+
+
+def as_predicate(where: Predicate | Mapping[str, Any] | None) -> Predicate | None:
+    """Take a condition as it is, or read it from plain values."""
+    return parse(where) if isinstance(where, Mapping) else where

@@ -1,0 +1,139 @@
+"""New events for data that are fitted already: log and vocabularies grow, old rows stay."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shortlist.data.dataset import TrainingData
+from shortlist.data.features import FeatureTable, encode
+from shortlist.data.interactions import Interactions, Role
+from shortlist.data.readers import Source, align_ids, is_text, read_interactions
+from shortlist.data.schema import Schema
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.errors import DataError, ModelError
+
+
+class Update(NamedTuple):
+    """Data with new events, and what came: events added, repeated ones left out, new ids."""
+
+    data: TrainingData
+    events: int
+    repeated: int
+    new_users: int
+    new_items: int
+
+    def line(self) -> str:
+        """Say what came."""
+        return (
+            f"{self.events:,} new events, {self.repeated:,} that were there already left out; "
+            f"{self.new_users:,} new users, {self.new_items:,} new items (candidates after the "
+            "next fit)."
+        )
+
+
+def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
+    """Read new events with the columns of the log and add them. Errors: DataError, ModelError."""
+    frame, report = read_interactions(source, replace(schema, split=None))
+    if report.time_unit != data.time_unit:
+        raise DataError(
+            f"{report.where}: column '{schema.time}': its times are in units of "
+            f"{report.time_unit}, those of the bundle's log in {data.time_unit}"
+        )
+    for side, known in (("user", data.users.ids), ("item", data.items.ids)):
+        _, ids = align_ids(
+            known, frame[side], left_text=False, right_text=is_text(source), where=report.where
+        )
+        frame = frame.with_columns(ids.alias(side))
+    return with_events(data, frame)
+
+
+def with_events(data: TrainingData, events: pl.DataFrame) -> Update:
+    """Return the data with new events, the rows of old ids unchanged.
+
+    events: user and item, ids of the vocabularies' types; time and weight where the log has them,
+    in its units. New ids get rows after the others. An event that is there already (same user,
+    item and time) is left out and counted. Raises ModelError unless the data were fitted on all
+    rows: held-out rows would become known, and every figure worthless.
+    """
+    if data.fit != "all":
+        raise ModelError(
+            f"these data were fitted on '{data.fit}', and rows are held out to measure on: new "
+            "events are for a model fitted on all rows (training.refit = 'all')"
+        )
+    if data.log.session is not None:
+        raise ModelError("the log has sessions, and new events cannot join them: fit again")
+    for name in ("user", "item", "time", "weight"):
+        needed = name in ("user", "item") or getattr(data.log, name) is not None
+        if needed and name not in events.columns:
+            raise DataError(f"new events need the column '{name}', as the log has it")
+    users, user = _grown(data.users, events["user"])
+    items, item = _grown(data.items, events["item"])
+    log, added = _merged(data.log, users, user, item, events)
+    grown = replace(
+        data,
+        users=users,
+        items=items,
+        log=log,
+        user_features=_features(data.user_features, data.user_frame, users),
+        item_features=_features(data.item_features, data.item_frame, items),
+    )
+    return Update(
+        grown,
+        added,
+        len(events) - added,
+        len(users) - len(data.users),
+        len(items) - len(data.items),
+    )
+
+
+def _grown(vocabulary: Vocabulary, ids: pl.Series) -> tuple[Vocabulary, NDArray[np.int64]]:
+    """The vocabulary with unknown ids at its end, in order, and the row of each id."""
+    rows = vocabulary.rows(ids)
+    new = ids.filter(pl.Series(rows == 0)).unique().sort()
+    if not len(new):
+        return vocabulary, rows
+    known = pl.concat([vocabulary.ids, new.alias(vocabulary.ids.name).cast(vocabulary.ids.dtype)])
+    grown = Vocabulary(known, vocabulary.trained, vocabulary.name)
+    return grown, grown.rows(ids)
+
+
+def _merged(
+    log: Interactions,
+    users: Vocabulary,
+    user: NDArray[np.int64],
+    item: NDArray[np.int64],
+    events: pl.DataFrame,
+) -> tuple[Interactions, int]:
+    """The log with the new events in their places, after old ones of the same time."""
+    time = events["time"].to_numpy() if log.time is not None else None
+    columns: dict[str, NDArray[Any]] = {
+        "user": user.astype(np.int32),
+        "item": item.astype(np.int32),
+    }
+    if time is not None and log.time is not None:
+        columns["time"] = time.astype(log.time.dtype)
+    if log.weight is not None:
+        columns["weight"] = events["weight"].to_numpy().astype(np.float32)
+    if log.role is not None:
+        columns["role"] = np.full(len(events), Role.TRAIN, dtype=np.int8)
+    old = pl.DataFrame({name: getattr(log, name) for name in columns})
+    keys = [name for name in ("user", "item", "time") if name in columns]
+    fresh = pl.DataFrame(columns).unique(keys, keep="last", maintain_order=True)
+    fresh = fresh.join(old.select(keys).unique(), on=keys, how="anti", maintain_order="left")
+    order = [name for name in ("user", "time") if name in columns]
+    both = pl.concat([old, fresh]).sort(order, maintain_order=True)
+    merged = Interactions(
+        users=len(users) + 1, **{name: both[name].to_numpy(writable=True) for name in columns}
+    )
+    return merged, len(fresh)
+
+
+def _features(table: FeatureTable, frame: pl.DataFrame | None, ids: Vocabulary) -> FeatureTable:
+    """The table with a row for each new id: what the frame says of it, or nothing known."""
+    if frame is None or not table.encoders:
+        return table
+    aligned = pl.DataFrame({"id": ids.ids}).join(frame, on="id", how="left", maintain_order="left")
+    return FeatureTable(table.encoders, encode(table.encoders, aligned), table.trained)

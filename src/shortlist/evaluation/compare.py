@@ -1,0 +1,90 @@
+"""Which of two retrievers is better, on the same users, and is it more than luck?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from shortlist.data.interactions import Cut
+from shortlist.errors import ModelError
+from shortlist.evaluation.evaluate import SEED, user_figures
+from shortlist.evaluation.report import Figures
+from shortlist.evaluation.significance import bootstrap_intervals
+from shortlist.retrievers.base import Retriever
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of two retrievers on the same cases, and the first minus the second, by user."""
+
+    users: int
+    first: Figures
+    second: Figures
+    difference: Figures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one JSON-safe object; each metric maps to mean, low and high."""
+        plain = {
+            name: {metric: figure._asdict() for metric, figure in figures.items()}
+            for name, figures in (
+                ("first", self.first),
+                ("second", self.second),
+                ("difference", self.difference),
+            )
+        }
+        return {"users": self.users, **plain}
+
+    def table(self) -> Table:
+        """Return a table for people."""
+        table = Table(
+            "metric",
+            "first",
+            "second",
+            "difference",
+            title=f"{self.users:,} users, full ranking",
+            caption="The difference is paired by user, with its 95 % bootstrap interval.",
+        )
+        for name, figure in self.difference.items():
+            table.add_row(
+                name,
+                f"{self.first[name].mean:.4f}",
+                f"{self.second[name].mean:.4f}",
+                f"{figure.mean:+.4f} [{figure.low:+.4f}, {figure.high:+.4f}]",
+            )
+        return table
+
+
+def compare(
+    first: Retriever,
+    second: Retriever,
+    *,
+    on: Cut = "test",
+    k: Sequence[int] = (10, 20, 100),
+    exclude_seen: bool = True,
+) -> Comparison:
+    """Measure both on the held-out rows of one log, and the difference paired by user.
+
+    Raises ModelError if their logs or splits are not the same, or either was fitted on the rows.
+    """
+    a, b = first.data, second.data
+    same = a.log is b.log or (
+        a.users.ids.equals(b.users.ids)
+        and a.items.ids.equals(b.items.ids)
+        and len(a.log) == len(b.log)
+        and (a.log.item == b.log.item).all()
+        and (a.log.role is b.log.role or (a.log.role == b.log.role).all())  # type: ignore[union-attr]
+    )
+    if not same:
+        raise ModelError(
+            "the two have other logs, splits or fits: figures of other cases cannot be compared"
+        )
+    figures = [user_figures(r, k=k, on=on, exclude_seen=exclude_seen) for r in (first, second)]
+    return Comparison(
+        users=len(next(iter(figures[0].values()))),
+        first=bootstrap_intervals(figures[0], SEED),
+        second=bootstrap_intervals(figures[1], SEED),
+        difference=bootstrap_intervals(
+            {name: value - figures[1][name] for name, value in figures[0].items()}, SEED
+        ),
+    )

@@ -1,0 +1,170 @@
+"""Alternating least squares: which factors of users and items rebuild an implicit log best?"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.compiled import compiled
+from shortlist.linear.matrix import Matrix
+
+Floats = NDArray[np.float32]
+
+
+ROWS = 256
+"""Rows multiplied at a time."""
+
+
+class Side(NamedTuple):
+    """One side held fixed, as the other side's least squares need it: made by `fixed_side`.
+
+    vectors: [n, D] in a basis in which their Gram matrix is diagonal; rotation: [D, D] back to the
+    basis they came in; gram: [D], the diagonal; offset: [n], what is in a score already (biases);
+    pull: [D], the sum of offset x vector over all n.
+    """
+
+    vectors: Floats
+    rotation: Floats
+    gram: Floats
+    offset: Floats
+    pull: Floats
+
+
+def fixed_side(vectors: Floats, offset: Floats) -> Side:
+    """Turn a side's vectors [n, D] so that the Gram matrix every row's system holds is diagonal.
+
+    This is what makes a row cost min(events, D) squared instead of D squared.
+    """
+    gram = vectors.T.astype(np.float64) @ vectors
+    values, rotation = np.linalg.eigh(gram)
+    turned = vectors @ rotation.astype(np.float32)
+    return Side(
+        vectors=np.ascontiguousarray(turned),
+        rotation=rotation.astype(np.float32),
+        gram=np.maximum(values, 0).astype(np.float32),
+        offset=offset,
+        pull=(offset.astype(np.float64) @ turned).astype(np.float32),
+    )
+
+
+def solve(side: Side, events: Matrix, alpha: float, ridge: Floats) -> Floats:
+    """Return the vector of each row of `events` [B, n] that fits best, [B, D] (Hu et al. 2008).
+
+    Of x it minimises the sum over all items i of c_i (p_i - offset_i - x · y_i)² + ridge |x|², with
+    c_i = 1 + alpha q_i and p_i = 1 where q_i, the entry of `events`, is not 0; exactly, with no
+    approximation. An event of weight q < 1 counts as that share of an event, so that a fading one
+    ends as none. Entries must be > 0; ridge: [B] > 0.
+    """
+    weight = events.data.astype(np.float32)
+    extra = np.float32(alpha) * weight
+    aim = np.minimum(weight, 1) + extra * (1 - side.offset[events.indices])
+    out = np.empty((events.shape[0], side.vectors.shape[1]), dtype=np.float32)
+    indptr = events.indptr.astype(np.int64)
+    indices = events.indices.astype(np.int64)
+    _solve_rows(indptr, indices, extra, aim, side.vectors, side.gram, side.pull, ridge, out)
+    return product(out, side.rotation)
+
+
+def product(rows: Floats, columns: Floats) -> Floats:
+    """Return rows · columnsᵀ, [B, n]; an answer does not depend on the other rows.
+
+    A matrix product rounds by the shapes it gets, so it always gets the same.
+    """
+    result = np.empty((len(rows), len(columns)), dtype=np.float32)
+    padded = np.zeros((ROWS, rows.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS]
+        padded[: len(part)] = part
+        result[start : start + ROWS] = (padded @ columns.T)[: len(part)]
+    return result
+
+
+@compiled
+def _solve_rows(  # noqa: PLR0912
+    indptr: Any,
+    indices: Any,
+    extra: Any,
+    aim: Any,
+    vectors: Any,
+    gram: Any,
+    pull: Any,
+    ridge: Any,
+    out: Any,
+) -> None:
+    """Solve (G + ridge I + sum e v v') x = sum aim v - pull for each row, G diagonal.
+
+    Scaled by S = (G + ridge)^-1/2 the matrix is I + V'V with V = sqrt(e) v S, [events, D]; where
+    there are fewer events than D, the system I + VV' of the events has the same solution.
+    """
+    rows, width = out.shape
+    block = max(width, 256)
+    scaled = np.empty((block, width), dtype=np.float32)
+    square = np.empty(width * width, dtype=np.float32)
+    part = np.empty(width * width, dtype=np.float32)
+    right = np.empty(width, dtype=np.float32)
+    strength = np.empty(block, dtype=np.float32)
+    scale = np.empty(width, dtype=np.float32)
+    shift = np.empty(width, dtype=np.float32)
+    for row in range(rows):
+        start, stop = indptr[row], indptr[row + 1]
+        events = stop - start
+        for f in range(width):
+            scale[f] = 1 / np.sqrt(gram[f] + ridge[row])
+            shift[f] = -scale[f] * pull[f]
+        few = events < width
+        size = events if few else width
+        system = square[: size * size].reshape(size, size)
+        if not few:
+            system[:] = 0
+            right[:] = shift
+        for first in range(start, stop, block):
+            count = min(stop - first, block)
+            held = scaled[:count]
+            for e in range(count):
+                root = np.sqrt(extra[first + e])
+                strength[e] = aim[first + e] / root
+                vector = vectors[indices[first + e]]
+                for f in range(width):
+                    held[e, f] = root * scale[f] * vector[f]
+            if few:
+                np.dot(held, held.T, system)
+                for e in range(count):
+                    right[e] = strength[e]
+                    for f in range(width):
+                        right[e] -= held[e, f] * shift[f]
+            else:
+                product = part.reshape(width, width)
+                np.dot(held.T, held, product)
+                system += product
+                for e in range(count):
+                    for f in range(width):
+                        right[f] += strength[e] * held[e, f]
+        # Cholesky: upper triangle, each step on whole rows, which lie together in memory.
+        for k in range(size):
+            system[k, k] += 1
+        for k in range(size):
+            root = np.sqrt(system[k, k])
+            for j in range(k, size):
+                system[k, j] /= root
+            for i in range(k + 1, size):
+                factor = system[k, i]
+                for j in range(i, size):
+                    system[i, j] -= factor * system[k, j]
+            right[k] /= root
+            for j in range(k + 1, size):
+                right[j] -= right[k] * system[k, j]
+        for k in range(size - 1, -1, -1):
+            for j in range(k + 1, size):
+                right[k] -= system[k, j] * right[j]
+            right[k] /= system[k, k]
+        if few:
+            for f in range(width):
+                out[row, f] = shift[f]
+            for e in range(events):
+                for f in range(width):
+                    out[row, f] += right[e] * scaled[e, f]
+            for f in range(width):
+                out[row, f] *= scale[f]
+        else:
+            for f in range(width):
+                out[row, f] = scale[f] * right[f]

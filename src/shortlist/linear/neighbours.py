@@ -1,0 +1,416 @@
+"""Which N items are nearest to each item, by the users they share? Never the full matrix."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.compiled import compiled
+from shortlist.data.interactions import Interactions
+from shortlist.errors import ModelError
+from shortlist.linear.ranking import NOTHING, TieRanks, best_first
+
+ROWS = 4096
+"""How many items one call of the kernel works on: a report of progress can come between calls."""
+
+ROOM = 2
+"""How many candidates are held for each neighbour that is kept."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The distinct (user, item) pairs of a log, a user's in the order in which they last came.
+
+    start: [users + 1] int64; item: [pairs] uint32, item rows; event: [pairs] int64, the place in
+    the log of the pair's last event.
+    """
+
+    start: NDArray[np.int64]
+    item: NDArray[np.uint32]
+    event: NDArray[np.int64]
+
+    @property
+    def user(self) -> NDArray[np.int64]:
+        """The user row of each pair, [pairs]."""
+        return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+
+    def items_of_users(self) -> NDArray[np.int64]:
+        """How many items each user has, [users]."""
+        return np.diff(self.start)
+
+    def users_of_items(self, items: int) -> NDArray[np.int64]:
+        """How many users each item has, [items + 1]."""
+        return np.bincount(self.item, minlength=items + 1)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The N best neighbours of each item row, best first.
+
+    ids: [items + 1, N] int32 item rows, 0 past the end; scores: [items + 1, N] float32, 0 there.
+    """
+
+    ids: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What a co-count becomes: s_ij = c_ij · left_i · right_j, or c_ij / (left_i + left_j - c_ij).
+
+    c_ij sums, over the users that i and j share, user_weight_u · value_ui · value_uj ·
+    2^(-|time_ui - time_uj| / half_life). left, right: [items + 1] float64; union: the second form,
+    right is not read. value, time: [pairs] float64 or None (1, and no decay); user_weight: [users]
+    or None. shrinkage: s_ij is multiplied by n_ij / (n_ij + shrinkage), n_ij the shared users.
+    """
+
+    left: Floats
+    right: Floats
+    union: bool = False
+    value: Floats | None = None
+    time: Floats | None = None
+    user_weight: Floats | None = None
+    shrinkage: float = 0.0
+    half_life: float = 1.0
+
+
+def distinct_pairs(log: Interactions, items: int) -> Pairs:
+    """Return the distinct pairs of a log; events of row 0 and of rows over `items` are left out."""
+    kept = np.empty(len(log), dtype=np.int64)
+    start = np.empty(log.users + 1, dtype=np.int64)
+    count = _last_events(log.indptr, log.item, items, kept, start)
+    event = kept[:count]
+    return Pairs(start, log.item[event].astype(np.uint32), event)
+
+
+def nearest(
+    pairs: Pairs,
+    formula: Formula,
+    tie_keys: NDArray[np.int64],
+    neighbours: int,
+    rows: NDArray[np.int64] | None = None,
+) -> Neighbours:
+    """Return the nearest items of each item; equal scores by tie key, the smaller first.
+
+    tie_keys: [items + 1 or more]; rows: the item rows to work on, the others stay empty (all).
+    Memory: pairs, and items x neighbours. Time: the sum over users of their items squared.
+    """
+    items = len(formula.left) - 1
+    ties = TieRanks.of(tie_keys[: items + 1])
+    places = _Places.by_popularity(pairs.users_of_items(items))
+    lists = _Lists.of(pairs, formula, places)
+    ids = np.zeros((items + 1, neighbours), dtype=np.int32)
+    scores = np.zeros((items + 1, neighbours), dtype=np.float32)
+    wanted = places.row[1:] if rows is None else rows
+    wanted = np.sort(places.place[wanted])  # popular items one after the other share their users
+    left, right, rank = (of[places.row] for of in (formula.left, formula.right, ties.rank))
+    for start in range(0, len(wanted), ROWS):
+        block = wanted[start : start + ROWS]
+        keys = np.empty((len(block), neighbours), dtype=np.int64)
+        _nearest(
+            block,
+            lists.list,
+            lists.list_value,
+            lists.list_time,
+            lists.item_start,
+            lists.item_list,
+            lists.item_value,
+            lists.item_time,
+            left,
+            right,
+            formula.union,
+            float(formula.shrinkage),
+            1.0 / formula.half_life,
+            rank,
+            keys,
+        )
+        found = np.zeros((len(block), neighbours), dtype=np.int32), np.zeros(keys.shape, np.float32)
+        best_first(keys, ties, *found)
+        ids[places.row[block]], scores[places.row[block]] = found
+    return Neighbours(ids, scores)
+
+
+def renamed(kept: Neighbours, row: NDArray[np.int64], items: int) -> Neighbours:
+    """Return the neighbours with old item row r called row[r - 1]; what is over `items` is gone."""
+    new = np.concatenate([[0], np.where(row <= items, row, 0)]).astype(np.int32)
+    ids = np.zeros((items + 1, kept.ids.shape[1]), dtype=np.int32)
+    scores = np.zeros(ids.shape, dtype=np.float32)
+    ids[new], scores[new] = new[kept.ids], kept.scores
+    ids[0], scores[0] = 0, 0
+    return Neighbours(ids, scores)
+
+
+def spread(pairs: Pairs, items: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which items share a user with any of the marked ones, [items + 1] bool."""
+    users = np.zeros(len(pairs.start) - 1, dtype=np.bool_)
+    user = pairs.user
+    users[user[items[pairs.item]]] = True
+    reached = np.zeros(len(items), dtype=np.bool_)
+    reached[pairs.item[users[user]]] = True
+    return reached
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Items by popularity, so that what is often counted lies together in the cache.
+
+    place: [items + 1] of each row; row: [items + 1] of each place.
+    """
+
+    place: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+    @classmethod
+    def by_popularity(cls, counts: NDArray[np.int64]) -> "_Places":
+        row = np.concatenate([[0], 1 + np.argsort(-counts[1:], kind="stable")])
+        place = np.empty(len(counts), dtype=np.int64)
+        place[row] = np.arange(len(counts))
+        return cls(place, row)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The items of each user, in places, and for each item where its users' lists start.
+
+    list: [users + pairs] uint32, lists one after the other, each led by its length, so that one
+    look into memory finds both; users of one item are left out, they tie it to nothing.
+    list_value, list_time: beside it, of length 0 where all are alike. item_start: [items + 2];
+    item_list: [pairs] uint32, starts of lists; item_value: beside it, with the user's weight.
+    """
+
+    list: NDArray[np.uint32]
+    list_value: Floats
+    list_time: Floats
+    item_start: NDArray[np.int64]
+    item_list: NDArray[np.uint32]
+    item_value: Floats
+    item_time: Floats
+
+    @classmethod
+    def of(cls, pairs: Pairs, formula: Formula, places: _Places) -> "_Lists":
+        room = len(pairs.item) + len(pairs.start)
+        if room >= 2**32:
+            raise ModelError(f"neighbours are found for fewer than 2^32 pairs, got {room}")
+        items = places.place.astype(np.uint32)[pairs.item]
+        none = np.empty(0)
+        value = formula.value
+        if value is None and formula.user_weight is not None:
+            value = np.ones(len(items))
+        lists = np.empty(room, dtype=np.uint32)
+        list_value = np.empty(room if value is not None else 0)
+        list_time = np.empty(room if formula.time is not None else 0)
+        item_start = np.zeros(len(places.row) + 1, dtype=np.int64)
+        item_list = np.empty(len(items), dtype=np.uint32)
+        item_value = np.empty(len(items) if value is not None else 0)
+        item_time = np.empty(len(items) if formula.time is not None else 0)
+        used = _turn(
+            pairs.start,
+            items,
+            none if value is None else value,
+            none if formula.time is None else formula.time,
+            none if formula.user_weight is None else formula.user_weight,
+            lists,
+            list_value,
+            list_time,
+            item_start,
+            item_list,
+            item_value,
+            item_time,
+        )
+        return cls(
+            lists[:used], list_value, list_time, item_start, item_list, item_value, item_time
+        )
+
+
+@compiled
+def _last_events(indptr: Any, item: Any, items: int, kept: Any, start: Any) -> int:
+    """Write the place of the last event of each pair, ascending, and where users start."""
+    owner = np.full(items + 1, -1, dtype=np.int64)
+    count = 0
+    for user in range(len(indptr) - 1):
+        start[user] = count
+        for at in range(indptr[user + 1] - 1, indptr[user] - 1, -1):
+            row = item[at]
+            if row > 0 and row <= items and owner[row] != user:
+                owner[row] = user
+                kept[count] = at
+                count += 1
+        kept[start[user] : count] = kept[start[user] : count][::-1].copy()
+    start[len(indptr) - 1] = count
+    return count
+
+
+@compiled
+def _turn(
+    start: Any,
+    items: Any,
+    value: Any,
+    time: Any,
+    user_weight: Any,
+    lists: Any,
+    list_value: Any,
+    list_time: Any,
+    item_start: Any,
+    item_list: Any,
+    item_value: Any,
+    item_time: Any,
+) -> int:
+    """Write the lists of `_Lists`, users ascending in both; return how much of them is used."""
+    used = 0
+    users = len(start) - 1
+    for user in range(users):
+        length = start[user + 1] - start[user]
+        if length < 2:
+            continue
+        lists[used] = length
+        used += 1
+        for at in range(start[user], start[user + 1]):
+            lists[used] = items[at]
+            if len(value) > 0:
+                list_value[used] = value[at]
+            if len(time) > 0:
+                list_time[used] = time[at]
+            item_start[items[at] + 1] += 1
+            used += 1
+    for place in range(1, len(item_start)):
+        item_start[place] += item_start[place - 1]
+    fill = item_start.copy()
+    head = 0
+    for user in range(users):
+        length = start[user + 1] - start[user]
+        if length < 2:
+            continue
+        for at in range(head + 1, head + 1 + length):
+            place = lists[at]
+            item_list[fill[place]] = head
+            if len(value) > 0:
+                weight = user_weight[user] if len(user_weight) > 0 else 1.0
+                item_value[fill[place]] = list_value[at] * weight
+            if len(time) > 0:
+                item_time[fill[place]] = list_time[at]
+            fill[place] += 1
+        head += 1 + length
+    return used
+
+
+@compiled
+def _nearest(  # noqa: PLR0912, PLR0915
+    wanted: Any,
+    lists: Any,
+    list_value: Any,
+    list_time: Any,
+    item_start: Any,
+    item_list: Any,
+    item_value: Any,
+    item_time: Any,
+    left: Any,
+    right: Any,
+    union: bool,
+    shrinkage: float,
+    rate: float,
+    rank: Any,
+    keys: Any,
+) -> None:
+    """Write the keys [wanted, N] of the nearest items of each wanted place, in any order.
+
+    One dense array of counts serves all items; a list of what was touched clears it. A key is the
+    score's bits over the tie rank, so that one comparison of integers decides. Places are unsigned
+    because a signed index costs a test for being negative.
+    """
+    items, best = len(left) - 1, keys.shape[1]
+    held = np.empty(ROOM * best + 64, dtype=np.int64)
+    shared = np.zeros(items + 1, dtype=np.int32)
+    weighted, decays = len(list_value) > 0, len(list_time) > 0
+    total = np.zeros(items + 1 if weighted or decays else 1, dtype=np.float64)
+    touched = np.empty(items + 2, dtype=np.uint32)
+    cell = np.zeros(1, dtype=np.float32)
+    cell_bits = cell.view(np.int32)
+    one = np.uint64(1)
+    for at in range(len(wanted)):
+        i = wanted[at]
+        many = np.uint64(0)
+        for place in range(item_start[i], item_start[i + 1]):
+            head = np.uint64(item_list[place]) + one
+            end = head + np.uint64(lists[head - one])
+            if not (weighted or decays):
+                for e in range(head, end):
+                    j = lists[e]
+                    count = shared[j]
+                    touched[many] = j
+                    many += np.uint64(count == 0)  # no branch: it could not be predicted
+                    shared[j] = count + 1
+                continue
+            value = item_value[place] if weighted else 1.0
+            for e in range(head, end):
+                j = lists[e]
+                count = shared[j]
+                touched[many] = j
+                many += np.uint64(count == 0)
+                shared[j] = count + 1
+                amount = value * list_value[e] if weighted else 1.0
+                if decays:
+                    amount *= np.exp2(-rate * abs(list_time[e] - item_time[place]))
+                total[j] += amount
+        count_held, floor, key_floor = 0, np.float32(-np.inf), np.int64(NOTHING)
+        for t in range(many + one):
+            if t < many:
+                j = touched[t]
+                count = shared[j]
+                shared[j] = 0
+                amount = np.float64(count)
+                if weighted or decays:
+                    amount = total[j]
+                    total[j] = 0.0
+                if union:
+                    score = amount / (left[i] + left[j] - amount)
+                else:
+                    score = amount * (left[i] * right[j])
+                if shrinkage > 0:
+                    score *= count / (count + shrinkage)
+                single = np.float32(score)
+                if single < floor or single == 0 or j == i:
+                    continue
+                cell[0] = single
+                order = np.int64(cell_bits[0])
+                if order < 0:
+                    order ^= 0x7FFFFFFF  # negative floats grow downward as integers
+                key = (order << 32) | np.int64(items - rank[j])
+                if key <= key_floor:
+                    continue
+                held[count_held] = key
+                count_held += 1
+                if count_held < len(held):
+                    continue
+            if count_held <= best:
+                continue
+            low, high = 0, count_held - 1  # Hoare's selection: the best come to the front
+            while low < high:
+                pivot = held[(low + high) // 2]
+                up, down = low, high
+                while up <= down:
+                    while held[up] > pivot:
+                        up += 1
+                    while held[down] < pivot:
+                        down -= 1
+                    if up <= down:
+                        held[up], held[down] = held[down], held[up]
+                        up += 1
+                        down -= 1
+                if best - 1 <= down:
+                    high = down
+                elif best - 1 >= up:
+                    low = up
+                else:
+                    break
+            count_held = best
+            key_floor = held[best - 1]
+            order = key_floor >> 32
+            if order < 0:
+                order ^= 0x7FFFFFFF
+            cell_bits[0] = order
+            floor = cell[0]
+        keys[at, :count_held] = held[:count_held]
+        keys[at, count_held:] = NOTHING

@@ -1,0 +1,100 @@
+"""What is an item worth, from what became of it? Counts, decayed counts, smoothed rates."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.data.columns import TimeUnit
+from shortlist.data.dataset import TrainingData
+from shortlist.data.interactions import Interactions
+from shortlist.data.pairs import in_units
+from shortlist.errors import ModelError
+
+Metric = Literal["count", "recent", "ctr", "conversion"]
+"""count: training events. recent: the same, each by its age. ctr: clicks of what was shown.
+conversion: training events of what was shown."""
+
+PRIOR_STRENGTH = 100.0
+"""Shows that a rate is smoothed with where nobody says how many."""
+
+
+def posterior(
+    data: TrainingData,
+    metric: Metric,
+    *,
+    half_life: float | None = None,
+    prior_strength: float = PRIOR_STRENGTH,
+) -> NDArray[np.float64]:
+    """Return the metric of each trained item row, [items.trained + 1]; row 0 has 0.
+
+    Only what lies before the cut counts. half_life: in seconds, of "recent"; prior_strength: of
+    "ctr" and "conversion". Raises ModelError where the data does not have what the metric needs.
+    """
+    log, items = data.training_log, data.items.trained
+    events = data.item_counts[: items + 1]  # those observed since may be of later rows
+    if metric == "recent":
+        if half_life is None:
+            raise ModelError("metric = 'recent' needs half_life, in seconds")
+        return decayed_counts(log, items, half_life, data.time_unit)
+    if metric == "count":
+        return events.astype(np.float64)
+    if data.shows is None:
+        raise ModelError(
+            f"metric = '{metric}' divides by how often an item was shown: give the impressions "
+            "and their column of clicks (data.impressions, data.click)"
+        )
+    shows, clicks = data.shows.shown[: items + 1], data.shows.clicked[: items + 1]
+    if metric == "conversion":
+        # Of items that were never shown a rate cannot be told: their events would make it any.
+        clicks = np.where(shows > 0, events, 0)
+    return smoothed_rate(clicks, shows, prior_strength, metric)
+
+
+def decayed_counts(
+    log: Interactions, items: int, half_life: float, unit: TimeUnit | None
+) -> NDArray[np.float64]:
+    """Return the sum of 2^(-age / half_life) over the events of each item row, [items + 1].
+
+    half_life: in seconds, `unit` says what a step of log.time is; age: how long before the newest
+    event of the log. Raises ModelError for a log without times.
+
+    >>> log = Interactions(np.ones(3, int), np.array([1, 1, 2]), 2, time=np.array([0, 20, 10]))
+    >>> decayed_counts(log, 2, half_life=10, unit=None)
+    array([0.  , 1.25, 0.5 ])
+    """
+    weights = decay(log, half_life, unit)
+    counts = np.bincount(log.item, weights=weights, minlength=items + 1)[: items + 1]
+    counts[0] = 0
+    return counts.astype(np.float64)
+
+
+def decay(log: Interactions, half_life: float, unit: TimeUnit | None) -> NDArray[np.float64]:
+    """Return what each event counts for its age, [n] in (0, 1]: see `decayed_counts`."""
+    if log.time is None:
+        raise ModelError("half_life needs data.time, the column an event's age is told from")
+    if not len(log):
+        return np.zeros(0)
+    with np.errstate(over="ignore", under="ignore"):
+        age = (log.time.max() - log.time) / in_units(half_life, unit)
+        weights: NDArray[np.float64] = np.exp2(-age)
+    return weights
+
+
+def smoothed_rate(
+    hits: NDArray[np.int64], tries: NDArray[np.int64], strength: float, name: str = "ctr"
+) -> NDArray[np.float64]:
+    """Return (hits + strength · global rate) / (tries + strength), [n]; row 0 has 0.
+
+    The mean of a Beta posterior whose prior is worth `strength` tries at the rate of all items
+    together. Raises ModelError where no try, or no hit, is known: all rates would be equal.
+
+    >>> smoothed_rate(np.array([0, 3, 1]), np.array([0, 10, 30]), 10)
+    array([0.  , 0.2 , 0.05])
+    """
+    if tries.sum() == 0 or hits.sum() == 0:
+        missing = "item was shown" if tries.sum() == 0 else "shown item was chosen"
+        raise ModelError(f"metric = '{name}': no {missing} before the cut, so no rate is known")
+    rates: NDArray[np.float64] = (hits + strength * (hits.sum() / tries.sum())) / (tries + strength)
+    rates[0] = 0
+    return rates

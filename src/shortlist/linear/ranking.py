@@ -1,0 +1,150 @@
+"""How do compiled loops keep the best by score and tie key? One integer a candidate."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.compiled import compiled
+
+NOTHING = -(2**63)
+"""The key of no candidate, behind all others."""
+
+
+@dataclass(frozen=True)
+class TieRanks:
+    """The order of rows by tie key, row 0 first.
+
+    rank: [rows + 1] int32 of each row; row: [rows + 1] int64 at each rank.
+
+    A key is int64: the bits of a float32 score, made to grow with it, over `rows - rank`. Of two
+    candidates the one with the greater key is better, and no two keys are equal.
+    """
+
+    rank: NDArray[np.int32]
+    row: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tie_keys: NDArray[np.int64]) -> "TieRanks":
+        """Rank rows by tie keys [rows + 1], the smaller first; row 0 stays 0."""
+        row = np.concatenate([[0], 1 + np.argsort(tie_keys[1:], kind="stable")])
+        rank = np.empty(len(row), dtype=np.int32)
+        rank[row] = np.arange(len(row))
+        return cls(rank, row)
+
+
+def best_first(
+    keys: NDArray[np.int64], ties: TieRanks, rows: NDArray[Any], scores: NDArray[np.float32]
+) -> None:
+    """Sort keys [B, N] in place, and write their rows and scores [B, N] where there is a key."""
+    keys.sort(axis=1)  # numpy sorts integers many times faster than compiled code of ours
+    _decode(keys, ties.row, rows, scores.view(np.int32))
+
+
+@compiled
+def _decode(keys: Any, row_of_rank: Any, rows: Any, bits: Any) -> None:
+    """Turn keys, ascending, into rows and bits of scores, best first."""
+    last, width = len(row_of_rank) - 1, keys.shape[1]
+    for at in range(len(keys)):
+        for place in range(width):
+            key = keys[at, width - 1 - place]
+            if key == NOTHING:
+                break
+            order = key >> 32
+            if order < 0:
+                order ^= 0x7FFFFFFF
+            rows[at, place] = row_of_rank[last - (key & 0xFFFFFFFF)]
+            bits[at, place] = order
+
+
+def best_of_lists(
+    start: NDArray[np.int64],
+    row: NDArray[Any],
+    score: NDArray[np.float32],
+    banned: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    ties: TieRanks,
+    k: int,
+    allow: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """Return the keys [B, k] of the k best candidates of each list, in any order, then NOTHING.
+
+    List i is row[start[i]:start[i + 1]], distinct, with its scores. banned: (rows, offsets [B + 1])
+    that list i must not give; unknown ones are ignored. allow: [rows + 1 or more], true for those
+    that any list may give.
+    """
+    lists = len(start) - 1
+    rows, offsets = banned or (np.empty(0, np.int64), np.zeros(lists + 1, np.int64))
+    keys = np.empty((lists, k), dtype=np.int64)
+    forbidden = np.zeros(len(ties.rank), dtype=np.bool_)
+    if allow is not None:
+        forbidden = ~allow[: len(forbidden)]
+    _best_of_lists(start.astype(np.int64), row, score, rows, offsets, forbidden, ties.rank, keys)
+    return keys
+
+
+@compiled
+def _best_of_lists(  # noqa: PLR0912
+    start: Any,
+    row: Any,
+    score: Any,
+    banned: Any,
+    banned_start: Any,
+    forbidden: Any,
+    rank: Any,
+    keys: Any,
+) -> None:
+    """Write the keys of the best of each list."""
+    last, best = len(rank) - 1, keys.shape[1]
+    out = forbidden.copy()
+    held = np.empty(2 * best + 64, dtype=np.int64)
+    cell = np.zeros(1, dtype=np.float32)
+    cell_bits = cell.view(np.int32)
+    for at in range(len(keys)):
+        for place in range(banned_start[at], banned_start[at + 1]):
+            if banned[place] <= last:
+                out[banned[place]] = True
+        count, floor = 0, np.int64(NOTHING)
+        for place in range(start[at], start[at + 1] + 1):
+            if place < start[at + 1]:
+                if out[row[place]]:
+                    continue
+                cell[0] = score[place] + np.float32(0)  # -0 is 0
+                order = np.int64(cell_bits[0])
+                if order < 0:
+                    order ^= 0x7FFFFFFF
+                key = (order << 32) | np.int64(last - rank[row[place]])
+                if key <= floor:
+                    continue
+                held[count] = key
+                count += 1
+                if count < len(held):
+                    continue
+            if count <= best:
+                continue
+            low, high = 0, count - 1  # Hoare's selection: the best come to the front
+            while low < high:
+                pivot = held[(low + high) // 2]
+                up, down = low, high
+                while up <= down:
+                    while held[up] > pivot:
+                        up += 1
+                    while held[down] < pivot:
+                        down -= 1
+                    if up <= down:
+                        held[up], held[down] = held[down], held[up]
+                        up += 1
+                        down -= 1
+                if best - 1 <= down:
+                    high = down
+                elif best - 1 >= up:
+                    low = up
+                else:
+                    break
+            count = best
+            floor = held[best - 1]
+        keys[at, :count] = held[:count]
+        keys[at, count:] = NOTHING
+        for place in range(banned_start[at], banned_start[at + 1]):
+            if banned[place] <= last:
+                out[banned[place]] = forbidden[banned[place]]

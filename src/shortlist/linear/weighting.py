@@ -1,0 +1,70 @@
+"""How much does a user, or an event, say about an item? IUF, TF-IDF, BM25."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.errors import ModelError
+
+Floats = NDArray[np.float64]
+
+
+def inverse_frequency(counts: NDArray[np.int64]) -> Floats:
+    """Return 1 / log(1 + n) of each count, 0 for 0: who meets everything says little.
+
+    Of users' counts of items it is the IUF of ItemCF, of items' counts of users that of UserCF
+    (Breese et al. 1998 gave the idea; this form is the one in use).
+
+    >>> inverse_frequency(np.array([0, 1, 3])).round(4)
+    array([0.    , 1.4427, 0.7213])
+    """
+    weights = np.zeros(len(counts))
+    np.divide(1.0, np.log1p(counts), out=weights, where=counts > 0)
+    return weights
+
+
+def tf_idf(
+    value: Floats, user: NDArray[np.int64], item_counts: NDArray[np.int64], items: int
+) -> Floats:
+    """Weigh each pair, items being texts and users their words.
+
+    sqrt(value) · log((1 + items) / (1 + n)), with value [pairs], >= 0, of each pair, user [pairs]
+    and item_counts n [users].
+    """
+    _refuse_negative(value, "tf-idf")
+    return np.sqrt(value) * _idf(item_counts, items)[user]
+
+
+def bm25(
+    value: Floats,
+    user: NDArray[np.int64],
+    item: NDArray[np.uint32],
+    item_counts: NDArray[np.int64],
+    items: int,
+    *,
+    k1: float = 1.2,
+    b: float = 0.75,
+) -> Floats:
+    """Weigh each pair as Okapi BM25 weighs a word (the user) in a text (the item).
+
+    value (k1 + 1) / (k1 (1 - b + b · length / mean length) + value) · idf, where the length of an
+    item is the sum of its values. Arguments as for `tf_idf`; item: [pairs].
+    """
+    _refuse_negative(value, "bm25")
+    length = np.bincount(item, weights=value, minlength=items + 1)
+    mean = max(float(length.sum()) / max(items, 1), np.finfo(np.float64).tiny)
+    shortness = k1 * (1 - b + b * length / mean)
+    total = shortness[item] + value
+    saturated = np.zeros(len(value))
+    np.divide(value * (k1 + 1), total, out=saturated, where=total > 0)
+    return saturated * _idf(item_counts, items)[user]
+
+
+def _idf(counts: NDArray[np.int64], items: int) -> Floats:
+    return np.log((1 + items) / (1.0 + counts))
+
+
+def _refuse_negative(value: Floats, name: str) -> None:
+    if len(value) and value.min() < 0:
+        raise ModelError(
+            f"item_weighting = '{name}' needs values >= 0, and data.weight holds {value.min():g}"
+        )

@@ -1,0 +1,38 @@
+"""What do channels share that keep weights or vectors of items as the last fit left them?"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.data.dataset import TrainingData
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.errors import ModelError
+from shortlist.retrievers.base import RowQueries
+from shortlist.retrievers.history import ProfileOptions
+
+
+def rows_before(old: Vocabulary, new: Vocabulary) -> NDArray[np.int64]:
+    """Return the trained row in `old` of each trained row in `new`, [new.trained + 1]; 0: none."""
+    rows = np.zeros(new.trained + 1, dtype=np.int64)
+    rows[1:] = old.rows(new.ids[: new.trained])
+    rows[rows > old.trained] = 0
+    return rows
+
+
+def check_order(data: TrainingData, options: ProfileOptions) -> None:
+    """Refuse options that ask which event is the newest of a log that does not say."""
+    for name in ("recency", "latest_items"):
+        if getattr(options, name) is not None and not data.ordered:
+            raise ModelError(
+                f"{name} needs data.time: without it nobody knows which event is the newest; "
+                f"name the column, or remove {name}"
+            )
+
+
+def without(known: NDArray[np.bool_], block: RowQueries) -> Tensor:
+    """True for queries whose history holds no item that is `known` [rows], [B]."""
+    values, rows = block.history.values, torch.from_numpy(known)
+    inside = (values > 0) & (values < len(rows))
+    met = inside & rows[torch.where(inside, values, 0)]
+    return torch.bincount(block.history.owners()[met], minlength=len(block.users)) == 0

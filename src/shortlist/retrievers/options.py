@@ -1,0 +1,39 @@
+"""How do options given by name become a checked table of options, or one clear error?"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from shortlist.config.faults import explain
+from shortlist.config.sections import Section
+from shortlist.errors import ModelError, suggest
+
+Chosen = TypeVar("Chosen", bound=Section)
+
+
+def checked_options(
+    kind: type[Chosen], options: Chosen | None, given: Mapping[str, Any], owner: str
+) -> Chosen:
+    """Return the options with `given` put over them; `owner` is whom errors name.
+
+    Raises ModelError for a key there is none of, a value out of its range, or one that is missing.
+
+    >>> from shortlist.retrievers.popular import PopularOptions
+    >>> checked_options(PopularOptions, None, {"half_life": 60.0}, "Popular").half_life
+    60.0
+    """
+    known = {} if options is None else options.model_dump()
+    for key in given:
+        if key not in kind.model_fields:
+            raise ModelError(f"{owner} has no option {key!r}.{suggest(key, kind.model_fields)}")
+    try:
+        return kind.model_validate(known | dict(given))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        if fault["type"] == "missing":
+            field = str(fault["loc"][0])
+            raise ModelError(
+                f"{owner} needs the option {field!r}: {kind.model_fields[field].description}"
+            ) from error
+        raise ModelError(explain(fault, {})) from error

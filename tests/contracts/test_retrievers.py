@@ -1,0 +1,206 @@
+"""What every retriever keeps to, whatever it is made of: found by the table."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import shortlist
+from shortlist.data.predicates import allowed_rows, parse
+from shortlist.errors import QueryError
+from shortlist.retrievers.base import Queries
+from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.channels import CHANNELS
+from shortlist.retrievers.popular import Popular
+
+OPTIONS = {
+    "inverted": {"attribute": "tags"},
+    "als": {"factors": 8, "iterations": 3},
+    "graph-filter": {"factors": 8},
+    "two-tower": {"dim": 8, "epochs": 1, "batch_size": 256},
+    "item-to-item": {"dim": 8, "epochs": 1, "batch_size": 256, "session_gap": 10**6},
+    "user-to-user": {"dim": 8, "epochs": 1, "batch_size": 256},
+}
+"""What a kind needs, or makes it quick."""
+
+EXPLAINS = {"popular", "inverted", "item-cf", "user-cf", "ease", "graph-filter", "als"}
+SHORT = {"inverted", "item-cf", "user-cf", "user-to-user"}
+"""Kinds that list only what has anything to do with the query."""
+
+KINDS = [*CHANNELS, "blend"]
+
+
+@pytest.fixture(scope="module")
+def channels(split):
+    """Each kind, fitted once."""
+    made = {}
+
+    def get(name):
+        if name not in made and name != "blend":
+            made[name] = CHANNELS[name](**OPTIONS.get(name, {})).fit(split)
+        if name not in made:
+            parts = {"cf": get("item-cf"), "tags": get("inverted"), "ease": get("ease")}
+            made[name] = Blend(parts, quotas={"cf": 5, "tags": 1, "ease": 4})
+            made[name]._adopt()
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(params=KINDS)
+def channel(request, channels):
+    return channels(request.param)
+
+
+def history(data, row):
+    return data.items.external(data.log.item[data.log.user == row]).to_list()
+
+
+def test_lists_are_distinct_candidates_the_user_has_not_met_best_first(channel):
+    data = channel.data
+    users = data.users.ids[:40]
+    found = channel.recommend(users, 15)
+    candidates = set(channel.candidate_rows().tolist())
+    for query, user in enumerate(users):
+        rows = found.rows[query][found.rows[query] >= 0].tolist()
+        met = set(data.log.item[data.log.user == data.users.rows([user])[0]].tolist())
+        assert len(set(rows)) == len(rows) > 0
+        assert set(rows) <= candidates
+        assert not set(rows) & met
+        scores = found.scores[query]
+        assert np.isfinite(scores[: len(rows)]).all()
+        assert (np.diff(scores[: len(rows)]) <= 0).all()
+        assert (scores[len(rows) :] == -np.inf).all()
+
+
+def test_equal_scores_go_by_the_tie_key(channel):
+    if isinstance(channel, Blend):
+        pytest.skip("quotas give each place its own score")
+    found = channel.recommend(channel.data.users.ids[:40], 50)
+    keys = channel.data.items.tie_keys.astype(object)
+    tied = (np.diff(found.scores, axis=1) == 0) & (found.rows[:, 1:] >= 0)
+    for query, place in zip(*np.nonzero(tied), strict=True):
+        assert keys[found.rows[query, place]] < keys[found.rows[query, place + 1]]
+
+
+def test_an_answer_does_not_depend_on_the_other_queries(channel):
+    users = channel.data.users.ids[:7]
+    together = channel.recommend(users, 10)
+    for query, user in enumerate(users):
+        alone = channel.recommend([user], 10)
+        assert (alone.rows[0] == together.rows[query]).all()
+        np.testing.assert_allclose(alone.scores[0], together.scores[query], rtol=1e-5)
+
+
+def test_met_items_come_back_when_they_may(channel):
+    users = channel.data.users.ids[:20]
+    k = len(channel.candidate_rows())
+    found = channel.recommend(Queries(users, exclude_seen=False), k)
+    met = sum(
+        len(set(found.rows[q].tolist()) & set(channel.data.log.item[channel.data.log.user == row]))
+        for q, row in enumerate(channel.data.users.rows(users))
+    )
+    assert met > 0
+
+
+def test_a_query_of_which_nothing_is_known_gets_popular_items_under_the_flag(channel):
+    if isinstance(channel, Popular):
+        pytest.skip("it needs nothing of the user")
+    found = channel.recommend(Queries(histories=[[], [channel.data.items.ids[0]]]), 5)
+    popular = Popular().fit_data(channel.data).recommend(Queries(histories=[[]]), 5)
+    assert found.fallback.tolist() == [True, False]
+    same = [row in set(channel.candidate_rows()) for row in popular.rows[0]]
+    assert (found.rows[0] == popular.rows[0])[same].all()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.01])
+def test_filters_leave_exactly_the_matching_items_in_their_order(channel, share):
+    data, users = channel.data, channel.data.users.ids[:10]
+    random = np.random.default_rng(5)
+    candidates = channel.candidate_rows()
+    kept = random.choice(candidates, max(1, int(share * len(candidates))), replace=False)
+    everything = channel.recommend(users, len(candidates))
+    some = channel.recommend(Queries(users, allow=data.items.external(kept)), len(candidates))
+    if isinstance(channel, Blend):
+        for query in range(10):
+            assert set(some.rows[query]) <= {*kept, -1}
+        return
+    for query in range(10):
+        wanted = [row for row in everything.rows[query] if row in set(kept)]
+        assert some.rows[query][some.rows[query] >= 0].tolist() == wanted
+
+
+def test_a_condition_holds_for_every_item_of_the_answer(channel):
+    where = {"and": [{"column": "price", "min": 0.2}, {"not": {"column": "tags", "eq": "never"}}]}
+    allowed = allowed_rows(channel.data, parse(where))
+    found = channel.recommend(Queries(channel.data.users.ids[:10], where=where), 10)
+    assert (found.rows >= 0).any()
+    assert all(allowed[row] for row in found.rows[found.rows >= 0])
+    nothing = channel.recommend(Queries(channel.data.users.ids[:3], allow=[]), 10)
+    assert (nothing.rows == -1).all()
+
+
+def test_denied_items_are_gone(channel):
+    users = channel.data.users.ids[:5]
+    first = channel.recommend(users, 3)
+    denied = channel.data.items.external(np.unique(first.rows))
+    again = channel.recommend(Queries(users, deny=denied), 3)
+    assert not set(again.rows.ravel()) & set(first.rows.ravel())
+
+
+def test_more_than_there_is_gives_what_there_is(channel):
+    found = channel.recommend(channel.data.users.ids[:3], 10**6)
+    assert found.rows.shape[1] == len(channel.candidate_rows())
+    with pytest.raises(QueryError, match="at least 1"):
+        channel.recommend(channel.data.users.ids[:3], 0)
+
+
+def test_a_bundle_gives_the_same_answers(channel, tmp_path):
+    shortlist.save(channel, tmp_path / "b")
+    loaded = shortlist.load(tmp_path / "b").retriever
+    users = channel.data.users.ids[:20]
+    a, b = channel.recommend(users, 12), loaded.recommend(users, 12)
+    assert (a.rows == b.rows).all()
+    assert (a.scores == b.scores).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["item-cf", "ease", "graph-filter", "als", "inverted", "item-to-item"]
+)
+def test_events_after_the_cut_are_out_of_sight(name, channels):
+    channel = channels(name)
+    users = channel.data.users.ids[:20]
+    known = channel.data.log.before("validation")
+    rows = channel.data.users.rows(users)
+    lists = [channel.data.items.external(known.item[known.user == row]).to_list() for row in rows]
+    before = channel.recommend(Queries(users, before="validation"), 10)
+    assert (before.rows == channel.recommend(Queries(histories=lists), 10).rows).all()
+    assert (before.rows != channel.recommend(users, 10).rows).any()
+
+
+@pytest.mark.parametrize("name", sorted(EXPLAINS))
+def test_the_reasons_of_an_item_sum_to_its_score(name, channels):
+    channel = channels(name)
+    users = channel.data.users.ids[:5]
+    found = channel.recommend(users, 3)
+    reasons = channel.explain(users, found.ids)
+    sums = reasons.group_by("query", "item").agg(pl.col("contribution").sum())
+    told = {(query, item): value for query, item, value in sums.iter_rows()}
+    for query, (ids, scores) in enumerate(zip(found.ids, found.scores, strict=True)):
+        for item, score in zip(ids, scores, strict=False):
+            assert told[query, item] == pytest.approx(float(score), rel=2e-3, abs=1e-5)
+
+
+def test_what_is_fitted_needs_no_second_copy_of_the_data(split, channels):
+    assert channels("ease").data is channels("als").data
+
+
+@pytest.mark.parametrize("name", ["item-cf", "ease", "graph-filter", "als", "inverted", "popular"])
+def test_users_and_histories_are_one_door(name, channels):
+    channel = channels(name)
+    row = 5
+    user = channel.data.users.external(np.array([row]))
+    one = channel.recommend(user, 10)
+    other = channel.recommend(Queries(histories=[history(channel.data, row)]), 10)
+    assert (one.rows == other.rows).all()
+    torch.testing.assert_close(torch.from_numpy(one.scores), torch.from_numpy(other.scores))

@@ -1,0 +1,96 @@
+"""Conditions on items: by hand, missing values, and every mistake told with its place."""
+
+import polars as pl
+import pytest
+
+from shortlist.data.dataset import Dataset
+from shortlist.data.predicates import MOST_DEEP, allowed_rows, parse
+from shortlist.data.schema import Feature, Schema
+from shortlist.errors import QueryError
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": [10, 20, 30, 40],
+        "tags": ["a|b", "b", None, "c"],
+        "price": [1.0, 2.0, 3.0, None],
+        "listed": [True, False, True, True],
+        "words": [["x"], ["x", "y"], [], None],
+    }
+)
+
+
+def chosen(where):
+    log = pl.DataFrame(
+        {
+            "user_id": [1, 1, 1, 1, 2, 2, 2],
+            "item_id": [10, 20, 30, 50, 10, 20, 40],
+            "time": [*range(7)],
+        }
+    )
+    schema = Schema(
+        time="time",
+        item_features=(
+            Feature("tags", "multi-valued"),
+            Feature("price", "numeric"),
+            Feature("listed", "categorical"),
+            Feature("words", "multi-valued"),
+        ),
+    )
+    data = Dataset.load(log, items=ITEMS, schema=schema).split().training_data("all")
+    mask = allowed_rows(data, parse(where))
+    assert not mask[0]
+    return sorted(data.items.external(mask.nonzero().squeeze(1).numpy()).to_list())
+
+
+@pytest.mark.parametrize(
+    ("where", "items"),
+    [
+        ({"column": "tags", "eq": "b"}, [10, 20]),
+        ({"column": "tags", "in": ["a", "c"]}, [10, 40]),
+        ({"column": "tags", "in": []}, []),
+        ({"column": "price", "min": 2}, [20, 30]),
+        ({"column": "price", "max": 2.0}, [10, 20]),
+        ({"column": "price", "min": 1.5, "max": 2.5}, [20]),
+        ({"column": "price", "eq": 3}, [30]),
+        ({"column": "words", "eq": "x"}, [10, 20]),
+        ({"and": [{"column": "tags", "eq": "b"}, {"column": "price", "min": 2}]}, [20]),
+        ({"or": [{"column": "tags", "eq": "c"}, {"column": "price", "min": 3}]}, [30, 40]),
+        # 50 is in no table and 40 has no price: neither is cheap, so both are "not cheap".
+        ({"not": {"column": "price", "max": 2}}, [30, 40, 50]),
+        ({"not": {"not": {"column": "price", "max": 2}}}, [10, 20]),
+    ],
+)
+def test_a_condition_chooses_these(where, items):
+    assert chosen(where) == items
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"column": "tag", "eq": "a"}, "no column 'tag'.*'tags'"),
+        ({"column": "price", "eq": "cheap"}, "compared with a number, got 'cheap'"),
+        ({"column": "tags", "eq": 3}, "compared with a text, got 3"),
+        ({"column": "tags", "min": 3}, "holds no numbers"),
+        ({"and": []}, "where.and must be a list of at least one"),
+        ({"or": [{"column": "tags", "eq": "a"}, 7]}, r"where.or\[1\] must be a table"),
+        ({"colum": "tags", "eq": "a"}, "one of the keys 'and', 'or', 'not'"),
+        ({"column": "tags", "equal": "a"}, "beside 'column' there must be"),
+        ({"column": "tags", "in": "a"}, "must be a list"),
+        ({"column": "price", "min": None}, "needs a number"),
+        ({"column": "price", "min": float("nan")}, "must be a number"),
+        ({"column": "price", "eq": None}, "must be a text, a number"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(where, message):
+    with pytest.raises(QueryError, match=message):
+        chosen(where)
+
+
+def test_a_condition_too_deep_or_too_long_is_refused():
+    deep = {"column": "tags", "eq": "a"}
+    for _ in range(MOST_DEEP):
+        deep = {"not": deep}
+    with pytest.raises(QueryError, match="levels deep"):
+        parse(deep)
+    with pytest.raises(QueryError, match="at most"):
+        parse({"or": [{"column": "tags", "eq": "a"}] * 100})

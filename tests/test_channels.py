@@ -1,0 +1,172 @@
+"""Channels from a recipe on the command line: trained, planned, asked, explained, kept up to date."""
+
+import json
+import sys
+
+import polars as pl
+import pytest
+
+from shortlist.cli import main
+from shortlist.data.synthetic import planted_world
+
+RECIPE = """
+[data]
+interactions = "log.csv"
+items = "items.parquet"
+users = "users.parquet"
+time = "timestamp"
+
+[features]
+users = { region = "categorical" }
+items = { tags = "multi-valued" }
+title = "title"
+
+[channels.ease]
+kind = "ease"
+recency = 5.0
+
+[channels.tags]
+kind = "inverted"
+attribute = "tags"
+
+[channels.popular]
+kind = "popular"
+segment = "region"
+
+[blend]
+size = 20
+fallback = ["popular"]
+
+[training]
+refit = "all"
+
+[evaluation]
+k = [5, 20]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_data_folder():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SHORTLIST_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("channels")
+    world = planted_world(users=150, items=100, events=3_000, seed=2)
+    world.interactions.drop("rating").write_csv(folder / "log.csv")
+    world.users.write_parquet(folder / "users.parquet")
+    world.items.write_parquet(folder / "items.parquet")
+    (folder / "recipe.toml").write_text(RECIPE)
+    assert call("train", folder / "recipe.toml", "--out", folder / "blend", "--quiet") == 0
+    return folder
+
+
+def call(*arguments) -> int:
+    """Run the command line in this process; return its exit code."""
+    old, sys.argv = sys.argv, ["shortlist", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = old
+    return 0
+
+
+def answer(capsys, *arguments):
+    """The JSON object a command prints."""
+    capsys.readouterr()
+    assert call(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def someone(folder):
+    return pl.read_csv(folder / "log.csv")["user_id"][0]
+
+
+def test_a_blend_says_where_each_candidate_comes_from(folder, capsys):
+    found = answer(capsys, "recommend", folder / "blend", "--user", someone(folder))
+    items = found["users"][0]["items"]
+    assert len(items) == 10
+    assert {item["channel"] for item in items} <= {"ease", "tags", "popular"}
+    assert all(item["channel"] in item["ranks"] for item in items)
+
+
+def test_the_reasons_of_a_channel_sum_to_its_score(folder, capsys):
+    user = someone(folder)
+    found = answer(capsys, "explain", folder / "blend", "--user", user)
+    kinds = {reason["kind"] for reason in found["reasons"]}
+    assert {"event", "attribute"} <= kinds
+    assert call("explain", folder / "blend", "--user", user, "--reasons", "2") == 0
+    assert "because of" in capsys.readouterr().out
+
+
+def test_a_plan_gives_quotas_that_sum_to_the_size(folder, capsys):
+    found = answer(capsys, "plan", folder / "recipe.toml", "--size", "10")
+    assert set(found["channels"]) == {"ease", "tags"}
+    assert sum(channel["quota"] for channel in found["channels"].values()) == 10
+    assert found["expected_recall"] >= found["equal_quotas_recall"]
+    assert call("plan", folder / "recipe.toml") == 0
+    assert "quotas = {" in capsys.readouterr().err
+
+
+def test_an_update_is_known_without_a_fit(folder, capsys):
+    log = pl.read_csv(folder / "log.csv")
+    item = int(log["item_id"][0])
+    new = pl.DataFrame(
+        {"user_id": [77], "item_id": [item], "timestamp": [int(log["timestamp"].max()) + 5]}
+    )
+    new.write_csv(folder / "new.csv")
+    before = answer(capsys, "recommend", folder / "blend", "--user", "77")
+    assert before["users"][0]["fallback"]
+    arguments = ("--events", folder / "new.csv", "--out", folder / "updated")
+    assert call("update", folder / "blend", *arguments) == 0
+    assert "1 new events" in capsys.readouterr().err
+    after = answer(capsys, "recommend", folder / "updated", "--user", "77")
+    assert not after["users"][0]["fallback"]
+    assert item not in [found["item"] for found in after["users"][0]["items"]]
+
+
+def test_one_channel_alone_is_its_own_bundle(folder, capsys):
+    recipe = folder / "one.toml"
+    start, end = RECIPE.index("[channels.tags]"), RECIPE.index("[training]")
+    recipe.write_text(RECIPE[:start] + RECIPE[end:].replace('"all"', '"none"'))
+    assert call("train", recipe, "--out", folder / "one", "--quiet") == 0
+    assert answer(capsys, "inspect", folder / "one")["retriever"] == "ease"
+    assert answer(capsys, "similar", folder / "one", "--item", 500_001)["similar"]
+    other = folder / "other"
+    changed = ("--set", "channels.ease.l2=50.0", "--out", other, "--quiet")
+    assert call("train", recipe, *changed) == 0
+    found = answer(capsys, "compare", folder / "one", other, "--k", "5")
+    mean = {side: found[side]["ndcg@5"]["mean"] for side in ("first", "second", "difference")}
+    assert mean["difference"] == pytest.approx(mean["first"] - mean["second"])
+    capsys.readouterr()
+    assert call("compare", folder / "one", folder / "blend") == 2
+    assert "fitted on 'all'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("channels.ease.kind=eese", "channels.ease.kind: there is no retriever 'eese'"),
+        ("channels.ease.recensy=2", "channels.ease: EASE has no option 'recensy'"),
+        ("channels.ease.recency=-1", "recency must be > 0"),
+        ("blend.fallback=['populer']", "no channel 'populer'"),
+        ("model.dim=8", "model.dim does nothing: no channel has towers"),
+    ],
+)
+def test_a_mistake_in_a_channel_is_told_before_the_data_are_read(folder, capsys, override, message):
+    capsys.readouterr()
+    arguments = ("--out", folder / "never", "--set", override)
+    assert call("train", folder / "recipe.toml", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_recipe_of_init_shows_every_channel(tmp_path, capsys):
+    assert call("init", tmp_path / "recipe.toml") == 0
+    text = (tmp_path / "recipe.toml").read_text()
+    for kind in ("popular", "inverted", "ease", "als"):
+        assert f'# kind = "{kind}"' in text
