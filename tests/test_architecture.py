@@ -34,6 +34,7 @@ DOORS = {
     "faiss": "index/faiss.py",
     "annoy": "index/annoy.py",
     "pymilvus": "index/milvus.py",
+    "matplotlib": "evaluation/index_recall.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",
     "uvicorn": "serving/run.py",

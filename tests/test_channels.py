@@ -170,3 +170,41 @@ def test_the_recipe_of_init_shows_every_channel(tmp_path, capsys):
     text = (tmp_path / "recipe.toml").read_text()
     for kind in ("popular", "inverted", "ease", "als"):
         assert f'# kind = "{kind}"' in text
+
+
+def test_an_index_is_measured_kept_in_the_bundle_and_shown_beside_exact(folder, capsys):
+    recipe = folder / "towers.toml"
+    start, end = RECIPE.index("[channels.ease]"), RECIPE.index("[training]")
+    training = "[model]\ndim = 8\n\n[training]\nepochs = 1\n"
+    recipe.write_text(
+        RECIPE[:start] + training + RECIPE[end:].replace('[training]\nrefit = "all"', "")
+    )
+    assert call("train", recipe, "--out", folder / "towers", "--quiet") == 0
+    found = answer(
+        capsys,
+        "index",
+        folder / "towers",
+        "--out",
+        folder / "indexed",
+        "--k",
+        "10",
+        "--plot",
+        folder / "recall.svg",
+    )
+    chosen = [trial for trial in found["trials"] if trial["chosen"]]
+    assert len(chosen) == 1
+    assert chosen[0]["recall"] >= 0.99
+    assert (folder / "recall.svg").read_text().startswith("<?xml")
+    report = answer(capsys, "evaluate", folder / "indexed")
+    assert report["index"]["recall@20"]["exact"] == report["metrics"]["recall@20"]["mean"]
+    assert report["index"]["recall@20"]["indexed"] == pytest.approx(
+        report["metrics"]["recall@20"]["mean"], abs=0.02
+    )
+    assert "index" not in answer(capsys, "evaluate", folder / "towers")
+    capsys.readouterr()
+    assert call("index", folder / "blend", "--out", folder / "never") == 2
+    assert "no vectors" in capsys.readouterr().err
+    arguments = ("--out", folder / "never", "--kind", "fais")
+    assert call("index", folder / "towers", *arguments) == 2
+    assert "unknown index 'fais'" in capsys.readouterr().err
+    assert not (folder / "never").exists()

@@ -16,10 +16,16 @@ ROOT = Path(__file__).parent.parent
 
 def test_public_names_are_these():
     assert shortlist.__all__ == [
+        "ALS",
+        "EASE",
+        "Blend",
         "Bundle",
         "Candidates",
         "Dataset",
         "Feature",
+        "GraphFilter",
+        "Inverted",
+        "ItemCF",
         "ItemToItem",
         "Popular",
         "Queries",
@@ -28,9 +34,12 @@ def test_public_names_are_these():
         "ShortlistError",
         "Split",
         "TwoTower",
+        "UserCF",
         "UserToUser",
+        "compare",
         "evaluate",
         "load",
+        "plan",
         "save",
     ]
     assert all(hasattr(shortlist, name) for name in shortlist.__all__)
@@ -62,7 +71,14 @@ def test_the_tables_hold_these():
     }
     assert set(HARD) == {"dropped", "exposed", "hardest", "mined", "semi_hard"}
     assert set(TOWERS) == {"mean", "recency"}
-    assert set(INDEXES) == {"exact"}
+    assert set(INDEXES) == {
+        "annoy",
+        "exact",
+        "faiss-flat",
+        "faiss-hnsw",
+        "faiss-ivf",
+        "milvus",
+    }
     assert set(RETRIEVERS) == {
         "als",
         "blend",

@@ -1,6 +1,8 @@
 """The command line: each command a few lines over the library."""
 
 import json
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +20,19 @@ from shortlist.doctor import Finding, Subject, Watch, examine
 from shortlist.errors import QueryError, ShortlistError, TrainingError
 from shortlist.evaluation.compare import compare as compare_retrievers
 from shortlist.evaluation.evaluate import evaluate as measure
+from shortlist.evaluation.index_recall import plot_tunings, tune
+from shortlist.evaluation.report import Report
 from shortlist.losses import LOSSES
-from shortlist.pipeline import build, check, load_split, schema_of
+from shortlist.pipeline import build, check, held_out_queries, load_split, schema_of
 from shortlist.pipeline import train as carry_out
 from shortlist.retrievers import CHANNELS
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.planning import plan as plan_channels
 from shortlist.sampling import HARD, SAMPLERS
+from shortlist.serving.run import serve
+from shortlist.serving.settings import Settings
 from shortlist.towers import TOWERS
 from shortlist.training.progress import Bars, Progress, Quiet
 
@@ -210,18 +217,38 @@ def evaluate(
     """Measure a bundle on the full catalogue, with the code that serves, beside popularity."""
     loaded = load(bundle, device=device or context.obj["device"])
     section = (loaded.recipe or {}).get("evaluation", {})
-    report = measure(
-        loaded.retriever,
-        on=on,
-        k=k or section.get("k", (10, 20, 100)),
-        exclude_seen=not include_seen and section.get("exclude_seen", True),
-    )
+
+    def measured() -> Report:
+        return measure(
+            loaded.retriever,
+            on=on,
+            k=k or section.get("k", (10, 20, 100)),
+            exclude_seen=not include_seen and section.get("exclude_seen", True),
+        )
+
+    report, beside = measured(), {}
+    if isinstance(loaded.retriever, Learner) and not loaded.retriever.index.is_exact:
+        indexed = report.metrics
+        loaded.retriever.use_exact_index()
+        report = measured()
+        beside = {
+            name: {"exact": figure.mean, "indexed": indexed[name].mean}
+            for name, figure in report.metrics.items()
+        }
     if json_:
-        _print_json({"bundle": loaded.id, **report.to_dict()})
-    else:
-        out.print(report.table())
-        for line in report.lines():
-            notes.print(line, highlight=False, markup=False)
+        _print_json(
+            {"bundle": loaded.id, **report.to_dict()} | ({"index": beside} if beside else {})
+        )
+        return
+    out.print(report.table())
+    for name, figures in beside.items():
+        if name.startswith(("recall", "ndcg")):
+            said = (
+                f"{name}: exact {figures['exact']:.4f}, through the index {figures['indexed']:.4f}"
+            )
+            notes.print(said, highlight=False)
+    for line in report.lines():
+        notes.print(line, highlight=False, markup=False)
 
 
 @app.command()
@@ -457,6 +484,86 @@ def encode(
         if path is not None:
             count = write(loaded.retriever, path)
             notes.print(f"Wrote {count:,} vectors to {path}.", highlight=False)
+
+
+@app.command()
+def index(
+    context: typer.Context,
+    bundle: BundlePath,
+    target: Annotated[
+        Path, typer.Option("--out", help="Where the bundle with the new index goes.")
+    ],
+    kind: Annotated[
+        str, typer.Option(help="faiss-hnsw, faiss-ivf, faiss-flat, annoy, milvus or exact.")
+    ] = "faiss-hnsw",
+    target_recall: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the exact k best to be found.")
+    ] = 0.99,
+    k: Annotated[int, typer.Option(min=1, help="List length the recall is measured at.")] = 100,
+    queries: Annotated[int, typer.Option(min=1, help="At most so many users are asked.")] = 1000,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw recall against latency: a .png or .svg file.")
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Build an index, measure it against exact search, and keep the cheapest setting that will do.
+
+    The queries are the users of the test rows, with what was known of them before.
+    """
+    files.check_free(target, overwrite=False)
+    loaded = load(bundle, device=device or context.obj["device"])
+    retriever = loaded.retriever
+    if not isinstance(retriever, Learner):
+        raise QueryError("this bundle has no vectors of towers, so there is nothing to index")
+    rows, vectors, keys = retriever.placed_vectors()
+    asked = held_out_queries(retriever, queries)
+    tuning = tune(
+        *(kind, rows, vectors, keys, retriever.training_section.similarity),
+        *(retriever.encode_users(asked), min(k, len(rows)), target_recall),
+    )
+    if plot is not None:
+        plot_tunings([tuning], plot)
+    if json_:
+        _print_json(show.tuned_answers(tuning))
+    else:
+        out.print(show.tuned(tuning))
+    if tuning.index is None:
+        notes.print(f"No setting of {kind} reaches recall {target_recall}: nothing was written.")
+        raise typer.Exit(1)
+    identity = save(
+        retriever.use_index(tuning.index), target, metrics=loaded.metrics, recipe=loaded.recipe
+    )
+    notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
+
+
+@app.command("serve")
+def serve_command(
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle, or a directory whose newest bundle is served.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to bind; others than loopback need SHORTLIST_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 2,
+) -> None:
+    """Answer over HTTP: recommend, similar, explain, figures, and a page to look around.
+
+    Tokens come from the environment: SHORTLIST_TOKEN for questions, SHORTLIST_ADMIN_TOKEN for
+    /admin. A bundle published into a served directory takes over without a lost request.
+    """
+    settings = Settings(
+        token=os.environ.get("SHORTLIST_TOKEN") or None,
+        admin_token=os.environ.get("SHORTLIST_ADMIN_TOKEN") or None,
+        workers=workers,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+    def ready(address: str) -> None:
+        notes.print(f"Serving {bundle} at {address} (Ctrl-C ends it).", highlight=False)
+
+    serve(bundle, host, port, settings, ready=ready)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from shortlist.config import Recipe
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
@@ -9,7 +11,7 @@ from shortlist.errors import ModelError, RecipeError, suggest
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
 from shortlist.retrievers import CHANNELS, LEARNED
-from shortlist.retrievers.base import Retriever
+from shortlist.retrievers.base import Queries, Retriever
 from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.learning import Learner
 from shortlist.towers.two_tower import check_features
@@ -91,7 +93,8 @@ def _channel(recipe: Recipe, name: str, device: str) -> Any:
     try:
         if issubclass(retriever, Learner):
             return _learner(recipe, retriever, options, device)
-        if "seed" in retriever.options_type.model_fields:
+        seed = retriever.options_type.model_fields.get("seed")
+        if seed is not None and seed.default is not None:  # unset: it may have nothing to draw
             options.setdefault("seed", recipe.training.seed)
         return retriever(device=device, **options)
     except ModelError as error:
@@ -154,3 +157,20 @@ def measure(retriever: Retriever, recipe: Recipe) -> Report:
     """Evaluate as the recipe's [evaluation] says."""
     section = recipe.evaluation
     return evaluate(retriever, k=section.k, exclude_seen=section.exclude_seen)
+
+
+def held_out_queries(retriever: Any, most: int) -> Queries:
+    """Return real questions: users of the test rows as they were before, at most so many.
+
+    A fixed sample of users who are in the training rows, so that each has a vector. Of a model
+    fitted on everything, they ask with all they have met.
+    """
+    data = retriever.data
+    users = data.targets("test")[0]
+    users = users[users <= data.users.trained]
+    pick = np.sort(np.random.default_rng(0).permutation(len(users))[:most])
+    encodable = retriever.encodable_users()
+    ids = data.users.external(users[pick])
+    return Queries(
+        ids.filter(ids.is_in(encodable.implode())), before="end" if data.fit == "all" else "test"
+    )

@@ -15,6 +15,7 @@ from shortlist.bundle.bundle import Bundle
 from shortlist.data.vocabulary import Ids
 from shortlist.doctor import SEVERITIES, Finding
 from shortlist.errors import QueryError
+from shortlist.evaluation.index_recall import Tuning
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Candidates, Queries, Retriever, row_blocks
 from shortlist.retrievers.blend import Blended
@@ -103,6 +104,52 @@ def explanation_answers(retriever: Any, queries: Queries, items: list[Any]) -> d
 
 def _reason_keys(frame: pl.DataFrame) -> list[str]:
     return ["query", "item", *(["channel"] if "channel" in frame.columns else [])]
+
+
+def tuned(tuning: Tuning) -> RenderableType:
+    """Return the trials of an index as a table, the chosen one marked."""
+    table = Table(
+        "",
+        "index",
+        "settings",
+        f"recall@{tuning.k}",
+        "µs a query",
+        "µs in a batch",
+        "build s",
+        title=f"Target: {tuning.target_recall:g} of the exact {tuning.k} best",
+    )
+    for trial in tuning.trials:
+        settings = ", ".join(f"{name} {value}" for name, value in trial.settings.items())
+        table.add_row(
+            "*" if trial is tuning.chosen else "",
+            trial.kind,
+            settings,
+            f"{trial.measured.recall:.4f}",
+            f"{trial.measured.single_us:,.0f}",
+            f"{trial.measured.batched_us:,.0f}",
+            f"{trial.build_seconds:.2f}",
+        )
+    return table
+
+
+def tuned_answers(tuning: Tuning) -> dict[str, Any]:
+    """Return what `index --json` prints."""
+    return {
+        "k": tuning.k,
+        "target_recall": tuning.target_recall,
+        "trials": [
+            {
+                "kind": trial.kind,
+                "settings": trial.settings,
+                "recall": trial.measured.recall,
+                "single_us": trial.measured.single_us,
+                "batched_us": trial.measured.batched_us,
+                "build_seconds": trial.build_seconds,
+                "chosen": trial is tuning.chosen,
+            }
+            for trial in tuning.trials
+        ],
+    }
 
 
 def planned(plan: Plan) -> RenderableType:

@@ -90,9 +90,7 @@ def test_smoothing_and_sharpening_are_the_dense_products(log):
         steps.append(steps[-1] @ (-2.5 * gram) / order)
     for most in (1, 4):
         series = sum(steps[: most + 1])
-        np.testing.assert_allclose(
-            sharpened(graph, smooth, 2.5, most), series @ smooth, atol=1e-5
-        )
+        np.testing.assert_allclose(sharpened(graph, smooth, 2.5, most), series @ smooth, atol=1e-5)
 
 
 def test_a_runge_kutta_step_is_what_sharpening_does(log):

@@ -12,7 +12,7 @@ from shortlist.retrievers import graph_filter
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.graph_filter import FILTERS, GraphFilter
 
-FEW = {"factors": 12}
+FEW = {"factors": 12, "low_pass": 0.15}
 
 
 def powers(sums, exponent):
@@ -124,7 +124,11 @@ def test_items_that_no_path_reaches_are_left_out():
     frame = pl.DataFrame({"user_id": [1, 1, 1, 2, 2, 2], "item_id": [1, 2, 3, 7, 8, 9]})
     data = Dataset.load(frame.with_columns(time=pl.int_range(6)), schema=Schema(time="time"))
     data = data.split("leave-last-out").training_data("all")
-    found = GraphFilter(low_pass=0.0, sharpening=0.0).fit_data(data).recommend(Queries(histories=[[1]]), 5)
+    found = (
+        GraphFilter(low_pass=0.0, sharpening=0.0)
+        .fit_data(data)
+        .recommend(Queries(histories=[[1]]), 5)
+    )
     assert sorted(found.ids[0]) == [2, 3]
     assert found.rows[0, 2:].tolist() == [-1] * 3
     assert (found.scores[0, 2:] == -np.inf).all()
@@ -209,7 +213,7 @@ def test_new_events_join_the_graph_and_the_vectors_stay():
     def data_of(log):
         return Dataset.load(log, schema=Schema(time="time")).split().training_data("all")
 
-    retriever = GraphFilter(factors=2).fit_data(data_of(frame))
+    retriever = GraphFilter(factors=2, low_pass=0.1).fit_data(data_of(frame))
     vectors = dict(zip(retriever.data.items.ids, retriever._vectors[1:], strict=True))
     retriever.observe(data_of(pl.concat([frame, later])))
     assert retriever.data.items.ids.to_list() == [10, 20, 30, 40, 50]

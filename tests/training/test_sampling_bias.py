@@ -46,7 +46,7 @@ def test_its_bias_falls_as_the_pool_grows(name):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "uniform"])
 def test_without_correction_it_would_stay(name):
     """Uniform draws need none in a softmax: what is subtracted is the same everywhere."""
-    assert bias(name, MANY, correct=False) > 1.8 * bias(name, MANY)
+    assert bias(name, MANY, correct=False) > 1.6 * bias(name, MANY)
 
 
 def test_the_catalogue_is_the_full_softmax_itself():

@@ -107,7 +107,6 @@ class ALS(HistoryScorer[ALSOptions]):
 
     def fold_in(self, profile: Matrix) -> Floats:
         """Return the vector of each history, [B, D] or with its bias last [B, D + 1]."""
-        _check_weights(profile)
         return self._solve(self._fixed, self._asked(profile))
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
@@ -210,12 +209,11 @@ class ALS(HistoryScorer[ALSOptions]):
         return solved, np.zeros(len(solved), dtype=np.float32)
 
     def _asked(self, profile: Matrix) -> Matrix:
-        """The profile with the items of the last fit only."""
-        if self._known.all():
-            return profile
+        """The profile with the items of the last fit only, and without events faded to nothing."""
         kept = profile.copy()
         kept.data = kept.data * self._known[kept.indices]
         kept.eliminate_zeros()
+        _check_weights(kept)
         return kept
 
     def _solve(self, side: Side, events: Matrix) -> Floats:

@@ -89,6 +89,7 @@ class Blend:
         self.plan: Plan | None = None
         self.quotas = self.options.quotas
         self.chances: dict[str, Tensor] = {}
+        self._orders: dict[tuple[int, ...], NDArray[np.int64]] = {}
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
         """Fit every channel; where quotas or chances are to be learned, do so on validation rows.
@@ -257,7 +258,6 @@ class Blend:
         chosen, gained, by, ranks, _ = _nothing(len(queries), k, count + 1)
         if self.options.method == "quotas":
             self._fill(lists, lengths, segments, (chosen, by, ranks))
-            gained = _by_position(chosen)
         else:
             gains = self._gains(lists, lengths, scores)
             own = np.zeros((len(queries), k, count), dtype=np.int32)
@@ -294,20 +294,28 @@ class Blend:
     ) -> None:
         """Fill the slots of each segment by its quotas."""
         k, count = lists.shape[2], lists.shape[0]
+        if not self.options.segments:
+            fill_slots(lists, lengths, self._slots(self.quotas, k), *into)
+            return
         for number in np.unique(segments):
             quotas = self.quotas if number < 0 else self.options.segments[number].quotas
-            if not quotas:
-                raise ModelError("the quotas are not planned yet: fit the blend first")
-            slots = slot_order(np.array([quotas.get(name, 0) for name in self.channels]), k)
+            slots = self._slots(quotas, k)
             mine = np.flatnonzero(segments == number)
             # A channel without slots in this segment gives nothing, not even to fill up.
-            allowed = np.array([quotas.get(name, 0) > 0 for name in self.channels])
+            allowed = np.array([(quotas or {}).get(name, 0) > 0 for name in self.channels])
             ends = np.where(allowed[:, None], lengths[:, mine], 0)
-            chosen, _, by, ranks, _ = _nothing(len(mine), k, count)
+            chosen, _, by, ranks, _ = _nothing(len(mine), k, count + 1)
             fill_slots(np.ascontiguousarray(lists[:, mine]), ends, slots, chosen, by, ranks)
-            for target, source in zip(into[:2], (chosen, by), strict=True):
-                target[mine] = source
-            into[2][mine, :, :count] = ranks
+            into[0][mine], into[1][mine], into[2][mine] = chosen, by, ranks
+
+    def _slots(self, quotas: Mapping[str, int] | None, k: int) -> NDArray[np.int64]:
+        """Whose turn each of k slots is; remembered, as k seldom changes."""
+        if not quotas:
+            raise ModelError("the quotas are not planned yet: fit the blend first")
+        key = (k, *(quotas.get(name, 0) for name in self.channels))
+        if key not in self._orders:
+            self._orders = {key: slot_order(np.array(key[1:]), k)}
+        return self._orders[key]
 
     def _fill_up(
         self,

@@ -145,6 +145,9 @@ def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix
     if options.latest_items is not None:
         near = age < options.latest_items
         owner, item, weight = owner[near], item[near], weight[near]
+    if options.recency is not None:  # what is too long ago for a float32 counts nothing
+        there = weight != 0
+        owner, item, weight = owner[there], item[there], weight[there]
     shape = (len(block.users), trained + 1)
     return csr_array((weight, (owner, item)), shape=shape)
 

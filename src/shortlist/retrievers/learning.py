@@ -12,6 +12,8 @@ from shortlist.config import Model, Training, section_from
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import windows
 from shortlist.errors import ModelError
+from shortlist.index import INDEXES
+from shortlist.index.base import VectorIndex
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.retrievers.base import Queries, Retriever, State
@@ -70,6 +72,7 @@ class Learner(ABC):
 
     data: TrainingData
     towers: nn.Module
+    index: VectorIndex
 
     def __init__(
         self,
@@ -117,6 +120,31 @@ class Learner(ABC):
         self.__dict__.update(self.from_state(data, *self.state(), device=self.device).__dict__)
         return self
 
+    def use_index(self, index: VectorIndex) -> Self:
+        """Search with another index of the same vectors, from now on and in bundles.
+
+        Raises ModelError if it compares otherwise than the towers were trained to.
+        """
+        similarity = self.training_section.similarity
+        if index.similarity != similarity or len(index) != len(self.index):
+            raise ModelError(
+                f"the index holds {len(index):,} vectors under {index.similarity}, the retriever "
+                f"{len(self.index):,} under {similarity}: build it from the retriever's own vectors"
+            )
+        self.index = index
+        return self
+
+    def use_exact_index(self) -> Self:
+        """Search exactly again."""
+        self._put_back(*self._placed())
+        return self
+
+    def placed_vectors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what an index is built from: rows [N], vectors [N, D] and tie keys [N]."""
+        rows, vectors = self._placed()
+        vocabulary = self.data.users if self.placed == "user_vectors" else self.data.items
+        return rows, vectors, torch.from_numpy(vocabulary.tie_keys)[rows]
+
     def state(self) -> State:
         """Return the sections it was trained with, the tower weights and the placed vectors."""
         settings = {
@@ -127,7 +155,12 @@ class Learner(ABC):
         }
         rows, vectors = self._placed()
         placed = {"rows": rows, "vectors": vectors}
-        return settings, {"towers": dict(self.towers.state_dict()), self.placed: placed}
+        states = {"towers": dict(self.towers.state_dict()), self.placed: placed}
+        kind = next(name for name, kind in INDEXES.items() if type(self.index) is kind)
+        if kind != "exact":  # which is made again from the vectors
+            settings["index"] = kind
+            states["index"] = self.index.state()
+        return settings, states
 
     @classmethod
     def from_state(
@@ -147,6 +180,10 @@ class Learner(ABC):
         retriever.towers.load_state_dict(dict(states["towers"]))
         retriever.towers.eval()
         retriever._put_back(states[cls.placed]["rows"], states[cls.placed]["vectors"])
+        if "index" in settings:
+            kind = INDEXES[settings["index"]]
+            similarity = retriever.training_section.similarity
+            retriever.use_index(kind.from_state(similarity, dict(states["index"])))
         return retriever
 
     @abstractmethod

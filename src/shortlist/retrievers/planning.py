@@ -297,7 +297,8 @@ def _ranks(rows: NDArray[np.int64], sought: NDArray[np.int64], width: int) -> ND
     if not len(keys):
         return np.full(len(sought), np.iinfo(np.int32).max, dtype=np.int64)
     at = np.searchsorted(keys, sought).clip(max=len(keys) - 1)
-    return np.where(keys[at] == sought, place[at] + 1, np.iinfo(np.int32).max)
+    ranks: NDArray[np.int64] = np.where(keys[at] == sought, place[at] + 1, np.iinfo(np.int32).max)
+    return ranks
 
 
 def _microseconds(channel: Retriever, ids: pl.Series, k: int) -> float:

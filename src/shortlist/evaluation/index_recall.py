@@ -1,0 +1,238 @@
+"""What does an index lose against the exact one, what does it save, and which settings will do?"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from shortlist.errors import ModelError, QueryError, suggest
+from shortlist.index import INDEXES, ExactIndex, Hits, VectorIndex
+from shortlist.index.approximate import ApproximateIndex
+
+Choices = Mapping[str, Sequence[Any]]
+
+SINGLES = 200  # Queries asked one by one.
+BATCHES = 3  # Of all queries at once; the fastest counts, the others met other work.
+
+# What `tune` tries. Settings of the build come first, one index for each combination of them;
+# of those that act when searching, each is tried in rising order until the recall is reached.
+GRIDS: dict[str, Choices] = {
+    "exact": {},
+    "faiss-flat": {},
+    "faiss-hnsw": {
+        "m": (16, 32),
+        "quantizer": ("sq8",),
+        "ef_search": (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048),
+    },
+    "faiss-ivf": {
+        "quantizer": ("sq8", "pq"),
+        "nprobe": (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024),
+    },
+    "annoy": {
+        "trees": (10, 50),
+        "search_k": (1_000, 3_000, 10_000, 30_000, 100_000, 300_000),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """recall: the share of the exact k best that were found; microseconds of wall time a query."""
+
+    recall: float
+    batched_us: float
+    single_us: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One index of a table: its kind, its settings, what it took to build, what it gives."""
+
+    kind: str
+    settings: dict[str, Any]
+    build_seconds: float
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The trials of `tune`; `chosen` is the cheapest that reaches the target, with its index."""
+
+    k: int
+    target_recall: float
+    trials: list[Trial]
+    chosen: Trial | None
+    index: VectorIndex | None
+
+
+def measure_index(
+    index: VectorIndex,
+    exact: VectorIndex | Hits,
+    queries: Tensor,
+    k: int,
+    *,
+    exclude: tuple[Tensor, Tensor] | None = None,
+) -> Measured:
+    """Ask an index all queries [B, D] at once, then the first SINGLES one by one.
+
+    exact: the exact index of the same items, or its answer to these very queries and lists, which
+    saves asking it again. An item that scores as the exact index's last one does is as good, so a
+    tie is not a miss. Raises QueryError without queries or for k < 1.
+    """
+    if k < 1 or not len(queries):
+        raise QueryError(f"measuring needs k >= 1 and queries, got k = {k}, {len(queries)} queries")
+    truth = exact
+    if not isinstance(truth, Hits):
+        truth = truth.search(queries, k, exclude=exclude)
+    found, seconds = index.search(queries, k, exclude=exclude), []
+    for _ in range(BATCHES):
+        start = time.perf_counter()
+        index.search(queries, k, exclude=exclude)
+        seconds.append(time.perf_counter() - start)
+    alone = []
+    for row in range(min(SINGLES, len(queries))):
+        lists = None if exclude is None else _list_of(exclude, row)
+        start = time.perf_counter()
+        index.search(queries[row : row + 1], k, exclude=lists)
+        alone.append(time.perf_counter() - start)
+    return Measured(
+        recall=recall_of(found, truth),
+        batched_us=min(seconds) / len(queries) * 1e6,
+        single_us=median(alone) * 1e6,
+    )
+
+
+def recall_of(found: Hits, truth: Hits) -> float:
+    """The share of the true items [B, k] among those found [B, k]; 1 where there are none."""
+    there = truth.ids >= 0
+    if not there.any():
+        return 1.0
+    # The scores of one item by two indexes differ by rounding.
+    last = truth.scores.masked_fill(~there, float("inf")).amin(1, keepdim=True)
+    good = (found.ids >= 0) & (found.scores >= last - 1e-5 * last.abs().clamp(min=1))
+    return float(good.sum()) / int(there.sum())
+
+
+def tune(
+    kind: str,
+    ids: Tensor,
+    vectors: Tensor,
+    tie_keys: Tensor | None,
+    similarity: str,
+    queries: Tensor,
+    k: int,
+    target_recall: float,
+    limits: Choices | None = None,
+    *,
+    exclude: tuple[Tensor, Tensor] | None = None,
+    progress: Callable[[Trial], None] | None = None,
+) -> Tuning:
+    """Build indexes of one kind, measure each setting, and choose the cheapest that will do.
+
+    ids, vectors, tie_keys: those of `VectorIndex.build`. queries: [B, D], held out. Cheapest is the
+    lowest time of a single query. limits: the values a setting may take, in rising order, in place
+    of those in GRIDS. exclude: what each query must not get. progress: called with each trial.
+    `chosen` and `index` are None if no setting reaches the target.
+    """
+    if kind not in INDEXES:
+        raise ModelError(f"unknown index '{kind}'.{suggest(kind, INDEXES)}")
+    if not 0 < target_recall <= 1:
+        raise ModelError(f"target_recall must be above 0 and at most 1, got {target_recall}")
+    exact = ExactIndex(similarity).build(ids, vectors, tie_keys)
+    truth = exact.search(queries, k, exclude=exclude)
+    trials: list[Trial] = []
+    chosen, best = None, None
+    for index, seconds, settings in _built(kind, similarity, (ids, vectors, tie_keys), limits):
+        for searching in _searching(index, settings):
+            if isinstance(index, ApproximateIndex):
+                index.adjust(**searching)
+            measured = measure_index(index, truth, queries, k, exclude=exclude)
+            trial = Trial(kind, settings | searching, seconds, measured)
+            trials.append(trial)
+            if progress is not None:
+                progress(trial)
+            if measured.recall >= target_recall:
+                if chosen is None or measured.single_us < chosen.measured.single_us:
+                    chosen, best = trial, index
+                break
+    return Tuning(k, target_recall, trials, chosen, best)
+
+
+def plot_tunings(tunings: Sequence[Tuning], path: Path) -> None:
+    """Draw recall against the time of a single query, one line for each kind and build.
+
+    The suffix of the path chooses the format, as .png or .svg. Needs the extra "plot".
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise ModelError("plots need matplotlib: pip install 'shortlist[plot]'") from error
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for tuning in tunings:
+        for label, line in _lines(tuning).items():
+            measured = sorted((t.measured.recall, t.measured.single_us) for t in line)
+            axes.plot(*zip(*measured, strict=True), marker="o", markersize=3, label=label)
+        if tuning.chosen is not None:
+            best = tuning.chosen.measured
+            axes.plot(best.recall, best.single_us, marker="*", markersize=14, color="black")
+    for target in sorted({tuning.target_recall for tuning in tunings}):
+        axes.axvline(target, color="grey", linewidth=0.8, linestyle=":")
+    depths = ", ".join(str(k) for k in sorted({tuning.k for tuning in tunings}))
+    axes.set(xlabel=f"recall@{depths} against exact", ylabel="microseconds a query", yscale="log")
+    axes.set_title("Star: the cheapest setting that reaches the target (dotted)", fontsize=10)
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+
+
+def _built(
+    kind: str,
+    similarity: str,
+    items: tuple[Tensor, Tensor, Tensor | None],
+    limits: Choices | None,
+) -> Iterator[tuple[VectorIndex, float, dict[str, Any]]]:
+    """An index for each combination of build settings, what it took, and the settings to come."""
+    make: Callable[..., VectorIndex] = INDEXES[kind]
+    grid = {**GRIDS.get(kind, {}), **(limits or {})}
+    late = [*getattr(make, "search_settings", ()), "refine"]
+    early = {name: values for name, values in grid.items() if name not in late}
+    for values in product(*early.values()):
+        settings = dict(zip(early, values, strict=True))
+        try:
+            index = make(similarity, **settings)
+        except TypeError as error:
+            raise ModelError(f"the index '{kind}' has no such settings: {sorted(early)}") from error
+        start = time.perf_counter()
+        index.build(*items)
+        seconds = time.perf_counter() - start
+        yield index, seconds, settings | {name: grid[name] for name in grid if name in late}
+
+
+def _searching(index: VectorIndex, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Take the settings that act when searching out of `settings`; return their combinations."""
+    late = [*getattr(index, "search_settings", ()), "refine"]
+    grid = {name: settings.pop(name) for name in [*settings] if name in late}
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def _lines(tuning: Tuning) -> dict[str, list[Trial]]:
+    """The trials by what was built."""
+    kinds = {trial.kind for trial in tuning.trials}
+    late = {name for kind in kinds for name in getattr(INDEXES[kind], "search_settings", ())}
+    lines: dict[str, list[Trial]] = {}
+    for trial in tuning.trials:
+        built = [f"{name} {value}" for name, value in trial.settings.items() if name not in late]
+        lines.setdefault(" ".join([trial.kind, *built]), []).append(trial)
+    return lines
+
+
+def _list_of(exclude: tuple[Tensor, Tensor], row: int) -> tuple[Tensor, Tensor]:
+    """The list of one query, as the lists of a batch of one."""
+    values, offsets = exclude
+    start, end = offsets[row : row + 2].tolist()
+    return values[start:end], offsets.new_tensor([0, end - start])
