@@ -110,7 +110,7 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
     - "tilted": T_q(P - P²/2), a = 0.3, b = 0.5, q = 0.2: one Euler step sharpens the paths, and the
       powers of the degrees are set apart as in LinkProp (Fu et al. 2022). No singular vectors, so
       the fit is one pass; `low_pass` adds them. Chosen on rows held out of Gowalla's training,
-      where it is ahead of both; on the given test rows it is behind both.
+      where it is ahead of both; on the given test rows it is behind GF-CF.
 
     Scores are linear in the history. The matrix of items x items is never made: R and Rᵀ are
     multiplied with blocks of histories. Only V is kept; R is made of the data again.
