@@ -1,8 +1,28 @@
 """Nearest-item search: one file an index, one name each in the table INDEXES."""
 
+from shortlist.index.annoy import AnnoyForest
 from shortlist.index.base import Hits, VectorIndex
 from shortlist.index.exact import ExactIndex
+from shortlist.index.faiss import FaissFlat, FaissHNSW, FaissIVF
+from shortlist.index.milvus import MilvusCollection
 
-INDEXES: dict[str, type[VectorIndex]] = {"exact": ExactIndex}
+INDEXES: dict[str, type[VectorIndex]] = {
+    "annoy": AnnoyForest,
+    "exact": ExactIndex,
+    "faiss-flat": FaissFlat,
+    "faiss-hnsw": FaissHNSW,
+    "faiss-ivf": FaissIVF,
+    "milvus": MilvusCollection,
+}
 
-__all__ = ["INDEXES", "ExactIndex", "Hits", "VectorIndex"]
+__all__ = [
+    "INDEXES",
+    "AnnoyForest",
+    "ExactIndex",
+    "FaissFlat",
+    "FaissHNSW",
+    "FaissIVF",
+    "Hits",
+    "MilvusCollection",
+    "VectorIndex",
+]

@@ -1,7 +1,7 @@
 """The index that compares a query with every item: the truth that other indexes approximate."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,26 @@ TILE_COLUMNS = 131_072
 # an answer does not depend on the other queries of its batch.
 ROW_STEP = 8
 COLUMN_STEP = 64
+GATHERED_SHARE = 0.5  # Where `allow` keeps fewer of the items, they are copied out and scanned.
+GATHERED_FLOATS = 16_000_000  # 64 MB at most.
+
+
+class _Pool(NamedTuple):
+    """The items that a search compares with, in tie order.
+
+    vectors: [P, D], zero rows at the end. ids: [count] int64. columns: [count] int64, where they
+    stand in the index, None where they are the whole of it. refused: bool [count] to leave out.
+    """
+
+    vectors: Tensor
+    ids: Tensor
+    columns: Tensor | None
+    refused: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Items without the padding."""
+        return len(self.ids)
 
 
 class ExactIndex:
@@ -50,7 +70,7 @@ class ExactIndex:
         self._set(Items(none, torch.empty(0, 0), none))
 
     def __len__(self) -> int:
-        return len(self._items.ids)
+        return len(self.items.ids)
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
         """Replace the contents: ids [N] int64 >= 0, vectors [N, D] float32, tie_keys [N] int64.
@@ -72,18 +92,18 @@ class ExactIndex:
             raise ModelError(
                 f"the index holds vectors of width {self._width}, got {new.vectors.shape[1]}"
             )
-        both = zip(self._items, new, strict=True)
+        both = zip(self.items, new, strict=True)
         self._set(Items(*(torch.cat(parts) for parts in both)))
         return self
 
     def remove(self, ids: Tensor) -> Self:
         """Take out the items with these ids; DataError if one is not in the index."""
-        columns, known = self._columns_of(ids)
+        columns, known = self.columns_of(ids)
         if not known.all():
             raise DataError(f"item {int(ids[~known][0])} is not in the index")
         keep = torch.ones(len(self), dtype=torch.bool, device=ids.device)
         keep[columns] = False
-        self._set(Items(*(part[keep] for part in self._items)))
+        self._set(Items(*(part[keep] for part in self.items)))
         return self
 
     @torch.no_grad()
@@ -102,27 +122,39 @@ class ExactIndex:
         allow: bool [more than the highest id], True for each id that any query may get.
         Scores are those of `similarity.score`. Memory beyond the answer stays below 200 MB.
         """
-        check_queries(queries, k, self._width, self._longest)
-        refused = None
+        check_queries(queries, k, self._width, self.longest)
         if exclude is not None:
             check_exclude(exclude, len(queries))
-        if allow is not None and len(self):
-            check_allow(allow, int(self._sorted_ids[-1]))
-            refused = ~allow[self._items.ids]
+        pool = self._pool(None if allow is None or not len(self) else self.allowed(allow))
         if self.similarity == "cosine":
             queries = normalize(queries)
         ids = queries.new_full((len(queries), k), -1, dtype=torch.int64)
         scores = queries.new_full((len(queries), k), float("-inf"))
-        for rows in self._blocks(queries) if len(self) else ():
-            cells = self._excluded(exclude, rows)
-            values, columns = self._search_block(queries[rows], k, cells, refused)
+        for rows in self._blocks(queries, pool) if pool.size else ():
+            cells = self._excluded(exclude, rows, pool)
+            values, columns = self._search_block(queries[rows], k, cells, pool)
             scores[rows] = values
-            ids[rows] = torch.where(columns >= 0, self._items.ids[columns], -1)
+            ids[rows] = torch.where(columns >= 0, pool.ids[columns], -1)
         return Hits(ids, scores)
+
+    def allowed(self, allow: Tensor) -> Tensor:
+        """Whether each column may be found, bool [N]; QueryError if `allow` misses an id."""
+        if len(self):
+            check_allow(allow, int(self._sorted_ids[-1]))
+        if allow.device.type == "cpu":  # Some times faster than torch.
+            return torch.from_numpy(allow.numpy()[self.items.ids.numpy()])
+        return allow[self.items.ids]
+
+    def columns_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The column of each id, and whether it is in the index at all."""
+        if not len(self):
+            return torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        place = torch.searchsorted(self._sorted_ids, ids).clamp(max=len(self) - 1)
+        return self._columns_by_id[place], self._sorted_ids[place] == ids
 
     def state(self) -> dict[str, Tensor]:
         """The contents as named tensors: ids, vectors, tie_keys."""
-        return self._items._asdict()
+        return self.items._asdict()
 
     @classmethod
     def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
@@ -157,22 +189,26 @@ class ExactIndex:
             raise DataError(f"item {int(twice[0])} would be in the index twice")
         order = by_id.indices[items.tie_keys[by_id.indices].argsort(stable=True)]
         count, self._width = items.vectors.shape
-        self._padded = items.vectors.new_zeros(-(-count // COLUMN_STEP) * COLUMN_STEP, self._width)
-        torch.index_select(items.vectors, 0, order, out=self._padded[:count])
-        self._items = Items(items.ids[order], self._padded[:count], items.tie_keys[order])
-        self._sorted_ids, self._columns_by_id = self._items.ids.sort()
-        self._longest = longest(self._padded)
+        self._padded = _padded_rows(items.vectors, order)
+        self.items = Items(items.ids[order], self._padded[:count], items.tie_keys[order])
+        self._sorted_ids, self._columns_by_id = self.items.ids.sort()
+        self.longest = longest(self._padded)
 
-    def _columns_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The column of each id, and whether it is in the index at all."""
-        if not len(self):
-            return torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-        place = torch.searchsorted(self._sorted_ids, ids).clamp(max=len(self) - 1)
-        return self._columns_by_id[place], self._sorted_ids[place] == ids
+    def _pool(self, allowed: Tensor | None) -> _Pool:
+        """The columns to compare with: all, or a copy of the allowed ones where they are few."""
+        everything = _Pool(self._padded, self.items.ids, None, None)
+        if allowed is None:
+            return everything
+        count = int(allowed.sum())
+        if count > GATHERED_SHARE * len(self) or count * self._width > GATHERED_FLOATS:
+            return everything._replace(refused=~allowed)
+        columns = allowed.nonzero().squeeze(1)
+        vectors = _padded_rows(self.items.vectors, columns)
+        return _Pool(vectors, self.items.ids[columns], columns, None)
 
-    def _blocks(self, queries: Tensor) -> Iterator[slice]:
+    def _blocks(self, queries: Tensor, pool: _Pool) -> Iterator[slice]:
         """Runs of queries whose scores fill one tile."""
-        columns = min(len(self._padded), TILE_COLUMNS)
+        columns = min(len(pool.vectors), TILE_COLUMNS)
         interests = queries.shape[1] if queries.dim() == 3 else 1
         rows = TILE // max(columns * interests, 1) // ROW_STEP * ROW_STEP
         step = max(rows, ROW_STEP)
@@ -180,15 +216,18 @@ class ExactIndex:
             yield slice(start, start + step)
 
     def _excluded(
-        self, exclude: tuple[Tensor, Tensor] | None, rows: slice
+        self, exclude: tuple[Tensor, Tensor] | None, rows: slice, pool: _Pool
     ) -> tuple[Tensor, Tensor] | None:
-        """The cells (row in the block, column) that a block of queries must not get."""
+        """The cells (row in the block, column of the pool) that the queries must not get."""
         if exclude is None:
             return None
         values, offsets = exclude
         bounds = offsets[rows.start : rows.stop + 1]
         owners = torch.repeat_interleave(bounds.diff())
-        columns, known = self._columns_of(values[bounds[0] : bounds[-1]])
+        columns, known = self.columns_of(values[bounds[0] : bounds[-1]])
+        if pool.columns is not None:
+            place = torch.searchsorted(pool.columns, columns).clamp(max=pool.size - 1)
+            columns, known = place, known & (pool.columns[place] == columns)
         return owners[known], columns[known]
 
     def _search_block(
@@ -196,19 +235,19 @@ class ExactIndex:
         queries: Tensor,
         k: int,
         excluded: tuple[Tensor, Tensor] | None,
-        refused: Tensor | None,
+        pool: _Pool,
     ) -> tuple[Tensor, Tensor]:
         """The k best scores and columns of one block of queries, tile by tile."""
         count = len(queries)
         queries = pad(queries, (0, 0) * (queries.dim() - 1) + (0, -count % ROW_STEP))
         kind = "dot" if self.similarity == "cosine" else self.similarity  # Normalised already.
         parts: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, len(self._padded), TILE_COLUMNS):
-            tile, filled = slice(start, start + TILE_COLUMNS), len(self) - start
-            scores = score(queries, self._padded[tile], kind)[:count]
+        for start in range(0, len(pool.vectors), TILE_COLUMNS):
+            tile, filled = slice(start, start + TILE_COLUMNS), pool.size - start
+            scores = score(queries, pool.vectors[tile], kind)[:count]
             scores[:, filled:] = float("-inf")
-            if refused is not None:
-                scores[:, :filled].masked_fill_(refused[tile], float("-inf"))
+            if pool.refused is not None:
+                scores[:, :filled].masked_fill_(pool.refused[tile], float("-inf"))
             if excluded is not None:
                 _exclude(scores, excluded, start)
             values, columns = top_k(scores, k)
@@ -229,3 +268,11 @@ def _exclude(scores: Tensor, cells: tuple[Tensor, Tensor], start: int) -> None:
         inside = (columns >= start) & (columns < start + scores.shape[1])
         rows, columns = rows[inside], columns[inside] - start
     scores[rows, columns] = float("-inf")
+
+
+def _padded_rows(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Copy some rows of [N, D]; zero rows fill up to a whole number of steps."""
+    count = len(rows)
+    padded = vectors.new_zeros(-(-count // COLUMN_STEP) * COLUMN_STEP, vectors.shape[1])
+    torch.index_select(vectors, 0, rows, out=padded[:count])
+    return padded
