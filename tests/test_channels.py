@@ -1,4 +1,4 @@
-"""Channels from a recipe on the command line: trained, planned, asked, explained, kept up to date."""
+"""Channels from a recipe on the command line: trained, planned, asked, explained, updated."""
 
 import json
 import sys

@@ -513,8 +513,8 @@ def index(
     """
     files.check_free(target, overwrite=False)
     loaded = load(bundle, device=device or context.obj["device"])
-    retriever = loaded.retriever
-    if not isinstance(retriever, Learner):
+    retriever: Any = loaded.retriever
+    if not isinstance(loaded.retriever, Learner):
         raise QueryError("this bundle has no vectors of towers, so there is nothing to index")
     rows, vectors, keys = retriever.placed_vectors()
     asked = held_out_queries(retriever, queries)

@@ -111,7 +111,7 @@ def test_segments_of_a_feature_are_told_by_its_values(split):
         quotas={"ease": 1, "als": 0},
         segments=[{"feature": "regoin", "values": ["a"], "quotas": {"als": 1}}],
     )
-    with pytest.raises(ModelError, match="a column 'regoin'.*region"):
+    with pytest.raises(ModelError, match=r"a column 'regoin'.*region"):
         unknown.fit(split)
 
 
@@ -172,7 +172,7 @@ def test_a_latency_budget_leaves_channels_out(split):
     from shortlist.retrievers.planning import plan_lists
 
     assert plan_lists(lists, 10, latency=500).quotas["als"] == 0
-    with pytest.raises(ModelError, match="no channel answers within 50 microseconds.*'ease'"):
+    with pytest.raises(ModelError, match=r"no channel answers within 50 microseconds.*'ease'"):
         plan_lists(lists, 10, latency=50)
 
 

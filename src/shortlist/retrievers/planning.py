@@ -233,7 +233,8 @@ def _affordable(lists: Lists, latency: float) -> list[tuple[int, ...]]:
 
 
 def _best(lists: Lists, size: int, sets: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
-    return max((_searched(lists, size, chosen) for chosen in sets), key=lists.recall)
+    found = [_searched(lists, size, chosen) for chosen in sets]
+    return max(found, key=lists.recall)
 
 
 def _searched(lists: Lists, size: int, chosen: tuple[int, ...]) -> NDArray[np.int64]:

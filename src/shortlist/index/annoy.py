@@ -1,0 +1,123 @@
+"""Annoy (Bernhardsson 2015) as an index: a forest of random splits, searched best first."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shortlist.errors import ModelError
+from shortlist.index.approximate import (
+    ApproximateIndex,
+    Floats,
+    Kept,
+    Rows,
+    Setting,
+    check_range,
+    raised,
+)
+from shortlist.index.checks import longest
+
+# Vectors that an exact scan reads in the time in which Annoy looks at one of search_k.
+SCANNED_PER_LOOK = 1.5
+
+
+class AnnoyForest(ApproximateIndex):
+    """The index of many demos, here to be compared with; faiss-hnsw is ten and more times faster.
+
+    A forest cannot grow: each `add` builds it anew, which takes seconds for 300,000 items. Needs
+    the extra "annoy".
+
+    Args:
+        similarity: One of SIMILARITIES.
+        trees: Trees in the forest.
+        search_k: Vectors looked at for a query; None takes 20 for each candidate and tree. Filters
+            raise it by the share of items they keep.
+        refine: Candidates scored again for each answer wanted.
+    """
+
+    search_settings: ClassVar[tuple[str, ...]] = ("search_k",)
+
+    def __init__(
+        self,
+        similarity: str,
+        *,
+        trees: int = 10,
+        search_k: int | None = None,
+        refine: float = 1,
+    ) -> None:
+        super().__init__(similarity, refine)
+        self.trees = check_range("trees", trees, 1, 10_000)
+        self.search_k = (
+            None if search_k is None else check_range("search_k", search_k, 1, 1_000_000_000)
+        )
+        self._library: Any = None
+
+    def settings(self) -> dict[str, Setting]:
+        """The keyword arguments that make an index like this one."""
+        return {"trees": self.trees, "search_k": self.search_k, "refine": self.refine}
+
+    def _new(self, width: int) -> Any:
+        try:
+            from annoy import AnnoyIndex  # noqa: PLC0415
+        except ImportError as error:
+            raise ModelError("this index needs Annoy: pip install 'shortlist[annoy]'") from error
+        # Annoy's own "dot" missed the very best of factors whose lengths differ.
+        raises = self.similarity == "dot"
+        metric = "angular" if self.similarity == "cosine" else "euclidean"
+        make: Any = AnnoyIndex
+        library = make(width + raises, metric)
+        library.set_seed(1)
+        return library
+
+    def _fit(self, vectors: Floats) -> None:
+        library = self._new(vectors.shape[1])
+        placed = vectors
+        if self.similarity == "dot":
+            placed = raised(vectors, longest(torch.from_numpy(vectors)) ** 2)
+        for slot, vector in enumerate(placed):
+            library.add_item(slot, vector)
+        library.build(self.trees, n_jobs=1)  # Trees built by several threads differ by run.
+        self._library = library
+
+    def _extend(self, vectors: Floats) -> bool:  # noqa: ARG002
+        return False
+
+    def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
+        share = 1.0 if kept is None else kept.share
+        looks, wanted = self._looks(fetch, share), min(round(fetch / share), len(self._slots))
+        slots = np.full((len(points), wanted), -1, dtype=np.int64)
+        if self.similarity == "dot":
+            points = np.pad(points, ((0, 0), (0, 1)))
+        for row, point in enumerate(points):
+            found = self._library.get_nns_by_vector(point, wanted, looks)
+            slots[row, : len(found)] = found
+        if kept is not None:  # Annoy cannot filter.
+            slots[~kept.slots[slots] | (slots < 0)] = -1
+        return slots
+
+    def _looks(self, fetch: int, share: float) -> int:
+        return round(float(self.search_k or 20 * fetch * self.trees) / share)
+
+    def _scanned_meanwhile(self, fetch: int, share: float) -> float:
+        return SCANNED_PER_LOOK * self._looks(fetch, share) if share < 1 else 0.0
+
+    def _dump(self) -> NDArray[np.uint8]:
+        with tempfile.TemporaryDirectory() as folder:  # Annoy writes files only.
+            path = Path(folder) / "forest"
+            self._library.save(str(path))
+            # Saved, it reads the file from then on; loaded before the file goes, it keeps it.
+            return np.fromfile(path, dtype=np.uint8)
+
+    def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:
+        library = self._new(width)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "forest"
+            dumped.tofile(path)
+            # The file stays mapped, and so readable, after its name is gone.
+            library.load(str(path))
+        if library.get_n_items() != slots:
+            raise ModelError(f"the state holds {library.get_n_items()} items instead of {slots}")
+        self._library = library

@@ -1,0 +1,347 @@
+"""FAISS (Douze et al. 2024) as an index: a flat scan, inverted lists, or a graph."""
+
+from typing import Any, ClassVar
+
+import faiss as untyped
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shortlist.errors import ModelError
+from shortlist.index.approximate import (
+    ApproximateIndex,
+    Floats,
+    Kept,
+    Rows,
+    Setting,
+    check_range,
+    raised,
+)
+from shortlist.index.checks import longest
+
+faiss: Any = untyped  # Its type stubs know only half of it.
+
+# Codes of one vector in the library's index. The candidates are scored again in float32 anyhow.
+QUANTIZERS = {"flat": "Flat", "fp16": "SQfp16", "sq8": "SQ8"}
+# From 20 queries on FAISS picks lists by a matrix product, which rounds by the batch: stay below.
+LISTS_PICKED_AT_A_TIME = 19
+LISTED_PER_CANDIDATE = 16
+POINTS_PER_LIST = 39  # k-means with fewer is noise, and FAISS warns.
+# Vectors that an exact scan reads in the time of one step of a beam, or of one listed vector:
+# width 64, one query, 100,000 clustered vectors. Below it filtered searches scan.
+SCANNED_PER_STEP = 32
+SCANNED_PER_LISTED = 0.4
+REACH = 1.1  # Over the longest item's square: items added later may be that much longer.
+EPSILON = 4e-6  # What scores of one pair may differ by, in squared lengths, over the ways to sum.
+
+
+class FaissIndex(ApproximateIndex):
+    """What the indexes of FAISS share: the metric, distances by column, the bytes.
+
+    For dot, lists and graphs hold `raised` vectors: a graph over dot products themselves finds .67
+    of the top 100 where this finds .95 (factors whose lengths differ, 16 links, a beam of 200).
+    """
+
+    def __init__(self, similarity: str, refine: float) -> None:
+        super().__init__(similarity, refine)
+        self._library: Any = None
+        self._reach = 0.0  # For dot, what `raised` needs.
+        self._parameters: dict[int, Any] = {}  # By beam: they are dear to make, and never change.
+
+    @property
+    def _metric(self) -> int:
+        by_angle = self.similarity == "cosine"
+        return int(faiss.METRIC_INNER_PRODUCT if by_angle else faiss.METRIC_L2)
+
+    def _fit(self, vectors: Floats) -> None:
+        self._reach = REACH * longest(torch.from_numpy(vectors)) ** 2
+        placed = self._placed(vectors)
+        library = self._new(placed.shape[1], len(placed))
+        library.train(placed)
+        library.add(placed)
+        self._library, self._parameters = library, {}
+
+    def _extend(self, vectors: Floats) -> bool:
+        if self.similarity == "dot" and longest(torch.from_numpy(vectors)) ** 2 > self._reach:
+            return False
+        self._library.add(self._placed(vectors))
+        return True
+
+    def _placed(self, vectors: Floats) -> Floats:
+        """Vectors [N, D] as the library holds them: [N, D + 1] for dot."""
+        return raised(vectors, self._reach) if self.similarity == "dot" else vectors
+
+    def _placed_width(self, width: int) -> int:
+        """How wide the library's vectors are."""
+        return len(self._placed(np.zeros((1, width), dtype=np.float32))[0])
+
+    def _ask(self, points: Floats, fetch: int, parameters: Any) -> Rows:
+        """Search the library's index without its Python wrapper, which costs some microseconds."""
+        if self._library.d > points.shape[1]:
+            points = np.pad(points, ((0, 0), (0, self._library.d - points.shape[1])))
+        far = np.empty((len(points), fetch), dtype=np.float32)
+        slots = np.empty((len(points), fetch), dtype=np.int64)
+        pointers = (faiss.swig_ptr(far), faiss.swig_ptr(slots), parameters)
+        self._library.search_c(len(points), faiss.swig_ptr(points), fetch, *pointers)
+        return slots
+
+    def _compare(self, points: Floats, columns: Rows) -> Floats:
+        vectors = self._exact.items.vectors.numpy()
+        columns = np.ascontiguousarray(columns.reshape(len(points), -1))
+        far = np.empty(columns.shape, dtype=np.float32)
+        pointers = [faiss.swig_ptr(array) for array in (far, points, vectors, columns)]
+        count, fetch = columns.shape
+        if self.similarity == "euclidean":
+            faiss.fvec_L2sqr_by_idx(*pointers, vectors.shape[1], count, fetch)
+            return far
+        faiss.fvec_inner_products_by_idx(*pointers, vectors.shape[1], count, fetch)
+        return np.subtract(0, far, out=far)  # Unlike a negation, it makes no -0.0.
+
+    def _dump(self) -> NDArray[np.uint8]:
+        reach = np.array([self._reach]).view(np.uint8)
+        return np.concatenate([reach, faiss.serialize_index(self._library)])
+
+    def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:
+        library = faiss.deserialize_index(dumped[8:])
+        width = self._placed_width(width)
+        found = (library.ntotal, library.d, library.metric_type, type(library))
+        wanted = (slots, width, self._metric, self._kind(width, slots))
+        if found != wanted:
+            raise ModelError(f"the state holds another FAISS index: {found} instead of {wanted}")
+        self._library, self._parameters = library, {}
+        self._reach = float(dumped[:8].copy().view(np.float64)[0])
+
+    def _kind(self, width: int, count: int) -> type:
+        """The class of the library's index."""
+        return type(self._new(width, count))
+
+    def _new(self, width: int, count: int) -> Any:
+        """An empty index of the library for about so many vectors."""
+        raise NotImplementedError
+
+
+class FaissFlat(FaissIndex):
+    """Every item against every query by FAISS, over the float32 vectors themselves: exact.
+
+    A peer to measure `ExactIndex` by, which also answers filters and near-ties here.
+    """
+
+    is_exact: ClassVar[bool] = True
+    most_removed: ClassVar[float] = 0  # A slot is a column, always.
+    SPARE = 16  # Fetched beyond k: where the last of them is as good as the k-th, a scan decides.
+
+    def __init__(self, similarity: str) -> None:
+        super().__init__(similarity, refine=1)
+
+    def settings(self) -> dict[str, Setting]:
+        """The keyword arguments that make an index like this one."""
+        return {}
+
+    def _fetch(self, k: int) -> int:
+        return super()._fetch(k) + self.SPARE
+
+    def _fit(self, vectors: Floats) -> None:
+        pass
+
+    def _extend(self, vectors: Floats) -> bool:  # noqa: ARG002
+        return False
+
+    def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:  # noqa: ARG002
+        vectors = self._exact.items.vectors.numpy()
+        metric = faiss.METRIC_L2 if self.similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
+        far, slots = faiss.knn(points, vectors, min(fetch, len(vectors)), metric=metric)
+        if fetch < len(vectors):
+            lengths = np.sqrt(np.einsum("pd,pd->p", points, points)) + self._exact.longest
+            gap = np.abs(far[:, -1] - far[:, -1 - self.SPARE])
+            slots[gap <= EPSILON * lengths**2] = -1
+        found: Rows = slots
+        return found
+
+    def _scanned_meanwhile(self, fetch: int, share: float) -> float:  # noqa: ARG002
+        return 0.0 if share == 1 else np.inf
+
+    def _dump(self) -> NDArray[np.uint8]:
+        return np.empty(0, dtype=np.uint8)
+
+    def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:
+        pass
+
+
+class FaissIVF(FaissIndex):
+    """Inverted lists (Jégou et al. 2011): only the nprobe of nlist lists nearest to a query.
+
+    Built in seconds, so for an index that is often built anew. Takes adds; past twice the items it
+    was built from the lists no longer fit and are made anew.
+
+    Args:
+        similarity: One of SIMILARITIES.
+        nlist: Lists; None takes 2 √N. Never more than one for each 39 items.
+        nprobe: Lists looked into; None takes an eighth of them, 16 at least, and as many as hold
+            LISTED_PER_CANDIDATE items for each candidate asked for. Filters raise it by the share
+            of items they keep.
+        quantizer: How a list keeps vectors: flat, fp16, sq8 (a byte a number), or pq (half a byte
+            for two numbers).
+        refine: Candidates scored again in float32 for each answer wanted; None takes 1.2 or, for
+            pq, 8.
+    """
+
+    search_settings: ClassVar[tuple[str, ...]] = ("nprobe",)
+
+    def __init__(
+        self,
+        similarity: str,
+        *,
+        nlist: int | None = None,
+        nprobe: int | None = None,
+        quantizer: str = "sq8",
+        refine: float | None = None,
+    ) -> None:
+        self.quantizer = check_quantizer(quantizer, ("flat", "fp16", "sq8", "pq"))
+        super().__init__(
+            similarity, (8 if quantizer == "pq" else 1.2) if refine is None else refine
+        )
+        self.nlist = None if nlist is None else check_range("nlist", nlist, 1, 1_000_000)
+        self.nprobe = None if nprobe is None else check_range("nprobe", nprobe, 1, 1_000_000)
+        self._built = 0
+
+    def settings(self) -> dict[str, Setting]:
+        """The keyword arguments that make an index like this one."""
+        return {
+            "nlist": self.nlist,
+            "nprobe": self.nprobe,
+            "quantizer": self.quantizer,
+            "refine": self.refine,
+        }
+
+    def _new(self, width: int, count: int) -> Any:
+        codes = QUANTIZERS.get(self.quantizer, f"PQ{width // 2}x4fs")
+        wanted = self.nlist or round(2 * count**0.5)
+        lists = max(min(wanted, count // POINTS_PER_LIST), 1)
+        return faiss.index_factory(width, f"IVF{lists},{codes}", self._metric)
+
+    def _placed(self, vectors: Floats) -> Floats:
+        placed = super()._placed(vectors)
+        if self.quantizer == "pq":  # It takes two numbers at a time.
+            placed = np.pad(placed, ((0, 0), (0, placed.shape[1] % 2)))
+        return placed
+
+    def _fit(self, vectors: Floats) -> None:
+        super()._fit(vectors)
+        self._built = len(vectors)
+
+    def _extend(self, vectors: Floats) -> bool:
+        return len(self) <= 2 * self._built and super()._extend(vectors)
+
+    def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
+        probes = self._probes(fetch, 1.0 if kept is None else kept.share)
+        selector = None if kept is None else _selector(kept.slots)
+        parameters = self._parameters.get(probes) if kept is None else None
+        if parameters is None:
+            options = {} if selector is None else {"sel": selector[0]}
+            parameters = faiss.SearchParametersIVF(nprobe=probes, **options)
+            if kept is None:
+                self._parameters[probes] = parameters
+        if len(points) <= LISTS_PICKED_AT_A_TIME:
+            return self._ask(points, fetch, parameters)
+        starts = range(0, len(points), LISTS_PICKED_AT_A_TIME)
+        runs = (points[start : start + LISTS_PICKED_AT_A_TIME] for start in starts)
+        return np.concatenate([self._ask(run, fetch, parameters) for run in runs])
+
+    def _probes(self, fetch: int, share: float) -> int:
+        """The lists to look into where `share` of the items are wanted."""
+        lists = int(self._library.nlist)
+        deep = LISTED_PER_CANDIDATE * fetch * lists // len(self._slots)
+        probes = self.nprobe or max(lists // 8, 16, deep)
+        return min(round(probes / share), lists)
+
+    def _scanned_meanwhile(self, fetch: int, share: float) -> float:
+        listed = self._probes(fetch, share) / self._library.nlist * len(self._slots)
+        if fetch >= share * listed:
+            return np.inf
+        return SCANNED_PER_LISTED * listed if share < 1 else 0.0
+
+    def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:
+        super()._restore(dumped, slots, width)
+        self._built = slots
+
+
+class FaissHNSW(FaissIndex):
+    """A graph to walk towards the query (Malkov and Yashunin 2018): the default for speed.
+
+    Slow to build (a minute for 300,000 items of width 64 on one core), the fastest to search at
+    high recall. Takes adds; the graph depends on the number of threads that built it.
+
+    Args:
+        similarity: One of SIMILARITIES.
+        m: Links of a vector, twice as many on the lowest level.
+        ef_construction: The beam while building.
+        ef_search: The beam while searching; never less than the candidates asked for. Filters
+            raise it by the share of items they keep.
+        quantizer: What the walk compares with: flat, fp16, or sq8 (a byte a number).
+        refine: Candidates scored again in float32 for each answer wanted.
+    """
+
+    search_settings: ClassVar[tuple[str, ...]] = ("ef_search",)
+
+    def __init__(
+        self,
+        similarity: str,
+        *,
+        m: int = 16,
+        ef_construction: int = 100,
+        ef_search: int = 256,
+        quantizer: str = "sq8",
+        refine: float = 1.2,
+    ) -> None:
+        super().__init__(similarity, refine)
+        self.quantizer = check_quantizer(quantizer, ("flat", "fp16", "sq8"))
+        self.m = check_range("m", m, 2, 128)
+        self.ef_construction = check_range("ef_construction", ef_construction, 4, 10_000)
+        self.ef_search = check_range("ef_search", ef_search, 1, 100_000)
+
+    def settings(self) -> dict[str, Setting]:
+        """The keyword arguments that make an index like this one."""
+        return {
+            "m": self.m,
+            "ef_construction": self.ef_construction,
+            "ef_search": self.ef_search,
+            "quantizer": self.quantizer,
+            "refine": self.refine,
+        }
+
+    def _new(self, width: int, count: int) -> Any:  # noqa: ARG002
+        codes = QUANTIZERS[self.quantizer]
+        library = faiss.index_factory(width, f"HNSW{self.m},{codes}", self._metric)
+        library.hnsw.efConstruction = self.ef_construction
+        return library
+
+    def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
+        beam = self._beam(fetch, 1.0 if kept is None else kept.share)
+        selector = None if kept is None else _selector(kept.slots)
+        parameters = self._parameters.get(beam) if kept is None else None
+        if parameters is None:
+            options = {} if selector is None else {"sel": selector[0]}
+            parameters = faiss.SearchParametersHNSW(efSearch=beam, **options)
+            if kept is None:
+                self._parameters[beam] = parameters
+        return self._ask(points, fetch, parameters)
+
+    def _beam(self, fetch: int, share: float) -> int:
+        return round(float(max(self.ef_search, fetch)) / share)
+
+    def _scanned_meanwhile(self, fetch: int, share: float) -> float:
+        raised = share < 1 or fetch > self.ef_search
+        return SCANNED_PER_STEP * self._beam(fetch, share) if raised else 0.0
+
+
+def check_quantizer(name: str, known: tuple[str, ...]) -> str:
+    """Return the name of a quantizer that is known; ModelError otherwise."""
+    if name not in known:
+        raise ModelError(f"quantizer must be one of {', '.join(known)}, got {name!r}")
+    return name
+
+
+def _selector(keep: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """A selector of the slots to keep, and the memory it points to."""
+    bits = np.packbits(keep, bitorder="little")
+    return faiss.IDSelectorBitmap(len(keep), faiss.swig_ptr(bits)), bits

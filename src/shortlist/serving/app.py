@@ -1,0 +1,451 @@
+"""HTTP and nothing else: routes, tokens, limits of size and time, errors, the page's files.
+
+Every route stands in ROUTES with the token it needs; a path that is not there is not found before
+anything else reads it. The routes with a body are plain ASGI, without the framework's layers,
+since those cost more than the answer does; FastAPI has the others.
+"""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from importlib.metadata import version
+from time import perf_counter
+from typing import Annotated, Any, NamedTuple
+
+import orjson
+from fastapi import FastAPI, Query
+from fastapi.exceptions import RequestValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shortlist.serving.measures import Measures
+from shortlist.serving.messages import (
+    BundleAnswer,
+    ExplainAnswer,
+    ExplainRequest,
+    HistoryAnswer,
+    HistoryRequest,
+    MapAnswer,
+    RecommendAnswer,
+    RecommendRequest,
+    ReloadAnswer,
+    ReportAnswer,
+    RequestError,
+    SimilarAnswer,
+    SimilarRequest,
+    StateAnswer,
+    TitlesAnswer,
+    TitlesRequest,
+    UsersAnswer,
+    UsersRequest,
+)
+from shortlist.serving.openapi import Route, document
+from shortlist.serving.page_files import PageFile, page_files
+from shortlist.serving.service import Service
+from shortlist.serving.settings import Settings, is_loopback
+from shortlist.serving.watching import Watch
+from shortlist.serving.workers import Workers
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+logger = logging.getLogger("shortlist.serving")
+
+ROUTES = (
+    Route("GET", "/", "none", "The explorer page.", text="text/html"),
+    Route("GET", "/page/{file}", "none", "A file of the explorer page.", text="*/*"),
+    Route("GET", "/healthz", "none", "The process is alive.", answers=StateAnswer),
+    Route("GET", "/readyz", "none", "A bundle is loaded, and no end is near.", answers=StateAnswer),
+    Route("GET", "/metrics", "read", "Figures of the service, for Prometheus."),
+    Route("GET", "/openapi.json", "read", "This document.", text="application/json"),
+    Route("GET", "/v1/bundle", "read", "What is served.", answers=BundleAnswer),
+    Route("GET", "/v1/report", "read", "The figures of the bundle.", answers=ReportAnswer),
+    Route("GET", "/v1/map", "read", "Where the items lie.", answers=MapAnswer),
+    Route("GET", "/v1/users", "read", "Some user ids.", UsersRequest, UsersAnswer),
+    Route(
+        *("POST", "/v1/recommend", "read", "Candidates of users or histories."),
+        *(RecommendRequest, RecommendAnswer),
+    ),
+    Route("POST", "/v1/similar", "read", "What is alike.", SimilarRequest, SimilarAnswer),
+    Route("POST", "/v1/explain", "read", "Why.", ExplainRequest, ExplainAnswer),
+    Route("POST", "/v1/history", "read", "What a user met.", HistoryRequest, HistoryAnswer),
+    Route("POST", "/v1/titles", "read", "How items are called.", TitlesRequest, TitlesAnswer),
+    Route("POST", "/admin/reload", "admin", "Look for a newer bundle now.", answers=ReloadAnswer),
+)
+"""Every route there is."""
+
+STATUS = {
+    "invalid_json": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "timeout": 408,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_request": 422,
+    "not_supported": 422,
+    "internal": 500,
+    "busy": 503,
+    "draining": 503,
+    "not_ready": 503,
+}
+"""The HTTP status of each error code."""
+
+_JSON = b"application/json"
+_PLAIN: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+)
+_CLOSE = (b"connection", b"close")
+_RETRY = (b"retry-after", b"1")
+_PAGE_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-cache"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        b"font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+)
+
+
+class Reply(NamedTuple):
+    """An answer on its way out."""
+
+    status: int
+    body: bytes
+    media_type: bytes = _JSON
+    headers: tuple[tuple[bytes, bytes], ...] = _PLAIN
+
+
+class _ClientGoneError(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+class App:
+    """The ASGI application. `draining` makes /readyz fail while requests are still answered."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        measures: Measures,
+        settings: Settings,
+        page: Mapping[str, PageFile] | None = None,
+    ) -> None:
+        self.watch = watch
+        self.measures = measures
+        self.settings = settings
+        self.service = Service(lambda: watch.current, settings.limits, measures)
+        self.workers = Workers(settings.workers, settings.queue)
+        self.draining = False
+        self._page = page_files() if page is None else page
+        self._routes: dict[str, dict[str, Route]] = {}
+        for route in ROUTES:
+            self._routes.setdefault(route.path, {})[route.method] = route
+        self._tokens = {
+            name: None if token is None else token.encode()
+            for name, token in (("read", settings.token), ("admin", settings.admin_token))
+        }
+        models = {asks: question.model for asks, question in self.service.questions.items()}
+        self.openapi = document(ROUTES, models, version("shortlist"))
+        self.api = _api(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":  # a web socket: there are none
+            return
+        started = perf_counter()
+        label, reply = "other", None
+        try:
+            route = self._route(scope)
+            label = route.path
+            self._check_host(scope)
+            self._check_token(scope, route)
+            if route.method == "POST" and route.asks is not None:
+                reply = await self._answer(route, scope, receive)
+            elif "page" in route.path or route.path == "/":
+                reply = self._page_file(scope["path"])
+            else:
+                status = await self._framework(scope, receive, send)
+                self.measures.request(label, status, perf_counter() - started)
+                return
+        except RequestError as error:
+            reply = _refusal(error)
+        except _ClientGoneError:
+            return
+        except asyncio.CancelledError:
+            if not self.draining:
+                raise
+            reply = _refusal(RequestError("draining", "the service ended before the answer"))
+        except Exception:
+            logger.exception("%s failed", label)
+            reply = _refusal(RequestError("internal", "the service failed; its log says why"))
+        self.measures.request(label, reply.status, perf_counter() - started)
+        await _send(send, reply)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.watch.stop()
+        self.workers.close()
+
+    async def run(self, work: Callable[..., bytes], *arguments: Any) -> bytes:
+        """Do blocking work in the bounded pool. Errors: RequestError "busy"."""
+        future = self.workers.submit(work, *arguments)
+        self.measures.waiting.set(self.workers.pending)
+        try:
+            async with asyncio.timeout(self.settings.timeouts.answer):
+                return await future
+        except TimeoutError:
+            raise RequestError("busy", "the answer took too long: try again later") from None
+
+    async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Reply:
+        assert route.asks is not None
+        body = await self._body(scope, receive)
+        return Reply(200, await self.run(self.service.answer_bytes, route.asks, body))
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """Read a JSON body within its limits of size and time. Errors: RequestError."""
+        most = self.settings.limits.body
+        kind = b""
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                kind = value.partition(b";")[0].strip().lower()
+            elif name == b"content-length" and not _fits(value, most):
+                raise RequestError("too_large", f"a body has at most {most} bytes")
+            elif name == b"content-encoding":
+                raise RequestError("unsupported_media_type", "compressed bodies are not read")
+        if kind != _JSON:
+            raise RequestError("unsupported_media_type", "the body must be application/json")
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.timeouts.body):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _ClientGoneError
+                    parts.append(part := message.get("body", b""))
+                    size += len(part)
+                    if size > most:
+                        raise RequestError("too_large", f"a body has at most {most} bytes")
+                    if not message.get("more_body", False):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError:
+            raise RequestError("timeout", "the body did not come in time") from None
+
+    def _route(self, scope: Scope) -> Route:
+        path, method = scope["path"], scope["method"]
+        methods = self._routes.get(path)
+        if methods is None and path in self._page:
+            methods = self._routes["/page/{file}"]
+        if methods is None or "{" in path:
+            raise RequestError("not_found", "there is no such path")
+        route = methods.get(method)
+        if route is None:
+            raise RequestError("method_not_allowed", f"this path takes {', '.join(methods)}")
+        return route
+
+    def _check_host(self, scope: Scope) -> None:
+        """Without a token, answer to this machine's own names only: else a page of any web site
+
+        whose name leads here could read what is served.
+        """
+        if self._tokens["read"] is not None:
+            return
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host, _, port = value.decode("latin-1").rpartition(":")
+                if not (port.isdigit() and host):
+                    host = value.decode("latin-1")
+                if is_loopback(host):
+                    return
+        raise RequestError("forbidden", "without a token only localhost is answered")
+
+    def _check_token(self, scope: Scope, route: Route) -> None:
+        """Fail closed. Errors: RequestError; what was sent is in neither message nor log."""
+        if route.token == "none":
+            return
+        wanted = self._tokens[route.token]
+        if wanted is None:
+            if route.token == "read":
+                return
+            raise RequestError("forbidden", "no admin token is set, so these routes are closed")
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                scheme, _, given = value.partition(b" ")
+                if scheme.lower() != b"bearer":
+                    given = b""
+        if not hmac.compare_digest(given, wanted):
+            other = self._tokens["admin" if route.token == "read" else "read"]
+            if other is not None and hmac.compare_digest(given, other):
+                raise RequestError("forbidden", f"this path needs the {route.token} token")
+            raise RequestError("unauthorized", "this path needs a token: Authorization: Bearer ...")
+
+    def _page_file(self, path: str) -> Reply:
+        file = self._page.get(path)
+        if file is None:
+            raise RequestError("not_found", "this installation has no page")
+        return Reply(200, file.content, file.media_type.encode(), _PAGE_HEADERS)
+
+    async def _framework(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Let FastAPI answer; return the status it sent."""
+        statuses = [500]
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await send(message)
+
+        try:
+            await self.api(scope, receive, watched)
+        except Exception:
+            logger.exception("%s failed", scope["path"])
+            if len(statuses) == 1:
+                raise
+        return statuses[-1]
+
+
+def _api(app: App) -> FastAPI:
+    """The routes without a body."""
+    api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    watch = app.watch
+
+    @api.exception_handler(RequestError)
+    async def refused(_: Request, error: Any) -> Response:
+        return _response(_refusal(error))
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: Any) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return _response(
+            _refusal(RequestError("invalid_request", f"{place}: {first['msg']}".lstrip(": ")))
+        )
+
+    @api.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> Response:
+        return _response(_refusal(RequestError("internal", "the service failed; its log says why")))
+
+    @api.get("/healthz")
+    async def healthz() -> Response:
+        return _json({"status": "alive"})
+
+    @api.get("/readyz")
+    async def readyz() -> Response:
+        if app.draining:
+            raise RequestError("draining", "the service is about to end")
+        if watch.current is None:
+            raise RequestError("not_ready", "no bundle is loaded yet")
+        return _json({"status": "ready"})
+
+    @api.get("/metrics")
+    async def metrics() -> Response:
+        app.measures.waiting.set(app.workers.pending)
+        return Response(app.measures.text(), media_type="text/plain; version=0.0.4")
+
+    @api.get("/openapi.json")
+    async def openapi() -> Response:
+        return _json(app.openapi)
+
+    @api.get("/v1/bundle")
+    async def bundle() -> Response:
+        served = watch.current
+        if served is None:
+            raise RequestError("not_ready", "no bundle is loaded yet")
+        return _json(
+            {
+                "bundle": served.id,
+                "retriever": served.kind,
+                "name": served.directory.name,
+                "loaded_at": served.loaded_at,
+                "metrics": served.bundle.metrics,
+                "refused": _refused(watch),
+            }
+        )
+
+    @api.get("/v1/report")
+    async def report() -> Response:
+        return _ready(await app.run(app.service.report))
+
+    @api.get("/v1/map")
+    async def items() -> Response:
+        return _ready(await app.run(app.service.map))
+
+    users_request: Any = app.service.questions[UsersRequest].model
+
+    @api.get("/v1/users")
+    async def users(asked: Annotated[users_request, Query()]) -> Response:
+        return _ready(await app.run(app.service.answer, UsersRequest, asked))
+
+    @api.post("/admin/reload")
+    async def reload() -> Response:
+        # Not in the pool: a load takes seconds, and candidates are wanted meanwhile.
+        changed = await asyncio.to_thread(watch.look, again=True)
+        served = watch.current
+        if served is None:
+            raise RequestError("not_ready", "no sound bundle was found")
+        return _json({"bundle": served.id, "changed": changed, "refused": _refused(watch)})
+
+    return api
+
+
+def _fits(length: bytes, most: int) -> bool:
+    """Whether a Content-Length is a number, and not too large a one."""
+    return length.isdigit() and len(length) < 19 and int(length) <= most
+
+
+def _refused(watch: Watch) -> list[dict[str, str]]:
+    return [{"name": refused.name, "reason": refused.reason} for refused in watch.refused]
+
+
+def _refusal(error: RequestError) -> Reply:
+    """An error as every client gets it."""
+    status = STATUS[error.code]
+    headers = _PLAIN
+    if status == 503:
+        headers = (*headers, _RETRY)
+    elif status == 401:
+        headers = (*headers, (b"www-authenticate", b"Bearer"))
+    elif status in (408, 413):  # the rest of the body is not waited for
+        headers = (*headers, _CLOSE)
+    body = orjson.dumps({"error": {"code": error.code, "message": error.message}})
+    return Reply(status, body, headers=headers)
+
+
+def _json(value: Any) -> Response:
+    return _ready(orjson.dumps(value))
+
+
+def _ready(body: bytes) -> Response:
+    return _response(Reply(200, body))
+
+
+def _response(reply: Reply) -> Response:
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(reply.body, reply.status, headers, reply.media_type.decode())
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    headers = [
+        (b"content-type", reply.media_type),
+        (b"content-length", b"%d" % len(reply.body)),
+        *reply.headers,
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

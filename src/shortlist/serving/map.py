@@ -1,0 +1,72 @@
+"""Where do the items lie? Their vectors, seen from the two directions in which they differ most."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shortlist.serving.messages import RequestError
+from shortlist.serving.served import Served
+from shortlist.similarity import normalize
+
+MOST_POINTS = 5_000
+
+
+def item_map(served: Served) -> dict[str, Any]:
+    """Return columns of at most MOST_POINTS items: ids, titles, x, y, counts in training.
+
+    With more items than that a fixed sample is shown, drawn by the hash of the ids. `explained`:
+    the share of the variance that each of the two directions holds. Errors: RequestError where the
+    retriever has no item vectors.
+    """
+    source = _with_vectors(served.retriever)
+    if source is None:
+        raise RequestError(
+            "not_supported", f"this bundle ({served.kind}) has no vectors of items to draw"
+        )
+    ids, vectors = source.encode_items()
+    items = served.data.items
+    rows = items.rows(ids)
+    if len(rows) > MOST_POINTS:
+        chosen = np.sort(np.argsort(items.tie_keys[rows], kind="stable")[:MOST_POINTS])
+        rows, vectors = rows[chosen], vectors[torch.from_numpy(chosen)]
+    if getattr(getattr(source, "training_section", None), "similarity", None) == "cosine":
+        vectors = normalize(vectors)
+    points, explained = principal_plane(vectors)
+    counts = np.concatenate(
+        [served.data.item_counts, np.zeros(len(items) - items.trained, dtype=np.int64)]
+    )
+    return {
+        "bundle": served.id,
+        "items": items.external(rows).to_list(),
+        "titles": served.titles(rows),
+        "x": points[:, 0].numpy().copy(),
+        "y": points[:, 1].numpy().copy(),
+        "counts": counts[rows],
+        "explained": explained,
+    }
+
+
+def principal_plane(vectors: Tensor) -> tuple[Tensor, list[float]]:
+    """Project [N, D] vectors to [N, 2] by principal components; return the variance each explains.
+
+    The sign of a component is chosen so that its largest loading is positive.
+    """
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    values, directions = torch.linalg.eigh(centred.T @ centred)
+    two = directions.flip(1)[:, :2]
+    largest = two.abs().argmax(dim=0, keepdim=True)
+    two = two * two.gather(0, largest).sign()
+    shares = values.flip(0)[:2] / values.sum().clamp(min=1e-12)
+    points = torch.zeros(len(vectors), 2)
+    points[:, : two.shape[1]] = (centred @ two).float()
+    return points, [float(share) for share in shares]
+
+
+def _with_vectors(retriever: Any) -> Any:
+    """The retriever, or its first channel, that has item vectors; None without one."""
+    for candidate in (retriever, *getattr(retriever, "channels", {}).values()):
+        if hasattr(candidate, "encode_items"):
+            return candidate
+    return None

@@ -1,0 +1,92 @@
+"""What does the service say of itself? Counters and histograms in the Prometheus text format."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+BUCKETS = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+"""Upper bounds in seconds."""
+
+
+class Measures:
+    """The figures of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        stage = Histogram(
+            "shortlist_stage_seconds",
+            "Time of each stage of an answer.",
+            ["stage"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._parse, self._recommend, self._encode, self._total = (
+            stage.labels(name) for name in ("parse", "recommend", "encode", "total")
+        )
+        self._requests = Counter(
+            "shortlist_requests",
+            "Requests by route and status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self._known: dict[tuple[str, int], Counter] = {}
+        self._queries = self._counter("queries", "Users and histories candidates were given for.")
+        self._fallback = self._counter("fallback", "Of them, those that got popular items.")
+        self.unknown_items = self._counter(
+            "unknown_items", "Items of histories that the bundle does not know."
+        )
+        self.waiting = Gauge(
+            "shortlist_waiting", "Requests that wait or are being answered.", registry=self.registry
+        )
+        self._loads = Counter(
+            "shortlist_bundle_loads",
+            "Bundles that were taken into service, or refused.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("served", "refused"):
+            self._loads.labels(outcome)
+        self._bundle = Info("shortlist_bundle", "What is served.", registry=self.registry)
+        self._loaded_at = Gauge(
+            "shortlist_bundle_loaded_timestamp_seconds",
+            "When the bundle was taken into service.",
+            registry=self.registry,
+        )
+
+    def stages(self, parse: float, recommend: float, encode: float) -> None:
+        """Take the seconds that the stages of one answer took."""
+        self._parse.observe(parse)
+        self._recommend.observe(recommend)
+        self._encode.observe(encode)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Take one request: its route as the table has it, never as the client wrote it."""
+        counter = self._known.get((route, status))
+        if counter is None:
+            counter = self._known[route, status] = self._requests.labels(route, str(status))
+        counter.inc()
+        self._total.observe(seconds)
+
+    def answered(self, queries: int, fallback: int) -> None:
+        """Take how many queries one answer held, and how many of them by popular items."""
+        self._queries.inc(queries)
+        if fallback:
+            self._fallback.inc(fallback)
+
+    def served(self, bundle: str, retriever: str, loaded_at: float) -> None:
+        """Take what is served from now on."""
+        self._bundle.info({"id": bundle, "retriever": retriever})
+        self._loaded_at.set(loaded_at)
+        self._loads.labels("served").inc()
+
+    def refused(self) -> None:
+        """Take that a bundle was refused."""
+        self._loads.labels("refused").inc()
+
+    def text(self) -> bytes:
+        """Return everything in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, meaning: str) -> Counter:
+        return Counter(f"shortlist_{name}", meaning, registry=self.registry)

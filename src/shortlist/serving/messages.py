@@ -1,0 +1,387 @@
+"""What may be asked and what is answered, as JSON: strict models, and the one place they are read.
+
+An id is a JSON integer or string, as the data have it: "1" is not 1. An unknown key, a key that
+stands twice, or a value of another type is an error, never passed over.
+"""
+
+import re
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+from shortlist.serving.settings import Limits
+
+MESSAGE_LENGTH = 300
+"""Characters of an error message: what was sent may be quoted, but not all of it."""
+
+CONDITION_HERE = "x-condition"
+"""Marks the place in a schema where the OpenAPI document puts the schema of a condition."""
+
+_KEY = re.compile(rb'"(?:[^"\\]|\\.)*"([ \t\r\n]*:)?', re.DOTALL)
+
+
+class RequestError(Exception):
+    """A request that cannot be answered as asked. code: for machines, one word."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = _short(message)
+
+
+class Message(BaseModel):
+    """A JSON object with these keys and no others, each value of exactly its type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+IdNumber: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Id: TypeAlias = IdNumber | str
+Ids: TypeAlias = list[Id]
+
+
+class RecommendRequest(Message):
+    """Candidates for known users, or for anybody by what they met, oldest first: one of the two.
+
+    where: a condition on the items' columns; allow, deny: items that alone may, or must not, be
+    recommended. The three are of all queries. An unknown user or an empty history gets the popular
+    items, with fallback true.
+    """
+
+    users: Ids | None = None
+    histories: list[Ids] | None = None
+    k: int = 10
+    exclude_seen: bool = True
+    where: dict[str, Any] | None = None
+    allow: Ids | None = None
+    deny: Ids | None = None
+
+
+class SimilarRequest(Message):
+    """What is like each of these items (or users, for a bundle that compares users)."""
+
+    items: Ids | None = None
+    users: Ids | None = None
+    k: int = 10
+
+
+class ExplainRequest(Message):
+    """Why do items have their scores, for a user or for a history: one of the two."""
+
+    user: Id | None = None
+    history: Ids | None = None
+    items: Ids
+
+
+class HistoryRequest(Message):
+    """What did a user meet: the newest `limit` items, oldest first."""
+
+    user: Id
+    limit: int = 100
+
+
+class TitlesRequest(Message):
+    """How are these items called?"""
+
+    items: Ids
+
+
+class UsersRequest(Message):
+    """Some users whose id begins with `search`."""
+
+    # It comes as a query string, where a number is text.
+    model_config = ConfigDict(strict=False)
+
+    search: str = ""
+    limit: int = 20
+
+
+Asked = TypeVar("Asked", bound=Message)
+
+
+def limited(model: type[Asked], limits: Limits) -> type[Asked]:
+    """Return the model with the limits on its fields, checked and documented with it."""
+    kinds = _kinds(limits) | _own_kinds(model.__name__, limits)
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name in kinds:
+            kind = kinds[name]
+            if field.is_required():
+                fields[name] = (kind, ...)
+            else:
+                fields[name] = (kind | None if field.default is None else kind, field.default)
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
+
+
+def _kinds(limits: Limits) -> dict[str, Any]:
+    """The type of each field that has a limit, by its name in every model."""
+    history = _many(limits.history, limits)
+    histories: Any = Annotated[
+        list[history], Field(max_length=limits.queries, fail_fast=True)  # type: ignore[valid-type]
+    ]
+    return {
+        "user": _one(limits),
+        "users": _many(limits.queries, limits),
+        "histories": histories,
+        "history": _many(limits.history, limits),
+        "items": _many(limits.queries, limits),
+        "allow": _many(limits.ids, limits),
+        "deny": _many(limits.ids, limits),
+        "k": Annotated[int, Field(ge=1, le=limits.k)],
+        "limit": Annotated[int, Field(ge=1, le=limits.queries)],
+        "search": Annotated[str, Field(max_length=limits.id_length)],
+        "where": Annotated[
+            dict[str, Any],
+            Field(json_schema_extra={CONDITION_HERE: True}),
+        ],
+    }
+
+
+def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
+    """What a name means in one model only."""
+    if model == "TitlesRequest":
+        return {"items": _many(limits.ids, limits)}
+    if model == "ExplainRequest":
+        return {"items": _many(limits.explained, limits, least=1)}
+    return {}
+
+
+def _one(limits: Limits) -> Any:
+    text = Annotated[str, Field(max_length=limits.id_length)]
+    return Annotated[IdNumber | text, Field(union_mode="left_to_right")]
+
+
+def _many(most: int, limits: Limits, least: int = 0) -> Any:
+    one = _one(limits)
+    bounds = Field(min_length=least, max_length=most, fail_fast=True)
+    return Annotated[list[one], bounds]  # type: ignore[valid-type]
+
+
+def read(model: type[Asked], body: bytes) -> Asked:
+    """Read a request body. Errors: RequestError, with the place of what is wrong."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError("invalid_json", f"the body is not JSON: {error}") from None
+    if body.count(b":") > 1 and _keys(value) != sum(1 for key in _KEY.finditer(body) if key[1]):
+        raise RequestError("invalid_json", "a key stands twice in one object")
+    return check(model, value)
+
+
+def check(model: type[Asked], value: object) -> Asked:
+    """Return the request these plain values are. Errors: RequestError."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RequestError("invalid_request", _complaint(error)) from None
+
+
+def check_condition(where: dict[str, Any], limits: Limits) -> None:
+    """Refuse a condition with too many parts, levels or values, before anything reads it."""
+    nodes, values = 0, 0
+    level: list[Any] = [where]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > limits.filter_depth:
+            raise RequestError("invalid_request", f"where: at most {limits.filter_depth} levels")
+        below: list[Any] = []
+        for part in level:
+            nodes += 1
+            for key, value in part.items():
+                if key == "in" and isinstance(value, list):
+                    values += len(value)
+                elif isinstance(value, list):
+                    below += [each for each in value if isinstance(each, dict)]
+                    nodes += sum(not isinstance(each, dict) for each in value)
+                elif isinstance(value, dict):
+                    below.append(value)
+        if nodes + len(below) > limits.filter_nodes:
+            raise RequestError("invalid_request", f"where: at most {limits.filter_nodes} parts")
+        if values > limits.filter_values:
+            raise RequestError("invalid_request", f"where: at most {limits.filter_values} values")
+        level = below
+
+
+def _keys(value: object) -> int:
+    """How many keys all objects in a JSON value have together."""
+    found, left = 0, [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            found += len(part)
+            left += [inner for inner in part.values() if isinstance(inner, dict | list)]
+        elif isinstance(part, list):
+            left += [inner for inner in part if isinstance(inner, dict | list)]
+    return found
+
+
+def _complaint(error: ValidationError) -> str:
+    """The first thing wrong, and where: "users[3]: Input should be ..."."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    place = _place(errors[0])
+    said = [fault["msg"] for fault in errors if _place(fault) == place]
+    message = " or ".join(dict.fromkeys(said))
+    return f"{place}: {message}" if place else message
+
+
+def _place(fault: ErrorDetails) -> str:
+    place = ""
+    for part in fault["loc"]:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif "constrained" not in part and part not in {"int", "str"}:
+            place += f".{part}" if place else part
+    return place
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= MESSAGE_LENGTH else f"{message[: MESSAGE_LENGTH - 1]}…"
+
+
+class ErrorDetail(Message):
+    """code: one word for machines; message: what was expected and what came."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(Message):
+    """What every answer that is not 2xx holds."""
+
+    error: ErrorDetail
+
+
+class RecommendAnswer(Message):
+    """Candidates, best first: position i of each column is of query i.
+
+    users: as asked, null for histories. fallback: true where nothing was known and popular items
+    stand in. channels: only from a blend, which channel gave each item. unknown_items: only for
+    histories, how many items of each were passed over.
+    """
+
+    bundle: str
+    users: Ids | None
+    items: list[Ids]
+    scores: list[list[float]]
+    fallback: list[bool]
+    channels: list[list[str]] = []
+    unknown_items: list[int] = []
+
+
+class SimilarAnswer(Message):
+    """What is like each id of `similar_to`, best first: items or users, as asked."""
+
+    bundle: str
+    similar_to: Ids
+    items: list[Ids] = []
+    users: list[Ids] = []
+    scores: list[list[float]]
+    fallback: list[bool]
+
+
+class Reasons(Message):
+    """One position a reason, an item's strongest first; the contributions of an item sum to its
+    score, or in a blend to the score of the named channel. title: of the item in `because`.
+    """
+
+    item: Ids
+    kind: list[str]
+    because: list[str]
+    contribution: list[float | None]
+    title: list[str | None]
+    channel: list[str] = []
+
+
+class ExplainAnswer(Message):
+    """The reasons of each item; an item that cannot be scored for this query has none."""
+
+    bundle: str
+    items: Ids
+    reasons: Reasons
+
+
+class HistoryAnswer(Message):
+    """What a user met, oldest first. events: how many there are in all."""
+
+    bundle: str
+    user: Id
+    known: bool
+    events: int
+    items: Ids
+    titles: list[str]
+
+
+class TitlesAnswer(Message):
+    """The title of each item, or its id where it has none; null for an unknown item."""
+
+    bundle: str
+    items: Ids
+    titles: list[str | None]
+
+
+class UsersAnswer(Message):
+    """Some user ids, and how many there are that begin as asked."""
+
+    bundle: str
+    users: Ids
+    total: int
+
+
+class MapAnswer(Message):
+    """Where at most 5,000 items lie in the plane in which their vectors differ most."""
+
+    bundle: str
+    items: Ids
+    titles: list[str]
+    x: list[float]
+    y: list[float]
+    counts: list[int]
+    explained: list[float]
+
+
+class ReportAnswer(Message):
+    """The figures that were saved with the bundle."""
+
+    bundle: str
+    retriever: str
+    made_by: str
+    data: dict[str, Any]
+    metrics: dict[str, Any] | None
+    findings: list[dict[str, Any]]
+    plan: dict[str, Any] | None
+    index: dict[str, Any] | None
+
+
+class RefusedBundle(Message):
+    """A bundle that was found and not taken."""
+
+    name: str
+    reason: str
+
+
+class BundleAnswer(Message):
+    """What is served. loaded_at: seconds since 1970. refused: what was found and not taken."""
+
+    bundle: str
+    retriever: str
+    name: str
+    loaded_at: float
+    metrics: dict[str, Any] | None
+    refused: list[RefusedBundle]
+
+
+class ReloadAnswer(Message):
+    """What is served after the look, and whether that changed."""
+
+    bundle: str
+    changed: bool
+    refused: list[RefusedBundle]
+
+
+class StateAnswer(Message):
+    """The process is alive; or it is ready to answer."""
+
+    status: str

@@ -1,0 +1,154 @@
+"""One loaded bundle, ready to answer: what a request holds on to from its start to its end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from shortlist.bundle.bundle import Bundle
+from shortlist.data.dataset import TrainingData
+from shortlist.data.predicates import Predicate, allowed_rows, parse
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.errors import BundleError, QueryError
+from shortlist.retrievers.base import Candidates, Queries
+from shortlist.retrievers.blend import Blended
+from shortlist.serving.messages import RequestError
+
+TRIED = 3
+"""How many known users a self-test asks for."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A bundle in service. directory: where it was read from; loaded_at: seconds since 1970."""
+
+    bundle: Bundle
+    directory: Path
+    loaded_at: float
+    filtering: Lock = field(default_factory=Lock, compare=False, repr=False)
+
+    @property
+    def id(self) -> str:
+        """The bundle's id, which every answer carries."""
+        return self.bundle.id
+
+    @property
+    def kind(self) -> str:
+        """The name of the retriever, as the manifest has it."""
+        return str(self.bundle.manifest.fields["retriever"])
+
+    @property
+    def retriever(self) -> Any:
+        """What answers."""
+        return self.bundle.retriever
+
+    @property
+    def data(self) -> TrainingData:
+        """The data the retriever was fitted on."""
+        data: TrainingData = self.bundle.retriever.data
+        return data
+
+    @cached_property
+    def _item_ids(self) -> Any:
+        """The item ids by row - 1: numbers as numpy, which goes into JSON as it is."""
+        ids = self.data.items.ids
+        return ids.to_numpy() if ids.dtype == pl.Int64 else ids
+
+    def recommend(self, queries: Queries, k: int) -> Candidates:
+        """Answer queries. Errors: RequestError for a condition that does not fit the columns."""
+        if queries.where is None:
+            found: Candidates = self.retriever.recommend(queries, k)
+            return found
+        # The answers to conditions are remembered in the data, which threads share.
+        with self.filtering:
+            self._try_condition(queries.where)
+            found = self.retriever.recommend(queries, k)
+            return found
+
+    def _try_condition(self, where: Any) -> None:
+        try:
+            allowed_rows(self.data, where)
+        except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
+            raise RequestError(
+                "invalid_request", "where: a value cannot be compared with what its column holds"
+            ) from error
+
+    def lists(self, found: Candidates) -> tuple[list[Any], list[Any]]:
+        """Return the item ids and the scores of each query, cut where the list ends."""
+        return self.named(found, self._item_ids)
+
+    def named(self, found: Candidates, ids: Any) -> tuple[list[Any], list[Any]]:
+        """Return the ids of rows, and the scores, of each query; ids: of each row, from row 1."""
+        # A float32 becomes the double of equal value: what the command line prints, digit by digit.
+        scores = found.scores.astype(np.float64)
+        names, values = [], []
+        for rows, row_scores, length in zip(
+            found.rows, scores, (found.rows >= 0).sum(axis=1).tolist(), strict=True
+        ):
+            part = ids[rows[:length] - 1] if length else []
+            names.append(part.to_list() if isinstance(part, pl.Series) else part)
+            values.append(row_scores[:length])
+        return names, values
+
+    def channels(self, found: Candidates) -> list[list[str]] | None:
+        """Return the name of the channel that gave each candidate; None without channels."""
+        if not isinstance(found, Blended):
+            return None
+        names = np.array(found.channels)
+        lengths = (found.rows >= 0).sum(axis=1)
+        return [names[by[:length]].tolist() for by, length in zip(found.by, lengths, strict=True)]
+
+    def titles(self, rows: Any) -> list[str | None]:
+        """Return the title of each item row, None for row 0."""
+        titles = self.data.titles(np.where(rows > 0, rows, 1)) if len(rows) else []
+        return [t if row > 0 else None for t, row in zip(titles, rows, strict=True)]
+
+
+def check_ids(ids: Sequence[Any], vocabulary: Vocabulary, place: str) -> Any:
+    """Return the ids; refuse those of another type: "1" is not 1. Errors: RequestError."""
+    wanted: type = int if vocabulary.ids.dtype == pl.Int64 else str
+    for position, value in enumerate(ids):
+        if type(value) is not wanted:
+            names = "integers" if wanted is int else "strings"
+            raise RequestError(
+                "invalid_request",
+                f"{place}[{position}]: {vocabulary.name} ids of this data are {names}, "
+                f"got {value!r:.40}",
+            )
+    return ids
+
+
+def condition(tree: Any) -> Predicate:
+    """Read a condition. Errors: RequestError."""
+    try:
+        return parse(tree)
+    except QueryError as error:
+        raise RequestError("invalid_request", str(error)) from None
+
+
+def self_test(served: Served) -> None:
+    """Ask for some known users and for somebody unknown; BundleError unless the answers are sound.
+
+    It also brings compiled code and caches to life before the first request needs them.
+    """
+    trained = served.data.users.trained
+    asked = [Queries(histories=[[]])]
+    if trained:
+        rows = np.unique(np.linspace(1, trained, TRIED).astype(np.int64))
+        users = served.data.users.external(rows).to_list()
+        asked += [Queries(users=users, exclude_seen=False), Queries(users=users)]
+    for number, queries in enumerate(asked):
+        with torch.inference_mode():
+            found = served.recommend(queries, 10)
+        names, scores = served.lists(found)
+        # A user who has met everything rightly gets nothing, so only the first two must be filled.
+        if number < 2 and not all(len(part) for part in names):
+            raise BundleError("the self-test got an empty list of candidates")
+        if not all(np.isfinite(part).all() for part in scores):
+            raise BundleError("the self-test got a score that is not finite")

@@ -1,0 +1,286 @@
+"""A request answered: ids in, columns out, from one bundle from the first line to the last."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+import torch
+
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.errors import QueryError
+from shortlist.retrievers.base import Candidates, Queries, row_blocks
+from shortlist.retrievers.user_to_user import UserToUser
+from shortlist.serving.map import item_map
+from shortlist.serving.measures import Measures
+from shortlist.serving.messages import (
+    ExplainRequest,
+    HistoryRequest,
+    Message,
+    RecommendRequest,
+    RequestError,
+    SimilarRequest,
+    TitlesRequest,
+    UsersRequest,
+    check_condition,
+    limited,
+    read,
+)
+from shortlist.serving.served import Served, check_ids, condition
+from shortlist.serving.settings import Limits
+
+Columns = dict[str, Any]
+"""An answer before it is bytes: names and columns, numpy arrays among them."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A kind of question: the strict model it is read with, and what answers it."""
+
+    model: type[Message]
+    answer: Callable[[Served, Any], Columns]
+
+
+class Service:
+    """Answers questions from the bundle that `current` returns; no HTTP, no files, no threads.
+
+    It may be asked from several threads at once. Each question takes one bundle at its start.
+    """
+
+    def __init__(
+        self, current: Callable[[], Served | None], limits: Limits, measures: Measures
+    ) -> None:
+        self.current = current
+        self.limits = limits
+        self.measures = measures
+        answers: Mapping[type[Message], Callable[[Served, Any], Columns]] = {
+            RecommendRequest: self._recommend,
+            SimilarRequest: self._similar,
+            ExplainRequest: self._explain,
+            HistoryRequest: self._history,
+            TitlesRequest: self._titles,
+            UsersRequest: self._users,
+        }
+        self.questions = {
+            model: Question(limited(model, limits), answer) for model, answer in answers.items()
+        }
+
+    def answer_bytes(self, model: type[Message], body: bytes) -> bytes:
+        """Read a question from JSON and return the answer as JSON. Errors: RequestError."""
+        question = self.questions[model]
+        started = perf_counter()
+        asked = read(question.model, body)
+        parsed = perf_counter()
+        columns = self._ask(question, asked)
+        answered = perf_counter()
+        data = encode(columns)
+        self.measures.stages(parsed - started, answered - parsed, perf_counter() - answered)
+        return data
+
+    def answer(self, model: type[Message], asked: Message) -> bytes:
+        """Return the answer to a question that was read already, as JSON. Errors: RequestError."""
+        return encode(self._ask(self.questions[model], asked))
+
+    def map(self) -> bytes:
+        """Return where the items lie, in two dimensions, as JSON. Errors: RequestError."""
+        return encode(item_map(self._served()))
+
+    def report(self) -> bytes:
+        """Return the figures that were saved with the bundle, as JSON. Errors: RequestError."""
+        return encode(report(self._served()))
+
+    def _served(self) -> Served:
+        served = self.current()
+        if served is None:
+            raise RequestError("not_ready", "no bundle is loaded yet")
+        return served
+
+    def _ask(self, question: Question, asked: Message) -> Columns:
+        served = self._served()
+        try:
+            with torch.inference_mode():
+                return question.answer(served, asked)
+        except QueryError as error:
+            raise RequestError("invalid_request", str(error)) from None
+
+    def _recommend(self, served: Served, asked: RecommendRequest) -> Columns:
+        users, histories = asked.users, asked.histories
+        if (users is None) == (histories is None):
+            raise RequestError("invalid_request", "give users or histories: one of the two")
+        data, count = served.data, len(users if users is not None else histories or ())
+        if count * asked.k > self.limits.candidates:
+            raise RequestError(
+                "invalid_request",
+                f"{count} queries of {asked.k} candidates: at most {self.limits.candidates} "
+                "candidates a request",
+            )
+        if histories is not None:
+            self._check_histories(served, histories)
+        if asked.where is not None:
+            check_condition(asked.where, self.limits)
+        queries = Queries(
+            users=None if users is None else check_ids(users, data.users, "users"),
+            histories=histories,
+            exclude_seen=asked.exclude_seen,
+            where=None if asked.where is None else condition(asked.where),
+            allow=None if asked.allow is None else check_ids(asked.allow, data.items, "allow"),
+            deny=None if asked.deny is None else check_ids(asked.deny, data.items, "deny"),
+        )
+        found = served.recommend(queries, asked.k)
+        items, scores = served.lists(found)
+        answer = {
+            "bundle": served.id,
+            "users": users,
+            "items": items,
+            "scores": scores,
+            "fallback": found.fallback,
+        }
+        if (channels := served.channels(found)) is not None:
+            answer["channels"] = channels
+        if histories is not None:
+            answer["unknown_items"] = unknown = _unknown(histories, data.items)
+            self.measures.unknown_items.inc(sum(unknown))
+        self.measures.answered(len(found), int(found.fallback.sum()))
+        return answer
+
+    def _check_histories(self, served: Served, histories: list[list[Any]]) -> None:
+        total = sum(map(len, histories))
+        if total > self.limits.history_items:
+            raise RequestError(
+                "invalid_request",
+                f"histories: {total} items, and at most {self.limits.history_items} a request",
+            )
+        for number, history in enumerate(histories):
+            check_ids(history, served.data.items, f"histories[{number}]")
+
+    def _similar(self, served: Served, asked: SimilarRequest) -> Columns:
+        side = "items" if asked.items is not None else "users"
+        ids = asked.items if asked.items is not None else asked.users
+        if ids is None or (asked.items is not None and asked.users is not None):
+            raise RequestError("invalid_request", "give items or users: one of the two")
+        retriever, data = served.retriever, served.data
+        if not hasattr(retriever, "similar") or (side == "users") != isinstance(
+            retriever, UserToUser
+        ):
+            raise RequestError(
+                "not_supported",
+                f"this bundle ({served.kind}) does not answer which {side} are similar",
+            )
+        if len(ids) * asked.k > self.limits.candidates:
+            raise RequestError(
+                "invalid_request", f"at most {self.limits.candidates} candidates a request"
+            )
+        vocabulary = data.items if side == "items" else data.users
+        check_ids(ids, vocabulary, side)
+        found: Candidates = retriever.similar(ids, asked.k)
+        names, scores = served.named(found, vocabulary.ids)
+        return {
+            "bundle": served.id,
+            "similar_to": ids,
+            side: names,
+            "scores": scores,
+            "fallback": found.fallback,
+        }
+
+    def _explain(self, served: Served, asked: ExplainRequest) -> Columns:
+        if (asked.user is None) == (asked.history is None):
+            raise RequestError("invalid_request", "give user or history: one of the two")
+        retriever, data = served.retriever, served.data
+        if not hasattr(retriever, "explain"):
+            raise RequestError(
+                "not_supported",
+                f"this bundle ({served.kind}) cannot say why: its scores are no sums of reasons",
+            )
+        items = check_ids(asked.items, data.items, "items")
+        for item, row in zip(items, data.items.rows(items), strict=True):
+            if row == 0:
+                raise RequestError("invalid_request", f"item {item!r:.40} is unknown")
+        if asked.user is not None:
+            queries = Queries(users=check_ids([asked.user], data.users, "user"))
+        else:
+            self._check_histories(served, [asked.history or []])
+            queries = Queries(histories=[asked.history or []])
+        frame = retriever.explain(queries, [items]).drop("query")
+        reasons = {name: frame[name].to_list() for name in frame.columns}
+        return {
+            "bundle": served.id,
+            "items": asked.items,
+            "reasons": reasons | {"title": _because(served, frame)},
+        }
+
+    def _history(self, served: Served, asked: HistoryRequest) -> Columns:
+        data = served.data
+        queries = Queries(users=check_ids([asked.user], data.users, "user"))
+        block = next(iter(row_blocks(queries, data)))
+        rows = block.history.values[-asked.limit :].numpy()
+        return {
+            "bundle": served.id,
+            "user": asked.user,
+            "known": bool(block.users[0] > 0),
+            "events": len(block.history.values),
+            "items": data.items.external(rows).to_list(),
+            "titles": served.titles(rows),
+        }
+
+    def _titles(self, served: Served, asked: TitlesRequest) -> Columns:
+        data = served.data
+        items = check_ids(asked.items, data.items, "items")
+        titles = served.titles(data.items.rows(items))
+        return {"bundle": served.id, "items": asked.items, "titles": titles}
+
+    def _users(self, served: Served, asked: UsersRequest) -> Columns:
+        ids = served.data.users.ids
+        if asked.search:
+            ids = ids.filter(ids.cast(pl.String).str.starts_with(asked.search))
+        return {
+            "bundle": served.id,
+            "users": ids.head(asked.limit).to_list(),
+            "total": len(ids),
+        }
+
+
+def encode(columns: Columns) -> bytes:
+    """Return columns as JSON."""
+    return orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def report(served: Served) -> Columns:
+    """Return what is known of a bundle's quality, and nothing of where it lies or was made."""
+    fields: Any = served.bundle.manifest.fields
+    data = fields["data"]
+    return {
+        "bundle": served.id,
+        "retriever": served.kind,
+        "made_by": served.bundle.manifest.created_by,
+        "data": {
+            "events": data["events"],
+            "users": data["trained_users"],
+            "items": data["trained_items"],
+            "split": data["split"],
+            "fitted_on": data["fit"],
+        },
+        "metrics": fields["metrics"],
+        "findings": fields.get("findings", []),
+        "plan": fields["settings"].get("plan"),
+        "index": fields.get("index"),
+    }
+
+
+def _unknown(histories: list[list[Any]], items: Vocabulary) -> list[int]:
+    """How many items of each history are unknown."""
+    return [int((items.rows(history) == 0).sum()) if history else 0 for history in histories]
+
+
+def _because(served: Served, reasons: pl.DataFrame) -> list[str | None]:
+    """The title of the item a reason names, None for a reason that is no event."""
+    events = np.flatnonzero((reasons["kind"] == "event").to_numpy())
+    titles: list[str | None] = [None] * len(reasons)
+    if len(events):
+        items = served.data.items
+        rows = items.rows(items.parse(reasons["because"].gather(events).to_list()))
+        for position, title in zip(events.tolist(), served.titles(rows), strict=True):
+            titles[position] = title
+    return titles

@@ -1,0 +1,142 @@
+"""What may a request ask for, who may ask, and how long does anybody wait?"""
+
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
+from typing import ClassVar
+
+from shortlist.data.predicates import MOST_DEEP, MOST_NODES, MOST_VALUES
+from shortlist.errors import ShortlistError
+
+SHORTEST_TOKEN = 16
+
+
+class ServingError(ShortlistError):
+    """A service that cannot be started as asked."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that one request may hold; above it the answer is 413 or 422.
+
+    body: bytes. queries: users, histories or items a request asks about. k: candidates of each;
+    candidates: of all queries together. ids: in each of allow and deny, or to give titles of.
+    history: items in one history; history_items: in all of them. explained: items a request wants
+    the reasons of. id_length: characters of a text id. filter_nodes, filter_depth, filter_values:
+    parts, levels and values of a `where`; what `data.predicates` reads is the ceiling of them.
+    """
+
+    body: int = 1_048_576
+    queries: int = 1_000
+    k: int = 1_000
+    candidates: int = 100_000
+    ids: int = 10_000
+    history: int = 1_000
+    history_items: int = 100_000
+    explained: int = 100
+    id_length: int = 512
+    filter_nodes: int = MOST_NODES
+    filter_depth: int = MOST_DEEP
+    filter_values: int = 1_000
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1)
+        ceilings = {"nodes": MOST_NODES, "depth": MOST_DEEP, "values": MOST_VALUES}
+        for name, most in ceilings.items():
+            if (value := getattr(self, f"filter_{name}")) > most:
+                raise ServingError(f"filter_{name} must be at most {most}, got {value}")
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. head: until a connection has sent a whole request head. body: until its body is
+    there. answer: from then on until the answer; 503 after it. write: for a client that does not
+    read. keep_alive: of an idle connection. notice: after SIGTERM /readyz already fails while new
+    requests are still answered; drain: what running requests then have to finish.
+    """
+
+    head: float = 10.0
+    body: float = 10.0
+    answer: float = 10.0
+    write: float = 20.0
+    keep_alive: float = 20.0
+    notice: float = 1.0
+    drain: float = 8.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a service runs.
+
+    workers: threads that answer. queue: requests that wait for one; more get 503. poll: seconds
+    between looks at the bundles. connections: open ones; head_bytes: of a request's line and
+    headers. token: what readers send, None lets everybody on this machine read; admin_token: what
+    administrators send, None closes the admin routes. Errors: ServingError.
+    """
+
+    workers: int = 2
+    queue: int = 64
+    poll: float = 2.0
+    connections: int = 1_024
+    head_bytes: int = 32_768
+    token: str | None = field(default=None, repr=False)
+    admin_token: str | None = field(default=None, repr=False)
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "queue", "connections", "head_bytes"):
+            if getattr(self, name) < 1:
+                raise ServingError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.poll <= 0:
+            raise ServingError(f"poll must be > 0 seconds, got {self.poll}")
+        for name in ("token", "admin_token"):
+            _check_token(name, getattr(self, name))
+        if self.token is not None and self.token == self.admin_token:
+            raise ServingError("token and admin_token must differ: one must not open both doors")
+
+
+def check_address(host: str, settings: Settings) -> None:
+    """Refuse an address that others can reach while no token is set. Errors: ServingError."""
+    if settings.token is None and not is_loopback(host):
+        raise ServingError(
+            f"{host} can be reached from other machines, and no token is set: "
+            "set SHORTLIST_TOKEN, or bind to 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or localhost, is this machine and no other.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("example.org")
+    (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_token(name: str, token: str | None) -> None:
+    if token is None:
+        return
+    plain = token.isascii() and token.isprintable() and " " not in token
+    if len(token) < SHORTEST_TOKEN or not plain:
+        # The token itself stays out of the message.
+        raise ServingError(
+            f"{name} must have at least {SHORTEST_TOKEN} printable ASCII characters and no spaces"
+        )
+
+
+def _at_least(values: Limits | Timeouts, least: int) -> None:
+    for each in fields(values):
+        if getattr(values, each.name) < least:
+            raise ServingError(
+                f"{each.name} must be at least {least}, got {getattr(values, each.name)}"
+            )

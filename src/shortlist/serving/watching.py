@@ -1,0 +1,173 @@
+"""Which bundle is served, and how does the next one take its place without a request noticing?
+
+The path is a bundle, or a directory of bundles. Of a directory the newest is served: the last by
+name, runs of digits compared as numbers, so that v10 comes after v9 and dates in ISO form sort as
+they should. One that is damaged, unsound or unfinished is passed over, and said to be refused.
+A bundle that is published over another of the same name is newer than it.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+from shortlist.bundle.bundle import load
+from shortlist.bundle.store import MANIFEST, SEAL
+from shortlist.errors import BundleError, ShortlistError
+from shortlist.serving.measures import Measures
+from shortlist.serving.served import Served, self_test
+
+logger = logging.getLogger("shortlist.serving")
+
+_UNFINISHED = re.compile(r"tmp-[0-9a-f]{32}|\..*")
+_SEAL_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A bundle that was not taken, and why. seal: the id it claims to have."""
+
+    name: str
+    seal: str
+    reason: str
+
+
+class Watch:
+    """Holds the bundle that is served, and looks for a newer one.
+
+    `current` is one reference, replaced in one step when the new bundle is verified, loaded and
+    tested. A look that finds nothing sound changes nothing.
+    """
+
+    def __init__(self, path: Path, measures: Measures, read: Callable[[Path], Any] = load) -> None:
+        self.path = path
+        self.measures = measures
+        self.current: Served | None = None
+        self.refused: tuple[Refused, ...] = ()
+        self.is_bundle = (path / MANIFEST).exists() or (path / SEAL).exists()
+        self._read = read
+        self._seal = ""  # of what is served, as it stood on the disk
+        self._gone = False
+        self._looking = Lock()
+        self._stop = Event()
+        self._thread: Thread | None = None
+
+    def look(self, *, again: bool = False) -> bool:
+        """Take the newest sound bundle into service; return whether that changed what is served.
+
+        again: try those as well that were refused before and have been repaired, perhaps.
+        """
+        with self._looking:
+            if again:
+                self.refused = ()
+            found = self._candidates()
+            names = {(path.name, seal) for path, seal in found}
+            self.refused = tuple(r for r in self.refused if (r.name, r.seal) in names)
+            return self._take_first(found)
+
+    def start(self, poll: float) -> None:
+        """Look every `poll` seconds from now on, in a thread of its own."""
+        self._thread = Thread(target=self._run, args=(poll,), name="watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more. A look under way is not waited for: it changes nothing on the disk."""
+        self._stop.set()
+
+    def _run(self, poll: float) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception:
+                # Whatever it was, the bundle in service is whole, and the next look may succeed.
+                logger.exception("looking for bundles failed")
+            if self._stop.wait(poll):
+                return
+
+    def _candidates(self) -> list[tuple[Path, str]]:
+        """Bundles and their seals, newest first."""
+        paths = [self.path]
+        if not self.is_bundle:
+            try:
+                paths = [p for p in self.path.iterdir() if not _UNFINISHED.fullmatch(p.name)]
+            except OSError as error:
+                logger.warning("the directory of bundles cannot be read: %s", error.strerror)
+                return []
+        paths.sort(key=lambda path: _natural(path.name), reverse=True)
+        return [(path, seal) for path in paths if (seal := _seal(path)) is not None]
+
+    def _take_first(self, found: list[tuple[Path, str]]) -> bool:
+        known = {(refused.name, refused.seal) for refused in self.refused}
+        for path, seal in found:
+            if self._is_served(path, seal):
+                self._gone = False
+                return False
+            if (path.name, seal) in known:
+                continue
+            if self._is_older(path) and not self._gone:
+                # It may be in the middle of being replaced: go back only if it stays away.
+                self._gone = True
+                return False
+            if self._take(path, seal):
+                self._gone = False
+                return True
+        return False
+
+    def _is_served(self, path: Path, seal: str) -> bool:
+        return self.current is not None and (path, seal) == (self.current.directory, self._seal)
+
+    def _is_older(self, path: Path) -> bool:
+        served = self.current
+        return served is not None and _natural(path.name) < _natural(served.directory.name)
+
+    def _take(self, path: Path, seal: str) -> bool:
+        try:
+            served = Served(self._read(path), path, time.time())
+            self_test(served)
+        except ShortlistError as error:
+            self._refuse(path, seal, str(error).replace(str(path), path.name))
+            return False
+        except Exception as error:
+            logger.exception("the bundle %s cannot be loaded", path.name)
+            self._refuse(path, seal, f"it cannot be loaded ({type(error).__name__})")
+            return False
+        if _seal(path) != seal:
+            return False  # replaced while it was read: the next look sees what is there then
+        self.current, self._seal = served, seal
+        self.measures.served(served.id, served.kind, served.loaded_at)
+        logger.info("serving bundle %s from %s", served.id[:12], path.name)
+        return True
+
+    def _refuse(self, path: Path, seal: str, reason: str) -> None:
+        self.refused = (*self.refused, Refused(path.name, seal, reason))
+        self.measures.refused()
+        logger.error("refused bundle %s: %s", path.name, reason)
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that is not there. Errors: BundleError."""
+    if not path.is_dir():
+        raise BundleError(
+            f"there is nothing to serve at {path}: expected a bundle, or a directory of bundles"
+        )
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A key by which v9 stands before v10."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.findall(r"[0-9]+|[^0-9]+", name)
+    ]
+
+
+def _seal(path: Path) -> str | None:
+    """The id that a bundle claims to have; None where there is no bundle, or not yet."""
+    try:
+        with (path / SEAL).open("rb") as file:
+            return file.read(_SEAL_LENGTH).decode("ascii", "replace")
+    except OSError:
+        return None

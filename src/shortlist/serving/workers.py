@@ -1,0 +1,68 @@
+"""A fixed number of threads and a bounded queue before them: who comes when it is full is told."""
+
+import asyncio
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+from shortlist.serving.messages import RequestError
+
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Threads that do blocking work for an event loop, which alone counts what is under way.
+
+    A job whose waiter has gone is not begun.
+    """
+
+    def __init__(self, threads: int, queue: int) -> None:
+        self.pending = 0
+        self._most = threads + queue
+        self._jobs: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._work, name=f"answer-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, work: Callable[..., Result], *arguments: Any) -> "asyncio.Future[Result]":
+        """Return what `work(*arguments)` will give; RequestError "busy" where the queue is full."""
+        if self.pending >= self._most:
+            raise RequestError("busy", "too many requests wait: try again later")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self.pending += 1
+        self._jobs.put((loop, future, work, arguments))
+        return future
+
+    def close(self) -> None:
+        """Let the threads end when they have done what waits."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            loop, future, work, arguments = job
+            result, failure = None, None
+            if not future.cancelled():
+                try:
+                    result = work(*arguments)
+                except Exception as error:  # noqa: BLE001 - it is handed to the waiter, whole
+                    failure = error
+            try:
+                loop.call_soon_threadsafe(self._settle, future, result, failure)
+            except RuntimeError:  # the loop is closed, so nobody waits
+                return
+            del job, future, result, failure, work, arguments
+
+    def _settle(self, future: Any, result: Any, failure: Exception | None) -> None:
+        self.pending -= 1
+        if future.cancelled():
+            return
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(result)

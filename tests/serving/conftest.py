@@ -1,0 +1,268 @@
+"""Bundles to serve, and three ways to ask: the application itself, a thread, a process."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import NamedTuple
+
+import pytest
+
+from shortlist.bundle.bundle import save
+from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.ease import EASE
+from shortlist.retrievers.popular import Popular
+from shortlist.serving.app import App
+from shortlist.serving.measures import Measures
+from shortlist.serving.run import Server
+from shortlist.serving.settings import Settings
+from shortlist.serving.watching import Watch
+
+TOKEN, ADMIN = "reader-reader-reader", "admin-admin-admin-admin"
+
+
+class Said(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def code(self):
+        assert set(self.json) == {"error"}
+        assert set(self.json["error"]) == {"code", "message"}
+        return self.json["error"]["code"]
+
+
+class Client:
+    """Asks an application without a socket: one event loop, one request after another."""
+
+    def __init__(self, app: App, token: str | None = None) -> None:
+        self.app, self.token = app, token
+        self.loop = asyncio.new_event_loop()
+
+    def ask(self, *arguments, **more):
+        return self.loop.run_until_complete(self.sent(*arguments, **more))
+
+    async def sent(
+        self, method, path, value=None, *, body=None, headers=None, query="", host="localhost"
+    ):
+        sent = {"host": host} | ({"authorization": f"Bearer {self.token}"} if self.token else {})
+        if value is not None:
+            body = json.dumps(value).encode()
+        if method == "POST":
+            sent["content-type"] = "application/json"
+        sent |= headers or {}
+        return await asyncio.wait_for(call(self.app, method, path, sent, body or b"", query), 20)
+
+    def post(self, path, value=None, **more):
+        return self.ask("POST", path, value, **more)
+
+    def get(self, path, query="", **more):
+        return self.ask("GET", path, query=query, **more)
+
+
+async def call(app, method, path, headers, body, query):
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [
+            (name.lower().encode(), value.encode())
+            for name, value in headers.items()
+            if value is not None
+        ],
+        "client": ("127.0.0.1", 5),
+        "server": ("127.0.0.1", 80),
+    }
+    sent = []
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        return unread.pop() if unread else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    await app(scope, receive, send)
+    start, *rest = sent
+    named = {name.decode(): value.decode() for name, value in start["headers"]}
+    return Said(start["status"], named, b"".join(part.get("body", b"") for part in rest))
+
+
+@pytest.fixture(scope="session")
+def bundle(fitted, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("serving") / "bundle"
+    save(fitted, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def blended(split) -> Blend:
+    options = {"quotas": {"ease": 3, "popular": 1}}
+    return Blend({"ease": EASE(), "popular": Popular()}, **options).fit(split)
+
+
+@pytest.fixture(scope="session")
+def blend_bundle(blended, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("serving") / "blend"
+    save(blended, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def open_app():
+    """Opens an application over a path: what is served is loaded, and closed at the end."""
+    opened = []
+
+    def start(path: Path, settings: Settings | None = None, look: bool = True, **more) -> App:
+        measures = Measures()
+        watch = Watch(path, measures, **more)
+        app = App(watch, measures, settings or Settings())
+        opened.append(app)
+        if look:
+            watch.look()
+        return app
+
+    yield start
+    for app in opened:
+        app.close()
+
+
+@pytest.fixture(scope="session")
+def make_client():
+    made = []
+
+    def make(app: App, token: str | None = None) -> Client:
+        made.append(Client(app, token))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.loop.close()
+
+
+@pytest.fixture(scope="session")
+def client(open_app, make_client, bundle) -> Client:
+    return make_client(open_app(bundle))
+
+
+@pytest.fixture(scope="session")
+def blend_client(open_app, make_client, blend_bundle) -> Client:
+    return make_client(open_app(blend_bundle))
+
+
+class Running(NamedTuple):
+    """A server on a port of this machine."""
+
+    app: App
+    server: Server
+    port: int
+
+    def post(self, path, value, timeout=10.0):
+        return post(self.port, path, value, timeout)
+
+
+def post(port, path, value, timeout=10.0):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        body = json.dumps(value)
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        return Said(answer.status, dict(answer.getheaders()), answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def running(open_app):
+    """Runs an application on a free port in a thread, and ends it."""
+
+    @contextmanager
+    def run(path: Path, settings: Settings | None = None):
+        settings = settings or Settings()
+        app = open_app(path, settings)
+        told: list[str] = []
+        opened = Event()
+
+        def ready(address: str) -> None:
+            told.append(address)
+            opened.set()
+
+        server = Server(app, "127.0.0.1", 0, settings, ready)
+        thread = Thread(target=server.run, daemon=True)
+        thread.start()
+        assert opened.wait(20)
+        try:
+            yield Running(app, server, int(told[0].rpartition(":")[2]))
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+    return run
+
+
+PROGRAM = """
+import sys
+from shortlist.serving.run import serve
+from shortlist.serving.settings import Settings, Timeouts
+serve(sys.argv[1], port=0, settings=Settings(timeouts=Timeouts(notice=float(sys.argv[2]), drain=3)),
+      ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())
+"""
+
+
+@pytest.fixture
+def process():
+    """Starts `serve` as a process of its own: (process, port) once its socket is open."""
+    started = []
+
+    def start(path: Path, notice: float = 0.0):
+        child = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(path), str(notice)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        started.append(child)
+        line = child.stdout.readline()
+        return child, int(line.strip().rpartition(":")[2]) if line else 0
+
+    yield start
+    for child in started:
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=20)
+
+
+@pytest.fixture
+def connect():
+    """Opens plain sockets, and closes them at the end."""
+    opened = []
+
+    def to(port: int, timeout: float = 15.0) -> socket.socket:
+        opened.append(socket.create_connection(("127.0.0.1", port), timeout=timeout))
+        return opened[-1]
+
+    yield to
+    for each in opened:
+        each.close()

@@ -1,0 +1,170 @@
+"""What is read from a body, and what is refused before anything else sees it."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shortlist.serving.messages import (
+    ExplainRequest,
+    RecommendRequest,
+    RequestError,
+    TitlesRequest,
+    check_condition,
+    limited,
+    read,
+)
+from shortlist.serving.settings import Limits, ServingError, Settings, check_address
+
+SMALL = Limits(queries=3, k=5, ids=4, history=2, id_length=6, explained=1)
+RECOMMEND = limited(RecommendRequest, SMALL)
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+def complaint(body: bytes, model=RECOMMEND) -> tuple[str, str]:
+    with pytest.raises(RequestError) as caught:
+        read(model, body)
+    return caught.value.code, caught.value.message
+
+
+def test_a_request_is_what_was_sent_and_the_defaults():
+    asked = read(RECOMMEND, b'{"users": [1, "x"], "k": 3}')
+    assert (asked.users, asked.k, asked.exclude_seen, asked.where) == ([1, "x"], 3, True, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b'{"users": [1], "limit": 2}', "limit"),
+        (b'{"users": [true]}', "users[0]"),
+        (b'{"users": [1.0]}', "users[0]"),
+        (b'{"users": [1, null]}', "users[1]"),
+        (b'{"users": [9223372036854775808]}', "users[0]"),
+        (b'{"users": ["sevench"]}', "users[0]"),
+        (b'{"users": [1, 2, 3, 4]}', "users"),
+        (b'{"users": "ab"}', "users"),
+        (b'{"histories": [[1, 2, 3]]}', "histories[0]"),
+        (b'{"histories": [1]}', "histories[0]"),
+        (b'{"users": [1], "deny": [1, 2, 3, 4, 5]}', "deny"),
+        (b'{"users": [1], "k": 0}', "k"),
+        (b'{"users": [1], "k": 6}', "k"),
+        (b'{"users": [1], "k": "3"}', "k"),
+        (b'{"users": [1], "k": true}', "k"),
+        (b'{"users": [1], "exclude_seen": 1}', "exclude_seen"),
+        (b'{"users": [1], "where": []}', "where"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(body, place):
+    code, message = complaint(body)
+    assert code == "invalid_request"
+    assert message.startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"users": [NaN]}',
+        b'{"users": [1e999]}',
+        b'{"users": ["\\ud800"]}',
+        b"[" * 2000 + b"]" * 2000,
+        b'{"users": [1]} {}',
+        b'{"k": 1, "k": 2}',
+        b'{"users": [1], "where": {"and": [{"column": "a", "eq": 1, "eq": 2}]}}',
+        b'{"users": [1], "\\u0075sers": [2]}',
+    ],
+)
+def test_what_is_not_strict_json_is_refused(body):
+    assert complaint(body)[0] == "invalid_json"
+
+
+@given(VALUES)
+def test_no_key_is_taken_for_a_second_one(value):
+    body = json.dumps({"where": {"x": value}, "users": [1]}).encode()
+    assert read(RECOMMEND, body).where == {"x": value}
+
+
+@given(VALUES, st.text(max_size=3))
+def test_a_key_that_stands_twice_is_found_wherever_it_is(value, key):
+    name = json.dumps(key)
+    twice = f"{{{name}: {json.dumps(value)}, {name} : 1}}"
+    for body in (f'{{"users": [1], "where": {twice}}}', f'{{"where": {{"and": [[{twice}]]}}}}'):
+        assert complaint(body.encode()) == ("invalid_json", "a key stands twice in one object")
+
+
+def test_limits_differ_by_what_a_list_is_for():
+    assert len(read(limited(TitlesRequest, SMALL), b'{"items": [1, 2, 3, 4]}').items) == 4
+    explain = limited(ExplainRequest, SMALL)
+    assert read(explain, b'{"user": 1, "items": [1]}').user == 1
+    assert complaint(b'{"user": 1, "items": [1, 2]}', explain)[1].startswith("items: ")
+    assert complaint(b'{"user": 1, "items": []}', explain)[1].startswith("items: ")
+
+
+def test_a_long_complaint_is_cut():
+    assert len(complaint(b'{"' + b"x" * 5000 + b'": 1}')[1]) <= 300
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"and": [{"column": "a", "eq": 1}] * 8},
+        {"and": [1] * 8},
+        {"not": {"not": {"not": {"not": {"column": "a", "eq": 1}}}}},
+        {"or": [{"column": "a", "in": [1, 2]}, {"column": "a", "in": [3, 4]}]},
+    ],
+)
+def test_a_condition_has_an_end(where):
+    limits = Limits(filter_nodes=8, filter_depth=4, filter_values=3)
+    with pytest.raises(RequestError, match="where: at most"):
+        check_condition(where, limits)
+
+
+def test_a_condition_within_the_limits_passes():
+    limits = Limits(filter_nodes=8, filter_depth=4, filter_values=3)
+    check_condition({"and": [{"column": "a", "in": [1, 2, 3]}] + [{"not": {}}] * 3}, limits)
+
+
+@pytest.mark.parametrize("name", ["body", "queries", "k", "history", "filter_nodes", "id_length"])
+def test_a_limit_of_nothing_is_refused(name):
+    with pytest.raises(ServingError, match=name):
+        Limits(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"workers": 0},
+        {"poll": 0},
+        {"token": "short"},
+        {"token": "with spaces, and long enough"},
+        {"token": "the-very-same-token", "admin_token": "the-very-same-token"},
+    ],
+)
+def test_settings_that_cannot_work_are_refused_without_telling_a_token(given):
+    with pytest.raises(ServingError) as caught:
+        Settings(**given)
+    assert str(given.get("token")) not in str(caught.value)
+
+
+def test_a_token_is_in_no_text_of_the_settings():
+    assert "secret" not in repr(Settings(token="secret-secret-secret"))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.3", "example.org", ""])
+def test_an_address_others_reach_needs_a_token(host):
+    with pytest.raises(ServingError, match="SHORTLIST_TOKEN"):
+        check_address(host, Settings())
+    check_address(host, Settings(token="a-token-long-enough"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.1"])
+def test_this_machine_alone_needs_none(host):
+    check_address(host, Settings())

@@ -1,0 +1,343 @@
+"""Which bundle is served, and that no request notices when another takes its place."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from shortlist.bundle.bundle import load, save
+from shortlist.bundle.store import SEAL, verify
+from shortlist.errors import BundleError
+from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.vector import TwoTower
+from shortlist.serving.measures import Measures
+from shortlist.serving.settings import Settings
+from shortlist.serving.watching import Watch, check_path
+
+SWAPS = int(os.environ.get("SHORTLIST_SWAPS", "15"))
+"""How often the swap under load is made; a longer soak sets the variable."""
+KILLS = int(os.environ.get("SHORTLIST_KILLS", "10"))
+USERS = 40
+
+
+@pytest.fixture(scope="module")
+def factorised(split) -> TwoTower:
+    """Ids alone on both sides, so that vectors can be turned in one place."""
+    plain = {"history": "none", "user_features": [], "item_features": [], "user_id": True}
+    return TwoTower(dim=8, epochs=1, batch_size=256, seed=4, **plain).fit(split)
+
+
+@pytest.fixture(scope="module")
+def versions(factorised, tmp_path_factory) -> list[Path]:
+    """Bundles in rotations of their own, of users and items alike, with items changed about.
+
+    A user vector of one among item vectors of another gives other items; so does another version.
+    """
+    folder = tmp_path_factory.mktemp("versions")
+    save(factorised, folder / "base")
+    paths = []
+    for number in range(5):
+        model = load(folder / "base").retriever
+        generator = torch.Generator().manual_seed(number)
+        turn, _ = torch.linalg.qr(torch.randn(8, 8, generator=generator))
+        with torch.no_grad():
+            user, item = model.towers.query.id.weight, model.towers.item.id.weight
+            order = torch.randperm(len(item) - 1, generator=generator) + 1
+            item[1:] = item[order]
+            user.copy_(user @ turn)
+            item.copy_(item @ turn)
+        model.place_items()
+        paths.append(folder / f"v{number}")
+        save(model, paths[-1])
+    return paths
+
+
+@pytest.fixture
+def watch(tmp_path) -> Watch:
+    (tmp_path / "bundles").mkdir()
+    return Watch(tmp_path / "bundles", Measures())
+
+
+def place(source: Path, target: Path) -> None:
+    """Let a bundle appear as `publish` does: whole."""
+    shutil.copytree(source, target.parent / f"tmp-{os.urandom(16).hex()}")
+    newest = max(target.parent.glob("tmp-*"), key=lambda path: path.stat().st_mtime_ns)
+    if target.exists():
+        target.rename(target.parent / f"tmp-{os.urandom(16).hex()}")
+    newest.rename(target)
+
+
+def served(watch: Watch) -> str | None:
+    return None if watch.current is None else watch.current.directory.name
+
+
+def loads(watch: Watch, outcome: str) -> float:
+    found = watch.measures.registry.get_sample_value(
+        "shortlist_bundle_loads_total", {"outcome": outcome}
+    )
+    return found or 0.0
+
+
+def test_the_last_by_name_is_served_and_numbers_count_as_numbers(watch, versions):
+    place(versions[0], watch.path / "v9")
+    place(versions[1], watch.path / "v10")
+    (watch.path / "v11").mkdir()  # no bundle yet
+    (watch.path / "v12.txt").write_text("no bundle at all")
+    shutil.copytree(versions[2], watch.path / f"tmp-{'a' * 32}")  # not published
+    assert watch.look()
+    assert served(watch) == "v10"
+    assert not watch.look()
+    place(versions[3], watch.path / "v10.1")
+    assert watch.look()
+    assert served(watch) == "v10.1"
+
+
+def test_a_bundle_published_over_the_served_one_takes_its_place(versions, tmp_path):
+    place(versions[0], tmp_path / "bundle")
+    watch = Watch(tmp_path / "bundle", Measures())
+    watch.look()
+    before = watch.current.id
+    place(versions[1], tmp_path / "bundle")
+    assert watch.look()
+    assert watch.current.id != before
+    assert watch.current.id == verify(versions[1]).id
+
+
+def test_an_older_one_comes_back_only_when_the_newest_stays_away(watch, versions):
+    place(versions[0], watch.path / "v1")
+    place(versions[1], watch.path / "v2")
+    watch.look()
+    away = watch.path.parent / "away"
+    (watch.path / "v2").rename(away)
+    assert not watch.look()  # as in the moment in which it is replaced
+    away.rename(watch.path / "v2")
+    assert not watch.look()
+    shutil.rmtree(watch.path / "v2")
+    assert [watch.look(), watch.look()] == [False, True]
+    assert served(watch) == "v1"
+
+
+FILES = ["item_vectors", "towers", "log.parquet", "manifest.json", SEAL]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_bundle_changes_nothing_and_is_told_once(watch, versions, file):
+    place(versions[0], watch.path / "v1")
+    watch.look()
+    before = watch.current
+    place(versions[1], watch.path / "v2")
+    flip(next(p for p in sorted((watch.path / "v2").iterdir()) if p.name.startswith(file)))
+    for _ in range(3):
+        assert not watch.look()
+    assert watch.current is before
+    assert [refused.name for refused in watch.refused] == ["v2"]
+    assert str(watch.path) not in watch.refused[0].reason
+    assert loads(watch, "refused") == 1
+    shutil.rmtree(watch.path / "v2")
+    shutil.copytree(versions[1], watch.path / "v2")  # repaired: the seal it was refused with
+    assert watch.look(again=True)
+    assert (served(watch), watch.refused) == ("v2", ())
+
+
+def test_the_next_older_is_served_where_the_newest_is_bad_from_the_start(watch, versions):
+    place(versions[0], watch.path / "v1")
+    place(versions[1], watch.path / "v2")
+    (watch.path / "v2" / "surplus").write_text("not listed")
+    assert watch.look()
+    assert (served(watch), len(watch.refused)) == ("v1", 1)
+
+
+class Unsound:
+    """A retriever whose answers nobody should get."""
+
+    def __init__(self, inner, score: float, empty: bool) -> None:
+        self.inner, self.score, self.empty = inner, score, empty
+        self.data = inner.data
+
+    def recommend(self, queries, k):
+        found = self.inner.recommend(queries, k)
+        found.scores[:, -1] = self.score
+        if self.empty:
+            found.rows[:] = -1
+        return found
+
+
+@pytest.mark.parametrize(("score", "empty"), [(np.nan, False), (np.inf, False), (1.0, True)])
+def test_a_bundle_whose_answers_are_unsound_is_refused(split, watch, versions, score, empty):
+    place(versions[0], watch.path / "v1")
+    watch.look()
+    before = watch.current
+
+    def read(path):
+        retriever = Unsound(Popular().fit(split), score, empty)
+        manifest = SimpleNamespace(fields={"retriever": "unsound"})
+        return SimpleNamespace(retriever=retriever, manifest=manifest, id="x", metrics=None)
+
+    watch._read = read
+    place(versions[1], watch.path / "v2")
+    assert not watch.look()
+    assert watch.current is before
+    assert "self-test" in watch.refused[0].reason
+
+
+def test_an_accident_while_loading_is_a_refusal_without_internals(watch, versions):
+    def read(path):
+        raise ZeroDivisionError("secret internals")
+
+    watch._read = read
+    place(versions[0], watch.path / "v1")
+    assert not watch.look()
+    assert watch.refused[0].reason == "it cannot be loaded (ZeroDivisionError)"
+
+
+def test_what_is_replaced_while_it_is_read_is_not_taken(watch, versions):
+    def read(path):
+        bundle = load(path)
+        place(versions[1], watch.path / "v1")
+        return bundle
+
+    watch._read = read
+    place(versions[0], watch.path / "v1")
+    assert not watch.look()
+    watch._read = load
+    assert watch.look()
+    assert watch.current.id == verify(versions[1]).id
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="nothing to serve"):
+        check_path(tmp_path / "nothing")
+
+
+def test_a_look_that_fails_does_not_end_the_watch(watch, versions, monkeypatch):
+    place(versions[0], watch.path / "v1")
+    looked, look = [], watch.look
+
+    def fail_first():
+        looked.append(1)
+        if len(looked) == 1:
+            raise MemoryError
+        return look()
+
+    monkeypatch.setattr(watch, "look", fail_first)
+    watch.start(0.01)
+    wait_until(lambda: watch.current is not None)
+    watch.stop()
+
+
+def wait_until(true, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_administrator_can_have_it_looked_now(versions, open_app, make_client, tmp_path):
+    place(versions[0], tmp_path / "v1")
+    app = open_app(tmp_path, Settings(admin_token="admin-admin-admin-admin"))
+    client = make_client(app, "admin-admin-admin-admin")
+    place(versions[1], tmp_path / "v2")
+    said = client.post("/admin/reload").json
+    assert said == {"bundle": verify(versions[1]).id, "changed": True, "refused": []}
+    place(versions[2], tmp_path / "v3")
+    flip(tmp_path / "v3" / "log.parquet")
+    said = client.post("/admin/reload").json
+    assert (said["changed"], [refused["name"] for refused in said["refused"]]) == (False, ["v3"])
+    assert client.get("/readyz").status == 200
+
+
+def test_swaps_under_load_lose_no_request_and_never_mix_versions(
+    versions, running, factorised, tmp_path
+):
+    users = factorised.data.users.ids.head(USERS).to_list()
+    oracle = {}
+    for path in versions:
+        bundle = load(path)
+        oracle[bundle.id] = bundle.retriever.recommend(users, 10).ids
+    lists = {str(answer) for answer in oracle.values()}
+    assert len(lists) == len(versions)  # or a mix could hide
+
+    place(versions[0], tmp_path / "v000000")
+    seen, wrong, stop = set(), [], Event()
+    with running(tmp_path, Settings(poll=0.02)) as server:
+        wait_until(lambda: server.app.watch.current is not None)
+
+        def load_it():
+            while not stop.is_set():
+                said = server.post("/v1/recommend", {"users": users, "k": 10})
+                if said.status != 200 or said.json["items"] != oracle[said.json["bundle"]]:
+                    wrong.append(said)
+                    return
+                seen.add(said.json["bundle"])
+
+        clients = [Thread(target=load_it) for _ in range(2)]
+        for thread in clients:
+            thread.start()
+        for number in range(1, SWAPS + 1):
+            place(versions[number % len(versions)], tmp_path / f"v{number:06}")
+            if number % 5 == 0:  # a bad one between
+                place(versions[0], tmp_path / f"v{number:06}.bad")
+                flip(tmp_path / f"v{number:06}.bad" / "log.parquet")
+            wait_until(lambda name=f"v{number:06}": served(server.app.watch) == name)
+        stop.set()
+        for thread in clients:
+            thread.join(30)
+        assert loads(server.app.watch, "served") == SWAPS + 1
+        assert server.app.watch.refused
+    assert wrong == []
+    assert len(seen) >= min(SWAPS, len(versions)) - 1
+
+
+PUBLISHER = """
+import os, signal, sys
+from pathlib import Path
+from shortlist.bundle.store import publish, verify
+found = [verify(Path(path)) for path in sys.argv[2:]]
+whole = [({name: each.read(name) for name in each.files}, each.fields) for each in found]
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    if publisher := os.fork():
+        sys.stdout.write(f"{publisher}\\n"); sys.stdout.flush()
+        continue
+    for number in range(int(line), 10**9):
+        publish(Path(sys.argv[1]) / f"v{number}", *whole[number % len(whole)])
+"""
+
+
+def test_a_publisher_that_is_killed_leaves_the_old_or_the_new_whole(versions, tmp_path):
+    place(versions[0], tmp_path / "v0")
+    known = {verify(path).id for path in versions}
+    newest = 0
+    command = [sys.executable, "-c", PUBLISHER, str(tmp_path), *map(str, versions[:2])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as starter:
+        for number in range(KILLS):
+            starter.stdin.write(f"{newest + 1}\n")
+            starter.stdin.flush()
+            publisher = int(starter.stdout.readline())
+            wait_until((tmp_path / f"v{newest + 1}").exists)
+            time.sleep(0.037 * number % 0.1)  # at some point of what it does next
+            os.kill(publisher, signal.SIGKILL)
+            wait_until(lambda pid=publisher: not Path(f"/proc/{pid}/cmdline").exists())
+            watch = Watch(tmp_path, Measures())  # as after a restart
+            assert watch.look()
+            assert watch.refused == ()
+            assert watch.current.id in known
+            newest = int(served(watch).removeprefix("v"))
+        starter.stdin.close()
+    assert newest >= KILLS
