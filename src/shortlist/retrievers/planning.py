@@ -234,7 +234,8 @@ def _affordable(lists: Lists, latency: float) -> list[tuple[int, ...]]:
 
 def _best(lists: Lists, size: int, sets: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
     found = [_searched(lists, size, chosen) for chosen in sets]
-    return max(found, key=lists.recall)
+    best: NDArray[np.int64] = max(found, key=lists.recall)
+    return best
 
 
 def _searched(lists: Lists, size: int, chosen: tuple[int, ...]) -> NDArray[np.int64]:
