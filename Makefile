@@ -5,13 +5,14 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants format clean
+.PHONY: help setup demo test check mutants page format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
 	@echo "make test    run all tests"
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
+	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -49,6 +50,10 @@ check: .venv/.setup
 
 mutants: .venv/.setup
 	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+page: .venv/.setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,page]"
+	$(BIN)/python -m pytest tests/serving/test_page.py $(ARGS)
 
 format: .venv/.setup
 	$(BIN)/ruff check --fix .

@@ -438,6 +438,7 @@ def update(
         target,
         metrics=loaded.metrics,
         recipe=loaded.recipe,
+        findings=loaded.manifest.fields.get("findings", ()),
     )
     notes.print(came.line(), highlight=False)
     notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
@@ -532,7 +533,12 @@ def index(
         notes.print(f"No setting of {kind} reaches recall {target_recall}: nothing was written.")
         raise typer.Exit(1)
     identity = save(
-        retriever.use_index(tuning.index), target, metrics=loaded.metrics, recipe=loaded.recipe
+        retriever.use_index(tuning.index),
+        target,
+        metrics=loaded.metrics,
+        recipe=loaded.recipe,
+        findings=loaded.manifest.fields.get("findings", ()),
+        index=show.tuned_answers(tuning),
     )
     notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
 

@@ -49,12 +49,13 @@ def save(
     metrics: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     findings: Sequence[Mapping[str, str]] = (),
+    index: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write a fitted retriever with its data as a bundle; return the bundle's id.
 
     metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. findings: `Finding.to_dict()` of each
-    mistake the doctor found in training. The directory appears whole or not at
+    mistake the doctor found in training. index: what was measured of its index. The directory appears whole or not at
     all; one that exists is refused unless `overwrite` is set. Errors: BundleError.
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
@@ -73,6 +74,7 @@ def save(
         "metrics": metrics,
         "recipe": recipe,
         "findings": [dict(finding) for finding in findings],
+        "index": index,
     }
     return publish(Path(directory), files, fields, overwrite)
 

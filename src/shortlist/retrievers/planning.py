@@ -234,8 +234,7 @@ def _affordable(lists: Lists, latency: float) -> list[tuple[int, ...]]:
 
 def _best(lists: Lists, size: int, sets: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
     found = [_searched(lists, size, chosen) for chosen in sets]
-    best: NDArray[np.int64] = max(found, key=lists.recall)
-    return best
+    return max(found, key=lists.recall)
 
 
 def _searched(lists: Lists, size: int, chosen: tuple[int, ...]) -> NDArray[np.int64]:
@@ -244,7 +243,7 @@ def _searched(lists: Lists, size: int, chosen: tuple[int, ...]) -> NDArray[np.in
     starts = [size * np.eye(count, dtype=np.int64)[channel] for channel in chosen]
     starts.append(np.bincount(slot_order(_ones(count, chosen), size), minlength=count))
     starts.append(_greedy(lists, size, chosen))
-    quotas = max(starts, key=lists.recall)
+    quotas: NDArray[np.int64] = max(starts, key=lists.recall)
     for step in sorted({max(1, size // part) for part in (4, 10, 25)}, reverse=True):
         quotas = _exchanged(lists, quotas, chosen, step)
     return quotas
