@@ -55,8 +55,9 @@ def save(
     """Write a fitted retriever with its data as a bundle; return the bundle's id.
 
     metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. findings: `Finding.to_dict()` of each
-    mistake the doctor found in training. index: what was measured of its index. The directory appears whole or not at
-    all; one that exists is refused unless `overwrite` is set. Errors: BundleError.
+    mistake the doctor found in training. index: what was measured of its index. The directory
+    appears whole or not at all; one that exists is refused unless `overwrite` is set.
+    Errors: BundleError.
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
     if name is None:
