@@ -105,7 +105,7 @@ class MilvusCollection(ApproximateIndex):
 
     def _create(self, client: Any, name: str, width: int) -> None:
         """Make an empty collection with its index."""
-        from pymilvus import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        from pymilvus import (  # noqa: PLC0415
             DataType,
             MilvusClient,
         )
