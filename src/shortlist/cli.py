@@ -124,6 +124,7 @@ def demo_command(
     user = demo.someone(loaded.retriever.data)
     out.print(show.recommendations(loaded.retriever, Queries([user]), k=10))
     say(f"Saved as {bundle}. Next: shortlist recommend {bundle} --user {user}")
+    say(f"To look around: shortlist serve {bundle}, then open http://127.0.0.1:8000")
 
 
 @app.command()
