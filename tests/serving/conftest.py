@@ -225,7 +225,8 @@ PROGRAM = """
 import sys
 from shortlist.serving.run import serve
 from shortlist.serving.settings import Settings, Timeouts
-serve(sys.argv[1], port=0, settings=Settings(timeouts=Timeouts(notice=float(sys.argv[2]), drain=3)),
+times = Timeouts(notice=float(sys.argv[2]), drain=3, head=60, body=60)
+serve(sys.argv[1], port=0, settings=Settings(timeouts=times),
       ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())
 """
 

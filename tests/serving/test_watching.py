@@ -88,17 +88,18 @@ def loads(watch: Watch, outcome: str) -> float:
 
 
 def test_the_last_by_name_is_served_and_numbers_count_as_numbers(watch, versions):
-    place(versions[0], watch.path / "v9")
-    place(versions[1], watch.path / "v10")
-    (watch.path / "v11").mkdir()  # no bundle yet
-    (watch.path / "v12.txt").write_text("no bundle at all")
+    place(versions[0], watch.path / "r9")
+    place(versions[1], watch.path / "r10")
+    (watch.path / "r11").mkdir()  # no bundle yet
+    (watch.path / "r12.txt").write_text("no bundle at all")
     shutil.copytree(versions[2], watch.path / f"tmp-{'a' * 32}")  # not published
     assert watch.look()
-    assert served(watch) == "v10"
+    assert served(watch) == "r10"
     assert not watch.look()
-    place(versions[3], watch.path / "v10.1")
+    place(versions[3], watch.path / "r10.1")
     assert watch.look()
-    assert served(watch) == "v10.1"
+    assert served(watch) == "r10.1"
+    assert watch.refused == ()
 
 
 def test_a_bundle_published_over_the_served_one_takes_its_place(versions, tmp_path):

@@ -149,16 +149,20 @@ class Blend:
     def explain(self, queries: Queries | Ids, items: Sequence[Ids]) -> pl.DataFrame:
         """Return the reasons of every channel that can give them, with its name as `channel`.
 
-        Contributions are in the channel's own scores and sum to them, not to the blend's.
+        Contributions are in the channel's own scores and sum to them, not to the blend's. The
+        reasons of an item stand together, those of fallback channels last.
         """
         parts = []
-        for name, channel in self.channels.items():
+        first = [name for name in self.channels if name not in self.options.fallback]
+        for name in (*first, *self.options.fallback):
+            channel = self.channels[name]
             if hasattr(channel, "explain"):
                 reasons = channel.explain(queries, items)
                 parts.append(reasons.with_columns(pl.lit(name).alias("channel")))
         if not parts:
             raise QueryError("none of the channels can say why")
-        every: pl.DataFrame = pl.concat(parts).sort("query", maintain_order=True)
+        place = pl.int_range(pl.len()).min().over("query", "item")
+        every: pl.DataFrame = pl.concat(parts).sort("query", place, maintain_order=True)
         return every
 
     def observe(self, data: TrainingData) -> Self:
