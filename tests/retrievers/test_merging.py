@@ -28,6 +28,10 @@ def test_quotas_of_another_length_share_by_the_largest_remainder():
     assert np.bincount(slot_order(np.array([1, 0]), 3), minlength=2).tolist() == [3, 0]
 
 
+def test_the_larger_quota_comes_first_where_slots_meet():
+    assert slot_order(np.array([27, 40, 33]), 3).tolist() == [1, 2, 0]
+
+
 def test_an_item_of_two_lists_takes_one_slot_and_the_other_channel_gives_its_next():
     chosen, by, ranks = filled([[[5, 6, 7]], [[5, 8, 9]]], [0, 1, 0, 1])
     assert chosen.tolist() == [[5, 8, 6, 9]]

@@ -14,7 +14,7 @@ def slot_order(quotas: Ints, k: int) -> Ints:
 
     quotas: [C] slots of a list as long as their sum; other lengths share in proportion, the
     largest remainders rounded up, and equal ones in the order of the channels. Slot j of a channel
-    with q slots stands at (j + 1/2) / q of the list.
+    with q slots stands at (j + 1/2) / q of the list; where two meet the larger quota comes first.
 
     >>> slot_order(np.array([2, 1]), 3), slot_order(np.array([2, 1]), 6)
     (array([0, 1, 0]), array([0, 1, 0, 0, 1, 0]))
@@ -25,7 +25,7 @@ def slot_order(quotas: Ints, k: int) -> Ints:
     slots[rest] += 1
     owner = np.repeat(np.arange(len(quotas)), slots)
     place = np.concatenate([(np.arange(n) + 0.5) / n for n in slots if n])
-    return owner[np.argsort(place, kind="stable")]
+    return owner[np.lexsort((-quotas[owner], place))]
 
 
 @compiled
