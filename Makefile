@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants page format clean
+.PHONY: help setup demo test check mutants page extras format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
+	@echo "make extras  the tests of the Annoy and Milvus indexes, which need their packages (a compiler)"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -54,6 +55,10 @@ mutants: .venv/.setup
 page: .venv/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,page]"
 	$(BIN)/python -m pytest tests/serving/test_page.py $(ARGS)
+
+extras: .venv/.setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus]"
+	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py $(ARGS)
 
 format: .venv/.setup
 	$(BIN)/ruff check --fix .
