@@ -13,13 +13,14 @@ ITEMS = pl.DataFrame(
         "item_id": [10, 20, 30, 40],
         "tags": ["a|b", "b", None, "c"],
         "price": [1.0, 2.0, 3.0, None],
+        "stock": [0, 7, None, 1],
         "listed": [True, False, True, True],
         "words": [["x"], ["x", "y"], [], None],
     }
 )
 
 
-def chosen(where):
+def made():
     log = pl.DataFrame(
         {
             "user_id": [1, 1, 1, 1, 2, 2, 2],
@@ -34,9 +35,14 @@ def chosen(where):
             Feature("price", "numeric"),
             Feature("listed", "categorical"),
             Feature("words", "multi-valued"),
+            Feature("stock", "numeric"),
         ),
     )
-    data = Dataset.load(log, items=ITEMS, schema=schema).split().training_data("all")
+    return Dataset.load(log, items=ITEMS, schema=schema).split().training_data("all")
+
+
+def chosen(where, data=None):
+    data = data or made()
     mask = allowed_rows(data, parse(where))
     assert not mask[0]
     return sorted(data.items.external(mask.nonzero().squeeze(1).numpy()).to_list())
@@ -52,6 +58,8 @@ def chosen(where):
         ({"column": "price", "max": 2.0}, [10, 20]),
         ({"column": "price", "min": 1.5, "max": 2.5}, [20]),
         ({"column": "price", "eq": 3}, [30]),
+        ({"column": "stock", "eq": 7}, [20]),
+        ({"column": "stock", "in": [7.0, 7.5, 1e308]}, [20]),
         ({"column": "words", "eq": "x"}, [10, 20]),
         ({"and": [{"column": "tags", "eq": "b"}, {"column": "price", "min": 2}]}, [20]),
         ({"or": [{"column": "tags", "eq": "c"}, {"column": "price", "min": 3}]}, [30, 40]),
@@ -79,6 +87,7 @@ def test_a_condition_chooses_these(where, items):
         ({"column": "price", "min": None}, "needs a number"),
         ({"column": "price", "min": float("nan")}, "must be a number"),
         ({"column": "price", "eq": None}, "must be a text, a number"),
+        ({"column": "price", "eq": 10**400}, "must be a number of 64 bits"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(where, message):
@@ -94,3 +103,10 @@ def test_a_condition_too_deep_or_too_long_is_refused():
         parse(deep)
     with pytest.raises(QueryError, match="at most"):
         parse({"or": [{"column": "tags", "eq": "a"}] * 100})
+
+
+def test_one_and_true_are_told_apart_however_they_were_asked_before():
+    data = made()
+    assert chosen({"column": "listed", "eq": True}, data) == [10, 30, 40]
+    with pytest.raises(QueryError, match="compared with true or false, got 1"):
+        chosen({"column": "listed", "eq": 1}, data)

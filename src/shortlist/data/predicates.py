@@ -86,7 +86,8 @@ def allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
     Items that the table does not list have no value in any column. Errors: QueryError for a
     column that is not there or holds another type.
     """
-    if where not in data.masks:
+    key = repr(where)  # 1, 1.0 and True are equal, and mean different things here
+    if key not in data.masks:
         frame = data.item_frame
         mask = torch.zeros(len(data.items) + 1, dtype=torch.bool)
         if frame is None:
@@ -101,8 +102,8 @@ def allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
         mask[0] = False
         while len(data.masks) >= KEPT_MASKS:
             data.masks.pop(next(iter(data.masks)))
-        data.masks[where] = mask
-    found: Tensor = data.masks[where]
+        data.masks[key] = mask
+    found: Tensor = data.masks[key]
     return found
 
 
@@ -155,6 +156,8 @@ def _parse(tree: object, at: str, depth: int, count: list[int]) -> Predicate:
 def _scalar(value: object, at: str) -> Scalar:
     if not isinstance(value, str | int | float | bool):
         raise QueryError(f"{at} must be a text, a number, true or false; got {value!r}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise QueryError(f"{at} must be a number of 64 bits")
     return value
 
 
@@ -214,7 +217,9 @@ def _among(
         if not fits[wanted]:
             raise QueryError(f"column '{column}' is compared with {wanted}, got {value!r}")
     if wanted == "a number":
-        whole = [v for v in values if float(v).is_integer()] if kind.is_integer() else values
+        whole = values
+        if kind.is_integer():
+            whole = tuple(v for v in values if abs(v) < 2**63 and v == int(v))  # type: ignore[arg-type]
         values = tuple(int(v) if kind.is_integer() else float(v) for v in whole)
     if kind != dtype:
         return reduce(or_, (one.list.contains(value) for value in values), pl.lit(False))
