@@ -51,6 +51,12 @@ class BundleError(ShortlistError):
     exit_code = 3
 
 
+class ServingError(ShortlistError):
+    """A service that cannot be started as asked."""
+
+    exit_code: ClassVar[int] = 2
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message: the nearest known name, or all of them.
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shortlist.errors import ServingError
 from shortlist.serving.messages import (
     ExplainRequest,
     RecommendRequest,
@@ -15,7 +16,7 @@ from shortlist.serving.messages import (
     limited,
     read,
 )
-from shortlist.serving.settings import Limits, ServingError, Settings, check_address
+from shortlist.serving.settings import Limits, Settings, check_address
 
 SMALL = Limits(queries=3, k=5, ids=4, history=2, id_length=6, explained=1)
 RECOMMEND = limited(RecommendRequest, SMALL)

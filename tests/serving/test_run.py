@@ -9,9 +9,9 @@ from threading import Thread
 import pytest
 
 from shortlist.bundle.bundle import load
-from shortlist.errors import BundleError
+from shortlist.errors import BundleError, ServingError
 from shortlist.serving.run import serve
-from shortlist.serving.settings import Limits, ServingError, Settings, Timeouts
+from shortlist.serving.settings import Limits, Settings, Timeouts
 
 HEAD = b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 

@@ -19,8 +19,8 @@ from shortlist.linear.als import Floats, Side, fixed_side, product, solve
 from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.counting import REASONS
-from shortlist.retrievers.fitted import check_order, rows_before, without
-from shortlist.retrievers.history import HistoryScorer, ProfileOptions
+from shortlist.retrievers.fitted import rows_before, without
+from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order
 
 
 class ALSOptions(ProfileOptions):

@@ -16,8 +16,8 @@ from shortlist.errors import ModelError
 from shortlist.linear.ease import Dense, closed_form, strongest
 from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.retrievers.base import RowQueries
-from shortlist.retrievers.fitted import check_order, rows_before, without
-from shortlist.retrievers.history import HistoryScorer, ProfileOptions
+from shortlist.retrievers.fitted import rows_before, without
+from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order
 
 
 class EASEOptions(ProfileOptions):

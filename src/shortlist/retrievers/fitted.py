@@ -5,11 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shortlist.data.dataset import TrainingData
 from shortlist.data.vocabulary import Vocabulary
-from shortlist.errors import ModelError
 from shortlist.retrievers.base import RowQueries
-from shortlist.retrievers.history import ProfileOptions
 
 
 def rows_before(old: Vocabulary, new: Vocabulary) -> NDArray[np.int64]:
@@ -18,16 +15,6 @@ def rows_before(old: Vocabulary, new: Vocabulary) -> NDArray[np.int64]:
     rows[1:] = old.rows(new.ids[: new.trained])
     rows[rows > old.trained] = 0
     return rows
-
-
-def check_order(data: TrainingData, options: ProfileOptions) -> None:
-    """Refuse options that ask which event is the newest of a log that does not say."""
-    for name in ("recency", "latest_items"):
-        if getattr(options, name) is not None and not data.ordered:
-            raise ModelError(
-                f"{name} needs data.time: without it nobody knows which event is the newest; "
-                f"name the column, or remove {name}"
-            )
 
 
 def without(known: NDArray[np.bool_], block: RowQueries) -> Tensor:

@@ -22,8 +22,8 @@ from shortlist.linear.graph import (
     smoothed,
 )
 from shortlist.linear.matrix import Matrix, user_item_matrix
-from shortlist.retrievers.fitted import check_order, rows_before
-from shortlist.retrievers.history import HistoryScorer, ProfileOptions, scaled_columns
+from shortlist.retrievers.fitted import rows_before
+from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, scaled_columns
 
 FilterName = Literal["tilted", "gf-cf", "bspm"]
 

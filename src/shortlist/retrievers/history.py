@@ -13,7 +13,9 @@ from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from shortlist.config.sections import Count, Positive, Section
+from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.index.top_k import top_k
 from shortlist.linear.matrix import Matrix, Values
@@ -150,6 +152,16 @@ def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix
         owner, item, weight = owner[there], item[there], weight[there]
     shape = (len(block.users), trained + 1)
     return csr_array((weight, (owner, item)), shape=shape)
+
+
+def check_order(data: TrainingData, options: ProfileOptions) -> None:
+    """Refuse options that ask which event is the newest of a log that does not say."""
+    for name in ("recency", "latest_items"):
+        if getattr(options, name) is not None and not data.ordered:
+            raise ModelError(
+                f"{name} needs data.time: without it nobody knows which event is the newest; "
+                f"name the column, or remove {name}"
+            )
 
 
 def scaled_columns(matrix: Matrix, weights: NDArray[np.float32]) -> Matrix:

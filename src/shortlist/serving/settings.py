@@ -2,18 +2,11 @@
 
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
-from typing import ClassVar
 
 from shortlist.data.predicates import MOST_DEEP, MOST_NODES, MOST_VALUES
-from shortlist.errors import ShortlistError
+from shortlist.errors import ServingError
 
 SHORTEST_TOKEN = 16
-
-
-class ServingError(ShortlistError):
-    """A service that cannot be started as asked."""
-
-    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True)
