@@ -39,7 +39,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 
 USER_FEATURES = (Feature("club", "categorical"), Feature("age", "numeric"))
 ITEM_FEATURES = (Feature("tags", "multi-valued"), Feature("price", "numeric"))
-SMALL: dict[str, Any] = {"dim": 16, "epochs": 4, "batch_size": 128, "learning_rate": 0.01}
+SMALL: dict[str, Any] = {"dim": 16, "epochs": 6, "batch_size": 128, "learning_rate": 0.01}
 LATER = 1_000_000
 """Added to ids that are to be unknown before the cut."""
 
@@ -694,7 +694,7 @@ def clean_run(number: int) -> list[Finding]:
         item_features=ITEM_FEATURES if with_features else (),
     )
     given = Dataset.load(w.interactions, users=w.users, items=w.items, schema=schema).split(kind)
-    chosen = {"epochs": 6, "learning_rate": 0.02} | options
+    chosen = {"epochs": 8, "learning_rate": 0.02} | options
     return [*examine(before(given, **chosen)), *examine(fit(given, **chosen))]
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from shortlist.config import Model
 from shortlist.data.ragged import Ragged
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
@@ -15,7 +16,7 @@ def ragged(*lists):
 
 @pytest.fixture
 def pooling():
-    return RecencyPooling(length=5).eval()
+    return RecencyPooling(Model(history_length=5)).eval()
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_what_stands_beside_a_history_in_the_batch_changes_nothing(pooling, tabl
 
 
 def test_mean_pooling_does_not_care_about_order():
-    pool, table = MeanPooling(length=5).eval(), torch.rand(7, 4)
+    pool, table = MeanPooling(Model(history_length=5)).eval(), torch.rand(7, 4)
     torch.testing.assert_close(pool(ragged([1, 2, 3]), table), pool(ragged([3, 1, 2]), table))
     assert pool(ragged([1, 2, 3]), table).shape == (1, 1, 4)
 
@@ -60,7 +61,7 @@ def test_the_unknown_item_is_zero_and_learns_nothing(pooling, table):
 
 
 def test_history_dropout_acts_in_training_only():
-    pool, table = RecencyPooling(length=5, dropout=0.5), torch.rand(7, 4)
+    pool, table = RecencyPooling(Model(history_length=5, history_dropout=0.5)), torch.rand(7, 4)
     history = ragged([1, 2, 3, 4, 5])
     torch.manual_seed(0)
     assert not torch.equal(pool(history, table), pool(history, table))

@@ -76,10 +76,7 @@ def trainer_of(world, batch, objective, hard, pool=(2, 3, 4)):
         objective,
         Fixed(list(pool)),
         OneBatch(batch),
-        learning_rate=0.1,
-        weight_decay=0.0,
-        epochs=1,
-        seed=0,
+        training=Training(learning_rate=0.1, epochs=1),
         hard=hard,
     )
 

@@ -209,12 +209,14 @@ class Model(Section):
     dim: Count = Field(default=64, description="Width of the user and item vectors.")
     history: Text = Field(
         default="recency",
-        description='How the items of a history become vectors: "recency" tells the newest from '
-        'the older, "mean" does not, "none" reads no history.',
+        description='How the items of a history become vectors: "attention" reads them in order, '
+        '"recency" tells the newest from the older, "mean" does not, "none" reads no history.',
     )
     history_length: Count = Field(
         default=63, description="The latest events of a history that are kept."
     )
+    history_layers: Count = Field(default=2, description="attention: blocks on top of each other.")
+    history_heads: Count = Field(default=2, description="attention: heads of each block.")
     history_dropout: Share = Field(
         default=0.0, description="Share of a history's events left out of it, anew in each batch."
     )
@@ -418,8 +420,28 @@ class Training(Section):
     weight_decay: NotNegative = Field(
         default=0.0, description="How strongly weights are pulled to zero."
     )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="How the step size falls to nothing over the epochs."
+    )
+    warmup: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, description="Steps over which the step size first rises to learning_rate."
+    )
+    clip: Positive | None = Field(
+        default=None,
+        description="The gradient's norm is cut to this length. Unset: it is not.",
+        examples=[1.0],
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="In which the scores of a softmax over a shared pool are multiplied.",
+    )
     epochs: Count = Field(default=10, description="At most so many passes over the log.")
-    batch_size: Count = Field(default=1024, description="Positives in one step.")
+    batch_size: Count = Field(
+        default=1024, description="Positives in one step; with attention, about so many."
+    )
+    validate_every: Count = Field(
+        default=1, description="Epochs between two looks at the validation rows."
+    )
     patience: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=3, description="Epochs without a better figure before training stops; 0: never."
     )

@@ -20,6 +20,8 @@ class Batch:
     history: item rows before each positive, oldest first, the latest L kept (any L others where
     the log has no order). known: every positive of the user in the training log, this one
     included; None unless asked for.
+    place: None where list i of `history` is that of row i. Else histories are shared by rows, and
+    row i is asked after the event history.values[place[i]]: [B] int64.
     """
 
     users: Tensor
@@ -27,10 +29,16 @@ class Batch:
     weight: Tensor
     history: Ragged
     known: Ragged | None = None
+    place: Tensor | None = None
 
 
 class Batches(Protocol):
     """Where a trainer gets its batches."""
+
+    @property
+    def positives(self) -> int:
+        """How many positives an epoch has."""
+        ...
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each training positive once, in an order drawn from `generator`."""
@@ -70,6 +78,11 @@ class PairBatches:
         self._with_known = with_known
         self.batch_size = batch_size
         self.history_length = history_length
+
+    @property
+    def positives(self) -> int:
+        """How many positives an epoch has: every training event."""
+        return len(self._user)
 
     def __len__(self) -> int:
         """How many batches an epoch has."""

@@ -103,17 +103,17 @@ class ItemPairs:
             )
 
     @property
-    def pairs(self) -> int:
+    def positives(self) -> int:
         """How many pairs an epoch has."""
         return len(self._events)
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        return max(1, -(-self.pairs // self.batch_size))
+        return max(1, -(-self.positives // self.batch_size))
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each event of a session of two or more once, with a partner from `generator`."""
-        order = torch.randperm(self.pairs, generator=generator).to(self._item.device)
+        order = torch.randperm(self.positives, generator=generator).to(self._item.device)
         for places in torch.tensor_split(order, len(self)):
             yield self.gather(self._events[places], generator)
 
@@ -190,18 +190,18 @@ class UserHalves:
             )
 
     @property
-    def pairs(self) -> int:
+    def positives(self) -> int:
         """How many pairs an epoch has."""
         return len(self._users)
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        return max(1, -(-self.pairs // self.batch_size))
+        return max(1, -(-self.positives // self.batch_size))
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each user with two events or more once; halves and order come from `generator`."""
         self._halves = self._split(generator)
-        order = torch.randperm(self.pairs, generator=generator).to(self._item.device)
+        order = torch.randperm(self.positives, generator=generator).to(self._item.device)
         for places in torch.tensor_split(order, len(self)):
             users = self._users[places]
             yield Batch(

@@ -30,8 +30,6 @@ from shortlist.retrievers.base import (
 from shortlist.retrievers.learning import (
     NO_HARD,
     Learner,
-    fit_best,
-    run_epochs,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
@@ -188,18 +186,7 @@ class ItemToItem(Learner):
             counts = pairs.expected_counts(data.items.trained)
             self._paired = counts.nonzero().squeeze(1).cpu()
             trainer = self._trainer(pairs, counts)
-            if epochs is None:
-                fitted = fit_best(
-                    trainer,
-                    self.towers,
-                    training,
-                    progress,
-                    positives=pairs.pairs,
-                    measure=self._measure,
-                )
-                self.history, self.best_epoch = fitted.epochs, fitted.best
-            else:
-                run_epochs(trainer, progress, epochs, pairs.pairs)
+            self._run(trainer, progress, epochs)
             self.place_items()
 
     def _measure(self) -> float:
@@ -235,10 +222,7 @@ class ItemToItem(Learner):
             objective_of(masked).to(self.device),
             sampler_of(training, counts),
             pairs,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            epochs=training.epochs,
-            seed=training.seed,
+            training=training,
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:

@@ -186,6 +186,21 @@ class Learner(ABC):
             retriever.use_index(kind.from_state(similarity, dict(states["index"])))
         return retriever
 
+    def _run(self, trainer: Trainer, progress: Progress, epochs: int | None) -> None:
+        """Train exactly so many epochs unmeasured; or (None) until the figure stops rising."""
+        if epochs is not None:
+            for epoch in range(1, epochs + 1):
+                _run_epoch(trainer, progress, epoch, epochs)
+            return
+        fitted = fit_best(
+            trainer, self.towers, self.training_section, progress, measure=self._measure
+        )
+        self.history, self.best_epoch = fitted.epochs, fitted.best
+
+    @abstractmethod
+    def _measure(self) -> float:
+        """The monitored figure of the towers as they are."""
+
     @abstractmethod
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
@@ -209,18 +224,20 @@ def fit_best(
     training: Training,
     progress: Progress,
     *,
-    positives: int,
     measure: Callable[[], float],
 ) -> Fitted:
     """Train until the figure stops rising; leave the weights of the best epoch in `towers`.
 
-    positives: how many an epoch has; measure: the monitored figure, with the weights as they are.
+    measure: the monitored figure, with the weights as they are; asked every `validate_every`
+    epochs, and after the last one.
     """
     best: dict[str, Tensor] = {}
     best_epoch = 0
     record: list[Epoch] = []
     for epoch in range(1, training.epochs + 1):
-        loss = _run_epoch(trainer, progress, epoch, training.epochs, positives)
+        loss = _run_epoch(trainer, progress, epoch, training.epochs)
+        if epoch % training.validate_every and epoch < training.epochs:
+            continue
         score = measure()
         record.append(Epoch(epoch, loss, score))
         progress.report(epoch, loss, training.monitor, score)
@@ -233,18 +250,10 @@ def fit_best(
     return Fitted(tuple(record), best_epoch)
 
 
-def run_epochs(trainer: Trainer, progress: Progress, epochs: int, positives: int) -> None:
-    """Train for exactly so many epochs, unmeasured; positives: how many an epoch has."""
-    for epoch in range(1, epochs + 1):
-        _run_epoch(trainer, progress, epoch, epochs, positives)
-
-
-def _run_epoch(
-    trainer: Trainer, progress: Progress, epoch: int, limit: int, positives: int
-) -> float:
+def _run_epoch(trainer: Trainer, progress: Progress, epoch: int, limit: int) -> float:
     """Run one epoch of at most `limit`; return its mean loss."""
     total = used = 0.0
-    progress.start(epoch, limit, positives)
+    progress.start(epoch, limit, trainer.positives)
     for step in trainer.epoch():
         progress.advance(step.positives)
         total += step.loss * step.positives

@@ -31,8 +31,6 @@ from shortlist.retrievers.base import (
 from shortlist.retrievers.learning import (
     NO_HARD,
     Learner,
-    fit_best,
-    run_epochs,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
@@ -213,18 +211,7 @@ class UserToUser(Learner):
             torch.manual_seed(training.seed)
             self.set_data(data)
             trainer = self._trainer(halves)
-            if epochs is None:
-                fitted = fit_best(
-                    trainer,
-                    self.towers,
-                    training,
-                    progress,
-                    positives=halves.pairs,
-                    measure=self._measure,
-                )
-                self.history, self.best_epoch = fitted.epochs, fitted.best
-            else:
-                run_epochs(trainer, progress, epochs, halves.pairs)
+            self._run(trainer, progress, epochs)
             self.place_users()
 
     def _measure(self) -> float:
@@ -247,10 +234,7 @@ class UserToUser(Learner):
             objective_of(training).to(self.device),
             sampler_of(training, halves.counts(self.data.users.trained)),
             halves,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            epochs=training.epochs,
-            seed=training.seed,
+            training=training,
         )
 
     def _encode(self, history: Ragged) -> Tensor:

@@ -1,7 +1,7 @@
 """Towers and an index as one channel: train, place the items, answer queries."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shortlist.data.batches import Batch, PairBatches
+from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, keep, windows
+from shortlist.data.sequences import SequenceBatches
 from shortlist.data.vocabulary import Ids
-from shortlist.errors import QueryError
+from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.retrievers.base import (
@@ -27,12 +28,11 @@ from shortlist.retrievers.base import (
 )
 from shortlist.retrievers.learning import (
     Learner,
-    fit_best,
-    run_epochs,
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.sampling.hard.base import HardWorld
+from shortlist.towers import TOWERS
 from shortlist.towers.two_tower import TwoTowers
 from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
@@ -131,6 +131,11 @@ class TwoTower(Learner):
         section = self.model_section
         if history == "recency" and not data.ordered:
             section = section.model_copy(update={"history": "mean"})
+        elif history in TOWERS and TOWERS[history].causal and not data.ordered:
+            raise ModelError(
+                f"model.history = '{history}' reads events in their order, and the log has no "
+                "time column (data.time): give one, or use history = 'mean'"
+            )
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
         self._popular = Popular().fit_data(data)
 
@@ -147,19 +152,7 @@ class TwoTower(Learner):
             torch.manual_seed(training.seed)
             self.set_data(data)
             trainer = self._trainer(data)
-            positives = len(data.training_log)
-            if epochs is None:
-                fitted = fit_best(
-                    trainer,
-                    self.towers,
-                    training,
-                    progress,
-                    positives=positives,
-                    measure=self._measure,
-                )
-                self.history, self.best_epoch = fitted.epochs, fitted.best
-            else:
-                run_epochs(trainer, progress, epochs, positives)
+            self._run(trainer, progress, epochs)
             self.place_items()
 
     def _measure(self) -> float:
@@ -169,15 +162,6 @@ class TwoTower(Learner):
 
     def _trainer(self, data: TrainingData) -> Trainer:
         training = self.training_section
-        batches = PairBatches(
-            data.training_log,
-            ordered=data.ordered,
-            batch_size=training.batch_size,
-            history_length=self.model_section.history_length,
-            with_known=needs_known(training),
-            weighted=training.weighted,
-            device=self.device,
-        )
         counts = torch.from_numpy(data.item_counts).to(self.device)
         objective = objective_of(training).to(self.device)
         return Trainer(
@@ -185,13 +169,23 @@ class TwoTower(Learner):
             Encoders(self._encode_batch, self._encode_items),
             objective,
             sampler_of(training, counts),
-            batches,
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            epochs=training.epochs,
-            seed=training.seed,
+            self._batches(data),
+            training=training,
             hard=hard_term_of(training, objective, self._hard_world(data)),
         )
+
+    def _batches(self, data: TrainingData) -> Batches:
+        training = self.training_section
+        options: dict[str, Any] = {
+            "batch_size": training.batch_size,
+            "history_length": self.model_section.history_length,
+            "with_known": needs_known(training),
+            "weighted": training.weighted,
+            "device": self.device,
+        }
+        if self.towers.query.causal:
+            return SequenceBatches(data.training_log, **options)
+        return PairBatches(data.training_log, ordered=data.ordered, **options)
 
     def _hard_world(self, data: TrainingData) -> HardWorld:
         """What hard negatives are drawn from, on the device of the batches."""
@@ -206,7 +200,9 @@ class TwoTower(Learner):
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
-        return self.towers.encode_queries(self._user_table.take(batch.users), batch.history)
+        return self.towers.encode_queries(
+            self._user_table.take(batch.users), batch.history, batch.place
+        )
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from shortlist.data.batches import Batch
-from shortlist.data.ragged import Ragged
+from shortlist.data.ragged import Ragged, windows
 from shortlist.errors import ModelError
 
 
@@ -59,6 +59,33 @@ class NegativeSampler(Protocol):
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
         """Log of the expected count of any item rows (any shape) in the pool for this batch."""
         ...
+
+
+class Dropped(NamedTuple):
+    """Slots of a shared pool that do not count: pairs of row and column, rows ascending, [n]."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+def matches(columns: Tensor, wanted: Ragged) -> Dropped:
+    """Return every (row i, column j) whose columns[j] stands in list i of `wanted`.
+
+    One sort of the columns [M] and two searches for each wanted value; never rows times columns.
+
+    >>> matches(torch.tensor([7, 5, 7]), Ragged(torch.tensor([7, 9]), torch.tensor([0, 1, 2])))
+    Dropped(rows=tensor([0, 0]), columns=tensor([0, 2]))
+    """
+    ordered, order = columns.sort(stable=True)
+    first = torch.searchsorted(ordered, wanted.values)
+    past = torch.searchsorted(ordered, wanted.values, right=True)
+    found = windows(order, first, past - first)
+    return Dropped(wanted.owners()[found.owners()], found.values)
+
+
+def one_each(values: Tensor) -> Ragged:
+    """B lists of one value each, [B]."""
+    return Ragged(values, torch.arange(len(values) + 1, device=values.device))
 
 
 def own_slots(negatives: Negatives, rows: int) -> Tensor:

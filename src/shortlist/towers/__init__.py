@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
-from shortlist.towers.base import HistoryPooling
+from shortlist.config import Model
+from shortlist.towers.attention import Attention
+from shortlist.towers.base import HistoryPooling, SequenceTower
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
-TOWERS: dict[str, Callable[..., HistoryPooling]] = {
+TOWERS: dict[str, Callable[[Model], HistoryPooling | SequenceTower]] = {
     "mean": MeanPooling,
     "recency": RecencyPooling,
+    "attention": Attention,
 }
-"""What `model.history` may name, beside 'none'; each is built as (length, dropout)."""
+"""What `model.history` may name, beside 'none'; each is built from the [model] section."""

@@ -1,6 +1,6 @@
 """How to vectors: what a tower and a summary of a history look like from outside."""
 
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -19,12 +19,26 @@ class Tower(Protocol):
 
 
 class HistoryPooling(Protocol):
-    """Turns the items a user met, oldest first, into K vectors: K recency segments, say."""
+    """Turns the items a user met, oldest first, into K sums of them: K recency segments, say."""
 
+    causal: ClassVar[Literal[False]]
     segments: int
 
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
         """Return [B, K, D]; an empty history gives zeros.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
+        ...
+
+
+class SequenceTower(Protocol):
+    """Gives the vector of a user after each event, so that one pass trains on all of a history."""
+
+    causal: ClassVar[Literal[True]]
+
+    def __call__(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return [total, D], a vector for each value of `history`, which has seen no later one.
 
         table: item embeddings [N + 1, D], row 0 unknown and zero.
         """

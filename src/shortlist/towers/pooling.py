@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from shortlist.config import Model
 from shortlist.data.ragged import Ragged
 
 
@@ -14,16 +15,18 @@ class RecencyPooling(nn.Module):
     and treat the last event apart, at the price of one embedding bag. A pooled history in the
     spirit of YouTube DNN (Covington et al. 2016), which has a single segment: MeanPooling.
     A sum of n events is divided by sqrt(n): its length then says little about n, where a mean
-    would fade as tastes spread. In training each event is left out with probability `dropout`.
+    would fade as tastes spread. In training a share `history_dropout` of the events is left out.
     """
 
-    def __init__(self, length: int, dropout: float = 0.0) -> None:
+    causal = False
+
+    def __init__(self, shape: Model) -> None:
         super().__init__()
         edges = [0]
-        while edges[-1] < length:
-            edges.append(min(2 * edges[-1] + 1, length))
+        while edges[-1] < shape.history_length:
+            edges.append(min(2 * edges[-1] + 1, shape.history_length))
         self.segments = len(edges) - 1
-        self.dropout = dropout
+        self.dropout = shape.history_dropout
         self.register_buffer("edges", torch.tensor(edges), persistent=False)
         self.edges: Tensor
 
@@ -54,7 +57,7 @@ class RecencyPooling(nn.Module):
 class MeanPooling(RecencyPooling):
     """All events alike, in one segment: for logs without an order, or as the plain baseline."""
 
-    def __init__(self, length: int, dropout: float = 0.0) -> None:
-        super().__init__(length, dropout)
+    def __init__(self, shape: Model) -> None:
+        super().__init__(shape)
         self.segments = 1
-        self.register_buffer("edges", torch.tensor([0, length]), persistent=False)
+        self.register_buffer("edges", torch.tensor([0, shape.history_length]), persistent=False)

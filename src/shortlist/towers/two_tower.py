@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from shortlist.config import Model
 from shortlist.data.features import ID, Encoder, Features, FeatureTable
@@ -13,13 +12,15 @@ from shortlist.errors import ModelError, suggest
 from shortlist.towers import TOWERS
 from shortlist.towers.features import Fields, embedding
 from shortlist.towers.mlp import mlp
+from shortlist.towers.noise import dropout
 
 
 class QueryTower(nn.Module):
-    """A user as one vector: id, features and pooled history.
+    """A user as one vector: id, features and history.
 
-    Sum of what speaks the items' language directly (the weighted segments of the history, the id
-    embedding) and of a perceptron over all of it side by side.
+    Sum of what speaks the items' language directly (the weighted segments of a pooled history or
+    the state of a sequence tower, and the id embedding) and of a perceptron over segments and
+    features side by side.
     """
 
     def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
@@ -36,29 +37,49 @@ class QueryTower(nn.Module):
                 raise ModelError(
                     f"unknown history '{shape.history}'.{suggest(shape.history, [*TOWERS, 'none'])}"
                 )
-            pooling = TOWERS[shape.history](shape.history_length, shape.history_dropout)
-            assert isinstance(pooling, nn.Module)
-            self.history = pooling
+            tower = TOWERS[shape.history](shape)
+            assert isinstance(tower, nn.Module)
+            self.history = tower
             if not shape.shares_items:
                 self.table = embedding(items.trained + 1, shape.dim)
-            self.decay = nn.Parameter(2.0 ** (-0.5 * torch.arange(pooling.segments)))
-            width += pooling.segments * shape.dim
-        if width == 0 and self.id is None:
+            if not tower.causal:
+                self.decay = nn.Parameter(2.0 ** (-0.5 * torch.arange(tower.segments)))
+                width += tower.segments * shape.dim
+        if width == 0 and self.id is None and self.history is None:
             raise ModelError(
                 "the user tower has nothing to read: turn model.user_id on, give user features, "
                 "or choose a model.history"
             )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
 
-    def forward(self, features: Features, history: Ragged, items: Tensor | None = None) -> Tensor:
+    @property
+    def causal(self) -> bool:
+        """Whether it can be asked at every event of a history, for the price of the last."""
+        return self.history is not None and bool(self.history.causal)
+
+    def forward(
+        self,
+        features: Features,
+        history: Ragged,
+        items: Tensor | None = None,
+        place: Tensor | None = None,
+    ) -> Tensor:
         """Return user vectors [B, D].
 
         history: item rows, oldest first; items: the item embeddings [N + 1, D] to read it with,
-        where the towers share them.
+        where the towers share them. place: for a sequence tower, which events of the histories
+        the vectors are asked after, [B], positions in history.values; without it after the last
+        of each list, and a list without events adds nothing.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
-        if self.history is not None:
+        if self.history is not None and self.causal:
+            table = self.table.weight if items is None else items
+            states = self.history(history, table)
+            direct.append(
+                _last(states, history) if place is None else states.index_select(0, place)
+            )
+        elif self.history is not None:
             table = self.table.weight if items is None else items
             pooled = dropout(self.history(history, table), self.dropout, self.training)  # [B, K, D]
             direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
@@ -110,10 +131,12 @@ class TwoTowers(nn.Module):
         self.query = QueryTower(users, items, shape)
         self.item = ItemTower(users, items, shape)
 
-    def encode_queries(self, features: Features, history: Ragged) -> Tensor:
-        """Return user vectors [B, D]; history: item rows, oldest first."""
+    def encode_queries(
+        self, features: Features, history: Ragged, place: Tensor | None = None
+    ) -> Tensor:
+        """Return user vectors [B, D]; history: item rows, oldest first; place: as QueryTower."""
         shared = self.item.id.weight if self.shape.shares_items and self.item.id else None
-        vectors: Tensor = self.query(features, history, shared)
+        vectors: Tensor = self.query(features, history, shared, place)
         return vectors
 
     def encode_items(self, features: Features) -> Tensor:
@@ -125,6 +148,13 @@ class TwoTowers(nn.Module):
     def reads_item_features(self) -> bool:
         """Whether the item tower can place an item nobody has touched yet."""
         return self.item.fields is not None
+
+
+def _last(states: Tensor, history: Ragged) -> Tensor:
+    """The state after the last event of each list [B, D]; zeros where there is none."""
+    none = history.lengths == 0
+    padded = torch.cat([states, states.new_zeros(1, states.shape[1])])
+    return padded[(history.offsets[1:] - 1).masked_fill(none, len(states))]
 
 
 def chosen(

@@ -7,10 +7,19 @@ from torch import Tensor, nn
 
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
-from shortlist.losses import Loss, Scores, build_loss
+from shortlist.losses import Loss, Scores, SoftmaxLoss, build_loss
 from shortlist.sampling import check_sampler
-from shortlist.sampling.base import Negatives, hits, known_items, own_slots
-from shortlist.similarity import check_similarity, pair_score, score
+from shortlist.sampling.base import (
+    Dropped,
+    Negatives,
+    hits,
+    known_items,
+    matches,
+    one_each,
+    own_slots,
+)
+from shortlist.similarity import check_similarity, normalize, pair_score, score
+from shortlist.training.fused import softmax_mean
 
 LEARNED_TEMPERATURES = (0.01, 100.0)
 
@@ -71,6 +80,36 @@ class Objective(nn.Module):
         """The temperature τ as it is now."""
         return self._temperature if self.log_scale is None else math.exp(-self.log_scale.item())
 
+    def mean(
+        self,
+        queries: Tensor,
+        positives: Tensor,
+        pool: Tensor,
+        *,
+        weight: Tensor,
+        positive_ids: Tensor,
+        negatives: Negatives,
+        positive_log_q: Tensor | None = None,
+        known: Ragged | None = None,
+        groups: Tensor | None = None,
+        bfloat16: bool = False,
+    ) -> Tensor:
+        """Return the mean loss of the rows, by their weight [B]; otherwise as `forward`.
+
+        A softmax over one pool for all rows is computed in blocks, without the scores of all rows
+        at once; bfloat16 then halves the bits that are multiplied.
+        """
+        wanted = {
+            "positive_ids": positive_ids,
+            "negatives": negatives,
+            "positive_log_q": positive_log_q,
+            "known": known,
+            "groups": groups,
+        }
+        if type(self.loss) is SoftmaxLoss and queries.dim() == 2 and pool.dim() == 2:
+            return self._softmax_mean(queries, positives, pool, weight, bfloat16, **wanted)
+        return (self(queries, positives, pool, **wanted) * weight).sum() / weight.sum()
+
     def forward(
         self,
         queries: Tensor,
@@ -81,13 +120,15 @@ class Objective(nn.Module):
         negatives: Negatives,
         positive_log_q: Tensor | None = None,
         known: Ragged | None = None,
+        groups: Tensor | None = None,
     ) -> Tensor:
         """Return one loss a row, [B].
 
         queries: [B, D] or [B, K, D]; positives: [B, D]; pool: the vectors of negatives.ids,
         [M, D] or [B, M, D]; positive_ids: item rows, [B]; positive_log_q: the sampler's log_q of
         them, [B], where corrected or where the loss asks for their rate; known: each user's known
-        item rows, where masked.
+        item rows, where masked; groups: [B], equal for rows of one user's history: a slot that is
+        a positive of the row's own group is no independent draw, and is dropped.
         """
         temperature = self._current_temperature()
         positive = pair_score(queries, positives, self.similarity) / temperature
@@ -97,7 +138,7 @@ class Objective(nn.Module):
                 raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
             positive = positive - positive_log_q
             negative = negative - negatives.log_q
-        valid = ~self._dropped(negatives, positive_ids, known)
+        valid = ~self._dropped(negatives, positive_ids, known, groups)
         rate = None if positive_log_q is None else positive_log_q.exp()
         return self.loss(self._shifted(Scores(positive, negative, valid, rate)))
 
@@ -109,19 +150,91 @@ class Objective(nn.Module):
             self.log_scale.clamp_(-math.log(hottest), -math.log(coldest))
         return torch.exp(-self.log_scale)
 
-    def _dropped(self, negatives: Negatives, positive_ids: Tensor, known: Ragged | None) -> Tensor:
+    def _softmax_mean(
+        self,
+        queries: Tensor,
+        positives: Tensor,
+        pool: Tensor,
+        weight: Tensor,
+        bfloat16: bool,
+        *,
+        positive_ids: Tensor,
+        negatives: Negatives,
+        positive_log_q: Tensor | None,
+        known: Ragged | None,
+        groups: Tensor | None,
+    ) -> Tensor:
+        """The mean of SoftmaxLoss over a shared pool, a block of rows at a time."""
+        if self.similarity == "cosine":
+            queries, positives, pool = normalize(queries), normalize(positives), normalize(pool)
+        if self.similarity == "euclidean":
+            # -|q - t|^2 less -|q|^2, which all scores of a row share and a softmax does not see.
+            queries = torch.cat([2 * queries, -torch.ones_like(queries[:, :1])], dim=1)
+            positives, pool = (
+                torch.cat([items, items.square().sum(1, keepdim=True)], dim=1)
+                for items in (positives, pool)
+            )
+        scaled = queries / self._current_temperature()
+        positive = (scaled * positives).sum(1)
+        offset = torch.zeros_like(negatives.log_q)
+        if self.correct_sampling:
+            if positive_log_q is None:
+                raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
+            positive, offset = positive - positive_log_q, -negatives.log_q
+        dropped = self._dropped_pairs(negatives, positive_ids, known, groups)
+        return softmax_mean(scaled, pool, positive, offset, dropped, weight, bfloat16=bfloat16)
+
+    def _dropped(
+        self,
+        negatives: Negatives,
+        positive_ids: Tensor,
+        known: Ragged | None,
+        groups: Tensor | None,
+    ) -> Tensor:
         """True where a slot must not count for a row, [B, M]."""
+        if negatives.ids.dim() == 1:
+            pairs = self._dropped_pairs(negatives, positive_ids, known, groups)
+            dropped = torch.zeros(
+                len(positive_ids), len(negatives.ids), dtype=torch.bool, device=positive_ids.device
+            )
+            dropped[pairs.rows, pairs.columns] = True
+            return dropped
         dropped = own_slots(negatives, len(positive_ids))
-        drop_hits = self.mask_hits
-        if drop_hits is None:
-            drop_hits = negatives.distinct or not self.correct_sampling
-        if drop_hits:
+        if self._drops_hits(negatives):
             dropped = dropped | hits(negatives, positive_ids)
         if self.mask_known:
-            if known is None:
-                raise ModelError("mask_known needs the known positives of the batch")
-            dropped = dropped | known_items(negatives, known, positive_ids)
+            dropped = dropped | known_items(negatives, _asked_for(known), positive_ids)
         return dropped
+
+    def _dropped_pairs(
+        self,
+        negatives: Negatives,
+        positive_ids: Tensor,
+        known: Ragged | None,
+        groups: Tensor | None,
+    ) -> Dropped:
+        """The slots of a shared pool that must not count for a row."""
+        rows = torch.arange(len(positive_ids), device=positive_ids.device)
+        if groups is None:
+            found = [matches(negatives.source, one_each(rows))]
+        else:
+            owner = groups[negatives.source.clamp(min=0)].masked_fill(negatives.source < 0, -1)
+            found = [matches(owner, one_each(groups))]
+        if self._drops_hits(negatives):
+            found.append(matches(negatives.ids, one_each(positive_ids)))
+        if self.mask_known:
+            others = matches(negatives.ids, _asked_for(known))
+            other = negatives.ids[others.columns] != positive_ids[others.rows]
+            found.append(Dropped(others.rows[other], others.columns[other]))
+        all_rows = torch.cat([pairs.rows for pairs in found])
+        columns = torch.cat([pairs.columns for pairs in found])
+        order = all_rows.argsort(stable=True)
+        return Dropped(all_rows[order], columns[order])
+
+    def _drops_hits(self, negatives: Negatives) -> bool:
+        if self.mask_hits is not None:
+            return self.mask_hits
+        return negatives.distinct or not self.correct_sampling
 
     def _shifted(self, scores: Scores) -> Scores:
         """Add the learned bias, if the loss needs one."""
@@ -183,6 +296,12 @@ def build_objective(
         mask_hits=mask_hits,
         mask_known=mask_known,
     )
+
+
+def _asked_for(known: Ragged | None) -> Ragged:
+    if known is None:
+        raise ModelError("mask_known needs the known positives of the batch")
+    return known
 
 
 def _check_temperature(temperature: float) -> None:

@@ -1,11 +1,14 @@
 """The loop: batches, negatives, vectors, loss, step. It knows no files, metrics or ids."""
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
 from shortlist.errors import TrainingError
 from shortlist.sampling.base import NegativeSampler
@@ -18,6 +21,20 @@ class Encoders(NamedTuple):
 
     queries: Callable[[Batch], Tensor]
     items: Callable[[Tensor], Tensor]
+
+
+def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
+    """Return the share of the learning rate that a step takes, from 0 on.
+
+    It rises over `warmup` steps, and falls to nothing at `total` in a line or half a cosine.
+
+    >>> [step_share(step, "linear", 2, 4) for step in range(4)]
+    [0.5, 0.75, 0.5, 0.25]
+    """
+    rising = min(1.0, (step + 1) / max(warmup, 1))
+    left = max(1 - step / total, 0.0)
+    falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}
+    return rising * falling[schedule]
 
 
 class Step(NamedTuple):
@@ -41,10 +58,7 @@ class Trainer:
         sampler: NegativeSampler,
         batches: Batches,
         *,
-        learning_rate: float,
-        weight_decay: float,
-        epochs: int,
-        seed: int,
+        training: Training,
         hard: HardTerm | None = None,
     ) -> None:
         self._model = model
@@ -53,18 +67,30 @@ class Trainer:
         self._sampler = sampler
         self._batches = batches
         self._hard = hard
-        self._generator = torch.Generator().manual_seed(seed)
-        groups = [{"params": list(model.parameters()), "weight_decay": weight_decay}]
+        self._training = training
+        self._generator = torch.Generator().manual_seed(training.seed)
+        groups = [{"params": list(model.parameters()), "weight_decay": training.weight_decay}]
         learned = list(objective.parameters())  # a temperature or bias must not decay
         if hard is not None:  # the temperature is the same one
             learned = list(dict.fromkeys([*learned, *hard.parameters()]))
         if learned:
             groups.append({"params": learned, "weight_decay": 0.0})
-        self._optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-        total = epochs * len(batches)
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: max(1 - step / total, 0.0)
+            self._optimizer,
+            partial(
+                step_share,
+                schedule=training.schedule,
+                warmup=training.warmup,
+                total=training.epochs * len(batches),
+            ),
         )
+
+    @property
+    def positives(self) -> int:
+        """How many positives an epoch has."""
+        return self._batches.positives
 
     def epoch(self) -> Iterator[Step]:
         """Train on each positive once; TrainingError at the first loss that is not finite."""
@@ -82,6 +108,8 @@ class Trainer:
                 )
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if self._training.clip is not None:
+                nn.utils.clip_grad_norm_(self._parameters, self._training.clip)
             self._optimizer.step()
             self._schedule.step()
             yield Step(value, len(batch.positive))
@@ -96,14 +124,17 @@ class Trainer:
         rows = [batch.positive, pool.ids, *([] if drawn is None else [drawn.ids])]
         positives, pooled, *rest = self._encoded(rows)
         positive_log_q = self._sampler.log_q(batch.positive, batch)
-        loss: Tensor = self._objective(
+        loss = self._objective.mean(
             queries,
             positives,
             pooled,
+            weight=batch.weight,
             positive_ids=batch.positive,
             positive_log_q=positive_log_q,
             negatives=pool,
             known=batch.known,
+            groups=None if batch.place is None else batch.users,
+            bfloat16=self._training.precision == "bfloat16",
         )
         if self._hard is not None:
             hard, vectors = (
@@ -111,8 +142,9 @@ class Trainer:
                 if drawn is not None
                 else self._hard.choose(batch, queries, positives, pool, pooled)
             )
-            loss = loss + self._hard.loss(batch, queries, positives, hard, vectors, positive_log_q)
-        return (loss * batch.weight).sum() / batch.weight.sum()
+            rows = self._hard.loss(batch, queries, positives, hard, vectors, positive_log_q)
+            loss = loss + (rows * batch.weight).sum() / batch.weight.sum()
+        return loss
 
     def _encoded(self, rows: list[Tensor]) -> list[Tensor]:
         """Return the vectors of tensors of item rows, each distinct row encoded once."""

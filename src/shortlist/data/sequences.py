@@ -1,0 +1,133 @@
+"""Histories as training batches: one pass gives a positive at every position of a window."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from shortlist.data.batches import Batch
+from shortlist.data.interactions import Interactions
+from shortlist.data.ragged import Ragged, windows
+from shortlist.errors import ModelError
+
+JITTER = 0.1
+"""Windows are grouped by length give or take this share of it, so that groups change by epoch."""
+
+
+class _Windows(NamedTuple):
+    """begin: log position of the first event read; length: how many are read; fresh: how many of
+    them are followed by an event that this window is the one to train on. All [W] int64.
+    """
+
+    begin: Tensor
+    length: Tensor
+    fresh: Tensor
+
+
+class SequenceBatches:
+    """Windows of at most L events; the event after each position is its positive.
+
+    A history longer than L is cut anew each epoch, at a random phase: each event after the first
+    of a user is a positive once an epoch, with another amount of context each time. The latest
+    window is filled up with older context, so that it reads L events, as serving does. A user's
+    first event is no positive: nothing comes before it.
+
+    Windows of like length go together, so that little is spent on padding; `batch_size` bounds the
+    positions of a batch, padding included. The log stays as it is.
+    """
+
+    def __init__(
+        self,
+        log: Interactions,
+        *,
+        batch_size: int,
+        history_length: int,
+        with_known: bool = False,
+        weighted: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._item = torch.from_numpy(log.item)
+        self._start = torch.from_numpy(log.indptr)
+        self._weight = None
+        if weighted:
+            if log.weight is None:
+                raise ModelError("weighted training needs data.weight: the column of the weights")
+            self._weight = torch.from_numpy(log.weight)
+        self._with_known = with_known
+        self._device = device
+        self.batch_size = batch_size
+        self.history_length = history_length
+        events = self._start.diff()
+        self._users = (events > 1).nonzero().squeeze(1)
+        self._followed = events[self._users] - 1
+        if not len(self._users):
+            raise ModelError("no user has two training events: there is no sequence to learn from")
+
+    @property
+    def positives(self) -> int:
+        """How many positives an epoch has."""
+        return int(self._followed.sum())
+
+    def __len__(self) -> int:
+        """About how many batches an epoch has: how histories are cut changes it a little."""
+        return max(1, round(self.positives / self.batch_size))
+
+    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield each positive once, in an order drawn from `generator`."""
+        owner, cut = self._cut(generator)
+        noise = torch.rand(len(owner), generator=generator)
+        order = torch.argsort((1 + JITTER * cut.length) * noise + cut.length, descending=True)
+        groups = _grouped(cut.length[order], self.batch_size)
+        for group in torch.randperm(len(groups) - 1, generator=generator).tolist():
+            chosen = order[groups[group] : groups[group + 1]]
+            yield self._gather(owner[chosen], _Windows(*(part[chosen] for part in cut)))
+
+    def _cut(self, generator: torch.Generator) -> tuple[Tensor, _Windows]:
+        """Cut each history; return the user row of each window [W], and the windows."""
+        size, followed = self.history_length, self._followed
+        phase = (torch.rand(len(followed), generator=generator) * size).long() + 1
+        first = torch.where(followed > size, phase, followed)  # positives of the oldest piece
+        pieces = 1 + (followed - first + size - 1) // size
+        user = torch.repeat_interleave(torch.arange(len(pieces)), pieces)
+        place = torch.arange(len(user)) - (pieces.cumsum(0) - pieces)[user]
+        end = torch.minimum(first[user] + place * size, followed[user])
+        start = torch.where(place == 0, 0, first[user] + (place - 1) * size)
+        begin = (end - size).clamp(min=0)
+        log_start = self._start[self._users[user]]
+        cut = _Windows(log_start + begin, end - begin, end - start)
+        return self._users[user], cut
+
+    def _gather(self, users: Tensor, cut: _Windows) -> Batch:
+        """Return the batch of some windows; users: [W] rows."""
+        history = windows(self._item, cut.begin, cut.length)
+        places = torch.arange(len(history.values))
+        owner = history.owners()
+        place = places[places >= (history.offsets[1:] - cut.fresh)[owner]]
+        owner = owner[place]
+        event = (cut.begin - history.offsets[:-1])[owner] + place + 1
+        rows = users[owner]
+        known = None
+        if self._with_known:
+            begin = self._start[rows]
+            known = windows(self._item, begin, self._start[rows + 1] - begin)
+        weight = torch.ones(len(event)) if self._weight is None else self._weight[event]
+        return Batch(
+            users=rows.to(self._device),
+            positive=self._item[event].long().to(self._device),
+            weight=weight.to(self._device),
+            history=Ragged(history.values.long(), history.offsets).to(self._device),
+            known=None
+            if known is None
+            else Ragged(known.values.long(), known.offsets).to(self._device),
+            place=place.to(self._device),
+        )
+
+
+def _grouped(lengths: Tensor, positions: int) -> list[int]:
+    """Bounds of groups of descending lengths, each at most so many positions as a rectangle."""
+    bounds = [0]
+    while bounds[-1] < len(lengths):
+        longest = int(lengths[bounds[-1]])
+        bounds.append(min(bounds[-1] + max(1, positions // longest), len(lengths)))
+    return bounds

@@ -1,0 +1,107 @@
+"""Causal self-attention over a history: a vector after each event, all of them in one pass."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, rms_norm, scaled_dot_product_attention, silu
+
+from shortlist.config import Model
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError
+from shortlist.towers.noise import dropout
+from shortlist.towers.padding import Padded
+
+LONGEST_WAVE = 10_000.0
+"""Of rotary positions: what the slowest pair of coordinates turns through (Su et al. 2021)."""
+
+WIDENING = 2
+"""How many times wider than the vectors the hidden layer of a block is."""
+
+
+class Attention(nn.Module):
+    """SASRec (Kang & McAuley 2018) with the block of today's language models.
+
+    Root-mean-square norms before each half of a block, rotary positions, a gated hidden layer
+    (SwiGLU, Shazeer 2020), and no bias anywhere. What is read are the directions of the item
+    embeddings, so that their lengths, which a cosine does not train, say nothing.
+    """
+
+    causal = True
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        heads = shape.history_heads
+        if shape.dim % (2 * heads):
+            raise ModelError(
+                f"model.dim = {shape.dim} must be a multiple of twice model.history_heads = {heads}"
+            )
+        self.width = shape.dim
+        self.length = shape.history_length
+        self.event_dropout = shape.history_dropout
+        self.dropout = shape.dropout
+        self.blocks = nn.ModuleList(
+            _Block(shape.dim, heads, shape.dropout, shape.history_layers)
+            for _ in range(shape.history_layers)
+        )
+        self.norm = nn.Parameter(torch.ones(shape.dim))
+        half = shape.dim // heads // 2
+        slowness = LONGEST_WAVE ** (-torch.arange(half) / half)
+        angle = torch.arange(self.length)[:, None] * slowness  # [L, half]
+        self.register_buffer("turn", torch.stack([angle.cos(), angle.sin()]), persistent=False)
+        self.turn: Tensor
+
+    def forward(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return the vector after each event, [total, D]; it has seen no later event.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero. Lists are at most `length` long.
+        """
+        padded = Padded.of(history)
+        read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
+        if self.training and self.event_dropout > 0:
+            read = read * (torch.rand(len(read), 1, device=read.device) >= self.event_dropout)
+        hidden = padded.spread(dropout(read, self.dropout, self.training))
+        for block in self.blocks:
+            hidden = block(hidden, self.turn[:, : hidden.shape[1]])
+        return rms_norm(padded.gather(hidden), (self.width,), self.norm)
+
+
+class _Block(nn.Module):
+    """Attention, then a gated perceptron; each adds to what it was given."""
+
+    def __init__(self, dim: int, heads: int, share: float, depth: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = share
+        hidden = WIDENING * dim
+        self.attention_norm = nn.Parameter(torch.ones(dim))
+        self.look = nn.Linear(dim, 3 * dim, bias=False)
+        self.found = nn.Linear(dim, dim, bias=False)
+        self.hidden_norm = nn.Parameter(torch.ones(dim))
+        self.widen = nn.Linear(dim, 2 * hidden, bias=False)
+        self.narrow = nn.Linear(hidden, dim, bias=False)
+        for layer in (self.look, self.widen):
+            nn.init.normal_(layer.weight, std=0.7 / math.sqrt(dim))
+        for layer in (self.found, self.narrow):  # quiet, so that a block begins as nearly nothing
+            nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * depth))
+
+    def forward(self, hidden: Tensor, turn: Tensor) -> Tensor:
+        """Return [B, L, D] for [B, L, D]; turn: [2, L, dim / heads / 2]."""
+        rows, length, dim = hidden.shape
+        looked = self.look(rms_norm(hidden, (dim,), self.attention_norm))
+        query, key, value = looked.view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        # Padding stands after the events, so that causality alone keeps it out of every sum.
+        seen = scaled_dot_product_attention(
+            _turned(query, turn), _turned(key, turn), value, is_causal=True
+        )
+        seen = self.found(seen.transpose(1, 2).reshape(rows, length, dim))
+        hidden = hidden + dropout(seen, self.dropout, self.training)
+        gate, content = self.widen(rms_norm(hidden, (dim,), self.hidden_norm)).chunk(2, dim=-1)
+        return hidden + dropout(self.narrow(silu(gate) * content), self.dropout, self.training)
+
+
+def _turned(vectors: Tensor, turn: Tensor) -> Tensor:
+    """Rotary positions: each pair of coordinates [B, heads, L, d] turned by its place."""
+    cosine, sine = turn
+    first, second = vectors.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

@@ -1,0 +1,98 @@
+"""Softmax over a shared pool in blocks of rows: the gradient is made in the same pass.
+
+A batch of B rows against a pool of M items has B x M scores. They are needed a block at a time:
+what is kept is a gradient of the size of the vectors. Like the losses of today's language models
+(Wijmans et al. 2024, cut cross-entropy), but without a second pass: the row weights are known, so
+the gradient can be made at once.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from shortlist.sampling.base import Dropped
+
+BLOCK_SCORES = 2**20
+"""How many scores are held at a time, unless that were fewer than LEAST_ROWS rows."""
+
+LEAST_ROWS = 64
+
+LOWEST = -80.0
+"""Scores so far below the best of their row count as this far: e^-80, which keeps exp() fast."""
+
+
+def softmax_mean(
+    queries: Tensor,
+    pool: Tensor,
+    positive: Tensor,
+    offset: Tensor,
+    dropped: Dropped,
+    weight: Tensor,
+    *,
+    bfloat16: bool = False,
+) -> Tensor:
+    """Return the weighted mean of log(1 + sum_j exp(q_i t_j + offset_j) / exp(positive_i)).
+
+    queries: [B, D], scaled by 1/temperature; pool: [M, D]; positive: [B] logits; offset: [M], no
+    gradient; dropped: slots left out of the sum; weight: [B]. bfloat16: multiply in half the
+    bits; sums, exponentials and what is returned stay float32.
+    """
+    mean: Tensor = _SoftmaxMean.apply(queries, pool, positive, offset, dropped, weight, bfloat16)  # type: ignore[no-untyped-call]
+    return mean
+
+
+class _SoftmaxMean(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        pool: Tensor,
+        positive: Tensor,
+        offset: Tensor,
+        dropped: Dropped,
+        weight: Tensor,
+        bfloat16: bool,
+    ) -> Tensor:
+        size = max(LEAST_ROWS, BLOCK_SCORES // max(len(pool), 1))
+        kind = torch.bfloat16 if bfloat16 else queries.dtype
+        items = pool.to(kind)
+        across = items.T.contiguous()
+        share = weight / weight.sum()
+        to_queries, to_pool = torch.empty_like(queries), torch.zeros_like(pool)
+        to_positive, losses = torch.empty_like(positive), torch.empty_like(positive)
+        plain = not bool(offset.any())
+        bounds = torch.searchsorted(
+            dropped.rows, torch.arange(0, len(queries) + size, size, device=queries.device)
+        ).tolist()
+        for number, begin in enumerate(range(0, len(queries), size)):
+            rows = slice(begin, begin + size)
+            block = queries[rows].to(kind)
+            scores = (block @ across).to(queries.dtype)
+            if not plain:
+                scores += offset
+            out = slice(bounds[number], bounds[number + 1])
+            where = (dropped.rows[out] - begin, dropped.columns[out])
+            scores[where] = -math.inf
+            best = scores.amax(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
+            scores.sub_(best).clamp_(min=LOWEST).exp_()
+            scores[where] = 0.0
+            total = scores.sum(dim=1)
+            gap = total.log() + best.squeeze(1) - positive[rows]
+            losses[rows] = softplus(gap)
+            slope = share[rows] * gap.sigmoid()
+            to_positive[rows] = -slope
+            pull = (slope / total.clamp(min=torch.finfo(total.dtype).tiny)).unsqueeze(1)
+            parts = scores.to(kind)
+            to_queries[rows] = (parts @ items).to(queries.dtype) * pull
+            to_pool += (parts.T @ (block * pull).to(kind)).to(pool.dtype)
+        ctx.save_for_backward(to_queries, to_pool, to_positive)
+        return (losses * share).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = upstream
+        to_queries, to_pool, to_positive = ctx.saved_tensors
+        return to_queries * slope, to_pool * slope, to_positive * slope, None, None, None, None

@@ -1,0 +1,128 @@
+"""The attention tower: what it has seen, and what must not change its vectors."""
+
+import math
+
+import pytest
+import torch
+
+from shortlist.config import Model
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError
+from shortlist.towers.attention import Attention
+from shortlist.towers.noise import dropout
+from shortlist.towers.padding import Padded
+
+
+def ragged(*lists):
+    flat = torch.tensor([i for items in lists for i in items], dtype=torch.int64)
+    sizes = torch.tensor([0, *(len(items) for items in lists)])
+    return Ragged(flat, sizes.cumsum(0))
+
+
+@pytest.fixture
+def tower():
+    torch.manual_seed(0)
+    built = Attention(Model(dim=16, history_length=8)).eval()
+    for block in built.blocks:  # loud enough that what a block adds is seen
+        torch.nn.init.normal_(block.found.weight, std=0.3)
+        torch.nn.init.normal_(block.narrow.weight, std=0.3)
+    return built
+
+
+@pytest.fixture
+def table():
+    torch.manual_seed(1)
+    table = torch.randn(20, 16)
+    table[0] = 0
+    return table
+
+
+def test_a_vector_has_seen_no_later_event(tower, table):
+    whole = tower(ragged([3, 5, 7, 9]), table)
+    for length in range(1, 5):
+        part = tower(ragged([3, 5, 7, 9][:length]), table)
+        torch.testing.assert_close(part, whole[:length])
+    other = tower(ragged([3, 5, 7, 2]), table)
+    torch.testing.assert_close(other[:3], whole[:3])
+    assert (other[3] - whole[3]).abs().max() > 0.01
+
+
+def test_padding_and_neighbours_change_nothing(tower, table):
+    alone = tower(ragged([3, 5]), table)
+    beside = tower(ragged([1, 2, 3, 4, 5, 6, 7, 8], [3, 5], [9]), table)
+    torch.testing.assert_close(beside[8:10], alone)
+
+
+def test_order_counts(tower, table):
+    forth, back = tower(ragged([3, 5, 7]), table), tower(ragged([5, 3, 7]), table)
+    assert (forth[2] - back[2]).abs().max() > 0.01
+
+
+def test_a_vector_depends_on_how_far_apart_events_lie_and_not_on_where_they_begin(tower, table):
+    """Rotary positions are relative: with all else equal, a shift of all places changes nothing."""
+    hidden = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(2))
+    block = tower.blocks[0]
+    early = block(hidden[:, :4], tower.turn[:, :4])
+    late = block(hidden[:, :4], tower.turn[:, 3:7])
+    torch.testing.assert_close(early, late, atol=1e-5, rtol=1e-5)
+
+
+def test_the_lengths_of_item_embeddings_are_not_read(tower, table):
+    torch.testing.assert_close(tower(ragged([3, 5]), table), tower(ragged([3, 5]), table * 7))
+
+
+@torch.no_grad()
+def test_attention_is_softmax_over_the_events_so_far_by_hand(tower, table):
+    """The first block's attention, one head at a time, as the formula says."""
+    block = tower.blocks[0]
+    hidden = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(3))
+    still = torch.stack([torch.ones(3, 4), torch.zeros(3, 4)])  # all places turned by nothing
+    normed = hidden / hidden.square().mean(-1, keepdim=True).sqrt()
+    query, key, value = (normed @ block.look.weight.T).view(3, 3, 2, 8).unbind(1)
+    seen = torch.zeros(3, 2, 8)
+    for head in range(2):
+        for now in range(3):
+            scores = key[: now + 1, head] @ query[now, head] / math.sqrt(8)
+            seen[now, head] = scores.exp() / scores.exp().sum() @ value[: now + 1, head]
+    after = hidden + (seen.reshape(1, 3, 16) @ block.found.weight.T)
+    block.narrow.weight.data.zero_()
+    torch.testing.assert_close(block(hidden, still), after, atol=1e-5, rtol=1e-5)
+
+
+def test_a_width_that_heads_cannot_share_is_refused():
+    with pytest.raises(ModelError, match="history_heads"):
+        Attention(Model(dim=18, history_heads=2))
+
+
+def test_events_are_left_out_in_training_only(table):
+    torch.manual_seed(0)
+    tower = Attention(Model(dim=16, history_length=8, dropout=0.0, history_dropout=0.5))
+    lists = ragged([3, 5, 7, 9])
+    noisy = [tower(lists, table) for _ in range(4)]
+    assert len({tuple(vectors.flatten().tolist()) for vectors in noisy}) > 1
+    tower.eval()
+    assert torch.equal(tower(lists, table), tower(lists, table))
+
+
+def test_what_goes_into_the_rectangle_comes_out_of_it():
+    lists = ragged([1, 2, 3], [], [4])
+    values = torch.arange(8.0).view(4, 2)
+    padded = Padded.of(lists)
+    rectangle = padded.spread(values)
+    assert rectangle.shape == (3, 3, 2)
+    assert torch.equal(rectangle[0], values[:3])
+    assert torch.equal(rectangle[2, 0], values[3])
+    assert rectangle[1].abs().sum() == 0
+    assert torch.equal(padded.gather(rectangle), values)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.001])
+def test_dropout_keeps_the_mean_and_drops_the_share(share):
+    torch.manual_seed(0)
+    values = torch.ones(400_000)
+    left = dropout(values, share, training=True)
+    rounded = max(1, round(share * 256)) / 256
+    assert float((left == 0).float().mean()) == pytest.approx(rounded, abs=0.004)
+    assert float(left.mean()) == pytest.approx(1.0, abs=0.006)
+    assert left.unique().tolist() == pytest.approx([0.0, 1 / (1 - rounded)])
+    assert dropout(values, share, training=False) is values
