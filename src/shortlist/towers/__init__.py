@@ -1,13 +1,10 @@
 """HOW TO VECTORS: towers turn features and histories into vectors that only meet at the score."""
 
-from collections.abc import Callable
-
-from shortlist.config import Model
 from shortlist.towers.attention import Attention
 from shortlist.towers.base import HistoryPooling, SequenceTower
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
-TOWERS: dict[str, Callable[[Model], HistoryPooling | SequenceTower]] = {
+TOWERS: dict[str, type[HistoryPooling] | type[SequenceTower]] = {
     "mean": MeanPooling,
     "recency": RecencyPooling,
     "attention": Attention,

@@ -1,6 +1,7 @@
 """Causal self-attention over a history: a vector after each event, all of them in one pass."""
 
 import math
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Attention(nn.Module):
     embeddings, so that their lengths, which a cosine does not train, say nothing.
     """
 
-    causal = True
+    causal: ClassVar[Literal[True]] = True
 
     def __init__(self, shape: Model) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from shortlist.config import Model
 from shortlist.data.features import Features
 from shortlist.data.ragged import Ragged
 
@@ -24,6 +25,8 @@ class HistoryPooling(Protocol):
     causal: ClassVar[Literal[False]]
     segments: int
 
+    def __init__(self, shape: Model) -> None: ...
+
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
         """Return [B, K, D]; an empty history gives zeros.
 
@@ -36,6 +39,8 @@ class SequenceTower(Protocol):
     """Gives the vector of a user after each event, so that one pass trains on all of a history."""
 
     causal: ClassVar[Literal[True]]
+
+    def __init__(self, shape: Model) -> None: ...
 
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
         """Return [total, D], a vector for each value of `history`, which has seen no later one.

@@ -1,5 +1,7 @@
 """Pooled histories: the items a user met, summed by how long ago they were met."""
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
@@ -18,7 +20,7 @@ class RecencyPooling(nn.Module):
     would fade as tastes spread. In training a share `history_dropout` of the events is left out.
     """
 
-    causal = False
+    causal: ClassVar[Literal[False]] = False
 
     def __init__(self, shape: Model) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """From vectors to a loss: the one place where similarity, τ, correction and masks are ordered."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class Objective(nn.Module):
         A softmax over one pool for all rows is computed in blocks, without the scores of all rows
         at once; bfloat16 then halves the bits that are multiplied.
         """
-        wanted = {
+        wanted: dict[str, Any] = {
             "positive_ids": positive_ids,
             "negatives": negatives,
             "positive_log_q": positive_log_q,
@@ -108,7 +109,8 @@ class Objective(nn.Module):
         }
         if type(self.loss) is SoftmaxLoss and queries.dim() == 2 and pool.dim() == 2:
             return self._softmax_mean(queries, positives, pool, weight, bfloat16, **wanted)
-        return (self(queries, positives, pool, **wanted) * weight).sum() / weight.sum()
+        costs: Tensor = self(queries, positives, pool, **wanted)
+        return (costs * weight).sum() / weight.sum()
 
     def forward(
         self,

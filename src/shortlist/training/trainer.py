@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,9 @@ class Trainer:
         self._hard = hard
         self._training = training
         self._generator = torch.Generator().manual_seed(training.seed)
-        groups = [{"params": list(model.parameters()), "weight_decay": training.weight_decay}]
+        groups: list[dict[str, Any]] = [
+            {"params": list(model.parameters()), "weight_decay": training.weight_decay}
+        ]
         learned = list(objective.parameters())  # a temperature or bias must not decay
         if hard is not None:  # the temperature is the same one
             learned = list(dict.fromkeys([*learned, *hard.parameters()]))
@@ -142,8 +144,8 @@ class Trainer:
                 if drawn is not None
                 else self._hard.choose(batch, queries, positives, pool, pooled)
             )
-            rows = self._hard.loss(batch, queries, positives, hard, vectors, positive_log_q)
-            loss = loss + (rows * batch.weight).sum() / batch.weight.sum()
+            costs = self._hard.loss(batch, queries, positives, hard, vectors, positive_log_q)
+            loss = loss + (costs * batch.weight).sum() / batch.weight.sum()
         return loss
 
     def _encoded(self, rows: list[Tensor]) -> list[Tensor]:
