@@ -104,3 +104,14 @@ def test_a_log_without_a_sequence_is_refused():
         SequenceBatches(log_of(1, 1), batch_size=8, history_length=5)
     with pytest.raises(ModelError, match=r"data\.weight"):
         SequenceBatches(log_of(2), batch_size=8, history_length=5, weighted=True)
+
+
+def test_users_meet_others_in_each_epoch():
+    """Of 400 histories of one length, the two first ones share a batch of 8 now and then only."""
+    batches = SequenceBatches(log_of(*[3] * 400), batch_size=16, history_length=5)
+    together = 0
+    for seed in range(50):
+        for batch in epoch(batches, seed):
+            users = set(batch.users.tolist())
+            together += {1, 2} <= users
+    assert together < 10

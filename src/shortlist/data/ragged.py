@@ -1,5 +1,6 @@
 """Lists of different lengths as two flat tensors (CSR): histories, seen items, features."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,27 @@ def windows(values: Tensor, start: Tensor, length: Tensor) -> Ragged:
     total = int(offsets[-1])
     shift = torch.repeat_interleave(start - offsets[:-1], length, output_size=total)
     return Ragged(values[torch.arange(total, device=start.device) + shift], offsets)
+
+
+def taken(lists: Ragged, which: Tensor) -> Ragged:
+    """The lists of these numbers, in their order, [n] int64."""
+    return windows(lists.values, lists.offsets[which], lists.lengths[which])
+
+
+def like_lengths(lengths: Tensor, positions: int) -> list[Tensor]:
+    """Numbers of lists in groups of like length, the longest first, each number once.
+
+    A group, padded to its longest list, has at most so many positions (or is one list).
+
+    >>> like_lengths(torch.tensor([2, 9, 3, 8]), positions=18)
+    [tensor([1, 3]), tensor([2, 0])]
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    sizes = lengths[order].clamp(min=1).tolist()
+    bounds = [0]
+    while bounds[-1] < len(sizes):
+        bounds.append(min(bounds[-1] + max(1, positions // sizes[bounds[-1]]), len(sizes)))
+    return [order[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 def keep(lists: Ragged, mask: Tensor) -> Ragged:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch
 from shortlist.data.interactions import Interactions
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Ragged, like_lengths, windows
 from shortlist.errors import ModelError
 
 JITTER = 0.1
@@ -76,11 +76,12 @@ class SequenceBatches:
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each positive once, in an order drawn from `generator`."""
         owner, cut = self._cut(generator)
+        mixed = torch.randperm(len(owner), generator=generator)
         noise = torch.rand(len(owner), generator=generator)
-        order = torch.argsort((1 + JITTER * cut.length) * noise + cut.length, descending=True)
-        groups = _grouped(cut.length[order], self.batch_size)
-        for group in torch.randperm(len(groups) - 1, generator=generator).tolist():
-            chosen = order[groups[group] : groups[group + 1]]
+        length = cut.length[mixed]
+        groups = like_lengths((length + JITTER * length * noise).ceil().long(), self.batch_size)
+        for group in torch.randperm(len(groups), generator=generator).tolist():
+            chosen = mixed[groups[group]]
             yield self._gather(owner[chosen], _Windows(*(part[chosen] for part in cut)))
 
     def _cut(self, generator: torch.Generator) -> tuple[Tensor, _Windows]:
@@ -122,12 +123,3 @@ class SequenceBatches:
             else Ragged(known.values.long(), known.offsets).to(self._device),
             place=place.to(self._device),
         )
-
-
-def _grouped(lengths: Tensor, positions: int) -> list[int]:
-    """Bounds of groups of descending lengths, each at most so many positions as a rectangle."""
-    bounds = [0]
-    while bounds[-1] < len(lengths):
-        longest = int(lengths[bounds[-1]])
-        bounds.append(min(bounds[-1] + max(1, positions // longest), len(lengths)))
-    return bounds

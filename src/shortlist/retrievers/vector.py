@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import Fit, Split, TrainingData
-from shortlist.data.ragged import Ragged, keep, windows
+from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
 from shortlist.data.sequences import SequenceBatches
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError, QueryError
@@ -38,6 +38,9 @@ from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
 from shortlist.training.trainer import Encoders, Trainer
+
+POSITIONS = 32_768
+"""How many positions of histories, padding included, a sequence tower reads at a time."""
 
 UNUSED = {
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -213,9 +216,17 @@ class TwoTower(Learner):
         history = self._trained(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         latest = windows(history.values, history.offsets[1:] - length, length)
+        if not self.towers.query.causal:
+            return self._encode(block.users, latest)
+        groups = like_lengths(latest.lengths, POSITIONS)
+        parts = [self._encode(block.users[group], taken(latest, group)) for group in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort()]
+
+    def _encode(self, users: Tensor, history: Ragged) -> Tensor:
+        """Encode users [B] with the histories their tower reads."""
         with torch.no_grad():
-            features = self._user_table.take(block.users.to(self.device))
-            return self.towers.encode_queries(features, latest.to(self.device)).cpu()
+            features = self._user_table.take(users.to(self.device))
+            return self.towers.encode_queries(features, history.to(self.device)).cpu()
 
     def _trained(self, history: Ragged) -> Ragged:
         """Leave out items without an id embedding: unknown ones, and those never trained on."""

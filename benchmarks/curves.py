@@ -1,0 +1,139 @@
+"""Quality against minutes: what each recipe's validation figure is after so much CPU time.
+
+    python benchmarks/curves.py recipes/*.toml --seeds 3 --plot docs/images/curves.png
+
+One JSON line a recipe and seed in --out: the curve, the test figures of the kept epoch, CPU seconds
+and peak memory. A line that is there is not made again; --plot draws all of them. Where a recipe
+refits on train and validation rows, the figures before and after stand beside each other.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shortlist.config import load_recipe
+from shortlist.pipeline import build, load_split, measure
+
+
+class Recorder:
+    """A progress that keeps when each figure was known, in CPU seconds of the process."""
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, float]] = []
+        self._begun = time.process_time()
+
+    def start(self, epoch: int, epochs: int, positives: int) -> None:
+        """Nothing to keep."""
+
+    def advance(self, positives: int) -> None:
+        """Nothing to keep."""
+
+    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:
+        """Keep the figure, and say it."""
+        seconds = round(time.process_time() - self._begun, 1)
+        self.points.append({"epoch": epoch, "cpu_seconds": seconds, "loss": loss, "score": score})
+        print(f"  epoch {epoch:3d}  {seconds:7.0f} s  {monitor} {score:.4f}", file=sys.stderr)
+
+
+def run(path: Path, seed: int) -> dict[str, Any]:
+    """Train a recipe with a seed; return its curve and figures."""
+    recipe = load_recipe(path)
+    recipe = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"seed": seed})}
+    )
+    split = load_split(recipe)
+    recorder = Recorder()
+    begun = time.process_time()
+    retriever = build(recipe)
+    retriever.fit(split, progress=recorder)
+    line = {
+        "recipe": path.stem,
+        "seed": seed,
+        "commit": commit(),
+        "monitor": recipe.training.monitor,
+        "points": recorder.points,
+        "metrics": means(measure(retriever, recipe)),
+        "cpu_seconds": round(time.process_time() - begun, 1),
+    }
+    if recipe.training.refit == "train+validation":
+        retriever.refit(split, "train+validation")
+        line["refitted"] = means(measure(retriever, recipe))
+        line["refitted_cpu_seconds"] = round(time.process_time() - begun, 1)
+    line["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return line
+
+
+def means(report: Any) -> dict[str, float]:
+    return {name: figure["mean"] for name, figure in report.to_dict()["metrics"].items()}
+
+
+def commit() -> str:
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw validation figure against CPU minutes, a panel a monitored figure."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    monitors = sorted({line["monitor"] for line in lines})
+    figure = Figure(figsize=(6 * len(monitors), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(monitors), squeeze=False)[0]
+    for axes, monitor in zip(panels, monitors, strict=True):
+        shown: dict[str, Any] = {}
+        for line in lines:
+            if line["monitor"] != monitor or not line["points"]:
+                continue
+            minutes = [point["cpu_seconds"] / 60 for point in line["points"]]
+            scores = [point["score"] for point in line["points"]]
+            name = line["recipe"]
+            label = None if name in shown else name
+            (drawn,) = axes.plot(minutes, scores, color=shown.get(name), label=label, linewidth=1.2)
+            shown[name] = drawn.get_color()
+        axes.set_xlabel("CPU minutes, validation included")
+        axes.set_ylabel(f"{monitor} on the validation rows")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", nargs="*", type=Path)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/curves.jsonl"))
+    parser.add_argument("--plot", type=Path, help="draw all lines of --out into this picture")
+    arguments = parser.parse_args()
+    lines = (
+        [json.loads(x) for x in arguments.out.read_text().splitlines()]
+        if (arguments.out.exists())
+        else []
+    )
+    done = {(line["recipe"], line["seed"]) for line in lines}
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        for path in arguments.recipes:
+            if (path.stem, seed) in done:
+                continue
+            print(f"{path.stem}, seed {seed}", file=sys.stderr)
+            line = run(path, seed)
+            lines.append(line)
+            with arguments.out.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+    if arguments.plot:
+        plot(lines, arguments.plot)
+    for line in lines:
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in line["metrics"].items())
+        print(f"{line['recipe']:24} seed {line['seed']}  {line['cpu_seconds']:7.0f} s  {figures}")
+
+
+if __name__ == "__main__":
+    main()
