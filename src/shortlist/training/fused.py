@@ -18,7 +18,7 @@ from shortlist.sampling.base import Dropped
 BLOCK_SCORES = 2**20
 """How many scores are held at a time, unless that were fewer than LEAST_ROWS rows."""
 
-LEAST_ROWS = 64
+LEAST_ROWS = 32
 
 LOWEST = -115.0
 """Powers of two so far below the best of their row count as this far: smaller ones are slow."""
@@ -62,7 +62,6 @@ class _SoftmaxMean(torch.autograd.Function):
         size = max(LEAST_ROWS, BLOCK_SCORES // max(len(pool), 1))
         kind = torch.bfloat16 if bfloat16 else queries.dtype
         items = pool.to(kind)
-        across = items.T.contiguous()
         share = weight / weight.sum()
         to_queries, to_pool = torch.empty_like(queries), torch.zeros_like(pool)
         to_positive, losses = torch.empty_like(positive), torch.empty_like(positive)
@@ -73,7 +72,7 @@ class _SoftmaxMean(torch.autograd.Function):
         for number, begin in enumerate(range(0, len(queries), size)):
             rows = slice(begin, begin + size)
             block = queries[rows]
-            scores = ((block * LOG2_E).to(kind) @ across).to(queries.dtype)
+            scores = ((block * LOG2_E).to(kind) @ items.T).to(queries.dtype)
             if shift is not None:
                 scores += shift
             out = slice(bounds[number], bounds[number + 1])
@@ -90,7 +89,10 @@ class _SoftmaxMean(torch.autograd.Function):
             pull = (slope / total.clamp(min=torch.finfo(total.dtype).tiny)).unsqueeze(1)
             parts = scores.to(kind)
             to_queries[rows] = (parts @ items).to(queries.dtype) * pull
-            to_pool += (parts.T @ (block * pull).to(kind)).to(pool.dtype)
+            if kind == pool.dtype:
+                to_pool.addmm_(parts.T, block * pull)
+            else:
+                to_pool += parts.T @ (block * pull).to(kind)
         ctx.save_for_backward(to_queries, to_pool, to_positive)
         return (losses * share).sum()
 
