@@ -115,12 +115,13 @@ class TwoTower(Learner):
             )
         self.set_items(rows, vectors)
 
-    def set_items(self, rows: Tensor, vectors: Tensor) -> None:
-        """Search these item vectors [N, D] from now on; rows [N] int64."""
+    def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
         self.item_rows, self.item_vectors = rows, vectors
-        keys = torch.from_numpy(self.data.items.tie_keys)[rows]
-        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
-        self.index.build(rows, vectors, keys)
+        if index is None:
+            keys = torch.from_numpy(self.data.items.tie_keys)[rows]
+            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
+        self.index: VectorIndex = index
 
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
