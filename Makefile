@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants page extras format clean
+.PHONY: help setup demo test check mutants page extras soak fuzz format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -14,6 +14,8 @@ help:
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
 	@echo "make extras  the tests of the Annoy and Milvus indexes, which need their packages (a compiler)"
+	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
+	@echo "make fuzz    ask the service what a machine thinks of, 10,000 requests and more"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -59,6 +61,12 @@ page: .venv/.setup
 extras: .venv/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus]"
 	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py $(ARGS)
+
+soak: .venv/.setup
+	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)
+
+fuzz: .venv/.setup
+	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-400} $(BIN)/python -m pytest tests/serving/test_fuzz.py $(ARGS)
 
 format: .venv/.setup
 	$(BIN)/ruff check --fix .
