@@ -34,6 +34,7 @@ DOORS = {
     "faiss": "index/faiss.py",
     "annoy": "index/annoy.py",
     "pymilvus": "index/milvus.py",
+    "scann": "index/scann.py",
     "matplotlib": "evaluation/index_recall.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",
