@@ -129,6 +129,17 @@ def blend_bundle(blended, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def say(pytestconfig):
+    """Writes a line that is seen although the test passes."""
+
+    def line(text: str) -> None:
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return line
+
+
+@pytest.fixture(scope="session")
 def open_app():
     """Opens an application over a path: what is served is loaded, and closed at the end."""
     opened = []

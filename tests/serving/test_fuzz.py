@@ -53,10 +53,10 @@ class Counted:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _count(request):
+def _count(say):
     yield
     if EXAMPLES > FEW:
-        request.config.get_terminal_writer().line(f"\n{Counted.asked:,} generated requests")
+        say(f"{Counted.asked:,} generated requests")
 
 
 @pytest.fixture(scope="module")

@@ -191,13 +191,13 @@ def soak(path, seconds, leaks):
 
 @pytest.mark.skipif(not SECONDS, reason="for minutes: make soak")
 @pytest.mark.parametrize("leaks", [False, True], ids=["as it is", "with a leak"])
-def test_the_memory_of_a_service_under_load_does_not_grow(bundle, tmp_path, request, leaks):
+def test_the_memory_of_a_service_under_load_does_not_grow(bundle, tmp_path, say, leaks):
     path = tmp_path / "bundle"
     found = verify(bundle)
     publish(path, {name: found.read(name) for name in found.files}, found.fields)
     memory, requests, samples = soak(path, min(SECONDS, 60) if leaks else SECONDS, leaks)
-    request.config.get_terminal_writer().line(
-        f"\n{samples[-1][0]:,} requests; resident {samples[0][1] / 1e6:.0f} MB at first, "
+    say(
+        f"{samples[-1][0]:,} requests; resident {samples[0][1] / 1e6:.0f} MB at first, "
         f"{samples[-1][1] / 1e6:.0f} MB at last; {memory / 1e6:+.1f} MB over the "
         f"{requests:,.0f} requests between the middle third and the end"
     )
