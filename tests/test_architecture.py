@@ -35,6 +35,8 @@ DOORS = {
     "annoy": "index/annoy.py",
     "pymilvus": "index/milvus.py",
     "scann": "index/scann.py",
+    "onnx": "serving/onnx_encoder.py",
+    "onnxruntime": "serving/onnx_encoder.py",
     "matplotlib": "evaluation/index_recall.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",

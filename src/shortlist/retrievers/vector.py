@@ -1,6 +1,6 @@
 """Towers and an index as one channel: train, place the items, answer queries."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -105,6 +105,20 @@ class TwoTower(Learner):
             blocks.append(self._encode_block(block))
         return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
 
+    def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
+        """Let something else encode blocks of at most `most` queries, as `encode_block` does."""
+        self._encoder, self._most_encoded = encode, most
+
+    def encode_block(self, block: RowQueries) -> Tensor:
+        """Encode queries as training did, [B, D]: trained items only, the latest ones."""
+        self.towers.eval()
+        history = self._trained(block.history)
+        length = torch.clamp(history.lengths, max=self.model_section.history_length)
+        latest = windows(history.values, history.offsets[1:] - length, length)
+        with torch.no_grad():
+            features = self._user_table.take(block.users.to(self.device))
+            return self.towers.encode_queries(features, latest.to(self.device)).cpu()
+
     def place_items(self) -> None:
         """Encode every candidate item and build the index."""
         rows = torch.from_numpy(self.data.candidates(with_features=self.towers.reads_item_features))
@@ -126,6 +140,8 @@ class TwoTower(Learner):
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
         self.data = data
+        self._encoder: Callable[[RowQueries], Tensor] | None = None
+        self._most_encoded = 0
         self._user_table = data.user_features.to(self.device)
         self._item_table = data.item_features.to(self.device)
         history = self.model_section.history
@@ -213,14 +229,9 @@ class TwoTower(Learner):
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
 
     def _encode_block(self, block: RowQueries) -> Tensor:
-        """Encode queries as training did: trained items only, the latest ones."""
-        self.towers.eval()
-        history = self._trained(block.history)
-        length = torch.clamp(history.lengths, max=self.model_section.history_length)
-        latest = windows(history.values, history.offsets[1:] - length, length)
-        with torch.no_grad():
-            features = self._user_table.take(block.users.to(self.device))
-            return self.towers.encode_queries(features, latest.to(self.device)).cpu()
+        if self._encoder is not None and len(block.users) <= self._most_encoded:
+            return self._encoder(block)
+        return self.encode_block(block)
 
     def _trained(self, history: Ragged) -> Ragged:
         """Leave out items without an id embedding: unknown ones, and those never trained on."""

@@ -20,6 +20,7 @@ from shortlist.bundle.store import MANIFEST, SEAL
 from shortlist.errors import BundleError, ShortlistError
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
+from shortlist.serving.onnx_encoder import use_onnx
 from shortlist.serving.served import Served, self_test
 
 logger = logging.getLogger("shortlist.serving")
@@ -142,7 +143,9 @@ class Watch:
 
     def _take(self, path: Path, seal: str) -> bool:
         try:
-            served = Served(self._read(path), path, time.time())
+            bundle = self._read(path)
+            use_onnx(bundle.retriever)
+            served = Served(bundle, path, time.time())
             self_test(served)
         except ShortlistError as error:
             self._refuse(path, seal, str(error).replace(str(path), path.name))
