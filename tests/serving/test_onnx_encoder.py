@@ -68,7 +68,7 @@ def test_answers_are_those_of_torch_and_large_blocks_stay_with_it(retriever, fit
 
     retriever.use_query_encoder(counted, MOST_QUERIES)
     users = fitted.data.users.ids
-    for part in (users[:1], users[1 : 1 + MOST_QUERIES], users):
+    for part in (users[:0], users[:1], users[1 : 1 + MOST_QUERIES], users):
         found, wanted = retriever.recommend(part, 20), fitted.recommend(part, 20)
         assert found.ids == wanted.ids
         torch.testing.assert_close(torch.tensor(found.scores), torch.tensor(wanted.scores))

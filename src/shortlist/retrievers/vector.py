@@ -106,7 +106,7 @@ class TwoTower(Learner):
         return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
 
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
-        """Let something else encode blocks of at most `most` queries, as `encode_block` does."""
+        """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
         self._encoder, self._most_encoded = encode, most
 
     def encode_block(self, block: RowQueries) -> Tensor:
@@ -229,7 +229,7 @@ class TwoTower(Learner):
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
 
     def _encode_block(self, block: RowQueries) -> Tensor:
-        if self._encoder is not None and len(block.users) <= self._most_encoded:
+        if self._encoder is not None and 0 < len(block.users) <= self._most_encoded:
             return self._encoder(block)
         return self.encode_block(block)
 
