@@ -121,7 +121,8 @@ def _loses(column: pl.Series, dtype: pl.DataType) -> bool:
 
 
 def _instance(dtype: Any) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype
+    instance: pl.DataType = dtype() if isinstance(dtype, type) else dtype
+    return instance
 
 
 def rows_of(data: TrainingData, ids: Any) -> np.ndarray[Any, np.dtype[np.int64]]:

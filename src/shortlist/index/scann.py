@@ -1,6 +1,7 @@
 """ScaNN (Guo et al. 2020) as an index: product codes that keep the order of dot products."""
 
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,7 +54,9 @@ class Scann(ApproximateIndex):
         refine: float = 10,
     ) -> None:
         super().__init__(similarity, refine)
-        self.leaves = None if leaves is None else check_range("leaves", leaves, 1, 1_000_000)
+        self.leaves: int | None = (
+            None if leaves is None else check_range("leaves", leaves, 1, 1_000_000)
+        )
         self.searched = check_range("searched", searched, 1e-6, 1.0)
         self._library: Any = None
 
@@ -83,7 +86,7 @@ class Scann(ApproximateIndex):
         """Clusters for so many vectors: no more than ScaNN can find centres for; 1 is none."""
         if self.leaves is None and count < FEWEST_IN_CLUSTERS:
             return 1
-        return min(self.leaves or round(float(count**0.5)), count // 8)
+        return min(self.leaves or math.isqrt(count), count // 8)
 
     def _extend(self, vectors: Floats) -> bool:  # noqa: ARG002
         return False

@@ -60,6 +60,7 @@ class TwoTower(Learner):
     unused: ClassVar[Mapping[str, str]] = UNUSED
 
     towers: TwoTowers
+    _encoder: Callable[[RowQueries], Tensor] | None
 
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k nearest items of each query, what it has met left out.
@@ -140,7 +141,7 @@ class TwoTower(Learner):
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
         self.data = data
-        self._encoder: Callable[[RowQueries], Tensor] | None = None
+        self._encoder = None
         self._most_encoded = 0
         self._user_table = data.user_features.to(self.device)
         self._item_table = data.item_features.to(self.device)

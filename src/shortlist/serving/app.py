@@ -157,7 +157,8 @@ class App:
             for name, token in (("read", settings.token), ("admin", settings.admin_token))
         }
         models = {asks: question.model for asks, question in self.service.questions.items()}
-        self._items_request = models[ItemsRequest] = limited(ItemsRequest, settings.limits)
+        self._items_request = limited(ItemsRequest, settings.limits)
+        models[ItemsRequest] = self._items_request
         self.openapi = document(ROUTES, models, version("shortlist"))
         self.api = _api(self)
 

@@ -67,7 +67,7 @@ class OnnxEncoder:
     """
 
     def __init__(self, retriever: TwoTower) -> None:
-        tower = retriever.towers.query
+        tower: Any = retriever.towers.query
         self._trained = retriever.data.items.trained
         self._history = tower.history
         self._width = tower.dim
