@@ -57,7 +57,7 @@ class Scann(ApproximateIndex):
         self.leaves: int | None = (
             None if leaves is None else check_range("leaves", leaves, 1, 1_000_000)
         )
-        self.searched = check_range("searched", searched, 1e-6, 1.0)
+        self.searched: float = check_range("searched", searched, 1e-6, 1.0)
         self._library: Any = None
 
     def settings(self) -> dict[str, Setting]:
