@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants page extras format clean
+.PHONY: help setup demo test check mutants page extras milvus-server soak fuzz format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -13,7 +13,10 @@ help:
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
-	@echo "make extras  the tests of the Annoy and Milvus indexes, which need their packages (a compiler)"
+	@echo "make extras  the tests of Annoy, Milvus, ScaNN and ONNX Runtime, which need their packages (a compiler)"
+	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
+	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
+	@echo "make fuzz    ask the service what a machine thinks of, 10,000 requests and more"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -57,12 +60,28 @@ page: .venv/.setup
 	$(BIN)/python -m pytest tests/serving/test_page.py $(ARGS)
 
 extras: .venv/.setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus]"
-	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py $(ARGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus,onnx,scann]"
+	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py $(ARGS)
+
+milvus-server: .venv/.setup .venv-milvus/.setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,milvus]"
+	$(BIN)/python tests/index/milvus_server.py .venv-milvus $(ARGS)
+
+# The package is older than the client and wants older companions: it gets an environment of its own.
+.venv-milvus/.setup: | .venv/.setup
+	$(BIN)/python -m venv .venv-milvus
+	.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
+	@touch $@
+
+soak: .venv/.setup
+	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)
+
+fuzz: .venv/.setup
+	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-400} $(BIN)/python -m pytest tests/serving/test_fuzz.py $(ARGS)
 
 format: .venv/.setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-milvus .mypy_cache .ruff_cache .pytest_cache .hypothesis

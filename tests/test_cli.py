@@ -331,6 +331,22 @@ def test_a_fault_of_the_doctor_does_not_cost_the_trained_model(folder, tmp_path,
     assert call("inspect", tmp_path / "b") == 0
 
 
+def test_the_options_of_serve_reach_the_service_and_help_names_them(capsys, bundle, monkeypatch):
+    asked = []
+    monkeypatch.setattr("shortlist.cli.serve", lambda *arguments, **more: asked.append(arguments))
+    options = {"queue": 7, "poll": 0.5, "workers": 3, "connections": 9}
+    times = {"timeout": 4.0, "notice": 0.0, "drain": 2.5}
+    typed = [f"--{name}={value}" for name, value in (options | times).items()]
+    assert call("serve", bundle, *typed) == 0
+    settings = asked[0][3]
+    assert {name: getattr(settings, name) for name in options} == options
+    waits = settings.timeouts
+    assert (waits.answer, waits.notice, waits.drain) == (4.0, 0.0, 2.5)
+    taught = output(capsys, "serve", "--help")
+    assert all(f"--{name}" in taught for name in options | times)
+    assert "poll must be > 0 seconds" in refusal(capsys, "serve", bundle, "--poll=0")
+
+
 def test_an_interrupt_leaves_no_half_bundle(capsys, folder, tmp_path, monkeypatch):
     from shortlist.training import trainer
 

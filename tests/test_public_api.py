@@ -78,6 +78,7 @@ def test_the_tables_hold_these():
         "faiss-hnsw",
         "faiss-ivf",
         "milvus",
+        "scann",
     }
     assert set(RETRIEVERS) == {
         "als",

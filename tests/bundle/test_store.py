@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from shortlist.bundle import store
+from shortlist.bundle.exchange import exchange
 from shortlist.bundle.formats import dump_frame, dump_json, dump_tensors
 from shortlist.bundle.store import FORMAT, MANIFEST, SEAL, publish, verify
 from shortlist.errors import BundleError
@@ -161,10 +163,17 @@ def test_a_writer_that_breaks_off_leaves_no_trace(tmp_path, error, overwrite):
         assert verify(tmp_path / "bundle").id == old
 
 
+@pytest.fixture
+def two_renames(monkeypatch):
+    """A system that cannot exchange directories."""
+    monkeypatch.setattr(store, "exchange", lambda one, other: False)
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_whichever_call_fails_the_old_bundle_stays_and_no_half_one_appears(
-    tmp_path, monkeypatch, overwrite, code
+    tmp_path, monkeypatch, overwrite, code, exchanges
 ):
     directory = tmp_path / "bundle"
     old = small_bundle(directory, age="old") if overwrite else None
@@ -173,6 +182,8 @@ def test_whichever_call_fails_the_old_bundle_stays_and_no_half_one_appears(
     while True:
         disk = FaultyDisk(fails_at=len(refusals) + 1, code=code)
         monkeypatch.setattr(store, "os", disk)
+        if not exchanges:
+            monkeypatch.setattr(store, "exchange", lambda one, other: False)
         try:
             new = publish(directory, files, {"age": "new"}, overwrite=overwrite)
         except BundleError as error:
@@ -213,7 +224,9 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_them_all(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("renames", [1, 2])
-def test_ctrl_c_between_two_renames_puts_the_old_bundle_back(tmp_path, monkeypatch, renames):
+def test_ctrl_c_between_two_renames_puts_the_old_bundle_back(
+    tmp_path, monkeypatch, renames, two_renames
+):
     directory = tmp_path / "bundle"
     old = small_bundle(directory, age="old")
     done = 0
@@ -233,6 +246,46 @@ def test_ctrl_c_between_two_renames_puts_the_old_bundle_back(tmp_path, monkeypat
     monkeypatch.undo()
     assert verify(directory).id == old
     assert names_beside(directory) == ["bundle"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("done", [True, False])
+def test_what_breaks_off_at_the_exchange_puts_the_old_bundle_back(
+    tmp_path, monkeypatch, error, done
+):
+    directory = tmp_path / "bundle"
+    old = small_bundle(directory, age="old")
+
+    def interrupted(one, other):
+        monkeypatch.setattr(store, "exchange", exchange)
+        if done:
+            exchange(one, other)
+        raise error
+
+    monkeypatch.setattr(store, "exchange", interrupted)
+    with pytest.raises((BundleError, KeyboardInterrupt)):
+        publish(directory, CONTENT, {"age": "new"}, overwrite=True)
+    assert verify(directory).id == old
+    assert names_beside(directory) == ["bundle"]
+
+
+def test_without_an_exchange_overwriting_takes_two_renames(tmp_path, two_renames):
+    small_bundle(tmp_path / "bundle", age="old")
+    new = publish(tmp_path / "bundle", CONTENT, {"age": "new"}, overwrite=True)
+    assert verify(tmp_path / "bundle").id == new
+    assert names_beside(tmp_path / "bundle") == ["bundle"]
+
+
+def test_two_paths_change_places_or_stay(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    (one / "file").write_text("of one")
+    other.mkdir()
+    assert exchange(one, other) == sys.platform.startswith("linux")
+    assert (other if sys.platform.startswith("linux") else one).joinpath("file").exists()
+    if sys.platform.startswith("linux"):
+        with pytest.raises(FileNotFoundError):
+            exchange(one, tmp_path / "nowhere")
 
 
 def test_a_folder_left_by_a_killed_publisher_is_no_bundle_and_in_nobodys_way(tmp_path):

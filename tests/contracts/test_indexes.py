@@ -12,7 +12,7 @@ from shortlist.index import INDEXES
 from shortlist.similarity import SIMILARITIES, score
 
 ITEMS, WIDTH = 200, 8
-EXTRAS = {"annoy": "annoy"}  # Tested where they are installed.
+EXTRAS = {"annoy": "annoy", "scann": "scann"}  # Tested where they are installed.
 # Publishing a collection takes a second, so tests/index/test_milvus.py has its own, fewer tests.
 KINDS = [name for name in INDEXES if name != "milvus"]
 

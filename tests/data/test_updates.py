@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from shortlist.data.dataset import Dataset
+from shortlist.data.predicates import allowed_rows, parse
 from shortlist.data.schema import Schema
 from shortlist.data.updates import read_events, with_events
 from shortlist.errors import DataError, ModelError
@@ -83,3 +84,13 @@ def test_features_of_new_users_are_unknown(split):
     for name, column in grown.user_features.columns.items():
         if not hasattr(column, "offsets"):
             assert np.array_equal(column[row].numpy(), column[0].numpy(), equal_nan=True), name
+
+
+def test_a_condition_asked_before_the_events_has_a_place_for_the_new_items(split):
+    data = split.training_data("all")
+    where = parse({"not": {"column": "price", "min": 1_000}})
+    assert len(allowed_rows(data, where)) == len(data.items) + 1
+    user, item = data.users.ids[0], int(data.items.ids.max()) + 1
+    new = events(user=[user], item=[item], time=[1], weight=[1.0])
+    later = with_events(data, new).data
+    assert len(allowed_rows(later, where)) == len(later.items) + 1 == len(data.items) + 2

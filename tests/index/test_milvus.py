@@ -1,13 +1,19 @@
-"""MilvusCollection on the embedded engine: what the contract asks, and how it publishes."""
+"""MilvusCollection: what the contract asks, and how it publishes.
+
+On the embedded engine; `make milvus-server` runs it on a server, which SHORTLIST_MILVUS names.
+"""
+
+import os
 
 import pytest
 import torch
 
 from shortlist.errors import ModelError
 from shortlist.index import ExactIndex
-from shortlist.index.milvus import MilvusCollection, _client
+from shortlist.index.milvus import CONSISTENCIES, MilvusCollection, _client
 
-pytest.importorskip("milvus_lite")
+SERVER = os.environ.get("SHORTLIST_MILVUS")
+pytest.importorskip("pymilvus" if SERVER else "milvus_lite")
 
 
 def world(items=600, users=20, width=8):
@@ -27,7 +33,9 @@ def recall(hits, truth):
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_it_finds_scores_filters_and_forgets_as_every_index_does(similarity):
     ids, vectors, queries = world()
-    index = MilvusCollection(similarity, collection=f"facts_{similarity}").build(ids, vectors)
+    index = MilvusCollection(similarity, uri=SERVER, collection=f"facts_{similarity}").build(
+        ids, vectors
+    )
     exact = ExactIndex(similarity).build(ids, vectors)
     allow = torch.rand(3_000, generator=torch.Generator().manual_seed(3)) < 0.7
     seen = exact.search(queries, 30).ids.reshape(-1), torch.arange(21) * 30
@@ -46,10 +54,10 @@ def test_it_finds_scores_filters_and_forgets_as_every_index_does(similarity):
 
 def test_a_build_is_a_new_collection_behind_the_same_alias_and_the_last_but_one_goes():
     ids, vectors, _ = world(items=50)
-    client = _client(None)
+    client = _client(SERVER)
     names = []
     for _ in range(3):
-        index = MilvusCollection("cosine", collection="published").build(ids, vectors)
+        index = MilvusCollection("cosine", uri=SERVER, collection="published").build(ids, vectors)
         names.append(index._name)
         assert client.list_aliases(index._name)["aliases"] == ["published"]
     held = {name for name in client.list_collections() if name.startswith("published_")}
@@ -58,14 +66,16 @@ def test_a_build_is_a_new_collection_behind_the_same_alias_and_the_last_but_one_
 
 def test_a_state_joins_its_collection_or_publishes_it_anew():
     ids, vectors, queries = world(items=100)
-    index = MilvusCollection("dot", collection="kept").build(ids, vectors).remove(ids[:5])
+    index = (
+        MilvusCollection("dot", uri=SERVER, collection="kept").build(ids, vectors).remove(ids[:5])
+    )
     before = index.search(queries, 10)
     joined = MilvusCollection.from_state("dot", index.state())
     assert joined._name == index._name
     assert torch.equal(joined.search(queries, 10).ids, before.ids)
     state = index.state()
-    _client(None).drop_alias("kept")
-    _client(None).drop_collection(index._name)
+    _client(SERVER).drop_alias("kept")
+    _client(SERVER).drop_collection(index._name)
     anew = MilvusCollection.from_state("dot", state)
     assert anew._name != index._name
     assert recall(anew.search(queries, 10), before) >= 0.95
@@ -82,3 +92,40 @@ def test_a_state_joins_its_collection_or_publishes_it_anew():
 def test_settings_that_milvus_cannot_take_are_refused(options, message):
     with pytest.raises(ModelError, match=message):
         MilvusCollection("dot", **options)
+
+
+@pytest.mark.skipif(SERVER is None, reason="for a server: make milvus-server")
+@pytest.mark.parametrize("consistency", CONSISTENCIES)
+def test_the_collection_has_the_consistency_asked_for_and_strong_sees_its_own_writes(consistency):
+    ids, vectors, _ = world(items=100)
+    index = MilvusCollection(
+        "euclidean", uri=SERVER, collection="level", consistency=consistency
+    ).build(ids[:50], vectors[:50])
+    told = _client(SERVER).describe_collection(index._name)["consistency_level"]
+    names = {0: "Strong", 1: "Session", 2: "Bounded", 3: "Eventually"}
+    assert names.get(told, told) == consistency
+    index.add(ids[50:], vectors[50:])
+    if consistency == "Strong":
+        found = index._find(vectors[50:].numpy(), 1, None)
+        assert found[:, 0].tolist() == list(range(50, 100))
+
+
+@pytest.mark.skipif(SERVER is None, reason="for a server: make milvus-server")
+def test_another_client_that_reads_the_alias_sees_one_version_while_others_are_published():
+    """Each version is another set of vectors, so that an answer of two of them would be seen."""
+    from pymilvus import MilvusClient
+
+    reader = MilvusClient(uri=SERVER)
+    ids, vectors, _ = world(items=40)
+    worlds = [vectors + 100 * number for number in range(4)]
+    for number, moved in enumerate(worlds):
+        MilvusCollection("euclidean", uri=SERVER, collection="switched").build(ids, moved)
+        for place in range(0, 40, 8):
+            found = reader.search(
+                "switched",
+                data=[moved[place].numpy()],
+                limit=10,
+                search_params={"metric_type": "L2", "params": {"ef": 64}},
+            )[0]
+            assert found[0]["distance"] < 1e-3, number
+            assert all(hit["distance"] < 10_000 for hit in found)

@@ -129,6 +129,17 @@ def blend_bundle(blended, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def say(pytestconfig):
+    """Writes a line that is seen although the test passes."""
+
+    def line(text: str) -> None:
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return line
+
+
+@pytest.fixture(scope="session")
 def open_app():
     """Opens an application over a path: what is served is loaded, and closed at the end."""
     opened = []
@@ -177,15 +188,16 @@ class Running(NamedTuple):
     server: Server
     port: int
 
-    def post(self, path, value, timeout=10.0):
-        return post(self.port, path, value, timeout)
+    def post(self, path, value, timeout=10.0, headers=None):
+        return post(self.port, path, value, timeout, headers)
 
 
-def post(port, path, value, timeout=10.0):
+def post(port, path, value, timeout=10.0, headers=None):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         body = json.dumps(value)
-        connection.request("POST", path, body, {"content-type": "application/json"})
+        sent = {"content-type": "application/json"} | (headers or {})
+        connection.request("POST", path, body, sent)
         answer = connection.getresponse()
         return Said(answer.status, dict(answer.getheaders()), answer.read())
     finally:

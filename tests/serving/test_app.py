@@ -31,6 +31,7 @@ DOORS = {
     ("POST", "/v1/explain"): "read",
     ("POST", "/v1/history"): "read",
     ("POST", "/v1/titles"): "read",
+    ("POST", "/admin/items"): "admin",
     ("POST", "/admin/reload"): "admin",
 }
 

@@ -12,9 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shortlist.serving.app import ROUTES
+from shortlist.serving.settings import Settings
 
-EXAMPLES = int(os.environ.get("SHORTLIST_EXAMPLES", "40"))
-"""Of each kind and route; a longer run sets the variable."""
+FEW = 40
+EXAMPLES = int(os.environ.get("SHORTLIST_EXAMPLES", FEW))
+"""Of each kind and route; `make fuzz` sets the variable, and draws anew each time."""
+TOKEN = "admin-admin-admin-admin"
 
 POSTS = [route.path for route in ROUTES if route.method == "POST" and route.asks is not None]
 GETS = [route.path for route in ROUTES if route.method == "GET" and "{" not in route.path]
@@ -22,6 +25,7 @@ GETS = [route.path for route in ROUTES if route.method == "GET" and "{" not in r
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,
+    derandomize=EXAMPLES <= FEW,
     suppress_health_check=[
         HealthCheck.too_slow,
         HealthCheck.filter_too_much,
@@ -30,6 +34,40 @@ many = settings(
         HealthCheck.large_base_example,
     ],
 )
+
+
+class Counted:
+    """A client that counts what it asks."""
+
+    asked = 0
+
+    def __init__(self, inner):
+        self.inner, self.app = inner, inner.app
+
+    def ask(self, *arguments, **more):
+        Counted.asked += 1
+        return self.inner.ask(*arguments, **more)
+
+    def post(self, path, value=None, **more):
+        return self.ask("POST", path, value, **more)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _count(say):
+    yield
+    if EXAMPLES > FEW:
+        say(f"{Counted.asked:,} generated requests")
+
+
+@pytest.fixture(scope="module")
+def client(open_app, make_client, bundle):
+    """One that may change the items, in an application of its own."""
+    return Counted(make_client(open_app(bundle, Settings(admin_token=TOKEN)), TOKEN))
+
+
+@pytest.fixture(scope="module")
+def blends(open_app, make_client, blend_bundle):
+    return Counted(make_client(open_app(blend_bundle, Settings(admin_token=TOKEN)), TOKEN))
 
 
 @cache
@@ -94,9 +132,17 @@ def conditions():
     )
 
 
+def new_items():
+    values = st.none() | st.floats() | st.integers() | st.text(max_size=3) | st.booleans()
+    values |= st.lists(values, max_size=3) | st.just(["sea"]) | st.just(7.5)
+    ids = st.integers(90_000, 90_020) | values
+    columns = {name: values for name in ("price", "tags", "title", "none")}
+    return st.fixed_dictionaries({"id": ids}, optional=columns)
+
+
 @pytest.fixture(params=["towers", "blend"])
-def either(request, client, blend_client):
-    return client if request.param == "towers" else blend_client
+def either(request, client, blends):
+    return client if request.param == "towers" else blends
 
 
 @pytest.mark.parametrize("positive", [True, False], ids=["as documented", "not as documented"])
@@ -132,6 +178,11 @@ def test_a_body_near_the_truth_is_answered_or_refused(either, path):
         "/v1/explain": {"user": ids, "history": lists, "items": lists},
         "/v1/history": {"user": ids, "limit": st.integers(-1, 2000)},
         "/v1/titles": {"items": lists},
+        "/admin/items": {
+            "add": st.lists(new_items(), max_size=3),
+            "remove": lists,
+            "restore": lists,
+        },
     }[path]
 
     @many

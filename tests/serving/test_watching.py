@@ -346,3 +346,43 @@ def test_a_publisher_that_is_killed_leaves_the_old_or_the_new_whole(versions, tm
             newest = int(served(watch).removeprefix("v"))
         starter.stdin.close()
     assert newest >= KILLS
+
+
+OVERWRITER = PUBLISHER.replace(
+    'publish(Path(sys.argv[1]) / f"v{number}", *whole[number % len(whole)])',
+    "publish(Path(sys.argv[1]), *whole[number % len(whole)], overwrite=True)",
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no exchange of directories")
+def test_an_overwriter_that_is_killed_leaves_a_whole_bundle_and_no_moment_without(
+    versions, tmp_path
+):
+    path, missing, stop = tmp_path / "bundle", [], Event()
+    place(versions[0], path)
+    known = {verify(each).id for each in versions}
+
+    def look_for_it():
+        while not stop.is_set():
+            if not (path / SEAL).exists():
+                missing.append(1)
+
+    looker = Thread(target=look_for_it)
+    looker.start()
+    command = [sys.executable, "-c", OVERWRITER, str(path), *map(str, versions[:2])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as starter:
+        for number in range(KILLS):
+            starter.stdin.write("0\n")
+            starter.stdin.flush()
+            publisher = int(starter.stdout.readline())
+            node = path.stat().st_ino
+            wait_until(lambda before=node: path.stat().st_ino != before)  # it has overwritten once
+            time.sleep(0.037 * number % 0.1)
+            os.kill(publisher, signal.SIGKILL)
+            wait_until(lambda pid=publisher: not Path(f"/proc/{pid}/cmdline").exists())
+            assert verify(path).id in known
+        starter.stdin.close()
+    stop.set()
+    looker.join(30)
+    assert missing == []

@@ -51,7 +51,7 @@ def data_fields(data: TrainingData) -> dict[str, JSON]:
         "time_unit": data.time_unit,
         "events": len(data.log),
         "fingerprint": fingerprint(data),
-    }
+    } | ({"removed_items": sorted(data.removed)} if data.removed else {})
 
 
 def read_data(manifest: Manifest) -> TrainingData:
@@ -80,6 +80,7 @@ def read_data(manifest: Manifest) -> TrainingData:
         notes=tuple(fields["notes"]),
         time_unit=fields.get("time_unit"),
         shows=_shows(manifest),
+        removed=frozenset(fields.get("removed_items", ())),
     )
     if fingerprint(data) != fields["fingerprint"]:
         raise BundleError(

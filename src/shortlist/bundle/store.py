@@ -25,6 +25,7 @@ from uuid import uuid4
 import polars as pl
 from torch import Tensor
 
+from shortlist.bundle.exchange import exchange
 from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, load_tensors
 from shortlist.errors import BundleError
 
@@ -99,8 +100,9 @@ def publish(
     """Write a bundle at `directory` and return its id; on any error, nothing has changed there.
 
     All is written and synced in a `tmp-<uuid>` beside it, then renamed into place. `overwrite`
-    replaces a bundle, and nothing but a bundle: the old one is set aside under another
-    `tmp-<uuid>`, put back if the new one cannot take its place, and removed at the end.
+    replaces a bundle, and nothing but a bundle: the two change places in one step, and the old one
+    is removed. Only where the system has no such step (`bundle.exchange`) the old one is first set
+    aside, and for a moment there is none at the path.
 
     Errors: BundleError for a path that exists, a name that is not allowed, a disk that refuses.
     """
@@ -261,18 +263,27 @@ def _temporary_beside(directory: Path) -> Path:
 
 
 def _move_into_place(temporary: Path, directory: Path, overwrite: bool) -> None:
-    """Rename `temporary` to `directory`; on any error the disk is as it was before."""
+    """Rename `temporary` to `directory`; on any error the disk is as it was before.
+
+    A bundle that is there already ends in `temporary`, for the caller to remove: exchanged with
+    the new one in one step, or, where the system cannot, set aside between two renames.
+    """
     aside = _temporary_beside(directory)
+    new = os.stat(temporary).st_ino
+    over = overwrite and directory.exists()
     try:
         with _naming("publish", directory):
-            if overwrite and directory.exists():
-                os.rename(directory, aside)
-            os.rename(temporary, directory)
+            if not (over and exchange(temporary, directory)):
+                if over:
+                    os.rename(directory, aside)
+                os.rename(temporary, directory)
         _sync(directory.parent)
     except BaseException:
         # Where each one is now tells how far it got, even if Ctrl-C came between two lines.
         if not temporary.exists():
             os.rename(directory, temporary)
+        elif directory.exists() and os.stat(directory).st_ino == new:
+            exchange(temporary, directory)
         if aside.exists():
             os.rename(aside, directory)
         raise

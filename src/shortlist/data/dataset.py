@@ -227,7 +227,7 @@ class TrainingData:
     It holds later events too, by role, so that one object answers "what was known before the cut".
     time_unit: what a step of log.time is. logged: by name of a log of negatives, the item rows of
     each user row; not part of a bundle. shows: of each item before the cut, where impressions are.
-    masks: a cache of `data.predicates`.
+    masks: a cache of `data.predicates`. removed: item rows that must not be recommended any more.
     """
 
     users: Vocabulary
@@ -245,6 +245,7 @@ class TrainingData:
     time_unit: TimeUnit | None = None
     logged: Mapping[str, Ragged] = field(default_factory=dict)
     shows: Shows | None = None
+    removed: frozenset[int] = frozenset()
     masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -258,16 +259,17 @@ class TrainingData:
         return self.training_log.item_counts(self.items.trained)
 
     def candidates(self, *, with_features: bool) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended.
+        """Return the item rows that can be recommended: none of those `removed`.
 
         Trained items, and for a model that reads item features also catalogue items nobody has
         touched yet: their features place them.
         """
-        trained = np.arange(1, self.items.trained + 1)
-        if not with_features or self.item_frame is None or not self.item_features.columns:
-            return trained
-        listed = self.items.rows(self.item_frame["id"])
-        return np.union1d(trained, listed)
+        rows = np.arange(1, self.items.trained + 1)
+        if with_features and self.item_frame is not None and self.item_features.columns:
+            rows = np.union1d(rows, self.items.rows(self.item_frame["id"]))
+        if self.removed:
+            rows = np.setdiff1d(rows, np.fromiter(self.removed, dtype=np.int64))
+        return rows
 
     def targets(self, cut: Cut) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return what is to be predicted at a cut: user rows [U], and their items as lists.

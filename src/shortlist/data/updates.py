@@ -69,19 +69,20 @@ def with_events(data: TrainingData, events: pl.DataFrame) -> Update:
         needed = name in ("user", "item") or getattr(data.log, name) is not None
         if needed and name not in events.columns:
             raise DataError(f"new events need the column '{name}', as the log has it")
-    users, user = _grown(data.users, events["user"])
-    items, item = _grown(data.items, events["item"])
+    users, user = grown(data.users, events["user"])
+    items, item = grown(data.items, events["item"])
     log, added = _merged(data.log, users, user, item, events)
-    grown = replace(
+    joined = replace(
         data,
         users=users,
         items=items,
         log=log,
-        user_features=_features(data.user_features, data.user_frame, users),
-        item_features=_features(data.item_features, data.item_frame, items),
+        user_features=features_of(data.user_features, data.user_frame, users),
+        item_features=features_of(data.item_features, data.item_frame, items),
+        masks={},  # they have a place for each item there was
     )
     return Update(
-        grown,
+        joined,
         added,
         len(events) - added,
         len(users) - len(data.users),
@@ -89,15 +90,15 @@ def with_events(data: TrainingData, events: pl.DataFrame) -> Update:
     )
 
 
-def _grown(vocabulary: Vocabulary, ids: pl.Series) -> tuple[Vocabulary, NDArray[np.int64]]:
-    """The vocabulary with unknown ids at its end, in order, and the row of each id."""
+def grown(vocabulary: Vocabulary, ids: pl.Series) -> tuple[Vocabulary, NDArray[np.int64]]:
+    """Return the vocabulary with unknown ids at its end, in order, and the row of each id, [n]."""
     rows = vocabulary.rows(ids)
     new = ids.filter(pl.Series(rows == 0)).unique().sort()
     if not len(new):
         return vocabulary, rows
     known = pl.concat([vocabulary.ids, new.alias(vocabulary.ids.name).cast(vocabulary.ids.dtype)])
-    grown = Vocabulary(known, vocabulary.trained, vocabulary.name)
-    return grown, grown.rows(ids)
+    larger = Vocabulary(known, vocabulary.trained, vocabulary.name)
+    return larger, larger.rows(ids)
 
 
 def _merged(
@@ -131,8 +132,8 @@ def _merged(
     return merged, len(fresh)
 
 
-def _features(table: FeatureTable, frame: pl.DataFrame | None, ids: Vocabulary) -> FeatureTable:
-    """The table with a row for each new id: what the frame says of it, or nothing known."""
+def features_of(table: FeatureTable, frame: pl.DataFrame | None, ids: Vocabulary) -> FeatureTable:
+    """Return the table with a row for each id: what the frame says of it, or nothing known."""
     if frame is None or not table.encoders:
         return table
     aligned = pl.DataFrame({"id": ids.ids}).join(frame, on="id", how="left", maintain_order="left")

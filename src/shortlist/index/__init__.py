@@ -5,6 +5,7 @@ from shortlist.index.base import Hits, VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.index.faiss import FaissFlat, FaissHNSW, FaissIVF
 from shortlist.index.milvus import MilvusCollection
+from shortlist.index.scann import Scann
 
 INDEXES: dict[str, type[VectorIndex]] = {
     "annoy": AnnoyForest,
@@ -13,6 +14,7 @@ INDEXES: dict[str, type[VectorIndex]] = {
     "faiss-hnsw": FaissHNSW,
     "faiss-ivf": FaissIVF,
     "milvus": MilvusCollection,
+    "scann": Scann,
 }
 
 __all__ = [
@@ -24,5 +26,6 @@ __all__ = [
     "FaissIVF",
     "Hits",
     "MilvusCollection",
+    "Scann",
     "VectorIndex",
 ]

@@ -151,16 +151,17 @@ class ItemToItem(Learner):
             )
         self.set_items(rows, vectors)
 
-    def set_items(self, rows: Tensor, vectors: Tensor) -> None:
-        """Search these item vectors [N, D] from now on; rows [N] int64."""
+    def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
         self.item_rows, self.item_vectors = rows, vectors
         self._place = torch.full((len(self.data.items) + 1,), -1)
         self._place[rows] = torch.arange(len(rows))
         cosine = self.training_section.similarity == "cosine"
         self._met_vectors = normalize(vectors) if cosine else vectors
-        keys = torch.from_numpy(self.data.items.tie_keys)[rows]
-        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
-        self.index.build(rows, vectors, keys)
+        if index is None:
+            keys = torch.from_numpy(self.data.items.tie_keys)[rows]
+            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
+        self.index: VectorIndex = index
 
     def set_data(self, data: TrainingData) -> None:
         """Build an untrained tower for this data."""

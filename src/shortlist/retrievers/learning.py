@@ -1,7 +1,7 @@
 """What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from shortlist.config import Model, Training, section_from
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import windows
+from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError
 from shortlist.index import INDEXES
 from shortlist.index.base import VectorIndex
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.retrievers.base import Queries, Retriever, State
+from shortlist.retrievers.item_updates import with_changed_items
 from shortlist.training.hard import check_hard_options
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
@@ -118,6 +120,25 @@ class Learner(ABC):
         Histories and seen items grow with them; towers and vectors stay as they were trained.
         """
         self.__dict__.update(self.from_state(data, *self.state(), device=self.device).__dict__)
+        return self
+
+    def change_items(
+        self,
+        *,
+        add: Sequence[Mapping[str, Any]] = (),
+        remove: Ids = (),
+        restore: Ids = (),
+    ) -> Self:
+        """Let items come and go without training: all of these changes, or on an error none.
+
+        add: items nobody has touched in training, new ones or of the catalogue, as rows of the
+        items table ({"id": ..., column: value}; what is left out is missing). The item tower must
+        read features. remove: candidates never to be answered again, trained ones too; histories
+        keep them. restore: removed ones to take back. The index's own `add` and `remove` are used.
+        Every time the items' features are encoded and the index copied, so send many at once.
+        Errors: DataError or QueryError for an item, ModelError for what this model cannot do.
+        """
+        self.__dict__.update(with_changed_items(self, add, remove, restore).__dict__)
         return self
 
     def use_index(self, index: VectorIndex) -> Self:

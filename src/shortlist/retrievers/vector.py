@@ -1,6 +1,6 @@
 """Towers and an index as one channel: train, place the items, answer queries."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,6 +63,7 @@ class TwoTower(Learner):
     unused: ClassVar[Mapping[str, str]] = UNUSED
 
     towers: TwoTowers
+    _encoder: Callable[[RowQueries], Tensor] | None
 
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k nearest items of each query, what it has met left out.
@@ -108,6 +109,22 @@ class TwoTower(Learner):
             blocks.append(self._encode_block(block))
         return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
 
+    def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
+        """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
+        self._encoder, self._most_encoded = encode, most
+
+    def encode_block(self, block: RowQueries) -> Tensor:
+        """Encode queries as training did, [B, D]: trained items only, the latest ones."""
+        self.towers.eval()
+        history = self._trained(block.history)
+        length = torch.clamp(history.lengths, max=self.model_section.history_length)
+        latest = windows(history.values, history.offsets[1:] - length, length)
+        if not self.towers.query.causal or not len(block.users):
+            return self._encode(block.users, latest)
+        groups = like_lengths(latest.lengths, POSITIONS)
+        parts = [self._encode(block.users[group], taken(latest, group)) for group in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort()]
+
     def place_items(self) -> None:
         """Encode every candidate item and build the index."""
         rows = torch.from_numpy(self.data.candidates(with_features=self.towers.reads_item_features))
@@ -118,16 +135,19 @@ class TwoTower(Learner):
             )
         self.set_items(rows, vectors)
 
-    def set_items(self, rows: Tensor, vectors: Tensor) -> None:
-        """Search these item vectors [N, D] from now on; rows [N] int64."""
+    def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
         self.item_rows, self.item_vectors = rows, vectors
-        keys = torch.from_numpy(self.data.items.tie_keys)[rows]
-        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
-        self.index.build(rows, vectors, keys)
+        if index is None:
+            keys = torch.from_numpy(self.data.items.tie_keys)[rows]
+            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
+        self.index: VectorIndex = index
 
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
         self.data = data
+        self._encoder = None
+        self._most_encoded = 0
         self._user_table = data.user_features.to(self.device)
         self._item_table = data.item_features.to(self.device)
         history = self.model_section.history
@@ -211,16 +231,9 @@ class TwoTower(Learner):
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
 
     def _encode_block(self, block: RowQueries) -> Tensor:
-        """Encode queries as training did: trained items only, the latest ones."""
-        self.towers.eval()
-        history = self._trained(block.history)
-        length = torch.clamp(history.lengths, max=self.model_section.history_length)
-        latest = windows(history.values, history.offsets[1:] - length, length)
-        if not self.towers.query.causal:
-            return self._encode(block.users, latest)
-        groups = like_lengths(latest.lengths, POSITIONS)
-        parts = [self._encode(block.users[group], taken(latest, group)) for group in groups]
-        return torch.cat(parts)[torch.cat(groups).argsort()]
+        if self._encoder is not None and 0 < len(block.users) <= self._most_encoded:
+            return self._encoder(block)
+        return self.encode_block(block)
 
     def _encode(self, users: Tensor, history: Ragged) -> Tensor:
         """Encode users [B] with the histories their tower reads."""

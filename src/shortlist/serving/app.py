@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shortlist.serving.item_changes import change_items
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (
     BundleAnswer,
@@ -26,6 +27,8 @@ from shortlist.serving.messages import (
     ExplainRequest,
     HistoryAnswer,
     HistoryRequest,
+    ItemsAnswer,
+    ItemsRequest,
     MapAnswer,
     RecommendAnswer,
     RecommendRequest,
@@ -39,6 +42,7 @@ from shortlist.serving.messages import (
     TitlesRequest,
     UsersAnswer,
     UsersRequest,
+    limited,
 )
 from shortlist.serving.openapi import Route, document
 from shortlist.serving.page_files import PageFile, page_files
@@ -72,6 +76,7 @@ ROUTES = (
     Route("POST", "/v1/explain", "read", "Why.", ExplainRequest, ExplainAnswer),
     Route("POST", "/v1/history", "read", "What a user met.", HistoryRequest, HistoryAnswer),
     Route("POST", "/v1/titles", "read", "How items are called.", TitlesRequest, TitlesAnswer),
+    Route("POST", "/admin/items", "admin", "Change items.", ItemsRequest, ItemsAnswer),
     Route("POST", "/admin/reload", "admin", "Look for a newer bundle now.", answers=ReloadAnswer),
 )
 """Every route there is."""
@@ -152,6 +157,8 @@ class App:
             for name, token in (("read", settings.token), ("admin", settings.admin_token))
         }
         models = {asks: question.model for asks, question in self.service.questions.items()}
+        self._items_request = limited(ItemsRequest, settings.limits)
+        models[ItemsRequest] = self._items_request
         self.openapi = document(ROUTES, models, version("shortlist"))
         self.api = _api(self)
 
@@ -209,6 +216,11 @@ class App:
     async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Reply:
         assert route.asks is not None
         body = await self._body(scope, receive)
+        if route.token == "admin":
+            # Not in the pool: a change takes longer than an answer, and those are wanted meanwhile.
+            return Reply(
+                200, await asyncio.to_thread(change_items, self.watch, self._items_request, body)
+            )
         return Reply(200, await self.run(self.service.answer_bytes, route.asks, body))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:

@@ -98,6 +98,19 @@ class UsersRequest(Message):
     limit: int = 20
 
 
+class ItemsRequest(Message):
+    """Items that come and go until the next bundle: all of these changes, or none of them.
+
+    add: rows of the items table, `{"id": ..., column: value}`, of items that were not trained on;
+    a column left out is missing. remove: candidates that must not be answered any more. restore:
+    removed ones to take back.
+    """
+
+    add: list[dict[str, Any]] = []
+    remove: Ids = []
+    restore: Ids = []
+
+
 Asked = TypeVar("Asked", bound=Message)
 
 
@@ -143,6 +156,10 @@ def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
     """What a name means in one model only."""
     if model == "TitlesRequest":
         return {"items": _many(limits.ids, limits)}
+    if model == "ItemsRequest":
+        rows: Any = Annotated[list[dict[str, Any]], Field(max_length=limits.ids, fail_fast=True)]
+        ids = _many(limits.ids, limits)
+        return {"add": rows, "remove": ids, "restore": ids}
     if model == "ExplainRequest":
         return {"items": _many(limits.explained, limits, least=1)}
     return {}
@@ -379,6 +396,16 @@ class ReloadAnswer(Message):
     bundle: str
     changed: bool
     refused: list[RefusedBundle]
+
+
+class ItemsAnswer(Message):
+    """What is served after the change. items: candidates there are now; removed: of all that the
+    bundle or a change brought, those that are not answered.
+    """
+
+    bundle: str
+    items: int
+    removed: int
 
 
 class StateAnswer(Message):

@@ -19,6 +19,8 @@ from shortlist.bundle.bundle import load
 from shortlist.bundle.store import MANIFEST, SEAL
 from shortlist.errors import BundleError, ShortlistError
 from shortlist.serving.measures import Measures
+from shortlist.serving.messages import RequestError
+from shortlist.serving.onnx_encoder import use_onnx
 from shortlist.serving.served import Served, self_test
 
 logger = logging.getLogger("shortlist.serving")
@@ -68,6 +70,21 @@ class Watch:
             names = {(path.name, seal) for path, seal in found}
             self.refused = tuple(r for r in self.refused if (r.name, r.seal) in names)
             return self._take_first(found)
+
+    def change(self, change: Callable[[Served], Served]) -> Served:
+        """Put what `change` makes of the served bundle in its place, and return it.
+
+        No look comes between the two, so neither undoes the other; a request under way keeps what
+        it began with. The next bundle knows nothing of it. Errors: those of `change`, RequestError
+        "not_ready", BundleError where the self-test fails; then nothing has changed.
+        """
+        with self._looking:
+            if self.current is None:
+                raise RequestError("not_ready", "no bundle is loaded yet")
+            changed = change(self.current)
+            self_test(changed)
+            self.current = changed
+            return changed
 
     def start(self, poll: float) -> None:
         """Look every `poll` seconds from now on, in a thread of its own."""
@@ -126,7 +143,9 @@ class Watch:
 
     def _take(self, path: Path, seal: str) -> bool:
         try:
-            served = Served(self._read(path), path, time.time())
+            bundle = self._read(path)
+            use_onnx(bundle.retriever)
+            served = Served(bundle, path, time.time())
             self_test(served)
         except ShortlistError as error:
             self._refuse(path, seal, str(error).replace(str(path), path.name))

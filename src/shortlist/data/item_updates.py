@@ -1,0 +1,139 @@
+"""New or changed items for data that are fitted already: read as strictly as the items table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from shortlist.data.columns import checked_feature, checked_ids
+from shortlist.data.dataset import TrainingData
+from shortlist.data.features import MultiValuedEncoder, NumericEncoder
+from shortlist.data.schema import Feature
+from shortlist.data.updates import features_of, grown
+from shortlist.errors import DataError, suggest
+
+WHERE = "the new items"
+
+
+def item_table(data: TrainingData, items: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Read items given as plain values, {"id": ..., column: value}, as rows of the items table.
+
+    A column that is left out or None is missing. Errors: DataError, naming the column, for one
+    that the table has not, a value of another type, an id of another type or given twice.
+    """
+    frame = data.item_frame
+    if frame is None:
+        raise DataError("the data have no table of items, so a new one cannot be described")
+    for number, item in enumerate(items):
+        if "id" not in item:
+            raise DataError(f"{WHERE}: number {number} has no 'id'")
+        for name in item:
+            if name not in frame.columns:
+                known = [column for column in frame.columns if column != "id"]
+                raise DataError(
+                    f"{WHERE}: the items table has no column '{name}'.{suggest(name, known)}"
+                )
+    columns = [
+        _column(data, name, [item.get(name) for item in items], dtype)
+        for name, dtype in frame.schema.items()
+    ]
+    table = pl.DataFrame(columns)
+    if (twice := table["id"].is_duplicated()).any():
+        raise DataError(f"{WHERE}: the id {table['id'].filter(twice)[0]!r} stands twice")
+    return table
+
+
+def with_items(data: TrainingData, table: pl.DataFrame) -> TrainingData:
+    """Return the data with these rows in the items table, in place of rows with the same id.
+
+    table: as `item_table` returns it. New ids get rows after the others, and no old row changes.
+    """
+    assert data.item_frame is not None
+    items, _ = grown(data.items, table["id"])
+    frame = pl.concat([data.item_frame.join(table, on="id", how="anti"), table])
+    return _same_log(
+        data,
+        items=items,
+        item_frame=frame,
+        item_features=features_of(data.item_features, frame, items),
+    )
+
+
+def with_removed(data: TrainingData, removed: frozenset[int]) -> TrainingData:
+    """Return the data with these item rows, and no others, out of the candidates."""
+    return _same_log(data, removed=removed)
+
+
+def _same_log(data: TrainingData, **changes: Any) -> TrainingData:
+    """`replace` where the log stays, and with it what was cut from it."""
+    changed = replace(data, masks={}, **changes)
+    changed.__dict__["training_log"] = data.training_log
+    return changed
+
+
+def _column(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
+    """The values of one column, in the type the table has."""
+    try:
+        if dtype.is_float():  # JSON writes 2 and 2.5 alike
+            values = [float(value) if type(value) is int else value for value in values]
+        column = pl.Series(name, values, strict=True)
+        if column.dtype == pl.Null and name != "id":
+            return column.cast(dtype)
+        encoder = data.item_features.encoders.get(name)
+        if encoder is not None:
+            separator = encoder.separator if isinstance(encoder, MultiValuedEncoder) else "|"
+            column = checked_feature(column, WHERE, Feature(name, encoder.kind, separator))
+            if isinstance(encoder, NumericEncoder):
+                _check_size(column, encoder)
+        elif name == "id":
+            column = checked_ids(column, WHERE)
+        if _family(column.dtype) != _family(dtype) or _loses(column, dtype):
+            raise DataError(f"{WHERE}: column '{name}': expected {dtype}, got {column.dtype}")
+        return column.cast(dtype, strict=True)
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{WHERE}: column '{name}': a value cannot be read as {dtype}: it must be as in the "
+            "items table"
+        ) from error
+
+
+def _check_size(column: pl.Series, encoder: NumericEncoder) -> None:
+    largest = (column.cast(pl.Float64) - encoder.mean).abs().max()
+    if largest is not None and largest / encoder.std > float(np.finfo(np.float32).max):  # type: ignore[operator]
+        raise DataError(f"{WHERE}: column '{column.name}': a number is too large for the tower")
+
+
+def _family(dtype: pl.DataType) -> str:
+    """Types of one family can stand for each other: whole and other numbers, texts, lists."""
+    if dtype.is_numeric():
+        return "number"
+    if isinstance(dtype, pl.List | pl.Array):
+        inner = dtype.inner
+        return "list" if inner == pl.Null else f"list of {_family(_instance(inner))}"
+    return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)
+
+
+def _loses(column: pl.Series, dtype: pl.DataType) -> bool:
+    """Whether whole numbers are wanted and others given."""
+    return dtype.is_integer() and column.dtype.is_float() and bool((column % 1 != 0).any())
+
+
+def _instance(dtype: Any) -> pl.DataType:
+    instance: pl.DataType = dtype() if isinstance(dtype, type) else dtype
+    return instance
+
+
+def rows_of(data: TrainingData, ids: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The rows of distinct known ids, [n]. Errors: DataError, for an unknown id or one twice."""
+    rows = data.items.rows(ids)
+    listed = list(ids)
+    for id_, row in zip(listed, rows, strict=True):
+        if row == 0:
+            raise DataError(f"item {id_!r:.40} is unknown")
+    values, counts = np.unique(rows, return_counts=True)
+    if (counts > 1).any():
+        twice = data.items.external(values[counts > 1][:1])[0]
+        raise DataError(f"item {twice!r:.40} is given twice")
+    return rows
