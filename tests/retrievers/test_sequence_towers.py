@@ -30,7 +30,7 @@ def trained(split):
 def test_it_learns_the_planted_world(trained):
     first, *_, last = trained.history
     assert last.loss < 0.95 * first.loss
-    assert trained.history[trained.best_epoch - 1].score > 0.1
+    assert trained.history[trained.best_epoch - 1].score > 0.06
 
 
 def test_the_same_run_gives_the_same_bytes(split, trained):
