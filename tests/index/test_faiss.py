@@ -6,7 +6,6 @@ import torch
 
 from shortlist.errors import DataError, ModelError, QueryError
 from shortlist.index import ExactIndex, FaissFlat, FaissHNSW, FaissIVF
-from shortlist.index.approximate import _nearest_first
 from shortlist.similarity import SIMILARITIES
 
 APPROXIMATE = [FaissHNSW, FaissIVF]
@@ -84,19 +83,6 @@ def test_every_quantizer_finds_most_and_scores_as_in_training(kind, quantizer, s
         scores = dict(zip(truth.ids[row].tolist(), truth.scores[row].tolist(), strict=True))
         expected = [scores[item] for item in hits.ids[row].tolist()]
         assert hits.scores[row].tolist() == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("rows", [1, 40])
-def test_candidates_are_ordered_by_distance_then_by_column(rows):
-    random = np.random.default_rng(rows)
-    far = random.integers(-3, 4, (rows, 50)).astype(np.float32) / 2
-    columns = np.stack([random.permutation(1_000)[:50] for _ in range(rows)])
-    far[:, :5], columns[:, :5] = np.inf, -1
-    found, near = _nearest_first(columns, far, 48)
-    order = np.lexsort((columns, far))[:, :45]
-    assert np.array_equal(found[:, :45], np.take_along_axis(columns, order, 1))
-    assert np.array_equal(near[:, :45], np.take_along_axis(far, order, 1))
-    assert (near[:, 45:] == np.inf).all()
 
 
 @pytest.mark.parametrize("part", ["ids", "vectors", "slots", "library", "settings", "checksum"])

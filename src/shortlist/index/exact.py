@@ -70,7 +70,7 @@ class ExactIndex:
         self._set(Items(none, torch.empty(0, 0), none))
 
     def __len__(self) -> int:
-        return len(self.items.ids)
+        return self._count
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
         """Replace the contents: ids [N] int64 >= 0, vectors [N, D] float32, tie_keys [N] int64.
@@ -188,9 +188,9 @@ class ExactIndex:
         if len(twice):
             raise DataError(f"item {int(twice[0])} would be in the index twice")
         order = by_id.indices[items.tie_keys[by_id.indices].argsort(stable=True)]
-        count, self._width = items.vectors.shape
+        self._count, self._width = items.vectors.shape
         self._padded = _padded_rows(items.vectors, order)
-        self.items = Items(items.ids[order], self._padded[:count], items.tie_keys[order])
+        self.items = Items(items.ids[order], self._padded[: self._count], items.tie_keys[order])
         self._sorted_ids, self._columns_by_id = self.items.ids.sort()
         self.longest = longest(self._padded)
 

@@ -77,25 +77,16 @@ class FaissIndex(ApproximateIndex):
 
     def _ask(self, points: Floats, fetch: int, parameters: Any) -> Rows:
         """Search the library's index without its Python wrapper, which costs some microseconds."""
-        if self._library.d > points.shape[1]:
-            points = np.pad(points, ((0, 0), (0, self._library.d - points.shape[1])))
+        width = points.shape[1]
+        if self._library.d > width:
+            wider = np.zeros((len(points), self._library.d), dtype=np.float32)
+            wider[:, :width] = points
+            points = wider
         far = np.empty((len(points), fetch), dtype=np.float32)
         slots = np.empty((len(points), fetch), dtype=np.int64)
         pointers = (faiss.swig_ptr(far), faiss.swig_ptr(slots), parameters)
         self._library.search_c(len(points), faiss.swig_ptr(points), fetch, *pointers)
         return slots
-
-    def _compare(self, points: Floats, columns: Rows) -> Floats:
-        vectors = self._exact.items.vectors.numpy()
-        columns = np.ascontiguousarray(columns.reshape(len(points), -1))
-        far = np.empty(columns.shape, dtype=np.float32)
-        pointers = [faiss.swig_ptr(array) for array in (far, points, vectors, columns)]
-        count, fetch = columns.shape
-        if self.similarity == "euclidean":
-            faiss.fvec_L2sqr_by_idx(*pointers, vectors.shape[1], count, fetch)
-            return far
-        faiss.fvec_inner_products_by_idx(*pointers, vectors.shape[1], count, fetch)
-        return np.subtract(0, far, out=far)  # Unlike a negation, it makes no -0.0.
 
     def _dump(self) -> NDArray[np.uint8]:
         reach = np.array([self._reach]).view(np.uint8)
