@@ -29,6 +29,7 @@ from shortlist.similarity import normalize
 Setting = int | float | str | None
 
 CANDIDATES_AT_A_TIME = 2_000_000  # 16 MB as slots, about 100 MB while they are ranked.
+MOST_REMEMBERED = 4096  # Numbers of answers whose fetch is not worked out again.
 SHORT_SQUARE = 1e-30  # Below it float32 squares lose digits.
 SAFE_SQUARE = 7e37  # Below this squared length no score of two vectors overflows float32.
 
@@ -109,6 +110,7 @@ class ApproximateIndex(ABC):
         checked = make(self.similarity, **(self.settings() | changes))
         for name in changes:
             setattr(self, name, getattr(checked, name))
+        self._take_contents()
         return self
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
@@ -167,7 +169,8 @@ class ApproximateIndex(ABC):
         kept = None if allow is None else self._kept(allow)
         seen = None if exclude is None else _seen(exclude, len(points))
         if seen is None or len(points) == 1:
-            fetch = self._fetch(k if seen is None else k + len(seen.ids))
+            need = k if seen is None else k + len(seen.ids)
+            fetch = self._fetches.get(need) or self._fetch(need)
             if len(points) * fetch * points.shape[1] <= CANDIDATES_AT_A_TIME:
                 ids, scores = self._best(points, k, fetch, kept, seen)
                 return Hits(torch.from_numpy(ids), torch.from_numpy(scores))
@@ -221,7 +224,9 @@ class ApproximateIndex(ABC):
         self._take_contents()
 
     def _take_contents(self) -> None:
-        """Hold on to what every search needs of the items, as arrays."""
+        """Hold on to what every search needs of the items, as arrays; forget what hung on them."""
+        self._fetches: dict[int, int] = {}  # By how many answers are needed.
+        self._scans: dict[int, bool] = {}  # By how many are fetched, whether a scan is cheaper.
         ids, vectors, _ = self._exact.items
         columns = np.empty(0, dtype=np.int64) if self._columns is None else self._columns
         by_distance = self.similarity == "euclidean"
@@ -260,15 +265,23 @@ class ApproximateIndex(ABC):
 
     def _fetch(self, k: int) -> int:
         """How many candidates to ask of the library for k answers."""
+        if len(self._fetches) > MOST_REMEMBERED:
+            self._fetches = {}
         wanted = k * self.refine * len(self._slots) / len(self)
         # In steps of a quarter octave, so that queries with lists to exclude share calls.
         step = max(16, 1 << max(int(wanted).bit_length() - 3, 0))
-        return min(-(-int(wanted + 1) // step) * step, len(self._slots))
+        self._fetches[k] = min(-(-int(wanted + 1) // step) * step, len(self._slots))
+        return self._fetches[k]
 
     def _prefers_scan(self, fetch: int, kept: Kept | None) -> bool:
         """Whether to compare with every allowed item rather than to ask the library."""
-        share = 1.0 if kept is None else kept.share
-        return share == 0 or share * len(self) <= self._scanned_meanwhile(fetch, share)
+        if kept is not None:
+            share = kept.share
+            return share == 0 or share * len(self) <= self._scanned_meanwhile(fetch, share)
+        scans = self._scans.get(fetch)
+        if scans is None:
+            scans = self._scans[fetch] = len(self) <= self._scanned_meanwhile(fetch, 1.0)
+        return scans
 
     def _kept(self, allow: Tensor) -> Kept:
         """What `allow` keeps."""

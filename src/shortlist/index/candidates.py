@@ -37,6 +37,10 @@ class Seen(NamedTuple):
     starts: Rows
 
 
+RUN = 1024
+"""Columns that are scored before their keys are compared."""
+
+HUGE = np.finfo(np.float32).max
 UNSEEN = np.empty(0, dtype=np.int64)
 
 
@@ -84,33 +88,29 @@ def measure(points: Floats, unit: Floats) -> tuple[float, float]:
 
 
 @compiled_reordering
-def _inner(left: Any, right: Any) -> Any:
-    total = np.float32(0)
-    for at in range(len(left)):
-        total += left[at] * right[at]
-    return total
+def _score(
+    points: Any, row: Any, vectors: Any, euclidean: Any, columns: Any, count: Any, scores: Any
+) -> None:
+    """Write the scores of the first `count` columns for the best interest of points[row], [K, D].
 
-
-@compiled_reordering
-def _distance(left: Any, right: Any) -> Any:
-    total = np.float32(0)
-    for at in range(len(left)):
-        step = left[at] - right[at]
-        total += step * step
-    return total
-
-
-@compiled
-def _score(interests: Any, vector: Any, euclidean: Any) -> Any:
-    """The score of an item for the best interest of [K, D]."""
-    best = np.float32(-np.inf)
-    for interest in range(len(interests)):
-        if euclidean:
-            score = -_distance(interests[interest], vector)
-        else:
-            score = _inner(interests[interest], vector)
-        best = max(best, score)
-    return best
+    One flat loop, without a call or a view inside: those stop memory from being read ahead.
+    """
+    width = points.shape[2]
+    for place in range(count):
+        column = np.uint64(columns[place])  # A signed index costs a test for being negative.
+        best = np.float32(-np.inf)
+        for interest in range(points.shape[1]):
+            score = np.float32(0)
+            if euclidean:
+                for at in range(width):
+                    step = points[row, interest, at] - vectors[column, at]
+                    score -= step * step
+            else:
+                for at in range(width):
+                    score += points[row, interest, at] * vectors[column, at]
+            if score > best:
+                best = score
+        scores[place] = best
 
 
 @compiled
@@ -138,20 +138,25 @@ def _keys_of_slots(
     starts: Any,
     keys: Any,
 ) -> None:
-    """Write the key of each slot, NOTHING for those that are no result."""
+    """Write the keys of the slots that are a result, then NOTHING."""
+    some = np.empty(slots.shape[1], dtype=np.int64)
+    scores = np.empty(slots.shape[1], dtype=np.float32)
     for row in range(len(slots)):
         out = seen
         if len(starts) > 0:
             out = np.sort(seen[starts[row] : starts[row + 1]])
+        count = 0
         for place in range(slots.shape[1]):
             column = slots[row, place]
             if column >= 0 and len(columns) > 0:
                 column = columns[column]
-            if column < 0 or (len(out) > 0 and _holds(out, ids[column])):
-                keys[row, place] = NOTHING
-            else:
-                score = _score(points[row], vectors[column], euclidean)
-                keys[row, place] = key_of(score, LAST - column)
+            if column >= 0 and not (len(out) > 0 and _holds(out, ids[column])):
+                some[count] = column
+                count += 1
+        _score(points, row, vectors, euclidean, some, count, scores)
+        for place in range(count):
+            keys[row, place] = key_of(scores[place], LAST - some[place])
+        keys[row, count:] = NOTHING
 
 
 @compiled
@@ -170,22 +175,28 @@ def _keys_of_columns(
 ) -> None:
     """Write the keys of the best of some columns, in any order, then NOTHING."""
     held = np.empty(2 * best + 64, dtype=np.int64)
+    run = np.empty(RUN, dtype=np.int64)
+    scores = np.empty(RUN, dtype=np.float32)
+    total = len(ids) if every else len(some)
     for row in range(len(points)):
         out = seen
         if len(starts) > 0:
             out = np.sort(seen[starts[row] : starts[row + 1]])
         count, floor = 0, np.int64(NOTHING)
-        for place in range(len(ids) if every else len(some)):
-            column = place if every else some[place]
-            score = _score(points[row], vectors[column], euclidean)
-            key = key_of(score, LAST - column)
-            if key <= floor or (len(out) > 0 and _holds(out, ids[column])):
-                continue
-            held[count] = key
-            count += 1
-            if count == len(held):
-                best_to_front(held, count, best)
-                count, floor = best, held[best - 1]
+        for start in range(0, total, RUN):
+            length = min(RUN, total - start)
+            for place in range(length):
+                run[place] = start + place if every else some[start + place]
+            _score(points, row, vectors, euclidean, run, length, scores)
+            for place in range(length):
+                key = key_of(scores[place], LAST - run[place])
+                if key <= floor or (len(out) > 0 and _holds(out, ids[run[place]])):
+                    continue
+                held[count] = key
+                count += 1
+                if count == len(held):
+                    best_to_front(held, count, best)
+                    count, floor = best, held[best - 1]
         if count > best:
             best_to_front(held, count, best)
             count = best
@@ -215,12 +226,14 @@ def _decode(keys: Any, ids: Any, found: Any, scores: Any) -> int:
     return short
 
 
-@compiled
+@compiled_reordering
 def _measure(points: Any, unit: Any) -> Any:
     least, greatest = np.float32(np.inf), np.float32(-np.inf)
     for row in range(len(points)):
-        square = _inner(points[row], points[row])
-        if not square < np.inf:
+        square = np.float32(0)
+        for at in range(points.shape[1]):
+            square += points[row, at] * points[row, at]
+        if not square <= HUGE:
             return np.float32(np.nan), np.float32(np.nan)
         least, greatest = min(least, square), max(greatest, square)
         if len(unit) > 0:

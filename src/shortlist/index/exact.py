@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -18,6 +19,7 @@ from shortlist.index.checks import (
     check_unit,
     longest,
 )
+from shortlist.index.scan import could_be_best, margin, scanned
 from shortlist.index.top_k import top_k
 from shortlist.similarity import check_similarity, normalize, score
 
@@ -28,6 +30,9 @@ TILE_COLUMNS = 131_072
 # an answer does not depend on the other queries of its batch.
 ROW_STEP = 8
 COLUMN_STEP = 64
+# So few queries are cheaper one by one, each in a pass that finds the columns worth a product.
+FEW_QUERIES = 4
+SCANNED_ITEMS = 4096  # Below it a pass saves nothing.
 GATHERED_SHARE = 0.5  # Where `allow` keeps fewer of the items, they are copied out and scanned.
 GATHERED_FLOATS = 16_000_000  # 64 MB at most.
 
@@ -130,7 +135,11 @@ class ExactIndex:
             queries = normalize(queries)
         ids = queries.new_full((len(queries), k), -1, dtype=torch.int64)
         scores = queries.new_full((len(queries), k), float("-inf"))
-        for rows in self._blocks(queries, pool) if pool.size else ():
+        few = queries.dim() == 2 and len(queries) <= FEW_QUERIES and queries.device.type == "cpu"
+        by_scan = few and 16 * k < pool.size and pool.size >= SCANNED_ITEMS
+        for rows in self._blocks(queries, pool, by_scan) if pool.size and k else ():
+            if by_scan and self._search_one(queries, rows.start, exclude, pool, ids, scores):
+                continue
             cells = self._excluded(exclude, rows, pool)
             values, columns = self._search_block(queries[rows], k, cells, pool)
             scores[rows] = values
@@ -206,12 +215,12 @@ class ExactIndex:
         vectors = _padded_rows(self.items.vectors, columns)
         return _Pool(vectors, self.items.ids[columns], columns, None)
 
-    def _blocks(self, queries: Tensor, pool: _Pool) -> Iterator[slice]:
-        """Runs of queries whose scores fill one tile."""
+    def _blocks(self, queries: Tensor, pool: _Pool, by_scan: bool) -> Iterator[slice]:
+        """Runs of queries whose scores fill one tile, or the queries one by one."""
         columns = min(len(pool.vectors), TILE_COLUMNS)
         interests = queries.shape[1] if queries.dim() == 3 else 1
         rows = TILE // max(columns * interests, 1) // ROW_STEP * ROW_STEP
-        step = max(rows, ROW_STEP)
+        step = 1 if by_scan else max(rows, ROW_STEP)
         for start in range(0, len(queries), step):
             yield slice(start, start + step)
 
@@ -230,6 +239,45 @@ class ExactIndex:
             columns, known = place, known & (pool.columns[place] == columns)
         return owners[known], columns[known]
 
+    def _search_one(
+        self,
+        queries: Tensor,
+        row: int,
+        exclude: tuple[Tensor, Tensor] | None,
+        pool: _Pool,
+        ids: Tensor,
+        scores: Tensor,
+    ) -> bool:
+        """Write the answer of `_search_block` to one query [D], bit for bit, into ids and scores.
+
+        False, and nothing is written, where too many items are alike.
+        """
+        query, distance = queries.numpy()[row], self.similarity == "euclidean"
+        rough = scanned(pool.vectors.numpy()[: pool.size], query, distance)
+        if pool.refused is not None:
+            rough[pool.refused.numpy()] = -np.inf
+        if (cells := self._excluded(exclude, slice(row, row + 1), pool)) is not None:
+            rough[cells[1].numpy()] = -np.inf
+        k = ids.shape[1]
+        columns = could_be_best(rough, k, margin(query, self.longest, distance))
+        if columns is None:
+            return False
+        if len(columns):
+            # As many rows and columns as in a batch: equal pairs then score equal.
+            padded = queries.new_zeros(ROW_STEP, len(query))
+            padded[0] = queries[row]
+            near = _padded_rows(pool.vectors, torch.from_numpy(columns))
+            exact = score(padded, near, self._kind)[0, : len(columns)].numpy()
+            best = np.argsort(-exact, kind="stable")[:k]
+            scores[row, : len(best)] = torch.from_numpy(exact[best])
+            ids[row, : len(best)] = torch.from_numpy(pool.ids.numpy()[columns[best]])
+        return True
+
+    @property
+    def _kind(self) -> str:
+        """The similarity of vectors that are normalised already where it is the cosine."""
+        return "dot" if self.similarity == "cosine" else self.similarity
+
     def _search_block(
         self,
         queries: Tensor,
@@ -240,11 +288,10 @@ class ExactIndex:
         """The k best scores and columns of one block of queries, tile by tile."""
         count = len(queries)
         queries = pad(queries, (0, 0) * (queries.dim() - 1) + (0, -count % ROW_STEP))
-        kind = "dot" if self.similarity == "cosine" else self.similarity  # Normalised already.
         parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(pool.vectors), TILE_COLUMNS):
             tile, filled = slice(start, start + TILE_COLUMNS), pool.size - start
-            scores = score(queries, pool.vectors[tile], kind)[:count]
+            scores = score(queries, pool.vectors[tile], self._kind)[:count]
             scores[:, filled:] = float("-inf")
             if pool.refused is not None:
                 scores[:, :filled].masked_fill_(pool.refused[tile], float("-inf"))
@@ -272,7 +319,13 @@ def _exclude(scores: Tensor, cells: tuple[Tensor, Tensor], start: int) -> None:
 
 def _padded_rows(vectors: Tensor, rows: Tensor) -> Tensor:
     """Copy some rows of [N, D]; zero rows fill up to a whole number of steps."""
-    count = len(rows)
-    padded = vectors.new_zeros(-(-count // COLUMN_STEP) * COLUMN_STEP, vectors.shape[1])
+    count, width = len(rows), vectors.shape[1]
+    shape = (-(-count // COLUMN_STEP) * COLUMN_STEP, width)
+    if vectors.device.type == "cpu":
+        # numpy asks the system for large pages, which saves a pass over them a quarter of its time.
+        padded = torch.from_numpy(np.empty(shape, dtype=np.float32))
+        padded[count:] = 0
+    else:
+        padded = vectors.new_zeros(shape)
     torch.index_select(vectors, 0, rows, out=padded[:count])
     return padded

@@ -46,7 +46,7 @@ class FaissIndex(ApproximateIndex):
         super().__init__(similarity, refine)
         self._library: Any = None
         self._reach = 0.0  # For dot, what `raised` needs.
-        self._parameters: dict[int, Any] = {}  # By beam: they are dear to make, and never change.
+        self._parameters: dict[int, Any] = {}  # By fetch: they are dear to make.
 
     @property
     def _metric(self) -> int:
@@ -59,13 +59,17 @@ class FaissIndex(ApproximateIndex):
         library = self._new(placed.shape[1], len(placed))
         library.train(placed)
         library.add(placed)
-        self._library, self._parameters = library, {}
+        self._library = library
 
     def _extend(self, vectors: Floats) -> bool:
         if self.similarity == "dot" and longest(torch.from_numpy(vectors)) ** 2 > self._reach:
             return False
         self._library.add(self._placed(vectors))
         return True
+
+    def _take_contents(self) -> None:
+        super()._take_contents()
+        self._parameters = {}
 
     def _placed(self, vectors: Floats) -> Floats:
         """Vectors [N, D] as the library holds them: [N, D + 1] for dot."""
@@ -99,7 +103,7 @@ class FaissIndex(ApproximateIndex):
         wanted = (slots, width, self._metric, self._kind(width, slots))
         if found != wanted:
             raise ModelError(f"the state holds another FAISS index: {found} instead of {wanted}")
-        self._library, self._parameters = library, {}
+        self._library = library
         self._reach = float(dumped[:8].copy().view(np.float64)[0])
 
     def _kind(self, width: int, count: int) -> type:
@@ -129,7 +133,8 @@ class FaissFlat(FaissIndex):
         return {}
 
     def _fetch(self, k: int) -> int:
-        return super()._fetch(k) + self.SPARE
+        self._fetches[k] = super()._fetch(k) + self.SPARE
+        return self._fetches[k]
 
     def _fit(self, vectors: Floats) -> None:
         pass
@@ -224,14 +229,14 @@ class FaissIVF(FaissIndex):
         return len(self) <= 2 * self._built and super()._extend(vectors)
 
     def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        probes = self._probes(fetch, 1.0 if kept is None else kept.share)
-        selector = None if kept is None else _selector(kept.slots)
-        parameters = self._parameters.get(probes) if kept is None else None
+        parameters = self._parameters.get(fetch) if kept is None else None
         if parameters is None:
+            probes = self._probes(fetch, 1.0 if kept is None else kept.share)
+            selector = None if kept is None else _selector(kept.slots)
             options = {} if selector is None else {"sel": selector[0]}
             parameters = faiss.SearchParametersIVF(nprobe=probes, **options)
             if kept is None:
-                self._parameters[probes] = parameters
+                self._parameters[fetch] = parameters
         if len(points) <= LISTS_PICKED_AT_A_TIME:
             return self._ask(points, fetch, parameters)
         starts = range(0, len(points), LISTS_PICKED_AT_A_TIME)
@@ -307,14 +312,14 @@ class FaissHNSW(FaissIndex):
         return library
 
     def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        beam = self._beam(fetch, 1.0 if kept is None else kept.share)
-        selector = None if kept is None else _selector(kept.slots)
-        parameters = self._parameters.get(beam) if kept is None else None
+        parameters = self._parameters.get(fetch) if kept is None else None
         if parameters is None:
+            beam = self._beam(fetch, 1.0 if kept is None else kept.share)
+            selector = None if kept is None else _selector(kept.slots)
             options = {} if selector is None else {"sel": selector[0]}
             parameters = faiss.SearchParametersHNSW(efSearch=beam, **options)
             if kept is None:
-                self._parameters[beam] = parameters
+                self._parameters[fetch] = parameters
         return self._ask(points, fetch, parameters)
 
     def _beam(self, fetch: int, share: float) -> int:
