@@ -78,6 +78,6 @@ def test_points_are_measured_and_scaled_and_what_is_not_finite_is_seen():
     assert measure(points, unit) == (1, 169)
     assert unit == pytest.approx(points / np.array([[5], [1], [13]]))
     assert measure(points, unit[:0]) == (1, 169)
-    for odd in (np.inf, -np.inf, np.nan, 1e30):
+    for odd in (np.inf, -np.inf, np.nan):
         points[1, 1] = odd
         assert np.isnan(measure(points, unit)).all()

@@ -14,6 +14,7 @@ from torch import Tensor
 from shortlist.errors import ModelError, QueryError, suggest
 from shortlist.index.base import Hits
 from shortlist.index.candidates import (
+    SAFE_SQUARE,
     Contents,
     Floats,
     Rows,
@@ -21,17 +22,15 @@ from shortlist.index.candidates import (
     best_of_columns,
     best_of_slots,
     measure,
+    seen_of,
 )
-from shortlist.index.checks import Items, check_exclude, check_queries
+from shortlist.index.checks import Items, check_queries
 from shortlist.index.exact import ExactIndex
-from shortlist.similarity import normalize
 
 Setting = int | float | str | None
 
 CANDIDATES_AT_A_TIME = 2_000_000  # 16 MB as slots, about 100 MB while they are ranked.
 MOST_REMEMBERED = 4096  # Numbers of answers whose fetch is not worked out again.
-SHORT_SQUARE = 1e-30  # Below it float32 squares lose digits.
-SAFE_SQUARE = 7e37  # Below this squared length no score of two vectors overflows float32.
 
 
 class Kept(NamedTuple):
@@ -167,7 +166,7 @@ class ApproximateIndex(ABC):
         if not len(self) or not k or not len(points):
             return self._exact.search(queries, k, exclude=exclude, allow=allow)
         kept = None if allow is None else self._kept(allow)
-        seen = None if exclude is None else _seen(exclude, len(points))
+        seen = None if exclude is None else seen_of(exclude, len(points))
         if seen is None or len(points) == 1:
             need = k if seen is None else k + len(seen.ids)
             fetch = self._fetches.get(need) or self._fetch(need)
@@ -253,14 +252,11 @@ class ApproximateIndex(ABC):
             return points
         flat = np.ascontiguousarray(points).reshape(-1, width)
         unit = np.empty_like(flat) if self.similarity == "cosine" else flat[:0]
-        # One pass finds what is not finite, too long or too short, and scales.
-        shortest, longest = measure(flat, unit)
-        if not (longest < SAFE_SQUARE and self._exact.longest**2 < SAFE_SQUARE):
+        # One pass finds what is not finite or too long, and scales.
+        if not max(measure(flat, unit)[1], self._exact.longest**2) < SAFE_SQUARE:
             check_queries(queries, k, width, self._exact.longest)
-        if self.similarity == "cosine":
+        if len(unit):
             flat = unit
-            if not shortest >= SHORT_SQUARE or not longest < SAFE_SQUARE:
-                flat = normalize(torch.from_numpy(np.ascontiguousarray(points))).numpy()
         return flat.reshape(shape[0], -1, width)
 
     def _fetch(self, k: int) -> int:
@@ -360,14 +356,6 @@ def check_range(name: str, value: Any, low: float, high: float) -> Any:
 def _check_on_cpu(vectors: Tensor) -> None:
     if vectors.device.type != "cpu":
         raise ModelError(f"vectors must be on the CPU, got {vectors.device}")
-
-
-def _seen(exclude: tuple[Tensor, Tensor], rows: int) -> Seen:
-    """The checked lists of ids that the queries must not get."""
-    ids, starts = exclude[0].numpy(), exclude[1].numpy()
-    if len(starts) != 2 or rows != 1 or starts[0] != 0 or starts[1] != len(ids):
-        check_exclude(exclude, rows)
-    return Seen(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(starts, np.int64))
 
 
 def _lists_of(seen: Seen, rows: Rows) -> Seen:

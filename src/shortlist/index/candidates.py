@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shortlist.compiled import compiled, compiled_reordering
+from shortlist.index.checks import check_exclude
 from shortlist.selection import NOTHING, best_to_front, key_of, score_of
 
 Floats = NDArray[np.float32]
@@ -40,7 +42,7 @@ class Seen(NamedTuple):
 RUN = 1024
 """Columns that are scored before their keys are compared."""
 
-HUGE = np.finfo(np.float32).max
+SAFE_SQUARE = 7e37  # Below this squared length no score of two vectors overflows float32.
 UNSEEN = np.empty(0, dtype=np.int64)
 
 
@@ -78,10 +80,19 @@ def _answers(contents: Contents, keys: Rows, k: int) -> tuple[Rows, Floats, int]
     return ids, scores, _decode(keys, contents.ids, ids, scores)
 
 
+def seen_of(exclude: tuple[Tensor, Tensor], rows: int) -> Seen:
+    """The lists of ids that queries must not get; QueryError unless they are one for each query."""
+    ids, starts = exclude[0].numpy(), exclude[1].numpy()
+    if rows != 1 or len(starts) != 2 or starts[0] != 0 or starts[1] != len(ids):
+        check_exclude(exclude, rows)
+    return Seen(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(starts, np.int64))
+
+
 def measure(points: Floats, unit: Floats) -> tuple[float, float]:
     """Return the least and the greatest squared length of points [P, D], NaN if one is not finite.
 
-    unit: [P, D], where the points are written at length 1; empty [0, D] if that is not wanted.
+    unit: [P, D], where the points are written at length 1, a zero vector as it is; empty [0, D] if
+    that is not wanted.
     """
     least, greatest = _measure(points, unit)
     return least, greatest
@@ -114,7 +125,7 @@ def _score(
 
 
 @compiled
-def _holds(ordered: Any, value: Any) -> Any:
+def holds(ordered: Any, value: Any) -> Any:
     """Whether an ascending array has a value."""
     low, high = 0, len(ordered)
     while low < high:
@@ -150,7 +161,7 @@ def _keys_of_slots(
             column = slots[row, place]
             if column >= 0 and len(columns) > 0:
                 column = columns[column]
-            if column >= 0 and not (len(out) > 0 and _holds(out, ids[column])):
+            if column >= 0 and not (len(out) > 0 and holds(out, ids[column])):
                 some[count] = column
                 count += 1
         _score(points, row, vectors, euclidean, some, count, scores)
@@ -190,7 +201,7 @@ def _keys_of_columns(
             _score(points, row, vectors, euclidean, run, length, scores)
             for place in range(length):
                 key = key_of(scores[place], LAST - run[place])
-                if key <= floor or (len(out) > 0 and _holds(out, ids[run[place]])):
+                if key <= floor or (len(out) > 0 and holds(out, ids[run[place]])):
                     continue
                 held[count] = key
                 count += 1
@@ -228,16 +239,17 @@ def _decode(keys: Any, ids: Any, found: Any, scores: Any) -> int:
 
 @compiled_reordering
 def _measure(points: Any, unit: Any) -> Any:
-    least, greatest = np.float32(np.inf), np.float32(-np.inf)
+    # Squares of float32 numbers neither overflow nor vanish as float64.
+    least, greatest = np.inf, 0.0
     for row in range(len(points)):
-        square = np.float32(0)
+        square = 0.0
         for at in range(points.shape[1]):
-            square += points[row, at] * points[row, at]
-        if not square <= HUGE:
-            return np.float32(np.nan), np.float32(np.nan)
+            square += np.float64(points[row, at]) * np.float64(points[row, at])
+        if not square < np.inf:
+            return np.nan, np.nan
         least, greatest = min(least, square), max(greatest, square)
         if len(unit) > 0:
-            length = np.sqrt(square)
+            length = np.sqrt(square) if square > 0 else 1.0
             for at in range(points.shape[1]):
                 unit[row, at] = points[row, at] / length
     return least, greatest

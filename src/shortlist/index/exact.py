@@ -10,6 +10,8 @@ from torch.nn.functional import pad
 
 from shortlist.errors import DataError, ModelError
 from shortlist.index.base import Hits, hashed
+from shortlist.index.candidates import SAFE_SQUARE, measure, seen_of
+from shortlist.index.candidates import Seen, measure
 from shortlist.index.checks import (
     Items,
     check_allow,
@@ -19,7 +21,7 @@ from shortlist.index.checks import (
     check_unit,
     longest,
 )
-from shortlist.index.scan import could_be_best, margin, scanned
+from shortlist.index.scan import could_be_best
 from shortlist.index.top_k import top_k
 from shortlist.similarity import check_similarity, normalize, score
 
@@ -127,19 +129,16 @@ class ExactIndex:
         allow: bool [more than the highest id], True for each id that any query may get.
         Scores are those of `similarity.score`. Memory beyond the answer stays below 200 MB.
         """
-        check_queries(queries, k, self._width, self.longest)
+        queries = self._checked(queries, k)
+        pool = self._pool(None if allow is None or not len(self) else self.allowed(allow))
+        few = queries.dim() == 2 and len(queries) <= FEW_QUERIES and queries.device.type == "cpu"
+        if few and 0 < 16 * k < pool.size and pool.size >= SCANNED_ITEMS:
+            return self._search_few(queries, k, exclude, pool)
         if exclude is not None:
             check_exclude(exclude, len(queries))
-        pool = self._pool(None if allow is None or not len(self) else self.allowed(allow))
-        if self.similarity == "cosine":
-            queries = normalize(queries)
         ids = queries.new_full((len(queries), k), -1, dtype=torch.int64)
         scores = queries.new_full((len(queries), k), float("-inf"))
-        few = queries.dim() == 2 and len(queries) <= FEW_QUERIES and queries.device.type == "cpu"
-        by_scan = few and 16 * k < pool.size and pool.size >= SCANNED_ITEMS
-        for rows in self._blocks(queries, pool, by_scan) if pool.size and k else ():
-            if by_scan and self._search_one(queries, rows.start, exclude, pool, ids, scores):
-                continue
+        for rows in self._blocks(queries, pool) if pool.size else ():
             cells = self._excluded(exclude, rows, pool)
             values, columns = self._search_block(queries[rows], k, cells, pool)
             scores[rows] = values
@@ -215,12 +214,12 @@ class ExactIndex:
         vectors = _padded_rows(self.items.vectors, columns)
         return _Pool(vectors, self.items.ids[columns], columns, None)
 
-    def _blocks(self, queries: Tensor, pool: _Pool, by_scan: bool) -> Iterator[slice]:
-        """Runs of queries whose scores fill one tile, or the queries one by one."""
+    def _blocks(self, queries: Tensor, pool: _Pool) -> Iterator[slice]:
+        """Runs of queries whose scores fill one tile."""
         columns = min(len(pool.vectors), TILE_COLUMNS)
         interests = queries.shape[1] if queries.dim() == 3 else 1
         rows = TILE // max(columns * interests, 1) // ROW_STEP * ROW_STEP
-        step = 1 if by_scan else max(rows, ROW_STEP)
+        step = max(rows, ROW_STEP)
         for start in range(0, len(queries), step):
             yield slice(start, start + step)
 
@@ -239,39 +238,54 @@ class ExactIndex:
             columns, known = place, known & (pool.columns[place] == columns)
         return owners[known], columns[known]
 
-    def _search_one(
-        self,
-        queries: Tensor,
-        row: int,
-        exclude: tuple[Tensor, Tensor] | None,
-        pool: _Pool,
-        ids: Tensor,
-        scores: Tensor,
-    ) -> bool:
-        """Write the answer of `_search_block` to one query [D], bit for bit, into ids and scores.
-
-        False, and nothing is written, where too many items are alike.
-        """
-        query, distance = queries.numpy()[row], self.similarity == "euclidean"
-        rough = scanned(pool.vectors.numpy()[: pool.size], query, distance)
-        if pool.refused is not None:
-            rough[pool.refused.numpy()] = -np.inf
-        if (cells := self._excluded(exclude, slice(row, row + 1), pool)) is not None:
-            rough[cells[1].numpy()] = -np.inf
-        k = ids.shape[1]
-        columns = could_be_best(rough, k, margin(query, self.longest, distance))
-        if columns is None:
-            return False
-        if len(columns):
+    def _search_few(
+        self, queries: Tensor, k: int, exclude: tuple[Tensor, Tensor] | None, pool: _Pool
+    ) -> Hits:
+        """`search` of queries [B, D], one by one; the answer is that of a batch, bit for bit."""
+        seen = None if exclude is None else seen_of(exclude, len(queries))
+        points, vectors, ids = queries.numpy(), pool.vectors.numpy(), pool.ids.numpy()
+        found = np.full((len(points), k), -1, dtype=np.int64)
+        scores = np.full((len(points), k), -np.inf, dtype=np.float32)
+        for row, point in enumerate(points):
+            columns = could_be_best(
+                vectors[: pool.size],
+                point,
+                k,
+                longest=self.longest,
+                euclidean=self.similarity == "euclidean",
+                refused=None if pool.refused is None else pool.refused.numpy(),
+                ids=ids,
+                seen=None if seen is None else seen.ids[seen.starts[row] : seen.starts[row + 1]],
+            )
+            if columns is None:  # Too many items are alike.
+                cells = self._excluded(exclude, slice(row, row + 1), pool)
+                values, best = self._search_block(queries[row : row + 1], k, cells, pool)
+                scores[row], place = values[0].numpy(), best[0].numpy()
+                found[row] = np.where(place >= 0, ids[place], -1)
+                continue
             # As many rows and columns as in a batch: equal pairs then score equal.
-            padded = queries.new_zeros(ROW_STEP, len(query))
-            padded[0] = queries[row]
-            near = _padded_rows(pool.vectors, torch.from_numpy(columns))
-            exact = score(padded, near, self._kind)[0, : len(columns)].numpy()
-            best = np.argsort(-exact, kind="stable")[:k]
-            scores[row, : len(best)] = torch.from_numpy(exact[best])
-            ids[row, : len(best)] = torch.from_numpy(pool.ids.numpy()[columns[best]])
-        return True
+            near = np.zeros((-(-len(columns) // COLUMN_STEP) * COLUMN_STEP, len(point)), np.float32)
+            vectors.take(columns, axis=0, out=near[: len(columns)], mode="clip")
+            alone = np.zeros((ROW_STEP, len(point)), dtype=np.float32)
+            alone[0] = point
+            exact = score(torch.from_numpy(alone), torch.from_numpy(near), self._kind).numpy()[0]
+            best = (-exact[: len(columns)]).argsort(kind="stable")[:k]
+            scores[row, : len(best)] = exact[best]
+            found[row, : len(best)] = ids[columns[best]]
+        return Hits(torch.from_numpy(found), torch.from_numpy(scores))
+
+    def _checked(self, queries: Tensor, k: int) -> Tensor:
+        """Queries that can be answered, of length 1 under cosine; QueryError for others."""
+        plain = queries.dtype == torch.float32 and queries.dim() in {2, 3} and k >= 0
+        if not (plain and queries.device.type == "cpu" and queries.shape[-1] == self._width > 0):
+            check_queries(queries, k, self._width, self.longest)
+            return normalize(queries) if self.similarity == "cosine" else queries
+        points = np.ascontiguousarray(queries.detach().numpy())
+        flat = points.reshape(-1, self._width)
+        unit = np.empty_like(flat) if self.similarity == "cosine" else flat[:0]
+        if not max(measure(flat, unit)[1], self.longest**2) < SAFE_SQUARE or not points.size:
+            check_queries(queries, k, self._width, self.longest)
+        return torch.from_numpy(unit.reshape(points.shape) if len(unit) else points)
 
     @property
     def _kind(self) -> str:

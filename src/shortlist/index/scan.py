@@ -12,92 +12,125 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.compiled import compiled, compiled_reordering
+from shortlist.index.candidates import Floats, Rows, holds
 from shortlist.selection import best_to_front
 
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
-
-UNIT = 2.0**-24  # Half a unit in the last place of a float32 around 1: what one step may be off by.
-UNDERFLOW = 2.0**-126  # What a step may be off by beside that, where numbers are very small.
+UNIT = 2.0**-24  # What one step of float32 may be off by, as a share.
+UNDERFLOW = 2.0**-126  # What it may be off by beside that, where numbers are very small.
 SPARE = 1024  # Columns beyond 4 k that may be named; where more are as good, this is no shortcut.
+RUN = 1024  # Columns that are scored before the scores are looked at.
+LOWEST = float(np.finfo(np.float32).min)
 
 
-def scanned(vectors: Floats, query: Floats, euclidean: bool) -> Floats:
-    """Return a score of each vector [N, D] for a query [D], [N]: within `margin` of any other way.
+def could_be_best(
+    vectors: Floats,
+    query: Floats,
+    k: int,
+    *,
+    longest: float,
+    euclidean: bool,
+    refused: NDArray[np.bool_] | None = None,
+    ids: Rows | None = None,
+    seen: Rows | None = None,
+) -> Rows | None:
+    """Return the columns that can be among the k best for a query [D], ascending; None for many.
 
-    The dot product, or minus the squared distance.
+    vectors: [N, D], of which the longest is so long. Left out are the columns that are refused,
+    bool [N], and those whose ids [N] were seen [any]. More than 4 (k + seen) + SPARE are too many.
     """
-    scores = np.empty(len(vectors), dtype=np.float32)
-    _scan(vectors, query, euclidean, scores)
-    return scores
+    wanted = k if seen is None else k + len(seen)
+    columns = np.empty(4 * wanted + SPARE, dtype=np.int64)
+    no_refusals = np.empty(0, dtype=np.bool_) if refused is None else refused
+    slack = margin(query, longest, euclidean)
+    count = _collect(vectors, query, euclidean, no_refusals, wanted, slack, columns)
+    if count < 0:
+        return None
+    if seen is not None and ids is not None and len(seen):
+        count = _drop_seen(columns, count, ids, seen)
+    return columns[:count]
 
 
 def margin(query: Floats, longest: float, euclidean: bool) -> float:
-    """How much better `scanned` may put an item than the k-th that it puts first, and be wrong.
+    """How far below the k-th best of the scan an item of the k best may stand.
 
-    longest: the length of the longest vector. A sum of D products, in whatever order, with or
-    without fused steps, is off by at most γ = n u / (1 - n u) of the sum of their sizes, n = D
-    (Higham 2002, §3.1), and so by γ |q| |t|; four more steps make it a distance, of at most
-    (|q| + |t|)². Two scores of one pair, from two ways to sum, so differ by 2 γ of that at most.
-    An item of the true k best is no worse than the worst of the k that the scan puts first: it may
-    have lost that much in the scan, and they may have won it.
+    A sum of D products, in whatever order, with or without fused steps, is off by at most
+    γ = n u / (1 - n u) of the sum of their sizes, n = D (Higham 2002, §3.1), and so by γ |q| |t|;
+    with four more steps it is a distance, of at most (|q| + |t|)². Two ways to score a pair
+    differ by twice that. The k that the scan puts first may have gained so much in it, and an item
+    of the true k best may have lost as much: twice the difference.
     """
-    length = float(np.linalg.norm(query.astype(np.float64))) * (1 + 1e-6)
-    longest *= 1 + 1e-6
+    doubles = query.astype(np.float64)
+    length = float(doubles.dot(doubles)) ** 0.5
     steps = len(query) + 4
     gamma = steps * UNIT / (1 - steps * UNIT)
     size = (length + longest) ** 2 if euclidean else length * longest
-    return 4 * (gamma * size + steps * UNDERFLOW)
-
-
-def could_be_best(scores: Floats, k: int, slack: float) -> Rows | None:
-    """Return the columns, ascending, whose score is at most `slack` below the k-th best.
-
-    Fewer than k scores over -inf: all of these. None where the columns are more than 4 k + SPARE.
-    """
-    columns = np.empty(4 * k + SPARE, dtype=np.int64)
-    count = _collect(scores, k, slack, columns)
-    return columns[:count] if count >= 0 else None
+    return 4 * (1 + 1e-3) * (gamma * size + steps * UNDERFLOW)
 
 
 @compiled_reordering
-def _scan(vectors: Any, query: Any, euclidean: Any, scores: Any) -> None:
+def _score(vectors: Any, query: Any, euclidean: Any, start: Any, count: Any, scores: Any) -> None:
+    """Write the scores of `count` columns from `start` on: products, or minus squared distances."""
     width = vectors.shape[1]
-    for row in range(len(scores)):
+    for place in range(count):
+        column = np.uint64(start + place)  # A signed index costs a test for being negative.
         score = np.float32(0)
         if euclidean:
             for at in range(width):
-                step = vectors[row, at] - query[at]
+                step = vectors[column, at] - query[at]
                 score -= step * step
         else:
             for at in range(width):
-                score += vectors[row, at] * query[at]
-        scores[row] = score
+                score += vectors[column, at] * query[at]
+        scores[place] = score
 
 
 @compiled
-def _collect(scores: Any, k: Any, slack: Any, columns: Any) -> int:
-    """Write the columns that could be among the k best, and return how many; -1 if too many."""
-    held = np.empty(2 * k + 64, dtype=np.float32)
-    count, floor = 0, np.float32(-np.inf)
-    for column in range(len(scores)):
-        if scores[column] > floor:
-            held[count] = scores[column]
-            count += 1
-            if count == len(held):
-                best_to_front(held, count, k)
-                count, floor = k, held[k - 1]
-    if count >= k:
-        best_to_front(held, count, k)
-        floor = held[k - 1] if count > k else held[:k].min()
-    else:
-        floor = np.float32(-np.inf)
-    bound = max(np.float64(floor) - slack, np.float64(np.finfo(np.float32).min))
-    count = 0
-    for column in range(len(scores)):
-        if scores[column] >= bound:
-            if count == len(columns):
-                return -1
-            columns[count] = column
-            count += 1
+def _collect(
+    vectors: Any,
+    query: Any,
+    euclidean: Any,
+    refused: Any,
+    k: Any,
+    slack: Any,
+    columns: Any,
+) -> int:
+    """Write the columns scored at most `slack` below the k-th best; how many, -1 if too many."""
+    scores = np.empty(RUN, dtype=np.float32)
+    kept, ranked = np.empty(len(columns), np.float32), np.empty(len(columns), np.float32)
+    count, bound = 0, LOWEST
+    for start in range(0, len(vectors) + 1, RUN):
+        length = min(RUN, len(vectors) - start)
+        _score(vectors, query, euclidean, start, length, scores)
+        last = start + RUN > len(vectors)
+        for place in range(length + 1):
+            if place < length:
+                # The bound only rises: what is below it now is below it at the end.
+                if scores[place] < bound or (len(refused) > 0 and refused[start + place]):
+                    continue
+                kept[count] = scores[place]
+                columns[count] = start + place
+                count += 1
+            if (count == len(columns) or (last and place == length)) and count > k:
+                ranked[:count] = kept[:count]
+                best_to_front(ranked, count, k)
+                bound = max(LOWEST, np.float64(ranked[k - 1]) - slack)
+                above = 0
+                for at in range(count):
+                    kept[above] = kept[at]
+                    columns[above] = columns[at]
+                    above += kept[above] >= bound
+                count = above
+                if count == len(columns):
+                    return -1
     return count
+
+
+@compiled
+def _drop_seen(columns: Any, count: Any, ids: Any, seen: Any) -> int:
+    """Keep the columns whose ids were not seen, and return how many."""
+    ordered = np.sort(seen)
+    kept = 0
+    for at in range(count):
+        columns[kept] = columns[at]
+        kept += not holds(ordered, ids[columns[at]])
+    return kept
