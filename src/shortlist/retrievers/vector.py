@@ -213,7 +213,8 @@ class TwoTower(Learner):
 
     def _encode_block(self, block: RowQueries) -> Tensor:
         """Encode queries as training did: trained items only, the latest ones."""
-        self.towers.eval()
+        if self.towers.training:
+            self.towers.eval()
         history = self._trained(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         latest = windows(history.values, history.offsets[1:] - length, length)
