@@ -27,7 +27,10 @@ FLOORS = (
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 # Rooms that stay away from rooms they may import by their floor.
-NARROWER = {"config": {"errors"}, "index": {"errors", "similarity", "metrics", "compiled", "selection"}}
+NARROWER = {
+    "config": {"errors"},
+    "index": {"errors", "similarity", "metrics", "compiled", "selection"},
+}
 
 # Each outside package that only one place knows.
 DOORS = {

@@ -12,7 +12,7 @@ NOTHING = -(2**63)
 
 @compiled
 def key_of(score: Any, rank: Any) -> Any:
-    """One int64 for a float32 score, not NaN, and a rank from 0 to 2^32 - 1, the greater the better.
+    """One int64 for a float32 score, not NaN, and a rank from 0 to 2^32 - 1.
 
     The better score has the greater key, among equal scores the greater rank.
     """

@@ -84,7 +84,8 @@ def test_other_seeds_give_other_orders():
 
 
 @given(
-    st.lists(st.integers(-(2**63), 2**63 - 1), unique=True), st.lists(st.integers(-9, 9), max_size=9)
+    st.lists(st.integers(-(2**63), 2**63 - 1), unique=True),
+    st.lists(st.integers(-9, 9), max_size=9),
 )
 def test_integers_are_found_alike_one_by_one_and_as_a_column(ids, others):
     vocabulary = Vocabulary(pl.Series([*ids], dtype=pl.Int64), len(ids))
@@ -95,7 +96,9 @@ def test_integers_are_found_alike_one_by_one_and_as_a_column(ids, others):
     assert [vocabulary.rows([i]).tolist() for i in wanted] == [[row] for row in rows]
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True), st.text(max_size=2))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True), st.text(max_size=2)
+)
 def test_strings_are_found_alike_one_by_one_and_as_a_column(ids, other):
     vocabulary = Vocabulary(pl.Series(ids, dtype=pl.String), len(ids))
     wanted = [text for text in [*ids[::-1], other] if text.isprintable()]

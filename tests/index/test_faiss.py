@@ -1,6 +1,5 @@
 """The indexes on FAISS: when the library is asked, when a scan answers, and what is refused."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -213,3 +212,18 @@ def test_only_settings_of_the_search_can_be_changed_later():
         index.adjust(m=8)
     with pytest.raises(ModelError, match="ef_search must be"):
         index.adjust(ef_search=-3)
+
+
+@pytest.mark.parametrize("kind", [FaissHNSW, FaissIVF])
+def test_the_default_finds_the_best_under_dot_where_lengths_differ(kind):
+    random = torch.Generator().manual_seed(0)
+    spectrum = 1 / torch.arange(1, 65).sqrt()
+    offset = 0.5 * torch.randn(64, generator=random) * spectrum
+    items = torch.randn(6_000, 64, generator=random) * spectrum + offset
+    items *= (0.4 * torch.randn(6_000, 1, generator=random)).exp()
+    queries = torch.randn(100, 64, generator=random) * spectrum + offset
+    truth = ExactIndex("dot").build(torch.arange(6_000), items).search(queries, 100)
+    index = kind("dot").build(torch.arange(6_000), items)
+    assert recall(index.search(queries, 100), truth) >= 0.95
+    if kind is FaissHNSW:  # A beam of 256 is too narrow, and is used if told.
+        assert recall(index.adjust(ef_search=256).search(queries, 100), truth) < 0.95

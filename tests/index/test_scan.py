@@ -1,4 +1,4 @@
-"""One query alone gets, bit for bit, what it gets in a batch, and the shortcut says when it fails."""
+"""One query alone gets, bit for bit, what it gets in a batch; the shortcut says when it fails."""
 
 import numpy as np
 import pytest

@@ -288,9 +288,7 @@ class ApproximateIndex(ABC):
             slots = allowed[self._columns] & (self._columns >= 0)
         return Kept(columns, slots, len(columns) / len(allowed))
 
-    def _search_in_runs(
-        self, points: Floats, k: int, kept: Kept | None, seen: Seen | None
-    ) -> Hits:
+    def _search_in_runs(self, points: Floats, k: int, kept: Kept | None, seen: Seen | None) -> Hits:
         """Answer together the queries that fetch alike, a limited number at a time."""
         count = len(points)
         needs = np.full(count, k)

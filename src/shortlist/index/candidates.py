@@ -119,8 +119,7 @@ def _score(
             else:
                 for at in range(width):
                     score += points[row, interest, at] * vectors[column, at]
-            if score > best:
-                best = score
+            best = max(best, score)
         scores[place] = best
 
 

@@ -11,7 +11,6 @@ from torch.nn.functional import pad
 from shortlist.errors import DataError, ModelError
 from shortlist.index.base import Hits, hashed
 from shortlist.index.candidates import SAFE_SQUARE, measure, seen_of
-from shortlist.index.candidates import Seen, measure
 from shortlist.index.checks import (
     Items,
     check_allow,

@@ -31,6 +31,7 @@ POINTS_PER_LIST = 39  # k-means with fewer is noise, and FAISS warns.
 # width 64, one query, 100,000 clustered vectors. Below it filtered searches scan.
 SCANNED_PER_STEP = 32
 SCANNED_PER_LISTED = 0.4
+BEAM, BEAM_FOR_DOT = 256, 4096  # Of a graph, by default.
 REACH = 1.1  # Over the longest item's square: items added later may be that much longer.
 EPSILON = 4e-6  # What scores of one pair may differ by, in squared lengths, over the ways to sum.
 
@@ -173,8 +174,8 @@ class FaissIVF(FaissIndex):
         similarity: One of SIMILARITIES.
         nlist: Lists; None takes 2 √N. Never more than one for each 39 items.
         nprobe: Lists looked into; None takes an eighth of them, 16 at least, and as many as hold
-            LISTED_PER_CANDIDATE items for each candidate asked for. Filters raise it by the share
-            of items they keep.
+            LISTED_PER_CANDIDATE items for each candidate asked for, twice that for dot. Filters
+            raise it by the share of items they keep.
         quantizer: How a list keeps vectors: flat, fp16, sq8 (a byte a number), or pq (half a byte
             for two numbers).
         refine: Candidates scored again in float32 for each answer wanted; None takes 1.2 or, for
@@ -246,7 +247,8 @@ class FaissIVF(FaissIndex):
     def _probes(self, fetch: int, share: float) -> int:
         """The lists to look into where `share` of the items are wanted."""
         lists = int(self._library.nlist)
-        deep = LISTED_PER_CANDIDATE * fetch * lists // len(self._slots)
+        listed = LISTED_PER_CANDIDATE * (2 if self.similarity == "dot" else 1)
+        deep = listed * fetch * lists // len(self._slots)
         probes = self.nprobe or max(lists // 8, 16, deep)
         return min(round(probes / share), lists)
 
@@ -271,8 +273,10 @@ class FaissHNSW(FaissIndex):
         similarity: One of SIMILARITIES.
         m: Links of a vector, twice as many on the lowest level.
         ef_construction: The beam while building.
-        ef_search: The beam while searching; never less than the candidates asked for. Filters
-            raise it by the share of items they keep.
+        ef_search: The beam while searching; never less than the candidates asked for. None takes
+            256, and 4096 for dot, where the best items lie far from most and a graph finds its way
+            badly; up to some 130,000 items a scan is cheaper than that, and is what is done then.
+            Filters raise it by the share of items they keep.
         quantizer: What the walk compares with: flat, fp16, or sq8 (a byte a number).
         refine: Candidates scored again in float32 for each answer wanted.
     """
@@ -285,7 +289,7 @@ class FaissHNSW(FaissIndex):
         *,
         m: int = 16,
         ef_construction: int = 100,
-        ef_search: int = 256,
+        ef_search: int | None = None,
         quantizer: str = "sq8",
         refine: float = 1.2,
     ) -> None:
@@ -293,7 +297,9 @@ class FaissHNSW(FaissIndex):
         self.quantizer = check_quantizer(quantizer, ("flat", "fp16", "sq8"))
         self.m = check_range("m", m, 2, 128)
         self.ef_construction = check_range("ef_construction", ef_construction, 4, 10_000)
-        self.ef_search = check_range("ef_search", ef_search, 1, 100_000)
+        self.ef_search = (
+            None if ef_search is None else check_range("ef_search", ef_search, 1, 100_000)
+        )
 
     def settings(self) -> dict[str, Setting]:
         """The keyword arguments that make an index like this one."""
@@ -323,11 +329,12 @@ class FaissHNSW(FaissIndex):
         return self._ask(points, fetch, parameters)
 
     def _beam(self, fetch: int, share: float) -> int:
-        return round(float(max(self.ef_search, fetch)) / share)
+        beam = self.ef_search or (BEAM_FOR_DOT if self.similarity == "dot" else BEAM)
+        return round(float(max(beam, fetch)) / share)
 
     def _scanned_meanwhile(self, fetch: int, share: float) -> float:
-        raised = share < 1 or fetch > self.ef_search
-        return SCANNED_PER_STEP * self._beam(fetch, share) if raised else 0.0
+        beam = self._beam(fetch, share)
+        return SCANNED_PER_STEP * beam if beam > (self.ef_search or BEAM) else 0.0
 
 
 def check_quantizer(name: str, known: tuple[str, ...]) -> str:

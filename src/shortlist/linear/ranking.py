@@ -79,7 +79,7 @@ def best_of_lists(
 
 
 @compiled
-def _best_of_lists(  # noqa: PLR0912
+def _best_of_lists(
     start: Any,
     row: Any,
     score: Any,

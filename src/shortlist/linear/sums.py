@@ -73,7 +73,7 @@ def _dense(start: Any, item: Any, weight: Any, ids: Any, scores: Any, out: Any) 
 
 
 @compiled
-def _best(  # noqa: PLR0912, PLR0915
+def _best(  # noqa: PLR0912
     start: Any,
     item: Any,
     weight: Any,
