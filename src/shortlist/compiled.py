@@ -30,11 +30,15 @@ class _Compiled(Generic[Function]):
         # It takes a third of a second to import, and most commands need none of it.
         import numba  # noqa: PLC0415
 
-        options = {"nogil": True, "fastmath": {"reassoc", "contract"} if self.reorders else False}
+        options: Any = {
+            "nogil": True,
+            "fastmath": {"reassoc", "contract"} if self.reorders else False,
+        }
+        function: Any = self._linked
         try:
-            machine_code: Callable[..., Any] = numba.njit(self._linked, cache=True, **options)
+            machine_code: Callable[..., Any] = numba.njit(function, cache=True, **options)
         except RuntimeError:  # no folder to keep it in: a read-only installation
-            machine_code = numba.njit(self._linked, **options)
+            machine_code = numba.njit(function, **options)
         return machine_code
 
     @property

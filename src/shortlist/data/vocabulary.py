@@ -55,7 +55,7 @@ class Vocabulary:
                 if (numbers := _plain_integers(ids)) is not None:
                     return self._rows_of_integers(self._numbers, numbers)
             elif _are_few_strings(ids):
-                return np.array([self._row_of_string(text) for text in ids], dtype=np.int64)
+                return np.array([self._row_of_string(str(text)) for text in ids], dtype=np.int64)
         wanted = self._same_type(ids)
         ordered, rows = self._sorted
         if len(ordered) == 0 or len(wanted) == 0:

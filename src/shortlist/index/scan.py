@@ -64,7 +64,7 @@ def margin(query: Floats, longest: float, euclidean: bool) -> float:
     steps = len(query) + 4
     gamma = steps * UNIT / (1 - steps * UNIT)
     size = (length + longest) ** 2 if euclidean else length * longest
-    return 4 * (1 + 1e-3) * (gamma * size + steps * UNDERFLOW)
+    return float(4 * (1 + 1e-3) * (gamma * size + steps * UNDERFLOW))
 
 
 @compiled_reordering
