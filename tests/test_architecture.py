@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "shortlist"
 # `errors` is the ground on which all of them stand, `shortlist` the public names over them.
 FLOORS = (
     {"errors"},
-    {"similarity", "metrics", "losses", "compiled"},
+    {"compiled"},
+    {"similarity", "metrics", "losses", "selection"},
     {"data", "index", "config"},
     {"sampling", "towers", "linear"},
     {"training"},
@@ -26,7 +27,10 @@ FLOORS = (
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 # Rooms that stay away from rooms they may import by their floor.
-NARROWER = {"config": {"errors"}, "index": {"errors", "similarity", "metrics"}}
+NARROWER = {
+    "config": {"errors"},
+    "index": {"errors", "similarity", "metrics", "compiled", "selection"},
+}
 
 # Each outside package that only one place knows.
 DOORS = {

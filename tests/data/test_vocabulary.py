@@ -81,3 +81,34 @@ def test_other_seeds_give_other_orders():
     ids = pl.Series(range(1000))
     first, second = (np.argsort(hash_ids(ids, seed)) for seed in (0, 1))
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
+
+
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), unique=True),
+    st.lists(st.integers(-9, 9), max_size=9),
+)
+def test_integers_are_found_alike_one_by_one_and_as_a_column(ids, others):
+    vocabulary = Vocabulary(pl.Series([*ids], dtype=pl.Int64), len(ids))
+    wanted = [*ids[::-1], *others]
+    rows = [ids.index(i) + 1 if i in ids else 0 for i in wanted]
+    for kind in (list, tuple, np.array, lambda some: pl.Series([*some, None], dtype=pl.Int64)):
+        assert vocabulary.rows(kind(wanted))[: len(rows)].tolist() == rows
+    assert [vocabulary.rows([i]).tolist() for i in wanted] == [[row] for row in rows]
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True), st.text(max_size=2)
+)
+def test_strings_are_found_alike_one_by_one_and_as_a_column(ids, other):
+    vocabulary = Vocabulary(pl.Series(ids, dtype=pl.String), len(ids))
+    wanted = [text for text in [*ids[::-1], other] if text.isprintable()]
+    rows = [ids.index(i) + 1 if i in ids else 0 for i in wanted]
+    assert vocabulary.rows(pl.Series(wanted, dtype=pl.String)).tolist() == rows
+    assert vocabulary.rows(wanted).tolist() == rows
+    assert [vocabulary.rows([i]).tolist() for i in wanted] == [[row] for row in rows]
+
+
+@pytest.mark.parametrize("odd", [[True], [1.0], [None, "1"], ["1", 1], np.array([[1]]), [b"1"]])
+def test_ids_that_are_only_like_integers_are_refused(odd):
+    with pytest.raises(QueryError, match="integers"):
+        Vocabulary(pl.Series([1, 2]), 2).rows(odd)

@@ -1,12 +1,10 @@
 """The indexes on FAISS: when the library is asked, when a scan answers, and what is refused."""
 
-import numpy as np
 import pytest
 import torch
 
 from shortlist.errors import DataError, ModelError, QueryError
 from shortlist.index import ExactIndex, FaissFlat, FaissHNSW, FaissIVF
-from shortlist.index.approximate import _nearest_first
 from shortlist.similarity import SIMILARITIES
 
 APPROXIMATE = [FaissHNSW, FaissIVF]
@@ -84,19 +82,6 @@ def test_every_quantizer_finds_most_and_scores_as_in_training(kind, quantizer, s
         scores = dict(zip(truth.ids[row].tolist(), truth.scores[row].tolist(), strict=True))
         expected = [scores[item] for item in hits.ids[row].tolist()]
         assert hits.scores[row].tolist() == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("rows", [1, 40])
-def test_candidates_are_ordered_by_distance_then_by_column(rows):
-    random = np.random.default_rng(rows)
-    far = random.integers(-3, 4, (rows, 50)).astype(np.float32) / 2
-    columns = np.stack([random.permutation(1_000)[:50] for _ in range(rows)])
-    far[:, :5], columns[:, :5] = np.inf, -1
-    found, near = _nearest_first(columns, far, 48)
-    order = np.lexsort((columns, far))[:, :45]
-    assert np.array_equal(found[:, :45], np.take_along_axis(columns, order, 1))
-    assert np.array_equal(near[:, :45], np.take_along_axis(far, order, 1))
-    assert (near[:, 45:] == np.inf).all()
 
 
 @pytest.mark.parametrize("part", ["ids", "vectors", "slots", "library", "settings", "checksum"])
@@ -227,3 +212,16 @@ def test_only_settings_of_the_search_can_be_changed_later():
         index.adjust(m=8)
     with pytest.raises(ModelError, match="ef_search must be"):
         index.adjust(ef_search=-3)
+
+
+@pytest.mark.parametrize("kind", [FaissHNSW, FaissIVF])
+def test_the_default_finds_the_best_under_dot_where_lengths_differ(kind):
+    random = torch.Generator().manual_seed(0)
+    spectrum = 1 / torch.arange(1, 65).sqrt()
+    offset = 0.5 * torch.randn(64, generator=random) * spectrum
+    items = torch.randn(4_000, 64, generator=random) * spectrum + offset
+    items *= (0.4 * torch.randn(4_000, 1, generator=random)).exp()
+    queries = torch.randn(100, 64, generator=random) * spectrum + offset
+    truth = ExactIndex("dot").build(torch.arange(4_000), items).search(queries, 100)
+    index = kind("dot").build(torch.arange(4_000), items)
+    assert recall(index.search(queries, 100), truth) >= 0.95

@@ -1,5 +1,6 @@
 """External id <-> row: which number stands for which user or item; row 0 is padding and unknown."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from shortlist.errors import QueryError
 
 Ids = pl.Series | Sequence[int] | Sequence[str] | NDArray[Any]
+
+FEW = 64
+"""Up to so many strings are looked up one by one: a call of polars costs as much as ten of them."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,22 @@ class Vocabulary:
         order = self.ids.arg_sort()
         return self.ids.gather(order), order.to_numpy().astype(np.int64) + 1
 
+    @cached_property
+    def _numbers(self) -> NDArray[np.int64] | None:
+        """The sorted ids as an array, without a copy; None where they are strings."""
+        return self._sorted[0].to_numpy() if self.ids.dtype == pl.Int64 else None
+
     def rows(self, ids: Ids) -> NDArray[np.int64]:
         """Return the row of each id, [n]; 0 where the id is unknown.
 
         Raises QueryError where the ids have another type than the vocabulary's: `"1"` is not `1`.
         """
+        if len(self) > 0 and len(ids) > 0:
+            if self._numbers is not None:
+                if (numbers := _plain_integers(ids)) is not None:
+                    return self._rows_of_integers(self._numbers, numbers)
+            elif _are_few_strings(ids):
+                return np.array([self._row_of_string(str(text)) for text in ids], dtype=np.int64)
         wanted = self._same_type(ids)
         ordered, rows = self._sorted
         if len(ordered) == 0 or len(wanted) == 0:
@@ -49,6 +64,21 @@ class Vocabulary:
         place[place == len(ordered)] = 0
         found = (ordered.gather(place) == wanted).to_numpy()
         return np.where(found, rows[place], 0)
+
+    def _rows_of_integers(
+        self, ordered: NDArray[np.int64], wanted: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        place = ordered.searchsorted(wanted)
+        place[place == len(ordered)] = 0
+        rows = self._sorted[1][place]
+        rows[ordered[place] != wanted] = 0
+        return rows
+
+    def _row_of_string(self, text: str) -> int:
+        # Python orders strings by code point, polars by their UTF-8 bytes: the same order.
+        ordered, rows = self._sorted
+        place = bisect_left(ordered, text)
+        return int(rows[place]) if place < len(ordered) and ordered[place] == text else 0
 
     def external(self, rows: NDArray[np.int64]) -> pl.Series:
         """Return the id of each row >= 1."""
@@ -80,6 +110,33 @@ class Vocabulary:
             return given.cast(pl.Int64)
         wanted = "integers" if self.ids.dtype == pl.Int64 else "strings"
         raise QueryError(f"{self.name} ids of this data are {wanted}, got {given.dtype}")
+
+
+def _plain_integers(ids: Ids) -> NDArray[np.int64] | None:
+    """The ids as an array, [n], if each is plainly an integer of 64 bits; else None."""
+    if isinstance(ids, np.ndarray):
+        return ids.astype(np.int64, copy=False) if ids.dtype.kind == "i" and ids.ndim == 1 else None
+    if isinstance(ids, pl.Series):
+        plain = ids.dtype == pl.Int64 and ids.null_count() == 0
+        return ids.to_numpy() if plain else None
+    if set(map(type, ids)) != {int}:
+        return None
+    try:
+        return np.array(ids, dtype=np.int64)
+    except OverflowError:
+        return None
+
+
+def _are_few_strings(ids: Ids) -> bool:
+    """Whether the ids are a short list of proper strings."""
+    if len(ids) > FEW or not isinstance(ids, list | tuple):
+        return False
+    return all(type(text) is str and (text.isascii() or _is_unicode(text)) for text in ids)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a string has no half of a surrogate pair, which no UTF-8 can hold."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def hash_ids(ids: pl.Series, seed: int = 0) -> NDArray[np.uint64]:

@@ -9,15 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from shortlist.errors import ModelError
-from shortlist.index.approximate import (
-    ApproximateIndex,
-    Floats,
-    Kept,
-    Rows,
-    Setting,
-    check_range,
-    raised,
-)
+from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
+from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
 
 # Vectors that an exact scan reads in the time in which Annoy looks at one of search_k.

@@ -13,17 +13,24 @@ from torch import Tensor
 
 from shortlist.errors import ModelError, QueryError, suggest
 from shortlist.index.base import Hits
-from shortlist.index.checks import Items, check_exclude, check_queries
+from shortlist.index.candidates import (
+    SAFE_SQUARE,
+    Contents,
+    Floats,
+    Rows,
+    Seen,
+    best_of_columns,
+    best_of_slots,
+    measure,
+    seen_of,
+)
+from shortlist.index.checks import Items, check_queries
 from shortlist.index.exact import ExactIndex
-from shortlist.similarity import normalize
 
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
 Setting = int | float | str | None
 
 CANDIDATES_AT_A_TIME = 2_000_000  # 16 MB as slots, about 100 MB while they are ranked.
-SHORT_SQUARE = 1e-30  # Below it float32 squares lose digits.
-SAFE_SQUARE = 7e37  # Below this squared length no score of two vectors overflows float32.
+MOST_REMEMBERED = 4096  # Numbers of answers whose fetch is not worked out again.
 
 
 class Kept(NamedTuple):
@@ -59,6 +66,7 @@ class ApproximateIndex(ABC):
         self.refine = check_range("refine", refine, 1, 1000)
         self._slots: Rows = np.empty(0, dtype=np.int64)  # The id in each slot, -1 once removed.
         self._columns: Rows | None = None  # The column of each slot; None where they are the same.
+        self._take_contents()
 
     @abstractmethod
     def settings(self) -> dict[str, Setting]:
@@ -101,6 +109,7 @@ class ApproximateIndex(ABC):
         checked = make(self.similarity, **(self.settings() | changes))
         for name in changes:
             setattr(self, name, getattr(checked, name))
+        self._take_contents()
         return self
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
@@ -157,19 +166,14 @@ class ApproximateIndex(ABC):
         if not len(self) or not k or not len(points):
             return self._exact.search(queries, k, exclude=exclude, allow=allow)
         kept = None if allow is None else self._kept(allow)
-        if exclude is not None:
-            check_exclude(exclude, len(points))
-            return self._search_in_runs(points, k, kept, exclude)
-        fetch = self._fetch(k)
-        if len(points) * fetch * points.shape[1] > CANDIDATES_AT_A_TIME:
-            return self._search_in_runs(points, k, kept, None)
-        if self._prefers_scan(fetch, kept):
-            return self._hits(*self._scan(points, k, kept, None))
-        columns, far = self._nearest(points, k, fetch, kept, None)
-        if not _complete(far):
-            short = np.flatnonzero(far[:, -1] == np.inf)
-            columns[short], far[short] = self._scan(points[short], k, kept, None)
-        return self._hits(columns, far)
+        seen = None if exclude is None else seen_of(exclude, len(points))
+        if seen is None or len(points) == 1:
+            need = k if seen is None else k + len(seen.ids)
+            fetch = self._fetches.get(need) or self._fetch(need)
+            if len(points) * fetch * points.shape[1] <= CANDIDATES_AT_A_TIME:
+                ids, scores = self._best(points, k, fetch, kept, seen)
+                return Hits(torch.from_numpy(ids), torch.from_numpy(scores))
+        return self._search_in_runs(points, k, kept, seen)
 
     def state(self) -> dict[str, Tensor]:
         """The contents as named tensors: the items, the library's bytes, settings, a checksum."""
@@ -208,6 +212,7 @@ class ApproximateIndex(ABC):
         if len(exact):
             self._fit(exact.items.vectors.numpy())
         self._exact, self._slots, self._columns = exact, exact.items.ids.numpy().copy(), None
+        self._take_contents()
 
     def _place_slots(self) -> None:
         """Note the column of each slot after the items changed."""
@@ -215,6 +220,16 @@ class ApproximateIndex(ABC):
         placed = np.where(self._slots >= 0, columns.numpy(), -1)
         same = len(placed) == len(self) and np.array_equal(placed, np.arange(len(self)))
         self._columns = None if same else placed
+        self._take_contents()
+
+    def _take_contents(self) -> None:
+        """Hold on to what every search needs of the items, as arrays; forget what hung on them."""
+        self._fetches: dict[int, int] = {}  # By how many answers are needed.
+        self._scans: dict[int, bool] = {}  # By how many are fetched, whether a scan is cheaper.
+        ids, vectors, _ = self._exact.items
+        columns = np.empty(0, dtype=np.int64) if self._columns is None else self._columns
+        by_distance = self.similarity == "euclidean"
+        self._contents = Contents(ids.numpy(), vectors.numpy(), columns, by_distance)
 
     def _check_width(self, vectors: Tensor) -> None:
         """Refuse vectors of another width than those that were in the emptied index."""
@@ -224,44 +239,45 @@ class ApproximateIndex(ABC):
 
     def _points(self, queries: Tensor, k: int) -> Floats:
         """The checked queries as an array [B, K, D], of length 1 under cosine."""
-        width = self._exact.items.vectors.shape[1]
+        width = self._contents.vectors.shape[1]
         try:
             points: Floats = (queries.detach() if queries.requires_grad else queries).numpy()
         except TypeError as error:
             raise QueryError(f"queries must be on the CPU, got {queries.device}") from error
-        single = points.dtype == np.float32 and points.ndim in {2, 3}
-        if not single or points.shape[-1] != width or not points.size or k < 0:
+        shape = points.shape
+        single = points.dtype == np.float32 and len(shape) in {2, 3}
+        if not single or shape[-1] != width or not points.size or k < 0:
             check_queries(queries, k, width, self._exact.longest)
         if not points.size:
             return points
-        points = np.ascontiguousarray(points)
-        if points.ndim == 2:
-            points = points[:, None]
-        # One pass finds what is not finite, too long or too short, and gives the lengths.
-        squares = np.einsum("bkd,bkd->bk", points, points)
-        shortest = longest = squares.item(0)
-        if squares.size > 1:
-            shortest, longest = squares.min(), squares.max()
-        if not (longest < SAFE_SQUARE and self._exact.longest**2 < SAFE_SQUARE):
+        flat = np.ascontiguousarray(points).reshape(-1, width)
+        unit = np.empty_like(flat) if self.similarity == "cosine" else flat[:0]
+        # One pass finds what is not finite or too long, and scales.
+        if not max(measure(flat, unit)[1], self._exact.longest**2) < SAFE_SQUARE:
             check_queries(queries, k, width, self._exact.longest)
-        if self.similarity != "cosine":
-            return points
-        if shortest < SHORT_SQUARE:
-            return normalize(torch.from_numpy(points)).numpy()
-        scaled: Floats = points / np.sqrt(squares)[:, :, None]
-        return scaled
+        if len(unit):
+            flat = unit
+        return flat.reshape(shape[0], -1, width)
 
     def _fetch(self, k: int) -> int:
         """How many candidates to ask of the library for k answers."""
+        if len(self._fetches) > MOST_REMEMBERED:
+            self._fetches = {}
         wanted = k * self.refine * len(self._slots) / len(self)
         # In steps of a quarter octave, so that queries with lists to exclude share calls.
         step = max(16, 1 << max(int(wanted).bit_length() - 3, 0))
-        return min(-(-int(wanted + 1) // step) * step, len(self._slots))
+        self._fetches[k] = min(-(-int(wanted + 1) // step) * step, len(self._slots))
+        return self._fetches[k]
 
     def _prefers_scan(self, fetch: int, kept: Kept | None) -> bool:
         """Whether to compare with every allowed item rather than to ask the library."""
-        share = 1.0 if kept is None else kept.share
-        return share == 0 or share * len(self) <= self._scanned_meanwhile(fetch, share)
+        if kept is not None:
+            share = kept.share
+            return share == 0 or share * len(self) <= self._scanned_meanwhile(fetch, share)
+        scans = self._scans.get(fetch)
+        if scans is None:
+            scans = self._scans[fetch] = len(self) <= self._scanned_meanwhile(fetch, 1.0)
+        return scans
 
     def _kept(self, allow: Tensor) -> Kept:
         """What `allow` keeps."""
@@ -272,121 +288,45 @@ class ApproximateIndex(ABC):
             slots = allowed[self._columns] & (self._columns >= 0)
         return Kept(columns, slots, len(columns) / len(allowed))
 
-    def _search_in_runs(
-        self, points: Floats, k: int, kept: Kept | None, exclude: tuple[Tensor, Tensor] | None
-    ) -> Hits:
+    def _search_in_runs(self, points: Floats, k: int, kept: Kept | None, seen: Seen | None) -> Hits:
         """Answer together the queries that fetch alike, a limited number at a time."""
         count = len(points)
         needs = np.full(count, k)
-        if exclude is not None:
-            needs += exclude[1].diff().numpy()
+        if seen is not None:
+            needs += np.diff(seen.starts)
         needed, group = np.unique(needs, return_inverse=True)
         fetches = np.array([self._fetch(int(need)) for need in needed])[group]
-        columns, far = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
+        ids, scores = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
         for fetch in np.unique(fetches).tolist():
             alike = np.flatnonzero(fetches == fetch)
             step = max(CANDIDATES_AT_A_TIME // (fetch * points.shape[1]), 1)
             for start in range(0, len(alike), step):
                 rows = alike[start : start + step]
-                scanned = rows
-                if not self._prefers_scan(fetch, kept):
-                    out = None if exclude is None else self._excluded(exclude, rows)
-                    columns[rows], far[rows] = self._nearest(points[rows], k, fetch, kept, out)
-                    scanned = rows[far[rows, -1] == np.inf]
-                if len(scanned):
-                    out = None if exclude is None else self._excluded(exclude, scanned)
-                    columns[scanned], far[scanned] = self._scan(points[scanned], k, kept, out)
-        return self._hits(columns, far)
+                theirs = None if seen is None else _lists_of(seen, rows)
+                ids[rows], scores[rows] = self._best(points[rows], k, fetch, kept, theirs)
+        return Hits(torch.from_numpy(ids), torch.from_numpy(scores))
+
+    def _best(
+        self, points: Floats, k: int, fetch: int, kept: Kept | None, seen: Seen | None
+    ) -> tuple[Rows, Floats]:
+        """Ids [B, k] and scores of points [B, K, D], by the library where it can be had cheaper."""
+        if self._prefers_scan(fetch, kept):
+            return self._scan(points, k, kept, seen)
+        slots = self._find(points.reshape(-1, points.shape[2]), fetch, kept)
+        ids, scores, short = best_of_slots(self._contents, points, slots, seen, k)
+        if short:
+            rows = np.flatnonzero(ids[:, -1] < 0)
+            theirs = None if seen is None else _lists_of(seen, rows)
+            ids[rows], scores[rows] = self._scan(points[rows], k, kept, theirs)
+        return ids, scores
 
     def _scan(
-        self, points: Floats, k: int, kept: Kept | None, excluded: Rows | None
+        self, points: Floats, k: int, kept: Kept | None, seen: Seen | None
     ) -> tuple[Rows, Floats]:
-        """`_nearest` by comparing with every item that is kept."""
-        shape = (len(points), k)
-        columns, far = np.zeros(shape, np.int64), np.full(shape, np.inf, np.float32)
-        every = np.arange(len(self)) if kept is None else kept.columns
-        bounds = np.arange(len(points) + 1) * len(self)
-        ends = np.zeros_like(bounds) if excluded is None else np.searchsorted(excluded, bounds)
-        for row in range(len(points)) if len(every) else ():
-            distances = self._distances(points[row : row + 1], every[None])[0]
-            if excluded is not None:
-                out = excluded[ends[row] : ends[row + 1]] - bounds[row]
-                at = np.searchsorted(every, out).clip(max=len(every) - 1)
-                distances[at[every[at] == out]] = np.inf
-            near = np.arange(len(every))
-            if len(every) > k:
-                near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1])
-            found = _nearest_first(every[None, near], distances[None, near], k)
-            columns[row, : len(near)], far[row, : len(near)] = found[0][0], found[1][0]
-        return columns, far
-
-    def _excluded(self, exclude: tuple[Tensor, Tensor], rows: Rows) -> Rows:
-        """The cells that some of the queries must not get: place in `rows` * N + column, sorted."""
-        values, offsets = _lists_of(exclude, rows)
-        owners = torch.repeat_interleave(offsets.diff())
-        columns, known = self._exact.columns_of(values)
-        cells = (owners * len(self) + columns)[known]
-        return np.sort(cells.numpy())
-
-    def _nearest(
-        self,
-        points: Floats,
-        k: int,
-        fetch: int,
-        kept: Kept | None,
-        excluded: Rows | None,
-    ) -> tuple[Rows, Floats]:
-        """Columns [B, k] and how far they are, in the order of the index; inf is no result."""
-        rows, interests, width = points.shape
-        slots = self._find(points.reshape(-1, width), fetch, kept)
-        columns = slots
-        if self._columns is not None:
-            columns = np.where(slots >= 0, self._columns[slots], -1)
-        if interests > 1:
-            columns = np.sort(columns.reshape(rows, -1), axis=1)
-            columns[:, 1:][columns[:, 1:] == columns[:, :-1]] = -1
-        if excluded is not None and len(excluded):
-            columns = np.sort(columns, axis=1)
-            cells = columns + np.arange(rows)[:, None] * len(self)
-            at = np.searchsorted(excluded, cells).clip(max=len(excluded) - 1)
-            columns[excluded[at] == cells] = -1
-        far = self._distances(points, columns)
-        if columns.shape[1] < k:
-            missing = ((0, 0), (0, k - columns.shape[1]))
-            columns = np.pad(columns, missing, constant_values=-1)
-            far = np.pad(far, missing, constant_values=np.inf)
-        return _nearest_first(columns, far, k)
-
-    def _distances(self, points: Floats, columns: Rows) -> Floats:
-        """Minus the score of each column [B, F] for the best interest of points [B, K, D]."""
-        interests = points.shape[1]
-        if interests > 1:
-            columns = np.repeat(columns[:, None], interests, axis=1)
-        far = self._compare(points.reshape(-1, points.shape[2]), columns)
-        if interests > 1:
-            far = far.reshape(len(points), interests, -1).min(axis=1)
-        return far
-
-    def _compare(self, points: Floats, columns: Rows) -> Floats:
-        """0 - the score of columns [P, F] (or [B, K, F]) for points [P, D]; inf for column -1."""
-        vectors = self._exact.items.vectors.numpy()
-        columns = columns.reshape(len(points), -1)
-        far: Floats = np.empty(columns.shape, dtype=np.float32)
-        for row, point in enumerate(points):
-            near = vectors[columns[row]]
-            if self.similarity == "euclidean":
-                far[row] = np.einsum("fd,fd->f", near - point, near - point)
-            else:
-                far[row] = 0 - np.einsum("fd,d->f", near, point)
-        far[columns < 0] = np.inf
-        return far
-
-    def _hits(self, columns: Rows, far: Floats) -> Hits:
-        """Columns and distances as ids and scores."""
-        ids = self._exact.items.ids.numpy()[columns]
-        if not _complete(far):
-            ids[far == np.inf] = -1
-        return Hits(torch.from_numpy(ids), torch.from_numpy(-far))
+        """`_best` by comparing with every item that is kept."""
+        columns = None if kept is None else kept.columns
+        ids, scores, _ = best_of_columns(self._contents, points, columns, seen, k)
+        return ids, scores
 
 
 def raised(vectors: Floats, reach: float) -> Floats:
@@ -416,48 +356,14 @@ def _check_on_cpu(vectors: Tensor) -> None:
         raise ModelError(f"vectors must be on the CPU, got {vectors.device}")
 
 
-def _complete(far: Floats) -> bool:
-    """Whether each row [B, k] of rising distances is of results to its end."""
-    return bool((far[0, -1] if len(far) == 1 else far[:, -1].max()) < np.inf)
-
-
-def _nearest_first(columns: Rows, far: Floats, k: int) -> tuple[Rows, Floats]:
-    """The k nearest of each row, equal distances by column: [B, F] to [B, k].
-
-    No distance may be -0.0, which would be a result of its own beside 0.0.
-    """
-    if len(far) == 1:
-        order = far[0].argsort()
-        near = far[0, order]
-        if not (near[1:] == near[:-1]).any():
-            return columns[:, order[:k]], near[None, :k]
-    # Distance and column as one integer sort in one pass.
-    bits = far.view(np.int32)
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32
-    keys |= columns & 0x7FFFFFFF
-    keys.sort(axis=1)
-    keys = keys[:, :k]
-    bits = (keys >> 32).astype(np.int32)
-    nearest: Floats = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)
-    # A column without a result reads as the highest number: 0 keeps it usable as an index.
-    found = keys & 0x7FFFFFFF
-    if not _complete(nearest):
-        found[nearest == np.inf] = 0
-    return found, nearest
-
-
-def _lists_of(exclude: tuple[Tensor, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-    """The ragged lists of some of the queries."""
-    values, offsets = exclude
-    if len(rows) == len(offsets) - 1:
-        return exclude
-    chosen = torch.from_numpy(rows)
-    starts, lengths = offsets[chosen], offsets.diff()[chosen]
-    ends = lengths.cumsum(0)
-    places = torch.arange(int(lengths.sum())) + torch.repeat_interleave(
-        starts - ends + lengths, lengths
-    )
-    return values[places], torch.cat([ends.new_zeros(1), ends])
+def _lists_of(seen: Seen, rows: Rows) -> Seen:
+    """The lists of some of the queries."""
+    if len(rows) == len(seen.starts) - 1:
+        return seen
+    begin, lengths = seen.starts[rows], np.diff(seen.starts)[rows]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(starts[-1]) + np.repeat(begin - starts[:-1], lengths)
+    return Seen(seen.ids[places], starts)
 
 
 def _checksum(parts: dict[str, Tensor]) -> Tensor:

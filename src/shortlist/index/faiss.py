@@ -8,15 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from shortlist.errors import ModelError
-from shortlist.index.approximate import (
-    ApproximateIndex,
-    Floats,
-    Kept,
-    Rows,
-    Setting,
-    check_range,
-    raised,
-)
+from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
+from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
 
 faiss: Any = untyped  # Its type stubs know only half of it.
@@ -31,6 +24,7 @@ POINTS_PER_LIST = 39  # k-means with fewer is noise, and FAISS warns.
 # width 64, one query, 100,000 clustered vectors. Below it filtered searches scan.
 SCANNED_PER_STEP = 32
 SCANNED_PER_LISTED = 0.4
+BEAM, BEAM_FOR_DOT = 256, 4096  # Of a graph, by default.
 REACH = 1.1  # Over the longest item's square: items added later may be that much longer.
 EPSILON = 4e-6  # What scores of one pair may differ by, in squared lengths, over the ways to sum.
 
@@ -46,7 +40,7 @@ class FaissIndex(ApproximateIndex):
         super().__init__(similarity, refine)
         self._library: Any = None
         self._reach = 0.0  # For dot, what `raised` needs.
-        self._parameters: dict[int, Any] = {}  # By beam: they are dear to make, and never change.
+        self._parameters: dict[int, Any] = {}  # By fetch: they are dear to make.
 
     @property
     def _metric(self) -> int:
@@ -59,13 +53,17 @@ class FaissIndex(ApproximateIndex):
         library = self._new(placed.shape[1], len(placed))
         library.train(placed)
         library.add(placed)
-        self._library, self._parameters = library, {}
+        self._library = library
 
     def _extend(self, vectors: Floats) -> bool:
         if self.similarity == "dot" and longest(torch.from_numpy(vectors)) ** 2 > self._reach:
             return False
         self._library.add(self._placed(vectors))
         return True
+
+    def _take_contents(self) -> None:
+        super()._take_contents()
+        self._parameters = {}
 
     def _placed(self, vectors: Floats) -> Floats:
         """Vectors [N, D] as the library holds them: [N, D + 1] for dot."""
@@ -77,25 +75,16 @@ class FaissIndex(ApproximateIndex):
 
     def _ask(self, points: Floats, fetch: int, parameters: Any) -> Rows:
         """Search the library's index without its Python wrapper, which costs some microseconds."""
-        if self._library.d > points.shape[1]:
-            points = np.pad(points, ((0, 0), (0, self._library.d - points.shape[1])))
+        width = points.shape[1]
+        if self._library.d > width:
+            wider = np.zeros((len(points), self._library.d), dtype=np.float32)
+            wider[:, :width] = points
+            points = wider
         far = np.empty((len(points), fetch), dtype=np.float32)
         slots = np.empty((len(points), fetch), dtype=np.int64)
         pointers = (faiss.swig_ptr(far), faiss.swig_ptr(slots), parameters)
         self._library.search_c(len(points), faiss.swig_ptr(points), fetch, *pointers)
         return slots
-
-    def _compare(self, points: Floats, columns: Rows) -> Floats:
-        vectors = self._exact.items.vectors.numpy()
-        columns = np.ascontiguousarray(columns.reshape(len(points), -1))
-        far = np.empty(columns.shape, dtype=np.float32)
-        pointers = [faiss.swig_ptr(array) for array in (far, points, vectors, columns)]
-        count, fetch = columns.shape
-        if self.similarity == "euclidean":
-            faiss.fvec_L2sqr_by_idx(*pointers, vectors.shape[1], count, fetch)
-            return far
-        faiss.fvec_inner_products_by_idx(*pointers, vectors.shape[1], count, fetch)
-        return np.subtract(0, far, out=far)  # Unlike a negation, it makes no -0.0.
 
     def _dump(self) -> NDArray[np.uint8]:
         reach = np.array([self._reach]).view(np.uint8)
@@ -108,7 +97,7 @@ class FaissIndex(ApproximateIndex):
         wanted = (slots, width, self._metric, self._kind(width, slots))
         if found != wanted:
             raise ModelError(f"the state holds another FAISS index: {found} instead of {wanted}")
-        self._library, self._parameters = library, {}
+        self._library = library
         self._reach = float(dumped[:8].copy().view(np.float64)[0])
 
     def _kind(self, width: int, count: int) -> type:
@@ -138,7 +127,8 @@ class FaissFlat(FaissIndex):
         return {}
 
     def _fetch(self, k: int) -> int:
-        return super()._fetch(k) + self.SPARE
+        self._fetches[k] = super()._fetch(k) + self.SPARE
+        return self._fetches[k]
 
     def _fit(self, vectors: Floats) -> None:
         pass
@@ -177,8 +167,8 @@ class FaissIVF(FaissIndex):
         similarity: One of SIMILARITIES.
         nlist: Lists; None takes 2 √N. Never more than one for each 39 items.
         nprobe: Lists looked into; None takes an eighth of them, 16 at least, and as many as hold
-            LISTED_PER_CANDIDATE items for each candidate asked for. Filters raise it by the share
-            of items they keep.
+            LISTED_PER_CANDIDATE items for each candidate asked for, twice that for dot. Filters
+            raise it by the share of items they keep.
         quantizer: How a list keeps vectors: flat, fp16, sq8 (a byte a number), or pq (half a byte
             for two numbers).
         refine: Candidates scored again in float32 for each answer wanted; None takes 1.2 or, for
@@ -233,14 +223,14 @@ class FaissIVF(FaissIndex):
         return len(self) <= 2 * self._built and super()._extend(vectors)
 
     def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        probes = self._probes(fetch, 1.0 if kept is None else kept.share)
-        selector = None if kept is None else _selector(kept.slots)
-        parameters = self._parameters.get(probes) if kept is None else None
+        parameters = self._parameters.get(fetch) if kept is None else None
         if parameters is None:
+            probes = self._probes(fetch, 1.0 if kept is None else kept.share)
+            selector = None if kept is None else _selector(kept.slots)
             options = {} if selector is None else {"sel": selector[0]}
             parameters = faiss.SearchParametersIVF(nprobe=probes, **options)
             if kept is None:
-                self._parameters[probes] = parameters
+                self._parameters[fetch] = parameters
         if len(points) <= LISTS_PICKED_AT_A_TIME:
             return self._ask(points, fetch, parameters)
         starts = range(0, len(points), LISTS_PICKED_AT_A_TIME)
@@ -250,7 +240,8 @@ class FaissIVF(FaissIndex):
     def _probes(self, fetch: int, share: float) -> int:
         """The lists to look into where `share` of the items are wanted."""
         lists = int(self._library.nlist)
-        deep = LISTED_PER_CANDIDATE * fetch * lists // len(self._slots)
+        listed = LISTED_PER_CANDIDATE * (2 if self.similarity == "dot" else 1)
+        deep = listed * fetch * lists // len(self._slots)
         probes = self.nprobe or max(lists // 8, 16, deep)
         return min(round(probes / share), lists)
 
@@ -275,8 +266,10 @@ class FaissHNSW(FaissIndex):
         similarity: One of SIMILARITIES.
         m: Links of a vector, twice as many on the lowest level.
         ef_construction: The beam while building.
-        ef_search: The beam while searching; never less than the candidates asked for. Filters
-            raise it by the share of items they keep.
+        ef_search: The beam while searching; never less than the candidates asked for. None takes
+            256, and 4096 for dot, where the best items lie far from most and a graph finds its way
+            badly; up to some 130,000 items a scan is cheaper than that, and is what is done then.
+            Filters raise it by the share of items they keep.
         quantizer: What the walk compares with: flat, fp16, or sq8 (a byte a number).
         refine: Candidates scored again in float32 for each answer wanted.
     """
@@ -289,7 +282,7 @@ class FaissHNSW(FaissIndex):
         *,
         m: int = 16,
         ef_construction: int = 100,
-        ef_search: int = 256,
+        ef_search: int | None = None,
         quantizer: str = "sq8",
         refine: float = 1.2,
     ) -> None:
@@ -297,7 +290,9 @@ class FaissHNSW(FaissIndex):
         self.quantizer = check_quantizer(quantizer, ("flat", "fp16", "sq8"))
         self.m = check_range("m", m, 2, 128)
         self.ef_construction = check_range("ef_construction", ef_construction, 4, 10_000)
-        self.ef_search = check_range("ef_search", ef_search, 1, 100_000)
+        self.ef_search = (
+            None if ef_search is None else check_range("ef_search", ef_search, 1, 100_000)
+        )
 
     def settings(self) -> dict[str, Setting]:
         """The keyword arguments that make an index like this one."""
@@ -316,22 +311,23 @@ class FaissHNSW(FaissIndex):
         return library
 
     def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        beam = self._beam(fetch, 1.0 if kept is None else kept.share)
-        selector = None if kept is None else _selector(kept.slots)
-        parameters = self._parameters.get(beam) if kept is None else None
+        parameters = self._parameters.get(fetch) if kept is None else None
         if parameters is None:
+            beam = self._beam(fetch, 1.0 if kept is None else kept.share)
+            selector = None if kept is None else _selector(kept.slots)
             options = {} if selector is None else {"sel": selector[0]}
             parameters = faiss.SearchParametersHNSW(efSearch=beam, **options)
             if kept is None:
-                self._parameters[beam] = parameters
+                self._parameters[fetch] = parameters
         return self._ask(points, fetch, parameters)
 
     def _beam(self, fetch: int, share: float) -> int:
-        return round(float(max(self.ef_search, fetch)) / share)
+        beam = self.ef_search or (BEAM_FOR_DOT if self.similarity == "dot" else BEAM)
+        return round(float(max(beam, fetch)) / share)
 
     def _scanned_meanwhile(self, fetch: int, share: float) -> float:
-        raised = share < 1 or fetch > self.ef_search
-        return SCANNED_PER_STEP * self._beam(fetch, share) if raised else 0.0
+        beam = self._beam(fetch, share)
+        return SCANNED_PER_STEP * beam if beam > (self.ef_search or BEAM) else 0.0
 
 
 def check_quantizer(name: str, known: tuple[str, ...]) -> str:

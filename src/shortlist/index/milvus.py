@@ -12,15 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from shortlist.errors import ModelError
-from shortlist.index.approximate import (
-    ApproximateIndex,
-    Floats,
-    Kept,
-    Rows,
-    Setting,
-    check_range,
-    raised,
-)
+from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
+from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
 
 CONSISTENCIES = ("Strong", "Bounded", "Session", "Eventually")

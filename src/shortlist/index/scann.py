@@ -10,14 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.errors import ModelError
-from shortlist.index.approximate import (
-    ApproximateIndex,
-    Floats,
-    Kept,
-    Rows,
-    Setting,
-    check_range,
-)
+from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range
+from shortlist.index.candidates import Floats, Rows
 
 FEWEST = 64  # Below it ScaNN has too little to learn codes from, and a scan is as fast.
 FEWEST_IN_CLUSTERS = 10_000  # Below it all codes are read in less time than centres are compared.

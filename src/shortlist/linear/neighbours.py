@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from shortlist.compiled import compiled
 from shortlist.data.interactions import Interactions
 from shortlist.errors import ModelError
-from shortlist.linear.ranking import NOTHING, TieRanks, best_first
+from shortlist.linear.ranking import TieRanks, best_first
+from shortlist.selection import NOTHING, best_to_front, key_of, score_of
 
 ROWS = 4096
 """How many items one call of the kernel works on: a report of progress can come between calls."""
@@ -326,8 +327,6 @@ def _nearest(  # noqa: PLR0912, PLR0915
     weighted, decays = len(list_value) > 0, len(list_time) > 0
     total = np.zeros(items + 1 if weighted or decays else 1, dtype=np.float64)
     touched = np.empty(items + 2, dtype=np.uint32)
-    cell = np.zeros(1, dtype=np.float32)
-    cell_bits = cell.view(np.int32)
     one = np.uint64(1)
     for at in range(len(wanted)):
         i = wanted[at]
@@ -373,11 +372,7 @@ def _nearest(  # noqa: PLR0912, PLR0915
                 single = np.float32(score)
                 if single < floor or single == 0 or j == i:
                     continue
-                cell[0] = single
-                order = np.int64(cell_bits[0])
-                if order < 0:
-                    order ^= 0x7FFFFFFF  # negative floats grow downward as integers
-                key = (order << 32) | np.int64(items - rank[j])
+                key = key_of(single, items - rank[j])
                 if key <= key_floor:
                     continue
                 held[count_held] = key
@@ -386,31 +381,9 @@ def _nearest(  # noqa: PLR0912, PLR0915
                     continue
             if count_held <= best:
                 continue
-            low, high = 0, count_held - 1  # Hoare's selection: the best come to the front
-            while low < high:
-                pivot = held[(low + high) // 2]
-                up, down = low, high
-                while up <= down:
-                    while held[up] > pivot:
-                        up += 1
-                    while held[down] < pivot:
-                        down -= 1
-                    if up <= down:
-                        held[up], held[down] = held[down], held[up]
-                        up += 1
-                        down -= 1
-                if best - 1 <= down:
-                    high = down
-                elif best - 1 >= up:
-                    low = up
-                else:
-                    break
+            best_to_front(held, count_held, best)
             count_held = best
             key_floor = held[best - 1]
-            order = key_floor >> 32
-            if order < 0:
-                order ^= 0x7FFFFFFF
-            cell_bits[0] = order
-            floor = cell[0]
+            floor = score_of(key_floor)
         keys[at, :count_held] = held[:count_held]
         keys[at, count_held:] = NOTHING

@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.compiled import compiled
-
-NOTHING = -(2**63)
-"""The key of no candidate, behind all others."""
+from shortlist.selection import NOTHING, best_to_front, key_of, score_of
 
 
 @dataclass(frozen=True)
@@ -18,8 +16,8 @@ class TieRanks:
 
     rank: [rows + 1] int32 of each row; row: [rows + 1] int64 at each rank.
 
-    A key is int64: the bits of a float32 score, made to grow with it, over `rows - rank`. Of two
-    candidates the one with the greater key is better, and no two keys are equal.
+    A key is `selection.key_of` of a float32 score and `rows - rank`. Of two candidates the one with
+    the greater key is better, and no two keys are equal.
     """
 
     rank: NDArray[np.int32]
@@ -39,23 +37,20 @@ def best_first(
 ) -> None:
     """Sort keys [B, N] in place, and write their rows and scores [B, N] where there is a key."""
     keys.sort(axis=1)  # numpy sorts integers many times faster than compiled code of ours
-    _decode(keys, ties.row, rows, scores.view(np.int32))
+    _decode(keys, ties.row, rows, scores)
 
 
 @compiled
-def _decode(keys: Any, row_of_rank: Any, rows: Any, bits: Any) -> None:
-    """Turn keys, ascending, into rows and bits of scores, best first."""
+def _decode(keys: Any, row_of_rank: Any, rows: Any, scores: Any) -> None:
+    """Turn keys, ascending, into rows and scores, best first."""
     last, width = len(row_of_rank) - 1, keys.shape[1]
     for at in range(len(keys)):
         for place in range(width):
             key = keys[at, width - 1 - place]
             if key == NOTHING:
                 break
-            order = key >> 32
-            if order < 0:
-                order ^= 0x7FFFFFFF
             rows[at, place] = row_of_rank[last - (key & 0xFFFFFFFF)]
-            bits[at, place] = order
+            scores[at, place] = score_of(key)
 
 
 def best_of_lists(
@@ -84,7 +79,7 @@ def best_of_lists(
 
 
 @compiled
-def _best_of_lists(  # noqa: PLR0912
+def _best_of_lists(
     start: Any,
     row: Any,
     score: Any,
@@ -98,8 +93,6 @@ def _best_of_lists(  # noqa: PLR0912
     last, best = len(rank) - 1, keys.shape[1]
     out = forbidden.copy()
     held = np.empty(2 * best + 64, dtype=np.int64)
-    cell = np.zeros(1, dtype=np.float32)
-    cell_bits = cell.view(np.int32)
     for at in range(len(keys)):
         for place in range(banned_start[at], banned_start[at + 1]):
             if banned[place] <= last:
@@ -109,11 +102,7 @@ def _best_of_lists(  # noqa: PLR0912
             if place < start[at + 1]:
                 if out[row[place]]:
                     continue
-                cell[0] = score[place] + np.float32(0)  # -0 is 0
-                order = np.int64(cell_bits[0])
-                if order < 0:
-                    order ^= 0x7FFFFFFF
-                key = (order << 32) | np.int64(last - rank[row[place]])
+                key = key_of(score[place], last - rank[row[place]])
                 if key <= floor:
                     continue
                 held[count] = key
@@ -122,25 +111,7 @@ def _best_of_lists(  # noqa: PLR0912
                     continue
             if count <= best:
                 continue
-            low, high = 0, count - 1  # Hoare's selection: the best come to the front
-            while low < high:
-                pivot = held[(low + high) // 2]
-                up, down = low, high
-                while up <= down:
-                    while held[up] > pivot:
-                        up += 1
-                    while held[down] < pivot:
-                        down -= 1
-                    if up <= down:
-                        held[up], held[down] = held[down], held[up]
-                        up += 1
-                        down -= 1
-                if best - 1 <= down:
-                    high = down
-                elif best - 1 >= up:
-                    low = up
-                else:
-                    break
+            best_to_front(held, count, best)
             count = best
             floor = held[best - 1]
         keys[at, :count] = held[:count]

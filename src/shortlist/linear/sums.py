@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from shortlist.compiled import compiled
 from shortlist.linear.matrix import Matrix
 from shortlist.linear.neighbours import Neighbours
-from shortlist.linear.ranking import NOTHING, TieRanks, best_first
+from shortlist.linear.ranking import TieRanks, best_first
+from shortlist.selection import NOTHING, best_to_front, key_of, score_of
 
 
 def dense_sums(profile: Matrix, neighbours: Neighbours) -> NDArray[np.float32]:
@@ -72,7 +73,7 @@ def _dense(start: Any, item: Any, weight: Any, ids: Any, scores: Any, out: Any) 
 
 
 @compiled
-def _best(  # noqa: PLR0912, PLR0915
+def _best(  # noqa: PLR0912
     start: Any,
     item: Any,
     weight: Any,
@@ -90,8 +91,6 @@ def _best(  # noqa: PLR0912, PLR0915
     state = forbidden.copy()  # 1: touched, or not to be given
     touched = np.empty(items + 2, dtype=np.int32)
     held = np.empty(2 * best + 64, dtype=np.int64)
-    cell = np.zeros(1, dtype=np.float32)
-    cell_bits = cell.view(np.int32)
     for query in range(len(start) - 1):
         for at in range(seen_start[query], seen_start[query + 1]):
             if seen[at] <= items:
@@ -120,11 +119,7 @@ def _best(  # noqa: PLR0912, PLR0915
                 state[j] = 0
                 if score < floor:
                     continue
-                cell[0] = score
-                order = np.int64(cell_bits[0])
-                if order < 0:
-                    order ^= 0x7FFFFFFF
-                key = (order << 32) | np.int64(items - rank[j])
+                key = key_of(score, items - rank[j])
                 if key <= key_floor:
                     continue
                 held[count] = key
@@ -133,31 +128,9 @@ def _best(  # noqa: PLR0912, PLR0915
                     continue
             if count <= best:
                 continue
-            low, high = 0, count - 1  # Hoare's selection: the best come to the front
-            while low < high:
-                pivot = held[(low + high) // 2]
-                up, down = low, high
-                while up <= down:
-                    while held[up] > pivot:
-                        up += 1
-                    while held[down] < pivot:
-                        down -= 1
-                    if up <= down:
-                        held[up], held[down] = held[down], held[up]
-                        up += 1
-                        down -= 1
-                if best - 1 <= down:
-                    high = down
-                elif best - 1 >= up:
-                    low = up
-                else:
-                    break
+            best_to_front(held, count, best)
             count = best
             key_floor = held[best - 1]
-            order = key_floor >> 32
-            if order < 0:
-                order ^= 0x7FFFFFFF
-            cell_bits[0] = order
-            floor = cell[0]
+            floor = score_of(key_floor)
         keys[query, :count] = held[:count]
         keys[query, count:] = NOTHING

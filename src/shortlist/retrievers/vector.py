@@ -115,7 +115,8 @@ class TwoTower(Learner):
 
     def encode_block(self, block: RowQueries) -> Tensor:
         """Encode queries as training did, [B, D]: trained items only, the latest ones."""
-        self.towers.eval()
+        if self.towers.training:
+            self.towers.eval()
         history = self._trained(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         latest = windows(history.values, history.offsets[1:] - length, length)

@@ -1,0 +1,254 @@
+"""Of the vectors that a library found for a query, which are the k best? Scored again, in float32.
+
+A score depends on the query and the item alone: the same code computes it, in the same order of
+steps, wherever the two stand and whatever else is asked in the batch.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.compiled import compiled, compiled_reordering
+from shortlist.index.checks import check_exclude
+from shortlist.selection import NOTHING, best_to_front, key_of, score_of
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+LAST = 2**31 - 1
+"""Ranks in keys are LAST - column: of equal scores the lower column is the better."""
+
+
+class Contents(NamedTuple):
+    """What is searched. ids [N] int64 and vectors [N, D] by column; columns: of each slot of the
+    library, -1 where it holds a removed item; empty where slots are columns.
+    """
+
+    ids: Rows
+    vectors: Floats
+    columns: Rows
+    euclidean: bool
+
+
+class Seen(NamedTuple):
+    """Ids that query i must not get: ids[starts[i]:starts[i + 1]], starts [B + 1]."""
+
+    ids: Rows
+    starts: Rows
+
+
+RUN = 1024
+"""Columns that are scored before their keys are compared."""
+
+SAFE_SQUARE = 7e37  # Below this squared length no score of two vectors overflows float32.
+UNSEEN = np.empty(0, dtype=np.int64)
+
+
+def best_of_slots(
+    contents: Contents, points: Floats, slots: Rows, seen: Seen | None, k: int
+) -> tuple[Rows, Floats, int]:
+    """Return the k best of the slots found for each query: ids [B, k], scores [B, k].
+
+    points: [B, K, D], of K interests the best counts; slots: [B x K, F], -1 for nothing. The ids
+    end with -1, the scores with -inf, in queries with fewer than k, whose number is returned too.
+    """
+    keys = np.empty((len(points), slots.size // len(points)), dtype=np.int64)
+    ids, starts = (UNSEEN, UNSEEN) if seen is None else seen
+    _keys_of_slots(*contents, points, slots.reshape(keys.shape), ids, starts, keys)
+    return _answers(contents, keys, k)
+
+
+def best_of_columns(
+    contents: Contents, points: Floats, columns: Rows | None, seen: Seen | None, k: int
+) -> tuple[Rows, Floats, int]:
+    """`best_of_slots` of some columns, distinct, or of all of them."""
+    keys = np.empty((len(points), k), dtype=np.int64)
+    ids, starts = (UNSEEN, UNSEEN) if seen is None else seen
+    every = columns is None
+    some = UNSEEN if columns is None else columns
+    best = min(k, len(contents.ids))
+    _keys_of_columns(*contents, points, some, every, ids, starts, best, keys)
+    return _answers(contents, keys, k)
+
+
+def _answers(contents: Contents, keys: Rows, k: int) -> tuple[Rows, Floats, int]:
+    """Decode the k best keys of each row [B, any], distinct ones; the keys are sorted in place."""
+    keys.sort(axis=1)  # numpy sorts integers many times faster than compiled code of ours
+    ids, scores = np.empty((len(keys), k), np.int64), np.empty((len(keys), k), np.float32)
+    return ids, scores, _decode(keys, contents.ids, ids, scores)
+
+
+def seen_of(exclude: tuple[Tensor, Tensor], rows: int) -> Seen:
+    """The lists of ids that queries must not get; QueryError unless they are one for each query."""
+    ids, starts = exclude[0].numpy(), exclude[1].numpy()
+    if rows != 1 or len(starts) != 2 or starts[0] != 0 or starts[1] != len(ids):
+        check_exclude(exclude, rows)
+    return Seen(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(starts, np.int64))
+
+
+def measure(points: Floats, unit: Floats) -> tuple[float, float]:
+    """Return the least and the greatest squared length of points [P, D], NaN if one is not finite.
+
+    unit: [P, D], where the points are written at length 1, a zero vector as it is; empty [0, D] if
+    that is not wanted.
+    """
+    least, greatest = _measure(points, unit)
+    return least, greatest
+
+
+@compiled_reordering
+def _score(
+    points: Any, row: Any, vectors: Any, euclidean: Any, columns: Any, count: Any, scores: Any
+) -> None:
+    """Write the scores of the first `count` columns for the best interest of points[row], [K, D].
+
+    One flat loop, without a call or a view inside: those stop memory from being read ahead.
+    """
+    width = points.shape[2]
+    for place in range(count):
+        column = np.uint64(columns[place])  # A signed index costs a test for being negative.
+        best = np.float32(-np.inf)
+        for interest in range(points.shape[1]):
+            score = np.float32(0)
+            if euclidean:
+                for at in range(width):
+                    step = points[row, interest, at] - vectors[column, at]
+                    score -= step * step
+            else:
+                for at in range(width):
+                    score += points[row, interest, at] * vectors[column, at]
+            best = max(best, score)
+        scores[place] = best
+
+
+@compiled
+def holds(ordered: Any, value: Any) -> Any:
+    """Whether an ascending array has a value."""
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high) // 2
+        if ordered[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(ordered) and ordered[low] == value
+
+
+@compiled
+def _keys_of_slots(
+    ids: Any,
+    vectors: Any,
+    columns: Any,
+    euclidean: Any,
+    points: Any,
+    slots: Any,
+    seen: Any,
+    starts: Any,
+    keys: Any,
+) -> None:
+    """Write the keys of the slots that are a result, then NOTHING."""
+    some = np.empty(slots.shape[1], dtype=np.int64)
+    scores = np.empty(slots.shape[1], dtype=np.float32)
+    for row in range(len(slots)):
+        out = seen
+        if len(starts) > 0:
+            out = np.sort(seen[starts[row] : starts[row + 1]])
+        count = 0
+        for place in range(slots.shape[1]):
+            column = slots[row, place]
+            if column >= 0 and len(columns) > 0:
+                column = columns[column]
+            if column >= 0 and not (len(out) > 0 and holds(out, ids[column])):
+                some[count] = column
+                count += 1
+        _score(points, row, vectors, euclidean, some, count, scores)
+        for place in range(count):
+            keys[row, place] = key_of(scores[place], LAST - some[place])
+        keys[row, count:] = NOTHING
+
+
+@compiled
+def _keys_of_columns(
+    ids: Any,
+    vectors: Any,
+    columns: Any,  # noqa: ARG001
+    euclidean: Any,
+    points: Any,
+    some: Any,
+    every: Any,
+    seen: Any,
+    starts: Any,
+    best: Any,
+    keys: Any,
+) -> None:
+    """Write the keys of the best of some columns, in any order, then NOTHING."""
+    held = np.empty(2 * best + 64, dtype=np.int64)
+    run = np.empty(RUN, dtype=np.int64)
+    scores = np.empty(RUN, dtype=np.float32)
+    total = len(ids) if every else len(some)
+    for row in range(len(points)):
+        out = seen
+        if len(starts) > 0:
+            out = np.sort(seen[starts[row] : starts[row + 1]])
+        count, floor = 0, np.int64(NOTHING)
+        for start in range(0, total, RUN):
+            length = min(RUN, total - start)
+            for place in range(length):
+                run[place] = start + place if every else some[start + place]
+            _score(points, row, vectors, euclidean, run, length, scores)
+            for place in range(length):
+                key = key_of(scores[place], LAST - run[place])
+                if key <= floor or (len(out) > 0 and holds(out, ids[run[place]])):
+                    continue
+                held[count] = key
+                count += 1
+                if count == len(held):
+                    best_to_front(held, count, best)
+                    count, floor = best, held[best - 1]
+        if count > best:
+            best_to_front(held, count, best)
+            count = best
+        keys[row, :count] = held[:count]
+        keys[row, count:] = NOTHING
+
+
+@compiled
+def _decode(keys: Any, ids: Any, found: Any, scores: Any) -> int:
+    """Write ids and scores [B, k] of ascending keys; return how many rows have fewer than k."""
+    short = 0
+    for row in range(len(found)):
+        place, last = 0, np.int64(NOTHING)
+        for at in range(keys.shape[1] - 1, -1, -1):
+            key = keys[row, at]
+            if key == NOTHING or place == found.shape[1]:
+                break
+            if key != last:  # Several interests may have found one item.
+                found[row, place] = ids[LAST - (key & 0xFFFFFFFF)]
+                scores[row, place] = score_of(key)
+                place += 1
+            last = key
+        if place < found.shape[1]:
+            short += 1
+            found[row, place:] = -1
+            scores[row, place:] = -np.inf
+    return short
+
+
+@compiled_reordering
+def _measure(points: Any, unit: Any) -> Any:
+    # Squares of float32 numbers neither overflow nor vanish as float64.
+    least, greatest = np.inf, 0.0
+    for row in range(len(points)):
+        square = 0.0
+        for at in range(points.shape[1]):
+            square += np.float64(points[row, at]) * np.float64(points[row, at])
+        if not square < np.inf:
+            return np.nan, np.nan
+        least, greatest = min(least, square), max(greatest, square)
+        if len(unit) > 0:
+            length = np.sqrt(square) if square > 0 else 1.0
+            for at in range(points.shape[1]):
+                unit[row, at] = points[row, at] / length
+    return least, greatest

@@ -1,0 +1,72 @@
+"""Compiled functions call each other, and never run old code of one that changed."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from shortlist.compiled import compiled, compiled_reordering
+
+CALLED = "from shortlist.compiled import compiled\n@compiled\ndef add(n):\n    return n + {}\n"
+CALLER = """
+from called import add
+from shortlist.compiled import compiled
+@compiled
+def between(n):
+    return add(n)
+@compiled
+def twice(n):
+    return 2 * between(n)
+"""
+
+
+@compiled
+def one_more(number):
+    return number + 1
+
+
+@compiled
+def counted(numbers):
+    total = 0
+    for number in numbers:
+        total = one_more(total) + 0 * number
+    return total
+
+
+@compiled
+def in_order(numbers):
+    total = np.float32(0)
+    for number in numbers:
+        total += number
+    return total
+
+
+@compiled_reordering
+def in_any_order(numbers):
+    total = np.float32(0)
+    for number in numbers:
+        total += number
+    return total
+
+
+def test_a_compiled_function_may_call_another():
+    assert counted(np.arange(5)) == 5
+
+
+def test_sums_in_any_order_are_within_the_bound_and_those_in_order_are_as_written():
+    numbers = np.random.default_rng(0).random(1000, dtype=np.float32)
+    assert in_order(numbers) == np.cumsum(numbers)[-1]
+    exact = numbers.sum(dtype=np.float64)
+    assert abs(in_any_order(numbers) - exact) <= 1000 * 2.0**-24 * exact
+    assert in_any_order(numbers) == in_any_order(numbers.copy())
+
+
+def test_a_change_of_a_called_function_in_another_file_is_seen(tmp_path):
+    (tmp_path / "caller.py").write_text(CALLER)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    for added in (1, 7):
+        (tmp_path / "called.py").write_text(CALLED.format(added))
+        code = f"import caller; assert caller.twice(1) == {2 * (1 + added)}, caller.twice(1)"
+        done = subprocess.run([sys.executable, "-B", "-c", code], env=environment, check=False)
+        assert done.returncode == 0
