@@ -28,6 +28,9 @@ class Recorder:
         self.points: list[dict[str, float]] = []
         self._begun = time.process_time()
 
+    def stage(self, what: str) -> None:
+        """Nothing to keep."""
+
     def start(self, epoch: int, epochs: int, positives: int) -> None:
         """Nothing to keep."""
 

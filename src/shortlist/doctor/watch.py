@@ -11,6 +11,10 @@ class Watch:
         self._progress = progress
         self.epochs: list[Epoch] = []
 
+    def stage(self, what: str) -> None:
+        """Work without epochs begins."""
+        self._progress.stage(what)
+
     def start(self, epoch: int, epochs: int, positives: int) -> None:
         """An epoch begins."""
         self._progress.start(epoch, epochs, positives)

@@ -104,6 +104,8 @@ class Blend:
             channel.fit(split, progress=progress)
         self._adopt()
         if learns:
+            if progress is not None:
+                progress.stage("asking the channels for the validation users")
             self._learn()
         if fit != "train":
             self.refit(split, fit, progress=progress)

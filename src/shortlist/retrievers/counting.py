@@ -66,9 +66,12 @@ class Counting(ABC, Generic[Chosen]):
         checked: Any = checked_options(cls.options_type, options, given, cls.__name__)
         return checked  # type: ignore[no-any-return]
 
-    def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:  # noqa: ARG002
+    def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
         """Learn from the rows `fit` names; there is nothing for validation rows to choose."""
-        return self.fit_data(split.training_data(fit))
+        data = split.training_data(fit)
+        if progress is not None:
+            progress.stage(f"fitting {type(self).__name__} on {len(data.training_log):,} events")
+        return self.fit_data(data)
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
         """Learn again from the rows `fit` names."""

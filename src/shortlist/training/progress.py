@@ -4,12 +4,22 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 
 class Progress(Protocol):
     """What a retriever tells while it trains."""
+
+    def stage(self, what: str) -> None:
+        """Work of unknown length begins: a fit without epochs, say."""
+        ...
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
         """An epoch of so many positives begins."""
@@ -26,6 +36,9 @@ class Progress(Protocol):
 
 class Quiet:
     """Tells nothing."""
+
+    def stage(self, what: str) -> None:
+        """Say nothing."""
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
         """Say nothing."""
@@ -45,6 +58,7 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -62,6 +76,10 @@ class Bars:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+    def stage(self, what: str) -> None:
+        """Show that something is going on, and since when."""
+        self._bar.reset(self._task, total=None, description=what)
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
         """Begin the bar of an epoch."""
