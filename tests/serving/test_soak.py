@@ -63,8 +63,10 @@ def grown_by_request(client, requests=180):
 
     tracemalloc.start()
     try:
-        before = ask(requests)  # it fills what is kept on purpose
-        return (ask(requests) - before) / requests
+        before = ask(
+            6 * requests
+        )  # fills what is kept on purpose, and Python's lists of free objects
+        return (ask(2 * requests) - before) / (2 * requests)
     finally:
         tracemalloc.stop()
 
@@ -78,7 +80,7 @@ def test_what_python_holds_does_not_grow_with_requests(
         monkeypatch.setattr(Leaky, "kept", [])
         app.service.__class__ = Leaky
     grown = grown_by_request(make_client(app, TOKEN))
-    assert (grown > 100) if leaks else (grown < 20), grown
+    assert (grown > 150) if leaks else (grown < 75), grown
 
 
 PROGRAM = """
