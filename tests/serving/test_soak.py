@@ -63,9 +63,7 @@ def grown_by_request(client, requests=180):
 
     tracemalloc.start()
     try:
-        before = ask(
-            6 * requests
-        )  # fills what is kept on purpose, and Python's lists of free objects
+        before = ask(6 * requests)  # caches, and Python's lists of free objects, are full then
         return (ask(2 * requests) - before) / (2 * requests)
     finally:
         tracemalloc.stop()
