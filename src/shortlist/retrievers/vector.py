@@ -94,7 +94,10 @@ class TwoTower(Learner):
         return self.data.users.ids.head(self.data.users.trained)
 
     def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector of each query, [B, D]; an unknown user with no history is refused."""
+        """Return the vector of each query, [B, D]; an unknown user with no history is refused.
+
+        With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D].
+        """
         blocks = []
         for block in row_blocks(as_queries(queries), self.data):
             if (cold := self._unknown(block)).any():
@@ -103,7 +106,11 @@ class TwoTower(Learner):
                     "there is nothing to make a vector of"
                 )
             blocks.append(self._encode_block(block))
-        return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
+        if blocks:
+            return torch.cat(blocks)
+        interests = self.model_section.query_vectors
+        several = () if interests is None else (interests,)
+        return torch.zeros(0, *several, self.model_section.dim)
 
     def place_items(self) -> None:
         """Encode every candidate item and build the index."""
@@ -137,6 +144,8 @@ class TwoTower(Learner):
                 "time column (data.time): give one, or use history = 'mean'"
             )
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
+        self._readable = torch.zeros(len(data.items) + 1, dtype=torch.bool)
+        self._readable[data.candidates(with_features=self.towers.reads_items)] = True
         self._popular = Popular().fit_data(data)
 
     def _placed(self) -> tuple[Tensor, Tensor]:
@@ -200,33 +209,37 @@ class TwoTower(Learner):
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
-        return self.towers.encode_queries(
-            self._user_table.take(batch.users), batch.history, batch.place
-        )
+        return self._encode_queries(batch.users, batch.history, batch.place)
+
+    def _encode_queries(self, users: Tensor, history: Ragged, place: Tensor | None) -> Tensor:
+        features = self._user_table.take(users)
+        return self.towers.encode_queries(features, history, place, self._item_table)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
 
     def _encode_block(self, block: RowQueries) -> Tensor:
-        """Encode queries as training did: trained items only, the latest ones."""
+        """Encode queries as training did: known items only, the latest ones."""
         self.towers.eval()
-        history = self._trained(block.history)
+        history = self._known(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         latest = windows(history.values, history.offsets[1:] - length, length)
         with torch.no_grad():
-            features = self._user_table.take(block.users.to(self.device))
-            return self.towers.encode_queries(features, latest.to(self.device)).cpu()
+            users, latest = block.users.to(self.device), latest.to(self.device)
+            return self._encode_queries(users, latest, None).cpu()
 
-    def _trained(self, history: Ragged) -> Ragged:
-        """Leave out items without an id embedding: unknown ones, and those never trained on."""
-        known = (history.values > 0) & (history.values <= self.data.items.trained)
-        return keep(history, known)
+    def _known(self, history: Ragged) -> Ragged:
+        """Leave out items that nothing stands for: unknown ones, and those never trained on.
+
+        Where histories are read with the item tower's vectors, features are enough.
+        """
+        return keep(history, self._readable[history.values])
 
     def _unknown(self, block: RowQueries) -> Tensor:
         """True for queries of which the query tower would read nothing, [B]."""
         nothing = torch.ones(len(block.users), dtype=torch.bool)
         if self.towers.query.history is not None:
-            nothing &= self._trained(block.history).lengths == 0
+            nothing &= self._known(block.history).lengths == 0
         if self.towers.query.id is not None:
             nothing &= (block.users == 0) | (block.users > self.data.users.trained)
         if self.towers.query.fields is not None:
