@@ -90,7 +90,8 @@ class _Block(nn.Module):
         """Return [B, L, D] for [B, L, D]; turn: [2, L, dim / heads / 2]."""
         rows, length, dim = hidden.shape
         looked = self.look(rms_norm(hidden, (dim,), self.attention_norm))
-        query, key, value = looked.view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        looked = looked.view(rows, length, 3, self.heads, dim // self.heads)
+        query, key, value = looked.permute(2, 0, 3, 1, 4)
         # Padding stands after the events, so that causality alone keeps it out of every sum.
         seen = scaled_dot_product_attention(
             _turned(query, turn), _turned(key, turn), value, is_causal=True

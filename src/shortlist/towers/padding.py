@@ -33,9 +33,11 @@ class Padded(NamedTuple):
 
     def spread(self, values: Tensor) -> Tensor:
         """Put values [total, D] into the rectangle [B, L, D], zeros in the padding."""
-        rectangle = values.new_zeros(self.rows * self.length, values.shape[1])
-        return rectangle.index_copy(0, self.slots, values).view(self.rows, self.length, -1)
+        width = values.shape[1]
+        rectangle = values.new_zeros(self.rows * self.length, width)
+        return rectangle.index_copy(0, self.slots, values).view(self.rows, self.length, width)
 
     def gather(self, rectangle: Tensor) -> Tensor:
         """Take the values [total, D] out of a rectangle [B, L, D] again."""
-        return rectangle.reshape(self.rows * self.length, -1).index_select(0, self.slots)
+        flat = rectangle.reshape(self.rows * self.length, rectangle.shape[2])
+        return flat.index_select(0, self.slots)
