@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from shortlist.config import Model
+from shortlist.config.sections import HISTORY_OPTIONS
 from shortlist.data.ragged import Ragged
+from shortlist.towers import TOWERS
+from shortlist.towers.base import InterestTower
 from shortlist.towers.interests import RoutedInterests, SelfAttentiveInterests
 
 KINDS = {"comirec": SelfAttentiveInterests, "mind": RoutedInterests}
@@ -123,3 +126,10 @@ def test_one_interest_of_comirec_is_an_attention_pooled_history(table):
     between = (found[0, 0] - table[3]) / (table[5] - table[3])
     torch.testing.assert_close(between, between[:1].expand(4), atol=1e-5, rtol=1e-5)
     assert 0 < between[0] < 1
+
+
+def test_the_recipe_knows_which_towers_give_several_vectors():
+    for name, tower in TOWERS.items():
+        shape = Model(history=name, dim=4)
+        assert isinstance(tower(shape), InterestTower) == (shape.query_vectors is not None)
+    assert {name for readers in HISTORY_OPTIONS.values() for name in readers} <= set(TOWERS)
