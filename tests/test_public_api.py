@@ -70,7 +70,7 @@ def test_the_tables_hold_these():
         "uniform",
     }
     assert set(HARD) == {"dropped", "exposed", "hardest", "mined", "semi_hard"}
-    assert set(TOWERS) == {"attention", "mean", "recency"}
+    assert set(TOWERS) == {"attention", "comirec", "gru", "mean", "mind", "recency"}
     assert set(INDEXES) == {
         "annoy",
         "exact",

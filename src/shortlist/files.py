@@ -79,7 +79,10 @@ def write_item_vectors(retriever: Learned, path: Path) -> int:
 
 
 def write_user_vectors(retriever: Learned, path: Path) -> int:
-    """Write `id, vector` of every user that has one, from all known events; return how many."""
+    """Write `id, vector` of every user that has one, from all known events; return how many.
+
+    Of a user with K interests, `vector` is an array of K of them.
+    """
     ids = retriever.encodable_users()
     with _parquet(path) as write:
         for at in range(0, len(ids), USERS_AT_A_TIME):
@@ -89,8 +92,8 @@ def write_user_vectors(retriever: Learned, path: Path) -> int:
 
 
 def _vector_frame(ids: pl.Series, vectors: torch.Tensor) -> pl.DataFrame:
-    width = vectors.shape[1]
-    column = pl.Series("vector", vectors.numpy(), dtype=pl.Array(pl.Float32, width))
+    shape = tuple(vectors.shape[1:])  # (D,), or (K, D) of users with interests
+    column = pl.Series("vector", vectors.numpy(), dtype=pl.Array(pl.Float32, shape))
     return pl.DataFrame({"id": ids, "vector": column})
 
 

@@ -27,7 +27,14 @@ EXPLAINS = {"popular", "inverted", "item-cf", "user-cf", "ease", "graph-filter",
 SHORT = {"inverted", "item-cf", "user-cf", "user-to-user"}
 """Kinds that list only what has anything to do with the query."""
 
-KINDS = [*CHANNELS, "blend"]
+VARIANTS = {
+    "two-tower gru": {"history": "gru", "history_reads": "items"},
+    "two-tower comirec": {"history": "comirec"},
+    "two-tower mind": {"history": "mind", "interests": 2},
+}
+"""Kinds with towers that train or search otherwise."""
+
+KINDS = [*CHANNELS, *VARIANTS, "blend"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,9 @@ def channels(split):
 
     def get(name):
         if name not in made and name != "blend":
-            made[name] = CHANNELS[name](**OPTIONS.get(name, {})).fit(split)
+            kind = name.split()[0]
+            options = OPTIONS.get(kind, {}) | VARIANTS.get(name, {})
+            made[name] = CHANNELS[kind](**options).fit(split)
         if name not in made:
             parts = {"cf": get("item-cf"), "tags": get("inverted"), "ease": get("ease")}
             made[name] = Blend(parts, quotas={"cf": 5, "tags": 1, "ease": 4})

@@ -201,3 +201,10 @@ def test_a_retriever_without_item_vectors_says_so(split):
     with pytest.raises(ModelError, match="UserToUser has no vectors of items"):
         UserToUser(**SMALL).fit(split).change_items(remove=[TRAINED])
     assert not hasattr(EASE(), "change_items")
+
+
+def test_a_new_item_can_stand_in_a_history_that_is_read_with_item_vectors(split):
+    old = TwoTower(**SMALL, history_reads="items", user_features=[]).fit(split)
+    asked = Queries(histories=[[NEW["id"]]])
+    assert old.recommend(asked, 5).fallback.tolist() == [True]
+    assert old.change_items(add=[NEW]).recommend(asked, 5).fallback.tolist() == [False]

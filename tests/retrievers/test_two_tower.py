@@ -14,6 +14,7 @@ from shortlist.retrievers.base import Queries
 from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.vector import TwoTower
 from shortlist.similarity import score
+from shortlist.towers import TOWERS
 
 SMALL = {"dim": 8, "epochs": 2, "batch_size": 128}
 
@@ -163,6 +164,15 @@ def test_an_empty_question_gets_an_empty_answer(fitted):
         Queries()
 
 
+@pytest.mark.parametrize("history", [*TOWERS, "none"])
+def test_no_users_have_no_vectors_whatever_the_tower(split, history):
+    untrained = TwoTower(history=history, dim=8)
+    untrained.set_data(split.training_data())
+    untrained.place_items()
+    assert untrained.encode_users([]).numel() == 0
+    assert len(untrained.recommend([], 5)) == 0
+
+
 def test_ids_of_the_wrong_type_are_refused_not_unknown(fitted):
     with pytest.raises(QueryError, match="integers"):
         fitted.recommend(["10001"], 5)
@@ -202,11 +212,21 @@ def test_integers_are_the_names_of_the_modes():
         ({"sampler": "in_batch", "batch_size": 1}, ModelError, "batch_size"),
         ({"history": "none", "user_id": True, "history_length": 3}, ModelError, "history_length"),
         ({"history": "none", "user_id": True, "shared_items": False}, ModelError, "shared_items"),
+        ({"history": "none", "user_id": True, "history_reads": "items"}, ModelError, "_reads"),
+        ({"history_reads": "items", "shared_items": False}, ModelError, "shared_items"),
+        ({"history": "gru", "history_heads": 4}, ModelError, "history_heads is for history = 'att"),
+        ({"history": "recency", "history_layers": 1}, ModelError, "'attention' or 'gru'"),
+        ({"history": "attention", "interests": 4}, ModelError, "'comirec' or 'mind'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_data_is_read(options, error, message):
     with pytest.raises(error, match=message):
         TwoTower(**options)
+
+
+@pytest.mark.parametrize("history", ["mean", "gru", "mind"])
+def test_an_option_at_its_default_may_stand_anywhere(history):
+    assert TwoTower(history=history, history_layers=2, history_heads=2)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])

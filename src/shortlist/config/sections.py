@@ -81,6 +81,17 @@ Counts = Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
 Ranks = Annotated[tuple[Count, Count], AfterValidator(_band)]
 
 
+INTERESTS = 4
+"""Vectors of a user with several interests, where model.interests does not say (Cen et al.)."""
+
+HISTORY_OPTIONS = {
+    "history_layers": ("attention", "gru"),
+    "history_heads": ("attention",),
+    "interests": ("comirec", "mind"),
+}
+"""Keys of [model] that only some histories read."""
+
+
 class Section(BaseModel):
     """Read strictly: no unknown key, no value turned into another type, none that is not finite."""
 
@@ -209,14 +220,27 @@ class Model(Section):
     dim: Count = Field(default=64, description="Width of the user and item vectors.")
     history: Text = Field(
         default="recency",
-        description='How the items of a history become vectors: "attention" reads them in order, '
-        '"recency" tells the newest from the older, "mean" does not, "none" reads no history.',
+        description='How the items of a history become vectors: "attention" and "gru" read them in '
+        'order, "recency" tells the newest from the older, "mean" does not, "comirec" and "mind" '
+        'give several vectors of a user, "none" reads no history.',
     )
     history_length: Count = Field(
         default=63, description="The latest events of a history that are kept."
     )
-    history_layers: Count = Field(default=2, description="attention: blocks on top of each other.")
+    history_reads: Literal["ids", "items"] = Field(
+        default="ids",
+        description='What stands for an item of a history: "ids", its id embedding; "items", its '
+        "vector of the item tower, features included.",
+    )
+    history_layers: Count = Field(
+        default=2, description="attention, gru: blocks or layers on top of each other."
+    )
     history_heads: Count = Field(default=2, description="attention: heads of each block.")
+    interests: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description=f"comirec, mind: how many vectors a user has. Unset: {INTERESTS}.",
+        examples=[INTERESTS],
+    )
     history_dropout: Share = Field(
         default=0.0, description="Share of a history's events left out of it, anew in each batch."
     )
@@ -229,6 +253,11 @@ class Model(Section):
     )
     item_id: bool = Field(
         default=True, description="Whether the item's id is an input of its tower."
+    )
+    id_dropout: Share = Field(
+        default=0.0,
+        description="Share of items that train without their id, anew in each batch: features "
+        "alone then learn to place an item nobody has touched yet.",
     )
     user_features: Names | None = Field(
         default=None,
@@ -265,11 +294,30 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _history_options_act(self) -> Self:
+        given = {k for k, f in type(self).model_fields.items() if getattr(self, k) != f.default}
         if self.history == "none":
-            for key in ("history_length", "history_dropout", "shared_items"):
-                if getattr(self, key) != type(self).model_fields[key].default:
+            for key in ("history_length", "history_dropout", "history_reads", "shared_items"):
+                if key in given:
                     raise ValueError(f"{key} does nothing with history = 'none': leave it out.")
+        for key, readers in HISTORY_OPTIONS.items():
+            if key in given and self.history not in readers:
+                raise ValueError(
+                    f"{key} is for history = {' or '.join(map(repr, readers))} and does nothing "
+                    f"with {self.history!r}: leave it out."
+                )
+        if self.history_reads == "items" and not self.shared_items:
+            raise ValueError(
+                "history_reads = 'items' reads histories with the item tower, which is sharing: "
+                "leave shared_items out."
+            )
         return self
+
+    @property
+    def query_vectors(self) -> int | None:
+        """How many vectors a user has, one an interest; None where it is one, without interests."""
+        if self.history not in HISTORY_OPTIONS["interests"]:
+            return None
+        return self.interests or INTERESTS
 
     @property
     def shares_items(self) -> bool:

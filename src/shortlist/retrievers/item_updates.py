@@ -52,6 +52,7 @@ def _placed_again(retriever: Any, data: TrainingData, gone: Rows, come: Rows) ->
     new = copy(retriever)
     new.data = data
     new._item_table = data.item_features.to(new.device)
+    new._mark_readable()
     rows, vectors = new._placed()
     # Rows that come and are there already, with other features, are placed anew.
     leave = torch.isin(rows, torch.from_numpy(np.union1d(gone, come)))

@@ -230,6 +230,9 @@ class Learner(ABC):
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
 
+    def _mark_readable(self) -> None:  # noqa: B027 - most read what was trained, whatever comes
+        """Note which items of a history can be read, where that depends on the data's items."""
+
     @abstractmethod
     def _placed(self) -> tuple[Tensor, Tensor]:
         """The rows and vectors in the index: [N] int64, [N, D]."""

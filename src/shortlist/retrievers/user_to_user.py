@@ -48,6 +48,8 @@ UNUSED = {
     "item_features": NO_ITEM,
     "item_layers": NO_ITEM,
     "shared_items": NO_ITEM,
+    "history_reads": NO_ITEM,
+    "id_dropout": NO_ITEM,
     "session_gap": "it cuts sessions for positives = 'i2i'",
     "pair_window": "it is for the pairs of positives = 'i2i'",
     "latest_items": "it is for positives = 'i2i'; see history_length",
@@ -96,6 +98,11 @@ class UserToUser(Learner):
         super().__init__(model=model, training=training, device=device, **options)
         if self.model_section.history == "none":
             raise ModelError("positives = 'u2u' compares histories: model.history cannot be 'none'")
+        if self.model_section.query_vectors is not None:
+            raise ModelError(
+                "positives = 'u2u' keeps one vector a user in its index: model.history cannot be "
+                f"'{self.model_section.history}', which gives several"
+            )
 
     def similar(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k nearest users of each query, itself left out: `ids` are user ids.

@@ -98,7 +98,10 @@ class TwoTower(Learner):
         return self.data.users.ids.head(self.data.users.trained)
 
     def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector of each query, [B, D]; an unknown user with no history is refused."""
+        """Return the vector of each query, [B, D]; an unknown user with no history is refused.
+
+        With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D].
+        """
         blocks = []
         for block in row_blocks(as_queries(queries), self.data):
             if (cold := self._unknown(block)).any():
@@ -107,17 +110,21 @@ class TwoTower(Learner):
                     "there is nothing to make a vector of"
                 )
             blocks.append(self._encode_block(block))
-        return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
+        if blocks:
+            return torch.cat(blocks)
+        interests = self.model_section.query_vectors
+        several = () if interests is None else (interests,)
+        return torch.zeros(0, *several, self.model_section.dim)
 
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
         """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
         self._encoder, self._most_encoded = encode, most
 
     def encode_block(self, block: RowQueries) -> Tensor:
-        """Encode queries as training did, [B, D]: trained items only, the latest ones."""
+        """Encode queries as training did, [B, D] or [B, K, D]: the latest known items."""
         if self.towers.training:
             self.towers.eval()
-        history = self._trained(block.history)
+        history = self._known(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         latest = windows(history.values, history.offsets[1:] - length, length)
         if not self.towers.query.causal or not len(block.users):
@@ -161,7 +168,15 @@ class TwoTower(Learner):
                 "time column (data.time): give one, or use history = 'mean'"
             )
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
+        self._mark_readable()
         self._popular = Popular().fit_data(data)
+
+    def _mark_readable(self) -> None:
+        """Note which items of a history something stands for: an id, or features that are read."""
+        self._readable = torch.zeros(len(self.data.items) + 1, dtype=torch.bool)
+        self._readable[1 : self.data.items.trained + 1] = True  # removed ones too: they were met
+        if self.towers.reads_items:
+            self._readable[self.data.candidates(with_features=True)] = True
 
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.item_rows, self.item_vectors
@@ -224,9 +239,11 @@ class TwoTower(Learner):
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
-        return self.towers.encode_queries(
-            self._user_table.take(batch.users), batch.history, batch.place
-        )
+        return self._encode_queries(batch.users, batch.history, batch.place)
+
+    def _encode_queries(self, users: Tensor, history: Ragged, place: Tensor | None) -> Tensor:
+        features = self._user_table.take(users)
+        return self.towers.encode_queries(features, history, place, self._item_table)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
@@ -239,19 +256,21 @@ class TwoTower(Learner):
     def _encode(self, users: Tensor, history: Ragged) -> Tensor:
         """Encode users [B] with the histories their tower reads."""
         with torch.no_grad():
-            features = self._user_table.take(users.to(self.device))
-            return self.towers.encode_queries(features, history.to(self.device)).cpu()
+            users, history = users.to(self.device), history.to(self.device)
+            return self._encode_queries(users, history, None).cpu()
 
-    def _trained(self, history: Ragged) -> Ragged:
-        """Leave out items without an id embedding: unknown ones, and those never trained on."""
-        known = (history.values > 0) & (history.values <= self.data.items.trained)
-        return keep(history, known)
+    def _known(self, history: Ragged) -> Ragged:
+        """Leave out items that nothing stands for: unknown ones, and those never trained on.
+
+        Where histories are read with the item tower's vectors, features are enough.
+        """
+        return keep(history, self._readable[history.values])
 
     def _unknown(self, block: RowQueries) -> Tensor:
         """True for queries of which the query tower would read nothing, [B]."""
         nothing = torch.ones(len(block.users), dtype=torch.bool)
         if self.towers.query.history is not None:
-            nothing &= self._trained(block.history).lengths == 0
+            nothing &= self._known(block.history).lengths == 0
         if self.towers.query.id is not None:
             nothing &= (block.users == 0) | (block.users > self.data.users.trained)
         if self.towers.query.fields is not None:

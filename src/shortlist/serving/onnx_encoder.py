@@ -73,6 +73,8 @@ class OnnxEncoder:
         self._width = tower.dim
         inputs: dict[str, tuple[int, ...]] = {}
         if self._history is not None:
+            if retriever.towers.reads_items:
+                raise UnsupportedTowerError("histories read with the item tower's vectors")
             if type(self._history) not in (RecencyPooling, MeanPooling):
                 raise UnsupportedTowerError(f"history {type(self._history).__name__}")
             shared = retriever.towers.item.id if retriever.towers.shape.shares_items else None

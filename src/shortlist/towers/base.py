@@ -1,6 +1,6 @@
 """How to vectors: what a tower and a summary of a history look like from outside."""
 
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -44,6 +44,23 @@ class SequenceTower(Protocol):
 
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
         """Return [total, D], a vector for each value of `history`, which has seen no later one.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
+        ...
+
+
+@runtime_checkable
+class InterestTower(Protocol):
+    """Gives K vectors of a user, one an interest; the nearest of them counts for an item."""
+
+    causal: ClassVar[Literal[False]]
+    interests: int
+
+    def __init__(self, shape: Model) -> None: ...
+
+    def __call__(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return [B, K, D]; an empty history gives zeros.
 
         table: item embeddings [N + 1, D], row 0 unknown and zero.
         """

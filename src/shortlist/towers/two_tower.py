@@ -10,17 +10,18 @@ from shortlist.data.features import ID, Encoder, Features, FeatureTable
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, suggest
 from shortlist.towers import TOWERS
+from shortlist.towers.base import InterestTower
 from shortlist.towers.features import Fields, embedding
 from shortlist.towers.mlp import mlp
 from shortlist.towers.noise import dropout
 
 
 class QueryTower(nn.Module):
-    """A user as one vector: id, features and history.
+    """A user as one vector, or as K of them: id, features and history.
 
-    Sum of what speaks the items' language directly (the weighted segments of a pooled history or
-    the state of a sequence tower, and the id embedding) and of a perceptron over segments and
-    features side by side.
+    Sum of what speaks the items' language directly (the weighted segments of a pooled history, the
+    state of a sequence tower or an interest, and the id embedding) and of a perceptron over
+    segments or interest and features side by side.
     """
 
     def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
@@ -40,9 +41,11 @@ class QueryTower(nn.Module):
             tower = TOWERS[shape.history](shape)
             assert isinstance(tower, nn.Module)
             self.history = tower
-            if not shape.shares_items:
+            if not shape.shares_items and shape.history_reads == "ids":
                 self.table = embedding(items.trained + 1, shape.dim)
-            if not tower.causal:
+            if isinstance(tower, InterestTower):
+                width += shape.dim
+            elif not tower.causal:
                 self.decay = nn.Parameter(2.0 ** (-0.5 * torch.arange(tower.segments)))
                 width += tower.segments * shape.dim
         if width == 0 and self.id is None and self.history is None:
@@ -64,7 +67,7 @@ class QueryTower(nn.Module):
         items: Tensor | None = None,
         place: Tensor | None = None,
     ) -> Tensor:
-        """Return user vectors [B, D].
+        """Return user vectors [B, D], or [B, K, D] of a tower of interests.
 
         history: item rows, oldest first; items: the item embeddings [N + 1, D] to read it with,
         where the towers share them. place: for a sequence tower, which events of the histories
@@ -79,6 +82,11 @@ class QueryTower(nn.Module):
             direct.append(
                 _last(states, history) if place is None else states.index_select(0, place)
             )
+        elif isinstance(self.history, InterestTower):
+            table = self.table.weight if items is None else items
+            interests = dropout(self.history(history, table), self.dropout, self.training)
+            direct.append(interests)  # [B, K, D]
+            parts.append(interests)
         elif self.history is not None:
             table = self.table.weight if items is None else items
             pooled = dropout(self.history(history, table), self.dropout, self.training)  # [B, K, D]
@@ -89,12 +97,16 @@ class QueryTower(nn.Module):
         if self.id is not None:
             direct.append(self.id(features[ID]))
         if self.top is not None:
-            direct.append(self.top(torch.cat(parts, dim=1)))
-        return torch.stack(direct).sum(dim=0)
+            direct.append(self.top(torch.cat(_for_each_interest(parts), dim=-1)))
+        return torch.stack(_for_each_interest(direct)).sum(dim=0)
 
 
 class ItemTower(nn.Module):
-    """An item as one vector: its id embedding plus a perceptron over its features."""
+    """An item as one vector: its id embedding plus a perceptron over its features.
+
+    In training a share `id_dropout` of the items comes without the id embedding (DropoutNet,
+    Volkovs et al. 2017): the vector of an item that has none is then one that was trained.
+    """
 
     def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
         super().__init__()
@@ -106,6 +118,12 @@ class ItemTower(nn.Module):
             raise ModelError(
                 "the item tower has nothing to read: turn model.item_id on or give item features"
             )
+        self.id_dropout = shape.id_dropout
+        if self.id_dropout > 0 and (self.fields is None or self.id is None):
+            raise ModelError(
+                "model.id_dropout leaves an item to its features: it needs item features and "
+                "model.item_id"
+            )
         self.top = (
             mlp(self.fields.width, shape.item_layers, shape.dim, shape.dropout)
             if self.fields
@@ -116,7 +134,10 @@ class ItemTower(nn.Module):
         """Return item vectors [B, D]."""
         parts: list[Tensor] = []
         if self.id is not None:
-            parts.append(self.id(features[ID]))
+            own = self.id(features[ID])
+            if self.training and self.id_dropout > 0:
+                own = own * (torch.rand(len(own), 1, device=own.device) >= self.id_dropout)
+            parts.append(own)
         if self.fields is not None and self.top is not None:
             parts.append(self.top(self.fields(features)))
         return torch.stack(parts).sum(dim=0)
@@ -130,14 +151,43 @@ class TwoTowers(nn.Module):
         self.shape = shape
         self.query = QueryTower(users, items, shape)
         self.item = ItemTower(users, items, shape)
+        if self.reads_items and self.item.fields is None:
+            raise ModelError(
+                "model.history_reads = 'items' needs item features: without them an item's vector "
+                "is its id embedding, history_reads = 'ids'"
+            )
+
+    @property
+    def reads_items(self) -> bool:
+        """Whether histories are read with the item tower's vectors."""
+        return self.shape.history_reads == "items"
 
     def encode_queries(
-        self, features: Features, history: Ragged, place: Tensor | None = None
+        self,
+        features: Features,
+        history: Ragged,
+        place: Tensor | None = None,
+        catalogue: FeatureTable | None = None,
     ) -> Tensor:
-        """Return user vectors [B, D]; history: item rows, oldest first; place: as QueryTower."""
+        """Return user vectors, [B, D] or [B, K, D] of a tower of interests.
+
+        history: item rows, oldest first; place: as QueryTower; catalogue: the features of all
+        items, where histories are read with the item tower's vectors.
+        """
         shared = self.item.id.weight if self.shape.shares_items and self.item.id else None
+        if self.reads_items:
+            if catalogue is None:
+                raise ModelError("history_reads = 'items' needs the features of the items")
+            history, shared = self._read(history, catalogue)
         vectors: Tensor = self.query(features, history, shared, place)
         return vectors
+
+    def _read(self, history: Ragged, catalogue: FeatureTable) -> tuple[Ragged, Tensor]:
+        """Encode each distinct item once: the histories as rows of a table, and that [M + 1, D]."""
+        rows, place = torch.unique(history.values, return_inverse=True)
+        vectors = self.encode_items(catalogue.take(rows))
+        unknown = vectors.new_zeros(1, vectors.shape[1])
+        return Ragged(place + 1, history.offsets), torch.cat([unknown, vectors])
 
     def encode_items(self, features: Features) -> Tensor:
         """Return item vectors [B, D]."""
@@ -148,6 +198,16 @@ class TwoTowers(nn.Module):
     def reads_item_features(self) -> bool:
         """Whether the item tower can place an item nobody has touched yet."""
         return self.item.fields is not None
+
+
+def _for_each_interest(parts: list[Tensor]) -> list[Tensor]:
+    """Parts [B, *] beside one of [B, K, *] as [B, K, *] all; unchanged where there is none."""
+    interests = max((part.shape[1] for part in parts if part.dim() == 3), default=None)
+    if interests is None:
+        return parts
+    return [
+        part if part.dim() == 3 else part.unsqueeze(1).expand(-1, interests, -1) for part in parts
+    ]
 
 
 def _last(states: Tensor, history: Ragged) -> Tensor:

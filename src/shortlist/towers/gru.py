@@ -1,0 +1,51 @@
+"""A recurrent network over a history: a vector after each event, all of them in one pass."""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from shortlist.config import Model
+from shortlist.data.ragged import Ragged
+from shortlist.towers.noise import dropout
+from shortlist.towers.padding import Padded
+
+
+class GRU(nn.Module):
+    """GRU4Rec (Hidasi et al. 2016): the state of a gated recurrent unit after each event.
+
+    Its sibling Attention looks back at every event; this one carries what it keeps of them, at a
+    cost that grows with the length of a history and not with its square, but one event after the
+    other. As there, what is read are the directions of the item embeddings. The state is compared
+    with items as it is: each of its numbers lies between -1 and 1.
+    """
+
+    causal: ClassVar[Literal[True]] = True
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        self.width = shape.dim
+        self.event_dropout = shape.history_dropout
+        self.dropout = shape.dropout
+        self.layers = nn.GRU(
+            shape.dim,
+            shape.dim,
+            num_layers=shape.history_layers,
+            dropout=shape.dropout if shape.history_layers > 1 else 0.0,
+            batch_first=True,
+        )
+
+    def forward(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return the state after each event, [total, D]; it has seen no later event.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
+        padded = Padded.of(history)
+        read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
+        if self.training and self.event_dropout > 0:
+            read = read * (torch.rand(len(read), 1, device=read.device) >= self.event_dropout)
+        # Padding stands after the events, so that no state of an event has seen it.
+        states, _ = self.layers(padded.spread(dropout(read, self.dropout, self.training)))
+        return padded.gather(states)

@@ -1,0 +1,141 @@
+"""Several tastes of one user: K vectors of a history, and an item is as close as to the nearest."""
+
+import math
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from shortlist.config import Model
+from shortlist.data.ragged import Ragged
+from shortlist.towers.padding import Padded
+
+WIDENING = 4
+"""How many times wider than the vectors the hidden layer of the attention is (Cen et al. 2020)."""
+
+ROUNDS = 3
+"""How often events are shared out among the interests (Li et al. 2019)."""
+
+
+class SelfAttentiveInterests(nn.Module):
+    """ComiRec-SA (Cen et al. 2020): each interest is a learned attention over the events.
+
+    Interest k is the mean of the item embeddings, weighted by a softmax over the events of
+    w_k · tanh(W (direction of the embedding + position)). Positions count from the latest event.
+    With one interest it is an attention-pooled history.
+    """
+
+    causal: ClassVar[Literal[False]] = False
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        self.interests = shape.query_vectors or 1
+        self.event_dropout = shape.history_dropout
+        self.position = nn.Parameter(torch.zeros(shape.history_length, shape.dim))
+        self.widen = nn.Linear(shape.dim, WIDENING * shape.dim, bias=False)
+        self.weigh = nn.Linear(WIDENING * shape.dim, self.interests, bias=False)
+        for layer in (self.widen, self.weigh):
+            nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
+
+    def forward(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return [B, K, D]; an empty history gives zeros. No list may be longer than `length`.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
+        events = _Events.of(history, table, self.event_dropout if self.training else 0.0)
+        seen = _directions(events.vectors) + self.position[events.age]
+        logits = self.weigh(self.widen(seen).tanh())  # [B, L, K]
+        # A history without events keeps its logits: what they weigh is zero.
+        left_out = ~events.present & events.present.any(dim=1, keepdim=True)
+        weights = logits.masked_fill(left_out.unsqueeze(2), float("-inf")).softmax(dim=1)
+        return torch.einsum("blk,bld->bkd", weights, events.vectors)
+
+
+class RoutedInterests(nn.Module):
+    """MIND (Li et al. 2019): events are shared out among capsules that gather what is alike.
+
+    An event is the direction of its item embedding under one learned map; an interest is the
+    squashed sum of its share of them. An event goes, in ROUNDS rounds, to the interests it agrees
+    with; the first round starts from fixed random shares, by how long ago the event was. Shares
+    are no part of the gradient. A history of n events has at most log2(n) interests; a user with
+    fewer than K gets the first one again, which changes no maximum.
+    """
+
+    causal: ClassVar[Literal[False]] = False
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        self.interests = shape.query_vectors or 1
+        self.event_dropout = shape.history_dropout
+        self.map = nn.Linear(shape.dim, shape.dim, bias=False)
+        nn.init.eye_(self.map.weight)  # an interest starts as a mean of items
+        self.start: Tensor  # a part of the model: bundles keep it
+        self.register_buffer("start", torch.randn(shape.history_length, self.interests))
+
+    def forward(self, history: Ragged, table: Tensor) -> Tensor:
+        """Return [B, K, D]; an empty history gives zeros. No list may be longer than `length`.
+
+        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
+        events = _Events.of(history, table, self.event_dropout if self.training else 0.0)
+        mapped = self.map(normalize(events.vectors, dim=-1))  # [B, L, D]
+        count = events.present.sum(dim=1, keepdim=True)
+        closed = count < 2.0 ** torch.arange(1, self.interests + 1, device=count.device)  # [B, K]
+        closed[:, 0] = False
+        shares = self._shares(mapped.detach(), events, closed)
+        found = _squashed(torch.einsum("blk,bld->bkd", shares, mapped))
+        return torch.where(closed.unsqueeze(2), found[:, :1], found)
+
+    @torch.no_grad()
+    def _shares(self, mapped: Tensor, events: "_Events", closed: Tensor) -> Tensor:
+        """Return which share of each event each interest gets, [B, L, K]; 0 of padding."""
+        logits = self.start[events.age].masked_fill(closed.unsqueeze(1), float("-inf"))
+        shares = _shared_out(logits, events.present)
+        for _ in range(ROUNDS - 1):
+            found = _squashed(torch.einsum("blk,bld->bkd", shares, mapped))
+            logits = logits + torch.einsum("bld,bkd->blk", mapped, found)
+            shares = _shared_out(logits, events.present)
+        return shares
+
+
+class _Events(NamedTuple):
+    """The events of B histories in a rectangle.
+
+    vectors: [B, L, D], zero where no event is read; present: [B, L] bool, where one is; age:
+    [B, L] int64, how many events of the list are later, 0 in the padding.
+    """
+
+    vectors: Tensor
+    present: Tensor
+    age: Tensor
+
+    @classmethod
+    def of(cls, history: Ragged, table: Tensor, left_out: float) -> "_Events":
+        """Read the histories with item embeddings [N + 1, D], a share of the events left out."""
+        padded = Padded.of(history)
+        kept = torch.ones_like(history.values, dtype=torch.bool)
+        if left_out > 0:
+            kept = torch.rand(kept.shape, device=kept.device) >= left_out
+        read = table.index_select(0, history.values).masked_fill(~kept.unsqueeze(1), 0.0)
+        present = kept.new_zeros(padded.rows * padded.length).index_copy(0, padded.slots, kept)
+        places = torch.arange(padded.length, device=kept.device)
+        age = (history.lengths.unsqueeze(1) - 1 - places).clamp(min=0)
+        return cls(padded.spread(read), present.view(padded.rows, padded.length), age)
+
+
+def _directions(vectors: Tensor) -> Tensor:
+    """Vectors [..., D] at length sqrt(D), zero where they are: numbers of about 1."""
+    return normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
+
+
+def _shared_out(logits: Tensor, present: Tensor) -> Tensor:
+    """Softmax over the interests, [B, L, K], for the events that are there."""
+    return logits.softmax(dim=2).masked_fill(~present.unsqueeze(2), 0.0)
+
+
+def _squashed(vectors: Tensor) -> Tensor:
+    """Shorten vectors [..., D] from length n to n² / (1 + n²) (Sabour et al. 2017)."""
+    square = vectors.square().sum(dim=-1, keepdim=True)
+    length = torch.where(square > 0, square, 1.0).sqrt()  # whose gradient at 0 is finite
+    return vectors * (length / (1 + square)).masked_fill(square == 0, 0.0)
