@@ -23,7 +23,14 @@ from shortlist.evaluation.evaluate import evaluate as measure
 from shortlist.evaluation.index_recall import plot_tunings, tune
 from shortlist.evaluation.report import Report
 from shortlist.losses import LOSSES
-from shortlist.pipeline import build, check, held_out_queries, load_split, schema_of
+from shortlist.pipeline import (
+    build,
+    check,
+    check_resumable,
+    held_out_queries,
+    load_split,
+    schema_of,
+)
 from shortlist.pipeline import train as carry_out
 from shortlist.retrievers import CHANNELS
 from shortlist.retrievers.base import Queries
@@ -34,6 +41,7 @@ from shortlist.sampling import HARD, SAMPLERS
 from shortlist.serving.run import serve
 from shortlist.serving.settings import Settings
 from shortlist.towers import TOWERS
+from shortlist.training.checkpoint import EVERY, Checkpoints
 from shortlist.training.progress import Bars, Progress, Quiet
 
 app = typer.Typer(
@@ -150,6 +158,17 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where the training is saved as it goes on: the same command, run again "
+            "after it was killed, takes it up from there. Removed at the end."
+        ),
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints; 300."),
+    ] = None,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,
@@ -160,6 +179,12 @@ def train(
     read = load_recipe(recipe, chosen)
     files.check_free(bundle, overwrite)
     check(read)
+    if every is not None and checkpoint is None:
+        raise QueryError("--checkpoint-every does nothing without --checkpoint")
+    checkpoints = None
+    if checkpoint is not None:
+        check_resumable(read)
+        checkpoints = Checkpoints(checkpoint, every=EVERY if every is None else every)
     split = load_split(read)
     if not quiet:
         for line in split.dataset.report.lines():
@@ -167,7 +192,16 @@ def train(
     with _progress(quiet) as progress:
         watch = Watch(progress)
         try:
-            result = carry_out(read, split, device=device or context.obj["device"], progress=watch)
+            result = carry_out(
+                *(read, split),
+                device=device or context.obj["device"],
+                progress=watch,
+                checkpoints=checkpoints,
+            )
+        except KeyboardInterrupt:
+            if checkpoint is not None and checkpoint.exists():
+                notes.print(f"The same command goes on from {checkpoint}.", highlight=False)
+            raise
         except TrainingError as failure:
             notes.print(show.findings(examine(Subject.of_recipe(read, split, watch, failure))))
             raise
@@ -185,6 +219,8 @@ def train(
             findings=findings,
             overwrite=overwrite,
         )
+    if checkpoints is not None:
+        checkpoints.remove()
     if json_:
         _print_json({"bundle": identity, **report, "findings": findings})
     else:

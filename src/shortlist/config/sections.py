@@ -431,6 +431,17 @@ class Training(Section):
         description="The gradient's norm is cut to this length. Unset: it is not.",
         examples=[1.0],
     )
+    optimizer: Literal["auto", "dense", "row-wise"] = Field(
+        default="auto",
+        description='How embedding tables learn: "dense" all rows at each step (AdamW), "row-wise" '
+        'those of the batch (Adagrad), "auto" row-wise for tables of 8 million numbers or more.',
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Validate and keep a moving average of the weights: how much of it stays at "
+        "each step. Tables are then trained densely. Unset: the weights themselves.",
+        examples=[0.999],
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="In which the scores of a softmax over a shared pool are multiplied.",
