@@ -13,7 +13,7 @@ help:
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
-	@echo "make extras  the tests of the Annoy and Milvus indexes, which need their packages (a compiler)"
+	@echo "make extras  the tests of the Annoy and Milvus indexes and of tune, which need packages (a compiler)"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -57,8 +57,8 @@ page: .venv/.setup
 	$(BIN)/python -m pytest tests/serving/test_page.py $(ARGS)
 
 extras: .venv/.setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus]"
-	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py $(ARGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus,tune]"
+	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/test_tuning.py $(ARGS)
 
 format: .venv/.setup
 	$(BIN)/ruff check --fix .

@@ -19,7 +19,7 @@ FLOORS = (
     {"retrievers"},
     {"bundle", "evaluation"},
     {"pipeline", "doctor", "serving", "spark"},
-    {"demo", "files", "show"},
+    {"demo", "files", "show", "tuning"},
     {"shortlist"},
     {"cli", "__main__"},
 )
@@ -34,7 +34,8 @@ DOORS = {
     "faiss": "index/faiss.py",
     "annoy": "index/annoy.py",
     "pymilvus": "index/milvus.py",
-    "matplotlib": "evaluation/index_recall.py",
+    "matplotlib": ("evaluation/index_recall.py", "tuning.py"),
+    "optuna": "tuning.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",
     "uvicorn": "serving/run.py",

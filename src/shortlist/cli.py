@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from shortlist import __version__, demo, files, show
+from shortlist import __version__, demo, files, show, tuning
 from shortlist.bundle.bundle import Bundle, load, save
 from shortlist.config import Recipe, load_recipe, template
 from shortlist.data.updates import read_events
@@ -20,7 +20,8 @@ from shortlist.doctor import Finding, Subject, Watch, examine
 from shortlist.errors import QueryError, ShortlistError, TrainingError
 from shortlist.evaluation.compare import compare as compare_retrievers
 from shortlist.evaluation.evaluate import evaluate as measure
-from shortlist.evaluation.index_recall import plot_tunings, tune
+from shortlist.evaluation.index_recall import plot_tunings
+from shortlist.evaluation.index_recall import tune as tune_index
 from shortlist.evaluation.report import Report
 from shortlist.losses import LOSSES
 from shortlist.pipeline import (
@@ -556,28 +557,76 @@ def index(
         raise QueryError("this bundle has no vectors of towers, so there is nothing to index")
     rows, vectors, keys = retriever.placed_vectors()
     asked = held_out_queries(retriever, queries)
-    tuning = tune(
+    measured = tune_index(
         *(kind, rows, vectors, keys, retriever.training_section.similarity),
         *(retriever.encode_users(asked), min(k, len(rows)), target_recall),
     )
     if plot is not None:
-        plot_tunings([tuning], plot)
+        plot_tunings([measured], plot)
     if json_:
-        _print_json(show.tuned_answers(tuning))
+        _print_json(show.tuned_answers(measured))
     else:
-        out.print(show.tuned(tuning))
-    if tuning.index is None:
+        out.print(show.tuned(measured))
+    if measured.index is None:
         notes.print(f"No setting of {kind} reaches recall {target_recall}: nothing was written.")
         raise typer.Exit(1)
     identity = save(
-        retriever.use_index(tuning.index),
+        retriever.use_index(measured.index),
         target,
         metrics=loaded.metrics,
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
-        index=show.tuned_answers(tuning),
+        index=show.tuned_answers(measured),
     )
     notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
+
+
+@app.command("tune")
+def tune_command(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a [tune] section.")],
+    target: Annotated[
+        Path, typer.Option("--out", help="Folder for the trials, which it goes on from.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="In all, with those in the folder. Default: [tune].")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the trials: a .png or .svg file.")
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+    quiet: QuietFlag = False,
+) -> None:
+    """Try values of a recipe's keys on the validation rows; write the best recipe as best.toml.
+
+    Weak trials end early. Run again after a stop, it goes on where it was.
+    """
+    quiet = quiet or context.obj["quiet"]
+    read = load_recipe(recipe, overrides or [])
+
+    def told(trial: tuning.Trial) -> None:
+        if not quiet:
+            notes.print(trial.line(), highlight=False, markup=False)
+
+    with _progress(quiet) as progress:
+        found = tuning.tune(
+            *(read, target),
+            trials=trials,
+            device=device or context.obj["device"],
+            progress=progress,
+            told=told,
+        )
+    if plot is not None:
+        tuning.plot_trials(found, plot)
+    if json_:
+        _print_json({"recipe": str(target / tuning.BEST), **found.to_dict()})
+        return
+    out.print(found.best.line(), highlight=False, markup=False)
+    notes.print(f"Next: shortlist train {target / tuning.BEST} --out BUNDLE", highlight=False)
 
 
 @app.command("serve")

@@ -10,7 +10,7 @@ from shortlist.data.features import ID, Encoder, Features, FeatureTable
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, suggest
 from shortlist.towers import TOWERS
-from shortlist.towers.features import Fields, embedding
+from shortlist.towers.features import Fields, embedding, rows_read
 from shortlist.towers.mlp import mlp
 from shortlist.towers.noise import dropout
 
@@ -61,27 +61,27 @@ class QueryTower(nn.Module):
         self,
         features: Features,
         history: Ragged,
-        items: Tensor | None = None,
+        items: nn.Embedding | None = None,
         place: Tensor | None = None,
     ) -> Tensor:
         """Return user vectors [B, D].
 
-        history: item rows, oldest first; items: the item embeddings [N + 1, D] to read it with,
-        where the towers share them. place: for a sequence tower, which events of the histories
+        history: item rows, oldest first; items: the table of item embeddings, N + 1 rows, to read
+        it with, where the towers share it. place: for a sequence tower, which events of the histories
         the vectors are asked after, [B], positions in history.values; without it after the last
         of each list, and a list without events adds nothing.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
         if self.history is not None and self.causal:
-            table = self.table.weight if items is None else items
-            states = self.history(history, table)
+            read, table = rows_read(history, self.table if items is None else items)
+            states = self.history(read, table)
             direct.append(
                 _last(states, history) if place is None else states.index_select(0, place)
             )
         elif self.history is not None:
-            table = self.table.weight if items is None else items
-            pooled = dropout(self.history(history, table), self.dropout, self.training)  # [B, K, D]
+            read, table = rows_read(history, self.table if items is None else items)
+            pooled = dropout(self.history(read, table), self.dropout, self.training)  # [B, K, D]
             direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
             parts.append(pooled.flatten(1))
         if self.fields is not None:
@@ -135,7 +135,7 @@ class TwoTowers(nn.Module):
         self, features: Features, history: Ragged, place: Tensor | None = None
     ) -> Tensor:
         """Return user vectors [B, D]; history: item rows, oldest first; place: as QueryTower."""
-        shared = self.item.id.weight if self.shape.shares_items and self.item.id else None
+        shared = self.item.id if self.shape.shares_items else None
         vectors: Tensor = self.query(features, history, shared, place)
         return vectors
 
