@@ -23,7 +23,7 @@ SPACE = {
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuning")
-    world = planted_world(users=60, items=40, events=900, seed=5)
+    world = planted_world(users=90, items=40, events=850, seed=5)
     world.interactions.write_csv(folder / "log.csv")
     return folder
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from shortlist import __version__, demo, files, show, tuning
 from shortlist.bundle.bundle import Bundle, load, save
 from shortlist.config import Recipe, load_recipe, template
+from shortlist.data.dataset import Split
 from shortlist.data.updates import read_events
 from shortlist.doctor import Finding, Subject, Watch, examine
 from shortlist.errors import QueryError, ShortlistError, TrainingError
@@ -25,6 +26,7 @@ from shortlist.evaluation.index_recall import tune as tune_index
 from shortlist.evaluation.report import Report
 from shortlist.losses import LOSSES
 from shortlist.pipeline import (
+    Trained,
     build,
     check,
     check_resumable,
@@ -180,32 +182,15 @@ def train(
     read = load_recipe(recipe, chosen)
     files.check_free(bundle, overwrite)
     check(read)
-    if every is not None and checkpoint is None:
-        raise QueryError("--checkpoint-every does nothing without --checkpoint")
-    checkpoints = None
-    if checkpoint is not None:
-        check_resumable(read)
-        checkpoints = Checkpoints(checkpoint, every=EVERY if every is None else every)
+    checkpoints = _checkpoints(read, checkpoint, every)
     split = load_split(read)
     if not quiet:
         for line in split.dataset.report.lines():
             notes.print(line, highlight=False, markup=False)
     with _progress(quiet) as progress:
-        watch = Watch(progress)
-        try:
-            result = carry_out(
-                *(read, split),
-                device=device or context.obj["device"],
-                progress=watch,
-                checkpoints=checkpoints,
-            )
-        except KeyboardInterrupt:
-            if checkpoint is not None and checkpoint.exists():
-                notes.print(f"The same command goes on from {checkpoint}.", highlight=False)
-            raise
-        except TrainingError as failure:
-            notes.print(show.findings(examine(Subject.of_recipe(read, split, watch, failure))))
-            raise
+        result = _carried_out(
+            read, split, device or context.obj["device"], Watch(progress), checkpoints
+        )
     report = result.report.to_dict()
     found: list[Finding] = []
     try:
@@ -224,16 +209,41 @@ def train(
         checkpoints.remove()
     if json_:
         _print_json({"bundle": identity, **report, "findings": findings})
-    else:
-        if getattr(result.retriever, "plan", None) is not None and not quiet:
-            notes.print(show.planned(result.retriever.plan))
-        out.print(result.report.table())
-        if not quiet:
-            if found:
-                notes.print(show.findings(found))
-            for line in result.report.lines():
-                notes.print(line, highlight=False, markup=False)
-            notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+        return
+    if getattr(result.retriever, "plan", None) is not None and not quiet:
+        notes.print(show.planned(result.retriever.plan))
+    out.print(result.report.table())
+    if not quiet:
+        if found:
+            notes.print(show.findings(found))
+        for line in result.report.lines():
+            notes.print(line, highlight=False, markup=False)
+        notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+
+
+def _checkpoints(recipe: Recipe, folder: Path | None, every: float | None) -> Checkpoints | None:
+    """What --checkpoint and --checkpoint-every say together."""
+    if folder is None:
+        if every is not None:
+            raise QueryError("--checkpoint-every does nothing without --checkpoint")
+        return None
+    check_resumable(recipe)
+    return Checkpoints(folder, every=EVERY if every is None else every)
+
+
+def _carried_out(
+    recipe: Recipe, split: Split, device: str, watch: Watch, checkpoints: Checkpoints | None
+) -> Trained:
+    """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
+    try:
+        return carry_out(recipe, split, device=device, progress=watch, checkpoints=checkpoints)
+    except KeyboardInterrupt:
+        if checkpoints is not None and checkpoints.directory.exists():
+            notes.print(f"The same command goes on from {checkpoints.directory}.", highlight=False)
+        raise
+    except TrainingError as failure:
+        notes.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
+        raise
 
 
 @app.command()
@@ -594,9 +604,7 @@ def tune_command(
     trials: Annotated[
         int | None, typer.Option(min=1, help="In all, with those in the folder. Default: [tune].")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw the trials: a .png or .svg file.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the trials: a .png or .svg file.")] = None,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,

@@ -71,7 +71,7 @@ class Tuned:
         }
 
 
-class _Pruned(Exception):
+class _PrunedError(Exception):
     """Ends a trial whose figure lies below the median of the others at the same epoch."""
 
 
@@ -95,7 +95,7 @@ class _Listener:
         """An epoch was measured."""
         self.scores.append(score)
         if self.hear(epoch, score):
-            raise _Pruned
+            raise _PrunedError
 
 
 def tune(
@@ -280,7 +280,7 @@ def _carry_out(
     states = optuna.trial.TrialState
     try:
         build(recipe, device).fit(split, progress=listener)
-    except _Pruned:
+    except _PrunedError:
         study.tell(trial, state=states.PRUNED)
     except (ModelError, TrainingError) as error:
         trial.set_user_attr("reason", str(error))

@@ -43,7 +43,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def log():
-    return planted_world(users=40, items=40, events=500, seed=5).interactions
+    return planted_world(users=60, items=40, events=500, seed=5).interactions
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,8 @@ def split(log):
 
 def build(kind, **options):
     retriever, own = KINDS[kind]
-    return retriever(**{**COMMON, **own, **options})
+    common = {k: v for k, v in COMMON.items() if k not in retriever.unused}
+    return retriever(**{**common, **own, **options})
 
 
 def bytes_of(retriever):
@@ -142,9 +143,7 @@ batch_size = 64
 """
 
 
-def test_a_command_killed_by_the_system_goes_on_from_its_checkpoint(
-    log, tmp_path, monkeypatch
-):
+def test_a_command_killed_by_the_system_goes_on_from_its_checkpoint(log, tmp_path, monkeypatch):
     """kill -9 while it trains and writes checkpoints, then the same command again, to its end."""
     from safetensors.torch import load_file
 
@@ -197,9 +196,7 @@ def test_the_checkpoint_of_other_data_is_refused(log, split, tmp_path, monkeypat
 
 @pytest.mark.parametrize("file", ["json", "safetensors"])
 @pytest.mark.parametrize("harm", ["cut", "flipped", "empty"])
-def test_a_torn_checkpoint_is_refused_and_never_read(
-    split, tmp_path, monkeypatch, file, harm
-):
+def test_a_torn_checkpoint_is_refused_and_never_read(split, tmp_path, monkeypatch, file, harm):
     checkpoints = saved_once(split, tmp_path, monkeypatch)
     (path,) = tmp_path.glob(f"*.checkpoint.{file}")
     content = bytearray(path.read_bytes())

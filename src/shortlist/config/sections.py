@@ -587,7 +587,7 @@ NOT_TUNED = ("training.monitor", "training.positives", "training.refit", "traini
 
 
 def _space(space: object) -> object:
-    """Check that each key has a list of values, or a range: numbers `low` and `high`, maybe `log`."""
+    """Check that each key has a list of values, or a range: `low`, `high` and maybe `log`."""
     if not isinstance(space, dict) or not space:
         raise ValueError("must be a table of at least one key and what to try for it")
     for name, tried in space.items():

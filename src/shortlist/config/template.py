@@ -95,8 +95,10 @@ def toml_value(value: object) -> str:
     '{ "a.b" = [1, 0.5, "x"], c = true }'
     """
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{key_text(str(key))} = {toml_value(inner)}" for key, inner in value.items())
+        pairs = ", ".join(
+            f"{key_text(str(key))} = {toml_value(inner)}" for key, inner in value.items()
+        )
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -67,9 +67,9 @@ class QueryTower(nn.Module):
         """Return user vectors [B, D].
 
         history: item rows, oldest first; items: the table of item embeddings, N + 1 rows, to read
-        it with, where the towers share it. place: for a sequence tower, which events of the histories
-        the vectors are asked after, [B], positions in history.values; without it after the last
-        of each list, and a list without events adds nothing.
+        it with, where the towers share it. place: for a sequence tower, which events of the
+        histories the vectors are asked after, [B], positions in history.values; without it after
+        the last of each list, and a list without events adds nothing.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
