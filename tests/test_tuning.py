@@ -7,6 +7,7 @@ import tomllib
 import pytest
 
 from shortlist import tuning
+from shortlist.cli import main
 from shortlist.config import Recipe, load_recipe, to_toml
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError, RecipeError
@@ -165,6 +166,25 @@ def test_the_best_recipe_trains_as_it_is_and_gives_the_figure_of_its_trial(
     tuning.plot_trials(found, tmp_path / "trials.svg")
     assert (tmp_path / "trials.svg").read_text().count("<svg") == 1
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_command_prints_the_trials_and_names_the_best_recipe(
+    log, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("optuna")
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    recipe = recipe_of(log)
+    space = '"model.dim" = [4, 8]'
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe) + f"[tune]\ntrials = 2\n[tune.space]\n{space}\n")
+    asked = ["tune", str(path), "--out", str(tmp_path / "out"), "--json", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["shortlist", *asked, "--set", "training.epochs=1"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["trials"]) == 2
+    assert load_recipe(said["recipe"]).model.dim == said["values"]["model.dim"]
 
 
 def test_a_trial_below_the_median_of_the_others_ends_early(log, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ KINDS = {
     "averaged": (TwoTower, {"ema": 0.9, "warmup": 3}),
     "row-wise": (TwoTower, {"optimizer": "row-wise", "clip": 1.0}),
     "i2i": (ItemToItem, {"session_gap": 10**9}),
-    "u2u": (UserToUser, {}),
+    "u2u": (UserToUser, {"batch_size": 10}),
 }
 COMMON = {"dim": 8, "epochs": 2, "batch_size": 64, "dropout": 0.2, "history_length": 8, "seed": 4}
 
@@ -136,9 +136,9 @@ time = "timestamp"
 [model]
 dim = 8
 [training]
-epochs = 400
+epochs = 60
 patience = 0
-validate_every = 200
+validate_every = 30
 batch_size = 64
 """
 

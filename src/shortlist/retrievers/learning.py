@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -227,6 +228,7 @@ class Learner(ABC):
             "training": self.training_section.model_dump(mode="json", exclude={"refit"}),
             "fit": self.data.fit,
             "epochs": epochs,
+            "versions": [version("shortlist"), torch.__version__],
         }
         return self._checkpoints.stage(self.data.fit, fingerprint(described, self.data))
 
