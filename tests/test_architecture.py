@@ -20,7 +20,7 @@ FLOORS = (
     {"retrievers"},
     {"bundle", "evaluation"},
     {"pipeline", "doctor", "serving", "spark"},
-    {"demo", "files", "show"},
+    {"demo", "files", "show", "tuning"},
     {"shortlist"},
     {"cli", "__main__"},
 )
@@ -41,7 +41,8 @@ DOORS = {
     "scann": "index/scann.py",
     "onnx": "serving/onnx_encoder.py",
     "onnxruntime": "serving/onnx_encoder.py",
-    "matplotlib": "evaluation/index_recall.py",
+    "matplotlib": ("evaluation/index_recall.py", "tuning.py"),
+    "optuna": "tuning.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",
     "uvicorn": "serving/run.py",

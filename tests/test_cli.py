@@ -359,6 +359,39 @@ def test_an_interrupt_leaves_no_half_bundle(capsys, folder, tmp_path, monkeypatc
     assert "nothing was written" in capsys.readouterr().err
 
 
+def test_an_interrupted_training_with_checkpoints_says_how_it_goes_on(
+    capsys, folder, tmp_path, monkeypatch
+):
+    from shortlist.training import trainer
+
+    whole, steps = trainer.Trainer._loss, iter(range(5))
+
+    def interrupted(*given):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    monkeypatch.setattr(trainer.Trainer, "_loss", interrupted)
+    saved = ("--checkpoint", tmp_path / "saved", "--checkpoint-every", "0")
+    asked = ("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet", *saved)
+    assert call(*asked) == 130
+    assert "The same command goes on" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    changed = refusal(capsys, *asked, "--set", "model.dim=8")
+    assert "another recipe" in changed
+    assert call(*asked) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_checkpoint_options_that_would_do_nothing_are_refused(capsys, folder, tmp_path):
+    asked = ("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet")
+    assert "without --checkpoint" in refusal(capsys, *asked, "--checkpoint-every", "5")
+    counting = ("--set", "channels.cf.kind=item-cf", "--set", "model={}", "--set", "training={}")
+    said = refusal(capsys, *asked, *counting, "--checkpoint", tmp_path / "saved")
+    assert "no channel of this recipe has any" in said
+
+
 def test_the_demo_runs_on_the_planted_world(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = output(capsys, "--quiet", "demo", "--synthetic", "--small")

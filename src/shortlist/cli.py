@@ -12,18 +12,28 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from shortlist import __version__, demo, files, show
+from shortlist import __version__, demo, files, show, tuning
 from shortlist.bundle.bundle import Bundle, load, save
 from shortlist.config import Recipe, load_recipe, template
+from shortlist.data.dataset import Split
 from shortlist.data.updates import read_events
 from shortlist.doctor import Finding, Subject, Watch, examine
 from shortlist.errors import QueryError, ShortlistError, TrainingError
 from shortlist.evaluation.compare import compare as compare_retrievers
 from shortlist.evaluation.evaluate import evaluate as measure
-from shortlist.evaluation.index_recall import plot_tunings, tune
+from shortlist.evaluation.index_recall import plot_tunings
+from shortlist.evaluation.index_recall import tune as tune_index
 from shortlist.evaluation.report import Report
 from shortlist.losses import LOSSES
-from shortlist.pipeline import build, check, held_out_queries, load_split, schema_of
+from shortlist.pipeline import (
+    Trained,
+    build,
+    check,
+    check_resumable,
+    held_out_queries,
+    load_split,
+    schema_of,
+)
 from shortlist.pipeline import train as carry_out
 from shortlist.retrievers import CHANNELS
 from shortlist.retrievers.base import Queries
@@ -34,6 +44,7 @@ from shortlist.sampling import HARD, SAMPLERS
 from shortlist.serving.run import serve
 from shortlist.serving.settings import Settings, Timeouts
 from shortlist.towers import TOWERS
+from shortlist.training.checkpoint import EVERY, Checkpoints
 from shortlist.training.progress import Bars, Progress, Quiet
 
 app = typer.Typer(
@@ -150,6 +161,17 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where the training is saved as it goes on: the same command, run again "
+            "after it was killed, takes it up from there. Removed at the end."
+        ),
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints; 300."),
+    ] = None,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,
@@ -160,17 +182,15 @@ def train(
     read = load_recipe(recipe, chosen)
     files.check_free(bundle, overwrite)
     check(read)
+    checkpoints = _checkpoints(read, checkpoint, every)
     split = load_split(read)
     if not quiet:
         for line in split.dataset.report.lines():
             notes.print(line, highlight=False, markup=False)
     with _progress(quiet) as progress:
-        watch = Watch(progress)
-        try:
-            result = carry_out(read, split, device=device or context.obj["device"], progress=watch)
-        except TrainingError as failure:
-            notes.print(show.findings(examine(Subject.of_recipe(read, split, watch, failure))))
-            raise
+        result = _carried_out(
+            read, split, device or context.obj["device"], Watch(progress), checkpoints
+        )
     report = result.report.to_dict()
     found: list[Finding] = []
     try:
@@ -185,18 +205,45 @@ def train(
             findings=findings,
             overwrite=overwrite,
         )
+    if checkpoints is not None:
+        checkpoints.remove()
     if json_:
         _print_json({"bundle": identity, **report, "findings": findings})
-    else:
-        if getattr(result.retriever, "plan", None) is not None and not quiet:
-            notes.print(show.planned(result.retriever.plan))
-        out.print(result.report.table())
-        if not quiet:
-            if found:
-                notes.print(show.findings(found))
-            for line in result.report.lines():
-                notes.print(line, highlight=False, markup=False)
-            notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+        return
+    if getattr(result.retriever, "plan", None) is not None and not quiet:
+        notes.print(show.planned(result.retriever.plan))
+    out.print(result.report.table())
+    if not quiet:
+        if found:
+            notes.print(show.findings(found))
+        for line in result.report.lines():
+            notes.print(line, highlight=False, markup=False)
+        notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+
+
+def _checkpoints(recipe: Recipe, folder: Path | None, every: float | None) -> Checkpoints | None:
+    """What --checkpoint and --checkpoint-every say together."""
+    if folder is None:
+        if every is not None:
+            raise QueryError("--checkpoint-every does nothing without --checkpoint")
+        return None
+    check_resumable(recipe)
+    return Checkpoints(folder, every=EVERY if every is None else every)
+
+
+def _carried_out(
+    recipe: Recipe, split: Split, device: str, watch: Watch, checkpoints: Checkpoints | None
+) -> Trained:
+    """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
+    try:
+        return carry_out(recipe, split, device=device, progress=watch, checkpoints=checkpoints)
+    except KeyboardInterrupt:
+        if checkpoints is not None and checkpoints.directory.exists():
+            notes.print(f"The same command goes on from {checkpoints.directory}.", highlight=False)
+        raise
+    except TrainingError as failure:
+        notes.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
+        raise
 
 
 @app.command()
@@ -520,28 +567,74 @@ def index(
         raise QueryError("this bundle has no vectors of towers, so there is nothing to index")
     rows, vectors, keys = retriever.placed_vectors()
     asked = held_out_queries(retriever, queries)
-    tuning = tune(
+    measured = tune_index(
         *(kind, rows, vectors, keys, retriever.training_section.similarity),
         *(retriever.encode_users(asked), min(k, len(rows)), target_recall),
     )
     if plot is not None:
-        plot_tunings([tuning], plot)
+        plot_tunings([measured], plot)
     if json_:
-        _print_json(show.tuned_answers(tuning))
+        _print_json(show.tuned_answers(measured))
     else:
-        out.print(show.tuned(tuning))
-    if tuning.index is None:
+        out.print(show.tuned(measured))
+    if measured.index is None:
         notes.print(f"No setting of {kind} reaches recall {target_recall}: nothing was written.")
         raise typer.Exit(1)
     identity = save(
-        retriever.use_index(tuning.index),
+        retriever.use_index(measured.index),
         target,
         metrics=loaded.metrics,
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
-        index=show.tuned_answers(tuning),
+        index=show.tuned_answers(measured),
     )
     notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
+
+
+@app.command("tune")
+def tune_command(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a [tune] section.")],
+    target: Annotated[
+        Path, typer.Option("--out", help="Folder for the trials, which it goes on from.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="In all, with those in the folder. Default: [tune].")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the trials: a .png or .svg file.")] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+    quiet: QuietFlag = False,
+) -> None:
+    """Try values of a recipe's keys on the validation rows; write the best recipe as best.toml.
+
+    Weak trials end early. Run again after a stop, it goes on where it was.
+    """
+    quiet = quiet or context.obj["quiet"]
+    read = load_recipe(recipe, overrides or [])
+
+    def told(trial: tuning.Trial) -> None:
+        if not quiet:
+            notes.print(trial.line(), highlight=False, markup=False)
+
+    with _progress(quiet) as progress:
+        found = tuning.tune(
+            *(read, target),
+            trials=trials,
+            device=device or context.obj["device"],
+            progress=progress,
+            told=told,
+        )
+    if plot is not None:
+        tuning.plot_trials(found, plot)
+    if json_:
+        _print_json({"recipe": str(target / tuning.BEST), **found.to_dict()})
+        return
+    out.print(found.best.line(), highlight=False, markup=False)
+    notes.print(f"Next: shortlist train {target / tuning.BEST} --out BUNDLE", highlight=False)
 
 
 @app.command("serve")

@@ -45,6 +45,12 @@ class TrainingError(ShortlistError):
     """Training that had to stop: a loss or vector that is not finite, say."""
 
 
+class CheckpointError(ShortlistError):
+    """A checkpoint that is damaged, of another training, or cannot be written."""
+
+    exit_code = 3
+
+
 class BundleError(ShortlistError):
     """A bundle that is missing, damaged, newer than this version, or in the way."""
 

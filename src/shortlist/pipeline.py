@@ -15,6 +15,7 @@ from shortlist.retrievers.base import Queries, Retriever
 from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.learning import Learner
 from shortlist.towers.two_tower import check_features
+from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
 
 
@@ -66,6 +67,15 @@ def check(recipe: Recipe) -> None:
                 )
     check_features("user", recipe.model.user_features or (), users, items)
     check_features("item", recipe.model.item_features or (), items, users)
+
+
+def check_resumable(recipe: Recipe) -> None:
+    """Refuse checkpoints of a recipe that trains nothing."""
+    if not recipe.has_towers:
+        raise ModelError(
+            "checkpoints are of towers, and no channel of this recipe has any: it is fitted anew "
+            "in no time"
+        )
 
 
 def build(recipe: Recipe, device: str = "cpu") -> Any:
@@ -133,23 +143,35 @@ def split_of(recipe: Recipe, dataset: Dataset) -> Split:
 
 
 def train(
-    recipe: Recipe, split: Split, *, device: str = "cpu", progress: Progress | None = None
+    recipe: Recipe,
+    split: Split,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """Fit, measure on the test rows, and with `refit = "all"` fit once more on everything.
+
+    checkpoints: where towers are saved while they train, and taken up again from; whoever saves
+    the retriever removes them afterwards.
 
     The figures of a refit on "all" are those of the fit before it: nothing is left to measure it.
     """
     refit = recipe.training.refit
     retriever = build(recipe, device)
-    retriever.fit(split, progress=progress)
+    saved: dict[str, Checkpoints] = {}
+    if checkpoints is not None:
+        check_resumable(recipe)
+        saved = {"checkpoints": checkpoints}
+    retriever.fit(split, progress=progress, **saved)
     for channel in _parts(retriever):
         if isinstance(channel, Learner):
             channel.training_section = channel.training_section.model_copy(update={"refit": refit})
     if refit == "train+validation":
-        retriever.refit(split, refit, progress=progress)
+        retriever.refit(split, refit, progress=progress, **saved)
     report = measure(retriever, recipe)
     if refit == "all":
-        retriever.refit(split, "all", progress=progress)
+        retriever.refit(split, "all", progress=progress, **saved)
     return Trained(retriever, report)
 
 

@@ -29,9 +29,9 @@ from shortlist.evaluation.evaluate import evaluate
 from shortlist.index.exact import ExactIndex
 from shortlist.losses import BinaryCrossEntropyLoss
 from shortlist.retrievers.base import Queries
-from shortlist.retrievers.learning import Epoch
 from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling import InBatchSampler, PopularitySampler
+from shortlist.training.fitting import Epoch
 from shortlist.training.objective import Objective
 from shortlist.training.progress import Quiet
 

@@ -16,8 +16,9 @@ from shortlist.config.sections import (
     Split,
     SplitKind,
     Training,
+    Tune,
 )
-from shortlist.config.template import template
+from shortlist.config.template import template, to_toml
 
 __all__ = [
     "DATA_VARIABLE",
@@ -31,7 +32,9 @@ __all__ = [
     "Split",
     "SplitKind",
     "Training",
+    "Tune",
     "load_recipe",
     "section_from",
     "template",
+    "to_toml",
 ]

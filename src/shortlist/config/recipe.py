@@ -19,6 +19,7 @@ from shortlist.config.sections import (
     SplitKind,
     Text,
     Training,
+    Tune,
 )
 from shortlist.errors import ModelError, RecipeError, suggest
 
@@ -48,6 +49,7 @@ class Recipe(Section):
     channels: dict[ChannelName, dict[Text, Any]] = Field(default={})
     blend: Blend | None = None
     evaluation: Evaluation = Evaluation()
+    tune: Tune | None = None
 
     _base: Path = PrivateAttr(default=Path())
 
@@ -266,6 +268,7 @@ SECTIONS: dict[str, type[Section]] = {
     "training": Training,
     "blend": Blend,
     "evaluation": Evaluation,
+    "tune": Tune,
 }
 """Every section of a recipe by its name, in the order they are written."""
 

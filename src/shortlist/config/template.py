@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from shortlist.config.faults import key_text
-from shortlist.config.recipe import SECTIONS
+from shortlist.config.recipe import SECTIONS, Recipe
 from shortlist.config.sections import Section
 
-OPTIONAL = ("blend",)
+OPTIONAL = ("blend", "tune")
 """Sections that change what a recipe is by being there: shown, but not set."""
 
 
@@ -28,14 +28,35 @@ def template(
         "# default, or an example where it is unset by default.",
     ]
     for section, model in SECTIONS.items():
-        if section in OPTIONAL:
+        if section == "blend":
             lines += _channels(channels or {})
         meaning = inspect.cleandoc(model.__doc__ or "")
         header = f"# [{section}]" if section in OPTIONAL else f"[{section}]"
         lines += ["", *(f"# {line}".rstrip() for line in meaning.splitlines()), header]
         for key in model.model_fields:
-            lines += _key(model, key, tuple((choices or {}).get(f"{section}.{key}", ())))
+            names = tuple((choices or {}).get(f"{section}.{key}", ()))
+            lines += _key(model, key, names, commented=section in OPTIONAL)
     return "\n".join(lines) + "\n"
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return a recipe as TOML, without its defaults and without [tune]; paths start where it did.
+
+    Read from any folder it is the same recipe.
+    """
+    content = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"tune"})
+    content["data"]["root"] = str(recipe.base.absolute())
+    lines: list[str] = []
+    for section, table in content.items():
+        tables = table.items() if section == "channels" else [(None, table)]
+        for name, keys in tables:
+            lines += ["", f"[{section}.{key_text(name)}]" if name else f"[{section}]"]
+            lines += [
+                f"{key_text(key)} = {toml_value(value)}"
+                for key, value in keys.items()
+                if value is not None
+            ]
+    return "\n".join(lines[1:]) + "\n"
 
 
 def _channels(kinds: Mapping[str, type[Section]]) -> list[str]:
@@ -60,17 +81,24 @@ def _key(
     value = model.model_fields[key]
     meaning = f"{value.description}" + (f" One of: {', '.join(sorted(names))}." if names else "")
     lines = textwrap.wrap(meaning, 98, initial_indent="# ", subsequent_indent="# ")
-    shown = _toml(value.examples[0] if value.examples else value.default)
+    shown = toml_value(value.examples[0] if value.examples else value.default)
     if value.is_required() and not commented:
         return [*lines, f"{key} = {shown}"]
     unset = value.default is None
     return [*lines, f"# {key} = {shown}{'  # unset by default' if unset else ''}"]
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """Return a value, nested or not, as TOML writes it on one line.
+
+    >>> toml_value({"a.b": (1, 0.5, "x"), "c": True})
+    '{ "a.b" = [1, 0.5, "x"], c = true }'
+    """
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{key_text(str(key))} = {_toml(inner)}" for key, inner in value.items())
+        pairs = ", ".join(
+            f"{key_text(str(key))} = {toml_value(inner)}" for key, inner in value.items()
+        )
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value)
+        return f"[{', '.join(map(toml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -13,9 +13,9 @@ from shortlist.data.dataset import Split, TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.doctor.watch import Watch
 from shortlist.errors import ShortlistError
-from shortlist.retrievers.learning import Epoch
 from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling.base import Negatives, NegativeSampler, own_slots
+from shortlist.training.fitting import Epoch
 from shortlist.training.objective import Objective
 from shortlist.training.presets import objective_of, sampler_of
 

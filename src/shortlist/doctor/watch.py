@@ -1,6 +1,6 @@
 """Watching training: what it tells goes on to whoever listens, and is kept for the doctor."""
 
-from shortlist.retrievers.learning import Epoch
+from shortlist.training.fitting import Epoch
 from shortlist.training.progress import Progress
 
 

@@ -18,10 +18,12 @@ from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError, QueryError, suggest
 from shortlist.retrievers.base import Candidates, Queries, State, as_queries, check_k
 from shortlist.retrievers.channels import CHANNELS
+from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.merging import fill_slots, fuse, slot_order
 from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.planning import Lists, Plan, plan_lists
 from shortlist.retrievers.popular import Popular
+from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
 
 QUERIES_AT_A_TIME = 2048
@@ -91,7 +93,14 @@ class Blend:
         self.chances: dict[str, Tensor] = {}
         self._orders: dict[tuple[int, ...], NDArray[np.int64]] = {}
 
-    def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        split: Split,
+        fit: Fit = "train",
+        *,
+        progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
         """Fit every channel; where quotas or chances are to be learned, do so on validation rows.
 
         They are learned from channels fitted on the training rows alone: with another `fit` the
@@ -100,21 +109,28 @@ class Blend:
         learns = self.options.method == "calibrated" or (
             self.options.method == "quotas" and self.options.quotas is None
         )
-        for channel in self.channels.values():
-            channel.fit(split, progress=progress)
+        for name, channel in self.channels.items():
+            channel.fit(split, progress=progress, **_saved(channel, name, checkpoints))
         self._adopt()
         if learns:
             if progress is not None:
                 progress.stage("asking the channels for the validation users")
             self._learn()
         if fit != "train":
-            self.refit(split, fit, progress=progress)
+            self.refit(split, fit, progress=progress, checkpoints=checkpoints)
         return self
 
-    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
+    def refit(
+        self,
+        split: Split,
+        fit: Fit,
+        *,
+        progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
         """Fit the channels again, on the rows `fit` names; quotas and chances stay."""
-        for channel in self.channels.values():
-            channel.refit(split, fit, progress=progress)
+        for name, channel in self.channels.items():
+            channel.refit(split, fit, progress=progress, **_saved(channel, name, checkpoints))
         self._adopt()
         return self
 
@@ -444,6 +460,13 @@ def check_channels(options: BlendOptions, names: Mapping[str, Any]) -> None:
                 f"blend.quotas gives the channel '{idle[0]}' no slot: name it (0 is allowed), or "
                 "remove the channel"
             )
+
+
+def _saved(channel: Any, name: str, checkpoints: Checkpoints | None) -> dict[str, Checkpoints]:
+    """Where a channel with towers saves its training; the others are fitted again, in no time."""
+    if checkpoints is None or not isinstance(channel, Learner):
+        return {}
+    return {"checkpoints": checkpoints.of(name)}
 
 
 def _nothing(queries: int, k: int, channels: int) -> tuple[NDArray[Any], ...]:

@@ -1,8 +1,9 @@
 """What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.retrievers.base import Queries, Retriever, State
 from shortlist.retrievers.item_updates import with_changed_items
+from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
+from shortlist.training.fitting import Epoch, fit_towers
 from shortlist.training.hard import check_hard_options
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
@@ -33,21 +36,6 @@ NO_HARD = {
 
 VALIDATION_USERS = 10_000
 """At most so many users are asked after each epoch; which ones is fixed."""
-
-
-class Epoch(NamedTuple):
-    """What one epoch came to; score is the monitored figure on the validation rows."""
-
-    epoch: int
-    loss: float
-    score: float
-
-
-class Fitted(NamedTuple):
-    """The epochs that were run, and the number of the best of them."""
-
-    epochs: tuple[Epoch, ...]
-    best: int
 
 
 def usable_device(name: str) -> str:
@@ -90,28 +78,44 @@ class Learner(ABC):
         self.device = usable_device(device)
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
+        self._checkpoints: Checkpoints | None = None  # of the fit that runs
         # These three refuse what cannot work, before any data.
         sampler_of(self.training_section, torch.tensor([0, 1]))
         check_hard_options(self.training_section, objective_of(self.training_section))
 
-    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        split: Split,
+        *,
+        progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
         """Train on the training rows, keep the epoch that does best on the validation rows.
 
         With `refit` the towers are then trained again, for as many epochs, on the rows it names.
+        checkpoints: where the training is saved as it goes on. Asked again with the same ones after
+        it was killed, it goes on from there, to the same bytes.
         Raises ModelError or DataError for what the data cannot give, TrainingError if the loss
-        runs away.
+        runs away, CheckpointError for a checkpoint of another training.
         """
-        progress = progress or Quiet()
-        self._train(split, "train", progress)
+        self._fitted(split, "train", None, progress, checkpoints)
         if self.training_section.refit != "none":
-            self.refit(split, self.training_section.refit, progress=progress)
+            refit = self.training_section.refit
+            self.refit(split, refit, progress=progress, checkpoints=checkpoints)
         return self
 
-    def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
+    def refit(
+        self,
+        split: Split,
+        fit: Fit,
+        *,
+        progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
         """Train from the start on the rows `fit` names, for as many epochs as were best."""
         if not self.best_epoch:
             raise ModelError("refit needs a fit first: it trains for the epochs that were best")
-        self._train(split, fit, progress or Quiet(), epochs=self.best_epoch)
+        self._fitted(split, fit, self.best_epoch, progress, checkpoints)
         return self
 
     def observe(self, data: TrainingData) -> Self:
@@ -207,16 +211,47 @@ class Learner(ABC):
             retriever.use_index(kind.from_state(similarity, dict(states["index"])))
         return retriever
 
+    def _fitted(
+        self,
+        split: Split,
+        fit: Fit,
+        epochs: int | None,
+        progress: Progress | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self._checkpoints = checkpoints
+        try:
+            self._train(split, fit, progress or Quiet(), epochs)
+        finally:
+            self._checkpoints = None
+
     def _run(self, trainer: Trainer, progress: Progress, epochs: int | None) -> None:
         """Train exactly so many epochs unmeasured; or (None) until the figure stops rising."""
-        if epochs is not None:
-            for epoch in range(1, epochs + 1):
-                _run_epoch(trainer, progress, epoch, epochs)
-            return
-        fitted = fit_best(
-            trainer, self.towers, self.training_section, progress, measure=self._measure
+        fitted = fit_towers(
+            trainer,
+            self.towers,
+            self.training_section,
+            progress,
+            measure=self._measure if epochs is None else None,
+            epochs=epochs or self.training_section.epochs,
+            stage=self._stage(epochs),
         )
-        self.history, self.best_epoch = fitted.epochs, fitted.best
+        if epochs is None:
+            self.history, self.best_epoch = fitted.epochs, fitted.best
+
+    def _stage(self, epochs: int | None) -> Stage | None:
+        """Where this training is saved; refit is left out, as it changes nothing of a stage."""
+        if self._checkpoints is None:
+            return None
+        described = {
+            "retriever": type(self).__name__,
+            "model": self.model_section.model_dump(mode="json"),
+            "training": self.training_section.model_dump(mode="json", exclude={"refit"}),
+            "fit": self.data.fit,
+            "epochs": epochs,
+            "versions": [version("shortlist"), torch.__version__],
+        }
+        return self._checkpoints.stage(self.data.fit, fingerprint(described, self.data))
 
     @abstractmethod
     def _measure(self) -> float:
@@ -240,49 +275,6 @@ class Learner(ABC):
     @abstractmethod
     def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
         """Search these vectors from now on."""
-
-
-def fit_best(
-    trainer: Trainer,
-    towers: nn.Module,
-    training: Training,
-    progress: Progress,
-    *,
-    measure: Callable[[], float],
-) -> Fitted:
-    """Train until the figure stops rising; leave the weights of the best epoch in `towers`.
-
-    measure: the monitored figure, with the weights as they are; asked every `validate_every`
-    epochs, and after the last one.
-    """
-    best: dict[str, Tensor] = {}
-    best_epoch = 0
-    record: list[Epoch] = []
-    for epoch in range(1, training.epochs + 1):
-        loss = _run_epoch(trainer, progress, epoch, training.epochs)
-        if epoch % training.validate_every and epoch < training.epochs:
-            continue
-        score = measure()
-        record.append(Epoch(epoch, loss, score))
-        progress.report(epoch, loss, training.monitor, score)
-        if score >= max(e.score for e in record):
-            best_epoch = epoch
-            best = {name: value.clone() for name, value in towers.state_dict().items()}
-        if training.patience and epoch - best_epoch >= training.patience:
-            break
-    towers.load_state_dict(best)
-    return Fitted(tuple(record), best_epoch)
-
-
-def _run_epoch(trainer: Trainer, progress: Progress, epoch: int, limit: int) -> float:
-    """Run one epoch of at most `limit`; return its mean loss."""
-    total = used = 0.0
-    progress.start(epoch, limit, trainer.positives)
-    for step in trainer.epoch():
-        progress.advance(step.positives)
-        total += step.loss * step.positives
-        used += step.positives
-    return total / used
 
 
 def validation_score(retriever: Retriever, monitor: str) -> float:

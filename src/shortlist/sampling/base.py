@@ -1,6 +1,7 @@
 """What a sampler returns, and the masks that say which of its slots count for which row."""
 
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +59,22 @@ class NegativeSampler(Protocol):
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
         """Log of the expected count of any item rows (any shape) in the pool for this batch."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A sampler, or source of hard negatives, whose draws depend on what came before.
+
+    What it remembers is part of a checkpoint.
+    """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what it remembers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
         ...
 
 

@@ -1,5 +1,7 @@
 """How often does an item come by, when nobody can count the log? An estimate from the stream."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -67,6 +69,17 @@ class StreamingFrequency:
         interval = self._interval[places]
         interval = interval.masked_fill(self._seen[places] == 0, self.events + 1.0)
         return 1 / interval.amax(dim=0).view(ids.shape)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the arrays and the number of events so far."""
+        arrays = {name: getattr(self, f"_{name}") for name in ("last_seen", "seen", "interval")}
+        return {**arrays, "events": torch.tensor(self.events)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        self.events = int(state["events"])
+        for name in ("last_seen", "seen", "interval"):
+            getattr(self, f"_{name}").copy_(state[name])
 
     def _places(self, ids: Tensor) -> Tensor:
         """Where each item row [n] stands in the arrays, by each hash, [hashes, n]."""

@@ -1,5 +1,6 @@
 """In-batch negatives whose frequency is estimated while training, for an open vocabulary."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
@@ -52,3 +53,11 @@ class StreamingInBatchSampler:
         """Log of (B - 1)·Q for each id, Q as estimated by now; an id never seen has one, too."""
         draws = max(len(batch.positive) - 1, 1)
         return (self.frequency.of(ids) * draws).log().float()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the estimate as it is now."""
+        return self.frequency.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        self.frequency.load_state_dict(state)

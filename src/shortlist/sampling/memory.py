@@ -1,5 +1,6 @@
 """In-batch negatives of the batches before, too: a large pool from small batches."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
@@ -67,3 +68,11 @@ class MemorySampler:
         """Log of (B - 1 + m)·Q for each id, where the latest pool had m remembered slots."""
         slots = len(batch.positive) - 1 + self._recalled
         return log_expected(self.frequency, ids, max(slots, 1))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the positives it remembers, and how many of them were in the latest pool."""
+        return {"earlier": self._earlier, "recalled": torch.tensor(self._recalled)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        self._earlier, self._recalled = state["earlier"], int(state["recalled"])

@@ -11,7 +11,7 @@ from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, suggest
 from shortlist.towers import TOWERS
 from shortlist.towers.base import InterestTower
-from shortlist.towers.features import Fields, embedding
+from shortlist.towers.features import Fields, embedding, rows_read
 from shortlist.towers.mlp import mlp
 from shortlist.towers.noise import dropout
 
@@ -64,34 +64,32 @@ class QueryTower(nn.Module):
         self,
         features: Features,
         history: Ragged,
-        items: Tensor | None = None,
+        items: nn.Embedding | Tensor | None = None,
         place: Tensor | None = None,
     ) -> Tensor:
         """Return user vectors [B, D], or [B, K, D] of a tower of interests.
 
-        history: item rows, oldest first; items: the item embeddings [N + 1, D] to read it with,
-        where the towers share them. place: for a sequence tower, which events of the histories
-        the vectors are asked after, [B], positions in history.values; without it after the last
-        of each list, and a list without events adds nothing.
+        history: item rows, oldest first; items: the table to read it with, N + 1 rows, where the
+        towers share one. place: for a sequence tower, which events of the histories the vectors
+        are asked after, [B], positions in history.values; without it after the last of each list,
+        and a list without events adds nothing.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
-        if self.history is not None and self.causal:
-            table = self.table.weight if items is None else items
-            states = self.history(history, table)
-            direct.append(
-                _last(states, history) if place is None else states.index_select(0, place)
-            )
-        elif isinstance(self.history, InterestTower):
-            table = self.table.weight if items is None else items
-            interests = dropout(self.history(history, table), self.dropout, self.training)
-            direct.append(interests)  # [B, K, D]
-            parts.append(interests)
-        elif self.history is not None:
-            table = self.table.weight if items is None else items
-            pooled = dropout(self.history(history, table), self.dropout, self.training)  # [B, K, D]
-            direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
-            parts.append(pooled.flatten(1))
+        if self.history is not None:
+            read, table = rows_read(history, self.table if items is None else items)
+            found = self.history(read, table)
+            if self.causal:
+                asked = _last(found, history) if place is None else found.index_select(0, place)
+                direct.append(asked)
+            elif isinstance(self.history, InterestTower):
+                interests = dropout(found, self.dropout, self.training)  # [B, K, D]
+                direct.append(interests)
+                parts.append(interests)
+            else:
+                pooled = dropout(found, self.dropout, self.training)  # [B, K, D]
+                direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
+                parts.append(pooled.flatten(1))
         if self.fields is not None:
             parts.append(self.fields(features))
         if self.id is not None:
@@ -174,7 +172,7 @@ class TwoTowers(nn.Module):
         history: item rows, oldest first; place: as QueryTower; catalogue: the features of all
         items, where histories are read with the item tower's vectors.
         """
-        shared = self.item.id.weight if self.shape.shares_items and self.item.id else None
+        shared: nn.Embedding | Tensor | None = self.item.id if self.shape.shares_items else None
         if self.reads_items:
             if catalogue is None:
                 raise ModelError("history_reads = 'items' needs the features of the items")

@@ -1,6 +1,6 @@
 """Hard negatives in training: a loss of their own beside the easy one, weighted and uncorrected."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from shortlist.config import Training
 from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
-from shortlist.sampling.base import Negatives, hits, known_items, own_slots
+from shortlist.sampling.base import Negatives, Remembering, hits, known_items, own_slots
 from shortlist.sampling.hard import build_hard, check_hard
 from shortlist.sampling.hard.base import HardSource, HardWorld, PoolChoice, hard_slots, repeats
 from shortlist.similarity import pair_score, score
+from shortlist.training.checkpoint import part_of
 from shortlist.training.objective import Objective
 
 SHARE = 0.01
@@ -51,6 +52,20 @@ class HardTerm:
         """An epoch begins; encode: item rows [N] -> their vectors as they are now, [N, D]."""
         if not isinstance(self.source, PoolChoice):
             self.source.refresh(encode)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it has learned alone, and what its source remembers."""
+        state = {f"objective.{key}": v for key, v in self.objective.state_dict().items()}
+        state.pop("objective.log_scale", None)  # the easy term's
+        if isinstance(self.source, Remembering):
+            state |= {f"source.{key}": value for key, value in self.source.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        self.objective.load_state_dict(part_of(state, "objective"), strict=False)
+        if isinstance(self.source, Remembering):
+            self.source.load_state_dict(part_of(state, "source"))
 
     def draw(
         self, batch: Batch, queries: Tensor, pool: Negatives, generator: torch.Generator

@@ -1,9 +1,11 @@
 """The loop: batches, negatives, vectors, loss, step. It knows no files, metrics or ids."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,11 @@ from torch import Tensor, nn
 from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
 from shortlist.errors import TrainingError
-from shortlist.sampling.base import NegativeSampler
+from shortlist.sampling.base import NegativeSampler, Remembering
+from shortlist.training.checkpoint import State, part_of
 from shortlist.training.hard import HardTerm
 from shortlist.training.objective import Objective
+from shortlist.training.optimizer import Optimizer
 
 
 class Encoders(NamedTuple):
@@ -69,25 +73,18 @@ class Trainer:
         self._hard = hard
         self._training = training
         self._generator = torch.Generator().manual_seed(training.seed)
-        groups: list[dict[str, Any]] = [
-            {"params": list(model.parameters()), "weight_decay": training.weight_decay}
-        ]
+        self._total = training.epochs * len(batches)
         learned = list(objective.parameters())  # a temperature or bias must not decay
         if hard is not None:  # the temperature is the same one
             learned = list(dict.fromkeys([*learned, *hard.parameters()]))
-        if learned:
-            groups.append({"params": learned, "weight_decay": 0.0})
-        self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self._optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer,
-            partial(
-                step_share,
-                schedule=training.schedule,
-                warmup=training.warmup,
-                total=training.epochs * len(batches),
-            ),
-        )
+        self._optimizer = Optimizer(model, learned, training)
+        self._average: dict[str, Tensor] = {}
+        if training.ema is not None:
+            self._average = {name: value.clone() for name, value in model.state_dict().items()}
+        self._steps = 0
+        self._done = 0  # batches of the epoch that runs
+        self._skip = 0  # of those, done before a restart
+        self._begin = self._generator.get_state()  # where the epoch that runs began
 
     @property
     def positives(self) -> int:
@@ -95,26 +92,118 @@ class Trainer:
         return self._batches.positives
 
     def epoch(self) -> Iterator[Step]:
-        """Train on each positive once; TrainingError at the first loss that is not finite."""
-        if self._hard is not None:
-            self._model.eval()
-            with torch.no_grad():
-                self._hard.refresh(self._encoders.items)
+        """Train on each positive once; TrainingError at the first loss that is not finite.
+
+        After `load_state` in the middle of an epoch: on those of its positives that are left.
+        """
+        batches = self._resumed() if self._skip else self._begun()
+        self._done, self._skip = self._skip, 0
         self._model.train()
-        for batch in self._batches.epoch(self._generator):
+        for batch in batches:
             loss = self._loss(batch)
             value = float(loss.detach())
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {value}: lower training.learning_rate or raise the temperature"
                 )
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            if self._training.clip is not None:
-                nn.utils.clip_grad_norm_(self._parameters, self._training.clip)
-            self._optimizer.step()
-            self._schedule.step()
+            training = self._training
+            self._optimizer.step(
+                step_share(self._steps, training.schedule, training.warmup, self._total)
+            )
+            self._steps += 1
+            self._done += 1
+            if training.ema is not None:
+                self._take_average(training.ema)
             yield Step(value, len(batch.positive))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the moving average of the weights into the model for a while, if there is one."""
+        if not self._average:
+            yield
+            return
+        own = {name: value.clone() for name, value in self._model.state_dict().items()}
+        self._model.load_state_dict(self._average)
+        try:
+            yield
+        finally:
+            self._model.load_state_dict(own)
+
+    def state(self) -> State:
+        """Return all that the next step depends on: ask after a step.
+
+        It covers torch's generator of the CPU, which dropout draws from; not that of a GPU.
+        """
+        parts = {
+            "model": self._model.state_dict(),
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average,
+            "hard": {} if self._hard is None else self._hard.state_dict(),
+            "sampler": self._sampler.state_dict() if isinstance(self._sampler, Remembering) else {},
+            "generator": {
+                "begin": self._begin,
+                "now": self._generator.get_state(),
+                "torch": torch.get_rng_state(),
+            },
+        }
+        tensors = {
+            f"{part}.{k}": value for part, state in parts.items() for k, value in state.items()
+        }
+        return State({"steps": self._steps, "batches": self._done}, tensors)
+
+    def load_state(self, state: State) -> None:
+        """Go on from what `state` gave: the next `epoch` is the rest of the one it was taken in."""
+        self._steps, self._skip = state.plain["steps"], state.plain["batches"]
+        self._model.load_state_dict(part_of(state.tensors, "model"))
+        self._objective.load_state_dict(part_of(state.tensors, "objective"))
+        self._optimizer.load_state_dict(part_of(state.tensors, "optimizer"))
+        average = part_of(state.tensors, "average")
+        for name, value in self._average.items():
+            value.copy_(average[name])
+        if self._hard is not None:
+            self._hard.load_state_dict(part_of(state.tensors, "hard"))
+        if isinstance(self._sampler, Remembering):
+            self._sampler.load_state_dict(part_of(state.tensors, "sampler"))
+        generator = part_of(state.tensors, "generator")
+        self._begin = generator["begin"]
+        self._generator.set_state(generator["now"])
+        torch.set_rng_state(generator["torch"])
+
+    def _begun(self) -> Iterator[Batch]:
+        """The batches of a new epoch."""
+        self._begin = self._generator.get_state()
+        if self._hard is not None:
+            self._model.eval()
+            with torch.no_grad():
+                self._hard.refresh(self._encoders.items)
+        return self._batches.epoch(self._generator)
+
+    def _resumed(self) -> Iterator[Batch]:
+        """The batches that are left of an epoch begun before a restart.
+
+        The epoch is dealt again from where its generator began; what the batches that are done
+        drew is then put right by the generator's own later state.
+        """
+        now = self._generator.get_state()
+        self._generator.set_state(self._begin)
+        batches = self._batches.epoch(self._generator)
+        deque(islice(batches, self._skip), maxlen=0)
+        self._generator.set_state(now)
+        return batches
+
+    @torch.no_grad()
+    def _take_average(self, decay: float) -> None:
+        """Move the average towards the weights; early on faster, to forget where they began."""
+        kept = min(decay, self._steps / (self._steps + 10))
+        for name, value in self._model.state_dict().items():
+            average = self._average[name]
+            if average.is_floating_point():
+                average.lerp_(value, 1 - kept)
+            else:
+                average.copy_(value)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Encode unique(positives, negatives) once and gather: any mix of samplers is free."""

@@ -1,6 +1,6 @@
 """Hard negatives from the whole catalogue: a band of ranks in the current item vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -66,8 +66,17 @@ class MinedNegatives:
     def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
         """Search the item vectors as they are now until the next epoch."""
         parts = [encode(rows).detach() for rows in torch.split(self.candidates, 65536)]
-        self._vectors = torch.cat(parts)
-        self._index = ExactIndex(self.similarity).build(self.candidates, self._vectors)
+        self.load_state_dict({"vectors": torch.cat(parts)})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the item vectors it searches in this epoch, [N, D]."""
+        return {} if self._vectors is None else {"vectors": self._vectors}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Search these item vectors."""
+        if "vectors" in state:
+            self._vectors = state["vectors"].to(self.candidates.device)
+            self._index = ExactIndex(self.similarity).build(self.candidates, self._vectors)
 
     def draw(
         self, batch: Batch, queries: Tensor, count: int, generator: torch.Generator

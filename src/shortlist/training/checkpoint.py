@@ -1,0 +1,245 @@
+"""What lets a killed training go on to the same bytes: its state on disk, whole or not at all."""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import numpy as np
+import safetensors.torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from shortlist.data.dataset import TrainingData
+from shortlist.data.ragged import Ragged
+from shortlist.errors import CheckpointError
+
+FORMAT = 1
+"""Of the files written here; another one is refused."""
+
+EVERY = 300.0
+"""Seconds between two checkpoints, unless told otherwise."""
+
+_CURE = "remove the checkpoint to start again, or give another directory"
+_NAME = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class State(NamedTuple):
+    """What a checkpoint holds: plain values, as JSON has them, and tensors, both by name."""
+
+    plain: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `name.`, under the rest of their names.
+
+    >>> import torch
+    >>> part_of({"a.x": torch.tensor(1), "b.x": torch.tensor(2)}, "b")
+    {'x': tensor(2)}
+    """
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+
+
+class Checkpoints:
+    """A directory of checkpoints: one for each stage of a training, such as `train` or `all`.
+
+    every: seconds between two of them; 0 writes one after each step. part: what the names of the
+    stages begin with, where several retrievers train one after the other.
+    """
+
+    def __init__(self, directory: Path | str, *, every: float = EVERY, part: str = "") -> None:
+        if not every >= 0:
+            raise CheckpointError(f"seconds between checkpoints must be >= 0, got {every}")
+        self.directory = Path(directory)
+        self.every = every
+        self._part = part
+        self._stages: list[Stage] = []
+
+    def of(self, part: str) -> "Checkpoints":
+        """The checkpoints of one of several retrievers, in the same directory."""
+        inner = Checkpoints(self.directory, every=self.every, part=f"{self._part}{part}.")
+        inner._stages = self._stages
+        return inner
+
+    def stage(self, name: str, fingerprint: str) -> "Stage":
+        """The checkpoint of one stage. fingerprint: of all that decides what it computes."""
+        stage = Stage(self.directory, self._part + name, fingerprint, self.every)
+        self._stages.append(stage)
+        return stage
+
+    def remove(self) -> None:
+        """Remove the checkpoints of every stage that was asked for, and the directory if empty."""
+        for stage in self._stages:
+            stage.remove()
+        with _naming("remove", self.directory):
+            if self.directory.is_dir() and not os.listdir(self.directory):
+                os.rmdir(self.directory)
+
+
+class Stage:
+    """One checkpoint: NAME.checkpoint.json, and the file of tensors it names with its sha256.
+
+    The tensors are written first, under a new name; then the JSON is replaced in one step, and
+    the old tensors go. Whenever a writer is killed, the JSON names a whole file.
+    """
+
+    def __init__(self, directory: Path, name: str, fingerprint: str, every: float) -> None:
+        if not _NAME.fullmatch(name):
+            raise CheckpointError(f"a checkpoint cannot be named {name!r}")
+        self._directory = directory
+        self._name = name
+        self._fingerprint = fingerprint
+        self._every = every
+        self._latest = time.monotonic()
+
+    @property
+    def path(self) -> Path:
+        """The JSON file."""
+        return self._directory / f"{self._name}.checkpoint.json"
+
+    def due(self) -> bool:
+        """Whether it is time to write one."""
+        return time.monotonic() - self._latest >= self._every
+
+    def load(self) -> State | None:
+        """Return what was saved last, None if nothing was.
+
+        Errors: CheckpointError for a damaged one, and for one of another recipe, data or version.
+        """
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CheckpointError(f"cannot read {self.path}: {error.strerror}") from error
+        try:
+            content = json.loads(text)
+            number, of = content["format"], content["fingerprint"]
+            name, digest, plain = content["tensors"], content["sha256"], content["state"]
+            sound = bool(_DIGEST.fullmatch(digest)) and name == self._file(name.split(".")[-3])
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{self.path} is damaged: {_CURE}") from error
+        if not sound or not isinstance(plain, dict):
+            raise CheckpointError(f"{self.path} is damaged: {_CURE}")
+        if number != FORMAT or of != self._fingerprint:
+            raise CheckpointError(
+                f"{self.path} is the checkpoint of another recipe, other data or another version: "
+                f"{_CURE}"
+            )
+        return State(plain, self._tensors(name, digest))
+
+    def save(self, state: State) -> None:
+        """Write the state; a reader finds either this one or the one before it."""
+        name = self._file(uuid4().hex)
+        path = self._directory / name
+        with _naming("write", path):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            tensors = {
+                key: value.detach().cpu().contiguous() for key, value in state.tensors.items()
+            }
+            safetensors.torch.save_file(tensors, path)
+            _sync(path)
+            content = {
+                "format": FORMAT,
+                "fingerprint": self._fingerprint,
+                "tensors": name,
+                "sha256": _sha256(path),
+                "state": state.plain,
+            }
+            text = json.dumps(content, allow_nan=False, indent=1).encode()
+            temporary = self.path.with_name(f"{self._name}.{uuid4().hex}.checkpoint.tmp")
+            temporary.write_bytes(text)
+            _sync(temporary)
+            os.replace(temporary, self.path)
+            _sync(self._directory)
+        self._remove_all(but={self.path.name, name})
+        self._latest = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove the checkpoint, and what a killed writer left of it."""
+        self.path.unlink(missing_ok=True)  # first: without it the others mean nothing
+        self._remove_all(but=set())
+
+    def _file(self, unique: str) -> str:
+        return f"{self._name}.{unique}.checkpoint.safetensors"
+
+    def _tensors(self, name: str, digest: str) -> dict[str, Tensor]:
+        path = self._directory / name
+        try:
+            if _sha256(path) != digest:
+                raise CheckpointError(f"{path} has other content than was written: {_CURE}")
+            return safetensors.torch.load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {path}: {error}; {_CURE}") from error
+
+    def _remove_all(self, but: set[str]) -> None:
+        own = re.compile(re.escape(self._name) + r"\.[0-9a-f]{32}\.checkpoint\.(safetensors|tmp)")
+        with _naming("clear", self._directory):
+            for path in self._directory.glob("*.checkpoint.*"):
+                if own.fullmatch(path.name) and path.name not in but:
+                    path.unlink(missing_ok=True)
+
+
+def fingerprint(described: Mapping[str, Any], data: TrainingData) -> str:
+    """Return the sha256 of a description (JSON values) and of all data that towers learn from."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, array in _arrays(data):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _arrays(data: TrainingData) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Every array that decides a training: ids, log with its split, features, logged negatives."""
+    yield "users", data.users.tie_keys
+    yield "items", data.items.tie_keys
+    for column in fields(data.log):
+        if isinstance(array := getattr(data.log, column.name), np.ndarray):
+            yield f"log.{column.name}", array
+    for side, table in (("user", data.user_features), ("item", data.item_features)):
+        for name, values in table.columns.items():
+            yield from _lists(f"{side}.{name}", values)
+    for name, lists in data.logged.items():
+        yield from _lists(f"logged.{name}", lists)
+
+
+def _lists(name: str, values: Tensor | Ragged) -> Iterator[tuple[str, NDArray[Any]]]:
+    if isinstance(values, Ragged):
+        yield f"{name}.offsets", values.offsets.numpy()
+        values = values.values
+    yield name, values.numpy()
+
+
+@contextmanager
+def _naming(action: str, path: Path) -> Iterator[None]:
+    """Turn a refusal of the disk into a CheckpointError that names the path."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot {action} {path}: {error}. Check the path, its permissions and the free space."
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,139 @@
+"""Which epochs are run, and whose weights are kept: a training that can be put down anywhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from shortlist.config import Training
+from shortlist.training.checkpoint import Stage, State, part_of
+from shortlist.training.progress import Progress
+from shortlist.training.trainer import Trainer
+
+
+class Epoch(NamedTuple):
+    """What one epoch came to; score is the monitored figure on the validation rows."""
+
+    epoch: int
+    loss: float
+    score: float
+
+
+class Fitted(NamedTuple):
+    """The epochs that were measured, and the number of the best of them."""
+
+    epochs: tuple[Epoch, ...]
+    best: int
+
+
+@dataclass
+class _Run:
+    """How far a training has come.
+
+    loss: summed over the `used` positives of the epoch that runs; record: the epochs measured;
+    best: the weights of the best of them.
+    """
+
+    epoch: int = 1
+    loss: float = 0.0
+    used: int = 0
+    record: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    finished: bool = False
+
+    def state(self, trainer: Trainer) -> State:
+        """All of it, with what the next step depends on; a finished one keeps the weights alone."""
+        plain: dict[str, Any] = {
+            "epoch": self.epoch,
+            "loss": self.loss,
+            "used": self.used,
+            "record": [list(epoch) for epoch in self.record],
+            "best_epoch": self.best_epoch,
+            "finished": self.finished,
+        }
+        tensors = {f"best.{name}": value for name, value in self.best.items()}
+        if self.finished:
+            return State(plain, tensors)
+        inner = trainer.state()
+        tensors |= {f"trainer.{name}": value for name, value in inner.tensors.items()}
+        return State(plain | {"trainer": inner.plain}, tensors)
+
+    @classmethod
+    def begun(cls, stage: Stage | None, trainer: Trainer) -> "_Run":
+        """A new one, or the one that the checkpoint holds, and the trainer put where it was."""
+        saved = None if stage is None else stage.load()
+        if saved is None:
+            return cls()
+        plain = dict(saved.plain)
+        inner = plain.pop("trainer", None)
+        plain["record"] = [Epoch(*epoch) for epoch in plain["record"]]
+        if inner is not None:
+            trainer.load_state(State(inner, part_of(saved.tensors, "trainer")))
+        return cls(**plain, best=part_of(saved.tensors, "best"))
+
+
+def fit_towers(
+    trainer: Trainer,
+    towers: nn.Module,
+    training: Training,
+    progress: Progress,
+    *,
+    measure: Callable[[], float] | None,
+    epochs: int,
+    stage: Stage | None = None,
+) -> Fitted:
+    """Train at most so many epochs; leave the weights of the best one in `towers`.
+
+    measure: the monitored figure, with the weights as they are; asked every `validate_every`
+    epochs and after the last one, and training stops when it no longer rises. None: exactly so
+    many epochs, and the last weights stay. stage: where the training is saved as it goes on, and
+    taken up again from, to the same weights.
+    """
+    run = _Run.begun(stage, trainer)
+    known = run.finished
+    for epoch in run.record:
+        progress.report(epoch.epoch, epoch.loss, training.monitor, epoch.score)
+    while not run.finished:
+        loss = _run_epoch(run, trainer, progress, epochs, stage)
+        last = run.epoch == epochs
+        if last or (measure is not None and run.epoch % training.validate_every == 0):
+            with trainer.averaged():
+                _look(run, loss, towers, measure)
+            if measure is not None:
+                progress.report(run.epoch, loss, training.monitor, run.record[-1].score)
+        stale = run.epoch - run.best_epoch
+        waited = measure is not None and training.patience and stale >= training.patience
+        run.finished = last or bool(waited)
+        run.epoch, run.loss, run.used = run.epoch + 1, 0.0, 0
+    if stage is not None and not known:
+        stage.save(run.state(trainer))
+    towers.load_state_dict(run.best)
+    return Fitted(tuple(run.record), run.best_epoch)
+
+
+def _look(run: _Run, loss: float, towers: nn.Module, measure: Callable[[], float] | None) -> None:
+    """Measure the weights as they are, and keep them if none were better."""
+    if measure is not None:
+        score = measure()
+        run.record.append(Epoch(run.epoch, loss, score))
+        if score < max(epoch.score for epoch in run.record):
+            return
+    run.best_epoch = run.epoch
+    run.best = {name: value.clone() for name, value in towers.state_dict().items()}
+
+
+def _run_epoch(
+    run: _Run, trainer: Trainer, progress: Progress, limit: int, stage: Stage | None
+) -> float:
+    """Run what is left of an epoch of at most `limit`; return its mean loss."""
+    progress.start(run.epoch, limit, trainer.positives)
+    progress.advance(run.used)
+    for step in trainer.epoch():
+        progress.advance(step.positives)
+        run.loss += step.loss * step.positives
+        run.used += step.positives
+        if stage is not None and stage.due():
+            stage.save(run.state(trainer))
+    return run.loss / run.used
