@@ -38,7 +38,7 @@ import numpy as np
 OUT = Path(__file__).parent / "results" / "training_speed.jsonl"
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 CASES = {
-    # layers of both towers, negatives a positive, and the peer's mode and temperature
+    # layers of both towers, negatives a positive, and the peer's mode
     "dssm": ((256, 128, 64), 3, 0),
     "fbdssm": ((256, 128, 64, 32), 1, 1),
     "ydnn": ((128, 64, 16), 3, 2),
@@ -243,7 +243,7 @@ def theirs(case: str, events: int) -> tuple[dict[str, Any], Callable[[int], dict
     clock = Clock()
     rows, _ = generate_seq_feature_match(
         log, "user_id", "item_id", "timestamp",
-        sample_method=1, mode=mode, neg_ratio=negatives,
+        sample_method=1, mode=mode if negatives else 0, neg_ratio=negatives,
     )  # fmt: skip
     x = gen_model_input(rows, users, "user_id", items, "item_id", seq_max_len=HISTORY)
     if case == "fbdssm":
