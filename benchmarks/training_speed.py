@@ -13,7 +13,8 @@ Here the network is a module of the same layers, under the package's own batches
 objective, optimizer and trainer. Item rows that come several times in a batch are encoded once, so
 batch norm sees each once. The peer runs as pip installs it, without loader processes.
 
-Each side trains in a process of its own, one thread, CPU seconds; the rounds alternate. Preparing
+Each side trains in a process of its own, one thread, CPU seconds; the rounds alternate. The
+peer's YoutubeSBC gets one batch, not warmed up: it takes 17 s. Preparing
 starts from a table of events with integer ids, and on our side includes splitting and vocabularies.
 The first epoch's loading is extrapolated from the batches that were loaded. One JSON line a case
 and side is added to benchmarks/results/training_speed.jsonl; `--cases table` measures the step of
@@ -38,7 +39,7 @@ import numpy as np
 OUT = Path(__file__).parent / "results" / "training_speed.jsonl"
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 CASES = {
-    # layers of both towers, negatives a positive, and the peer's mode and temperature
+    # layers of both towers, negatives a positive, and the peer's mode
     "dssm": ((256, 128, 64), 3, 0),
     "fbdssm": ((256, 128, 64, 32), 1, 1),
     "ydnn": ((128, 64, 16), 3, 2),
@@ -243,7 +244,7 @@ def theirs(case: str, events: int) -> tuple[dict[str, Any], Callable[[int], dict
     clock = Clock()
     rows, _ = generate_seq_feature_match(
         log, "user_id", "item_id", "timestamp",
-        sample_method=1, mode=mode, neg_ratio=negatives,
+        sample_method=1, mode=mode if negatives else 0, neg_ratio=negatives,
     )  # fmt: skip
     x = gen_model_input(rows, users, "user_id", items, "item_id", seq_max_len=HISTORY)
     if case == "fbdssm":
@@ -352,7 +353,7 @@ def child(side: str, case: str, events: int) -> None:
 
     say(prepared)
     for line in sys.stdin:
-        say(train(int(line)) | {"peak_mb": peak_mb()})
+        say(train(int(line)) | {"batches": int(line), "peak_mb": peak_mb()})
 
 
 def measure(case: str, peer: str | None, events: int, rounds: int, batches: int) -> None:
@@ -411,7 +412,7 @@ def measure(case: str, peer: str | None, events: int, rounds: int, batches: int)
                 "prepare_peak_mb": has["prepare_peak_mb"],
                 "peak_mb": found[side][-1]["peak_mb"],
                 "before_mb": has["before_mb"],
-                "batches": sum(1 for _ in found[side]) * batches,
+                "batches": sum(f["batches"] for f in found[side]),
                 "load": round(os.getloadavg()[0], 1),
             }
         )

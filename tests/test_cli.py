@@ -387,8 +387,10 @@ def test_an_interrupted_training_with_checkpoints_says_how_it_goes_on(
 def test_checkpoint_options_that_would_do_nothing_are_refused(capsys, folder, tmp_path):
     asked = ("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet")
     assert "without --checkpoint" in refusal(capsys, *asked, "--checkpoint-every", "5")
-    counting = ("--set", "channels.cf.kind=item-cf", "--set", "model={}", "--set", "training={}")
-    said = refusal(capsys, *asked, *counting, "--checkpoint", tmp_path / "saved")
+    counting = folder / "counting.toml"
+    counting.write_text('[data]\ninteractions = "log.csv"\n[channels.cf]\nkind = "item-cf"\n')
+    asked = ("train", counting, "--out", tmp_path / "b", "--quiet")
+    said = refusal(capsys, *asked, "--checkpoint", tmp_path / "saved")
     assert "no channel of this recipe has any" in said
 
 

@@ -621,13 +621,17 @@ def tune_command(
             notes.print(trial.line(), highlight=False, markup=False)
 
     with _progress(quiet) as progress:
-        found = tuning.tune(
-            *(read, target),
-            trials=trials,
-            device=device or context.obj["device"],
-            progress=progress,
-            told=told,
-        )
+        try:
+            found = tuning.tune(
+                *(read, target),
+                trials=trials,
+                device=device or context.obj["device"],
+                progress=progress,
+                told=told,
+            )
+        except KeyboardInterrupt:
+            notes.print(f"The same command goes on from {target}.", highlight=False)
+            raise
     if plot is not None:
         tuning.plot_trials(found, plot)
     if json_:

@@ -50,7 +50,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """All trials, and the recipe of the best of them: one with TOML values, ready to train."""
+    """All trials in their order, the best of them, and its recipe."""
 
     monitor: str
     trials: tuple[Trial, ...]

@@ -655,10 +655,12 @@ def _space(space: object) -> object:
 
 
 def _is_range(tried: dict[str, Any]) -> bool:
-    low, high, log = tried.get("low"), tried.get("high"), tried.get("log", False)
+    low: Any = tried.get("low")
+    high: Any = tried.get("high")
+    log = tried.get("log", False)
     numbers = all(type(end) in (int, float) and math.isfinite(end) for end in (low, high))
     known = tried.keys() <= {"low", "high", "log"} and type(log) is bool
-    return numbers and known and low < high and (not log or low > 0)
+    return bool(numbers and known and low < high and (not log or low > 0))
 
 
 class Tune(Section):

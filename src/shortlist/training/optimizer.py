@@ -50,6 +50,11 @@ class Optimizer:
         )
         self._sums = [table.new_zeros(len(table)) for table in self._tables]
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """What AdamW trains: the model's own parameters, then the objective's, undecayed."""
+        return [] if self._adam is None else self._adam.param_groups
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in [*self._dense, *self._tables]:
@@ -66,7 +71,7 @@ class Optimizer:
             self._clip(self._training.clip)
         rate = self._training.learning_rate * share
         if self._adam is not None:
-            for group in self._adam.param_groups:
+            for group in self.param_groups:
                 group["lr"] = rate
             self._adam.step()
         for table, sums in zip(self._tables, self._sums, strict=True):
