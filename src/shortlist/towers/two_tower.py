@@ -200,7 +200,7 @@ class TwoTowers(nn.Module):
         return self.item.fields is not None
 
 
-def _for_each_interest(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+def _for_each_interest(parts: list[Tensor]) -> list[Tensor]:
     """Parts [B, *] beside one of [B, K, *] as [B, K, *] all; unchanged where there is none."""
     interests = max((part.shape[1] for part in parts if part.dim() == 3), default=None)
     if interests is None:
