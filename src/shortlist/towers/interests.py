@@ -44,12 +44,15 @@ class SelfAttentiveInterests(nn.Module):
         table: item embeddings [N + 1, D], row 0 unknown and zero.
         """
         events = _Events.of(history, table, self.event_dropout if self.training else 0.0)
-        seen = _directions(events.vectors) + self.position[events.age]
-        logits = self.weigh(self.widen(seen).tanh())  # [B, L, K]
+        # Not position[age]: with threads its gradient adds up in another order each time.
+        seen = normalize(events.vectors, dim=1) * math.sqrt(table.shape[1])
+        seen = seen + self.position.index_select(0, events.age)
+        logits = events.padded.spread(self.weigh(self.widen(seen).tanh()))  # [B, L, K]
         # A history without events keeps its logits: what they weigh is zero.
-        left_out = ~events.present & events.present.any(dim=1, keepdim=True)
+        present = events.present
+        left_out = ~present & present.any(dim=1, keepdim=True)
         weights = logits.masked_fill(left_out.unsqueeze(2), float("-inf")).softmax(dim=1)
-        return torch.einsum("blk,bld->bkd", weights, events.vectors)
+        return torch.einsum("blk,bld->bkd", weights, events.padded.spread(events.vectors))
 
 
 class RoutedInterests(nn.Module):
@@ -79,54 +82,62 @@ class RoutedInterests(nn.Module):
         table: item embeddings [N + 1, D], row 0 unknown and zero.
         """
         events = _Events.of(history, table, self.event_dropout if self.training else 0.0)
-        mapped = self.map(normalize(events.vectors, dim=-1))  # [B, L, D]
-        count = events.present.sum(dim=1, keepdim=True)
+        mapped = events.padded.spread(self.map(normalize(events.vectors, dim=1)))  # [B, L, D]
+        present = events.present
+        count = present.sum(dim=1, keepdim=True)
         closed = count < 2.0 ** torch.arange(1, self.interests + 1, device=count.device)  # [B, K]
         closed[:, 0] = False
-        shares = self._shares(mapped.detach(), events, closed)
+        start = events.padded.spread(self.start.index_select(0, events.age))
+        shares = _routed(mapped.detach(), start, present, closed)
         found = _squashed(torch.einsum("blk,bld->bkd", shares, mapped))
         return torch.where(closed.unsqueeze(2), found[:, :1], found)
 
-    @torch.no_grad()
-    def _shares(self, mapped: Tensor, events: "_Events", closed: Tensor) -> Tensor:
-        """Return which share of each event each interest gets, [B, L, K]; 0 of padding."""
-        logits = self.start[events.age].masked_fill(closed.unsqueeze(1), float("-inf"))
-        shares = _shared_out(logits, events.present)
-        for _ in range(ROUNDS - 1):
-            found = _squashed(torch.einsum("blk,bld->bkd", shares, mapped))
-            logits = logits + torch.einsum("bld,bkd->blk", mapped, found)
-            shares = _shared_out(logits, events.present)
-        return shares
+
+@torch.no_grad()
+def _routed(mapped: Tensor, start: Tensor, present: Tensor, closed: Tensor) -> Tensor:
+    """Return which share of each event each interest gets, [B, L, K]; 0 of padding.
+
+    mapped: [B, L, D]; start: logits of the first round, [B, L, K]; present: [B, L] bool; closed:
+    [B, K] bool, the interests a history has not enough events for.
+    """
+    logits = start.masked_fill(closed.unsqueeze(1), float("-inf"))
+    shares = _shared_out(logits, present)
+    for _ in range(ROUNDS - 1):
+        found = _squashed(torch.einsum("blk,bld->bkd", shares, mapped))
+        logits = logits + torch.einsum("bld,bkd->blk", mapped, found)
+        shares = _shared_out(logits, present)
+    return shares
 
 
 class _Events(NamedTuple):
-    """The events of B histories in a rectangle.
+    """The events of B histories, and where they stand in a rectangle [B, L].
 
-    vectors: [B, L, D], zero where no event is read; present: [B, L] bool, where one is; age:
-    [B, L] int64, how many events of the list are later, 0 in the padding.
+    vectors: [total, D], zero where an event is left out; kept: [total] bool, false there; age:
+    [total] int64, how many events of its list are later.
     """
 
+    padded: Padded
     vectors: Tensor
-    present: Tensor
+    kept: Tensor
     age: Tensor
 
     @classmethod
     def of(cls, history: Ragged, table: Tensor, left_out: float) -> "_Events":
         """Read the histories with item embeddings [N + 1, D], a share of the events left out."""
-        padded = Padded.of(history)
         kept = torch.ones_like(history.values, dtype=torch.bool)
         if left_out > 0:
             kept = torch.rand(kept.shape, device=kept.device) >= left_out
         read = table.index_select(0, history.values).masked_fill(~kept.unsqueeze(1), 0.0)
-        present = kept.new_zeros(padded.rows * padded.length).index_copy(0, padded.slots, kept)
-        places = torch.arange(padded.length, device=kept.device)
-        age = (history.lengths.unsqueeze(1) - 1 - places).clamp(min=0)
-        return cls(padded.spread(read), present.view(padded.rows, padded.length), age)
+        places = torch.arange(len(kept), device=kept.device)
+        age = history.offsets[1:][history.owners()] - 1 - places
+        return cls(Padded.of(history), read, kept, age)
 
-
-def _directions(vectors: Tensor) -> Tensor:
-    """Vectors [..., D] at length sqrt(D), zero where they are: numbers of about 1."""
-    return normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1])
+    @property
+    def present(self) -> Tensor:
+        """Where in the rectangle an event is read, [B, L] bool."""
+        empty = self.kept.new_zeros(self.padded.rows * self.padded.length)
+        filled = empty.index_copy(0, self.padded.slots, self.kept)
+        return filled.view(self.padded.rows, self.padded.length)
 
 
 def _shared_out(logits: Tensor, present: Tensor) -> Tensor:
