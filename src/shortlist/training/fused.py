@@ -20,8 +20,9 @@ BLOCK_SCORES = 2**20
 
 LEAST_ROWS = 32
 
-LOWEST = -115.0
-"""Powers of two so far below the best of their row count as this far: smaller ones are slow."""
+LOWEST = -87.0
+"""Powers of two so far below the best of their row count as this far: products of smaller ones with
+small slopes would be denormal, and slow."""
 
 LOG2_E = math.log2(math.e)
 """Scores are powers of two inside: exp2 takes a third of the time of exp."""
