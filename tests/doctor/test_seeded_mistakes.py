@@ -254,7 +254,7 @@ def unknown_items_counted() -> Subject:
         known = history.values <= retriever.data.items.trained
         return Ragged(history.values * known, history.offsets)
 
-    retriever._trained = kept
+    retriever._known = kept
     return after(retriever)
 
 
@@ -268,7 +268,7 @@ def padded_to_the_longest() -> Subject:
         rows[history.owners(), place] = history.values
         return Ragged(rows.flatten(), torch.arange(len(rows) + 1) * longest)
 
-    retriever._trained = kept
+    retriever._known = kept
     return after(retriever)
 
 

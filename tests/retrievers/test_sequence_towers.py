@@ -97,3 +97,10 @@ def test_a_log_without_an_order_is_refused():
     unordered = Dataset.load(world.interactions, schema=Schema()).split()
     with pytest.raises(ModelError, match=r"data\.time"):
         TwoTower(**SHAPE, **OPTIONS).fit(unordered)
+
+
+def test_patience_waits_for_a_look(split):
+    """Between two looks nothing is known, so nothing can have stopped to rise."""
+    options = OPTIONS | {"epochs": 7, "patience": 2, "validate_every": 5}
+    model = TwoTower(**SHAPE, **options).fit(split)
+    assert [epoch.epoch for epoch in model.history] == [5, 7]

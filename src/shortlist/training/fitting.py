@@ -98,14 +98,15 @@ def fit_towers(
     while not run.finished:
         loss = _run_epoch(run, trainer, progress, epochs, stage)
         last = run.epoch == epochs
-        if last or (measure is not None and run.epoch % training.validate_every == 0):
+        looked = last or (measure is not None and run.epoch % training.validate_every == 0)
+        if looked:
             with trainer.averaged():
                 _look(run, loss, towers, measure)
             if measure is not None:
                 progress.report(run.epoch, loss, training.monitor, run.record[-1].score)
         stale = run.epoch - run.best_epoch
-        waited = measure is not None and training.patience and stale >= training.patience
-        run.finished = last or bool(waited)
+        waited = looked and measure is not None and 0 < training.patience <= stale
+        run.finished = last or waited
         run.epoch, run.loss, run.used = run.epoch + 1, 0.0, 0
     if stage is not None and not known:
         stage.save(run.state(trainer))
