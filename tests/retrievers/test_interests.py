@@ -12,7 +12,7 @@ from shortlist.retrievers.user_to_user import UserToUser
 from shortlist.retrievers.vector import TwoTower
 
 SMALL = {"dim": 8, "epochs": 1, "batch_size": 256, "interests": 3}
-EXTRAS = {"annoy": "annoy", "milvus": "pymilvus"}
+EXTRAS = {"annoy": "annoy", "milvus": "pymilvus", "scann": "scann"}
 
 
 @pytest.fixture(scope="module", params=["comirec", "mind"])
