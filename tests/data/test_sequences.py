@@ -115,3 +115,12 @@ def test_users_meet_others_in_each_epoch():
             users = set(batch.users.tolist())
             together += {1, 2} <= users
     assert together < 10
+
+
+@pytest.mark.parametrize("length", [5, 100])
+def test_the_number_of_batches_is_that_of_an_epoch_give_or_take_a_few(length):
+    """A schedule that counts on fewer would end long before the training."""
+    sizes = np.random.default_rng(1).lognormal(3, 1, 400).astype(int) + 2
+    batches = SequenceBatches(log_of(*sizes), batch_size=256, history_length=length)
+    for seed in range(1, 4):
+        assert len(epoch(batches, seed)) == pytest.approx(len(batches), rel=0.03)

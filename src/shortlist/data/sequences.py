@@ -56,6 +56,7 @@ class SequenceBatches:
             self._weight = torch.from_numpy(log.weight)
         self._with_known = with_known
         self._device = device
+        self._batches: int | None = None
         self.batch_size = batch_size
         self.history_length = history_length
         events = self._start.diff()
@@ -70,19 +71,26 @@ class SequenceBatches:
         return int(self._followed.sum())
 
     def __len__(self) -> int:
-        """About how many batches an epoch has: how histories are cut changes it a little."""
-        return max(1, round(self.positives / self.batch_size))
+        """How many batches an epoch has, give or take a few: histories are cut anew in each."""
+        if self._batches is None:
+            self._batches = len(self._groups(torch.Generator().manual_seed(0))[2])
+        return self._batches
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each positive once, in an order drawn from `generator`."""
+        owner, cut, groups = self._groups(generator)
+        for group in torch.randperm(len(groups), generator=generator).tolist():
+            chosen = groups[group]
+            yield self._gather(owner[chosen], _Windows(*(part[chosen] for part in cut)))
+
+    def _groups(self, generator: torch.Generator) -> tuple[Tensor, _Windows, list[Tensor]]:
+        """Cut each history: the user row of each window [W], the windows, and those of a batch."""
         owner, cut = self._cut(generator)
         mixed = torch.randperm(len(owner), generator=generator)
         noise = torch.rand(len(owner), generator=generator)
         length = cut.length[mixed]
         groups = like_lengths((length + JITTER * length * noise).ceil().long(), self.batch_size)
-        for group in torch.randperm(len(groups), generator=generator).tolist():
-            chosen = mixed[groups[group]]
-            yield self._gather(owner[chosen], _Windows(*(part[chosen] for part in cut)))
+        return owner, cut, [mixed[group] for group in groups]
 
     def _cut(self, generator: torch.Generator) -> tuple[Tensor, _Windows]:
         """Cut each history; return the user row of each window [W], and the windows."""
