@@ -11,6 +11,7 @@ from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.vector import TwoTower
+from shortlist.training.objective import Objective
 
 SHAPE = {
     "history": "attention",
@@ -104,3 +105,20 @@ def test_patience_waits_for_a_look(split):
     options = OPTIONS | {"epochs": 7, "patience": 2, "validate_every": 5}
     model = TwoTower(**SHAPE, **options).fit(split)
     assert [epoch.epoch for epoch in model.history] == [5, 7]
+
+
+@pytest.mark.parametrize(("history", "grouped"), [("attention", True), ("recency", False)])
+def test_rows_of_one_history_are_told_apart_from_others(split, monkeypatch, history, grouped):
+    """In-batch slots of the row's own user are no independent draws, and are dropped."""
+    seen, mean = [], Objective.mean
+
+    def heard(self, *vectors, **given):
+        seen.append(given["groups"])
+        return mean(self, *vectors, **given)
+
+    monkeypatch.setattr(Objective, "mean", heard)
+    TwoTower(history=history, dim=8, epochs=1, batch_size=256, user_features=[]).fit(split)
+    assert seen
+    assert all((groups is not None) == grouped for groups in seen)
+    if grouped:
+        assert any(len(groups.unique()) < len(groups) for groups in seen)
