@@ -24,6 +24,11 @@ from shortlist.training.fused import softmax_mean
 
 LEARNED_TEMPERATURES = (0.01, 100.0)
 
+NO_BFLOAT16 = (
+    "precision = 'bfloat16' is for loss = 'softmax' over one pool of negatives for all rows and "
+    "one vector a user; here it would do nothing: leave it out"
+)
+
 
 class Objective(nn.Module):
     """logit = s/τ - log Q, then masks, then the loss: one number a row, [B].
@@ -109,6 +114,8 @@ class Objective(nn.Module):
         }
         if type(self.loss) is SoftmaxLoss and queries.dim() == 2 and pool.dim() == 2:
             return self._softmax_mean(queries, positives, pool, weight, bfloat16, **wanted)
+        if bfloat16:
+            raise ModelError(NO_BFLOAT16)
         costs: Tensor = self(queries, positives, pool, **wanted)
         return (costs * weight).sum() / weight.sum()
 
