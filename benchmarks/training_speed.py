@@ -13,10 +13,10 @@ Here the network is a module of the same layers, under the package's own batches
 objective, optimizer and trainer. Item rows that come several times in a batch are encoded once, so
 batch norm sees each once. The peer runs as pip installs it, without loader processes.
 
-Each side trains in a process of its own, one thread, CPU seconds; the rounds alternate. The
-peer's YoutubeSBC gets one batch, not warmed up: it takes 17 s. Preparing
-starts from a table of events with integer ids, and on our side includes splitting and vocabularies.
-The first epoch's loading is extrapolated from the batches that were loaded. One JSON line a case
+Our side runs in float32 and with precision = "bfloat16". Each side trains in a process of its own,
+one thread, CPU seconds; the rounds alternate. The peer's YoutubeSBC gets one batch, not warmed up:
+it takes 17 s. Preparing starts from a table of events with integer ids, and on our side includes
+splitting and vocabularies. The first epoch's loading is extrapolated from the batches that were loaded. One JSON line a case
 and side is added to benchmarks/results/training_speed.jsonl; `--cases table` measures the step of
 a large embedding table.
 """
@@ -30,6 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -91,7 +92,9 @@ class Clock:
 # ---------------------------------------------------------------------------- this package
 
 
-def ours(case: str, events: int) -> tuple[dict[str, Any], Callable[[int], dict[str, float]]]:
+def ours(
+    case: str, events: int, precision: str = "float32"
+) -> tuple[dict[str, Any], Callable[[int], dict[str, float]]]:
     """Prepare; return what it took, and a function that trains so many batches."""
     import polars as pl
     import torch
@@ -171,6 +174,7 @@ def ours(case: str, events: int) -> tuple[dict[str, Any], Callable[[int], dict[s
     towers = Towers()
     loss = {"dssm": "bce", "fbdssm": "bpr"}.get(case, "softmax")
     options: dict[str, Any] = {"loss": loss, "batch_size": positives, "learning_rate": 1e-4}
+    options["precision"] = precision
     options |= {"sampler": "in_batch"} if not negatives else {
         "sampler": "popularity", "shared": False, "negatives": negatives, "alpha": 0.75,
     }  # fmt: skip
@@ -345,7 +349,12 @@ def theirs(case: str, events: int) -> tuple[dict[str, Any], Callable[[int], dict
 def child(side: str, case: str, events: int) -> None:
     """Prepare, then train as many batches as each line of stdin says; answer in JSON lines."""
     answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - the peer talks
-    prepared, train = {"ours": ours, "theirs": theirs}[side](case, events)
+    kinds = {
+        "ours": ours,
+        "ours in bfloat16": partial(ours, precision="bfloat16"),
+        "theirs": theirs,
+    }
+    prepared, train = kinds[side](case, events)
 
     def say(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
@@ -358,7 +367,9 @@ def child(side: str, case: str, events: int) -> None:
 
 def measure(case: str, peer: str | None, events: int, rounds: int, batches: int) -> None:
     """Run a case on both sides by turns, and add a line for each."""
-    pythons = {"ours": sys.executable} | ({"theirs": peer} if peer else {})
+    pythons = {"ours": sys.executable, "ours in bfloat16": sys.executable} | (
+        {"theirs": peer} if peer else {}
+    )
     running = {
         side: subprocess.Popen(
             [python, __file__, "--child", side, "--cases", case, "--events", str(events)],
@@ -475,7 +486,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--batches", type=int, default=3, help="in each round")
-    parser.add_argument("--child", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--child", choices=["ours", "ours in bfloat16", "theirs"], help=argparse.SUPPRESS
+    )
     given = parser.parse_args()
     if given.child:
         child(given.child, given.cases[0], given.events)

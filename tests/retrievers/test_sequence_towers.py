@@ -122,11 +122,3 @@ def test_rows_of_one_history_are_told_apart_from_others(split, monkeypatch, hist
     assert all((groups is not None) == grouped for groups in seen)
     if grouped:
         assert any(len(groups.unique()) < len(groups) for groups in seen)
-
-
-@pytest.mark.parametrize(
-    "options", [{"loss": "bpr"}, {"sampler": "uniform", "negatives": 4, "shared": False}]
-)
-def test_half_the_bits_are_refused_where_they_would_do_nothing(split, options):
-    with pytest.raises(ModelError, match="bfloat16"):
-        TwoTower(**SHAPE, epochs=1, precision="bfloat16", **options).fit(split)

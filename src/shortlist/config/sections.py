@@ -492,7 +492,8 @@ class Training(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="In which the scores of a softmax over a shared pool are multiplied.",
+        description="In which matrices are multiplied: the layers over features, and the scores of "
+        "a softmax over a shared pool. Histories, sums and weights stay float32.",
     )
     epochs: Count = Field(default=10, description="At most so many passes over the log.")
     batch_size: Count = Field(

@@ -34,6 +34,7 @@ from shortlist.retrievers.learning import (
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.similarity import normalize
+from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
@@ -220,7 +221,7 @@ class ItemToItem(Learner):
         masked = training.model_copy(update={"mask_known": True})
         return Trainer(
             self.towers,
-            Encoders(self._encode_batch, self._encode_items),
+            Encoders(self._encode_batch, self._encode_items, has_perceptron(self.towers)),
             objective_of(masked).to(self.device),
             sampler_of(training, counts),
             pairs,

@@ -34,6 +34,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
@@ -237,7 +238,7 @@ class UserToUser(Learner):
 
         return Trainer(
             self.towers,
-            Encoders(encode_queries, encode_others),
+            Encoders(encode_queries, encode_others, has_perceptron(self.towers)),
             objective_of(training).to(self.device),
             sampler_of(training, halves.counts(self.data.users.trained)),
             halves,

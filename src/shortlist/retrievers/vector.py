@@ -33,6 +33,7 @@ from shortlist.retrievers.learning import (
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
+from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import TwoTowers
 from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
@@ -205,7 +206,7 @@ class TwoTower(Learner):
         objective = objective_of(training).to(self.device)
         return Trainer(
             self.towers,
-            Encoders(self._encode_batch, self._encode_items),
+            Encoders(self._encode_batch, self._encode_items, has_perceptron(self.towers)),
             objective,
             sampler_of(training, counts),
             self._batches(data),

@@ -9,7 +9,16 @@ INITIAL_GAIN = 0.3
 """How loud the perceptron starts beside the id embeddings it is added to."""
 
 
-def mlp(width: int, layers: Sequence[int], dim: int, dropout: float) -> nn.Sequential:
+class Perceptron(nn.Sequential):
+    """Layers one after another: what `precision = "bfloat16"` multiplies in half the bits."""
+
+
+def has_perceptron(towers: nn.Module) -> bool:
+    """Tell whether any tower has one."""
+    return any(isinstance(module, Perceptron) for module in towers.modules())
+
+
+def mlp(width: int, layers: Sequence[int], dim: int, dropout: float) -> Perceptron:
     """Build width -> layers -> dim with GELU between; no layers give one linear map.
 
     The last layer starts small, so that training begins from the embeddings alone.
@@ -21,4 +30,4 @@ def mlp(width: int, layers: Sequence[int], dim: int, dropout: float) -> nn.Seque
     last = nn.Linear(width, dim)
     nn.init.normal_(last.weight, std=INITIAL_GAIN / math.sqrt(max(width, 1)))
     nn.init.zeros_(last.bias)
-    return nn.Sequential(*modules, last)
+    return Perceptron(*modules, last)

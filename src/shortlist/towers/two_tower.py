@@ -78,18 +78,19 @@ class QueryTower(nn.Module):
         direct: list[Tensor] = []
         if self.history is not None:
             read, table = rows_read(history, self.table if items is None else items)
-            found = self.history(read, table)
-            if self.causal:
-                asked = _last(found, history) if place is None else found.index_select(0, place)
-                direct.append(asked)
-            elif isinstance(self.history, InterestTower):
-                interests = dropout(found, self.dropout, self.training)  # [B, K, D]
-                direct.append(interests)
-                parts.append(interests)
-            else:
-                pooled = dropout(found, self.dropout, self.training)  # [B, K, D]
-                direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
-                parts.append(pooled.flatten(1))
+            with torch.autocast(history.values.device.type, enabled=False):
+                found = self.history(read, table)
+                if self.causal:
+                    asked = _last(found, history) if place is None else found.index_select(0, place)
+                    direct.append(asked)
+                elif isinstance(self.history, InterestTower):
+                    interests = dropout(found, self.dropout, self.training)  # [B, K, D]
+                    direct.append(interests)
+                    parts.append(interests)
+                else:
+                    pooled = dropout(found, self.dropout, self.training)  # [B, K, D]
+                    direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
+                    parts.append(pooled.flatten(1))
         if self.fields is not None:
             parts.append(self.fields(features))
         if self.id is not None:

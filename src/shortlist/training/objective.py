@@ -24,11 +24,6 @@ from shortlist.training.fused import softmax_mean
 
 LEARNED_TEMPERATURES = (0.01, 100.0)
 
-NO_BFLOAT16 = (
-    "precision = 'bfloat16' is for loss = 'softmax' over one pool of negatives for all rows and "
-    "one vector a user; here it would do nothing: leave it out"
-)
-
 
 class Objective(nn.Module):
     """logit = s/τ - log Q, then masks, then the loss: one number a row, [B].
@@ -103,7 +98,7 @@ class Objective(nn.Module):
         """Return the mean loss of the rows, by their weight [B]; otherwise as `forward`.
 
         A softmax over one pool for all rows is computed in blocks, without the scores of all rows
-        at once; bfloat16 then halves the bits that are multiplied.
+        at once; bfloat16 then halves the bits that are multiplied. Otherwise it does nothing.
         """
         wanted: dict[str, Any] = {
             "positive_ids": positive_ids,
@@ -112,12 +107,14 @@ class Objective(nn.Module):
             "known": known,
             "groups": groups,
         }
-        if type(self.loss) is SoftmaxLoss and queries.dim() == 2 and pool.dim() == 2:
+        if self.in_blocks(queries, pool):
             return self._softmax_mean(queries, positives, pool, weight, bfloat16, **wanted)
-        if bfloat16:
-            raise ModelError(NO_BFLOAT16)
         costs: Tensor = self(queries, positives, pool, **wanted)
         return (costs * weight).sum() / weight.sum()
+
+    def in_blocks(self, queries: Tensor, pool: Tensor) -> bool:
+        """Tell whether `mean` computes these in blocks: a softmax over one pool for all rows."""
+        return type(self.loss) is SoftmaxLoss and queries.dim() == 2 and pool.dim() == 2
 
     def forward(
         self,

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from shortlist.config import Mode, Training
 from shortlist.errors import ModelError
-from shortlist.losses import LOSSES, SoftmaxLoss
+from shortlist.losses import LOSSES
 from shortlist.sampling import build_sampler
 from shortlist.sampling.base import NegativeSampler
-from shortlist.training.objective import NO_BFLOAT16, Objective, build_objective
+from shortlist.training.objective import Objective, build_objective
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _usual_negatives(preset: Preset, loss: str) -> int | None:
 def objective_of(training: Training) -> Objective:
     """Build the objective of a section, or refuse what cannot work."""
     choice = choose(training)
-    built = build_objective(
+    return build_objective(
         choice.loss,
         similarity=training.similarity,
         temperature=training.temperature,
@@ -78,9 +78,6 @@ def objective_of(training: Training) -> Objective:
         mask_known=training.mask_known,
         sampler=choice.sampler,
     )
-    if training.precision == "bfloat16" and type(built.loss) is not SoftmaxLoss:
-        raise ModelError(NO_BFLOAT16)
-    return built
 
 
 def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:

@@ -5,14 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
-from shortlist.errors import TrainingError
+from shortlist.errors import ModelError, TrainingError
 from shortlist.sampling.base import NegativeSampler, Remembering
 from shortlist.training.checkpoint import State, part_of
 from shortlist.training.hard import HardTerm
@@ -21,10 +21,32 @@ from shortlist.training.optimizer import Optimizer
 
 
 class Encoders(NamedTuple):
-    """How a batch becomes vectors: its queries [B, D], and any item rows [N] -> [N, D]."""
+    """How a batch becomes vectors: its queries [B, D], and any item rows [N] -> [N, D].
+
+    perceptrons: whether they multiply by the weights of layers, which bfloat16 makes cheaper.
+    """
 
     queries: Callable[[Batch], Tensor]
     items: Callable[[Tensor], Tensor]
+    perceptrons: bool = True
+
+    def in_bfloat16(self, device: str) -> "Encoders":
+        """The same with the layers multiplied in half the bits; vectors stay float32."""
+
+        def half(encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+            def encoded(what: Any) -> Tensor:
+                with torch.autocast(device, torch.bfloat16):
+                    return encode(what).float()
+
+            return encoded
+
+        return self._replace(queries=half(self.queries), items=half(self.items))
+
+
+NO_BFLOAT16 = (
+    "precision = 'bfloat16' is for layers over features, and for loss = 'softmax' over one pool of "
+    "negatives for all rows; here it would do nothing: leave it out"
+)
 
 
 def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
@@ -66,7 +88,9 @@ class Trainer:
         hard: HardTerm | None = None,
     ) -> None:
         self._model = model
-        self._encoders = encoders
+        self._half = training.precision == "bfloat16"
+        device = next(model.parameters()).device.type
+        self._encoders = encoders.in_bfloat16(device) if self._half else encoders
         self._objective = objective
         self._sampler = sampler
         self._batches = batches
@@ -214,6 +238,10 @@ class Trainer:
             drawn = self._hard.draw(batch, queries, pool, self._generator)
         rows = [batch.positive, pool.ids, *([] if drawn is None else [drawn.ids])]
         positives, pooled, *rest = self._encoded(rows)
+        if self._half and not (
+            self._encoders.perceptrons or self._objective.in_blocks(queries, pooled)
+        ):
+            raise ModelError(NO_BFLOAT16)
         positive_log_q = self._sampler.log_q(batch.positive, batch)
         loss = self._objective.mean(
             queries,
@@ -225,7 +253,7 @@ class Trainer:
             negatives=pool,
             known=batch.known,
             groups=None if batch.place is None else batch.users,
-            bfloat16=self._training.precision == "bfloat16",
+            bfloat16=self._half,
         )
         if self._hard is not None:
             hard, vectors = (
