@@ -16,9 +16,9 @@ batch norm sees each once. The peer runs as pip installs it, without loader proc
 Our side runs in float32 and with precision = "bfloat16". Each side trains in a process of its own,
 one thread, CPU seconds; the rounds alternate. The peer's YoutubeSBC gets one batch, not warmed up:
 it takes 17 s. Preparing starts from a table of events with integer ids, and on our side includes
-splitting and vocabularies. The first epoch's loading is extrapolated from the batches that were loaded. One JSON line a case
-and side is added to benchmarks/results/training_speed.jsonl; `--cases table` measures the step of
-a large embedding table.
+splitting and vocabularies. The first epoch's loading is extrapolated from the batches that were
+loaded. One JSON line a case and side is added to benchmarks/results/training_speed.jsonl;
+`--cases table` measures the step of a large embedding table.
 """
 
 # ruff: noqa: PLC0415, PLR0915 - each side imports what the other may not have
