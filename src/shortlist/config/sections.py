@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import date
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -301,9 +302,11 @@ class Model(Section):
                     raise ValueError(f"{key} does nothing with history = 'none': leave it out.")
         for key, readers in HISTORY_OPTIONS.items():
             if key in given and self.history not in readers:
+                meant = get_close_matches(self.history, readers, n=1)
+                cure = f"did you mean '{meant[0]}'?" if meant else "leave it out."
                 raise ValueError(
                     f"{key} is for history = {' or '.join(map(repr, readers))} and does nothing "
-                    f"with {self.history!r}: leave it out."
+                    f"with {self.history!r}: {cure}"
                 )
         if self.history_reads == "items" and not self.shared_items:
             raise ValueError(
