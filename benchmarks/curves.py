@@ -9,6 +9,7 @@ refits on train and validation rows, the figures before and after stand beside e
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def run(path: Path, seed: int) -> dict[str, Any]:
     retriever.fit(split, progress=recorder)
     line = {
         "recipe": path.stem,
+        "data": recipe.interactions_path.parent.name,
         "seed": seed,
         "commit": commit(),
         "monitor": recipe.training.monitor,
@@ -84,16 +86,20 @@ def commit() -> str:
 
 
 def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw validation figure against CPU minutes, a panel a monitored figure."""
+    """Draw validation figure against CPU minutes, a panel a data set and monitored figure."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    monitors = sorted({line["monitor"] for line in lines})
-    figure = Figure(figsize=(6 * len(monitors), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(monitors), squeeze=False)[0]
-    for axes, monitor in zip(panels, monitors, strict=True):
+    drawn_lines = [line for line in lines if line["points"]]
+    wanted = sorted({(line["data"], line["monitor"]) for line in drawn_lines})
+    down = math.ceil(len(wanted) / 2)
+    figure = Figure(figsize=(12, 4 * down), layout="constrained")
+    panels = figure.subplots(down, 2, squeeze=False).flatten()
+    for axes in panels[len(wanted) :]:
+        axes.remove()
+    for axes, (data, monitor) in zip(panels, wanted, strict=False):
         shown: dict[str, Any] = {}
-        for line in lines:
-            if line["monitor"] != monitor or not line["points"]:
+        for line in drawn_lines:
+            if (line["data"], line["monitor"]) != (data, monitor):
                 continue
             minutes = [point["cpu_seconds"] / 60 for point in line["points"]]
             scores = [point["score"] for point in line["points"]]
@@ -103,6 +109,7 @@ def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
             shown[name] = drawn.get_color()
         axes.set_xlabel("CPU minutes, validation included")
         axes.set_ylabel(f"{monitor} on the validation rows")
+        axes.set_title(data)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
