@@ -45,12 +45,12 @@ class Recorder:
         print(f"  epoch {epoch:3d}  {seconds:7.0f} s  {monitor} {score:.4f}", file=sys.stderr)
 
 
-def run(path: Path, seed: int) -> dict[str, Any]:
-    """Train a recipe with a seed; return its curve and figures."""
+def run(path: Path, seed: int, most: int | None) -> dict[str, Any]:
+    """Train a recipe with a seed, for at most so many epochs; return its curve and figures."""
     recipe = load_recipe(path)
-    recipe = recipe.model_copy(
-        update={"training": recipe.training.model_copy(update={"seed": seed})}
-    )
+    epochs = min(recipe.training.epochs, most or recipe.training.epochs)
+    wanted = {"seed": seed, "epochs": epochs}
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=wanted)})
     split = load_split(recipe)
     recorder = Recorder()
     begun = time.process_time()
@@ -60,6 +60,7 @@ def run(path: Path, seed: int) -> dict[str, Any]:
         "recipe": path.stem,
         "data": recipe.interactions_path.parent.name,
         "seed": seed,
+        "epochs": epochs,
         "commit": commit(),
         "monitor": recipe.training.monitor,
         "points": recorder.points,
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", type=Path)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="at most so many, whatever the recipe says")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/curves.jsonl"))
     parser.add_argument("--plot", type=Path, help="draw all lines of --out into this picture")
     arguments = parser.parse_args()
@@ -134,7 +136,7 @@ def main() -> None:
             if (path.stem, seed) in done:
                 continue
             print(f"{path.stem}, seed {seed}", file=sys.stderr)
-            line = run(path, seed)
+            line = run(path, seed, arguments.epochs)
             lines.append(line)
             with arguments.out.open("a") as out:
                 out.write(json.dumps(line) + "\n")
