@@ -59,8 +59,12 @@ page: .venv/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,page]"
 	$(BIN)/python -m pytest tests/serving/test_page.py $(ARGS)
 
-extras: .venv/.setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus,onnx,scann,tune]"
+# Annoy is compiled from its source.
+.venv/.extras: .venv/.setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus,onnx,scann,tune]"
+	@touch $@
+
+extras: .venv/.extras
 	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/test_tuning.py $(ARGS)
 
 milvus-server: .venv/.setup .venv-milvus/.setup
