@@ -31,6 +31,7 @@ KINDS = {
     "mined": (TwoTower, {"hard": "mined", "hard_ranks": (2, 9), "loss": "bce"}),
     "averaged": (TwoTower, {"ema": 0.9, "warmup": 3}),
     "row-wise": (TwoTower, {"optimizer": "row-wise", "clip": 1.0}),
+    "blocks": (TwoTower, {"history": "attention", "encode_rows": 20}),
     "i2i": (ItemToItem, {"session_gap": 10**9}),
     "u2u": (UserToUser, {"batch_size": 10}),
 }

@@ -87,6 +87,7 @@ INTERESTS = 4
 HISTORY_OPTIONS = {
     "history_layers": ("attention", "gru"),
     "history_heads": ("attention",),
+    "history_windows": ("mean", "recency"),
     "interests": ("comirec", "mind"),
 }
 """Keys of [model] that only some histories read."""
@@ -231,6 +232,11 @@ class Model(Section):
         default="ids",
         description='What stands for an item of a history: "ids", its id embedding; "items", its '
         "vector of the item tower, features included.",
+    )
+    history_windows: bool = Field(
+        default=False,
+        description="mean, recency: whether a batch is made of stretches of histories, each read "
+        "once for all its positives, or of positives from anywhere, each with its own history.",
     )
     history_layers: Count = Field(
         default=2, description="attention, gru: blocks or layers on top of each other."
@@ -498,6 +504,12 @@ class Training(Section):
     batch_size: Count = Field(
         default=1024, description="Positives in one step; with attention, about so many."
     )
+    encode_rows: Count | None = Field(
+        default=None,
+        description="Rows the towers encode at a time, for batches too large to hold at once: each "
+        "block is encoded again when its gradient is known. Unset: all of a batch.",
+        examples=[256],
+    )
     validate_every: Count = Field(
         default=1, description="Epochs between two looks at the validation rows."
     )
@@ -513,6 +525,15 @@ class Training(Section):
         description='Events the final model learns from: "none" keeps the measured model, '
         '"train+validation" and "all" train again.',
     )
+
+    @model_validator(mode="after")
+    def _blocks_act(self) -> Self:
+        if self.encode_rows is not None and self.encode_rows >= self.batch_size:
+            raise ValueError(
+                f"encode_rows = {self.encode_rows} must be below batch_size = {self.batch_size}: "
+                "with as many rows as a batch it does nothing."
+            )
+        return self
 
 
 class Segment(Section):

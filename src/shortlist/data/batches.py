@@ -21,7 +21,7 @@ class Batch:
     the log has no order). known: every positive of the user in the training log, this one
     included; None unless asked for.
     place: None where list i of `history` is that of row i. Else histories are shared by rows, and
-    row i is asked after the event history.values[place[i]]: [B] int64.
+    row i is asked after the event history.values[place[i]]: [B] int64, ascending.
     """
 
     users: Tensor

@@ -34,13 +34,18 @@ from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
 from shortlist.towers.two_tower import TwoTowers
+from shortlist.training.blocks import Encoders
 from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
-from shortlist.training.trainer import Encoders, Trainer
+from shortlist.training.trainer import Trainer
 
 POSITIONS = 32_768
 """How many positions of histories, padding included, a sequence tower reads at a time."""
+
+STRETCH = 16
+"""Positives of one history side by side in a batch, with model.history_windows: few, as they are no
+negatives of each other, and many, as the history before them is read once for all of them."""
 
 UNUSED = {
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -160,12 +165,17 @@ class TwoTower(Learner):
         self._item_table = data.item_features.to(self.device)
         history = self.model_section.history
         section = self.model_section
-        if history == "recency" and not data.ordered:
+        if history == "recency" and not data.ordered and not section.history_windows:
             section = section.model_copy(update={"history": "mean"})
         elif history in TOWERS and TOWERS[history].causal and not data.ordered:
             raise ModelError(
                 f"model.history = '{history}' reads events in their order, and the log has no "
                 "time column (data.time): give one, or use history = 'mean'"
+            )
+        elif section.history_windows and not data.ordered:
+            raise ModelError(
+                "model.history_windows reads events in their order, and the log has no time column "
+                "(data.time): give one, or leave it out"
             )
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
         self._mark_readable()
@@ -224,6 +234,8 @@ class TwoTower(Learner):
         }
         if self.towers.query.causal:
             return SequenceBatches(data.training_log, **options)
+        if self.model_section.history_windows:
+            return SequenceBatches(data.training_log, **options, stretch=STRETCH)
         return PairBatches(data.training_log, ordered=data.ordered, **options)
 
     def _hard_world(self, data: TrainingData) -> HardWorld:

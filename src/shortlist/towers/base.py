@@ -27,10 +27,11 @@ class HistoryPooling(Protocol):
 
     def __init__(self, shape: Model) -> None: ...
 
-    def __call__(self, history: Ragged, table: Tensor) -> Tensor:
+    def __call__(self, history: Ragged, table: Tensor, place: Tensor | None = None) -> Tensor:
         """Return [B, K, D]; an empty history gives zeros.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        table: item embeddings [N + 1, D], row 0 unknown and zero. place: after which events it is
+        asked, [B], positions in history.values; without it after the last of each list.
         """
         ...
 

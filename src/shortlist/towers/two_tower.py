@@ -70,15 +70,16 @@ class QueryTower(nn.Module):
         """Return user vectors [B, D], or [B, K, D] of a tower of interests.
 
         history: item rows, oldest first; items: the table to read it with, N + 1 rows, where the
-        towers share one. place: for a sequence tower, which events of the histories the vectors
-        are asked after, [B], positions in history.values; without it after the last of each list,
-        and a list without events adds nothing.
+        towers share one. place: for a sequence tower or a pooled history, which events of the
+        histories the vectors are asked after, [B], positions in history.values; without it after
+        the last of each list, and a list without events adds nothing.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
         if self.history is not None:
             read, table = rows_read(history, self.table if items is None else items)
-            found = self.history(read, table)
+            asked_within = place is not None and not self.causal
+            found = self.history(read, table, place) if asked_within else self.history(read, table)
             if self.causal:
                 asked = _last(found, history) if place is None else found.index_select(0, place)
                 direct.append(asked)

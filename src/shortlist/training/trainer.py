@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
@@ -14,17 +14,11 @@ from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
 from shortlist.errors import TrainingError
 from shortlist.sampling.base import NegativeSampler, Remembering
+from shortlist.training.blocks import Encoders, in_blocks
 from shortlist.training.checkpoint import State, part_of
 from shortlist.training.hard import HardTerm
 from shortlist.training.objective import Objective
 from shortlist.training.optimizer import Optimizer
-
-
-class Encoders(NamedTuple):
-    """How a batch becomes vectors: its queries [B, D], and any item rows [N] -> [N, D]."""
-
-    queries: Callable[[Batch], Tensor]
-    items: Callable[[Tensor], Tensor]
 
 
 def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
@@ -67,6 +61,8 @@ class Trainer:
     ) -> None:
         self._model = model
         self._encoders = encoders
+        if training.encode_rows is not None:
+            self._encoders = in_blocks(encoders, training.encode_rows, model)
         self._objective = objective
         self._sampler = sampler
         self._batches = batches
