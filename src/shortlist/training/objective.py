@@ -25,8 +25,8 @@ from shortlist.training.fused import softmax_mean
 LEARNED_TEMPERATURES = (0.01, 100.0)
 
 NO_BFLOAT16 = (
-    "precision = 'bfloat16' is for loss = 'softmax' over one pool of negatives for all rows and "
-    "one vector a user; here it would do nothing: leave it out"
+    "precision = 'bfloat16' is for loss = 'softmax' over one pool of negatives for all rows; here "
+    "it would do nothing: leave it out"
 )
 
 
@@ -112,7 +112,7 @@ class Objective(nn.Module):
             "known": known,
             "groups": groups,
         }
-        if type(self.loss) is SoftmaxLoss and queries.dim() == 2 and pool.dim() == 2:
+        if type(self.loss) is SoftmaxLoss and pool.dim() == 2:
             return self._softmax_mean(queries, positives, pool, weight, bfloat16, **wanted)
         if bfloat16:
             raise ModelError(NO_BFLOAT16)
@@ -177,14 +177,12 @@ class Objective(nn.Module):
         if self.similarity == "cosine":
             queries, positives, pool = normalize(queries), normalize(positives), normalize(pool)
         if self.similarity == "euclidean":
-            # -|q - t|^2 less -|q|^2, which all scores of a row share and a softmax does not see.
-            queries = torch.cat([2 * queries, -torch.ones_like(queries[:, :1])], dim=1)
-            positives, pool = (
-                torch.cat([items, items.square().sum(1, keepdim=True)], dim=1)
-                for items in (positives, pool)
-            )
+            queries, positives, pool = _flattened(queries, positives, pool)
         scaled = queries / self._current_temperature()
-        positive = (scaled * positives).sum(1)
+        if queries.dim() == 2:
+            positive = (scaled * positives).sum(1)
+        else:
+            positive = (scaled * positives.unsqueeze(1)).sum(2).amax(dim=1)
         offset = torch.zeros_like(negatives.log_q)
         if self.correct_sampling:
             if positive_log_q is None:
@@ -304,6 +302,32 @@ def build_objective(
         correct_sampling=correct_sampling,
         mask_hits=mask_hits,
         mask_known=mask_known,
+    )
+
+
+def _flattened(queries: Tensor, positives: Tensor, pool: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return vectors whose dot products are -|q - t|², up to what all scores of a row share.
+
+    queries: [B, D] or [B, K, D]; positives: [B, D]; pool: [M, D].
+    """
+    square = queries.square().sum(-1, keepdim=True)
+    one = torch.ones_like(square)
+    sides = [2 * queries, -one]
+    if queries.dim() == 3:  # -|q|², which the interests of a row do not share
+        sides.append(-square)
+    return (
+        torch.cat(sides, dim=-1),
+        *(
+            torch.cat(
+                [
+                    items,
+                    items.square().sum(1, keepdim=True),
+                    *[torch.ones_like(items[:, :1])] * (len(sides) - 2),
+                ],
+                dim=1,
+            )
+            for items in (positives, pool)
+        ),
     )
 
 
