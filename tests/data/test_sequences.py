@@ -154,3 +154,14 @@ def test_batches_of_stretches_are_of_like_size_and_counted(size):
     assert min(found) > 0
     assert max(found) <= size + 16
     assert len(found) == pytest.approx(len(batches), rel=0.05)
+
+
+@pytest.mark.parametrize("stretch", [None, 4])
+def test_times_stand_beside_their_events(stretch):
+    log = log_of(*SIZES)
+    timed = Interactions(user=log.user, item=log.item, users=log.users, time=log.item * 7)
+    options = {"batch_size": 32, "history_length": 5, "stretch": stretch, "with_time": True}
+    for batch in epoch(SequenceBatches(timed, **options)):
+        assert torch.equal(batch.time, batch.history.values * 7)
+    with pytest.raises(ModelError, match=r"data\.time"):
+        SequenceBatches(log, **options)

@@ -88,6 +88,7 @@ HISTORY_OPTIONS = {
     "history_layers": ("attention", "gru"),
     "history_heads": ("attention",),
     "history_windows": ("mean", "recency"),
+    "history_time": ("attention",),
     "interests": ("comirec", "mind"),
 }
 """Keys of [model] that only some histories read."""
@@ -242,6 +243,11 @@ class Model(Section):
         default=2, description="attention, gru: blocks or layers on top of each other."
     )
     history_heads: Count = Field(default=2, description="attention: heads of each block.")
+    history_time: bool = Field(
+        default=False,
+        description="attention: whether it also sees how much time lies between two events, in "
+        "powers of two of the unit of data.time.",
+    )
     interests: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None,
         description=f"comirec, mind: how many vectors a user has. Unset: {INTERESTS}.",
@@ -503,6 +509,11 @@ class Training(Section):
     epochs: Count = Field(default=10, description="At most so many passes over the log.")
     batch_size: Count = Field(
         default=1024, description="Positives in one step; with attention, about so many."
+    )
+    compile: bool = Field(
+        default=False,
+        description="Whether torch.compile turns the towers to machine code at the first batch; it "
+        "needs a C++ compiler.",
     )
     encode_rows: Count | None = Field(
         default=None,

@@ -49,6 +49,7 @@ class SequenceBatches:
         batch_size: int,
         history_length: int,
         stretch: int | None = None,
+        with_time: bool = False,
         with_known: bool = False,
         weighted: bool = False,
         device: torch.device | str = "cpu",
@@ -60,6 +61,11 @@ class SequenceBatches:
             if log.weight is None:
                 raise ModelError("weighted training needs data.weight: the column of the weights")
             self._weight = torch.from_numpy(log.weight)
+        self._time = None
+        if with_time:
+            if log.time is None:
+                raise ModelError("times between events need data.time: the column of the times")
+            self._time = torch.from_numpy(log.time)
         self._with_known = with_known
         self._device = device
         self._batches: int | None = None
@@ -134,6 +140,9 @@ class SequenceBatches:
         if self._with_known:
             begin = self._start[rows]
             known = windows(self._item, begin, self._start[rows + 1] - begin)
+        time = None
+        if self._time is not None:
+            time = windows(self._time, cut.begin, cut.length).values.to(self._device)
         weight = torch.ones(len(event)) if self._weight is None else self._weight[event]
         return Batch(
             users=rows.to(self._device),
@@ -144,4 +153,5 @@ class SequenceBatches:
             if known is None
             else Ragged(known.values.long(), known.offsets).to(self._device),
             place=place.to(self._device),
+            time=time,
         )

@@ -131,11 +131,23 @@ class TwoTower(Learner):
             self.towers.eval()
         history = self._known(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
-        latest = windows(history.values, history.offsets[1:] - length, length)
+        first = history.offsets[1:] - length
+        latest = windows(history.values, first, length)
         if not self.towers.query.causal or not len(block.users):
             return self._encode(block.users, latest)
+        when = None
+        if self.towers.query.timed and block.time is not None:
+            known = block.time[self._readable[block.history.values]]
+            when = Ragged(windows(known, first, length).values, latest.offsets)
         groups = like_lengths(latest.lengths, POSITIONS)
-        parts = [self._encode(block.users[group], taken(latest, group)) for group in groups]
+        parts = [
+            self._encode(
+                block.users[group],
+                taken(latest, group),
+                None if when is None else taken(when, group).values,
+            )
+            for group in groups
+        ]
         return torch.cat(parts)[torch.cat(groups).argsort()]
 
     def place_items(self) -> None:
@@ -233,7 +245,8 @@ class TwoTower(Learner):
             "device": self.device,
         }
         if self.towers.query.causal:
-            return SequenceBatches(data.training_log, **options)
+            timed = self.towers.query.timed
+            return SequenceBatches(data.training_log, **options, with_time=timed)
         if self.model_section.history_windows:
             return SequenceBatches(data.training_log, **options, stretch=STRETCH)
         return PairBatches(data.training_log, ordered=data.ordered, **options)
@@ -251,11 +264,13 @@ class TwoTower(Learner):
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
-        return self._encode_queries(batch.users, batch.history, batch.place)
+        return self._encode_queries(batch.users, batch.history, batch.place, batch.time)
 
-    def _encode_queries(self, users: Tensor, history: Ragged, place: Tensor | None) -> Tensor:
+    def _encode_queries(
+        self, users: Tensor, history: Ragged, place: Tensor | None, time: Tensor | None
+    ) -> Tensor:
         features = self._user_table.take(users)
-        return self.towers.encode_queries(features, history, place, self._item_table)
+        return self.towers.encode_queries(features, history, place, self._item_table, time)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
@@ -265,11 +280,12 @@ class TwoTower(Learner):
             return self._encoder(block)
         return self.encode_block(block)
 
-    def _encode(self, users: Tensor, history: Ragged) -> Tensor:
-        """Encode users [B] with the histories their tower reads."""
+    def _encode(self, users: Tensor, history: Ragged, time: Tensor | None = None) -> Tensor:
+        """Encode users [B] with the histories their tower reads, and the times of the events."""
         with torch.no_grad():
             users, history = users.to(self.device), history.to(self.device)
-            return self._encode_queries(users, history, None).cpu()
+            time = None if time is None else time.to(self.device)
+            return self._encode_queries(users, history, None, time).cpu()
 
     def _known(self, history: Ragged) -> Ragged:
         """Leave out items that nothing stands for: unknown ones, and those never trained on.

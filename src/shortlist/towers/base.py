@@ -52,6 +52,21 @@ class SequenceTower(Protocol):
 
 
 @runtime_checkable
+class TimedTower(Protocol):
+    """A sequence tower that can see how much time lies between two events."""
+
+    causal: ClassVar[Literal[True]]
+    timed: bool
+
+    def __call__(self, history: Ragged, table: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return [total, D], as SequenceTower.
+
+        time: of each value of `history`, [total], any unit; None where it is not known.
+        """
+        ...
+
+
+@runtime_checkable
 class InterestTower(Protocol):
     """Gives K vectors of a user, one an interest; the nearest of them counts for an item."""
 

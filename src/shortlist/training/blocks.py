@@ -81,6 +81,7 @@ def parts(batch: Batch, rows: int) -> Iterator[Batch]:
                 batch.history.values[start:end], offsets[lists.start : lists.stop + 1] - start
             ),
             place=None if batch.place is None else batch.place[asked] - start,
+            time=None if batch.time is None else batch.time[start:end],
         )
 
 

@@ -16,6 +16,7 @@ from shortlist.errors import TrainingError
 from shortlist.sampling.base import NegativeSampler, Remembering
 from shortlist.training.blocks import Encoders, in_blocks
 from shortlist.training.checkpoint import State, part_of
+from shortlist.training.compiling import compiled
 from shortlist.training.hard import HardTerm
 from shortlist.training.objective import Objective
 from shortlist.training.optimizer import Optimizer
@@ -60,6 +61,8 @@ class Trainer:
         hard: HardTerm | None = None,
     ) -> None:
         self._model = model
+        if training.compile:
+            encoders = compiled(encoders)
         self._encoders = encoders
         if training.encode_rows is not None:
             self._encoders = in_blocks(encoders, training.encode_rows, model)
