@@ -104,8 +104,8 @@ class SequenceBatches:
             done = cut.fresh[mixed].cumsum(0)
             batches = max(1, -(-int(done[-1]) // self.batch_size))
             sizes = torch.bincount((done - 1) * batches // done[-1])
-            groups = mixed.split(sizes.tolist())
-            return owner, cut, [group for group in groups if len(group)]
+            parts = torch.split(mixed, sizes.tolist())
+            return owner, cut, [part for part in parts if len(part)]
         noise = torch.rand(len(owner), generator=generator)
         length = cut.length[mixed]
         groups = like_lengths((length + JITTER * length * noise).ceil().long(), self.batch_size)

@@ -79,7 +79,7 @@ class TwoTower(Learner):
         wanted = as_queries(queries)
         k = check_k(k, len(self.item_rows))
         hits, fallback = [], []
-        for block in row_blocks(wanted, self.data):
+        for block in row_blocks(wanted, self.data, timed=self.towers.query.timed):
             cold = self._unknown(block)
             found = self.index.search(
                 self._encode_block(block), k, exclude=block.seen, allow=block.allow
@@ -108,7 +108,8 @@ class TwoTower(Learner):
         With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D].
         """
         blocks = []
-        for block in row_blocks(as_queries(queries), self.data):
+        timed = self.towers.query.timed
+        for block in row_blocks(as_queries(queries), self.data, timed=timed):
             if (cold := self._unknown(block)).any():
                 raise QueryError(
                     f"query {int(cold.nonzero()[0])} is an unknown user without known history: "

@@ -310,25 +310,17 @@ def _flattened(queries: Tensor, positives: Tensor, pool: Tensor) -> tuple[Tensor
 
     queries: [B, D] or [B, K, D]; positives: [B, D]; pool: [M, D].
     """
+    several = queries.dim() == 3
     square = queries.square().sum(-1, keepdim=True)
-    one = torch.ones_like(square)
-    sides = [2 * queries, -one]
-    if queries.dim() == 3:  # -|q|², which the interests of a row do not share
-        sides.append(-square)
-    return (
-        torch.cat(sides, dim=-1),
-        *(
-            torch.cat(
-                [
-                    items,
-                    items.square().sum(1, keepdim=True),
-                    *[torch.ones_like(items[:, :1])] * (len(sides) - 2),
-                ],
-                dim=1,
-            )
-            for items in (positives, pool)
-        ),
-    )
+    asked = [2 * queries, -torch.ones_like(square)]
+    if several:  # -|q|², which the interests of a row do not share
+        asked.append(-square)
+
+    def beside(items: Tensor) -> Tensor:
+        square = items.square().sum(1, keepdim=True)
+        return torch.cat([items, square, *([torch.ones_like(square)] if several else [])], dim=1)
+
+    return torch.cat(asked, dim=-1), beside(positives), beside(pool)
 
 
 def _asked_for(known: Ragged | None) -> Ragged:
