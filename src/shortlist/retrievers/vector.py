@@ -43,9 +43,10 @@ from shortlist.training.trainer import Trainer
 POSITIONS = 32_768
 """How many positions of histories, padding included, a sequence tower reads at a time."""
 
-STRETCH = 16
-"""Positives of one history side by side in a batch, with model.history_windows: few, as they are no
-negatives of each other, and many, as the history before them is read once for all of them."""
+STRETCH, STRETCH_SHARE = 16, 8
+"""Positives of one history side by side in a batch, with model.history_windows: so many, or this
+share of history_length. Few, as they are no negatives of each other; many, as what came before them
+is read once for all of them."""
 
 UNUSED = {
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -249,7 +250,8 @@ class TwoTower(Learner):
             timed = self.towers.query.timed
             return SequenceBatches(data.training_log, **options, with_time=timed)
         if self.model_section.history_windows:
-            return SequenceBatches(data.training_log, **options, stretch=STRETCH)
+            stretch = max(STRETCH, self.model_section.history_length // STRETCH_SHARE)
+            return SequenceBatches(data.training_log, **options, stretch=stretch)
         return PairBatches(data.training_log, ordered=data.ordered, **options)
 
     def _hard_world(self, data: TrainingData) -> HardWorld:
