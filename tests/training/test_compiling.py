@@ -1,5 +1,6 @@
 """Compiled towers: the same step up to rounding, and a clear word where nothing can compile."""
 
+import os
 import shutil
 
 import pytest
@@ -11,6 +12,9 @@ from shortlist.training.compiling import COMPILERS
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in COMPILERS), reason="there is no C++ compiler"
+)
+takes_long = pytest.mark.skipif(
+    not os.environ.get("SHORTLIST_COMPILE"), reason="compiles for a minute: make extras"
 )
 
 
@@ -32,6 +36,7 @@ def step(split, **options):
 
 
 @needs_compiler
+@takes_long
 @pytest.mark.filterwarnings("ignore")  # of torch, about torch
 def test_a_compiled_step_is_the_plain_one_up_to_rounding(split):
     loss, found = step(split, compile=True)
