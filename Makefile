@@ -13,7 +13,7 @@ help:
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
-	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime and tune, which need packages (a compiler)"
+	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
 	@echo "make fuzz    ask the service what a machine thinks of, 10,000 requests and more"
@@ -65,7 +65,7 @@ page: .venv/.setup
 	@touch $@
 
 extras: .venv/.extras
-	$(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/test_tuning.py $(ARGS)
+	SHORTLIST_COMPILE=1 $(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/test_tuning.py tests/training/test_compiling.py $(ARGS)
 
 milvus-server: .venv/.setup .venv-milvus/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,milvus]"

@@ -105,9 +105,10 @@ def ours(
     from shortlist.data.batches import PairBatches
     from shortlist.data.dataset import Dataset
     from shortlist.data.schema import Schema
+    from shortlist.training.blocks import Encoders
     from shortlist.training.objective import build_objective
     from shortlist.training.presets import sampler_of
-    from shortlist.training.trainer import Encoders, Trainer
+    from shortlist.training.trainer import Trainer
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -124,3 +124,44 @@ def test_the_number_of_batches_is_that_of_an_epoch_give_or_take_a_few(length):
     batches = SequenceBatches(log_of(*sizes), batch_size=256, history_length=length)
     for seed in range(1, 4):
         assert len(epoch(batches, seed)) == pytest.approx(len(batches), rel=0.03)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("length", [1, 3, 16, 200])
+def test_stretches_give_each_positive_once_with_its_own_latest_events(length, seed):
+    log = log_of(*SIZES)
+    batches = SequenceBatches(log, batch_size=20, history_length=length, stretch=6)
+    first = dict(zip(log.item.tolist(), (log.indptr[log.user] + 1).tolist(), strict=True))
+    found = []
+    for batch in epoch(batches, seed):
+        history = batch.history
+        assert torch.equal(history.values[batch.place], batch.positive - 1)
+        assert bool((batch.place.diff() > 0).all())
+        start = history.offsets[history.owners()[batch.place]]
+        met = torch.minimum(batch.place - start + 1, torch.tensor(length))
+        wanted = [min(length, item - first[item]) for item in batch.positive.tolist()]
+        assert met.tolist() == wanted
+        found += batch.positive.tolist()
+    firsts = np.cumsum([0, *SIZES[:-1]]) + 1
+    assert sorted(found) == np.setdiff1d(log.item, firsts).tolist()
+
+
+@pytest.mark.parametrize("size", [4, 64, 10_000])
+def test_batches_of_stretches_are_of_like_size_and_counted(size):
+    sizes = np.random.default_rng(1).lognormal(3, 1, 400).astype(int) + 2
+    batches = SequenceBatches(log_of(*sizes), batch_size=size, history_length=50, stretch=8)
+    found = [len(batch.positive) for batch in epoch(batches, 5)]
+    assert min(found) > 0
+    assert max(found) <= size + 16
+    assert len(found) == pytest.approx(len(batches), rel=0.05)
+
+
+@pytest.mark.parametrize("stretch", [None, 4])
+def test_times_stand_beside_their_events(stretch):
+    log = log_of(*SIZES)
+    timed = Interactions(user=log.user, item=log.item, users=log.users, time=log.item * 7)
+    options = {"batch_size": 32, "history_length": 5, "stretch": stretch, "with_time": True}
+    for batch in epoch(SequenceBatches(timed, **options)):
+        assert torch.equal(batch.time, batch.history.values * 7)
+    with pytest.raises(ModelError, match=r"data\.time"):
+        SequenceBatches(log, **options)

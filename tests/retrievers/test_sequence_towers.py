@@ -6,10 +6,11 @@ import torch
 
 from shortlist.bundle.bundle import load, save
 from shortlist.data.dataset import Dataset
+from shortlist.data.ragged import Ragged
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError
-from shortlist.retrievers.base import Queries
+from shortlist.retrievers.base import Queries, RowQueries
 from shortlist.retrievers.vector import TwoTower
 from shortlist.training.objective import Objective
 
@@ -122,3 +123,68 @@ def test_rows_of_one_history_are_told_apart_from_others(split, monkeypatch, hist
     assert all((groups is not None) == grouped for groups in seen)
     if grouped:
         assert any(len(groups.unique()) < len(groups) for groups in seen)
+
+
+@pytest.fixture(scope="module")
+def timed(split):
+    """A tower that reads times, with loud biases, so that what it reads is seen."""
+    retriever = TwoTower(**(SHAPE | {"history_time": True}), epochs=1, batch_size=256).fit(split)
+    torch.manual_seed(0)
+    for block in retriever.towers.query.history.blocks:
+        torch.nn.init.normal_(block.time, std=2.0)
+        torch.nn.init.normal_(block.found.weight, std=0.3)
+    return retriever
+
+
+def test_a_known_user_is_read_with_the_times_of_the_log(timed, split):
+    data = timed.data
+    user = data.users.ids[3]
+    log = data.log.before("test")
+    mine = log.user == data.users.rows([user])[0]
+    history = torch.from_numpy(log.item[mine][-12:].astype(np.int64))
+    lists = Ragged(history, torch.tensor([0, len(history)]))
+    time = torch.from_numpy(log.time[mine][-12:])
+    row = torch.from_numpy(data.users.rows([user]))
+    by_hand = timed._encode(row, lists, time)
+    found = timed.encode_users(Queries(users=[user], before="test"))
+    torch.testing.assert_close(found, by_hand, atol=1e-5, rtol=1e-5)
+    without = timed.encode_users(Queries(histories=[data.items.external(history.numpy())]))
+    torch.testing.assert_close(without, timed._encode(row * 0, lists), atol=1e-5, rtol=1e-5)
+    assert (found - without).abs().max() > 0.01
+
+
+def test_times_keep_to_their_events_in_every_batch_and_bundle(timed, tmp_path):
+    users = timed.data.users.ids.head(40)
+    together = timed.encode_users(Queries(users=users, before="test"))
+    alone = [timed.encode_users(Queries(users=[user], before="test")) for user in users[:8]]
+    torch.testing.assert_close(together[:8], torch.cat(alone), atol=1e-5, rtol=1e-5)
+    save(timed, tmp_path / "bundle")
+    again = load(tmp_path / "bundle").retriever
+    assert torch.equal(again.encode_users(users), timed.encode_users(users))
+
+
+def test_times_of_events_that_are_not_read_are_left_out_with_them(timed):
+    block = RowQueries(
+        torch.tensor([0]),
+        Ragged(torch.tensor([3, 0, 5]), torch.tensor([0, 3])),
+        True,
+        time=torch.tensor([10, 500, 90_000]),
+    )
+    lists = Ragged(torch.tensor([3, 5]), torch.tensor([0, 2]))
+    wanted = timed._encode(torch.tensor([0]), lists, torch.tensor([10, 90_000]))
+    torch.testing.assert_close(timed.encode_block(block), wanted)
+
+
+def test_the_biases_of_time_learn(split):
+    found = TwoTower(**(SHAPE | {"history_time": True}), epochs=1, encode_rows=64, batch_size=256)
+    found.fit(split)
+    for block in found.towers.query.history.blocks:
+        assert block.time.abs().max() > 1e-4
+
+
+def test_times_are_refused_where_nothing_reads_them(world):
+    with pytest.raises(ModelError, match="history_time is for history = 'attention'"):
+        TwoTower(history="gru", history_time=True)
+    unordered = Dataset.load(world.interactions, schema=Schema()).split("random")
+    with pytest.raises(ModelError, match=r"no time column \(data\.time\)"):
+        TwoTower(**(SHAPE | {"history_time": True})).fit(unordered)

@@ -8,7 +8,7 @@ import torch
 from shortlist.config import Model
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
-from shortlist.towers.attention import Attention
+from shortlist.towers.attention import BUCKETS, TIMELESS, Attention
 from shortlist.towers.noise import dropout
 from shortlist.towers.padding import Padded
 
@@ -91,3 +91,89 @@ def test_dropout_keeps_the_mean_and_drops_the_share(share):
     assert float(left.mean()) == pytest.approx(1.0, abs=0.006)
     assert left.unique().tolist() == pytest.approx([0.0, 1 / (1 - rounded)])
     assert dropout(values, share, training=False) is values
+
+
+TWO = ragged([1, 2, 3, 4, 5], [6, 7, 8])
+TIMES = torch.tensor([10, 11, 40, 1000, 90_000, 5, 5, 700])
+
+
+@pytest.fixture
+def timed():
+    torch.manual_seed(0)
+    built = Attention(Model(history="attention", dim=16, history_length=8, history_time=True))
+    for block in built.blocks:
+        torch.nn.init.normal_(block.found.weight, std=0.3)
+        torch.nn.init.normal_(block.time, std=2.0)
+    return built.eval()
+
+
+def test_before_training_times_say_nothing(tower, timed, table):
+    timed.load_state_dict(tower.state_dict(), strict=False)
+    for block in timed.blocks:
+        torch.nn.init.zeros_(block.time)
+    plain = tower(TWO, table)
+    torch.testing.assert_close(timed(TWO, table, TIMES), plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(timed(TWO, table), plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_what_counts_is_the_time_between_events_and_not_the_date(timed, table, dtype):
+    found = timed(TWO, table, TIMES.to(dtype))
+    later = timed(TWO, table, (TIMES + 1_700_000_000).to(dtype))
+    torch.testing.assert_close(found, later)
+    other = TIMES.clone()
+    other[2] += 500
+    moved = timed(TWO, table, other.to(dtype)) - found
+    assert moved[2].abs().max() > 0.01
+    assert not moved[:2].any()
+    assert not moved[5:].any()
+
+
+def test_gaps_are_in_powers_of_two_and_a_later_event_is_no_gap(timed):
+    gaps = timed._gaps(Padded.of(TWO), TIMES)
+    assert gaps[0, 4].tolist() == [16, 16, 16, 16, 0]  # 2^16 <= 90,000 - t + 1 < 2^17
+    assert gaps[0, 2].tolist() == [4, 4, 0, 0, 0]  # 30 and 29 units
+    assert gaps[1, 2, :3].tolist() == [9, 9, 0]
+    assert gaps[1, 1, 0] == 0  # of the same time
+    far = timed._gaps(Padded.of(ragged([1, 2])), torch.tensor([-(2.0**80), 2.0**80]))
+    assert far.max() == BUCKETS - 1
+
+
+@torch.no_grad()
+def test_the_bias_is_added_before_the_softmax_by_hand(timed):
+    block = timed.blocks[0]
+    hidden = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(3))
+    still = torch.stack([torch.ones(3, 4), torch.zeros(3, 4)])
+    gaps = torch.tensor([[[0, 0, 0], [3, 0, 0], [BUCKETS, 1, 0]]])
+    normed = hidden / hidden.square().mean(-1, keepdim=True).sqrt()
+    query, key, value = (normed @ block.look.weight.T).view(3, 3, 2, 8).unbind(1)
+    seen = torch.zeros(3, 2, 8)
+    for head in range(2):
+        for now in range(3):
+            scores = key[: now + 1, head] @ query[now, head] / math.sqrt(8)
+            scores = scores + block.time[gaps[0, now, : now + 1], head]
+            seen[now, head] = scores.softmax(0) @ value[: now + 1, head]
+    after = hidden + (seen.reshape(1, 3, 16) @ block.found.weight.T)
+    block.narrow.weight.data.zero_()
+    torch.testing.assert_close(block(hidden, still, gaps), after, atol=1e-5, rtol=1e-5)
+
+
+def test_a_timed_history_gives_the_same_alone_and_has_seen_no_later_event(timed, table):
+    together = timed(TWO, table, TIMES)
+    torch.testing.assert_close(
+        timed(ragged([6, 7, 8]), table, TIMES[5:]), together[5:], atol=1e-5, rtol=1e-5
+    )
+    for length in range(1, 5):
+        part = timed(ragged([1, 2, 3, 4, 5][:length]), table, TIMES[:length])
+        torch.testing.assert_close(part, together[:length], atol=1e-5, rtol=1e-5)
+
+
+def test_a_share_of_the_histories_trains_without_its_times(timed):
+    timed.train()
+    torch.manual_seed(0)
+    many = Padded.of(Ragged(torch.ones(4000, dtype=torch.int64), torch.arange(0, 4001, 2)))
+    gaps = timed._gaps(many, torch.arange(4000))
+    left_out = (gaps == BUCKETS).flatten(1)
+    assert torch.equal(left_out.any(1), left_out.all(1))
+    assert left_out.any(1).float().mean().item() == pytest.approx(TIMELESS, abs=0.02)
+    assert bool((timed._gaps(many, None) == BUCKETS).all())

@@ -31,6 +31,8 @@ KINDS = {
     "mined": (TwoTower, {"hard": "mined", "hard_ranks": (2, 9), "loss": "bce"}),
     "averaged": (TwoTower, {"ema": 0.9, "warmup": 3}),
     "row-wise": (TwoTower, {"optimizer": "row-wise", "clip": 1.0}),
+    "blocks": (TwoTower, {"history": "attention", "history_time": True, "encode_rows": 20}),
+    "stretches": (TwoTower, {"history_windows": True, "history_dropout": 0.1}),
     "i2i": (ItemToItem, {"session_gap": 10**9}),
     "u2u": (UserToUser, {"batch_size": 10}),
 }

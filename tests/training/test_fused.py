@@ -17,7 +17,7 @@ def drawn(*shape, seed):
     return torch.randn(*shape, generator=random, dtype=torch.float64, requires_grad=True)
 
 
-def case(pool, *, groups=False):
+def case(pool, *, groups=False, interests=None):
     """Vectors, and a pool: drawn at random, that of a batch, or the catalogue."""
     random = torch.Generator().manual_seed(7)
     positive_ids = torch.randint(1, 20, (ROWS,), generator=random)
@@ -29,7 +29,8 @@ def case(pool, *, groups=False):
         ids = torch.randint(1, 20, (POOL,), generator=random)
         source = torch.full((POOL,), -1)
     log_q = torch.rand(len(ids), generator=random, dtype=torch.float64)
-    vectors = [drawn(ROWS, WIDTH, seed=1), drawn(ROWS, WIDTH, seed=2)]
+    several = () if interests is None else (interests,)
+    vectors = [drawn(ROWS, *several, WIDTH, seed=1), drawn(ROWS, WIDTH, seed=2)]
     vectors.append(drawn(len(ids), WIDTH, seed=3))
     return vectors, {
         "positive_ids": positive_ids,
@@ -42,16 +43,19 @@ def case(pool, *, groups=False):
     }
 
 
+@pytest.mark.parametrize("interests", [None, 1, 3])
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("pool", ["drawn", "in_batch", "catalogue"])
 @pytest.mark.parametrize("options", [{}, {"correct_sampling": False}, {"mask_known": True}])
-def test_blocks_give_the_loss_and_gradients_of_the_whole(similarity, pool, options, monkeypatch):
+def test_blocks_give_the_loss_and_gradients_of_the_whole(
+    interests, similarity, pool, options, monkeypatch
+):
     monkeypatch.setattr(fused, "LEAST_ROWS", 7)
     monkeypatch.setattr(fused, "BLOCK_SCORES", 1)
     objective = Objective(
         SoftmaxLoss(), similarity, temperature=0.3, learn_temperature=True, **options
     ).double()
-    vectors, wanted = case(pool, groups=pool == "in_batch")
+    vectors, wanted = case(pool, groups=pool == "in_batch", interests=interests)
     weight = torch.rand(ROWS, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     learned = [*vectors, objective.log_scale]
     blocked = objective.mean(*vectors, weight=weight, **wanted)
@@ -96,8 +100,42 @@ def test_scores_far_apart_stay_finite():
     assert gradients[0].item() == pytest.approx(2.0)
 
 
-def test_half_the_bits_come_near():
-    vectors, wanted = case("catalogue")
+def test_the_scores_of_several_interests_are_never_all_held(monkeypatch):
+    """No tensor of the step is larger than a block: 4 interests x 7 rows x 41 items."""
+    monkeypatch.setattr(fused, "LEAST_ROWS", 7)
+    monkeypatch.setattr(fused, "BLOCK_SCORES", 1)
+    largest = 0
+    best = fused._best
+
+    def watched(block, items):
+        nonlocal largest
+        largest = max(largest, len(block) * block.shape[1] * len(items))
+        return best(block, items)
+
+    monkeypatch.setattr(fused, "_best", watched)
+    vectors, wanted = case("catalogue", interests=4)
+    Objective(SoftmaxLoss(), "dot").mean(*vectors, weight=torch.ones(ROWS), **wanted)
+    assert largest == 4 * 7 * POOL
+
+
+def test_copies_of_an_interest_share_nothing_twice():
+    """MIND fills up with copies: the first gets the gradient, and the loss is that of one."""
+    objective = Objective(SoftmaxLoss(), "cosine", temperature=0.3)
+    vectors, wanted = case("catalogue", interests=1)
+    weight = torch.ones(ROWS, dtype=torch.float64)
+    one = objective.mean(*vectors, weight=weight, **wanted)
+    copied = vectors[0].expand(-1, 3, -1)
+    three = objective.mean(copied, *vectors[1:], weight=weight, **wanted)
+    torch.testing.assert_close(one, three)
+    for mine, theirs in zip(
+        torch.autograd.grad(one, vectors), torch.autograd.grad(three, vectors), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("interests", [None, 3])
+def test_half_the_bits_come_near(interests):
+    vectors, wanted = case("catalogue", interests=interests)
     vectors = [v.detach().float().requires_grad_() for v in vectors]
     wanted = wanted | {"negatives": wanted["negatives"]._replace(log_q=torch.zeros(POOL))}
     wanted["positive_log_q"] = torch.zeros(ROWS)

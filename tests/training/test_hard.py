@@ -15,10 +15,11 @@ from shortlist.sampling.base import Negatives
 from shortlist.sampling.hard import HARD
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.sampling.hard.hardest import HardestNegatives
+from shortlist.training.blocks import Encoders
 from shortlist.training.hard import HardTerm, check_hard_options, hard_term_of
 from shortlist.training.objective import Objective
 from shortlist.training.presets import objective_of
-from shortlist.training.trainer import Encoders, Trainer
+from shortlist.training.trainer import Trainer
 
 NONE = Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
 

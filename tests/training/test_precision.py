@@ -8,7 +8,8 @@ from shortlist.retrievers.base import Queries
 from shortlist.retrievers.item_to_item import ItemToItem
 from shortlist.retrievers.vector import TwoTower
 from shortlist.towers.mlp import has_perceptron
-from shortlist.training.trainer import Encoders
+from shortlist.training.blocks import Encoders
+from shortlist.training.precision import in_bfloat16
 
 ROWS = torch.arange(1, 9)
 
@@ -22,7 +23,7 @@ def built(split, **options):
 
 def item_vectors(model):
     plain = Encoders(model._encode_batch, model._encode_items)
-    return plain.items(ROWS), plain.in_bfloat16("cpu").items(ROWS)
+    return plain.items(ROWS), in_bfloat16(plain, "cpu").items(ROWS)
 
 
 def test_layers_are_multiplied_in_half_the_bits_and_vectors_stay_whole(split):
@@ -43,7 +44,7 @@ def test_histories_are_read_in_whole_bits(split, history):
     model.towers.eval()
     batch = next(iter(model._batches(model.data).epoch(torch.Generator().manual_seed(0))))
     plain = Encoders(model._encode_batch, model._encode_items)
-    whole, half = plain.queries(batch), plain.in_bfloat16("cpu").queries(batch)
+    whole, half = plain.queries(batch), in_bfloat16(plain, "cpu").queries(batch)
     assert torch.equal(half, whole)
 
 

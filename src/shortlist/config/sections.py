@@ -88,6 +88,8 @@ INTERESTS = 4
 HISTORY_OPTIONS = {
     "history_layers": ("attention", "gru"),
     "history_heads": ("attention",),
+    "history_windows": ("mean", "recency"),
+    "history_time": ("attention",),
     "interests": ("comirec", "mind"),
 }
 """Keys of [model] that only some histories read."""
@@ -233,10 +235,20 @@ class Model(Section):
         description='What stands for an item of a history: "ids", its id embedding; "items", its '
         "vector of the item tower, features included.",
     )
+    history_windows: bool = Field(
+        default=False,
+        description="mean, recency: whether a batch is made of stretches of histories, each read "
+        "once for all its positives, or of positives from anywhere, each with its own history.",
+    )
     history_layers: Count = Field(
         default=2, description="attention, gru: blocks or layers on top of each other."
     )
     history_heads: Count = Field(default=2, description="attention: heads of each block.")
+    history_time: bool = Field(
+        default=False,
+        description="attention: whether it also sees how much time lies between two events, in "
+        "powers of two of the unit of data.time.",
+    )
     interests: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None,
         description=f"comirec, mind: how many vectors a user has. Unset: {INTERESTS}.",
@@ -502,6 +514,17 @@ class Training(Section):
     batch_size: Count = Field(
         default=1024, description="Positives in one step; with attention, about so many."
     )
+    compile: bool = Field(
+        default=False,
+        description="Whether torch.compile turns the towers to machine code at the first batch; it "
+        "needs a C++ compiler.",
+    )
+    encode_rows: Count | None = Field(
+        default=None,
+        description="Rows the towers encode at a time, for batches too large to hold at once: each "
+        "block is encoded again when its gradient is known. Unset: all of a batch.",
+        examples=[256],
+    )
     validate_every: Count = Field(
         default=1, description="Epochs between two looks at the validation rows."
     )
@@ -517,6 +540,15 @@ class Training(Section):
         description='Events the final model learns from: "none" keeps the measured model, '
         '"train+validation" and "all" train again.',
     )
+
+    @model_validator(mode="after")
+    def _blocks_act(self) -> Self:
+        if self.encode_rows is not None and self.encode_rows >= self.batch_size:
+            raise ValueError(
+                f"encode_rows = {self.encode_rows} must be below batch_size = {self.batch_size}: "
+                "with as many rows as a batch it does nothing."
+            )
+        return self
 
 
 class Segment(Section):

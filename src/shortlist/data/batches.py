@@ -20,8 +20,9 @@ class Batch:
     history: item rows before each positive, oldest first, the latest L kept (any L others where
     the log has no order). known: every positive of the user in the training log, this one
     included; None unless asked for.
+    time: of each event of `history`, [total] in the unit of the log; None unless asked for.
     place: None where list i of `history` is that of row i. Else histories are shared by rows, and
-    row i is asked after the event history.values[place[i]]: [B] int64.
+    row i is asked after the event history.values[place[i]]: [B] int64, ascending.
     """
 
     users: Tensor
@@ -30,6 +31,7 @@ class Batch:
     history: Ragged
     known: Ragged | None = None
     place: Tensor | None = None
+    time: Tensor | None = None
 
 
 class Batches(Protocol):

@@ -28,13 +28,18 @@ class _Windows(NamedTuple):
 class SequenceBatches:
     """Windows of at most L events; the event after each position is its positive.
 
+    With `stretch`: windows of at most so many positives, and of L - 1 older events before them, so
+    that each position has its own latest L events, as serving does. For towers that are asked
+    within a history at no cost of its length. What follows is then different where it says so.
+
     A history longer than L is cut anew each epoch, at a random phase: each event after the first
     of a user is a positive once an epoch, with another amount of context each time. The latest
     window is filled up with older context, so that it reads L events, as serving does. A user's
     first event is no positive: nothing comes before it.
 
     Windows of like length go together, so that little is spent on padding; `batch_size` bounds the
-    positions of a batch, padding included. The log stays as it is.
+    positions of a batch, padding included. With `stretch` any windows go together, about
+    `batch_size` positives in each batch. The log stays as it is.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class SequenceBatches:
         *,
         batch_size: int,
         history_length: int,
+        stretch: int | None = None,
+        with_time: bool = False,
         with_known: bool = False,
         weighted: bool = False,
         device: torch.device | str = "cpu",
@@ -54,11 +61,17 @@ class SequenceBatches:
             if log.weight is None:
                 raise ModelError("weighted training needs data.weight: the column of the weights")
             self._weight = torch.from_numpy(log.weight)
+        self._time = None
+        if with_time:
+            if log.time is None:
+                raise ModelError("times between events need data.time: the column of the times")
+            self._time = torch.from_numpy(log.time)
         self._with_known = with_known
         self._device = device
         self._batches: int | None = None
         self.batch_size = batch_size
         self.history_length = history_length
+        self._stretch = stretch
         events = self._start.diff()
         self._users = (events > 1).nonzero().squeeze(1)
         self._followed = events[self._users] - 1
@@ -87,6 +100,12 @@ class SequenceBatches:
         """Cut each history: the user row of each window [W], the windows, and those of a batch."""
         owner, cut = self._cut(generator)
         mixed = torch.randperm(len(owner), generator=generator)
+        if self._stretch is not None:
+            done = cut.fresh[mixed].cumsum(0)
+            batches = max(1, -(-int(done[-1]) // self.batch_size))
+            sizes = torch.bincount((done - 1) * batches // done[-1])
+            parts = torch.split(mixed, sizes.tolist())
+            return owner, cut, [part for part in parts if len(part)]
         noise = torch.rand(len(owner), generator=generator)
         length = cut.length[mixed]
         groups = like_lengths((length + JITTER * length * noise).ceil().long(), self.batch_size)
@@ -94,7 +113,7 @@ class SequenceBatches:
 
     def _cut(self, generator: torch.Generator) -> tuple[Tensor, _Windows]:
         """Cut each history; return the user row of each window [W], and the windows."""
-        size, followed = self.history_length, self._followed
+        size, followed = self._stretch or self.history_length, self._followed
         phase = (torch.rand(len(followed), generator=generator) * size).long() + 1
         first = torch.where(followed > size, phase, followed)  # positives of the oldest piece
         pieces = 1 + (followed - first + size - 1) // size
@@ -102,7 +121,8 @@ class SequenceBatches:
         place = torch.arange(len(user)) - (pieces.cumsum(0) - pieces)[user]
         end = torch.minimum(first[user] + place * size, followed[user])
         start = torch.where(place == 0, 0, first[user] + (place - 1) * size)
-        begin = (end - size).clamp(min=0)
+        context = size if self._stretch is None else end - start + self.history_length - 1
+        begin = (end - context).clamp(min=0)
         log_start = self._start[self._users[user]]
         cut = _Windows(log_start + begin, end - begin, end - start)
         return self._users[user], cut
@@ -120,6 +140,9 @@ class SequenceBatches:
         if self._with_known:
             begin = self._start[rows]
             known = windows(self._item, begin, self._start[rows + 1] - begin)
+        time = None
+        if self._time is not None:
+            time = windows(self._time, cut.begin, cut.length).values.to(self._device)
         weight = torch.ones(len(event)) if self._weight is None else self._weight[event]
         return Batch(
             users=rows.to(self._device),
@@ -130,4 +153,5 @@ class SequenceBatches:
             if known is None
             else Ragged(known.values.long(), known.offsets).to(self._device),
             place=place.to(self._device),
+            time=time,
         )

@@ -60,7 +60,8 @@ class RowQueries:
     """B queries in rows. users: [B] int64, 0 unknown; history: item rows, oldest first, all of it;
     exclude: whether the history must not be recommended; weight: [total] float32, of each event of
     the history, None where the log has no weights or the history came with the query. allow: bool
-    [items + 1], the rows any query may get, None for all.
+    [items + 1], the rows any query may get, None for all. time: like weight, in the log's unit;
+    None unless asked for.
     """
 
     users: Tensor
@@ -68,6 +69,7 @@ class RowQueries:
     exclude: bool
     weight: Tensor | None = None
     allow: Tensor | None = None
+    time: Tensor | None = None
 
     @property
     def seen(self) -> tuple[Tensor, Tensor] | None:
@@ -159,8 +161,10 @@ def check_k(k: int, candidates: int) -> int:
     return min(k, candidates)
 
 
-def row_blocks(queries: Queries, data: TrainingData) -> Iterator[RowQueries]:
-    """Translate queries to rows, BLOCK at a time."""
+def row_blocks(
+    queries: Queries, data: TrainingData, *, timed: bool = False
+) -> Iterator[RowQueries]:
+    """Translate queries to rows, BLOCK at a time; timed: with the times of their events."""
     allow = allowed(queries, data)
     if queries.histories is not None:
         for at in range(0, len(queries), BLOCK):
@@ -171,13 +175,14 @@ def row_blocks(queries: Queries, data: TrainingData) -> Iterator[RowQueries]:
     known = data.log.before(queries.before)
     rows = torch.from_numpy(data.users.rows(queries.users))
     for users in torch.split(rows, BLOCK):
-        weight = None
-        if known.weight is not None:
-            start = torch.from_numpy(known.indptr)
-            begin, length = start[users], start[users + 1] - start[users]
-            weight = windows(torch.from_numpy(known.weight), begin, length).values
+        start = torch.from_numpy(known.indptr)
+        begin, length = start[users], start[users + 1] - start[users]
+        weight, time = (
+            None if column is None else windows(torch.from_numpy(column), begin, length).values
+            for column in (known.weight, known.time if timed else None)
+        )
         met = histories(known, users, None)
-        yield RowQueries(users, met, queries.exclude_seen, weight, allow)
+        yield RowQueries(users, met, queries.exclude_seen, weight, allow, time)
 
 
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:

@@ -36,9 +36,10 @@ from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.similarity import normalize
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
+from shortlist.training.blocks import Encoders
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
-from shortlist.training.trainer import Encoders, Trainer
+from shortlist.training.trainer import Trainer
 
 NO_USER = "both sides are items, and no user tower is built"
 UNUSED = {
@@ -48,6 +49,8 @@ UNUSED = {
     "history": "a query is the mean of the latest items' own vectors",
     "history_length": "a query is made of the latest_items",
     "history_dropout": "a query in training is one item",
+    "history_time": "a query in training is one item",
+    "history_windows": "a query in training is one item",
     "history_reads": "a query is the mean of the latest items' own vectors",
     "shared_items": "one tower encodes both items, so they share everything",
     "neighbours": "it is for positives = 'u2u'",

@@ -36,9 +36,10 @@ from shortlist.retrievers.learning import (
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
+from shortlist.training.blocks import Encoders
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
-from shortlist.training.trainer import Encoders, Trainer
+from shortlist.training.trainer import Trainer
 
 SAME_USER = "both halves belong to one user, so it would answer the question by itself"
 NO_ITEM = "both sides are users, and no item tower is built"
@@ -50,6 +51,8 @@ UNUSED = {
     "item_layers": NO_ITEM,
     "shared_items": NO_ITEM,
     "history_reads": NO_ITEM,
+    "history_time": "the halves of a history keep no times",
+    "history_windows": "a pair is two halves of a history",
     "id_dropout": NO_ITEM,
     "session_gap": "it cuts sessions for positives = 'i2i'",
     "pair_window": "it is for the pairs of positives = 'i2i'",

@@ -35,13 +35,19 @@ from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import TwoTowers
+from shortlist.training.blocks import Encoders
 from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
-from shortlist.training.trainer import Encoders, Trainer
+from shortlist.training.trainer import Trainer
 
 POSITIONS = 32_768
 """How many positions of histories, padding included, a sequence tower reads at a time."""
+
+STRETCH, STRETCH_SHARE = 16, 8
+"""Positives of one history side by side in a batch, with model.history_windows: so many, or this
+share of history_length. Few, as they are no negatives of each other; many, as what came before them
+is read once for all of them."""
 
 UNUSED = {
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -75,7 +81,7 @@ class TwoTower(Learner):
         wanted = as_queries(queries)
         k = check_k(k, len(self.item_rows))
         hits, fallback = [], []
-        for block in row_blocks(wanted, self.data):
+        for block in row_blocks(wanted, self.data, timed=self.towers.query.timed):
             cold = self._unknown(block)
             found = self.index.search(
                 self._encode_block(block), k, exclude=block.seen, allow=block.allow
@@ -104,7 +110,8 @@ class TwoTower(Learner):
         With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D].
         """
         blocks = []
-        for block in row_blocks(as_queries(queries), self.data):
+        timed = self.towers.query.timed
+        for block in row_blocks(as_queries(queries), self.data, timed=timed):
             if (cold := self._unknown(block)).any():
                 raise QueryError(
                     f"query {int(cold.nonzero()[0])} is an unknown user without known history: "
@@ -127,11 +134,23 @@ class TwoTower(Learner):
             self.towers.eval()
         history = self._known(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
-        latest = windows(history.values, history.offsets[1:] - length, length)
+        first = history.offsets[1:] - length
+        latest = windows(history.values, first, length)
         if not self.towers.query.causal or not len(block.users):
             return self._encode(block.users, latest)
+        when = None
+        if self.towers.query.timed and block.time is not None:
+            known = block.time[self._readable[block.history.values]]
+            when = Ragged(windows(known, first, length).values, latest.offsets)
         groups = like_lengths(latest.lengths, POSITIONS)
-        parts = [self._encode(block.users[group], taken(latest, group)) for group in groups]
+        parts = [
+            self._encode(
+                block.users[group],
+                taken(latest, group),
+                None if when is None else taken(when, group).values,
+            )
+            for group in groups
+        ]
         return torch.cat(parts)[torch.cat(groups).argsort()]
 
     def place_items(self) -> None:
@@ -161,12 +180,17 @@ class TwoTower(Learner):
         self._item_table = data.item_features.to(self.device)
         history = self.model_section.history
         section = self.model_section
-        if history == "recency" and not data.ordered:
+        if history == "recency" and not data.ordered and not section.history_windows:
             section = section.model_copy(update={"history": "mean"})
         elif history in TOWERS and TOWERS[history].causal and not data.ordered:
             raise ModelError(
                 f"model.history = '{history}' reads events in their order, and the log has no "
                 "time column (data.time): give one, or use history = 'mean'"
+            )
+        elif section.history_windows and not data.ordered:
+            raise ModelError(
+                "model.history_windows reads events in their order, and the log has no time column "
+                "(data.time): give one, or leave it out"
             )
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
         self._mark_readable()
@@ -224,7 +248,11 @@ class TwoTower(Learner):
             "device": self.device,
         }
         if self.towers.query.causal:
-            return SequenceBatches(data.training_log, **options)
+            timed = self.towers.query.timed
+            return SequenceBatches(data.training_log, **options, with_time=timed)
+        if self.model_section.history_windows:
+            stretch = max(STRETCH, self.model_section.history_length // STRETCH_SHARE)
+            return SequenceBatches(data.training_log, **options, stretch=stretch)
         return PairBatches(data.training_log, ordered=data.ordered, **options)
 
     def _hard_world(self, data: TrainingData) -> HardWorld:
@@ -240,11 +268,13 @@ class TwoTower(Learner):
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
-        return self._encode_queries(batch.users, batch.history, batch.place)
+        return self._encode_queries(batch.users, batch.history, batch.place, batch.time)
 
-    def _encode_queries(self, users: Tensor, history: Ragged, place: Tensor | None) -> Tensor:
+    def _encode_queries(
+        self, users: Tensor, history: Ragged, place: Tensor | None, time: Tensor | None
+    ) -> Tensor:
         features = self._user_table.take(users)
-        return self.towers.encode_queries(features, history, place, self._item_table)
+        return self.towers.encode_queries(features, history, place, self._item_table, time)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
@@ -254,11 +284,12 @@ class TwoTower(Learner):
             return self._encoder(block)
         return self.encode_block(block)
 
-    def _encode(self, users: Tensor, history: Ragged) -> Tensor:
-        """Encode users [B] with the histories their tower reads."""
+    def _encode(self, users: Tensor, history: Ragged, time: Tensor | None = None) -> Tensor:
+        """Encode users [B] with the histories their tower reads, and the times of the events."""
         with torch.no_grad():
             users, history = users.to(self.device), history.to(self.device)
-            return self._encode_queries(users, history, None).cpu()
+            time = None if time is None else time.to(self.device)
+            return self._encode_queries(users, history, None, time).cpu()
 
     def _known(self, history: Ragged) -> Ragged:
         """Leave out items that nothing stands for: unknown ones, and those never trained on.

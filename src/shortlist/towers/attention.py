@@ -5,7 +5,13 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import (
+    embedding,
+    normalize,
+    rms_norm,
+    scaled_dot_product_attention,
+    silu,
+)
 
 from shortlist.config import Model
 from shortlist.data.ragged import Ragged
@@ -20,12 +26,25 @@ WIDENING = 2
 """How many times wider than the vectors the hidden layer of a block is."""
 
 
+BUCKETS = 64
+"""Of the time between two events: bucket b holds less than 2^(b + 1) units, and 2^b - 1 or more."""
+
+TIMELESS = 0.1
+"""Share of the histories of a batch that train as if their times were not known."""
+
+
 class Attention(nn.Module):
     """SASRec (Kang & McAuley 2018) with the block of today's language models.
 
     Root-mean-square norms before each half of a block, rotary positions, a gated hidden layer
     (SwiGLU, Shazeer 2020), and no bias anywhere. What is read are the directions of the item
     embeddings, so that their lengths, which a cosine does not train, say nothing.
+
+    With `history_time` each head of each block adds to the weight of an earlier event a number that
+    is learned for the time between it and the event that looks (TiSASRec, Li et al. 2020; as a
+    bias, Zhai et al. 2024): one for each power of two. A query looks from its last event, so no
+    clock is read. A history without times (a stranger's) has a number of its own for any two
+    events, which a share of the training histories learns.
     """
 
     causal: ClassVar[Literal[True]] = True
@@ -41,8 +60,9 @@ class Attention(nn.Module):
         self.length = shape.history_length
         self.event_dropout = shape.history_dropout
         self.dropout = shape.dropout
+        self.timed = shape.history_time
         self.blocks = nn.ModuleList(
-            _Block(shape.dim, heads, shape.dropout, shape.history_layers)
+            _Block(shape.dim, heads, shape.dropout, shape.history_layers, timed=self.timed)
             for _ in range(shape.history_layers)
         )
         self.norm = nn.Parameter(torch.ones(shape.dim))
@@ -52,25 +72,42 @@ class Attention(nn.Module):
         self.register_buffer("turn", torch.stack([angle.cos(), angle.sin()]), persistent=False)
         self.turn: Tensor
 
-    def forward(self, history: Ragged, table: Tensor) -> Tensor:
+    def forward(self, history: Ragged, table: Tensor, time: Tensor | None = None) -> Tensor:
         """Return the vector after each event, [total, D]; it has seen no later event.
 
         table: item embeddings [N + 1, D], row 0 unknown and zero. Lists are at most `length` long.
+        time: of each event, [total], with history_time; None where it is not known.
         """
         padded = Padded.of(history)
         read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
         if self.training and self.event_dropout > 0:
             read = read * (torch.rand(len(read), 1, device=read.device) >= self.event_dropout)
         hidden = padded.spread(dropout(read, self.dropout, self.training))
+        gaps = self._gaps(padded, time) if self.timed else None
         for block in self.blocks:
-            hidden = block(hidden, self.turn[:, : hidden.shape[1]])
+            hidden = block(hidden, self.turn[:, : hidden.shape[1]], gaps)
         return rms_norm(padded.gather(hidden), (self.width,), self.norm)
+
+    def _gaps(self, padded: Padded, time: Tensor | None) -> Tensor:
+        """The bucket of the time between each two events, [B, L, L]; BUCKETS: not known."""
+        rows, length = padded.rows, padded.length
+        if time is None:
+            return torch.full((rows, length, length), BUCKETS, device=padded.slots.device)
+        when = time.new_zeros(rows * length).index_copy(0, padded.slots, time).view(rows, length)
+        gap = (when.unsqueeze(2) - when.unsqueeze(1)).clamp(min=0).double()
+        buckets = (gap + 1).log2().floor().long().clamp(max=BUCKETS - 1)
+        if self.training:
+            left_out = torch.rand(rows, 1, 1, device=time.device) < TIMELESS
+            buckets = buckets.masked_fill(left_out, BUCKETS)
+        return buckets
 
 
 class _Block(nn.Module):
     """Attention, then a gated perceptron; each adds to what it was given."""
 
-    def __init__(self, dim: int, heads: int, share: float, depth: int) -> None:
+    def __init__(
+        self, dim: int, heads: int, share: float, depth: int, *, timed: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = share
@@ -85,17 +122,26 @@ class _Block(nn.Module):
             nn.init.normal_(layer.weight, std=0.7 / math.sqrt(dim))
         for layer in (self.found, self.narrow):  # quiet, so that a block begins as nearly nothing
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * depth))
+        self.time = nn.Parameter(torch.zeros(BUCKETS + 1, heads)) if timed else None
 
-    def forward(self, hidden: Tensor, turn: Tensor) -> Tensor:
-        """Return [B, L, D] for [B, L, D]; turn: [2, L, dim / heads / 2]."""
+    def forward(self, hidden: Tensor, turn: Tensor, gaps: Tensor | None = None) -> Tensor:
+        """Return [B, L, D] for [B, L, D]; turn: [2, L, dim / heads / 2]; gaps: [B, L, L]."""
         rows, length, dim = hidden.shape
         looked = self.look(rms_norm(hidden, (dim,), self.attention_norm))
         apart = looked.view(rows, length, 3, self.heads, dim // self.heads)
         query, key, value = apart.permute(2, 0, 3, 1, 4)
         # Padding stands after the events, so that causality alone keeps it out of every sum.
-        seen = scaled_dot_product_attention(
-            _turned(query, turn), _turned(key, turn), value, is_causal=True
-        )
+        if self.time is None or gaps is None:
+            seen = scaled_dot_product_attention(
+                _turned(query, turn), _turned(key, turn), value, is_causal=True
+            )
+        else:
+            later = torch.ones(length, length, dtype=torch.bool, device=gaps.device).triu(1)
+            bias = embedding(gaps, self.time).permute(0, 3, 1, 2)  # [B, heads, L, L]
+            bias = bias.masked_fill(later, -math.inf)
+            seen = scaled_dot_product_attention(
+                _turned(query, turn), _turned(key, turn), value, attn_mask=bias
+            )
         seen = self.found(seen.transpose(1, 2).reshape(rows, length, dim))
         hidden = hidden + dropout(seen, self.dropout, self.training)
         gate, content = self.widen(rms_norm(hidden, (dim,), self.hidden_norm)).chunk(2, dim=-1)

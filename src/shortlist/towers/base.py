@@ -27,10 +27,11 @@ class HistoryPooling(Protocol):
 
     def __init__(self, shape: Model) -> None: ...
 
-    def __call__(self, history: Ragged, table: Tensor) -> Tensor:
+    def __call__(self, history: Ragged, table: Tensor, place: Tensor | None = None) -> Tensor:
         """Return [B, K, D]; an empty history gives zeros.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        table: item embeddings [N + 1, D], row 0 unknown and zero. place: after which events it is
+        asked, [B], positions in history.values; without it after the last of each list.
         """
         ...
 
@@ -46,6 +47,21 @@ class SequenceTower(Protocol):
         """Return [total, D], a vector for each value of `history`, which has seen no later one.
 
         table: item embeddings [N + 1, D], row 0 unknown and zero.
+        """
+        ...
+
+
+@runtime_checkable
+class TimedTower(Protocol):
+    """A sequence tower that can see how much time lies between two events."""
+
+    causal: ClassVar[Literal[True]]
+    timed: bool
+
+    def __call__(self, history: Ragged, table: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return [total, D], as SequenceTower.
+
+        time: of each value of `history`, [total], any unit; None where it is not known.
         """
         ...
 

@@ -10,7 +10,7 @@ from shortlist.data.features import ID, Encoder, Features, FeatureTable
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, suggest
 from shortlist.towers import TOWERS
-from shortlist.towers.base import InterestTower
+from shortlist.towers.base import InterestTower, TimedTower
 from shortlist.towers.features import Fields, embedding, rows_read
 from shortlist.towers.mlp import mlp
 from shortlist.towers.noise import dropout
@@ -60,26 +60,36 @@ class QueryTower(nn.Module):
         """Whether it can be asked at every event of a history, for the price of the last."""
         return self.history is not None and bool(self.history.causal)
 
+    @property
+    def timed(self) -> bool:
+        """Whether it reads how much time lies between the events of a history."""
+        return isinstance(self.history, TimedTower) and self.history.timed
+
     def forward(
         self,
         features: Features,
         history: Ragged,
         items: nn.Embedding | Tensor | None = None,
         place: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> Tensor:
         """Return user vectors [B, D], or [B, K, D] of a tower of interests.
 
         history: item rows, oldest first; items: the table to read it with, N + 1 rows, where the
-        towers share one. place: for a sequence tower, which events of the histories the vectors
-        are asked after, [B], positions in history.values; without it after the last of each list,
-        and a list without events adds nothing.
+        towers share one. place: for a sequence tower or a pooled history, which events of the
+        histories the vectors are asked after, [B], positions in history.values; without it after
+        the last of each list, and a list without events adds nothing. time: [total], of the events,
+        for a tower that reads it (timed).
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
         if self.history is not None:
             read, table = rows_read(history, self.table if items is None else items)
+            further: dict[str, Tensor | None] = {"time": time} if self.timed else {}
+            if place is not None and not self.causal:
+                further["place"] = place
             with torch.autocast(history.values.device.type, enabled=False):
-                found = self.history(read, table)
+                found = self.history(read, table, **further)
                 if self.causal:
                     asked = _last(found, history) if place is None else found.index_select(0, place)
                     direct.append(asked)
@@ -167,10 +177,11 @@ class TwoTowers(nn.Module):
         history: Ragged,
         place: Tensor | None = None,
         catalogue: FeatureTable | None = None,
+        time: Tensor | None = None,
     ) -> Tensor:
         """Return user vectors, [B, D] or [B, K, D] of a tower of interests.
 
-        history: item rows, oldest first; place: as QueryTower; catalogue: the features of all
+        history: item rows, oldest first; place, time: as QueryTower; catalogue: the features of all
         items, where histories are read with the item tower's vectors.
         """
         shared: nn.Embedding | Tensor | None = self.item.id if self.shape.shares_items else None
@@ -178,7 +189,7 @@ class TwoTowers(nn.Module):
             if catalogue is None:
                 raise ModelError("history_reads = 'items' needs the features of the items")
             history, shared = self._read(history, catalogue)
-        vectors: Tensor = self.query(features, history, shared, place)
+        vectors: Tensor = self.query(features, history, shared, place, time)
         return vectors
 
     def _read(self, history: Ragged, catalogue: FeatureTable) -> tuple[Ragged, Tensor]:

@@ -1,6 +1,7 @@
 """Softmax over a shared pool in blocks of rows: the gradient is made in the same pass.
 
-A batch of B rows against a pool of M items has B x M scores. They are needed a block at a time:
+A batch of B rows against a pool of M items has B x M scores, K times as many where a row has K
+interests of which the best counts. They are needed a block at a time:
 what is kept is a gradient of the size of the vectors. Like the losses of today's language models
 (Wijmans et al. 2024, cut cross-entropy), but without a second pass: the row weights are known, so
 the gradient can be made at once.
@@ -40,12 +41,28 @@ def softmax_mean(
 ) -> Tensor:
     """Return the weighted mean of log(1 + sum_j exp(q_i t_j + offset_j) / exp(positive_i)).
 
-    queries: [B, D], scaled by 1/temperature; pool: [M, D]; positive: [B] logits; offset: [M], no
-    gradient; dropped: slots left out of the sum; weight: [B]. bfloat16: multiply in half the
-    bits; sums, exponentials and what is returned stay float32.
+    queries: [B, D], scaled by 1/temperature, or [B, K, D], of which the best counts for each t_j;
+    pool: [M, D]; positive: [B] logits; offset: [M], no gradient; dropped: slots left out of the
+    sum; weight: [B]. bfloat16: multiply in half the bits; sums, exponentials and what is returned
+    stay float32.
     """
+    if queries.dim() == 2:
+        queries = queries.unsqueeze(1)
     mean: Tensor = _SoftmaxMean.apply(queries, pool, positive, offset, dropped, weight, bfloat16)  # type: ignore[no-untyped-call]
     return mean
+
+
+def _best(block: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return each row's best score of each item [r, M], and which interest has it (the first).
+
+    block: [r, K, D]; items: [M, D]. With one interest: None.
+    """
+    rows, interests, width = block.shape
+    scores = block.reshape(rows * interests, width) @ items.T
+    if interests == 1:
+        return scores, None
+    best = scores.view(rows, interests, len(items)).max(dim=1)
+    return best.values, best.indices
 
 
 class _SoftmaxMean(torch.autograd.Function):
@@ -60,7 +77,8 @@ class _SoftmaxMean(torch.autograd.Function):
         weight: Tensor,
         bfloat16: bool,
     ) -> Tensor:
-        size = max(LEAST_ROWS, BLOCK_SCORES // max(len(pool), 1))
+        interests = queries.shape[1]
+        size = max(LEAST_ROWS, BLOCK_SCORES // max(len(pool) * interests, 1))
         kind = torch.bfloat16 if bfloat16 else queries.dtype
         items = pool.to(kind)
         share = weight / weight.sum()
@@ -73,7 +91,8 @@ class _SoftmaxMean(torch.autograd.Function):
         for number, begin in enumerate(range(0, len(queries), size)):
             rows = slice(begin, begin + size)
             block = queries[rows]
-            scores = ((block * LOG2_E).to(kind) @ items.T).to(queries.dtype)
+            scores, nearest = _best((block * LOG2_E).to(kind), items)
+            scores = scores.to(queries.dtype)
             if shift is not None:
                 scores += shift
             out = slice(bounds[number], bounds[number + 1])
@@ -88,12 +107,15 @@ class _SoftmaxMean(torch.autograd.Function):
             slope = share[rows] * gap.sigmoid()
             to_positive[rows] = -slope
             pull = (slope / total.clamp(min=torch.finfo(total.dtype).tiny)).unsqueeze(1)
-            parts = scores.to(kind)
-            to_queries[rows] = (parts @ items).to(queries.dtype) * pull
-            if kind == pool.dtype:
-                to_pool.addmm_(parts.T, block * pull)
-            else:
-                to_pool += parts.T @ (block * pull).to(kind)
+            for interest in range(interests):
+                parts = scores if nearest is None else scores.masked_fill(nearest != interest, 0.0)
+                parts = parts.to(kind)
+                to_queries[rows, interest] = (parts @ items).to(queries.dtype) * pull
+                pulled = block[:, interest] * pull
+                if kind == pool.dtype:
+                    to_pool.addmm_(parts.T, pulled)
+                else:
+                    to_pool += parts.T @ pulled.to(kind)
         ctx.save_for_backward(to_queries, to_pool, to_positive)
         return (losses * share).sum()
 

@@ -107,14 +107,14 @@ class Objective(nn.Module):
             "known": known,
             "groups": groups,
         }
-        if self.in_blocks(queries, pool):
+        if self.in_blocks(pool):
             return self._softmax_mean(queries, positives, pool, weight, bfloat16, **wanted)
         costs: Tensor = self(queries, positives, pool, **wanted)
         return (costs * weight).sum() / weight.sum()
 
-    def in_blocks(self, queries: Tensor, pool: Tensor) -> bool:
+    def in_blocks(self, pool: Tensor) -> bool:
         """Tell whether `mean` computes these in blocks: a softmax over one pool for all rows."""
-        return type(self.loss) is SoftmaxLoss and queries.dim() == 2 and pool.dim() == 2
+        return type(self.loss) is SoftmaxLoss and pool.dim() == 2
 
     def forward(
         self,
@@ -174,14 +174,12 @@ class Objective(nn.Module):
         if self.similarity == "cosine":
             queries, positives, pool = normalize(queries), normalize(positives), normalize(pool)
         if self.similarity == "euclidean":
-            # -|q - t|^2 less -|q|^2, which all scores of a row share and a softmax does not see.
-            queries = torch.cat([2 * queries, -torch.ones_like(queries[:, :1])], dim=1)
-            positives, pool = (
-                torch.cat([items, items.square().sum(1, keepdim=True)], dim=1)
-                for items in (positives, pool)
-            )
+            queries, positives, pool = _flattened(queries, positives, pool)
         scaled = queries / self._current_temperature()
-        positive = (scaled * positives).sum(1)
+        if queries.dim() == 2:
+            positive = (scaled * positives).sum(1)
+        else:
+            positive = (scaled * positives.unsqueeze(1)).sum(2).amax(dim=1)
         offset = torch.zeros_like(negatives.log_q)
         if self.correct_sampling:
             if positive_log_q is None:
@@ -302,6 +300,24 @@ def build_objective(
         mask_hits=mask_hits,
         mask_known=mask_known,
     )
+
+
+def _flattened(queries: Tensor, positives: Tensor, pool: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return vectors whose dot products are -|q - t|², up to what all scores of a row share.
+
+    queries: [B, D] or [B, K, D]; positives: [B, D]; pool: [M, D].
+    """
+    several = queries.dim() == 3
+    square = queries.square().sum(-1, keepdim=True)
+    asked = [2 * queries, -torch.ones_like(square)]
+    if several:  # -|q|², which the interests of a row do not share
+        asked.append(-square)
+
+    def beside(items: Tensor) -> Tensor:
+        square = items.square().sum(1, keepdim=True)
+        return torch.cat([items, square, *([torch.ones_like(square)] if several else [])], dim=1)
+
+    return torch.cat(asked, dim=-1), beside(positives), beside(pool)
 
 
 def _asked_for(known: Ragged | None) -> Ragged:

@@ -2,10 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,39 +14,13 @@ from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
 from shortlist.errors import ModelError, TrainingError
 from shortlist.sampling.base import NegativeSampler, Remembering
+from shortlist.training.blocks import Encoders, in_blocks
 from shortlist.training.checkpoint import State, part_of
+from shortlist.training.compiling import compiled
 from shortlist.training.hard import HardTerm
 from shortlist.training.objective import Objective
 from shortlist.training.optimizer import Optimizer
-
-
-class Encoders(NamedTuple):
-    """How a batch becomes vectors: its queries [B, D], and any item rows [N] -> [N, D].
-
-    perceptrons: whether they multiply by the weights of layers, which bfloat16 makes cheaper.
-    """
-
-    queries: Callable[[Batch], Tensor]
-    items: Callable[[Tensor], Tensor]
-    perceptrons: bool = True
-
-    def in_bfloat16(self, device: str) -> "Encoders":
-        """The same with the layers multiplied in half the bits; vectors stay float32."""
-
-        def half(encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-            def encoded(what: Any) -> Tensor:
-                with torch.autocast(device, torch.bfloat16):
-                    return encode(what).float()
-
-            return encoded
-
-        return self._replace(queries=half(self.queries), items=half(self.items))
-
-
-NO_BFLOAT16 = (
-    "precision = 'bfloat16' is for layers over features, and for loss = 'softmax' over one pool of "
-    "negatives for all rows; here it would do nothing: leave it out"
-)
+from shortlist.training.precision import NO_BFLOAT16, in_bfloat16
 
 
 def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
@@ -89,8 +63,13 @@ class Trainer:
     ) -> None:
         self._model = model
         self._half = training.precision == "bfloat16"
-        device = next(model.parameters()).device.type
-        self._encoders = encoders.in_bfloat16(device) if self._half else encoders
+        if self._half:
+            encoders = in_bfloat16(encoders, next(model.parameters()).device.type)
+        if training.compile:
+            encoders = compiled(encoders)
+        if training.encode_rows is not None:
+            encoders = in_blocks(encoders, training.encode_rows, model)
+        self._encoders = encoders
         self._objective = objective
         self._sampler = sampler
         self._batches = batches
@@ -238,9 +217,7 @@ class Trainer:
             drawn = self._hard.draw(batch, queries, pool, self._generator)
         rows = [batch.positive, pool.ids, *([] if drawn is None else [drawn.ids])]
         positives, pooled, *rest = self._encoded(rows)
-        if self._half and not (
-            self._encoders.perceptrons or self._objective.in_blocks(queries, pooled)
-        ):
+        if self._half and not (self._encoders.perceptrons or self._objective.in_blocks(pooled)):
             raise ModelError(NO_BFLOAT16)
         positive_log_q = self._sampler.log_q(batch.positive, batch)
         loss = self._objective.mean(
