@@ -170,12 +170,13 @@ class UserToUser(Learner):
                 vectors.append(self.towers({}, history).cpu())
         self.set_users(rows, torch.cat(vectors))
 
-    def set_users(self, rows: Tensor, vectors: Tensor) -> None:
-        """Search these user vectors [U, D] from now on; rows [U] int64."""
+    def set_users(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these user vectors [U, D] from now on; rows [U] int64; index: one of them."""
         self.user_rows, self.user_vectors = rows, vectors
-        keys = torch.from_numpy(self.data.users.tie_keys)[rows]
-        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
-        self.index.build(rows, vectors, keys)
+        if index is None:
+            keys = torch.from_numpy(self.data.users.tie_keys)[rows]
+            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
+        self.index: VectorIndex = index
 
     def set_data(self, data: TrainingData) -> None:
         """Build an untrained tower for this data."""
@@ -198,8 +199,8 @@ class UserToUser(Learner):
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.user_rows, self.user_vectors
 
-    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
-        self.set_users(rows, vectors)
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        self.set_users(rows, vectors, index)
 
     @property
     def _neighbours(self) -> int:

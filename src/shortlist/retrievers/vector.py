@@ -181,8 +181,8 @@ class TwoTower(Learner):
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.item_rows, self.item_vectors
 
-    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
-        self.set_items(rows, vectors)
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        self.set_items(rows, vectors, index)
 
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
