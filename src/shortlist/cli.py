@@ -311,8 +311,14 @@ def recommend(
     users_file: Annotated[
         Path | None, typer.Option(help="A table whose user column (or first column) holds ids.")
     ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Every user of the bundle; needs --out.")
+    ] = False,
     target: Annotated[
-        Path | None, typer.Option("--out", help="With --users-file: the Parquet file to write.")
+        Path | None,
+        typer.Option(
+            "--out", help="With --users-file or --all-users: the Parquet file to write, in pieces."
+        ),
     ] = None,
     k: Annotated[int, typer.Option(help="How many candidates.")] = 10,
     include_seen: Annotated[
@@ -321,21 +327,22 @@ def recommend(
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Ask a bundle for candidates: for known users, for histories, or for a file of users."""
-    if sum(given is not None for given in (user, history, users_file)) != 1:
-        raise QueryError("give one of --user, --history and --users-file")
-    if (users_file is None) != (target is None):
-        raise QueryError("--users-file and --out go together")
+    """Ask a bundle for candidates: for known users, for histories, a file of users, or for all."""
+    if sum((user is not None, history is not None, users_file is not None, all_users)) != 1:
+        raise QueryError("give one of --user, --history, --users-file and --all-users")
+    if (users_file is not None or all_users) != (target is not None):
+        raise QueryError("--users-file or --all-users and --out go together")
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
-    if users_file is not None and target is not None:
-        section = (loaded.recipe or {}).get("data", {})
-        count, strangers = files.recommend_file(
-            *(loaded.retriever, users_file, target, k),
-            exclude_seen=not include_seen,
-            column=section.get("user"),
+    if target is not None:
+        users = data.users.ids
+        if users_file is not None:
+            section = (loaded.recipe or {}).get("data", {})
+            users = files.read_users(loaded.retriever, users_file, section.get("user"))
+        strangers = files.recommend_file(
+            *(loaded.retriever, users, target, k), exclude_seen=not include_seen
         )
-        notes.print(f"Wrote candidates of {count:,} users to {target}.", highlight=False)
+        notes.print(f"Wrote candidates of {len(users):,} users to {target}.", highlight=False)
         if strangers:
             notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
         return
