@@ -12,6 +12,7 @@ from shortlist.bundle.bundle import load
 from shortlist.cli import main
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import QueryError
+from shortlist.retrievers.base import Queries
 
 RECIPE = """
 [data]
@@ -147,6 +148,14 @@ def test_a_file_of_users_becomes_a_file_of_candidates(capsys, bundle, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_a_quota_of_the_command_line_is_the_library_s(capsys, bundle):
+    asked = ("recommend", bundle, "--user", 10_001, "--k", 5, "--quota", "studio=1", "--json")
+    found = json.loads(output(capsys, *asked))
+    queries = Queries([10_001], quota={"studio": 1})
+    expected = load(bundle).retriever.recommend(queries, 5).ids[0]
+    assert [entry["item"] for entry in found["users"][0]["items"]] == expected
+
+
 def test_all_users_become_a_file_in_groups_of_rows_and_are_answered_as_one_by_one(
     capsys, bundle, tmp_path, monkeypatch
 ):
@@ -165,7 +174,7 @@ def test_all_users_become_a_file_in_groups_of_rows_and_are_answered_as_one_by_on
     assert found.filter(pl.col("user") == 10_003)["item"].to_list() == expected
 
 
-def test_a_file_of_candidates_that_fails_half_way_leaves_nothing(capsys, bundle, tmp_path):
+def test_a_file_of_candidates_that_fails_half_way_leaves_nothing(bundle, tmp_path, monkeypatch):
     target = tmp_path / "out.parquet"
     target.write_bytes(b"the old one")
     retriever = load(bundle).retriever
@@ -177,8 +186,8 @@ def test_a_file_of_candidates_that_fails_half_way_leaves_nothing(capsys, bundle,
         return real(queries, k)
 
     retriever.recommend = fails_at_the_end
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(QueryError, match="no more"):
-        patch.setattr(files, "ROWS_AT_A_TIME", 100)
+    monkeypatch.setattr(files, "ROWS_AT_A_TIME", 100)
+    with pytest.raises(QueryError, match="no more"):
         files.recommend_file(retriever, users, target, 5, exclude_seen=True)
     assert target.read_bytes() == b"the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["out.parquet"]
@@ -339,6 +348,9 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
         (("--user", "10001", "--history", "1"), "one of --user"),
         (("--users-file", "x.csv"), "go together"),
         (("--all-users",), "go together"),
+        (("--user", "10001", "--quota", "price"), "--quota is COLUMN=N"),
+        (("--user", "10001", "--quota", "price=0"), "whole number >= 1"),
+        (("--user", "10001", "--quota", "tags=1"), "several values"),
         (("--all-users", "--users-file", "x.csv", "--out", "y.parquet"), "give one of"),
         (("--user", "10001", "--out", "y.parquet"), "go together"),
         (("--users-file", "x.csv", "--out", "y.parquet"), "x.csv"),

@@ -324,6 +324,10 @@ def recommend(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Allow items the user has met.")
     ] = False,
+    quota: Annotated[
+        str | None,
+        typer.Option(help="COLUMN=N: at most N items of each value of a column of the items."),
+    ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
@@ -332,6 +336,7 @@ def recommend(
         raise QueryError("give one of --user, --history, --users-file and --all-users")
     if (users_file is not None or all_users) != (target is not None):
         raise QueryError("--users-file or --all-users and --out go together")
+    asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
     if target is not None:
@@ -339,24 +344,32 @@ def recommend(
         if users_file is not None:
             section = (loaded.recipe or {}).get("data", {})
             users = files.read_users(loaded.retriever, users_file, section.get("user"))
-        strangers = files.recommend_file(
-            *(loaded.retriever, users, target, k), exclude_seen=not include_seen
-        )
+        strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
         notes.print(f"Wrote candidates of {len(users):,} users to {target}.", highlight=False)
         if strangers:
             notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
         return
     if user is not None:
-        queries = Queries(data.users.parse(user), exclude_seen=not include_seen)
+        queries = Queries(data.users.parse(user), **asked)
     else:
         lists = [data.items.parse(text.split(",")).to_list() for text in history or []]
-        queries = Queries(histories=lists, exclude_seen=not include_seen)
+        queries = Queries(histories=lists, **asked)
     for line in show.strangers(loaded.retriever, queries):
         notes.print(line, highlight=False, markup=False)
     if json_:
         _print_json(show.answers(loaded.retriever, queries, k))
     else:
         out.print(show.recommendations(loaded.retriever, queries, k))
+
+
+def _quota(given: str | None) -> dict[str, int] | None:
+    """Read COLUMN=N."""
+    if given is None:
+        return None
+    column, _, most = given.rpartition("=")
+    if not (column and most.isdecimal() and most.isascii()):
+        raise QueryError(f"--quota is COLUMN=N, such as genre=3, got {given!r}")
+    return {column: int(most)}
 
 
 @app.command()

@@ -46,10 +46,11 @@ def recommend_file(
     users: pl.Series,
     target: Path,
     k: int,
-    *,
-    exclude_seen: bool,
+    **asked: Any,
 ) -> int:
     """Write the candidates of these users to a file: user, rank, item, score, fallback.
+
+    asked: what else `Queries` may hold, of all of them.
 
     Users are answered in blocks and written as they are: memory does not grow with their number,
     nor with k. The file appears whole or not at all. Return how many of the users were unknown and
@@ -60,7 +61,7 @@ def recommend_file(
     with _parquet(target) as write:
         for at in range(0, len(users), step):
             block = users[at : at + step]
-            answer = retriever.recommend(Queries(block, exclude_seen=exclude_seen), k)
+            answer = retriever.recommend(Queries(block, **asked), k)
             strangers += int(answer.fallback.sum())
             found = answer.to_frame()
             write(

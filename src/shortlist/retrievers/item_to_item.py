@@ -33,6 +33,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.similarity import normalize
 from shortlist.towers.two_tower import ItemTower
 from shortlist.training.presets import objective_of, sampler_of
@@ -92,6 +93,7 @@ class ItemToItem(Learner):
         popular_for_strangers(found, place < 0, self._popular, own)
         return candidates([found], [place < 0], k, self.data.items)
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k items nearest to the latest items of each query, what it has met left out.
 

@@ -34,6 +34,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress
@@ -118,6 +119,7 @@ class UserToUser(Learner):
             fallback.append(strangers)
         return candidates(hits, fallback, k, self.data.users)
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k items that the nearest users met most, what the query has met left out.
 

@@ -31,6 +31,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
 from shortlist.towers.two_tower import TwoTowers
@@ -65,6 +66,7 @@ class TwoTower(Learner):
     towers: TwoTowers
     _encoder: Callable[[RowQueries], Tensor] | None
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k nearest items of each query, what it has met left out.
 
