@@ -34,7 +34,7 @@ def check_items(items: Items) -> None:
             )
     if (ids < 0).any():
         raise DataError(f"ids must be >= 0, got {int(ids.min())}")
-    for some, block in zip(ids.split(BLOCK), vectors.split(BLOCK), strict=True):
+    for some, block in zip(torch.split(ids, BLOCK), torch.split(vectors, BLOCK), strict=True):
         finite = block.isfinite().all(1)
         if not finite.all():
             raise ModelError(f"the vector of item {int(some[~finite][0])} is not finite")
@@ -93,7 +93,7 @@ def check_allow(allow: Tensor, highest_id: int) -> None:
 def longest(vectors: Tensor) -> float:
     """The length of the longest of the vectors [..., D], 0 without any."""
     most = 0.0
-    for block in vectors.split(BLOCK):
+    for block in torch.split(vectors, BLOCK):
         lengths = torch.linalg.vector_norm(block, dim=-1, dtype=torch.float64)
         most = max(most, float(lengths.max()) if lengths.numel() else 0.0)
     return most

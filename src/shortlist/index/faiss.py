@@ -13,6 +13,7 @@ from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
 
 faiss: Any = untyped  # Its type stubs know only half of it.
+swig_pointer = faiss.swig_ptr
 
 # Codes of one vector in the library's index. The candidates are scored again in float32 anyhow.
 QUANTIZERS = {"flat": "Flat", "fp16": "SQfp16", "sq8": "SQ8"}
@@ -75,15 +76,15 @@ class FaissIndex(ApproximateIndex):
 
     def _ask(self, points: Floats, fetch: int, parameters: Any) -> Rows:
         """Search the library's index without its Python wrapper, which costs some microseconds."""
-        width = points.shape[1]
-        if self._library.d > width:
-            wider = np.zeros((len(points), self._library.d), dtype=np.float32)
+        count, width = points.shape
+        if self.similarity == "dot" or self._library.d > width:
+            wider = np.zeros((count, self._library.d), dtype=np.float32)
             wider[:, :width] = points
             points = wider
-        far = np.empty((len(points), fetch), dtype=np.float32)
-        slots = np.empty((len(points), fetch), dtype=np.int64)
-        pointers = (faiss.swig_ptr(far), faiss.swig_ptr(slots), parameters)
-        self._library.search_c(len(points), faiss.swig_ptr(points), fetch, *pointers)
+        far = np.empty((count, fetch), dtype=np.float32)
+        slots = np.empty((count, fetch), dtype=np.int64)
+        at = swig_pointer
+        self._library.search_c(count, at(points), fetch, at(far), at(slots), parameters)
         return slots
 
     def _dump(self) -> NDArray[np.uint8]:
