@@ -4,10 +4,15 @@ import json
 import sys
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
+from shortlist import files
+from shortlist.bundle.bundle import load
 from shortlist.cli import main
 from shortlist.data.synthetic import planted_world
+from shortlist.errors import QueryError
+from shortlist.retrievers.base import Queries
 
 RECIPE = """
 [data]
@@ -141,6 +146,51 @@ def test_a_file_of_users_becomes_a_file_of_candidates(capsys, bundle, tmp_path):
     expected = [entry["item"] for entry in one["users"][0]["items"]]
     assert found.filter(pl.col("user") == 10_001)["item"].to_list() == expected
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_quota_of_the_command_line_is_the_library_s(capsys, bundle):
+    asked = ("recommend", bundle, "--user", 10_001, "--k", 5, "--quota", "studio=1", "--json")
+    found = json.loads(output(capsys, *asked))
+    queries = Queries([10_001], quota={"studio": 1})
+    expected = load(bundle).retriever.recommend(queries, 5).ids[0]
+    assert [entry["item"] for entry in found["users"][0]["items"]] == expected
+
+
+def test_all_users_become_a_file_in_groups_of_rows_and_are_answered_as_one_by_one(
+    capsys, bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files, "ROWS_AT_A_TIME", 100)
+    target = tmp_path / "out.parquet"
+    assert call("recommend", bundle, "--all-users", "--out", target, "--k", 7) == 0
+    data = load(bundle).retriever.data
+    found = pl.read_parquet(target)
+    assert found["user"].unique(maintain_order=True).to_list() == data.users.ids.to_list()
+    groups = pq.ParquetFile(target).metadata
+    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+    assert max(sizes) <= 100
+    assert sum(sizes) == len(found)
+    one = json.loads(output(capsys, "recommend", bundle, "--user", 10_003, "--k", 7, "--json"))
+    expected = [entry["item"] for entry in one["users"][0]["items"]]
+    assert found.filter(pl.col("user") == 10_003)["item"].to_list() == expected
+
+
+def test_a_file_of_candidates_that_fails_half_way_leaves_nothing(bundle, tmp_path, monkeypatch):
+    target = tmp_path / "out.parquet"
+    target.write_bytes(b"the old one")
+    retriever = load(bundle).retriever
+    users, real = retriever.data.users.ids, retriever.recommend
+
+    def fails_at_the_end(queries, k):
+        if queries.users[-1] == users[-1]:
+            raise QueryError("no more")
+        return real(queries, k)
+
+    retriever.recommend = fails_at_the_end
+    monkeypatch.setattr(files, "ROWS_AT_A_TIME", 100)
+    with pytest.raises(QueryError, match="no more"):
+        files.recommend_file(retriever, users, target, 5, exclude_seen=True)
+    assert target.read_bytes() == b"the old one"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -297,6 +347,12 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
         ((), "one of --user"),
         (("--user", "10001", "--history", "1"), "one of --user"),
         (("--users-file", "x.csv"), "go together"),
+        (("--all-users",), "go together"),
+        (("--user", "10001", "--quota", "price"), "--quota is COLUMN=N"),
+        (("--user", "10001", "--quota", "price=0"), "whole number >= 1"),
+        (("--user", "10001", "--quota", "tags=1"), "several values"),
+        (("--all-users", "--users-file", "x.csv", "--out", "y.parquet"), "give one of"),
+        (("--user", "10001", "--out", "y.parquet"), "go together"),
         (("--users-file", "x.csv", "--out", "y.parquet"), "x.csv"),
     ],
 )

@@ -311,45 +311,65 @@ def recommend(
     users_file: Annotated[
         Path | None, typer.Option(help="A table whose user column (or first column) holds ids.")
     ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Every user of the bundle; needs --out.")
+    ] = False,
     target: Annotated[
-        Path | None, typer.Option("--out", help="With --users-file: the Parquet file to write.")
+        Path | None,
+        typer.Option(
+            "--out", help="With --users-file or --all-users: the Parquet file to write, in pieces."
+        ),
     ] = None,
     k: Annotated[int, typer.Option(help="How many candidates.")] = 10,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Allow items the user has met.")
     ] = False,
+    quota: Annotated[
+        str | None,
+        typer.Option(help="COLUMN=N: at most N items of each value of a column of the items."),
+    ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Ask a bundle for candidates: for known users, for histories, or for a file of users."""
-    if sum(given is not None for given in (user, history, users_file)) != 1:
-        raise QueryError("give one of --user, --history and --users-file")
-    if (users_file is None) != (target is None):
-        raise QueryError("--users-file and --out go together")
+    """Ask a bundle for candidates: for known users, for histories, a file of users, or for all."""
+    if sum((user is not None, history is not None, users_file is not None, all_users)) != 1:
+        raise QueryError("give one of --user, --history, --users-file and --all-users")
+    if (users_file is not None or all_users) != (target is not None):
+        raise QueryError("--users-file or --all-users and --out go together")
+    asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
-    if users_file is not None and target is not None:
-        section = (loaded.recipe or {}).get("data", {})
-        count, strangers = files.recommend_file(
-            *(loaded.retriever, users_file, target, k),
-            exclude_seen=not include_seen,
-            column=section.get("user"),
-        )
-        notes.print(f"Wrote candidates of {count:,} users to {target}.", highlight=False)
+    if target is not None:
+        users = data.users.ids
+        if users_file is not None:
+            section = (loaded.recipe or {}).get("data", {})
+            users = files.read_users(loaded.retriever, users_file, section.get("user"))
+        strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
+        notes.print(f"Wrote candidates of {len(users):,} users to {target}.", highlight=False)
         if strangers:
             notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
         return
     if user is not None:
-        queries = Queries(data.users.parse(user), exclude_seen=not include_seen)
+        queries = Queries(data.users.parse(user), **asked)
     else:
         lists = [data.items.parse(text.split(",")).to_list() for text in history or []]
-        queries = Queries(histories=lists, exclude_seen=not include_seen)
+        queries = Queries(histories=lists, **asked)
     for line in show.strangers(loaded.retriever, queries):
         notes.print(line, highlight=False, markup=False)
     if json_:
         _print_json(show.answers(loaded.retriever, queries, k))
     else:
         out.print(show.recommendations(loaded.retriever, queries, k))
+
+
+def _quota(given: str | None) -> dict[str, int] | None:
+    """Read COLUMN=N."""
+    if given is None:
+        return None
+    column, _, most = given.rpartition("=")
+    if not (column and most.isdecimal() and most.isascii()):
+        raise QueryError(f"--quota is COLUMN=N, such as genre=3, got {given!r}")
+    return {column: int(most)}
 
 
 @app.command()

@@ -18,6 +18,8 @@ from shortlist.retrievers import Learned
 from shortlist.retrievers.base import Queries, Retriever
 
 USERS_AT_A_TIME = 16_384
+ROWS_AT_A_TIME = 1_000_000
+"""Candidates of so many are in memory together, some 100 bytes each, and one group of the file."""
 
 
 def write_new(path: Path, content: bytes) -> None:
@@ -41,25 +43,25 @@ def check_free(bundle: Path, overwrite: bool) -> None:
 
 def recommend_file(
     retriever: Retriever,
-    users_file: Path,
+    users: pl.Series,
     target: Path,
     k: int,
-    *,
-    exclude_seen: bool,
-    column: str | None = None,
-) -> tuple[int, int]:
-    """Write the candidates of every user in a file: user, rank, item, score, fallback.
+    **asked: Any,
+) -> int:
+    """Write the candidates of these users to a file: user, rank, item, score, fallback.
 
-    Users are answered in blocks and written as they are: memory does not grow with their number.
-    column: the user column, if the recipe names one. Return how many users were answered, and how
-    many of them were unknown and got popular items.
+    asked: what else `Queries` may hold, of all of them.
+
+    Users are answered in blocks and written as they are: memory does not grow with their number,
+    nor with k. The file appears whole or not at all. Return how many of the users were unknown and
+    got popular items.
     """
-    users = _users(retriever, users_file, column)
     strangers = 0
+    step = min(max(ROWS_AT_A_TIME // max(k, 1), 1), USERS_AT_A_TIME)
     with _parquet(target) as write:
-        for at in range(0, len(users), USERS_AT_A_TIME):
-            block = users[at : at + USERS_AT_A_TIME]
-            answer = retriever.recommend(Queries(block, exclude_seen=exclude_seen), k)
+        for at in range(0, len(users), step):
+            block = users[at : at + step]
+            answer = retriever.recommend(Queries(block, **asked), k)
             strangers += int(answer.fallback.sum())
             found = answer.to_frame()
             write(
@@ -67,7 +69,7 @@ def recommend_file(
                     block.gather(found["query"]).alias("user"), "rank", "item", "score", "fallback"
                 )
             )
-    return len(users), strangers
+    return strangers
 
 
 def write_item_vectors(retriever: Learned, path: Path) -> int:
@@ -97,7 +99,7 @@ def _vector_frame(ids: pl.Series, vectors: torch.Tensor) -> pl.DataFrame:
     return pl.DataFrame({"id": ids, "vector": column})
 
 
-def _users(retriever: Retriever, path: Path, column: str | None) -> pl.Series:
+def read_users(retriever: Retriever, path: Path, column: str | None = None) -> pl.Series:
     """Read user ids: the recipe's user column, else user_id or user, else the only column."""
     frame = read_frame(path, "users file")
     names = [name for name in (column, "user_id", "user") if name in frame.columns]
@@ -115,6 +117,8 @@ def _users(retriever: Retriever, path: Path, column: str | None) -> pl.Series:
     if given.null_count():
         row = int(given.is_null().arg_true()[0]) + 1
         raise QueryError(f"{path}, column '{names[0]}', row {row}: the user id is empty")
+    if given.dtype.is_signed_integer() and retriever.data.users.ids.dtype == pl.Int64:
+        return given.cast(pl.Int64)
     return retriever.data.users.parse([str(value) for value in given])
 
 

@@ -11,7 +11,10 @@ from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import publish, verify
 from shortlist.errors import BundleError
 from shortlist.evaluation.evaluate import evaluate
+from shortlist.retrievers.learning import _Unfilled
 from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.vector import TwoTower
+from shortlist.towers.features import embedding
 
 
 @pytest.fixture
@@ -27,6 +30,35 @@ def test_a_loaded_bundle_answers_and_measures_exactly_as_before(fitted, saved):
     assert (one.rows == two.rows).all()
     assert (one.scores == two.scores).all()
     assert evaluate(loaded.retriever, k=(10,)).to_dict() == loaded.metrics
+
+
+def test_a_loaded_retriever_holds_the_tensors_it_was_given_and_no_copies(fitted):
+    settings, states = fitted.state()
+    again = TwoTower.from_state(fitted.data, settings, states)
+    weight = again.towers.item.id.weight
+    assert weight.data_ptr() == states["towers"]["item.id.weight"].data_ptr()
+    assert again.item_vectors.data_ptr() == states["item_vectors"]["vectors"].data_ptr()
+    assert again.index.items.vectors.data_ptr() == states["index"]["vectors"].data_ptr()
+
+
+def test_towers_about_to_be_loaded_are_not_drawn():
+    with torch.random.fork_rng(), _Unfilled():
+        before = torch.get_rng_state()
+        embedding(1000, 8)
+        torch.nn.Linear(8, 8)
+        assert torch.equal(torch.get_rng_state(), before)
+    embedding(2, 8)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_bundle_of_before_its_index_was_kept_is_given_one(fitted):
+    settings, states = fitted.state()
+    older = {name: state for name, state in states.items() if name != "index"}
+    again = TwoTower.from_state(
+        fitted.data, {k: v for k, v in settings.items() if k != "index"}, older
+    )
+    users = fitted.data.users.ids
+    assert (again.recommend(users, 9).rows == fitted.recommend(users, 9).rows).all()
 
 
 def test_equal_trainings_give_equal_bundles(fitted, tmp_path):

@@ -11,10 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from shortlist.bundle import store
 from shortlist.bundle.exchange import exchange
-from shortlist.bundle.formats import dump_frame, dump_json, dump_tensors
+from shortlist.bundle.formats import dump_frame, dump_json, dump_tensors, map_tensors
 from shortlist.bundle.store import FORMAT, MANIFEST, SEAL, publish, verify
 from shortlist.errors import BundleError
 
@@ -80,6 +81,61 @@ def test_what_was_published_is_what_is_read(tmp_path):
     assert manifest.tensors("vectors.safetensors")["ids"].item() == 2**53 + 1
     assert manifest.frame("log.parquet")["user"].to_list() == ["ä", ""]
     assert manifest.json("settings.json") == {"k": [1, 0.5, None, True, "片"]}
+
+
+def test_a_tensor_file_is_one_that_the_library_reads_and_large_tensors_begin_at_64_bytes(tmp_path):
+    tensors = {
+        "odd": torch.arange(3, dtype=torch.uint8),
+        "ids": torch.arange(5),
+        "vectors": torch.randn(64, 3),
+        "halves": torch.ones(3, dtype=torch.bfloat16),
+        "flag": torch.tensor([True]),
+        "none": torch.empty(0, 7),
+        "number": torch.tensor(2.5, dtype=torch.float64),
+    }
+    path = tmp_path / "some.safetensors"
+    path.write_bytes(dump_tensors(tensors))
+    for read in (load_file(path), map_tensors(path)):
+        assert set(read) == set(tensors)
+        for name, tensor in tensors.items():
+            assert read[name].dtype == tensor.dtype
+            assert torch.equal(read[name], tensor)
+    assert map_tensors(path)["vectors"].data_ptr() % 64 == 0
+
+
+def test_what_is_written_to_a_mapped_tensor_stays_in_memory(tmp_path):
+    files = {"some.safetensors": dump_tensors({"ones": torch.ones(1000)})}
+    publish(tmp_path / "bundle", files, {})
+    tensor = verify(tmp_path / "bundle").tensors("some.safetensors")["ones"]
+    tensor[:] = 7
+    assert (verify(tmp_path / "bundle").tensors("some.safetensors")["ones"] == 1).all()
+
+
+def test_mapped_tensors_outlive_the_bundle_they_came_from(tmp_path):
+    def files(value):
+        return {"some.safetensors": dump_tensors({"x": torch.full((100_000,), value)})}
+
+    publish(tmp_path / "bundle", files(1.0), {})
+    tensor = verify(tmp_path / "bundle").tensors("some.safetensors")["x"]
+    publish(tmp_path / "bundle", files(2.0), {}, overwrite=True)
+    assert (tensor == 1).all()
+
+
+def test_a_file_replaced_between_the_check_and_the_map_is_refused(tmp_path, monkeypatch):
+    files = {"some.safetensors": dump_tensors({"x": torch.ones(10)})}
+    publish(tmp_path / "bundle", files, {})
+    path = tmp_path / "bundle" / "some.safetensors"
+    manifest = verify(tmp_path / "bundle")
+
+    def replaced(mapped):
+        other = tmp_path / "other"
+        other.write_bytes(dump_tensors({"x": torch.zeros(10)}))
+        other.rename(mapped)
+        return map_tensors(mapped)
+
+    monkeypatch.setattr(store, "map_tensors", replaced)
+    with pytest.raises(BundleError, match="replaced while it was read"):
+        manifest.tensors(path.name)
 
 
 def test_equal_content_has_an_equal_id_and_any_other_content_another(tmp_path):

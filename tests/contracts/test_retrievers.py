@@ -149,6 +149,29 @@ def test_a_condition_holds_for_every_item_of_the_answer(channel):
     assert (nothing.rows == -1).all()
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_quota_takes_the_best_of_the_whole_ranking_that_keep_to_it(channel, most):
+    data = channel.data
+    held = dict(data.item_frame.select("id", "studio").iter_rows())
+    users = data.users.ids.head(15)
+    found = channel.recommend(Queries(users, quota={"studio": most}), 30)
+    everything = channel.recommend(Queries(users), len(data.items))
+    assert (found.fallback == everything.fallback).all()
+    for mine, ranking in zip(found.ids, everything.ids, strict=True):
+        taken, count = [], {}
+        for item in ranking:
+            studio = held.get(item)
+            if len(taken) < 30 and (studio is None or count.get(studio, 0) < most):
+                count[studio] = count.get(studio, 0) + 1
+                taken.append(item)
+        if isinstance(channel, Blend):  # its order depends on the length of the list
+            studios = [held[item] for item in mine if held.get(item) is not None]
+            assert max(studios.count(studio) for studio in studios) <= most
+            assert len(mine) == len(set(mine)) == len(taken)
+        else:
+            assert mine == taken
+
+
 def test_denied_items_are_gone(channel):
     users = channel.data.users.ids[:5]
     first = channel.recommend(users, 3)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from shortlist.bundle.formats import dump_tensors, map_tensors
 from shortlist.errors import DataError, ModelError, QueryError
 from shortlist.index import ExactIndex, exact
 from shortlist.index.base import hashed
@@ -226,6 +227,50 @@ def test_normalised_state_is_needed_for_cosine():
     state = ExactIndex("dot").build(torch.tensor([4]), torch.full((1, 2), 3.0)).state()
     with pytest.raises(ModelError, match="item 4 has no cosine"):
         ExactIndex.from_state("cosine", state)
+
+
+@pytest.mark.parametrize("items", [1, 63, 64, 200])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_an_index_in_a_mapped_file_answers_from_the_file_and_bit_for_bit(
+    tmp_path, items, similarity
+):
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(items, 8, generator=generator)
+    queries = torch.randn(9, 8, generator=generator)
+    index = ExactIndex(similarity).build(torch.randperm(items), vectors)
+    path = tmp_path / "index.safetensors"
+    path.write_bytes(dump_tensors(index.state()))
+    mapped = map_tensors(path)
+    again = ExactIndex.from_state(similarity, mapped)
+    assert again.items.vectors.data_ptr() == mapped["vectors"].data_ptr()
+    for ours, theirs in zip(again.search(queries, 5), index.search(queries, 5), strict=True):
+        assert torch.equal(ours, theirs)
+    path.write_bytes(dump_tensors(again.remove(again.items.ids[:1]).state()))  # and it can change
+
+
+def test_vectors_that_are_not_as_a_search_wants_them_are_copied_and_answer_alike():
+    ids, vectors, queries = world()
+    index = ExactIndex("dot").build(ids, vectors)
+    state = index.state()
+    padded = state["vectors"]
+    turned = torch.randperm(len(ids))
+    crooked = torch.empty(padded.numel() + 1)[1:].view_as(padded).copy_(padded)
+    for other in (
+        {**state, "vectors": padded[: len(ids)]},
+        {**state, "vectors": crooked},
+        {name: part[: len(ids)][turned] for name, part in state.items()},
+    ):
+        again = ExactIndex.from_state("dot", other)
+        for ours, theirs in zip(again.search(queries, 7), index.search(queries, 7), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_vectors_of_no_item_in_the_state_are_refused():
+    state = ExactIndex("dot").build(torch.tensor([4]), torch.ones(1, 2)).state()
+    state["vectors"] = state["vectors"].clone()
+    state["vectors"][5] = 1.0
+    with pytest.raises(ModelError, match="64 vectors of 1 items"):
+        ExactIndex.from_state("dot", state)
 
 
 def test_state_with_other_parts_is_refused():

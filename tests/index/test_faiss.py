@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shortlist.errors import DataError, ModelError, QueryError
-from shortlist.index import ExactIndex, FaissFlat, FaissHNSW, FaissIVF
+from shortlist.index import ExactIndex, FaissFlat, FaissHNSW, FaissIVF, faiss
 from shortlist.similarity import SIMILARITIES
 
 APPROXIMATE = [FaissHNSW, FaissIVF]
@@ -225,3 +225,22 @@ def test_the_default_finds_the_best_under_dot_where_lengths_differ(kind):
     truth = ExactIndex("dot").build(torch.arange(4_000), items).search(queries, 100)
     index = kind("dot").build(torch.arange(4_000), items)
     assert recall(index.search(queries, 100), truth) >= 0.95
+
+
+def test_the_graph_itself_finds_the_highest_dot_products_of_learned_vectors(monkeypatch):
+    """By default a scan answers for so few items: here it may not, and the graph has to."""
+    monkeypatch.setattr(faiss, "SCANNED_PER_STEP", 0)
+    generator = torch.Generator().manual_seed(9)
+    items, users, width = 6_000, 40, 16
+    spectrum = 1 / torch.arange(1, width + 1).sqrt()
+    offset = 0.5 * torch.randn(width, generator=generator) * spectrum
+    vectors = torch.randn(items, width, generator=generator) * spectrum + offset
+    vectors *= (0.4 * torch.randn(items, 1, generator=generator)).exp()
+    queries = torch.randn(users, width, generator=generator) * spectrum + offset
+    index = FaissHNSW("dot").build(torch.arange(items), vectors)
+    calls = watched(index, monkeypatch)
+    monkeypatch.setattr(index, "_scan", None)
+    truth = ExactIndex("dot").build(torch.arange(items), vectors)
+    for k in (10, 100):
+        assert recall(index.search(queries, k), truth.search(queries, k)) >= 0.95
+    assert len(calls) == 2

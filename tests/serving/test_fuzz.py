@@ -169,6 +169,11 @@ def test_a_body_near_the_truth_is_answered_or_refused(either, path):
             "users": lists,
             "histories": st.lists(lists, max_size=3),
             "where": conditions(),
+            "quota": st.dictionaries(
+                st.sampled_from(["studio", "tags", "title"]),
+                st.integers(-1, 400),
+                max_size=2,
+            ),
             "allow": lists,
             "deny": lists,
             "k": st.integers(-1, 400),

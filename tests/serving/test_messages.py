@@ -59,6 +59,11 @@ def test_a_request_is_what_was_sent_and_the_defaults():
         (b'{"users": [1], "k": true}', "k"),
         (b'{"users": [1], "exclude_seen": 1}', "exclude_seen"),
         (b'{"users": [1], "where": []}', "where"),
+        (b'{"users": [1], "quota": {}}', "quota"),
+        (b'{"users": [1], "quota": {"a": 1, "b": 1}}', "quota"),
+        (b'{"users": [1], "quota": {"a": 0}}', "quota.a"),
+        (b'{"users": [1], "quota": {"a": 6}}', "quota.a"),
+        (b'{"users": [1], "quota": {"a": 1.0}}', "quota.a"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(body, place):

@@ -90,6 +90,7 @@ def test_filters_reach_the_library_as_they_are(fitted, client):
         "deny": items[:30],
         "allow": items[:150],
         "exclude_seen": False,
+        "quota": {"studio": 2},
     }
     found = fitted.recommend(Queries(users, **given), 100)
     assert_same(served(client, {"users": users, "k": 100} | given), found)
@@ -149,6 +150,8 @@ def test_an_id_of_the_wrong_type_is_one_clear_error(client):
         {"users": [1], "where": {"column": "tags", "eq": 2**63}},
         {"users": [1], "where": {"column": "id", "eq": 1}},
         {"users": [1], "where": {}},
+        {"users": [1], "quota": {"nothing": 1}},
+        {"users": [1], "quota": {"tags": 1}},
         {"histories": [list(range(1000))] * 101},
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shortlist.bundle.data_files import data_fields, data_files, read_data
-from shortlist.bundle.formats import JSON, dump_json, dump_tensors
+from shortlist.bundle.formats import JSON, bytes_of, dump_json, dump_tensors
 from shortlist.bundle.store import Manifest, publish, verify
 from shortlist.errors import BundleError, suggest
 from shortlist.retrievers import RETRIEVERS
@@ -89,11 +89,31 @@ def load(directory: str | Path, *, device: str = "cpu") -> Bundle:
             f"{manifest.directory} holds a retriever '{fields.get('retriever')}' that this version "
             f"does not know.{suggest(str(fields.get('retriever')), RETRIEVERS)}"
         )
-    states = {
+    _check_spaces(manifest, _states(manifest))
+    states = _states(manifest)
+    for state in states.values():
+        del state["embedding_space"]
+    data = read_data(manifest)
+    kind = RETRIEVERS[fields["retriever"]]
+    return Bundle(kind.from_state(data, fields["settings"], states, device=device), manifest)
+
+
+def _states(manifest: Manifest) -> dict[str, dict[str, Tensor]]:
+    """Map the tensors of every file."""
+    return {
         name.removesuffix(".safetensors"): manifest.tensors(name)
         for name in manifest.files
         if name.endswith(".safetensors")
     }
+
+
+def _check_spaces(manifest: Manifest, states: Mapping[str, dict[str, Tensor]]) -> None:
+    """Refuse files that belong to different towers. Errors: BundleError.
+
+    All weights are read for it. The states are the caller's last hold on these maps: with them
+    those pages go, and the service later maps anew and reads only what it asks for.
+    """
+    fields = manifest.fields
     spaces = {name: _hex(state.pop("embedding_space")) for name, state in states.items()}
     real = _hex(embedding_space(fields["settings"], states, fields["data"]))
     for name, space in {**spaces, "manifest": fields["embedding_space"]}.items():
@@ -102,9 +122,6 @@ def load(directory: str | Path, *, device: str = "cpu") -> Bundle:
                 f"{manifest.directory}: {name} belongs to other towers (embedding space "
                 f"{space[:12]}, not {real[:12]}); restore the bundle from a copy, or make it again."
             )
-    data = read_data(manifest)
-    kind = RETRIEVERS[fields["retriever"]]
-    return Bundle(kind.from_state(data, fields["settings"], states, device=device), manifest)
 
 
 def embedding_space(
@@ -124,7 +141,7 @@ def embedding_space(
         if file.split(".")[-1] == "towers":
             for name, tensor in sorted(tensors.items()):
                 digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+                digest.update(bytes_of(tensor.cpu()))
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 

@@ -8,17 +8,34 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import polars as pl
-import safetensors.torch
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shortlist.errors import BundleError
 
 JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
 """A value that strict JSON can hold: numbers are finite and keys are strings."""
+
+ALIGNED = 64
+"""Bytes: what a mapped tensor should begin at a multiple of: a cache line."""
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def dump_json(value: JSON) -> bytes:
@@ -51,17 +68,46 @@ def load_json(data: bytes, name: str) -> Any:
 
 
 def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return named tensors, of any shape, as one safetensors file; copied to the CPU first."""
+    """Return named tensors, of any shape, as one safetensors file; copied to the CPU first.
+
+    Those of a multiple of ALIGNED bytes stand first and begin at one, which the library's own
+    writer does not see to: mapped, they are as good as tensors in memory.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(plain)
+    names = sorted(plain, key=lambda n: (plain[n].nbytes % ALIGNED != 0, -plain[n].itemsize, n))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in names:
+        tensor, start, end = plain[name], end, end + plain[name].nbytes
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNED)
+    parts: list[Any] = [len(text).to_bytes(8, "little"), text]
+    return b"".join(parts + [bytes_of(plain[name]) for name in names])
 
 
-def load_tensors(data: bytes, name: str) -> dict[str, Tensor]:
-    """Parse the safetensors file `name` into named tensors on the CPU."""
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, not copied where it is contiguous."""
+    flat: memoryview = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return flat
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a safetensors file, on the CPU, without reading them.
+
+    The file is mapped: a page of it is read when it is first touched, shared with every process
+    that maps it, and dropped where memory is short. To write to a tensor gives it pages of its
+    own; the file stays as it is.
+    """
     try:
-        return safetensors.torch.load(data)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, KeyError, ValueError) as error:
-        raise BundleError(f"{name} is not a safetensors file: {error}.") from error
+        raise BundleError(f"{path} is not a safetensors file: {error}.") from error
 
 
 def dump_frame(frame: pl.DataFrame) -> bytes:

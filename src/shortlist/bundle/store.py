@@ -26,7 +26,7 @@ import polars as pl
 from torch import Tensor
 
 from shortlist.bundle.exchange import exchange
-from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, load_tensors
+from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, map_tensors
 from shortlist.errors import BundleError
 
 FORMAT = 1
@@ -70,12 +70,10 @@ class Manifest:
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes, checked once more: these very bytes are the ones verified."""
-        if name not in self.files:
-            raise BundleError(f"the bundle {self.directory} has no file {name}. {_DAMAGED}")
-        path = self.directory / name
+        path, entry = self.directory / name, self._listed(name)
         with _naming("read", path), _open_regular(path) as file:
-            data = file.read(self.files[name].size + 1)
-        _check_file(path, self.files[name], len(data), hashlib.sha256(data).hexdigest())
+            data = file.read(entry.size + 1)
+        _check_file(path, entry, len(data), hashlib.sha256(data).hexdigest())
         return data
 
     def json(self, name: str) -> Any:
@@ -83,12 +81,31 @@ class Manifest:
         return load_json(self.read(name), str(self.directory / name))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return a safetensors file's named tensors, on the CPU."""
-        return load_tensors(self.read(name), str(self.directory / name))
+        """Return a safetensors file's named tensors, on the CPU, mapped from the disk.
+
+        The file is checked once more, in one pass that keeps nothing of it in memory. From then on
+        its bytes must not change: a bundle is replaced as a whole, which leaves a mapped file be.
+        """
+        path = self.directory / name
+        entry = self._listed(name)
+        with _naming("read", path), _open_regular(path) as file:
+            opened = os.fstat(file.fileno())
+            _check_file(
+                path, entry, opened.st_size, _digest(file) if opened.st_size == entry.size else ""
+            )
+            tensors = map_tensors(path)
+            if not os.path.samestat(opened, os.stat(path)):
+                raise BundleError(f"{path} was replaced while it was read: load the bundle again.")
+        return tensors
 
     def frame(self, name: str) -> pl.DataFrame:
         """Return a Parquet file's table."""
         return load_frame(self.read(name), str(self.directory / name))
+
+    def _listed(self, name: str) -> FileEntry:
+        if name not in self.files:
+            raise BundleError(f"the bundle {self.directory} has no file {name}. {_DAMAGED}")
+        return self.files[name]
 
 
 def publish(

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.data.dataset import TrainingData
@@ -87,7 +88,8 @@ def allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
     column that is not there or holds another type.
     """
     key = repr(where)  # 1, 1.0 and True are equal, and mean different things here
-    if key not in data.masks:
+    found: Tensor | None = data.masks.get(key)
+    if found is None:
         frame = data.item_frame
         mask = torch.zeros(len(data.items) + 1, dtype=torch.bool)
         if frame is None:
@@ -100,11 +102,46 @@ def allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
             listed[torch.from_numpy(rows)] = True
             mask |= ~listed
         mask[0] = False
-        while len(data.masks) >= KEPT_MASKS:
-            data.masks.pop(next(iter(data.masks)))
-        data.masks[key] = mask
-    found: Tensor = data.masks[key]
+        _remember(data, key, mask)
+        return mask
     return found
+
+
+def value_codes(data: TrainingData, column: str) -> NDArray[np.int64]:
+    """Return a number for the value that each item row has in a column, [items + 1]; -1 for none.
+
+    Errors: QueryError for a column that is not there, or that holds several values of an item.
+    """
+    key = ("value codes", column)
+    found: NDArray[np.int64] | None = data.masks.get(key)
+    if found is None:
+        frame = data.item_frame
+        if frame is None:
+            raise QueryError("the data have no table of items, so there is no column of them")
+        held = _column(column, frame)
+        encoder = data.item_features.encoders.get(column)
+        if isinstance(held.dtype, pl.List | pl.Array) or isinstance(encoder, MultiValuedEncoder):
+            raise QueryError(
+                f"column '{column}' holds several values of an item, and a quota is of a column "
+                "with one: an item of two genres would count towards which?"
+            )
+        try:
+            ranks = held.rank("dense") if held.dtype != pl.Boolean else held.cast(pl.UInt8)
+        except pl.exceptions.PolarsError as error:
+            raise QueryError(f"column '{column}' has values that cannot be told apart") from error
+        codes = np.full(len(data.items) + 1, -1, dtype=np.int64)
+        codes[data.items.rows(frame["id"])] = ranks.cast(pl.Int64).fill_null(-1).to_numpy()
+        codes[0] = -1
+        _remember(data, key, codes)
+        return codes
+    return found
+
+
+def _remember(data: TrainingData, key: object, value: object) -> None:
+    """Keep an answer, and forget the oldest of too many; threads may do so at once."""
+    while len(data.masks) >= KEPT_MASKS:
+        data.masks.pop(next(iter(tuple(data.masks))), None)
+    data.masks[key] = value
 
 
 def _parse(tree: object, at: str, depth: int, count: list[int]) -> Predicate:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from shortlist.errors import DataError, ModelError, QueryError
 
+BLOCK = 65_536
+"""Vectors looked at together: a check of a whole catalogue must not take as much memory again."""
+
 
 class Items(NamedTuple):
     """ids [N] int64, vectors [N, D] float32, tie_keys [N] int64."""
@@ -31,9 +34,10 @@ def check_items(items: Items) -> None:
             )
     if (ids < 0).any():
         raise DataError(f"ids must be >= 0, got {int(ids.min())}")
-    finite = vectors.isfinite().all(1)
-    if not finite.all():
-        raise ModelError(f"the vector of item {int(ids[~finite][0])} is not finite")
+    for some, block in zip(torch.split(ids, BLOCK), torch.split(vectors, BLOCK), strict=True):
+        finite = block.isfinite().all(1)
+        if not finite.all():
+            raise ModelError(f"the vector of item {int(some[~finite][0])} is not finite")
 
 
 def check_unit(items: Items) -> None:
@@ -88,5 +92,8 @@ def check_allow(allow: Tensor, highest_id: int) -> None:
 
 def longest(vectors: Tensor) -> float:
     """The length of the longest of the vectors [..., D], 0 without any."""
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64)
-    return float(lengths.max()) if lengths.numel() else 0.0
+    most = 0.0
+    for block in torch.split(vectors, BLOCK):
+        lengths = torch.linalg.vector_norm(block, dim=-1, dtype=torch.float64)
+        most = max(most, float(lengths.max()) if lengths.numel() else 0.0)
+    return most

@@ -31,6 +31,7 @@ TILE_COLUMNS = 131_072
 # an answer does not depend on the other queries of its batch.
 ROW_STEP = 8
 COLUMN_STEP = 64
+ALIGNMENT = 16  # Bytes, what numpy aligns to: elsewhere a product might round otherwise.
 # So few queries are cheaper one by one, each in a pass that finds the columns worth a product.
 FEW_QUERIES = 4
 SCANNED_ITEMS = 4096  # Below it a pass saves nothing.
@@ -160,20 +161,30 @@ class ExactIndex:
         return self._columns_by_id[place], self._sorted_ids[place] == ids
 
     def state(self) -> dict[str, Tensor]:
-        """The contents as named tensors: ids, vectors, tie_keys."""
-        return self.items._asdict()
+        """The contents as named tensors: ids [N], tie_keys [N] and vectors, in tie order.
+
+        vectors: [N, D] and zero rows after it, up to a multiple of COLUMN_STEP of them, as a search
+        reads them: `from_state` searches these very ones, in memory or mapped from a file.
+        """
+        return self.items._asdict() | {"vectors": self._padded}
 
     @classmethod
     def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
-        """The index that `state` came from: it gives the same answers, bit for bit."""
+        """The index that `state` came from: it gives the same answers, bit for bit.
+
+        The vectors are not copied, so they must not change; they may lie in a mapped file.
+        """
         index = cls(similarity)
         if set(state) != set(Items._fields):
             raise ModelError(f"an exact index is {list(Items._fields)}, got {sorted(state)}")
-        items = Items(**state)
+        padded, count = state["vectors"], len(state["ids"])
+        items = Items(state["ids"], padded[:count], state["tie_keys"])
         check_items(items)
+        if padded[count:].any():
+            raise ModelError(f"the state holds {len(padded)} vectors of {count} items")
         if similarity == "cosine":
             check_unit(items)
-        index._set(items)
+        index._set(items, padded)
         return index
 
     def _prepared(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None) -> Items:
@@ -188,17 +199,28 @@ class ExactIndex:
         check_unit(items)
         return items
 
-    def _set(self, items: Items) -> None:
-        """Take the items as contents, in tie order: then the lower column wins among equals."""
+    def _set(self, items: Items, padded: Tensor | None = None) -> None:
+        """Take the items as contents, in tie order: then the lower column wins among equals.
+
+        padded: the vectors with zero rows after them, which are not copied if they are in order.
+        """
         by_id = items.ids.sort()
         twice = by_id.values[1:][by_id.values[1:] == by_id.values[:-1]]
         if len(twice):
             raise DataError(f"item {int(twice[0])} would be in the index twice")
         order = by_id.indices[items.tie_keys[by_id.indices].argsort(stable=True)]
         self._count, self._width = items.vectors.shape
-        self._padded = _padded_rows(items.vectors, order)
-        self.items = Items(items.ids[order], self._padded[: self._count], items.tie_keys[order])
-        self._sorted_ids, self._columns_by_id = self.items.ids.sort()
+        in_order = torch.equal(order, torch.arange(len(order), device=order.device))
+        given = padded is not None
+        if padded is None or not (in_order and _is_searchable(padded)):
+            padded = _padded_rows(items.vectors, order)
+        self._padded = padded
+        ids, keys = items.ids, items.tie_keys
+        if not (in_order and given):
+            ids, keys = ids[order], keys[order]
+        self.items = Items(ids, self._padded[: self._count], keys)
+        self._sorted_ids = by_id.values
+        self._columns_by_id = by_id.indices if in_order else ids.argsort()
         self.longest = longest(self._padded)
 
     def _pool(self, allowed: Tensor | None) -> _Pool:
@@ -328,6 +350,12 @@ def _exclude(scores: Tensor, cells: tuple[Tensor, Tensor], start: int) -> None:
         inside = (columns >= start) & (columns < start + scores.shape[1])
         rows, columns = rows[inside], columns[inside] - start
     scores[rows, columns] = float("-inf")
+
+
+def _is_searchable(padded: Tensor) -> bool:
+    """Whether a search may read these vectors where they lie: whole steps, and well aligned."""
+    aligned = padded.is_contiguous() and padded.data_ptr() % ALIGNMENT == 0
+    return len(padded) % COLUMN_STEP == 0 and aligned
 
 
 def _padded_rows(vectors: Tensor, rows: Tensor) -> Tensor:

@@ -35,6 +35,9 @@ class Queries:
     user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
     the user is known to have met. where: a condition on the items' columns (`data.predicates`);
     allow, deny: item ids that alone may, or must not, be recommended. The three are of all queries.
+    quota: at most so many items of each value of a column in every answer, {"genre": 3}; the best
+    list that keeps to it is found, and items without a value are not limited. rows: bool
+    [items + 1], the rows that alone may be recommended, for callers that know rows.
     """
 
     users: Ids | None = None
@@ -44,6 +47,8 @@ class Queries:
     where: Predicate | Mapping[str, Any] | None = None
     allow: Ids | None = None
     deny: Ids | None = None
+    quota: Mapping[str, int] | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -188,9 +193,12 @@ def row_blocks(
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
     """Return which item rows the filters of the queries let through, bool [items + 1], or None."""
     where = as_predicate(queries.where)
-    if where is None and queries.allow is None and queries.deny is None:
+    given = (where, queries.allow, queries.deny, queries.rows)
+    if all(filtered is None for filtered in given):
         return None
     mask = torch.ones(len(data.items) + 1, dtype=torch.bool)
+    if queries.rows is not None:
+        mask &= queries.rows
     if where is not None:
         mask &= allowed_rows(data, where)
     if queries.allow is not None:

@@ -23,6 +23,7 @@ from shortlist.retrievers.merging import fill_slots, fuse, slot_order
 from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.planning import Lists, Plan, plan_lists
 from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
 
@@ -139,6 +140,7 @@ class Blend:
         rows: NDArray[np.int64] = self._candidates
         return rows
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Blended:
         """Return the k best items of each query over all channels, what it has met left out."""
         wanted = as_queries(queries)

@@ -27,6 +27,7 @@ from shortlist.retrievers.base import (
 )
 from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.training.progress import Progress
 
 Chosen = TypeVar("Chosen", bound=Section)
@@ -101,6 +102,7 @@ class Counting(ABC, Generic[Chosen]):
         owners = block.history.owners()[known]
         return torch.bincount(owners, minlength=len(block.users)) == 0
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k best items of each query, what it has met left out.
 

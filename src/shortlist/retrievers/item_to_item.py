@@ -33,6 +33,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.similarity import normalize
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
@@ -96,6 +97,7 @@ class ItemToItem(Learner):
         popular_for_strangers(found, place < 0, self._popular, own)
         return candidates([found], [place < 0], k, self.data.items)
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k items nearest to the latest items of each query, what it has met left out.
 
@@ -161,8 +163,6 @@ class ItemToItem(Learner):
         self.item_rows, self.item_vectors = rows, vectors
         self._place = torch.full((len(self.data.items) + 1,), -1)
         self._place[rows] = torch.arange(len(rows))
-        cosine = self.training_section.similarity == "cosine"
-        self._met_vectors = normalize(vectors) if cosine else vectors
         if index is None:
             keys = torch.from_numpy(self.data.items.tie_keys)[rows]
             index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
@@ -179,8 +179,8 @@ class ItemToItem(Learner):
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.item_rows, self.item_vectors
 
-    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
-        self.set_items(rows, vectors)
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        self.set_items(rows, vectors, index)
 
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
@@ -250,7 +250,8 @@ class ItemToItem(Learner):
         if latest_items is not None:
             length = torch.clamp(length, max=latest_items)
         latest: Ragged = windows(known.values, known.offsets[1:] - length, length)
-        vectors = embedding_bag(
-            self._place[latest.values], self._met_vectors, latest.offsets[:-1], mode="mean"
-        )
-        return vectors, known.lengths == 0
+        met = self.item_vectors[self._place[latest.values]]
+        if self.training_section.similarity == "cosine":
+            met = normalize(met)
+        one_each = torch.arange(len(met))
+        return embedding_bag(one_each, met, latest.offsets[:-1], mode="mean"), known.lengths == 0

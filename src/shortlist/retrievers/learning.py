@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from shortlist.config import Model, Training, section_from
 from shortlist.data.dataset import Fit, Split, TrainingData
@@ -182,9 +183,8 @@ class Learner(ABC):
         placed = {"rows": rows, "vectors": vectors}
         states = {"towers": dict(self.towers.state_dict()), self.placed: placed}
         kind = next(name for name, kind in INDEXES.items() if type(self.index) is kind)
-        if kind != "exact":  # which is made again from the vectors
-            settings["index"] = kind
-            states["index"] = self.index.state()
+        settings["index"] = kind
+        states["index"] = self.index.state()
         return settings, states
 
     @classmethod
@@ -200,15 +200,17 @@ class Learner(ABC):
         retriever = cls(device=device, **settings["model"], **settings["training"])
         retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _Unfilled():
             retriever.set_data(data)
-        retriever.towers.load_state_dict(dict(states["towers"]))
-        retriever.towers.eval()
-        retriever._put_back(states[cls.placed]["rows"], states[cls.placed]["vectors"])
+        # The weights are those given, not copies: of a mapped file only what is read is in memory.
+        retriever.towers.load_state_dict(dict(states["towers"]), assign=True)
+        retriever.towers.to(retriever.device).eval()
+        index = None
         if "index" in settings:
-            kind = INDEXES[settings["index"]]
             similarity = retriever.training_section.similarity
-            retriever.use_index(kind.from_state(similarity, dict(states["index"])))
+            index = INDEXES[settings["index"]].from_state(similarity, dict(states["index"]))
+        placed = states[cls.placed]
+        retriever._put_back(placed["rows"], placed["vectors"], index)
         return retriever
 
     def _fitted(
@@ -273,8 +275,23 @@ class Learner(ABC):
         """The rows and vectors in the index: [N] int64, [N, D]."""
 
     @abstractmethod
-    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
-        """Search these vectors from now on."""
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these vectors from now on; index: one of them, else an exact one is built."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """While it is entered, weights are not drawn: towers about to be loaded stay untouched memory.
+
+    A large table is then never in memory twice, nor are its numbers drawn for nothing.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def validation_score(retriever: Retriever, monitor: str) -> float:

@@ -30,6 +30,7 @@ from shortlist.retrievers.base import (
     row_blocks,
 )
 from shortlist.retrievers.options import checked_options
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.training.progress import Progress
 
 STRENGTH = 1000.0
@@ -186,6 +187,7 @@ class Popular:
             return torch.zeros(len(block.users), dtype=torch.bool)
         return torch.from_numpy(self._segment_of[block.users.numpy()] == 0)
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k most popular items not met yet; without options the score is a count."""
         wanted = as_queries(queries)

@@ -34,6 +34,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.blocks import Encoders
@@ -122,6 +123,7 @@ class UserToUser(Learner):
             fallback.append(strangers)
         return candidates(hits, fallback, k, self.data.users)
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k items that the nearest users met most, what the query has met left out.
 
@@ -174,12 +176,13 @@ class UserToUser(Learner):
                 vectors.append(self.towers({}, history).cpu())
         self.set_users(rows, torch.cat(vectors))
 
-    def set_users(self, rows: Tensor, vectors: Tensor) -> None:
-        """Search these user vectors [U, D] from now on; rows [U] int64."""
+    def set_users(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these user vectors [U, D] from now on; rows [U] int64; index: one of them."""
         self.user_rows, self.user_vectors = rows, vectors
-        keys = torch.from_numpy(self.data.users.tie_keys)[rows]
-        self.index: VectorIndex = ExactIndex(self.training_section.similarity)
-        self.index.build(rows, vectors, keys)
+        if index is None:
+            keys = torch.from_numpy(self.data.users.tie_keys)[rows]
+            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
+        self.index: VectorIndex = index
 
     def set_data(self, data: TrainingData) -> None:
         """Build an untrained tower for this data."""
@@ -202,8 +205,8 @@ class UserToUser(Learner):
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.user_rows, self.user_vectors
 
-    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
-        self.set_users(rows, vectors)
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        self.set_users(rows, vectors, index)
 
     @property
     def _neighbours(self) -> int:

@@ -31,6 +31,7 @@ from shortlist.retrievers.learning import (
     validation_score,
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
+from shortlist.retrievers.quotas import keeping_quota
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
 from shortlist.towers.mlp import has_perceptron
@@ -72,6 +73,7 @@ class TwoTower(Learner):
     towers: TwoTowers
     _encoder: Callable[[RowQueries], Tensor] | None
 
+    @keeping_quota
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k nearest items of each query, what it has met left out.
 
@@ -206,8 +208,8 @@ class TwoTower(Learner):
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.item_rows, self.item_vectors
 
-    def _put_back(self, rows: Tensor, vectors: Tensor) -> None:
-        self.set_items(rows, vectors)
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        self.set_items(rows, vectors, index)
 
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""

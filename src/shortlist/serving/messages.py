@@ -46,7 +46,8 @@ class RecommendRequest(Message):
     """Candidates for known users, or for anybody by what they met, oldest first: one of the two.
 
     where: a condition on the items' columns; allow, deny: items that alone may, or must not, be
-    recommended. The three are of all queries. An unknown user or an empty history gets the popular
+    recommended. The three are of all queries. quota: at most so many items of each value of one
+    column in every answer, {"genre": 3}. An unknown user or an empty history gets the popular
     items, with fallback true.
     """
 
@@ -55,6 +56,7 @@ class RecommendRequest(Message):
     k: int = 10
     exclude_seen: bool = True
     where: dict[str, Any] | None = None
+    quota: dict[str, int] | None = None
     allow: Ids | None = None
     deny: Ids | None = None
 
@@ -148,6 +150,13 @@ def _kinds(limits: Limits) -> dict[str, Any]:
         "where": Annotated[
             dict[str, Any],
             Field(json_schema_extra={CONDITION_HERE: True}),
+        ],
+        "quota": Annotated[
+            dict[
+                Annotated[str, Field(max_length=limits.id_length)],
+                Annotated[int, Field(ge=1, le=limits.k)],
+            ],
+            Field(min_length=1, max_length=1),
         ],
     }
 

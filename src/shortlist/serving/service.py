@@ -126,6 +126,7 @@ class Service:
             histories=histories,
             exclude_seen=asked.exclude_seen,
             where=None if asked.where is None else condition(asked.where),
+            quota=asked.quota,
             allow=None if asked.allow is None else check_ids(asked.allow, data.items, "allow"),
             deny=None if asked.deny is None else check_ids(asked.deny, data.items, "deny"),
         )

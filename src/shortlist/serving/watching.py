@@ -18,6 +18,7 @@ from typing import Any
 from shortlist.bundle.bundle import load
 from shortlist.bundle.store import MANIFEST, SEAL
 from shortlist.errors import BundleError, ShortlistError
+from shortlist.serving.free_memory import give_back_memory
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
 from shortlist.serving.onnx_encoder import use_onnx
@@ -157,6 +158,7 @@ class Watch:
         if _seal(path) != seal:
             return False  # replaced while it was read: the next look sees what is there then
         self.current, self._seal = served, seal
+        give_back_memory()
         self.measures.served(served.id, served.kind, served.loaded_at)
         logger.info("serving bundle %s from %s", served.id[:12], path.name)
         return True
