@@ -10,10 +10,14 @@ questions, and reads what the kernel says of the process:
                   memory is short, and two services of one bundle share them (RssFile)
 
     .venv/bin/python benchmarks/serving_memory.py [--items 1000000] [--index exact] [--dim 64]
+
+--limit-mb puts the service into a control group with so much memory, pages of files included, and
+no more: it is then killed if it cannot live with that (root, Linux, cgroup v1 or v2, no swap).
 """
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -79,9 +83,31 @@ def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, by
     return answer.status, read
 
 
-def measure(bundle: Path) -> dict[str, object]:
+def limited(command: list[str], megabytes: int) -> list[str]:
+    """The command, in a control group of its own with so much memory."""
+    v2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    group = Path("/sys/fs/cgroup", *([] if v2 else ["memory"]), "shortlist-serving-memory")
+    group.mkdir(exist_ok=True)
+    limit = group / ("memory.max" if v2 else "memory.limit_in_bytes")
+    limit.write_text(str(megabytes * 1_000_000))
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
+
+
+def forget_pages(folder: Path) -> None:
+    """Drop the files' pages from memory: the service is then charged for those it reads."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure(bundle: Path, limit: int | None) -> dict[str, object]:
     """Start a service of the bundle, ask it, and end it."""
     command = [sys.executable, "-m", "shortlist.cli", "serve", str(bundle), "--port", "0"]
+    if limit is not None:
+        command = limited(command, limit)
+        forget_pages(bundle)
     started = time.monotonic()
     service = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -121,6 +147,7 @@ def main() -> None:
     parser.add_argument("--similarity", default="cosine")
     parser.add_argument("--index", choices=("exact", "faiss-ivf"), default="exact")
     parser.add_argument("--bundle", type=Path, help="One that is there, made by an earlier run.")
+    parser.add_argument("--limit-mb", type=int, help="The most memory the service may have.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bundle = arguments.bundle or Path(folder) / "bundle"
@@ -128,7 +155,8 @@ def main() -> None:
             make_bundle(
                 *(bundle, arguments.items, arguments.dim, arguments.similarity, arguments.index)
             )
-        print(json.dumps({"items": arguments.items, "index": arguments.index, **measure(bundle)}))
+        told = {"items": arguments.items, "index": arguments.index, "limit_mb": arguments.limit_mb}
+        print(json.dumps({**told, **measure(bundle, arguments.limit_mb)}))
 
 
 if __name__ == "__main__":
