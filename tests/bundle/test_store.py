@@ -588,13 +588,16 @@ def test_whichever_read_fails_the_refusal_names_the_file(tmp_path, monkeypatch):
 # Reading: the bytes handed over are the bytes verified.
 
 
-@pytest.mark.parametrize("data", [b"", b"other", b"raw and more"])
-def test_a_file_changed_after_it_was_verified_is_refused(tmp_path, data):
-    small_bundle(tmp_path / "bundle")
+@pytest.mark.parametrize("way", ["read", "tensors"])
+@pytest.mark.parametrize("data", [b"", b"other", b"raw and more", "one bit"])
+def test_a_file_changed_after_it_was_verified_is_refused(tmp_path, data, way):
+    tensors = dump_tensors({"a": torch.arange(24.0)})
+    publish(tmp_path / "bundle", {"vectors.safetensors": tensors}, {})
     manifest = verify(tmp_path / "bundle")
-    (tmp_path / "bundle" / "vectors.safetensors").write_bytes(data)
+    changed = tensors[:-1] + bytes([tensors[-1] ^ 1]) if data == "one bit" else data
+    (tmp_path / "bundle" / "vectors.safetensors").write_bytes(changed)
     with pytest.raises(BundleError, match=r"vectors\.safetensors has"):
-        manifest.read("vectors.safetensors")
+        getattr(manifest, way)("vectors.safetensors")
 
 
 def test_a_file_the_bundle_does_not_have_is_refused_by_name(tmp_path):
