@@ -1,6 +1,7 @@
 """What does a search cost, beside the library called directly and beside Annoy, in one run?
 
     python benchmarks/index_speed.py [--items 300000] [--world clustered|learned] [--k 100]
+        [--kinds exact ivf pq hnsw annoy]
 
 Vectors of width 64: a Zipf-sized mixture of 1,000 low-rank Gaussians, normalised, or "learned":
 factors with a falling spectrum and lengths that differ, under dot. 1,000 held-out queries. One
@@ -70,6 +71,7 @@ def learned(items: int) -> tuple[torch.Tensor, torch.Tensor, str]:
 
 
 WORLDS = {"clustered": clustered, "learned": learned}
+KINDS = ("exact", "ivf", "pq", "hnsw", "annoy")
 
 
 def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300_000)
     parser.add_argument("--world", choices=WORLDS, default="clustered")
     parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     arguments = parser.parse_args()
     OUT.parent.mkdir(exist_ok=True)
     torch.set_num_threads(1)
@@ -232,17 +235,23 @@ def main() -> None:
         "queries": queries,
         "truth": exact.search(queries, arguments.k),
     }
-    line = {"kind": "exact", "recall": 1.0}
-    report(line | timed(lambda some: exact.search(some, arguments.k), queries[:300]), context)
+    kinds = arguments.kinds
+    if "exact" in kinds:
+        line = {"kind": "exact", "recall": 1.0}
+        report(line | timed(lambda some: exact.search(some, arguments.k), queries[:300]), context)
     beams = [32, 64, 128, 192, 256, 384, 512, 768, 1024]
     probes = [8, 16, 32, 64, 128, 256, 512]
-    ours(FaissIVF(similarity), "nprobe", probes, context)
-    ours(FaissIVF(similarity, quantizer="pq"), "nprobe", probes, context)
-    ours(FaissHNSW(similarity), "ef_search", beams, context)
-    try:
-        annoy(context)
-    except ImportError:
-        print("annoy is not installed: pip install 'shortlist[annoy]'", file=sys.stderr)
+    if "ivf" in kinds:
+        ours(FaissIVF(similarity), "nprobe", probes, context)
+    if "pq" in kinds:
+        ours(FaissIVF(similarity, quantizer="pq"), "nprobe", probes, context)
+    if "hnsw" in kinds:
+        ours(FaissHNSW(similarity), "ef_search", beams, context)
+    if "annoy" in kinds:
+        try:
+            annoy(context)
+        except ImportError:
+            print("annoy is not installed: pip install 'shortlist[annoy]'", file=sys.stderr)
 
 
 if __name__ == "__main__":

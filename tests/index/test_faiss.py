@@ -229,7 +229,7 @@ def test_the_default_finds_the_best_under_dot_where_lengths_differ(kind):
 
 def test_the_graph_itself_finds_the_highest_dot_products_of_learned_vectors(monkeypatch):
     """By default a scan answers for so few items: here it may not, and the graph has to."""
-    monkeypatch.setattr(faiss, "SCANNED_PER_STEP", 0)
+    monkeypatch.setattr(faiss, "SCANNED_PER_STEP_FOR_DOT", 0)
     generator = torch.Generator().manual_seed(9)
     items, users, width = 6_000, 40, 16
     spectrum = 1 / torch.arange(1, width + 1).sqrt()
