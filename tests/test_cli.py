@@ -348,6 +348,7 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
         (("--user", "10001", "--history", "1"), "one of --user"),
         (("--users-file", "x.csv"), "go together"),
         (("--all-users",), "go together"),
+        (("--all-users", "--out", "y.parquet", "--json"), "--json is for answers"),
         (("--user", "10001", "--quota", "price"), "--quota is COLUMN=N"),
         (("--user", "10001", "--quota", "price=0"), "whole number >= 1"),
         (("--user", "10001", "--quota", "tags=1"), "several values"),

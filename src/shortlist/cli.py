@@ -336,6 +336,8 @@ def recommend(
         raise QueryError("give one of --user, --history, --users-file and --all-users")
     if (users_file is not None or all_users) != (target is not None):
         raise QueryError("--users-file or --all-users and --out go together")
+    if target is not None and json_:
+        raise QueryError("--json is for answers that are printed, and --out writes Parquet")
     asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data

@@ -211,6 +211,8 @@ class Recipe(Section):
             found.append(f'split.column needs split.kind = "column", got "{kind}"')
         if kind in {"leave-last-out", "global-time"} and self.data.time is None:
             found.append(f'split.kind = "{kind}" needs data.time, the column that orders events')
+        if kind in {"leave-last-out", "global-time"} and self.split.seed:
+            found.append(f'split.seed does nothing for split.kind = "{kind}", which draws nothing')
         if kind in {"leave-last-out", "column"} and at is not None:
             found.append(f'split.at is for split.kind = "global-time" or "random", got "{kind}"')
         if kind == "random" and at is not None and not (isinstance(at, float) and 0 < at < 1):
