@@ -361,6 +361,29 @@ def test_a_question_that_cannot_be_answered_says_why(capsys, bundle, arguments, 
     assert message in refusal(capsys, "recommend", bundle, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--small",), "--small does nothing without --synthetic"),
+        (("--synthetic", "--data", "folder"), "--synthetic reads no data"),
+    ],
+)
+def test_options_of_the_demo_that_would_do_nothing_are_refused(capsys, arguments, message):
+    assert message in refusal(capsys, "demo", *arguments)
+
+
+def test_an_update_keeps_what_was_measured_of_the_index(capsys, folder, tmp_path):
+    options = ("--set", "training.refit=all", "--set", "training.epochs=1", "--quiet")
+    assert call("train", folder / "recipe.toml", "--out", tmp_path / "all", *options) == 0
+    asked = ("--kind", "exact", "--out", tmp_path / "indexed")
+    assert call("index", tmp_path / "all", *asked) == 0
+    events = ("--events", folder / "log.csv", "--out", tmp_path / "newer")
+    assert call("update", tmp_path / "indexed", *events) == 0
+    measured = load(tmp_path / "indexed").manifest.fields["index"]
+    assert measured["k"]
+    assert load(tmp_path / "newer").manifest.fields["index"] == measured
+
+
 def test_a_missing_or_damaged_bundle_exits_with_three(capsys, bundle, tmp_path):
     assert call("inspect", tmp_path / "none") == 3
     import shutil
