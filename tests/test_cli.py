@@ -1,6 +1,7 @@
 """The command line as people use it: files in, answers and one clear error out."""
 
 import json
+import resource
 import sys
 
 import polars as pl
@@ -359,6 +360,17 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
 )
 def test_a_question_that_cannot_be_answered_says_why(capsys, bundle, arguments, message):
     assert message in refusal(capsys, "recommend", bundle, *arguments)
+
+
+def test_a_recipe_that_does_not_fit_on_the_disk_leaves_no_part_of_it(capsys, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        said = refusal(capsys, "init", tmp_path / "recipe.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot write" in said
+    assert not (tmp_path / "recipe.toml").exists()
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,17 @@ def test_a_first_trial_that_fails_does_not_end_the_tuning(log, tmp_path, monkeyp
     assert [trial.state for trial in found.trials] == ["failed", "complete"]
 
 
+def test_a_disk_that_refuses_in_the_middle_is_one_error(log, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tuning, "to_toml", full)
+    with pytest.raises(ModelError, match=r"cannot write to .*No space left"):
+        tuning.tune(recipe_of(log), tmp_path, trials=1)
+
+
 def test_the_best_recipe_trains_as_it_is_and_gives_the_figure_of_its_trial(
     log, tmp_path, monkeypatch
 ):

@@ -127,10 +127,25 @@ def tune(
     check_space(recipe)
     split = load_split(recipe)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        study = _study(optuna, recipe, split, directory)
+        return _tuned(optuna, recipe, split, directory, trials, device, progress, told)
     except OSError as error:
         raise ModelError(f"cannot write to {directory}: {error.strerror or error}") from error
+
+
+def _tuned(
+    optuna: Any,
+    recipe: Recipe,
+    split: Split,
+    directory: Path,
+    trials: int | None,
+    device: str,
+    progress: Progress | None,
+    told: Callable[[Trial], None] | None,
+) -> Tuned:
+    """Carry out the trials that are left. Errors: OSError where the directory refuses."""
+    assert recipe.tune is not None
+    directory.mkdir(parents=True, exist_ok=True)
+    study = _study(optuna, recipe, split, directory)
     wanted = recipe.tune.trials if trials is None else trials
     while len(known := _ended(study)) < wanted:
         study.sampler = optuna.samplers.TPESampler(
