@@ -152,6 +152,8 @@ def test_one_channel_alone_is_its_own_bundle(folder, capsys):
     ("override", "message"),
     [
         ("channels.ease.kind=eese", "channels.ease.kind: there is no retriever 'eese'"),
+        ("channels.ease.kind=two-towr", "Did you mean 'two-tower'?"),
+        ("channels.ease.device=cpu", "channels.ease: there is no option 'device'"),
         ("channels.ease.recensy=2", "channels.ease: EASE has no option 'recensy'"),
         ("channels.ease.recency=-1", "recency must be > 0"),
         ("blend.fallback=['populer']", "no channel 'populer'"),

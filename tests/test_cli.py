@@ -1,6 +1,7 @@
 """The command line as people use it: files in, answers and one clear error out."""
 
 import json
+import resource
 import sys
 
 import polars as pl
@@ -348,6 +349,7 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
         (("--user", "10001", "--history", "1"), "one of --user"),
         (("--users-file", "x.csv"), "go together"),
         (("--all-users",), "go together"),
+        (("--all-users", "--out", "y.parquet", "--json"), "--json is for answers"),
         (("--user", "10001", "--quota", "price"), "--quota is COLUMN=N"),
         (("--user", "10001", "--quota", "price=0"), "whole number >= 1"),
         (("--user", "10001", "--quota", "tags=1"), "several values"),
@@ -358,6 +360,40 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
 )
 def test_a_question_that_cannot_be_answered_says_why(capsys, bundle, arguments, message):
     assert message in refusal(capsys, "recommend", bundle, *arguments)
+
+
+def test_a_recipe_that_does_not_fit_on_the_disk_leaves_no_part_of_it(capsys, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        said = refusal(capsys, "init", tmp_path / "recipe.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot write" in said
+    assert not (tmp_path / "recipe.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--small",), "--small does nothing without --synthetic"),
+        (("--synthetic", "--data", "folder"), "--synthetic reads no data"),
+    ],
+)
+def test_options_of_the_demo_that_would_do_nothing_are_refused(capsys, arguments, message):
+    assert message in refusal(capsys, "demo", *arguments)
+
+
+def test_an_update_keeps_what_was_measured_of_the_index(capsys, folder, tmp_path):
+    options = ("--set", "training.refit=all", "--set", "training.epochs=1", "--quiet")
+    assert call("train", folder / "recipe.toml", "--out", tmp_path / "all", *options) == 0
+    asked = ("--kind", "exact", "--out", tmp_path / "indexed")
+    assert call("index", tmp_path / "all", *asked) == 0
+    events = ("--events", folder / "log.csv", "--out", tmp_path / "newer")
+    assert call("update", tmp_path / "indexed", *events) == 0
+    measured = load(tmp_path / "indexed").manifest.fields["index"]
+    assert measured["k"]
+    assert load(tmp_path / "newer").manifest.fields["index"] == measured
 
 
 def test_a_missing_or_damaged_bundle_exits_with_three(capsys, bundle, tmp_path):

@@ -115,6 +115,7 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
     [
         ("training", {"temprature": 1.0}, "training.temprature is not a key. Did you mean 'temp"),
         ("training", {"dim": 8}, "training.dim is not a key: 'dim' belongs to [model]."),
+        ("chanels", {}, "[chanels] is not a section. Did you mean 'channels'?"),
         ("trainng", {}, "[trainng] is not a section. Did you mean 'training'?"),
         ("epochs", 3, "epochs is not a key: 'epochs' belongs to [training]."),
         ("training", {"mode": "listwse"}, "training.mode cannot be 'listwse'. Did you mean 'list"),
@@ -199,6 +200,14 @@ def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, me
             'split.kind = "leave-last-out" needs data.time',
         ),
         ({"split": {"at": 0.5}}, "split.at is for split.kind"),
+        (
+            {"data": {"interactions": "a", "time": "t"}, "split": {"seed": 3}},
+            'split.seed does nothing for split.kind = "leave-last-out"',
+        ),
+        (
+            {"model": {"history": "none", "user_id": True, "dropout": 0.5}},
+            "dropout is of histories and hidden layers",
+        ),
         (
             {
                 "features": {"users": {"age": "numeric"}},

@@ -10,7 +10,7 @@ from shortlist import tuning
 from shortlist.cli import main
 from shortlist.config import Recipe, load_recipe, to_toml
 from shortlist.data.synthetic import planted_world
-from shortlist.errors import ModelError, RecipeError
+from shortlist.errors import ModelError, RecipeError, TrainingError
 from shortlist.pipeline import load_split
 from shortlist.pipeline import train as carry_out
 from shortlist.retrievers.vector import TwoTower
@@ -148,6 +148,50 @@ def test_a_tuning_taken_up_again_after_a_kill_tries_what_an_unbroken_one_does(lo
     assert len(more.trials) == 4
     with pytest.raises(RecipeError, match="another recipe"):
         tuning.tune(recipe_of(log, model={"history_length": 9}), tmp_path / "broken")
+
+
+def test_values_that_work_alone_and_not_together_are_a_trial_that_failed(log, tmp_path):
+    pytest.importorskip("optuna")
+    space = {"training.batch_size": [64, 128], "training.encode_rows": [32, 100]}
+    recipe = recipe_of(
+        log,
+        model={"history": "gru", "dim": 4},
+        training={"epochs": 1, "batch_size": 128},
+        tune={"space": space, "trials": 8, "seed": 1},
+    )
+    found = tuning.tune(recipe, tmp_path)
+    assert len(found.trials) == 8
+    for trial in found.trials:
+        clash = (trial.values["training.batch_size"], trial.values["training.encode_rows"])
+        assert trial.state == ("failed" if clash == (64, 100) else "complete")
+    failed = [trial for trial in found.trials if trial.state == "failed"]
+    assert failed
+    assert "must be below batch_size" in failed[0].line()
+
+
+def test_a_first_trial_that_fails_does_not_end_the_tuning(log, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    figures = iter([None, 0.5, 0.5, 0.5])
+
+    def measured(_):
+        if (figure := next(figures)) is None:
+            raise TrainingError("the loss is nan")
+        return figure
+
+    monkeypatch.setattr(TwoTower, "_measure", measured)
+    found = tuning.tune(recipe_of(log), tmp_path, trials=2)
+    assert [trial.state for trial in found.trials] == ["failed", "complete"]
+
+
+def test_a_disk_that_refuses_in_the_middle_is_one_error(log, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tuning, "to_toml", full)
+    with pytest.raises(ModelError, match=r"cannot write to .*No space left"):
+        tuning.tune(recipe_of(log), tmp_path, trials=1)
 
 
 def test_the_best_recipe_trains_as_it_is_and_gives_the_figure_of_its_trial(

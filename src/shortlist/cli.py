@@ -114,6 +114,10 @@ def demo_command(
 
     Fetches the data once (GroupLens, else the copy in the published RecBole wheel) and caches it.
     """
+    if synthetic and data is not None:
+        raise QueryError("--data is MovieLens-100K, and --synthetic reads no data: give one")
+    if small and not synthetic:
+        raise QueryError("--small does nothing without --synthetic")
     quiet = quiet or context.obj["quiet"]
     say = notes.print if not quiet else _silent
     world = demo.world(data, synthetic=synthetic, small=small, seed=seed)
@@ -336,6 +340,8 @@ def recommend(
         raise QueryError("give one of --user, --history, --users-file and --all-users")
     if (users_file is not None or all_users) != (target is not None):
         raise QueryError("--users-file or --all-users and --out go together")
+    if target is not None and json_:
+        raise QueryError("--json is for answers that are printed, and --out writes Parquet")
     asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
@@ -507,6 +513,7 @@ def update(
         metrics=loaded.metrics,
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
+        index=loaded.manifest.fields.get("index"),  # its vectors are the same
     )
     notes.print(came.line(), highlight=False)
     notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)

@@ -23,10 +23,15 @@ ROWS_AT_A_TIME = 1_000_000
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that must not exist yet."""
+    """Write a file that must not exist yet: whole, or not at all."""
     try:
         with path.open("xb") as file:
-            file.write(content)
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
     except FileExistsError as error:
         raise DataError(f"{path} exists; choose another name or remove it") from error
     except OSError as error:

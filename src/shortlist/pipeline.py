@@ -100,6 +100,9 @@ def _channel(recipe: Recipe, name: str, device: str) -> Any:
             f"channels.{name}.kind: there is no retriever '{kind}'.{suggest(kind, CHANNELS)}"
         )
     retriever = CHANNELS[kind]
+    for key in ("device", "model", "training"):  # what the retriever is given beside its options
+        if key in options:
+            raise ModelError(f"channels.{name}: there is no option {key!r}")
     try:
         if issubclass(retriever, Learner):
             return _learner(recipe, retriever, options, device)

@@ -127,10 +127,25 @@ def tune(
     check_space(recipe)
     split = load_split(recipe)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        study = _study(optuna, recipe, split, directory)
+        return _tuned(optuna, recipe, split, directory, trials, device, progress, told)
     except OSError as error:
         raise ModelError(f"cannot write to {directory}: {error.strerror or error}") from error
+
+
+def _tuned(
+    optuna: Any,
+    recipe: Recipe,
+    split: Split,
+    directory: Path,
+    trials: int | None,
+    device: str,
+    progress: Progress | None,
+    told: Callable[[Trial], None] | None,
+) -> Tuned:
+    """Carry out the trials that are left. Errors: OSError where the directory refuses."""
+    assert recipe.tune is not None
+    directory.mkdir(parents=True, exist_ok=True)
+    study = _study(optuna, recipe, split, directory)
     wanted = recipe.tune.trials if trials is None else trials
     while len(known := _ended(study)) < wanted:
         study.sampler = optuna.samplers.TPESampler(
@@ -138,10 +153,11 @@ def tune(
         )
         trial = study.ask()
         values = {name: _suggest(trial, name, tried) for name, tried in recipe.tune.space.items()}
-        _carry_out(optuna, study, trial, with_values(recipe, values), split, device, progress)
+        _carry_out(optuna, study, trial, recipe, values, split, device, progress)
         if told is not None:
             told(_ended(study)[-1])
-        _write_best(recipe, study, directory)
+        if any(ended.state == "complete" for ended in _ended(study)):
+            _write_best(recipe, study, directory)
     return Tuned(recipe.training.monitor, *_write_best(recipe, study, directory))
 
 
@@ -266,11 +282,15 @@ def _carry_out(
     study: Any,
     trial: Any,
     recipe: Recipe,
+    values: Mapping[str, Any],
     split: Split,
     device: str,
     progress: Progress | None,
 ) -> None:
-    """Train one combination on the training rows, and write down how far it came."""
+    """Train one combination on the training rows, and write down how far it came.
+
+    One that cannot work, though each value alone can, is a trial that failed.
+    """
 
     def hear(epoch: int, score: float) -> bool:
         trial.report(score, epoch)
@@ -279,10 +299,10 @@ def _carry_out(
     listener = _Listener(progress or Quiet(), hear)
     states = optuna.trial.TrialState
     try:
-        build(recipe, device).fit(split, progress=listener)
+        build(with_values(recipe, values), device).fit(split, progress=listener)
     except _PrunedError:
         study.tell(trial, state=states.PRUNED)
-    except (ModelError, TrainingError) as error:
+    except (RecipeError, ModelError, TrainingError) as error:
         trial.set_user_attr("reason", str(error))
         study.tell(trial, state=states.FAIL)
     else:

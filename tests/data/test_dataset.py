@@ -96,6 +96,8 @@ def test_a_split_column_is_obeyed_and_missing_validation_is_carved_and_said(tiny
         (Schema(), "global-time", {}, "data.time"),
         (TIMED, "leave-last", {}, "leave-last-out"),
         (TIMED, "leave-last-out", {"at": 0.5}, "split.at does nothing"),
+        (TIMED, "leave-last-out", {"seed": 3}, "split.seed does nothing"),
+        (TIMED, "global-time", {"seed": 3}, "split.seed does nothing"),
         (TIMED, "random", {"at": 1.5}, "between 0 and 1"),
         (TIMED, "global-time", {"at": 1000}, "leaves 8 of 8 rows"),
         (TIMED, "column", {}, "split.column"),

@@ -155,7 +155,7 @@ def test_pairs_without_a_user_and_an_item_refuse_hard_negatives(retriever):
 def test_a_log_that_the_data_lack_is_refused(split):
     with pytest.raises(ModelError, match=r"needs data\.impressions"):
         TwoTower(**SMALL, hard="exposed").fit(split)
-    with pytest.raises(ModelError, match="only 200 items can be"):
+    with pytest.raises(ModelError, match="only 199 items are left"):
         TwoTower(**SMALL, hard="mined", hard_ranks=(201, 500)).fit(split)
 
 

@@ -253,6 +253,7 @@ def test_item_features_place_items_that_nobody_has_met(world, world_schema):
         ({"temperature": 0}, "temperature must be > 0"),
         ({"sampler": "in_batch", "batch_size": 1}, "batch_size"),
         ({"hard_share": 0.5}, "hard_share does nothing"),
+        ({"dropout": 0.5}, "dropout does nothing"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused_before_any_data(options, message):

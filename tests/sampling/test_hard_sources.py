@@ -125,7 +125,7 @@ def test_mined_sees_new_vectors_after_a_refresh_only():
     [
         ((0, 5), 0.9, "1 <= a <= b"),
         ((6, 5), 0.9, "1 <= a <= b"),
-        ((10, 50), 0.9, "only 9 items can be"),
+        ((9, 50), 0.9, "only 8 items are left"),
         ((1, 5), 0.0, "hard_ceiling must be above 0"),
         ((1, 5), 1.1, "hard_ceiling must be above 0"),
     ],
@@ -133,6 +133,15 @@ def test_mined_sees_new_vectors_after_a_refresh_only():
 def test_a_band_that_cannot_be_is_refused(ranks, ceiling, message):
     with pytest.raises(ModelError, match=message):
         MinedNegatives(torch.arange(1, 10), "dot", ranks, ceiling)
+
+
+def test_a_band_that_begins_behind_what_any_user_has_left_is_refused():
+    known = lists([], [1, 2, 2, 3], [1, 2, 3, 4])
+    world = HardWorld(torch.arange(1, 10), "dot", {}, known)
+    assert MinedNegatives.build(world, ranks=(6, 9)).ranks == (6, 9)
+    with pytest.raises(ModelError, match="start at 7, and only 6 items are left"):
+        MinedNegatives.build(world, ranks=(7, 9))
+    assert MinedNegatives.build(world._replace(known=None), ranks=(7, 9)).ranks == (7, 9)
 
 
 # From a log.

@@ -44,6 +44,20 @@ def test_a_tower_with_nothing_to_read_is_refused(data, options):
         build(data, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"history": "none", "user_id": True, "user_features": ()}, "user_layers"),
+        ({"history": "attention", "user_features": ()}, "user_layers"),
+        ({"history": "gru", "user_features": ()}, "user_layers"),
+        ({"item_features": ()}, "item_layers"),
+    ],
+)
+def test_layers_over_nothing_are_refused(data, options, message):
+    with pytest.raises(ModelError, match=f"model.{message} are over"):
+        build(data, dim=8, **options, **{message: (4,)})
+
+
 def test_an_unknown_history_is_refused(data):
     with pytest.raises(ModelError, match="recency"):
         build(data, history="recent")

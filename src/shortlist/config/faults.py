@@ -64,7 +64,7 @@ def _unknown(loc: tuple[int | str, ...], sections: Mapping[str, type[BaseModel]]
     if homes:
         return f"{where} is not a key: {key!r} belongs to [{homes[0]}]."
     if len(loc) == 1:
-        return f"[{where}] is not a section.{suggest(key, sections)}"
+        return f"[{where}] is not a section.{suggest(key, [*sections, 'channels'])}"
     return f"{where} is not a key.{suggest(key, sections[str(loc[0])].model_fields)}"
 
 

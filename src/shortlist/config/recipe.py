@@ -1,6 +1,7 @@
 """What is a whole recipe, and which of its sections contradict each other?"""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -165,7 +166,9 @@ class Recipe(Section):
                 found.append(f"channels.{name}.kind is required: which retriever it is")
         if self.blend is not None and len(self.channels) < 2:
             found.append("[blend] merges several [channels], and there are not two of them")
-        if not self.has_towers:
+        kinds = [str(table.get("kind")) for table in self.channels.values()]
+        meant = any(get_close_matches(kind, LEARNED_KINDS, 1, 0.8) for kind in kinds)
+        if not self.has_towers and not meant:  # a typo is told by who knows all kinds
             idle = [
                 f"{name}.{key}"
                 for name, section, used in (
@@ -211,6 +214,8 @@ class Recipe(Section):
             found.append(f'split.column needs split.kind = "column", got "{kind}"')
         if kind in {"leave-last-out", "global-time"} and self.data.time is None:
             found.append(f'split.kind = "{kind}" needs data.time, the column that orders events')
+        if kind in {"leave-last-out", "global-time"} and self.split.seed:
+            found.append(f'split.seed does nothing for split.kind = "{kind}", which draws nothing')
         if kind in {"leave-last-out", "column"} and at is not None:
             found.append(f'split.at is for split.kind = "global-time" or "random", got "{kind}"')
         if kind == "random" and at is not None and not (isinstance(at, float) and 0 < at < 1):

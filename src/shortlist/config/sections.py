@@ -312,6 +312,11 @@ class Model(Section):
             for key in ("history_length", "history_dropout", "history_reads", "shared_items"):
                 if key in given:
                     raise ValueError(f"{key} does nothing with history = 'none': leave it out.")
+            if "dropout" in given and self.dropout and not (self.user_layers or self.item_layers):
+                raise ValueError(
+                    "dropout is of histories and hidden layers, and does nothing with "
+                    "history = 'none' and no layers: leave it out."
+                )
         for key, readers in HISTORY_OPTIONS.items():
             if key in given and self.history not in readers:
                 meant = get_close_matches(self.history, readers, n=1)

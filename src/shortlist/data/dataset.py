@@ -113,6 +113,8 @@ class Dataset:
         splits.check_kind(kind)
         notes: list[str] = []
         keys = pair_hash(self.user_ids, self.item_ids, self.log.user, self.log.item, seed + 1)
+        if kind in ("leave-last-out", "global-time"):
+            _refuse(kind, seed=seed or None)  # nothing is drawn
         if kind == "leave-last-out":
             _refuse(kind, at=at, validation_at=validation_at)
             roles = splits.leave_last_out(self.log)

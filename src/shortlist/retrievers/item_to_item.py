@@ -1,7 +1,7 @@
 """Items that go together: learned from pairs of one session, asked by item or by what was met."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from shortlist.config import Model, Training
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.pairs import ItemPairs, in_units, sessions
@@ -82,6 +83,22 @@ class ItemToItem(Learner):
     unused: ClassVar[Mapping[str, str]] = UNUSED
 
     towers: ItemTower
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        super().__init__(model=model, training=training, device=device, **options)
+        section = self.model_section
+        if section.dropout not in (0.0, Model().dropout) and not section.item_layers:
+            raise ModelError(
+                "dropout does nothing with positives = 'i2i' and no item_layers: a query in "
+                "training is one item, and nothing is hidden"
+            )
 
     def similar(self, items: Ids, k: int = 10) -> Candidates:
         """Return the k items nearest to each item id, itself left out.

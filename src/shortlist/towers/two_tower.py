@@ -53,6 +53,11 @@ class QueryTower(nn.Module):
                 "the user tower has nothing to read: turn model.user_id on, give user features, "
                 "or choose a model.history"
             )
+        if shape.user_layers and width == 0:
+            raise ModelError(
+                "model.user_layers are over user features, a pooled history or interests, and "
+                "this user tower reads none of them: leave them out"
+            )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
 
     @property
@@ -133,6 +138,11 @@ class ItemTower(nn.Module):
                 "model.id_dropout leaves an item to its features: it needs item features and "
                 "model.item_id"
             )
+        if shape.item_layers and self.fields is None:
+            raise ModelError(
+                "model.item_layers are over item features, and this item tower reads none: leave "
+                "them out"
+            )
         self.top = (
             mlp(self.fields.width, shape.item_layers, shape.dim, shape.dropout)
             if self.fields
@@ -212,9 +222,10 @@ class TwoTowers(nn.Module):
 
 def _for_each_interest(parts: list[Tensor]) -> list[Tensor]:
     """Parts [B, *] beside one of [B, K, *] as [B, K, *] all; unchanged where there is none."""
-    interests = max((part.shape[1] for part in parts if part.dim() == 3), default=None)
-    if interests is None:
+    several = [part.shape[1] for part in parts if part.dim() == 3]
+    if not several:
         return parts
+    interests = max(several)
     return [
         part if part.dim() == 3 else part.unsqueeze(1).expand(-1, interests, -1) for part in parts
     ]

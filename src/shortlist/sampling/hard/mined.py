@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shortlist.data.batches import Batch
+from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
 from shortlist.index.exact import ExactIndex
 from shortlist.sampling.base import Negatives
@@ -48,11 +49,7 @@ class MinedNegatives:
         first, last = self.ranks
         if not 1 <= first <= last:
             raise ModelError(f"hard_ranks must be [a, b] with 1 <= a <= b, got {[first, last]}")
-        if first > len(self.candidates):
-            raise ModelError(
-                f"hard_ranks start at {first}, but only {len(self.candidates)} items can be "
-                "recommended: give smaller ranks"
-            )
+        self._check_reached(len(self.candidates) - 1)
         if not 0 < self.ceiling <= 1:
             raise ModelError(f"hard_ceiling must be above 0 and at most 1, got {self.ceiling}")
 
@@ -61,7 +58,10 @@ class MinedNegatives:
         cls, world: HardWorld, *, ranks: tuple[int, int] = (100, 500), ceiling: float = 0.95
     ) -> Self:
         """Mine among the items that can be recommended."""
-        return cls(world.candidates, world.similarity, ranks, ceiling)
+        source = cls(world.candidates, world.similarity, ranks, ceiling)
+        if world.known is not None and ranks[0] > len(world.candidates) - _most(world.known):
+            source._check_reached(len(world.candidates) - _fewest(world.known))
+        return source
 
     def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
         """Search the item vectors as they are now until the next epoch."""
@@ -94,9 +94,30 @@ class MinedNegatives:
         columns, filled = random_slots(allowed, count, generator)
         return hard_slots(ids.gather(1, columns), filled, batch.positive)
 
+    def _check_reached(self, left: int) -> None:
+        """Refuse ranks that no row has an item at. left: the most items that any row may get."""
+        if self.ranks[0] > left:
+            raise ModelError(
+                f"hard_ranks start at {self.ranks[0]}, and only {left} items are left beside what "
+                "a user is known to like: give smaller ranks"
+            )
+
     def _kept_out(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What each row must not get: item rows and offsets [B + 1]; known holds the positive."""
         if batch.known is not None:
             return batch.known.values, batch.known.offsets
         rows = len(batch.positive)
         return batch.positive, torch.arange(rows + 1, device=batch.positive.device)
+
+
+def _most(known: Ragged) -> int:
+    """The length of the longest list."""
+    return int(known.lengths.max()) if len(known.lengths) else 0
+
+
+def _fewest(known: Ragged) -> int:
+    """How many different items the lists that are not empty have at least."""
+    size = int(known.values.max()) + 1 if len(known.values) else 1
+    pairs = torch.unique(known.owners() * size + known.values)
+    different = torch.bincount(torch.div(pairs, size, rounding_mode="floor"))
+    return int(different[different > 0].min()) if len(pairs) else 0
