@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -96,7 +97,7 @@ def _trained() -> TwoTower:
 
 def trained() -> TwoTower:
     """A trained retriever of one's own, to break."""
-    settings, states = _trained().state()
+    settings, states = deepcopy(_trained().state())  # a retriever holds the tensors it is given
     return TwoTower.from_state(_trained().data, settings, states)
 
 

@@ -196,7 +196,11 @@ class Learner(ABC):
         *,
         device: str = "cpu",
     ) -> Self:
-        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
+        """Return the retriever that `state` came from: it gives the same answers, bit for bit.
+
+        It holds the tensors it is given, not copies: they may lie in a mapped file, and two
+        retrievers of one state share their weights.
+        """
         retriever = cls(device=device, **settings["model"], **settings["training"])
         retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
