@@ -570,7 +570,7 @@ def index(
         Path, typer.Option("--out", help="Where the bundle with the new index goes.")
     ],
     kind: Annotated[
-        str, typer.Option(help="faiss-hnsw, faiss-ivf, faiss-flat, annoy, milvus or exact.")
+        str, typer.Option(help="faiss-hnsw, faiss-ivf, faiss-flat, annoy, scann, milvus or exact.")
     ] = "faiss-hnsw",
     target_recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the exact k best to be found.")

@@ -214,6 +214,7 @@ def test_integers_are_the_names_of_the_modes():
         ({"history": "none", "user_id": True, "shared_items": False}, ModelError, "shared_items"),
         ({"history": "none", "user_id": True, "history_reads": "items"}, ModelError, "_reads"),
         ({"history_reads": "items", "shared_items": False}, ModelError, "shared_items"),
+        ({"item_id": False, "shared_items": False}, ModelError, "no table of ids to share"),
         ({"history": "gru", "history_heads": 4}, ModelError, "history_heads is for history = 'att"),
         ({"history": "atention", "history_heads": 4}, ModelError, "did you mean 'attention'"),
         ({"history": "recency", "history_layers": 1}, ModelError, "'attention' or 'gru'"),

@@ -330,6 +330,11 @@ class Model(Section):
                 "history_reads = 'items' reads histories with the item tower, which is sharing: "
                 "leave shared_items out."
             )
+        if not (self.shared_items or self.item_id):
+            raise ValueError(
+                "shared_items = false does nothing with item_id = false, where there is no table "
+                "of ids to share: leave it out."
+            )
         return self
 
     @property
