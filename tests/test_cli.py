@@ -8,9 +8,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from shortlist import files
 from shortlist.bundle.bundle import load
-from shortlist.cli import main
+from shortlist.cli import files, main
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import QueryError
 from shortlist.retrievers.base import Queries
@@ -411,12 +410,12 @@ def test_a_missing_or_damaged_bundle_exits_with_three(capsys, bundle, tmp_path):
 
 
 def test_a_fault_of_the_doctor_does_not_cost_the_trained_model(folder, tmp_path, monkeypatch):
-    from shortlist import cli
+    from shortlist import doctor
 
     def broken(_):
         raise RuntimeError("a check fell over")
 
-    monkeypatch.setattr(cli, "examine", broken)
+    monkeypatch.setattr(doctor, "examine", broken)
     with pytest.raises(RuntimeError, match="fell over"):
         call("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet")
     monkeypatch.undo()
@@ -425,7 +424,9 @@ def test_a_fault_of_the_doctor_does_not_cost_the_trained_model(folder, tmp_path,
 
 def test_the_options_of_serve_reach_the_service_and_help_names_them(capsys, bundle, monkeypatch):
     asked = []
-    monkeypatch.setattr("shortlist.cli.serve", lambda *arguments, **more: asked.append(arguments))
+    monkeypatch.setattr(
+        "shortlist.serving.run.serve", lambda *arguments, **more: asked.append(arguments)
+    )
     options = {"queue": 7, "poll": 0.5, "workers": 3, "connections": 9}
     times = {"timeout": 4.0, "notice": 0.0, "drain": 2.5}
     typed = [f"--{name}={value}" for name, value in (options | times).items()]

@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 import torch
 
+from shortlist.cli.files import write_user_vectors
 from shortlist.errors import ModelError
-from shortlist.files import write_user_vectors
 from shortlist.index import INDEXES, ExactIndex
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.user_to_user import UserToUser

@@ -1,0 +1,5 @@
+"""`python -m shortlist.cli`, the same as `shortlist`."""
+
+from shortlist.cli.app import main
+
+main()

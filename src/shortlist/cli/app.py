@@ -1,0 +1,62 @@
+"""Which commands there are, and how each of them ends: an exit code, an error in one line."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from shortlist import __version__
+from shortlist.cli import ask, bundles, doctor, serve, train
+from shortlist.cli.options import Device, QuietFlag
+from shortlist.cli.screen import notes, out
+from shortlist.errors import ShortlistError
+
+COMMANDS = {
+    "Train": (train.demo, train.init, train.train, train.tune, train.plan, doctor.doctor),
+    "Ask a bundle": (ask.recommend, ask.similar, ask.explain, ask.evaluate, ask.compare),
+    "Look into a bundle, or make another of it": (
+        *(bundles.inspect, bundles.update, bundles.encode, bundles.index),
+    ),
+    "Serve": (serve.serve,),
+}
+"""The commands under the headings that `--help` gives them."""
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C: 128 + SIGINT."""
+
+app = typer.Typer(
+    help="The recall stage of a recommender: train, measure and ask candidate retrievers.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for heading, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=heading)(command)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    device: Device = None,
+    quiet: QuietFlag = False,
+) -> None:
+    """The recall stage of a recommender: train, measure and ask candidate retrievers."""
+    if version:
+        out.print(f"shortlist {__version__}", highlight=False)
+        raise typer.Exit
+    context.obj = {"device": device or "cpu", "quiet": quiet}
+
+
+def main() -> None:
+    """Run the command line: an error on purpose is one line on stderr and an exit code."""
+    try:
+        app()
+    except ShortlistError as error:
+        notes.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            notes.print("interrupted: nothing was written")
+        raise

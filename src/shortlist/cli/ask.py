@@ -1,0 +1,244 @@
+"""Commands that ask a bundle: recommend, similar, explain, evaluate and compare."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from shortlist.cli.options import BundlePath, Device, JsonFlag
+from shortlist.cli.screen import notes, out, print_json
+from shortlist.errors import QueryError
+
+if TYPE_CHECKING:
+    from shortlist.cli.show import Side
+    from shortlist.evaluation.report import Report
+
+
+def recommend(
+    context: typer.Context,
+    bundle: BundlePath,
+    user: Annotated[list[str] | None, typer.Option(help="A user id; may be repeated.")] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(help="Item ids of somebody unknown, oldest first: ID,ID,... May be repeated."),
+    ] = None,
+    users_file: Annotated[
+        Path | None, typer.Option(help="A table whose user column (or first column) holds ids.")
+    ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Every user of the bundle; needs --out.")
+    ] = False,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="With --users-file or --all-users: the Parquet file to write, in pieces."
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option(help="How many candidates.")] = 10,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Allow items the user has met.")
+    ] = False,
+    quota: Annotated[
+        str | None,
+        typer.Option(help="COLUMN=N: at most N items of each value of a column of the items."),
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Ask a bundle for candidates: for known users, for histories, a file of users, or for all."""
+    from shortlist.bundle.bundle import load
+    from shortlist.cli import files, show
+    from shortlist.retrievers.base import Queries
+
+    if sum((user is not None, history is not None, users_file is not None, all_users)) != 1:
+        raise QueryError("give one of --user, --history, --users-file and --all-users")
+    if (users_file is not None or all_users) != (target is not None):
+        raise QueryError("--users-file or --all-users and --out go together")
+    if target is not None and json_:
+        raise QueryError("--json is for answers that are printed, and --out writes Parquet")
+    asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
+    loaded = load(bundle, device=device or context.obj["device"])
+    data = loaded.retriever.data
+    if target is not None:
+        users = data.users.ids
+        if users_file is not None:
+            section = (loaded.recipe or {}).get("data", {})
+            users = files.read_users(loaded.retriever, users_file, section.get("user"))
+        strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
+        notes.print(f"Wrote candidates of {len(users):,} users to {target}.", highlight=False)
+        if strangers:
+            notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
+        return
+    if user is not None:
+        queries = Queries(data.users.parse(user), **asked)
+    else:
+        lists = [data.items.parse(text.split(",")).to_list() for text in history or []]
+        queries = Queries(histories=lists, **asked)
+    for line in show.strangers(loaded.retriever, queries):
+        notes.print(line, highlight=False, markup=False)
+    if json_:
+        print_json(show.answers(loaded.retriever, queries, k))
+    else:
+        out.print(show.recommendations(loaded.retriever, queries, k))
+
+
+def _quota(given: str | None) -> dict[str, int] | None:
+    """Read COLUMN=N."""
+    if given is None:
+        return None
+    column, _, most = given.rpartition("=")
+    if not (column and most.isdecimal() and most.isascii()):
+        raise QueryError(f"--quota is COLUMN=N, such as genre=3, got {given!r}")
+    return {column: int(most)}
+
+
+def similar(
+    context: typer.Context,
+    bundle: BundlePath,
+    item: Annotated[list[str] | None, typer.Option(help="An item id; may be repeated.")] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="A user id (positives u2u); may be repeated.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="How many.")] = 10,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Ask a bundle which items are like an item, or which users are like a user."""
+    from shortlist.bundle.bundle import load
+    from shortlist.cli import show
+
+    if (item is None) == (user is None):
+        raise QueryError("give --item or --user: one of the two")
+    loaded = load(bundle, device=device or context.obj["device"])
+    data = loaded.retriever.data
+    side: Side = "user" if item is None else "item"
+    ids = (data.users if item is None else data.items).parse(item or user or [])
+    found = show.similar(loaded.retriever, side, ids, k)
+    if json_:
+        print_json(show.similar_answers(side, ids, found))
+    else:
+        out.print(show.similar_tables(loaded.retriever, side, ids, found))
+
+
+def explain(
+    context: typer.Context,
+    bundle: BundlePath,
+    user: Annotated[str | None, typer.Option(help="A user id.")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids of somebody unknown, oldest first: ID,ID,...")
+    ] = None,
+    item: Annotated[
+        list[str] | None,
+        typer.Option(help="An item id; may be repeated. Default: the first three candidates."),
+    ] = None,
+    reasons: Annotated[int, typer.Option(min=1, help="How many reasons are shown.")] = 5,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Say why items have their scores: which event, attribute or count gives how much.
+
+    Counting channels and their blends can; towers cannot, as their scores are no sums.
+    """
+    from shortlist.bundle.bundle import load
+    from shortlist.cli import show
+    from shortlist.retrievers.base import Queries
+
+    if (user is None) == (history is None):
+        raise QueryError("give --user or --history: one of the two")
+    loaded = load(bundle, device=device or context.obj["device"])
+    data = loaded.retriever.data
+    if not hasattr(loaded.retriever, "explain"):
+        raise QueryError("this bundle has towers only, and their scores are no sums of reasons")
+    queries = (
+        Queries(data.users.parse([user]))
+        if user is not None
+        else Queries(histories=[data.items.parse((history or "").split(",")).to_list()])
+    )
+    for line in show.strangers(loaded.retriever, queries):
+        notes.print(line, highlight=False, markup=False)
+    chosen = data.items.parse(item).to_list() if item else None
+    if chosen is None:
+        chosen = loaded.retriever.recommend(queries, 3).ids[0]
+    if unknown := [i for i, row in zip(chosen, data.items.rows(chosen), strict=True) if row == 0]:
+        raise QueryError(f"item {unknown[0]} is unknown to this bundle")
+    if json_:
+        print_json(show.explanation_answers(loaded.retriever, queries, chosen))
+    else:
+        out.print(show.explanation(loaded.retriever, queries, chosen, reasons))
+
+
+def evaluate(
+    context: typer.Context,
+    bundle: BundlePath,
+    on: Annotated[
+        Literal["test", "validation"], typer.Option(help="Which held-out rows to predict.")
+    ] = "test",
+    k: Annotated[
+        list[int] | None, typer.Option(help="List length; may be repeated. Default: the recipe's.")
+    ] = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Leave items in that a user has met.")
+    ] = False,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Measure a bundle on the full catalogue, with the code that serves, beside popularity."""
+    from shortlist.bundle.bundle import load
+    from shortlist.evaluation.evaluate import evaluate as measure
+    from shortlist.retrievers.learning import Learner
+
+    loaded = load(bundle, device=device or context.obj["device"])
+    section = (loaded.recipe or {}).get("evaluation", {})
+
+    def measured() -> "Report":
+        return measure(
+            loaded.retriever,
+            on=on,
+            k=k or section.get("k", (10, 20, 100)),
+            exclude_seen=not include_seen and section.get("exclude_seen", True),
+        )
+
+    report, beside = measured(), {}
+    if isinstance(loaded.retriever, Learner) and not loaded.retriever.index.is_exact:
+        indexed = report.metrics
+        loaded.retriever.use_exact_index()
+        report = measured()
+        beside = {
+            name: {"exact": figure.mean, "indexed": indexed[name].mean}
+            for name, figure in report.metrics.items()
+        }
+    if json_:
+        print_json(
+            {"bundle": loaded.id, **report.to_dict()} | ({"index": beside} if beside else {})
+        )
+        return
+    out.print(report.table())
+    for name, figures in beside.items():
+        if name.startswith(("recall", "ndcg")):
+            said = (
+                f"{name}: exact {figures['exact']:.4f}, through the index {figures['indexed']:.4f}"
+            )
+            notes.print(said, highlight=False)
+    for line in report.lines():
+        notes.print(line, highlight=False, markup=False)
+
+
+def compare(
+    context: typer.Context,
+    bundle: BundlePath,
+    other: Annotated[Path, typer.Argument(help="The bundle it is compared with.")],
+    k: Annotated[list[int] | None, typer.Option(help="List length; may be repeated.")] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Is one bundle better than another? Both on the test rows, the difference paired by user."""
+    from shortlist.bundle.bundle import load
+    from shortlist.evaluation.compare import compare as compare_retrievers
+
+    device = device or context.obj["device"]
+    pair = [load(path, device=device) for path in (bundle, other)]
+    found = compare_retrievers(pair[0].retriever, pair[1].retriever, k=k or (10, 20, 100))
+    if json_:
+        print_json({"bundles": [loaded.id for loaded in pair], **found.to_dict()})
+    else:
+        out.print(found.table())

@@ -1,0 +1,146 @@
+"""Commands that look into a bundle or make another of it: inspect, update, encode and index."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shortlist.cli.options import BundlePath, Device, JsonFlag
+from shortlist.cli.screen import notes, out, print_json
+from shortlist.errors import QueryError
+
+
+def inspect(bundle: BundlePath, json_: JsonFlag = False) -> None:
+    """Verify a bundle and say what is in it: data, recipe, figures, files."""
+    from shortlist.bundle.bundle import load
+    from shortlist.cli import show
+
+    loaded = load(bundle)
+    if json_:
+        print_json(show.contents(loaded))
+    else:
+        out.print(show.inspection(loaded))
+
+
+def update(
+    context: typer.Context,
+    bundle: BundlePath,
+    events: Annotated[Path, typer.Option(help="New events, with the columns of the log.")],
+    target: Annotated[Path, typer.Option("--out", help="Where the new bundle goes.")],
+    device: Device = None,
+) -> None:
+    """Add new events to a bundle that was fitted on all rows (refit = "all"), without a fit.
+
+    Counts and neighbours become what a whole fit would give; weights that need one (EASE, graph
+    filters, ALS items, towers) stay, and histories grow.
+    """
+    from shortlist.bundle.bundle import load, save
+    from shortlist.cli.files import check_free
+    from shortlist.config import Recipe
+    from shortlist.data.updates import read_events
+    from shortlist.pipeline import schema_of
+
+    check_free(target, overwrite=False)
+    loaded = load(bundle, device=device or context.obj["device"])
+    if loaded.recipe is None:
+        raise QueryError("this bundle has no recipe, which tells the columns: update it in Python")
+    came = read_events(loaded.retriever.data, events, schema_of(Recipe.from_dict(loaded.recipe)))
+    identity = save(
+        loaded.retriever.observe(came.data),
+        target,
+        metrics=loaded.metrics,
+        recipe=loaded.recipe,
+        findings=loaded.manifest.fields.get("findings", ()),
+        index=loaded.manifest.fields.get("index"),  # its vectors are the same
+    )
+    notes.print(came.line(), highlight=False)
+    notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
+
+
+def encode(
+    context: typer.Context,
+    bundle: BundlePath,
+    items: Annotated[
+        Path | None, typer.Option(help="Parquet file for the item vectors: id, vector.")
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="Parquet file for the vectors of all known users.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Write vectors for any vector store; the score is the bundle's similarity of the two."""
+    from shortlist.bundle.bundle import load
+    from shortlist.cli import files
+
+    if items is None and users is None:
+        raise QueryError("give --items FILE, --users FILE or both")
+    loaded = load(bundle, device=device or context.obj["device"])
+    if not hasattr(loaded.retriever, "encode_items"):
+        raise QueryError("this bundle has no towers, so there are no vectors to write")
+    for path, write in ((items, files.write_item_vectors), (users, files.write_user_vectors)):
+        if path is not None:
+            count = write(loaded.retriever, path)
+            notes.print(f"Wrote {count:,} vectors to {path}.", highlight=False)
+
+
+def index(
+    context: typer.Context,
+    bundle: BundlePath,
+    target: Annotated[
+        Path, typer.Option("--out", help="Where the bundle with the new index goes.")
+    ],
+    kind: Annotated[
+        str, typer.Option(help="faiss-hnsw, faiss-ivf, faiss-flat, annoy, scann, milvus or exact.")
+    ] = "faiss-hnsw",
+    target_recall: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the exact k best to be found.")
+    ] = 0.99,
+    k: Annotated[int, typer.Option(min=1, help="List length the recall is measured at.")] = 100,
+    queries: Annotated[int, typer.Option(min=1, help="At most so many users are asked.")] = 1000,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw recall against latency: a .png or .svg file.")
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Build an index, measure it against exact search, and keep the cheapest setting that will do.
+
+    The queries are the users of the test rows, with what was known of them before.
+    """
+    from shortlist.bundle.bundle import load, save
+    from shortlist.cli import show
+    from shortlist.cli.files import check_free
+    from shortlist.evaluation.index_recall import plot_tunings
+    from shortlist.evaluation.index_recall import tune as tune_index
+    from shortlist.pipeline import held_out_queries
+    from shortlist.retrievers.learning import Learner
+
+    check_free(target, overwrite=False)
+    loaded = load(bundle, device=device or context.obj["device"])
+    retriever: Any = loaded.retriever
+    if not isinstance(loaded.retriever, Learner):
+        raise QueryError("this bundle has no vectors of towers, so there is nothing to index")
+    rows, vectors, keys = retriever.placed_vectors()
+    asked = held_out_queries(retriever, queries)
+    measured = tune_index(
+        *(kind, rows, vectors, keys, retriever.training_section.similarity),
+        *(retriever.encode_users(asked), min(k, len(rows)), target_recall),
+    )
+    if plot is not None:
+        plot_tunings([measured], plot)
+    if json_:
+        print_json(show.tuned_answers(measured))
+    else:
+        out.print(show.tuned(measured))
+    if measured.index is None:
+        notes.print(f"No setting of {kind} reaches recall {target_recall}: nothing was written.")
+        raise typer.Exit(1)
+    identity = save(
+        retriever.use_index(measured.index),
+        target,
+        metrics=loaded.metrics,
+        recipe=loaded.recipe,
+        findings=loaded.manifest.fields.get("findings", ()),
+        index=show.tuned_answers(measured),
+    )
+    notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)

@@ -1,0 +1,68 @@
+"""The command that answers over HTTP: serve."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shortlist.cli.screen import notes
+
+
+def serve(
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle, or a directory whose newest bundle is served.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to bind; others than loopback need SHORTLIST_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 2,
+    queue: Annotated[
+        int,
+        typer.Option(min=1, help="Requests that may wait for a worker; more get 503, Retry-After."),
+    ] = 64,
+    poll: Annotated[
+        float, typer.Option(help="Seconds between looks for a newer bundle; must be > 0.")
+    ] = 2.0,
+    connections: Annotated[
+        int, typer.Option(min=1, help="Connections open at a time; more get 503.")
+    ] = 1_024,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds until a request without an answer gets 503.")
+    ] = 10.0,
+    notice: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds after SIGTERM in which /readyz fails, still answering."),
+    ] = 1.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds that running requests then have to finish.")
+    ] = 8.0,
+) -> None:
+    """Answer over HTTP: recommend, similar, explain, figures, and a page to look around.
+
+    Tokens come from the environment: SHORTLIST_TOKEN for questions, SHORTLIST_ADMIN_TOKEN for
+    /admin. A bundle published into a served directory takes over without a lost request.
+
+    A request waits while all workers are busy: about queue / workers answers long, so a short
+    queue refuses early, and a long one keeps clients waiting until --timeout.
+    """
+    from shortlist.serving import run
+    from shortlist.serving.settings import Settings, Timeouts
+
+    settings = Settings(
+        token=os.environ.get("SHORTLIST_TOKEN") or None,
+        admin_token=os.environ.get("SHORTLIST_ADMIN_TOKEN") or None,
+        workers=workers,
+        queue=queue,
+        poll=poll,
+        connections=connections,
+        timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+    def ready(address: str) -> None:
+        notes.print(f"Serving {bundle} at {address} (Ctrl-C ends it).", highlight=False)
+
+    run.serve(bundle, host, port, settings, ready=ready)

@@ -1,0 +1,310 @@
+"""Commands that train: demo, init, train, tune and plan."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from shortlist.cli.options import Device, JsonFlag, QuietFlag
+from shortlist.cli.screen import notes, out, print_json, progress_bars
+from shortlist.errors import QueryError, TrainingError
+
+if TYPE_CHECKING:
+    from shortlist.config import Recipe
+    from shortlist.data.dataset import Split
+    from shortlist.doctor import Finding, Watch
+    from shortlist.pipeline import Trained
+    from shortlist.training.checkpoint import Checkpoints
+
+
+def demo(
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that holds MovieLens-100K; nothing is fetched.")
+    ] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Use the planted world: no network needed.")
+    ] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="With --synthetic: a slice that trains in seconds.")
+    ] = False,
+    bundle: Annotated[Path, typer.Option("--out", help="Where the bundle goes.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
+    device: Device = None,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train on MovieLens-100K, compare with popularity, and show ten titles for one user.
+
+    Fetches the data once (GroupLens, else the copy in the published RecBole wheel) and caches it.
+    """
+    from shortlist.bundle.bundle import load, save
+    from shortlist.cli import show
+    from shortlist.cli.demo import run, someone, world
+    from shortlist.retrievers.base import Queries
+
+    if synthetic and data is not None:
+        raise QueryError("--data is MovieLens-100K, and --synthetic reads no data: give one")
+    if small and not synthetic:
+        raise QueryError("--small does nothing without --synthetic")
+    quiet = quiet or context.obj["quiet"]
+    say = Console(stderr=True, quiet=quiet).print
+    chosen = world(data, synthetic=synthetic, small=small, seed=seed)
+    for line in chosen.lines:
+        say(line, highlight=False, markup=False)
+    with progress_bars(quiet) as progress:
+        result = run(chosen, device=device or context.obj["device"], progress=progress)
+    save(
+        result.retriever,
+        bundle,
+        metrics=result.report.to_dict(),
+        recipe=chosen.recipe.to_dict(),
+        overwrite=True,
+    )
+    out.print(result.report.table())
+    for line in result.report.lines():
+        say(line, highlight=False, markup=False)
+    loaded = load(bundle)
+    user = someone(loaded.retriever.data)
+    out.print(show.recommendations(loaded.retriever, Queries([user]), k=10))
+    say(f"Saved as {bundle}. Next: shortlist recommend {bundle} --user {user}")
+    say(f"To look around: shortlist serve {bundle}, then open http://127.0.0.1:8000")
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.toml"),
+) -> None:
+    """Write a recipe with every key, its meaning and its default; edit [data], then train."""
+    from shortlist.cli.files import write_new
+    from shortlist.config import template
+    from shortlist.losses import LOSSES
+    from shortlist.retrievers import CHANNELS
+    from shortlist.sampling import HARD, SAMPLERS
+    from shortlist.towers import TOWERS
+
+    choices = {
+        "training.loss": tuple(LOSSES),
+        "training.sampler": tuple(SAMPLERS),
+        "training.hard": tuple(HARD),
+        "model.history": (*TOWERS, "none"),
+    }
+    kinds = {name: k.options_type for name, k in CHANNELS.items() if hasattr(k, "options_type")}
+    write_new(path, template(choices, kinds).encode())
+    out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE", highlight=False)
+
+
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see `shortlist init`.")],
+    bundle: Annotated[Path, typer.Option("--out", help="Where the bundle goes: a new directory.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, over the recipe; may be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set training.seed=N.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
+    ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where the training is saved as it goes on: the same command, run again "
+            "after it was killed, takes it up from there. Removed at the end."
+        ),
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints; 300."),
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train a recipe, measure it on the full catalogue beside popularity, save it as a bundle."""
+    from shortlist.bundle.bundle import save
+    from shortlist.cli import show
+    from shortlist.cli.files import check_free
+    from shortlist.config import load_recipe
+    from shortlist.doctor import Subject, Watch, examine
+    from shortlist.pipeline import check, load_split
+
+    quiet = quiet or context.obj["quiet"]
+    chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
+    read = load_recipe(recipe, chosen)
+    check_free(bundle, overwrite)
+    check(read)
+    checkpoints = _checkpoints(read, checkpoint, every)
+    split = load_split(read)
+    if not quiet:
+        for line in split.dataset.report.lines():
+            notes.print(line, highlight=False, markup=False)
+    with progress_bars(quiet) as progress:
+        result = _carried_out(
+            read, split, device or context.obj["device"], Watch(progress), checkpoints
+        )
+    report = result.report.to_dict()
+    found: list[Finding] = []
+    try:
+        found = examine(Subject.of_retriever(result.retriever, report, read.to_dict()))
+    finally:  # whatever the doctor runs into, a trained model is kept
+        findings = [finding.to_dict() for finding in found]
+        identity = save(
+            result.retriever,
+            bundle,
+            metrics=report,
+            recipe=read.to_dict(),
+            findings=findings,
+            overwrite=overwrite,
+        )
+    if checkpoints is not None:
+        checkpoints.remove()
+    if json_:
+        print_json({"bundle": identity, **report, "findings": findings})
+        return
+    if getattr(result.retriever, "plan", None) is not None and not quiet:
+        notes.print(show.planned(result.retriever.plan))
+    out.print(result.report.table())
+    if not quiet:
+        if found:
+            notes.print(show.findings(found))
+        for line in result.report.lines():
+            notes.print(line, highlight=False, markup=False)
+        notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+
+
+def _checkpoints(
+    recipe: "Recipe", folder: Path | None, every: float | None
+) -> "Checkpoints | None":
+    """What --checkpoint and --checkpoint-every say together."""
+    from shortlist.pipeline import check_resumable
+    from shortlist.training.checkpoint import EVERY, Checkpoints
+
+    if folder is None:
+        if every is not None:
+            raise QueryError("--checkpoint-every does nothing without --checkpoint")
+        return None
+    check_resumable(recipe)
+    return Checkpoints(folder, every=EVERY if every is None else every)
+
+
+def _carried_out(
+    recipe: "Recipe",
+    split: "Split",
+    device: str,
+    watch: "Watch",
+    checkpoints: "Checkpoints | None",
+) -> "Trained":
+    """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
+    from shortlist import pipeline
+    from shortlist.cli import show
+    from shortlist.doctor import Subject, examine
+
+    try:
+        return pipeline.train(recipe, split, device=device, progress=watch, checkpoints=checkpoints)
+    except KeyboardInterrupt:
+        if checkpoints is not None and checkpoints.directory.exists():
+            notes.print(f"The same command goes on from {checkpoints.directory}.", highlight=False)
+        raise
+    except TrainingError as failure:
+        notes.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
+        raise
+
+
+def tune(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A recipe with a [tune] section.")],
+    target: Annotated[
+        Path, typer.Option("--out", help="Folder for the trials, which it goes on from.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="In all, with those in the folder. Default: [tune].")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the trials: a .png or .svg file.")] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+    quiet: QuietFlag = False,
+) -> None:
+    """Try values of a recipe's keys on the validation rows; write the best recipe as best.toml.
+
+    Weak trials end early. Run again after a stop, it goes on where it was.
+    """
+    from shortlist import tuning
+    from shortlist.config import load_recipe
+
+    quiet = quiet or context.obj["quiet"]
+    read = load_recipe(recipe, overrides or [])
+
+    def told(trial: tuning.Trial) -> None:
+        if not quiet:
+            notes.print(trial.line(), highlight=False, markup=False)
+
+    with progress_bars(quiet) as progress:
+        try:
+            found = tuning.tune(
+                *(read, target),
+                trials=trials,
+                device=device or context.obj["device"],
+                progress=progress,
+                told=told,
+            )
+        except KeyboardInterrupt:
+            notes.print(f"The same command goes on from {target}.", highlight=False)
+            raise
+    if plot is not None:
+        tuning.plot_trials(found, plot)
+    if json_:
+        print_json({"recipe": str(target / tuning.BEST), **found.to_dict()})
+        return
+    out.print(found.best.line(), highlight=False, markup=False)
+    notes.print(f"Next: shortlist train {target / tuning.BEST} --out BUNDLE", highlight=False)
+
+
+def plan(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A recipe with two [channels] or more.")],
+    size: Annotated[int | None, typer.Option(help="Candidates a query. Default: 100.")] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(help="Microseconds that the chosen channels may take together."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+    ] = None,
+    json_: JsonFlag = False,
+    device: Device = None,
+) -> None:
+    """Fit the channels of a recipe, and say what each is worth on the validation rows.
+
+    Unique hits, overlap, marginal recall per 100 slots, cost, and the quotas that follow for a
+    budget of candidates and of time. Nothing is saved: put the quotas into [blend].
+    """
+    from shortlist.cli import show
+    from shortlist.config import load_recipe
+    from shortlist.pipeline import build, check, load_split
+    from shortlist.retrievers.blend import Blend
+    from shortlist.retrievers.planning import plan as plan_channels
+
+    read = load_recipe(recipe, overrides or [])
+    check(read)
+    blend = build(read, device or context.obj["device"])
+    if not isinstance(blend, Blend):
+        raise QueryError("a plan needs two [channels] or more in the recipe")
+    split = load_split(read)
+    with progress_bars(context.obj["quiet"] or json_) as progress:
+        for channel in blend.channels.values():
+            channel.fit(split, progress=progress)
+    asked = {n: c for n, c in blend.channels.items() if n not in blend.options.fallback}
+    found = plan_channels(
+        asked, size or blend.options.size or 100, latency=latency or blend.options.latency
+    )
+    if json_:
+        print_json(found.to_dict())
+    else:
+        out.print(show.planned(found))
+        quotas = ", ".join(f"{name} = {slots}" for name, slots in found.quotas.items())
+        notes.print(f"[blend]\nquotas = {{ {quotas} }}", highlight=False, markup=False)
