@@ -246,9 +246,7 @@ def test_a_model_with_nothing_left_to_recommend_is_kept_with_empty_figures(capsy
     assert call("evaluate", tmp_path / "b") == 0
 
 
-def test_encode_writes_vectors_whose_cosine_is_the_score(capsys, bundle, tmp_path):
-    import numpy as np
-
+def test_encode_writes_vectors_whose_inner_product_is_the_score(capsys, bundle, tmp_path):
     items, users = tmp_path / "items.parquet", tmp_path / "users.parquet"
     output(capsys, "encode", bundle, "--items", items, "--users", users)
     item_frame, user_frame = pl.read_parquet(items), pl.read_parquet(users)
@@ -256,7 +254,23 @@ def test_encode_writes_vectors_whose_cosine_is_the_score(capsys, bundle, tmp_pat
     best = answer["users"][0]["items"][0]
     u = user_frame.filter(pl.col("id") == 10_001)["vector"].to_numpy()[0]
     t = item_frame.filter(pl.col("id") == best["item"])["vector"].to_numpy()[0]
-    assert u @ t / np.linalg.norm(u) / np.linalg.norm(t) == pytest.approx(best["score"], abs=1e-5)
+    assert u @ t == pytest.approx(best["score"], abs=1e-5)  # it was trained under cosine
+
+
+def test_encode_tells_what_a_store_must_know_and_writes_it_into_the_file(capsys, bundle, tmp_path):
+    identity = json.loads(output(capsys, "inspect", bundle, "--json"))["bundle"]
+    assert call("encode", bundle, "--items", tmp_path / "items.parquet") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    told = f"metric inner product, similarity cosine, width 16, bundle {identity[:16]}."
+    assert line == f"Wrote 150 vectors to {tmp_path / 'items.parquet'}: {told}"
+    written = pq.read_schema(tmp_path / "items.parquet").metadata
+    facts = {
+        b"metric": b"inner product",
+        b"similarity": b"cosine",
+        b"width": b"16",
+        b"bundle": identity.encode(),
+    }
+    assert facts.items() <= written.items()
 
 
 def test_inspect_and_evaluate_print_tables(capsys, bundle):

@@ -11,6 +11,10 @@ from shortlist.errors import ModelError, suggest
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
 
+METRICS = {"cosine": "inner product", "dot": "inner product", "euclidean": "l2"}
+"""What a vector store must compare `comparable` vectors by, to rank as `score` does."""
+
+
 def check_similarity(similarity: str) -> None:
     """Refuse a name that is not one of SIMILARITIES."""
     if similarity not in SIMILARITIES:
@@ -26,6 +30,15 @@ def normalize(vectors: Tensor) -> Tensor:
     """
     units: Tensor = _Normalized.apply(vectors)  # type: ignore[no-untyped-call]
     return units
+
+
+def comparable(vectors: Tensor, similarity: str) -> Tensor:
+    """Return vectors [..., D] whose order under METRICS[similarity] is that of `score`.
+
+    Under cosine they are scaled to length 1; otherwise they are the same vectors.
+    """
+    check_similarity(similarity)
+    return normalize(vectors) if similarity == "cosine" else vectors
 
 
 class _Normalized(torch.autograd.Function):

@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_bytes(split, fitted):
 
 
 def test_vectors_are_written_as_k_rows_a_user(fitted, tmp_path):
-    count = write_user_vectors(fitted, tmp_path / "users.parquet")
+    count = write_user_vectors(fitted, tmp_path / "users.parquet", {})
     frame = pl.read_parquet(tmp_path / "users.parquet")
     assert frame.height == count
     some = fitted.encode_users(frame["id"].head(3))

@@ -1,7 +1,7 @@
 """Tables the command line reads and writes: users to ask for, candidates, vectors."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from shortlist.data.readers import read_frame
 from shortlist.errors import BundleError, DataError, QueryError, suggest
 from shortlist.retrievers import Learned
 from shortlist.retrievers.base import Queries, Retriever
+from shortlist.similarity import METRICS
 
 USERS_AT_A_TIME = 16_384
 ROWS_AT_A_TIME = 1_000_000
@@ -77,21 +78,32 @@ def recommend_file(
     return strangers
 
 
-def write_item_vectors(retriever: Learned, path: Path) -> int:
-    """Write `id, vector` of every candidate item; return how many."""
+def vector_facts(retriever: Learned, bundle: str) -> dict[str, str]:
+    """Return what a vector store must know of a bundle's vectors: the metadata of their files."""
+    similarity = retriever.training_section.similarity
+    return {
+        "metric": METRICS[similarity],
+        "similarity": similarity,
+        "width": str(retriever.model_section.dim),
+        "bundle": bundle,
+    }
+
+
+def write_item_vectors(retriever: Learned, path: Path, facts: Mapping[str, str]) -> int:
+    """Write `id, vector` of every candidate item, and the facts as metadata; return how many."""
     ids, vectors = retriever.encode_items()
-    with _parquet(path) as write:
+    with _parquet(path, facts) as write:
         write(_vector_frame(ids, vectors))
     return len(ids)
 
 
-def write_user_vectors(retriever: Learned, path: Path) -> int:
+def write_user_vectors(retriever: Learned, path: Path, facts: Mapping[str, str]) -> int:
     """Write `id, vector` of every user that has one, from all known events; return how many.
 
-    Of a user with K interests, `vector` is an array of K of them.
+    Of a user with K interests, `vector` is an array of K of them. facts: the file's metadata.
     """
     ids = retriever.encodable_users()
-    with _parquet(path) as write:
+    with _parquet(path, facts) as write:
         for at in range(0, len(ids), USERS_AT_A_TIME):
             block = ids[at : at + USERS_AT_A_TIME]
             write(_vector_frame(block, retriever.encode_users(Queries(block))))
@@ -128,8 +140,8 @@ def read_users(retriever: Retriever, path: Path, column: str | None = None) -> p
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    """Write frames to a Parquet file that appears whole or not at all."""
+def _parquet(path: Path, metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
+    """Write frames to a Parquet file that appears whole or not at all; metadata: keys of it."""
     if path.suffix != ".parquet":
         raise DataError(f"{path} would hold Parquet: give it a name that ends in .parquet")
     if not path.parent.is_dir():
@@ -139,7 +151,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
     def write(frame: pl.DataFrame) -> None:
         nonlocal writer
-        table: pa.Table = frame.to_arrow()
+        table: pa.Table = frame.to_arrow().replace_schema_metadata(metadata)
         if writer is None:
             writer = pq.ParquetWriter(temporary, table.schema)
         writer.write_table(table)

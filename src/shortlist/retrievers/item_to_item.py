@@ -35,7 +35,7 @@ from shortlist.retrievers.learning import (
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.retrievers.quotas import keeping_quota
-from shortlist.similarity import normalize
+from shortlist.similarity import comparable, normalize
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
 from shortlist.training.blocks import Encoders
@@ -138,8 +138,9 @@ class ItemToItem(Learner):
         return rows
 
     def encode_items(self) -> tuple[pl.Series, Tensor]:
-        """Return the ids and vectors [N, D] of all candidate items."""
-        return self.data.items.external(self.item_rows.numpy()), self.item_vectors
+        """Return the ids of all candidate items, and their vectors as `comparable` gives them."""
+        ids = self.data.items.external(self.item_rows.numpy())
+        return ids, comparable(self.item_vectors, self.training_section.similarity)
 
     def encodable_users(self) -> pl.Series:
         """Return the ids of the trained users that have met an item with a vector."""
@@ -148,7 +149,10 @@ class ItemToItem(Learner):
         return self.data.users.external(users[users <= self.data.users.trained])
 
     def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector that `recommend` searches with, [B, D]; refuses unknown histories."""
+        """Return the vector that `recommend` searches with, [B, D]; refuses unknown histories.
+
+        Like those of `encode_items`, it is as `comparable` gives it.
+        """
         blocks = []
         for block in row_blocks(as_queries(queries), self.data):
             vectors, strangers = self._encode_block(block)
@@ -158,7 +162,9 @@ class ItemToItem(Learner):
                     "nothing to make one of"
                 )
             blocks.append(vectors)
-        return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
+        if not blocks:
+            return torch.zeros(0, self.model_section.dim)
+        return comparable(torch.cat(blocks), self.training_section.similarity)
 
     def place_items(self) -> None:
         """Encode every candidate item and build the index.

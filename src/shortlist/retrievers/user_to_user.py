@@ -35,6 +35,7 @@ from shortlist.retrievers.learning import (
 )
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.retrievers.quotas import keeping_quota
+from shortlist.similarity import comparable
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.blocks import Encoders
@@ -156,12 +157,17 @@ class UserToUser(Learner):
         return self.data.users.ids.head(self.data.users.trained)
 
     def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector of each query, [B, D]; one without a known history is refused."""
+        """Return the vector of each query, [B, D]; one without a known history is refused.
+
+        It is as `comparable` gives it: query and neighbour in one.
+        """
         blocks = []
         for block in row_blocks(as_queries(queries), self.data):
             _refuse_strangers(self._strangers(block))
             blocks.append(self._encode_block(block))
-        return torch.cat(blocks) if blocks else torch.zeros(0, self.model_section.dim)
+        if not blocks:
+            return torch.zeros(0, self.model_section.dim)
+        return comparable(torch.cat(blocks), self.training_section.similarity)
 
     def place_users(self) -> None:
         """Encode every user's training history and build the index."""

@@ -33,6 +33,7 @@ from shortlist.retrievers.learning import (
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.retrievers.quotas import keeping_quota
 from shortlist.sampling.hard.base import HardWorld
+from shortlist.similarity import comparable
 from shortlist.towers import TOWERS
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import TwoTowers
@@ -99,8 +100,9 @@ class TwoTower(Learner):
         return rows
 
     def encode_items(self) -> tuple[pl.Series, Tensor]:
-        """Return the ids and vectors [N, D] of all candidate items."""
-        return self.data.items.external(self.item_rows.numpy()), self.item_vectors
+        """Return the ids of all candidate items, and their vectors as `comparable` gives them."""
+        ids = self.data.items.external(self.item_rows.numpy())
+        return ids, comparable(self.item_vectors, self.training_section.similarity)
 
     def encodable_users(self) -> pl.Series:
         """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
@@ -109,6 +111,8 @@ class TwoTower(Learner):
     def encode_users(self, queries: Queries | Ids) -> Tensor:
         """Return the vector of each query, [B, D]; an unknown user with no history is refused.
 
+        Their order of the items from `encode_items`, under `METRICS[similarity]`, is the order of
+        `recommend`.
         With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D].
         """
         blocks = []
@@ -121,7 +125,7 @@ class TwoTower(Learner):
                 )
             blocks.append(self._encode_block(block))
         if blocks:
-            return torch.cat(blocks)
+            return comparable(torch.cat(blocks), self.training_section.similarity)
         interests = self.model_section.query_vectors
         several = () if interests is None else (interests,)
         return torch.zeros(0, *several, self.model_section.dim)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from shortlist.serving.messages import RequestError
 from shortlist.serving.served import Served
-from shortlist.similarity import normalize
 
 MOST_POINTS = 5_000
 
@@ -31,8 +30,6 @@ def item_map(served: Served) -> dict[str, Any]:
     if len(rows) > MOST_POINTS:
         chosen = np.sort(np.argsort(items.tie_keys[rows], kind="stable")[:MOST_POINTS])
         rows, vectors = rows[chosen], vectors[torch.from_numpy(chosen)]
-    if getattr(getattr(source, "training_section", None), "similarity", None) == "cosine":
-        vectors = normalize(vectors)
     points, explained = principal_plane(vectors)
     counts = np.concatenate(
         [served.data.item_counts, np.zeros(len(items) - items.trained, dtype=np.int64)]
