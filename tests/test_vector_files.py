@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from shortlist.files import vector_facts, write_item_vectors, write_user_vectors
+from shortlist.cli.files import vector_facts, write_item_vectors, write_user_vectors
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.item_to_item import ItemToItem
 from shortlist.retrievers.user_to_user import UserToUser

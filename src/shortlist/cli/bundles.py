@@ -68,7 +68,10 @@ def encode(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Write vectors for any vector store; the score is the bundle's similarity of the two."""
+    """Write vectors for any vector store, which ranks as the bundle does by the metric it tells.
+
+    Metric, similarity, width and bundle also stand in the file's key-value metadata.
+    """
     from shortlist.bundle.bundle import load
     from shortlist.cli import files
 
@@ -79,8 +82,11 @@ def encode(
         raise QueryError("this bundle has no towers, so there are no vectors to write")
     for path, write in ((items, files.write_item_vectors), (users, files.write_user_vectors)):
         if path is not None:
-            count = write(loaded.retriever, path)
-            notes.print(f"Wrote {count:,} vectors to {path}.", highlight=False)
+            facts = files.vector_facts(loaded.retriever, loaded.id)
+            count = write(loaded.retriever, path, facts)
+            told = ", ".join(f"{name} {fact:.16}" for name, fact in facts.items())
+            line = f"Wrote {count:,} vectors to {path}: {told}."
+            notes.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def index(
