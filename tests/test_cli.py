@@ -454,6 +454,12 @@ def test_the_options_of_serve_reach_the_service_and_help_names_them(capsys, bund
     assert "poll must be > 0 seconds" in refusal(capsys, "serve", bundle, "--poll=0")
 
 
+def test_on_windows_a_command_is_one_sentence_about_wsl(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert call("--version") == 1
+    assert capsys.readouterr().err.count("inside WSL") == 1
+
+
 def test_an_interrupt_leaves_no_half_bundle(capsys, folder, tmp_path, monkeypatch):
     from shortlist.training import trainer
 

@@ -1,7 +1,11 @@
 """The public names, pinned: a change here is a change for every user."""
 
+import ast
 import re
+import sys
 from pathlib import Path
+
+import pytest
 
 import shortlist
 from shortlist.data.synthetic import planted_world
@@ -43,6 +47,35 @@ def test_public_names_are_these():
         "save",
     ]
     assert all(hasattr(shortlist, name) for name in shortlist.__all__)
+
+
+def test_a_name_is_imported_from_where_a_type_checker_is_told():
+    """`shortlist.ALS` is found by a table; mypy and editors read imports that never run."""
+    tree = ast.parse(Path(shortlist.__file__).read_text())
+    told = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        for alias in node.names
+    }
+    assert told == shortlist._HOMES
+    assert set(shortlist.__all__) == {*told, "ShortlistError"}
+    assert set(shortlist.__all__) <= set(dir(shortlist))
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'TwoTowers'"):
+        shortlist.TwoTowers  # noqa: B018
+    with pytest.raises(ImportError, match="TwoTowers"):
+        from shortlist import TwoTowers  # noqa: F401
+
+
+def test_on_windows_the_first_name_that_is_used_asks_for_wsl(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delitem(vars(shortlist), "TwoTower", raising=False)
+    with pytest.raises(shortlist.ShortlistError, match="inside WSL"):
+        shortlist.TwoTower  # noqa: B018
 
 
 def test_the_tables_hold_these():

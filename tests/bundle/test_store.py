@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from shortlist.bundle import store
 from shortlist.bundle.exchange import exchange
 from shortlist.bundle.formats import dump_frame, dump_json, dump_tensors, map_tensors
-from shortlist.bundle.store import FORMAT, MANIFEST, SEAL, publish, verify
-from shortlist.errors import BundleError
+from shortlist.bundle.store import FORMAT, LEFT_BY_DESKTOPS, MANIFEST, SEAL, publish, verify
+from shortlist.errors import BundleError, ShortlistError
 
 VECTORS = torch.arange(6, dtype=torch.float32).reshape(2, 3)
 CONTENT = {"words.json": dump_json({"答": [1.5, None]}), "vectors.safetensors": b"raw"}
@@ -474,12 +474,55 @@ def test_a_missing_file_is_refused_by_name(tmp_path, name):
         verify(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("name", ["extra.json", ".DS_Store", "tmp-x"])
+@pytest.mark.parametrize("name", ["extra.json", ".DS_Store2", "thumbs", "tmp-x"])
 def test_an_unknown_file_is_refused_by_name(tmp_path, name):
     small_bundle(tmp_path / "bundle")
     (tmp_path / "bundle" / name).write_bytes(b"")
     with pytest.raises(BundleError, match=f"{name} does not belong"):
         verify(tmp_path / "bundle")
+
+
+def test_what_a_file_manager_left_is_ignored_and_never_opened(tmp_path, monkeypatch):
+    bundle_id = small_bundle(tmp_path / "bundle")
+    for name in LEFT_BY_DESKTOPS:
+        (tmp_path / "bundle" / name).write_bytes(b"junk")
+    opened, really = [], os.open
+    spy = lambda path, *more: opened.append(Path(path).name) or really(path, *more)  # noqa: E731
+    monkeypatch.setattr(os, "open", spy)
+    manifest = verify(tmp_path / "bundle")
+    assert manifest.id == bundle_id
+    assert LEFT_BY_DESKTOPS.isdisjoint([*opened, *manifest.files])
+    assert {MANIFEST, SEAL, *CONTENT} == set(opened)
+    publish(tmp_path / "bundle", CONTENT, {}, overwrite=True)
+    assert LEFT_BY_DESKTOPS.isdisjoint(os.listdir(tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to(MANIFEST)])
+def test_only_a_regular_file_passes_as_left_by_a_file_manager(tmp_path, make):
+    small_bundle(tmp_path / "bundle")
+    make(tmp_path / "bundle" / ".DS_Store")
+    with pytest.raises(BundleError, match=r"\.DS_Store does not belong"):
+        verify(tmp_path / "bundle")
+
+
+def test_a_bundle_cannot_hold_a_file_that_a_file_manager_would_write_over(tmp_path):
+    with pytest.raises(BundleError, match=r"cannot hold a file named 'Thumbs\.db'"):
+        publish(tmp_path / "bundle", {"Thumbs.db": b""}, {})
+    small_bundle(tmp_path / "bundle")
+    entry = {"size": 0, "sha256": "0" * 64}
+    reseal(tmp_path / "bundle", lambda content: content["files"].update({".DS_Store": entry}))
+    with pytest.raises(BundleError, match=r"cannot hold a file named '\.DS_Store'"):
+        verify(tmp_path / "bundle")
+
+
+def test_where_a_guard_of_the_disk_is_missing_nothing_is_read_or_written(tmp_path, monkeypatch):
+    """Windows has no O_NOFOLLOW: a bundle there is refused in words, not read without the guard."""
+    small_bundle(tmp_path / "bundle")
+    monkeypatch.delattr(os, "O_NOFOLLOW")
+    for use in (lambda: verify(tmp_path / "bundle"), lambda: small_bundle(tmp_path / "new")):
+        with pytest.raises(ShortlistError, match="on Windows, run it inside WSL"):
+            use()
+    assert names_beside(tmp_path / "bundle") == ["bundle"]
 
 
 def test_two_swapped_files_are_refused_even_at_equal_size(tmp_path):

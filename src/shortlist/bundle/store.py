@@ -28,6 +28,7 @@ from torch import Tensor
 from shortlist.bundle.exchange import exchange
 from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, map_tensors
 from shortlist.errors import BundleError
+from shortlist.systems import check_system
 
 FORMAT = 1
 """The layout written here. Each format keeps MANIFEST and SEAL, so that a newer one is told."""
@@ -37,6 +38,9 @@ SEAL = "manifest.sha256"
 
 Content: TypeAlias = bytes | Callable[[Path], None]
 """A file's bytes, or a function that writes the file at the path it is given."""
+
+LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that a file manager puts into every folder it shows: ignored in a bundle, never opened."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TEMPORARY_NAME = re.compile(r"tmp-[0-9a-f]{32}")
@@ -123,6 +127,7 @@ def publish(
 
     Errors: BundleError for a path that exists, a name that is not allowed, a disk that refuses.
     """
+    check_system()
     directory = Path(os.path.abspath(directory))
     _check_target(directory, overwrite)
     for name in files:
@@ -168,6 +173,7 @@ def verify(directory: Path) -> Manifest:
     Errors: BundleError with the name of the file that is missing, unknown, not a regular file,
     of another size, of another content, or in a newer format.
     """
+    check_system()
     directory = Path(os.path.abspath(directory))
     if _TEMPORARY_NAME.fullmatch(directory.name):
         raise BundleError(f"{directory} was never published: use the bundle it was written for.")
@@ -228,10 +234,11 @@ def _entry(name: str, value: object, path: Path) -> FileEntry:
 
 def _check_name(name: str, where: str) -> None:
     plain = _FILE_NAME.fullmatch(name) and ".." not in name and name != "."
-    if not plain or name in {MANIFEST, SEAL}:
+    kept = {MANIFEST, SEAL, *LEFT_BY_DESKTOPS}
+    if not plain or name in kept:
         raise BundleError(
             f"{where} cannot hold a file named {name!r:.140}: expected up to 128 of A-Z, a-z, "
-            f"0-9, '.', '_' and '-', without '..', and not {MANIFEST} or {SEAL}."
+            f"0-9, '.', '_' and '-', without '..', and not {', '.join(sorted(kept))}."
         )
 
 
@@ -251,13 +258,14 @@ def _check_target(directory: Path, overwrite: bool) -> None:
 
 
 def _check_listing(directory: Path, names: Iterable[str]) -> None:
-    """Refuse a file too few and a file too many."""
+    """Refuse a file too few and a file too many, except what a file manager left there."""
     expected = {*names, MANIFEST, SEAL}
     with _naming("list", directory):
         found = set(os.listdir(directory))
+        ignored = {name for name in found & LEFT_BY_DESKTOPS if _is_regular(directory / name)}
     for name in sorted(expected - found):
         raise BundleError(f"{directory / name} is missing. {_DAMAGED}")
-    for name in sorted(found - expected):
+    for name in sorted(found - expected - ignored):
         raise BundleError(
             f"{directory / name} does not belong to the bundle: its manifest does not list it. "
             "Move it elsewhere; a bundle holds its own files only."
@@ -350,6 +358,10 @@ def _sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _is_regular(path: Path) -> bool:
+    return stat.S_ISREG(os.lstat(path).st_mode)
 
 
 @contextmanager

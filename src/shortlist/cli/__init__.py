@@ -1,7 +1,8 @@
 """The command line: each command a few lines over the library.
 
 `app` lists the commands, which stand in `train`, `ask`, `bundles`, `doctor` and `serve`. A command
-imports what it works with when it runs, so that `--help` and a mistyped option need none of it.
+imports what it works with when it runs, after it has looked at its options, so that `--help` and a
+mistyped option need none of it.
 `show`, `files` and `demo` hold what the commands share.
 """
 

@@ -10,6 +10,7 @@ from shortlist.cli import ask, bundles, doctor, serve, train
 from shortlist.cli.options import Device, QuietFlag
 from shortlist.cli.screen import notes, out
 from shortlist.errors import ShortlistError
+from shortlist.systems import check_system
 
 COMMANDS = {
     "Train": (train.demo, train.init, train.train, train.tune, train.plan, doctor.doctor),
@@ -52,6 +53,7 @@ def options(
 def main() -> None:
     """Run the command line: an error on purpose is one line on stderr and an exit code."""
     try:
+        check_system()
         app()
     except ShortlistError as error:
         notes.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)

@@ -46,10 +46,6 @@ def recommend(
     device: Device = None,
 ) -> None:
     """Ask a bundle for candidates: for known users, for histories, a file of users, or for all."""
-    from shortlist.bundle.bundle import load
-    from shortlist.cli import files, show
-    from shortlist.retrievers.base import Queries
-
     if sum((user is not None, history is not None, users_file is not None, all_users)) != 1:
         raise QueryError("give one of --user, --history, --users-file and --all-users")
     if (users_file is not None or all_users) != (target is not None):
@@ -57,6 +53,11 @@ def recommend(
     if target is not None and json_:
         raise QueryError("--json is for answers that are printed, and --out writes Parquet")
     asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
+
+    from shortlist.bundle.bundle import load
+    from shortlist.cli import files, show
+    from shortlist.retrievers.base import Queries
+
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
     if target is not None:
@@ -104,11 +105,12 @@ def similar(
     device: Device = None,
 ) -> None:
     """Ask a bundle which items are like an item, or which users are like a user."""
+    if (item is None) == (user is None):
+        raise QueryError("give --item or --user: one of the two")
+
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
 
-    if (item is None) == (user is None):
-        raise QueryError("give --item or --user: one of the two")
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
     side: Side = "user" if item is None else "item"
@@ -139,12 +141,13 @@ def explain(
 
     Counting channels and their blends can; towers cannot, as their scores are no sums.
     """
+    if (user is None) == (history is None):
+        raise QueryError("give --user or --history: one of the two")
+
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
     from shortlist.retrievers.base import Queries
 
-    if (user is None) == (history is None):
-        raise QueryError("give --user or --history: one of the two")
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
     if not hasattr(loaded.retriever, "explain"):

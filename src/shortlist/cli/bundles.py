@@ -72,11 +72,12 @@ def encode(
 
     Metric, similarity, width and bundle also stand in the file's key-value metadata.
     """
+    if items is None and users is None:
+        raise QueryError("give --items FILE, --users FILE or both")
+
     from shortlist.bundle.bundle import load
     from shortlist.cli import files
 
-    if items is None and users is None:
-        raise QueryError("give --items FILE, --users FILE or both")
     loaded = load(bundle, device=device or context.obj["device"])
     if not hasattr(loaded.retriever, "encode_items"):
         raise QueryError("this bundle has no towers, so there are no vectors to write")

@@ -27,14 +27,15 @@ def doctor(
     device: Device = None,
 ) -> None:
     """Look for mistakes in a recipe and its data, or in a bundle; exit 1 if one is an error."""
+    if overrides and target.is_dir():
+        raise QueryError("--set changes a recipe, and this is a bundle: leave it out")
+
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
     from shortlist.config import load_recipe
     from shortlist.doctor import Subject, examine
 
     if target.is_dir():
-        if overrides:
-            raise QueryError("--set changes a recipe, and this is a bundle: leave it out")
         loaded = load(target, device=device or context.obj["device"])
         subject = Subject.of_retriever(loaded.retriever, loaded.metrics, loaded.recipe)
     else:

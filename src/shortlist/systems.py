@@ -1,0 +1,19 @@
+"""Which systems does Shortlist run on? Linux and macOS; Windows through WSL."""
+
+import os
+import sys
+
+from shortlist.errors import ShortlistError
+
+
+def check_system() -> None:
+    """Refuse Windows at the first use, not hours later when a bundle is written.
+
+    Bundles and checkpoints are opened without following links, and are synced together with their
+    directory: Windows has neither, and without them a bundle would be less than it promises.
+    """
+    if sys.platform == "win32" or not hasattr(os, "O_NOFOLLOW"):
+        raise ShortlistError(
+            "Shortlist runs on Linux and macOS; on Windows, run it inside WSL (`wsl --install`, "
+            "https://learn.microsoft.com/windows/wsl)."
+        )

@@ -1,0 +1,74 @@
+"""What starts quickly, because it imports no more than it needs."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions, requires
+
+LOADED = """
+import json, sys
+before = set(sys.modules)
+{run}
+sys.__stdout__.write("\\n" + json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+COMMANDS = """
+import contextlib, io, os
+from shortlist.cli.app import app, main
+
+def expect(words, *arguments):
+    sys.argv = ["shortlist", *arguments]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit:
+            pass
+    assert words in said.getvalue(), (arguments, said.getvalue())
+
+expect("shortlist 0", "--version")
+expect("COMMAND", "--help")
+expect("COMMAND")
+for command in app.registered_commands:
+    name = command.callback.__name__
+    expect("shortlist " + name, name, "--help")
+expect("No such option", "recommend", "--usr", "1")
+expect("No such command", "recomend")
+expect("Missing argument", "serve")
+expect("Invalid value", "recommend", "bundle", "--k", "ten")
+expect("give one of --user", "recommend", "bundle")
+expect("give --item or", "similar", "bundle")
+expect("give --user or", "explain", "bundle")
+expect("give --items", "encode", "bundle")
+expect("--small does nothing", "demo", "--small")
+expect("--checkpoint-every does", "train", "recipe", "--out", "x", "--checkpoint-every", "1")
+os.environ.update(_SHORTLIST_COMPLETE="complete_bash", COMP_WORDS="shortlist recom", COMP_CWORD="1")
+expect("recommend")
+"""
+
+
+def loaded(run):
+    """Run code in a process of its own and return the modules that it imports."""
+    command = [sys.executable, "-c", LOADED.format(run=run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def dependencies(modules):
+    """The packages among these modules that Shortlist depends on, numerical or not."""
+    wanted = {re.match("[A-Za-z0-9-]+", line)[0].lower() for line in requires("shortlist")}
+    homes = packages_distributions()
+    tops = {name.split(".")[0] for name in modules}
+    return {top for top in tops if wanted & {home.lower() for home in homes.get(top, ())}}
+
+
+def test_help_the_version_and_usage_errors_import_nothing_that_computes():
+    by_typer = {"rich", "pydantic"}  # the latter to read a number, in its newer versions
+    assert dependencies(loaded(COMMANDS)) - by_typer == {"typer"}
+
+
+def test_importing_the_package_imports_nothing_until_a_name_is_used():
+    modules = loaded("import shortlist\ndir(shortlist)\nshortlist.ShortlistError")
+    assert dependencies(modules) == set()
