@@ -41,6 +41,12 @@ class QueryError(ShortlistError):
     exit_code = 2
 
 
+class NotFittedError(ShortlistError, AttributeError):
+    """A retriever asked for something that it has only after `fit`."""
+
+    exit_code = 2
+
+
 class TrainingError(ShortlistError):
     """Training that had to stop: a loss or vector that is not finite, say."""
 

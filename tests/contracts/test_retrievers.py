@@ -7,7 +7,8 @@ import torch
 
 import shortlist
 from shortlist.data.predicates import allowed_rows, parse
-from shortlist.errors import QueryError
+from shortlist.errors import DataError, NotFittedError, QueryError
+from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.channels import CHANNELS
@@ -178,6 +179,37 @@ def test_denied_items_are_gone(channel):
     denied = channel.data.items.external(np.unique(first.rows))
     again = channel.recommend(Queries(users, deny=denied), 3)
     assert not set(again.rows.ravel()) & set(first.rows.ravel())
+
+
+@pytest.mark.parametrize("kind", sorted(RETRIEVERS))
+def test_what_is_asked_before_fit_says_so_and_changes_nothing(kind, split, tmp_path):
+    parts = {"a": CHANNELS["item-cf"](), "b": CHANNELS["popular"]()}
+    fresh = Blend(parts) if kind == "blend" else CHANNELS[kind](**OPTIONS.get(kind, {}))
+    asks = {
+        "recommend": ([1],),
+        "similar": ([1],),
+        "explain": ([1], [[1]]),
+        "encode_users": ([1],),
+        "encodable_users": (),
+        "candidate_rows": (),
+        "use_exact_index": (),
+        "place_items": (),
+    }
+    for name, arguments in asks.items():
+        if hasattr(type(fresh), name):
+            with pytest.raises(NotFittedError, match="not fitted yet"):
+                getattr(fresh, name)(*arguments)
+    for ask in (
+        lambda: shortlist.evaluate(fresh),
+        lambda: shortlist.compare(fresh, fresh),
+        lambda: shortlist.save(fresh, tmp_path / "b"),
+    ):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            ask()
+    assert not list(tmp_path.iterdir())
+    assert not hasattr(fresh, "data")
+    with pytest.raises(DataError, match=r"\.split\(\)"):
+        fresh.fit(split.dataset)
 
 
 def test_more_than_there_is_gives_what_there_is(channel):

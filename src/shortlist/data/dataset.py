@@ -24,7 +24,7 @@ from shortlist.data.readers import (
 )
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
-from shortlist.errors import DataError, SplitError
+from shortlist.errors import DataError, ModelError, SplitError
 
 Fit = Literal["train", "train+validation", "all"]
 FIT_BEFORE: dict[Fit, Cut] = {"train": "validation", "train+validation": "test", "all": "end"}
@@ -177,6 +177,8 @@ class Split:
 
         Asked again for the same rows, it returns the same object: channels share one copy.
         """
+        if fit not in FIT_BEFORE:
+            raise ModelError(f"fit must be one of {', '.join(FIT_BEFORE)}, got {fit!r:.60}")
         if fit not in self._latest:
             self._latest.clear()
             self._latest[fit] = self._training_data(fit)

@@ -285,4 +285,5 @@ def _holds_for_nothing_known(where: Predicate) -> bool:
 
 def as_predicate(where: Predicate | Mapping[str, Any] | None) -> Predicate | None:
     """Take a condition as it is, or read it from plain values."""
-    return parse(where) if isinstance(where, Mapping) else where
+    is_read = where is None or isinstance(where, In | Range | All | Some | Not)
+    return where if is_read else parse(where)  # type: ignore[return-value]

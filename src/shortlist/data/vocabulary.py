@@ -1,7 +1,7 @@
 """External id <-> row: which number stands for which user or item; row 0 is padding and unknown."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -50,6 +50,8 @@ class Vocabulary:
 
         Raises QueryError where the ids have another type than the vocabulary's: `"1"` is not `1`.
         """
+        if not isinstance(ids, list | tuple | pl.Series):
+            ids = self._checked(ids)
         if len(self) > 0 and len(ids) > 0:
             if self._numbers is not None:
                 if (numbers := _plain_integers(ids)) is not None:
@@ -103,13 +105,120 @@ class Vocabulary:
         return keys
 
     def _same_type(self, ids: Ids) -> pl.Series:
-        given = ids if isinstance(ids, pl.Series) else pl.Series(list(ids), strict=False)
+        given = ids if isinstance(ids, pl.Series) else pl.Series(self._checked(ids))
         if given.dtype == self.ids.dtype or len(given) == 0:
             return given.cast(self.ids.dtype)
         if given.dtype.is_integer() and self.ids.dtype == pl.Int64:
             return given.cast(pl.Int64)
-        wanted = "integers" if self.ids.dtype == pl.Int64 else "strings"
-        raise QueryError(f"{self.name} ids of this data are {wanted}, got {given.dtype}")
+        raise QueryError(f"{self._described}; got {given[0]!r:.40} ({given.dtype})")
+
+    def _checked(self, ids: Any) -> Ids:
+        try:
+            return checked_ids(ids, "ids")
+        except QueryError as error:
+            raise QueryError(f"{self._described}; {error}") from None
+
+    @property
+    def _described(self) -> str:
+        kind = "integers" if self.ids.dtype == pl.Int64 else "strings"
+        example = f", such as {self.ids[0]!r:.40}" if len(self.ids) else ""
+        return f"{self.name} ids of this data are {kind}{example}"
+
+
+def checked_ids(ids: Any, what: str) -> Ids:
+    """Return ids as they were given, or as a list; refuse what is no list of ids (QueryError).
+
+    A list of ids is a list, tuple, array or column of whole numbers of 64 bits, or of texts. what:
+    what the caller named the argument, such as "users".
+    """
+    if isinstance(ids, pl.Series):
+        return _checked_series(ids, what)
+    if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind == "i":
+        return ids
+    if not isinstance(ids, list | tuple):
+        ids = _listed(ids, what)
+    kinds = set(map(type, ids))
+    if kinds <= {int}:
+        if ids and not -(2**63) <= min(ids) <= max(ids) < 2**63:
+            raise _bad_id(ids, what)
+        return ids  # type: ignore[no-any-return]
+    if kinds == {str} and all(text.isascii() or _is_unicode(text) for text in ids):
+        return ids  # type: ignore[no-any-return]
+    texts = sum(isinstance(id_, str) for id_ in ids)
+    if any(map(_is_odd, ids)) or texts not in (0, len(ids)):
+        raise _bad_id(ids, what)
+    return [str(id_) for id_ in ids] if texts else [int(id_) for id_ in ids]
+
+
+def checked_lists(lists: Any, what: str) -> Sequence[Ids]:
+    """Return lists of ids, one a query, each as `checked_ids` takes it. Errors: QueryError."""
+    if not isinstance(lists, list | tuple):
+        lists = _listed(lists, what, "lists of ids, one a query", "[['cust-00001'], ...]")
+    return [checked_ids(ids, f"{what}[{number}]") for number, ids in enumerate(lists)]
+
+
+def _checked_series(ids: pl.Series, what: str) -> pl.Series:
+    if ids.dtype not in (pl.Int64, pl.String, pl.Null):
+        if ids.dtype == pl.Object or not (ids.dtype.is_integer() or ids.dtype == pl.Categorical):
+            raise QueryError(
+                f"{what} must be a list of ids, whole numbers or texts, got a column of {ids.dtype}"
+            )
+        to = pl.Int64 if ids.dtype.is_integer() else pl.String
+        cast = ids.cast(to, strict=False)
+        if cast.null_count() > ids.null_count():
+            raise QueryError(f"{what} holds a number of more than 64 bits, which is no id")
+        ids = cast
+    if ids.null_count():
+        place = ids.is_null().arg_true()[0]
+        raise QueryError(f"{what}[{place}] is missing (null), which is no id: leave it out")
+    return ids
+
+
+def _listed(
+    given: Any, what: str, wanted: str = "ids", example: str = "['cust-00001']"
+) -> list[Any]:
+    """What an array, or a column of another library, holds, as a list. Errors: QueryError."""
+    if isinstance(given, str | bytes | int | float) and wanted == "ids":
+        kind = "the text" if isinstance(given, str) else "the single value"
+        raise QueryError(
+            f"{what} must be a list of ids, got {kind} {given!r:.60}: write [{given!r:.60}]"
+        )
+    shape = getattr(given, "shape", None)
+    if isinstance(given, range) or (
+        isinstance(shape, tuple) and len(shape) == (1 if wanted == "ids" else len(shape) or 1)
+    ):
+        items: Any = getattr(given, "tolist", lambda: list(given))()
+        if isinstance(items, list):
+            return items
+    named = f"a {type(given).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
+    order = ", which has no order" if isinstance(given, Set) else ""
+    raise QueryError(
+        f"{what} must be a list of {wanted}, got {named}{order}: write a list, such as {example}"
+    )
+
+
+def _is_odd(id_: Any) -> bool:
+    """Whether this can be no id: neither a text nor a whole number of 64 bits."""
+    if isinstance(id_, str):
+        return not _is_unicode(id_)
+    if isinstance(id_, bool) or not isinstance(id_, int | np.integer):
+        return True
+    return not -(2**63) <= int(id_) < 2**63
+
+
+def _bad_id(ids: Sequence[Any], what: str) -> QueryError:
+    """What is wrong with a list that holds something that can be no id, or ids of two types."""
+    for place, id_ in enumerate(ids):
+        if _is_odd(id_):
+            why = " is no id: ids are texts, or whole numbers of 64 bits"
+            if isinstance(id_, list | tuple):
+                why = " is a list: one flat list of ids is wanted here"
+            return QueryError(f"{what}[{place}] = {id_!r:.60}{why}")
+    other = next(n for n, i in enumerate(ids) if isinstance(i, str) != isinstance(ids[0], str))
+    return QueryError(
+        f"{what} holds numbers and texts, {ids[0]!r:.40} and {ids[other]!r:.40}: ids are all of "
+        "one type, and 1 is not '1'"
+    )
 
 
 def _plain_integers(ids: Ids) -> NDArray[np.int64] | None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from shortlist.data.interactions import Cut
 from shortlist.errors import ModelError
-from shortlist.evaluation.evaluate import SEED, user_figures
+from shortlist.evaluation.evaluate import SEED, checked_data, user_figures
 from shortlist.evaluation.report import Figures
 from shortlist.evaluation.significance import bootstrap_intervals
 from shortlist.retrievers.base import Retriever
@@ -67,7 +67,7 @@ def compare(
 
     Raises ModelError if their logs or splits are not the same, or either was fitted on the rows.
     """
-    a, b = first.data, second.data
+    a, b = (checked_data(r, on, exclude_seen) for r in (first, second))
     same = a.log is b.log or (
         a.users.ids.equals(b.users.ids)
         and a.items.ids.equals(b.items.ids)

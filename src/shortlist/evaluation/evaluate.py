@@ -1,14 +1,14 @@
 """The honest figure: full catalogue, seen items out, exactly the code that serves."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.report import Report
 from shortlist.evaluation.significance import bootstrap_intervals
 from shortlist.metrics import (
@@ -20,7 +20,7 @@ from shortlist.metrics import (
     per_user,
     popularity_percentile,
 )
-from shortlist.retrievers.base import Queries, Retriever
+from shortlist.retrievers.base import Queries, Retriever, check_flag, checked_count
 from shortlist.retrievers.popular import Popular
 
 USERS_AT_A_TIME = 16_384
@@ -59,9 +59,7 @@ def evaluate(
 
     Raises ModelError if the model was fitted on the rows it is to be measured on.
     """
-    data = retriever.data
-    _refuse_known(data, on)
-    ks = tuple(sorted(k))
+    data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     cases = _Cases(*data.targets(on))
     answers = _answers(retriever, cases, ks, on, exclude_seen)
     baseline = _answers(Popular().fit_data(data), cases, ks, on, exclude_seen)
@@ -90,19 +88,35 @@ def user_figures(
     retriever: Retriever, *, k: Sequence[int], on: Cut = "test", exclude_seen: bool = True
 ) -> dict[str, NDArray[np.float64]]:
     """Return the figures of each user with held-out events by name, [U]; see `evaluate`."""
-    data = retriever.data
-    _refuse_known(data, on)
-    return _answers(
-        retriever, _Cases(*data.targets(on)), tuple(sorted(k)), on, exclude_seen
-    ).figures
+    data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
+    return _answers(retriever, _Cases(*data.targets(on)), ks, on, exclude_seen).figures
 
 
-def _refuse_known(data: TrainingData, on: Cut) -> None:
+def checked_depths(k: Any) -> tuple[int, ...]:
+    """Return the depths of lists to measure at, distinct and ascending. Errors: QueryError."""
+    if isinstance(k, np.ndarray) and k.ndim == 1:
+        k = list(k)
+    if not isinstance(k, list | tuple | range | set | frozenset) or not k:
+        raise QueryError(f"k must be a list of depths, such as [10, 20, 100], got {k!r:.60}")
+    return tuple(sorted({checked_count("each k", depth) for depth in k}))
+
+
+def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
+    """The data of a retriever that can be measured on its held-out rows."""
+    if not hasattr(type(retriever), "recommend"):
+        named = type(retriever).__name__
+        cure = ": write bundle.retriever" if hasattr(retriever, "retriever") else ""
+        raise QueryError(f"only a fitted retriever can be measured, got a {named}{cure}")
+    if not isinstance(on, str) or on not in ("validation", "test"):
+        raise QueryError(f"on must be 'validation' or 'test', got {on!r:.60}")
+    check_flag("exclude_seen", exclude_seen)
+    data: TrainingData = retriever.data
     if BEFORE[FIT_BEFORE[data.fit]] > BEFORE[on]:
         raise ModelError(
             f"this model was fitted on '{data.fit}', which holds the {on} rows: a figure on them "
             "would be worthless. The bundle keeps the figures of the fit before."
         )
+    return data
 
 
 def _answers(

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from shortlist.data.batches import histories
 from shortlist.data.dataset import Split, TrainingData
-from shortlist.data.interactions import Cut
+from shortlist.data.interactions import BEFORE, Cut
 from shortlist.data.predicates import Predicate, allowed_rows, as_predicate
 from shortlist.data.ragged import Ragged, windows
-from shortlist.data.vocabulary import Ids, Vocabulary
+from shortlist.data.vocabulary import Ids, Vocabulary, checked_ids, checked_lists
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
 
@@ -53,6 +53,18 @@ class Queries:
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
             raise QueryError("give users or histories: one of the two")
+        for name in ("users", "allow", "deny"):
+            if (ids := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checked_ids(ids, name))
+        if self.histories is not None:
+            object.__setattr__(self, "histories", checked_lists(self.histories, "histories"))
+        if not isinstance(self.before, str) or self.before not in BEFORE:
+            raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
+        check_flag("exclude_seen", self.exclude_seen)
+        if self.rows is not None and not (
+            isinstance(self.rows, Tensor) and self.rows.dtype == torch.bool and self.rows.ndim == 1
+        ):
+            raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
 
     def __len__(self) -> int:
         """How many queries there are."""
@@ -160,10 +172,33 @@ def as_queries(queries: Queries | Ids) -> Queries:
 
 
 def check_k(k: int, candidates: int) -> int:
-    """Return how many candidates can be given; refuse k < 1."""
-    if k < 1:
-        raise QueryError(f"k must be at least 1, got {k}")
-    return min(k, candidates)
+    """Return how many candidates can be given; refuse k < 1, and what is no whole number."""
+    return min(checked_count("k", k), candidates)
+
+
+def checked_count(name: str, count: Any) -> int:
+    """Return a whole number of at least 1 as an int. Errors: QueryError."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        raise QueryError(f"{name} must be a whole number, such as 10, got {count!r:.60}")
+    if count < 1:
+        raise QueryError(f"{name} must be at least 1, got {count}")
+    return int(count)
+
+
+def check_flag(name: str, flag: Any) -> None:
+    """Refuse what is neither true nor false. Errors: QueryError."""
+    if not isinstance(flag, bool | np.bool_):
+        raise QueryError(f"{name} must be True or False, got {flag!r:.60}")
+
+
+def lists_of_items(items: Any, queries: int) -> Sequence[Ids]:
+    """Return the lists of items that `explain` is asked about, one a query. Errors: QueryError."""
+    lists = checked_lists(items, "items")
+    if len(lists) != queries:
+        raise QueryError(
+            f"explain needs one list of items a query: {queries} queries, {len(lists)} lists"
+        )
+    return lists
 
 
 def row_blocks(
@@ -198,6 +233,8 @@ def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
         return None
     mask = torch.ones(len(data.items) + 1, dtype=torch.bool)
     if queries.rows is not None:
+        if len(queries.rows) != len(mask):
+            raise QueryError(f"rows must have {len(mask)} places, got {len(queries.rows)}")
         mask &= queries.rows
     if where is not None:
         mask &= allowed_rows(data, where)

@@ -24,6 +24,7 @@ from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.planning import Lists, Plan, plan_lists
 from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.quotas import keeping_quota
+from shortlist.retrievers.unfitted import FittedFirst, check_split
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
 
@@ -62,7 +63,7 @@ class Blended(Candidates):
         return frame
 
 
-class Blend:
+class Blend(FittedFirst):
     """Channels by name, merged into one list in which every item stands once.
 
     The score of a quota list is 1 / position: slots cannot be compared otherwise. Of the other
@@ -107,6 +108,7 @@ class Blend:
         They are learned from channels fitted on the training rows alone: with another `fit` the
         channels are fitted twice.
         """
+        check_split(split)
         learns = self.options.method == "calibrated" or (
             self.options.method == "quotas" and self.options.quotas is None
         )

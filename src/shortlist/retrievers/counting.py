@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shortlist.config.sections import Section
 from shortlist.data.dataset import Fit, Split, TrainingData
-from shortlist.data.vocabulary import Ids
+from shortlist.data.vocabulary import Ids, checked_ids
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
 from shortlist.retrievers.base import (
@@ -23,11 +23,13 @@ from shortlist.retrievers.base import (
     as_queries,
     candidates,
     check_k,
+    lists_of_items,
     row_blocks,
 )
 from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.popular import Popular, popular_for_strangers
 from shortlist.retrievers.quotas import keeping_quota
+from shortlist.retrievers.unfitted import FittedFirst, check_split
 from shortlist.training.progress import Progress
 
 Chosen = TypeVar("Chosen", bound=Section)
@@ -46,7 +48,7 @@ another word (because: text).
 """
 
 
-class Counting(ABC, Generic[Chosen]):
+class Counting(FittedFirst, ABC, Generic[Chosen]):
     """A retriever fitted in one pass over the log: counts, closed forms, a few factorisations.
 
     Its options are the fields of `options_type`, as a recipe's [channels.NAME] table has them.
@@ -69,6 +71,7 @@ class Counting(ABC, Generic[Chosen]):
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
         """Learn from the rows `fit` names; there is nothing for validation rows to choose."""
+        check_split(split)
         data = split.training_data(fit)
         if progress is not None:
             progress.stage(f"fitting {type(self).__name__} on {len(data.training_log):,} events")
@@ -125,7 +128,7 @@ class Counting(ABC, Generic[Chosen]):
 
         An unknown item gets the popular items instead, and the fallback flag.
         """
-        rows = torch.from_numpy(self.data.items.rows(items))
+        rows = torch.from_numpy(self.data.items.rows(checked_ids(items, "items")))
         k = check_k(k, max(len(self.candidate_rows()) - 1, 1))
         unknown = (rows == 0) | (rows > self.data.items.trained)
         found = self.similar_rows(rows.masked_fill(unknown, 0), k)
@@ -145,15 +148,11 @@ class Counting(ABC, Generic[Chosen]):
         item sum to its score; an item the channel cannot score has no row.
         """
         wanted = as_queries(queries)
-        if len(items) != len(wanted):
-            raise QueryError(
-                f"explain needs one list of items a query: {len(wanted)} queries, "
-                f"{len(items)} lists"
-            )
+        lists = lists_of_items(items, len(wanted))
         parts, start = [], 0
         for block in row_blocks(wanted, self.data):
             stop = start + len(block.users)
-            rows = [torch.from_numpy(self.data.items.rows(ids)) for ids in items[start:stop]]
+            rows = [torch.from_numpy(self.data.items.rows(ids)) for ids in lists[start:stop]]
             part = self.reasons(block, rows)
             parts.append(part.with_columns(pl.col("query") + start))
             start = stop

@@ -203,11 +203,13 @@ class Inverted(Counting[InvertedOptions]):
         flag.
         """
         k = check_k(k, self.data.items.trained)
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise QueryError(f"lookup takes a list of lists of values, got {values!r:.60}")
         start = np.zeros(len(values) + 1, dtype=np.int64)
         codes: list[int] = []
         for query, given in enumerate(values):
-            if isinstance(given, str):
-                raise QueryError(f"lookup takes a list of values a query, got the text {given!r}")
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise QueryError(f"lookup takes a list of values a query, got {given!r:.60}")
             known = {self._code.get(_text(value), -1) for value in given} - {-1}
             codes += sorted(known)
             start[query + 1] = len(codes)
@@ -341,6 +343,8 @@ class Inverted(Counting[InvertedOptions]):
         _fill(rows[order], worth, wanted, *self._members, *self._lists)
 
     def _known(self, values: Sequence[str]) -> NDArray[np.int64]:
+        if isinstance(values, str):
+            raise ModelError(f"values are a list, got the text {values!r:.60}: write [{values!r}]")
         for value in values:
             if value not in self._code:
                 raise ModelError(

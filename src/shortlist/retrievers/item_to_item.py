@@ -15,7 +15,7 @@ from shortlist.data.batches import Batch
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.pairs import ItemPairs, in_units, sessions
 from shortlist.data.ragged import Ragged, keep, windows
-from shortlist.data.vocabulary import Ids
+from shortlist.data.vocabulary import Ids, checked_ids
 from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
@@ -106,7 +106,7 @@ class ItemToItem(Learner):
         An item without a vector (unknown, or never in the training rows) gets the popular items
         instead, and the fallback flag.
         """
-        rows = torch.from_numpy(self.data.items.rows(items))
+        rows = torch.from_numpy(self.data.items.rows(checked_ids(items, "items")))
         k = check_k(k, max(len(self.item_rows) - 1, 1))
         place = self._place[rows]
         own = (rows, torch.arange(len(rows) + 1))

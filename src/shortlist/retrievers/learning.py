@@ -21,6 +21,7 @@ from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.retrievers.base import Queries, Retriever, State
 from shortlist.retrievers.item_updates import with_changed_items
+from shortlist.retrievers.unfitted import FittedFirst, check_split
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, fit_towers
 from shortlist.training.hard import check_hard_options
@@ -49,7 +50,7 @@ def usable_device(name: str) -> str:
     return name
 
 
-class Learner(ABC):
+class Learner(FittedFirst, ABC):
     """A retriever with towers that are trained: what the three kinds do alike.
 
     positives: the value of training.positives it learns from. placed: what of the data has a
@@ -225,6 +226,7 @@ class Learner(ABC):
         progress: Progress | None,
         checkpoints: Checkpoints | None,
     ) -> None:
+        check_split(split)
         self._checkpoints = checkpoints
         try:
             self._train(split, fit, progress or Quiet(), epochs)
@@ -271,7 +273,7 @@ class Learner(ABC):
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
 
-    def _mark_readable(self) -> None:  # noqa: B027 - most read what was trained, whatever comes
+    def _mark_readable(self) -> None:
         """Note which items of a history can be read, where that depends on the data's items."""
 
     @abstractmethod

@@ -13,8 +13,8 @@ from scipy.optimize import isotonic_regression
 
 from shortlist.data.dataset import FIT_BEFORE
 from shortlist.data.interactions import BEFORE, Cut
-from shortlist.errors import ModelError, QueryError
-from shortlist.retrievers.base import Queries, Retriever
+from shortlist.errors import ModelError
+from shortlist.retrievers.base import Queries, Retriever, checked_count
 from shortlist.retrievers.merging import fill_slots, slot_order
 
 USERS = 10_000
@@ -172,8 +172,7 @@ def plan(
     hands while that helps. latency: microseconds that the chosen channels may take together.
     Errors: ModelError, QueryError.
     """
-    if size < 1:
-        raise QueryError(f"size must be at least 1, got {size}")
+    size = checked_count("size", size)
     lists = Lists(channels, size, on)
     return plan_lists(lists, size, latency)
 

@@ -14,7 +14,6 @@ from shortlist.compiled import compiled
 from shortlist.config.sections import Positive, Section, Text
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.vocabulary import Ids
-from shortlist.errors import QueryError
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
 from shortlist.linear.posterior import decay
@@ -27,10 +26,12 @@ from shortlist.retrievers.base import (
     as_queries,
     candidates,
     check_k,
+    lists_of_items,
     row_blocks,
 )
 from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.quotas import keeping_quota
+from shortlist.retrievers.unfitted import FittedFirst, check_split
 from shortlist.training.progress import Progress
 
 STRENGTH = 1000.0
@@ -66,7 +67,7 @@ class PopularOptions(Section):
         return self
 
 
-class Popular:
+class Popular(FittedFirst):
     """Items by the number of their training events; equal counts go by the tie rule.
 
     It scores catalogue items nobody has touched with 0. Without a segment it needs nothing of the
@@ -92,6 +93,7 @@ class Popular:
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:  # noqa: ARG002
         """Count the events that `fit` names."""
+        check_split(split)
         return self.fit_data(split.training_data(fit))
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
@@ -205,13 +207,9 @@ class Popular:
         that is no candidate has no row.
         """
         wanted = as_queries(queries)
-        if len(items) != len(wanted):
-            raise QueryError(
-                f"explain needs one list of items a query: {len(wanted)} queries, "
-                f"{len(items)} lists"
-            )
+        lists = lists_of_items(items, len(wanted))
         users = torch.cat([block.users for block in row_blocks(wanted, self.data)]).numpy()
-        rows = [self.data.items.rows(ids) for ids in items]
+        rows = [self.data.items.rows(ids) for ids in lists]
         query = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
         row = np.concatenate([*rows, np.zeros(0, dtype=np.int64)])
         kept = np.isin(row, self.candidate_rows())

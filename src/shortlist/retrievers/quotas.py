@@ -5,7 +5,7 @@ whose value still has room (the values make a partition matroid: Edmonds 1971). 
 to see far enough down the ranking, and to know when that is far enough.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shortlist.compiled import compiled
 from shortlist.data.predicates import value_codes
 from shortlist.errors import QueryError
-from shortlist.retrievers.base import BLOCK, Candidates, Queries, as_queries
+from shortlist.retrievers.base import BLOCK, Candidates, Queries, as_queries, checked_count
 
 Recommend = TypeVar("Recommend", bound=Callable[..., Candidates])
 Ask = Callable[[Queries, int], Candidates]
@@ -38,8 +38,8 @@ def keeping_quota(recommend: Recommend) -> Recommend:
 
     @wraps(recommend)
     def kept(self: Any, queries: Any, k: int = 10) -> Candidates:
-        wanted = as_queries(queries)
-        if wanted.quota is None or not len(wanted) or k < 1:
+        wanted, k = as_queries(queries), checked_count("k", k)
+        if wanted.quota is None or not len(wanted):
             return recommend(self, replace(wanted, quota=None) if wanted.quota else wanted, k)
         (column, most), plain = _checked(wanted.quota), replace(wanted, quota=None)
         codes, everything = value_codes(self.data, column), len(self.candidate_rows())
@@ -58,14 +58,18 @@ def keeping_quota(recommend: Recommend) -> Recommend:
 
 def _checked(quota: Any) -> tuple[str, int]:
     """The column and the number. Errors: QueryError."""
+    if not isinstance(quota, Mapping):
+        raise QueryError(f"a quota is a table such as {{'genre': 3}}, got {quota!r:.60}")
     if len(quota) != 1:
         raise QueryError(
             f"a quota is of one column, such as {{'genre': 3}}, got {len(quota)}: "
             "under several at once the best list cannot be found item by item"
         )
     ((column, most),) = quota.items()
+    if not isinstance(column, str):
+        raise QueryError(f"a quota is of a column of the items table, got {column!r:.60}")
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        raise QueryError(f"quota.{column} must be a whole number >= 1, got {most!r}")
+        raise QueryError(f"quota.{column} must be a whole number >= 1, got {most!r:.60}")
     return column, most
 
 
