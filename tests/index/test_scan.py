@@ -82,12 +82,45 @@ def test_a_query_alone_gets_bit_for_bit_what_it_gets_in_a_batch(world, similarit
                     assert torch.equal(alone.scores, plainly.scores[some])
 
 
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("interests", [1, 2])
+def test_whatever_a_product_rounds_the_answer_is_the_same_bits(
+    monkeypatch, world, similarity, interests
+):
+    vectors = world()
+    if similarity == "cosine" and world is tiny:
+        vectors *= 1e5
+    index = ExactIndex(similarity).build(torch.arange(ITEMS), vectors)
+    queries = torch.cat([draw(6, WIDTH, seed=2), vectors[:5], torch.ones(3, WIDTH)])
+    queries = queries.view(-1, interests, WIDTH)
+    seen = (index.search(queries, 20).ids.flatten(), 20 * torch.arange(len(queries) + 1))
+    expected = index.search(queries, 100, exclude=seen)
+    score = exact.score
+
+    def of_another_library(points, items, kind):
+        """Off by as much as the error of a sum of so many products can be, at random."""
+        own = torch.linalg.vector_norm(points.double(), dim=-1).amax(1, keepdim=True)
+        theirs = torch.linalg.vector_norm(items.double(), dim=-1)
+        size = (own + theirs).square() if kind == "euclidean" else own * theirs
+        noise = torch.rand(size.shape, generator=torch.Generator().manual_seed(4)) * 2 - 1
+        return (score(points, items, kind) + WIDTH * 2.0**-24 * size * noise).float()
+
+    monkeypatch.setattr(exact, "score", of_another_library)
+    found = index.search(queries, 100, exclude=seen)
+    assert torch.equal(found.ids, expected.ids)
+    assert torch.equal(found.scores, expected.scores)
+
+
 def test_a_single_query_is_scored_against_few_items_and_a_hopeless_one_against_all(monkeypatch):
-    scored, score = [], exact.score
-    monkeypatch.setattr(
-        exact, "score", lambda q, items, kind: scored.append(len(items)) or score(q, items, kind)
-    )
-    for world, most in ((plain, 256), (all_equal, ITEMS + 64)):
+    scored, best = [], exact.best_of_columns
+
+    def counted(contents, points, columns, seen, k):
+        scored.append(len(contents.ids) if columns is None else len(columns))
+        return best(contents, points, columns, seen, k)
+
+    monkeypatch.setattr(exact, "best_of_columns", counted)
+    for world, most in ((plain, 256), (all_equal, ITEMS)):
         index = ExactIndex("dot").build(torch.arange(ITEMS), world())
         scored.clear()
         index.search(draw(1, WIDTH), 100)

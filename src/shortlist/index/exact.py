@@ -1,4 +1,9 @@
-"""The index that compares a query with every item: the truth that other indexes approximate."""
+"""The index that compares a query with every item: the truth that other indexes approximate.
+
+Matrix products and fast passes choose the candidates, with a margin for all they may round; the
+scores, and so the order, come from code that takes a query and an item alone (index/candidates.py).
+So an answer depends on nothing else: docs/decisions/0009-the-answer-rule.md.
+"""
 
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple, Self
@@ -6,11 +11,20 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from shortlist.errors import DataError, ModelError
 from shortlist.index.base import Hits, hashed
-from shortlist.index.candidates import SAFE_SQUARE, measure, seen_of
+from shortlist.index.candidates import (
+    SAFE_SQUARE,
+    Contents,
+    Floats,
+    Rows,
+    Seen,
+    best_of_columns,
+    best_of_slots,
+    measure,
+    seen_of,
+)
 from shortlist.index.checks import (
     Items,
     check_allow,
@@ -20,18 +34,15 @@ from shortlist.index.checks import (
     check_unit,
     longest,
 )
-from shortlist.index.scan import could_be_best
+from shortlist.index.scan import could_be_best, margin
 from shortlist.index.top_k import top_k
 from shortlist.similarity import check_similarity, normalize, score
 
 TILE = 8_000_000  # Scores held at a time: 32 MB, below the size from which malloc maps afresh.
 TILE_COLUMNS = 131_072
-# A matrix product may round an element by its place in the matrix and by the matrix's shape.
-# In whole multiples of these every element is computed alike: equal vectors score equal, and
-# an answer does not depend on the other queries of its batch.
-ROW_STEP = 8
-COLUMN_STEP = 64
-ALIGNMENT = 16  # Bytes, what numpy aligns to: elsewhere a product might round otherwise.
+COLUMN_STEP = 64  # Vectors are held, and kept in bundles, in whole multiples of it.
+ALIGNMENT = 16  # Bytes, what numpy aligns to.
+SPARE = 32  # Columns beyond k that a product chooses, so that its rounding costs no item.
 # So few queries are cheaper one by one, each in a pass that finds the columns worth a product.
 FEW_QUERIES = 4
 SCANNED_ITEMS = 4096  # Below it a pass saves nothing.
@@ -61,7 +72,9 @@ class ExactIndex:
     """Every item against every query: matrix products in tiles, and an exact top-k.
 
     The default up to about a million items; benchmarks/evaluation_speed.py has its figures.
-    Cosine keeps the items normalised. Queries and filters must be on the vectors' device.
+    Cosine keeps the items normalised. Queries and filters must be on the vectors' device. On the
+    CPU an answer is the same, bit for bit, whatever else is asked and with any number of threads;
+    on other devices up to the rounding of a matrix product.
 
     >>> index = ExactIndex("dot").build(torch.tensor([7, 3]), torch.tensor([[1.0], [2.0]]))
     >>> index.search(torch.tensor([[1.0]]), k=3)
@@ -127,22 +140,32 @@ class ExactIndex:
         queries: [B, D], or [B, K, D] for the best of K interests. exclude: (ids, offsets [B + 1]),
         the ids query i must not get at ids[offsets[i]:offsets[i + 1]]; unknown ids are ignored.
         allow: bool [more than the highest id], True for each id that any query may get.
-        Scores are those of `similarity.score`. Memory beyond the answer stays below 200 MB.
+        Scores are those of `similarity.score`, up to rounding. Memory beyond the answer stays below
+        200 MB.
         """
         queries = self._checked(queries, k)
         pool = self._pool(None if allow is None or not len(self) else self.allowed(allow))
-        few = queries.dim() == 2 and len(queries) <= FEW_QUERIES and queries.device.type == "cpu"
-        if few and 0 < 16 * k < pool.size and pool.size >= SCANNED_ITEMS:
-            return self._search_few(queries, k, exclude, pool)
-        if exclude is not None:
-            check_exclude(exclude, len(queries))
         ids = queries.new_full((len(queries), k), -1, dtype=torch.int64)
         scores = queries.new_full((len(queries), k), float("-inf"))
-        for rows in self._blocks(queries, pool) if pool.size else ():
-            cells = self._excluded(exclude, rows, pool)
-            values, columns = self._search_block(queries[rows], k, cells, pool)
-            scores[rows] = values
-            ids[rows] = torch.where(columns >= 0, pool.ids[columns], -1)
+        if exclude is not None:
+            check_exclude(exclude, len(queries))
+        if not (pool.size and k and len(queries)):
+            return Hits(ids, scores)
+        if queries.device.type != "cpu":
+            for rows in self._blocks(queries, pool):
+                cells = self._excluded(exclude, rows, pool)
+                scores[rows], columns = self._search_block(queries[rows], k, cells, pool)
+                ids[rows] = torch.where(columns >= 0, pool.ids[columns], -1)
+            return Hits(ids, scores)
+        points = _interests(queries)
+        seen = None if exclude is None else seen_of(exclude, len(queries))
+        few = queries.dim() == 2 and len(queries) <= FEW_QUERIES and pool.size >= SCANNED_ITEMS
+        search = self._search_few if few and 16 * k < pool.size else self._search_many
+        if 4 * (k + SPARE) >= pool.size:
+            search = self._search_all
+        found, values = ids.numpy(), scores.numpy()
+        for rows in self._blocks(queries, pool):
+            found[rows], values[rows] = search(points[rows], k, _part(seen, rows), pool)
         return Hits(ids, scores)
 
     def allowed(self, allow: Tensor) -> Tensor:
@@ -239,8 +262,7 @@ class ExactIndex:
         """Runs of queries whose scores fill one tile."""
         columns = min(len(pool.vectors), TILE_COLUMNS)
         interests = queries.shape[1] if queries.dim() == 3 else 1
-        rows = TILE // max(columns * interests, 1) // ROW_STEP * ROW_STEP
-        step = max(rows, ROW_STEP)
+        step = max(TILE // max(columns * interests, 1), 1)
         for start in range(0, len(queries), step):
             yield slice(start, start + step)
 
@@ -259,41 +281,70 @@ class ExactIndex:
             columns, known = place, known & (pool.columns[place] == columns)
         return owners[known], columns[known]
 
+    def _search_many(
+        self, points: Floats, k: int, seen: Seen | None, pool: _Pool
+    ) -> tuple[Rows, Floats]:
+        """Answer points [B, K, D]: a product chooses candidates, as many as its rounding asks for.
+
+        Where SPARE of them are not enough for that, the query is answered by itself.
+        """
+        cells, queries = None, torch.from_numpy(points)
+        if seen is not None:
+            exclude = torch.from_numpy(seen.ids), torch.from_numpy(seen.starts)
+            cells = self._excluded(exclude, slice(0, len(points)), pool)
+        values, columns = self._search_block(queries, k + SPARE, cells, pool)
+        ids, scores, _ = best_of_slots(self._contents(pool), points, columns.numpy(), None, k)
+        # The last candidate may not be as good as the k-th, whatever both were rounded by.
+        gaps = (values[:, k - 1] - values[:, -1]).numpy()
+        for row in np.flatnonzero(values[:, -1].isfinite().numpy()):
+            if gaps[row] <= self._margin(points[row]):
+                one, own = slice(row, row + 1), _part(seen, slice(row, row + 1))
+                ids[one], scores[one] = self._search_few(points[one], k, own, pool)
+        return ids, scores
+
     def _search_few(
-        self, queries: Tensor, k: int, exclude: tuple[Tensor, Tensor] | None, pool: _Pool
-    ) -> Hits:
-        """`search` of queries [B, D], one by one; the answer is that of a batch, bit for bit."""
-        seen = None if exclude is None else seen_of(exclude, len(queries))
-        points, vectors, ids = queries.numpy(), pool.vectors.numpy(), pool.ids.numpy()
-        found = np.full((len(points), k), -1, dtype=np.int64)
-        scores = np.full((len(points), k), -np.inf, dtype=np.float32)
-        for row, point in enumerate(points):
-            columns = could_be_best(
-                vectors[: pool.size],
-                point,
-                k,
-                longest=self.longest,
-                euclidean=self.similarity == "euclidean",
-                refused=None if pool.refused is None else pool.refused.numpy(),
-                ids=ids,
-                seen=None if seen is None else seen.ids[seen.starts[row] : seen.starts[row + 1]],
-            )
+        self, points: Floats, k: int, seen: Seen | None, pool: _Pool
+    ) -> tuple[Rows, Floats]:
+        """Answer points [B, K, D] one by one: a fast pass over all items chooses candidates."""
+        ids, scores = np.empty((len(points), k), np.int64), np.empty((len(points), k), np.float32)
+        contents = self._contents(pool)
+        for row in range(len(points)):
+            one, own = slice(row, row + 1), _part(seen, slice(row, row + 1))
+            columns = None
+            if points.shape[1] == 1:
+                columns = could_be_best(
+                    contents.vectors,
+                    points[row, 0],
+                    k,
+                    longest=self.longest,
+                    euclidean=contents.euclidean,
+                    refused=None if pool.refused is None else pool.refused.numpy(),
+                    ids=contents.ids,
+                    seen=None if own is None else own.ids[own.starts[0] : own.starts[1]],
+                )
             if columns is None:  # Too many items are alike.
-                cells = self._excluded(exclude, slice(row, row + 1), pool)
-                values, best = self._search_block(queries[row : row + 1], k, cells, pool)
-                scores[row], place = values[0].numpy(), best[0].numpy()
-                found[row] = np.where(place >= 0, ids[place], -1)
-                continue
-            # As many rows and columns as in a batch: equal pairs then score equal.
-            near = np.zeros((-(-len(columns) // COLUMN_STEP) * COLUMN_STEP, len(point)), np.float32)
-            vectors.take(columns, axis=0, out=near[: len(columns)], mode="clip")
-            alone = np.zeros((ROW_STEP, len(point)), dtype=np.float32)
-            alone[0] = point
-            exact = score(torch.from_numpy(alone), torch.from_numpy(near), self._kind).numpy()[0]
-            best = (-exact[: len(columns)]).argsort(kind="stable")[:k]
-            scores[row, : len(best)] = exact[best]
-            found[row, : len(best)] = ids[columns[best]]
-        return Hits(torch.from_numpy(found), torch.from_numpy(scores))
+                ids[one], scores[one] = self._search_all(points[one], k, own, pool)
+            else:
+                ids[one], scores[one], _ = best_of_columns(contents, points[one], columns, None, k)
+        return ids, scores
+
+    def _search_all(
+        self, points: Floats, k: int, seen: Seen | None, pool: _Pool
+    ) -> tuple[Rows, Floats]:
+        """Answer points [B, K, D] by the scores of all items that they may get."""
+        columns = None if pool.refused is None else np.flatnonzero(~pool.refused.numpy())
+        ids, scores, _ = best_of_columns(self._contents(pool), points, columns, seen, k)
+        return ids, scores
+
+    def _contents(self, pool: _Pool) -> Contents:
+        """The pool as it is scored, column by column."""
+        vectors = pool.vectors.numpy()[: pool.size]
+        columns = np.empty(0, dtype=np.int64)
+        return Contents(pool.ids.numpy(), vectors, columns, self.similarity == "euclidean")
+
+    def _margin(self, interests: Floats) -> float:
+        """By how much two candidates of a query [K, D] may be in the wrong order."""
+        return max(margin(p, self.longest, self.similarity == "euclidean") for p in interests)
 
     def _checked(self, queries: Tensor, k: int) -> Tensor:
         """Queries that can be answered, of length 1 under cosine; QueryError for others."""
@@ -320,13 +371,11 @@ class ExactIndex:
         excluded: tuple[Tensor, Tensor] | None,
         pool: _Pool,
     ) -> tuple[Tensor, Tensor]:
-        """The k best scores and columns of one block of queries, tile by tile."""
-        count = len(queries)
-        queries = pad(queries, (0, 0) * (queries.dim() - 1) + (0, -count % ROW_STEP))
+        """The k best scores and columns of some queries, tile by tile, as products round."""
         parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(pool.vectors), TILE_COLUMNS):
             tile, filled = slice(start, start + TILE_COLUMNS), pool.size - start
-            scores = score(queries, pool.vectors[tile], self._kind)[:count]
+            scores = score(queries, pool.vectors[tile], self._kind)
             scores[:, filled:] = float("-inf")
             if pool.refused is not None:
                 scores[:, :filled].masked_fill_(pool.refused[tile], float("-inf"))
@@ -341,6 +390,17 @@ class ExactIndex:
         values, best = top_k(values, k)
         columns = columns.gather(1, best.clamp(min=0))
         return values, columns.masked_fill_(best < 0, -1)
+
+
+def _interests(queries: Tensor) -> Floats:
+    """Queries [B, D] or [B, K, D] as one array [B, K, D]."""
+    points: Floats = queries.numpy()
+    return points.reshape(len(points), -1, points.shape[-1])
+
+
+def _part(seen: Seen | None, rows: slice) -> Seen | None:
+    """What some of the queries have seen."""
+    return None if seen is None else seen._replace(starts=seen.starts[rows.start : rows.stop + 1])
 
 
 def _exclude(scores: Tensor, cells: tuple[Tensor, Tensor], start: int) -> None:
