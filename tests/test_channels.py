@@ -198,10 +198,16 @@ def test_an_index_is_measured_kept_in_the_bundle_and_shown_beside_exact(folder, 
     assert chosen[0]["recall"] >= 0.99
     assert (folder / "recall.svg").read_text().startswith("<?xml")
     report = answer(capsys, "evaluate", folder / "indexed")
-    assert report["index"]["recall@20"]["exact"] == report["metrics"]["recall@20"]["mean"]
-    assert report["index"]["recall@20"]["indexed"] == pytest.approx(
+    assert report["index"]["recall@20"]["indexed"] == report["metrics"]["recall@20"]["mean"]
+    assert report["index"]["recall@20"]["exact"] == pytest.approx(
         report["metrics"]["recall@20"]["mean"], abs=0.02
     )
+    assert report["channels"]["two-tower"]["index"] == "faiss-hnsw"
+    capsys.readouterr()
+    assert call("inspect", folder / "indexed") == 0
+    shown = capsys.readouterr().out
+    assert "faiss-hnsw" in shown
+    assert "through exact indexes" in shown
     assert "index" not in answer(capsys, "evaluate", folder / "towers")
     capsys.readouterr()
     assert call("index", folder / "blend", "--out", folder / "never") == 2

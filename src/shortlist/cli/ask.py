@@ -11,7 +11,6 @@ from shortlist.errors import QueryError
 
 if TYPE_CHECKING:
     from shortlist.cli.show import Side
-    from shortlist.evaluation.report import Report
 
 
 def recommend(
@@ -188,40 +187,19 @@ def evaluate(
     """Measure a bundle on the full catalogue, with the code that serves, beside popularity."""
     from shortlist.bundle.bundle import load
     from shortlist.evaluation.evaluate import evaluate as measure
-    from shortlist.retrievers.learning import Learner
 
     loaded = load(bundle, device=device or context.obj["device"])
     section = (loaded.recipe or {}).get("evaluation", {})
-
-    def measured() -> "Report":
-        return measure(
-            loaded.retriever,
-            on=on,
-            k=k or section.get("k", (10, 20, 100)),
-            exclude_seen=not include_seen and section.get("exclude_seen", True),
-        )
-
-    report, beside = measured(), {}
-    if isinstance(loaded.retriever, Learner) and not loaded.retriever.index.is_exact:
-        indexed = report.metrics
-        loaded.retriever.use_exact_index()
-        report = measured()
-        beside = {
-            name: {"exact": figure.mean, "indexed": indexed[name].mean}
-            for name, figure in report.metrics.items()
-        }
+    report = measure(
+        loaded.retriever,
+        on=on,
+        k=k or section.get("k", (10, 20, 100)),
+        exclude_seen=not include_seen and section.get("exclude_seen", True),
+    )
     if json_:
-        print_json(
-            {"bundle": loaded.id, **report.to_dict()} | ({"index": beside} if beside else {})
-        )
+        print_json({"bundle": loaded.id, **report.to_dict()})
         return
     out.print(report.table())
-    for name, figures in beside.items():
-        if name.startswith(("recall", "ndcg")):
-            said = (
-                f"{name}: exact {figures['exact']:.4f}, through the index {figures['indexed']:.4f}"
-            )
-            notes.print(said, highlight=False)
     for line in report.lines():
         notes.print(line, highlight=False, markup=False)
 

@@ -16,6 +16,7 @@ from shortlist.data.vocabulary import Ids
 from shortlist.doctor import SEVERITIES, Finding
 from shortlist.errors import QueryError
 from shortlist.evaluation.index_recall import Tuning
+from shortlist.evaluation.searching import channels_of, kind_of
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Candidates, Queries, Retriever, row_blocks
 from shortlist.retrievers.blend import Blended
@@ -350,10 +351,14 @@ def inspection(bundle: Bundle) -> RenderableType:
         choice = choose(training)
         exactness = SAMPLERS[choice.sampler].exactness
         rows["negatives"] = f"{choice.sampler}, correction {exactness.label}: {exactness.reason}"
+    for name, channel in channels_of(bundle.retriever).items():
+        kind, settings = kind_of(channel.index)
+        rows[f"index of {name}"] = " ".join([kind, *(f"{k}={v}" for k, v in settings.items())])
     if bundle.metrics is not None:
-        rows["figures of"] = (
-            f"the fit on {bundle.metrics['split']['fit']}, {bundle.metrics['users']:,} users"
-        )
+        fit, users = bundle.metrics["split"]["fit"], bundle.metrics["users"]
+        used = {channel["index"] for channel in bundle.metrics.get("channels", {}).values()}
+        by = f", through {' and '.join(sorted(used))} indexes" if used else ""
+        rows["figures of"] = f"the fit on {fit}, {users:,} users{by}"
         for name, figure in bundle.metrics["metrics"].items():
             rows[name] = f"{figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
     for name, value in rows.items():

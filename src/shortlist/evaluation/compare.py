@@ -1,6 +1,6 @@
 """Which of two retrievers is better, on the same users, and is it more than luck?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,23 @@ from shortlist.data.interactions import Cut
 from shortlist.errors import ModelError
 from shortlist.evaluation.evaluate import SEED, checked_data, user_figures
 from shortlist.evaluation.report import Figures
+from shortlist.evaluation.searching import Searched, searched
 from shortlist.evaluation.significance import bootstrap_intervals
 from shortlist.retrievers.base import Retriever
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of two retrievers on the same cases, and the first minus the second, by user."""
+    """Figures of two retrievers on the same cases, and the first minus the second, by user.
+
+    channels: how the channels of vectors of each of the two were trained and searched.
+    """
 
     users: int
     first: Figures
     second: Figures
     difference: Figures
+    channels: tuple[Mapping[str, Searched], Mapping[str, Searched]] = ({}, {})
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; each metric maps to mean, low and high."""
@@ -33,7 +38,8 @@ class Comparison:
                 ("difference", self.difference),
             )
         }
-        return {"users": self.users, **plain}
+        channels = [{n: c.to_dict() for n, c in each.items()} for each in self.channels]
+        return {"users": self.users, **plain, "channels": channels}
 
     def table(self) -> Table:
         """Return a table for people."""
@@ -43,7 +49,16 @@ class Comparison:
             "second",
             "difference",
             title=f"{self.users:,} users, full ranking",
-            caption="The difference is paired by user, with its 95 % bootstrap interval.",
+            caption=" ".join(
+                [
+                    "The difference is paired by user, with its 95 % bootstrap interval.",
+                    *(
+                        f"The {side} retriever's {channel.line(name)}"
+                        for side, each in zip(("first", "second"), self.channels, strict=True)
+                        for name, channel in each.items()
+                    ),
+                ]
+            ),
         )
         for name, figure in self.difference.items():
             table.add_row(
@@ -80,7 +95,10 @@ def compare(
             "the two have other logs, splits or fits: figures of other cases cannot be compared"
         )
     figures = [user_figures(r, k=k, on=on, exclude_seen=exclude_seen) for r in (first, second)]
+    users = a.targets(on)[0]
+    channels = [searched(r, users, max(k), on, exclude_seen=exclude_seen) for r in (first, second)]
     return Comparison(
+        channels=(channels[0], channels[1]),
         users=len(next(iter(figures[0].values()))),
         first=bootstrap_intervals(figures[0], SEED),
         second=bootstrap_intervals(figures[1], SEED),

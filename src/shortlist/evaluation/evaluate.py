@@ -10,6 +10,7 @@ from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.report import Report
+from shortlist.evaluation.searching import searched, searched_exactly
 from shortlist.evaluation.significance import bootstrap_intervals
 from shortlist.metrics import (
     average_popularity,
@@ -57,11 +58,16 @@ def evaluate(
     (repeat consumption). A held-out item that cannot be recommended (not a candidate, or met
     before) counts as a miss and is reported. Definitions: `shortlist.metrics`.
 
+    Where a channel searches an approximate index, the same is measured once more through exact ones
+    and stands beside it, with the recall of each index; the retriever stays as it is.
+
     Raises ModelError if the model was fitted on the rows it is to be measured on.
     """
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     cases = _Cases(*data.targets(on))
     answers = _answers(retriever, cases, ks, on, exclude_seen)
+    exact = searched_exactly(retriever)
+    exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen)
     baseline = _answers(Popular().fit_data(data), cases, ks, on, exclude_seen)
     candidates = retriever.candidate_rows()
     counts = _unreachable(data, cases, candidates, on, exclude_seen)
@@ -81,6 +87,8 @@ def evaluate(
             {name: value - baseline.figures[name] for name, value in answers.figures.items()}, SEED
         ),
         notes=data.notes,
+        channels=searched(retriever, cases.users, max(ks), on, exclude_seen=exclude_seen),
+        exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
     )
 
 

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
 
+from shortlist.evaluation.searching import Searched
 from shortlist.evaluation.significance import Interval
 
 Figures = Mapping[str, Interval]
@@ -21,7 +22,9 @@ class Report:
 
     metrics, baselines: name@k -> mean with a 95 % interval over users. differences: retriever
     minus popularity, paired by user. catalogue: figures of the lists as a whole. counts: what the
-    reader must know: users, candidate items, cases nobody could answer.
+    reader must know: users, candidate items, cases nobody could answer. channels: how each channel
+    of vectors was trained and searched. exact: `metrics` once more, through exact indexes; None
+    where all of them are exact.
     """
 
     cut: str
@@ -37,10 +40,20 @@ class Report:
     popularity_catalogue: Mapping[str, float]
     differences: Figures
     notes: tuple[str, ...] = ()
+    channels: Mapping[str, Searched] = field(default_factory=dict)
+    exact: Figures | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one JSON-safe object; metrics map `recall@10` to mean, low and high."""
-        return {
+        """Return one JSON-safe object; metrics map `recall@10` to mean, low and high.
+
+        Where an index is approximate, `index` maps each metric to its mean through the exact
+        indexes and through its own, which is that of `metrics`.
+        """
+        beside = {
+            name: {"exact": figure.mean, "indexed": self.metrics[name].mean}
+            for name, figure in (self.exact or {}).items()
+        }
+        return ({"index": beside} if beside else {}) | {
             "split": {"kind": self.split, "cut": self.cut, "fit": self.fit},
             "exclude_seen": self.exclude_seen,
             "users": self.users,
@@ -54,10 +67,14 @@ class Report:
             },
             "difference": {"popularity": _plain(self.differences)},
             "notes": list(self.notes),
+            "channels": {name: channel.to_dict() for name, channel in self.channels.items()},
         }
 
     def table(self) -> Table:
-        """Return a table for people: model, popularity, and the difference paired by user."""
+        """Return a table for people: model, popularity, and the difference paired by user.
+
+        With an approximate index the model has two columns, its exact figures first.
+        """
         table = Table(
             title=f"{self.users:,} users × {self.candidate_items:,} items, full ranking, "
             f"{self.split} {self.cut}, seen items {'out' if self.exclude_seen else 'in'}",
@@ -65,11 +82,13 @@ class Report:
             f"paired. Fitted on: {self.fit}.",
         )
         table.add_column("metric", no_wrap=True)
-        for name in ("model", "popular", "difference"):
+        model = ("model",) if self.exact is None else ("exact", "indexed")
+        for name in (*model, "popular", "difference"):
             table.add_column(name, justify="right", no_wrap=True)
         for name, figure in self.metrics.items():
             table.add_row(
                 name,
+                *(() if self.exact is None else (_interval(self.exact[name]),)),
                 _interval(figure),
                 f"{self.popularity[name].mean:.4f}",
                 _interval(self.differences[name], "+"),
@@ -79,7 +98,8 @@ class Report:
             if name.split("@")[0] not in SHOWN_OF_CATALOGUE:
                 continue
             beside = self.popularity_catalogue[name]
-            table.add_row(name, _number(value), _number(beside), "")
+            blank = [""] * (len(model) - 1)
+            table.add_row(name, *blank, _number(value), _number(beside), "")
         return table
 
     def lines(self) -> tuple[str, ...]:
@@ -93,7 +113,8 @@ class Report:
             "users_answered_by_fallback": "users were unknown and got popular items",
         }
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts[n])
-        return (*self.notes, *counted)
+        channels = (channel.line(name) for name, channel in self.channels.items())
+        return (*self.notes, *counted, *channels)
 
 
 def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:
