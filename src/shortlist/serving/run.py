@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,7 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
-                http=_protocol(settings),
+                http=_protocol(app),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -96,6 +97,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if not self.started:
             return
+        for server in self.servers:
+            for each in server.sockets:
+                self.app.arrivals.register(each.fileno(), select.POLLIN)
         address = self.servers[0].sockets[0].getsockname()
         if self.ready is not None:
             name = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -123,8 +127,9 @@ class Server(uvicorn.Server):
         logger.info("draining")
 
 
-def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
-    """The protocol with the limits that uvicorn has not: of the head, and of waiting."""
+def _protocol(app: App) -> type[HttpToolsProtocol]:
+    """The protocol with the limits that uvicorn has not: of the head, of waiting, of the queue."""
+    settings = app.settings
     times = settings.timeouts
 
     class Guarded(HttpToolsProtocol):
@@ -133,6 +138,9 @@ def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
         _head: asyncio.TimerHandle | None = None
         _stuck: asyncio.TimerHandle | None = None
         _head_bytes = 0
+        _busy: bytes | None = None  # what the request that is read now will be told
+        _busy_bytes = 0
+        _idle = False  # the last bytes that came ended a request that was refused
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -151,9 +159,9 @@ def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
             if self.transport.is_closing():
                 return
             self._head_bytes += len(data)
+            self._idle = False
             super().data_received(data)
-            answered = self.cycle is None or self.cycle.response_complete
-            if answered and not self.transport.is_closing():
+            if self._answered() and not self.transport.is_closing() and not self._idle:
                 self._expect_head()
                 if self._head_bytes > settings.head_bytes:
                     self._refuse(
@@ -166,11 +174,51 @@ def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
             if self._head is not None:
                 self._head.cancel()
                 self._head = None
+            if self._may_be_refused():
+                self._busy = app.refuse(self.url)
+                if self._busy is not None:
+                    return
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if self._busy is None:
+                super().on_body(body)
+                return
+            # It is passed over; only its size counts, and the time that it takes.
+            self._head_bytes = 0
+            self._busy_bytes += len(body)
+            if self._busy_bytes > settings.limits.body and not self.transport.is_closing():
+                self._refuse(b"413 Content Too Large", b"too_large", b"the body is too large")
 
         def on_message_complete(self) -> None:
             self._head_bytes = 0
-            super().on_message_complete()
+            if self._busy is None:
+                super().on_message_complete()
+                return
+            answer, self._busy, self._busy_bytes = self._busy, None, 0
+            if not self.transport.is_closing():
+                self.transport.write(answer)
+                self._idle = True
+                self._unset_keepalive_if_required()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+
+        def _answered(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _may_be_refused(self) -> bool:
+            """Whether nothing but the full queue bears on the answer to this request."""
+            parser = self.parser
+            return (
+                app.workers.full
+                and self._answered()
+                and not (self.pipeline or self.flow.write_paused or self.expect_100_continue)
+                and parser.get_method() == b"POST"
+                and parser.get_http_version() == "1.1"
+                and parser.should_keep_alive()
+                and not parser.should_upgrade()
+            )
 
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002
             self._refuse(b"400 Bad Request", b"invalid_http", b"this is not HTTP")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 from shortlist.serving.messages import RequestError
@@ -17,10 +17,13 @@ class Workers:
     A job whose waiter has gone is not begun.
     """
 
+    FULL = ("busy", "too many requests wait: try again later")
+
     def __init__(self, threads: int, queue: int) -> None:
         self.pending = 0
         self._most = threads + queue
         self._jobs: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._hungry = Event()
         self._threads = [
             Thread(target=self._work, name=f"answer-{number}", daemon=True)
             for number in range(threads)
@@ -28,10 +31,25 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def full(self) -> bool:
+        """Whether the next job would be refused."""
+        return self.pending >= self._most
+
+    def leave_alone(self, seconds: float) -> None:
+        """Block the caller for so long, or until no job waits: meanwhile the threads work alone.
+
+        Threads share one interpreter lock. A thread that gives it up for a moment, as every tensor
+        operation does, waits up to 5 ms to have it back from an event loop that is busy.
+        """
+        self._hungry.clear()
+        if not self._jobs.empty():
+            self._hungry.wait(seconds)
+
     def submit(self, work: Callable[..., Result], *arguments: Any) -> "asyncio.Future[Result]":
         """Return what `work(*arguments)` will give; RequestError "busy" where the queue is full."""
-        if self.pending >= self._most:
-            raise RequestError("busy", "too many requests wait: try again later")
+        if self.full:
+            raise RequestError(*self.FULL)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self.pending += 1
@@ -57,6 +75,8 @@ class Workers:
             except RuntimeError:  # the loop is closed, so nobody waits
                 return
             del job, future, result, failure, work, arguments
+            if self._jobs.empty():
+                self._hungry.set()
 
     def _settle(self, future: Any, result: Any, failure: Exception | None) -> None:
         self.pending -= 1
