@@ -1,14 +1,16 @@
 """Do the tests notice? Breaks a copy of the package on purpose, one known mistake at a time.
 
 `make mutants` runs it: each mistake of mutants.toml is made in a scratch copy of src and tests, and
-the tests listed with it are run there. It must fail them. The last line is `N killed, 0 survived`;
-the exit code is 1 if a mistake survives, cannot be made, or breaks the tests of the clean copy.
+the tests listed with it are run there, up to the first that fails. One must. The last line is
+`N killed, 0 survived`; the exit code is 1 if a mistake survives, cannot be made, or breaks the
+tests of the clean copy. Each worker keeps one copy, which it mends after each mistake.
 
     python tests/mutants/run.py --only bpr-sign softmax-twice
     python tests/mutants/run.py --check       # only: does every patch still fit?
 """
 
 import argparse
+import compileall
 import os
 import re
 import shutil
@@ -18,9 +20,11 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from py_compile import PycInvalidationMode
+from queue import SimpleQueue
 from time import monotonic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +117,9 @@ def copy_of(root: Path) -> Iterator[Path]:
                 shutil.copy(source, copy / part)
         guard = GUARD.format(source=str(copy / "src"))
         (copy / "mutant_guard.py").write_text(guard, encoding="utf-8")
+        # By digest: a mistake of the same length, made in the same second, must not be missed.
+        mode = PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(copy / "src", quiet=1, invalidation_mode=mode)
         yield copy
 
 
@@ -142,13 +149,15 @@ def run_tests(copy: Path, tests: Sequence[str], *options: str) -> tuple[int, str
     return done.returncode, done.stdout
 
 
-def judge(mutant: Mutant, root: Path) -> Outcome:
+def judge(mutant: Mutant, copy: Path) -> Outcome:
     """Make one mistake and see whether a test fails (exit code 1); anything else is no kill."""
-    with copy_of(root) as copy:
-        path = copy / "src" / "shortlist" / mutant.file
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    path = copy / "src" / "shortlist" / mutant.file
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
         code, printed = run_tests(copy, mutant.tests, "-x")
+    finally:
+        path.write_text(text, encoding="utf-8")
     if code == 0:
         return Outcome(mutant, False, "all of its tests pass")
     failed = FAILED.search(printed)
@@ -160,12 +169,13 @@ def judge(mutant: Mutant, root: Path) -> Outcome:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the mutants and report; return the exit code."""
+    cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description="Break the package on purpose; do tests notice?")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run these mutants only")
     parser.add_argument("--check", action="store_true", help="only check that every patch fits")
     parser.add_argument("--list", type=Path, help="another list than mutants.toml")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder with src and tests")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
+    parser.add_argument("--jobs", type=int, default=cores, help="how many at a time (the cores)")
     options = parser.parse_args(arguments)
     mutants = read(options.list or Path(__file__).with_name("mutants.toml"))
     if unknown := sorted(set(options.only or ()) - {mutant.name for mutant in mutants}):
@@ -185,21 +195,45 @@ def run(mutants: Sequence[Mutant], root: Path, jobs: int) -> int:
     """Judge the mutants, after the clean copy has passed their tests."""
     started = monotonic()
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    with copy_of(root) as copy:
-        code, printed = run_tests(copy, tests)
-    if code != 0:
-        say(printed, "the clean copy fails these tests: no mutant can be judged")
-        return 1
-    say(f"the clean copy passes {len(tests)} test files ({monotonic() - started:.0f} s)")
-    killed = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        for outcome in pool.map(lambda mutant: judge(mutant, root), mutants):
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(jobs))
+        copies = list(pool.map(stack.enter_context, [copy_of(root) for _ in range(jobs)]))
+        shares = [(copy, share) for copy, share in zip(copies, dealt(tests, jobs), strict=True)]
+        for code, printed in pool.map(lambda part: run_tests(*part), [p for p in shares if p[1]]):
+            if code != 0:
+                say(printed, "the clean copy fails these tests: no mutant can be judged")
+                return 1
+        say(f"the clean copy passes {len(tests)} tests and files ({monotonic() - started:.0f} s)")
+        free: SimpleQueue[Path] = SimpleQueue()
+        for copy in copies:
+            free.put(copy)
+
+        def judged(mutant: Mutant) -> Outcome:
+            copy = free.get()
+            try:
+                return judge(mutant, copy)
+            finally:
+                free.put(copy)
+
+        killed = 0
+        for outcome in pool.map(judged, mutants):
             killed += outcome.killed
             verdict = "killed  " if outcome.killed else "SURVIVED"
             say(f"{verdict} {outcome.mutant.name}: {outcome.mutant.story}", f"    {outcome.detail}")
     survived = len(mutants) - killed
     say(f"({monotonic() - started:.0f} s)", f"{killed} killed, {survived} survived")
     return 1 if survived else 0
+
+
+def dealt(tests: Sequence[str], jobs: int) -> list[list[str]]:
+    """Deal tests out to so many runs; those of one file stay together, for their fixtures."""
+    files: dict[str, list[str]] = {}
+    for test in tests:
+        files.setdefault(test.partition("::")[0], []).append(test)
+    shares: list[list[str]] = [[] for _ in range(jobs)]
+    for number, names in enumerate(files.values()):
+        shares[number % jobs] += names
+    return shares
 
 
 def say(*lines: str) -> None:

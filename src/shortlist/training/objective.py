@@ -17,7 +17,6 @@ from shortlist.sampling.base import (
     known_items,
     matches,
     one_each,
-    own_slots,
 )
 from shortlist.similarity import check_similarity, normalize, pair_score, score
 from shortlist.training.fused import softmax_mean
@@ -203,7 +202,8 @@ class Objective(nn.Module):
             )
             dropped[pairs.rows, pairs.columns] = True
             return dropped
-        dropped = own_slots(negatives, len(positive_ids))
+        owner, asker = _owners(negatives, len(positive_ids), groups)
+        dropped = owner == asker.unsqueeze(1)
         if self._drops_hits(negatives):
             dropped = dropped | hits(negatives, positive_ids)
         if self.mask_known:
@@ -218,12 +218,8 @@ class Objective(nn.Module):
         groups: Tensor | None,
     ) -> Dropped:
         """The slots of a shared pool that must not count for a row."""
-        rows = torch.arange(len(positive_ids), device=positive_ids.device)
-        if groups is None:
-            found = [matches(negatives.source, one_each(rows))]
-        else:
-            owner = groups[negatives.source.clamp(min=0)].masked_fill(negatives.source < 0, -1)
-            found = [matches(owner, one_each(groups))]
+        owner, asker = _owners(negatives, len(positive_ids), groups)
+        found = [matches(owner, one_each(asker))]
         if self._drops_hits(negatives):
             found.append(matches(negatives.ids, one_each(positive_ids)))
         if self.mask_known:
@@ -318,6 +314,16 @@ def _flattened(queries: Tensor, positives: Tensor, pool: Tensor) -> tuple[Tensor
         return torch.cat([items, square, *([torch.ones_like(square)] if several else [])], dim=1)
 
     return torch.cat(asked, dim=-1), beside(positives), beside(pool)
+
+
+def _owners(negatives: Negatives, rows: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Whose positive each slot is, like ids, -1 if it was drawn; and who asks, [B].
+
+    A row stands for itself, or for its group: it meets no slot of its own.
+    """
+    if groups is None:
+        return negatives.source, torch.arange(rows, device=negatives.source.device)
+    return groups[negatives.source.clamp(min=0)].masked_fill(negatives.source < 0, -1), groups
 
 
 def _asked_for(known: Ragged | None) -> Ragged:
