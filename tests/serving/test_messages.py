@@ -114,6 +114,14 @@ def test_limits_differ_by_what_a_list_is_for():
     assert complaint(b'{"user": 1, "items": []}', explain)[1].startswith("items: ")
 
 
+def test_a_field_that_nobody_gave_a_limit_fails_at_the_start():
+    class LimitlessRequest(RecommendRequest):
+        fresh: list[int] = []  # noqa: RUF012 - pydantic copies it
+
+    with pytest.raises(ServingError, match=r"LimitlessRequest\.fresh has no limit"):
+        limited(LimitlessRequest, Limits())
+
+
 def test_a_long_complaint_is_cut():
     assert len(complaint(b'{"' + b"x" * 5000 + b'": 1}')[1]) <= 300
 

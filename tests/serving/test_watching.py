@@ -155,6 +155,129 @@ def test_a_damaged_bundle_changes_nothing_and_is_told_once(watch, versions, file
     assert (served(watch), watch.refused) == ("v2", ())
 
 
+ORDERS = {
+    "by name": sorted,
+    "the seal first": lambda names: sorted(names, key=lambda name: name != SEAL),
+    "the seal last": lambda names: sorted(names, key=lambda name: name == SEAL),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_bundle_that_arrives_slowly_is_served_when_it_is_whole(watch, versions, order):
+    place(versions[0], watch.path / "v1")
+    watch.look()
+    target = watch.path / "v2"
+    target.mkdir()
+    for name in ORDERS[order](os.listdir(versions[1])):
+        content = (versions[1] / name).read_bytes()
+        # As rsync does it: under another name first, half of it, and a last touch when it is there.
+        (target / f".{name}.x7Qz").write_bytes(content[: len(content) // 2])
+        watch.look()
+        (target / f".{name}.x7Qz").write_bytes(content)
+        (target / f".{name}.x7Qz").rename(target / name)
+        watch.look()
+    assert served(watch) == "v2"
+    assert watch.refused == ()
+
+
+def test_a_bundle_whose_files_grow_where_they_lie_is_served_when_it_is_whole(watch, versions):
+    (watch.path / "v1").mkdir()
+    for name in sorted(os.listdir(versions[1]), key=lambda name: name != SEAL):
+        content = (versions[1] / name).read_bytes()
+        with (watch.path / "v1" / name).open("wb") as file:
+            for part in (content[: len(content) // 2], content[len(content) // 2 :]):
+                file.write(part)
+                file.flush()
+                watch.look()
+    assert served(watch) == "v1"
+    assert watch.refused == ()
+
+
+def test_files_replaced_one_by_one_under_the_served_name_end_in_the_new_bundle(watch, versions):
+    place(versions[0], watch.path / "v1")
+    watch.look()
+    known = {verify(path).id for path in versions[:2]}
+    for name in sorted(os.listdir(versions[1])):
+        (watch.path / "v1" / ".partial").write_bytes((versions[1] / name).read_bytes())
+        watch.look()
+        (watch.path / "v1" / ".partial").rename(watch.path / "v1" / name)
+        watch.look()
+        assert watch.current.id in known
+    assert watch.current.id == verify(versions[1]).id
+    assert watch.refused == ()
+
+
+def test_a_bundle_is_tried_again_when_its_permissions_change(watch, versions):
+    def read(path):
+        if (path / "log.parquet").stat().st_mode & 0o444 == 0:
+            raise BundleError("cannot read it: Permission denied")  # also where root runs this
+        return load(path)
+
+    watch._read = read
+    place(versions[0], watch.path / "v1")
+    (watch.path / "v1" / "log.parquet").chmod(0)
+    assert [watch.look(), watch.look()] == [False, False]
+    assert loads(watch, "refused") == 1
+    (watch.path / "v1" / "log.parquet").chmod(0o644)
+    assert watch.look()
+    assert watch.refused == ()
+
+
+def test_a_seal_that_cannot_be_read_is_told_and_holds_up_nothing(watch, versions, monkeypatch):
+    place(versions[0], watch.path / "v1")
+    place(versions[1], watch.path / "v2")
+    (watch.path / "v2" / SEAL).unlink()
+    (watch.path / "v2" / SEAL).mkdir()  # what reads it meets an error other than "not there"
+    assert watch.look()
+    assert served(watch) == "v1"
+    assert [refused.name for refused in watch.refused] == ["v2"]
+
+
+def test_an_empty_directory_may_become_a_bundle(versions, tmp_path):
+    watch = Watch(tmp_path, Measures())
+    assert not watch.look()
+    for name in sorted(os.listdir(versions[0])):
+        shutil.copy(versions[0] / name, tmp_path / name)
+        watch.look()
+    assert watch.current.id == verify(versions[0]).id
+    shutil.copytree(versions[1], tmp_path, dirs_exist_ok=True)
+    assert watch.look()
+    assert watch.current.id == verify(versions[1]).id
+
+
+@pytest.mark.parametrize("name", [b"5\xc2\xb2", b"\xff", b"v\n2", b"\xe2\x91\xa0", b"1" * 200])
+def test_no_name_of_a_folder_stops_the_others(versions, open_app, make_client, tmp_path, name):
+    strange = tmp_path / os.fsdecode(name)
+    strange.mkdir()
+    (strange / SEAL).write_text("not a bundle")
+    place(versions[0], tmp_path / "zz1")
+    client = make_client(open_app(tmp_path))
+    assert served(client.app.watch) == "zz1"
+    strange.rename(tmp_path / os.fsdecode(b"zz2" + name))
+    place(versions[1], tmp_path / "zz10000")
+    client.app.watch.look()
+    place(versions[2], tmp_path / os.fsdecode(b"zzz" + name))
+    client.app.watch.look()
+    said = client.get("/v1/bundle").json
+    if name == b"\xff":  # safetensors opens no such file: it is refused, and the last one stays
+        assert str(tmp_path) not in said["refused"][0]["reason"]
+    assert said["bundle"] == verify(versions[1 if name == b"\xff" else 2]).id
+    assert said["name"].isprintable()
+
+
+def test_a_served_file_that_is_changed_in_place_is_told_once(watch, versions, caplog):
+    place(versions[0], watch.path / "v1")
+    watch.look()
+    (watch.path / "v1" / "surplus").write_text("nothing that is mapped")
+    watch.look()
+    assert "in place" not in caplog.text
+    with (watch.path / "v1" / "log.parquet").open("ab") as file:
+        file.write(b"more")
+    for _ in range(3):
+        assert not watch.look()
+    assert caplog.text.count("log.parquet of the served bundle v1 was changed in place") == 1
+
+
 def test_the_next_older_is_served_where_the_newest_is_bad_from_the_start(watch, versions):
     place(versions[0], watch.path / "v1")
     place(versions[1], watch.path / "v2")

@@ -422,7 +422,7 @@ def _api(app: App) -> FastAPI:
             {
                 "bundle": served.id,
                 "retriever": served.kind,
-                "name": served.directory.name,
+                "name": served.name,
                 "loaded_at": served.loaded_at,
                 "metrics": served.bundle.metrics,
                 "refused": _refused(watch),

@@ -11,6 +11,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from shortlist.errors import ServingError
 from shortlist.serving.settings import Limits
 
 MESSAGE_LENGTH = 300
@@ -117,8 +118,17 @@ Asked = TypeVar("Asked", bound=Message)
 
 
 def limited(model: type[Asked], limits: Limits) -> type[Asked]:
-    """Return the model with the limits on its fields, checked and documented with it."""
+    """Return the model with the limits on its fields, checked and documented with it.
+
+    A field without a limit is refused, so that a new one cannot be forgotten; true and false need
+    none. Errors: ServingError.
+    """
     kinds = _kinds(limits) | _own_kinds(model.__name__, limits)
+    for name, field in model.model_fields.items():
+        if name not in kinds and field.annotation is not bool:
+            raise ServingError(
+                f"{model.__name__}.{name} has no limit: give it one in serving/messages.py"
+            )
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if name in kinds:

@@ -39,6 +39,11 @@ class Served:
         return self.bundle.id
 
     @property
+    def name(self) -> str:
+        """The name of its folder, as it can be shown."""
+        return shown(self.directory.name)
+
+    @property
     def kind(self) -> str:
         """The name of the retriever, as the manifest has it."""
         return str(self.bundle.manifest.fields["retriever"])
@@ -108,6 +113,15 @@ class Served:
         """Return the title of each item row, None for row 0."""
         titles = self.data.titles(np.where(rows > 0, rows, 1)) if len(rows) else []
         return [t if row > 0 else None for t, row in zip(titles, rows, strict=True)]
+
+
+def shown(name: str) -> str:
+    r"""Return a name from the disk as text that fits into a line of a log, and into JSON.
+
+    >>> shown("v1"), shown("v\n2"), shown("v\udcff")
+    ('v1', 'v\\n2', 'v\\udcff')
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def check_ids(ids: Sequence[Any], vocabulary: Vocabulary, place: str) -> Any:

@@ -2,15 +2,18 @@
 
 The path is a bundle, or a directory of bundles. Of a directory the newest is served: the last by
 name, runs of digits compared as numbers, so that v10 comes after v9 and dates in ISO form sort as
-they should. One that is damaged, unsound or unfinished is passed over, and said to be refused.
+they should. One that is damaged, unsound or unfinished is passed over, and said to be refused. It
+is tried again whenever the names, sizes or times of its files change: it may be on its way.
 A bundle that is published over another of the same name is newer than it.
 """
 
+import errno
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -22,7 +25,7 @@ from shortlist.serving.free_memory import give_back_memory
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
 from shortlist.serving.onnx_encoder import use_onnx
-from shortlist.serving.served import Served, self_test
+from shortlist.serving.served import Served, self_test, shown
 
 logger = logging.getLogger("shortlist.serving")
 
@@ -32,11 +35,15 @@ _SEAL_LENGTH = 64
 
 @dataclass(frozen=True)
 class Refused:
-    """A bundle that was not taken, and why. seal: the id it claims to have."""
+    """A bundle that was not taken, and why.
+
+    seal: the id it claims to have. files: what its folder looked like then.
+    """
 
     name: str
     seal: str
     reason: str
+    files: Any = field(default=None, repr=False)
 
 
 class Watch:
@@ -54,6 +61,7 @@ class Watch:
         self.is_bundle = (path / MANIFEST).exists() or (path / SEAL).exists()
         self._read = read
         self._seal = ""  # of what is served, as it stood on the disk
+        self._files: Any = None
         self._gone = False
         self._looking = Lock()
         self._stop = Event()
@@ -62,13 +70,13 @@ class Watch:
     def look(self, *, again: bool = False) -> bool:
         """Take the newest sound bundle into service; return whether that changed what is served.
 
-        again: try those as well that were refused before and have been repaired, perhaps.
+        again: try those as well that were refused before and look the same.
         """
         with self._looking:
             if again:
                 self.refused = ()
             found = self._candidates()
-            names = {(path.name, seal) for path, seal in found}
+            names = {(shown(path.name), seal) for path, seal in found}
             self.refused = tuple(r for r in self.refused if (r.name, r.seal) in names)
             return self._take_first(found)
 
@@ -116,24 +124,44 @@ class Watch:
                 logger.warning("the directory of bundles cannot be read: %s", error.strerror)
                 return []
         paths.sort(key=lambda path: _natural(path.name), reverse=True)
-        return [(path, seal) for path in paths if (seal := _seal(path)) is not None]
+        found = [(path, seal) for path in paths if (seal := _seal(path)) is not None]
+        if not found and (seal := _seal(self.path)) is not None:
+            return [(self.path, seal)]  # an empty directory has become a bundle
+        return found
 
     def _take_first(self, found: list[tuple[Path, str]]) -> bool:
-        known = {(refused.name, refused.seal) for refused in self.refused}
+        known = {(refused.name, refused.seal): refused.files for refused in self.refused}
         for path, seal in found:
             if self._is_served(path, seal):
                 self._gone = False
+                self._check_untouched(path)
                 return False
-            if (path.name, seal) in known:
+            files = _files(path)
+            if known.get((shown(path.name), seal)) == files:
                 continue
             if self._is_older(path) and not self._gone:
                 # It may be in the middle of being replaced: go back only if it stays away.
                 self._gone = True
                 return False
-            if self._take(path, seal):
+            if self._take(path, seal, files):
                 self._gone = False
                 return True
         return False
+
+    def _check_untouched(self, path: Path) -> None:
+        """Say so, once, where a file is changed in place: its mapped pages change with it."""
+        files = _files(path)
+        if files == self._files:
+            return
+        before, self._files = self._files, files
+        for name in sorted((before.keys() & files.keys()) - {"."}):
+            (node, size, changed, _), (now, *left) = before[name], files[name]
+            if now == node and left[:2] != [size, changed]:
+                logger.error(
+                    "%s of the served bundle %s was changed in place: answers may be wrong, and "
+                    "a file that was cut short ends the service",
+                    *(shown(name), shown(path.name)),
+                )
 
     def _is_served(self, path: Path, seal: str) -> bool:
         return self.current is not None and (path, seal) == (self.current.directory, self._seal)
@@ -142,31 +170,37 @@ class Watch:
         served = self.current
         return served is not None and _natural(path.name) < _natural(served.directory.name)
 
-    def _take(self, path: Path, seal: str) -> bool:
+    def _take(self, path: Path, seal: str, files: Any) -> bool:
         try:
             bundle = self._read(path)
             use_onnx(bundle.retriever)
             served = Served(bundle, path, time.time())
             self_test(served)
         except ShortlistError as error:
-            self._refuse(path, seal, str(error).replace(str(path), path.name))
+            reason = str(error).replace(f"{path.parent}{os.sep}", "")
+            self._refuse(Refused(shown(path.name), seal, shown(reason), files))
             return False
         except Exception as error:
-            logger.exception("the bundle %s cannot be loaded", path.name)
-            self._refuse(path, seal, f"it cannot be loaded ({type(error).__name__})")
+            logger.exception("the bundle %s cannot be loaded", shown(path.name))
+            reason = f"it cannot be loaded ({type(error).__name__})"
+            self._refuse(Refused(shown(path.name), seal, reason, files))
             return False
         if _seal(path) != seal:
             return False  # replaced while it was read: the next look sees what is there then
-        self.current, self._seal = served, seal
+        self.current, self._seal, self._files = served, seal, files
+        self.refused = tuple(r for r in self.refused if (r.name, r.seal) != (served.name, seal))
         give_back_memory()
         self.measures.served(served.id, served.kind, served.loaded_at)
-        logger.info("serving bundle %s from %s", served.id[:12], path.name)
+        logger.info("serving bundle %s from %s", served.id[:12], served.name)
         return True
 
-    def _refuse(self, path: Path, seal: str, reason: str) -> None:
-        self.refused = (*self.refused, Refused(path.name, seal, reason))
-        self.measures.refused()
-        logger.error("refused bundle %s: %s", path.name, reason)
+    def _refuse(self, refused: Refused) -> None:
+        """Remember it in the place of an earlier refusal; say it where that had another reason."""
+        same = [r for r in self.refused if (r.name, r.seal) == (refused.name, refused.seal)]
+        self.refused = (*(r for r in self.refused if r not in same), refused)
+        if refused.reason not in {earlier.reason for earlier in same}:
+            self.measures.refused()
+            logger.error("refused bundle %s: %s", refused.name, refused.reason)
 
 
 def check_path(path: Path) -> None:
@@ -180,15 +214,34 @@ def check_path(path: Path) -> None:
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """A key by which v9 stands before v10."""
     return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part)
-        for part in re.findall(r"[0-9]+|[^0-9]+", name)
+        (0, int(number), "") if number else (1, 0, text)
+        for number, text in re.findall(r"([0-9]+)|([^0-9]+)", name)
     ]
 
 
 def _seal(path: Path) -> str | None:
-    """The id that a bundle claims to have; None where there is no bundle, or not yet."""
+    """The id that a bundle claims to have; None where there is no bundle, or not yet.
+
+    Where it cannot be read the id is "": loading such a bundle fails, with the reason.
+    """
     try:
         with (path / SEAL).open("rb") as file:
             return file.read(_SEAL_LENGTH).decode("ascii", "replace")
-    except OSError:
-        return None
+    except OSError as error:
+        return None if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else ""
+
+
+def _files(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Inode, size and times of a folder (named ".") and of all it holds; a change shows in them."""
+    found = {}
+    try:
+        found["."] = _looks(os.stat(path))
+        with os.scandir(path) as entries:
+            found |= {entry.name: _looks(entry.stat(follow_symlinks=False)) for entry in entries}
+    except OSError as error:
+        found[""] = (error.errno or 0, 0, 0, 0)
+    return found
+
+
+def _looks(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
