@@ -1,11 +1,14 @@
 """What every retriever keeps to, whatever it is made of: found by the table."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 import shortlist
+from shortlist.data.interactions import Interactions, Role
 from shortlist.data.predicates import allowed_rows, parse
 from shortlist.errors import DataError, NotFittedError, QueryError
 from shortlist.retrievers import RETRIEVERS
@@ -240,6 +243,36 @@ def test_events_after_the_cut_are_out_of_sight(name, channels):
     before = channel.recommend(Queries(users, before="validation"), 10)
     assert (before.rows == channel.recommend(Queries(histories=lists), 10).rows).all()
     assert (before.rows != channel.recommend(users, 10).rows).any()
+
+
+def test_what_was_met_besides_the_history_is_left_out_and_changes_no_score(channel):
+    data, users = channel.data, channel.data.users.ids[:12]
+    rows = data.users.rows(users)
+    before = channel.recommend(users, 20)
+    met = np.stack([before.rows[:, 0], before.rows[:, 2]], axis=1)
+    besides = Interactions(
+        np.repeat(rows, 2).astype(np.int32),
+        met.ravel().astype(np.int32),
+        len(data.users) + 1,
+        role=np.tile(np.array([Role.TRAIN, Role.TEST], dtype=np.int8), len(rows)),
+    )
+    other = type(channel).from_state(replace(data, met=besides), *channel.state())
+    after = other.recommend(users, 20)
+    assert (after.fallback == before.fallback).all()
+    for query in range(len(users)):
+        left = [row for row in before.rows[query] if row >= 0 and row not in met[query]]
+        if isinstance(channel, Blend):
+            assert not set(after.rows[query]) & set(met[query])
+        else:
+            assert after.rows[query][: len(left)].tolist() == left
+    allowed = other.recommend(Queries(users, exclude_seen=False), 20).rows
+    assert (allowed == channel.recommend(Queries(users, exclude_seen=False), 20).rows).all()
+    then = other.recommend(Queries(users, before="test"), 20).rows
+    unseen = channel.recommend(Queries(users, before="test"), 20).rows
+    for query in range(len(users)):
+        assert met[query, 0] not in then[query]
+        if met[query, 1] in unseen[query]:  # met after the cut only
+            assert met[query, 1] in then[query]
 
 
 @pytest.mark.parametrize("name", sorted(EXPLAINS))

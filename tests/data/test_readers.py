@@ -331,7 +331,7 @@ def test_the_report_says_in_words_what_was_left_out():
     _, report = read_interactions(frame, Schema(time="t", weight="w", min_weight=1, tie="file"))
     said = " ".join(report.lines())
     assert "the last in the file was kept" in said
-    assert "1 row below the smallest weight of a positive, 1, left out." in said
+    assert "1 row below the smallest weight of a positive, 1, left out of training" in said
 
 
 # --- entities

@@ -41,6 +41,12 @@ class Bundle:
         recipe: Mapping[str, Any] | None = self.manifest.fields["recipe"]
         return recipe
 
+    @property
+    def forgets_met(self) -> bool:
+        """Whether it was made before bundles kept what users rated below min_weight."""
+        data = (self.recipe or {}).get("data", {})
+        return data.get("min_weight") is not None and self.retriever.data.met is None
+
 
 def save(
     retriever: Retriever,

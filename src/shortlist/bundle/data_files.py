@@ -17,13 +17,13 @@ from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError
 
 LOG_COLUMNS = ("user", "item", "role", "time", "weight", "session")
+MET_COLUMNS = ("user", "item", "role", "time")
 
 
 def data_files(data: TrainingData) -> dict[str, bytes]:
     """Return the Parquet files of the data: ids in row order, the log in rows, raw features."""
-    log = {name: column for name in LOG_COLUMNS if (column := getattr(data.log, name)) is not None}
     files = {
-        "log.parquet": dump_frame(pl.DataFrame(log)),
+        "log.parquet": dump_frame(_columns(data.log, LOG_COLUMNS)),
         "users.parquet": dump_frame(pl.DataFrame({"id": data.users.ids})),
         "items.parquet": dump_frame(pl.DataFrame({"id": data.items.ids})),
     }
@@ -33,11 +33,15 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
         files["item_table.parquet"] = dump_frame(data.item_frame)
     if data.shows is not None:
         files["shows.parquet"] = dump_frame(pl.DataFrame(asdict(data.shows)))
+    if data.met is not None:
+        files["met.parquet"] = dump_frame(_columns(data.met, MET_COLUMNS))
     return files
 
 
 def data_fields(data: TrainingData) -> dict[str, JSON]:
     """Return what the manifest says of the data: counts, encoders, split, fingerprint."""
+    removed = {"removed_items": sorted(data.removed)} if data.removed else {}
+    met = {} if data.met is None else {"met_events": len(data.met)}
     return {
         "fit": data.fit,
         "ordered": data.ordered,
@@ -51,7 +55,9 @@ def data_fields(data: TrainingData) -> dict[str, JSON]:
         "time_unit": data.time_unit,
         "events": len(data.log),
         "fingerprint": fingerprint(data),
-    } | ({"removed_items": sorted(data.removed)} if data.removed else {})
+        **removed,
+        **met,
+    }
 
 
 def read_data(manifest: Manifest) -> TrainingData:
@@ -59,12 +65,8 @@ def read_data(manifest: Manifest) -> TrainingData:
     fields: Any = manifest.fields["data"]
     users = _vocabulary(manifest, "user", fields["trained_users"])
     items = _vocabulary(manifest, "item", fields["trained_items"])
-    columns = manifest.frame("log.parquet")
-    present = [name for name in LOG_COLUMNS if name in columns.columns]
-    log = Interactions(
-        users=len(users) + 1,
-        **{name: columns[name].to_numpy(writable=True) for name in present},
-    )
+    log = _events(manifest.frame("log.parquet"), LOG_COLUMNS, users)
+    met = _frame(manifest, "met.parquet")
     data = TrainingData(
         users=users,
         items=items,
@@ -81,18 +83,19 @@ def read_data(manifest: Manifest) -> TrainingData:
         time_unit=fields.get("time_unit"),
         shows=_shows(manifest),
         removed=frozenset(fields.get("removed_items", ())),
+        met=None if met is None else _events(met, MET_COLUMNS, users),
     )
     if fingerprint(data) != fields["fingerprint"]:
         raise BundleError(
-            f"{manifest.directory}: log.parquet, users.parquet, items.parquet and shows.parquet "
-            "(if it is there) do not belong together; restore the bundle from a copy, or make it "
-            "again."
+            f"{manifest.directory}: log.parquet, users.parquet, items.parquet, shows.parquet and "
+            "met.parquet (if they are there) do not belong together; restore the bundle from a "
+            "copy, or make it again."
         )
     return data
 
 
 def fingerprint(data: TrainingData) -> str:
-    """Return the sha256 of the log, its split, ids and shows: equal logs, equal fingerprints."""
+    """Return the sha256 of the log, its split, ids, shows and what was met besides."""
     digest = hashlib.sha256()
     for vocabulary in (data.users, data.items):
         digest.update(np.ascontiguousarray(vocabulary.tie_keys).tobytes())
@@ -104,7 +107,22 @@ def fingerprint(data: TrainingData) -> str:
         digest.update(b"shows")
         digest.update(np.ascontiguousarray(data.shows.shown).tobytes())
         digest.update(np.ascontiguousarray(data.shows.clicked).tobytes())
+    if data.met is not None:
+        for name in MET_COLUMNS:
+            if (column := getattr(data.met, name)) is not None:
+                digest.update(f"met {name}".encode())
+                digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
+
+
+def _columns(events: Interactions, names: tuple[str, ...]) -> pl.DataFrame:
+    return pl.DataFrame({n: column for n in names if (column := getattr(events, n)) is not None})
+
+
+def _events(frame: pl.DataFrame, names: tuple[str, ...], users: Vocabulary) -> Interactions:
+    present = [name for name in names if name in frame.columns]
+    columns = {name: frame[name].to_numpy(writable=True) for name in present}
+    return Interactions(users=len(users) + 1, **columns)
 
 
 def _shows(manifest: Manifest) -> Shows | None:

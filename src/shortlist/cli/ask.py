@@ -59,6 +59,8 @@ def recommend(
 
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
+    if loaded.forgets_met:
+        notes.print(f"Items met below min_weight are {show.FORGETS}.", highlight=False)
     if target is not None:
         users = data.users.ids
         if users_file is not None:

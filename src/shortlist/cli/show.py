@@ -264,6 +264,12 @@ def similar_tables(retriever: Retriever, side: Side, ids: Ids, found: Candidates
     return Group(*tables)
 
 
+FORGETS = (
+    "not known: this bundle was made before events below min_weight were kept, so it may recommend "
+    "their items to the users who have met them; train it again"
+)
+
+
 def strangers(retriever: Retriever, queries: Queries) -> list[str]:
     """Say which users, and how many items of the histories, the bundle does not know."""
     data = retriever.data
@@ -346,6 +352,10 @@ def inspection(bundle: Bundle) -> RenderableType:
         f"{data['trained_items']:,} items",
         "embedding space": fields["embedding_space"][:12],
     }
+    if (met := data.get("met_events")) is not None:
+        rows["met besides"] = f"{met:,} events below min_weight, left out of their users' answers"
+    if bundle.forgets_met:
+        rows["met besides"] = FORGETS
     training = getattr(bundle.retriever, "training_section", None)
     if training is not None:
         choice = choose(training)

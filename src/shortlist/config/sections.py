@@ -157,7 +157,9 @@ class Data(Section):
     )
     min_weight: float | None = Field(
         default=None,
-        description="Events of at least this weight are positives. Unset: every event is.",
+        description="Events of at least this weight are positives. Of the others nothing is "
+        "learned, but their items are met, and not recommended to their user again. Unset: every "
+        "event is a positive.",
         examples=[4.0],
     )
     tie: Literal["hash", "file"] = Field(

@@ -20,7 +20,7 @@ from shortlist.data.readers import (
     align_ids,
     is_text,
     read_entities,
-    read_interactions,
+    read_log,
 )
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
@@ -35,7 +35,9 @@ class Dataset:
     """A log sorted by user and time, with the raw features of users and items.
 
     `log` holds codes: positions in `user_ids` and `item_ids`, which are sorted. Nothing here is a
-    statistic: what must not see the future is made by `Split.training_data`.
+    statistic: what must not see the future is made by `Split.training_data`. met: events below the
+    schema's min_weight, in codes too: nothing is learned from them, but their users have met these
+    items; None where the schema has no min_weight. met_split_values: their `split_values`.
     """
 
     schema: Schema
@@ -47,6 +49,8 @@ class Dataset:
     items: pl.DataFrame | None = None
     split_values: NDArray[Any] | None = None
     shown: Mapping[str, Shown] = field(default_factory=dict)
+    met: Interactions | None = None
+    met_split_values: NDArray[Any] | None = None
 
     @classmethod
     def load(
@@ -68,14 +72,25 @@ class Dataset:
         or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
         """
         schema = schema or Schema()
-        frame, report = read_interactions(interactions, schema)
+        frame, met, report = read_log(interactions, schema)
         frame, user_frame = _aligned(frame, interactions, users, schema, "user")
         frame, item_frame = _aligned(frame, interactions, items, schema, "item")
-        user_ids, user = _encode(frame["user"], user_frame)
-        item_ids, item = _encode(frame["item"], item_frame)
+        user_ids, user, met_user = _encode(frame["user"], user_frame, met)
+        item_ids, item, met_item = _encode(frame["item"], item_frame, met)
         keys = None if schema.tie == "file" else pair_hash(user_ids, item_ids, user, item)
         time = _numpy(frame, "time")
         order = _order(user, time, keys)
+        met_log = met_values = None
+        if met is not None:
+            met_time = _numpy(met, "time")
+            by_user = _order(met_user, met_time, pair_hash(user_ids, item_ids, met_user, met_item))
+            met_log = Interactions(
+                user=met_user[by_user],
+                item=met_item[by_user],
+                users=len(user_ids),
+                time=None if met_time is None else met_time[by_user],
+            )
+            met_values = None if (v := _numpy(met, "split")) is None else v[by_user]
         log = Interactions(
             user=user[order],
             item=item[order],
@@ -87,7 +102,19 @@ class Dataset:
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         shown = _shown(impressions, dropped, schema, user_ids, item_ids, report)
         report = replace(report, beside=tuple(log.line() for log in shown.values()))
-        return cls(schema, user_ids, item_ids, log, report, user_frame, item_frame, values, shown)
+        return cls(
+            schema,
+            user_ids,
+            item_ids,
+            log,
+            report,
+            user_frame,
+            item_frame,
+            values,
+            shown,
+            met_log,
+            met_values,
+        )
 
     @property
     def ordered(self) -> bool:
@@ -136,7 +163,22 @@ class Dataset:
                     f"the {kind} split leaves no {role.name.lower()} row: the log has "
                     f"{len(self.log)} rows of {len(self.user_ids)} users"
                 )
-        return Split(self, replace(self.log, role=roles), kind, tuple(notes))
+        log = replace(self.log, role=roles)
+        return Split(self, log, kind, tuple(notes), self._met(log, kind, at, seed))
+
+    def _met(self, log: Interactions, kind: str, at: Any, seed: int) -> Interactions | None:
+        """The events below min_weight with roles: which cut knows them (docs/decisions/0010)."""
+        if self.met is None:
+            return None
+        if kind == "column":
+            assert self.met_split_values is not None
+            roles = splits.from_column(self.met_split_values, self.schema.split or "split", ())
+        elif kind == "random":
+            keys = pair_hash(self.user_ids, self.item_ids, self.met.user, self.met.item, seed + 1)
+            roles = splits.random_hold_out(self.met, keys, 0.8 if at is None else at)
+        else:
+            roles = splits.known_before(log, self.met, one_moment=kind == "global-time")
+        return replace(self.met, role=roles)
 
     def _moment(self, at: Any) -> Any:
         """Read a time as a person writes it in the log's own unit; shares in (0, 1) stay."""
@@ -164,12 +206,16 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset whose rows have roles; notes say what a reader of the figures must know."""
+    """A dataset whose rows have roles; notes say what a reader of the figures must know.
+
+    met: the events below min_weight, each with the role that says which cuts know it.
+    """
 
     dataset: Dataset
     log: Interactions
     kind: str
     notes: tuple[str, ...] = ()
+    met: Interactions | None = None
     _latest: dict[Fit, "TrainingData"] = field(default_factory=dict, compare=False, repr=False)
 
     def training_data(self, fit: Fit = "train") -> "TrainingData":
@@ -221,6 +267,9 @@ class Split:
             shows=None
             if exposed is None
             else exposed.counts(self.log, cut, item_rows, one_moment=one_moment),
+            met=None
+            if self.met is None
+            else _by_user_row(self.met, user_rows, item_rows, len(users)),
         )
 
 
@@ -232,6 +281,8 @@ class TrainingData:
     time_unit: what a step of log.time is. logged: by name of a log of negatives, the item rows of
     each user row; not part of a bundle. shows: of each item before the cut, where impressions are.
     masks: a cache of `data.predicates`. removed: item rows that must not be recommended any more.
+    met: in rows, what users met without its being a positive (below min_weight): kept out of their
+    answers, by role as the log is, and of everything that learns. None where that is not known.
     """
 
     users: Vocabulary
@@ -251,6 +302,7 @@ class TrainingData:
     shows: Shows | None = None
     removed: frozenset[int] = frozenset()
     masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    met: Interactions | None = None
 
     @cached_property
     def training_log(self) -> Interactions:
@@ -362,8 +414,23 @@ def _shown(
     }
 
 
-def _encode(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, NDArray[np.int32]]:
-    """Return the sorted distinct ids (log and table), and each event's position among them."""
+def _encode(
+    column: pl.Series, frame: pl.DataFrame | None, met: pl.DataFrame | None
+) -> tuple[pl.Series, NDArray[np.int32], NDArray[np.int32]]:
+    """Return the sorted distinct ids, and each event's position among them: of the log, of `met`.
+
+    The ids are those of the log, of the table and of `met`, where there are any.
+    """
+    if met is None:
+        ids, codes = _encoded(column, frame)
+        return ids, codes, codes[:0]
+    both = pl.concat([column, met[column.name].cast(column.dtype)])
+    ids, codes = _encoded(both, frame)
+    return ids, codes[: len(column)], codes[len(column) :]
+
+
+def _encoded(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, NDArray[np.int32]]:
+    """Return the sorted distinct ids (column and table), and each value's position among them."""
     distinct = column.unique()
     if frame is not None:
         distinct = pl.concat([distinct, frame["id"].alias(distinct.name)]).unique()

@@ -55,6 +55,20 @@ def taken(lists: Ragged, which: Tensor) -> Ragged:
     return windows(lists.values, lists.offsets[which], lists.lengths[which])
 
 
+def joined(first: Ragged, second: Ragged) -> Ragged:
+    """Each list of `first` with that of `second` after it.
+
+    >>> one, two = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2])
+    >>> joined(Ragged(torch.tensor([5]), one), Ragged(torch.tensor([6, 7]), two)).values
+    tensor([5, 6, 7])
+    """
+    values = first.values.new_empty(len(first.values) + len(second.values))
+    for lists, before in ((first, second.offsets[:-1]), (second, first.offsets[1:])):
+        places = torch.arange(len(lists.values)) + before[lists.owners()]
+        values[places] = lists.values
+    return Ragged(values, first.offsets + second.offsets)
+
+
 def like_lengths(lengths: Tensor, positions: int) -> list[Tensor]:
     """Numbers of lists in groups of like length, the longest first, each number once.
 

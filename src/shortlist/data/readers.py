@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -78,7 +78,8 @@ class ReadReport:
         if self.below_min_weight:
             said.append(
                 f"{_count(self.below_min_weight, 'row')} below the smallest weight of a positive, "
-                f"{self.min_weight:g}, left out."
+                f"{self.min_weight:g}, left out of training; their users are known to have met "
+                "these items."
             )
         if self.zero_weight:
             said.append(
@@ -100,7 +101,25 @@ def read_frame(source: Source, name: str, *, ids: Collection[str] = ()) -> pl.Da
     return table.typed(table.names, exact=ids)
 
 
+class Log(NamedTuple):
+    """A log as it was read: its positives, and what was met besides.
+
+    met: rows below `schema.min_weight`, with the columns user, item, time and split that the schema
+    names; None without a min_weight.
+    """
+
+    events: pl.DataFrame
+    met: pl.DataFrame | None
+    report: ReadReport
+
+
 def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, ReadReport]:
+    """Read the positives of a log: `read_log` without what was met besides."""
+    log = read_log(source, schema)
+    return log.events, log.report
+
+
+def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
     """Read a log: columns user, item and those of time, weight, session, split the schema names.
 
     Rows stay in the order of the file. user, item, session: Int64 or String. time: Int64 or Float64
@@ -108,20 +127,21 @@ def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, Rea
 
     Rows equal in all of these are merged. Where the weight alone differs, the largest is kept, so
     that the order of rows changes nothing; with `tie="file"` the last row is kept in both cases, as
-    in a log where a later rating replaces an earlier one. Then rows below `min_weight` go.
+    in a log where a later rating replaces an earlier one. Then rows below `min_weight` are parted
+    from the positives; a log without any positive is refused unless `only_met` is set.
     """
     table = _open(source, "interactions")
     frame, unit = _checked_roles(table, schema.roles(), schema.min_weight)
     rows_read = frame.height
     frame, duplicates, conflicts = _merge_repeats(frame, schema.tie)
-    below = zero = 0
+    met, zero = None, 0
     if schema.weight is not None:
         if schema.min_weight is not None:
-            merged = frame.height
+            kept = [name for name in ("user", "item", "time", "split") if name in frame.columns]
+            met = frame.filter(pl.col("weight") < schema.min_weight).select(kept)
             frame = frame.filter(pl.col("weight") >= schema.min_weight)
-            below = merged - frame.height
         zero = int((frame["weight"] == 0).sum())
-    if not frame.height:
+    if not frame.height and not only_met:
         raise DataError(
             f"{table.where}: no row has a weight of at least {schema.min_weight:g}; "
             "lower min_weight."
@@ -132,13 +152,13 @@ def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, Rea
         rows=frame.height,
         duplicates=duplicates,
         conflicts=conflicts,
-        below_min_weight=below,
+        below_min_weight=0 if met is None else met.height,
         zero_weight=zero,
         min_weight=schema.min_weight,
         tie=schema.tie,
         time_unit=unit,
     )
-    return frame, report
+    return Log(frame, met, report)
 
 
 def read_roles(

@@ -50,6 +50,7 @@ class Schema:
     `user` and `item` are required and also name the id columns of the user and item tables; the
     other columns may be absent (None).
     `min_weight`: only rows with at least this weight are positives; by default every row is one.
+    The items of the other rows are met: they are not recommended to their user.
     `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
     the file changes nothing ("hash"), or as the file has them ("file").
     `title`: a column of the item table to show to people; no tower reads it.

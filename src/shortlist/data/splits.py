@@ -97,8 +97,13 @@ def carve(
     roles[training[order[held_out]]] = role
 
 
-def from_column(values: NDArray[Any], name: str) -> Roles:
-    """Read roles off a column that holds 'train', 'validation' (or 'valid', 'val') and 'test'."""
+def from_column(
+    values: NDArray[Any], name: str, needed: tuple[Role, ...] = (Role.TRAIN, Role.TEST)
+) -> Roles:
+    """Read roles off a column that holds 'train', 'validation' (or 'valid', 'val') and 'test'.
+
+    Those `needed` must be there.
+    """
     names = {"train": Role.TRAIN, "validation": Role.VALIDATION, "test": Role.TEST}
     names |= {"valid": Role.VALIDATION, "val": Role.VALIDATION}
     present, inverse = np.unique(values, return_inverse=True)
@@ -108,9 +113,31 @@ def from_column(values: NDArray[Any], name: str) -> Roles:
             f"column '{name}' holds {unknown[0]!r}; expected train, validation and test"
         )
     roles = np.array([names[v] for v in present], dtype=np.int8)[inverse]
-    for role in (Role.TRAIN, Role.TEST):
+    for role in needed:
         if not (roles == role).any():
             raise SplitError(f"column '{name}' names no row as {role.name.lower()}")
+    return roles
+
+
+def known_before(log: Interactions, others: Interactions, *, one_moment: bool) -> Roles:
+    """Return the roles of events beside the log's: each cut keeps those that came before it.
+
+    log: with its roles. An event is before a cut if it came before everything that the cut holds
+    out: of its user, or with one_moment of anybody. At the very time of the first it is not.
+    Returns roles, [others] int8, as `Interactions.before` reads them.
+    """
+    assert log.role is not None
+    assert log.time is not None
+    assert others.time is not None
+    roles = np.zeros(len(others), dtype=np.int8)
+    never = np.inf if log.time.dtype.kind == "f" else np.iinfo(log.time.dtype).max
+    for role in (Role.VALIDATION, Role.TEST):
+        held = log.role >= role
+        first = np.full(log.users, never, dtype=log.time.dtype)
+        np.minimum.at(first, log.user[held], log.time[held])
+        if one_moment:
+            first[:] = first.min()
+        roles[others.time >= first[others.user]] = role
     return roles
 
 

@@ -10,51 +10,61 @@ from numpy.typing import NDArray
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import FeatureTable, encode
 from shortlist.data.interactions import Interactions, Role
-from shortlist.data.readers import Source, align_ids, is_text, read_interactions
+from shortlist.data.readers import Source, align_ids, is_text, read_log
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import DataError, ModelError
 
 
 class Update(NamedTuple):
-    """Data with new events, and what came: events added, repeated ones left out, new ids."""
+    """Data with new events, and what came: events added, repeated ones left out, new ids.
+
+    met: events below min_weight that were added to what is known as met.
+    """
 
     data: TrainingData
     events: int
     repeated: int
     new_users: int
     new_items: int
+    met: int = 0
 
     def line(self) -> str:
         """Say what came."""
+        met = f"{self.met:,} below min_weight, known as met from now on; " if self.met else ""
         return (
             f"{self.events:,} new events, {self.repeated:,} that were there already left out; "
-            f"{self.new_users:,} new users, {self.new_items:,} new items (candidates after the "
-            "next fit)."
+            f"{met}{self.new_users:,} new users, {self.new_items:,} new items (candidates after "
+            "the next fit)."
         )
 
 
 def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
     """Read new events with the columns of the log and add them. Errors: DataError, ModelError."""
-    frame, report = read_interactions(source, replace(schema, split=None))
+    frame, met, report = read_log(source, replace(schema, split=None), only_met=True)
     if report.time_unit != data.time_unit:
         raise DataError(
             f"{report.where}: column '{schema.time}': its times are in units of "
             f"{report.time_unit}, those of the bundle's log in {data.time_unit}"
         )
     for side, known in (("user", data.users.ids), ("item", data.items.ids)):
+        given = frame[side] if met is None else pl.concat([frame[side], met[side]])
         _, ids = align_ids(
-            known, frame[side], left_text=False, right_text=is_text(source), where=report.where
+            known, given, left_text=False, right_text=is_text(source), where=report.where
         )
-        frame = frame.with_columns(ids.alias(side))
-    return with_events(data, frame)
+        frame = frame.with_columns(ids.head(len(frame)).alias(side))
+        met = None if met is None else met.with_columns(ids.tail(len(met)).alias(side))
+    return with_events(data, frame, met)
 
 
-def with_events(data: TrainingData, events: pl.DataFrame) -> Update:
+def with_events(
+    data: TrainingData, events: pl.DataFrame, met: pl.DataFrame | None = None
+) -> Update:
     """Return the data with new events, the rows of old ids unchanged.
 
     events: user and item, ids of the vocabularies' types; time and weight where the log has them,
-    in its units. New ids get rows after the others. An event that is there already (same user,
+    in its units. New ids get rows after the others. met: such events below min_weight; left out of
+    data that keep none (`data.met` is None). An event that is there already (same user,
     item and time) is left out and counted. Raises ModelError unless the data were fitted on all
     rows: held-out rows would become known, and every figure worthless.
     """
@@ -69,14 +79,21 @@ def with_events(data: TrainingData, events: pl.DataFrame) -> Update:
         needed = name in ("user", "item") or getattr(data.log, name) is not None
         if needed and name not in events.columns:
             raise DataError(f"new events need the column '{name}', as the log has it")
-    users, user = grown(data.users, events["user"])
-    items, item = grown(data.items, events["item"])
-    log, added = _merged(data.log, users, user, item, events)
+    if met is None or data.met is None:
+        met = events.head(0)
+    users, user = grown(data.users, pl.concat([events["user"], met["user"]]))
+    items, item = grown(data.items, pl.concat([events["item"], met["item"]]))
+    count = len(events)
+    log, added = _merged(data.log, users, user[:count], item[:count], events)
+    others, came = data.met, 0
+    if others is not None:
+        others, came = _merged(others, users, user[count:], item[count:], met)
     joined = replace(
         data,
         users=users,
         items=items,
         log=log,
+        met=others,
         user_features=features_of(data.user_features, data.user_frame, users),
         item_features=features_of(data.item_features, data.item_frame, items),
         masks={},  # they have a place for each item there was
@@ -84,9 +101,10 @@ def with_events(data: TrainingData, events: pl.DataFrame) -> Update:
     return Update(
         joined,
         added,
-        len(events) - added,
+        len(events) - added + len(met) - came,
         len(users) - len(data.users),
         len(items) - len(data.items),
+        came,
     )
 
 

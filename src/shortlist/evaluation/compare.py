@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from shortlist.data.interactions import Cut
 from shortlist.errors import ModelError
-from shortlist.evaluation.evaluate import SEED, checked_data, user_figures
+from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weight, user_figures
 from shortlist.evaluation.report import Figures
 from shortlist.evaluation.searching import Searched, searched
 from shortlist.evaluation.significance import bootstrap_intervals
@@ -19,7 +20,8 @@ from shortlist.retrievers.base import Retriever
 class Comparison:
     """Figures of two retrievers on the same cases, and the first minus the second, by user.
 
-    channels: how the channels of vectors of each of the two were trained and searched.
+    channels: how the channels of vectors of each of the two were trained and searched. met: events
+    below min_weight before the cut, whose items are left out of the lists of their users, too.
     """
 
     users: int
@@ -27,6 +29,7 @@ class Comparison:
     second: Figures
     difference: Figures
     channels: tuple[Mapping[str, Searched], Mapping[str, Searched]] = ({}, {})
+    met: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; each metric maps to mean, low and high."""
@@ -39,7 +42,8 @@ class Comparison:
             )
         }
         channels = [{n: c.to_dict() for n, c in each.items()} for each in self.channels]
-        return {"users": self.users, **plain, "channels": channels}
+        counts = {"met_below_min_weight": self.met}
+        return {"users": self.users, "counts": counts, **plain, "channels": channels}
 
     def table(self) -> Table:
         """Return a table for people."""
@@ -52,6 +56,7 @@ class Comparison:
             caption=" ".join(
                 [
                     "The difference is paired by user, with its 95 % bootstrap interval.",
+                    *([f"Left out, too: {self.met:,} events below min_weight."] * bool(self.met)),
                     *(
                         f"The {side} retriever's {channel.line(name)}"
                         for side, each in zip(("first", "second"), self.channels, strict=True)
@@ -90,14 +95,17 @@ def compare(
         and (a.log.item == b.log.item).all()
         and (a.log.role is b.log.role or (a.log.role == b.log.role).all())  # type: ignore[union-attr]
     )
-    if not same:
+    met, also_met = (np.zeros(0) if data.met is None else data.met.item for data in (a, b))
+    if not same or not np.array_equal(met, also_met):
         raise ModelError(
-            "the two have other logs, splits or fits: figures of other cases cannot be compared"
+            "the two have other logs, splits or fits, or leave out other items: figures of other "
+            "cases cannot be compared"
         )
     figures = [user_figures(r, k=k, on=on, exclude_seen=exclude_seen) for r in (first, second)]
     users = a.targets(on)[0]
     channels = [searched(r, users, max(k), on, exclude_seen=exclude_seen) for r in (first, second)]
     return Comparison(
+        met=met_below_min_weight(a, users, on) if exclude_seen else 0,
         channels=(channels[0], channels[1]),
         users=len(next(iter(figures[0].values()))),
         first=bootstrap_intervals(figures[0], SEED),

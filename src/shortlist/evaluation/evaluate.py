@@ -55,8 +55,9 @@ def evaluate(
 
     Each user with held-out events is asked once, with what was known of them before the cut. All
     candidate items are ranked, and items met before are left out unless `exclude_seen` is off
-    (repeat consumption). A held-out item that cannot be recommended (not a candidate, or met
-    before) counts as a miss and is reported. Definitions: `shortlist.metrics`.
+    (repeat consumption); those rated below min_weight before the cut were met, too. A held-out item
+    that cannot be recommended (not a candidate, or met before) counts as a miss and is reported.
+    Definitions: `shortlist.metrics`.
 
     Where a channel searches an approximate index, the same is measured once more through exact ones
     and stands beside it, with the recall of each index; the retriever stays as it is.
@@ -172,6 +173,11 @@ def _catalogue(
     return figures
 
 
+def met_below_min_weight(data: TrainingData, users: NDArray[np.int64], cut: Cut) -> int:
+    """Count the events below min_weight that these user rows had before the cut."""
+    return 0 if data.met is None else int(np.isin(data.met.before(cut).user, users).sum())
+
+
 def _unreachable(
     data: TrainingData,
     cases: _Cases,
@@ -183,12 +189,17 @@ def _unreachable(
     known = data.log.before(cut)
     owners = np.repeat(cases.users, np.diff(cases.offsets))
     width = len(data.items) + 1
-    met = np.isin(owners * width + cases.items, known.user.astype(np.int64) * width + known.item)
+    pairs = [known.user.astype(np.int64) * width + known.item]
+    if data.met is not None:
+        others = data.met.before(cut)
+        pairs.append(others.user.astype(np.int64) * width + others.item)
+    met = np.isin(owners * width + cases.items, np.concatenate(pairs))
     candidate = np.zeros(width, dtype=np.bool_)
     candidate[candidates] = True
     return {
         "held_out_events": len(cases.items),
         "held_out_items_not_candidates": int((~candidate[cases.items]).sum()),
         "held_out_items_already_seen": int(met.sum()) if exclude_seen else 0,
+        "met_below_min_weight": met_below_min_weight(data, cases.users, cut) * exclude_seen,
         "users_without_history": int((np.diff(known.indptr)[cases.users] == 0).sum()),
     }

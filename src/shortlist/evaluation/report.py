@@ -109,10 +109,12 @@ class Report:
             "recommended (unseen in training, no features): misses",
             "held_out_items_already_seen": "held-out events repeat an item the user had met, "
             "which is left out of the lists: misses",
+            "met_below_min_weight": "events below min_weight that these users had before the cut: "
+            "their items are left out of the lists, too",
             "users_without_history": "users had no event before the cut",
             "users_answered_by_fallback": "users were unknown and got popular items",
         }
-        counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts[n])
+        counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts.get(n))
         channels = (channel.line(name) for name, channel in self.channels.items())
         return (*self.notes, *counted, *channels)
 

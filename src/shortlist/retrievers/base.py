@@ -15,7 +15,7 @@ from shortlist.data.batches import histories
 from shortlist.data.dataset import Split, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.data.predicates import Predicate, allowed_rows, as_predicate
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Ragged, joined, windows
 from shortlist.data.vocabulary import Ids, Vocabulary, checked_ids, checked_lists
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
@@ -33,7 +33,8 @@ class Queries:
 
     users: ids; or histories: one list of item ids each, oldest first. before: which events of a
     user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
-    the user is known to have met. where: a condition on the items' columns (`data.predicates`);
+    the user is known to have met, also those rated below min_weight. where: a condition on the
+    items' columns (`data.predicates`);
     allow, deny: item ids that alone may, or must not, be recommended. The three are of all queries.
     quota: at most so many items of each value of a column in every answer, {"genre": 3}; the best
     list that keeps to it is found, and items without a value are not limited. rows: bool
@@ -78,7 +79,8 @@ class RowQueries:
     exclude: whether the history must not be recommended; weight: [total] float32, of each event of
     the history, None where the log has no weights or the history came with the query. allow: bool
     [items + 1], the rows any query may get, None for all. time: like weight, in the log's unit;
-    None unless asked for.
+    None unless asked for. met: item rows that were met besides, which nothing reads: with the
+    history they must not be recommended.
     """
 
     users: Tensor
@@ -87,10 +89,14 @@ class RowQueries:
     weight: Tensor | None = None
     allow: Tensor | None = None
     time: Tensor | None = None
+    met: Ragged | None = None
 
-    @property
+    @cached_property
     def seen(self) -> tuple[Tensor, Tensor] | None:
         """The rows each query must not get, as an index takes them."""
+        if self.exclude and self.met is not None:
+            both = joined(self.history, self.met)
+            return both.values, both.offsets
         return (self.history.values, self.history.offsets) if self.exclude else None
 
 
@@ -213,6 +219,7 @@ def row_blocks(
         return
     assert queries.users is not None
     known = data.log.before(queries.before)
+    others = data.met.before(queries.before) if data.met and queries.exclude_seen else None
     rows = torch.from_numpy(data.users.rows(queries.users))
     for users in torch.split(rows, BLOCK):
         start = torch.from_numpy(known.indptr)
@@ -221,8 +228,9 @@ def row_blocks(
             None if column is None else windows(torch.from_numpy(column), begin, length).values
             for column in (known.weight, known.time if timed else None)
         )
-        met = histories(known, users, None)
-        yield RowQueries(users, met, queries.exclude_seen, weight, allow, time)
+        history = histories(known, users, None)
+        met = None if others is None else histories(others, users, None)
+        yield RowQueries(users, history, queries.exclude_seen, weight, allow, time, met)
 
 
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:

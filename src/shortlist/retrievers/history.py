@@ -71,8 +71,8 @@ class HistoryScorer(Counting[Profiled]):
             scores = torch.from_numpy(self.scores(profile[start:stop])).index_select(1, order)
             if block.allow is not None:
                 scores.masked_fill_(~block.allow[rows[order]], float("-inf"))
-            if block.exclude:
-                met = _part(block.history, start, stop)
+            if block.seen is not None:
+                met = _part(Ragged(*block.seen), start, stop)
                 columns, owners = place[met.values], met.owners()
                 scores[owners[columns >= 0], columns[columns >= 0]] = float("-inf")
             values, columns = top_k(scores, k)

@@ -376,9 +376,10 @@ class Inverted(Counting[InvertedOptions]):
         )
 
     def _hits(self, tastes: _Tastes, block: RowQueries, k: int) -> Hits:
-        seen, start = block.history.values.numpy(), block.history.offsets.numpy()
-        if not block.exclude:
-            seen, start = seen[:0], np.zeros_like(start)
+        seen = np.zeros(0, dtype=np.int64)
+        start = np.zeros(len(block.users) + 1, dtype=np.int64)
+        if block.seen is not None:
+            seen, start = (part.numpy() for part in block.seen)
         allow = None if block.allow is None else block.allow.numpy()
         rows, scores = self._best(tastes, seen, start, allow, k)
         return Hits(torch.from_numpy(rows), torch.from_numpy(scores))

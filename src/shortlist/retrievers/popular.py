@@ -154,6 +154,7 @@ class Popular(FittedFirst):
         """Answer B queries: item rows [B, k] and their scores."""
         if self.options.segment is None:
             return self.everybody(len(block.users), k, block.seen, block.allow)
+        seen = block.seen or block.history
         rows = np.full((len(block.users), k), -1, dtype=np.int64)
         scores = np.full((len(block.users), k), -np.inf, dtype=np.float32)
         _merge(
@@ -162,8 +163,8 @@ class Popular(FittedFirst):
             self._scores.numpy(),
             self.data.items.tie_keys,
             self._segment_of[block.users.numpy()],
-            block.history.values.numpy(),
-            block.history.offsets.numpy(),
+            seen[0].numpy(),
+            seen[1].numpy(),
             block.exclude,
             np.zeros(0, dtype=np.bool_) if block.allow is None else block.allow.numpy(),
             rows,

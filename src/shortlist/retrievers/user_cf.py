@@ -92,10 +92,12 @@ class UserCF(Counting[UserCFOptions]):
         scores = np.full((queries, k), -np.inf, dtype=np.float32)
         near = self.neighbours_of(block)
         allow = None if block.allow is None else block.allow.numpy()
-        history, offsets = block.history.values.numpy(), block.history.offsets.numpy()
+        met = block.seen
         for start, stop, sums in _products(near, self._matrix):
-            ends = offsets[start : stop + 1]
-            seen = (history[ends[0] : ends[-1]], ends - ends[0]) if block.exclude else None
+            seen = None
+            if met is not None:
+                ends = met[1].numpy()[start : stop + 1]
+                seen = (met[0].numpy()[ends[0] : ends[-1]], ends - ends[0])
             keys = _keys(sums, seen, self._item_ties, k, allow)
             best_first(keys, self._item_ties, ids[start:stop], scores[start:stop])
         return Hits(torch.from_numpy(ids), torch.from_numpy(scores))

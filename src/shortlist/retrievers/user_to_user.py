@@ -288,7 +288,7 @@ class UserToUser(Learner):
         for part in self._parts(len(users.ids)):
             scores = self._summed(users.ids[part], self._weights(users.scores[part]))
             if block.seen is not None:
-                _forget(scores, block.history, part, self._column)
+                _forget(scores, Ragged(*block.seen), part, self._column)
             if block.allow is not None:
                 scores.masked_fill_(~block.allow[self._rows], 0)
             values, columns = top_k(scores.masked_fill(scores <= 0, float("-inf")), k)

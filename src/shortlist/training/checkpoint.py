@@ -203,12 +203,16 @@ def fingerprint(described: Mapping[str, Any], data: TrainingData) -> str:
 
 
 def _arrays(data: TrainingData) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every array that decides a training: ids, log with its split, features, logged negatives."""
+    """Every array that decides a training: ids, logs with their split, features, negatives.
+
+    What was met besides decides it through the validation figure, which leaves it out.
+    """
     yield "users", data.users.tie_keys
     yield "items", data.items.tie_keys
-    for column in fields(data.log):
-        if isinstance(array := getattr(data.log, column.name), np.ndarray):
-            yield f"log.{column.name}", array
+    for name, log in (("log", data.log), ("met", data.met)):
+        for column in () if log is None else fields(log):
+            if isinstance(array := getattr(log, column.name), np.ndarray):
+                yield f"{name}.{column.name}", array
     for side, table in (("user", data.user_features), ("item", data.item_features)):
         for name, values in table.columns.items():
             yield from _lists(f"{side}.{name}", values)
