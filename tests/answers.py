@@ -6,14 +6,12 @@ ROUNDING = 1e-5
 
 
 def assert_same_up_to_rounding(one, other, *, rounding=ROUNDING, longest=0.0):
-    """Compare two answers (ids [B, k], scores [B, k]), -1 and -inf past the end, best first.
+    """Compare two answers: ids [B, k] and scores [B, k], best first; -1 and -inf past the end.
 
     A score may differ by `rounding` of the largest score of its list, or of `longest` where that is
     more: the longest product of two vectors. So items can change places only with others that are
     as near, and the last place of a list can go to either of two such items.
     """
-    for ids, scores in (one, other):
-        assert np.shape(ids) == np.shape(scores) == np.shape(one[0])
     for mine, theirs in zip(_lists(*one), _lists(*other), strict=True):
         assert len(mine) == len(theirs), "lists of different lengths"
         if not mine:
@@ -31,9 +29,12 @@ def assert_same_up_to_rounding(one, other, *, rounding=ROUNDING, longest=0.0):
 
 def _lists(ids, scores):
     """Each list as {item: score}, in order."""
-    for items, values in zip(np.asarray(ids).tolist(), np.asarray(scores).tolist(), strict=True):
-        found = [(i, v) for i, v in zip(items, values, strict=True) if i >= 0]
-        assert len(dict(found)) == len(found), "an item twice"
-        assert items[len(found) :] == [-1] * (len(items) - len(found)), "a gap in a list"
-        assert sorted(dict(found).values(), reverse=True) == list(dict(found).values()), "no order"
-        yield dict(found)
+    for line, line_scores in zip(ids, scores, strict=True):
+        items, values = np.asarray(line).tolist(), np.asarray(line_scores).tolist()
+        count = sum(value > -np.inf for value in values)
+        found = dict(zip(items[:count], values, strict=False))
+        assert len(found) == count, "an item twice, or none for a score"
+        assert set(items[count:]) <= {-1}, "an item without a score"
+        assert -1 not in found, "a gap in a list"
+        assert sorted(values, reverse=True) == values, "not best first"
+        yield found

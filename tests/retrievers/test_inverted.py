@@ -243,6 +243,7 @@ def test_the_answer_to_a_query_does_not_depend_on_its_batch(world, world_schema)
     together = channel.recommend(ids, 20)
     alone = [channel.recommend([user], 20) for user in ids]
     assert together.rows.tolist() == [one.rows[0].tolist() for one in alone]
+    assert together.scores.tolist() == [one.scores[0].tolist() for one in alone]
 
 
 @pytest.mark.parametrize("options", [{}, {"combine": "mean", "taste": "lift"}, {"list_length": 2}])

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from answers import assert_same_up_to_rounding
 from shortlist.bundle.bundle import load, save
 from shortlist.data.dataset import Dataset
 from shortlist.errors import DataError, ModelError, QueryError
@@ -49,8 +50,7 @@ def test_an_item_that_comes_later_is_answered_as_if_it_had_been_in_the_catalogue
     users = fitted.data.users.ids
     for queries in (Queries(users=users), Queries(histories=[[]])):
         one, other = always.recommend(queries, 300), later.recommend(queries, 300)
-        assert one.ids == other.ids
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+        assert_same_up_to_rounding((one.ids, one.scores), (other.ids, other.scores))
     assert NEW["id"] in everybody(later)
     where = {"column": "tags", "eq": "crime"}
     first, second = (r.recommend(Queries(users=[USER], where=where), 300) for r in (always, later))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from answers import assert_same_up_to_rounding
 from shortlist.bundle.bundle import load, save
 from shortlist.data.dataset import Dataset
 from shortlist.data.ragged import Ragged
@@ -61,6 +62,11 @@ def test_answers_do_not_depend_on_the_batch(trained):
     together = trained.encode_users(Queries(users=users, before="test"))
     alone = [trained.encode_users(Queries(users=[user], before="test")) for user in users[:12]]
     torch.testing.assert_close(together[:12], torch.cat(alone), atol=1e-5, rtol=1e-5)
+    many = trained.recommend(users, 10)
+    for at, user in enumerate(users[:12]):
+        one = trained.recommend([user], 10)
+        expected = many.rows[at : at + 1], many.scores[at : at + 1]
+        assert_same_up_to_rounding((one.rows, one.scores), expected)
 
 
 def test_nobody_and_strangers_are_answered(trained):

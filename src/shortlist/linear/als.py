@@ -3,16 +3,10 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shortlist.compiled import compiled
 from shortlist.linear.matrix import Matrix
-
-Floats = NDArray[np.float32]
-
-
-ROWS = 256
-"""Rows multiplied at a time."""
+from shortlist.linear.products import Floats, add_squares, diagonal_basis, gram, product
 
 
 class Side(NamedTuple):
@@ -33,17 +27,19 @@ class Side(NamedTuple):
 def fixed_side(vectors: Floats, offset: Floats) -> Side:
     """Turn a side's vectors [n, D] so that the Gram matrix every row's system holds is diagonal.
 
-    This is what makes a row cost min(events, D) squared instead of D squared.
+    This is what makes a row cost min(events, D) squared instead of D squared. Like all of this file
+    it sums in a fixed order: the same bits with any number of threads.
     """
-    gram = vectors.T.astype(np.float64) @ vectors
-    values, rotation = np.linalg.eigh(gram)
-    turned = vectors @ rotation.astype(np.float32)
+    values, rotation = diagonal_basis(gram(vectors))
+    turned = product(vectors, rotation.T.astype(np.float32))
+    pull = np.zeros(vectors.shape[1])
+    _add_up(offset.astype(np.float64), turned, pull)
     return Side(
-        vectors=np.ascontiguousarray(turned),
+        vectors=turned,
         rotation=rotation.astype(np.float32),
         gram=np.maximum(values, 0).astype(np.float32),
         offset=offset,
-        pull=(offset.astype(np.float64) @ turned).astype(np.float32),
+        pull=pull.astype(np.float32),
     )
 
 
@@ -65,18 +61,12 @@ def solve(side: Side, events: Matrix, alpha: float, ridge: Floats) -> Floats:
     return product(out, side.rotation)
 
 
-def product(rows: Floats, columns: Floats) -> Floats:
-    """Return rows · columnsᵀ, [B, n]; an answer does not depend on the other rows.
-
-    A matrix product rounds by the shapes it gets, so it always gets the same.
-    """
-    result = np.empty((len(rows), len(columns)), dtype=np.float32)
-    padded = np.zeros((ROWS, rows.shape[1]), dtype=np.float32)
-    for start in range(0, len(rows), ROWS):
-        part = rows[start : start + ROWS]
-        padded[: len(part)] = part
-        result[start : start + ROWS] = (padded @ columns.T)[: len(part)]
-    return result
+@compiled
+def _add_up(weight: Any, vectors: Any, total: Any) -> None:
+    """Add the vectors [n, D], so weighted, to total [D]."""
+    for row in range(len(vectors)):
+        for at in range(len(total)):
+            total[at] += weight[row] * vectors[row, at]
 
 
 @compiled
@@ -94,13 +84,13 @@ def _solve_rows(  # noqa: PLR0912
     """Solve (G + ridge I + sum e v v') x = sum aim v - pull for each row, G diagonal.
 
     Scaled by S = (G + ridge)^-1/2 the matrix is I + V'V with V = sqrt(e) v S, [events, D]; where
-    there are fewer events than D, the system I + VV' of the events has the same solution.
+    there are fewer events than D, the system I + VV' of the events has the same solution. Only the
+    upper triangle of either is made.
     """
     rows, width = out.shape
     block = max(width, 256)
-    scaled = np.empty((block, width), dtype=np.float32)
+    scaled = np.empty(block * width, dtype=np.float32)
     square = np.empty(width * width, dtype=np.float32)
-    part = np.empty(width * width, dtype=np.float32)
     right = np.empty(width, dtype=np.float32)
     strength = np.empty(block, dtype=np.float32)
     scale = np.empty(width, dtype=np.float32)
@@ -114,28 +104,27 @@ def _solve_rows(  # noqa: PLR0912
         few = events < width
         size = events if few else width
         system = square[: size * size].reshape(size, size)
-        if not few:
-            system[:] = 0
-            right[:] = shift
+        system[:] = 0
+        right[:] = shift
         for first in range(start, stop, block):
             count = min(stop - first, block)
-            held = scaled[:count]
+            held = scaled[: count * width].reshape((width, count) if few else (count, width))
             for e in range(count):
                 root = np.sqrt(extra[first + e])
                 strength[e] = aim[first + e] / root
                 vector = vectors[indices[first + e]]
                 for f in range(width):
-                    held[e, f] = root * scale[f] * vector[f]
+                    if few:
+                        held[f, e] = root * scale[f] * vector[f]
+                    else:
+                        held[e, f] = root * scale[f] * vector[f]
+            add_squares(held, system)
             if few:
-                np.dot(held, held.T, system)
-                for e in range(count):
-                    right[e] = strength[e]
-                    for f in range(width):
-                        right[e] -= held[e, f] * shift[f]
+                right[:count] = strength[:count]
+                for f in range(width):
+                    for e in range(count):
+                        right[e] -= held[f, e] * shift[f]
             else:
-                product = part.reshape(width, width)
-                np.dot(held.T, held, product)
-                system += product
                 for e in range(count):
                     for f in range(width):
                         right[f] += strength[e] * held[e, f]
@@ -160,9 +149,10 @@ def _solve_rows(  # noqa: PLR0912
         if few:
             for f in range(width):
                 out[row, f] = shift[f]
+            turned = scaled[: events * width].reshape(width, events)
             for e in range(events):
                 for f in range(width):
-                    out[row, f] += right[e] * scaled[e, f]
+                    out[row, f] += right[e] * turned[f, e]
             for f in range(width):
                 out[row, f] *= scale[f]
         else:

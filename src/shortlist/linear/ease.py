@@ -31,7 +31,8 @@ def closed_form(matrix: Matrix, l2: float) -> Dense:
 
     X: [users, n]. With P = (XᵀX + l2·I)⁻¹, B[i, j] = -P[i, j] / P[j, j] off the diagonal. One n × n
     array in float32 serves as Gram matrix, Cholesky factor, inverse and answer; n³ multiplications
-    and additions. Raises ModelError where float32 cannot invert the matrix: l2 is too small.
+    and additions, by a library that rounds otherwise with another number of threads. Raises
+    ModelError where float32 cannot invert the matrix: l2 is too small.
     """
     weights = gram_matrix(matrix)
     diagonal = np.einsum("ii->i", weights)

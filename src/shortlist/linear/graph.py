@@ -52,7 +52,9 @@ def singular_vectors(
 
     Subspace iteration from seeded noise (Halko, Martinsson and Tropp 2011). The ends of the
     spectrum are exact to float32, vectors near the cut approximate: they lie in the right space up
-    to their neighbours beyond it. F is less than `factors` where R has no more values above 0.
+    to their neighbours beyond it. Products and factorisations are a library's, which rounds
+    otherwise with another number of threads. F is less than `factors` where R has no more values
+    above 0.
     """
     users, items = graph.forward.shape
     width = min(factors + 32, users, items)

@@ -15,8 +15,9 @@ from shortlist.data.dataset import TrainingData
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
-from shortlist.linear.als import Floats, Side, fixed_side, product, solve
+from shortlist.linear.als import Side, fixed_side, solve
 from shortlist.linear.matrix import Matrix, user_item_matrix
+from shortlist.linear.products import Floats, product
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.counting import REASONS
 from shortlist.retrievers.fitted import rows_before, without
@@ -48,7 +49,8 @@ class ALS(HistoryScorer[ALSOptions]):
     """Alternating least squares on implicit feedback (Hu, Koren and Volinsky 2008).
 
     score = x_u · y_i, or x_u · y_i + b_u + b_i with biases. The ridge may grow with a row's events
-    (Rendle et al. 2021). Each round solves every row exactly.
+    (Rendle et al. 2021). Each round solves every row exactly, and sums in a fixed order: the same
+    data and options give the same bytes with any number of threads.
 
     Nothing is kept of users: every query is folded in from its history by the least squares a
     user's row is made with, so that an unknown user with a history gets what a known one would.

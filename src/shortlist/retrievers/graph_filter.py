@@ -22,6 +22,7 @@ from shortlist.linear.graph import (
     smoothed,
 )
 from shortlist.linear.matrix import Matrix, user_item_matrix
+from shortlist.linear.products import product
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, scaled_columns
 
@@ -199,9 +200,4 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
 
     def _low_pass(self, profile: Matrix) -> Floats:
         """Project histories onto the singular vectors, [items + 1, B]."""
-        within = profile @ self._vectors
-        padded = np.zeros((BLOCK, within.shape[1]), dtype=np.float32)
-        # A matrix product rounds by the shape: always the same one.
-        padded[: len(within)] = within
-        found: Floats = (self._vectors @ padded.T)[:, : len(within)]
-        return found
+        return product(profile @ self._vectors, self._vectors).T

@@ -45,8 +45,9 @@ class Step(NamedTuple):
 
 
 class Trainer:
-    """Trains towers on an objective; seeded, so that the same call gives the same bytes.
+    """Trains towers on an objective; seeded: the same call gives the same bytes.
 
+    That is on the same machine and with as many threads: matrix products round by their number.
     An epoch is a generator of steps: progress, early stopping and time limits are the caller's.
     """
 
