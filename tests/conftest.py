@@ -1,5 +1,9 @@
 """Small worlds that many tests stand on: made once, seeded, without a network."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import polars as pl
 import pytest
 import torch
@@ -47,6 +51,22 @@ def split(world) -> Split:
 @pytest.fixture(scope="session")
 def fitted(split) -> TwoTower:
     return TwoTower(dim=16, epochs=3, batch_size=128, seed=1).fit(split)
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, object]]:
+    """What a folder holds: every path below it, with a file's bytes and where a link leads."""
+
+    def held(folder: Path) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for path in sorted(folder.rglob("*")):
+            name = str(path.relative_to(folder))
+            found[name] = os.readlink(path) if path.is_symlink() else path.is_file()
+            if path.is_file() and not path.is_symlink():
+                found[name] = path.read_bytes()
+        return found
+
+    return held
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "shortlist"
 # `errors` is the ground on which all of them stand, `shortlist` the public names over them.
 FLOORS = (
     {"errors"},
-    {"compiled", "systems"},
+    {"compiled", "outputs", "systems"},
     {"similarity", "metrics", "losses", "selection"},
     {"data", "index", "config"},
     {"sampling", "towers", "linear"},
@@ -41,7 +41,7 @@ DOORS = {
     "scann": "index/scann.py",
     "onnx": "serving/onnx_encoder.py",
     "onnxruntime": "serving/onnx_encoder.py",
-    "matplotlib": ("evaluation/index_recall.py", "tuning.py"),
+    "matplotlib": "evaluation/plots.py",
     "optuna": "tuning.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",

@@ -188,7 +188,7 @@ def test_a_file_of_candidates_that_fails_half_way_leaves_nothing(bundle, tmp_pat
     retriever.recommend = fails_at_the_end
     monkeypatch.setattr(files, "ROWS_AT_A_TIME", 100)
     with pytest.raises(QueryError, match="no more"):
-        files.recommend_file(retriever, users, target, 5, exclude_seen=True)
+        files.recommend_file(retriever, users, target, 5, overwrite=True, exclude_seen=True)
     assert target.read_bytes() == b"the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["out.parquet"]
 
@@ -469,7 +469,7 @@ def test_an_interrupt_leaves_no_half_bundle(capsys, folder, tmp_path, monkeypatc
     monkeypatch.setattr(trainer.Trainer, "_loss", interrupted)
     assert call("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet") == 130
     assert not list(tmp_path.iterdir())
-    assert "nothing was written" in capsys.readouterr().err
+    assert "nothing is left half written" in capsys.readouterr().err
 
 
 def test_an_interrupted_training_with_checkpoints_says_how_it_goes_on(

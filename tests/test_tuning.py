@@ -10,7 +10,7 @@ from shortlist import tuning
 from shortlist.cli import main
 from shortlist.config import Recipe, load_recipe, to_toml
 from shortlist.data.synthetic import planted_world
-from shortlist.errors import ModelError, RecipeError, TrainingError
+from shortlist.errors import ModelError, OutputError, RecipeError, TrainingError
 from shortlist.pipeline import load_split
 from shortlist.pipeline import train as carry_out
 from shortlist.retrievers.vector import TwoTower
@@ -190,7 +190,7 @@ def test_a_disk_that_refuses_in_the_middle_is_one_error(log, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tuning, "to_toml", full)
-    with pytest.raises(ModelError, match=r"cannot write to .*No space left"):
+    with pytest.raises(OutputError, match=r"cannot write .*No space left"):
         tuning.tune(recipe_of(log), tmp_path, trials=1)
 
 

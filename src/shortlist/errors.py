@@ -57,8 +57,14 @@ class CheckpointError(ShortlistError):
     exit_code = 3
 
 
+class OutputError(ShortlistError):
+    """A result that cannot be written there: something is in the way, or the disk refuses it."""
+
+    exit_code = 3
+
+
 class BundleError(ShortlistError):
-    """A bundle that is missing, damaged, newer than this version, or in the way."""
+    """A bundle that is missing, damaged, or newer than this version."""
 
     exit_code = 3
 

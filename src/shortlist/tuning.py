@@ -2,14 +2,19 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from shortlist import outputs
 from shortlist.config import Recipe, to_toml
 from shortlist.data.dataset import Split
-from shortlist.errors import ModelError, RecipeError, TrainingError
+from shortlist.errors import ModelError, OutputError, RecipeError, TrainingError
+from shortlist.evaluation.plots import new_figure, write_figure
+from shortlist.outputs import Output, reason_of
 from shortlist.pipeline import build, check, load_split
 from shortlist.retrievers.learning import Learner
 from shortlist.training.checkpoint import fingerprint
@@ -116,9 +121,11 @@ def tune(
     hears of each trial that ends.
 
     Errors: ModelError without the extra `tune`, and for a recipe without towers, or with several
-    channels; RecipeError for a value the recipe would refuse.
+    channels; RecipeError for a value the recipe would refuse; OutputError for a directory that
+    cannot be written, or holds a BEST that is not of a tuning.
     """
     optuna = _optuna()
+    check_directory(directory)
     if recipe.tune is None:
         raise RecipeError(
             'there is nothing to try: give the recipe a [tune] section, with space = { "model.dim" '
@@ -129,7 +136,9 @@ def tune(
     try:
         return _tuned(optuna, recipe, split, directory, trials, device, progress, told)
     except OSError as error:
-        raise ModelError(f"cannot write to {directory}: {error.strerror or error}") from error
+        with suppress(OSError):
+            _cut_torn_line(directory / JOURNAL)
+        raise OutputError(f"cannot write to {directory}: {reason_of(error)}") from error
 
 
 def _tuned(
@@ -159,6 +168,27 @@ def _tuned(
         if any(ended.state == "complete" for ended in _ended(study)):
             _write_best(recipe, study, directory)
     return Tuned(recipe.training.monitor, *_write_best(recipe, study, directory))
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a directory that a tuning cannot be in. Errors: OutputError."""
+    outputs.check({"directory": Output(directory, "folder")})
+    best, journal = directory / BEST, directory / JOURNAL
+    if os.path.lexists(best) and not journal.exists():
+        raise OutputError(
+            f"{best} exists already, and no {JOURNAL} beside it says that a tuning wrote it: give "
+            "another directory"
+        )
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Remove the end of a journal that a full disk or a kill cut off in the middle of a line.
+
+    Lines after it would make the journal unreadable.
+    """
+    with suppress(FileNotFoundError), journal.open("r+b") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -194,17 +224,13 @@ def check_space(recipe: Recipe) -> None:
                 raise ModelError(f"tune.space, {name} = {value!r}: {error}") from error
 
 
-def plot_trials(tuned: Tuned, path: Path) -> None:
+def plot_trials(tuned: Tuned, path: Path, *, overwrite: bool = False) -> None:
     """Draw the figure of each trial, the best so far, and the figure against each value tried.
 
-    The suffix of the path chooses the format, as .png or .svg. Needs the extra "plot".
+    The suffix of the path chooses the format: .png, .svg or .pdf. Needs the extra "plot".
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise ModelError("plots need matplotlib: pip install 'shortlist[plot]'") from error
     names = list(tuned.best.values)
-    figure = Figure(figsize=(4 * (len(names) + 1), 3.6), layout="constrained")
+    figure = new_figure(figsize=(4 * (len(names) + 1), 3.6))
     panels = figure.subplots(1, len(names) + 1, sharey=True, squeeze=False)[0]
     shown = [trial for trial in tuned.trials if trial.score is not None]
     best_so_far, best = [], -math.inf
@@ -225,7 +251,7 @@ def plot_trials(tuned: Tuned, path: Path) -> None:
             panel.set_xscale("log")
     panels[0].set_ylabel(f"validation {tuned.monitor}")
     panels[0].legend(fontsize=8)
-    figure.savefig(path)
+    write_figure(figure, path, overwrite=overwrite)
 
 
 def _is_wide(values: list[Any]) -> bool:
@@ -247,6 +273,7 @@ def _study(optuna: Any, recipe: Recipe, split: Split, directory: Path) -> Any:
     described = recipe.to_dict()
     described["tune"].pop("trials")  # more of them may be asked for later
     mark = fingerprint(described, split.training_data("train"))
+    _cut_torn_line(directory / JOURNAL)
     backend = optuna.storages.journal.JournalFileBackend(str(directory / JOURNAL))
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
@@ -347,7 +374,6 @@ def _write_best(
     chosen = with_values(recipe, best.values).model_copy(update={"tune": None})
     chosen = chosen.based_at(recipe.base)
     text = f"# The best of {len(trials)} trials: validation {recipe.training.monitor} "
-    temporary = directory / f".{BEST}.tmp"
-    temporary.write_text(f"{text}{best.score:.4f}\n\n{to_toml(chosen)}", encoding="utf-8")
-    temporary.replace(directory / BEST)
+    with outputs.whole(directory / BEST, overwrite=True) as made:
+        made.write_text(f"{text}{best.score:.4f}\n\n{to_toml(chosen)}", encoding="utf-8")
     return tuple(trials), best, chosen

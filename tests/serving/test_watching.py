@@ -17,6 +17,7 @@ import torch
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import SEAL, verify
 from shortlist.errors import BundleError
+from shortlist.outputs import kept_name, temporary_name
 from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.vector import TwoTower
 from shortlist.serving.measures import Measures
@@ -92,7 +93,8 @@ def test_the_last_by_name_is_served_and_numbers_count_as_numbers(watch, versions
     place(versions[1], watch.path / "r10")
     (watch.path / "r11").mkdir()  # no bundle yet
     (watch.path / "r12.txt").write_text("no bundle at all")
-    shutil.copytree(versions[2], watch.path / f"tmp-{'a' * 32}")  # not published
+    for aside in (f"tmp-{'a' * 32}", temporary_name(), kept_name(watch.path / "r12")):
+        shutil.copytree(versions[2], watch.path / aside)  # not published
     assert watch.look()
     assert served(watch) == "r10"
     assert not watch.look()

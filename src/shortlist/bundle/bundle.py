@@ -1,7 +1,9 @@
 """The artifact: a retriever with its data, recipe and figures, in one verified directory."""
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from torch import Tensor
 from shortlist.bundle.data_files import data_fields, data_files, read_data
 from shortlist.bundle.formats import JSON, bytes_of, dump_json, dump_tensors
 from shortlist.bundle.store import Manifest, publish, verify
-from shortlist.errors import BundleError, suggest
+from shortlist.errors import BundleError, OutputError, suggest
+from shortlist.outputs import kept_name
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Retriever
 
@@ -84,6 +87,32 @@ def save(
         "index": index,
     }
     return publish(Path(directory), files, fields, overwrite)
+
+
+def save_or_keep(
+    retriever: Retriever, directory: str | Path, *, overwrite: bool = False, **fields: Any
+) -> str:
+    """Do as `save`; what took hours to make and cannot be published there is kept elsewhere.
+
+    Beside `directory`, else in the system's folder for temporary files, under a name that begins
+    with that of the bundle. Errors: those of `save`, with the place.
+    """
+    try:
+        return save(retriever, directory, overwrite=overwrite, **fields)
+    except (BundleError, OutputError) as error:
+        place = _kept(retriever, Path(directory).absolute(), fields)
+        said = f"It is kept as {place}" if place else "It could not be kept elsewhere either"
+        raise type(error)(f"{str(error).removesuffix('.')}. {said}") from error
+
+
+def _kept(retriever: Retriever, directory: Path, fields: Mapping[str, Any]) -> Path | None:
+    """Save a bundle where it can be; return the place, None if there is none."""
+    for folder in (directory.parent, Path(tempfile.gettempdir())):
+        place = folder / kept_name(directory)
+        with suppress(BundleError, OutputError):
+            save(retriever, place, **fields)
+            return place
+    return None
 
 
 def load(directory: str | Path, *, device: str = "cpu") -> Bundle:

@@ -11,7 +11,6 @@ at the end, so that a test can make the N-th of them fail.
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,21 +19,21 @@ from importlib.metadata import version
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 import polars as pl
 from torch import Tensor
 
+from shortlist import outputs
 from shortlist.bundle.exchange import exchange
 from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, map_tensors
 from shortlist.errors import BundleError
+from shortlist.outputs import BUNDLE_MARKS, Output
 from shortlist.systems import check_system
 
 FORMAT = 1
 """The layout written here. Each format keeps MANIFEST and SEAL, so that a newer one is told."""
 
-MANIFEST = "manifest.json"
-SEAL = "manifest.sha256"
+MANIFEST, SEAL = BUNDLE_MARKS
 
 Content: TypeAlias = bytes | Callable[[Path], None]
 """A file's bytes, or a function that writes the file at the path it is given."""
@@ -43,7 +42,6 @@ LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """Files that a file manager puts into every folder it shows: ignored in a bundle, never opened."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_TEMPORARY_NAME = re.compile(r"tmp-[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OWN_FIELDS = frozenset({"format", "created_by", "files"})
 _MANIFEST_LIMIT = 16 * 2**20  # bytes; refused before reading: a bomb must not fill the memory
@@ -120,25 +118,26 @@ def publish(
 ) -> str:
     """Write a bundle at `directory` and return its id; on any error, nothing has changed there.
 
-    All is written and synced in a `tmp-<uuid>` beside it, then renamed into place. `overwrite`
-    replaces a bundle, and nothing but a bundle: the two change places in one step, and the old one
+    All is written and synced in a folder beside it, then renamed into place. `overwrite` replaces
+    a bundle, or a link to one, and nothing else: the two change places in one step, and the old one
     is removed. Only where the system has no such step (`bundle.exchange`) the old one is first set
     aside, and for a moment there is none at the path.
 
-    Errors: BundleError for a path that exists, a name that is not allowed, a disk that refuses.
+    Errors: OutputError for a path that `outputs.check` refuses; BundleError for a name that is not
+    allowed, and a disk that refuses.
     """
     check_system()
     directory = Path(os.path.abspath(directory))
-    _check_target(directory, overwrite)
+    outputs.check({"": Output(directory, "bundle", overwrite=overwrite)})
     for name in files:
         _check_name(name, f"the bundle {directory}")
     if clash := sorted(_OWN_FIELDS & manifest.keys()):
         raise BundleError(f"the manifest's own field {clash[0]!r} was given: rename yours.")
-    temporary = _temporary_beside(directory)
-    try:
-        with _naming("create", temporary):
-            os.makedirs(directory.parent, exist_ok=True)
-            os.mkdir(temporary)
+    with (
+        _naming("create", directory),
+        outputs.parents_of(directory),
+        outputs.temporary_in(directory.parent, "folder") as temporary,
+    ):
         entries = {name: _store(temporary / name, content) for name, content in files.items()}
         text = dump_json(
             {
@@ -162,8 +161,6 @@ def publish(
         _check_listing(temporary, entries.keys())
         _sync(temporary)
         _move_into_place(temporary, directory, overwrite)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return bundle_id
 
 
@@ -175,7 +172,7 @@ def verify(directory: Path) -> Manifest:
     """
     check_system()
     directory = Path(os.path.abspath(directory))
-    if _TEMPORARY_NAME.fullmatch(directory.name):
+    if outputs.is_temporary(directory.name):
         raise BundleError(f"{directory} was never published: use the bundle it was written for.")
     if not directory.is_dir():
         raise BundleError(f"there is no bundle at {directory}: expected a directory.")
@@ -242,21 +239,6 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def _check_target(directory: Path, overwrite: bool) -> None:
-    if not os.path.lexists(directory):
-        if _TEMPORARY_NAME.fullmatch(directory.name):
-            raise BundleError(f"{directory} has a name kept for unfinished bundles: use another.")
-        return
-    if not overwrite:
-        raise BundleError(f"{directory} exists already: give another path, or remove it first.")
-    sealed = all((directory / name).is_file() for name in (MANIFEST, SEAL))
-    if directory.is_symlink() or not sealed:
-        raise BundleError(
-            f"{directory} is not a bundle, so it is not overwritten: give another path, "
-            "or remove it first."
-        )
-
-
 def _check_listing(directory: Path, names: Iterable[str]) -> None:
     """Refuse a file too few and a file too many, except what a file manager left there."""
     expected = {*names, MANIFEST, SEAL}
@@ -283,36 +265,34 @@ def _seal(bundle_id: str) -> bytes:
     return f"{bundle_id}  {MANIFEST}\n".encode()
 
 
-def _temporary_beside(directory: Path) -> Path:
-    return directory.parent / f"tmp-{uuid4().hex}"
-
-
 def _move_into_place(temporary: Path, directory: Path, overwrite: bool) -> None:
     """Rename `temporary` to `directory`; on any error the disk is as it was before.
 
-    A bundle that is there already ends in `temporary`, for the caller to remove: exchanged with
-    the new one in one step, or, where the system cannot, set aside between two renames.
+    What is there already, a bundle or a link, ends in `temporary`, for the caller to remove:
+    exchanged with the new one in one step, or, where the system cannot, set aside between two
+    renames.
     """
-    aside = _temporary_beside(directory)
+    aside = directory.parent / outputs.temporary_name()
     new = os.stat(temporary).st_ino
-    over = overwrite and directory.exists()
-    try:
-        with _naming("publish", directory):
-            if not (over and exchange(temporary, directory)):
-                if over:
-                    os.rename(directory, aside)
-                os.rename(temporary, directory)
-        _sync(directory.parent)
-    except BaseException:
-        # Where each one is now tells how far it got, even if Ctrl-C came between two lines.
-        if not temporary.exists():
-            os.rename(directory, temporary)
-        elif directory.exists() and os.stat(directory).st_ino == new:
-            exchange(temporary, directory)
-        if aside.exists():
-            os.rename(aside, directory)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    over = overwrite and os.path.lexists(directory)
+    with outputs.held(directory):  # under a temporary name the old one is taken for remains
+        try:
+            with _naming("publish", directory):
+                if not (over and exchange(temporary, directory)):
+                    if over:
+                        os.rename(directory, aside)
+                    os.rename(temporary, directory)
+            _sync(directory.parent)
+        except BaseException:
+            # Where each one is now tells how far it got, even if Ctrl-C came between two lines.
+            if not os.path.lexists(temporary):
+                os.rename(directory, temporary)
+            elif directory.exists() and os.stat(directory).st_ino == new:
+                exchange(temporary, directory)
+            if os.path.lexists(aside):
+                os.rename(aside, directory)
+            raise
+    outputs.remove(aside)
 
 
 def _store(path: Path, content: Content) -> FileEntry:

@@ -27,6 +27,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="The recall stage of a recommender: train, measure and ask candidate retrievers.",
+    epilog="Exit codes: 0 done; 1 done, with a bad finding, or a training that broke; 2 cannot be "
+    "done as asked; 3 a damaged bundle, or a result that cannot be written; 130 Ctrl-C",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -60,5 +62,5 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            notes.print("interrupted: nothing was written")
+            notes.print("interrupted: nothing is left half written")
         raise

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shortlist.cli.options import BundlePath, Device, JsonFlag
+from shortlist import outputs
+from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite
 from shortlist.cli.screen import notes, out, print_json
 from shortlist.errors import QueryError
+from shortlist.outputs import PARQUET, output_at
 
 if TYPE_CHECKING:
+    from shortlist.bundle.bundle import Bundle
     from shortlist.cli.show import Side
 
 
@@ -33,6 +36,7 @@ def recommend(
             "--out", help="With --users-file or --all-users: the Parquet file to write, in pieces."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     k: Annotated[int, typer.Option(help="How many candidates.")] = 10,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Allow items the user has met.")
@@ -51,10 +55,16 @@ def recommend(
         raise QueryError("--users-file or --all-users and --out go together")
     if target is not None and json_:
         raise QueryError("--json is for answers that are printed, and --out writes Parquet")
+    if target is None and overwrite:
+        raise QueryError("--overwrite does nothing without --out")
+    outputs.check(
+        {"--out": output_at(target, "file", PARQUET, overwrite=overwrite)},
+        {"the bundle": bundle, "--users-file": users_file},
+    )
     asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
 
     from shortlist.bundle.bundle import load
-    from shortlist.cli import files, show
+    from shortlist.cli import show
     from shortlist.retrievers.base import Queries
 
     loaded = load(bundle, device=device or context.obj["device"])
@@ -62,14 +72,7 @@ def recommend(
     if loaded.forgets_met:
         notes.print(f"Items met below min_weight are {show.FORGETS}.", highlight=False)
     if target is not None:
-        users = data.users.ids
-        if users_file is not None:
-            section = (loaded.recipe or {}).get("data", {})
-            users = files.read_users(loaded.retriever, users_file, section.get("user"))
-        strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
-        notes.print(f"Wrote candidates of {len(users):,} users to {target}.", highlight=False)
-        if strangers:
-            notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
+        _recommend_file(loaded, users_file, target, k, overwrite=overwrite, **asked)
         return
     if user is not None:
         queries = Queries(data.users.parse(user), **asked)
@@ -82,6 +85,22 @@ def recommend(
         print_json(show.answers(loaded.retriever, queries, k))
     else:
         out.print(show.recommendations(loaded.retriever, queries, k))
+
+
+def _recommend_file(
+    loaded: "Bundle", users_file: Path | None, target: Path, k: int, **asked: Any
+) -> None:
+    """Write the candidates of the users of a file, or of all users."""
+    from shortlist.cli import files
+
+    users = loaded.retriever.data.users.ids
+    if users_file is not None:
+        section = (loaded.recipe or {}).get("data", {})
+        users = files.read_users(loaded.retriever, users_file, section.get("user"))
+    strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
+    notes.print(f"Wrote candidates of {len(users):,} users to {target}.", highlight=False)
+    if strangers:
+        notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
 
 
 def _quota(given: str | None) -> dict[str, int] | None:

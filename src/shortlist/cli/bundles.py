@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from shortlist.cli.options import BundlePath, Device, JsonFlag
+from shortlist import outputs
+from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite
 from shortlist.cli.screen import notes, out, print_json
 from shortlist.errors import QueryError
+from shortlist.outputs import PARQUET, Output, output_at
 
 
 def inspect(bundle: BundlePath, json_: JsonFlag = False) -> None:
@@ -27,6 +29,7 @@ def update(
     bundle: BundlePath,
     events: Annotated[Path, typer.Option(help="New events, with the columns of the log.")],
     target: Annotated[Path, typer.Option("--out", help="Where the new bundle goes.")],
+    overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
     """Add new events to a bundle that was fitted on all rows (refit = "all"), without a fit.
@@ -34,20 +37,24 @@ def update(
     Counts and neighbours become what a whole fit would give; weights that need one (EASE, graph
     filters, ALS items, towers) stay, and histories grow.
     """
-    from shortlist.bundle.bundle import load, save
-    from shortlist.cli.files import check_free
+    outputs.check(
+        {"--out": Output(target, "bundle", overwrite=overwrite)},
+        {"the bundle": bundle, "--events": events},
+    )
+
+    from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.config import Recipe
     from shortlist.data.updates import read_events
     from shortlist.pipeline import schema_of
 
-    check_free(target, overwrite=False)
     loaded = load(bundle, device=device or context.obj["device"])
     if loaded.recipe is None:
         raise QueryError("this bundle has no recipe, which tells the columns: update it in Python")
     came = read_events(loaded.retriever.data, events, schema_of(Recipe.from_dict(loaded.recipe)))
-    identity = save(
+    identity = save_or_keep(
         loaded.retriever.observe(came.data),
         target,
+        overwrite=overwrite,
         metrics=loaded.metrics,
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
@@ -66,6 +73,7 @@ def encode(
     users: Annotated[
         Path | None, typer.Option(help="Parquet file for the vectors of all known users.")
     ] = None,
+    overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
     """Write vectors for any vector store, which ranks as the bundle does by the metric it tells.
@@ -74,6 +82,13 @@ def encode(
     """
     if items is None and users is None:
         raise QueryError("give --items FILE, --users FILE or both")
+    outputs.check(
+        {
+            "--items": output_at(items, "file", PARQUET, overwrite=overwrite),
+            "--users": output_at(users, "file", PARQUET, overwrite=overwrite),
+        },
+        {"the bundle": bundle},
+    )
 
     from shortlist.bundle.bundle import load
     from shortlist.cli import files
@@ -84,7 +99,7 @@ def encode(
     for path, write in ((items, files.write_item_vectors), (users, files.write_user_vectors)):
         if path is not None:
             facts = files.vector_facts(loaded.retriever, loaded.id)
-            count = write(loaded.retriever, path, facts)
+            count = write(loaded.retriever, path, facts, overwrite=overwrite)
             told = ", ".join(f"{name} {fact:.16}" for name, fact in facts.items())
             line = f"Wrote {count:,} vectors to {path}: {told}."
             notes.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -105,8 +120,9 @@ def index(
     k: Annotated[int, typer.Option(min=1, help="List length the recall is measured at.")] = 100,
     queries: Annotated[int, typer.Option(min=1, help="At most so many users are asked.")] = 1000,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw recall against latency: a .png or .svg file.")
+        Path | None, typer.Option(help="Draw recall against latency: a .png, .svg or .pdf file.")
     ] = None,
+    overwrite: Overwrite = False,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
@@ -114,15 +130,23 @@ def index(
 
     The queries are the users of the test rows, with what was known of them before.
     """
-    from shortlist.bundle.bundle import load, save
+    from shortlist.evaluation.plots import plot_output
+
+    outputs.check(
+        {
+            "--out": Output(target, "bundle", overwrite=overwrite),
+            "--plot": plot_output(plot, overwrite=overwrite),
+        },
+        {"the bundle": bundle},
+    )
+
+    from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.cli import show
-    from shortlist.cli.files import check_free
     from shortlist.evaluation.index_recall import plot_tunings
     from shortlist.evaluation.index_recall import tune as tune_index
     from shortlist.pipeline import held_out_queries
     from shortlist.retrievers.learning import Learner
 
-    check_free(target, overwrite=False)
     loaded = load(bundle, device=device or context.obj["device"])
     retriever: Any = loaded.retriever
     if not isinstance(loaded.retriever, Learner):
@@ -133,21 +157,24 @@ def index(
         *(kind, rows, vectors, keys, retriever.training_section.similarity),
         *(retriever.encode_users(asked), min(k, len(rows)), target_recall),
     )
+    saved = None
+    if measured.index is not None:
+        saved = save_or_keep(
+            retriever.use_index(measured.index),
+            target,
+            overwrite=overwrite,
+            metrics=loaded.metrics,
+            recipe=loaded.recipe,
+            findings=loaded.manifest.fields.get("findings", ()),
+            index=show.tuned_answers(measured),
+        )
     if plot is not None:
-        plot_tunings([measured], plot)
+        plot_tunings([measured], plot, overwrite=overwrite)
     if json_:
         print_json(show.tuned_answers(measured))
     else:
         out.print(show.tuned(measured))
-    if measured.index is None:
-        notes.print(f"No setting of {kind} reaches recall {target_recall}: nothing was written.")
+    if saved is None:
+        notes.print(f"No setting of {kind} reaches recall {target_recall}: no bundle was written.")
         raise typer.Exit(1)
-    identity = save(
-        retriever.use_index(measured.index),
-        target,
-        metrics=loaded.metrics,
-        recipe=loaded.recipe,
-        findings=loaded.manifest.fields.get("findings", ()),
-        index=show.tuned_answers(measured),
-    )
-    notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
+    notes.print(f"Saved as {target} ({saved[:12]}).", highlight=False)

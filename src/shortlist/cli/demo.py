@@ -1,5 +1,6 @@
 """The main job on data anybody can get: MovieLens-100K, or a planted world without a network."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from shortlist.config import Recipe
 from shortlist.data.catalog import movielens_100k
 from shortlist.data.dataset import Dataset, TrainingData
 from shortlist.data.synthetic import planted_world
+from shortlist.outputs import BUNDLE_MARKS
 from shortlist.pipeline import Trained, schema_of, split_of, train
 from shortlist.training.progress import Progress
 
@@ -35,6 +37,10 @@ PLANTED_FEATURES: dict[str, Any] = {
     "items": {"tags": "multi-valued", "price": "numeric"},
     "title": "title",
 }
+
+
+PLACE = Path("runs/demo")
+"""Where the demo's bundle goes unless told otherwise; there it replaces the one before."""
 
 
 class World(NamedTuple):
@@ -69,6 +75,15 @@ def run(world: World, *, device: str = "cpu", progress: Progress | None = None) 
     """Split, train and measure."""
     split = split_of(world.recipe, world.dataset)
     return train(world.recipe, split, device=device, progress=progress)
+
+
+def is_demo(bundle: Path) -> bool:
+    """Whether a demo made what is there: its recipe names tables in memory, which no file has."""
+    try:
+        recipe = json.loads((bundle / BUNDLE_MARKS[0]).read_bytes())["recipe"]
+        return bool(recipe["data"]["interactions"] == RECIPE["data"]["interactions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def someone(data: TrainingData) -> Any:

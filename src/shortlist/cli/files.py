@@ -1,11 +1,9 @@
 """Tables the command line reads and writes: users to ask for, candidates, vectors."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -13,7 +11,8 @@ import pyarrow.parquet as pq
 import torch
 
 from shortlist.data.readers import read_frame
-from shortlist.errors import BundleError, DataError, QueryError, suggest
+from shortlist.errors import QueryError, suggest
+from shortlist.outputs import PARQUET, whole
 from shortlist.retrievers import Learned
 from shortlist.retrievers.base import Queries, Retriever
 from shortlist.similarity import METRICS
@@ -23,35 +22,13 @@ ROWS_AT_A_TIME = 1_000_000
 """Candidates of so many are in memory together, some 100 bytes each, and one group of the file."""
 
 
-def write_new(path: Path, content: bytes) -> None:
-    """Write a file that must not exist yet: whole, or not at all."""
-    try:
-        with path.open("xb") as file:
-            try:
-                file.write(content)
-                file.flush()
-            except OSError:
-                path.unlink()
-                raise
-    except FileExistsError as error:
-        raise DataError(f"{path} exists; choose another name or remove it") from error
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
-
-
-def check_free(bundle: Path, overwrite: bool) -> None:
-    """Refuse, before hours of training, a bundle path that could not be written after it."""
-    if bundle.exists() and not overwrite:
-        raise BundleError(
-            f"{bundle} exists; choose another --out, or add --overwrite to replace it"
-        )
-
-
 def recommend_file(
     retriever: Retriever,
     users: pl.Series,
     target: Path,
     k: int,
+    *,
+    overwrite: bool = False,
     **asked: Any,
 ) -> int:
     """Write the candidates of these users to a file: user, rank, item, score, fallback.
@@ -64,7 +41,7 @@ def recommend_file(
     """
     strangers = 0
     step = min(max(ROWS_AT_A_TIME // max(k, 1), 1), USERS_AT_A_TIME)
-    with _parquet(target) as write:
+    with _parquet(target, overwrite) as write:
         for at in range(0, len(users), step):
             block = users[at : at + step]
             answer = retriever.recommend(Queries(block, **asked), k)
@@ -89,21 +66,25 @@ def vector_facts(retriever: Learned, bundle: str) -> dict[str, str]:
     }
 
 
-def write_item_vectors(retriever: Learned, path: Path, facts: Mapping[str, str]) -> int:
+def write_item_vectors(
+    retriever: Learned, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
+) -> int:
     """Write `id, vector` of every candidate item, and the facts as metadata; return how many."""
     ids, vectors = retriever.encode_items()
-    with _parquet(path, facts) as write:
+    with _parquet(path, overwrite, facts) as write:
         write(_vector_frame(ids, vectors))
     return len(ids)
 
 
-def write_user_vectors(retriever: Learned, path: Path, facts: Mapping[str, str]) -> int:
+def write_user_vectors(
+    retriever: Learned, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
+) -> int:
     """Write `id, vector` of every user that has one, from all known events; return how many.
 
     Of a user with K interests, `vector` is an array of K of them. facts: the file's metadata.
     """
     ids = retriever.encodable_users()
-    with _parquet(path, facts) as write:
+    with _parquet(path, overwrite, facts) as write:
         for at in range(0, len(ids), USERS_AT_A_TIME):
             block = ids[at : at + USERS_AT_A_TIME]
             write(_vector_frame(block, retriever.encode_users(Queries(block))))
@@ -140,30 +121,22 @@ def read_users(retriever: Retriever, path: Path, column: str | None = None) -> p
 
 
 @contextmanager
-def _parquet(path: Path, metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
+def _parquet(
+    path: Path, overwrite: bool, metadata: Mapping[str, str] | None = None
+) -> Iterator[Any]:
     """Write frames to a Parquet file that appears whole or not at all; metadata: keys of it."""
-    if path.suffix != ".parquet":
-        raise DataError(f"{path} would hold Parquet: give it a name that ends in .parquet")
-    if not path.parent.is_dir():
-        raise DataError(f"cannot write {path}: there is no folder {path.parent}")
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     writer: pq.ParquetWriter | None = None
+    with whole(path, PARQUET, overwrite=overwrite) as made:
 
-    def write(frame: pl.DataFrame) -> None:
-        nonlocal writer
-        table: pa.Table = frame.to_arrow().replace_schema_metadata(metadata)
-        if writer is None:
-            writer = pq.ParquetWriter(temporary, table.schema)
-        writer.write_table(table)
+        def write(frame: pl.DataFrame) -> None:
+            nonlocal writer
+            table: pa.Table = frame.to_arrow().replace_schema_metadata(metadata)
+            if writer is None:
+                writer = pq.ParquetWriter(made, table.schema)
+            writer.write_table(table)
 
-    try:
         try:
             yield write
         finally:
             if writer is not None:
                 writer.close()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from shortlist.cli.options import Device, JsonFlag, QuietFlag
+from shortlist import outputs
+from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag
 from shortlist.cli.screen import notes, out, print_json, progress_bars
 from shortlist.errors import QueryError, TrainingError
+from shortlist.outputs import Output, output_at, whole
 
 if TYPE_CHECKING:
     from shortlist.config import Recipe
@@ -29,9 +31,13 @@ def demo(
     small: Annotated[
         bool, typer.Option("--small", help="With --synthetic: a slice that trains in seconds.")
     ] = False,
-    bundle: Annotated[Path, typer.Option("--out", help="Where the bundle goes.")] = Path(
-        "runs/demo"
-    ),
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Where the bundle goes. Default: runs/demo, replaced if a demo made it."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
     seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
     device: Device = None,
     quiet: QuietFlag = False,
@@ -45,11 +51,14 @@ def demo(
     if small and not synthetic:
         raise QueryError("--small does nothing without --synthetic")
 
-    from shortlist.bundle.bundle import load, save
+    from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.cli import show
-    from shortlist.cli.demo import run, someone, world
+    from shortlist.cli.demo import PLACE, is_demo, run, someone, world
     from shortlist.retrievers.base import Queries
 
+    bundle = target or PLACE
+    overwrite = overwrite or (target is None and is_demo(bundle))
+    outputs.check({"--out": Output(bundle, "bundle", overwrite=overwrite)}, {"--data": data})
     quiet = quiet or context.obj["quiet"]
     say = Console(stderr=True, quiet=quiet).print
     chosen = world(data, synthetic=synthetic, small=small, seed=seed)
@@ -57,12 +66,12 @@ def demo(
         say(line, highlight=False, markup=False)
     with progress_bars(quiet) as progress:
         result = run(chosen, device=device or context.obj["device"], progress=progress)
-    save(
+    save_or_keep(
         result.retriever,
         bundle,
         metrics=result.report.to_dict(),
         recipe=chosen.recipe.to_dict(),
-        overwrite=True,
+        overwrite=overwrite,
     )
     out.print(result.report.table())
     for line in result.report.lines():
@@ -76,9 +85,11 @@ def demo(
 
 def init(
     path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.toml"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a recipe with every key, its meaning and its default; edit [data], then train."""
-    from shortlist.cli.files import write_new
+    outputs.check({"PATH": Output(path, overwrite=overwrite)})
+
     from shortlist.config import template
     from shortlist.losses import LOSSES
     from shortlist.retrievers import CHANNELS
@@ -92,7 +103,8 @@ def init(
         "model.history": (*TOWERS, "none"),
     }
     kinds = {name: k.options_type for name, k in CHANNELS.items() if hasattr(k, "options_type")}
-    write_new(path, template(choices, kinds).encode())
+    with whole(path, overwrite=overwrite) as made:
+        made.write_text(template(choices, kinds), encoding="utf-8")
     out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE", highlight=False)
 
 
@@ -105,9 +117,7 @@ def train(
         typer.Option("--set", help="section.key=value, over the recipe; may be repeated."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set training.seed=N.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that is already there.")
-    ] = False,
+    overwrite: Overwrite = False,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -127,9 +137,8 @@ def train(
     if every is not None and checkpoint is None:
         raise QueryError("--checkpoint-every does nothing without --checkpoint")
 
-    from shortlist.bundle.bundle import save
+    from shortlist.bundle.bundle import save_or_keep
     from shortlist.cli import show
-    from shortlist.cli.files import check_free
     from shortlist.config import load_recipe
     from shortlist.doctor import Subject, Watch, examine
     from shortlist.pipeline import check, load_split
@@ -137,7 +146,13 @@ def train(
     quiet = quiet or context.obj["quiet"]
     chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
     read = load_recipe(recipe, chosen)
-    check_free(bundle, overwrite)
+    outputs.check(
+        {
+            "--out": Output(bundle, "bundle", overwrite=overwrite),
+            "--checkpoint": output_at(checkpoint, "folder"),
+        },
+        {"the recipe": recipe, **read.inputs},
+    )
     check(read)
     checkpoints = _checkpoints(read, checkpoint, every)
     split = load_split(read)
@@ -154,7 +169,7 @@ def train(
         found = examine(Subject.of_retriever(result.retriever, report, read.to_dict()))
     finally:  # whatever the doctor runs into, a trained model is kept
         findings = [finding.to_dict() for finding in found]
-        identity = save(
+        identity = save_or_keep(
             result.retriever,
             bundle,
             metrics=report,
@@ -226,7 +241,12 @@ def tune(
     trials: Annotated[
         int | None, typer.Option(min=1, help="In all, with those in the folder. Default: [tune].")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the trials: a .png or .svg file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the trials: a .png, .svg or .pdf file.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a plot that is already there.")
+    ] = False,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,
@@ -235,11 +255,24 @@ def tune(
 
     Weak trials end early. Run again after a stop, it goes on where it was.
     """
+    if plot is None and overwrite:
+        raise QueryError("--overwrite does nothing without --plot")
+
     from shortlist import tuning
     from shortlist.config import load_recipe
+    from shortlist.evaluation.plots import plot_output
 
     quiet = quiet or context.obj["quiet"]
     read = load_recipe(recipe, overrides or [])
+    best = Output(target / tuning.BEST, overwrite=True) if target.is_dir() else None
+    outputs.check(
+        {
+            "--out": Output(target, "folder"),
+            f"{tuning.BEST} of --out": best,
+            "--plot": plot_output(plot, overwrite=overwrite),
+        },
+        {"the recipe": recipe, **read.inputs},
+    )
 
     def told(trial: tuning.Trial) -> None:
         if not quiet:
@@ -258,7 +291,7 @@ def tune(
             notes.print(f"The same command goes on from {target}.", highlight=False)
             raise
     if plot is not None:
-        tuning.plot_trials(found, plot)
+        tuning.plot_trials(found, plot, overwrite=overwrite)
     if json_:
         print_json({"recipe": str(target / tuning.BEST), **found.to_dict()})
         return

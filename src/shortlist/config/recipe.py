@@ -105,6 +105,17 @@ class Recipe(Section):
         return self._base / expand(self.data.dropped) if self.data.dropped else None
 
     @property
+    def inputs(self) -> dict[str, Path | None]:
+        """The path of each file it reads, by its key; None where the recipe has none."""
+        return {
+            "data.interactions": self.interactions_path,
+            "data.users": self.users_path,
+            "data.items": self.items_path,
+            "data.impressions": self.impressions_path,
+            "data.dropped": self.dropped_path,
+        }
+
+    @property
     def split_kind(self) -> SplitKind:
         """The kind of the split, chosen from the columns where the recipe leaves it open."""
         if self.split.kind is not None:

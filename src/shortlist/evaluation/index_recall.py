@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from shortlist.errors import ModelError, QueryError, suggest
+from shortlist.evaluation.plots import new_figure, write_figure
 from shortlist.index import INDEXES, ExactIndex, Hits, VectorIndex
 from shortlist.index.approximate import ApproximateIndex
 
@@ -163,16 +164,12 @@ def tune(
     return Tuning(k, target_recall, trials, chosen, best)
 
 
-def plot_tunings(tunings: Sequence[Tuning], path: Path) -> None:
+def plot_tunings(tunings: Sequence[Tuning], path: Path, *, overwrite: bool = False) -> None:
     """Draw recall against the time of a single query, one line for each kind and build.
 
-    The suffix of the path chooses the format, as .png or .svg. Needs the extra "plot".
+    The suffix of the path chooses the format: .png, .svg or .pdf. Needs the extra "plot".
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise ModelError("plots need matplotlib: pip install 'shortlist[plot]'") from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(figsize=(7, 4.5))
     axes = figure.subplots()
     for tuning in tunings:
         for label, line in _lines(tuning).items():
@@ -187,7 +184,7 @@ def plot_tunings(tunings: Sequence[Tuning], path: Path) -> None:
     axes.set(xlabel=f"recall@{depths} against exact", ylabel="microseconds a query", yscale="log")
     axes.set_title("Star: the cheapest setting that reaches the target (dotted)", fontsize=10)
     axes.legend(fontsize=8)
-    figure.savefig(path)
+    write_figure(figure, path, overwrite=overwrite)
 
 
 def _built(

@@ -21,6 +21,7 @@ from typing import Any
 from shortlist.bundle.bundle import load
 from shortlist.bundle.store import MANIFEST, SEAL
 from shortlist.errors import BundleError, ShortlistError
+from shortlist.outputs import is_kept, is_temporary
 from shortlist.serving.free_memory import give_back_memory
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
@@ -29,7 +30,6 @@ from shortlist.serving.served import Served, self_test, shown
 
 logger = logging.getLogger("shortlist.serving")
 
-_UNFINISHED = re.compile(r"tmp-[0-9a-f]{32}|\..*")
 _SEAL_LENGTH = 64
 
 
@@ -119,7 +119,7 @@ class Watch:
         paths = [self.path]
         if not self.is_bundle:
             try:
-                paths = [p for p in self.path.iterdir() if not _UNFINISHED.fullmatch(p.name)]
+                paths = [p for p in self.path.iterdir() if not _is_aside(p.name)]
             except OSError as error:
                 logger.warning("the directory of bundles cannot be read: %s", error.strerror)
                 return []
@@ -209,6 +209,11 @@ def check_path(path: Path) -> None:
         raise BundleError(
             f"there is nothing to serve at {path}: expected a bundle, or a directory of bundles"
         )
+
+
+def _is_aside(name: str) -> bool:
+    """Whether the name is hidden, or of something that was not published under its own."""
+    return name.startswith(".") or is_temporary(name) or is_kept(name)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
+from shortlist import outputs
 from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.errors import CheckpointError
+from shortlist.outputs import Output
 from shortlist.systems import check_system
 
 FORMAT = 1
@@ -75,7 +77,11 @@ class Checkpoints:
         return inner
 
     def stage(self, name: str, fingerprint: str) -> "Stage":
-        """The checkpoint of one stage. fingerprint: of all that decides what it computes."""
+        """The checkpoint of one stage. fingerprint: of all that decides what it computes.
+
+        Errors: OutputError for a directory that cannot be written, or lies in a bundle.
+        """
+        outputs.check({"the checkpoint": Output(self.directory, "folder")})
         stage = Stage(self.directory, self._part + name, fingerprint, self.every)
         self._stages.append(stage)
         return stage

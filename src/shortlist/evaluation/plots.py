@@ -1,0 +1,35 @@
+"""How does a figure become a file, without a screen?"""
+
+from pathlib import Path
+from typing import Any
+
+from shortlist.errors import ModelError
+from shortlist.outputs import Output, output_at, whole
+
+FORMATS = (".png", ".svg", ".pdf")
+"""What the name of a plot may end in."""
+
+
+def plot_output(path: Path | None, *, overwrite: bool = False) -> Output | None:
+    """Return a plot as `outputs.check` takes it; None without a path.
+
+    Errors: ModelError where the extra "plot" is not installed.
+    """
+    if path is not None:
+        new_figure()
+    return output_at(path, "file", FORMATS, overwrite=overwrite)
+
+
+def new_figure(**options: Any) -> Any:
+    """Return an empty matplotlib Figure. Errors: ModelError without the extra "plot"."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise ModelError("plots need matplotlib: pip install 'shortlist[plot]'") from error
+    return Figure(layout="constrained", **options)
+
+
+def write_figure(figure: Any, path: Path, *, overwrite: bool = False) -> None:
+    """Write a figure in the format that the name ends in, whole or not at all."""
+    with whole(path, FORMATS, overwrite=overwrite) as made:
+        figure.savefig(made, format=path.suffix.removeprefix("."))
