@@ -96,7 +96,14 @@ class _Listener:
         """So many more positives were used."""
         self.told.advance(positives)
 
-    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:  # noqa: ARG002
+    def report(
+        self,
+        epoch: int,
+        loss: float,  # noqa: ARG002
+        monitor: str,  # noqa: ARG002
+        score: float,
+        skipped: int = 0,  # noqa: ARG002
+    ) -> None:
         """An epoch was measured."""
         self.scores.append(score)
         if self.hear(epoch, score):

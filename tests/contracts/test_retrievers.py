@@ -8,13 +8,16 @@ import pytest
 
 import shortlist
 from answers import assert_same_up_to_rounding
+from shortlist.data.dataset import Dataset
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.predicates import allowed_rows, parse
-from shortlist.errors import DataError, NotFittedError, QueryError
+from shortlist.data.schema import Schema
+from shortlist.errors import DataError, ModelError, NotFittedError, QueryError
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.channels import CHANNELS
+from shortlist.retrievers.history import ProfileOptions
 from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.popular import Popular
 
@@ -38,6 +41,13 @@ VARIANTS = {
     "two-tower mind": {"history": "mind", "interests": 2},
 }
 """Kinds with towers that train or search otherwise."""
+
+WEIGHED = [
+    kind
+    for kind, channel in CHANNELS.items()
+    if kind == "two-tower" or issubclass(getattr(channel, "options_type", object), ProfileOptions)
+]
+"""Kinds that can read data.weight."""
 
 KINDS = [*CHANNELS, *VARIANTS, "blend"]
 
@@ -283,6 +293,47 @@ def test_what_was_met_besides_the_history_is_left_out_and_changes_no_score(chann
         assert met[query, 0] not in then[query]
         if met[query, 1] in unseen[query]:  # met after the cut only
             assert met[query, 1] in then[query]
+
+
+@pytest.fixture(scope="module")
+def unrated(world, world_schema):
+    """The world with weights of 0 from ten of its users: they were there, and rated nothing."""
+    users = world.interactions["user_id"].unique().sort()[:10]
+    zero = pl.when(pl.col("user_id").is_in(users.implode())).then(0.0).otherwise(pl.col("rating"))
+    log = world.interactions.with_columns(zero.alias("rating"))
+    return users, Dataset.load(
+        log, users=world.users, items=world.items, schema=world_schema
+    ).split("leave-last-out")
+
+
+@pytest.mark.parametrize("kind", sorted(CHANNELS))
+def test_users_whose_weights_are_all_0_get_popular_items_where_weights_count(kind, unrated):
+    users, split = unrated
+    weighs = kind in WEIGHED and kind != "two-tower"
+    options = OPTIONS.get(kind, {}) | ({"values": "explicit"} if weighs else {})
+    options |= {"weighted": True} if kind == "two-tower" else {}
+    channel = CHANNELS[kind](**options).fit(split)
+    found = channel.recommend(users, 10)
+    assert (found.rows >= 0).all()
+    assert found.fallback.all() == weighs
+    if weighs:
+        popular = Popular().fit(split)
+        for query, user in enumerate(users):
+            ranking = popular.recommend([user], len(popular.candidate_rows())).rows[0]
+            expected = [row for row in ranking if row in set(channel.candidate_rows())]
+            assert found.rows[query].tolist() == expected[:10]
+        assert not channel.recommend(channel.data.users.ids[20:30], 10).fallback.any()
+        lists = [history(channel.data, row)[:5] for row in (1, 2)]
+        assert not channel.recommend(Queries(histories=lists), 10).fallback.any()
+
+
+@pytest.mark.parametrize("kind", WEIGHED)
+def test_a_column_of_weights_that_are_all_0_is_refused_by_name(kind, world):
+    log = world.interactions.head(500).with_columns(rating=pl.lit(0.0))
+    split = Dataset.load(log, schema=Schema(time="timestamp", weight="rating")).split()
+    options = {"weighted": True} if kind == "two-tower" else {"values": "explicit"}
+    with pytest.raises(ModelError, match=r"data\.weight, which is 0 in all [\d,]+ training rows"):
+        CHANNELS[kind](**OPTIONS.get(kind, {}) | options).fit(split)
 
 
 @pytest.mark.parametrize("name", sorted(EXPLAINS))

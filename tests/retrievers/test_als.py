@@ -215,12 +215,20 @@ def test_an_old_event_counts_less_the_older_it_is_and_at_last_nothing(split):
     assert not np.array_equal(fewer.scores, again.scores)
 
 
-def test_weights_that_are_no_confidence_are_refused():
-    frame = pl.DataFrame({"user_id": [1, 1, 1], "item_id": [1, 2, 3], "stars": [1.0, 0.0, 2.0]})
-    frame = frame.with_columns(time=pl.int_range(3))
-    split = Dataset.load(frame, schema=Schema(time="time", weight="stars")).split()
-    with pytest.raises(ModelError, match="needs weights > 0, got 0"):
-        ALS(values="explicit").fit_data(split.training_data("all"))
+def test_an_event_of_weight_0_is_no_event():
+    rows = [(u, i, 1.0 + (u + i) % 3) for u in range(6) for i in range(6) if (u * i) % 4 < 2]
+    columns = ["user_id", "item_id", "stars"]
+    frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
+        time=pl.int_range(len(rows))
+    )
+    late = pl.DataFrame([(5, 2, 0.0, 99), (1, 3, 0.0, 99)], schema=[*columns, "time"], orient="row")
+    schema = Schema(time="time", weight="stars")
+    one, other = (
+        ALS(values="explicit", factors=3).fit(Dataset.load(log, schema=schema).split(), "all")
+        for log in (frame, pl.concat([frame, late]))
+    )
+    asked = Queries(users=list(range(6)), exclude_seen=False)
+    np.testing.assert_array_equal(one.recommend(asked, 6).scores, other.recommend(asked, 6).scores)
 
 
 def test_recency_without_a_time_is_refused(world):

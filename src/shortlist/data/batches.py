@@ -9,7 +9,6 @@ from torch import Tensor
 
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, windows
-from shortlist.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,7 @@ class PairBatches:
         self._start = torch.from_numpy(log.indptr).to(device)
         self._weight = None
         if weighted:
-            if log.weight is None:
-                raise ModelError("weighted training needs data.weight: the column of the weights")
-            self._weight = torch.from_numpy(log.weight).to(device)
+            self._weight = torch.from_numpy(log.weights_for("weighted training")).to(device)
         self._ordered = ordered
         self._with_known = with_known
         self.batch_size = batch_size

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist.errors import ModelError
+
 Cut = Literal["validation", "test", "end"]
 
 
@@ -71,6 +73,22 @@ class Interactions:
             if (column := getattr(self, name)) is not None
         }
         return replace(self, **columns)
+
+    def weights_for(self, use: str) -> NDArray[np.float32]:
+        """Return the weights, [n], for an option that reads them; ModelError if none can count.
+
+        use: the option, as a sentence begins with it: "values = 'explicit'".
+        """
+        if self.weight is None:
+            raise ModelError(
+                f"{use} needs data.weight: the column of the weights (ratings or strengths)"
+            )
+        if not self.weight.any():
+            raise ModelError(
+                f"{use} reads data.weight, which is 0 in all {len(self):,} training rows: name "
+                "another column, or leave the option out"
+            )
+        return self.weight
 
     def item_counts(self, items: int) -> NDArray[np.int64]:
         """Count the events of each item row up to `items`, [items + 1]; row 0 counts as 0."""

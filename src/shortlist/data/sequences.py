@@ -58,9 +58,7 @@ class SequenceBatches:
         self._start = torch.from_numpy(log.indptr)
         self._weight = None
         if weighted:
-            if log.weight is None:
-                raise ModelError("weighted training needs data.weight: the column of the weights")
-            self._weight = torch.from_numpy(log.weight)
+            self._weight = torch.from_numpy(log.weights_for("weighted training"))
         self._time = None
         if with_time:
             if log.time is None:

@@ -23,7 +23,7 @@ class Watch:
         """So many more positives were used."""
         self._progress.advance(positives)
 
-    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:
+    def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
         """An epoch was measured: remember it."""
-        self.epochs.append(Epoch(epoch, loss, score))
-        self._progress.report(epoch, loss, monitor, score)
+        self.epochs.append(Epoch(epoch, loss, score, skipped))
+        self._progress.report(epoch, loss, monitor, score, skipped)

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from shortlist.data.interactions import Interactions
-from shortlist.errors import ModelError
 
 Values = Literal["implicit", "explicit"]
 Matrix: TypeAlias = csr_array
@@ -18,13 +17,11 @@ def user_item_matrix(log: Interactions, items: int, values: Values = "implicit")
     """Return A [users, items + 1] float32: one entry for each distinct pair of the log.
 
     items: the highest item row that counts; events of later rows, and of row 0, are left out.
-    implicit: 1 where the user met the item. explicit: the weight of the last of their events.
-    Columns of a row ascend. Raises ModelError for explicit values of a log without weights.
+    implicit: 1 where the user met the item. explicit: the weight of the last of their events; a
+    pair of weight 0 has no entry. Columns of a row ascend. Raises ModelError for explicit values of
+    a log without weights, or with none above 0.
     """
-    if values == "explicit" and log.weight is None:
-        raise ModelError(
-            "values = 'explicit' needs data.weight: the column of the ratings or strengths"
-        )
+    weight = log.weights_for("values = 'explicit'") if values == "explicit" else None
     kept = (log.item > 0) & (log.item <= items)
     user, item = log.user[kept].astype(np.int64), log.item[kept]
     keys = user * (items + 1) + item
@@ -34,8 +31,9 @@ def user_item_matrix(log: Interactions, items: int, values: Values = "implicit")
     last[:-1] = keys[1:] != keys[:-1]
     chosen = order[last]
     data = np.ones(len(chosen), dtype=np.float32)
-    if values == "explicit" and log.weight is not None:
-        data = log.weight[kept][chosen].astype(np.float32)
+    if weight is not None:
+        data = weight[kept][chosen].astype(np.float32)
+        chosen, data = chosen[data != 0], data[data != 0]
     counts = np.bincount(user[chosen], minlength=log.users)
     indptr = np.concatenate([[0], np.cumsum(counts)])
     return csr_array((data, item[chosen], indptr), shape=(log.users, items + 1))

@@ -38,6 +38,14 @@ class Pairs:
         """The user row of each pair, [pairs]."""
         return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
 
+    def keep(self, mask: NDArray[np.bool_]) -> "Pairs":
+        """Return the pairs where `mask` [pairs] is true, in order."""
+        if mask.all():
+            return self
+        counts = np.bincount(self.user[mask], minlength=len(self.start) - 1)
+        start = np.concatenate([[0], np.cumsum(counts)])
+        return Pairs(start, self.item[mask], self.event[mask])
+
     def items_of_users(self) -> NDArray[np.int64]:
         """How many items each user has, [users]."""
         return np.diff(self.start)

@@ -20,8 +20,8 @@ from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.linear.products import Floats, product
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.counting import REASONS
-from shortlist.retrievers.fitted import rows_before, without
-from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order
+from shortlist.retrievers.fitted import rows_before
+from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, no_profile
 
 
 class ALSOptions(ProfileOptions):
@@ -105,7 +105,7 @@ class ALS(HistoryScorer[ALSOptions]):
 
     def strangers(self, block: RowQueries) -> Tensor:
         """True for queries of which nothing is known: no item of the last fit in their history."""
-        return without(self._known, block)
+        return no_profile(block, self.options, self.data.items.trained, self._known)
 
     def fold_in(self, profile: Matrix) -> Floats:
         """Return the vector of each history, [B, D] or with its bias last [B, D + 1]."""

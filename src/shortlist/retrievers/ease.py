@@ -16,8 +16,8 @@ from shortlist.errors import ModelError
 from shortlist.linear.ease import Dense, closed_form, strongest
 from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.retrievers.base import RowQueries
-from shortlist.retrievers.fitted import rows_before, without
-from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order
+from shortlist.retrievers.fitted import rows_before
+from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, no_profile
 
 
 class EASEOptions(ProfileOptions):
@@ -87,7 +87,7 @@ class EASE(HistoryScorer[EASEOptions]):
 
     def strangers(self, block: RowQueries) -> Tensor:
         """True for queries of which nothing is known: no item of the last fit in their history."""
-        return without(self._fitted > 0, block)
+        return no_profile(block, self.options, self.data.items.trained, self._fitted > 0)
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
         """Return the sums of the weights, [B, C]; -inf where no weight has been kept."""

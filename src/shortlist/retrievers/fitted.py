@@ -17,9 +17,10 @@ def rows_before(old: Vocabulary, new: Vocabulary) -> NDArray[np.int64]:
     return rows
 
 
-def without(known: NDArray[np.bool_], block: RowQueries) -> Tensor:
-    """True for queries whose history holds no item that is `known` [rows], [B]."""
-    values, rows = block.history.values, torch.from_numpy(known)
-    inside = (values > 0) & (values < len(rows))
-    met = inside & rows[torch.where(inside, values, 0)]
+def without(known: NDArray[np.bool_] | None, block: RowQueries, trained: int) -> Tensor:
+    """True for queries whose history holds no trained item that is `known` [trained + 1], [B]."""
+    values = block.history.values
+    met = (values > 0) & (values <= trained)
+    if known is not None:
+        met &= torch.from_numpy(known)[torch.where(met, values, 0)]
     return torch.bincount(block.history.owners()[met], minlength=len(block.users)) == 0

@@ -21,6 +21,7 @@ from shortlist.index.top_k import top_k
 from shortlist.linear.matrix import Matrix, Values
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.counting import REASONS, Counting
+from shortlist.retrievers.fitted import without
 
 SCORES = 16_000_000
 """How many dense scores are held at a time (64 MB)."""
@@ -31,7 +32,8 @@ class ProfileOptions(Section):
 
     values: Values = Field(
         default="implicit",
-        description='"implicit": an event counts 1; "explicit": its data.weight.',
+        description='"implicit": an event counts 1; "explicit": its data.weight, where 0 counts '
+        "nothing.",
     )
     recency: Positive | None = Field(
         default=None,
@@ -80,6 +82,10 @@ class HistoryScorer(Counting[Profiled]):
             found.append(Hits(ids, values))
         return Hits(torch.cat([h.ids for h in found]), torch.cat([h.scores for h in found]))
 
+    def strangers(self, block: RowQueries) -> Tensor:
+        """True for queries of which nothing is known, [B]: no event of theirs counts."""
+        return no_profile(block, self.options, self.data.items.trained)
+
     def profile(self, block: RowQueries) -> Matrix:
         """Return the weights of the histories, [B, items.trained + 1]."""
         return profiles(block, self.options, self.data.items.trained)
@@ -127,7 +133,7 @@ class HistoryScorer(Counting[Profiled]):
 def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix:
     """Return the weights of the histories, [B, items.trained + 1]: distinct trained items.
 
-    An item met twice counts where it was met last.
+    An item met twice counts where it was met last; what weighs 0 has no entry.
     """
     history = block.history
     values, owners = history.values.numpy(), history.owners().numpy()
@@ -147,11 +153,31 @@ def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix
     if options.latest_items is not None:
         near = age < options.latest_items
         owner, item, weight = owner[near], item[near], weight[near]
-    if options.recency is not None:  # what is too long ago for a float32 counts nothing
+    if options.recency is not None or options.values == "explicit":
+        # What weighs 0, or is too long ago for a float32, counts nothing.
         there = weight != 0
         owner, item, weight = owner[there], item[there], weight[there]
     shape = (len(block.users), trained + 1)
     return csr_array((weight, (owner, item)), shape=shape)
+
+
+def no_profile(
+    block: RowQueries,
+    options: ProfileOptions,
+    trained: int,
+    known: NDArray[np.bool_] | None = None,
+) -> Tensor:
+    """True for queries whose profile holds no item that counts, [B].
+
+    known: [trained + 1], the items that the channel has something of; None for all trained ones.
+    """
+    if options.values == "implicit" and (known is None or options.latest_items is None):
+        # Every item met has an entry, so the costly profile need not be made.
+        return without(known, block, trained)
+    profile = profiles(block, options, trained)
+    there = slice(None) if known is None else known[profile.indices]
+    owners = np.repeat(np.arange(profile.shape[0]), np.diff(profile.indptr))[there]
+    return torch.from_numpy(np.bincount(owners, minlength=profile.shape[0]) == 0)
 
 
 def check_order(data: TrainingData, options: ProfileOptions) -> None:

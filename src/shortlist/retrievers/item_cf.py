@@ -208,14 +208,14 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
     def _pairs(self, data: TrainingData) -> Pairs:
         """The distinct pairs of the training log, once the options are known to fit the data."""
         options, log = self.options, data.training_log
-        if options.values == "explicit" and log.weight is None:
-            raise ModelError(
-                "values = 'explicit' needs data.weight: the column of the ratings or strengths"
-            )
         for name in ("recency", "latest_items", "time_decay"):
             if getattr(options, name) is not None and log.time is None:
                 raise ModelError(f"{name} needs data.time: without it a history has no order")
-        return distinct_pairs(log, data.items.trained)
+        pairs = distinct_pairs(log, data.items.trained)
+        if options.values == "explicit":
+            weight = log.weights_for("values = 'explicit'")
+            pairs = pairs.keep(weight[pairs.event] != 0)
+        return pairs
 
     def _nearest(
         self, data: TrainingData, pairs: Pairs, rows: NDArray[np.int64] | None

@@ -19,7 +19,7 @@ from shortlist.linear.ranking import TieRanks, best_first, best_of_lists
 from shortlist.linear.weighting import inverse_frequency
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.counting import REASONS, Counting
-from shortlist.retrievers.history import ProfileOptions, profiles
+from shortlist.retrievers.history import ProfileOptions, no_profile, profiles
 
 PRODUCTS = 16_000_000
 """How many similarities, or scores, are held at a time."""
@@ -127,6 +127,10 @@ class UserCF(Counting[UserCFOptions]):
         values = similar[query, place].astype(np.float64)
         shape = (len(own), self._matrix.shape[0])
         return csr_array((values, (query, ids[query, place])), shape=shape)
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """True for queries of which nothing is known, [B]: no event of theirs counts."""
+        return no_profile(block, self.options, self.data.items.trained)
 
     def profile(self, block: RowQueries) -> Matrix:
         """Return the weights of the histories, [B, items.trained + 1], as for linear channels."""

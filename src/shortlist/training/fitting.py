@@ -7,17 +7,22 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from shortlist.config import Training
+from shortlist.errors import TrainingError
 from shortlist.training.checkpoint import Stage, State, part_of
 from shortlist.training.progress import Progress
 from shortlist.training.trainer import Trainer
 
 
 class Epoch(NamedTuple):
-    """What one epoch came to; score is the monitored figure on the validation rows."""
+    """What one epoch came to; score is the monitored figure on the validation rows.
+
+    skipped: positives in batches whose weights are all 0, from which nothing can be learned.
+    """
 
     epoch: int
     loss: float
     score: float
+    skipped: int = 0
 
 
 class Fitted(NamedTuple):
@@ -31,13 +36,14 @@ class Fitted(NamedTuple):
 class _Run:
     """How far a training has come.
 
-    loss: summed over the `used` positives of the epoch that runs; record: the epochs measured;
-    best: the weights of the best of them.
+    loss: summed over the `used` positives of the epoch that runs; skipped: others of it; record:
+    the epochs measured; best: the weights of the best of them.
     """
 
     epoch: int = 1
     loss: float = 0.0
     used: int = 0
+    skipped: int = 0
     record: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -49,6 +55,7 @@ class _Run:
             "epoch": self.epoch,
             "loss": self.loss,
             "used": self.used,
+            "skipped": self.skipped,
             "record": [list(epoch) for epoch in self.record],
             "best_epoch": self.best_epoch,
             "finished": self.finished,
@@ -94,7 +101,7 @@ def fit_towers(
     run = _Run.begun(stage, trainer)
     known = run.finished
     for epoch in run.record:
-        progress.report(epoch.epoch, epoch.loss, training.monitor, epoch.score)
+        _report(progress, training, epoch)
     while not run.finished:
         loss = _run_epoch(run, trainer, progress, epochs, stage)
         last = run.epoch == epochs
@@ -103,22 +110,26 @@ def fit_towers(
             with trainer.averaged():
                 _look(run, loss, towers, measure)
             if measure is not None:
-                progress.report(run.epoch, loss, training.monitor, run.record[-1].score)
+                _report(progress, training, run.record[-1])
         stale = run.epoch - run.best_epoch
         waited = looked and measure is not None and 0 < training.patience <= stale
         run.finished = last or waited
-        run.epoch, run.loss, run.used = run.epoch + 1, 0.0, 0
+        run.epoch, run.loss, run.used, run.skipped = run.epoch + 1, 0.0, 0, 0
     if stage is not None and not known:
         stage.save(run.state(trainer))
     towers.load_state_dict(run.best)
     return Fitted(tuple(run.record), run.best_epoch)
 
 
+def _report(progress: Progress, training: Training, epoch: Epoch) -> None:
+    progress.report(epoch.epoch, epoch.loss, training.monitor, epoch.score, epoch.skipped)
+
+
 def _look(run: _Run, loss: float, towers: nn.Module, measure: Callable[[], float] | None) -> None:
     """Measure the weights as they are, and keep them if none were better."""
     if measure is not None:
         score = measure()
-        run.record.append(Epoch(run.epoch, loss, score))
+        run.record.append(Epoch(run.epoch, loss, score, run.skipped))
         if score < max(epoch.score for epoch in run.record):
             return
     run.best_epoch = run.epoch
@@ -135,6 +146,12 @@ def _run_epoch(
         progress.advance(step.positives)
         run.loss += step.loss * step.positives
         run.used += step.positives
+        run.skipped += step.skipped
         if stage is not None and stage.due():
             stage.save(run.state(trainer))
+    if not run.used:
+        raise TrainingError(
+            "the weights of all positives are 0, so there is nothing to learn: training.weighted "
+            "reads data.weight"
+        )
     return run.loss / run.used

@@ -29,8 +29,8 @@ class Progress(Protocol):
         """So many more positives were used."""
         ...
 
-    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:
-        """An epoch was measured on the validation rows."""
+    def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
+        """An epoch was measured on the validation rows; skipped: positives of weight 0."""
         ...
 
 
@@ -46,7 +46,7 @@ class Quiet:
     def advance(self, positives: int) -> None:
         """Say nothing."""
 
-    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:
+    def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
         """Say nothing."""
 
 
@@ -91,8 +91,9 @@ class Bars:
         """Move the bar."""
         self._bar.advance(self._task, positives)
 
-    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:
+    def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
         """Print the epoch's line above the bar."""
+        said = f"  ({skipped:,} positives skipped: batches of weight 0)" if skipped else ""
         self._bar.console.print(
-            f"epoch {epoch:3d}  loss {loss:.4f}  validation {monitor} {score:.4f}"
+            f"epoch {epoch:3d}  loss {loss:.4f}  validation {monitor} {score:.4f}{said}"
         )

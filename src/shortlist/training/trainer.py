@@ -38,10 +38,14 @@ def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
 
 
 class Step(NamedTuple):
-    """One optimiser step: its mean loss, and how many positives it used."""
+    """One optimiser step: its mean loss, and how many positives it used.
+
+    skipped: positives of a batch whose weights are all 0; then no step was made, and none used.
+    """
 
     loss: float
     positives: int
+    skipped: int = 0
 
 
 class Trainer:
@@ -104,6 +108,11 @@ class Trainer:
         self._done, self._skip = self._skip, 0
         self._model.train()
         for batch in batches:
+            if self._training.weighted and not batch.weight.any():
+                self._steps += 1  # the schedule goes by batches
+                self._done += 1
+                yield Step(0.0, 0, len(batch.positive))
+                continue
             loss = self._loss(batch)
             value = float(loss.detach())
             if not torch.isfinite(loss):
