@@ -126,8 +126,7 @@ def test_people_see_titles_of_items_and_ids_of_users(bundles, output):
     ("positives", "arguments", "message"),
     [
         ("i2i", ("--user", USER), "does not answer which users are similar: train one with"),
-        ("u2u", ("--item", ITEM), "training.positives = 'i2i'"),
-        ("u2i", ("--item", ITEM), "this bundle (two-tower) does not answer"),
+        ("u2u", ("--item", ITEM), "every kind but user-cf, user-to-user and popular"),
         ("i2i", (), "give --item or --user"),
         ("i2i", ("--item", ITEM, "--user", USER), "one of the two"),
         ("i2i", ("--item", "abc"), "integers"),

@@ -239,5 +239,6 @@ def test_similar_items_come_from_a_channel_that_knows(blend):
     assert item not in blend.similar([item], 5).ids[0]
     popular = Popular().fit_data(blend.data)
     nobody = Blend({"one": popular, "two": popular}, quotas={"one": 1, "two": 1})
+    nobody._adopt()
     with pytest.raises(QueryError, match="none of the channels"):
         nobody.similar([item], 5)

@@ -11,7 +11,7 @@ from shortlist.data.updates import with_events
 from shortlist.errors import ModelError, QueryError
 from shortlist.retrievers.attributes import value_lists
 from shortlist.retrievers.base import Queries
-from shortlist.retrievers.counting import REASONS
+from shortlist.retrievers.explaining import REASONS
 from shortlist.retrievers.inverted import Inverted
 from shortlist.retrievers.popular import Popular
 

@@ -146,7 +146,7 @@ def test_somebody_without_a_known_item_gets_popular_items_and_a_flag(fitted, spl
     found = fitted.recommend(Queries(histories=[[], [-1], [FIRST_ITEM_ID]]), 4)
     assert found.fallback.tolist() == [True, True, False]
     assert found.ids[0] == Popular().fit(split).recommend([-9], 4).ids[0]
-    with pytest.raises(QueryError, match="nothing to make one of"):
+    with pytest.raises(QueryError, match="nothing to make a vector of"):
         fitted.encode_users(Queries(histories=[[]]))
 
 

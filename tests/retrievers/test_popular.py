@@ -9,7 +9,7 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import ModelError, QueryError
 from shortlist.retrievers.base import Queries
-from shortlist.retrievers.counting import REASONS
+from shortlist.retrievers.explaining import REASONS
 from shortlist.retrievers.popular import Popular, PopularOptions
 
 

@@ -12,7 +12,6 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import QueryError
 from shortlist.index import INDEXES
-from shortlist.retrievers import quotas
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.vector import TwoTower
 
@@ -144,7 +143,7 @@ def test_filters_and_strangers_keep_to_it_too(model):
 def test_an_answer_does_not_depend_on_the_blocks_of_a_batch(model, monkeypatch):
     asked = Queries(model.data.users.ids, quota={"genre": 2})
     whole = model.recommend(asked, 10)
-    monkeypatch.setattr(quotas, "BLOCK", 5)
+    monkeypatch.setattr(type(model), "queries_at_a_time", 5)
     parts = model.recommend(asked, 10)
     assert_same_up_to_rounding((whole.rows, whole.scores), (parts.rows, parts.scores))
     assert (whole.fallback == parts.fallback).all()

@@ -198,9 +198,14 @@ def test_similar_users_come_from_a_bundle_that_compares_users(
     assert client.post("/v1/similar", {"items": [1]}).code == "not_supported"
 
 
-def test_towers_do_not_say_what_they_cannot(client):
-    assert client.post("/v1/similar", {"items": [1]}).code == "not_supported"
-    assert client.post("/v1/explain", {"user": 1, "items": [1]}).code == "not_supported"
+def test_towers_find_similar_items_and_say_that_their_reasons_need_not_sum(client, fitted):
+    items = fitted.data.items.ids.head(2).to_list()
+    near = client.post("/v1/similar", {"items": items, "k": 4}).json
+    assert near["items"] == fitted.similar(items, 4).ids
+    user = fitted.data.users.ids[0]
+    said = client.post("/v1/explain", {"user": user, "items": items}).json
+    assert said["reasons_sum"] is False
+    assert len(said["reasons"]["item"]) == len(fitted.explain([user], [items])) > 0
 
 
 @pytest.mark.parametrize("value", [{}, {"items": [1], "users": [1]}, {"items": ["a"]}])

@@ -159,7 +159,8 @@ def explain(
 ) -> None:
     """Say why items have their scores: which event, attribute or count gives how much.
 
-    Counting channels and their blends can; towers cannot, as their scores are no sums.
+    The reasons of counting channels sum to the score. Those of towers are what the score loses
+    without each item of the history, and need not sum.
     """
     if (user is None) == (history is None):
         raise QueryError("give --user or --history: one of the two")
@@ -167,11 +168,12 @@ def explain(
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
     from shortlist.retrievers.base import Queries
+    from shortlist.retrievers.capabilities import Explains
 
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
-    if not hasattr(loaded.retriever, "explain"):
-        raise QueryError("this bundle has towers only, and their scores are no sums of reasons")
+    if not isinstance(loaded.retriever, Explains):
+        raise QueryError("this retriever cannot say why: it has no reasons")
     queries = (
         Queries(data.users.parse([user]))
         if user is not None

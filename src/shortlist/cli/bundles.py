@@ -92,17 +92,24 @@ def encode(
 
     from shortlist.bundle.bundle import load
     from shortlist.cli import files
+    from shortlist.retrievers.capabilities import Encodes, EncodesItems
 
     loaded = load(bundle, device=device or context.obj["device"])
-    if not hasattr(loaded.retriever, "encode_items"):
+    if not isinstance(loaded.retriever, Encodes):
         raise QueryError("this bundle has no towers, so there are no vectors to write")
-    for path, write in ((items, files.write_item_vectors), (users, files.write_user_vectors)):
-        if path is not None:
-            facts = files.vector_facts(loaded.retriever, loaded.id)
-            count = write(loaded.retriever, path, facts, overwrite=overwrite)
-            told = ", ".join(f"{name} {fact:.16}" for name, fact in facts.items())
-            line = f"Wrote {count:,} vectors to {path}: {told}."
-            notes.print(line, highlight=False, markup=False, soft_wrap=True)
+    if items is not None and not isinstance(loaded.retriever, EncodesItems):
+        raise QueryError("this retriever has vectors of users only: ask for those (--users)")
+    facts = files.vector_facts(loaded.retriever, loaded.id)
+
+    def told(count: int, path: Path) -> None:
+        said = ", ".join(f"{name} {fact:.16}" for name, fact in facts.items())
+        line = f"Wrote {count:,} vectors to {path}: {said}."
+        notes.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    if items is not None and isinstance(loaded.retriever, EncodesItems):
+        told(files.write_item_vectors(loaded.retriever, items, facts, overwrite=overwrite), items)
+    if users is not None:
+        told(files.write_user_vectors(loaded.retriever, users, facts, overwrite=overwrite), users)
 
 
 def index(

@@ -13,8 +13,8 @@ import torch
 from shortlist.data.readers import read_frame
 from shortlist.errors import QueryError, suggest
 from shortlist.outputs import PARQUET, whole
-from shortlist.retrievers import Learned
 from shortlist.retrievers.base import Queries, Retriever
+from shortlist.retrievers.capabilities import Encodes, EncodesItems
 from shortlist.similarity import METRICS
 
 USERS_AT_A_TIME = 16_384
@@ -55,19 +55,18 @@ def recommend_file(
     return strangers
 
 
-def vector_facts(retriever: Learned, bundle: str) -> dict[str, str]:
+def vector_facts(retriever: Encodes, bundle: str) -> dict[str, str]:
     """Return what a vector store must know of a bundle's vectors: the metadata of their files."""
-    similarity = retriever.training_section.similarity
     return {
-        "metric": METRICS[similarity],
-        "similarity": similarity,
-        "width": str(retriever.model_section.dim),
+        "metric": METRICS[retriever.similarity],
+        "similarity": retriever.similarity,
+        "width": str(retriever.width),
         "bundle": bundle,
     }
 
 
 def write_item_vectors(
-    retriever: Learned, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
+    retriever: EncodesItems, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
 ) -> int:
     """Write `id, vector` of every candidate item, and the facts as metadata; return how many."""
     ids, vectors = retriever.encode_items()
@@ -77,7 +76,7 @@ def write_item_vectors(
 
 
 def write_user_vectors(
-    retriever: Learned, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
+    retriever: Encodes, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
 ) -> int:
     """Write `id, vector` of every user that has one, from all known events; return how many.
 

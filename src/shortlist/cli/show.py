@@ -20,8 +20,8 @@ from shortlist.evaluation.searching import channels_of, kind_of
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Candidates, Queries, Retriever, row_blocks
 from shortlist.retrievers.blend import Blended
+from shortlist.retrievers.capabilities import FindsSimilar, FindsSimilarUsers
 from shortlist.retrievers.planning import Plan
-from shortlist.retrievers.user_to_user import UserToUser
 from shortlist.sampling import SAMPLERS
 from shortlist.training.presets import choose
 
@@ -79,8 +79,13 @@ def explanation(retriever: Any, queries: Queries, items: list[Any], reasons: int
     for keys, part in frame.group_by(_reason_keys(frame), maintain_order=True):
         item = data.items.rows([keys[1]])
         channel = f", {keys[2]}" if len(keys) > 2 else ""
-        title = f"{data.titles(item)[0]}{channel}: score {part['contribution'].sum():.4f}"
-        table = Table("because of", "kind", "gives", title=title)
+        sums = _reasons_sum(retriever, keys[2] if channel else None)
+        figure = f"score {part['contribution'].sum():.4f}" if sums else "what the score would lose"
+        title = f"{data.titles(item)[0]}{channel}: {figure}"
+        caption = None if sums else "Without each alone: these shares need not sum to the score."
+        table = Table(
+            "because of", "kind", "gives" if sums else "loses", title=title, caption=caption
+        )
         for kind, because, gives in (
             part.select("kind", "because", "contribution").head(reasons).iter_rows()
         ):
@@ -90,17 +95,23 @@ def explanation(retriever: Any, queries: Queries, items: list[Any], reasons: int
             )
         if len(part) > reasons:
             rest = part["contribution"].tail(len(part) - reasons).sum()
-            table.add_row(f"{len(part) - reasons} more", "", f"{rest:+.4f}")
+            table.add_row(f"{len(part) - reasons} more", "", f"{rest:+.4f}" if sums else "")
         tables.append(table)
     if not tables:
         return Text("No channel has a reason: it cannot score these items for this query.")
     return Group(*tables)
 
 
+def _reasons_sum(retriever: Any, channel: Any) -> bool:
+    """Whether the reasons of a retriever, or of one channel of a blend, add up to the score."""
+    source = retriever if channel is None else retriever.channels[channel]
+    return bool(source.reasons_sum)
+
+
 def explanation_answers(retriever: Any, queries: Queries, items: list[Any]) -> dict[str, Any]:
-    """Return {"reasons": [{"query", "item", "kind", "because", "contribution"}]}, JSON-safe."""
+    """Return {"reasons": [{"query", "item", "kind", "because", "contribution"}], "reasons_sum"}."""
     frame = retriever.explain(queries, [items] * len(queries))
-    return {"reasons": frame.to_dicts()}
+    return {"reasons": frame.to_dicts(), "reasons_sum": bool(retriever.reasons_sum)}
 
 
 def _reason_keys(frame: pl.DataFrame) -> list[str]:
@@ -209,13 +220,11 @@ def similar(retriever: Any, side: Side, ids: Ids, k: int) -> Candidates:
 
     Errors: QueryError where it does not.
     """
-    knows = hasattr(retriever, "similar")
-    if knows and (side == "user") == isinstance(retriever, UserToUser):
+    if isinstance(retriever, FindsSimilarUsers if side == "user" else FindsSimilar):
         found: Candidates = retriever.similar(ids, k)
         return found
     cure = {
-        "item": "train one with training.positives = 'i2i', or a channel of kind item-cf, ease, "
-        "graph-filter or als",
+        "item": "every kind but user-cf, user-to-user and popular does",
         "user": "train one with training.positives = 'u2u'",
     }
     name = next(name for name, kind in RETRIEVERS.items() if type(retriever) is kind)

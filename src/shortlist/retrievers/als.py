@@ -19,7 +19,7 @@ from shortlist.linear.als import Side, fixed_side, solve
 from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.linear.products import Floats, product
 from shortlist.retrievers.base import RowQueries
-from shortlist.retrievers.counting import REASONS
+from shortlist.retrievers.explaining import REASONS
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, no_profile
 
@@ -118,7 +118,7 @@ class ALS(HistoryScorer[ALSOptions]):
         scores += self._biases[rows]
         return scores
 
-    def similar_rows(self, rows: Tensor, k: int) -> Hits:
+    def near(self, rows: Tensor, k: int) -> Hits:
         """Return the items whose vectors point the same way: cosine."""
         known = torch.from_numpy(self.candidate_rows())
         keys = torch.from_numpy(self.data.items.tie_keys)[known]

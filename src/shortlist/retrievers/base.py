@@ -1,9 +1,9 @@
 """A question in the user's own ids, its answer in the same: the door between ids and rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ from shortlist.data.batches import histories
 from shortlist.data.dataset import Split, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.data.predicates import Predicate, allowed_rows, as_predicate
-from shortlist.data.ragged import Ragged, joined, windows
+from shortlist.data.ragged import Ragged, joined, taken, windows
 from shortlist.data.vocabulary import Ids, Vocabulary, checked_ids, checked_lists
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
@@ -98,6 +98,39 @@ class RowQueries:
             both = joined(self.history, self.met)
             return both.values, both.offsets
         return (self.history.values, self.history.offsets) if self.exclude else None
+
+    def take(self, which: Tensor) -> "RowQueries":
+        """Return the queries of these numbers, in their order, [n] int64."""
+
+        def of_events(column: Tensor | None) -> Tensor | None:
+            return column if column is None else self._events(column, which).values
+
+        return replace(
+            self,
+            users=self.users[which],
+            history=self._events(self.history.values, which),
+            weight=of_events(self.weight),
+            time=of_events(self.time),
+            met=None if self.met is None else taken(self.met, which),
+        )
+
+    def _events(self, column: Tensor, which: Tensor) -> Ragged:
+        return taken(Ragged(column, self.history.offsets), which)
+
+
+class Origin(NamedTuple):
+    """Which channels the slots of an answer come from; see `blend.Blended`."""
+
+    by: Tensor
+    ranks: Tensor
+
+
+class Answer(NamedTuple):
+    """The answer to a block of B queries. strangers: bool [B], of which nothing is known."""
+
+    hits: Hits
+    strangers: Tensor
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -208,20 +241,20 @@ def lists_of_items(items: Any, queries: int) -> Sequence[Ids]:
 
 
 def row_blocks(
-    queries: Queries, data: TrainingData, *, timed: bool = False
+    queries: Queries, data: TrainingData, *, timed: bool = False, size: int = BLOCK
 ) -> Iterator[RowQueries]:
-    """Translate queries to rows, BLOCK at a time; timed: with the times of their events."""
+    """Translate queries to rows, `size` at a time; timed: with the times of their events."""
     allow = allowed(queries, data)
     if queries.histories is not None:
-        for at in range(0, len(queries), BLOCK):
-            part = queries.histories[at : at + BLOCK]
+        for at in range(0, len(queries), size):
+            part = queries.histories[at : at + size]
             yield _from_histories(part, data, queries.exclude_seen, allow)
         return
     assert queries.users is not None
     known = data.log.before(queries.before)
     others = data.met.before(queries.before) if data.met and queries.exclude_seen else None
     rows = torch.from_numpy(data.users.rows(queries.users))
-    for users in torch.split(rows, BLOCK):
+    for users in torch.split(rows, size):
         start = torch.from_numpy(known.indptr)
         begin, length = start[users], start[users + 1] - start[users]
         weight, time = (
@@ -266,20 +299,3 @@ def _from_histories(
     torch.cumsum(lengths, 0, out=offsets[1:])
     users = torch.zeros(len(lists), dtype=torch.int64)
     return RowQueries(users, Ragged(rows, offsets), exclude, None, allow)
-
-
-def candidates(
-    hits: Sequence[Hits], fallback: Sequence[Tensor], k: int, items: Vocabulary
-) -> Candidates:
-    """Join the answers to blocks of queries."""
-    if not hits:
-        empty = np.zeros((0, k))
-        return Candidates(
-            empty.astype(np.int64), empty.astype(np.float32), np.zeros(0, dtype=np.bool_), items
-        )
-    return Candidates(
-        torch.cat([h.ids for h in hits]).cpu().numpy(),
-        torch.cat([h.scores for h in hits]).cpu().numpy(),
-        torch.cat(list(fallback)).cpu().numpy(),
-        items,
-    )

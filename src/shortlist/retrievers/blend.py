@@ -1,9 +1,9 @@
 """Several channels, one answer (多路召回): quotas or fusion, each item once, its origin kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -14,21 +14,22 @@ from torch import Tensor
 from shortlist.config.sections import Blend as BlendOptions
 from shortlist.config.sections import Segment
 from shortlist.data.dataset import Fit, Split, TrainingData
-from shortlist.data.vocabulary import Ids
+from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import ModelError, QueryError, suggest
-from shortlist.retrievers.base import Candidates, Queries, State, as_queries, check_k
+from shortlist.index.base import Hits
+from shortlist.retrievers.base import Answer, Candidates, Origin, RowQueries, State
+from shortlist.retrievers.capabilities import Channel, Explains, FindsSimilar
 from shortlist.retrievers.channels import CHANNELS
+from shortlist.retrievers.explaining import Explaining
 from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.merging import fill_slots, fuse, slot_order
 from shortlist.retrievers.options import checked_options
 from shortlist.retrievers.planning import Lists, Plan, plan_lists
 from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.quotas import keeping_quota
-from shortlist.retrievers.unfitted import FittedFirst, check_split
+from shortlist.retrievers.unfitted import check_split
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
 
-QUERIES_AT_A_TIME = 2048
 POPULAR = "(popular)"
 """What the items are attributed to that no channel gave."""
 
@@ -63,7 +64,34 @@ class Blended(Candidates):
         return frame
 
 
-class Blend(FittedFirst):
+class _Lists(NamedTuple):
+    """Merged lists while they are filled, [B, k]: rows and scores, by and ranks as in `Blended`."""
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    by: NDArray[np.int64]
+    ranks: NDArray[np.int32]
+
+    def short(self) -> NDArray[np.int64]:
+        """The queries whose lists are not full, [n]."""
+        return np.flatnonzero((self.rows < 0).any(axis=1))
+
+    def put(self, queries: NDArray[np.int64], lists: "_Lists") -> None:
+        """Take the lists of these queries [n]."""
+        self.rows[queries], self.scores[queries] = lists.rows, lists.scores
+        self.by[queries], self.ranks[queries] = lists.by, lists.ranks
+
+
+def _nothing(queries: int, k: int, channels: int) -> _Lists:
+    return _Lists(
+        np.full((queries, k), -1, dtype=np.int64),
+        np.full((queries, k), -np.inf, dtype=np.float32),
+        np.full((queries, k), -1, dtype=np.int64),
+        np.zeros((queries, k, channels), dtype=np.int32),
+    )
+
+
+class Blend(Explaining):
     """Channels by name, merged into one list in which every item stands once.
 
     The score of a quota list is 1 / position: slots cannot be compared otherwise. Of the other
@@ -75,11 +103,11 @@ class Blend(FittedFirst):
     anything. `plan` says, after `fit`, why the quotas are what they are.
     """
 
-    data: TrainingData
+    queries_at_a_time = 2048
 
     def __init__(
         self,
-        channels: Mapping[str, Any],
+        channels: Mapping[str, Channel],
         options: BlendOptions | None = None,
         *,
         device: str = "cpu",  # noqa: ARG002 - the channels have theirs
@@ -142,50 +170,111 @@ class Blend(FittedFirst):
         rows: NDArray[np.int64] = self._candidates
         return rows
 
-    @keeping_quota
-    def recommend(self, queries: Queries | Ids, k: int = 10) -> Blended:
-        """Return the k best items of each query over all channels, what it has met left out."""
-        wanted = as_queries(queries)
-        k = check_k(k, len(self._candidates))
-        parts = [
-            self._merge(_slice(wanted, at, at + QUERIES_AT_A_TIME), k)
-            for at in range(0, len(wanted), QUERIES_AT_A_TIME)
-        ]
+    @property
+    def timed(self) -> bool:
+        """Whether any channel reads the times of the events."""
+        return any(channel.timed for channel in self.channels.values())
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Return the k best items of B queries over all channels."""
+        return self.answered(block, k).hits
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries of which no channel that is asked knows anything, bool [B]."""
+        asked = [channel for name, channel in self.channels.items() if self._asked(name)]
+        return torch.stack([channel.strangers(block) for channel in asked]).all(dim=0)
+
+    def answered(self, block: RowQueries, k: int) -> Answer:
+        """Ask every channel, merge their lists, and fill the ones that stay short.
+
+        What a channel gives to a query it knows nothing of does not count.
+        """
+        queries, count = len(block.users), len(self.channels)
+        lists = np.full((count, queries, k), -1, dtype=np.int64)
+        lengths = np.zeros((count, queries), dtype=np.int64)
+        scores = np.zeros((count, queries, k), dtype=np.float32)
+        for number, (name, channel) in enumerate(self.channels.items()):
+            if not self._asked(name):
+                continue
+            width = min(k, self._sizes[name])
+            found, cold = channel.search(block, width), channel.strangers(block)
+            lists[number, :, :width], scores[number, :, :width] = found.ids, found.scores
+            lengths[number] = (found.ids >= 0).sum(dim=1).masked_fill(cold, 0)
+        merged = _nothing(queries, k, count + 1)
+        if self.options.method == "quotas":
+            self._fill(lists, lengths, self._segments(block), merged)
+        else:
+            own = np.zeros((queries, k, count), dtype=np.int32)
+            gains = self._gains(lists, lengths, scores)
+            fuse(
+                *(lists, lengths, gains, self.data.items.tie_keys),
+                *(merged.rows, merged.scores, merged.by, own),
+            )
+            merged.ranks[:, :, :count] = own
+        self._fill_up(block, merged)
+        if self.options.method == "quotas":
+            gained = _by_position(merged.rows)
+        else:
+            gained = np.where(merged.by < count, merged.scores, 0).astype(np.float32)
+            gained[merged.rows < 0] = -np.inf
+        cold = torch.from_numpy((lengths == 0).all(axis=0))
+        hits = Hits(torch.from_numpy(merged.rows), torch.from_numpy(gained))
+        origin = Origin(torch.from_numpy(merged.by), torch.from_numpy(merged.ranks))
+        return Answer(hits, cold, origin)
+
+    def named(self, answers: Sequence[Answer], vocabulary: Vocabulary) -> Blended:
+        """Return the answers to all blocks, joined as lists of ids with their origin."""
+        found = super().named(answers, vocabulary)
         names = (*self.channels, POPULAR)
-        if not parts:
-            parts = [_nothing(0, k, len(names))]
-        rows, scores, by, ranks, fallback = (np.concatenate(p) for p in zip(*parts, strict=True))
-        return Blended(rows, scores, fallback, self.data.items, names, by, ranks)
+        k = found.rows.shape[1]
+        nowhere = Origin(
+            torch.zeros(0, k, dtype=torch.int64),
+            torch.zeros(0, k, len(names), dtype=torch.int32),
+        )
+        origins = [answer.origin or nowhere for answer in answers]
+        by, ranks = (torch.cat(part).numpy() for part in zip(*origins, strict=True))
+        return Blended(found.rows, found.scores, found.fallback, vocabulary, names, by, ranks)
+
+    def near(self, rows: Tensor, k: int) -> Hits:
+        """Return the similar items of the first channel that knows what is similar."""
+        return self._finds_similar().near(rows, k)
 
     def similar(self, items: Ids, k: int = 10) -> Candidates:
         """Return the similar items of the first channel that knows what is similar."""
+        return self._finds_similar().similar(items, k)
+
+    def _finds_similar(self) -> FindsSimilar:
+        _ = self.data  # before `fit` it is this that is missing
         for channel in self.channels.values():
-            if hasattr(channel, "similar"):
-                try:
-                    found: Candidates = channel.similar(items, k)
-                except QueryError:
-                    continue
-                return found
+            if isinstance(channel, FindsSimilar):
+                return channel
         raise QueryError("none of the channels knows which items are similar")
 
-    def explain(self, queries: Queries | Ids, items: Sequence[Ids]) -> pl.DataFrame:
+    @property
+    def reasons_sum(self) -> bool:  # type: ignore[override]
+        """Whether the reasons of every channel add up to the channel's own scores."""
+        return all(channel.reasons_sum for channel in self._explaining().values())
+
+    def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
         """Return the reasons of every channel that can give them, with its name as `channel`.
 
-        Contributions are in the channel's own scores and sum to them, not to the blend's. The
-        reasons of an item stand together, those of fallback channels last.
+        Contributions are in the channel's own scores, not in the blend's. Those of fallback
+        channels stand last.
         """
-        parts = []
-        first = [name for name in self.channels if name not in self.options.fallback]
-        for name in (*first, *self.options.fallback):
-            channel = self.channels[name]
-            if hasattr(channel, "explain"):
-                reasons = channel.explain(queries, items)
-                parts.append(reasons.with_columns(pl.lit(name).alias("channel")))
-        if not parts:
+        return pl.concat(
+            channel.reasons(block, items).with_columns(pl.lit(name).alias("channel"))
+            for name, channel in self._explaining().items()
+        )
+
+    def _explaining(self) -> Mapping[str, Explains]:
+        """The channels that can say why, the fallback channels last."""
+        names = sorted(self.channels, key=lambda name: name in self.options.fallback)
+        channels = {name: self.channels[name] for name in names}
+        _ = self.data
+        found = {name: c for name, c in channels.items() if isinstance(c, Explains)}
+        if not found:
             raise QueryError("none of the channels can say why")
-        place = pl.int_range(pl.len()).min().over("query", "item")
-        every: pl.DataFrame = pl.concat(parts).sort("query", place, maintain_order=True)
-        return every
+        return found
 
     def observe(self, data: TrainingData) -> Self:
         """Let every channel take new events: `data` is the old data with them."""
@@ -251,7 +340,9 @@ class Blend(FittedFirst):
             for number, segment in enumerate(self.options.segments)
             if segment.feature is not None
         }
-        self._candidates = reduce(np.union1d, [c.candidate_rows() for c in channels])
+        rows = {name: channel.candidate_rows() for name, channel in self.channels.items()}
+        self._sizes = {name: len(part) for name, part in rows.items()}
+        self._candidates = reduce(np.union1d, rows.values())
 
     def _learn(self) -> None:
         """Plan the quotas, or measure the chances of a hit, on the validation rows."""
@@ -267,42 +358,6 @@ class Blend(FittedFirst):
             name: torch.from_numpy(lists.chances(number)) for number, name in enumerate(asked)
         }
 
-    def _merge(self, queries: Queries, k: int) -> tuple[NDArray[Any], ...]:
-        """Rows, scores, channel, ranks and fallback flag of some queries."""
-        count = len(self.channels)
-        lists = np.full((count, len(queries), k), -1, dtype=np.int64)
-        lengths = np.zeros((count, len(queries)), dtype=np.int64)
-        scores = np.zeros((count, len(queries), k), dtype=np.float32)
-        segments = self._segments(queries)
-        for number, (name, channel) in enumerate(self.channels.items()):
-            if not self._asked(name):
-                continue
-            answer = channel.recommend(queries, min(k, len(channel.candidate_rows())))
-            width = answer.rows.shape[1]
-            lists[number, :, :width], scores[number, :, :width] = answer.rows, answer.scores
-            lengths[number] = np.where(answer.fallback, 0, (answer.rows >= 0).sum(axis=1))
-        chosen, gained, by, ranks, _ = _nothing(len(queries), k, count + 1)
-        if self.options.method == "quotas":
-            self._fill(lists, lengths, segments, (chosen, by, ranks))
-        else:
-            gains = self._gains(lists, lengths, scores)
-            own = np.zeros((len(queries), k, count), dtype=np.int32)
-            keys = self.data.items.tie_keys
-            fuse(lists, lengths, gains, keys, chosen, gained, by, own)
-            ranks[:, :, :count] = own
-        fallback = (lengths == 0).all(axis=0)
-        short = np.flatnonzero((chosen < 0).any(axis=1))
-        for name in (*self.options.fallback, POPULAR):
-            if len(short):
-                self._fill_up(name, queries, short, (chosen, by, ranks))
-                short = short[(chosen[short] < 0).any(axis=1)]
-        if self.options.method == "quotas":
-            gained = _by_position(chosen)
-        else:
-            gained = np.where(by < count, gained, 0).astype(np.float32)
-            gained[chosen < 0] = -np.inf
-        return chosen, gained, by, ranks, fallback
-
     def _asked(self, name: str) -> bool:
         if name in self.options.fallback:
             return False
@@ -316,12 +371,13 @@ class Blend(FittedFirst):
         lists: NDArray[np.int64],
         lengths: NDArray[np.int64],
         segments: NDArray[np.int64],
-        into: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]],
+        merged: _Lists,
     ) -> None:
         """Fill the slots of each segment by its quotas."""
         k, count = lists.shape[2], lists.shape[0]
         if not self.options.segments:
-            fill_slots(lists, lengths, self._slots(self.quotas, k), *into)
+            slots = self._slots(self.quotas, k)
+            fill_slots(lists, lengths, slots, merged.rows, merged.by, merged.ranks)
             return
         for number in np.unique(segments):
             quotas = self.quotas if number < 0 else self.options.segments[number].quotas
@@ -330,9 +386,10 @@ class Blend(FittedFirst):
             # A channel without slots in this segment gives nothing, not even to fill up.
             allowed = np.array([(quotas or {}).get(name, 0) > 0 for name in self.channels])
             ends = np.where(allowed[:, None], lengths[:, mine], 0)
-            chosen, _, by, ranks, _ = _nothing(len(mine), k, count + 1)
-            fill_slots(np.ascontiguousarray(lists[:, mine]), ends, slots, chosen, by, ranks)
-            into[0][mine], into[1][mine], into[2][mine] = chosen, by, ranks
+            filled = _nothing(len(mine), k, count + 1)
+            own = np.ascontiguousarray(lists[:, mine])
+            fill_slots(own, ends, slots, filled.rows, filled.by, filled.ranks)
+            merged.put(mine, filled)
 
     def _slots(self, quotas: Mapping[str, int] | None, k: int) -> NDArray[np.int64]:
         """Whose turn each of k slots is; remembered, as k seldom changes."""
@@ -343,31 +400,36 @@ class Blend(FittedFirst):
             self._orders = {key: slot_order(np.array(key[1:]), k)}
         return self._orders[key]
 
-    def _fill_up(
-        self,
-        name: str,
-        queries: Queries,
-        short: NDArray[np.int64],
-        into: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]],
-    ) -> None:
-        """Let one channel fill what is left of the lists in the rows `short`."""
-        chosen, by, ranks = into
-        k = chosen.shape[1]
-        number = [*self.channels, POPULAR].index(name)
-        channel = self._popular if name == POPULAR else self.channels[name]
-        answer = channel.recommend(_take(queries, short), min(k, len(channel.candidate_rows())))
+    def _fill_up(self, block: RowQueries, merged: _Lists) -> None:
+        """Let the fallback channels, then popularity, fill what is left of the lists."""
+        channels = list(self.channels)
+        for name in self.options.fallback:
+            if not len(short := merged.short()):
+                return
+            part = block.take(torch.from_numpy(short))
+            width = min(merged.rows.shape[1], self._sizes[name])
+            channel = self.channels[name]
+            rows = channel.search(part, width).ids.masked_fill(channel.strangers(part)[:, None], -1)
+            self._append(rows, merged, short, channels.index(name))
+        if len(short := merged.short()):
+            part = block.take(torch.from_numpy(short))
+            width = min(merged.rows.shape[1], len(self._popular.candidate_rows()))
+            rows = self._popular.everybody(len(short), width, part.seen, part.allow).ids
+            self._append(rows, merged, short, len(channels))
+
+    @staticmethod
+    def _append(rows: Tensor, merged: _Lists, short: NDArray[np.int64], number: int) -> None:
+        """Put the items of one more list [n, w] behind those of the queries `short` [n]."""
+        k = merged.rows.shape[1]
         lists = np.full((2, len(short), k), -1, dtype=np.int64)
-        lists[0], lists[1, :, : answer.rows.shape[1]] = chosen[short], answer.rows
+        lists[0], lists[1, :, : rows.shape[1]] = merged.rows[short], rows
+        filled = _nothing(len(short), k, 2)
         lengths = (lists >= 0).sum(axis=2)
-        if name != POPULAR:
-            lengths[1] = np.where(answer.fallback, 0, lengths[1])
-        merged, _, source, places, _ = _nothing(len(short), k, 2)
-        fill_slots(lists, lengths, np.zeros(k, dtype=np.int64), merged, source, places)
-        new = source == 1
-        before = by[short]
-        chosen[short] = merged
-        by[short] = np.where(new, number, before)
-        ranks[short, :, number] = places[:, :, 1]
+        slots = np.zeros(k, dtype=np.int64)
+        fill_slots(lists, lengths, slots, filled.rows, filled.by, filled.ranks)
+        merged.rows[short] = filled.rows
+        merged.by[short] = np.where(filled.by == 1, number, merged.by[short])
+        merged.ranks[short, :, number] = filled.ranks[:, :, 1]
 
     def _gains(
         self,
@@ -398,21 +460,14 @@ class Blend(FittedFirst):
         stretched = np.where(inside & (high > low), (scores - low) / span, inside)
         return (weights[:, None, None] * stretched).astype(np.float32)
 
-    def _segments(self, queries: Queries) -> NDArray[np.int64]:
+    def _segments(self, block: RowQueries) -> NDArray[np.int64]:
         """The first segment that fits each query, [B]; -1 for none."""
-        found = np.full(len(queries), -1, dtype=np.int64)
+        rows = block.users.numpy()
+        found = np.full(len(rows), -1, dtype=np.int64)
         if not self.options.segments:
             return found
-        if queries.users is not None:
-            rows = self.data.users.rows(queries.users)
-            sizes = np.diff(self.data.log.before(queries.before).indptr)[rows]
-        else:
-            lists = queries.histories or ()
-            rows = np.zeros(len(lists), dtype=np.int64)
-            flat = [item for items in lists for item in items]
-            known = self.data.items.rows(flat) > 0 if flat else np.zeros(0, dtype=np.bool_)
-            owner = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
-            sizes = np.bincount(owner[known], minlength=len(lists))
+        owners = block.history.owners()[block.history.values > 0]
+        sizes = torch.bincount(owners, minlength=len(rows)).numpy()
         for number, segment in reversed(list(enumerate(self.options.segments))):
             if segment.history_below is not None:
                 found[sizes < segment.history_below] = number
@@ -473,33 +528,7 @@ def _saved(channel: Any, name: str, checkpoints: Checkpoints | None) -> dict[str
     return {"checkpoints": checkpoints.of(name)}
 
 
-def _nothing(queries: int, k: int, channels: int) -> tuple[NDArray[Any], ...]:
-    return (
-        np.full((queries, k), -1, dtype=np.int64),
-        np.full((queries, k), -np.inf, dtype=np.float32),
-        np.full((queries, k), -1, dtype=np.int64),
-        np.zeros((queries, k, channels), dtype=np.int32),
-        np.zeros(queries, dtype=np.bool_),
-    )
-
-
 def _by_position(chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     """1 / position, -inf past the end of a list."""
     score = np.broadcast_to(1 / np.arange(1, chosen.shape[1] + 1), chosen.shape)
     return np.where(chosen >= 0, score, -np.inf).astype(np.float32)
-
-
-def _slice(queries: Queries, start: int, stop: int) -> Queries:
-    if queries.users is not None:
-        return replace(queries, users=queries.users[start:stop])
-    return replace(queries, histories=(queries.histories or ())[start:stop])
-
-
-def _take(queries: Queries, positions: NDArray[np.int64]) -> Queries:
-    if len(positions) == len(queries):
-        return queries
-    if queries.users is not None:
-        users = pl.Series(list(queries.users), strict=False)
-        return replace(queries, users=users.gather(positions))
-    lists = queries.histories or ()
-    return replace(queries, histories=[lists[at] for at in positions])

@@ -20,8 +20,10 @@ from shortlist.index.base import Hits
 from shortlist.index.top_k import top_k
 from shortlist.linear.matrix import Matrix, Values
 from shortlist.retrievers.base import RowQueries
-from shortlist.retrievers.counting import REASONS, Counting
+from shortlist.retrievers.counting import Counting
+from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.fitted import without
+from shortlist.retrievers.similar import FindingSimilar
 
 SCORES = 16_000_000
 """How many dense scores are held at a time (64 MB)."""
@@ -51,8 +53,11 @@ class ProfileOptions(Section):
 Profiled = TypeVar("Profiled", bound=ProfileOptions)
 
 
-class HistoryScorer(Counting[Profiled]):
-    """A channel whose scores are linear in the history: `scores` is all a subclass has to say."""
+class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
+    """Scores a whole history at once, linearly in it.
+
+    A subclass provides `learn`, `scores`, `learned` and `set_learned`.
+    """
 
     @abstractmethod
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
@@ -117,7 +122,7 @@ class HistoryScorer(Counting[Profiled]):
             parts.append(pl.DataFrame(part, schema=REASONS))
         return pl.concat(parts)
 
-    def similar_rows(self, rows: Tensor, k: int) -> Hits:
+    def near(self, rows: Tensor, k: int) -> Hits:
         """Return the best items of a history of one item, itself left out."""
         lists = Ragged(rows, torch.arange(len(rows) + 1))
         return self.search(RowQueries(torch.zeros(len(rows), dtype=torch.int64), lists, True), k)

@@ -19,7 +19,9 @@ from shortlist.index.base import Hits
 from shortlist.linear.posterior import PRIOR_STRENGTH, Metric, posterior
 from shortlist.retrievers.attributes import value_lists
 from shortlist.retrievers.base import Candidates, RowQueries, check_k
-from shortlist.retrievers.counting import REASONS, Counting
+from shortlist.retrievers.counting import Counting
+from shortlist.retrievers.explaining import REASONS, Explaining
+from shortlist.retrievers.similar import FindingSimilar
 
 
 class InvertedOptions(Section):
@@ -128,7 +130,7 @@ class _Tastes(NamedTuple):
     mean: bool = False
 
 
-class Inverted(Counting[InvertedOptions]):
+class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     """An inverted index: attribute value -> items, sorted by what they are worth, cut to a length.
 
     A user's taste is the share of each value among the values of the items of their history, or
@@ -230,7 +232,7 @@ class Inverted(Counting[InvertedOptions]):
         """True for queries without a taste, [B]: no trained item with a value in their history."""
         return torch.from_numpy(np.diff(self._tastes_of(block).start) == 0)
 
-    def similar_rows(self, rows: Tensor, k: int) -> Hits:
+    def near(self, rows: Tensor, k: int) -> Hits:
         """Return the items that share values with each item, which itself is left out."""
         one = torch.arange(len(rows) + 1)
         users = torch.zeros(len(rows), dtype=torch.int64)

@@ -177,7 +177,7 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
         )
         return Hits(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
 
-    def similar_rows(self, rows: Tensor, k: int) -> Hits:
+    def near(self, rows: Tensor, k: int) -> Hits:
         """Return the stored neighbours: similarities, best first."""
         width = min(k, self.neighbours.ids.shape[1])
         ids = torch.full((len(rows), k), -1)

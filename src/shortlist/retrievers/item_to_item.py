@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -15,27 +14,15 @@ from shortlist.data.batches import Batch
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.pairs import ItemPairs, in_units, sessions
 from shortlist.data.ragged import Ragged, keep, windows
-from shortlist.data.vocabulary import Ids, checked_ids
-from shortlist.errors import ModelError, QueryError
-from shortlist.index.base import VectorIndex
-from shortlist.index.exact import ExactIndex
-from shortlist.retrievers.base import (
-    Candidates,
-    Queries,
-    RowQueries,
-    as_queries,
-    candidates,
-    check_k,
-    row_blocks,
-)
+from shortlist.errors import ModelError
+from shortlist.retrievers.base import RowQueries
+from shortlist.retrievers.item_vectors import ItemVectors
 from shortlist.retrievers.learning import (
     NO_HARD,
-    Learner,
     validation_score,
 )
-from shortlist.retrievers.popular import Popular, popular_for_strangers
-from shortlist.retrievers.quotas import keeping_quota
-from shortlist.similarity import comparable, normalize
+from shortlist.retrievers.popular import Popular
+from shortlist.similarity import normalize
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
 from shortlist.training.blocks import Encoders
@@ -65,7 +52,7 @@ NEAR = 5
 """Of an ordered log: how far apart paired items may lie, and how many latest items are asked by."""
 
 
-class ItemToItem(Learner):
+class ItemToItem(ItemVectors):
     """Item-to-item retrieval: items met in one session lie close (Grbovic & Cheng 2018).
 
     One item tower encodes both sides (siamese), trained by the same objective as TwoTower; a query
@@ -79,7 +66,6 @@ class ItemToItem(Learner):
     """
 
     positives: ClassVar[str] = "i2i"
-    placed: ClassVar[str] = "item_vectors"
     unused: ClassVar[Mapping[str, str]] = UNUSED
 
     towers: ItemTower
@@ -100,47 +86,9 @@ class ItemToItem(Learner):
                 "training is one item, and nothing is hidden"
             )
 
-    def similar(self, items: Ids, k: int = 10) -> Candidates:
-        """Return the k items nearest to each item id, itself left out.
-
-        An item without a vector (unknown, or never in the training rows) gets the popular items
-        instead, and the fallback flag.
-        """
-        rows = torch.from_numpy(self.data.items.rows(checked_ids(items, "items")))
-        k = check_k(k, max(len(self.item_rows) - 1, 1))
-        place = self._place[rows]
-        own = (rows, torch.arange(len(rows) + 1))
-        found = self.index.search(self.item_vectors[place.clamp(min=0)], k, exclude=own)
-        popular_for_strangers(found, place < 0, self._popular, own)
-        return candidates([found], [place < 0], k, self.data.items)
-
-    @keeping_quota
-    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k items nearest to the latest items of each query, what it has met left out.
-
-        A query without an item that has a vector gets the popular items instead, and the
-        fallback flag.
-        """
-        wanted = as_queries(queries)
-        k = check_k(k, len(self.item_rows))
-        hits, fallback = [], []
-        for block in row_blocks(wanted, self.data):
-            vectors, strangers = self._encode_block(block)
-            found = self.index.search(vectors, k, exclude=block.seen, allow=block.allow)
-            popular_for_strangers(found, strangers, self._popular, block.seen, block.allow)
-            hits.append(found)
-            fallback.append(strangers)
-        return candidates(hits, fallback, k, self.data.items)
-
-    def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
-        rows: NDArray[np.int64] = self.item_rows.numpy()
-        return rows
-
-    def encode_items(self) -> tuple[pl.Series, Tensor]:
-        """Return the ids of all candidate items, and their vectors as `comparable` gives them."""
-        ids = self.data.items.external(self.item_rows.numpy())
-        return ids, comparable(self.item_vectors, self.training_section.similarity)
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries without an item that has a vector, bool [B]."""
+        return keep(block.history, self._place[block.history.values] >= 0).lengths == 0
 
     def encodable_users(self) -> pl.Series:
         """Return the ids of the trained users that have met an item with a vector."""
@@ -148,48 +96,11 @@ class ItemToItem(Learner):
         users = np.unique(log.user[self._place.numpy()[log.item] >= 0]).astype(np.int64)
         return self.data.users.external(users[users <= self.data.users.trained])
 
-    def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector that `recommend` searches with, [B, D]; refuses unknown histories.
-
-        Like those of `encode_items`, it is as `comparable` gives it.
-        """
-        blocks = []
-        for block in row_blocks(as_queries(queries), self.data):
-            vectors, strangers = self._encode_block(block)
-            if strangers.any():
-                raise QueryError(
-                    f"query {int(strangers.nonzero()[0])} has met no item with a vector: there is "
-                    "nothing to make one of"
-                )
-            blocks.append(vectors)
-        if not blocks:
-            return torch.zeros(0, self.model_section.dim)
-        return comparable(torch.cat(blocks), self.training_section.similarity)
-
-    def place_items(self) -> None:
-        """Encode every candidate item and build the index.
-
-        Without features an item that was never paired is no candidate: its vector is still noise.
-        """
-        rows = self._paired
+    def _rows_to_place(self) -> Tensor:
+        """Without features an item that was never paired is no candidate: its vector is noise."""
         if self.towers.fields is not None:
-            rows = torch.from_numpy(self.data.candidates(with_features=True))
-        self.towers.eval()
-        with torch.no_grad():
-            vectors = torch.cat(
-                [self._encode_items(part).cpu() for part in torch.split(rows, 65536)]
-            )
-        self.set_items(rows, vectors)
-
-    def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
-        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
-        self.item_rows, self.item_vectors = rows, vectors
-        self._place = torch.full((len(self.data.items) + 1,), -1)
-        self._place[rows] = torch.arange(len(rows))
-        if index is None:
-            keys = torch.from_numpy(self.data.items.tie_keys)[rows]
-            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
-        self.index: VectorIndex = index
+            return torch.from_numpy(self.data.candidates(with_features=True))
+        return self._paired
 
     def set_data(self, data: TrainingData) -> None:
         """Build an untrained tower for this data."""
@@ -197,13 +108,7 @@ class ItemToItem(Learner):
         self._item_table = data.item_features.to(self.device)
         tower = ItemTower(data.user_features, data.item_features, self.model_section)
         self.towers = tower.to(self.device)
-        self._popular = Popular().fit_data(data)
-
-    def _placed(self) -> tuple[Tensor, Tensor]:
-        return self.item_rows, self.item_vectors
-
-    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
-        self.set_items(rows, vectors, index)
+        self.popular = Popular().fit_data(data)
 
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
@@ -254,6 +159,13 @@ class ItemToItem(Learner):
             training=training,
         )
 
+    @property
+    def _latest_items(self) -> int | None:
+        return self.model_section.latest_items or (NEAR if self.data.ordered else None)
+
+    def _events_read(self) -> int:
+        return self._latest_items or super()._events_read()
+
     def _encode_batch(self, batch: Batch) -> Tensor:
         return self._encode_items(batch.history.values)
 
@@ -261,20 +173,19 @@ class ItemToItem(Learner):
         vectors: Tensor = self.towers(self._item_table.take(rows.to(self.device)))
         return vectors
 
-    def _encode_block(self, block: RowQueries) -> tuple[Tensor, Tensor]:
-        """Query vectors [B, D], the mean of the latest items', and who has met none of them [B].
+    def _encode_block(self, block: RowQueries) -> Tensor:
+        """Query vectors [B, D], the mean of the latest items'; zeros where none has a vector.
 
         The order by the mean is the order by mean similarity: cosine is the dot product of unit
         vectors, and -||q - t||² differs from its mean by a figure of the query alone.
         """
         known = keep(block.history, self._place[block.history.values] >= 0)
         length = known.lengths
-        latest_items = self.model_section.latest_items or (NEAR if self.data.ordered else None)
-        if latest_items is not None:
-            length = torch.clamp(length, max=latest_items)
+        if self._latest_items is not None:
+            length = torch.clamp(length, max=self._latest_items)
         latest: Ragged = windows(known.values, known.offsets[1:] - length, length)
         met = self.item_vectors[self._place[latest.values]]
         if self.training_section.similarity == "cosine":
             met = normalize(met)
         one_each = torch.arange(len(met))
-        return embedding_bag(one_each, met, latest.offsets[:-1], mode="mean"), known.lengths == 0
+        return embedding_bag(one_each, met, latest.offsets[:-1], mode="mean")

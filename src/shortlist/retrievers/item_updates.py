@@ -74,7 +74,7 @@ def _placed_again(retriever: Any, data: TrainingData, gone: Rows, come: Rows) ->
     if len(coming):
         index.add(coming, fresh, torch.from_numpy(data.items.tie_keys)[coming])
     new.set_items(torch.cat([rows[~leave], coming]), torch.cat([vectors[~leave], fresh]), index)
-    new._popular = Popular().fit_data(data)
+    new.popular = Popular().fit_data(data)
     return new
 
 

@@ -1,27 +1,37 @@
 """What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shortlist.config import Model, Training, section_from
 from shortlist.data.dataset import Fit, Split, TrainingData
-from shortlist.data.ragged import windows
+from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, QueryError
 from shortlist.index import INDEXES
 from shortlist.index.base import VectorIndex
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
-from shortlist.retrievers.base import Queries, Retriever, State
+from shortlist.retrievers.base import (
+    Queries,
+    Retriever,
+    RowQueries,
+    State,
+    as_queries,
+    row_blocks,
+)
+from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.item_updates import with_changed_items
-from shortlist.retrievers.unfitted import FittedFirst, check_split
+from shortlist.retrievers.unfitted import check_split
+from shortlist.similarity import comparable
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, fit_towers
 from shortlist.training.hard import check_hard_options
@@ -50,7 +60,7 @@ def usable_device(name: str) -> str:
     return name
 
 
-class Learner(FittedFirst, ABC):
+class Learner(Explaining):
     """A retriever with towers that are trained: what the three kinds do alike.
 
     positives: the value of training.positives it learns from. placed: what of the data has a
@@ -60,6 +70,7 @@ class Learner(FittedFirst, ABC):
 
     positives: ClassVar[str]
     placed: ClassVar[str]
+    reasons_sum: ClassVar[bool] = False
     unused: ClassVar[Mapping[str, str]]
 
     data: TrainingData
@@ -146,6 +157,37 @@ class Learner(FittedFirst, ABC):
         """
         self.__dict__.update(with_changed_items(self, add, remove, restore).__dict__)
         return self
+
+    @property
+    def similarity(self) -> str:
+        """How its vectors are compared: 'cosine', 'dot' or 'euclidean'."""
+        return self.training_section.similarity
+
+    @property
+    def width(self) -> int:
+        """The width D of its vectors."""
+        return self.model_section.dim
+
+    def encode_users(self, queries: Queries | Ids) -> Tensor:
+        """Return the vector that each query is answered with, [B, D].
+
+        Their order of the indexed vectors, under `METRICS[similarity]`, is that of `recommend`.
+        With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D]. Errors:
+        QueryError for a query of which nothing is known (`strangers`).
+        """
+        blocks = []
+        for block in row_blocks(as_queries(queries), self.data, timed=self.timed):
+            if (cold := self.strangers(block)).any():
+                raise QueryError(
+                    f"query {int(cold.nonzero()[0])} is an unknown user without known history: "
+                    "there is nothing to make a vector of"
+                )
+            blocks.append(self._encode_block(block))
+        if blocks:
+            return comparable(torch.cat(blocks), self.training_section.similarity)
+        interests = self.model_section.query_vectors
+        several = () if interests is None else (interests,)
+        return torch.zeros(0, *several, self.model_section.dim)
 
     def use_index(self, index: VectorIndex) -> Self:
         """Search with another index of the same vectors, from now on and in bundles.
@@ -262,6 +304,46 @@ class Learner(FittedFirst, ABC):
         return self._checkpoints.stage(self.data.fit, fingerprint(described, self.data))
 
     @abstractmethod
+    def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
+        """Return the score of each item row [n] for each query, [B, n]; -inf for no candidate."""
+
+    def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
+        """Return what each score loses without each item of the history, kind "event".
+
+        Every query is encoded again, once without each item that is read of its history: at most
+        history_length + 1 times (or latest_items + 1). What two items say together is lost with
+        either of them, so these shares need not sum to the score.
+        """
+        parts = [pl.DataFrame(schema=REASONS)]
+        for query, wanted in enumerate(items):
+            one = block.take(torch.tensor([query]))
+            met = one.history.values[-self._events_read() :]
+            met = torch.unique(met[met > 0])
+            rows = wanted[wanted > 0]
+            if not len(met) or not len(rows):
+                continue
+            scores = self.scores_of(_each_left_out(one, met), rows)
+            lost = (scores[:1] - scores[1:]).double()  # [items of the history, n]
+            event, item = (lost.isfinite() & (lost != 0)).nonzero().unbind(1)
+            part = {
+                "query": np.full(len(event), query),
+                "item": rows[item].numpy(),
+                "kind": ["event"] * len(event),
+                "because": met[event].numpy().astype(str).tolist(),
+                "contribution": lost[event, item].numpy(),
+            }
+            parts.append(pl.DataFrame(part, schema=REASONS))
+        return pl.concat(parts)
+
+    def _events_read(self) -> int:
+        """How many of the latest events of a history a query is made of, at most."""
+        return self.model_section.history_length
+
+    @abstractmethod
+    def _encode_block(self, block: RowQueries) -> Tensor:
+        """The vectors that B queries are answered with, [B, D] or [B, K, D]."""
+
+    @abstractmethod
     def _measure(self) -> float:
         """The monitored figure of the towers as they are."""
 
@@ -283,6 +365,22 @@ class Learner(FittedFirst, ABC):
     @abstractmethod
     def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
         """Search these vectors from now on; index: one of them, else an exact one is built."""
+
+
+def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
+    """Return one query as it is, and once without each of the items `met` [n]: [n + 1] queries."""
+    values = one.history.values
+    kept = torch.ones(len(met) + 1, len(values), dtype=torch.bool)
+    kept[1:] = values != met[:, None]
+    offsets = torch.zeros(len(kept) + 1, dtype=torch.int64)
+    torch.cumsum(kept.sum(dim=1), 0, out=offsets[1:])
+
+    def of_events(column: Tensor | None) -> Tensor | None:
+        return None if column is None else column.expand(len(kept), -1)[kept]
+
+    history = Ragged(values.expand(len(kept), -1)[kept], offsets)
+    users = one.users.repeat(len(kept))
+    return RowQueries(users, history, False, of_events(one.weight), None, of_events(one.time))
 
 
 class _Unfilled(TorchFunctionMode):

@@ -13,25 +13,14 @@ from torch import Tensor
 from shortlist.compiled import compiled
 from shortlist.config.sections import Positive, Section, Text
 from shortlist.data.dataset import Fit, Split, TrainingData
-from shortlist.data.vocabulary import Ids
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
 from shortlist.linear.posterior import decay
 from shortlist.retrievers.attributes import categories
-from shortlist.retrievers.base import (
-    Candidates,
-    Queries,
-    RowQueries,
-    State,
-    as_queries,
-    candidates,
-    check_k,
-    lists_of_items,
-    row_blocks,
-)
+from shortlist.retrievers.base import RowQueries, State
+from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.options import checked_options
-from shortlist.retrievers.quotas import keeping_quota
-from shortlist.retrievers.unfitted import FittedFirst, check_split
+from shortlist.retrievers.unfitted import check_split
 from shortlist.training.progress import Progress
 
 STRENGTH = 1000.0
@@ -67,7 +56,7 @@ class PopularOptions(Section):
         return self
 
 
-class Popular(FittedFirst):
+class Popular(Explaining):
     """Items by the number of their training events; equal counts go by the tie rule.
 
     It scores catalogue items nobody has touched with 0. Without a segment it needs nothing of the
@@ -190,47 +179,32 @@ class Popular(FittedFirst):
             return torch.zeros(len(block.users), dtype=torch.bool)
         return torch.from_numpy(self._segment_of[block.users.numpy()] == 0)
 
-    @keeping_quota
-    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k most popular items not met yet; without options the score is a count."""
-        wanted = as_queries(queries)
-        k = check_k(k, len(self._index))
-        hits, fallback = [], []
-        for block in row_blocks(wanted, self.data):
-            hits.append(self.search(block, k))
-            fallback.append(self.strangers(block))
-        return candidates(hits, fallback, k, self.data.items)
-
-    def explain(self, queries: Queries | Ids, items: Sequence[Ids]) -> pl.DataFrame:
-        """Return what the scores are made of: columns as in `Counting.explain`, kind "popularity".
+    def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
+        """Return what the scores are made of: kind "popularity".
 
         because: "global" for what all users count, "gender=F" for what this segment counts. An item
         that is no candidate has no row.
         """
-        wanted = as_queries(queries)
-        lists = lists_of_items(items, len(wanted))
-        users = torch.cat([block.users for block in row_blocks(wanted, self.data)]).numpy()
-        rows = [self.data.items.rows(ids) for ids in lists]
-        query = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-        row = np.concatenate([*rows, np.zeros(0, dtype=np.int64)])
+        users = block.users.numpy()
+        query = np.repeat(np.arange(len(items)), [len(part) for part in items])
+        row = np.concatenate([*(part.numpy() for part in items), np.zeros(0, dtype=np.int64)])
         kept = np.isin(row, self.candidate_rows())
         query, row = query[kept], row[kept]
         reasons = pl.DataFrame(
             {
                 "query": query,
-                "item": self.data.items.external(row),
-                "kind": pl.Series(["popularity"] * len(row), dtype=pl.String),
-                "because": pl.Series(["global"] * len(row), dtype=pl.String),
+                "item": row,
+                "kind": ["popularity"] * len(row),
+                "because": ["global"] * len(row),
                 "contribution": self._global[row],
-                "place": np.arange(len(row)),
-            }
+            },
+            schema=REASONS,
         )
-        if self.options.segment is not None and len(row):
-            count, names = self._of_segments(self._segment_of[users[query]], row)
-            own = reasons.with_columns(names.alias("because"), pl.Series("contribution", count))
-            reasons = pl.concat([reasons, own.filter(pl.col("contribution") > 0)])
-        order = [pl.col("place"), pl.col("contribution")]
-        return reasons.sort(order, descending=[False, True], maintain_order=True).drop("place")
+        if self.options.segment is None or not len(row):
+            return reasons
+        count, names = self._of_segments(self._segment_of[users[query]], row)
+        own = reasons.with_columns(names.alias("because"), pl.Series("contribution", count))
+        return pl.concat([reasons, own.filter(pl.col("contribution") > 0)])
 
     def _of_segments(
         self, segments: NDArray[np.int64], rows: NDArray[np.int64]
@@ -316,18 +290,3 @@ def _merge(
             rows[query, place] = item
             scores[query, place] = value
             place += 1
-
-
-def popular_for_strangers(
-    found: Hits,
-    strangers: Tensor,
-    popular: Popular,
-    seen: tuple[Tensor, Tensor] | None,
-    allow: Tensor | None = None,
-) -> None:
-    """Put the popular items where nothing is known of the query: strangers [B], found [B, k]."""
-    if not strangers.any():
-        return
-    instead = popular.everybody(len(strangers), found.ids.shape[1], seen, allow)
-    found.ids[strangers] = instead.ids[strangers]
-    found.scores[strangers] = instead.scores[strangers]

@@ -5,22 +5,21 @@ whose value still has room (the values make a partition matroid: Edmonds 1971). 
 to see far enough down the ranking, and to know when that is far enough.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
-from functools import wraps
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shortlist.compiled import compiled
+from shortlist.data.dataset import TrainingData
 from shortlist.data.predicates import value_codes
 from shortlist.errors import QueryError
-from shortlist.retrievers.base import BLOCK, Candidates, Queries, as_queries, checked_count
-
-Recommend = TypeVar("Recommend", bound=Callable[..., Candidates])
-Ask = Callable[[Queries, int], Candidates]
+from shortlist.index.base import Hits
+from shortlist.retrievers.base import Answer, Origin, RowQueries
 
 AHEAD = 4
 """How many times k are asked for at first; where this is enough, it is the only question."""
@@ -29,134 +28,114 @@ ROUNDS = 4
 """How often a query is asked again without the values that are full, before for the whole list."""
 
 
-def keeping_quota(recommend: Recommend) -> Recommend:
-    """Decorate `recommend` of a retriever: it then keeps to the quota of its queries.
+class Ranks(Protocol):
+    """What a quota asks of a retriever: its own order, as deep as needed."""
 
-    The decorated method never sees a quota. What it ranks first is taken first, so the answer is
-    the best that keeps to the quota by the retriever's own order and scores.
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all."""
+        ...
+
+    def answered(self, block: RowQueries, k: int) -> Answer:
+        """Answer B queries with k items each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Quota:
+    """At most `most` items of each value of a column. codes: [items + 1], -1 for no value.
+
+    What a retriever ranks first is taken first, so the answer is the best that keeps to the quota
+    by the retriever's own order and scores.
     """
 
-    @wraps(recommend)
-    def kept(self: Any, queries: Any, k: int = 10) -> Candidates:
-        wanted, k = as_queries(queries), checked_count("k", k)
-        if wanted.quota is None or not len(wanted):
-            return recommend(self, replace(wanted, quota=None) if wanted.quota else wanted, k)
-        (column, most), plain = _checked(wanted.quota), replace(wanted, quota=None)
-        codes, everything = value_codes(self.data, column), len(self.candidate_rows())
+    codes: NDArray[np.int64]
+    most: int
 
-        def ask(some: Queries, count: int) -> Candidates:
-            return recommend(self, some, min(count, everything))
+    @classmethod
+    def of(cls, data: TrainingData, given: Mapping[str, int]) -> Self:
+        """Read {"genre": 3}. Errors: QueryError."""
+        if not isinstance(given, Mapping):
+            raise QueryError(f"a quota is a table such as {{'genre': 3}}, got {given!r:.60}")
+        if len(given) != 1:
+            raise QueryError(
+                f"a quota is of one column, such as {{'genre': 3}}, got {len(given)}: "
+                "under several at once the best list cannot be found item by item"
+            )
+        ((column, most),) = given.items()
+        if not isinstance(column, str):
+            raise QueryError(f"a quota is of a column of the items table, got {column!r:.60}")
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise QueryError(f"quota.{column} must be a whole number >= 1, got {most!r:.60}")
+        return cls(value_codes(data, column), most)
 
-        parts = [
-            _of_block(ask, _sliced(plain, at, at + BLOCK), k, codes, most, everything)
-            for at in range(0, len(wanted), BLOCK)
-        ]
-        return _joined(parts)
+    def kept(self, retriever: Ranks, block: RowQueries, k: int) -> Answer:
+        """Answer as the retriever does, within the quota.
 
-    return cast(Recommend, kept)
+        All queries are asked at once; then again, one by one, those whose lists were too shallow.
+        """
+        everything = len(retriever.candidate_rows())
+        depth = min(AHEAD * k, everything)
+        found = retriever.answered(block, depth)
+        answer, missing = self._chosen(found, k)
+        # A list that ends before `depth`, or names all there is, holds everything that matches.
+        whole = (found.hits.ids[:, -1] < 0).numpy() | (depth == everything)
+        for query in np.flatnonzero((missing > 0) & ~whole).tolist():
+            one = block.take(torch.tensor([query]))
+            mine = self._deeper(retriever, one, answer.hits.ids[query], k)
+            for slots, own in zip(_slots(answer), _slots(mine), strict=True):
+                slots[query] = own[0]
+        return answer
 
-
-def _checked(quota: Any) -> tuple[str, int]:
-    """The column and the number. Errors: QueryError."""
-    if not isinstance(quota, Mapping):
-        raise QueryError(f"a quota is a table such as {{'genre': 3}}, got {quota!r:.60}")
-    if len(quota) != 1:
-        raise QueryError(
-            f"a quota is of one column, such as {{'genre': 3}}, got {len(quota)}: "
-            "under several at once the best list cannot be found item by item"
-        )
-    ((column, most),) = quota.items()
-    if not isinstance(column, str):
-        raise QueryError(f"a quota is of a column of the items table, got {column!r:.60}")
-    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        raise QueryError(f"quota.{column} must be a whole number >= 1, got {most!r:.60}")
-    return column, most
-
-
-def _of_block(
-    ask: Ask,
-    queries: Queries,
-    k: int,
-    codes: NDArray[np.int64],
-    most: int,
-    everything: int,
-) -> Candidates:
-    """Answer some queries: all at once, then again, one by one, those that saw too little."""
-    k = min(k, everything)
-    depth = min(AHEAD * k, everything)
-    found = ask(queries, depth)
-    answer, missing = _taken(found, codes, most, k)
-    # A list that ends before `depth`, or names all there is, holds everything that matches.
-    whole = (found.rows[:, -1] < 0) | (depth == everything)
-    for query in np.flatnonzero((missing > 0) & ~whole).tolist():
-        one = _sliced(queries, query, query + 1)
-        rows = answer.rows[query]
+    def _deeper(self, retriever: Ranks, one: RowQueries, rows: Tensor, k: int) -> Answer:
+        """Answer one query whose list was too shallow. rows: [k], what was chosen of it, or -1."""
+        everything = len(retriever.candidate_rows())
+        depth = min(2 * k, everything)
         for _ in range(ROUNDS):
-            room = _with_room(codes, rows[rows >= 0], most)
-            further = ask(replace(one, rows=torch.from_numpy(room)), 2 * k)
-            mine, still = _taken(further, codes, most, k)
-            rows = mine.rows[0]
-            if not still[0] or further.rows[0, -1] < 0 or further.rows.shape[1] < 2 * k:
-                break
-        else:
-            mine, _ = _taken(ask(one, everything), codes, most, k)
-        for name in _columns(answer):
-            getattr(answer, name)[query] = getattr(mine, name)[0]
-    return answer
+            room = torch.from_numpy(self._with_room(rows[rows >= 0].numpy()))
+            allow = room if one.allow is None else one.allow & room
+            further = retriever.answered(replace(one, allow=allow), depth)
+            mine, still = self._chosen(further, k)
+            rows = mine.hits.ids[0]
+            if not still[0] or further.hits.ids[0, -1] < 0 or depth < 2 * k:
+                return mine
+        return self._chosen(retriever.answered(one, everything), k)[0]
+
+    def _with_room(self, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which items can be in the answer, bool [items + 1].
+
+        The chosen ones can, and those of values that are not full. What a full value has in the
+        answer is its best, and final.
+        """
+        values, counts = np.unique(self.codes[chosen], return_counts=True)
+        full = values[(counts >= self.most) & (values >= 0)]
+        room: NDArray[np.bool_] = ~np.isin(self.codes, full)
+        room[chosen] = True
+        return room
+
+    def _chosen(self, found: Answer, k: int) -> tuple[Answer, NDArray[np.int64]]:
+        """Return the first k of each list that keep to the quota, and how many are missing, [B]."""
+        ids = found.hits.ids
+        places = np.full((len(ids), k), -1, dtype=np.int64)
+        missing = np.zeros(len(ids), dtype=np.int64)
+        _choose(ids.numpy(), self.codes, self.most, places, missing)
+        at = torch.from_numpy(places)
+        hits = Hits(_picked(ids, at, -1), _picked(found.hits.scores, at, -np.inf))
+        origin = found.origin
+        if origin is not None:
+            origin = Origin(_picked(origin.by, at, -1), _picked(origin.ranks, at, 0))
+        return Answer(hits, found.strangers, origin), missing
 
 
-def _with_room(codes: NDArray[np.int64], chosen: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
-    """Which items can be in the answer, bool [items + 1]: the chosen, and those of other values
-    than are full. What a full value has in the answer is its best, and final.
-    """
-    values, counts = np.unique(codes[chosen], return_counts=True)
-    full = values[(counts >= most) & (values >= 0)]
-    room: NDArray[np.bool_] = ~np.isin(codes, full)
-    room[chosen] = True
-    return room
+def _slots(answer: Answer) -> tuple[Tensor, ...]:
+    """What an answer holds of each slot."""
+    return (*answer.hits, *(answer.origin or ()))
 
 
-def _taken(
-    found: Candidates, codes: NDArray[np.int64], most: int, k: int
-) -> tuple[Candidates, NDArray[np.int64]]:
-    """The first k of each list that keep to the quota, and how many are missing, [B]."""
-    places = np.full((len(found), k), -1, dtype=np.int64)
-    missing = np.zeros(len(found), dtype=np.int64)
-    _choose(found.rows, codes, most, places, missing)
-    changed: dict[str, Any] = {}
-    for name, nothing in _columns(found).items():
-        column = getattr(found, name)
-        at = places if column.ndim == 2 else places[:, :, None]
-        picked = np.take_along_axis(column, np.maximum(at, 0), axis=1)
-        picked[places < 0] = nothing
-        changed[name] = picked
-    return replace(found, **changed), missing
-
-
-def _columns(found: Candidates) -> dict[str, Any]:
-    """The names of what is kept of each place of a list, and what stands past its end."""
-    names = [each.name for each in fields(found)]
-    arrays = {name: getattr(found, name) for name in names}
-    listed = {n: a for n, a in arrays.items() if isinstance(a, np.ndarray) and a.ndim >= 2}
-    past = {"rows": -1, "scores": -np.inf, "by": -1}
-    return {name: past.get(name, 0) for name in listed}
-
-
-def _joined(parts: list[Candidates]) -> Candidates:
-    """The answers to blocks of queries as one."""
-    if len(parts) == 1:
-        return parts[0]
-    names = [*_columns(parts[0]), "fallback"]
-    joined: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in names
-    }
-    return replace(parts[0], **joined)
-
-
-def _sliced(queries: Queries, start: int, stop: int) -> Queries:
-    if queries.users is not None:
-        return replace(queries, users=queries.users[start:stop])
-    return replace(queries, histories=(queries.histories or ())[start:stop])
+def _picked(slots: Tensor, at: Tensor, past_the_end: float) -> Tensor:
+    """Return the slots [B, n, ...] at the places [B, k]; where the place is -1, `past_the_end`."""
+    picked = slots[torch.arange(len(slots))[:, None], at.clamp(min=0)]
+    picked[at < 0] = past_the_end
+    return picked
 
 
 @compiled

@@ -18,7 +18,8 @@ from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.linear.ranking import TieRanks, best_first, best_of_lists
 from shortlist.linear.weighting import inverse_frequency
 from shortlist.retrievers.base import RowQueries
-from shortlist.retrievers.counting import REASONS, Counting
+from shortlist.retrievers.counting import Counting
+from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.history import ProfileOptions, no_profile, profiles
 
 PRODUCTS = 16_000_000
@@ -53,7 +54,7 @@ class UserCFOptions(ProfileOptions):
         return self
 
 
-class UserCF(Counting[UserCFOptions]):
+class UserCF(Counting[UserCFOptions], Explaining):
     """The items of the users whose histories are most like the query's (Resnick et al. 1994).
 
     r_qj = sum over the nearest users v of sim(q, v) · A_vj. A known user is no neighbour of their

@@ -19,12 +19,13 @@ from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import Hits, VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.index.top_k import top_k
+from shortlist.retrievers.answering import nothing
 from shortlist.retrievers.base import (
+    Answer,
     Candidates,
     Queries,
     RowQueries,
     as_queries,
-    candidates,
     check_k,
     row_blocks,
 )
@@ -33,9 +34,7 @@ from shortlist.retrievers.learning import (
     Learner,
     validation_score,
 )
-from shortlist.retrievers.popular import Popular, popular_for_strangers
-from shortlist.retrievers.quotas import keeping_quota
-from shortlist.similarity import comparable
+from shortlist.retrievers.popular import Popular
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.blocks import Encoders
@@ -116,58 +115,28 @@ class UserToUser(Learner):
         A query without a known item in its history is refused: there are no popular users.
         """
         k = check_k(k, max(len(self.user_rows) - 1, 1))
-        hits, fallback = [], []
+        answers = []
         for block in row_blocks(as_queries(queries), self.data):
-            strangers = self._strangers(block)
+            strangers = self.strangers(block)
             _refuse_strangers(strangers)
-            hits.append(self._nearest(block, k))
-            fallback.append(strangers)
-        return candidates(hits, fallback, k, self.data.users)
+            answers.append(Answer(self.near_users(block, k), strangers))
+        return self.named(answers or [nothing(k)], self.data.users)
 
-    @keeping_quota
-    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k items that the nearest users met most, what the query has met left out.
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Return the k items that the nearest users met most."""
+        return self._items_of(self.near_users(block, self._neighbours), block, k)
 
-        A query without a known item in its history gets the popular items instead, and the
-        fallback flag.
-        """
-        wanted = as_queries(queries)
-        k = check_k(k, self.data.items.trained)
-        hits, fallback = [], []
-        for block in row_blocks(wanted, self.data):
-            strangers = self._strangers(block)
-            found = self._items_of(self._nearest(block, self._neighbours), block, k)
-            popular_for_strangers(found, strangers, self._popular, block.seen, block.allow)
-            hits.append(found)
-            fallback.append(strangers)
-        return candidates(hits, fallback, k, self.data.items)
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries without a trained item in their history, bool [B]."""
+        return self._trained(block.history).lengths == 0
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended at all: those of the training rows."""
         return self.data.candidates(with_features=False)
 
-    def encode_items(self) -> tuple[pl.Series, Tensor]:
-        """Refuse: items have no vectors here."""
-        raise QueryError(
-            "a user-to-user retriever has vectors of users only: ask for those (encode --users)"
-        )
-
     def encodable_users(self) -> pl.Series:
         """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
         return self.data.users.ids.head(self.data.users.trained)
-
-    def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector of each query, [B, D]; one without a known history is refused.
-
-        It is as `comparable` gives it: query and neighbour in one.
-        """
-        blocks = []
-        for block in row_blocks(as_queries(queries), self.data):
-            _refuse_strangers(self._strangers(block))
-            blocks.append(self._encode_block(block))
-        if not blocks:
-            return torch.zeros(0, self.model_section.dim)
-        return comparable(torch.cat(blocks), self.training_section.similarity)
 
     def place_users(self) -> None:
         """Encode every user's training history and build the index."""
@@ -199,7 +168,7 @@ class UserToUser(Learner):
         shape = self.model_section.model_copy(update=changes)
         tower = QueryTower(data.user_features, data.item_features, shape)
         self.towers = tower.to(self.device)
-        self._popular = Popular().fit_data(data)
+        self.popular = Popular().fit_data(data)
         self._met = _distinct_items(data)
         # Columns in the order of the tie rule: among equal scores the lower column wins.
         rows = torch.from_numpy(self.candidate_rows())
@@ -273,12 +242,8 @@ class UserToUser(Learner):
     def _trained(self, history: Ragged) -> Ragged:
         return keep(history, (history.values > 0) & (history.values <= self.data.items.trained))
 
-    def _strangers(self, block: RowQueries) -> Tensor:
-        """True for queries without an item to read, [B]."""
-        return self._trained(block.history).lengths == 0
-
-    def _nearest(self, block: RowQueries, k: int) -> Hits:
-        """The k nearest users of each query, itself left out: user rows and similarities."""
+    def near_users(self, block: RowQueries, k: int) -> Hits:
+        """Return the k nearest users of each query, itself left out: user rows, similarities."""
         own = (block.users, torch.arange(len(block.users) + 1))
         return self.index.search(self._encode_block(block), k, exclude=own)
 
@@ -295,6 +260,16 @@ class UserToUser(Learner):
             rows = self._rows[columns.clamp(min=0)].masked_fill(columns < 0, -1)
             found.append(Hits(rows, values))
         return Hits(torch.cat([f.ids for f in found]), torch.cat([f.scores for f in found]))
+
+    def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
+        """Return the score of each item row [n] for each query, [B, n]; -inf for no candidate."""
+        users = self.near_users(block, self._neighbours)
+        columns = self._column[rows]
+        parts = [
+            self._summed(users.ids[part], self._weights(users.scores[part]))[:, columns]
+            for part in self._parts(len(users.ids))
+        ]
+        return torch.cat(parts).masked_fill(columns < 0, float("-inf"))
 
     def _parts(self, count: int) -> Iterator[slice]:
         """Runs of queries whose scores and neighbours' events fit into CELLS."""

@@ -3,37 +3,24 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
 from shortlist.data.sequences import SequenceBatches
-from shortlist.data.vocabulary import Ids
-from shortlist.errors import ModelError, QueryError
+from shortlist.errors import ModelError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
-from shortlist.retrievers.base import (
-    Candidates,
-    Queries,
-    RowQueries,
-    as_queries,
-    candidates,
-    check_k,
-    row_blocks,
-)
+from shortlist.retrievers.base import RowQueries
+from shortlist.retrievers.item_vectors import ItemVectors
 from shortlist.retrievers.learning import (
-    Learner,
     validation_score,
 )
-from shortlist.retrievers.popular import Popular, popular_for_strangers
-from shortlist.retrievers.quotas import keeping_quota
+from shortlist.retrievers.popular import Popular
 from shortlist.sampling.hard.base import HardWorld
-from shortlist.similarity import comparable
 from shortlist.towers import TOWERS
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import TwoTowers
@@ -60,7 +47,7 @@ UNUSED = {
 """Options that do nothing here, each with the reason."""
 
 
-class TwoTower(Learner):
+class TwoTower(ItemVectors):
     """A two-tower retriever (Huang et al. 2013, DSSM; Covington et al. 2016, YouTube DNN).
 
     Options are the keys of a recipe's [model] and [training] sections, checked alike:
@@ -68,67 +55,34 @@ class TwoTower(Learner):
     """
 
     positives: ClassVar[str] = "u2i"
-    placed: ClassVar[str] = "item_vectors"
     unused: ClassVar[Mapping[str, str]] = UNUSED
 
     towers: TwoTowers
     _encoder: Callable[[RowQueries], Tensor] | None
+    _by_angle: tuple[Tensor, ExactIndex] | None
 
-    @keeping_quota
-    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k nearest items of each query, what it has met left out.
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries of which the query tower would read nothing, bool [B].
 
-        A query of which nothing is known (no trained id, no features, no known item in its
-        history) gets the popular items instead, and the fallback flag.
+        They have no trained id, no features, and no item in their history that stands for anything.
         """
-        wanted = as_queries(queries)
-        k = check_k(k, len(self.item_rows))
-        hits, fallback = [], []
-        for block in row_blocks(wanted, self.data, timed=self.towers.query.timed):
-            cold = self._unknown(block)
-            found = self.index.search(
-                self._encode_block(block), k, exclude=block.seen, allow=block.allow
-            )
-            popular_for_strangers(found, cold, self._popular, block.seen, block.allow)
-            hits.append(found)
-            fallback.append(cold)
-        return candidates(hits, fallback, k, self.data.items)
+        nothing = torch.ones(len(block.users), dtype=torch.bool)
+        if self.towers.query.history is not None:
+            nothing &= self._known(block.history).lengths == 0
+        if self.towers.query.id is not None:
+            nothing &= (block.users == 0) | (block.users > self.data.users.trained)
+        if self.towers.query.fields is not None:
+            nothing &= block.users == 0
+        return nothing
 
-    def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
-        rows: NDArray[np.int64] = self.item_rows.numpy()
-        return rows
-
-    def encode_items(self) -> tuple[pl.Series, Tensor]:
-        """Return the ids of all candidate items, and their vectors as `comparable` gives them."""
-        ids = self.data.items.external(self.item_rows.numpy())
-        return ids, comparable(self.item_vectors, self.training_section.similarity)
+    @property
+    def timed(self) -> bool:
+        """Whether the query tower reads the times of the events."""
+        return bool(self.towers.query.timed)
 
     def encodable_users(self) -> pl.Series:
         """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
         return self.data.users.ids.head(self.data.users.trained)
-
-    def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector of each query, [B, D]; an unknown user with no history is refused.
-
-        Their order of the items from `encode_items`, under `METRICS[similarity]`, is the order of
-        `recommend`.
-        With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D].
-        """
-        blocks = []
-        timed = self.towers.query.timed
-        for block in row_blocks(as_queries(queries), self.data, timed=timed):
-            if (cold := self._unknown(block)).any():
-                raise QueryError(
-                    f"query {int(cold.nonzero()[0])} is an unknown user without known history: "
-                    "there is nothing to make a vector of"
-                )
-            blocks.append(self._encode_block(block))
-        if blocks:
-            return comparable(torch.cat(blocks), self.training_section.similarity)
-        interests = self.model_section.query_vectors
-        several = () if interests is None else (interests,)
-        return torch.zeros(0, *several, self.model_section.dim)
 
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
         """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
@@ -159,29 +113,26 @@ class TwoTower(Learner):
         ]
         return torch.cat(parts)[torch.cat(groups).argsort()]
 
-    def place_items(self) -> None:
-        """Encode every candidate item and build the index."""
-        rows = torch.from_numpy(self.data.candidates(with_features=self.towers.reads_item_features))
-        self.towers.eval()
-        with torch.no_grad():
-            vectors = torch.cat(
-                [self._encode_items(part).cpu() for part in torch.split(rows, 65536)]
-            )
-        self.set_items(rows, vectors)
+    def _item_index(self) -> VectorIndex:
+        """By the training similarity, but for dot by cosine: there a long vector is near to all."""
+        if self.training_section.similarity != "dot":
+            return self.index
+        if self._by_angle is None or self._by_angle[0] is not self.item_vectors:
+            keys = torch.from_numpy(self.data.items.tie_keys)[self.item_rows]
+            index = ExactIndex("cosine").build(self.item_rows, self.item_vectors, keys)
+            self._by_angle = (self.item_vectors, index)
+        return self._by_angle[1]
 
-    def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
-        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
-        self.item_rows, self.item_vectors = rows, vectors
-        if index is None:
-            keys = torch.from_numpy(self.data.items.tie_keys)[rows]
-            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
-        self.index: VectorIndex = index
+    def _rows_to_place(self) -> Tensor:
+        with_features = self.towers.reads_item_features
+        return torch.from_numpy(self.data.candidates(with_features=with_features))
 
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
         self.data = data
         self._encoder = None
         self._most_encoded = 0
+        self._by_angle = None
         self._user_table = data.user_features.to(self.device)
         self._item_table = data.item_features.to(self.device)
         history = self.model_section.history
@@ -200,7 +151,7 @@ class TwoTower(Learner):
             )
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
         self._mark_readable()
-        self._popular = Popular().fit_data(data)
+        self.popular = Popular().fit_data(data)
 
     def _mark_readable(self) -> None:
         """Note which items of a history something stands for: an id, or features that are read."""
@@ -208,12 +159,6 @@ class TwoTower(Learner):
         self._readable[1 : self.data.items.trained + 1] = True  # removed ones too: they were met
         if self.towers.reads_items:
             self._readable[self.data.candidates(with_features=True)] = True
-
-    def _placed(self) -> tuple[Tensor, Tensor]:
-        return self.item_rows, self.item_vectors
-
-    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
-        self.set_items(rows, vectors, index)
 
     def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
         """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
@@ -303,17 +248,6 @@ class TwoTower(Learner):
         Where histories are read with the item tower's vectors, features are enough.
         """
         return keep(history, self._readable[history.values])
-
-    def _unknown(self, block: RowQueries) -> Tensor:
-        """True for queries of which the query tower would read nothing, [B]."""
-        nothing = torch.ones(len(block.users), dtype=torch.bool)
-        if self.towers.query.history is not None:
-            nothing &= self._known(block.history).lengths == 0
-        if self.towers.query.id is not None:
-            nothing &= (block.users == 0) | (block.users > self.data.users.trained)
-        if self.towers.query.fields is not None:
-            nothing &= block.users == 0
-        return nothing
 
     def _validate(self) -> float:
         """The monitored figure on the validation rows."""

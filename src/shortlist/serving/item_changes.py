@@ -4,6 +4,7 @@ from copy import copy
 from dataclasses import replace
 
 from shortlist.errors import BundleError, ModelError, ShortlistError
+from shortlist.retrievers.capabilities import ChangesItems
 from shortlist.serving.messages import ItemsRequest, RequestError, read
 from shortlist.serving.served import Served, check_ids
 from shortlist.serving.service import encode
@@ -33,7 +34,7 @@ def change_items(watch: Watch, model: type[ItemsRequest], body: bytes) -> bytes:
 
 def _changed(served: Served, asked: ItemsRequest) -> Served:
     retriever, items = served.retriever, served.data.items
-    if not hasattr(retriever, "change_items"):
+    if not isinstance(retriever, ChangesItems):
         raise RequestError(
             "not_supported",
             f"the items of this bundle ({served.kind}) change with the next bundle only; "

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shortlist.retrievers.capabilities import EncodesItems
 from shortlist.serving.messages import RequestError
 from shortlist.serving.served import Served
 
@@ -64,6 +65,6 @@ def principal_plane(vectors: Tensor) -> tuple[Tensor, list[float]]:
 def _with_vectors(retriever: Any) -> Any:
     """The retriever, or its first channel, that has item vectors; None without one."""
     for candidate in (retriever, *getattr(retriever, "channels", {}).values()):
-        if hasattr(candidate, "encode_items"):
+        if isinstance(candidate, EncodesItems):
             return candidate
     return None

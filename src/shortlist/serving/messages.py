@@ -319,8 +319,10 @@ class SimilarAnswer(Message):
 
 
 class Reasons(Message):
-    """One position a reason, an item's strongest first; the contributions of an item sum to its
-    score, or in a blend to the score of the named channel. title: of the item in `because`.
+    """One position a reason, an item's strongest first. title: of the item in `because`.
+
+    Where `reasons_sum`, the contributions of an item sum to its score, or in a blend to the score
+    of the named channel; elsewhere they are what the score loses without the event, and need not.
     """
 
     item: Ids
@@ -337,6 +339,7 @@ class ExplainAnswer(Message):
     bundle: str
     items: Ids
     reasons: Reasons
+    reasons_sum: bool
 
 
 class HistoryAnswer(Message):

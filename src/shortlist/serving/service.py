@@ -12,8 +12,8 @@ import torch
 
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import QueryError
-from shortlist.retrievers.base import Candidates, Queries, row_blocks
-from shortlist.retrievers.user_to_user import UserToUser
+from shortlist.retrievers.base import Queries, row_blocks
+from shortlist.retrievers.capabilities import Explains, FindsSimilar, FindsSimilarUsers
 from shortlist.serving.map import item_map
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (
@@ -163,9 +163,7 @@ class Service:
         if ids is None or (asked.items is not None and asked.users is not None):
             raise RequestError("invalid_request", "give items or users: one of the two")
         retriever, data = served.retriever, served.data
-        if not hasattr(retriever, "similar") or (side == "users") != isinstance(
-            retriever, UserToUser
-        ):
+        if not isinstance(retriever, FindsSimilarUsers if side == "users" else FindsSimilar):
             raise RequestError(
                 "not_supported",
                 f"this bundle ({served.kind}) does not answer which {side} are similar",
@@ -175,8 +173,7 @@ class Service:
                 "invalid_request", f"at most {self.limits.candidates} candidates a request"
             )
         vocabulary = data.items if side == "items" else data.users
-        check_ids(ids, vocabulary, side)
-        found: Candidates = retriever.similar(ids, asked.k)
+        found = retriever.similar(check_ids(ids, vocabulary, side), asked.k)
         names, scores = served.named(found, vocabulary.ids)
         return {
             "bundle": served.id,
@@ -190,11 +187,8 @@ class Service:
         if (asked.user is None) == (asked.history is None):
             raise RequestError("invalid_request", "give user or history: one of the two")
         retriever, data = served.retriever, served.data
-        if not hasattr(retriever, "explain"):
-            raise RequestError(
-                "not_supported",
-                f"this bundle ({served.kind}) cannot say why: its scores are no sums of reasons",
-            )
+        if not isinstance(retriever, Explains):
+            raise RequestError("not_supported", f"this bundle ({served.kind}) cannot say why")
         items = check_ids(asked.items, data.items, "items")
         for item, row in zip(items, data.items.rows(items), strict=True):
             if row == 0:
@@ -210,6 +204,7 @@ class Service:
             "bundle": served.id,
             "items": asked.items,
             "reasons": reasons | {"title": _because(served, frame)},
+            "reasons_sum": bool(retriever.reasons_sum),
         }
 
     def _history(self, served: Served, asked: HistoryRequest) -> Columns:

@@ -626,7 +626,8 @@ async function sayWhy(item, where, signal) {
     return;
   }
   try {
-    const { reasons } = await asked("/v1/explain", { ...whose(), items: [item] }, signal);
+    const said = await asked("/v1/explain", { ...whose(), items: [item] }, signal);
+    const { reasons } = said;
     known.why = true;
     const mine = byItem(reasons).get(item) ?? [];
     if (mine.length === 0) {
@@ -647,6 +648,10 @@ async function sayWhy(item, where, signal) {
     if (own !== undefined && !channels.includes(own)) {
       parts.unshift(make("p", { class: "note" },
         `The channel “${own}” gave it this place, and cannot say why. What the others go by:`));
+    }
+    if (!said.reasons_sum) {
+      parts.push(make("p", { class: "note" },
+        "Under towers: what the score would lose without the item. These shares need not sum."));
     }
     where.replaceChildren(heading, ...parts.filter((part) => part !== null));
   } catch (error) {
