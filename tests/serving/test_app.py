@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
 from threading import Event
 
 import pytest
 
+from shortlist.errors import ServingError
 from shortlist.serving.app import ROUTES, STATUS
 from shortlist.serving.messages import RequestError
 from shortlist.serving.page_files import page_files
@@ -181,6 +183,29 @@ def test_json_with_a_charset_is_json(client):
     assert client.post("/v1/recommend", {"users": [1]}, headers=headers).status == 200
 
 
+async def asked_with(client, headers):
+    """What a GET with exactly these headers gets."""
+    sent = []
+    scope = {"type": "http", "method": "GET", "path": "/v1/bundle", "http_version": "1.1"}
+
+    async def send(message):
+        sent.append(message)
+
+    await client.app(scope | {"headers": headers}, None, send)
+    return sent[0]["status"], sent[1]["body"]
+
+
+@pytest.mark.parametrize("name", [b"host", b"authorization", b"content-type", b"content-length"])
+def test_a_header_that_two_readers_could_understand_in_two_ways_is_refused(client, name):
+    once = [(b"host", b"localhost"), (name, b"localhost")]
+    twice = [(b"host", b"localhost"), (name, b"127.0.0.1"), (name, b"localhost")]
+    missing = [(b"accept", b"*/*")]
+    for headers in (twice, missing) if name != b"host" else (once, twice, missing):
+        status, body = client.loop.run_until_complete(asked_with(client, headers))
+        assert status == 400
+        assert b"invalid_http" in body
+
+
 def test_a_compressed_body_is_refused(client):
     said = client.post("/v1/recommend", {"users": [1]}, headers={"content-encoding": "gzip"})
     assert said.code == "unsupported_media_type"
@@ -239,6 +264,9 @@ def test_while_draining_readiness_fails_and_requests_are_answered(open_app, make
     client.app.draining = True
     assert (client.get("/readyz").status, client.get("/readyz").code) == (503, "draining")
     assert client.post("/v1/recommend", {"users": [1]}).status == 200
+    # Or the next request on the connection might meet its end.
+    for route in DOORS:
+        assert ask(client, route).headers["connection"] == "close"
 
 
 def test_who_comes_when_the_queue_is_full_is_told_to_come_again(
@@ -298,6 +326,22 @@ def test_work_whose_waiter_has_gone_is_not_begun():
 
     asyncio.run(run())
     assert begun == ["third"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_work_in_a_forked_process_fails_where_it_would_wait_for_ever():
+    workers = Workers(threads=1, queue=9)
+    child = os.fork()
+    if child == 0:
+        try:
+            workers.submit(len, "abc")
+        except ServingError:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    workers.close()
 
 
 def test_work_that_fails_fails_for_its_waiter_alone():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from threading import Event
 
 import pytest
@@ -34,7 +35,7 @@ def answers(connection, count):
 @pytest.fixture
 def full(running, bundle, connect, monkeypatch):
     """A server whose one worker and one place in the queue are taken; and the way to free them."""
-    settings = Settings(workers=1, queue=1, limits=Limits(body=100_000))
+    settings = Settings(workers=1, queue=1, access_log=True, limits=Limits(body=100_000))
     with running(bundle, settings) as server:
         served, begun, gate = server.app.watch.current, Event(), Event()
         recommend = served.retriever.recommend
@@ -57,7 +58,8 @@ def full(running, bundle, connect, monkeypatch):
         gate.set()
 
 
-def test_a_full_queue_is_told_early_as_it_is_told_late(full, connect):
+def test_a_full_queue_is_told_early_as_it_is_told_late(full, connect, caplog):
+    caplog.set_level(logging.INFO, "shortlist.access")
     server, taken, gate = full
     early, late = connect(server.port, PATIENCE), connect(server.port, PATIENCE)
     early.sendall(request())
@@ -66,10 +68,12 @@ def test_a_full_queue_is_told_early_as_it_is_told_late(full, connect):
     for status, headers, body in said:
         assert (status, json.loads(body)["error"]["code"]) == (503, "busy")
         assert headers[b"retry-after"] == b"1"
-    assert {name: said[0][1][name] for name in said[0][1]} == {
-        name: value for name, value in said[1][1].items() if name in said[0][1]
-    }
-    assert set(said[1][1]) - set(said[0][1]) <= {b"date"}
+    ids = [headers.pop(b"x-request-id") for _, headers, _ in said]
+    assert ids[0] != ids[1]
+    said[1][1].pop(b"date")
+    assert said[0] == said[1]
+    lines = [json.loads(record.message) for record in caplog.records]
+    assert {line["id"]: line["status"] for line in lines}[ids[0].decode()] == 503
     text = server.app.measures.text().decode()
     assert 'shortlist_requests_total{route="/v1/recommend",status="503"} 2.0' in text
     gate.set()

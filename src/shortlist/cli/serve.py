@@ -2,8 +2,9 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,6 +40,13 @@ def serve(
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests then have to finish.")
     ] = 8.0,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Print one JSON line a request on standard output.")
+    ] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(help="What else is logged, on standard error."),
+    ] = "info",
 ) -> None:
     """Answer over HTTP: recommend, similar, explain, figures, and a page to look around.
 
@@ -49,6 +57,7 @@ def serve(
     queue refuses early, and a long one keeps clients waiting until --timeout.
     """
     from shortlist.serving import run
+    from shortlist.serving.access_log import printed
     from shortlist.serving.settings import Settings, Timeouts
 
     settings = Settings(
@@ -58,11 +67,14 @@ def serve(
         queue=queue,
         poll=poll,
         connections=connections,
+        access_log=access_log,
         timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
 
     def ready(address: str) -> None:
         notes.print(f"Serving {bundle} at {address} (Ctrl-C ends it).", highlight=False)
 
-    run.serve(bundle, host, port, settings, ready=ready)
+    with printed(sys.stdout):
+        run.serve(bundle, host, port, settings, ready=ready)

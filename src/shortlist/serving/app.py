@@ -8,10 +8,12 @@ since those cost more than the answer does; FastAPI has the others.
 import asyncio
 import hmac
 import logging
+import re
 import select
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from http import HTTPStatus
 from importlib.metadata import version
+from secrets import token_hex
 from time import perf_counter, thread_time
 from typing import Annotated, Any, NamedTuple
 
@@ -21,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shortlist.serving.access_log import CLIENT_GONE, Asked, log
 from shortlist.serving.item_changes import change_items
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (
@@ -53,6 +56,7 @@ from shortlist.serving.settings import Settings, is_loopback
 from shortlist.serving.watching import Watch
 from shortlist.serving.workers import Workers
 
+Header = tuple[bytes, bytes]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -84,6 +88,7 @@ ROUTES = (
 """Every route there is."""
 
 STATUS = {
+    "invalid_http": 400,
     "invalid_json": 400,
     "unauthorized": 401,
     "forbidden": 403,
@@ -106,6 +111,9 @@ _PLAIN: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 )
+_REQUEST_ID = b"x-request-id"
+_PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_ONCE = (b"host", b"authorization", b"content-type", b"content-length")
 _CLOSE = (b"connection", b"close")
 _WORK, _MOST_WORK, _MOST_REST = 0.004, 0.02, 0.02  # seconds, while requests are refused
 _RETRY = (b"retry-after", b"1")
@@ -164,6 +172,7 @@ class App:
             if route.asks is not None and (route.method, route.token) == ("POST", "read")
         }
         self._busy = _on_the_wire(_refusal(RequestError(*Workers.FULL)))
+        self._process, self._requests = token_hex(4).encode(), 0
         self._tokens = {
             name: None if token is None else token.encode()
             for name, token in (("read", settings.token), ("admin", settings.admin_token))
@@ -182,46 +191,83 @@ class App:
         if scope["type"] != "http":  # a web socket: there are none
             return
         started = perf_counter()
-        label, reply = "other", None
+        heads = dict(scope["headers"])
+        asked = Asked(self._request_id(heads), scope["method"], "other", started)
         try:
+            _check_heads(scope, heads)
             route = self._route(scope)
-            label = route.path
-            self._check_host(scope)
-            self._check_token(scope, route)
+            asked = asked._replace(route=route.path)
+            self._check_host(heads)
+            self._check_token(heads, route)
             if route.method == "POST" and route.asks is not None:
-                reply = await self._answer(route, scope, receive)
+                reply = await self._answer(route, heads, receive)
             elif "page" in route.path or route.path == "/":
                 reply = self._page_file(scope["path"])
             else:
-                status = await self._framework(scope, receive, send)
-                self.measures.request(label, status, perf_counter() - started)
+                await self._framework(asked, scope, receive, send)
                 return
         except RequestError as error:
             reply = _refusal(error)
             if error.code == "busy":
                 self._rest()
         except _ClientGoneError:
+            if self.settings.access_log:
+                log(asked, CLIENT_GONE, 0)
             return
         except asyncio.CancelledError:
             if not self.draining:
                 raise
             reply = _refusal(RequestError("draining", "the service ended before the answer"))
         except Exception:
-            logger.exception("%s failed", label)
+            logger.exception("%s failed", asked.route)
             reply = _refusal(RequestError("internal", "the service failed; its log says why"))
-        self.measures.request(label, reply.status, perf_counter() - started)
-        await _send(send, reply)
+        self._note(asked, reply.status, len(reply.body))
+        headers = [*_headers(reply), *self._last_headers(asked, reply.headers)]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
-    def refuse(self, path: bytes) -> bytes | None:
+    def _note(self, asked: Asked, status: int, size: int) -> None:
+        """Count a request that has its answer, and log it."""
+        self.measures.request(asked.route, status, perf_counter() - asked.started)
+        if self.settings.access_log:
+            log(asked, status, size)
+
+    def _last_headers(self, asked: Asked, headers: Iterable[Header]) -> list[Header]:
+        """The headers of every answer; while draining, a connection ends with its answer."""
+        last = [(_REQUEST_ID, asked.id)]
+        if self.draining and _CLOSE not in headers:
+            last.append(_CLOSE)
+        return last
+
+    def _request_id(self, heads: Mapping[bytes, bytes]) -> bytes:
+        """The client's id of its request, where that is a short plain word; else the next one."""
+        given = heads.get(_REQUEST_ID, b"")
+        if _PLAIN_ID.fullmatch(given) and not any(
+            token is not None and hmac.compare_digest(given, token)
+            for token in self._tokens.values()
+        ):
+            return given
+        self._requests += 1
+        return b"%s-%x" % (self._process, self._requests)
+
+    def refuse(self, path: bytes, headers: Iterable[Header]) -> bytes | None:
         """Return the whole HTTP answer to a POST that finds the queue full; None where it is not.
 
         So a refusal costs a tenth of an answer: nothing else of the request has to be read.
         """
         if not self.workers.full or path not in self._pooled:
             return None
-        self.measures.request(self._pooled[path], 503, 0.0)
+        asked = Asked(self._request_id(dict(headers)), "POST", self._pooled[path], perf_counter())
+        head, body = self._busy
+        self._note(asked, 503, len(body))
         self._rest()
-        return self._busy
+        return b"%s%s: %s\r\n\r\n%s" % (head, _REQUEST_ID, asked.id, body)
+
+    def turn_away(self, status: int, size: int) -> bytes:
+        """Count and log what never became a request; return the id that its answer carries."""
+        asked = Asked(self._request_id({}), "", "other", perf_counter())
+        self._note(asked, status, size)
+        return asked.id
 
     def _rest(self) -> None:
         """After what has come at the same time, leave the processor to those who answer.
@@ -259,9 +305,9 @@ class App:
         except TimeoutError:
             raise RequestError("busy", "the answer took too long: try again later") from None
 
-    async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Reply:
+    async def _answer(self, route: Route, heads: Mapping[bytes, bytes], receive: Receive) -> Reply:
         assert route.asks is not None
-        body = await self._body(scope, receive)
+        body = await self._body(heads, receive)
         if route.token == "admin":
             # Not in the pool: a change takes longer than an answer, and those are wanted meanwhile.
             return Reply(
@@ -269,18 +315,14 @@ class App:
             )
         return Reply(200, await self.run(self.service.answer_bytes, route.asks, body))
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, heads: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """Read a JSON body within its limits of size and time. Errors: RequestError."""
         most = self.settings.limits.body
-        kind = b""
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                kind = value.partition(b";")[0].strip().lower()
-            elif name == b"content-length" and not _fits(value, most):
-                raise RequestError("too_large", f"a body has at most {most} bytes")
-            elif name == b"content-encoding":
-                raise RequestError("unsupported_media_type", "compressed bodies are not read")
-        if kind != _JSON:
+        if not _fits(heads.get(b"content-length", b"0"), most):
+            raise RequestError("too_large", f"a body has at most {most} bytes")
+        if b"content-encoding" in heads:
+            raise RequestError("unsupported_media_type", "compressed bodies are not read")
+        if heads.get(b"content-type", b"").partition(b";")[0].strip().lower() != _JSON:
             raise RequestError("unsupported_media_type", "the body must be application/json")
         parts, size = [], 0
         try:
@@ -310,23 +352,12 @@ class App:
             raise RequestError("method_not_allowed", f"this path takes {', '.join(methods)}")
         return route
 
-    def _check_host(self, scope: Scope) -> None:
-        """Without a token, answer to this machine's own names only: else a page of any web site
+    def _check_host(self, heads: Mapping[bytes, bytes]) -> None:
+        """Without a token, accept only local Host names: this stops DNS rebinding."""
+        if self._tokens["read"] is None and not is_loopback(_without_port(heads.get(b"host", b""))):
+            raise RequestError("forbidden", "without a token only localhost is answered")
 
-        whose name leads here could read what is served.
-        """
-        if self._tokens["read"] is not None:
-            return
-        for name, value in scope["headers"]:
-            if name == b"host":
-                host, _, port = value.decode("latin-1").rpartition(":")
-                if not (port.isdigit() and host):
-                    host = value.decode("latin-1")
-                if is_loopback(host):
-                    return
-        raise RequestError("forbidden", "without a token only localhost is answered")
-
-    def _check_token(self, scope: Scope, route: Route) -> None:
+    def _check_token(self, heads: Mapping[bytes, bytes], route: Route) -> None:
         """Fail closed. Errors: RequestError; what was sent is in neither message nor log."""
         if route.token == "none":
             return
@@ -335,12 +366,9 @@ class App:
             if route.token == "read":
                 return
             raise RequestError("forbidden", "no admin token is set, so these routes are closed")
-        given = b""
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                scheme, _, given = value.partition(b" ")
-                if scheme.lower() != b"bearer":
-                    given = b""
+        scheme, _, given = heads.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            given = b""
         if not hmac.compare_digest(given, wanted):
             other = self._tokens["admin" if route.token == "read" else "read"]
             if other is not None and hmac.compare_digest(given, other):
@@ -353,22 +381,26 @@ class App:
             raise RequestError("not_found", "this installation has no page")
         return Reply(200, file.content, file.media_type.encode(), _PAGE_HEADERS)
 
-    async def _framework(self, scope: Scope, receive: Receive, send: Send) -> int:
-        """Let FastAPI answer; return the status it sent."""
-        statuses = [500]
+    async def _framework(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let FastAPI answer."""
+        status, size, begun = 500, 0, False
 
         async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal status, size, begun
             if message["type"] == "http.response.start":
-                statuses.append(message["status"])
+                status, begun = message["status"], True
+                headers = message["headers"]
+                message["headers"] = [*headers, *self._last_headers(asked, headers)]
+            size += len(message.get("body", b""))
             await send(message)
 
         try:
             await self.api(scope, receive, watched)
         except Exception:
-            logger.exception("%s failed", scope["path"])
-            if len(statuses) == 1:
+            logger.exception("%s failed", asked.route)
+            if not begun:
                 raise
-        return statuses[-1]
+        self._note(asked, status, size)
 
 
 def _api(app: App) -> FastAPI:
@@ -455,6 +487,27 @@ def _api(app: App) -> FastAPI:
     return api
 
 
+def _check_heads(scope: Scope, heads: Mapping[bytes, bytes]) -> None:
+    """Refuse a request whose headers two readers could understand in two ways."""
+    if len(heads) < len(scope["headers"]):
+        names = [name for name, _ in scope["headers"]]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise RequestError("invalid_http", f"the header {name.decode()} stands twice")
+    if scope["http_version"] == "1.1" and b"host" not in heads:
+        raise RequestError("invalid_http", "the header host is missing")
+
+
+def _without_port(host: bytes) -> str:
+    """The name in a Host header.
+
+    >>> _without_port(b"localhost:80"), _without_port(b"[::1]"), _without_port(b"localhost:x")
+    ('localhost', '[::1]', 'localhost:x')
+    """
+    name, _, port = host.rpartition(b":")
+    return (name if name and port.isdigit() else host).decode("latin-1")
+
+
 def _fits(length: bytes, most: int) -> bool:
     """Whether a Content-Length is a number, and not too large a one."""
     return length.isdigit() and len(length) < 19 and int(length) <= most
@@ -491,24 +544,19 @@ def _response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, headers, reply.media_type.decode())
 
 
-def _on_the_wire(reply: Reply) -> bytes:
-    """A whole answer, as it is sent."""
+def _on_the_wire(reply: Reply) -> tuple[bytes, bytes]:
+    """Head and body of an answer as they are sent; the head has room for more headers."""
     lines = b"".join(b"%s: %s\r\n" % header for header in _headers(reply))
     reason = HTTPStatus(reply.status).phrase.encode()
-    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (reply.status, reason, lines, reply.body)
+    return b"HTTP/1.1 %d %s\r\n%s" % (reply.status, reason, lines), reply.body
 
 
-def _headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+def _headers(reply: Reply) -> list[Header]:
     return [
         (b"content-type", reply.media_type),
         (b"content-length", b"%d" % len(reply.body)),
         *reply.headers,
     ]
-
-
-async def _send(send: Send, reply: Reply) -> None:
-    await send({"type": "http.response.start", "status": reply.status, "headers": _headers(reply)})
-    await send({"type": "http.response.body", "body": reply.body})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

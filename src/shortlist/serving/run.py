@@ -24,7 +24,7 @@ logger = logging.getLogger("shortlist.serving")
 
 _HARSH = (
     b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-    b"connection: close\r\n\r\n%s"
+    b"connection: close\r\nx-request-id: %s\r\n\r\n%s"
 )
 
 
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level=logging.WARNING,
+                log_level=max(logging.WARNING, logger.getEffectiveLevel()),
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -175,7 +175,7 @@ def _protocol(app: App) -> type[HttpToolsProtocol]:
                 self._head.cancel()
                 self._head = None
             if self._may_be_refused():
-                self._busy = app.refuse(self.url)
+                self._busy = app.refuse(self.url, self.headers)
                 if self._busy is not None:
                     return
             super().on_headers_complete()
@@ -212,6 +212,7 @@ def _protocol(app: App) -> type[HttpToolsProtocol]:
             parser = self.parser
             return (
                 app.workers.full
+                and not app.draining
                 and self._answered()
                 and not (self.pipeline or self.flow.write_paused or self.expect_100_continue)
                 and parser.get_method() == b"POST"
@@ -240,7 +241,8 @@ def _protocol(app: App) -> type[HttpToolsProtocol]:
 
         def _refuse(self, status: bytes, code: bytes, message: bytes) -> None:
             body = b'{"error":{"code":"%s","message":"%s"}}' % (code, message)
-            self.transport.write(_HARSH % (status, len(body), body))
+            request_id = app.turn_away(int(status[:3]), len(body))
+            self.transport.write(_HARSH % (status, len(body), request_id, body))
             self.transport.close()
 
     return Guarded

@@ -68,7 +68,8 @@ class Settings:
     workers: threads that answer. queue: requests that wait for one; more get 503. poll: seconds
     between looks at the bundles. connections: open ones; head_bytes: of a request's line and
     headers. token: what readers send, None lets everybody on this machine read; admin_token: what
-    administrators send, None closes the admin routes. Errors: ServingError.
+    administrators send, None closes the admin routes. access_log: a line a request, by the logger
+    `shortlist.access`. Errors: ServingError.
     """
 
     workers: int = 2
@@ -78,6 +79,7 @@ class Settings:
     head_bytes: int = 32_768
     token: str | None = field(default=None, repr=False)
     admin_token: str | None = field(default=None, repr=False)
+    access_log: bool = False
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 

@@ -1,11 +1,13 @@
 """A fixed number of threads and a bounded queue before them: who comes when it is full is told."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, TypeVar
 
+from shortlist.errors import ServingError
 from shortlist.serving.messages import RequestError
 
 Result = TypeVar("Result")
@@ -21,6 +23,7 @@ class Workers:
 
     def __init__(self, threads: int, queue: int) -> None:
         self.pending = 0
+        self._process = os.getpid()
         self._most = threads + queue
         self._jobs: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._hungry = Event()
@@ -47,9 +50,17 @@ class Workers:
             self._hungry.wait(seconds)
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> "asyncio.Future[Result]":
-        """Return what `work(*arguments)` will give; RequestError "busy" where the queue is full."""
+        """Return what `work(*arguments)` will give; RequestError "busy" where the queue is full.
+
+        In a forked process there are no threads: ServingError.
+        """
         if self.full:
             raise RequestError(*self.FULL)
+        if self._process != os.getpid():
+            raise ServingError(
+                "this process was forked from the one that has the threads: make the App after "
+                "the fork, or start the process by spawn"
+            )
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self.pending += 1
