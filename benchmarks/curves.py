@@ -62,6 +62,7 @@ def run(path: Path, seed: int, most: int | None) -> dict[str, Any]:
         "seed": seed,
         "epochs": epochs,
         "commit": commit(),
+        "precision": getattr(retriever, "precision", None),
         "monitor": recipe.training.monitor,
         "points": recorder.points,
         "metrics": means(measure(retriever, recipe)),

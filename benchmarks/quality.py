@@ -87,6 +87,7 @@ def run(cell: Cell) -> dict[str, Any]:
         "overrides": list(cell.overrides),
         "seed": cell.seed,
         "commit": commit(),
+        "precision": {n: c["precision"] for n, c in report["channels"].items()},
         "users": report["users"],
         "candidate_items": report["candidate_items"],
         "metrics": {name: figure["mean"] for name, figure in report["metrics"].items()},

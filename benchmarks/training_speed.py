@@ -13,7 +13,8 @@ Here the network is a module of the same layers, under the package's own batches
 objective, optimizer and trainer. Item rows that come several times in a batch are encoded once, so
 batch norm sees each once. The peer runs as pip installs it, without loader processes.
 
-Our side runs in float32 and with precision = "bfloat16". Each side trains in a process of its own,
+Our side runs in float32, with precision = "bfloat16" and with "auto". Under ONEDNN_MAX_CPU_ISA=AVX2
+the machine is one without bfloat16 arithmetic. Each side trains in a process of its own,
 one thread, CPU seconds; the rounds alternate. The peer's YoutubeSBC gets one batch, not warmed up:
 it takes 17 s. Preparing starts from a table of events with integer ids, and on our side includes
 splitting and vocabularies. The first epoch's loading is extrapolated from the batches that were
@@ -38,6 +39,9 @@ from typing import Any
 import numpy as np
 
 OUT = Path(__file__).parent / "results" / "training_speed.jsonl"
+
+OURS = {"ours": "float32", "ours in bfloat16": "bfloat16", "ours, auto": "auto"}
+"""Our sides, each with its training.precision."""
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 CASES = {
     # layers of both towers, negatives a positive, and the peer's mode
@@ -217,6 +221,7 @@ def ours(
 
     load()  # the first one shuffles the epoch
     prepared |= {"positives": batches.positives, "batch": positives}
+    prepared["precision"] = trainer.precision
     return prepared, train
 
 
@@ -350,11 +355,8 @@ def theirs(case: str, events: int) -> tuple[dict[str, Any], Callable[[int], dict
 def child(side: str, case: str, events: int) -> None:
     """Prepare, then train as many batches as each line of stdin says; answer in JSON lines."""
     answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - the peer talks
-    kinds = {
-        "ours": ours,
-        "ours in bfloat16": partial(ours, precision="bfloat16"),
-        "theirs": theirs,
-    }
+    kinds = {name: partial(ours, precision=value) for name, value in OURS.items()}
+    kinds["theirs"] = theirs
     prepared, train = kinds[side](case, events)
 
     def say(value: dict[str, Any]) -> None:
@@ -368,9 +370,7 @@ def child(side: str, case: str, events: int) -> None:
 
 def measure(case: str, peer: str | None, events: int, rounds: int, batches: int) -> None:
     """Run a case on both sides by turns, and add a line for each."""
-    pythons = {"ours": sys.executable, "ours in bfloat16": sys.executable} | (
-        {"theirs": peer} if peer else {}
-    )
+    pythons = dict.fromkeys(OURS, sys.executable) | ({"theirs": peer} if peer else {})
     running = {
         side: subprocess.Popen(
             [python, __file__, "--child", side, "--cases", case, "--events", str(events)],
@@ -416,6 +416,8 @@ def measure(case: str, peer: str | None, events: int, rounds: int, batches: int)
                 "case": case,
                 "side": side,
                 "events": events,
+                "precision": has.get("precision"),
+                "limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
                 "positives_per_s": round(has["batch"] / batch_s),
                 "batch_ms": round(batch_s * 1e3, 1),
                 "load_ms": round(load_s * 1e3, 1),
@@ -487,9 +489,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--batches", type=int, default=3, help="in each round")
-    parser.add_argument(
-        "--child", choices=["ours", "ours in bfloat16", "theirs"], help=argparse.SUPPRESS
-    )
+    parser.add_argument("--child", choices=[*OURS, "theirs"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.child, given.cases[0], given.events)

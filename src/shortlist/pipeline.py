@@ -16,6 +16,7 @@ from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.learning import Learner
 from shortlist.towers.two_tower import check_features
 from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.precision import is_slow
 from shortlist.training.progress import Progress
 
 
@@ -67,6 +68,12 @@ def check(recipe: Recipe) -> None:
                 )
     check_features("user", recipe.model.user_features or (), users, items)
     check_features("item", recipe.model.item_features or (), items, users)
+
+
+def is_slow_in_bfloat16(recipe: Recipe, device: str) -> bool:
+    """Tell whether towers ask for bfloat16, and the device has no arithmetic for it."""
+    towers = (part for part in _parts(build(recipe, device)) if isinstance(part, Learner))
+    return any(is_slow(part.training_section.precision, part.device) for part in towers)
 
 
 def check_resumable(recipe: Recipe) -> None:

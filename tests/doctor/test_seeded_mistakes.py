@@ -162,6 +162,12 @@ class NegativesOnly(BinaryCrossEntropyLoss):
         return softplus(scores.masked_negative()).sum(dim=1)
 
 
+def without_bfloat16() -> Subject:
+    subject = before(precision="bfloat16")
+    subject.machine_has_bfloat16 = False
+    return subject
+
+
 def lost_positive() -> Subject:
     subject = before(mode="pointwise", sampler="in_batch")
     subject.objective.loss = NegativesOnly()
@@ -642,6 +648,7 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
     ),
     ("a learning rate of 1e-9", "loss-does-not-fall", lambda: fit(learning_rate=1e-9)),
     ("that model, beside popularity", "worse-than-popular", lambda: fit(learning_rate=1e-9)),
+    ("bfloat16 on a CPU without it", "bfloat16-emulated", without_bfloat16),
     ("three epochs at a low rate", "still-improving", lambda: fit(epochs=3, learning_rate=0.001)),
     ("a figure that only falls", "best-at-first-epoch", lambda: told(0.2, 0.15, 0.1)),
     ("a learning rate of 1e30", "training-stopped", exploded),

@@ -157,6 +157,7 @@ def train(
     checkpoints = _checkpoints(read, checkpoint, every)
     split = load_split(read)
     if not quiet:
+        _warn_of_bfloat16(read, device or context.obj["device"])
         for line in split.dataset.report.lines():
             notes.print(line, highlight=False, markup=False)
     with progress_bars(quiet) as progress:
@@ -191,6 +192,15 @@ def train(
         for line in result.report.lines():
             notes.print(line, highlight=False, markup=False)
         notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+
+
+def _warn_of_bfloat16(recipe: "Recipe", device: str) -> None:
+    """Say, before hours of training, that it will be slow by choice."""
+    from shortlist.pipeline import is_slow_in_bfloat16
+    from shortlist.training.precision import SLOW
+
+    if is_slow_in_bfloat16(recipe, device):
+        notes.print(f"warning: {SLOW}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _checkpoints(

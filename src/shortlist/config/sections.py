@@ -517,10 +517,11 @@ class Training(Section):
         "each step. Tables are then trained densely. Unset: the weights themselves.",
         examples=[0.999],
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="float32",
         description="In which matrices are multiplied: the layers over features, and the scores of "
-        "a softmax over a shared pool. Histories, sums and weights stay float32.",
+        "a softmax over a shared pool. Histories, sums and weights stay float32. "
+        '"auto": bfloat16 where the device has arithmetic for it and it does something.',
     )
     epochs: Count = Field(default=10, description="At most so many passes over the log.")
     batch_size: Count = Field(

@@ -17,6 +17,7 @@ from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling.base import Negatives, NegativeSampler, own_slots
 from shortlist.training.fitting import Epoch
 from shortlist.training.objective import Objective
+from shortlist.training.precision import multiplies_bfloat16
 from shortlist.training.presets import objective_of, sampler_of
 
 Severity = Literal["error", "warning", "info"]
@@ -134,6 +135,11 @@ class Subject:
             tie=sections.get("data", {}).get("tie", "hash"),
             exclude_seen=sections.get("evaluation", {}).get("exclude_seen", True),
         )
+
+    @cached_property
+    def machine_has_bfloat16(self) -> bool:
+        """Whether the CPU of this machine, or a GPU, has arithmetic for bfloat16."""
+        return multiplies_bfloat16("cpu") or torch.cuda.is_available()
 
     @cached_property
     def objective(self) -> Objective:

@@ -47,6 +47,20 @@ def loss_does_not_fall(subject: Subject) -> str | None:
 
 
 @check(
+    "bfloat16-emulated",
+    "warning",
+    "training",
+    cure="Set training.precision = 'auto': bfloat16 where it is faster, else float32.",
+)
+def bfloat16_emulated(subject: Subject) -> str | None:
+    """The CPU has no arithmetic for bfloat16, and training in it takes several times as long."""
+    trained = "report" in subject.given  # perhaps on another machine
+    if trained or subject.training.precision != "bfloat16" or subject.machine_has_bfloat16:
+        return None
+    return "training.precision = 'bfloat16', on this machine"
+
+
+@check(
     "still-improving",
     "warning",
     "epochs",
@@ -142,6 +156,7 @@ CHECKS = (
     training_stopped,
     figures_not_finite,
     loss_does_not_fall,
+    bfloat16_emulated,
     still_improving,
     best_at_first_epoch,
     worse_than_popular,

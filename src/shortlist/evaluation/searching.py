@@ -97,7 +97,7 @@ def searched(
             asked = Queries(ids, before=cut, exclude_seen=exclude_seen)
             answers = (r.recommend(asked, deep) for r in (channel, searched_exactly(channel)))
             recall = _recall(*answers)
-        precision = channel.training_section.precision
+        precision = channel.precision
         found[name] = Searched(kind, settings, channel.index.is_exact, recall, deep, precision)
     return found
 

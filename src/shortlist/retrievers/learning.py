@@ -65,7 +65,9 @@ class Learner(Explaining):
 
     positives: the value of training.positives it learns from. placed: what of the data has a
     vector in its index, as a bundle names the file. unused: keys of the sections that do nothing
-    here, each with the reason. Options are the keys of a recipe's [model] and [training] sections.
+    here, each with the reason. precision: in which the last fit multiplied, "float32"
+    or "bfloat16", where training.precision may say "auto". Options are the keys of a recipe's
+    [model] and [training] sections.
     """
 
     positives: ClassVar[str]
@@ -91,6 +93,7 @@ class Learner(Explaining):
         self.device = usable_device(device)
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
+        self.precision: str = self.training_section.precision
         self._checkpoints: Checkpoints | None = None  # of the fit that runs
         # These three refuse what cannot work, before any data.
         sampler_of(self.training_section, torch.tensor([0, 1]))
@@ -220,6 +223,7 @@ class Learner(Explaining):
             "model": self.model_section.model_dump(mode="json"),
             "training": self.training_section.model_dump(mode="json"),
             "best_epoch": self.best_epoch,
+            "precision": self.precision,
             "epochs": [epoch._asdict() for epoch in self.history],
         }
         rows, vectors = self._placed()
@@ -247,6 +251,7 @@ class Learner(Explaining):
         retriever = cls(device=device, **settings["model"], **settings["training"])
         retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
+        retriever.precision = settings.get("precision", retriever.precision)
         with torch.random.fork_rng(devices=[]), _Unfilled():
             retriever.set_data(data)
         # The weights are those given, not copies: of a mapped file only what is read is in memory.
@@ -277,6 +282,7 @@ class Learner(Explaining):
 
     def _run(self, trainer: Trainer, progress: Progress, epochs: int | None) -> None:
         """Train exactly so many epochs unmeasured; or (None) until the figure stops rising."""
+        self.precision = trainer.precision
         fitted = fit_towers(
             trainer,
             self.towers,
@@ -290,18 +296,24 @@ class Learner(Explaining):
             self.history, self.best_epoch = fitted.epochs, fitted.best
 
     def _stage(self, epochs: int | None) -> Stage | None:
-        """Where this training is saved; refit is left out, as it changes nothing of a stage."""
+        """Where this training is saved; refit is left out, as it changes nothing of a stage.
+
+        So is precision, of which the stage keeps what was chosen.
+        """
         if self._checkpoints is None:
             return None
         described = {
             "retriever": type(self).__name__,
             "model": self.model_section.model_dump(mode="json"),
-            "training": self.training_section.model_dump(mode="json", exclude={"refit"}),
+            "training": self.training_section.model_dump(
+                mode="json", exclude={"refit", "precision"}
+            ),
             "fit": self.data.fit,
             "epochs": epochs,
             "versions": [version("shortlist"), torch.__version__],
         }
-        return self._checkpoints.stage(self.data.fit, fingerprint(described, self.data))
+        known = fingerprint(described, self.data)
+        return self._checkpoints.stage(self.data.fit, known, self.precision)
 
     @abstractmethod
     def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ INITIAL_GAIN = 0.3
 
 
 class Perceptron(nn.Sequential):
-    """Layers one after another: what `precision = "bfloat16"` multiplies in half the bits."""
+    """Layers one after another: what `training.precision` may multiply in half the bits."""
 
 
 def has_perceptron(towers: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from shortlist.errors import CheckpointError
 from shortlist.outputs import Output
 from shortlist.systems import check_system
 
-FORMAT = 1
+FORMAT = 2
 """Of the files written here; another one is refused."""
 
 EVERY = 300.0
@@ -76,13 +76,14 @@ class Checkpoints:
         inner._stages = self._stages
         return inner
 
-    def stage(self, name: str, fingerprint: str) -> "Stage":
+    def stage(self, name: str, fingerprint: str, precision: str) -> "Stage":
         """The checkpoint of one stage. fingerprint: of all that decides what it computes.
 
+        precision: in which it multiplies, which "auto" may choose otherwise elsewhere.
         Errors: OutputError for a directory that cannot be written, or lies in a bundle.
         """
         outputs.check({"the checkpoint": Output(self.directory, "folder")})
-        stage = Stage(self.directory, self._part + name, fingerprint, self.every)
+        stage = Stage(self.directory, self._part + name, fingerprint, self.every, precision)
         self._stages.append(stage)
         return stage
 
@@ -102,13 +103,21 @@ class Stage:
     the old tensors go. Whenever a writer is killed, the JSON names a whole file.
     """
 
-    def __init__(self, directory: Path, name: str, fingerprint: str, every: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        fingerprint: str,
+        every: float,
+        precision: str = "float32",
+    ) -> None:
         if not _NAME.fullmatch(name):
             raise CheckpointError(f"a checkpoint cannot be named {name!r}")
         self._directory = directory
         self._name = name
         self._fingerprint = fingerprint
         self._every = every
+        self._precision = precision
         self._latest = time.monotonic()
 
     @property
@@ -135,6 +144,7 @@ class Stage:
             content = json.loads(text)
             number, of = content["format"], content["fingerprint"]
             name, digest, plain = content["tensors"], content["sha256"], content["state"]
+            precision = content["precision"] if number == FORMAT else self._precision
             sound = bool(_DIGEST.fullmatch(digest)) and name == self._file(name.split(".")[-3])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{self.path} is damaged: {_CURE}") from error
@@ -144,6 +154,12 @@ class Stage:
             raise CheckpointError(
                 f"{self.path} is the checkpoint of another recipe, other data or another version: "
                 f"{_CURE}"
+            )
+        if precision != self._precision:
+            raise CheckpointError(
+                f"{self.path} is of a training in {precision!s:.20}, and this one would go on in "
+                f"{self._precision}: set training.precision = '{precision!s:.20}' to go on with "
+                f"it, or {_CURE}"
             )
         return State(plain, self._tensors(name, digest))
 
@@ -161,6 +177,7 @@ class Stage:
             content = {
                 "format": FORMAT,
                 "fingerprint": self._fingerprint,
+                "precision": self._precision,
                 "tensors": name,
                 "sha256": _sha256(path),
                 "state": state.plain,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from shortlist.config import Mode, Training
 from shortlist.errors import ModelError
-from shortlist.losses import LOSSES
+from shortlist.losses import LOSSES, SoftmaxLoss
 from shortlist.sampling import build_sampler
 from shortlist.sampling.base import NegativeSampler
 from shortlist.training.objective import Objective, build_objective
@@ -78,6 +78,11 @@ def objective_of(training: Training) -> Objective:
         mask_known=training.mask_known,
         sampler=choice.sampler,
     )
+
+
+def softmax_over_one_pool(training: Training, objective: Objective) -> bool:
+    """Tell whether its loss is computed in blocks: see `Objective.in_blocks`."""
+    return type(objective.loss) is SoftmaxLoss and choose(training).shared is not False
 
 
 def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:

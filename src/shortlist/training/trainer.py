@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
-from shortlist.errors import ModelError, TrainingError
+from shortlist.errors import TrainingError
 from shortlist.sampling.base import NegativeSampler, Remembering
 from shortlist.training.blocks import Encoders, in_blocks
 from shortlist.training.checkpoint import State, part_of
@@ -20,7 +20,8 @@ from shortlist.training.compiling import compiled
 from shortlist.training.hard import HardTerm
 from shortlist.training.objective import Objective
 from shortlist.training.optimizer import Optimizer
-from shortlist.training.precision import NO_BFLOAT16, in_bfloat16
+from shortlist.training.precision import chosen, in_bfloat16
+from shortlist.training.presets import softmax_over_one_pool
 
 
 def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
@@ -52,6 +53,7 @@ class Trainer:
     """Trains towers on an objective; seeded: the same call gives the same bytes.
 
     That is on the same machine and with as many threads: matrix products round by their number.
+    precision: in which it multiplies, "float32" or "bfloat16": what training.precision came to.
     An epoch is a generator of steps: progress, early stopping and time limits are the caller's.
     """
 
@@ -67,9 +69,12 @@ class Trainer:
         hard: HardTerm | None = None,
     ) -> None:
         self._model = model
-        self._half = training.precision == "bfloat16"
+        device = next(model.parameters()).device
+        usable = encoders.perceptrons or softmax_over_one_pool(training, objective)
+        self.precision = chosen(training.precision, usable=usable, device=device)
+        self._half = self.precision == "bfloat16"
         if self._half:
-            encoders = in_bfloat16(encoders, next(model.parameters()).device.type)
+            encoders = in_bfloat16(encoders, device.type)
         if training.compile:
             encoders = compiled(encoders)
         if training.encode_rows is not None:
@@ -227,8 +232,6 @@ class Trainer:
             drawn = self._hard.draw(batch, queries, pool, self._generator)
         rows = [batch.positive, pool.ids, *([] if drawn is None else [drawn.ids])]
         positives, pooled, *rest = self._encoded(rows)
-        if self._half and not (self._encoders.perceptrons or self._objective.in_blocks(pooled)):
-            raise ModelError(NO_BFLOAT16)
         positive_log_q = self._sampler.log_q(batch.positive, batch)
         loss = self._objective.mean(
             queries,
