@@ -8,7 +8,7 @@ import typer
 from shortlist import __version__
 from shortlist.cli import ask, bundles, doctor, serve, train
 from shortlist.cli.options import Device, QuietFlag
-from shortlist.cli.screen import notes, out
+from shortlist.cli.screen import notes, out, print_lines
 from shortlist.errors import ShortlistError
 from shortlist.systems import check_system
 
@@ -47,7 +47,7 @@ def options(
 ) -> None:
     """The recall stage of a recommender: train, measure and ask candidate retrievers."""
     if version:
-        out.print(f"shortlist {__version__}", highlight=False)
+        out.print(f"shortlist {__version__}")
         raise typer.Exit
     context.obj = {"device": device or "cpu", "quiet": quiet}
 
@@ -58,7 +58,7 @@ def main() -> None:
         check_system()
         app()
     except ShortlistError as error:
-        notes.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_lines(notes, f"error: {error}", soft_wrap=True)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

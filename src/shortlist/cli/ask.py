@@ -70,7 +70,7 @@ def recommend(
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
     if loaded.forgets_met:
-        notes.print(f"Items met below min_weight are {show.FORGETS}.", highlight=False)
+        notes.print(f"Items met below min_weight are {show.FORGETS}.")
     if target is not None:
         _recommend_file(loaded, users_file, target, k, overwrite=overwrite, **asked)
         return
@@ -80,7 +80,7 @@ def recommend(
         lists = [data.items.parse(text.split(",")).to_list() for text in history or []]
         queries = Queries(histories=lists, **asked)
     for line in show.strangers(loaded.retriever, queries):
-        notes.print(line, highlight=False, markup=False)
+        notes.print(line)
     if json_:
         print_json(show.answers(loaded.retriever, queries, k))
     else:
@@ -98,7 +98,7 @@ def _recommend_file(
         section = (loaded.recipe or {}).get("data", {})
         users = files.read_users(loaded.retriever, users_file, section.get("user"))
     strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
-    notes.print(f"Wrote candidates of {len(users):,} users to {target}.", highlight=False)
+    notes.print(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:
         notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
 
@@ -180,7 +180,7 @@ def explain(
         else Queries(histories=[data.items.parse((history or "").split(",")).to_list()])
     )
     for line in show.strangers(loaded.retriever, queries):
-        notes.print(line, highlight=False, markup=False)
+        notes.print(line)
     chosen = data.items.parse(item).to_list() if item else None
     if chosen is None:
         chosen = loaded.retriever.recommend(queries, 3).ids[0]
@@ -224,7 +224,7 @@ def evaluate(
         return
     out.print(report.table())
     for line in report.lines():
-        notes.print(line, highlight=False, markup=False)
+        notes.print(line)
 
 
 def compare(

@@ -60,8 +60,8 @@ def update(
         findings=loaded.manifest.fields.get("findings", ()),
         index=loaded.manifest.fields.get("index"),  # its vectors are the same
     )
-    notes.print(came.line(), highlight=False)
-    notes.print(f"Saved as {target} ({identity[:12]}).", highlight=False)
+    notes.print(came.line())
+    notes.print(f"Saved as {target} ({identity[:12]}).")
 
 
 def encode(
@@ -104,7 +104,7 @@ def encode(
     def told(count: int, path: Path) -> None:
         said = ", ".join(f"{name} {fact:.16}" for name, fact in facts.items())
         line = f"Wrote {count:,} vectors to {path}: {said}."
-        notes.print(line, highlight=False, markup=False, soft_wrap=True)
+        notes.print(line, soft_wrap=True)
 
     if items is not None and isinstance(loaded.retriever, EncodesItems):
         told(files.write_item_vectors(loaded.retriever, items, facts, overwrite=overwrite), items)
@@ -184,4 +184,4 @@ def index(
     if saved is None:
         notes.print(f"No setting of {kind} reaches recall {target_recall}: no bundle was written.")
         raise typer.Exit(1)
-    notes.print(f"Saved as {target} ({saved[:12]}).", highlight=False)
+    notes.print(f"Saved as {target} ({saved[:12]}).")

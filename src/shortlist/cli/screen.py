@@ -1,18 +1,55 @@
 """Where a command writes: results to stdout, notes and progress to stderr."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from shortlist.training.progress import Progress
 
-out = Console()
-notes = Console(stderr=True)
+# Control characters, those that turn the direction of a line, and halves of surrogate pairs.
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class Screen(Console):
+    """A console on which text stands for itself: ids and titles are data, never markup.
+
+    Everything that is printed, cells and titles of tables too, comes by here. A style is given with
+    `rich.text.Text`, which is not looked into: data in it goes through `visible` first.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text with its control characters written out."""
+        literal = {"markup": False, "emoji": False, "highlight": False}
+        return super().render_str(visible(text), **options | literal)
+
+
+def visible(text: str) -> str:
+    r"""Write out what a terminal would obey: colours, new lines, bells, reversed text.
+
+    >>> print(visible("Tide\n\x1b[31m [/remix]"))
+    Tide\n\x1b[31m [/remix]
+    """
+    return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def print_lines(console: Console, text: str, **options: Any) -> None:
+    """Print a text whose line ends are meant."""
+    for line in text.split("\n"):
+        console.print(line, **options)
+
+
+out = Screen()
+notes = Screen(stderr=True)
 
 
 @contextmanager

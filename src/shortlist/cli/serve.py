@@ -74,7 +74,7 @@ def serve(
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
 
     def ready(address: str) -> None:
-        notes.print(f"Serving {bundle} at {address} (Ctrl-C ends it).", highlight=False)
+        notes.print(f"Serving {bundle} at {address} (Ctrl-C ends it).")
 
     with printed(sys.stdout):
         run.serve(bundle, host, port, settings, ready=ready)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shortlist.bundle.bundle import Bundle
+from shortlist.cli.screen import visible
 from shortlist.data.vocabulary import Ids
 from shortlist.doctor import SEVERITIES, Finding
 from shortlist.errors import QueryError
@@ -324,8 +325,9 @@ def findings(found: Sequence[Finding]) -> RenderableType:
     lines = Text()
     for finding in found:
         lines.append(f"{finding.severity}: {finding.code}\n", styles[finding.severity])
-        lines.append(f"  {finding.mistake}\n")
-        lines.append(f"  evidence: {finding.evidence}\n  cure: {finding.cure}\n")
+        evidence, cure = visible(finding.evidence), visible(finding.cure)
+        lines.append(f"  {visible(finding.mistake)}\n")
+        lines.append(f"  evidence: {evidence}\n  cure: {cure}\n")
     counts = Counter[str](finding.severity for finding in found)
     said = [f"{counts[s]} {s}{'s' if counts[s] != 1 else ''}" for s in SEVERITIES if counts[s]]
     lines.append(", ".join(said))

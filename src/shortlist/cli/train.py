@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from shortlist import outputs
 from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag
-from shortlist.cli.screen import notes, out, print_json, progress_bars
+from shortlist.cli.screen import Screen, notes, out, print_json, print_lines, progress_bars
 from shortlist.errors import QueryError, TrainingError
 from shortlist.outputs import Output, output_at, whole
 
@@ -60,10 +59,10 @@ def demo(
     overwrite = overwrite or (target is None and is_demo(bundle))
     outputs.check({"--out": Output(bundle, "bundle", overwrite=overwrite)}, {"--data": data})
     quiet = quiet or context.obj["quiet"]
-    say = Console(stderr=True, quiet=quiet).print
+    say = Screen(stderr=True, quiet=quiet).print
     chosen = world(data, synthetic=synthetic, small=small, seed=seed)
     for line in chosen.lines:
-        say(line, highlight=False, markup=False)
+        say(line)
     with progress_bars(quiet) as progress:
         result = run(chosen, device=device or context.obj["device"], progress=progress)
     save_or_keep(
@@ -75,7 +74,7 @@ def demo(
     )
     out.print(result.report.table())
     for line in result.report.lines():
-        say(line, highlight=False, markup=False)
+        say(line)
     loaded = load(bundle)
     user = someone(loaded.retriever.data)
     out.print(show.recommendations(loaded.retriever, Queries([user]), k=10))
@@ -105,7 +104,7 @@ def init(
     kinds = {name: k.options_type for name, k in CHANNELS.items() if hasattr(k, "options_type")}
     with whole(path, overwrite=overwrite) as made:
         made.write_text(template(choices, kinds), encoding="utf-8")
-    out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE", highlight=False)
+    out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE")
 
 
 def train(
@@ -159,7 +158,7 @@ def train(
     if not quiet:
         _warn_of_bfloat16(read, device or context.obj["device"])
         for line in split.dataset.report.lines():
-            notes.print(line, highlight=False, markup=False)
+            notes.print(line)
     with progress_bars(quiet) as progress:
         result = _carried_out(
             read, split, device or context.obj["device"], Watch(progress), checkpoints
@@ -190,8 +189,8 @@ def train(
         if found:
             notes.print(show.findings(found))
         for line in result.report.lines():
-            notes.print(line, highlight=False, markup=False)
-        notes.print(f"Saved as {bundle} ({identity[:12]}).", highlight=False)
+            notes.print(line)
+        notes.print(f"Saved as {bundle} ({identity[:12]}).")
 
 
 def _warn_of_bfloat16(recipe: "Recipe", device: str) -> None:
@@ -232,7 +231,7 @@ def _carried_out(
         return pipeline.train(recipe, split, device=device, progress=watch, checkpoints=checkpoints)
     except KeyboardInterrupt:
         if checkpoints is not None and checkpoints.directory.exists():
-            notes.print(f"The same command goes on from {checkpoints.directory}.", highlight=False)
+            notes.print(f"The same command goes on from {checkpoints.directory}.")
         raise
     except TrainingError as failure:
         notes.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
@@ -286,7 +285,7 @@ def tune(
 
     def told(trial: tuning.Trial) -> None:
         if not quiet:
-            notes.print(trial.line(), highlight=False, markup=False)
+            notes.print(trial.line())
 
     with progress_bars(quiet) as progress:
         try:
@@ -298,15 +297,15 @@ def tune(
                 told=told,
             )
         except KeyboardInterrupt:
-            notes.print(f"The same command goes on from {target}.", highlight=False)
+            notes.print(f"The same command goes on from {target}.")
             raise
     if plot is not None:
         tuning.plot_trials(found, plot, overwrite=overwrite)
     if json_:
         print_json({"recipe": str(target / tuning.BEST), **found.to_dict()})
         return
-    out.print(found.best.line(), highlight=False, markup=False)
-    notes.print(f"Next: shortlist train {target / tuning.BEST} --out BUNDLE", highlight=False)
+    out.print(found.best.line())
+    notes.print(f"Next: shortlist train {target / tuning.BEST} --out BUNDLE")
 
 
 def plan(
@@ -352,4 +351,4 @@ def plan(
     else:
         out.print(show.planned(found))
         quotas = ", ".join(f"{name} = {slots}" for name, slots in found.quotas.items())
-        notes.print(f"[blend]\nquotas = {{ {quotas} }}", highlight=False, markup=False)
+        print_lines(notes, f"[blend]\nquotas = {{ {quotas} }}")
