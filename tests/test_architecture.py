@@ -35,6 +35,7 @@ NARROWER = {
 # Each outside package that only one place knows.
 DOORS = {
     "numba": "compiled.py",
+    "scipy": "linear/from_scipy.py",
     "faiss": "index/faiss.py",
     "annoy": "index/annoy.py",
     "pymilvus": "index/milvus.py",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -11,20 +11,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shortlist.bundle.bundle import Bundle
 from shortlist.cli.screen import visible
 from shortlist.data.vocabulary import Ids
-from shortlist.doctor import SEVERITIES, Finding
 from shortlist.errors import QueryError
-from shortlist.evaluation.index_recall import Tuning
 from shortlist.evaluation.searching import channels_of, kind_of
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Candidates, Queries, Retriever, row_blocks
 from shortlist.retrievers.blend import Blended
 from shortlist.retrievers.capabilities import FindsSimilar, FindsSimilarUsers
-from shortlist.retrievers.planning import Plan
 from shortlist.sampling import SAMPLERS
 from shortlist.training.presets import choose
+
+if TYPE_CHECKING:
+    from shortlist.bundle.bundle import Bundle
+    from shortlist.doctor import Finding
+    from shortlist.evaluation.index_recall import Tuning
+    from shortlist.retrievers.planning import Plan
 
 Side = Literal["item", "user"]
 
@@ -119,7 +121,7 @@ def _reason_keys(frame: pl.DataFrame) -> list[str]:
     return ["query", "item", *(["channel"] if "channel" in frame.columns else [])]
 
 
-def tuned(tuning: Tuning) -> RenderableType:
+def tuned(tuning: "Tuning") -> RenderableType:
     """Return the trials of an index as a table, the chosen one marked."""
     table = Table(
         "",
@@ -145,7 +147,7 @@ def tuned(tuning: Tuning) -> RenderableType:
     return table
 
 
-def tuned_answers(tuning: Tuning) -> dict[str, Any]:
+def tuned_answers(tuning: "Tuning") -> dict[str, Any]:
     """Return what `index --json` prints."""
     return {
         "k": tuning.k,
@@ -165,7 +167,7 @@ def tuned_answers(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def planned(plan: Plan) -> RenderableType:
+def planned(plan: "Plan") -> RenderableType:
     """Return the plan as tables: what each channel is worth, and how much of one is in another."""
     table = Table(
         title=f"Quotas for {plan.size} slots: recall@{plan.size} {plan.expected:.4f} "
@@ -317,8 +319,10 @@ def _side_by_side(who: str, history: list[str], titles: list[str], scores: list[
     return table
 
 
-def findings(found: Sequence[Finding]) -> RenderableType:
+def findings(found: Sequence["Finding"]) -> RenderableType:
     """Return what `doctor` prints: each mistake with its evidence and cure, errors first."""
+    from shortlist.doctor import SEVERITIES
+
     if not found:
         return Text("No mistake found.")
     styles = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -334,7 +338,7 @@ def findings(found: Sequence[Finding]) -> RenderableType:
     return lines
 
 
-def contents(bundle: Bundle) -> dict[str, Any]:
+def contents(bundle: "Bundle") -> dict[str, Any]:
     """Return what `inspect --json` prints."""
     manifest = bundle.manifest
     return {
@@ -349,7 +353,7 @@ def contents(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def inspection(bundle: Bundle) -> RenderableType:
+def inspection(bundle: "Bundle") -> RenderableType:
     """Return what `inspect` prints: what it is, what it was fitted on, its figures, its files."""
     fields: Any = bundle.manifest.fields
     data = fields["data"]

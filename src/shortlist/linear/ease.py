@@ -2,10 +2,9 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import get_lapack_funcs
-from scipy.sparse import csr_array
 
 from shortlist.errors import ModelError
+from shortlist.linear.from_scipy import csr_array, get_lapack_funcs
 from shortlist.linear.matrix import Matrix
 
 Dense = NDArray[np.float32]

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array
 
 from shortlist.errors import ModelError
+from shortlist.linear.from_scipy import csr_array, diags_array
 from shortlist.linear.matrix import Matrix
 
 Floats = NDArray[np.float32]

@@ -1,16 +1,16 @@
 """How does the log become a matrix of users and items?"""
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from shortlist.data.interactions import Interactions
+from shortlist.linear.from_scipy import csr_array
 
 Values = Literal["implicit", "explicit"]
-Matrix: TypeAlias = csr_array
-"""Sparse, float32, int32 or int64 indices; users or queries in rows, item rows in columns."""
+Matrix: TypeAlias = Any
+"""A `csr_array` of scipy's: float32, indices of int32 or int64; users or queries by item rows."""
 
 
 def user_item_matrix(log: Interactions, items: int, values: Values = "implicit") -> Matrix:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from shortlist.config.sections import Count, Positive
 from shortlist.data.dataset import TrainingData
 from shortlist.errors import ModelError
 from shortlist.linear.ease import Dense, closed_form, strongest
+from shortlist.linear.from_scipy import csr_array
 from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.fitted import rows_before

@@ -9,7 +9,6 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from shortlist.config.sections import Count, Positive, Section
@@ -18,6 +17,7 @@ from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.index.top_k import top_k
+from shortlist.linear.from_scipy import csr_array, diags_array
 from shortlist.linear.matrix import Matrix, Values
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.counting import Counting

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from shortlist.data.dataset import FIT_BEFORE
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.errors import ModelError
+from shortlist.linear.from_scipy import isotonic_regression
 from shortlist.retrievers.base import Queries, Retriever, checked_count
 from shortlist.retrievers.merging import fill_slots, slot_order
 

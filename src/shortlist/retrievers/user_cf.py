@@ -8,12 +8,12 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from shortlist.config.sections import Count
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
+from shortlist.linear.from_scipy import csr_array, diags_array
 from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.linear.ranking import TieRanks, best_first, best_of_lists
 from shortlist.linear.weighting import inverse_frequency
