@@ -194,6 +194,17 @@ def test_a_disk_that_refuses_in_the_middle_is_one_error(log, tmp_path, monkeypat
         tuning.tune(recipe_of(log), tmp_path, trials=1)
 
 
+def test_a_tuning_goes_on_from_a_journal_that_a_full_disk_cut_off_in_a_line(log, tmp_path):
+    pytest.importorskip("optuna")
+    whole = tuning.tune(recipe_of(log), tmp_path / "whole")
+    tuning.tune(recipe_of(log), tmp_path / "torn", trials=1)
+    with (tmp_path / "torn" / tuning.JOURNAL).open("ab") as journal:
+        journal.write(b'{"op_code":4,"work')
+    second = tuning.tune(recipe_of(log), tmp_path / "torn", trials=2)
+    assert values(second) == values(whole)[:2]
+    assert values(tuning.tune(recipe_of(log), tmp_path / "torn")) == values(whole)
+
+
 def test_the_best_recipe_trains_as_it_is_and_gives_the_figure_of_its_trial(
     log, tmp_path, monkeypatch
 ):

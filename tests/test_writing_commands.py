@@ -1,6 +1,7 @@
 """Every command that writes: what it refuses before it works, and what a failing disk leaves."""
 
 import errno
+import io
 import os
 import resource
 import shutil
@@ -400,3 +401,38 @@ def test_a_tuning_in_a_folder_of_somebody_else_is_refused(project, tmp_path):
     (tmp_path / tuning.BEST).write_text("mine")
     with pytest.raises(outputs.OutputError, match=r"no trials\.jsonl beside it"):
         tuning.check_directory(tmp_path)
+
+
+# What is printed is written, too.
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+@pytest.mark.parametrize("way", ["at once", "at the end"])
+def test_an_answer_that_stdout_does_not_take_is_one_sentence(capsys, project, monkeypatch, way):
+    # The system's buffer takes a short answer, and refuses it when it is flushed.
+    asked = ("inspect", project / "bundle", "--json")
+    for command in (asked, ("--version",), ("--help",), asked[:-1]):
+        with open("/dev/full", "w", buffering=1 if way == "at once" else 10**6) as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            said = refusal(capsys, *command)
+            monkeypatch.undo()
+        assert said == "error: cannot write to standard output: No space left on device"
+
+
+class FullLog(io.StringIO):
+    """A text file on a disk that is full."""
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self):
+        self.write(None)
+
+
+def test_notes_that_stderr_does_not_take_end_nothing(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", FullLog())
+    asked = ("train", project / "recipe.toml", "--out", tmp_path / "new")
+    assert call(*asked) == 0
+    assert call(*asked) == 3
+    monkeypatch.undo()
+    verify(tmp_path / "new")

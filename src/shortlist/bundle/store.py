@@ -137,6 +137,7 @@ def publish(
         _naming("create", directory),
         outputs.parents_of(directory),
         outputs.temporary_in(directory.parent, "folder") as temporary,
+        _under_its_name(directory, temporary),
     ):
         entries = {name: _store(temporary / name, content) for name, content in files.items()}
         text = dump_json(
@@ -317,6 +318,15 @@ def _naming(action: str, path: Path) -> Iterator[None]:
         raise BundleError(
             f"cannot {action} {path}: {reason}. Check the path, its permissions and the free space."
         ) from error
+
+
+@contextmanager
+def _under_its_name(directory: Path, temporary: Path) -> Iterator[None]:
+    """Let an error name the bundle that was to be, not the folder in which it was made."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(str(error).replace(str(temporary), str(directory))) from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Which commands there are, and how each of them ends: an exit code, an error in one line."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -8,8 +9,9 @@ import typer
 from shortlist import __version__
 from shortlist.cli import ask, bundles, doctor, serve, train
 from shortlist.cli.options import Device, QuietFlag
-from shortlist.cli.screen import notes, out, print_lines
-from shortlist.errors import ShortlistError
+from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines
+from shortlist.errors import OutputError, ShortlistError
+from shortlist.outputs import reason_of
 from shortlist.systems import check_system
 
 COMMANDS = {
@@ -21,6 +23,9 @@ COMMANDS = {
     "Serve": (serve.serve,),
 }
 """The commands under the headings that `--help` gives them."""
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What a disk says that takes no more; a pipe that nobody reads is the framework's to end."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 + SIGINT."""
@@ -56,7 +61,10 @@ def main() -> None:
     """Run the command line: an error on purpose is one line on stderr and an exit code."""
     try:
         check_system()
-        app()
+        try:
+            app()
+        finally:
+            finish_output()
     except ShortlistError as error:
         print_lines(notes, f"error: {error}", soft_wrap=True)
         sys.exit(error.exit_code)
@@ -64,3 +72,9 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             notes.print("interrupted: nothing is left half written")
         raise
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise  # not of stdout, which has no name
+        drop_output()
+        notes.print(f"error: cannot write to standard output: {reason_of(error)}")
+        sys.exit(OutputError.exit_code)

@@ -1,11 +1,12 @@
 """Where a command writes: results to stdout, notes and progress to stderr."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -48,8 +49,34 @@ def print_lines(console: Console, text: str, **options: Any) -> None:
         console.print(line, **options)
 
 
+class _Notes:
+    """stderr as it is when something is written; what it refuses is dropped, as nobody can be told.
+
+    A full disk under a log file must not end a training that goes on.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        """Write, or drop, the text."""
+        with suppress(OSError, ValueError, AttributeError):  # full, closed, or not there
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+
+def notes_unless(quiet: bool) -> Screen:
+    """Return where notes go; when quiet, nothing is shown."""
+    return Screen(stderr=True, file=cast("IO[str]", _Notes()), quiet=quiet)
+
+
 out = Screen()
-notes = Screen(stderr=True)
+notes = notes_unless(quiet=False)
 
 
 @contextmanager
@@ -67,3 +94,15 @@ def progress_bars(quiet: bool) -> Iterator["Progress"]:
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object in one line."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finish_output() -> None:
+    """Bring to its place what was printed to stdout. Errors: OSError."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Let the rest of stdout go nowhere: Python would try once more at the end, and complain."""
+    with suppress(OSError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -7,7 +7,14 @@ import typer
 
 from shortlist import outputs
 from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag
-from shortlist.cli.screen import Screen, notes, out, print_json, print_lines, progress_bars
+from shortlist.cli.screen import (
+    notes,
+    notes_unless,
+    out,
+    print_json,
+    print_lines,
+    progress_bars,
+)
 from shortlist.errors import QueryError, TrainingError
 from shortlist.outputs import Output, output_at, whole
 
@@ -59,7 +66,7 @@ def demo(
     overwrite = overwrite or (target is None and is_demo(bundle))
     outputs.check({"--out": Output(bundle, "bundle", overwrite=overwrite)}, {"--data": data})
     quiet = quiet or context.obj["quiet"]
-    say = Screen(stderr=True, quiet=quiet).print
+    say = notes_unless(quiet).print
     chosen = world(data, synthetic=synthetic, small=small, seed=seed)
     for line in chosen.lines:
         say(line)
