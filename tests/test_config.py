@@ -281,6 +281,22 @@ def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path, content, message)
     assert message in str(refused.value)
 
 
+PATHS = ["data.root", *Recipe.from_dict({"data": {"interactions": "log.csv"}}).inputs]
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("path", [r"data\new\test.csv", r"data\dev.csv", r"C:\users\log.csv"])
+def test_a_backslash_that_begins_an_escape_is_explained_in_every_path(write, key, path):
+    lines = {"data.interactions": '"log.csv"', key: f'"{path}"'}
+    written = "\n".join(f"{name} = {value}" for name, value in lines.items())
+    for text, overrides in ((written, []), (None, [f'{key}="{path}"'])):
+        with pytest.raises(RecipeError, match="single quotes around it, or each backslash twice"):
+            load_recipe(write(text) if text else write(), overrides)
+    for quoted in (f"'{path}'", '"' + path.replace("\\", "\\\\") + '"', path):
+        found = load_recipe(write(), [f"{key}={quoted}"])
+        assert getattr(found.data, key.removeprefix("data.")) == path
+
+
 def test_a_recipe_that_is_not_there_is_told_with_the_command_that_makes_one(tmp_path):
     with pytest.raises(RecipeError, match="or write one with `shortlist init`"):
         load_recipe(tmp_path / "none.toml")

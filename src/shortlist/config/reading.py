@@ -52,12 +52,29 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot read the recipe {str(path)!r}: {error}.") from error
     if len(data) > _SIZE_LIMIT:
         raise RecipeError(f"{path} is larger than {_SIZE_LIMIT} bytes: is it a recipe?")
+    text = ""
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}. Texts stand in quotes.") from error
+        raise RecipeError(f"{path} is not TOML: {error}. {_cure(text)}") from error
+
+
+def _cure(text: str) -> str:
+    """What to do about text that is not TOML."""
+    if _has_lone_backslash(text):
+        return (
+            "A backslash in double quotes begins an escape, such as \\n: in a path write '/', or "
+            "single quotes around it, or each backslash twice."
+        )
+    return "Texts stand in quotes."
+
+
+def _has_lone_backslash(text: str) -> bool:
+    """Whether text would be TOML if its backslashes were no escapes."""
+    return "\\" in text and _toml_or_none(text.replace("\\", "\\\\")) is not None
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
@@ -73,6 +90,8 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
             "as in training.epochs=5."
         )
     value = _toml_or_none(f"value = {text}")
+    if value is None and _has_lone_backslash(f"value = {text}"):
+        raise RecipeError(f"the override {override!r} cannot be read. {_cure(f'value = {text}')}")
     return tuple(keys), value["value"] if value is not None and len(value) == 1 else text.strip()
 
 

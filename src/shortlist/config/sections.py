@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from datetime import date
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, get_args
@@ -24,6 +25,15 @@ SplitKind = Literal["leave-last-out", "global-time", "random", "column"]
 def _plain(text: str) -> str:
     if not text or "\0" in text:
         raise ValueError("must be text of at least one character, without NUL")
+    return text
+
+
+def _path(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError(
+            "must be a path without control characters, as \\n and \\t are in double quotes: "
+            "write '/' between folders, or single quotes around it, or each backslash twice"
+        )
     return text
 
 
@@ -71,6 +81,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Text = Annotated[str, AfterValidator(_plain)]
+PathText = Annotated[str, AfterValidator(_plain), AfterValidator(_path)]
 ChannelName = Annotated[str, AfterValidator(_channel)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -104,25 +115,25 @@ class Section(BaseModel):
 class Data(Section):
     """Where the log is, and which column is what."""
 
-    root: Text | None = Field(
+    root: PathText | None = Field(
         default=None,
         description="Folder where the relative paths below start; itself relative to this file. "
         "The environment variable SHORTLIST_DATA takes its place. Unset: this file's folder.",
         examples=["data"],
     )
-    interactions: Text = Field(
+    interactions: PathText = Field(
         description="The log, one row an event: CSV, TSV, Parquet or a RecBole .inter file.",
         examples=["interactions.csv"],
     )
-    users: Text | None = Field(
+    users: PathText | None = Field(
         default=None, description="One row a user, with its features.", examples=["users.csv"]
     )
-    items: Text | None = Field(
+    items: PathText | None = Field(
         default=None,
         description="One row an item, with its features and title.",
         examples=["items.csv"],
     )
-    impressions: Text | None = Field(
+    impressions: PathText | None = Field(
         default=None,
         description='What was shown, for training.hard = "exposed" and for channels with metric = '
         '"ctr" or "conversion": one row an item shown to a user, its columns named as in the log. '
@@ -134,7 +145,7 @@ class Data(Section):
         description="Column of data.impressions that is above 0 where the item was clicked.",
         examples=["click"],
     )
-    dropped: Text | None = Field(
+    dropped: PathText | None = Field(
         default=None,
         description='What a later stage dropped, for training.hard = "dropped": one row an item '
         "recalled for a user, its columns named as in the log. Rows after the cut are not used.",
