@@ -34,9 +34,9 @@ class Queries:
     users: ids; or histories: one list of item ids each, oldest first. before: which events of a
     user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
     the user is known to have met, also those rated below min_weight. where: a condition on the
-    items' columns (`data.predicates`);
-    allow, deny: item ids that alone may, or must not, be recommended. The three are of all queries.
-    quota: at most so many items of each value of a column in every answer, {"genre": 3}; the best
+    items' columns (`data.predicates`); allow, deny: item ids that alone may, or must not, be
+    recommended. The three are of all queries. quota: at most so many items of each value of a
+    column in every answer, {"genre": 3}; the best
     list that keeps to it is found, and items without a value are not limited. rows: bool
     [items + 1], the rows that alone may be recommended, for callers that know rows.
     """
