@@ -246,6 +246,20 @@ def test_a_model_with_nothing_left_to_recommend_is_kept_with_empty_figures(capsy
     assert call("evaluate", tmp_path / "b") == 0
 
 
+@pytest.mark.parametrize(("asked", "slow"), [("bfloat16", True), ("auto", False)])
+def test_a_training_that_will_be_slow_in_bfloat16_says_so(
+    capsys, folder, tmp_path, monkeypatch, asked, slow
+):
+    from shortlist.training import precision
+
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda _: False)
+    options = ("--set", f"training.precision={asked}", "--set", "training.epochs=1")
+    assert call("train", folder / "recipe.toml", "--out", tmp_path / "b", *options) == 0
+    said = capsys.readouterr().err
+    assert ("warning: precision = 'bfloat16', and the device has no arithmetic" in said) is slow
+    assert f"trained in {'bfloat16' if slow else 'float32'}" in said
+
+
 def test_encode_writes_vectors_whose_inner_product_is_the_score(capsys, bundle, tmp_path):
     items, users = tmp_path / "items.parquet", tmp_path / "users.parquet"
     output(capsys, "encode", bundle, "--items", items, "--users", users)

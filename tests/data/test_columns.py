@@ -288,7 +288,9 @@ def test_a_number_is_no_list():
         ([None], "a vector is a list"),
         ([1.0], "a vector is a list"),
         ([["a"]], "row 1: .*numbers only"),
-        ([[1e39]], "too large"),
+        ([[1.0], [3e15]], "row 2: 3e.15 is too large"),
+        ([[-1e20]], "row 1: 1e.20 is too large"),
+        ([[1e39]], "row 1: 1e.39 is too large"),
     ],
 )
 def test_vectors_that_are_not_rows_of_finite_numbers_are_refused(values, reason):

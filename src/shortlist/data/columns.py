@@ -23,6 +23,13 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _INT64_MAX = 2**63 - 1
 
 
+LARGEST = 1e15
+"""What a tower is given at most: sums of squares of many such numbers still fit into float32."""
+
+_SQUARED = 1e150
+"""Numbers beyond it have no standard deviation in float64."""
+
+
 def fault(where: str, column: str, message: str, row: int | None = None) -> DataError:
     """Return the error for a column, naming the file and, where there is one, the row."""
     place = f", row {row:,}" if row is not None else ""
@@ -246,6 +253,7 @@ def checked_feature(column: pl.Series, where: str, feature: Feature) -> pl.Serie
     if feature.kind == "numeric":
         numbers = _numbers(column, where, f"the numeric feature '{feature.name}'")
         _refuse_not_finite(numbers, where)
+        _refuse_larger(numbers.cast(pl.Float64).abs(), _SQUARED, where, "be standardised")
         return numbers
     if feature.kind == "multi-valued":
         return _multi_valued(column, where, feature)
@@ -319,10 +327,8 @@ def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
             f"vectors must be equally long: {lengths[row - 1]} here, {width} above.",
             row,
         )
-    vectors = floats.cast(pl.List(pl.Float32)).list.to_array(width)
-    if not vectors.explode().drop_nulls().is_finite().all():
-        raise fault(where, name, "a value is too large for a 32-bit float; scale the vectors.")
-    return vectors
+    _refuse_larger(floats.list.eval(pl.element().abs()).list.max(), LARGEST, where, "be a vector's")
+    return floats.cast(pl.List(pl.Float32)).list.to_array(width)
 
 
 def _split(column: pl.Series, where: str, feature: Feature) -> pl.Series:
@@ -363,6 +369,14 @@ def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
 def _refuse_null(column: pl.Series, where: str, message: str) -> None:
     if column.null_count():
         raise fault(where, column.name, message, first_row(column.is_null()))
+
+
+def _refuse_larger(sizes: pl.Series, most: float, where: str, what: str) -> None:
+    """Refuse the first row whose size is above `most`."""
+    if (large := (sizes > most).fill_null(False)).any():
+        row = first_row(large)
+        message = f"{sizes[row - 1]:g} is too large to {what}: at most {most:g}; scale the column."
+        raise fault(where, sizes.name, message, row)
 
 
 def _refuse_not_finite(column: pl.Series, where: str, *, rows: bool = True) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from shortlist.data.columns import LARGEST, first_row
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.schema import Feature
 from shortlist.errors import DataError
@@ -194,6 +195,8 @@ class FeatureTable:
             return cls({}, {}, trained)
         aligned = pl.DataFrame({"id": ids}).join(frame, on="id", how="left", maintain_order="left")
         encoders = {f.name: fit_encoder(f, aligned[f.name].head(trained)) for f in features}
+        for name, encoder in encoders.items():
+            refuse_far(encoder, aligned[name], ids)
         return cls(encoders, encode(encoders, aligned), trained)
 
     def take(self, rows: Tensor) -> Features:
@@ -211,6 +214,24 @@ class FeatureTable:
         """The same table on another device."""
         moved = {name: column.to(device) for name, column in self.columns.items()}
         return FeatureTable(self.encoders, moved, self.trained)
+
+
+def refuse_far(encoder: Encoder, column: pl.Series, ids: pl.Series) -> None:
+    """Refuse a number that lies too far from those of training to be read. Errors: DataError.
+
+    Only what was not trained on can: n trained numbers lie within sqrt(n) standard deviations.
+    """
+    if not isinstance(encoder, NumericEncoder):
+        return
+    deviations = (column.cast(pl.Float64) - encoder.mean) / encoder.std
+    far = (deviations.abs() > LARGEST).fill_null(False)
+    if far.any():
+        place = first_row(far) - 1
+        raise DataError(
+            f"column '{column.name}', id {ids[place]!r:.40}: {column[place]:g} is too large beside "
+            f"the values of training (mean {encoder.mean:g}, standard deviation {encoder.std:g}); "
+            "correct it, or take the logarithm of the column"
+        )
 
 
 def encode(encoders: Mapping[str, Encoder], frame: pl.DataFrame) -> Features:

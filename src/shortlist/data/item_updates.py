@@ -9,7 +9,7 @@ import polars as pl
 
 from shortlist.data.columns import checked_feature, checked_ids
 from shortlist.data.dataset import TrainingData
-from shortlist.data.features import MultiValuedEncoder, NumericEncoder
+from shortlist.data.features import MultiValuedEncoder, refuse_far
 from shortlist.data.schema import Feature
 from shortlist.data.updates import features_of, grown
 from shortlist.errors import DataError, suggest
@@ -40,6 +40,8 @@ def item_table(data: TrainingData, items: Sequence[Mapping[str, Any]]) -> pl.Dat
         for name, dtype in frame.schema.items()
     ]
     table = pl.DataFrame(columns)
+    for name, encoder in data.item_features.encoders.items():
+        refuse_far(encoder, table[name], table["id"])
     if (twice := table["id"].is_duplicated()).any():
         raise DataError(f"{WHERE}: the id {table['id'].filter(twice)[0]!r} stands twice")
     return table
@@ -85,8 +87,6 @@ def _column(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType
         if encoder is not None:
             separator = encoder.separator if isinstance(encoder, MultiValuedEncoder) else "|"
             column = checked_feature(column, WHERE, Feature(name, encoder.kind, separator))
-            if isinstance(encoder, NumericEncoder):
-                _check_size(column, encoder)
         elif name == "id":
             column = checked_ids(column, WHERE)
         if _family(column.dtype) != _family(dtype) or _loses(column, dtype):
@@ -97,12 +97,6 @@ def _column(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType
             f"{WHERE}: column '{name}': a value cannot be read as {dtype}: it must be as in the "
             "items table"
         ) from error
-
-
-def _check_size(column: pl.Series, encoder: NumericEncoder) -> None:
-    largest = (column.cast(pl.Float64) - encoder.mean).abs().max()
-    if largest is not None and largest / encoder.std > float(np.finfo(np.float32).max):  # type: ignore[operator]
-        raise DataError(f"{WHERE}: column '{column.name}': a number is too large for the tower")
 
 
 def _family(dtype: pl.DataType) -> str:
