@@ -458,9 +458,11 @@ def test_the_options_of_serve_reach_the_service_and_help_names_them(capsys, bund
     options = {"queue": 7, "poll": 0.5, "workers": 3, "connections": 9}
     times = {"timeout": 4.0, "notice": 0.0, "drain": 2.5}
     typed = [f"--{name}={value}" for name, value in (options | times).items()]
-    assert call("serve", bundle, *typed, "--access-log", "--log-level=warning") == 0
+    assert (
+        call("serve", bundle, *typed, "--access-log", "--log-level=warning", "--private-copy") == 0
+    )
     settings = asked[0][3]
-    assert settings.access_log
+    assert (settings.access_log, settings.private_copy) == (True, True)
     assert {name: getattr(settings, name) for name in options} == options
     waits = settings.timeouts
     assert (waits.answer, waits.notice, waits.drain) == (4.0, 0.0, 2.5)

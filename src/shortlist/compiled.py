@@ -92,3 +92,19 @@ def compiled_reordering(function: Function) -> Function:
     same bound as in order, but other bits. Equal arguments still give equal bits.
     """
     return cast(Function, _Compiled(function, reorders=True))
+
+
+def signal_handler(function: Callable[[int], None]) -> int:
+    """Return the address of a function in machine code, for `signal` of the C library.
+
+    It is given the signal's number, and may call functions of C only. It stays in memory.
+    """
+    import numba  # noqa: PLC0415
+
+    machine_code: Any = numba.cfunc(numba.types.void(numba.types.intc))(function)
+    _HANDLERS.append(machine_code)
+    address: int = machine_code.address
+    return address
+
+
+_HANDLERS: list[Any] = []

@@ -40,6 +40,13 @@ def serve(
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests then have to finish.")
     ] = 8.0,
+    private_copy: Annotated[
+        bool,
+        typer.Option(
+            "--private-copy",
+            help="Serve from a copy (in TMPDIR) that nobody can change: for shared disks.",
+        ),
+    ] = False,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Print one JSON line a request on standard output.")
     ] = False,
@@ -68,6 +75,7 @@ def serve(
         poll=poll,
         connections=connections,
         access_log=access_log,
+        private_copy=private_copy,
         timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),
     )
     level = logging.getLevelNamesMapping()[log_level.upper()]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import select
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -14,9 +15,12 @@ import torch
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from shortlist.bundle.bundle import load
 from shortlist.errors import BundleError
 from shortlist.serving.app import App
+from shortlist.serving.bus_error import say_bus_errors
 from shortlist.serving.measures import Measures
+from shortlist.serving.private_copy import load_privately
 from shortlist.serving.settings import Settings, check_address
 from shortlist.serving.watching import Watch, check_path
 
@@ -46,9 +50,11 @@ def serve(
     path = Path(path).absolute()
     check_address(host, settings)
     check_path(path)
+    if threading.current_thread() is threading.main_thread():
+        say_bus_errors()
     torch.set_num_threads(1)  # the workers are the threads: each answers one request
     measures = Measures()
-    watch = Watch(path, measures)
+    watch = Watch(path, measures, load_privately if settings.private_copy else load)
     app = App(watch, measures, settings)
     server = Server(app, host, port, settings, ready)
     try:

@@ -69,7 +69,7 @@ class Settings:
     between looks at the bundles. connections: open ones; head_bytes: of a request's line and
     headers. token: what readers send, None lets everybody on this machine read; admin_token: what
     administrators send, None closes the admin routes. access_log: a line a request, by the logger
-    `shortlist.access`. Errors: ServingError.
+    `shortlist.access`. private_copy: serve from a copy of the files. Errors: ServingError.
     """
 
     workers: int = 2
@@ -80,6 +80,7 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     admin_token: str | None = field(default=None, repr=False)
     access_log: bool = False
+    private_copy: bool = False
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 

@@ -26,6 +26,7 @@ from shortlist.serving.free_memory import give_back_memory
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
 from shortlist.serving.onnx_encoder import use_onnx
+from shortlist.serving.private_copy import load_privately
 from shortlist.serving.served import Served, self_test, shown
 
 logger = logging.getLogger("shortlist.serving")
@@ -151,7 +152,7 @@ class Watch:
     def _check_untouched(self, path: Path) -> None:
         """Say so, once, where a file is changed in place: its mapped pages change with it."""
         files = _files(path)
-        if files == self._files:
+        if files == self._files or self._read is load_privately:
             return
         before, self._files = self._files, files
         for name in sorted((before.keys() & files.keys()) - {"."}):
