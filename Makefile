@@ -16,7 +16,7 @@ help:
 	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
-	@echo "make fuzz    ask the service what a machine thinks of, 10,000 requests and more"
+	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -81,7 +81,7 @@ soak: .venv/.setup
 	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)
 
 fuzz: .venv/.setup
-	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-400} $(BIN)/python -m pytest tests/serving/test_fuzz.py $(ARGS)
+	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-400} $(BIN)/python -m pytest tests/serving/test_fuzz.py tests/bundle/test_resealed.py $(ARGS)
 
 format: .venv/.setup
 	$(BIN)/ruff check --fix .

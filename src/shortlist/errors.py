@@ -35,6 +35,10 @@ class ModelError(ShortlistError):
     exit_code = 2
 
 
+class MissingPackageError(ModelError):
+    """An index whose library is an extra that is not installed."""
+
+
 class QueryError(ShortlistError):
     """A request for candidates that cannot be answered as asked."""
 

@@ -11,6 +11,7 @@ from shortlist.bundle.bundle import load, save
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import FIRST_USER_ID
+from shortlist.data.updates import with_events
 from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.retrievers.base import Queries
@@ -101,6 +102,15 @@ def test_an_answer_does_not_depend_on_the_blocks_it_is_made_in(fitted, monkeypat
     parts = fitted.recommend(users, 10)
     assert (whole.rows == parts.rows).all()
     assert (whole.scores == parts.scores).all()
+
+
+def test_items_that_came_since_the_fit_are_lent_by_nobody(three):
+    whole = Dataset.load(three, schema=Schema(time="t")).split().training_data("all")
+    more = pl.DataFrame({"user": [1, 4], "item": [77, 77], "time": [100, 101]})
+    model = UserToUser(dim=2).fit(Dataset.load(three, schema=Schema(time="t")).split())
+    model.refit(Dataset.load(three, schema=Schema(time="t")).split(), "all")
+    model.observe(with_events(whole, more).data)
+    assert all(77 not in found for found in model.recommend([2, 3, 4], 9).ids)
 
 
 def test_similar_users_share_the_planted_group(fitted, world):

@@ -2,22 +2,35 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from torch import Tensor
 
 from shortlist.bundle.data_files import data_fields, data_files, read_data
-from shortlist.bundle.formats import JSON, bytes_of, dump_json, dump_tensors
-from shortlist.bundle.store import Manifest, publish, verify
-from shortlist.errors import BundleError, OutputError, suggest
+from shortlist.bundle.formats import JSON, bytes_of, dump_json, dump_tensors, load_json
+from shortlist.bundle.migration import migrated
+from shortlist.bundle.schema import check_fields, check_manifest
+from shortlist.bundle.store import FORMAT, Manifest, publish, verify
+from shortlist.errors import BundleError, MissingPackageError, OutputError, ShortlistError
 from shortlist.outputs import kept_name
 from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Retriever
+from shortlist.retrievers.kept import check_finite, check_tensors
+from shortlist.retrievers.learning import usable_device
+
+SPACE = {"embedding_space": (torch.uint8, (32,))}
+
+UNFORESEEN = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError),
+    *(ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException),
+)
+"""What parsers and libraries raise over content that no check had thought of."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +85,22 @@ def save(
     if name is None:
         raise BundleError(f"a {type(retriever).__name__} cannot be saved: it is not in RETRIEVERS")
     settings, states = retriever.state()
-    space = embedding_space(settings, states, data_fields(retriever.data))
     files = data_files(retriever.data)
+    described = data_fields(retriever.data, files)
+    space = embedding_space(settings, states, described)
     for file, tensors in states.items():
         files[f"{file}.safetensors"] = dump_tensors(tensors | {"embedding_space": space})
     fields: dict[str, JSON] = {
         "retriever": name,
         "settings": settings,
-        "data": data_fields(retriever.data),
+        "data": described,
         "embedding_space": _hex(space),
         "metrics": metrics,
         "recipe": recipe,
         "findings": [dict(finding) for finding in findings],
         "index": index,
     }
+    _check_written(fields)
     return publish(Path(directory), files, fields, overwrite)
 
 
@@ -116,21 +131,60 @@ def _kept(retriever: Retriever, directory: Path, fields: Mapping[str, Any]) -> P
 
 
 def load(directory: str | Path, *, device: str = "cpu") -> Bundle:
-    """Verify every byte of a bundle, then load it. Errors: BundleError, naming the file."""
+    """Verify every byte of a bundle, then load it.
+
+    Errors: BundleError, naming the file, for one that is damaged, or sealed anew over what no
+    training has made; ModelError for a device or an index that this machine does not have.
+    """
     manifest = verify(Path(directory))
-    fields = manifest.fields
-    if fields.get("retriever") not in RETRIEVERS:
-        raise BundleError(
-            f"{manifest.directory} holds a retriever '{fields.get('retriever')}' that this version "
-            f"does not know.{suggest(str(fields.get('retriever')), RETRIEVERS)}"
+    device = usable_device(device)
+    with _refusing(manifest):
+        check_manifest(manifest)
+        _check_tensors(manifest, _states(manifest))
+        states = _states(manifest)
+        for state in states.values():
+            del state["embedding_space"]
+        settings, states = migrated(manifest, states)
+        kind = RETRIEVERS[manifest.fields["retriever"]]
+        retriever = kind.from_state(read_data(manifest), settings, states, device=device)
+    return Bundle(retriever, manifest)
+
+
+@contextmanager
+def _refusing(manifest: Manifest) -> Iterator[None]:
+    """Say of a bundle that cannot be used which one it is, and which version can read it.
+
+    The checks name what is wrong. What they miss fails where it is used, in whatever way: that is
+    a bundle that cannot be used, too.
+    """
+    older = ""
+    if manifest.format < FORMAT:
+        older = (
+            f" It is of format {manifest.format}, written by {manifest.created_by}: a version of "
+            "that time can read it."
         )
-    _check_spaces(manifest, _states(manifest))
-    states = _states(manifest)
-    for state in states.values():
-        del state["embedding_space"]
-    data = read_data(manifest)
-    kind = RETRIEVERS[fields["retriever"]]
-    return Bundle(kind.from_state(data, fields["settings"], states, device=device), manifest)
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except BundleError as error:
+        raise BundleError(f"{error}{older}") from error
+    except ShortlistError as error:
+        raise BundleError(f"{manifest.directory} cannot be used: {error}.{older}") from error
+    except UNFORESEEN as error:
+        raise BundleError(
+            f"{manifest.directory} cannot be used: its files do not fit each other "
+            f"({type(error).__name__}: {error!s:.200}). Restore it from a copy, or make it "
+            f"again.{older}"
+        ) from error
+
+
+def _check_written(fields: Mapping[str, Any]) -> None:
+    """Refuse to write what `load` would refuse to read."""
+    try:
+        check_fields(load_json(dump_json(fields), "the manifest"), exact=True)
+    except ValueError as error:
+        raise BundleError(f"this retriever cannot be kept: {error}") from error
 
 
 def _states(manifest: Manifest) -> dict[str, dict[str, Tensor]]:
@@ -142,14 +196,22 @@ def _states(manifest: Manifest) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def _check_spaces(manifest: Manifest, states: Mapping[str, dict[str, Tensor]]) -> None:
-    """Refuse files that belong to different towers. Errors: BundleError.
+def _check_tensors(manifest: Manifest, states: Mapping[str, dict[str, Tensor]]) -> None:
+    """Refuse numbers that are not finite, and files that belong to different towers: BundleError.
 
-    All weights are read for it. The states are the caller's last hold on these maps: with them
-    those pages go, and the service later maps anew and reads only what it asks for.
+    All weights are read for it; an index looks through its own. The states are the caller's last
+    hold on these maps: with them those pages go, and the service later maps anew and reads only
+    what it asks for.
     """
     fields = manifest.fields
-    spaces = {name: _hex(state.pop("embedding_space")) for name, state in states.items()}
+    spaces = {}
+    for name, state in states.items():
+        if "embedding_space" not in state:
+            raise BundleError(f"{manifest.directory}: {name} does not say whose vectors it holds.")
+        check_tensors(name, {"embedding_space": state["embedding_space"]}, SPACE)
+        spaces[name] = _hex(state.pop("embedding_space"))
+        if name.split(".")[-1] != "index":
+            check_finite(name, state)
     real = _hex(embedding_space(fields["settings"], states, fields["data"]))
     for name, space in {**spaces, "manifest": fields["embedding_space"]}.items():
         if space != real:

@@ -1,23 +1,40 @@
 """The log, its vocabularies and features as files of a bundle, and back."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from shortlist.bundle.formats import JSON, dump_frame
+from shortlist.bundle.formats import JSON, dump_frame, dump_json
+from shortlist.bundle.parquet import unpacked
 from shortlist.bundle.store import Manifest
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import ENCODERS, FeatureTable, encode
 from shortlist.data.impressions import Shows
-from shortlist.data.interactions import Interactions
+from shortlist.data.interactions import Interactions, Role
+from shortlist.data.ragged import Ragged
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError
 
-LOG_COLUMNS = ("user", "item", "role", "time", "weight", "session")
+LOG_COLUMNS: dict[str, tuple[Any, ...]] = {
+    "user": (pl.Int32,),
+    "item": (pl.Int32,),
+    "role": (pl.Int8,),
+    "time": (pl.Int64, pl.Float64),
+    "weight": (pl.Float32,),
+    "session": (pl.Int32,),
+}
+"""The columns a log can have, and the type of each."""
+
 MET_COLUMNS = ("user", "item", "role", "time")
+"""Those of the events that nothing is learned from."""
+
+REQUIRED = ("user", "item", "role")
+TABLES = ("user_table.parquet", "item_table.parquet")
 
 
 def data_files(data: TrainingData) -> dict[str, bytes]:
@@ -38,11 +55,12 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
     return files
 
 
-def data_fields(data: TrainingData) -> dict[str, JSON]:
-    """Return what the manifest says of the data: counts, encoders, split, fingerprint."""
-    removed = {"removed_items": sorted(data.removed)} if data.removed else {}
-    met = {} if data.met is None else {"met_events": len(data.met)}
-    return {
+def data_fields(data: TrainingData, files: Mapping[str, bytes]) -> dict[str, JSON]:
+    """Return what the manifest says of the data: counts, encoders, split, fingerprint.
+
+    files: what `data_files` gave.
+    """
+    fields: dict[str, JSON] = {
         "fit": data.fit,
         "ordered": data.ordered,
         "trained_users": data.users.trained,
@@ -54,48 +72,74 @@ def data_fields(data: TrainingData) -> dict[str, JSON]:
         "notes": list(data.notes),
         "time_unit": data.time_unit,
         "events": len(data.log),
-        "fingerprint": fingerprint(data),
-        **removed,
-        **met,
+        "met_events": None if data.met is None else len(data.met),
+        "removed_items": sorted(data.removed),
+        "rows": {name: unpacked(content).rows for name, content in files.items()},
     }
+    tables = {name: hashlib.sha256(files[name]).hexdigest() for name in TABLES if name in files}
+    return {**fields, "fingerprint": fingerprint(data, fields, tables)}
 
 
 def read_data(manifest: Manifest) -> TrainingData:
-    """Return the data a bundle was saved with; raises BundleError if its parts disagree."""
+    """Return the data a bundle was saved with; raises BundleError if its parts disagree.
+
+    The manifest's fields are those of `bundle.schema`, checked.
+    """
     fields: Any = manifest.fields["data"]
-    users = _vocabulary(manifest, "user", fields["trained_users"])
-    items = _vocabulary(manifest, "item", fields["trained_items"])
-    log = _events(manifest.frame("log.parquet"), LOG_COLUMNS, users)
-    met = _frame(manifest, "met.parquet")
+    users, items = _vocabulary(manifest, "user"), _vocabulary(manifest, "item")
+    log, met = _events(manifest, LOG_COLUMNS, users, items), None
+    if "met.parquet" in manifest.files:
+        met = _events(manifest, MET_COLUMNS, users, items, "met")
+    user_frame, item_frame = _entities(manifest, users), _entities(manifest, items)
+    removed = fields.get("removed_items", [])
+    there = max(removed, default=1) <= len(items) and 0 not in removed
+    _require(manifest, there, "manifest.json", "removed_items must be rows of items")
     data = TrainingData(
         users=users,
         items=items,
         log=log,
         fit=fields["fit"],
         ordered=fields["ordered"],
-        user_features=_table(fields["user_encoders"], manifest, "user_table.parquet", users),
-        item_features=_table(fields["item_encoders"], manifest, "item_table.parquet", items),
-        user_frame=_frame(manifest, "user_table.parquet"),
-        item_frame=_frame(manifest, "item_table.parquet"),
+        user_features=_table(manifest, users, user_frame),
+        item_features=_table(manifest, items, item_frame),
+        user_frame=user_frame,
+        item_frame=item_frame,
         title=fields["title"],
         kind=fields["split"],
-        notes=tuple(fields["notes"]),
+        notes=tuple(fields.get("notes", ())),
         time_unit=fields.get("time_unit"),
-        shows=_shows(manifest),
-        removed=frozenset(fields.get("removed_items", ())),
-        met=None if met is None else _events(met, MET_COLUMNS, users),
+        shows=_shows(manifest, items),
+        removed=frozenset(removed),
+        met=met,
     )
-    if fingerprint(data) != fields["fingerprint"]:
+    described = {key: value for key, value in fields.items() if key != "fingerprint"}
+    tables = {name: manifest.files[name].sha256 for name in TABLES if name in manifest.files}
+    whole = manifest.format > 1
+    found = fingerprint(data, described, tables) if whole else log_fingerprint(data).hexdigest()
+    if found != fields["fingerprint"]:
         raise BundleError(
-            f"{manifest.directory}: log.parquet, users.parquet, items.parquet, shows.parquet and "
-            "met.parquet (if they are there) do not belong together; restore the bundle from a "
+            f"{manifest.directory}: log.parquet, users.parquet, items.parquet, other tables and "
+            "what the manifest says of them do not belong together; restore the bundle from a "
             "copy, or make it again."
         )
     return data
 
 
-def fingerprint(data: TrainingData) -> str:
-    """Return the sha256 of the log, its split, ids, shows and what was met besides."""
+def fingerprint(data: TrainingData, fields: Mapping[str, JSON], tables: Mapping[str, str]) -> str:
+    """Return the sha256 of what `log_fingerprint` covers, and of what is said of it.
+
+    fields: the other fields of the manifest's data; tables: the sha256 of each table's file.
+    """
+    digest = log_fingerprint(data)
+    digest.update(dump_json({"fields": fields, "tables": tables}))
+    return digest.hexdigest()
+
+
+def log_fingerprint(data: TrainingData) -> "hashlib._Hash":
+    """Return the sha256 of the log, its split, ids, shows and what was met besides.
+
+    That is the whole fingerprint in format 1.
+    """
     digest = hashlib.sha256()
     for vocabulary in (data.users, data.items):
         digest.update(np.ascontiguousarray(vocabulary.tie_keys).tobytes())
@@ -112,22 +156,65 @@ def fingerprint(data: TrainingData) -> str:
             if (column := getattr(data.met, name)) is not None:
                 digest.update(f"met {name}".encode())
                 digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()
+    return digest
 
 
-def _columns(events: Interactions, names: tuple[str, ...]) -> pl.DataFrame:
+def _columns(events: Interactions, names: Iterable[str]) -> pl.DataFrame:
     return pl.DataFrame({n: column for n in names if (column := getattr(events, n)) is not None})
 
 
-def _events(frame: pl.DataFrame, names: tuple[str, ...], users: Vocabulary) -> Interactions:
-    present = [name for name in names if name in frame.columns]
-    columns = {name: frame[name].to_numpy(writable=True) for name in present}
-    return Interactions(users=len(users) + 1, **columns)
+def _events(
+    manifest: Manifest,
+    names: Iterable[str],
+    users: Vocabulary,
+    items: Vocabulary,
+    side: Literal["log", "met"] = "log",
+) -> Interactions:
+    """The log, or what was met besides: sorted by user and time, of users and items there are."""
+    fields, file = manifest.fields["data"], f"{side}.parquet"
+    frame = _frame(manifest, file, fields["events" if side == "log" else "met_events"])
+    columns = {name: LOG_COLUMNS[name] for name in names}
+    for name, kinds in columns.items():
+        if name in frame.columns or name in REQUIRED:
+            _require(manifest, frame.schema.get(name) in kinds, file, f"{name} must be {kinds}")
+    _require(manifest, set(frame.columns) <= columns.keys(), file, "it has other columns")
+    _require(manifest, not any(frame.null_count().row(0)), file, "a value is missing")
+    log = Interactions(
+        users=len(users) + 1,
+        **{name: frame[name].to_numpy(writable=True) for name in columns if name in frame},
+    )
+    _require(manifest, (log.time is not None) == fields["ordered"], file, "ordered means a time")
+    _require(manifest, _within(log.user, 1, len(users)), file, "a user has no id")
+    _require(manifest, _within(log.item, 1, len(items)), file, "an item has no id")
+    _require(manifest, _within(log.role, 0, max(Role)), file, "a role is none")
+    step = np.diff(log.user)
+    _require(manifest, (step >= 0).all(), file, "it is not sorted by user")
+    for column in (log.time, log.weight):
+        finite = column is None or column.dtype.kind == "i" or np.isfinite(column).all()
+        _require(manifest, finite, file, "a number is not finite")
+    if log.time is not None:
+        in_order = (log.time[1:] >= log.time[:-1]) | (step > 0)
+        _require(manifest, in_order.all(), file, "it is not sorted by time")
+    return log
 
 
-def _shows(manifest: Manifest) -> Shows | None:
-    frame = _frame(manifest, "shows.parquet")
-    return None if frame is None else Shows(frame["shown"].to_numpy(), frame["clicked"].to_numpy())
+def _within(column: NDArray[Any] | None, least: int, most: int) -> bool:
+    return column is None or not len(column) or least <= column.min() <= column.max() <= most
+
+
+def _shows(manifest: Manifest, items: Vocabulary) -> Shows | None:
+    file = "shows.parquet"
+    if file not in manifest.files:
+        return None
+    frame = _frame(manifest, file)
+    whole = dict(frame.schema) == {"shown": pl.Int64, "clicked": pl.Int64}
+    _require(manifest, whole and not any(frame.null_count().row(0)), file, "two whole columns")
+    # Items that came since the fit have no place in it.
+    _require(manifest, items.trained < len(frame) <= len(items) + 1, file, "a row for each item")
+    shows = Shows(frame["shown"].to_numpy(), frame["clicked"].to_numpy())
+    sound = ((shows.clicked >= 0) & (shows.clicked <= shows.shown)).all()
+    _require(manifest, sound, file, "an item was clicked more often than shown")
+    return shows
 
 
 def _encoders(table: FeatureTable) -> list[JSON]:
@@ -135,9 +222,10 @@ def _encoders(table: FeatureTable) -> list[JSON]:
     return [{"name": name, **asdict(encoder)} for name, encoder in table.encoders.items()]  # type: ignore[call-overload]
 
 
-def _table(
-    described: list[dict[str, Any]], manifest: Manifest, file: str, vocabulary: Vocabulary
-) -> FeatureTable:
+def _table(manifest: Manifest, vocabulary: Vocabulary, frame: pl.DataFrame | None) -> FeatureTable:
+    """The features of one side, as its encoders make them of the table."""
+    side = vocabulary.name
+    described = manifest.fields["data"][f"{side}_encoders"]
     if not described:
         return FeatureTable({}, {}, vocabulary.trained)
     encoders = {}
@@ -146,15 +234,61 @@ def _table(
         if "values" in rest:
             rest["values"] = tuple(rest["values"])
         encoders[fields["name"]] = ENCODERS[fields["kind"]](**rest)
-    frame = pl.DataFrame({"id": vocabulary.ids}).join(
-        manifest.frame(file), on="id", how="left", maintain_order="left"
+    table = pl.DataFrame({"id": vocabulary.ids.head(0)}) if frame is None else frame
+    for name in encoders:
+        there = name in table.columns
+        _require(manifest, there, f"{side}_table.parquet", f"it has no column '{name}'")
+    aligned = pl.DataFrame({"id": vocabulary.ids}).join(
+        table, on="id", how="left", maintain_order="left"
     )
-    return FeatureTable(encoders, encode(encoders, frame), vocabulary.trained)
+    columns = encode(encoders, aligned)
+    for name, column in columns.items():
+        finite = isinstance(column, Ragged) or bool(column.isfinite().all())
+        _require(manifest, finite, f"{side}_table.parquet", f"'{name}' holds what is not finite")
+    return FeatureTable(encoders, columns, vocabulary.trained)
 
 
-def _vocabulary(manifest: Manifest, side: str, trained: int) -> Vocabulary:
-    return Vocabulary(manifest.frame(f"{side}s.parquet")["id"], trained, side)
+def _vocabulary(manifest: Manifest, side: str) -> Vocabulary:
+    """The ids of one side: all there, each once, the trained ones sorted."""
+    file, trained = f"{side}s.parquet", manifest.fields["data"][f"trained_{side}s"]
+    frame = _frame(manifest, file)
+    kinds = (pl.Int64, pl.String)
+    _require(manifest, frame.columns == ["id"] and frame.dtypes[0] in kinds, file, "one column, id")
+    ids = frame["id"]
+    _require(manifest, ids.null_count() == 0, file, "an id is missing")
+    _require(manifest, ids.n_unique() == len(ids), file, "an id stands twice")
+    _require(manifest, trained <= len(ids), file, f"{trained} ids were trained on")
+    _require(manifest, ids.head(trained).is_sorted(), file, "its trained ids are not sorted")
+    return Vocabulary(ids, trained, side)
 
 
-def _frame(manifest: Manifest, name: str) -> pl.DataFrame | None:
-    return manifest.frame(name) if name in manifest.files else None
+def _entities(manifest: Manifest, vocabulary: Vocabulary) -> pl.DataFrame | None:
+    """The table of one side: at most one row for each id, and none for others."""
+    file = f"{vocabulary.name}_table.parquet"
+    title = manifest.fields["data"]["title"] if vocabulary.name == "item" else None
+    if file not in manifest.files:
+        _require(manifest, title is None, file, "it should hold the titles, and is not there")
+        return None
+    frame = _frame(manifest, file)
+    same = frame.schema.get("id") == vocabulary.ids.dtype
+    _require(manifest, same and frame["id"].null_count() == 0, file, "ids as those of the log")
+    _require(manifest, frame["id"].n_unique() == len(frame), file, "an id stands twice")
+    _require(manifest, vocabulary.rows(frame["id"]).all(), file, "an id is unknown")
+    if title is not None:
+        _require(manifest, title in frame.columns, file, f"it has no column '{title}'")
+        frame[title].head(1).cast(pl.String)
+    return frame
+
+
+def _frame(manifest: Manifest, name: str, rows: int | None = None) -> pl.DataFrame:
+    announced = manifest.fields["data"].get("rows", {}).get(name, rows)
+    _require(manifest, rows in (None, announced), name, f"{announced} rows are not {rows} events")
+    return manifest.frame(name, announced)
+
+
+def _require(manifest: Manifest, sound: Any, file: str, fault: str = "") -> None:
+    if not sound:
+        raise BundleError(
+            f"{manifest.directory}: {file} is not what training writes: {fault}. Restore the "
+            "bundle from a copy, or make it again."
+        )

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from shortlist.bundle.parquet import unpacked
 from shortlist.errors import BundleError
 
 JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
@@ -23,6 +24,9 @@ JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | 
 
 ALIGNED = 64
 """Bytes: what a mapped tensor should begin at a multiple of: a cache line."""
+
+EXPANDED = (2**28, 1000)
+"""Bytes a Parquet file may unpack to: so many, and so many times its own. Logs come to some 30."""
 
 _DTYPES = {
     torch.float64: "F64",
@@ -117,13 +121,33 @@ def dump_frame(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def load_frame(data: bytes, name: str) -> pl.DataFrame:
-    """Parse the Parquet file `name`."""
+def load_frame(data: bytes, name: str, rows: int | None = None) -> pl.DataFrame:
+    """Parse the Parquet file `name`; rows: how many it must have, where that is known.
+
+    Its headers are read first. A file that would have other rows, or fill more memory than
+    EXPANDED allows, is refused before it is decoded.
+    """
+    room = EXPANDED[0] + EXPANDED[1] * len(data)
     try:
-        return pl.read_parquet(io.BytesIO(data))
+        would = unpacked(data)
+        if rows is not None and would.rows != rows:
+            raise ValueError(f"it has {would.rows:,} rows, and {rows:,} were announced")
+        if would.size > room:
+            raise ValueError(f"its {len(data):,} bytes would unpack to {would.size:,}")
+        frame = pl.read_parquet(io.BytesIO(data))
+        # Equal texts share their bytes until something is made of each of them.
+        texts = [frame[name].explode() for name, kind in frame.schema.items() if _is_text(kind)]
+        if sum(text.str.len_bytes().sum() for text in texts) > room:
+            raise ValueError(f"its {len(data):,} bytes hold texts of more than {room:,} bytes")
+        return frame
     # A panic of the Rust parser is a BaseException, yet no more than a bad file.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
-        raise BundleError(f"{name} is not a Parquet file: {error}.") from error
+        raise BundleError(f"{name} is not a Parquet file of this bundle: {error}.") from error
+
+
+def _is_text(kind: pl.DataType) -> bool:
+    """Whether a column holds texts, or lists of them."""
+    return kind == pl.String or (isinstance(kind, pl.List) and kind.inner == pl.String)
 
 
 def _refuse_constant(text: str) -> float:

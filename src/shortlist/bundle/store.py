@@ -30,7 +30,7 @@ from shortlist.errors import BundleError
 from shortlist.outputs import BUNDLE_MARKS, Output
 from shortlist.systems import check_system
 
-FORMAT = 1
+FORMAT = 2
 """The layout written here. Each format keeps MANIFEST and SEAL, so that a newer one is told."""
 
 MANIFEST, SEAL = BUNDLE_MARKS
@@ -100,9 +100,9 @@ class Manifest:
                 raise BundleError(f"{path} was replaced while it was read: load the bundle again.")
         return tensors
 
-    def frame(self, name: str) -> pl.DataFrame:
-        """Return a Parquet file's table."""
-        return load_frame(self.read(name), str(self.directory / name))
+    def frame(self, name: str, rows: int | None = None) -> pl.DataFrame:
+        """Return a Parquet file's table; rows: how many it must have, where that is known."""
+        return load_frame(self.read(name), str(self.directory / name), rows)
 
     def _listed(self, name: str) -> FileEntry:
         if name not in self.files:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shortlist.errors import ModelError
+from shortlist.errors import MissingPackageError, ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
 from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
@@ -56,7 +56,9 @@ class AnnoyForest(ApproximateIndex):
         try:
             from annoy import AnnoyIndex  # noqa: PLC0415
         except ImportError as error:
-            raise ModelError("this index needs Annoy: pip install 'shortlist[annoy]'") from error
+            raise MissingPackageError(
+                "this index needs Annoy: pip install 'shortlist[annoy]'"
+            ) from error
         # Annoy's own "dot" missed the very best of factors whose lengths differ.
         raises = self.similarity == "dot"
         metric = "angular" if self.similarity == "cosine" else "euclidean"

@@ -207,6 +207,10 @@ class ApproximateIndex(ABC):
         slots, dumped = parts.pop("slots").numpy(), parts.pop("library").numpy()
         index = cls(similarity, **settings)
         index._exact = ExactIndex.from_state(similarity, parts)
+        if slots.dtype != np.int64 or not np.array_equal(
+            np.sort(slots[slots >= 0]), np.sort(parts["ids"].numpy())
+        ):
+            raise ModelError("the slots of the index hold other items than it has")
         index._slots = slots
         if len(index._exact):
             index._restore(dumped, len(slots), index._exact.items.vectors.shape[1])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shortlist.errors import ModelError
+from shortlist.errors import MissingPackageError, ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
 from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
@@ -213,7 +213,9 @@ def _client(uri: str | None) -> Any:
     try:
         from pymilvus import MilvusClient  # noqa: PLC0415
     except ImportError as error:
-        raise ModelError("this index needs Milvus: pip install 'shortlist[milvus]'") from error
+        raise MissingPackageError(
+            "this index needs Milvus: pip install 'shortlist[milvus]'"
+        ) from error
     if uri is None:
         folder = tempfile.TemporaryDirectory(prefix="shortlist-milvus-")
         client = MilvusClient(uri=str(Path(folder.name) / "milvus.db"))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist.errors import ModelError
+from shortlist.errors import MissingPackageError, ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range
 from shortlist.index.candidates import Floats, Rows
 
@@ -150,5 +150,7 @@ def _scann() -> Any:
     try:
         from scann import scann_ops_pybind  # noqa: PLC0415
     except ImportError as error:
-        raise ModelError("this index needs ScaNN: pip install 'shortlist[scann]'") from error
+        raise MissingPackageError(
+            "this index needs ScaNN: pip install 'shortlist[scann]'"
+        ) from error
     return scann_ops_pybind

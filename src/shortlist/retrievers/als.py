@@ -22,6 +22,7 @@ from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.explaining import REASONS
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, no_profile
+from shortlist.retrievers.kept import check_tensors
 
 
 class ALSOptions(ProfileOptions):
@@ -178,6 +179,18 @@ class ALS(HistoryScorer[ALSOptions]):
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the vectors and biases back."""
+        rows = self.data.items.trained + 1
+        check_tensors(
+            "learned",
+            tensors,
+            {
+                "vectors": (torch.float32, (rows, self.options.factors)),
+                "biases": (torch.float32, (rows,)),
+                "mass": (torch.float64, (1,)),
+            },
+        )
+        if not float(tensors["mass"]) > 0:
+            raise ModelError("learned: mass must be > 0")
         self._vectors, self._biases = tensors["vectors"].numpy(), tensors["biases"].numpy()
         self._mass = tensors["mass"].numpy()
         self._prepare()

@@ -21,6 +21,7 @@ from shortlist.retrievers.base import Answer, Candidates, Origin, RowQueries, St
 from shortlist.retrievers.capabilities import Channel, Explains, FindsSimilar
 from shortlist.retrievers.channels import CHANNELS
 from shortlist.retrievers.explaining import Explaining
+from shortlist.retrievers.kept import check_tensors
 from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.merging import fill_slots, fuse, slot_order
 from shortlist.retrievers.options import checked_options
@@ -326,7 +327,14 @@ class Blend(Explaining):
             channels[name] = kind.from_state(data, described["settings"], own, device=device)
         blend = cls(channels, **settings["options"])
         blend.quotas = settings["quotas"]
-        blend.chances = dict(states.get("chances", {}))
+        if blend.options.method == "calibrated":
+            asked = [name for name in channels if name not in blend.options.fallback]
+            blend.chances = dict(states["chances"])
+            lists = {name: (torch.float32, (name,)) for name in asked}
+            check_tensors("chances", blend.chances, lists)
+            for name, chances in blend.chances.items():
+                if not bool(((chances >= 0) & (chances < 1)).all()):
+                    raise ModelError(f"chances: {name} must lie from 0 to below 1")
         blend._adopt()
         return blend
 

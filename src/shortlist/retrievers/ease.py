@@ -18,6 +18,7 @@ from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, no_profile
+from shortlist.retrievers.kept import Expected, check_offsets, check_rows, check_tensors
 
 
 class EASEOptions(ProfileOptions):
@@ -118,6 +119,22 @@ class EASE(HistoryScorer[EASEOptions]):
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the weights back."""
+        whole, items = (torch.int32, torch.int64), self.data.items.trained
+        expected: dict[str, Expected] = {"fitted": (torch.int64, (items + 1,))}
+        if "weights" in tensors:
+            fitted = len(tensors["weights"])
+            expected["weights"] = (torch.float32, (fitted, fitted))
+        else:
+            fitted = len(tensors.get("indptr", ())) - 1
+            expected |= {"data": (torch.float32, ("N",)), "indices": (whole, ("N",))}
+            expected |= {"indptr": (whole, (fitted + 1,))}
+        check_tensors("learned", tensors, expected)
+        rows = tensors["fitted"]
+        check_rows("learned: fitted", rows[:1], 0, 0)
+        check_rows("learned: fitted", rows[rows != 0], 1, fitted, distinct=True)
+        if "indptr" in tensors:
+            check_rows("learned: indices", tensors["indices"], 0, fitted - 1)
+            check_offsets("learned: indptr", tensors["indptr"], len(tensors["data"]))
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         self._fitted = arrays["fitted"]
         if "weights" in arrays:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shortlist.config.sections import Count, NotNegative, Seed
 from shortlist.data.dataset import TrainingData
+from shortlist.errors import ModelError
 from shortlist.linear.graph import (
     BLOCK,
     Floats,
@@ -25,6 +26,7 @@ from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.linear.products import product
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, scaled_columns
+from shortlist.retrievers.kept import check_tensors
 
 FilterName = Literal["tilted", "gf-cf", "bspm"]
 
@@ -186,6 +188,14 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the singular vectors back and make R."""
+        shape = (self.data.items.trained + 1, "K")
+        check_tensors(
+            "learned",
+            tensors,
+            {"vectors": (torch.float32, shape), "values": (torch.float32, ("K",))},
+        )
+        if not len(tensors["values"]) or not float(tensors["values"][0]) > 0:
+            raise ModelError("learned: values must begin with a singular value > 0")
         self._vectors = tensors["vectors"].numpy()
         self._values = tensors["values"].numpy()
         self._prepare()

@@ -21,6 +21,7 @@ from shortlist.retrievers.attributes import value_lists
 from shortlist.retrievers.base import Candidates, RowQueries, check_k
 from shortlist.retrievers.counting import Counting
 from shortlist.retrievers.explaining import REASONS, Explaining
+from shortlist.retrievers.kept import check_offsets, check_rows, check_tensors
 from shortlist.retrievers.similar import FindingSimilar
 
 
@@ -279,13 +280,32 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back the lists, and find each item's places in them."""
         self._prepare()
+        check_tensors(
+            "learned",
+            tensors,
+            {
+                "start": (torch.int64, (len(self.values) + 1,)),
+                "item": (torch.int64, ("L",)),
+                "worth": (torch.float32, ("L",)),
+            },
+        )
+        check_offsets("learned: start", tensors["start"], len(tensors["item"]))
+        check_rows("learned: item", tensors["item"], 1, self.data.items.trained)
         self._lists = _Lists(*(tensors[name].numpy() for name in ("start", "item", "worth")))
         width = len(self.values)
         value = np.repeat(np.arange(width), np.diff(self._lists.start))
         owner = np.repeat(np.arange(len(self.data.items) + 1), np.diff(self._members.start))
-        pair = np.searchsorted(
-            owner * width + self._members.value, self._lists.item * width + value
-        )
+        keys, wanted = owner * width + self._members.value, self._lists.item * width + value
+        pair = np.searchsorted(keys, wanted).clip(max=max(len(keys) - 1, 0))
+        if not np.array_equal(keys[pair], wanted) or len(np.unique(pair)) < len(pair):
+            raise ModelError(
+                f"learned: item must list each item once under its own '{self.options.attribute}'"
+            )
+        falls = np.diff(self._lists.worth) <= 0
+        begins = self._lists.start[1:-1]
+        falls[begins[(begins > 0) & (begins < len(value))] - 1] = True
+        if not falls.all():
+            raise ModelError("learned: worth must not rise within a list")
         self._members.place[pair] = np.arange(len(value)) - self._lists.start[value]
 
     def _prepare(self) -> None:

@@ -31,6 +31,7 @@ from shortlist.linear.swing import swing
 from shortlist.linear.weighting import bm25, inverse_frequency, tf_idf
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions
+from shortlist.retrievers.kept import check_rows, check_tensors
 
 Floats = NDArray[np.float64]
 
@@ -198,6 +199,13 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the neighbours back."""
+        shape = (self.data.items.trained + 1, "N")
+        check_tensors(
+            "learned",
+            tensors,
+            {"neighbours": (torch.int32, shape), "similarities": (torch.float32, shape)},
+        )
+        check_rows("learned: neighbours", tensors["neighbours"], 0, self.data.items.trained)
         ids, scores = tensors["neighbours"].numpy(), tensors["similarities"].numpy()
         self._keep(Neighbours(ids, scores))
 

@@ -30,8 +30,9 @@ from shortlist.retrievers.base import (
 )
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.item_updates import with_changed_items
+from shortlist.retrievers.kept import check_rows, check_tensors
 from shortlist.retrievers.unfitted import check_split
-from shortlist.similarity import comparable
+from shortlist.similarity import comparable, normalize
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, fit_towers
 from shortlist.training.hard import check_hard_options
@@ -45,6 +46,12 @@ NO_HARD = {
     if key.startswith("hard")
 }
 """The options of hard negatives, for retrievers without them."""
+
+SAMPLED = 256
+"""Vectors of a bundle, at most, that are compared with what the towers give."""
+
+ALIKE = 0.01
+"""What a vector may differ by from one device to another, as a share of its length."""
 
 VALIDATION_USERS = 10_000
 """At most so many users are asked after each epoch; which ones is fixed."""
@@ -255,15 +262,51 @@ class Learner(Explaining):
         with torch.random.fork_rng(devices=[]), _Unfilled():
             retriever.set_data(data)
         # The weights are those given, not copies: of a mapped file only what is read is in memory.
+        own = retriever.towers.state_dict()
+        wanted = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in own.items()}
+        check_tensors("towers", states["towers"], wanted)
         retriever.towers.load_state_dict(dict(states["towers"]), assign=True)
         retriever.towers.to(retriever.device).eval()
+        rows, vectors = retriever._checked(states[cls.placed])
         index = None
         if "index" in settings:
             similarity = retriever.training_section.similarity
             index = INDEXES[settings["index"]].from_state(similarity, dict(states["index"]))
-        placed = states[cls.placed]
-        retriever._put_back(placed["rows"], placed["vectors"], index)
+            retriever._check_index(states["index"], rows, vectors)
+        retriever._put_back(rows, vectors, index)
         return retriever
+
+    def _checked(self, placed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The rows and vectors of a bundle, once they fit the data and the towers."""
+        shape = ("N", self.model_section.dim)
+        expected = {"rows": (torch.int64, ("N",)), "vectors": (torch.float32, shape)}
+        check_tensors(self.placed, placed, expected)
+        rows, vectors = placed["rows"], placed["vectors"]
+        of_users = self.placed == "user_vectors"
+        most = self.data.users.trained if of_users else len(self.data.items)
+        check_rows(f"{self.placed}: rows", rows, 1, most, distinct=True)
+        if not of_users:
+            some = _spread(len(rows))
+            with torch.no_grad():
+                again = self._encode_items(rows[some]).cpu()
+            _check_alike(f"{self.placed}: the vector of row", rows[some], vectors[some], again)
+        return rows, vectors
+
+    def _check_index(self, state: Mapping[str, Tensor], rows: Tensor, vectors: Tensor) -> None:
+        """Refuse an index of other rows, of other tie keys, or of other vectors than are placed."""
+        ids, vocabulary = state["ids"], self.data.users
+        if self.placed != "user_vectors":
+            vocabulary = self.data.items
+        ordered, place = rows.sort()
+        if not torch.equal(ids.sort().values, ordered):
+            raise ModelError(f"the index holds other rows than {self.placed}")
+        if not torch.equal(state["tie_keys"], torch.from_numpy(vocabulary.tie_keys)[ids]):
+            raise ModelError("the index orders equal scores by other keys than those of its rows")
+        some = _spread(len(ids))
+        placed = vectors[place[torch.searchsorted(ordered, ids[some])]]
+        if self.training_section.similarity == "cosine":
+            placed = normalize(placed)
+        _check_alike("index: the vector of row", ids[some], state["vectors"][some], placed)
 
     def _fitted(
         self,
@@ -370,6 +413,10 @@ class Learner(Explaining):
     def _mark_readable(self) -> None:
         """Note which items of a history can be read, where that depends on the data's items."""
 
+    def _encode_items(self, rows: Tensor) -> Tensor:
+        """Vectors of item rows [n] as they are placed, [n, D], where items have any."""
+        raise NotImplementedError
+
     @abstractmethod
     def _placed(self) -> tuple[Tensor, Tensor]:
         """The rows and vectors in the index: [N] int64, [N, D]."""
@@ -408,6 +455,21 @@ class _Unfilled(TorchFunctionMode):
         if getattr(func, "__module__", "") == nn.init.__name__:
             return args[0] if args else given["tensor"]
         return func(*args, **given)
+
+
+def _spread(count: int) -> Tensor:
+    """Positions from 0 to count - 1: all of a few, some of many, evenly apart."""
+    return torch.arange(0, count, max(1, -(-count // SAMPLED)))
+
+
+def _check_alike(what: str, rows: Tensor, given: Tensor, expected: Tensor) -> None:
+    """Refuse a vector that differs from the expected one by more than devices may."""
+    if given.shape != expected.shape:
+        raise ModelError(f"{what} {int(rows[0])} must be {expected.shape[1]} wide")
+    size = torch.linalg.vector_norm(expected, dim=1) + torch.finfo(torch.float32).tiny
+    off = ~(torch.linalg.vector_norm(given - expected, dim=1) <= ALIKE * size)
+    if off.any():
+        raise ModelError(f"{what} {int(rows[off][0])} is not what the towers give")
 
 
 def validation_score(retriever: Retriever, monitor: str) -> float:

@@ -21,6 +21,7 @@ from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.counting import Counting
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.history import ProfileOptions, no_profile, profiles
+from shortlist.retrievers.kept import check_tensors
 
 PRODUCTS = 16_000_000
 """How many similarities, or scores, are held at a time."""
@@ -174,8 +175,9 @@ class UserCF(Counting[UserCFOptions], Explaining):
         """Nothing: the log is all there is to know."""
         return {}
 
-    def set_learned(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+    def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Turn the log by item again."""
+        check_tensors("learned", tensors, {})
         self.learn()
 
     def _size(self, matrix: Matrix) -> NDArray[np.float64]:

@@ -176,6 +176,8 @@ class UserToUser(Learner):
         self._rows = rows[torch.argsort(keys, stable=True)]
         self._column = torch.full((len(data.items) + 1,), -1)
         self._column[self._rows] = torch.arange(len(self._rows))
+        # Neighbours lend what can be recommended; items that came since the fit cannot.
+        self._met = keep(self._met, self._column[self._met.values] >= 0)
 
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.user_rows, self.user_vectors

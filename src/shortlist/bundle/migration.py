@@ -1,0 +1,33 @@
+"""How does what older versions wrote become what this one reads? One function for each change.
+
+A format that cannot be read is no migration's business: `load` names the version that can.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from shortlist.bundle.store import Manifest
+
+Tensors = dict[str, dict[str, Tensor]]
+
+
+def migrated(manifest: Manifest, states: Tensors) -> tuple[Mapping[str, Any], Tensors]:
+    """Return settings and tensors as this version writes them."""
+    settings = manifest.fields["settings"]
+    if manifest.format == 1 and "towers" in states:
+        return _own_history_table(settings, states)
+    return settings, states
+
+
+def _own_history_table(
+    settings: Mapping[str, Any], states: Tensors
+) -> tuple[Mapping[str, Any], Tensors]:
+    """The first towers read histories with a table of their own, inside the pooling."""
+    towers = dict(states["towers"])
+    if "query.history.table.weight" not in towers:
+        return settings, states
+    towers["query.table.weight"] = towers.pop("query.history.table.weight")
+    model = {**settings["model"], "shared_items": False}
+    return {**settings, "model": model}, {**states, "towers": towers}

@@ -1,0 +1,276 @@
+"""What must a manifest say, key by key, and which files belong to it? Asked before any is opened.
+
+A seal that fits says that nothing changed, not that it was sound: who can write can seal anew.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from shortlist.bundle.store import FORMAT, Manifest
+from shortlist.config.sections import Blend as BlendSection
+from shortlist.config.sections import Model, Section, SplitKind, Training
+from shortlist.data.columns import TimeUnit
+from shortlist.data.dataset import Fit
+from shortlist.errors import BundleError, suggest
+from shortlist.index import INDEXES
+from shortlist.retrievers import CHANNELS, RETRIEVERS
+from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.learning import Learner
+from shortlist.retrievers.popular import Popular
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Whole = Annotated[int, Field(ge=0, lt=2**62)]
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+DATA_FILES = ("log.parquet", "users.parquet", "items.parquet")
+"""Tables of every bundle."""
+
+OPTIONAL_FILES = ("user_table.parquet", "item_table.parquet", "shows.parquet", "met.parquet")
+"""Tables of some."""
+
+
+class Categorical(Section):
+    """The encoder of a categorical column."""
+
+    name: Name
+    kind: Literal["categorical"]
+    values: list[str]
+
+
+class MultiValued(Section):
+    """The encoder of a column of several values."""
+
+    name: Name
+    kind: Literal["multi-valued"]
+    values: list[str]
+    separator: str | None
+
+
+class Numeric(Section):
+    """The encoder of numbers."""
+
+    name: Name
+    kind: Literal["numeric"]
+    mean: float
+    std: Annotated[float, Field(gt=0)]
+    width: Literal[2]
+
+
+class Vector(Section):
+    """The encoder of pretrained vectors."""
+
+    name: Name
+    kind: Literal["vector"]
+    width: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+Encoders = list[
+    Annotated[Categorical | MultiValued | Numeric | Vector, Field(discriminator="kind")]
+]
+
+
+class Data(Section):
+    """What the manifest says of the log. rows: of each table, since format 2."""
+
+    fit: Fit
+    ordered: bool
+    trained_users: Whole
+    trained_items: Whole
+    user_encoders: Encoders
+    item_encoders: Encoders
+    title: str | None
+    split: SplitKind
+    notes: list[str] = Field(default=[])
+    time_unit: TimeUnit | None = None
+    events: Whole
+    met_events: Whole | None = None
+    fingerprint: Digest
+    removed_items: list[Whole] = Field(default=[])
+    rows: dict[str, Whole] = Field(default={})
+
+
+class Epoch(Section):
+    """One epoch that was measured."""
+
+    epoch: Whole
+    loss: float
+    score: float
+    skipped: Whole = 0
+
+
+class LearnedSettings(Section):
+    """Settings of a retriever with towers."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+    best_epoch: Whole
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    epochs: list[Epoch]
+    index: str | None = None
+
+
+class CountingSettings(Section):
+    """Settings of a retriever without towers."""
+
+    options: dict[str, Any] = Field(default={})
+
+
+class Channel(Section):
+    """One channel of a blend; its name begins the names of its files."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
+    retriever: str
+    settings: dict[str, Any]
+
+
+class BlendSettings(Section):
+    """Settings of a blend."""
+
+    options: dict[str, Any]
+    quotas: dict[str, Annotated[int, Field(ge=0, lt=2**31)]] | None
+    channels: Annotated[list[Channel], Field(min_length=1)]
+    plan: dict[str, Any] | None
+
+
+class Reported(BaseModel):
+    """What is read of a report; a report says more."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Figure(Reported):
+    """A mean with its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Fitted(Reported):
+    """Which fit was measured."""
+
+    fit: str
+
+
+class Metrics(Reported):
+    """A report."""
+
+    split: Fitted
+    users: Whole
+    metrics: dict[str, Figure]
+
+
+class Fields(Section):
+    """What the manifest says beside format, writer and files. The last four are for readers."""
+
+    retriever: str
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    embedding_space: Digest
+    metrics: Metrics | None
+    recipe: dict[str, dict[str, Any] | None] | None
+    findings: list[dict[str, str]] = Field(default=[])
+    index: dict[str, Any] | None = None
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Refuse a manifest that this version could not have written. Errors: BundleError.
+
+    In the format that is written now every key must be there; older ones had fewer.
+    """
+    where = str(manifest.directory)
+    try:
+        files = check_fields(manifest.fields, exact=manifest.format == FORMAT)
+    except ValueError as error:
+        raise BundleError(f"{where}: manifest.json: {error}") from None
+    tables = {name for name in manifest.files if name.endswith(".parquet")}
+    given = {name.removesuffix(".safetensors") for name in manifest.files.keys() - tables}
+    for name in (*sorted(set(DATA_FILES) - tables), *(f"{n}.safetensors" for n in files - given)):
+        raise BundleError(f"{where} has no file {name}, which its manifest needs")
+    for name in (*sorted(tables - {*DATA_FILES, *OPTIONAL_FILES}), *sorted(given - files)):
+        raise BundleError(f"{where}: nothing in a bundle of this kind is named {name}")
+    rows = manifest.fields["data"].get("rows", {})
+    if manifest.format == FORMAT and rows.keys() != tables:
+        raise BundleError(f"{where}: manifest.json: data.rows must count the rows of each table")
+
+
+def check_fields(fields: Mapping[str, Any], *, exact: bool) -> set[str]:
+    """Return the names of the tensor files that these fields ask for. Errors: ValueError."""
+    _checked(Fields, fields, "", exact)
+    _checked(Data, fields["data"], "data", exact)
+    kind, settings = fields["retriever"], fields["settings"]
+    _known("retriever", kind, RETRIEVERS)
+    data = fields["data"]
+    for side in ("user", "item"):
+        names = [encoder["name"] for encoder in data[f"{side}_encoders"]]
+        _distinct(f"data.{side}_encoders", names)
+        for encoder in data[f"{side}_encoders"]:
+            _distinct(f"data.{side}_encoders: {encoder['name']}", encoder.get("values", ()))
+    _distinct("data.removed_items", data.get("removed_items", ()))
+    if RETRIEVERS[kind] is not Blend:
+        return _channel(kind, settings, "settings", exact)
+    _checked(BlendSettings, settings, "settings", exact)
+    options = _checked(BlendSection, settings["options"], "settings.options", exact)
+    files: set[str] = {"chances"} if options.method == "calibrated" else set()
+    names = [channel["name"] for channel in settings["channels"]]
+    _distinct("settings.channels", names)
+    for channel in settings["channels"]:
+        place = f"settings.channels.{channel['name']}"
+        _known(f"{place}.retriever", channel["retriever"], CHANNELS)
+        own = _channel(channel["retriever"], channel["settings"], f"{place}.settings", exact)
+        files |= {f"{channel['name']}.{file}" for file in own}
+    if (options.method == "quotas") != (settings["quotas"] is not None):
+        raise ValueError("settings.quotas must be there for method = 'quotas', and only for it")
+    for name in settings["quotas"] or ():
+        _known("settings.quotas", name, names)
+    if settings["quotas"] is not None and not any(settings["quotas"].values()):
+        raise ValueError("settings.quotas must give at least one slot")
+    return files
+
+
+def _channel(kind: str, settings: Any, where: str, exact: bool) -> set[str]:
+    """Check the settings of a retriever that stands alone; return its tensor files."""
+    retriever = RETRIEVERS[kind]
+    if not issubclass(retriever, Learner):
+        _checked(CountingSettings, settings, where, exact)
+        _checked(retriever.options_type, settings.get("options", {}), f"{where}.options", exact)
+        return set() if retriever is Popular else {"learned"}
+    _checked(LearnedSettings, settings, where, exact)
+    _checked(Model, settings["model"], f"{where}.model", exact)
+    _checked(Training, settings["training"], f"{where}.training", exact)
+    files = {"towers", retriever.placed}
+    if (index := settings.get("index")) is None:
+        return files
+    _known(f"{where}.index", index, INDEXES)
+    return {*files, "index"}
+
+
+def _checked(kind: type[Section], given: Any, where: str, exact: bool) -> Any:
+    """Return `given` as a section. Errors: ValueError with the path of the first fault."""
+    at = f"{where}." if where else ""
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} must be a table")
+    missing = sorted(kind.model_fields.keys() - given.keys())
+    if exact and missing:
+        raise ValueError(f"{at}{missing[0]} is missing")
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise ValueError(f"{at}{place}: {fault['msg']}, got {fault['input']!r:.80}") from None
+
+
+def _known(where: str, name: Any, among: Iterable[str]) -> None:
+    if not isinstance(name, str) or name not in among:
+        raise ValueError(
+            f"{where}: this version does not know {name!r:.80}.{suggest(str(name), among)}"
+        )
+
+
+def _distinct(where: str, values: Iterable[Any]) -> None:
+    values = list(values)
+    if len(set(values)) < len(values):
+        raise ValueError(f"{where} must not hold the same twice")
