@@ -5,13 +5,14 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants page extras milvus-server soak fuzz format clean
+.PHONY: help setup demo test check mutants portable page extras milvus-server soak fuzz format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
 	@echo "make test    run all tests"
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
+	@echo "make portable  the numerical tests under other arithmetics of this machine, and with more threads (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
 	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
@@ -54,6 +55,9 @@ check: .venv/.setup
 
 mutants: .venv/.setup
 	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+portable: .venv/.setup
+	$(BIN)/python tests/portable/run.py $(ARGS)
 
 page: .venv/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,page]"

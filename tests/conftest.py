@@ -27,8 +27,9 @@ WORLD_SCHEMA = Schema(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
+def _so_many_threads():
+    """One thread, or as many as the environment says: no answer may depend on it."""
+    torch.set_num_threads(int(os.environ.get("SHORTLIST_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

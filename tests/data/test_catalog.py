@@ -4,10 +4,10 @@ import io
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import zipfile
 from pathlib import Path
+from threading import Event
 
 import polars as pl
 import pytest
@@ -166,13 +166,17 @@ def test_with_nothing_in_reach_the_error_gives_the_reasons_and_the_ways_out(tmp_
 
 def test_a_host_that_never_answers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "_SECONDS_TO_ANSWER", 0.05)
-    monkeypatch.setattr(catalog, "urlopen", lambda url, timeout: time.sleep(0.5))
+    over = Event()
+    monkeypatch.setattr(catalog, "urlopen", lambda url, timeout: over.wait())
     serve_wheel(monkeypatch)
     found = movielens_100k(cache=tmp_path)
+    over.set()
     assert "did not answer within 0.05 seconds" in found.tried[0]
 
 
 def test_a_host_that_never_ends_is_given_up(tmp_path, monkeypatch):
+    over = Event()
+
     class Drip:
         def __enter__(self):
             return self
@@ -181,13 +185,15 @@ def test_a_host_that_never_ends_is_given_up(tmp_path, monkeypatch):
             return None
 
         def read(self, _):
-            time.sleep(0.5)
+            over.wait()
             return b""
 
     monkeypatch.setattr(catalog, "_SECONDS_TO_FETCH", 0.05)
     monkeypatch.setattr(catalog, "urlopen", lambda url, timeout: Drip())
     serve_wheel(monkeypatch)
-    assert "was not complete after 0.05 seconds" in movielens_100k(cache=tmp_path).tried[0]
+    found = movielens_100k(cache=tmp_path)
+    over.set()
+    assert "was not complete after 0.05 seconds" in found.tried[0]
 
 
 @pytest.mark.parametrize(

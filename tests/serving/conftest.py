@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
 import pytest
 
+from patience import PATIENCE, PATIENT
 from shortlist.bundle.bundle import save
 from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.ease import EASE
@@ -22,7 +24,7 @@ from shortlist.retrievers.popular import Popular
 from shortlist.serving.app import App
 from shortlist.serving.measures import Measures
 from shortlist.serving.run import Server
-from shortlist.serving.settings import Settings
+from shortlist.serving.settings import Settings, Timeouts
 from shortlist.serving.watching import Watch
 
 TOKEN, ADMIN = "reader-reader-reader", "admin-admin-admin-admin"
@@ -139,6 +141,12 @@ def say(pytestconfig):
     return line
 
 
+def patient(settings: Settings | None) -> Settings:
+    """The settings, and all the time there is for a test that says nothing of times."""
+    settings = settings or Settings()
+    return replace(settings, timeouts=PATIENT) if settings.timeouts == Timeouts() else settings
+
+
 @pytest.fixture(scope="session")
 def open_app():
     """Opens an application over a path: what is served is loaded, and closed at the end."""
@@ -147,7 +155,7 @@ def open_app():
     def start(path: Path, settings: Settings | None = None, look: bool = True, **more) -> App:
         measures = Measures()
         watch = Watch(path, measures, **more)
-        app = App(watch, measures, settings or Settings())
+        app = App(watch, measures, patient(settings))
         opened.append(app)
         if look:
             watch.look()
@@ -188,11 +196,11 @@ class Running(NamedTuple):
     server: Server
     port: int
 
-    def post(self, path, value, timeout=10.0, headers=None):
+    def post(self, path, value, timeout=PATIENCE, headers=None):
         return post(self.port, path, value, timeout, headers)
 
 
-def post(port, path, value, timeout=10.0, headers=None):
+def post(port, path, value, timeout=PATIENCE, headers=None):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         body = json.dumps(value)
@@ -210,7 +218,7 @@ def running(open_app):
 
     @contextmanager
     def run(path: Path, settings: Settings | None = None):
-        settings = settings or Settings()
+        settings = patient(settings)
         app = open_app(path, settings)
         told: list[str] = []
         opened = Event()
@@ -222,12 +230,12 @@ def running(open_app):
         server = Server(app, "127.0.0.1", 0, settings, ready)
         thread = Thread(target=server.run, daemon=True)
         thread.start()
-        assert opened.wait(20)
+        assert opened.wait(PATIENCE)
         try:
             yield Running(app, server, int(told[0].rpartition(":")[2]))
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
     return run
@@ -237,7 +245,7 @@ PROGRAM = """
 import sys
 from shortlist.serving.run import serve
 from shortlist.serving.settings import Settings, Timeouts
-times = Timeouts(notice=float(sys.argv[2]), drain=3, head=60, body=60)
+times = Timeouts(notice=300, drain=float(sys.argv[2]), head=300, body=300, answer=300)
 serve(sys.argv[1], port=0, settings=Settings(timeouts=times),
       ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())
 """
@@ -248,9 +256,9 @@ def process():
     """Starts `serve` as a process of its own: (process, port) once its socket is open."""
     started = []
 
-    def start(path: Path, notice: float = 0.0):
+    def start(path: Path, drain: float):
         child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(path), str(notice)],
+            [sys.executable, "-c", PROGRAM, str(path), str(drain)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -264,7 +272,7 @@ def process():
     for child in started:
         if child.poll() is None:
             child.send_signal(signal.SIGKILL)
-        child.communicate(timeout=20)
+        child.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -272,7 +280,7 @@ def connect():
     """Opens plain sockets, and closes them at the end."""
     opened = []
 
-    def to(port: int, timeout: float = 15.0) -> socket.socket:
+    def to(port: int, timeout: float = PATIENCE) -> socket.socket:
         opened.append(socket.create_connection(("127.0.0.1", port), timeout=timeout))
         return opened[-1]
 

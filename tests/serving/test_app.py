@@ -7,6 +7,7 @@ from threading import Event
 
 import pytest
 
+from patience import PATIENCE
 from shortlist.errors import ServingError
 from shortlist.serving.app import ROUTES, STATUS
 from shortlist.serving.messages import RequestError
@@ -276,7 +277,7 @@ def test_who_comes_when_the_queue_is_full_is_told_to_come_again(
     gate, recommend = Event(), client.app.watch.current.retriever.recommend
 
     def slow(*arguments):
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE)
         return recommend(*arguments)
 
     monkeypatch.setattr(client.app.watch.current.retriever, "recommend", slow)
@@ -302,7 +303,7 @@ def test_an_answer_that_takes_too_long_is_given_up(open_app, make_client, bundle
     client = make_client(open_app(bundle, settings))
     gate = Event()
     monkeypatch.setattr(
-        client.app.watch.current.retriever, "recommend", lambda *_: gate.wait(20) and 1 / 0
+        client.app.watch.current.retriever, "recommend", lambda *_: gate.wait(PATIENCE) and 1 / 0
     )
     try:
         assert client.post("/v1/recommend", {"users": [1]}).code == "busy"
@@ -315,7 +316,7 @@ def test_work_whose_waiter_has_gone_is_not_begun():
 
     async def run():
         workers, gate = Workers(threads=1, queue=9), Event()
-        first = workers.submit(gate.wait, 20)
+        first = workers.submit(gate.wait, PATIENCE)
         second = workers.submit(begun.append, "second")
         second.cancel()
         gate.set()

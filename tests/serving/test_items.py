@@ -1,10 +1,10 @@
 """Items changed while they are served: at once, for every thread, until the next bundle."""
 
-import time
 from threading import Event, Thread
 
 import pytest
 
+from patience import PATIENCE, wait_until
 from shortlist.bundle.store import verify
 from shortlist.serving.settings import Settings
 
@@ -90,18 +90,13 @@ def test_a_look_keeps_the_change_and_the_next_bundle_ends_it(admin, bundle):
     assert TRAINED in recommended(admin, exclude_seen=False)
 
 
-def wait_for_bundle(server):
-    while server.app.watch.current is None:
-        time.sleep(0.01)
-
-
 def test_changes_under_load_lose_no_request_and_never_show_half_of_one(running, bundle):
     """Each change takes one item out and puts another one in: an answer has exactly one of them."""
     wrong, seen, stop = [], set(), Event()
     other = NEW | {"id": 90_002}
     headers = {"authorization": f"Bearer {TOKEN}"}
     with running(bundle, SETTINGS) as server:
-        wait_for_bundle(server)
+        wait_until(lambda: server.app.watch.current is not None)
 
         def change(**items):
             said = server.post("/admin/items", items, headers=headers)
@@ -129,9 +124,10 @@ def test_changes_under_load_lose_no_request_and_never_show_half_of_one(running, 
         here, away = other["id"], NEW["id"]
         for _ in range(20):
             change(remove=[away], restore=[here])
+            wait_until(lambda now=here: wrong or frozenset({now}) in seen)
             here, away = away, here
         stop.set()
         for thread in clients:
-            thread.join(30)
+            thread.join(PATIENCE)
     assert wrong == []
     assert len(seen) == 2

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from patience import PATIENCE
 from shortlist.bundle.bundle import save
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
@@ -25,7 +26,6 @@ from shortlist.serving.settings import Settings
 CHROMIUM = os.environ.get("SHORTLIST_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-PATIENCE = 15_000  # milliseconds: a busy machine is slow, and no test waits for this on purpose
 
 SOURCES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
 
@@ -93,7 +93,7 @@ def visit(chromium):
         context = chromium.new_context(
             **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | options
         )
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))

@@ -21,6 +21,7 @@ from threading import Event, Thread
 
 import pytest
 
+from patience import PATIENCE
 from shortlist.bundle.store import publish, verify
 from shortlist.serving.service import Service
 from shortlist.serving.settings import Settings
@@ -110,8 +111,8 @@ def publish_again(path, number):
 
 
 def wait_ready(port):
-    end = time.monotonic() + 60
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    end = time.monotonic() + PATIENCE
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     while time.monotonic() < end:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
@@ -132,14 +133,14 @@ class Load:
         self.threads.append(Thread(target=self.administrator))
 
     def client(self, number):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         for path, value in itertools.cycle(QUESTIONS):
             if self.stop.is_set():
                 return connection.close()
             self.say(connection, path, value, number)
 
     def administrator(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         for number in itertools.count():
             if self.stop.wait(0.5):
                 return connection.close()
@@ -175,7 +176,7 @@ def soak(path, seconds, leaks):
                 samples.append((sum(load.asked), resident(process.pid)))
             load.stop.set()
             for thread in load.threads:
-                thread.join(60)
+                thread.join(PATIENCE)
             assert time.monotonic() >= end
             assert load.failed == []
         finally:
