@@ -274,7 +274,7 @@ class App:
 
         Refusing is fast, and whoever is refused may ask again at once: without rests the event loop
         would do little else, and hold the interpreter lock meanwhile. After 4 ms of work it rests
-        for twice as long as it has worked, 20 ms at most, so answers get two thirds of the time.
+        for as long as it has worked, 20 ms at most, so that answers get half of the time at least.
         While somebody waits to be connected, which is done one at a time, it works for up to 20 ms.
         """
         if self._rests:
@@ -285,7 +285,7 @@ class App:
             self._rests = False
             worked = thread_time() - self._worked
             if worked >= (_MOST_WORK if self.arrivals.poll(0) else _WORK):
-                self.workers.leave_alone(min(2 * worked, _MOST_REST))
+                self.workers.leave_alone(min(worked, _MOST_REST))
                 self._worked = thread_time()
 
         asyncio.get_running_loop().call_soon(rest)
