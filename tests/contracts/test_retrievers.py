@@ -256,6 +256,13 @@ def test_what_is_asked_before_fit_says_so_and_changes_nothing(kind, split, tmp_p
         fresh.fit(split.dataset)
 
 
+def test_nobody_asked_is_answered_with_nothing(channel):
+    for nobody in ([], Queries(users=()), Queries(histories=[])):
+        found = channel.recommend(nobody, 5)
+        assert found.rows.shape == (0, 5)
+        assert found.ids == []
+
+
 def test_more_than_there_is_gives_what_there_is(channel):
     found = channel.recommend(channel.data.users.ids[:3], 10**6)
     assert found.rows.shape[1] == len(channel.candidate_rows())

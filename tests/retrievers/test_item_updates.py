@@ -157,6 +157,8 @@ def test_neighbours_of_items_change_as_well(split):
         ({"add": [NEW | {"title": 5}]}, "title"),
         ({"add": [{"id": 90_001, "title": "bare"}]}, "90001 has none of the features"),
         ({"add": [NEW | {"id": TRAINED}]}, "500005 was trained on"),
+        ({"add": NEW}, "add takes a list of items"),
+        ({"add": ["x"]}, "number 0 must be a table"),
         ({"remove": [90_001]}, "90001 is unknown"),
         ({"remove": [TRAINED, TRAINED]}, "500005 is given twice"),
         ({"restore": [TRAINED]}, "500005 was not removed"),

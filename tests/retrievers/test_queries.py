@@ -98,7 +98,9 @@ def test_a_depth_below_one_is_refused(blend, k):
         blend.recommend(blend.data.users.ids[:1], k)
 
 
-@pytest.mark.parametrize("k", [5, [], [0], [True], "10", [2.5], ["10"], None, {10: 1}, [[10]]])
+@pytest.mark.parametrize(
+    "k", [5, [], [0], [2**70], [True], "10", [2.5], ["10"], None, {10: 1}, [[10]]]
+)
 def test_depths_of_an_evaluation_are_a_list_of_whole_numbers(model, k):
     for measure in (
         lambda: shortlist.evaluate(model, k=k),
@@ -125,8 +127,9 @@ def test_an_evaluation_of_anything_else_says_what_to_write(model, split, tmp_pat
             shortlist.evaluate(model, on=on)
     with pytest.raises(QueryError, match="exclude_seen must be True or False"):
         shortlist.evaluate(model, exclude_seen="no")
-    with pytest.raises(ModelError, match="fit must be one of train"):
-        split.training_data("everything")
+    for fit in ("everything", ["train"]):
+        with pytest.raises(ModelError, match="fit must be one of train"):
+            split.training_data(fit)
 
 
 def test_lists_of_lists_are_named_where_they_are_none(blend):

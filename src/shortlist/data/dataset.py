@@ -223,7 +223,7 @@ class Split:
 
         Asked again for the same rows, it returns the same object: channels share one copy.
         """
-        if fit not in FIT_BEFORE:
+        if not isinstance(fit, str) or fit not in FIT_BEFORE:
             raise ModelError(f"fit must be one of {', '.join(FIT_BEFORE)}, got {fit!r:.60}")
         if fit not in self._latest:
             self._latest.clear()

@@ -27,6 +27,10 @@ def item_table(data: TrainingData, items: Sequence[Mapping[str, Any]]) -> pl.Dat
     if frame is None:
         raise DataError("the data have no table of items, so a new one cannot be described")
     for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise DataError(
+                f"{WHERE}: number {number} must be a table such as {{'id': ...}}, got {item!r:.60}"
+            )
         if "id" not in item:
             raise DataError(f"{WHERE}: number {number} has no 'id'")
         for name in item:

@@ -26,6 +26,8 @@ from shortlist.retrievers.popular import Popular
 
 USERS_AT_A_TIME = 16_384
 SEED = 0
+DEEPEST = 1_000_000
+"""The deepest list that is measured: a list has a place for each, whatever there is to fill it."""
 
 
 class _Answers(NamedTuple):
@@ -107,7 +109,10 @@ def checked_depths(k: Any) -> tuple[int, ...]:
         k = list(k)
     if not isinstance(k, list | tuple | range | set | frozenset) or not k:
         raise QueryError(f"k must be a list of depths, such as [10, 20, 100], got {k!r:.60}")
-    return tuple(sorted({checked_count("each k", depth) for depth in k}))
+    depths = sorted({checked_count("each k", depth) for depth in k})
+    if depths[-1] > DEEPEST:
+        raise QueryError(f"k must be at most {DEEPEST:,}, got {depths[-1]}")
+    return tuple(depths)
 
 
 def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:

@@ -36,9 +36,9 @@ class Queries:
     the user is known to have met, also those rated below min_weight. where: a condition on the
     items' columns (`data.predicates`); allow, deny: item ids that alone may, or must not, be
     recommended. The three are of all queries. quota: at most so many items of each value of a
-    column in every answer, {"genre": 3}; the best
-    list that keeps to it is found, and items without a value are not limited. rows: bool
-    [items + 1], the rows that alone may be recommended, for callers that know rows.
+    column in every answer, {"genre": 3}; the best list that keeps to it is found, and items without
+    a value are not limited. rows: bool [items + 1], the rows that alone may be recommended, for
+    callers that know rows.
     """
 
     users: Ids | None = None
@@ -250,7 +250,8 @@ def row_blocks(
             part = queries.histories[at : at + size]
             yield _from_histories(part, data, queries.exclude_seen, allow)
         return
-    assert queries.users is not None
+    if queries.users is None or not len(queries):
+        return
     known = data.log.before(queries.before)
     others = data.met.before(queries.before) if data.met and queries.exclude_seen else None
     rows = torch.from_numpy(data.users.rows(queries.users))

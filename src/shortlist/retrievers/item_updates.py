@@ -26,6 +26,8 @@ def with_changed_items(
 
     Towers and log are shared with the old one, which answers as before, also meanwhile.
     """
+    if not isinstance(add, list | tuple):
+        raise DataError(f"add takes a list of items, [{{'id': ...}}], got {add!r:.60}")
     if retriever.placed != "item_vectors":
         raise ModelError(f"a {type(retriever).__name__} has no vectors of items to change")
     if isinstance(retriever.index, MilvusCollection):
