@@ -13,7 +13,7 @@ from shortlist.errors import TrainingError
 from shortlist.retrievers.vector import TwoTower
 from shortlist.training.progress import Bars
 
-OPTIONS = {"weighted": True, "dim": 8, "epochs": 2, "batch_size": 32, "patience": 0}
+OPTIONS = {"weighted": True, "dim": 8, "epochs": 1, "batch_size": 32}
 
 
 def split_of(world, weight):
@@ -38,7 +38,7 @@ def test_a_batch_whose_weights_are_all_0_is_skipped_and_counted(world, history):
 
 def test_weights_above_0_skip_nothing(world):
     model = TwoTower(**OPTIONS).fit(split_of(world, pl.lit(0.5)))
-    assert [epoch.skipped for epoch in model.history] == [0, 0]
+    assert [epoch.skipped for epoch in model.history] == [0]
 
 
 def test_a_sequence_tower_whose_positives_all_weigh_0_says_so(world):
