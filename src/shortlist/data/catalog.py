@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import polars as pl
 from shortlist.data.readers import read_frame
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import DataError
+from shortlist.outputs import parents_of, temporary_in
 
 _ARCHIVE_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 _WHEEL = "recbole==1.2.1"
@@ -391,21 +391,19 @@ def _from_cache(folder: Path, tried: list[str]) -> MovieLens | None:
 
 def _into_cache(found: MovieLens, folder: Path) -> MovieLens:
     """Keep a copy; readers see the whole of it or none. Return the data, its source saying so."""
-    making = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
-        making.mkdir(parents=True)
-        sums = {}
-        for table, file in zip(_TABLES, _PARQUET_FILES, strict=True):
-            frame: pl.DataFrame = getattr(found, table)
-            frame.write_parquet(making / file)
-            sums[file] = hashlib.sha256((making / file).read_bytes()).hexdigest()
-        note = {"source": found.source, "sha256": sums}
-        (making / "source.json").write_text(json.dumps(note, indent=2))
-        if folder.exists():  # only a damaged copy, or one that another run has just made, is here
-            shutil.rmtree(folder)
-        making.rename(folder)
+        with parents_of(folder), temporary_in(folder.parent, "folder") as making:
+            sums = {}
+            for table, file in zip(_TABLES, _PARQUET_FILES, strict=True):
+                frame: pl.DataFrame = getattr(found, table)
+                frame.write_parquet(making / file)
+                sums[file] = hashlib.sha256((making / file).read_bytes()).hexdigest()
+            note = {"source": found.source, "sha256": sums}
+            (making / "source.json").write_text(json.dumps(note, indent=2))
+            if folder.exists():  # only a damaged copy, or one that another run has just made
+                shutil.rmtree(folder)
+            making.rename(folder)
     except OSError as error:
-        shutil.rmtree(making, ignore_errors=True)
         reason = f" It was not cached: {error.strerror or error}."
         return replace(found, source=found.source + reason)
     return found
