@@ -11,14 +11,19 @@ from typing import Any
 
 import polars as pl
 
+from shortlist.bundle import schema
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import FORMAT
+from shortlist.config.sections import Blend as BlendSection
+from shortlist.config.sections import Model, Training
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
-from shortlist.retrievers import RETRIEVERS
+from shortlist.index import INDEXES
+from shortlist.retrievers import CHANNELS, RETRIEVERS
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.learning import Learner
 
 K = 6
 SMALL = {"dim": 4, "epochs": 2, "batch_size": 64}
@@ -34,6 +39,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "item-to-item": SMALL | {"session_gap": 10**6},
     "user-to-user": SMALL,
 }
+SECTIONS = (
+    *("Fields", "Data", "Categorical", "MultiValued", "Numeric", "Vector"),
+    *("LearnedSettings", "Epoch", "CountingSettings", "BlendSettings", "Channel"),
+)
+"""Tables of the manifest, as `bundle.schema` names them."""
+
 INDEX = "faiss-hnsw"
 """The index of the channel with towers in the blend: its bytes are part of what is kept."""
 
@@ -71,8 +82,6 @@ def made(kind: str, split: Split) -> Any:
     """A fitted retriever of this kind, as small as it can be."""
     if kind != "blend":
         return RETRIEVERS[kind](**OPTIONS[kind]).fit(split)
-    from shortlist.index import INDEXES
-
     channels = {"near": "two-tower", "cf": "item-cf", "top": "popular"}
     blend = Blend(
         {name: RETRIEVERS[channel](**OPTIONS[channel]) for name, channel in channels.items()},
@@ -106,6 +115,20 @@ def answers(retriever: Any) -> list[dict[str, Any]]:
     return answered
 
 
+def described() -> str:
+    """The keys of every table of settings, by its name, and the names of tables, as text."""
+    sections = {name: getattr(schema, name) for name in SECTIONS}
+    sections |= {"Model": Model, "Training": Training, "Blend": BlendSection}
+    sections |= {
+        f"options of {name}": kind.options_type
+        for name, kind in CHANNELS.items()
+        if not issubclass(kind, Learner)
+    }
+    lines = [f"{name}: {' '.join(sorted(kind.model_fields))}" for name, kind in sections.items()]
+    tables = (*schema.DATA_FILES, *schema.OPTIONAL_FILES)
+    return "\n".join([*sorted(lines), f"tables: {' '.join(sorted(tables))}"]) + "\n"
+
+
 def main(target: Path) -> None:
     """Write one bundle and its answers for each kind."""
     split = world()
@@ -115,6 +138,7 @@ def main(target: Path) -> None:
         given = answers(load(folder / kind).retriever)
         text = json.dumps(given, ensure_ascii=False, indent=1) + "\n"
         (folder / f"{kind}.json").write_text(text, encoding="utf-8")
+    (folder / "keys.txt").write_text(described(), encoding="utf-8")
 
 
 if __name__ == "__main__":

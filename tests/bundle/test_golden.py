@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from answers import assert_same_up_to_rounding
-from shortlist.bundle.bundle import load
+from bundle.make_golden import described
+from shortlist.bundle.bundle import load, save
+from shortlist.bundle.formats import map_tensors
+from shortlist.bundle.store import FORMAT
 from shortlist.errors import BundleError
+from shortlist.retrievers import RETRIEVERS
 from shortlist.retrievers.base import Queries
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,3 +38,37 @@ def test_an_older_bundle_that_cannot_be_read_names_the_version_that_can(tmp_path
     monkeypatch.setattr("shortlist.bundle.bundle.migrated", migration)
     with pytest.raises(BundleError, match=r"of format 1, written by shortlist 0\.1\.0: a version"):
         load(GOLDEN / "format-1" / "two-tower")
+
+
+# What a bundle of this format may hold. A change here is a change of format: docs/decisions/0012.
+
+
+def test_what_a_bundle_holds_is_what_is_pinned_for_its_format():
+    pinned = GOLDEN / f"format-{FORMAT}" / "keys.txt"
+    assert described() == pinned.read_text(encoding="utf-8"), (
+        "what a bundle holds has changed: give it the next FORMAT, as docs/decisions/0012 says"
+    )
+
+
+@pytest.mark.parametrize("kind", RETRIEVERS)
+def test_a_bundle_of_today_holds_the_files_and_tensors_of_its_formats_golden_one(kind, tmp_path):
+    golden = GOLDEN / f"format-{FORMAT}" / kind
+    save(load(golden).retriever, tmp_path / "again")
+    now, then = shapes(tmp_path / "again"), shapes(golden)
+    assert now == then, "what a bundle holds has changed: docs/decisions/0012"
+
+
+def shapes(bundle):
+    """The tensors and columns of each file, with their types and shapes."""
+    found = {}
+    for path in sorted(bundle.iterdir()):
+        if path.suffix == ".safetensors":
+            tensors = map_tensors(path)
+            found[path.name] = {
+                name: (str(tensor.dtype), list(tensor.shape))
+                for name, tensor in sorted(tensors.items())
+                if name != "library"  # what FAISS writes differs by its version
+            }
+        elif path.suffix == ".parquet":
+            found[path.name] = dict(pl.read_parquet_schema(path))
+    return found
