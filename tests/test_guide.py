@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shortlist.cli.files import vector_facts, write_item_vectors, write_user_vectors
 from shortlist.config import Training
 from shortlist.errors import ModelError
 from shortlist.losses import (
@@ -22,6 +23,7 @@ from shortlist.losses import (
     Scores,
     SoftmaxLoss,
 )
+from shortlist.retrievers.base import Queries
 from shortlist.sampling import SAMPLERS, Negatives, build_sampler
 from shortlist.sampling.hard import HARD
 from shortlist.training.objective import LEARNED_TEMPERATURES, Objective, build_objective
@@ -336,3 +338,17 @@ def test_an_item_that_is_never_shown_learns_nothing():
     ).sum().backward()
     assert items.grad[[0, 1, 2]].any(1).all()
     assert not items.grad[[3, 4]].any()
+
+
+def test_the_lines_for_faiss_find_what_the_retriever_finds(fitted, tmp_path, monkeypatch):
+    page = GUIDE / "vector-stores.md"
+    (lines,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    facts = vector_facts(fitted, "ab12")
+    write_item_vectors(fitted, tmp_path / "items.parquet", facts)
+    write_user_vectors(fitted, tmp_path / "users.parquet", facts)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(lines, page.name, "exec"), names)
+    first = Queries(names["users"]["id"].head(1), exclude_seen=False)
+    (answer,) = fitted.recommend(first, 10).ids
+    assert len(set(names["found"]) & set(answer)) >= 9  # the last two may score alike

@@ -290,6 +290,9 @@ def tune(
         {"the recipe": recipe, **read.inputs},
     )
 
+    if not quiet:
+        _warn_of_bfloat16(read, device or context.obj["device"])
+
     def told(trial: tuning.Trial) -> None:
         if not quiet:
             notes.print(trial.line())
