@@ -42,7 +42,7 @@ def cut_short(bundle: Path) -> None:
 
 @linux
 def test_a_service_whose_files_are_cut_short_says_why_it_ends(process, copied, connect):
-    child, port = process(copied)
+    child, port = process(copied, drain=1.0)
     body = b'{"users": [1]}'
     head = b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     request = head + b"content-length: %d\r\n\r\n" % len(body) + body
