@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import faiss as untyped
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,8 +12,20 @@ from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
 from shortlist.index.lists import Centres, nearest_lists
 
-faiss: Any = untyped  # Its type stubs know only half of it.
-swig_pointer = faiss.swig_ptr
+
+class _Library:
+    """FAISS, imported when it is first asked for something: bundles of exact indexes need none."""
+
+    def __getattr__(self, name: str) -> Any:
+        import faiss as library  # noqa: PLC0415
+
+        found = getattr(library, name)
+        setattr(self, name, found)  # the next look finds it here
+        return found
+
+
+faiss: Any = _Library()  # Its type stubs know only half of it.
+
 
 # Codes of one vector in the library's index. The candidates are scored again in float32 anyhow.
 QUANTIZERS = {"flat": "Flat", "fp16": "SQfp16", "sq8": "SQ8"}
@@ -80,7 +91,7 @@ class FaissIndex(ApproximateIndex):
         points, count = self._widened(points), len(points)
         far = np.empty((count, fetch), dtype=np.float32)
         slots = np.empty((count, fetch), dtype=np.int64)
-        at = swig_pointer
+        at = faiss.swig_ptr
         self._library.search_c(count, at(points), fetch, at(far), at(slots), parameters)
         return slots
 
@@ -241,7 +252,7 @@ class FaissIVF(FaissIndex):
                 self._parameters[fetch] = parameters
         points = self._widened(points)
         lists, near = nearest_lists(self._centres, points, parameters.nprobe)
-        shape, at = (len(points), fetch), swig_pointer
+        shape, at = (len(points), fetch), faiss.swig_ptr
         far, slots = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
         self._library.search_preassigned_c(
             *(len(points), at(points), fetch, at(lists), at(near), at(far), at(slots)),
