@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants portable page extras milvus-server soak fuzz format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server soak fuzz format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   formatting, lint, types and tests: what every change must pass"
 	@echo "make mutants break a copy on purpose, mistake by mistake: do the tests notice? (nightly)"
 	@echo "make portable  the numerical tests under other arithmetics of this machine, and with more threads (nightly)"
+	@echo "make options every key of every section beside every part: does it act, or is it refused? (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
 	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
@@ -58,6 +59,9 @@ mutants: .venv/.setup
 
 portable: .venv/.setup
 	$(BIN)/python tests/portable/run.py $(ARGS)
+
+options: .venv/.setup
+	SHORTLIST_OPTIONS=1 $(BIN)/python -m pytest tests/contracts/test_options.py $(ARGS)
 
 page: .venv/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,page]"

@@ -89,7 +89,8 @@ def test_each_number_can_be_replaced_and_acts(split):
         {"values": "explicit"},
         {"latest_items": 3},
     ):
-        other = GraphFilter(**{"filter": "bspm", **FEW, **option}).fit(split)
+        few = {} if option.get("low_pass") == 0 else FEW  # without the part it has no factors
+        other = GraphFilter(**{"filter": "bspm", **few, **option}).fit(split)
         for name, value in option.items():
             assert getattr(other.numbers, name, value) == value
         assert not np.array_equal(other.recommend(users, 20).scores, plain.scores), option

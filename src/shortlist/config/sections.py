@@ -111,6 +111,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def idle(self) -> str:
+        """Say which key would do nothing beside the others, and why; '' if each one acts.
+
+        Asked when options are given, not of what a bundle holds: an older one may say more.
+        """
+        return ""
+
 
 class Data(Section):
     """Where the log is, and which column is what."""

@@ -102,7 +102,8 @@ class Counting(Answering, Generic[Chosen]):
         device: str = "cpu",
     ) -> Self:
         """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
-        retriever = cls(device=device, **settings["options"])
+        options: Any = cls.options_type.model_validate(settings["options"])
+        retriever = cls(options, device=device)
         retriever._take(data)
         retriever.set_learned(states["learned"])
         return retriever

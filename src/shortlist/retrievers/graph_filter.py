@@ -100,6 +100,16 @@ class GraphFilterOptions(ProfileOptions):
     )
     seed: Seed = Field(default=0, description="Of the noise the singular vectors start from.")
 
+    def idle(self) -> str:
+        """Factors are of the low-pass part."""
+        part = FILTERS[self.filter].low_pass if self.low_pass is None else self.low_pass
+        if self.factors is not None and part == 0:
+            return (
+                f"factors does nothing with filter = '{self.filter}' and low_pass = 0, which makes "
+                "no singular vectors: give low_pass, or leave factors out"
+            )
+        return super().idle()
+
 
 class GraphFilter(HistoryScorer[GraphFilterOptions]):
     """A low-pass filter on the user-item graph: what is near a history on it is recommended.

@@ -49,6 +49,14 @@ class ProfileOptions(Section):
         examples=[50],
     )
 
+    def idle(self) -> str:
+        """Recency tells events apart, and one event alone is always the newest."""
+        if self.recency is not None and self.latest_items == 1:
+            return (
+                "recency does nothing with latest_items = 1, the newest event alone: leave it out"
+            )
+        return super().idle()
+
 
 Profiled = TypeVar("Profiled", bound=ProfileOptions)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shortlist.compiled import compiled
 from shortlist.config.sections import Count, Names, Positive, Section, Text
-from shortlist.data.dataset import TrainingData
+from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, QueryError, suggest
 from shortlist.index.base import Hits
@@ -23,6 +23,7 @@ from shortlist.retrievers.counting import Counting
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.kept import check_offsets, check_rows, check_tensors
 from shortlist.retrievers.similar import FindingSimilar
+from shortlist.training.progress import Progress
 
 
 class InvertedOptions(Section):
@@ -95,6 +96,14 @@ class InvertedOptions(Section):
                     raise ValueError(f"{key} does nothing with values: they ask for no history.")
         return self
 
+    def idle(self) -> str:
+        """Recency tells events apart, and one event alone is always the newest."""
+        if self.recency is not None and self.latest_items == 1:
+            return (
+                "recency does nothing with latest_items = 1, the newest event alone: leave it out"
+            )
+        return super().idle()
+
 
 class _Members(NamedTuple):
     """Which values each item has: item i has value[e] for start[i] <= e < start[i + 1].
@@ -148,6 +157,16 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
 
     _members: _Members
     _lists: _Lists
+
+    def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
+        """Sort the lists by the rows `fit` names; refuse a mean over what is one value at most."""
+        super().fit(split, fit, progress=progress)
+        if self.options.combine == "mean" and (np.diff(self._members.start) < 2).all():
+            raise ModelError(
+                f"combine = 'mean' does nothing here: no item has several values of "
+                f"'{self.options.attribute}'; leave it out"
+            )
+        return self
 
     def learn(self) -> None:
         """Sort every list anew.

@@ -94,17 +94,20 @@ class Learner(Explaining):
         device: str = "cpu",
         **options: Any,
     ) -> None:
-        self.model_section, self.training_section = sections_for(
-            self.positives, model, training, options, self.unused
-        )
+        sections = sections_for(self.positives, model, training, options, self.unused)
+        # These refuse what cannot work, before any data.
+        sampler_of(sections[1], torch.tensor([0, 1]))
+        check_hard_options(sections[1], objective_of(sections[1]))
+        self._begin(*sections, device)
+
+    def _begin(self, model: Model, training: Training, device: str) -> None:
+        """Take over sections that were checked, now or when a bundle was trained."""
+        self.model_section, self.training_section = model, training
         self.device = usable_device(device)
         self.history: tuple[Epoch, ...] = ()
         self.best_epoch = 0
         self.precision: str = self.training_section.precision
         self._checkpoints: Checkpoints | None = None  # of the fit that runs
-        # These three refuse what cannot work, before any data.
-        sampler_of(self.training_section, torch.tensor([0, 1]))
-        check_hard_options(self.training_section, objective_of(self.training_section))
 
     def fit(
         self,
@@ -255,7 +258,9 @@ class Learner(Explaining):
         It holds the tensors it is given, not copies: they may lie in a mapped file, and two
         retrievers of one state share their weights.
         """
-        retriever = cls(device=device, **settings["model"], **settings["training"])
+        retriever = cls.__new__(cls)
+        sections = section_from(Model(), Training(), {**settings["model"], **settings["training"]})
+        retriever._begin(*sections, device)
         retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
         retriever.precision = settings.get("precision", retriever.precision)

@@ -23,12 +23,14 @@ def checked_options(
     >>> checked_options(PopularOptions, None, {"half_life": 60.0}, "Popular").half_life
     60.0
     """
+    if options is not None and not given:
+        return options
     known = {} if options is None else options.model_dump()
     for key in given:
         if key not in kind.model_fields:
             raise ModelError(f"{owner} has no option {key!r}.{suggest(key, kind.model_fields)}")
     try:
-        return kind.model_validate(known | dict(given))
+        checked = kind.model_validate(known | dict(given))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         if fault["type"] == "missing":
@@ -37,3 +39,6 @@ def checked_options(
                 f"{owner} needs the option {field!r}: {kind.model_fields[field].description}"
             ) from error
         raise ModelError(explain(fault, {})) from error
+    if reason := checked.idle():
+        raise ModelError(reason)
+    return checked

@@ -236,7 +236,8 @@ class Popular(Explaining):
         device: str = "cpu",
     ) -> Self:
         """Count again. Bundles from before there were options have none."""
-        return cls(device=device, **settings.get("options", {})).fit_data(data)
+        options = PopularOptions.model_validate(settings.get("options", {}))
+        return cls(options, device=device).fit_data(data)
 
 
 @compiled

@@ -38,12 +38,13 @@ from shortlist.retrievers.popular import Popular
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.blocks import Encoders
-from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.presets import IN_BATCH, choose, objective_of, sampler_of
 from shortlist.training.progress import Progress
 from shortlist.training.trainer import Trainer
 
 SAME_USER = "both halves belong to one user, so it would answer the question by itself"
 NO_ITEM = "both sides are users, and no item tower is built"
+EQUALLY_POPULAR = "each user is a positive once an epoch, so all are equally popular"
 UNUSED = {
     "user_id": SAME_USER,
     "user_features": SAME_USER,
@@ -61,7 +62,8 @@ UNUSED = {
     "mask_known": "negatives are users, and a user has no other known positive",
     **NO_HARD,
     "weighted": "data.weight weighs an event, and a pair is two halves of a history",
-    "alpha": "each user is a positive once an epoch, so all are equally popular",
+    "alpha": EQUALLY_POPULAR,
+    "mixture": EQUALLY_POPULAR,
 }
 """Options that do nothing here, each with the reason."""
 
@@ -101,6 +103,12 @@ class UserToUser(Learner):
         **options: Any,
     ) -> None:
         super().__init__(model=model, training=training, device=device, **options)
+        training = self.training_section
+        if training.mask_hits is not None and choose(training).sampler in IN_BATCH:
+            raise ModelError(
+                "mask_hits does nothing with positives = 'u2u' and negatives of the batch, which "
+                "holds each user once: leave it out"
+            )
         if self.model_section.history == "none":
             raise ModelError("positives = 'u2u' compares histories: model.history cannot be 'none'")
         if self.model_section.query_vectors is not None:

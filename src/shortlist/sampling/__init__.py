@@ -36,12 +36,12 @@ def check_sampler(name: str, **options: object) -> None:
     if name not in SAMPLERS:
         raise ModelError(f"unknown sampler '{name}'.{suggest(name, SAMPLERS)}")
     for option in sorted(option for option, value in options.items() if value is not None):
+        users = [f"'{other}'" for other in SAMPLERS if option in _options_of(other)]
         if option in SAMPLERS[name].refuses:
             reason = SAMPLERS[name].refuses[option]
-        elif option in _options_of(name):
+        elif option in _options_of(name) or not users:  # the latter: of what is made of its pools
             continue
         else:
-            users = [f"'{other}'" for other in SAMPLERS if option in _options_of(other)]
             reason = f"leave it out, it belongs to sampler = {' or '.join(users)}"
         raise ModelError(f"sampler '{name}' does not use {option}: {reason}")
 

@@ -50,8 +50,8 @@ class QueryTower(nn.Module):
                 width += tower.segments * shape.dim
         if width == 0 and self.id is None and self.history is None:
             raise ModelError(
-                "the user tower has nothing to read: turn model.user_id on, give user features, "
-                "or choose a model.history"
+                "the user tower has nothing to read: turn model.user_id on, name features of users "
+                "in model.user_features, or choose a model.history"
             )
         if shape.user_layers and width == 0:
             raise ModelError(

@@ -277,7 +277,7 @@ def build_objective(
     work together.
     """
     if sampler is not None:
-        check_sampler(sampler)
+        check_sampler(sampler, correct_sampling=correct_sampling)
     built = build_loss(
         loss,
         margin=margin,

@@ -32,6 +32,10 @@ PRESETS: dict[Mode, Preset] = {
 }
 
 
+IN_BATCH = ("in_batch", "in_batch_streaming")
+"""Samplers whose pool is the batch, and nothing else."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a [training] section comes to, with its preset filled in."""
@@ -88,7 +92,7 @@ def softmax_over_one_pool(training: Training, objective: Objective) -> bool:
 def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
     """Build the sampler of a section. counts: training events by item row, [N + 1]."""
     choice = choose(training)
-    if choice.sampler in {"in_batch", "in_batch_streaming"} and training.batch_size < 2:
+    if choice.sampler in IN_BATCH and training.batch_size < 2:
         raise ModelError("in-batch negatives need training.batch_size of at least 2")
     return build_sampler(
         choice.sampler,
