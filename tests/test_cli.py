@@ -20,7 +20,6 @@ interactions = "log.csv"
 items = "items.parquet"
 users = "users.parquet"
 time = "timestamp"
-weight = "rating"
 
 [features]
 users = { region = "categorical", age = "numeric" }

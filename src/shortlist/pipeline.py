@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shortlist.config import Recipe
+from shortlist.config.unread import unread
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import ModelError, RecipeError, suggest
@@ -14,6 +15,7 @@ from shortlist.retrievers import CHANNELS, LEARNED
 from shortlist.retrievers.base import Queries, Retriever
 from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.learning import Learner
+from shortlist.retrievers.options import on_cpu
 from shortlist.towers.two_tower import check_features
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.precision import is_slow
@@ -50,6 +52,8 @@ def schema_of(recipe: Recipe) -> Schema:
 def check(recipe: Recipe) -> None:
     """Refuse a combination of options that cannot work, before any data is read."""
     build(recipe)
+    if idle := list(unread(recipe)):
+        raise ModelError("; ".join(idle))
     if not recipe.has_towers:
         return
     positives = {
@@ -93,10 +97,12 @@ def build(recipe: Recipe, device: str = "cpu") -> Any:
     """
     if not recipe.channels:
         return _learner(recipe, LEARNED[recipe.training.positives], {}, device)
+    if not recipe.has_towers:
+        on_cpu(device, "a recipe without towers")
     channels = {name: _channel(recipe, name, device) for name in recipe.channels}
     if len(channels) == 1:
         return next(iter(channels.values()))
-    return Blend(channels, recipe.blend, device=device)
+    return Blend(channels, recipe.blend)
 
 
 def _channel(recipe: Recipe, name: str, device: str) -> Any:
@@ -116,7 +122,7 @@ def _channel(recipe: Recipe, name: str, device: str) -> Any:
         seed = retriever.options_type.model_fields.get("seed")
         if seed is not None and seed.default is not None:  # unset: it may have nothing to draw
             options.setdefault("seed", recipe.training.seed)
-        return retriever(device=device, **options)
+        return retriever(**options)
     except ModelError as error:
         raise ModelError(f"channels.{name}: {error}") from error
 

@@ -20,7 +20,6 @@ RECIPE: dict[str, Any] = {
         "users": "users",
         "items": "items",
         "time": "timestamp",
-        "weight": "rating",
     },
     "training": {"epochs": 8, "batch_size": 512, "refit": "train+validation"},
     "evaluation": {"k": [10, 100]},

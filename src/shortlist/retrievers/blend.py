@@ -24,7 +24,7 @@ from shortlist.retrievers.explaining import Explaining
 from shortlist.retrievers.kept import check_tensors
 from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.merging import fill_slots, fuse, slot_order
-from shortlist.retrievers.options import checked_options
+from shortlist.retrievers.options import checked_options, on_cpu
 from shortlist.retrievers.planning import Lists, Plan, plan_lists
 from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.unfitted import check_split
@@ -111,12 +111,13 @@ class Blend(Explaining):
         channels: Mapping[str, Channel],
         options: BlendOptions | None = None,
         *,
-        device: str = "cpu",  # noqa: ARG002 - the channels have theirs
+        device: str = "cpu",
         **given: Any,
     ) -> None:
         if not channels:
             raise ModelError("a blend needs at least one channel")
         self.channels = dict(channels)
+        on_cpu(device, "Blend")  # its channels have theirs
         self.options = checked_options(BlendOptions, options, given, "Blend")
         check_channels(self.options, self.channels)
         self.plan: Plan | None = None
@@ -324,8 +325,11 @@ class Blend(Explaining):
                 if file.startswith(f"{name}.")
             }
             kind = CHANNELS[described["retriever"]]
-            channels[name] = kind.from_state(data, described["settings"], own, device=device)
-        blend = cls(channels, **settings["options"])
+            wanted = device if issubclass(kind, Learner) else "cpu"
+            channels[name] = kind.from_state(data, described["settings"], own, device=wanted)
+        if not any(isinstance(channel, Learner) for channel in channels.values()):
+            on_cpu(device, "a blend without towers")
+        blend = cls(channels, BlendOptions.model_validate(settings["options"]))
         blend.quotas = settings["quotas"]
         if blend.options.method == "calibrated":
             asked = [name for name in channels if name not in blend.options.fallback]

@@ -13,7 +13,7 @@ from shortlist.config.sections import Section
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.retrievers.answering import Answering
 from shortlist.retrievers.base import RowQueries, State
-from shortlist.retrievers.options import checked_options
+from shortlist.retrievers.options import checked_options, on_cpu
 from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.unfitted import check_split
 from shortlist.training.progress import Progress
@@ -34,7 +34,7 @@ class Counting(Answering, Generic[Chosen]):
 
     def __init__(self, options: Chosen | None = None, *, device: str = "cpu", **given: Any) -> None:
         self.options = self.options_of(options, given)
-        self.device = device
+        self.device = on_cpu(device, type(self).__name__)
 
     @classmethod
     def options_of(cls, options: Chosen | None, given: Mapping[str, Any]) -> Chosen:

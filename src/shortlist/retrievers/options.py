@@ -12,6 +12,19 @@ from shortlist.errors import ModelError, suggest
 Chosen = TypeVar("Chosen", bound=Section)
 
 
+def on_cpu(device: str, owner: str) -> str:
+    """Return the device of what has no tensors to put elsewhere; refuse any other (ModelError).
+
+    owner: whom errors name.
+    """
+    if device != "cpu":
+        raise ModelError(
+            f"device = '{device}' does nothing for {owner}, which computes on the CPU: leave it "
+            "out; towers alone can be put on another device"
+        )
+    return device
+
+
 def checked_options(
     kind: type[Chosen], options: Chosen | None, given: Mapping[str, Any], owner: str
 ) -> Chosen:

@@ -19,7 +19,7 @@ from shortlist.linear.posterior import decay
 from shortlist.retrievers.attributes import categories
 from shortlist.retrievers.base import RowQueries, State
 from shortlist.retrievers.explaining import REASONS, Explaining
-from shortlist.retrievers.options import checked_options
+from shortlist.retrievers.options import checked_options, on_cpu
 from shortlist.retrievers.unfitted import check_split
 from shortlist.training.progress import Progress
 
@@ -73,7 +73,7 @@ class Popular(Explaining):
         self, options: PopularOptions | None = None, *, device: str = "cpu", **given: Any
     ) -> None:
         self.options = self.options_of(options, given)
-        self.device = device
+        self.device = on_cpu(device, type(self).__name__)
 
     @classmethod
     def options_of(cls, options: PopularOptions | None, given: Mapping[str, Any]) -> PopularOptions:
