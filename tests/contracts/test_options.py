@@ -121,6 +121,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], Patches]] = {
 
 SAME = {
     "loss": "sampled_softmax",  # another name of softmax
+    "precision": "auto",  # float32 where the processor has nothing better
     "optimizer": "dense",  # what auto comes to, for tables of less than 8 million numbers
 }
 """Values that may do what the default does."""

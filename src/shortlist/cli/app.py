@@ -2,17 +2,20 @@
 
 import errno
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from shortlist import __version__
 from shortlist.cli import ask, bundles, doctor, serve, train
 from shortlist.cli.options import Device, QuietFlag
-from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines
-from shortlist.errors import OutputError, ShortlistError
+from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
+from shortlist.errors import OutputError, QueryError, ShortlistError
 from shortlist.outputs import reason_of
 from shortlist.systems import check_system
+
+if TYPE_CHECKING:
+    import click
 
 COMMANDS = {
     "Train": (train.demo, train.init, train.train, train.tune, train.plan, doctor.doctor),
@@ -54,6 +57,12 @@ def options(
     if version:
         out.print(f"shortlist {__version__}")
         raise typer.Exit
+    group, name = cast("click.Group", context.command), context.invoked_subcommand or ""
+    command = group.get_command(context, name)
+    takes = set() if command is None else {parameter.name for parameter in command.params}
+    if device is not None and command is not None and "device" not in takes:
+        raise QueryError(f"--device does nothing for {name}, which needs none: leave it out")
+    notes.quiet = quiet
     context.obj = {"device": device or "cpu", "quiet": quiet}
 
 
@@ -66,15 +75,15 @@ def main() -> None:
         finally:
             finish_output()
     except ShortlistError as error:
-        print_lines(notes, f"error: {error}", soft_wrap=True)
+        print_lines(problems, f"error: {error}", soft_wrap=True)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            notes.print("interrupted: nothing is left half written")
+            problems.print("interrupted: nothing is left half written")
         raise
     except OSError as error:
         if error.filename is not None or error.errno not in FULL:
             raise  # not of stdout, which has no name
         drop_output()
-        notes.print(f"error: cannot write to standard output: {reason_of(error)}")
+        problems.print(f"error: cannot write to standard output: {reason_of(error)}")
         sys.exit(OutputError.exit_code)

@@ -153,7 +153,9 @@ def explain(
         list[str] | None,
         typer.Option(help="An item id; may be repeated. Default: the first three candidates."),
     ] = None,
-    reasons: Annotated[int, typer.Option(min=1, help="How many reasons are shown.")] = 5,
+    reasons: Annotated[
+        int | None, typer.Option(min=1, help="How many reasons a table shows. Default: 5.")
+    ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
@@ -164,6 +166,8 @@ def explain(
     """
     if (user is None) == (history is None):
         raise QueryError("give --user or --history: one of the two")
+    if json_ and reasons is not None:
+        raise QueryError("--reasons is of the tables, and --json gives every reason: leave it out")
 
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
@@ -189,7 +193,7 @@ def explain(
     if json_:
         print_json(show.explanation_answers(loaded.retriever, queries, chosen))
     else:
-        out.print(show.explanation(loaded.retriever, queries, chosen, reasons))
+        out.print(show.explanation(loaded.retriever, queries, chosen, reasons or 5))
 
 
 def evaluate(

@@ -7,7 +7,7 @@ import typer
 
 from shortlist import outputs
 from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite
-from shortlist.cli.screen import notes, out, print_json
+from shortlist.cli.screen import notes, out, print_json, problems
 from shortlist.errors import QueryError
 from shortlist.outputs import PARQUET, Output, output_at
 
@@ -182,6 +182,8 @@ def index(
     else:
         out.print(show.tuned(measured))
     if saved is None:
-        notes.print(f"No setting of {kind} reaches recall {target_recall}: no bundle was written.")
+        problems.print(
+            f"No setting of {kind} reaches recall {target_recall}: no bundle was written."
+        )
         raise typer.Exit(1)
     notes.print(f"Saved as {target} ({saved[:12]}).")

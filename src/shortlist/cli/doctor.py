@@ -29,6 +29,9 @@ def doctor(
     """Look for mistakes in a recipe and its data, or in a bundle; exit 1 if one is an error."""
     if overrides and target.is_dir():
         raise QueryError("--set changes a recipe, and this is a bundle: leave it out")
+    wanted = device or context.obj["device"]
+    if wanted != "cpu" and not target.is_dir():
+        raise QueryError("--device is for a bundle, and this is a recipe: leave it out")
 
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
@@ -36,7 +39,7 @@ def doctor(
     from shortlist.doctor import Subject, examine
 
     if target.is_dir():
-        loaded = load(target, device=device or context.obj["device"])
+        loaded = load(target, device=wanted)
         subject = Subject.of_retriever(loaded.retriever, loaded.metrics, loaded.recipe)
     else:
         subject = _before_training(load_recipe(target, overrides or []))

@@ -77,6 +77,10 @@ def notes_unless(quiet: bool) -> Screen:
 
 out = Screen()
 notes = notes_unless(quiet=False)
+"""What `--quiet` keeps to itself."""
+
+problems = notes_unless(quiet=False)
+"""What is said all the same: errors, and how what ended early goes on."""
 
 
 @contextmanager

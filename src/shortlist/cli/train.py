@@ -13,6 +13,7 @@ from shortlist.cli.screen import (
     out,
     print_json,
     print_lines,
+    problems,
     progress_bars,
 )
 from shortlist.errors import QueryError, TrainingError
@@ -238,10 +239,10 @@ def _carried_out(
         return pipeline.train(recipe, split, device=device, progress=watch, checkpoints=checkpoints)
     except KeyboardInterrupt:
         if checkpoints is not None and checkpoints.directory.exists():
-            notes.print(f"The same command goes on from {checkpoints.directory}.")
+            problems.print(f"The same command goes on from {checkpoints.directory}.")
         raise
     except TrainingError as failure:
-        notes.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
+        problems.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
         raise
 
 
@@ -307,7 +308,7 @@ def tune(
                 told=told,
             )
         except KeyboardInterrupt:
-            notes.print(f"The same command goes on from {target}.")
+            problems.print(f"The same command goes on from {target}.")
             raise
     if plot is not None:
         tuning.plot_trials(found, plot, overwrite=overwrite)
@@ -321,7 +322,9 @@ def tune(
 def plan(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="A recipe with two [channels] or more.")],
-    size: Annotated[int | None, typer.Option(help="Candidates a query. Default: 100.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Candidates a query. Default: 100.")
+    ] = None,
     latency: Annotated[
         float | None,
         typer.Option(help="Microseconds that the chosen channels may take together."),
@@ -354,7 +357,9 @@ def plan(
             channel.fit(split, progress=progress)
     asked = {n: c for n, c in blend.channels.items() if n not in blend.options.fallback}
     found = plan_channels(
-        asked, size or blend.options.size or 100, latency=latency or blend.options.latency
+        asked,
+        size or blend.options.size or 100,
+        latency=blend.options.latency if latency is None else latency,
     )
     if json_:
         print_json(found.to_dict())

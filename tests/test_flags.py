@@ -1,0 +1,101 @@
+"""Every flag of every command acts or is refused: those that all commands share."""
+
+import sys
+
+import pytest
+from typer.main import get_command
+
+from shortlist.bundle.bundle import save
+from shortlist.cli.app import app, main
+from shortlist.data.dataset import Dataset
+from shortlist.data.schema import Schema
+from shortlist.data.synthetic import planted_world
+from shortlist.retrievers.popular import Popular
+
+COMMANDS = get_command(app).commands
+WITH_DEVICE = [n for n, c in COMMANDS.items() if "device" in {p.name for p in c.params}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flags")
+    world = planted_world(users=40, items=40, events=360, seed=3)
+    world.interactions.write_csv(folder / "log.csv")
+    log = Dataset.load(world.interactions, schema=Schema(time="timestamp"))
+    save(Popular(half_life=1e6).fit(log.split()), folder / "bundle")
+    channels = '[channels.a]\nkind = "popular"\n[channels.b]\nkind = "item-cf"\n'
+    data = f'[data]\ninteractions = "{folder}/log.csv"\ntime = "timestamp"\n'
+    (folder / "recipe.toml").write_text(data + channels)
+    return folder
+
+
+def call(capsys, *arguments) -> tuple[int, str]:
+    """Run the command line in this process; return its exit code and what it said on stderr."""
+    capsys.readouterr()
+    old, sys.argv = sys.argv, ["shortlist", *map(str, arguments)]
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = old
+    return code, " ".join(capsys.readouterr().err.split())
+
+
+def asked(command, folder):
+    """A command that could be carried out, but for a device that nobody has."""
+    bundle, recipe = folder / "bundle", folder / "recipe.toml"
+    return {
+        "demo": ("demo", "--synthetic", "--small", "--out", folder / "demo"),
+        "train": ("train", recipe, "--out", folder / "new"),
+        "tune": ("tune", recipe, "--out", folder / "tuned"),
+        "plan": ("plan", recipe),
+        "recommend": ("recommend", bundle, "--user", "10001"),
+        "similar": ("similar", bundle, "--item", "500001"),
+        "explain": ("explain", bundle, "--user", "10001"),
+        "compare": ("compare", bundle, bundle),
+        "update": ("update", bundle, "--events", folder / "log.csv", "--out", folder / "new"),
+        "encode": ("encode", bundle, "--items", folder / "items.parquet"),
+        "index": ("index", bundle, "--out", folder / "new"),
+    }.get(command, (command, bundle))
+
+
+@pytest.mark.parametrize("command", [name for name in WITH_DEVICE if name != "tune"])
+def test_a_device_that_cannot_be_used_is_refused_by_every_command(command, folder, capsys):
+    code, said = call(capsys, *asked(command, folder), "--device", "bogus")
+    assert code == 2
+    assert "device" in said
+    assert "bogus" in said
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in WITH_DEVICE])
+def test_a_device_before_a_command_without_one_is_refused(command, folder, capsys):
+    code, said = call(capsys, "--device", "cpu", *asked(command, folder))
+    assert (code, f"--device does nothing for {command}" in said) == (2, True)
+
+
+def test_a_recipe_has_no_device_to_look_for_mistakes_on(folder, capsys):
+    code, said = call(capsys, "doctor", folder / "recipe.toml", "--device", "cuda")
+    assert (code, "--device is for a bundle" in said) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["plan", "recommend"])
+def test_quiet_leaves_errors_and_results_and_nothing_else(command, folder, capsys):
+    question = asked(command, folder)
+    if command == "recommend":
+        question = ("recommend", folder / "bundle", "--history", "500001,9")
+    code, said = call(capsys, *question)
+    assert code == 0
+    assert said
+    assert call(capsys, "--quiet", *question) == (0, "")
+    code, said = call(capsys, "--quiet", command, folder / "nowhere")
+    assert code == 2
+    assert said
+
+
+def test_the_number_of_reasons_is_of_tables(folder, capsys):
+    question = (*asked("explain", folder), "--reasons", "2")
+    assert call(capsys, *question)[0] == 0
+    code, said = call(capsys, *question, "--json")
+    assert (code, "--json gives every reason" in said) == (2, True)
