@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,6 @@ from shortlist.cli.screen import drop_output, finish_output, notes, out, print_l
 from shortlist.errors import OutputError, QueryError, ShortlistError
 from shortlist.outputs import reason_of
 from shortlist.systems import check_system
-
-if TYPE_CHECKING:
-    import click
 
 COMMANDS = {
     "Train": (train.demo, train.init, train.train, train.tune, train.plan, doctor.doctor),
@@ -57,7 +54,8 @@ def options(
     if version:
         out.print(f"shortlist {__version__}")
         raise typer.Exit
-    group, name = cast("click.Group", context.command), context.invoked_subcommand or ""
+    group: Any = context.command  # of click, which names each command
+    name = context.invoked_subcommand or ""
     command = group.get_command(context, name)
     takes = set() if command is None else {parameter.name for parameter in command.params}
     if device is not None and command is not None and "device" not in takes:
