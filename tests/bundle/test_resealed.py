@@ -298,6 +298,10 @@ def put(name, at, value):
     return lambda tensors: tensors[name].reshape(-1).__setitem__(at, value)
 
 
+def exchanged(name):
+    return lambda tensors: tensors[name].__setitem__([0, 1], tensors[name][[1, 0]])
+
+
 def rolled(name):
     return lambda tensors: tensors.update({name: tensors[name].roll(1, 0)})
 
@@ -324,10 +328,15 @@ CRAFTED = {
         tensors_of("item_vectors.safetensors", put("rows", 1, 1)),
         "must not hold a row twice",
     ),
-    "shuffled vectors": (
+    "two vectors exchanged": (
         "two-tower",
-        tensors_of("item_vectors.safetensors", rolled("vectors")),
+        tensors_of("item_vectors.safetensors", exchanged("vectors")),
         "is not what the towers give",
+    ),
+    "two vectors exchanged in the index": (
+        "user-to-user",
+        tensors_of("index.safetensors", exchanged("vectors")),
+        "index: the vector of row",
     ),
     "an index of shuffled vectors": (
         "user-to-user",
