@@ -178,7 +178,7 @@ def test_a_first_trial_that_fails_does_not_end_the_tuning(log, tmp_path, monkeyp
             raise TrainingError("the loss is nan")
         return figure
 
-    monkeypatch.setattr(TwoTower, "_measure", measured)
+    monkeypatch.setattr(TwoTower, "_measured", measured)
     found = tuning.tune(recipe_of(log), tmp_path, trials=2)
     assert [trial.state for trial in found.trials] == ["failed", "complete"]
 
@@ -215,7 +215,7 @@ def test_the_best_recipe_trains_as_it_is_and_gives_the_figure_of_its_trial(
     assert best.tune is None
     assert best.model.dim == found.best.values["model.dim"]
     retriever = carry_out(best, load_split(best)).retriever
-    assert max(epoch.score for epoch in retriever.history) == found.best.score
+    assert max(epoch.score for epoch in retriever.epochs_run) == found.best.score
     assert found.best.score == max(trial.score for trial in found.trials)
     assert "tune" not in tomllib.loads((tmp_path / tuning.BEST).read_text())
     tuning.plot_trials(found, tmp_path / "trials.svg")
@@ -245,7 +245,7 @@ def test_the_command_prints_the_trials_and_names_the_best_recipe(
 def test_a_trial_below_the_median_of_the_others_ends_early(log, tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     figures = iter([0.5, 0.6, 0.7] * 6 + [0.1, 0.1, 0.1])
-    monkeypatch.setattr(TwoTower, "_measure", lambda self: next(figures))
+    monkeypatch.setattr(TwoTower, "_measured", lambda self: next(figures))
     found = tuning.tune(recipe_of(log), tmp_path, trials=7)
     assert [trial.state for trial in found.trials] == ["complete"] * 6 + ["pruned"]
     assert len(found.trials[-1].scores) < 3

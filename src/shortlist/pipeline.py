@@ -92,8 +92,8 @@ def check_resumable(recipe: Recipe) -> None:
 def build(recipe: Recipe, device: str = "cpu") -> Any:
     """Return the retriever a recipe describes, not fitted: towers, a channel, or a blend of them.
 
-    Whatever it is, `fit` trains it on the training rows alone; [training] refit is carried out by
-    `train`. Errors: ModelError, RecipeError, with the path of the key.
+    `train` fits it on the training rows alone, and carries [training] refit out. Errors:
+    ModelError, RecipeError, with the path of the key.
     """
     if not recipe.channels:
         return _learner(recipe, LEARNED[recipe.training.positives], {}, device)
@@ -128,8 +128,7 @@ def _channel(recipe: Recipe, name: str, device: str) -> Any:
 
 
 def _learner(recipe: Recipe, kind: Any, options: dict[str, Any], device: str) -> Any:
-    update = {"refit": "none", "positives": kind.positives}
-    training = recipe.training.model_copy(update=update)
+    training = recipe.training.model_copy(update={"positives": kind.positives})
     return kind(model=recipe.model, training=training, device=device, **options)
 
 
@@ -179,10 +178,7 @@ def train(
     if checkpoints is not None:
         check_resumable(recipe)
         saved = {"checkpoints": checkpoints}
-    retriever.fit(split, progress=progress, **saved)
-    for channel in _parts(retriever):
-        if isinstance(channel, Learner):
-            channel.training_section = channel.training_section.model_copy(update={"refit": refit})
+    retriever.fit(split, "train", progress=progress, **saved)
     if refit == "train+validation":
         retriever.refit(split, refit, progress=progress, **saved)
     report = measure(retriever, recipe)

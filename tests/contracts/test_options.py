@@ -115,7 +115,7 @@ class Falling:
 
 SITUATIONS: dict[str, tuple[dict[str, Any], Patches]] = {
     "validate_every": ({"epochs": 3}, {}),
-    "patience": ({"epochs": 6}, {"_measure": Falling}),
+    "patience": ({"epochs": 6}, {"_measured": Falling}),
 }
 """Other options, and methods of the retriever to put in place, with which a key can act at all."""
 

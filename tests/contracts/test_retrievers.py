@@ -419,6 +419,18 @@ def test_each_kind_claims_what_it_can_do(channels):
     assert alike == {*KINDS} - {"popular", "user-cf", "user-to-user"}
 
 
+def test_new_events_make_a_new_retriever_and_leave_the_old_one_as_it_was(channel):
+    data = channel.data
+    before = channel.recommend(data.users.ids[:5], 5)
+    state = dict(channel.__dict__)
+    new = channel.observe(data)
+    assert new is not channel
+    assert type(new) is type(channel)
+    assert channel.__dict__ == state
+    assert (channel.recommend(data.users.ids[:5], 5).rows == before.rows).all()
+    assert (new.recommend(data.users.ids[:5], 5).rows == before.rows).all()
+
+
 def test_what_is_fitted_needs_no_second_copy_of_the_data(split, channels):
     assert channels("ease").data is channels("als").data
 

@@ -250,7 +250,7 @@ def test_new_events_change_histories_and_not_vectors():
 
     als = ALS(factors=3, regularisation=0.5, frequency_scaling=0.0).fit_data(data_of(frame))
     before = als.recommend(Queries(histories=[[20]], exclude_seen=False), 5)
-    als.observe(data_of(pl.concat([frame, later])))
+    als = als.observe(data_of(pl.concat([frame, later])))
     after = als.recommend(Queries(histories=[[20]], exclude_seen=False), 5)
     assert after.ids[0][:4] == before.ids[0][:4]
     np.testing.assert_allclose(after.scores[0][:4], before.scores[0][:4], atol=1e-5)

@@ -216,7 +216,7 @@ def test_new_events_join_the_graph_and_the_vectors_stay():
 
     retriever = GraphFilter(factors=2, low_pass=0.1).fit_data(data_of(frame))
     vectors = dict(zip(retriever.data.items.ids, retriever._vectors[1:], strict=True))
-    retriever.observe(data_of(pl.concat([frame, later])))
+    retriever = retriever.observe(data_of(pl.concat([frame, later])))
     assert retriever.data.items.ids.to_list() == [10, 20, 30, 40, 50]
     for item, vector in zip(retriever.data.items.ids, retriever._vectors[1:], strict=True):
         np.testing.assert_allclose(vector, vectors.get(item, [0, 0]), rtol=0, atol=1e-12)

@@ -171,7 +171,7 @@ def test_open_bandit_trains_from_its_impressions():
     assert len(shown) + shown.unknown == 60_000
     trained = train(recipe, split)
     data = trained.retriever.data
-    assert np.isfinite([epoch.loss for epoch in trained.retriever.history]).all()
+    assert np.isfinite([epoch.loss for epoch in trained.retriever.epochs_run]).all()
     assert data.logged["exposed"].lengths.sum() > 100
     assert any(note.startswith("impressions: ") for note in trained.report.notes)
     with pytest.raises(ModelError, match="sample selection bias"):

@@ -40,7 +40,7 @@ def test_every_row_has_the_vector_of_its_own_gathered_history(split, options):
 def test_it_learns_and_the_same_run_gives_the_same_bytes(split):
     options = {"epochs": 3, "history_windows": True, "learning_rate": 0.01}
     one, other = (TwoTower(**(SMALL | options)).fit(split) for _ in range(2))
-    assert one.history[-1].loss < 0.97 * one.history[0].loss
+    assert one.epochs_run[-1].loss < 0.97 * one.epochs_run[0].loss
     assert torch.equal(one.item_vectors, other.item_vectors)
 
 

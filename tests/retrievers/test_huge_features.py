@@ -48,4 +48,4 @@ def test_what_is_accepted_trains_and_answers(world, kind, side, similarity):
     users = pl.concat([model.data.users.ids.head(3), model.data.users.ids.tail(3)])
     assert np.isfinite(model.recommend(users, 5).scores).all()
     assert torch.isfinite(model.item_vectors).all()
-    assert np.isfinite([epoch.loss for epoch in model.history]).all()
+    assert np.isfinite([epoch.loss for epoch in model.epochs_run]).all()

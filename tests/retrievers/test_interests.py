@@ -92,7 +92,7 @@ def test_vectors_are_written_as_k_rows_a_user(fitted, tmp_path):
 def test_hard_negatives_are_those_of_the_nearest_interest(split, hard):
     options = {"hard_ranks": [5, 30]} if hard == "mined" else {}
     fitted = TwoTower(history="comirec", hard=hard, **options, **SMALL).fit(split)
-    assert fitted.history[0].loss > 0
+    assert fitted.epochs_run[0].loss > 0
 
 
 def test_user_to_user_refuses_several_vectors():

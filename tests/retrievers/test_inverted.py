@@ -480,7 +480,7 @@ def test_new_events_of_new_items_are_observed_without_making_them_candidates():
     for options in ({}, {"segment": "team"}, {"half_life": 9.0}):
         users = pl.DataFrame({"user_id": [12, 98], "team": ["a", "b"]})
         popular = Popular(**options).fit_data(small(users=users))
-        popular.observe(with_events(popular.data, more).data)
+        popular = popular.observe(with_events(popular.data, more).data)
         assert 77 not in popular.recommend([98], 10).ids[0]
 
 

@@ -264,7 +264,7 @@ def test_new_events_give_what_a_whole_fit_gives_bit_for_bit(options, seed):
     whole = ItemCF(neighbours=5, **options).fit_data(after)
     model = ItemCF(neighbours=5, **options).fit_data(before)
     assert not np.array_equal(model.neighbours.scores.shape, whole.neighbours.scores.shape)
-    model.observe(after)
+    model = model.observe(after)
     np.testing.assert_array_equal(model.neighbours.ids, whole.neighbours.ids)
     np.testing.assert_array_equal(model.neighbours.scores, whole.neighbours.scores)
     answers = [m.recommend(Queries(histories=[[4, 999], [6]]), 5) for m in (model, whole)]
@@ -282,7 +282,7 @@ def test_new_events_leave_rows_alone_that_cannot_differ(monkeypatch):
     monkeypatch.setattr(
         model, "_nearest", lambda data, pairs, rows: made.append(rows) or nearest(data, pairs, rows)
     )
-    model.observe(new)
+    model = model.observe(new)
     # Users 1 and 2 and their items have nothing to do with user 4, whose items are 6, 7, 8.
     assert new.items.external(made[0]).to_list() == [6, 7, 8]
 

@@ -61,7 +61,7 @@ def test_an_item_is_never_its_own_negative():
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "s"], orient="row").with_row_index("t")
     split = Dataset.load(log, schema=Schema(time="t", session="s")).split()
     model = ItemToItem(dim=4, epochs=1, batch_size=16, correct_sampling=False).fit(split)
-    assert model.history[0].loss == 0
+    assert model.epochs_run[0].loss == 0
 
 
 def test_the_sampler_counts_the_stream_of_positives_not_the_log(split, monkeypatch):
@@ -185,7 +185,7 @@ def test_shuffling_the_future_changes_no_trained_byte(world):
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(split):
     one, two, three = (ItemToItem(**SMALL, seed=s).fit(split) for s in (5, 5, 6))
     assert digest(one) == digest(two) != digest(three)
-    assert one.history == two.history
+    assert one.epochs_run == two.epochs_run
 
 
 def test_a_bundle_answers_as_before_and_is_of_this_kind(fitted, tmp_path):
@@ -204,7 +204,7 @@ def test_a_bundle_answers_as_before_and_is_of_this_kind(fitted, tmp_path):
 def test_a_refit_pairs_more_rows_and_says_so(split):
     model = ItemToItem(**SMALL, refit="all").fit(split)
     assert model.data.fit == "all"
-    assert len(model.history) == 2
+    assert len(model.epochs_run) == 2
 
 
 def test_the_gap_is_in_seconds_whatever_the_times_are_written_in(world):
@@ -226,7 +226,7 @@ def test_the_gap_is_in_seconds_whatever_the_times_are_written_in(world):
 def test_every_mode_trains_with_samplers_of_every_kind(split, mode, sampler):
     loss = {"pointwise": "bce", "pairwise": "bpr", "listwise": "softmax"}[mode]
     model = ItemToItem(**SMALL | {"epochs": 1}, mode=mode, sampler=sampler, loss=loss)
-    assert np.isfinite(model.fit(split).history[0].loss)
+    assert np.isfinite(model.fit(split).epochs_run[0].loss)
 
 
 def test_item_features_place_items_that_nobody_has_met(world, world_schema):

@@ -62,7 +62,8 @@ def test_an_item_that_comes_later_is_answered_as_if_it_had_been_in_the_catalogue
 def test_the_retriever_it_was_copied_from_answers_as_before(fitted, retriever):
     users = fitted.data.users.ids
     before = fitted.recommend(users, 20)
-    retriever.change_items(add=[NEW], remove=before.ids[0][:5])
+    assert NEW["id"] in everybody(retriever.change_items(add=[NEW], remove=before.ids[0][:5]))
+    assert NEW["id"] not in everybody(retriever)
     after = fitted.recommend(users, 20)
     assert after.ids == before.ids
     assert (after.scores == before.scores).all()
@@ -74,21 +75,23 @@ def test_a_removed_item_is_answered_to_nobody_until_it_is_restored(retriever):
     before = retriever.recommend(users, 50)
     popular = retriever.recommend(Queries(histories=[[]]), 10).ids[0]
     gone = {*popular[:3], *before.ids[0][:3]}
-    retriever.change_items(remove=list(gone))
+    retriever = retriever.change_items(remove=list(gone))
     assert not gone & everybody(retriever)
     assert len(retriever.candidate_rows()) == len(everybody(retriever))
     kept = [[id_ for id_ in ids if id_ not in gone] for ids in before.ids]
     after = retriever.recommend(users, 40).ids
     assert all(a[: len(b)] == b[:40] for a, b in zip(after, kept, strict=True))
-    retriever.change_items(restore=list(gone))
+    retriever = retriever.change_items(restore=list(gone))
     back = retriever.recommend(users, 50)
     assert back.ids == before.ids
     np.testing.assert_allclose(back.scores, before.scores, atol=1e-6)
 
 
 def test_the_features_of_a_new_item_can_be_corrected(retriever):
-    retriever.change_items(add=[NEW])
-    retriever.change_items(add=[NEW | {"tags": ["space"], "price": 1}, NEW | {"id": 90_002}])
+    retriever = retriever.change_items(add=[NEW])
+    retriever = retriever.change_items(
+        add=[NEW | {"tags": ["space"], "price": 1}, NEW | {"id": 90_002}]
+    )
     row = retriever.data.items.rows([90_001])[0]
     assert (retriever.item_rows == row).sum() == 1
     assert not retriever.data.item_frame["id"].is_duplicated().any()
@@ -102,7 +105,7 @@ def test_the_features_of_a_new_item_can_be_corrected(retriever):
 def test_a_filter_asked_before_the_change_knows_the_new_items(retriever):
     queries = Queries(users=[USER], where={"not": {"column": "price", "min": 100}})
     retriever.recommend(queries, 300)
-    retriever.change_items(add=[NEW])
+    retriever = retriever.change_items(add=[NEW])
     assert NEW["id"] in retriever.recommend(queries, 300).ids[0]
 
 
@@ -111,8 +114,7 @@ def test_an_approximate_index_takes_the_changes_too(fitted, retriever):
     retriever.use_index(FaissHNSW("cosine").build(rows, vectors, keys))
     exact = copy(fitted)
     gone = fitted.recommend([USER], 3).ids[0]
-    for each in (retriever, exact):
-        each.change_items(add=[NEW], remove=gone)
+    retriever, exact = (each.change_items(add=[NEW], remove=gone) for each in (retriever, exact))
     assert type(retriever.index) is FaissHNSW
     users = fitted.data.users.ids
     assert retriever.recommend(users, 10).ids == exact.recommend(users, 10).ids
@@ -120,12 +122,12 @@ def test_an_approximate_index_takes_the_changes_too(fitted, retriever):
 
 def test_a_bundle_of_the_changed_retriever_answers_alike(retriever, tmp_path):
     gone = retriever.recommend(Queries(histories=[[]]), 3).ids[0]
-    retriever.change_items(add=[NEW], remove=gone)
+    retriever = retriever.change_items(add=[NEW], remove=gone)
     save(retriever, tmp_path / "bundle")
     loaded = load(tmp_path / "bundle").retriever
     assert everybody(loaded) == everybody(retriever)
     assert loaded.data.removed == retriever.data.removed
-    loaded.change_items(restore=gone)
+    loaded = loaded.change_items(restore=gone)
     assert set(gone) < everybody(loaded)
 
 
@@ -133,10 +135,10 @@ def test_neighbours_of_items_change_as_well(split):
     retriever = ItemToItem(session_gap=86_400, **SMALL).fit(split)
     first = retriever.similar([NEW["id"]], 5)
     assert first.fallback.all()
-    retriever.change_items(add=[NEW])
+    retriever = retriever.change_items(add=[NEW])
     found = retriever.similar([NEW["id"]], 5)
     assert not found.fallback.any()
-    retriever.change_items(remove=[found.ids[0][0]])
+    retriever = retriever.change_items(remove=[found.ids[0][0]])
     assert retriever.similar([NEW["id"]], 4).ids[0] == found.ids[0][1:]
 
 
@@ -173,7 +175,7 @@ def test_what_cannot_be_changed_is_refused_and_changes_nothing(retriever, change
 
 
 def test_an_item_is_removed_once_and_not_in_two_lists(retriever):
-    retriever.change_items(add=[NEW], remove=[TRAINED])
+    retriever = retriever.change_items(add=[NEW], remove=[TRAINED])
     with pytest.raises(DataError, match="500005 is not among the candidates"):
         retriever.change_items(remove=[TRAINED])
     with pytest.raises(DataError, match="90001 stands in two lists"):
@@ -186,7 +188,7 @@ def test_the_last_item_stays(retriever):
     every = retriever.data.items.external(retriever.candidate_rows()).to_list()
     with pytest.raises(DataError, match="no item would be left"):
         retriever.change_items(remove=every)
-    retriever.change_items(remove=every[1:])
+    retriever = retriever.change_items(remove=every[1:])
     assert everybody(retriever) == {every[0]}
 
 
@@ -195,7 +197,7 @@ def test_a_tower_without_features_removes_but_does_not_add(split):
     with pytest.raises(ModelError, match="reads no features"):
         retriever.change_items(add=[NEW])
     gone = retriever.recommend([USER], 1).ids[0]
-    retriever.change_items(remove=gone)
+    retriever = retriever.change_items(remove=gone)
     assert gone[0] not in everybody(retriever)
 
 

@@ -32,9 +32,9 @@ def trained(split):
 
 
 def test_it_learns_the_planted_world(trained):
-    first, *_, last = trained.history
+    first, *_, last = trained.epochs_run
     assert last.loss < 0.95 * first.loss
-    assert trained.history[trained.best_epoch - 1].score > 0.06
+    assert trained.epochs_run[trained.best_epoch - 1].score > 0.06
 
 
 def test_the_same_run_gives_the_same_bytes(split, trained):
@@ -97,7 +97,7 @@ def test_a_bundle_gives_the_same_answers(trained, tmp_path):
 )
 def test_every_objective_trains_it(split, options):
     model = TwoTower(**(SHAPE | OPTIONS | {"epochs": 1} | options)).fit(split)
-    assert np.isfinite(model.history[0].loss)
+    assert np.isfinite(model.epochs_run[0].loss)
     assert len(model.recommend(model.data.users.ids.head(2), 3).ids[0]) == 3
 
 
@@ -112,7 +112,7 @@ def test_patience_waits_for_a_look(split):
     """Between two looks nothing is known, so nothing can have stopped to rise."""
     options = OPTIONS | {"epochs": 7, "patience": 2, "validate_every": 5}
     model = TwoTower(**SHAPE, **options).fit(split)
-    assert [epoch.epoch for epoch in model.history] == [5, 7]
+    assert [epoch.epoch for epoch in model.epochs_run] == [5, 7]
 
 
 @pytest.mark.parametrize(("history", "grouped"), [("attention", True), ("recency", False)])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from shortlist.retrievers.base import Queries
+from shortlist.retrievers.learning import validation_score
 from shortlist.retrievers.vector import TwoTower
 from shortlist.similarity import score
 
@@ -48,7 +49,7 @@ def test_the_weights_of_the_best_epoch_are_restored(split, monkeypatch):
         met.append(self.towers.item.id.weight.detach().clone())
         return next(planned)
 
-    monkeypatch.setattr(TwoTower, "_validate", validate)
+    monkeypatch.setattr(TwoTower, "_measured", validate)
     model = TwoTower(**(SMALL | {"epochs": 4}), patience=0).fit(split)
     assert model.best_epoch == 2
     assert torch.equal(model.towers.item.id.weight, met[1])
@@ -60,7 +61,5 @@ def test_the_monitored_figure_is_the_one_named(split):
     names = ("ndcg@10", "recall@10", "recall@20")
     figures = []
     for name in names:
-        section = model.training_section.model_copy(update={"monitor": name})
-        model.training_section = section
-        figures.append(model._validate())
+        figures.append(validation_score(model, name))
     assert figures[0] < figures[1] < figures[2]  # a gain is at most a hit, and 20 hold the 10

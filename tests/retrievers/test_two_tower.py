@@ -11,6 +11,7 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.errors import ModelError, QueryError, TrainingError
 from shortlist.retrievers.base import Queries
+from shortlist.retrievers.learning import validation_score
 from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.vector import TwoTower
 from shortlist.similarity import normalize, score
@@ -30,7 +31,7 @@ def digest(retriever: TwoTower) -> str:
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(split):
     one, two, three = (TwoTower(**SMALL, seed=s).fit(split) for s in (5, 5, 6))
     assert digest(one) == digest(two) != digest(three)
-    assert one.history == two.history
+    assert one.epochs_run == two.epochs_run
 
 
 def test_two_threads_give_the_same_bytes_again(world):
@@ -76,20 +77,22 @@ def test_shuffling_the_future_changes_no_trained_byte(world):
 def test_the_best_epoch_is_what_is_kept(split):
     retriever = TwoTower(**{**SMALL, "epochs": 6}, patience=6, learning_rate=0.05, seed=2)
     retriever.fit(split)
-    scores = [epoch.score for epoch in retriever.history]
+    scores = [epoch.score for epoch in retriever.epochs_run]
     assert retriever.best_epoch == 1 + int(np.flatnonzero(np.array(scores) == max(scores))[-1])
-    assert retriever._validate() == max(scores)
+    assert validation_score(retriever, "ndcg@10") == max(scores)
+    with pytest.warns(DeprecationWarning, match="epochs_run"):
+        assert retriever.history == retriever.epochs_run
 
 
 def test_early_stopping_waits_for_patience_and_no_longer(split):
     retriever = TwoTower(**{**SMALL, "epochs": 30}, patience=1, learning_rate=0.1).fit(split)
-    assert len(retriever.history) == retriever.best_epoch + 1 < 30
+    assert len(retriever.epochs_run) == retriever.best_epoch + 1 < 30
 
 
 def test_a_planted_taste_is_found(fitted, split):
     world_groups = split.dataset.items.select("id", "tags")
     assert world_groups.height
-    best = max(epoch.score for epoch in fitted.history)
+    best = max(epoch.score for epoch in fitted.epochs_run)
     popular = Popular().fit(split)
     users, items, offsets = fitted.data.targets("validation")
     top = popular.recommend(Queries(fitted.data.users.external(users), before="validation"), 10)
@@ -182,7 +185,7 @@ def test_refit_trains_on_more_rows_and_says_so(split):
     retriever = TwoTower(**SMALL, refit="train+validation").fit(split)
     assert retriever.data.fit == "train+validation"
     assert len(retriever.data.training_log) > len(split.training_data().training_log)
-    assert len(retriever.history) == 2
+    assert len(retriever.epochs_run) == 2
 
 
 @pytest.mark.parametrize("mode", ["pointwise", "pairwise", "listwise", 0, 1, 2])
@@ -190,7 +193,7 @@ def test_refit_trains_on_more_rows_and_says_so(split):
 def test_every_mode_trains_with_every_similarity(split, mode, similarity):
     retriever = TwoTower(mode=mode, similarity=similarity, dim=8, epochs=1, batch_size=512)
     retriever.fit(split)
-    assert np.isfinite(retriever.history[0].loss)
+    assert np.isfinite(retriever.epochs_run[0].loss)
 
 
 def test_integers_are_the_names_of_the_modes():

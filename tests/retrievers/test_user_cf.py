@@ -189,7 +189,7 @@ def test_new_events_count_at_once():
     rows = [(1, 1, 1, 1.0), (2, 1, 1, 1.0), (2, 2, 2, 1.0)]
     model = UserCF().fit_data(everything(rows))
     assert model.recommend([1], 2).ids == [[2]]
-    model.observe(
+    model = model.observe(
         everything([*rows, (3, 1, 1, 1.0), (3, 4, 2, 1.0), (4, 1, 5, 1.0), (4, 4, 6, 1.0)])
     )
     assert model.recommend([1], 2).ids == [[4, 2]]

@@ -196,7 +196,7 @@ def test_shuffling_the_future_changes_no_trained_byte(world):
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(split):
     one, two, three = (UserToUser(**SMALL, seed=s).fit(split) for s in (5, 5, 6))
     assert digest(one) == digest(two) != digest(three)
-    assert one.history == two.history
+    assert one.epochs_run == two.epochs_run
 
 
 def test_a_bundle_answers_as_before_and_is_of_this_kind(fitted, tmp_path):
@@ -215,21 +215,21 @@ def test_a_bundle_answers_as_before_and_is_of_this_kind(fitted, tmp_path):
 def test_a_refit_learns_from_more_rows_and_says_so(split):
     model = UserToUser(**SMALL, refit="all").fit(split)
     assert model.data.fit == "all"
-    assert len(model.history) == 2
+    assert len(model.epochs_run) == 2
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("mode", ["pointwise", "pairwise", "listwise"])
 def test_every_mode_trains_with_every_similarity(split, mode, similarity):
     model = UserToUser(**SMALL, mode=mode, similarity=similarity).fit(split)
-    assert all(np.isfinite(epoch.loss) for epoch in model.history)
+    assert all(np.isfinite(epoch.loss) for epoch in model.epochs_run)
     assert not model.recommend(model.data.users.ids.head(5), 5).fallback.any()
 
 
 @pytest.mark.parametrize("sampler", ["mixed", "uniform", "catalogue"])
 def test_users_can_be_drawn_from_outside_the_batch(split, sampler):
     model = UserToUser(**SMALL, sampler=sampler).fit(split)
-    assert all(np.isfinite(epoch.loss) for epoch in model.history)
+    assert all(np.isfinite(epoch.loss) for epoch in model.epochs_run)
 
 
 def test_a_log_without_an_order_is_read_as_sets(world):

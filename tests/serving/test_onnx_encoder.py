@@ -104,7 +104,7 @@ def test_new_data_end_the_encoder_that_was_made_of_the_old(retriever):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     assert use_onnx(retriever)
-    retriever.observe(retriever.data)
+    retriever = retriever.observe(retriever.data)
     assert retriever._encoder is None
 
 

@@ -134,7 +134,7 @@ def test_parts_of_shared_histories_keep_to_their_rows_and_positions():
 )
 def test_every_kind_of_positive_trains_in_blocks(kind, options, split):
     found = kind(dim=8, epochs=1, batch_size=256, encode_rows=50, **options).fit(split)
-    assert found.history[0].loss > 0
+    assert found.epochs_run[0].loss > 0
 
 
 def test_rows_that_save_nothing_are_refused(split):

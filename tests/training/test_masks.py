@@ -7,7 +7,6 @@ worked out one pair at a time, and each path has to come to the loss of these ma
 import pytest
 import torch
 
-from shortlist.data.pairs import UserHalves
 from shortlist.data.ragged import Ragged
 from shortlist.losses import BPRLoss, Scores, SoftmaxLoss
 from shortlist.retrievers.item_to_item import ItemToItem
@@ -138,16 +137,8 @@ def trainer_of(kind, options, split):
     retriever = kind(**COMMON | options)
     data = split.training_data("train")
     torch.manual_seed(3)
-    if kind is TwoTower:
-        retriever.set_data(data)
-        return retriever._trainer(data)
-    if kind is ItemToItem:
-        pairs = retriever._pairs(split, data)
-        retriever.set_data(data)
-        return retriever._trainer(pairs, pairs.expected_counts(data.items.trained))
-    halves = UserHalves(data.training_log, batch_size=48, history_length=20)
     retriever.set_data(data)
-    return retriever._trainer(halves)
+    return retriever._trainer(data)
 
 
 @pytest.mark.parametrize("path", PATHS)

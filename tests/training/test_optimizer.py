@@ -121,7 +121,7 @@ def test_tables_trained_by_rows_learn_the_planted_world_as_well(split):
             dim=16, epochs=3, batch_size=128, seed=1, optimizer=kind,
             item_features=(), user_features=(),
         ).fit(split)  # fmt: skip
-        scores[kind] = max(epoch.score for epoch in retriever.history)
+        scores[kind] = max(epoch.score for epoch in retriever.epochs_run)
     assert scores["row-wise"] >= 0.95 * scores["dense"]
 
 

@@ -60,7 +60,7 @@ def test_a_training_in_half_the_bits_is_another_one_and_ends_near(split, mode):
         TwoTower(mode=mode, dim=16, epochs=2, seed=1, precision=name).fit(split)
         for name in ("float32", "bfloat16")
     )
-    losses = [model.history[-1].loss for model in (whole, half)]
+    losses = [model.epochs_run[-1].loss for model in (whole, half)]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert {value.dtype for value in half.towers.parameters()} == {torch.float32}

@@ -30,15 +30,15 @@ def test_a_batch_whose_weights_are_all_0_is_skipped_and_counted(world, history):
     said = io.StringIO()
     with Bars(Console(file=said, width=200)) as bars:
         model = TwoTower(**OPTIONS, history=history).fit(split, progress=bars)
-    skipped = [epoch.skipped for epoch in model.history]
+    skipped = [epoch.skipped for epoch in model.epochs_run]
     assert all(0 < count < len(weights) for count in skipped)
-    assert all(np.isfinite(epoch.loss) and epoch.loss > 0 for epoch in model.history)
+    assert all(np.isfinite(epoch.loss) and epoch.loss > 0 for epoch in model.epochs_run)
     assert f"({skipped[0]:,} positives skipped: batches of weight 0)" in said.getvalue()
 
 
 def test_weights_above_0_skip_nothing(world):
     model = TwoTower(**OPTIONS).fit(split_of(world, pl.lit(0.5)))
-    assert [epoch.skipped for epoch in model.history] == [0]
+    assert [epoch.skipped for epoch in model.epochs_run] == [0]
 
 
 def test_a_sequence_tower_whose_positives_all_weigh_0_says_so(world):

@@ -354,7 +354,7 @@ def plan(
     split = load_split(read)
     with progress_bars(context.obj["quiet"] or json_) as progress:
         for channel in blend.channels.values():
-            channel.fit(split, progress=progress)
+            channel.fit(split, "train", progress=progress)
     asked = {n: c for n, c in blend.channels.items() if n not in blend.options.fallback}
     found = plan_channels(
         asked,

@@ -1,7 +1,6 @@
 """Matrix factorisation of an implicit log, where a user is folded in from their history."""
 
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -91,14 +90,13 @@ class ALS(HistoryScorer[ALSOptions]):
             self._vectors[0], self._biases[0] = 0, 0
         self._prepare()
 
-    def observe(self, data: TrainingData) -> Self:
+    def _take_events(self, data: TrainingData) -> None:
         """Take new events into the histories; the vectors of items stay as fitted."""
         check_order(data, self.options)
         rows = rows_before(self.data.items, data.items)
         self._vectors, self._biases = self._vectors[rows], self._biases[rows]
         self._take(data)
         self._prepare()
-        return self
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended: those of the last fit."""

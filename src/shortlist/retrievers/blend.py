@@ -1,6 +1,7 @@
 """Several channels, one answer (多路召回): quotas or fusion, each item once, its origin kept."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple, Self
@@ -143,7 +144,7 @@ class Blend(Explaining):
             self.options.method == "quotas" and self.options.quotas is None
         )
         for name, channel in self.channels.items():
-            channel.fit(split, progress=progress, **_saved(channel, name, checkpoints))
+            channel.fit(split, "train", progress=progress, **_saved(channel, name, checkpoints))
         self._adopt()
         if learns:
             if progress is not None:
@@ -279,11 +280,11 @@ class Blend(Explaining):
         return found
 
     def observe(self, data: TrainingData) -> Self:
-        """Let every channel take new events: `data` is the old data with them."""
-        for channel in self.channels.values():
-            channel.observe(data)
-        self._adopt()
-        return self
+        """Return the blend with new events in every channel: `data` is the old data with them."""
+        new = copy(self)
+        new.channels = {name: channel.observe(data) for name, channel in self.channels.items()}
+        new._adopt()
+        return new
 
     def state(self) -> State:
         """Return the settings of the blend and its channels, and the channels' tensors."""

@@ -28,8 +28,8 @@ class Channel(Protocol):
 
     data: TrainingData
 
-    def fit(self, split: Split, *, progress: Progress | None = None) -> Self:
-        """Learn from the training rows; validation rows choose, test rows are unseen."""
+    def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
+        """Learn from the rows `fit` names; validation rows choose, test rows are unseen."""
         ...
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
@@ -37,7 +37,7 @@ class Channel(Protocol):
         ...
 
     def observe(self, data: TrainingData) -> Self:
-        """Take new events: `data` is the old data with them."""
+        """Return the same with new events: `data` is the old data with them."""
         ...
 
     @property
@@ -165,5 +165,5 @@ class ChangesItems(Channel, Protocol):
     def change_items(
         self, *, add: Sequence[Mapping[str, Any]] = (), remove: Ids = (), restore: Ids = ()
     ) -> Self:
-        """Let items come and go without training: all of these changes, or on an error none."""
+        """Return the same with other items, without training: all changes, or an error."""
         ...

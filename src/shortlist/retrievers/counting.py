@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -75,10 +76,17 @@ class Counting(Answering, Generic[Chosen]):
         return torch.bincount(owners, minlength=len(block.users)) == 0
 
     def observe(self, data: TrainingData) -> Self:
-        """Take new events: `data` is the old data with them. Channels that can do less than a
-        whole fit override this, and give what a whole fit would.
+        """Return this channel with new events: `data` is the old data with them.
+
+        Channels that can do less than a whole fit override `_take_events`, and give what a whole
+        fit would.
         """
-        return self.fit_data(data)
+        new = copy(self)
+        new._take_events(data)
+        return new
+
+    def _take_events(self, data: TrainingData) -> None:
+        self.fit_data(data)
 
     def state(self) -> State:
         """Return what a bundle keeps beside the data: the options and what was learned."""

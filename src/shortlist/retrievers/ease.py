@@ -1,7 +1,6 @@
 """EASE: the closed form that rebuilds histories from other items, where the catalogue fits."""
 
 from collections.abc import Mapping
-from typing import Self
 
 import numpy as np
 import torch
@@ -75,12 +74,11 @@ class EASE(HistoryScorer[EASEOptions]):
             self._weights = strongest(dense, int(options.neighbours or 0))
         self._fitted = np.arange(items + 1)
 
-    def observe(self, data: TrainingData) -> Self:
+    def _take_events(self, data: TrainingData) -> None:
         """Take new events into the histories; the weights between items stay as fitted."""
         check_order(data, self.options)
         self._fitted = self._fitted[rows_before(self.data.items, data.items)]
         self._take(data)
-        return self
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended: those of the last fit."""

@@ -1,7 +1,7 @@
 """Graph filtering: GF-CF, BSPM and a tilted sibling of theirs, without any training."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -141,14 +141,13 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
         factors = numbers.factors if numbers.low_pass > 0 else 1
         self._vectors, self._values = singular_vectors(self._graph, factors, seed=self.options.seed)
 
-    def observe(self, data: TrainingData) -> Self:
+    def _take_events(self, data: TrainingData) -> None:
         """Take new events into the graph and the histories; the singular vectors stay as fitted."""
         rows = rows_before(self.data.items, data.items)
         self._vectors = self._vectors[rows]
         self._vectors[0] = 0
         self._take(data)
         self._prepare()
-        return self
 
     @property
     def numbers(self) -> Numbers:

@@ -143,14 +143,15 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
         pairs = self._pairs(self.data)
         self._keep(self._nearest(self.data, pairs, None))
 
-    def observe(self, data: TrainingData) -> Self:
+    def _take_events(self, data: TrainingData) -> None:
         """Take new events: only rows that can differ are made anew, the others are kept.
 
         A row can differ where a user of the item has changed, or where the item shares a user with
         an item whose norm has changed. Weights that read the whole log (tf-idf, bm25) leave none.
         """
         if self.options.item_weighting != "none":
-            return self.fit_data(data)
+            self.fit_data(data)
+            return
         old, kept, pairs = self.data, self.neighbours, self._pairs(data)
         rows = self._rows_that_differ(old, data, pairs)
         names = data.items.rows(old.items.ids[: old.items.trained])
@@ -159,7 +160,6 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
         same = renamed(kept, names, data.items.trained)
         same.ids[rows], same.scores[rows] = fresh.ids[rows], fresh.scores[rows]
         self._keep(same)
-        return self
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
         """Return the sums over the neighbours of a history, [B, C], -inf where there are none."""

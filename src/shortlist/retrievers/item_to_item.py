@@ -11,7 +11,7 @@ from torch.nn.functional import embedding_bag
 
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import TrainingData
 from shortlist.data.pairs import ItemPairs, in_units, sessions
 from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.errors import ModelError
@@ -19,7 +19,6 @@ from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.item_vectors import ItemVectors
 from shortlist.retrievers.learning import (
     NO_HARD,
-    validation_score,
 )
 from shortlist.retrievers.popular import Popular
 from shortlist.similarity import normalize
@@ -27,7 +26,6 @@ from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
 from shortlist.training.blocks import Encoders
 from shortlist.training.presets import objective_of, sampler_of
-from shortlist.training.progress import Progress
 from shortlist.training.trainer import Trainer
 
 NO_USER = "both sides are items, and no user tower is built"
@@ -88,12 +86,12 @@ class ItemToItem(ItemVectors):
 
     def strangers(self, block: RowQueries) -> Tensor:
         """Return the queries without an item that has a vector, bool [B]."""
-        return keep(block.history, self._place[block.history.values] >= 0).lengths == 0
+        return keep(block.history, self._position[block.history.values] >= 0).lengths == 0
 
     def encodable_users(self) -> pl.Series:
         """Return the ids of the trained users that have met an item with a vector."""
         log = self.data.log
-        users = np.unique(log.user[self._place.numpy()[log.item] >= 0]).astype(np.int64)
+        users = np.unique(log.user[self._position.numpy()[log.item] >= 0]).astype(np.int64)
         return self.data.users.external(users[users <= self.data.users.trained])
 
     def _rows_to_place(self) -> Tensor:
@@ -110,25 +108,7 @@ class ItemToItem(ItemVectors):
         self.towers = tower.to(self.device)
         self.popular = Popular().fit_data(data)
 
-    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
-        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
-        training, data = self.training_section, split.training_data(fit)
-        pairs = self._pairs(split, data)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            self.set_data(data)
-            counts = pairs.expected_counts(data.items.trained)
-            self._paired = counts.nonzero().squeeze(1).cpu()
-            trainer = self._trainer(pairs, counts)
-            self._run(trainer, progress, epochs)
-            self.place_items()
-
-    def _measure(self) -> float:
-        """The monitored figure of the tower as it is."""
-        self.place_items()
-        return validation_score(self, self.training_section.monitor)
-
-    def _pairs(self, split: Split, data: TrainingData) -> ItemPairs:
+    def _pairs(self, data: TrainingData) -> ItemPairs:
         training, gap = self.training_section, self.training_section.session_gap
         if gap is not None and data.log.session is not None:
             raise ModelError(
@@ -137,7 +117,7 @@ class ItemToItem(ItemVectors):
         if training.pair_window is not None and not data.ordered:
             raise ModelError("pair_window needs a time column: without one sessions have no order")
         if gap is not None:
-            gap = in_units(gap, split.dataset.report.time_unit)
+            gap = in_units(gap, data.time_unit)
         return ItemPairs(
             sessions(data.training_log, gap),
             batch_size=training.batch_size,
@@ -146,7 +126,10 @@ class ItemToItem(ItemVectors):
             device=self.device,
         )
 
-    def _trainer(self, pairs: ItemPairs, counts: Tensor) -> Trainer:
+    def _trainer(self, data: TrainingData) -> Trainer:
+        pairs = self._pairs(data)
+        counts = pairs.expected_counts(data.items.trained)
+        self._paired = counts.nonzero().squeeze(1).cpu()
         training = self.training_section
         # The query itself is a known positive of the batch: it must not be its own negative.
         masked = training.model_copy(update={"mask_known": True})
@@ -179,12 +162,12 @@ class ItemToItem(ItemVectors):
         The order by the mean is the order by mean similarity: cosine is the dot product of unit
         vectors, and -||q - t||² differs from its mean by a figure of the query alone.
         """
-        known = keep(block.history, self._place[block.history.values] >= 0)
+        known = keep(block.history, self._position[block.history.values] >= 0)
         length = known.lengths
         if self._latest_items is not None:
             length = torch.clamp(length, max=self._latest_items)
         latest: Ragged = windows(known.values, known.offsets[1:] - length, length)
-        met = self.item_vectors[self._place[latest.values]]
+        met = self.item_vectors[self._position[latest.values]]
         if self.training_section.similarity == "cosine":
             met = normalize(met)
         one_each = torch.arange(len(met))

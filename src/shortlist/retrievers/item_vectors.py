@@ -32,7 +32,7 @@ class ItemVectors(Learner, FindingSimilar):
 
     def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
         """Return the score of each item row [n] for each query, [B, n]; -inf without a vector."""
-        place = self._place[rows]
+        place = self._position[rows]
         vectors = self.item_vectors[place.clamp(min=0)]
         scores = score(self._encode_block(block), vectors, self.training_section.similarity)
         return scores.masked_fill(place < 0, float("-inf"))
@@ -44,12 +44,12 @@ class ItemVectors(Learner, FindingSimilar):
 
     def has_neighbours(self, rows: Tensor) -> Tensor:
         """Return which item rows [n] have a vector, bool [n]."""
-        return self._place[rows] >= 0
+        return self._position[rows] >= 0
 
     def near(self, rows: Tensor, k: int) -> Hits:
         """Return the k items nearest to each item row, itself left out."""
         own = (rows, torch.arange(len(rows) + 1))
-        vectors = self.item_vectors[self._place[rows].clamp(min=0)]
+        vectors = self.item_vectors[self._position[rows].clamp(min=0)]
         return self._item_index().search(vectors, k, exclude=own)
 
     def encode_items(self) -> tuple[pl.Series, Tensor]:
@@ -68,8 +68,8 @@ class ItemVectors(Learner, FindingSimilar):
     def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
         """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
         self.item_rows, self.item_vectors = rows, vectors
-        self._place = torch.full((len(self.data.items) + 1,), -1)
-        self._place[rows] = torch.arange(len(rows))
+        self._position = torch.full((len(self.data.items) + 1,), -1)
+        self._position[rows] = torch.arange(len(rows))
         if index is None:
             keys = torch.from_numpy(self.data.items.tie_keys)[rows]
             index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
@@ -86,6 +86,9 @@ class ItemVectors(Learner, FindingSimilar):
     @abstractmethod
     def _encode_items(self, rows: Tensor) -> Tensor:
         """The vectors of item rows, [n, D], on the device of the towers."""
+
+    def _place(self) -> None:
+        self.place_items()
 
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.item_rows, self.item_vectors

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
+from warnings import warn
 
 import numpy as np
 import polars as pl
@@ -34,7 +35,7 @@ from shortlist.retrievers.kept import check_rows, check_tensors
 from shortlist.retrievers.unfitted import check_split
 from shortlist.similarity import comparable, normalize
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
-from shortlist.training.fitting import Epoch, fit_towers
+from shortlist.training.fitting import Epoch, Fitted, fit_towers
 from shortlist.training.hard import check_hard_options
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
@@ -104,29 +105,32 @@ class Learner(Explaining):
         """Take over sections that were checked, now or when a bundle was trained."""
         self.model_section, self.training_section = model, training
         self.device = usable_device(device)
-        self.history: tuple[Epoch, ...] = ()
+        self.epochs_run: tuple[Epoch, ...] = ()
         self.best_epoch = 0
         self.precision: str = self.training_section.precision
-        self._checkpoints: Checkpoints | None = None  # of the fit that runs
 
     def fit(
         self,
         split: Split,
+        fit: Fit | None = None,
         *,
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> Self:
         """Train on the training rows, keep the epoch that does best on the validation rows.
 
-        With `refit` the towers are then trained again, for as many epochs, on the rows it names.
+        fit: if it names more rows than 'train', the towers are then trained again on those, for as
+        many epochs as were best. None: what training.refit says.
         checkpoints: where the training is saved as it goes on. Asked again with the same ones after
         it was killed, it goes on from there, to the same bytes.
         Raises ModelError or DataError for what the data cannot give, TrainingError if the loss
         runs away, CheckpointError for a checkpoint of another training.
         """
-        self._fitted(split, "train", None, progress, checkpoints)
-        if self.training_section.refit != "none":
-            refit = self.training_section.refit
+        check_split(split)
+        fitted = self._train(split, "train", progress or Quiet(), checkpoints)
+        self.epochs_run, self.best_epoch = fitted.epochs, fitted.best
+        refit = self.training_section.refit if fit is None else fit
+        if refit == "train+validation" or refit == "all":  # noqa: PLR1714 - mypy narrows by this
             self.refit(split, refit, progress=progress, checkpoints=checkpoints)
         return self
 
@@ -139,18 +143,60 @@ class Learner(Explaining):
         checkpoints: Checkpoints | None = None,
     ) -> Self:
         """Train from the start on the rows `fit` names, for as many epochs as were best."""
+        check_split(split)
         if not self.best_epoch:
             raise ModelError("refit needs a fit first: it trains for the epochs that were best")
-        self._fitted(split, fit, self.best_epoch, progress, checkpoints)
+        self._train(split, fit, progress or Quiet(), checkpoints, epochs=self.best_epoch)
         return self
 
+    def _train(
+        self,
+        split: Split,
+        fit: Fit,
+        progress: Progress,
+        checkpoints: Checkpoints | None,
+        *,
+        epochs: int | None = None,
+    ) -> Fitted:
+        """Train on the rows `fit` names: exactly so many epochs, or (None) as many as help.
+
+        Then only is there something to measure: the validation rows choose the epoch.
+        """
+        training = self.training_section
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.set_data(split.training_data(fit))
+            trainer = self._trainer(self.data)
+            self.precision = trainer.precision
+            fitted = fit_towers(
+                trainer,
+                self.towers,
+                training,
+                progress,
+                measure=self._measured if epochs is None else None,
+                epochs=epochs or training.epochs,
+                stage=self._stage(checkpoints, epochs),
+            )
+            self._place()
+        return fitted
+
+    def _measured(self) -> float:
+        """The monitored figure on the validation rows, of the towers as they are."""
+        self._place()
+        return validation_score(self, self.training_section.monitor)
+
+    @property
+    def history(self) -> tuple[Epoch, ...]:
+        """The old name of `epochs_run`."""
+        warn("history is called epochs_run now", DeprecationWarning, stacklevel=2)
+        return self.epochs_run
+
     def observe(self, data: TrainingData) -> Self:
-        """Take new events: `data` is the old data with them.
+        """Return this retriever with new events: `data` is the old data with them.
 
         Histories and seen items grow with them; towers and vectors stay as they were trained.
         """
-        self.__dict__.update(self.from_state(data, *self.state(), device=self.device).__dict__)
-        return self
+        return self.from_state(data, *self.state(), device=self.device)
 
     def change_items(
         self,
@@ -159,7 +205,7 @@ class Learner(Explaining):
         remove: Ids = (),
         restore: Ids = (),
     ) -> Self:
-        """Let items come and go without training: all of these changes, or on an error none.
+        """Return this retriever with other items, without training: all changes or an error.
 
         add: items nobody has touched in training, new ones or of the catalogue, as rows of the
         items table ({"id": ..., column: value}; what is left out is missing). The item tower must
@@ -168,8 +214,8 @@ class Learner(Explaining):
         Every time the items' features are encoded and the index copied, so send many at once.
         Errors: DataError or QueryError for an item, ModelError for what this model cannot do.
         """
-        self.__dict__.update(with_changed_items(self, add, remove, restore).__dict__)
-        return self
+        changed: Self = with_changed_items(self, add, remove, restore)
+        return changed
 
     @property
     def similarity(self) -> str:
@@ -234,7 +280,7 @@ class Learner(Explaining):
             "training": self.training_section.model_dump(mode="json"),
             "best_epoch": self.best_epoch,
             "precision": self.precision,
-            "epochs": [epoch._asdict() for epoch in self.history],
+            "epochs": [epoch._asdict() for epoch in self.epochs_run],
         }
         rows, vectors = self._placed()
         placed = {"rows": rows, "vectors": vectors}
@@ -261,7 +307,7 @@ class Learner(Explaining):
         retriever = cls.__new__(cls)
         sections = section_from(Model(), Training(), {**settings["model"], **settings["training"]})
         retriever._begin(*sections, device)
-        retriever.history = tuple(Epoch(**epoch) for epoch in settings["epochs"])
+        retriever.epochs_run = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
         retriever.precision = settings.get("precision", retriever.precision)
         with torch.random.fork_rng(devices=[]), _Unfilled():
@@ -313,42 +359,12 @@ class Learner(Explaining):
             placed = normalize(placed)
         _check_alike("index: the vector of row", ids[some], state["vectors"][some], placed)
 
-    def _fitted(
-        self,
-        split: Split,
-        fit: Fit,
-        epochs: int | None,
-        progress: Progress | None,
-        checkpoints: Checkpoints | None,
-    ) -> None:
-        check_split(split)
-        self._checkpoints = checkpoints
-        try:
-            self._train(split, fit, progress or Quiet(), epochs)
-        finally:
-            self._checkpoints = None
-
-    def _run(self, trainer: Trainer, progress: Progress, epochs: int | None) -> None:
-        """Train exactly so many epochs unmeasured; or (None) until the figure stops rising."""
-        self.precision = trainer.precision
-        fitted = fit_towers(
-            trainer,
-            self.towers,
-            self.training_section,
-            progress,
-            measure=self._measure if epochs is None else None,
-            epochs=epochs or self.training_section.epochs,
-            stage=self._stage(epochs),
-        )
-        if epochs is None:
-            self.history, self.best_epoch = fitted.epochs, fitted.best
-
-    def _stage(self, epochs: int | None) -> Stage | None:
+    def _stage(self, checkpoints: Checkpoints | None, epochs: int | None) -> Stage | None:
         """Where this training is saved; refit is left out, as it changes nothing of a stage.
 
         So is precision, of which the stage keeps what was chosen.
         """
-        if self._checkpoints is None:
+        if checkpoints is None:
             return None
         described = {
             "retriever": type(self).__name__,
@@ -361,7 +377,7 @@ class Learner(Explaining):
             "versions": [version("shortlist"), torch.__version__],
         }
         known = fingerprint(described, self.data)
-        return self._checkpoints.stage(self.data.fit, known, self.precision)
+        return checkpoints.stage(self.data.fit, known, self.precision)
 
     @abstractmethod
     def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
@@ -404,16 +420,16 @@ class Learner(Explaining):
         """The vectors that B queries are answered with, [B, D] or [B, K, D]."""
 
     @abstractmethod
-    def _measure(self) -> float:
-        """The monitored figure of the towers as they are."""
-
-    @abstractmethod
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
 
     @abstractmethod
-    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
-        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
+    def _trainer(self, data: TrainingData) -> Trainer:
+        """What trains the towers of `set_data` on the training rows of this data."""
+
+    @abstractmethod
+    def _place(self) -> None:
+        """Encode what the index holds with the towers as they are, and search that from now on."""
 
     def _mark_readable(self) -> None:
         """Note which items of a history can be read, where that depends on the data's items."""

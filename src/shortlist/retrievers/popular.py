@@ -219,8 +219,8 @@ class Popular(Explaining):
         ).to_series()
 
     def observe(self, data: TrainingData) -> Self:
-        """Take new events: `data` is the old data with them."""
-        return self.fit_data(data)
+        """Return popularity with new events: `data` is the old data with them."""
+        return type(self)(self.options, device=self.device).fit_data(data)
 
     def state(self) -> State:
         """Return the options: the counts are made from the data."""

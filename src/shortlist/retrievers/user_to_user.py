@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, histories
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import TrainingData
 from shortlist.data.pairs import UserHalves
 from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.data.vocabulary import Ids
@@ -32,14 +32,12 @@ from shortlist.retrievers.base import (
 from shortlist.retrievers.learning import (
     NO_HARD,
     Learner,
-    validation_score,
 )
 from shortlist.retrievers.popular import Popular
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.blocks import Encoders
 from shortlist.training.presets import IN_BATCH, choose, objective_of, sampler_of
-from shortlist.training.progress import Progress
 from shortlist.training.trainer import Trainer
 
 SAME_USER = "both halves belong to one user, so it would answer the question by itself"
@@ -187,6 +185,9 @@ class UserToUser(Learner):
         # Neighbours lend what can be recommended; items that came since the fit cannot.
         self._met = keep(self._met, self._column[self._met.values] >= 0)
 
+    def _place(self) -> None:
+        self.place_users()
+
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.user_rows, self.user_vectors
 
@@ -197,29 +198,14 @@ class UserToUser(Learner):
     def _neighbours(self) -> int:
         return self.model_section.neighbours or NEIGHBOURS
 
-    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
-        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
-        training, data = self.training_section, split.training_data(fit)
+    def _trainer(self, data: TrainingData) -> Trainer:
+        training = self.training_section
         halves = UserHalves(
             data.training_log,
             batch_size=training.batch_size,
             history_length=self.model_section.history_length,
             device=self.device,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            self.set_data(data)
-            trainer = self._trainer(halves)
-            self._run(trainer, progress, epochs)
-            self.place_users()
-
-    def _measure(self) -> float:
-        """The monitored figure of the tower as it is."""
-        self.place_users()
-        return validation_score(self, self.training_section.monitor)
-
-    def _trainer(self, halves: UserHalves) -> Trainer:
-        training = self.training_section
 
         def encode_queries(batch: Batch) -> Tensor:
             return self._encode(batch.history)
@@ -231,7 +217,7 @@ class UserToUser(Learner):
             self.towers,
             Encoders(encode_queries, encode_others, has_perceptron(self.towers)),
             objective_of(training).to(self.device),
-            sampler_of(training, halves.counts(self.data.users.trained)),
+            sampler_of(training, halves.counts(data.users.trained)),
             halves,
             training=training,
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shortlist.data.batches import Batch, Batches, PairBatches
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
 from shortlist.data.sequences import SequenceBatches
 from shortlist.errors import ModelError
@@ -16,9 +16,6 @@ from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.item_vectors import ItemVectors
-from shortlist.retrievers.learning import (
-    validation_score,
-)
 from shortlist.retrievers.popular import Popular
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
@@ -27,7 +24,6 @@ from shortlist.towers.two_tower import TwoTowers
 from shortlist.training.blocks import Encoders
 from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
-from shortlist.training.progress import Progress
 from shortlist.training.trainer import Trainer
 
 POSITIONS = 32_768
@@ -51,7 +47,7 @@ class TwoTower(ItemVectors):
     """A two-tower retriever (Huang et al. 2013, DSSM; Covington et al. 2016, YouTube DNN).
 
     Options are the keys of a recipe's [model] and [training] sections, checked alike:
-    `TwoTower(mode="pairwise", dim=32, epochs=5)`. `history` holds the epochs after `fit`.
+    `TwoTower(mode="pairwise", dim=32, epochs=5)`. `epochs_run` holds the epochs after `fit`.
     """
 
     positives: ClassVar[str] = "u2i"
@@ -160,21 +156,6 @@ class TwoTower(ItemVectors):
         if self.towers.reads_items:
             self._readable[self.data.candidates(with_features=True)] = True
 
-    def _train(self, split: Split, fit: Fit, progress: Progress, epochs: int | None = None) -> None:
-        """Train on the rows `fit` names; with epochs given, exactly so many and no validation."""
-        training, data = self.training_section, split.training_data(fit)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            self.set_data(data)
-            trainer = self._trainer(data)
-            self._run(trainer, progress, epochs)
-            self.place_items()
-
-    def _measure(self) -> float:
-        """The monitored figure of the towers as they are."""
-        self.place_items()
-        return self._validate()
-
     def _trainer(self, data: TrainingData) -> Trainer:
         training = self.training_section
         counts = torch.from_numpy(data.item_counts).to(self.device)
@@ -248,7 +229,3 @@ class TwoTower(ItemVectors):
         Where histories are read with the item tower's vectors, features are enough.
         """
         return keep(history, self._readable[history.values])
-
-    def _validate(self) -> float:
-        """The monitored figure on the validation rows."""
-        return validation_score(self, self.training_section.monitor)

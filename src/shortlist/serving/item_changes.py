@@ -1,6 +1,5 @@
 """Items added, removed and restored in the bundle that is served, until the next bundle comes."""
 
-from copy import copy
 from dataclasses import replace
 
 from shortlist.errors import BundleError, ModelError, ShortlistError
@@ -43,7 +42,7 @@ def _changed(served: Served, asked: ItemsRequest) -> Served:
     remove = check_ids(asked.remove, items, "remove")
     restore = check_ids(asked.restore, items, "restore")
     try:
-        changed = copy(retriever).change_items(add=asked.add, remove=remove, restore=restore)
+        changed = retriever.change_items(add=asked.add, remove=remove, restore=restore)
     except ModelError as error:
         raise RequestError("not_supported", str(error)) from None
     except ShortlistError as error:
