@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions, requires
+from pathlib import Path
 
 LOADED = """
 import json, sys
@@ -47,6 +48,22 @@ os.environ.update(_SHORTLIST_COMPLETE="complete_bash", COMP_WORDS="shortlist rec
 expect("recommend")
 """
 
+ASKING = """
+import contextlib, io
+from shortlist.cli.app import main
+
+for user, words in (("10001", "Candidates for user"), ("1", "nothing known")):
+    sys.argv = ["shortlist", "recommend", {bundle!r}, "--user", user]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit:
+            pass
+    assert words in said.getvalue(), said.getvalue()
+"""
+GOLDEN = Path(__file__).parent / "bundle" / "golden" / "format-2"
+
 
 def loaded(run):
     """Run code in a process of its own and return the modules that it imports."""
@@ -72,3 +89,9 @@ def test_help_the_version_and_usage_errors_import_nothing_that_computes():
 def test_importing_the_package_imports_nothing_until_a_name_is_used():
     modules = loaded("import shortlist\ndir(shortlist)\nshortlist.ShortlistError")
     assert dependencies(modules) == set()
+
+
+def test_an_answer_for_one_user_imports_what_computes_it_and_no_compiler():
+    modules = loaded(ASKING.format(bundle=str(GOLDEN / "two-tower")))
+    assert "torch" in modules
+    assert not {"numba", "scipy", "faiss", "fastapi", "uvicorn"} & set(modules)

@@ -1,8 +1,10 @@
 """Loops that numpy cannot say: compiled to machine code on first use. The one door to numba."""
 
+import sys
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
 from hashlib import blake2b
+from itertools import count
 from types import FunctionType
 from typing import Any, Generic, TypeVar, cast
 
@@ -92,6 +94,26 @@ def compiled_reordering(function: Function) -> Function:
     same bound as in order, but other bits. Equal arguments still give equal bits.
     """
     return cast(Function, _Compiled(function, reorders=True))
+
+
+PLAIN_CALLS = 100
+"""Small pieces of work that a process does in numpy before it loads compiled code."""
+
+_plain_calls = count(1)
+
+
+def load() -> None:
+    """Load compiled code now: for a service, whose requests shall not wait for it."""
+    import numba  # noqa: F401, PLC0415
+
+
+def worth_loading() -> bool:
+    """Whether to call compiled code for a small piece of work that numpy can do with equal result.
+
+    Loading takes most of a second, more than the few answers of a command; afterwards compiled code
+    is the faster one. So it is worth it where it has been done, or where much has been asked.
+    """
+    return "numba" in sys.modules or next(_plain_calls) > PLAIN_CALLS
 
 
 def signal_handler(function: Callable[[int], None]) -> int:

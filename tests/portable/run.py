@@ -23,6 +23,7 @@ TESTS = (
     *("linear", "towers", "contracts/test_retrievers.py", "contracts/test_towers.py"),
     *("contracts/test_losses.py", "contracts/test_indexes.py", "test_similarity.py"),
     *("index/test_exact.py", "index/test_scan.py", "index/test_candidates.py"),
+    "index/test_pairs.py",
     *("index/test_lists.py", "index/test_top_k.py", "index/test_faiss.py"),
     *("retrievers/test_als.py", "retrievers/test_ease.py", "retrievers/test_graph_filter.py"),
     *("retrievers/test_item_cf.py", "retrievers/test_user_cf.py", "retrievers/test_two_tower.py"),

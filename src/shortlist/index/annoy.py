@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from shortlist.errors import MissingPackageError, ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
-from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
+from shortlist.index.pairs import Floats, Rows
 
 # Vectors that an exact scan reads in the time in which Annoy looks at one of search_k.
 SCANNED_PER_LOOK = 1.5

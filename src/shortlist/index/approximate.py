@@ -16,8 +16,6 @@ from shortlist.index.base import Hits
 from shortlist.index.candidates import (
     SAFE_SQUARE,
     Contents,
-    Floats,
-    Rows,
     Seen,
     best_of_columns,
     best_of_slots,
@@ -26,6 +24,7 @@ from shortlist.index.candidates import (
 )
 from shortlist.index.checks import Items, check_queries
 from shortlist.index.exact import ExactIndex
+from shortlist.index.pairs import Floats, Rows
 
 Setting = int | float | str | None
 

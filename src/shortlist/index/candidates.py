@@ -7,15 +7,19 @@ steps, wherever the two stand and whatever else is asked in the batch.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from shortlist.compiled import compiled, compiled_reordering
+from shortlist.compiled import compiled, worth_loading
 from shortlist.index.checks import check_exclude
+from shortlist.index.pairs import (
+    Floats,
+    Rows,
+    measure_points,
+    measures_of,
+    score_pairs,
+    scores_of,
+)
 from shortlist.selection import NOTHING, best_to_front, key_of, score_of
-
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
 
 LAST = 2**31 - 1
 """Ranks in keys are LAST - column: of equal scores the lower column is the better."""
@@ -42,6 +46,9 @@ class Seen(NamedTuple):
 RUN = 1024
 """Columns that are scored before their keys are compared."""
 
+PLAIN_NUMBERS = 500_000
+"""Products that numpy takes in a few milliseconds: more are left to compiled code at once."""
+
 SAFE_SQUARE = 7e37  # Below this squared length no score of two vectors overflows float32.
 UNSEEN = np.empty(0, dtype=np.int64)
 
@@ -54,6 +61,10 @@ def best_of_slots(
     points: [B, K, D], of K interests the best counts; slots: [B x K, F], -1 for nothing. The ids
     end with -1, the scores with -inf, in queries with fewer than k, whose number is returned too.
     """
+    if slots.size * points.shape[2] <= PLAIN_NUMBERS and not worth_loading():
+        columns = slots if not len(contents.columns) else contents.columns[slots]
+        columns = np.where(slots < 0, -1, columns).reshape(len(points), -1)
+        return best_plainly(contents, points, columns, seen, k)
     keys = np.empty((len(points), slots.size // len(points)), dtype=np.int64)
     ids, starts = (UNSEEN, UNSEEN) if seen is None else seen
     _keys_of_slots(*contents, points, slots.reshape(keys.shape), ids, starts, keys)
@@ -64,6 +75,10 @@ def best_of_columns(
     contents: Contents, points: Floats, columns: Rows | None, seen: Seen | None, k: int
 ) -> tuple[Rows, Floats, int]:
     """`best_of_slots` of some columns, distinct, or of all of them."""
+    count = len(contents.ids) if columns is None else len(columns)
+    if count * points.size <= PLAIN_NUMBERS and not worth_loading():
+        some = np.arange(count) if columns is None else columns
+        return best_plainly(contents, points, np.broadcast_to(some, (len(points), count)), seen, k)
     keys = np.empty((len(points), k), dtype=np.int64)
     ids, starts = (UNSEEN, UNSEEN) if seen is None else seen
     every = columns is None
@@ -71,6 +86,25 @@ def best_of_columns(
     best = min(k, len(contents.ids))
     _keys_of_columns(*contents, points, some, every, ids, starts, best, keys)
     return _answers(contents, keys, k)
+
+
+def best_plainly(
+    contents: Contents, points: Floats, columns: Rows, seen: Seen | None, k: int
+) -> tuple[Rows, Floats, int]:
+    """Answer as the two above do, bit for bit, in numpy alone; columns: [B, F], -1 for nothing."""
+    ids = np.full((len(points), k), -1, dtype=np.int64)
+    scores = np.full((len(points), k), -np.inf, dtype=np.float32)
+    for row, interests in enumerate(points):
+        some = np.unique(columns[row])  # Ascending: a stable sort keeps the tie rule.
+        some = some[some >= 0]
+        if seen is not None:
+            out = seen.ids[seen.starts[row] : seen.starts[row + 1]]
+            some = some[~np.isin(contents.ids[some], out)]
+        found = scores_of(interests, contents.vectors[some], contents.euclidean)
+        best = np.argsort(-found, kind="stable")[:k]
+        ids[row, : len(best)] = contents.ids[some[best]]
+        scores[row, : len(best)] = found[best] + np.float32(0)  # -0 is 0
+    return ids, scores, int((ids < 0).any(axis=1).sum())
 
 
 def _answers(contents: Contents, keys: Rows, k: int) -> tuple[Rows, Floats, int]:
@@ -94,33 +128,10 @@ def measure(points: Floats, unit: Floats) -> tuple[float, float]:
     unit: [P, D], where the points are written at length 1, a zero vector as it is; empty [0, D] if
     that is not wanted.
     """
-    least, greatest = _measure(points, unit)
+    if points.size <= PLAIN_NUMBERS and not worth_loading():
+        return measures_of(points, unit)
+    least, greatest = measure_points(points, unit)
     return least, greatest
-
-
-@compiled_reordering
-def _score(
-    points: Any, row: Any, vectors: Any, euclidean: Any, columns: Any, count: Any, scores: Any
-) -> None:
-    """Write the scores of the first `count` columns for the best interest of points[row], [K, D].
-
-    One flat loop, without a call or a view inside: those stop memory from being read ahead.
-    """
-    width = points.shape[2]
-    for place in range(count):
-        column = np.uint64(columns[place])  # A signed index costs a test for being negative.
-        best = np.float32(-np.inf)
-        for interest in range(points.shape[1]):
-            score = np.float32(0)
-            if euclidean:
-                for at in range(width):
-                    step = points[row, interest, at] - vectors[column, at]
-                    score -= step * step
-            else:
-                for at in range(width):
-                    score += points[row, interest, at] * vectors[column, at]
-            best = max(best, score)
-        scores[place] = best
 
 
 @compiled
@@ -163,7 +174,7 @@ def _keys_of_slots(
             if column >= 0 and not (len(out) > 0 and holds(out, ids[column])):
                 some[count] = column
                 count += 1
-        _score(points, row, vectors, euclidean, some, count, scores)
+        score_pairs(points, row, vectors, euclidean, some, count, scores)
         for place in range(count):
             keys[row, place] = key_of(scores[place], LAST - some[place])
         keys[row, count:] = NOTHING
@@ -197,7 +208,7 @@ def _keys_of_columns(
             length = min(RUN, total - start)
             for place in range(length):
                 run[place] = start + place if every else some[start + place]
-            _score(points, row, vectors, euclidean, run, length, scores)
+            score_pairs(points, row, vectors, euclidean, run, length, scores)
             for place in range(length):
                 key = key_of(scores[place], LAST - run[place])
                 if key <= floor or (len(out) > 0 and holds(out, ids[run[place]])):
@@ -234,21 +245,3 @@ def _decode(keys: Any, ids: Any, found: Any, scores: Any) -> int:
             found[row, place:] = -1
             scores[row, place:] = -np.inf
     return short
-
-
-@compiled_reordering
-def _measure(points: Any, unit: Any) -> Any:
-    # Squares of float32 numbers neither overflow nor vanish as float64.
-    least, greatest = np.inf, 0.0
-    for row in range(len(points)):
-        square = 0.0
-        for at in range(points.shape[1]):
-            square += np.float64(points[row, at]) * np.float64(points[row, at])
-        if not square < np.inf:
-            return np.nan, np.nan
-        least, greatest = min(least, square), max(greatest, square)
-        if len(unit) > 0:
-            length = np.sqrt(square) if square > 0 else 1.0
-            for at in range(points.shape[1]):
-                unit[row, at] = points[row, at] / length
-    return least, greatest

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shortlist.compiled import worth_loading
 from shortlist.errors import DataError, ModelError
 from shortlist.index.base import Hits, hashed
 from shortlist.index.candidates import (
     SAFE_SQUARE,
     Contents,
-    Floats,
-    Rows,
     Seen,
     best_of_columns,
     best_of_slots,
@@ -34,6 +33,7 @@ from shortlist.index.checks import (
     check_unit,
     longest,
 )
+from shortlist.index.pairs import Floats, Rows
 from shortlist.index.scan import could_be_best, margin
 from shortlist.index.top_k import top_k
 from shortlist.similarity import check_similarity, normalize, score
@@ -160,7 +160,8 @@ class ExactIndex:
         points = _interests(queries)
         seen = None if exclude is None else seen_of(exclude, len(queries))
         few = queries.dim() == 2 and len(queries) <= FEW_QUERIES and pool.size >= SCANNED_ITEMS
-        search = self._search_few if few and 16 * k < pool.size else self._search_many
+        few = few and 16 * k < pool.size and worth_loading()  # The pass is compiled code.
+        search = self._search_few if few else self._search_many
         if 4 * (k + SPARE) >= pool.size:
             search = self._search_all
         found, values = ids.numpy(), scores.numpy()

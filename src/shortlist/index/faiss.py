@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from shortlist.errors import ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
-from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
 from shortlist.index.lists import Centres, nearest_lists
+from shortlist.index.pairs import Floats, Rows
 
 
 class _Library:

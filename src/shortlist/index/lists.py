@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shortlist.compiled import compiled
-from shortlist.index.candidates import LAST, Floats, Rows
+from shortlist.index.candidates import LAST
+from shortlist.index.pairs import Floats, Rows
 from shortlist.selection import best_to_front, key_of, score_of
 
 GROUPS = 2

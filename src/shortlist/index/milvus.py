@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from shortlist.errors import MissingPackageError, ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
-from shortlist.index.candidates import Floats, Rows
 from shortlist.index.checks import longest
+from shortlist.index.pairs import Floats, Rows
 
 CONSISTENCIES = ("Strong", "Bounded", "Session", "Eventually")
 INSERTED_AT_A_TIME = 5_000

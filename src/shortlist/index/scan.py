@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.compiled import compiled, compiled_reordering
-from shortlist.index.candidates import Floats, Rows, holds
+from shortlist.index.candidates import holds
+from shortlist.index.pairs import Floats, Rows
 from shortlist.selection import best_to_front
 
 UNIT = 2.0**-24  # What one step of float32 may be off by, as a share.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shortlist.errors import MissingPackageError, ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range
-from shortlist.index.candidates import Floats, Rows
+from shortlist.index.pairs import Floats, Rows
 
 FEWEST = 64  # Below it ScaNN has too little to learn codes from, and a scan is as fast.
 FEWEST_IN_CLUSTERS = 10_000  # Below it all codes are read in less time than centres are compared.

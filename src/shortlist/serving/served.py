@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from shortlist.bundle.bundle import Bundle
+from shortlist.compiled import load as load_compiled
 from shortlist.data.dataset import TrainingData
 from shortlist.data.predicates import Predicate, allowed_rows, parse
 from shortlist.data.vocabulary import Vocabulary
@@ -151,6 +152,7 @@ def self_test(served: Served) -> None:
 
     It also brings compiled code and caches to life before the first request needs them.
     """
+    load_compiled()
     trained = served.data.users.trained
     asked = [Queries(histories=[[]])]
     if trained:
