@@ -115,6 +115,15 @@ def test_similar_users_come_in_their_own_ids_best_first(bundles, output):
     assert len({entry["user"] for entry in answer["users"]} - {USER}) == 3
 
 
+def test_items_met_since_are_asked_with_and_not_recommended(bundles, output, refusal):
+    asked = ("recommend", bundles["u2i"], "--user", USER, "--k", 3, "--json")
+    first = [entry["item"] for entry in json.loads(output(*asked))["users"][0]["items"]]
+    then = json.loads(output(*asked, "--recent", f"{first[0]},{first[1]}"))["users"][0]["items"]
+    assert not {entry["item"] for entry in then} & set(first[:2])
+    assert "give both" in refusal("recommend", bundles["u2i"], "--history", ITEM, "--recent", ITEM)
+    assert "2 lists" in refusal(*asked, "--recent", ITEM, "--recent", ITEM)
+
+
 def test_people_see_titles_of_items_and_ids_of_users(bundles, output):
     shown = output("similar", bundles["i2i"], "--item", ITEM, "--k", 3)
     assert f"Similar to item {ITEM}: The " in " ".join(shown.split())

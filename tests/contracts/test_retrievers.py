@@ -1,5 +1,6 @@
 """What every retriever keeps to, whatever it is made of: found by the table."""
 
+import itertools
 from dataclasses import fields, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import shortlist
 from answers import assert_same_up_to_rounding
 from shortlist.data.dataset import Dataset
+from shortlist.data.histories import Events, LoggedHistories
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.predicates import allowed_rows, parse
 from shortlist.data.ragged import Ragged
@@ -362,6 +364,23 @@ def test_a_column_of_weights_that_are_all_0_is_refused_by_name(kind, world):
     options = {"weighted": True} if kind == "two-tower" else {"values": "explicit"}
     with pytest.raises(ModelError, match=r"data\.weight, which is 0 in all [\d,]+ training rows"):
         CHANNELS[kind](**OPTIONS.get(kind, {}) | options).fit(split)
+
+
+def test_what_was_met_since_counts_as_if_it_were_stored(channel):
+    data, users = channel.data, channel.data.users.ids[3:9]
+    rows = torch.from_numpy(data.users.rows(users))
+    since = Ragged(torch.tensor([4, 9, 2]).repeat(2), torch.tensor([0, 1, 1, 3, 4, 5, 6]))
+    log = LoggedHistories(data.log).append(rows, Events(since)).log
+    stored = type(channel).from_state(replace(data, log=log), *channel.state())
+    ids = data.items.external(since.values.numpy()).to_list()
+    recent = [ids[a:b] for a, b in itertools.pairwise(since.offsets.tolist())]
+    one, other = channel.recommend(Queries(users, recent=recent), 15), stored.recommend(users, 15)
+    assert (one.fallback == other.fallback).all()
+    assert_same_up_to_rounding((one.ids, one.scores), (other.ids, other.scores))
+    for answer, met in zip(one.ids, recent, strict=True):
+        assert not set(answer) & set(met)
+    if not isinstance(channel, Popular):
+        assert (one.rows != channel.recommend(users, 15).rows).any()
 
 
 def test_a_reason_is_a_part_of_the_score_or_what_it_loses_without_the_event(channel):

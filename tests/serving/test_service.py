@@ -198,6 +198,18 @@ def test_similar_users_come_from_a_bundle_that_compares_users(
     assert client.post("/v1/similar", {"items": [1]}).code == "not_supported"
 
 
+def test_what_users_met_since_follows_what_is_stored_of_them(client, fitted):
+    users = fitted.data.users.ids.head(2).to_list()
+    recent = [fitted.recommend(users, 2).ids[0], [-1]]
+    said = client.post("/v1/recommend", {"users": users, "recent": recent, "k": 5}).json
+    assert said["items"] == fitted.recommend(Queries(users, recent=recent), 5).ids
+    assert said["unknown_items"] == [0, 1]
+    assert not set(said["items"][0]) & set(recent[0])
+    for wrong in ({"recent": [[]]}, {"histories": [[1]], "users": None}, {"recent": [["a"], []]}):
+        body = {"users": users, "recent": recent} | wrong
+        assert client.post("/v1/recommend", body).code == "invalid_request"
+
+
 def test_towers_find_similar_items_and_say_that_their_reasons_need_not_sum(client, fitted):
     items = fitted.data.items.ids.head(2).to_list()
     near = client.post("/v1/similar", {"items": items, "k": 4}).json

@@ -14,6 +14,7 @@ from shortlist.outputs import PARQUET, output_at
 if TYPE_CHECKING:
     from shortlist.bundle.bundle import Bundle
     from shortlist.cli.show import Side
+    from shortlist.data.vocabulary import Vocabulary
 
 
 def recommend(
@@ -23,6 +24,12 @@ def recommend(
     history: Annotated[
         list[str] | None,
         typer.Option(help="Item ids of somebody unknown, oldest first: ID,ID,... May be repeated."),
+    ] = None,
+    recent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --user, once for each: item ids met since then, oldest first: ID,ID,..."
+        ),
     ] = None,
     users_file: Annotated[
         Path | None, typer.Option(help="A table whose user column (or first column) holds ids.")
@@ -57,6 +64,8 @@ def recommend(
         raise QueryError("--json is for answers that are printed, and --out writes Parquet")
     if target is None and overwrite:
         raise QueryError("--overwrite does nothing without --out")
+    if recent is not None and user is None:
+        raise QueryError("--recent follows what is stored of a --user: give both")
     outputs.check(
         {"--out": output_at(target, "file", PARQUET, overwrite=overwrite)},
         {"the bundle": bundle, "--users-file": users_file},
@@ -75,9 +84,10 @@ def recommend(
         _recommend_file(loaded, users_file, target, k, overwrite=overwrite, **asked)
         return
     if user is not None:
-        queries = Queries(data.users.parse(user), **asked)
+        since = None if recent is None else [_ids(data.items, text) for text in recent]
+        queries = Queries(data.users.parse(user), recent=since, **asked)
     else:
-        lists = [data.items.parse(text.split(",")).to_list() for text in history or []]
+        lists = [_ids(data.items, text) for text in history or []]
         queries = Queries(histories=lists, **asked)
     for line in show.strangers(loaded.retriever, queries):
         notes.print(line)
@@ -101,6 +111,11 @@ def _recommend_file(
     notes.print(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:
         notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
+
+
+def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
+    """Read ID,ID,..."""
+    return vocabulary.parse(text.split(",")).to_list()
 
 
 def _quota(given: str | None) -> dict[str, int] | None:

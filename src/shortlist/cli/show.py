@@ -284,19 +284,24 @@ FORGETS = (
 
 def strangers(retriever: Retriever, queries: Queries) -> list[str]:
     """Say which users, and how many items of the histories, the bundle does not know."""
-    data = retriever.data
+    data, said = retriever.data, []
     if queries.users is not None:
         rows = data.users.rows(queries.users)
-        return [
+        said = [
             f"user {user} is unknown: the answer can only be popular items."
+            if queries.recent is None
+            else f"user {user} is unknown: only the recent items tell of them."
             for user, row in zip(queries.users, rows, strict=True)
             if row == 0
         ]
-    items = [item for history in queries.histories or () for item in history]
+    lists, name = (queries.histories, "of the histories")
+    if lists is None:
+        lists, name = queries.recent, "met since"
+    items = [item for items in lists or () for item in items]
     unknown = int((data.items.rows(items) == 0).sum()) if items else 0
-    if not unknown:
-        return []
-    return [f"{unknown} of {len(items)} items of the histories are unknown and passed over."]
+    if unknown:
+        said.append(f"{unknown} of {len(items)} items {name} are unknown and passed over.")
+    return said
 
 
 def _titles(data: Any, rows: Any) -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shortlist.data import splits
 from shortlist.data.columns import TimeUnit, time_key
 from shortlist.data.features import FeatureTable
+from shortlist.data.histories import Histories, LoggedHistories
 from shortlist.data.impressions import Shown, Shows, read_shown
 from shortlist.data.interactions import Cut, Interactions, Role
 from shortlist.data.ragged import Ragged
@@ -22,6 +23,7 @@ from shortlist.data.readers import (
     read_entities,
     read_log,
 )
+from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.errors import DataError, ModelError, SplitError
@@ -280,7 +282,7 @@ class TrainingData:
     It holds later events too, by role, so that one object answers "what was known before the cut".
     time_unit: what a step of log.time is. logged: by name of a log of negatives, the item rows of
     each user row; not part of a bundle. shows: of each item before the cut, where impressions are.
-    masks: a cache of `data.predicates`. removed: item rows that must not be recommended any more.
+    remembered: the answers of `data.predicates`. removed: item rows that must not be recommended.
     met: in rows, what users met without its being a positive (below min_weight): kept out of their
     answers, by role as the log is, and of everything that learns. None where that is not known.
     """
@@ -301,8 +303,13 @@ class TrainingData:
     logged: Mapping[str, Ragged] = field(default_factory=dict)
     shows: Shows | None = None
     removed: frozenset[int] = frozenset()
-    masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    remembered: Remembered = field(default_factory=Remembered, compare=False, repr=False)
     met: Interactions | None = None
+
+    @cached_property
+    def histories(self) -> Histories:
+        """What users met: the log, in which a bundle keeps it."""
+        return LoggedHistories(self.log)
 
     @cached_property
     def training_log(self) -> Interactions:

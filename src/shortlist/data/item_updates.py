@@ -10,6 +10,7 @@ import polars as pl
 from shortlist.data.columns import checked_feature, checked_ids
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import MultiValuedEncoder, refuse_far
+from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Feature
 from shortlist.data.updates import features_of, grown
 from shortlist.errors import DataError, suggest
@@ -74,7 +75,7 @@ def with_removed(data: TrainingData, removed: frozenset[int]) -> TrainingData:
 
 def _same_log(data: TrainingData, **changes: Any) -> TrainingData:
     """`replace` where the log stays, and with it what was cut from it."""
-    changed = replace(data, masks={}, **changes)
+    changed = replace(data, remembered=Remembered(), **changes)
     changed.__dict__["training_log"] = data.training_log
     return changed
 

@@ -24,8 +24,6 @@ from shortlist.errors import QueryError, suggest
 MOST_NODES = 64
 MOST_DEEP = 8
 MOST_VALUES = 10_000
-KEPT_MASKS = 64
-"""How many conditions a data object remembers the answer to."""
 
 Scalar: TypeAlias = str | int | float | bool
 
@@ -87,24 +85,24 @@ def allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
     Items that the table does not list have no value in any column. Errors: QueryError for a
     column that is not there or holds another type.
     """
-    key = repr(where)  # 1, 1.0 and True are equal, and mean different things here
-    found: Tensor | None = data.masks.get(key)
-    if found is None:
-        frame = data.item_frame
-        mask = torch.zeros(len(data.items) + 1, dtype=torch.bool)
-        if frame is None:
-            raise QueryError("the data have no table of items, so there is nothing to filter by")
-        held = frame.select(_expression(where, frame, data).alias("held"))["held"].to_numpy()
-        rows = data.items.rows(frame["id"])
-        mask[torch.from_numpy(rows)] = torch.from_numpy(np.array(held))
-        if _holds_for_nothing_known(where):
-            listed = torch.zeros_like(mask)
-            listed[torch.from_numpy(rows)] = True
-            mask |= ~listed
-        mask[0] = False
-        _remember(data, key, mask)
-        return mask
-    return found
+    # By its text: 1, 1.0 and True are equal, and mean different things here.
+    return data.remembered.get(repr(where), lambda: _allowed_rows(data, where))
+
+
+def _allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
+    frame = data.item_frame
+    mask = torch.zeros(len(data.items) + 1, dtype=torch.bool)
+    if frame is None:
+        raise QueryError("the data have no table of items, so there is nothing to filter by")
+    held = frame.select(_expression(where, frame, data).alias("held"))["held"].to_numpy()
+    rows = data.items.rows(frame["id"])
+    mask[torch.from_numpy(rows)] = torch.from_numpy(np.array(held))
+    if _holds_for_nothing_known(where):
+        listed = torch.zeros_like(mask)
+        listed[torch.from_numpy(rows)] = True
+        mask |= ~listed
+    mask[0] = False
+    return mask
 
 
 def value_codes(data: TrainingData, column: str) -> NDArray[np.int64]:
@@ -112,36 +110,28 @@ def value_codes(data: TrainingData, column: str) -> NDArray[np.int64]:
 
     Errors: QueryError for a column that is not there, or that holds several values of an item.
     """
-    key = ("value codes", column)
-    found: NDArray[np.int64] | None = data.masks.get(key)
-    if found is None:
-        frame = data.item_frame
-        if frame is None:
-            raise QueryError("the data have no table of items, so there is no column of them")
-        held = _column(column, frame)
-        encoder = data.item_features.encoders.get(column)
-        if isinstance(held.dtype, pl.List | pl.Array) or isinstance(encoder, MultiValuedEncoder):
-            raise QueryError(
-                f"column '{column}' holds several values of an item, and a quota is of a column "
-                "with one: an item of two genres would count towards which?"
-            )
-        try:
-            ranks = held.rank("dense") if held.dtype != pl.Boolean else held.cast(pl.UInt8)
-        except pl.exceptions.PolarsError as error:
-            raise QueryError(f"column '{column}' has values that cannot be told apart") from error
-        codes = np.full(len(data.items) + 1, -1, dtype=np.int64)
-        codes[data.items.rows(frame["id"])] = ranks.cast(pl.Int64).fill_null(-1).to_numpy()
-        codes[0] = -1
-        _remember(data, key, codes)
-        return codes
-    return found
+    return data.remembered.get(("value codes", column), lambda: _value_codes(data, column))
 
 
-def _remember(data: TrainingData, key: object, value: object) -> None:
-    """Keep an answer, and forget the oldest of too many; threads may do so at once."""
-    while len(data.masks) >= KEPT_MASKS:
-        data.masks.pop(next(iter(tuple(data.masks))), None)
-    data.masks[key] = value
+def _value_codes(data: TrainingData, column: str) -> NDArray[np.int64]:
+    frame = data.item_frame
+    if frame is None:
+        raise QueryError("the data have no table of items, so there is no column of them")
+    held = _column(column, frame)
+    encoder = data.item_features.encoders.get(column)
+    if isinstance(held.dtype, pl.List | pl.Array) or isinstance(encoder, MultiValuedEncoder):
+        raise QueryError(
+            f"column '{column}' holds several values of an item, and a quota is of a column "
+            "with one: an item of two genres would count towards which?"
+        )
+    try:
+        ranks = held.rank("dense") if held.dtype != pl.Boolean else held.cast(pl.UInt8)
+    except pl.exceptions.PolarsError as error:
+        raise QueryError(f"column '{column}' has values that cannot be told apart") from error
+    codes = np.full(len(data.items) + 1, -1, dtype=np.int64)
+    codes[data.items.rows(frame["id"])] = ranks.cast(pl.Int64).fill_null(-1).to_numpy()
+    codes[0] = -1
+    return codes
 
 
 def _parse(tree: object, at: str, depth: int, count: list[int]) -> Predicate:

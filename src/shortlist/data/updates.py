@@ -11,6 +11,7 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.features import FeatureTable, encode
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.readers import Source, align_ids, is_text, read_log
+from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import DataError, ModelError
@@ -96,7 +97,7 @@ def with_events(
         met=others,
         user_features=features_of(data.user_features, data.user_frame, users),
         item_features=features_of(data.item_features, data.item_frame, items),
-        masks={},  # they have a place for each item there was
+        remembered=Remembered(),  # they have a place for each item there was
     )
     return Update(
         joined,

@@ -131,7 +131,7 @@ class Subject:
             data=retriever.data,
             retriever=retriever if isinstance(retriever, TwoTower) else None,
             report=report,
-            epochs=getattr(retriever, "history", ()),
+            epochs=getattr(retriever, "epochs_run", ()),
             tie=sections.get("data", {}).get("tie", "hash"),
             exclude_seen=sections.get("evaluation", {}).get("exclude_seen", True),
         )

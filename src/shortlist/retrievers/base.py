@@ -13,9 +13,10 @@ from torch import Tensor
 
 from shortlist.data.batches import histories
 from shortlist.data.dataset import Split, TrainingData
+from shortlist.data.histories import Events
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.data.predicates import Predicate, allowed_rows, as_predicate
-from shortlist.data.ragged import Ragged, joined, taken, windows
+from shortlist.data.ragged import Ragged, joined, taken
 from shortlist.data.vocabulary import Ids, Vocabulary, checked_ids, checked_lists
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
@@ -31,7 +32,9 @@ BLOCK = 4096
 class Queries:
     """Who wants candidates: known users by id, or anybody by what they met.
 
-    users: ids; or histories: one list of item ids each, oldest first. before: which events of a
+    users: ids; or histories: one list of item ids each, oldest first. recent: with users, one list
+    of item ids each, oldest first, of what they met since: it follows what is stored of them, as
+    events of weight 1 at the time of the newest event of the log. before: which stored events of a
     user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
     the user is known to have met, also those rated below min_weight. where: a condition on the
     items' columns (`data.predicates`); allow, deny: item ids that alone may, or must not, be
@@ -50,6 +53,7 @@ class Queries:
     deny: Ids | None = None
     quota: Mapping[str, int] | None = None
     rows: Tensor | None = None
+    recent: Sequence[Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -59,6 +63,8 @@ class Queries:
                 object.__setattr__(self, name, checked_ids(ids, name))
         if self.histories is not None:
             object.__setattr__(self, "histories", checked_lists(self.histories, "histories"))
+        if self.recent is not None:
+            self._check_recent(self.recent)
         if not isinstance(self.before, str) or self.before not in BEFORE:
             raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
         check_flag("exclude_seen", self.exclude_seen)
@@ -66,6 +72,17 @@ class Queries:
             isinstance(self.rows, Tensor) and self.rows.dtype == torch.bool and self.rows.ndim == 1
         ):
             raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
+
+    def _check_recent(self, recent: Any) -> None:
+        if self.users is None:
+            raise QueryError("recent follows what is stored of users: append it to the histories")
+        lists = checked_lists(recent, "recent")
+        if len(lists) != len(self.users):
+            raise QueryError(
+                f"recent needs one list of items a user: {len(self.users)} users, "
+                f"{len(lists)} lists"
+            )
+        object.__setattr__(self, "recent", lists)
 
     def __len__(self) -> int:
         """How many queries there are."""
@@ -252,19 +269,32 @@ def row_blocks(
         return
     if queries.users is None or not len(queries):
         return
-    known = data.log.before(queries.before)
     others = data.met.before(queries.before) if data.met and queries.exclude_seen else None
     rows = torch.from_numpy(data.users.rows(queries.users))
-    for users in torch.split(rows, size):
-        start = torch.from_numpy(known.indptr)
-        begin, length = start[users], start[users + 1] - start[users]
-        weight, time = (
-            None if column is None else windows(torch.from_numpy(column), begin, length).values
-            for column in (known.weight, known.time if timed else None)
-        )
-        history = histories(known, users, None)
+    for at in range(0, len(rows), size):
+        users = rows[at : at + size]
+        known = data.histories.latest(users, queries.before, timed=timed)
+        if queries.recent is not None:
+            known = _followed(known, queries.recent[at : at + size], data)
         met = None if others is None else histories(others, users, None)
-        yield RowQueries(users, history, queries.exclude_seen, weight, allow, time, met)
+        yield RowQueries(
+            *(users, known.items, queries.exclude_seen, known.weight, allow, known.time, met)
+        )
+
+
+def _followed(known: Events, recent: Sequence[Sequence[Any]], data: TrainingData) -> Events:
+    """Return the events with those that came since behind them."""
+    later = _rows_of_lists(recent, data)
+
+    def behind(column: Tensor | None, value: float) -> Tensor | None:
+        if column is None:
+            return None
+        added = torch.full((len(later.values),), value, dtype=column.dtype)
+        return joined(Ragged(column, known.items.offsets), Ragged(added, later.offsets)).values
+
+    newest = 0 if data.log.time is None else data.log.time.max(initial=0).item()
+    items = joined(known.items, later)
+    return Events(items, behind(known.weight, 1), behind(known.time, newest))
 
 
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
@@ -293,10 +323,15 @@ def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
 def _from_histories(
     lists: Sequence[Sequence[Any]], data: TrainingData, exclude: bool, allow: Tensor | None
 ) -> RowQueries:
+    users = torch.zeros(len(lists), dtype=torch.int64)
+    return RowQueries(users, _rows_of_lists(lists, data), exclude, None, allow)
+
+
+def _rows_of_lists(lists: Sequence[Sequence[Any]], data: TrainingData) -> Ragged:
+    """Return lists of item ids as lists of rows."""
     lengths = torch.tensor([len(items) for items in lists])
     flat = [item for items in lists for item in items]
     rows = torch.from_numpy(data.items.rows(flat)) if flat else torch.zeros(0, dtype=torch.int64)
     offsets = torch.zeros(len(lists) + 1, dtype=torch.int64)
     torch.cumsum(lengths, 0, out=offsets[1:])
-    users = torch.zeros(len(lists), dtype=torch.int64)
-    return RowQueries(users, Ragged(rows, offsets), exclude, None, allow)
+    return Ragged(rows, offsets)

@@ -46,6 +46,8 @@ Ids: TypeAlias = list[Id]
 class RecommendRequest(Message):
     """Candidates for known users, or for anybody by what they met, oldest first: one of the two.
 
+    recent: with users, a list of items each, oldest first, of what they met since; they follow what
+    is stored and are left out of the answer like it.
     where: a condition on the items' columns; allow, deny: items that alone may, or must not, be
     recommended. The three are of all queries. quota: at most so many items of each value of one
     column in every answer, {"genre": 3}. An unknown user or an empty history gets the popular
@@ -54,6 +56,7 @@ class RecommendRequest(Message):
 
     users: Ids | None = None
     histories: list[Ids] | None = None
+    recent: list[Ids] | None = None
     k: int = 10
     exclude_seen: bool = True
     where: dict[str, Any] | None = None
@@ -150,6 +153,7 @@ def _kinds(limits: Limits) -> dict[str, Any]:
         "user": _one(limits),
         "users": _many(limits.queries, limits),
         "histories": histories,
+        "recent": histories,
         "history": _many(limits.history, limits),
         "items": _many(limits.queries, limits),
         "allow": _many(limits.ids, limits),
@@ -295,7 +299,7 @@ class RecommendAnswer(Message):
 
     users: as asked, null for histories. fallback: true where nothing was known and popular items
     stand in. channels: only from a blend, which channel gave each item. unknown_items: only for
-    histories, how many items of each were passed over.
+    histories, how many items of each were passed over; so for recent.
     """
 
     bundle: str

@@ -1,10 +1,9 @@
 """One loaded bundle, ready to answer: what a request holds on to from its start to its end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ class Served:
     bundle: Bundle
     directory: Path
     loaded_at: float
-    filtering: Lock = field(default_factory=Lock, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -68,14 +66,10 @@ class Served:
 
     def recommend(self, queries: Queries, k: int) -> Candidates:
         """Answer queries. Errors: RequestError for a condition that does not fit the columns."""
-        if queries.where is None:
-            found: Candidates = self.retriever.recommend(queries, k)
-            return found
-        # The answers to conditions are remembered in the data, which threads share.
-        with self.filtering:
+        if queries.where is not None:
             self._try_condition(queries.where)
-            found = self.retriever.recommend(queries, k)
-            return found
+        found: Candidates = self.retriever.recommend(queries, k)
+        return found
 
     def _try_condition(self, where: Any) -> None:
         try:

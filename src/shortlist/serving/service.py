@@ -117,13 +117,16 @@ class Service:
                 f"{count} queries of {asked.k} candidates: at most {self.limits.candidates} "
                 "candidates a request",
             )
-        if histories is not None:
-            self._check_histories(served, histories)
+        told = asked.recent if histories is None else histories
+        if told is not None:
+            name = "recent" if histories is None else "histories"
+            self._check_histories(served, told, name)
         if asked.where is not None:
             check_condition(asked.where, self.limits)
         queries = Queries(
             users=None if users is None else check_ids(users, data.users, "users"),
             histories=histories,
+            recent=asked.recent,
             exclude_seen=asked.exclude_seen,
             where=None if asked.where is None else condition(asked.where),
             quota=asked.quota,
@@ -141,21 +144,23 @@ class Service:
         }
         if (channels := served.channels(found)) is not None:
             answer["channels"] = channels
-        if histories is not None:
-            answer["unknown_items"] = unknown = _unknown(histories, data.items)
+        if told is not None:
+            answer["unknown_items"] = unknown = _unknown(told, data.items)
             self.measures.unknown_items.inc(sum(unknown))
         self.measures.answered(len(found), int(found.fallback.sum()))
         return answer
 
-    def _check_histories(self, served: Served, histories: list[list[Any]]) -> None:
-        total = sum(map(len, histories))
+    def _check_histories(
+        self, served: Served, lists: list[list[Any]], name: str = "histories"
+    ) -> None:
+        total = sum(map(len, lists))
         if total > self.limits.history_items:
             raise RequestError(
                 "invalid_request",
-                f"histories: {total} items, and at most {self.limits.history_items} a request",
+                f"{name}: {total} items, and at most {self.limits.history_items} a request",
             )
-        for number, history in enumerate(histories):
-            check_ids(history, served.data.items, f"histories[{number}]")
+        for number, items in enumerate(lists):
+            check_ids(items, served.data.items, f"{name}[{number}]")
 
     def _similar(self, served: Served, asked: SimilarRequest) -> Columns:
         side = "items" if asked.items is not None else "users"
