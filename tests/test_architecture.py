@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "shortlist"
 # `errors` is the ground on which all of them stand, `shortlist` the public names over them.
 FLOORS = (
     {"errors"},
-    {"compiled", "outputs", "systems"},
+    {"compiled", "durations", "outputs", "systems"},
     {"similarity", "metrics", "losses", "selection"},
     {"data", "index", "config"},
     {"sampling", "towers", "linear"},
@@ -28,7 +28,7 @@ FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floo
 
 # Rooms that stay away from rooms they may import by their floor.
 NARROWER = {
-    "config": {"errors"},
+    "config": {"errors", "durations"},
     "index": {"errors", "similarity", "metrics", "compiled", "selection"},
 }
 

@@ -37,6 +37,7 @@ def schema_of(recipe: Recipe) -> Schema:
         user=data.user,
         item=data.item,
         time=data.time,
+        time_unit=data.time_unit,
         weight=data.weight,
         session=data.session,
         split=recipe.split.column,

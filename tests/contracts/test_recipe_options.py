@@ -68,6 +68,7 @@ CHANGES: dict[str, list[Any]] = {
     "data.user": ["item_id"],
     "data.item": ["user_id"],
     "data.time": ["rating", None],
+    "data.time_unit": ["ms", "number"],
     "data.weight": ["rating"],
     "data.session": ["session"],
     "data.min_weight": [4.0],

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from shortlist.data.columns import (
     checked_feature,
     checked_ids,
-    checked_times,
     checked_weights,
     exact_text,
-    time_key,
     typed_text,
 )
 from shortlist.data.schema import Feature
@@ -99,108 +97,6 @@ def test_ids_that_are_neither_integers_nor_text_are_refused(column):
 def test_mixed_ids_are_refused():
     with pytest.raises(DataError, match="mixed types"):
         checked_ids(pl.Series("id", [1, "1"], dtype=pl.Object), "f")
-
-
-# --- times
-
-
-def test_dates_and_datetimes_become_exact_keys():
-    days, unit = checked_times(pl.Series("t", [dt.date(1970, 1, 2)]), "f")
-    assert (days.to_list(), unit) == ([1], "day")
-    moment = pl.Series("t", [dt.datetime(1970, 1, 1, 0, 0, 1)])
-    for precision, expected in (("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)):
-        keys, unit = checked_times(moment.cast(pl.Datetime(precision)), "f")
-        assert (keys.to_list(), unit) == ([expected], precision)
-
-
-def test_a_zone_changes_the_clock_and_not_the_key():
-    utc = pl.Series("t", [dt.datetime(2024, 1, 1)]).dt.replace_time_zone("UTC")
-    there = utc.dt.convert_time_zone("Asia/Tokyo")
-    assert checked_times(there, "f")[0].to_list() == checked_times(utc, "f")[0].to_list()
-
-
-@given(st.lists(st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)), min_size=1))
-def test_iso_text_orders_as_the_times_it_was_written_from(times):
-    text = pl.Series("t", [time.isoformat(timespec="microseconds") for time in times])
-    keys, unit = checked_times(text, "f")
-    assert unit == "us"
-    assert keys.to_list() == [time_key(time, "us") for time in times]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1970-01-02",
-        "1970-01-02 00:00",
-        "1970-01-02T00:00:00",
-        "1970-01-02T00:00:00Z",
-        "1970-01-02T01:00:00+01:00",
-        "1970-01-02T00:00:00.000",
-    ],
-)
-def test_every_iso_form_gives_the_same_key(text):
-    keys, unit = checked_times(pl.Series("t", [text]), "f")
-    assert (keys.to_list(), unit) == ([86_400_000_000], "us")
-
-
-def test_nanoseconds_in_text_are_not_lost():
-    text = [f"2024-01-01T00:00:00.00000000{digit}" for digit in "21"]
-    keys, unit = checked_times(pl.Series("t", text), "f")
-    assert unit == "ns"
-    assert keys[0] - keys[1] == 1
-
-
-def test_text_that_is_no_time_is_refused_with_the_reason():
-    with pytest.raises(DataError, match=r"row 1: the time '9' is text.*10 before 9"):
-        checked_times(pl.Series("t", ["9", "10"]), "f")
-    with pytest.raises(DataError, match="row 2: 'soon' is not written like the first"):
-        checked_times(pl.Series("t", ["2024-01-01", "soon"]), "f")
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_time_that_is_not_finite_is_refused(bad):
-    with pytest.raises(DataError, match=r"row 2: .* not a finite number"):
-        checked_times(pl.Series("t", [1.0, bad]), "f")
-
-
-@pytest.mark.parametrize(
-    "column",
-    [pl.Series("t", [dt.time(9)]), pl.Series("t", [True]), pl.Series("t", [[1]])],
-)
-def test_what_has_no_order_in_time_is_refused(column):
-    with pytest.raises(DataError, match="times must be"):
-        checked_times(column, "f")
-
-
-def test_a_missing_time_is_refused_by_row():
-    with pytest.raises(DataError, match="row 2: the time is missing"):
-        checked_times(pl.Series("t", [1, None]), "f")
-
-
-def test_a_time_beyond_int64_is_refused():
-    with pytest.raises(DataError, match="2\\^63"):
-        checked_times(pl.Series("t", [2**63], dtype=pl.UInt64), "f")
-
-
-def test_time_keys_of_a_cut_follow_the_unit_of_the_log():
-    noon = dt.datetime(1970, 1, 2, 12, tzinfo=dt.timezone(dt.timedelta(hours=12)))
-    assert time_key(noon, "ms") == 86_400_000
-    assert time_key("1970-01-02T12:00", "day") == 1.5
-    assert time_key(dt.date(1969, 12, 31), "ns") == -86_400 * 10**9
-    assert time_key(3.5, "number") == 3.5
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "reason"),
-    [
-        ("2024-01-01", "number", "must be a number"),
-        ("soon", "day", "not an ISO"),
-        (float("nan"), "number", "finite"),
-    ],
-)
-def test_a_cut_that_is_no_time_of_the_log_is_refused(value, unit, reason):
-    with pytest.raises(DataError, match=reason):
-        time_key(value, unit)
 
 
 # --- weights

@@ -204,11 +204,12 @@ def test_without_clicks_there_are_no_counts():
 
 def test_shows_come_back_from_a_bundle_and_belong_to_its_log(tmp_path):
     data = loaded(shown((1, 50, 1, 0), (2, 20, 1, 1))).split().training_data()
-    publish(tmp_path / "bundle", data_files(data), {"data": data_fields(data)})
+    files = data_files(data)
+    publish(tmp_path / "bundle", files, {"data": data_fields(data, files)})
     again = read_data(verify(tmp_path / "bundle"))
     assert counts_of(again) == counts_of(data) == {50: (1, 0), 20: (1, 1)}
     without = replace(data, shows=None)
     assert "shows.parquet" not in data_files(without)
-    publish(tmp_path / "bad", data_files(without), {"data": data_fields(data)})
+    publish(tmp_path / "bad", data_files(without), {"data": data_fields(data, data_files(data))})
     with pytest.raises(BundleError, match="do not belong together"):
         read_data(verify(tmp_path / "bad"))

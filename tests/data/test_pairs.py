@@ -1,15 +1,22 @@
 """Pairs of items and halves of histories: by hand, against brute force, and never a leak."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shortlist.config.recipe import section_from
+from shortlist.config.sections import Model, Training
+from shortlist.data.dataset import Dataset
 from shortlist.data.interactions import Interactions
-from shortlist.data.pairs import ItemPairs, UserHalves, in_units, sessions
+from shortlist.data.pairs import ItemPairs, UserHalves, sessions
 from shortlist.data.ragged import Ragged
-from shortlist.errors import DataError
+from shortlist.data.schema import Schema
+from shortlist.durations import in_units
+from shortlist.errors import DataError, ModelError
+from shortlist.linear.posterior import decayed_counts
 
 EPOCHS = 400
 
@@ -74,9 +81,50 @@ def test_sessions_need_a_column_or_a_gap_and_a_gap_needs_times():
         sessions(log, gap=10)
 
 
-def test_seconds_become_the_unit_of_the_times():
+def test_durations_become_the_unit_of_the_times():
     assert in_units(2, None) == in_units(2, "number") == 2
-    assert in_units(2, "us") == 2_000_000
+    assert in_units(2, "us") == in_units("2s", "us") == 2_000_000
+    assert in_units("30min", "ms") == 1_800_000
+    assert in_units("1d", "yyyymmdd") == in_units("24h", "day") == 1
+
+
+def test_a_duration_that_names_its_unit_needs_times_whose_unit_is_known():
+    with pytest.raises(DataError, match=r"session_gap = '30min'.*data\.time_unit"):
+        in_units("30min", "number", "session_gap")
+    with pytest.raises(DataError, match=r"half_life = 5.*data\.order = 'file'"):
+        in_units(5, "line", "half_life")
+
+
+@pytest.mark.parametrize(
+    "bad", [0, -1.0, "0s", "30", "7 days", "1m", "1h30min", "-2d", "1e3s", True]
+)
+def test_what_is_no_duration_is_refused_with_the_form(bad):
+    with pytest.raises(ModelError, match="session_gap must be"):
+        section_from(Model(), Training(), {"positives": "i2i", "session_gap": bad})
+
+
+def test_half_an_hour_of_a_log_in_milliseconds_is_half_an_hour():
+    second = 1_600_000_000
+    steps = [0, 1000, 2000, 90_000, 91_000]  # two sessions, told in seconds
+    found = set()
+    for unit, scale in (("s", 1), ("ms", 1000), ("us", 10**6), ("ns", 10**9)):
+        log = pl.DataFrame(
+            {
+                "user_id": [1] * 5 + [2] * 5,
+                "item_id": [*range(5)] * 2,
+                "t": [(second + step) * scale for step in steps] * 2,
+            }
+        )
+        split = Dataset.load(log, schema=Schema(time="t")).split("leave-last-out")
+        data = split.training_data("all")
+        assert data.time_unit == unit
+        for gap in (1800, "30min", "0.5h"):
+            cut = in_units(gap, data.time_unit)
+            found.add(str(lists(sessions(data.training_log, cut))))
+            assert decayed_counts(data.training_log, 5, gap, data.time_unit).sum() == pytest.approx(
+                2 * sum(2 ** (-(91_000 - step) / 1800) for step in steps)
+            )
+    assert found == {"[[1, 2, 3], [4, 5], [1, 2, 3], [4, 5]]"}
 
 
 def test_two_items_of_a_session_are_each_others_positives():

@@ -98,7 +98,10 @@ def test_the_tables_pass_the_readers_with_their_own_schema():
     world = planted_world(users=100, items=64, events=1_000)
     frame, report = read_interactions(world.interactions, world.schema)
     assert frame.columns == ["user", "item", "time", "weight"]
-    assert report.lines() == ("the interactions frame: 1,000 rows read, 1,000 kept.",)
+    assert report.lines() == (
+        "the interactions frame: 1,000 rows read, 1,000 kept.",
+        "Times: 2023-11-15 to 2024-11-13, read as seconds.",
+    )
     read_entities(world.users, "user_id", world.schema.user_features, name="users")
     read_entities(world.items, "item_id", world.schema.item_features, world.schema.title)
 

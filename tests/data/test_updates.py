@@ -67,7 +67,10 @@ def test_missing_columns_and_other_units_are_refused(data):
     with pytest.raises(DataError, match="'time'"):
         with_events(data, events(user=[1], item=[10]))
     dated = pl.DataFrame({"user_id": [1], "item_id": [10], "time": ["2024-01-01"]})
-    with pytest.raises(DataError, match="units"):
+    with pytest.raises(
+        DataError,
+        match=r"2024-01-01.*microseconds; those of the bundle's log from 1 to 9.*in one unit",
+    ):
         read_events(data, dated, SCHEMA)
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from shortlist.bundle.store import FORMAT, Manifest
 from shortlist.config.sections import Blend as BlendSection
 from shortlist.config.sections import Model, Section, SplitKind, Training
-from shortlist.data.columns import TimeUnit
 from shortlist.data.dataset import Fit
+from shortlist.durations import TimeUnit
 from shortlist.errors import BundleError, suggest
 from shortlist.index import INDEXES
 from shortlist.retrievers import CHANNELS, RETRIEVERS

@@ -148,6 +148,8 @@ class Recipe(Section):
                 found.append(f"{owner[column]} and {role} are both the column {column!r}")
             if column is not None:
                 owner[column] = role
+        if data.time_unit != "auto" and data.time is None:
+            found.append("data.time_unit needs data.time, the column of the times")
         if data.min_weight is not None and data.weight is None:
             found.append("data.min_weight needs data.weight, the column it is compared with")
         if self.features.users and data.users is None:

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from shortlist.durations import WrittenUnit, checked_duration
+
 Mode = Literal["pointwise", "pairwise", "listwise"]
 Similarity = Literal["cosine", "dot", "euclidean"]
 Kind = Literal["categorical", "numeric", "multi-valued", "vector"]
@@ -86,6 +88,7 @@ ChannelName = Annotated[str, AfterValidator(_channel)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0)]
+Duration = Annotated[float | str, BeforeValidator(checked_duration)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), AfterValidator(_distinct)]
@@ -164,6 +167,13 @@ class Data(Section):
         default=None,
         description="Column that orders a user's events: numbers, dates or text. Unset: no order.",
         examples=["timestamp"],
+    )
+    time_unit: WrittenUnit = Field(
+        default="auto",
+        description='What the numbers of data.time are: "s", "ms", "us", "ns" or "day" since 1970, '
+        '"yyyymmdd" or "yyyymmddhhmmss" as in 20240131, or "number", which nobody knows the unit '
+        'of. "auto" reads it off their size, and says what it took; dates and text say it '
+        "themselves.",
     )
     weight: Text | None = Field(
         default=None, description="Column of a rating, label or strength.", examples=["rating"]
@@ -381,11 +391,12 @@ class Training(Section):
         description='Which pairs are close: "u2i" a user and an item of theirs, "i2i" two items '
         'of one session, "u2u" two halves of one user\'s history.',
     )
-    session_gap: Positive | None = Field(
+    session_gap: Duration | None = Field(
         default=None,
-        description="i2i: a session ends after so many seconds without an event (in the unit of "
-        "data.time where it holds plain numbers). Unset: data.session tells sessions apart.",
-        examples=[1800],
+        description="i2i: a session ends after so long without an event: seconds, or text such as "
+        '"30min"; a number is in the unit of data.time where nobody knows it. Unset: data.session '
+        "tells sessions apart.",
+        examples=["30min"],
     )
     pair_window: Count | None = Field(
         default=None,

@@ -1,26 +1,16 @@
-"""What one column of the input must be like: ids, times, weights and features, checked and typed.
+"""What one column of the input must be like: ids, weights and features, checked and typed.
 
 Each function takes a column under the name its file gives it, and either returns it in the one form
 the library works on or raises a DataError that names the file, the column, the row (1 is the first
 row of data) and the way out. Nothing is repaired in silence.
 """
 
-import datetime as dt
-import math
-from typing import Literal
-
 import polars as pl
 
 from shortlist.data.schema import Feature
 from shortlist.errors import DataError
 
-TimeUnit = Literal["number", "day", "ms", "us", "ns"]
-
-# Tried in this order on the first value; the whole column must then follow that one form.
-_ISO_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z")
-_MICROSECOND = dt.timedelta(microseconds=1)
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_INT64_MAX = 2**63 - 1
+INT64_MAX = 2**63 - 1
 
 
 LARGEST = 1e15
@@ -84,7 +74,7 @@ def checked_ids(column: pl.Series, where: str) -> pl.Series:
     their values: an id that has been a float may already be another one. So are null, empty and
     blank ids; any other white space is part of the id.
     """
-    _refuse_null(column, where, "the id is missing or empty; every row needs one.")
+    refuse_null(column, where, "the id is missing or empty; every row needs one.")
     kind = column.dtype
     if kind.is_float():
         raise fault(
@@ -117,104 +107,19 @@ def checked_ids(column: pl.Series, where: str) -> pl.Series:
 def _integer_ids(column: pl.Series) -> pl.Series:
     if column.dtype in (pl.UInt64, pl.Int128):
         low, high = int(column.min()), int(column.max())  # type: ignore[arg-type]
-        if low < -_INT64_MAX - 1 or high > _INT64_MAX:
+        if low < -INT64_MAX - 1 or high > INT64_MAX:
             return column.cast(pl.String)
     return column.cast(pl.Int64)
 
 
-# --- time and weight ------------------------------------------------------------------------------
-
-
-def checked_times(column: pl.Series, where: str) -> tuple[pl.Series, TimeUnit]:
-    """Return a key that orders as the times do, and its unit.
-
-    Integers stay as they are and floats stay floats (unit "number"); dates become days, and dates
-    with a time the count of their own unit, since 1970 (UTC where a zone is given): all exact.
-    Text must be ISO 8601, in one form for the whole column: other text would sort as letters do,
-    with 10 before 9. A time of day is refused, since it orders nothing beyond one day.
-    """
-    _refuse_null(column, where, "the time is missing; every row needs one.")
-    if column.dtype == pl.String:
-        column = _parse_iso(column, where)
-    kind = column.dtype
-    if kind.is_float():
-        _refuse_not_finite(column, where)
-        return column.cast(pl.Float64), "number"
-    if kind.is_integer():
-        if kind in (pl.UInt64, pl.Int128) and int(column.max()) > _INT64_MAX:  # type: ignore[arg-type]
-            raise fault(where, column.name, "times beyond 2^63 - 1 cannot be ordered exactly.")
-        return column.cast(pl.Int64), "number"
-    if kind == pl.Date:
-        return column.cast(pl.Int32).cast(pl.Int64), "day"
-    if isinstance(kind, (pl.Datetime, pl.Duration)):
-        unit: TimeUnit = kind.time_unit
-        return column.cast(pl.Int64), unit
-    raise fault(
-        where, column.name, f"times must be numbers, dates or ISO 8601 text, not {kind}; convert."
-    )
-
-
-def time_key(value: str | float | dt.date, unit: TimeUnit) -> int | float:
-    """Return one time as a key of `checked_times`, to compare with a column of that unit.
-
-    A date with a time and no zone is taken as UTC.
-
-    >>> time_key("1970-01-02", "ms"), time_key(dt.date(1970, 1, 3), "day"), time_key(5, "number")
-    (86400000, 2, 5)
-    """
-    if isinstance(value, (int, float)):
-        if not math.isfinite(value):
-            raise DataError(f"a time must be finite, got {value}.")
-        return value
-    if unit == "number":
-        raise DataError(f"the log's times are plain numbers; {value!r} must be a number too.")
-    if isinstance(value, str):
-        try:
-            value = dt.datetime.fromisoformat(value)
-        except ValueError as error:
-            raise DataError(f"{value!r} is not an ISO 8601 date or time.") from error
-    if not isinstance(value, dt.datetime):
-        value = dt.datetime(value.year, value.month, value.day)
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=dt.UTC)
-    microseconds = (value - _EPOCH) // _MICROSECOND
-    # Days may end up with a fraction: a cut at noon lies between two dates.
-    scaled = {"ns": microseconds * 1000, "us": microseconds, "ms": microseconds / 1000}
-    key = scaled[unit] if unit in scaled else microseconds / 86_400_000_000
-    return int(key) if key == int(key) else key
-
-
-def _parse_iso(column: pl.Series, where: str) -> pl.Series:
-    text = column.str.replace(" ", "T", literal=True)
-    # Nanoseconds reach from 1677 to 2262 only: they are taken where microseconds would lose digits.
-    unit: Literal["ns", "us"] = "ns" if text.str.contains(r"\.\d{7}").any() else "us"
-    for form in _ISO_FORMS:
-        if text.head(1).str.to_datetime(form, time_unit=unit, strict=False)[0] is None:
-            continue
-        times = text.str.to_datetime(form, time_unit=unit, strict=False)
-        if times.null_count():
-            row = first_row(times.is_null())
-            raise fault(
-                where,
-                column.name,
-                f"{column[row - 1]!r} is not written like the first time, {column[0]!r}.",
-                row,
-            )
-        return times
-    raise fault(
-        where,
-        column.name,
-        f"the time {column[0]!r} is text and not ISO 8601 (2024-01-31T09:30:00). Text sorts as "
-        "letters do, 10 before 9: give numbers or ISO times.",
-        1,
-    )
+# --- weights --------------------------------------------------------------------------------------
 
 
 def checked_weights(column: pl.Series, where: str, min_weight: float | None) -> pl.Series:
     """Return weights as Float64: present and finite, and not negative in a row that is kept."""
-    _refuse_null(column, where, "the weight is missing; every row needs one.")
+    refuse_null(column, where, "the weight is missing; every row needs one.")
     weights = _numbers(column, where, "the weight").cast(pl.Float64)
-    _refuse_not_finite(weights, where)
+    refuse_not_finite(weights, where)
     negative = weights < 0
     if min_weight is not None:
         negative &= weights >= min_weight
@@ -232,7 +137,7 @@ def checked_weights(column: pl.Series, where: str, min_weight: float | None) -> 
 
 def checked_split(column: pl.Series, where: str) -> pl.Series:
     """Return the names of the parts each row belongs to, as text."""
-    _refuse_null(column, where, "the split is missing; every row needs one.")
+    refuse_null(column, where, "the split is missing; every row needs one.")
     return column.cast(pl.String)
 
 
@@ -252,7 +157,7 @@ def checked_feature(column: pl.Series, where: str, feature: Feature) -> pl.Serie
         return _categorical(column, where)
     if feature.kind == "numeric":
         numbers = _numbers(column, where, f"the numeric feature '{feature.name}'")
-        _refuse_not_finite(numbers, where)
+        refuse_not_finite(numbers, where)
         _refuse_larger(numbers.cast(pl.Float64).abs(), _SQUARED, where, "be standardised")
         return numbers
     if feature.kind == "multi-valued":
@@ -268,7 +173,7 @@ def _categorical(column: pl.Series, where: str) -> pl.Series:
             f"a categorical feature has one value a row, not {column.dtype}; "
             "declare it multi-valued or vector.",
         )
-    _refuse_not_finite(column, where)
+    refuse_not_finite(column, where)
     return column
 
 
@@ -292,7 +197,7 @@ def _multi_valued(column: pl.Series, where: str, feature: Feature) -> pl.Series:
         row = first_row(column.list.eval(pl.element().is_null()).list.any().fill_null(False))
         raise fault(where, column.name, "a value in the list is null; leave it out.", row)
     if _inner(column).is_float():
-        _refuse_not_finite(flat, where, rows=False)
+        refuse_not_finite(flat, where, rows=False)
     return column.fill_null(pl.Series([[]], dtype=column.dtype))
 
 
@@ -366,7 +271,8 @@ def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
     raise fault(where, column.name, f"{what} must be numbers, not {kind}.")
 
 
-def _refuse_null(column: pl.Series, where: str, message: str) -> None:
+def refuse_null(column: pl.Series, where: str, message: str) -> None:
+    """Refuse a column with a null, by the row of the first."""
     if column.null_count():
         raise fault(where, column.name, message, first_row(column.is_null()))
 
@@ -379,7 +285,8 @@ def _refuse_larger(sizes: pl.Series, most: float, where: str, what: str) -> None
         raise fault(where, sizes.name, message, row)
 
 
-def _refuse_not_finite(column: pl.Series, where: str, *, rows: bool = True) -> None:
+def refuse_not_finite(column: pl.Series, where: str, *, rows: bool = True) -> None:
+    """Refuse floats with NaN or inf, by the row of the first where `rows` are those of a file."""
     if not column.dtype.is_float():
         return
     finite = column.is_finite()

@@ -10,7 +10,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.data import splits
-from shortlist.data.columns import TimeUnit, time_key
 from shortlist.data.features import FeatureTable
 from shortlist.data.histories import Histories, LoggedHistories
 from shortlist.data.impressions import Shown, Shows, read_shown
@@ -25,7 +24,9 @@ from shortlist.data.readers import (
 )
 from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Schema
+from shortlist.data.times import time_key
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
+from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, ModelError, SplitError
 
 Fit = Literal["train", "train+validation", "all"]
@@ -102,7 +103,7 @@ class Dataset:
             session=_sessions(frame, order),
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
-        shown = _shown(impressions, dropped, schema, user_ids, item_ids, report)
+        shown = _shown(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
         report = replace(report, beside=tuple(log.line() for log in shown.values()))
         return cls(
             schema,
@@ -397,7 +398,8 @@ def _shown(
     schema: Schema,
     users: pl.Series,
     items: pl.Series,
-    report: ReadReport,
+    log: Interactions,
+    unit: TimeUnit | None,
 ) -> dict[str, Shown]:
     """Read the logs of negatives that are given, by the name hard negatives are drawn under."""
     if (impressions is None) != (schema.click is None):
@@ -407,16 +409,17 @@ def _shown(
         )
     sources = {"exposed": (impressions, "impressions"), "dropped": (dropped, "dropped")}
     return {
-        log: read_shown(
+        use: read_shown(
             source,
             name,
             schema,
             users=users,
             items=items,
-            unit=report.time_unit,
-            click=schema.click if log == "exposed" else None,
+            times=log.time if log.time is not None else np.zeros(0),
+            unit=unit,
+            click=schema.click if use == "exposed" else None,
         )
-        for log, (source, name) in sources.items()
+        for use, (source, name) in sources.items()
         if source is not None
     }
 

@@ -8,11 +8,12 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from shortlist.data.columns import TimeUnit
 from shortlist.data.interactions import BEFORE, Cut, Interactions
 from shortlist.data.ragged import Ragged
 from shortlist.data.readers import Source, align_ids, is_text, read_roles
 from shortlist.data.schema import Schema
+from shortlist.data.times import refuse_far
+from shortlist.durations import TimeUnit
 from shortlist.errors import DataError
 
 
@@ -135,12 +136,13 @@ def read_shown(
     users: pl.Series,
     items: pl.Series,
     unit: TimeUnit | None,
+    times: NDArray[Any],
     click: str | None = None,
 ) -> Shown:
     """Read a log of shown or dropped items; `name` is what errors call a frame.
 
     Its user, item and time columns have the names of the main log's. users, items: the sorted ids
-    whose positions are the codes; unit: of the main log's times.
+    whose positions are the codes; times, unit: of the main log.
     Raises DataError without a time: nobody could tell which rows came before the held-out events.
     """
     if schema.time is None:
@@ -153,12 +155,13 @@ def read_shown(
         roles["weight"] = click
     if len(set(roles.values())) < len(roles):
         raise DataError(f"{name}: the click column '{click}' is that of another role")
-    frame, own_unit, where = read_roles(source, roles, name)
+    frame, own_unit, where = read_roles(source, roles, name, unit or "auto")
     if own_unit != unit:
         raise DataError(
             f"{where}: column '{schema.time}': its times are in units of {own_unit}, those of the "
             f"interactions in {unit}; give both the same type"
         )
+    refuse_far(where, schema.time, frame["time"], times, own_unit)
     user = _codes(frame["user"], users, source, where)
     item = _codes(frame["item"], items, source, where)
     known = (user >= 0) & (item >= 0)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.data.batches import Batch
-from shortlist.data.columns import TimeUnit
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, windows
 from shortlist.errors import DataError, ModelError
@@ -39,16 +38,6 @@ def sessions(log: Interactions, gap: float | None = None) -> Ragged:
     counts = np.bincount(number[kept], minlength=int(new.sum()))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return Ragged(torch.from_numpy(item[kept].astype(np.int64)), torch.from_numpy(offsets))
-
-
-def in_units(seconds: float, unit: TimeUnit | None) -> float:
-    """Return a time span in the steps of a time column; plain numbers are taken for seconds.
-
-    >>> in_units(1800, "ms"), in_units(86400, "day"), in_units(1800, "number")
-    (1800000.0, 1.0, 1800)
-    """
-    steps = {"day": 1 / 86_400, "ms": 1e3, "us": 1e6, "ns": 1e9}
-    return seconds * steps.get(unit or "number", 1)
 
 
 def _by_session(log: Interactions) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:

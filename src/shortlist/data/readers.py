@@ -15,17 +15,17 @@ import numpy as np
 import polars as pl
 
 from shortlist.data.columns import (
-    TimeUnit,
     checked_feature,
     checked_ids,
     checked_split,
-    checked_times,
     checked_weights,
     exact_text,
     fault,
     typed_text,
 )
 from shortlist.data.schema import Feature, Schema, Tie
+from shortlist.data.times import checked_times, told
+from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError, suggest
 
 Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __arrow_c_stream__
@@ -45,7 +45,8 @@ class ReadReport:
     duplicates: rows equal to another in every column read, merged into one. conflicts: rows that
     differ from another in weight alone; one of them was kept (see `read_interactions`).
     zero_weight: rows kept although they weigh nothing. time_unit: what a step of the time column
-    is, for `columns.time_key`; None without a time column. beside: what became of other logs.
+    is, for `times.time_key`; None without a time column. times: what that column was taken for.
+    beside: what became of other logs.
     """
 
     where: str
@@ -58,6 +59,7 @@ class ReadReport:
     min_weight: float | None = None
     tie: Tie = "hash"
     time_unit: TimeUnit | None = None
+    times: str | None = None
     beside: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
@@ -86,6 +88,8 @@ class ReadReport:
                 f"{_count(self.zero_weight, 'row')} of weight 0 counted as positives; "
                 "set min_weight to leave them out."
             )
+        if self.times is not None:
+            said.append(f"Times: {self.times}.")
         return (*said, *self.beside)
 
 
@@ -123,7 +127,7 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
     """Read a log: columns user, item and those of time, weight, session, split the schema names.
 
     Rows stay in the order of the file. user, item, session: Int64 or String. time: Int64 or Float64
-    (`columns.checked_times`). weight: Float64. split: String. None of them holds a null.
+    (`times.checked_times`). weight: Float64. split: String. None of them holds a null.
 
     Rows equal in all of these are merged. Where the weight alone differs, the largest is kept, so
     that the order of rows changes nothing; with `tie="file"` the last row is kept in both cases, as
@@ -131,7 +135,16 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
     from the positives; a log without any positive is refused unless `only_met` is set.
     """
     table = _open(source, "interactions")
-    frame, unit = _checked_roles(table, schema.roles(), schema.min_weight)
+    frame, unit = _checked_roles(table, schema.roles(), schema.min_weight, schema.time_unit)
+    # New events may be dates where the bundle's are numbers: `data.updates` says so with ranges.
+    if schema.time_unit not in ("auto", unit) and not only_met:
+        raise fault(
+            table.where,
+            str(schema.time),
+            f"data.time_unit = '{schema.time_unit}' is for numbers, and these are dates, which say "
+            "what they are: leave it out.",
+        )
+    times = told(frame["time"], unit) if unit is not None else None
     rows_read = frame.height
     frame, duplicates, conflicts = _merge_repeats(frame, schema.tie)
     met, zero = None, 0
@@ -157,21 +170,22 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
         min_weight=schema.min_weight,
         tie=schema.tie,
         time_unit=unit,
+        times=times,
     )
     return Log(frame, met, report)
 
 
 def read_roles(
-    source: Source, roles: Mapping[str, str], name: str
+    source: Source, roles: Mapping[str, str], name: str, unit: TimeUnit | WrittenUnit = "auto"
 ) -> tuple[pl.DataFrame, TimeUnit | None, str]:
     """Read some columns of a log beside the main one, under the names of their roles.
 
     roles: role -> column, as `Schema.roles` gives them; checked and typed as in
-    `read_interactions`, but nothing is merged or left out. Returns the rows in the order of the
-    file, the unit of their times, and what errors call the source.
+    `read_interactions`, but nothing is merged or left out. unit: of times that are numbers. Returns
+    the rows in the order of the file, the unit of their times, and what errors call the source.
     """
     table = _open(source, name)
-    return *_checked_roles(table, roles, None), table.where
+    return *_checked_roles(table, roles, None, unit), table.where
 
 
 def read_entities(
@@ -444,7 +458,10 @@ def _title(column: pl.Series, where: str) -> pl.Series:
 
 
 def _checked_roles(
-    table: _Table, roles: Mapping[str, str], min_weight: float | None
+    table: _Table,
+    roles: Mapping[str, str],
+    min_weight: float | None,
+    written: TimeUnit | WrittenUnit,
 ) -> tuple[pl.DataFrame, TimeUnit | None]:
     """Return the columns that play a role, checked, typed and named by it; and the times' unit."""
     table.require(roles.values())
@@ -455,7 +472,7 @@ def _checked_roles(
         column = columns.pop(name)  # let go of the raw column: a log may be most of the memory
         if role == "time":
             column = typed_text(column) if table.text else column
-            column, unit = checked_times(column, table.where)
+            column, unit = checked_times(column, table.where, written)
         elif role == "weight":
             column = checked_weights(column, table.where, min_weight)
         elif role == "split":

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from shortlist.durations import WrittenUnit
 from shortlist.errors import DataError, suggest
 
 FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
@@ -12,6 +13,7 @@ Tie = Literal["hash", "file"]
 
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
 TIES: tuple[str, ...] = get_args(Tie)
+TIME_UNITS: tuple[str, ...] = get_args(WrittenUnit)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Schema:
     other columns may be absent (None).
     `min_weight`: only rows with at least this weight are positives; by default every row is one.
     The items of the other rows are met: they are not recommended to their user.
+    `time_unit`: what a time column of numbers holds; "auto" reads it off their size.
     `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
     the file changes nothing ("hash"), or as the file has them ("file").
     `title`: a column of the item table to show to people; no tower reads it.
@@ -64,6 +67,7 @@ class Schema:
     user: str = "user_id"
     item: str = "item_id"
     time: str | None = None
+    time_unit: WrittenUnit = "auto"
     weight: str | None = None
     session: str | None = None
     split: str | None = None
@@ -81,6 +85,13 @@ class Schema:
         self._check_roles()
         if self.tie not in TIES:
             raise DataError(f"there is no tie rule {self.tie!r}." + suggest(str(self.tie), TIES))
+        if self.time_unit not in TIME_UNITS:
+            raise DataError(
+                f"there is no time_unit {self.time_unit!r}."
+                + suggest(str(self.time_unit), TIME_UNITS)
+            )
+        if self.time_unit != "auto" and self.time is None:
+            raise DataError("time_unit needs a time column; name it with time.")
         self._check_min_weight()
         _check_features("user", self.user, self.user_features)
         _check_features("item", self.item, self.item_features)

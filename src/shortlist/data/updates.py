@@ -13,6 +13,7 @@ from shortlist.data.interactions import Interactions, Role
 from shortlist.data.readers import Source, align_ids, is_text, read_log
 from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Schema
+from shortlist.data.times import refuse_far, told
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import DataError, ModelError
 
@@ -42,12 +43,18 @@ class Update(NamedTuple):
 
 def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
     """Read new events with the columns of the log and add them. Errors: DataError, ModelError."""
-    frame, met, report = read_log(source, replace(schema, split=None), only_met=True)
+    known: Any = data.time_unit or "auto"  # as the log was read, whatever these alone look like
+    schema = replace(schema, split=None, time_unit=known)
+    frame, met, report = read_log(source, schema, only_met=True)
     if report.time_unit != data.time_unit:
+        own = None if data.log.time is None else told(pl.Series(data.log.time), known)
         raise DataError(
-            f"{report.where}: column '{schema.time}': its times are in units of "
-            f"{report.time_unit}, those of the bundle's log in {data.time_unit}"
+            f"{report.where}: column '{schema.time}': its times run from {report.times}; those "
+            f"of the bundle's log from {own}: give both in one unit"
         )
+    if data.log.time is not None:
+        came = frame["time"] if met is None else pl.concat([frame["time"], met["time"]])
+        refuse_far(report.where, str(schema.time), came, data.log.time, known)
     for side, known in (("user", data.users.ids), ("item", data.items.ids)):
         given = frame[side] if met is None else pl.concat([frame[side], met[side]])
         _, ids = align_ids(

@@ -5,10 +5,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist.data.columns import TimeUnit
 from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Interactions
-from shortlist.data.pairs import in_units
+from shortlist.durations import TimeUnit, in_units
 from shortlist.errors import ModelError
 
 Metric = Literal["count", "recent", "ctr", "conversion"]
@@ -23,19 +22,19 @@ def posterior(
     data: TrainingData,
     metric: Metric,
     *,
-    half_life: float | None = None,
+    half_life: float | str | None = None,
     prior_strength: float = PRIOR_STRENGTH,
 ) -> NDArray[np.float64]:
     """Return the metric of each trained item row, [items.trained + 1]; row 0 has 0.
 
-    Only what lies before the cut counts. half_life: in seconds, of "recent"; prior_strength: of
+    Only what lies before the cut counts. half_life: of "recent", see `in_units`; prior_strength: of
     "ctr" and "conversion". Raises ModelError where the data does not have what the metric needs.
     """
     log, items = data.training_log, data.items.trained
     events = data.item_counts[: items + 1]  # those observed since may be of later rows
     if metric == "recent":
         if half_life is None:
-            raise ModelError("metric = 'recent' needs half_life, in seconds")
+            raise ModelError("metric = 'recent' needs half_life, such as '7d'")
         return decayed_counts(log, items, half_life, data.time_unit)
     if metric == "count":
         return events.astype(np.float64)
@@ -52,12 +51,12 @@ def posterior(
 
 
 def decayed_counts(
-    log: Interactions, items: int, half_life: float, unit: TimeUnit | None
+    log: Interactions, items: int, half_life: float | str, unit: TimeUnit | None
 ) -> NDArray[np.float64]:
     """Return the sum of 2^(-age / half_life) over the events of each item row, [items + 1].
 
-    half_life: in seconds, `unit` says what a step of log.time is; age: how long before the newest
-    event of the log. Raises ModelError for a log without times.
+    half_life: seconds or text such as "7d"; `unit` says what a step of log.time is; age: how long
+    before the newest event of the log. Raises ModelError for a log without times.
 
     >>> log = Interactions(np.ones(3, int), np.array([1, 1, 2]), 2, time=np.array([0, 20, 10]))
     >>> decayed_counts(log, 2, half_life=10, unit=None)
@@ -69,14 +68,14 @@ def decayed_counts(
     return counts.astype(np.float64)
 
 
-def decay(log: Interactions, half_life: float, unit: TimeUnit | None) -> NDArray[np.float64]:
+def decay(log: Interactions, half_life: float | str, unit: TimeUnit | None) -> NDArray[np.float64]:
     """Return what each event counts for its age, [n] in (0, 1]: see `decayed_counts`."""
     if log.time is None:
         raise ModelError("half_life needs data.time, the column an event's age is told from")
     if not len(log):
         return np.zeros(0)
     with np.errstate(over="ignore", under="ignore"):
-        age = (log.time.max() - log.time) / in_units(half_life, unit)
+        age = (log.time.max() - log.time) / in_units(half_life, unit, "half_life")
         weights: NDArray[np.float64] = np.exp2(-age)
     return weights
 

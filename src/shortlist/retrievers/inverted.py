@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from shortlist.compiled import compiled
-from shortlist.config.sections import Count, Names, Positive, Section, Text
+from shortlist.config.sections import Count, Duration, Names, Positive, Section, Text
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, QueryError, suggest
@@ -39,11 +39,11 @@ class InvertedOptions(Section):
         'by its age; "ctr": clicks of what was shown; "conversion": training events of what was '
         "shown.",
     )
-    half_life: Positive | None = Field(
+    half_life: Duration | None = Field(
         default=None,
-        description='metric = "recent": seconds after which an event counts a half (in the unit of '
-        "data.time where it holds plain numbers).",
-        examples=[604_800.0],
+        description='metric = "recent": time after which an event counts a half: seconds, or text '
+        'such as "12h" or "7d"; a number is in the unit of data.time where nobody knows it.',
+        examples=["7d"],
     )
     prior_strength: Positive | None = Field(
         default=None,

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from shortlist.config.sections import Count, NotNegative, Positive, Seed
+from shortlist.config.sections import Count, Duration, NotNegative, Positive, Seed
 from shortlist.data.dataset import TrainingData
-from shortlist.data.pairs import in_units
+from shortlist.durations import in_units
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.linear.matrix import Matrix
@@ -74,11 +74,12 @@ class ItemCFOptions(ProfileOptions):
         default=0.0,
         description="A similarity is multiplied by n / (n + shrinkage), n the shared users.",
     )
-    time_decay: Positive | None = Field(
+    time_decay: Duration | None = Field(
         default=None,
-        description="Half-life in seconds: two events of a user so far apart count a half. "
-        "Needs data.time.",
-        examples=[86400.0],
+        description="Half-life: two events of a user so far apart count a half. Seconds, or text "
+        'such as "12h" or "7d"; a number is in the unit of data.time where nobody knows it. Needs '
+        "data.time.",
+        examples=["1d"],
     )
     swing_users: Count | None = Field(
         default=None,
@@ -269,7 +270,7 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
         time, half_life = None, 1.0
         if options.time_decay is not None:
             assert data.training_log.time is not None
-            half_life = in_units(options.time_decay, data.time_unit)
+            half_life = in_units(options.time_decay, data.time_unit, "time_decay")
             time = data.training_log.time[pairs.event].astype(np.float64)
         union = options.similarity == "jaccard"
         return Formula(left, right, union, value, time, weight, options.shrinkage, half_life)

@@ -12,8 +12,9 @@ from torch.nn.functional import embedding_bag
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import TrainingData
-from shortlist.data.pairs import ItemPairs, in_units, sessions
+from shortlist.data.pairs import ItemPairs, sessions
 from shortlist.data.ragged import Ragged, keep, windows
+from shortlist.durations import in_units
 from shortlist.errors import ModelError
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.item_vectors import ItemVectors
@@ -55,7 +56,7 @@ class ItemToItem(ItemVectors):
 
     One item tower encodes both sides (siamese), trained by the same objective as TwoTower; a query
     is an item, its positive another item of the session. Sessions come from the session column or
-    from `session_gap` seconds without an event.
+    from `session_gap` without an event.
 
     `similar` asks by item. `recommend` asks by the `latest_items` of a user, a history or a
     running session: the order is that of their mean similarity.
@@ -116,10 +117,11 @@ class ItemToItem(ItemVectors):
             )
         if training.pair_window is not None and not data.ordered:
             raise ModelError("pair_window needs a time column: without one sessions have no order")
+        cut = None
         if gap is not None:
-            gap = in_units(gap, data.time_unit)
+            cut = in_units(gap, data.time_unit, "session_gap")
         return ItemPairs(
-            sessions(data.training_log, gap),
+            sessions(data.training_log, cut),
             batch_size=training.batch_size,
             window=training.pair_window or (NEAR if data.ordered else None),
             with_known=training.mask_known,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from shortlist.compiled import compiled
-from shortlist.config.sections import Positive, Section, Text
+from shortlist.config.sections import Duration, Positive, Section, Text
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
@@ -30,11 +30,12 @@ STRENGTH = 1000.0
 class PopularOptions(Section):
     """Which events count, and for whom."""
 
-    half_life: Positive | None = Field(
+    half_life: Duration | None = Field(
         default=None,
-        description="Seconds after which an event counts a half (in the unit of data.time where it "
-        "holds plain numbers), back from the newest training event. Unset: all count alike.",
-        examples=[604_800.0],
+        description="Time after which an event counts a half, back from the newest training event: "
+        'seconds, or text such as "12h" or "7d"; a number is in the unit of data.time where nobody '
+        "knows it. Unset: all count alike.",
+        examples=["7d"],
     )
     segment: Text | None = Field(
         default=None,

@@ -1,0 +1,341 @@
+"""What do the values of a time column mean? Their unit, told or read off them, and keys to sort by.
+
+Each function that takes a column raises a DataError that names the file, the column and the row.
+"""
+
+import datetime as dt
+import math
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shortlist.data.columns import INT64_MAX, fault, first_row, refuse_not_finite, refuse_null
+from shortlist.durations import STEPS, TimeUnit, WrittenUnit, in_units
+from shortlist.errors import DataError
+
+NAMES: dict[TimeUnit, str] = {
+    "number": "plain numbers in no known unit",
+    "line": "the order of the lines",
+    "s": "seconds",
+    "ms": "milliseconds",
+    "us": "microseconds",
+    "ns": "nanoseconds",
+    "day": "days",
+    "yyyymmdd": "dates written as yyyymmdd",
+    "yyyymmddhhmmss": "times written as yyyymmddhhmmss",
+}
+
+# Tried in this order on the first value; the whole column must then follow that one form.
+_ISO_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z")
+_MICROSECOND = dt.timedelta(microseconds=1)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+_SINCE, _UNTIL = (
+    631_152_000,
+    4_102_444_800,
+)  # 1990 and 2100, in seconds: what "auto" takes for times
+_SIZES: dict[TimeUnit, tuple[int, int]] = {
+    "s": (_SINCE, _UNTIL),
+    "ms": (_SINCE * 10**3, _UNTIL * 10**3),
+    "us": (_SINCE * 10**6, _UNTIL * 10**6),
+    "ns": (_SINCE * 10**9, _UNTIL * 10**9),
+    "yyyymmdd": (1900_01_01, 2100_12_31),
+    "yyyymmddhhmmss": (1900_01_01_00_00_00, 2100_12_31_23_59_59),
+}
+"""Between which numbers the times of a unit lie, both included; no two of them meet."""
+
+_DATE_FORMS: dict[str, tuple[str, int]] = {
+    "yyyymmdd": ("%Y%m%d", 86_400_000_000),
+    "yyyymmddhhmmss": ("%Y%m%d%H%M%S", 1_000_000),
+}
+"""How a date is written as a number, and the microseconds of the step it becomes."""
+
+_HALF_WRITTEN = (10, 12)
+"""Digits of yyyymmddhh and yyyymmddhhmm."""
+
+_SERIALS = (32_874, 73_051)
+"""Days since 1899-12-30, as spreadsheets count, from 1990 to 2100."""
+
+_MOST_PLAIN = 0.1
+"""The share of times of no unit's size up to which the others tell the unit."""
+
+_FAR = 10
+"""New events may lie so many years, or so many times the log's own range, away from it."""
+
+
+def checked_times(
+    column: pl.Series, where: str, unit: WrittenUnit | TimeUnit = "auto"
+) -> tuple[pl.Series, TimeUnit]:
+    """Return a key that orders as the times do, and its unit.
+
+    Numbers stay as they are, in the unit given or read off their size (`unit_of`); those that write
+    a date, such as 20240131, become days or seconds since 1970. Dates become days, and dates with a
+    time the count of their own unit, since 1970 (UTC where a zone is given): all exact. They have a
+    unit of their own, whatever `unit` is. Text must be ISO 8601, in one form for the whole column:
+    other text would sort as letters do, with 10 before 9. A time of day is refused, since it orders
+    nothing beyond one day.
+    """
+    refuse_null(column, where, "the time is missing; every row needs one.")
+    if column.dtype == pl.String:
+        column = _parse_iso(column, where)
+    kind = column.dtype
+    if kind.is_float() or kind.is_integer():
+        refuse_not_finite(column, where)
+        if kind in (pl.UInt64, pl.Int128) and int(column.max()) > INT64_MAX:  # type: ignore[arg-type]
+            raise fault(where, column.name, "times beyond 2^63 - 1 cannot be ordered exactly.")
+        column = column.cast(pl.Float64 if kind.is_float() else pl.Int64)
+        found = unit_of(column, where) if unit == "auto" else unit
+        return (_from_dates(column, where, found) if found in _DATE_FORMS else column), found
+    if kind == pl.Date:
+        return column.cast(pl.Int32).cast(pl.Int64), "day"
+    if isinstance(kind, (pl.Datetime, pl.Duration)):
+        own: TimeUnit = kind.time_unit
+        return column.cast(pl.Int64), own
+    raise fault(
+        where, column.name, f"times must be numbers, dates or ISO 8601 text, not {kind}; convert."
+    )
+
+
+def unit_of(column: pl.Series, where: str) -> TimeUnit:
+    """Return the unit that the size of numbers tells, "number" where it tells none.
+
+    Times since 1970 lie between 1990 and 2100, and date numbers between 1900 and 2100. A few other
+    values, such as 0 where the time was not known, change nothing. Refused are times of two units,
+    dates written with hours, and the days that spreadsheets count.
+    """
+    if not len(column):
+        return "number"
+    low, high = _bounds(column)
+    found = _by_size(low, high) or _most(column, where)
+    if found in _DATE_FORMS:
+        read = _dates(column.filter(_within(column, found)).unique(), found)
+        return found if read.null_count() <= _MOST_PLAIN * len(read) else "number"
+    _refuse_half_written(column, where)
+    if _SERIALS[0] <= low <= high <= _SERIALS[1]:
+        day = dt.date(1899, 12, 30) + dt.timedelta(days=math.floor(low))
+        raise fault(
+            where,
+            column.name,
+            f"the times have the size of days as spreadsheets count them ({low} would be {day}). "
+            "Export them as ISO text (2024-01-31), or say what they are: data.time_unit = 'day' "
+            "for days since 1970, 'number' for a plain count.",
+        )
+    return found or "number"
+
+
+def time_key(value: str | float | dt.date, unit: TimeUnit) -> int | float:
+    """Return one time as a key of `checked_times`, to compare with a column of that unit.
+
+    A number is taken as the column writes its own. A date with a time and no zone is taken as UTC.
+
+    >>> time_key("1970-01-02", "ms"), time_key(dt.date(1970, 1, 3), "day"), time_key(5, "number")
+    (86400000, 2, 5)
+    >>> time_key(19700103, "yyyymmdd")
+    2
+    """
+    if isinstance(value, (int, float)):
+        if not math.isfinite(value):
+            raise DataError(f"a time must be finite, got {value}.")
+        if unit not in _DATE_FORMS:
+            return value
+        form = _DATE_FORMS[unit][0]
+        try:
+            value = dt.datetime.strptime(str(int(value)), form).replace(tzinfo=dt.UTC)
+        except ValueError as error:
+            raise DataError(f"{value!r} is no date written as {unit}.") from error
+    if unit in ("number", "line"):
+        raise DataError(
+            f"the log's times are {NAMES[unit]}; {value!r} must be a number too, or data.time_unit "
+            "must say what they are."
+        )
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError as error:
+            raise DataError(f"{value!r} is not an ISO 8601 date or time.") from error
+    if not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=dt.UTC)
+    microseconds = (value - _EPOCH) // _MICROSECOND
+    # Days may end up with a fraction: a cut at noon lies between two dates.
+    steps = {"us": 1, "ms": 1e3, "s": 1e6, "yyyymmddhhmmss": 1e6}  # in microseconds; else days
+    key = microseconds * 1000 if unit == "ns" else microseconds / steps.get(unit, 86_400_000_000)
+    return int(key) if key == int(key) else key
+
+
+def told(times: pl.Series, unit: TimeUnit) -> str:
+    """Say what a column of keys was taken for.
+
+    >>> told(pl.Series("t", [1_600_000_000, 1_600_090_000]), "s")
+    '2020-09-13 to 2020-09-14, read as seconds'
+    """
+    low, high = _written(times.min(), unit), _written(times.max(), unit)
+    said = f"{low} to {high}, read as {NAMES[unit]}"
+    if unit in _SIZES and unit not in _DATE_FORMS:
+        outside = ~_within(times, unit)
+        if outside.any():
+            row = first_row(outside)
+            said += (
+                f"; {int(outside.sum()):,} outside 1990 to 2100, the first {times[row - 1]} in row "
+                f"{row:,}"
+            )
+    return said
+
+
+def refuse_far(
+    where: str, column: str, times: pl.Series, log: NDArray[Any], unit: TimeUnit | None
+) -> None:
+    """Refuse new times (read in the log's unit) that are of another unit, or far from the log's.
+
+    Far is more than 10 years and more than 10 times the range of the log away from it; of plain
+    counts, more than 1,000 times their size.
+    """
+    if not len(times) or not len(log):
+        return
+    unit = unit or "number"
+    low, high = log.min().item(), log.max().item()
+    first, last = _bounds(times)
+    of_log, of_new = (
+        _by_size(*[float(np.median(values))] * 2) for values in (log, times.to_numpy())
+    )
+    own = f"{_written(low, unit)} to {_written(high, unit)}"
+    came = f"{_written(first, unit)} to {_written(last, unit)}"
+    if of_log is not None and of_new is not None and of_log != of_new:
+        raise fault(
+            where,
+            column,
+            f"its times have the size of {NAMES[of_new]} ({first} to {last}), those "
+            f"of the log that of {NAMES[of_log]} ({low} to {high}); give both in one unit.",
+        )
+    clock = unit if unit in STEPS else of_log
+    margin = _FAR * (high - low)
+    if clock is not None:
+        margin = max(margin, in_units(f"{_FAR * 365}d", clock))
+    else:
+        margin = 1000 * max(high - low, abs(low), abs(high), 1)  # counts grow, and have no size
+    far = (times < low - margin) | (times > high + margin)
+    if far.any():
+        raise fault(
+            where,
+            column,
+            f"its times run from {came}, far from those of the log, {own} ({NAMES[unit]}): correct "
+            "them, or train on a log that holds both.",
+            first_row(far),
+        )
+
+
+def _bounds(column: pl.Series) -> tuple[float, float]:
+    """The lowest and the highest of some numbers."""
+    low, high = column.min(), column.max()
+    assert isinstance(low, int | float)
+    assert isinstance(high, int | float)
+    return low, high
+
+
+def _most(column: pl.Series, where: str) -> TimeUnit | None:
+    """The unit whose size nearly all numbers have; refused where some have that of another."""
+    counts = {unit: int(_within(column, unit).sum()) for unit in _SIZES}
+    if sum(counts.values()) < (1 - _MOST_PLAIN) * len(column):
+        return None
+    found = max(_SIZES, key=lambda unit: counts[unit])
+    for other in _SIZES:
+        if counts[other] and other != found:
+            row = first_row(_within(column, other))
+            raise fault(
+                where,
+                column.name,
+                f"the time {column[row - 1]!r} has the size of {NAMES[other]}, most others that of "
+                f"{NAMES[found]}: write all in one unit, or say what they are (data.time_unit).",
+                row,
+            )
+    return found
+
+
+def _by_size(low: Any, high: Any) -> TimeUnit | None:
+    """The unit whose times both numbers could be, if there is one."""
+    for unit, (first, last) in _SIZES.items():
+        if first <= low and high <= last:
+            return unit
+    return None
+
+
+def _within(column: pl.Series, unit: TimeUnit) -> pl.Series:
+    return column.is_between(*_SIZES[unit])
+
+
+def _dates(column: pl.Series, unit: str) -> pl.Series:
+    """Numbers that write a date, as microseconds since 1970; null where they write none."""
+    whole = column.cast(pl.Int64).cast(pl.String)
+    return whole.str.to_datetime(_DATE_FORMS[unit][0], time_unit="us", strict=False, exact=True)
+
+
+def _from_dates(column: pl.Series, where: str, unit: TimeUnit) -> pl.Series:
+    # Days repeat: each is read once.
+    distinct = column.unique().sort()
+    read = _dates(distinct, unit)
+    bad = read.is_null() | (distinct != distinct.cast(pl.Int64).cast(distinct.dtype))
+    if bad.any():
+        row = first_row(column == distinct[first_row(bad) - 1])
+        raise fault(where, column.name, f"{column[row - 1]!r} is no date written as {unit}.", row)
+    steps = read.cast(pl.Int64) // _DATE_FORMS[unit][1]
+    places = np.searchsorted(distinct.to_numpy(), column.to_numpy())
+    return steps.gather(places).alias(column.name)
+
+
+def _refuse_half_written(column: pl.Series, where: str) -> None:
+    """Refuse dates written with hours or minutes but no seconds: they may be numbers as well."""
+    for digits in _HALF_WRITTEN:
+        scale = 10 ** (digits - 4)
+        low, high = _bounds(column)
+        if not 1900 * scale <= low <= high < 2101 * scale:
+            continue
+        texts = column.head(1000).cast(pl.Int64).cast(pl.String)
+        padded = texts + "0" * (14 - digits)  # an hour alone is no time to polars
+        if padded.str.to_datetime("%Y%m%d%H%M%S", strict=False).null_count() == 0:
+            raise fault(
+                where,
+                column.name,
+                f"{column[0]} may be a time written as yyyymmddhh or yyyymmddhhmm, or a number: "
+                "write it as ISO text (2024-01-31T09:30), or say what it is (data.time_unit).",
+                1,
+            )
+
+
+def _written(value: Any, unit: TimeUnit) -> str:
+    """A key as a person reads it: a date where the unit gives one, else the number."""
+    if unit in STEPS:
+        try:
+            moment = _EPOCH + dt.timedelta(seconds=value / STEPS[unit])
+        except OverflowError:
+            return str(value)
+        return moment.date().isoformat()
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _parse_iso(column: pl.Series, where: str) -> pl.Series:
+    text = column.str.replace(" ", "T", literal=True)
+    # Nanoseconds reach from 1677 to 2262 only: they are taken where microseconds would lose digits.
+    unit: Literal["ns", "us"] = "ns" if text.str.contains(r"\.\d{7}").any() else "us"
+    for form in _ISO_FORMS:
+        if text.head(1).str.to_datetime(form, time_unit=unit, strict=False)[0] is None:
+            continue
+        times = text.str.to_datetime(form, time_unit=unit, strict=False)
+        if times.null_count():
+            row = first_row(times.is_null())
+            raise fault(
+                where,
+                column.name,
+                f"{column[row - 1]!r} is not written like the first time, {column[0]!r}.",
+                row,
+            )
+        return times
+    raise fault(
+        where,
+        column.name,
+        f"the time {column[0]!r} is text and not ISO 8601 (2024-01-31T09:30:00). Text sorts as "
+        "letters do, 10 before 9: give numbers or ISO times.",
+        1,
+    )
