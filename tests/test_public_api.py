@@ -37,6 +37,7 @@ def test_public_names_are_these():
         "Schema",
         "ShortlistError",
         "Split",
+        "TextFormat",
         "TwoTower",
         "UserCF",
         "UserToUser",

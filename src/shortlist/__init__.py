@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shortlist.bundle.bundle import Bundle, load, save
     from shortlist.data.dataset import Dataset, Split
     from shortlist.data.schema import Feature, Schema
+    from shortlist.data.text import TextFormat
     from shortlist.evaluation.compare import compare
     from shortlist.evaluation.evaluate import evaluate
     from shortlist.evaluation.report import Report
@@ -50,6 +51,7 @@ __all__ = [
     "Schema",
     "ShortlistError",
     "Split",
+    "TextFormat",
     "TwoTower",
     "UserCF",
     "UserToUser",
@@ -77,6 +79,7 @@ _HOMES = {
     "Report": "shortlist.evaluation.report",
     "Schema": "shortlist.data.schema",
     "Split": "shortlist.data.dataset",
+    "TextFormat": "shortlist.data.text",
     "TwoTower": "shortlist.retrievers.vector",
     "UserCF": "shortlist.retrievers.user_cf",
     "UserToUser": "shortlist.retrievers.user_to_user",

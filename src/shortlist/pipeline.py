@@ -8,6 +8,7 @@ from shortlist.config import Recipe
 from shortlist.config.unread import unread
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
+from shortlist.data.text import TextFormat
 from shortlist.errors import ModelError, RecipeError, suggest
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
@@ -47,6 +48,16 @@ def schema_of(recipe: Recipe) -> Schema:
         item_features=tuple(Feature(n, kind, separator) for n, kind in features.items.items()),
         title=features.title,
         click=data.click,
+        text=TextFormat(
+            separator=data.separator,
+            quote=data.quote,
+            encoding=data.encoding,
+            columns=data.columns,
+            null_values=data.null_values,
+        ),
+        users_columns=data.users_columns,
+        items_columns=data.items_columns,
+        null_ids=data.null_ids,
     )
 
 

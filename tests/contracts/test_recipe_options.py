@@ -73,6 +73,14 @@ CHANGES: dict[str, list[Any]] = {
     "data.session": ["session"],
     "data.min_weight": [4.0],
     "data.tie": ["file"],
+    "data.separator": [";"],
+    "data.quote": ["none"],
+    "data.encoding": ["utf-16", "latin-1"],
+    "data.columns": [["user_id", "item_id", "timestamp"]],
+    "data.users_columns": [["user_id", "region"]],
+    "data.items_columns": [["item_id", "tags", "title"]],
+    "data.null_values": [["nobody"]],
+    "data.null_ids": ["drop"],
     "features.users": [{"region": "categorical", "age": "numeric"}],
     "features.items": [{"tags": "categorical"}, {}],
     "features.separator": [";"],
@@ -98,6 +106,14 @@ SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "data.min_weight": [{"data.weight": "rating"}],
     "data.session": [{}, TOWERS],
     "data.tie": [{"data.interactions": "tied.csv"}],
+    "data.separator": [{}, {"data.interactions": "semicolons.csv"}],
+    "data.encoding": [{"data.interactions": "latin.csv"}, {"data.interactions": "log.parquet"}],
+    "data.columns": [{}, {"data.interactions": "bare.csv"}],
+    "data.users_columns": [{}, {"data.users": "bare_users.csv"}],
+    "data.items_columns": [{}, {"data.items": "bare_items.csv"}],
+    "data.quote": [{"data.interactions": "quoted.csv"}, {"data.interactions": "log.parquet"}],
+    "data.null_values": [{"data.interactions": "nobody.csv", "data.null_ids": "drop"}],
+    "data.null_ids": [{"data.interactions": "gaps.csv"}],
     "data.click": [{}, {"data.impressions": "log.csv", "channels.tags.metric": "ctr"}],
     "data.impressions": [{}, {"data.click": "rating", "channels.tags.metric": "ctr"}],
     "features.users": [PLAIN, TOWERS],
@@ -126,6 +142,28 @@ def folder(tmp_path_factory):
     log.write_csv(folder / "log.csv")
     log.drop("timestamp").write_csv(folder / "untimed.csv")
     log.head(300).write_csv(folder / "other.csv")
+    log.write_parquet(folder / "log.parquet")
+    log.write_csv(folder / "quoted.csv", quote_style="non_numeric")
+    text = (folder / "quoted.csv").read_text()
+    (folder / "quoted.csv").write_text(
+        text.partition("\n")[0].replace('"', "") + "\n" + text.partition("\n")[2]
+    )
+    (folder / "latin.csv").write_bytes(
+        text.replace('"train"', '"tr\xe4in"').replace("held_out", "h\xe4ld_out").encode("latin-1")
+    )
+    events = log.select("user_id", "item_id", "timestamp")
+    events.write_csv(folder / "bare.csv", include_header=False)
+    semicolons = events.with_columns(pl.lit(1).alias("stars, of five"))
+    semicolons.write_csv(folder / "semicolons.csv", separator=";", quote_style="never")
+    world.users.select("user_id", "region").write_csv(
+        folder / "bare_users.csv", include_header=False
+    )
+    bare = world.items.select("item_id", pl.col("tags").list.join("|"), "title")
+    bare.write_csv(folder / "bare_items.csv", include_header=False)
+    users = pl.col("user_id").cast(pl.String)
+    for name, user in (("gaps", ""), ("nobody", "nobody")):
+        some = pl.when(pl.int_range(pl.len()) % 50 == 1).then(pl.lit(user)).otherwise(users)
+        log.with_columns(some.alias("user_id")).write_csv(folder / f"{name}.csv")
     log.with_columns(timestamp=1).write_csv(folder / "tied.csv")
     items = world.items.with_columns(pl.col("tags").list.join("|"))
     other = world.items.with_columns(pl.col("tags").list.join(";"))

@@ -78,14 +78,14 @@ def test_strange_ids_survive_parquet_pandas_and_arrow(ids):
     kept = [value for value in ids if value.strip()] or ["x"]
     columns = {"user_id": kept, "item_id": kept}
     for source in (pl.DataFrame(columns), pd.DataFrame(columns), pa.table(columns)):
-        found, report = read_interactions(source, Schema())
+        found, report = read_interactions(source, Schema(null_ids="keep"))
         assert found["user"].to_list() == list(dict.fromkeys(kept))
         assert report.duplicates == len(kept) - len(set(kept))
 
 
 @given(
     st.lists(
-        st.text(st.characters(codec="utf-8")).filter(str.strip),
+        st.text(st.characters(codec="utf-8")).filter(lambda text: text.strip() and text != "\\N"),
         min_size=1,
         unique=True,
     )
@@ -93,7 +93,7 @@ def test_strange_ids_survive_parquet_pandas_and_arrow(ids):
 def test_strange_ids_survive_csv(tmp_path_factory, ids):
     path = tmp_path_factory.mktemp("ids") / "log.csv"
     pl.DataFrame({"user_id": ids, "item_id": ids}).write_csv(path, quote_style="always")
-    found, _ = read_interactions(path, Schema())
+    found, _ = read_interactions(path, Schema(null_ids="keep"))
     assert [str(value) for value in found["user"]] == ids
 
 
@@ -159,8 +159,8 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
         ("log.parquet", "", "the file is empty"),
         ("log.csv", "user_id,item_id\n", "there are no rows"),
         ("log.csv", "user_id,item_id\n\n", "there are no rows"),
-        ("log.csv", "user_id,item_id\n1,2,3\n", "cannot be read"),
-        ("log.csv", b"user_id,item_id\n\xff,2\n", "cannot be read"),
+        ("log.csv", "user_id,item_id\n1,2,3\n", "row 1: 3 fields where the header has 2"),
+        ("log.csv", b"user_id,item_id\n\xff,2\n", "row 1: b'\\xff,2' is not utf-8 text"),
         ("log.csv", "user_id,user_id,item_id\n1,2,3\n", "two columns are named 'user_id'"),
         ("log.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99)[:-30], "cannot be read"),
         ("log.parquet", "user_id,item_id\n1,2\n", "cannot be read"),

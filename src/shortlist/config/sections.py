@@ -194,6 +194,49 @@ class Data(Section):
         default="hash",
         description="Order of equal times: a seeded hash of (user, item), or the file's order.",
     )
+    separator: Text | None = Field(
+        default=None,
+        description="What stands between two fields of a text file, of one character or several. "
+        "Unset: each file decides, by its name or by its first lines.",
+        examples=["::"],
+    )
+    quote: Text | None = Field(
+        default=None,
+        description='The character around fields that hold separators, or "none": quotes are '
+        "characters like others. Unset: each text file decides, and is refused if it does not.",
+        examples=["none"],
+    )
+    encoding: Text | None = Field(
+        default=None,
+        description="How text files are encoded: latin-1, cp1252, utf-16, gb18030 and others. "
+        "Unset: UTF-8, or UTF-16 where the first bytes say so.",
+        examples=["latin-1"],
+    )
+    columns: Names = Field(
+        default=(),
+        description="Names of the log's columns, in order, where the file has no header.",
+        examples=[["user_id", "item_id", "timestamp"]],
+    )
+    users_columns: Names = Field(
+        default=(),
+        description="Names of the columns of data.users, where the file has no header.",
+        examples=[["user_id", "gender", "age"]],
+    )
+    items_columns: Names = Field(
+        default=(),
+        description="Names of the columns of data.items, where the file has no header.",
+        examples=[["item_id", "title", "genres"]],
+    )
+    null_values: Names = Field(
+        default=(),
+        description="Fields of text files that are no value, besides empty ones and \\N.",
+        examples=[["NULL", "NA"]],
+    )
+    null_ids: Literal["refuse", "drop", "keep"] = Field(
+        default="refuse",
+        description='Rows without a user or an item: refused, or left out and counted ("drop"). '
+        'Ids such as NULL and NA are refused too, unless in null_values; "keep": they are ids.',
+    )
 
 
 class Features(Section):

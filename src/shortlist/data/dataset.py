@@ -21,6 +21,7 @@ from shortlist.data.readers import (
     is_text,
     read_entities,
     read_log,
+    refuse_idle_text,
 )
 from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Schema
@@ -76,8 +77,10 @@ class Dataset:
         """
         schema = schema or Schema()
         frame, met, report = read_log(interactions, schema)
-        frame, user_frame = _aligned(frame, interactions, users, schema, "user")
-        frame, item_frame = _aligned(frame, interactions, items, schema, "item")
+        refuse_idle_text(schema, interactions, users, items, impressions, dropped)
+        said: list[str] = []
+        frame, user_frame = _aligned(frame, interactions, users, schema, "user", said)
+        frame, item_frame = _aligned(frame, interactions, items, schema, "item", said)
         user_ids, user, met_user = _encode(frame["user"], user_frame, met)
         item_ids, item, met_item = _encode(frame["item"], item_frame, met)
         keys = None if schema.tie == "file" else pair_hash(user_ids, item_ids, user, item)
@@ -104,7 +107,8 @@ class Dataset:
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         shown = _shown(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
-        report = replace(report, beside=tuple(log.line() for log in shown.values()))
+        beside = (*said, *(log.line() for log in shown.values()))
+        report = replace(report, beside=beside)
         return cls(
             schema,
             user_ids,
@@ -370,9 +374,12 @@ def pair_hash(
 
 
 def _aligned(
-    log: pl.DataFrame, log_source: Any, source: Any, schema: Schema, side: str
+    log: pl.DataFrame, log_source: Any, source: Any, schema: Schema, side: str, said: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Read a side's table, if there is one, with its ids in one type with the log's."""
+    """Read a side's table, if there is one, with its ids in one type with the log's.
+
+    said: where sentences about it go.
+    """
     features = getattr(schema, f"{side}_features")
     if source is None:
         if features:
@@ -381,7 +388,16 @@ def _aligned(
             )
         return log, None
     title = schema.title if side == "item" else None
-    table = read_entities(source, getattr(schema, side), features, title, f"{side}s")
+    table = read_entities(
+        source,
+        getattr(schema, side),
+        features,
+        title,
+        f"{side}s",
+        text=schema.text_of(f"{side}s"),
+        null_ids=schema.null_ids,
+        said=said,
+    )
     in_log, in_table = align_ids(
         log[side],
         table["id"],

@@ -155,7 +155,7 @@ def read_shown(
         roles["weight"] = click
     if len(set(roles.values())) < len(roles):
         raise DataError(f"{name}: the click column '{click}' is that of another role")
-    frame, own_unit, where = read_roles(source, roles, name, unit or "auto")
+    frame, own_unit, where = read_roles(source, roles, name, schema, unit or "auto")
     if own_unit != unit:
         raise DataError(
             f"{where}: column '{schema.time}': its times are in units of {own_unit}, those of the "

@@ -21,9 +21,18 @@ from shortlist.data.columns import (
     checked_weights,
     exact_text,
     fault,
+    first_row,
     typed_text,
 )
-from shortlist.data.schema import Feature, Schema, Tie
+from shortlist.data.schema import Feature, NullIds, Schema, Tie
+from shortlist.data.text import (
+    RECBOLE,
+    TextFormat,
+    is_text_file,
+    open_text,
+    suffix_of,
+    undecodable,
+)
 from shortlist.data.times import checked_times, told
 from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError, suggest
@@ -32,10 +41,9 @@ Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __a
 
 Result = TypeVar("Result")
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".user": "\t", ".item": "\t"}
-_RECBOLE_SUFFIXES = (".inter", ".user", ".item")
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-_FILE_KINDS = ".csv, .tsv, .parquet, .inter, .user or .item"
+_FILE_KINDS = ".csv, .tsv, .txt, .dat, .parquet, .inter, .user or .item"
+_NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ class ReadReport:
     differ from another in weight alone; one of them was kept (see `read_interactions`).
     zero_weight: rows kept although they weigh nothing. time_unit: what a step of the time column
     is, for `times.time_key`; None without a time column. times: what that column was taken for.
-    beside: what became of other logs.
+    null_ids: rows left out as their user or item is missing. text: how the file is written, None if
+    it is no text. notes: what else was noticed in its values. beside: what became of other logs.
     """
 
     where: str
@@ -60,6 +69,9 @@ class ReadReport:
     tie: Tie = "hash"
     time_unit: TimeUnit | None = None
     times: str | None = None
+    null_ids: int = 0
+    text: TextFormat | None = None
+    notes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
@@ -69,6 +81,10 @@ class ReadReport:
         ('log.csv: 5 rows read, 4 kept.', '1 exact duplicate merged.')
         """
         said = [f"{self.where}: {_count(self.rows_read, 'row')} read, {self.rows:,} kept."]
+        if self.text is not None:
+            said.append(f"Written with {self.text.line()}.")
+        if self.null_ids:
+            said.append(f"{_count(self.null_ids, 'row')} without a user or an item left out.")
         if self.duplicates:
             said.append(f"{_count(self.duplicates, 'exact duplicate')} merged.")
         if self.conflicts:
@@ -90,18 +106,21 @@ class ReadReport:
             )
         if self.times is not None:
             said.append(f"Times: {self.times}.")
-        return (*said, *self.beside)
+        return (*said, *self.notes, *self.beside)
 
 
-def read_frame(source: Source, name: str, *, ids: Collection[str] = ()) -> pl.DataFrame:
+def read_frame(
+    source: Source, name: str, *, ids: Collection[str] = (), text: TextFormat | None = None
+) -> pl.DataFrame:
     """Read a table whole: a file (.csv, .tsv, .parquet, RecBole's .inter, .user, .item) or a frame.
 
     Columns of a text file become Int64 where that loses nothing, else Float64 where all of it is
     numbers, else String; those named in `ids` become Int64 or String only. An empty field is null,
-    quoted or not. RecBole's `name:type` headers lose their type; its sequences become lists.
-    `name` is what errors call a frame, such as "items"; a file is called by its path.
+    quoted or not, and so is `\\N`. text: how text is written; by default the file decides.
+    RecBole's `name:type` headers lose their type; its sequences become lists. `name` is what errors
+    call a frame, such as "items"; a file is called by its path.
     """
-    table = _open(source, name)
+    table = _open(source, name, text)
     return table.typed(table.names, exact=ids)
 
 
@@ -134,8 +153,10 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
     in a log where a later rating replaces an earlier one. Then rows below `min_weight` are parted
     from the positives; a log without any positive is refused unless `only_met` is set.
     """
-    table = _open(source, "interactions")
-    frame, unit = _checked_roles(table, schema.roles(), schema.min_weight, schema.time_unit)
+    table = _open(source, "interactions", schema.text)
+    frame, unit, found = _checked_roles(
+        table, schema.roles(), schema.min_weight, schema.null_ids, schema.time_unit
+    )
     # New events may be dates where the bundle's are numbers: `data.updates` says so with ranges.
     if schema.time_unit not in ("auto", unit) and not only_met:
         raise fault(
@@ -145,7 +166,7 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
             "what they are: leave it out.",
         )
     times = told(frame["time"], unit) if unit is not None else None
-    rows_read = frame.height
+    rows_read = frame.height + found.dropped
     frame, duplicates, conflicts = _merge_repeats(frame, schema.tie)
     met, zero = None, 0
     if schema.weight is not None:
@@ -171,21 +192,30 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
         tie=schema.tie,
         time_unit=unit,
         times=times,
+        null_ids=found.dropped,
+        text=table.text,
+        notes=found.notes,
     )
     return Log(frame, met, report)
 
 
 def read_roles(
-    source: Source, roles: Mapping[str, str], name: str, unit: TimeUnit | WrittenUnit = "auto"
+    source: Source,
+    roles: Mapping[str, str],
+    name: str,
+    schema: Schema,
+    unit: TimeUnit | WrittenUnit = "auto",
 ) -> tuple[pl.DataFrame, TimeUnit | None, str]:
     """Read some columns of a log beside the main one, under the names of their roles.
 
     roles: role -> column, as `Schema.roles` gives them; checked and typed as in
-    `read_interactions`, but nothing is merged or left out. unit: of times that are numbers. Returns
-    the rows in the order of the file, the unit of their times, and what errors call the source.
+    `read_interactions`, but nothing is merged, and only `schema.null_ids` leaves rows out. unit: of
+    times that are numbers. Returns the rows in the order of the file, the unit of their times, and
+    what errors call the source.
     """
-    table = _open(source, name)
-    return *_checked_roles(table, roles, None, unit), table.where
+    table = _open(source, name, schema.text_of(name))
+    frame, unit_read, _ = _checked_roles(table, roles, None, schema.null_ids, unit)
+    return frame, unit_read, table.where
 
 
 def read_entities(
@@ -194,28 +224,38 @@ def read_entities(
     features: Iterable[Feature] = (),
     title: str | None = None,
     name: str = "items",
+    *,
+    text: TextFormat | None = None,
+    null_ids: NullIds = "refuse",
+    said: list[str] | None = None,
 ) -> pl.DataFrame:
     """Read the table of users or items: one row an id, the id first, as column `id`.
 
     All other columns are kept under their own names; declared features take the form of their kind
-    (`columns.checked_feature`), the title is text, the rest is as `read_frame` types it.
+    (`columns.checked_feature`), the title is text, the rest is as `read_frame` types it. text,
+    null_ids: as in `Schema`; said: a list that sentences about the table are added to.
     """
     features = tuple(features)
-    table = _open(source, name)
+    table = _open(source, name, text)
     wanted = [feature.name for feature in features] + ([title] if title is not None else [])
     table.require([id_column, *wanted])
     if id_column != "id" and "id" in table.names:
         raise fault(table.where, "id", f"the ids are in '{id_column}'; rename this column.")
     exact = [id_column, *(feature.name for feature in features if feature.kind != "numeric")]
     frame = table.typed(table.names, exact=[*exact, title] if title is not None else exact)
-    ids = checked_ids(frame[id_column], table.where)
+    (frame, dropped), where = _with_ids(frame, [id_column], null_ids), table.where
+    if dropped:
+        where = _counted_without(where, dropped)
+    ids = _checked_ids(frame[id_column], where, null_ids)
+    if said is not None:
+        said += _said_of(table, frame, ids, features, dropped)
     repeated = ids.is_duplicated()
     if repeated.any():
         rows = repeated.arg_true()
         again = ids.gather(rows)
         second = rows.filter(again == again[0])[1] + 1
         raise fault(
-            table.where,
+            where,
             id_column,
             f"the id {ids[int(rows[0])]!r} stands in row {rows[0] + 1:,} already; "
             "give each id one row.",
@@ -223,15 +263,44 @@ def read_entities(
         )
     columns = {column.name: column for column in frame.get_columns() if column.name != ids.name}
     for feature in features:
-        columns[feature.name] = checked_feature(columns[feature.name], table.where, feature)
+        columns[feature.name] = checked_feature(columns[feature.name], where, feature)
     if title is not None:
-        columns[title] = _title(columns[title], table.where)
+        columns[title] = _title(columns[title], where)
     return pl.DataFrame([ids.alias("id"), *columns.values()])
 
 
 def is_text(source: Source) -> bool:
     """Return whether the source is a text file, whose ids have no type of their own."""
-    return isinstance(source, (str, Path)) and _suffix(Path(source)) in _SEPARATORS
+    return isinstance(source, (str, Path)) and is_text_file(Path(source))
+
+
+def refuse_idle_text(schema: Schema, *sources: Source) -> None:
+    """Refuse what the schema says of text files where none of the sources is one.
+
+    sources: interactions, users, items, and any others; None where there is none.
+    """
+    _, users, items, *_ = sources
+    _refuse_idle_columns(schema.users_columns, users, "users")
+    _refuse_idle_columns(schema.items_columns, items, "items")
+    written = [source for source in sources if is_text(source)]
+    plain = [source for source in written if suffix_of(Path(source)) not in RECBOLE]
+    for key in schema.text.given():
+        log_only = key == "columns" and sources[0] not in plain
+        if log_only or not (written if key == "null_values" else plain):
+            raise DataError(
+                f"data.{key} does nothing: it is about text files (.csv, .tsv, .txt, .dat), and "
+                "none is given; remove it."
+            )
+
+
+def _refuse_idle_columns(columns: Iterable[str], source: Source, side: str) -> None:
+    """Refuse names for the columns of a table that is no text file, or is not given."""
+    plain = is_text(source) and suffix_of(Path(source)) not in RECBOLE
+    if tuple(columns) and not plain:
+        raise DataError(
+            f"data.{side}_columns does nothing: the {side} table is no text file without a header; "
+            "remove it."
+        )
 
 
 def align_ids(
@@ -269,7 +338,8 @@ class _Table:
     where: str
     names: list[str]
     load_columns: Callable[[list[str]], pl.DataFrame]
-    text: bool = False
+    text: TextFormat | None = None
+    rows: int | None = None
     recbole_types: Mapping[str, str] | None = None
 
     def require(self, columns: Iterable[str]) -> None:
@@ -281,13 +351,30 @@ class _Table:
                 hint = near if near.startswith(" Did") else ""
                 raise DataError(
                     f"{self.where}: no column '{column}'.{hint} The columns are: {listed}."
+                    f"{self._mended()}"
                 )
+
+    def _mended(self) -> str:
+        """The line of the recipe that may mend a missing column."""
+        if self.text is None or self.text.columns:
+            return ""
+        if len(self.names) > 1:
+            return _headerless(self.names)
+        return (
+            f" The file was read with {self.text.line()}; data.separator and data.encoding set "
+            "others."
+        )
 
     def load(self, columns: list[str]) -> pl.DataFrame:
         """Read these columns, text still untyped; refuse a table without rows."""
         frame = self.load_columns(columns)
-        if self.text:
-            frame = _without_blank_end(frame)
+        if self.rows is not None:
+            if frame.height < self.rows:
+                raise DataError(
+                    f"{self.where}: {frame.height:,} rows were parsed of {self.rows:,} in the "
+                    "file; it may have changed while it was read."
+                )
+            frame = frame.head(self.rows)  # blank lines after the last row are none
         if not frame.height:
             raise DataError(f"{self.where}: there are no rows; nothing can be learned from it.")
         return frame
@@ -295,7 +382,7 @@ class _Table:
     def typed(self, columns: list[str], exact: Collection[str]) -> pl.DataFrame:
         """Read these columns, those of a text file in the types their values have."""
         frame = self.load(columns)
-        if not self.text:
+        if self.text is None:
             return frame
         return pl.DataFrame([self._typed(column, exact) for column in frame.get_columns()])
 
@@ -309,10 +396,10 @@ class _Table:
         return typed_text(column)
 
 
-def _open(source: Source, name: str) -> _Table:
+def _open(source: Source, name: str, text: TextFormat | None = None) -> _Table:
     where = f"the {name} frame"
     if isinstance(source, (str, Path)):
-        return _open_file(Path(source))
+        return _open_file(Path(source), text or TextFormat())
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
         return _open_lazy(source.lazy(), where)
     # Only what is imported already can have made the frame; pandas itself is not needed here.
@@ -329,7 +416,7 @@ def _open(source: Source, name: str) -> _Table:
     )
 
 
-def _open_file(path: Path) -> _Table:
+def _open_file(path: Path, text: TextFormat) -> _Table:
     if not path.exists():
         near = ""
         if path.parent.is_dir():
@@ -339,41 +426,40 @@ def _open_file(path: Path) -> _Table:
         raise DataError(f"{path}: there is no such file.{near}")
     if not path.is_file():
         raise DataError(f"{path}: expected a file ({_FILE_KINDS}), but this is a folder.")
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     if suffix == ".parquet":
         return _open_lazy(pl.scan_parquet(path, glob=False), str(path))
-    if suffix not in _SEPARATORS:
+    if not is_text_file(path):
         raise DataError(f"{path}: cannot read '{path.suffix}' files; give {_FILE_KINDS}.")
-    recbole = suffix in _RECBOLE_SUFFIXES
-    lazy = pl.scan_csv(
-        path,
-        separator=_SEPARATORS[suffix],
-        quote_char=None if recbole else '"',
-        infer_schema=False,
-        null_values=[""],
-        glob=False,
+    found = _reading(str(path), lambda: open_text(path, text))
+    return _open_lazy(
+        found.lazy, str(path), text=found.format, rows=found.rows, recbole=suffix in RECBOLE
     )
-    return _open_lazy(lazy, str(path), text=True, recbole=recbole)
 
 
 def _open_lazy(
-    lazy: pl.LazyFrame, where: str, *, text: bool = False, recbole: bool = False
+    lazy: pl.LazyFrame,
+    where: str,
+    *,
+    text: TextFormat | None = None,
+    rows: int | None = None,
+    recbole: bool = False,
 ) -> _Table:
     def load(columns: list[str]) -> pl.DataFrame:
-        return _reading(where, lambda: lazy.select(columns).collect())
+        return _reading(where, lambda: lazy.select(columns).collect(), text)
 
     names = _reading(where, lambda: lazy.collect_schema().names())
     types: dict[str, str] = {}
-    if text:
+    if text is not None:
         _refuse_repeated_names(names, where)
     if recbole:
         parts = {name: name.rpartition(":") for name in names}
         types = {part[0]: part[2] for part in parts.values() if part[2] in _RECBOLE_TYPES}
         lazy = lazy.rename({name: parts[name][0] for name in names if parts[name][0] in types})
         names = [parts[name][0] if parts[name][0] in types else name for name in names]
-    return _Table(where, names, load, text=text, recbole_types=types)
+    return _Table(where, names, load, text=text, rows=rows, recbole_types=types)
 
 
 def _open_pandas(source: Any, where: str, pandas: Any) -> _Table:
@@ -408,13 +494,15 @@ def _from_pandas(column: Any, where: str, pandas: Any) -> pl.Series:
     return converted.alias(name)
 
 
-def _reading(where: str, read: Callable[[], Result]) -> Result:
+def _reading(where: str, read: Callable[[], Result], text: TextFormat | None = None) -> Result:
     """Run a read; what polars says about a broken file becomes one clear error."""
     try:
         return read()
     except pl.exceptions.NoDataError as error:
         raise DataError(f"{where}: the file is empty.") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
+        if text is not None and (why := undecodable(Path(where), where)) is not None:
+            raise why from error
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"{where}: cannot be read; it is damaged, cut short or not what its name says: {said}."
@@ -425,21 +513,20 @@ def _refuse_repeated_names(names: list[str], where: str) -> None:
     for name in names:
         original = re.fullmatch(r"(.*)_duplicated_\d+", name)
         if original and original[1] in names:
-            raise DataError(f"{where}: two columns are named '{original[1]}'; rename one.")
+            raise DataError(
+                f"{where}: two columns are named '{original[1]}'; rename one.{_headerless(names)}"
+            )
 
 
-def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
-    """Drop blank lines after the last row, which many programs write; within the file they stay."""
-    if not frame.height or any(value is not None for value in frame.row(-1)):
-        return frame
-    filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
-    return frame.head(int(filled[-1]) + 1 if len(filled) else 0)
-
-
-def _suffix(path: Path) -> str:
-    suffixes = path.suffixes
-    packed = len(suffixes) > 1 and suffixes[-1].lower() in (".gz", ".zst")
-    return (suffixes[-2] if packed else path.suffix).lower()
+def _headerless(names: list[str]) -> str:
+    """What to say in the recipe if the names of the columns look like a row."""
+    if not any(re.fullmatch(r"[-+]?\d+([.,]\d+)?", name) for name in names):
+        return ""
+    wanted = ", ".join(f'"name_{n + 1}"' for n in range(len(names)))
+    return (
+        " If the first line is a row and no header, name the columns in the recipe: data.columns "
+        f"(or data.users_columns, data.items_columns) = [{wanted}]."
+    )
 
 
 def _float_lists(parts: pl.Series, where: str) -> pl.Series:
@@ -457,31 +544,136 @@ def _title(column: pl.Series, where: str) -> pl.Series:
     return column.cast(pl.String)
 
 
+class _Found(NamedTuple):
+    """Rows dropped for a missing id, and what else was noticed."""
+
+    dropped: int
+    notes: tuple[str, ...]
+
+
 def _checked_roles(
     table: _Table,
     roles: Mapping[str, str],
     min_weight: float | None,
+    null_ids: NullIds,
     written: TimeUnit | WrittenUnit,
-) -> tuple[pl.DataFrame, TimeUnit | None]:
+) -> tuple[pl.DataFrame, TimeUnit | None, _Found]:
     """Return the columns that play a role, checked, typed and named by it; and the times' unit."""
     table.require(roles.values())
-    columns = {column.name: column for column in table.load(list(roles.values())).get_columns()}
+    where, notes = table.where, []
+    loaded, dropped = _with_ids(
+        table.load(list(roles.values())),
+        [roles[role] for role in ("user", "item") if role in roles],
+        null_ids,
+    )
+    if dropped:
+        where = _counted_without(where, dropped)
+    columns = {column.name: column for column in loaded.get_columns()}
+    del loaded
     unit: TimeUnit | None = None
     checked: list[pl.Series] = []
     for role, name in roles.items():
         column = columns.pop(name)  # let go of the raw column: a log may be most of the memory
         if role == "time":
-            column = typed_text(column) if table.text else column
-            column, unit = checked_times(column, table.where, written)
+            column = typed_text(column) if table.text is not None else column
+            column, unit = checked_times(column, where, written)
         elif role == "weight":
-            column = checked_weights(column, table.where, min_weight)
+            column = checked_weights(column, where, min_weight)
         elif role == "split":
-            column = checked_split(column, table.where)
+            column = checked_split(column, where)
         else:
-            column = exact_text(column) if table.text else column
-            column = checked_ids(column, table.where)
+            column = exact_text(column) if table.text is not None else column
+            column = _checked_ids(column, where, null_ids)
+            if table.text is not None:
+                notes += _text_among_numbers(column, where)
         checked.append(column.alias(role))
-    return pl.DataFrame(checked), unit
+    return pl.DataFrame(checked), unit, _Found(dropped, tuple(notes))
+
+
+def _with_ids(frame: pl.DataFrame, ids: list[str], null_ids: NullIds) -> tuple[pl.DataFrame, int]:
+    """Return the rows that have all of these ids, if missing ones may be dropped; and the others'.
+
+    A table without any row left is refused by who reads on.
+    """
+    if null_ids != "drop" or not any(frame[name].null_count() for name in ids):
+        return frame, 0
+    kept = frame.filter(pl.all_horizontal(pl.col(ids).is_not_null()))
+    return kept, frame.height - kept.height
+
+
+def _counted_without(where: str, dropped: int) -> str:
+    return f"{where} (rows counted without the {dropped:,} whose id is missing)"
+
+
+def _checked_ids(column: pl.Series, where: str, null_ids: NullIds) -> pl.Series:
+    """`checked_ids`; and words that mean a missing value are refused as ids."""
+    if column.null_count():
+        cure = 'data.null_ids = "drop" leaves such rows out and counts them'
+        message = f"the id is missing or empty; every row needs one ({cure})."
+        raise fault(where, column.name, message, first_row(column.is_null()))
+    if not len(column):
+        raise fault(where, column.name, "every id is missing.")
+    ids = checked_ids(column, where)
+    if ids.dtype != pl.String or null_ids == "keep":
+        return ids
+    if (words := ids.is_in(_NULL_WORDS)).any():
+        row = first_row(words)
+        raise fault(
+            where,
+            column.name,
+            f"the id {ids[row - 1]!r} looks like a missing value. If it is one, say "
+            f'data.null_values = [{_toml(ids[row - 1])}] and data.null_ids = "drop"; if it is an '
+            'id, data.null_ids = "keep".',
+            row,
+        )
+    return ids
+
+
+def _text_among_numbers(ids: pl.Series, where: str) -> list[str]:
+    """Tell of a few ids of a text file that made all the others text: one in a hundred at most."""
+    if ids.dtype != pl.String:
+        return []
+    odd = ids.cast(pl.Int64, strict=False).is_null()
+    count = int(odd.sum())
+    if not 0 < count * 100 <= len(ids):
+        return []
+    row = first_row(odd)
+    return [
+        f"{where}: column '{ids.name}': {_count(count, 'id')} of {len(ids):,} is text among "
+        f"numbers, the first {ids[row - 1]!r} in row {row:,}; all are read as text."
+    ]
+
+
+def _said_of(
+    table: _Table,
+    frame: pl.DataFrame,
+    ids: pl.Series,
+    features: Iterable[Feature],
+    dropped: int,
+) -> list[str]:
+    """Sentences about the table of one side: what was left out, and what looks like a gap."""
+    said = [f"{table.where}: written with {table.text.line()}."] if table.text is not None else []
+    if dropped:
+        said.append(f"{table.where}: {_count(dropped, 'row')} without an id left out.")
+    if table.text is not None:
+        said += _text_among_numbers(ids, table.where)
+    for feature in features:
+        column = frame[feature.name]
+        if feature.kind != "categorical" or column.dtype != pl.String:
+            continue
+        words = column.filter(column.is_in(_NULL_WORDS))
+        if len(words):
+            said.append(
+                f"{table.where}: column '{feature.name}': {words[0]!r} is taken as a value, "
+                f"{_count(len(words), 'time')}; if it means a missing one, say "
+                f"data.null_values = [{_toml(words[0])}]."
+            )
+    return said
+
+
+def _toml(text: str) -> str:
+    """Text as a recipe would have it."""
+    return f"'{text}'" if "\\" in text else f'"{text}"'
 
 
 # --- repeated rows --------------------------------------------------------------------------------

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from shortlist.data.text import TextFormat
 from shortlist.durations import WrittenUnit
 from shortlist.errors import DataError, suggest
 
 FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
 Tie = Literal["hash", "file"]
+NullIds = Literal["refuse", "drop", "keep"]
 
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
 TIES: tuple[str, ...] = get_args(Tie)
 TIME_UNITS: tuple[str, ...] = get_args(WrittenUnit)
+NULL_IDS: tuple[str, ...] = get_args(NullIds)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class Schema:
     `title`: a column of the item table to show to people; no tower reads it.
     `click`: the column of the impressions that is above 0 where the item was clicked; their user,
     item and time columns are named as in the log.
+    `text`: how the text files among the tables are written; by default each file decides.
+    `users_columns`, `items_columns`: names of the columns of these tables, where they are text
+    without a header; `text.columns` are those of the log.
+    `null_ids`: a row whose user or item is missing is refused, or dropped and counted ("drop").
+    Words such as NULL and NA are refused as ids in both cases: name them in
+    `text.null_values`, or "keep" them as ids that happen to look so.
 
     >>> Schema(time="timestamp").roles()
     {'user': 'user_id', 'item': 'item_id', 'time': 'timestamp'}
@@ -77,11 +86,17 @@ class Schema:
     item_features: tuple[Feature, ...] = ()
     title: str | None = None
     click: str | None = None
+    text: TextFormat = field(default_factory=TextFormat)
+    users_columns: tuple[str, ...] = ()
+    items_columns: tuple[str, ...] = ()
+    null_ids: NullIds = "refuse"
 
     def __post_init__(self) -> None:
         # Lists are what TOML and people write; the frozen schema keeps tuples.
         object.__setattr__(self, "user_features", tuple(self.user_features))
         object.__setattr__(self, "item_features", tuple(self.item_features))
+        object.__setattr__(self, "users_columns", tuple(self.users_columns))
+        object.__setattr__(self, "items_columns", tuple(self.items_columns))
         self._check_roles()
         if self.tie not in TIES:
             raise DataError(f"there is no tie rule {self.tie!r}." + suggest(str(self.tie), TIES))
@@ -92,6 +107,9 @@ class Schema:
             )
         if self.time_unit != "auto" and self.time is None:
             raise DataError("time_unit needs a time column; name it with time.")
+        if self.null_ids not in NULL_IDS:
+            known = suggest(str(self.null_ids), NULL_IDS)
+            raise DataError(f"there is no rule {self.null_ids!r} for null_ids.{known}")
         self._check_min_weight()
         _check_features("user", self.user, self.user_features)
         _check_features("item", self.item, self.item_features)
@@ -111,6 +129,11 @@ class Schema:
             "split": self.split,
         }
         return {role: column for role, column in columns.items() if column is not None}
+
+    def text_of(self, table: str) -> TextFormat:
+        """Return how a table besides the log is written: "users", "items" or another log."""
+        columns = {"users": self.users_columns, "items": self.items_columns}.get(table, ())
+        return replace(self.text, columns=columns)
 
     def _check_roles(self) -> None:
         taken: dict[str, str] = {}

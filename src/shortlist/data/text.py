@@ -1,0 +1,298 @@
+"""How is a text file written: separator, quotes, header, encoding, missing values?
+
+What nobody says is decided by the whole file, before any of it is parsed. A file that can be read
+in two ways is refused: nothing is guessed row by row.
+"""
+
+import codecs
+import csv
+import io
+import mmap
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from shortlist.data.lines import (
+    Bytes,
+    Layout,
+    are_quotes,
+    count_lines,
+    read_quotes,
+    refuse_ragged,
+)
+from shortlist.errors import DataError
+
+MISSING = ("", "\\N")
+"""Fields that are no value in any text file: nothing at all, and what Hive and MySQL write."""
+
+RECBOLE = (".inter", ".user", ".item")
+_SEPARATORS = {
+    ".csv": ",",
+    ".tsv": "\t",
+    ".dat": None,
+    ".txt": None,
+    **dict.fromkeys(RECBOLE, "\t"),
+}
+_TRIED = ("::", "\t", ";", "|", ",")
+_UNUSED = tuple(bytes([code]) for code in (31, 30, 29, 28, 1, 2, 3, 4))
+_HEAD = 1 << 16
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How text files are written. What is None is decided by each file, and said in its report.
+
+    separator: what stands between two fields, of one character or several ("::").
+    quote: the character around fields that hold a separator, or "none": quotes are characters like
+    any other. encoding: as Python names it: "utf-8", "latin-1", "utf-16", "gb18030".
+    columns: the names of the log's columns where it has no header. null_values: fields that are no
+    value, besides empty ones and `\\N`.
+
+    >>> TextFormat(separator=";").line()
+    "separator ';'"
+    """
+
+    separator: str | None = None
+    quote: str | None = None
+    encoding: str | None = None
+    columns: tuple[str, ...] = ()
+    null_values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Lists are what TOML and people write; the frozen format keeps tuples.
+        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "null_values", tuple(self.null_values))
+        if self.separator is not None and (not self.separator or set(self.separator) & set("\r\n")):
+            raise DataError(f"separator must be text within a line, got {self.separator!r}.")
+        if self.quote not in (None, "none") and not (
+            len(self.quote) == 1 and "!" <= self.quote <= "~"
+        ):
+            raise DataError(f"quote must be one ASCII character or 'none', got {self.quote!r}.")
+        if self.quote is not None and self.quote == self.separator:
+            raise DataError(f"quote and separator are both {self.quote!r}.")
+        if self.encoding is not None:
+            _codec(self.encoding)
+        if len(set(self.columns)) < len(self.columns):
+            raise DataError("columns must not name a column twice.")
+
+    def given(self) -> tuple[str, ...]:
+        """The keys that say something."""
+        return tuple(key for key in self.__dataclass_fields__ if getattr(self, key))
+
+    def line(self) -> str:
+        """Say what is decided."""
+        return ", ".join(f"{key} {getattr(self, key)!r}" for key in self.given())
+
+
+class Text(NamedTuple):
+    """A text file opened and checked.
+
+    rows: lines, or records where quotes hold line ends, without blank ones at the end.
+    """
+
+    lazy: pl.LazyFrame
+    rows: int
+    format: TextFormat
+
+
+def is_text_file(path: Path) -> bool:
+    """Return whether the name is that of a text table."""
+    return suffix_of(path) in _SEPARATORS
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that says the format: of log.csv.gz it is .csv."""
+    suffixes = path.suffixes
+    packed = len(suffixes) > 1 and suffixes[-1].lower() in (".gz", ".zst")
+    return (suffixes[-2] if packed else path.suffix).lower()
+
+
+def open_text(path: Path, asked: TextFormat) -> Text:
+    """Decide how a file is written, check each of its lines, and return how to parse it.
+
+    Errors: DataError with the first row that does not fit, and the key that mends it; OSError for
+    a packed file that is damaged.
+    """
+    where, suffix = str(path), suffix_of(path)
+    if suffix in RECBOLE:
+        asked = TextFormat("\t", "none", null_values=asked.null_values)
+    data, encoding, start = _as_utf8(path, asked.encoding)
+    if data.find(b"\n") < 0 and data.find(b"\r") >= 0:
+        data = data[:].replace(b"\r", b"\n")
+    while data[start : start + 1] in (b"\n", b"\r"):
+        start += 1
+    if start == len(data):
+        raise DataError(f"{where}: the file is empty.")
+    separator = asked.separator or _separator(_head(data, start), suffix, where)
+    mark = separator.encode()
+    if len(mark) > 1:
+        if asked.quote not in (None, "none"):
+            raise DataError(
+                f"{where}: quote = {asked.quote!r} does nothing with a separator of several "
+                f"characters, {separator!r}; remove data.quote."
+            )
+        data, mark = _one_byte(data[start:], mark, where)
+        asked, start = replace(asked, quote="none"), 0
+    quote = {None: '"', "none": ""}.get(asked.quote, asked.quote) or ""
+    names = asked.columns or _header(_head(data, start)[0], mark.decode(), quote)
+    layout = Layout(where, start, mark, len(names), not asked.columns, separator)
+    quoted: bool | None = None
+    if quote and data.find(quote.encode(), start) >= 0:
+        found = read_quotes(data, layout, quote)
+        quoted = are_quotes(data, layout, quote, found, said=asked.quote is not None)
+    if quoted:
+        refuse_ragged(data, layout, found)
+        records = found.records
+        if found.inner:
+            data, start = _requoted(data[start:], mark, quote), 0
+    else:
+        records = count_lines(data, layout)
+    decided = TextFormat(
+        separator=separator,
+        quote=asked.quote or (None if quoted is None else quote if quoted else "none"),
+        encoding=encoding,
+        columns=asked.columns,
+        null_values=asked.null_values,
+    )
+    as_it_is = isinstance(data, mmap.mmap) and (not start or not asked.columns)
+    lazy = pl.scan_csv(
+        path if as_it_is else io.BytesIO(data[start:]),
+        separator=mark.decode(),
+        quote_char=quote if quoted else None,
+        infer_schema=False,
+        null_values=[*MISSING, *asked.null_values],
+        has_header=not asked.columns,
+        new_columns=list(asked.columns) or None,
+        glob=False,
+    )
+    return Text(lazy, records - layout.header, decided)
+
+
+def undecodable(path: Path, where: str) -> DataError | None:
+    """The error for a file that should be UTF-8 and is not: asked when parsing has failed."""
+    try:
+        data, encoding, _ = _as_utf8(path, None)
+        if encoding != "utf-8":
+            return None
+        data[:].decode()
+    except UnicodeDecodeError as error:
+        return _not_decoded(error, where)
+    except (DataError, OSError):
+        return None
+    return None
+
+
+def _not_decoded(error: UnicodeDecodeError, where: str) -> DataError:
+    row = error.object.count(b"\n", 0, error.start)
+    begin = error.object.rfind(b"\n", 0, error.start) + 1
+    line = error.object[begin : begin + 60].split(b"\n")[0]
+    cure = (
+        'Say how it is written: data.encoding = "latin-1", "cp1252" or "gb18030" are usual'
+        if error.encoding == "utf-8"
+        else "Give data.encoding another value"
+    )
+    place = f"row {row:,}" if row else "the header"
+    return DataError(f"{where}: {place}: {line!r} is not {error.encoding} text. {cure}.")
+
+
+def _codec(name: str) -> str:
+    try:
+        known = codecs.lookup(name)
+        "".encode(name)
+    except (LookupError, ValueError) as error:
+        raise DataError(
+            f"encoding: there is no encoding of text named {name!r}; usual ones are utf-8, "
+            "latin-1, cp1252, utf-16 and gb18030."
+        ) from error
+    return known.name
+
+
+def _as_utf8(path: Path, encoding: str | None) -> tuple[Bytes, str, int]:
+    """Return the bytes of a file as UTF-8, the encoding they had, and where the text begins."""
+    where, data = str(path), _unpacked(path)
+    marked = data[:3] == codecs.BOM_UTF8
+    if encoding is None and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encoding = "utf-16"
+    if encoding is None and not marked and data[:64].count(0) >= min(len(data), 64) // 4 > 0:
+        raise DataError(f'{where}: every other byte is 0. Say data.encoding = "utf-16-le".')
+    name = "utf-8" if encoding is None else _codec(encoding)
+    if name in ("utf-8", "utf-8-sig", "ascii"):
+        return data, "utf-8", 3 if marked else 0
+    try:
+        text = data[:].decode(name)
+    except UnicodeDecodeError as error:
+        raise _not_decoded(error, where) from error
+    return text.removeprefix("\ufeff").encode(), name, 0
+
+
+def _unpacked(path: Path) -> Bytes:
+    packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    if packing is not None:
+        import pyarrow as pa  # noqa: PLC0415
+
+        with pa.input_stream(str(path), compression=packing) as stream:
+            unpacked: bytes = stream.read()
+        return unpacked
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _head(data: Bytes, start: int) -> list[str]:
+    """The first lines of a file, without blank ones and without one that may be cut."""
+    piece = data[start : start + _HEAD]
+    lines = piece.decode(errors="replace").replace("\r\n", "\n").split("\n")
+    whole = lines if start + _HEAD >= len(data) or len(lines) == 1 else lines[:-1]
+    return [line for line in whole if line][:100]
+
+
+def _header(line: str, mark: str, quote: str) -> tuple[str, ...]:
+    if not quote or quote not in line:
+        return tuple(line.split(mark))
+    return tuple(next(csv.reader([line], delimiter=mark, quotechar=quote)))
+
+
+def _separator(head: list[str], suffix: str, where: str) -> str:
+    """Return what stands between fields: by the name of the file, or by all of its first lines."""
+    usual = _SEPARATORS.get(suffix)
+    if usual is not None and (suffix in RECBOLE or usual in head[0]):
+        return usual
+    found = [
+        mark
+        for mark in _TRIED
+        if (count := head[0].count(mark)) and all(line.count(mark) == count for line in head)
+    ]
+    if len(found) > 1:
+        listed = " or ".join(f"data.separator = {mark!r}" for mark in found)
+        raise DataError(f"{where}: the separator is not certain; say {listed}.")
+    if not found and usual is None and (near := [mark for mark in _TRIED if mark in head[0]]):
+        raise DataError(
+            f"{where}: the separator is not certain; say data.separator = {near[0]!r}, if it is."
+        )
+    return found[0] if found else usual or "\t"
+
+
+def _one_byte(data: bytes, mark: bytes, where: str) -> tuple[bytes, bytes]:
+    """Put a byte that the file does not hold in place of a separator of several bytes."""
+    for unused in _UNUSED:
+        if unused not in data:
+            return data.replace(mark, unused), unused
+    raise DataError(
+        f"{where}: the file holds control characters, and a separator of several characters cannot "
+        "be told from them; write it with one character."
+    )
+
+
+def _requoted(data: bytes, mark: bytes, quote: str) -> bytes:
+    """Write a file anew, with all quotes in quotes: some stand inside of fields without any."""
+    shape: Any = {"delimiter": mark.decode(), "quotechar": quote}
+    target = io.StringIO(newline="")
+    limit = csv.field_size_limit(len(data) + 1)
+    try:
+        text = io.StringIO(data.decode(errors="surrogateescape"), newline="")
+        writer = csv.writer(target, lineterminator="\n", **shape)
+        writer.writerows(row or [""] for row in csv.reader(text, **shape))
+    finally:
+        csv.field_size_limit(limit)
+    return target.getvalue().encode(errors="surrogateescape")
