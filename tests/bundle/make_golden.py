@@ -14,8 +14,8 @@ import polars as pl
 from shortlist.bundle import schema
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import FORMAT
+from shortlist.config import Model, Training
 from shortlist.config.sections import Blend as BlendSection
-from shortlist.config.sections import Model, Training
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world

@@ -18,28 +18,25 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from shortlist.config import Model, Training
-from shortlist.config.sections import Section
+from shortlist.config.parts import CHOICES, keys_of
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError, QueryError, ShortlistError
-from shortlist.losses import LOSSES
 from shortlist.retrievers import CHANNELS
 from shortlist.retrievers.base import Queries
 from shortlist.retrievers.learning import Learner
-from shortlist.sampling import HARD, SAMPLERS
-from shortlist.towers import TOWERS
+from shortlist.sections.base import Section
 
 EVERYTHING = bool(os.environ.get("SHORTLIST_OPTIONS"))
 
-TABLES = {"loss": LOSSES, "sampler": SAMPLERS, "hard": HARD, "history": [*TOWERS, "none"]}
+TABLES = {key: choice.names for key, choice in CHOICES.items()}
 """The keys whose values name a part, each of which makes a kind of retriever to ask about."""
 
 OBJECTIVE = ("similarity", "temperature", "correct_sampling", "mask_hits", "mask_known")
 FAMILY = {
-    "loss": ("loss", "learn_temperature", "margin", "scale", "calibration", "negative_weight",
-             "precision", *OBJECTIVE),
-    "sampler": ("sampler", "negatives", "shared", "alpha", "mixture", "batch_size", *OBJECTIVE),
+    "loss": ("loss", "learn_temperature", "precision", *keys_of("loss"), *OBJECTIVE),
+    "sampler": ("sampler", "negatives", "shared", "batch_size", *keys_of("sampler"), *OBJECTIVE),
     "hard": ("mask_known", *(key for key in Training.model_fields if key.startswith("hard"))),
     "history": ("precision", "encode_rows", "weighted", *Model.model_fields),
 }  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 
 from shortlist.config import Model
 from shortlist.data.ragged import Ragged
-from shortlist.towers import TOWERS
+from shortlist.towers import TOWERS, build_history
 
 WIDTH, LENGTH, ITEMS = 16, 8, 20
 CAUSAL = sorted(name for name, kind in TOWERS.items() if kind.causal)
@@ -20,7 +20,7 @@ def ragged(*lists):
 def built(name, **options):
     """A tower with loud weights, so that whatever it does is seen."""
     torch.manual_seed(0)
-    tower = TOWERS[name](
+    tower = build_history(
         Model(history=name, dim=WIDTH, history_length=LENGTH, dropout=0.0, **options)
     )
     for weight in tower.parameters():

@@ -66,7 +66,7 @@ def test_attention_is_softmax_over_the_events_so_far_by_hand(tower, table):
 
 def test_a_width_that_heads_cannot_share_is_refused():
     with pytest.raises(ModelError, match="history_heads"):
-        Attention(Model(dim=18, history_heads=2))
+        Attention(Model(dim=18), history_heads=2)
 
 
 def test_what_goes_into_the_rectangle_comes_out_of_it():
@@ -100,7 +100,7 @@ TIMES = torch.tensor([10, 11, 40, 1000, 90_000, 5, 5, 700])
 @pytest.fixture
 def timed():
     torch.manual_seed(0)
-    built = Attention(Model(history="attention", dim=16, history_length=8, history_time=True))
+    built = Attention(Model(dim=16, history_length=8), history_time=True)
     for block in built.blocks:
         torch.nn.init.normal_(block.found.weight, std=0.3)
         torch.nn.init.normal_(block.time, std=2.0)

@@ -26,7 +26,7 @@ def table():
 @torch.no_grad()
 def test_a_state_is_a_gated_mean_of_the_last_state_and_the_new_event_by_hand(table):
     torch.manual_seed(2)
-    tower = GRU(Model(history="gru", dim=16, history_length=8, history_layers=1)).eval()
+    tower = GRU(Model(dim=16, history_length=8), history_layers=1).eval()
     weights = dict(tower.layers.named_parameters())
     state = torch.zeros(16)
     by_hand = []

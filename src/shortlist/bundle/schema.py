@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from shortlist.bundle.store import FORMAT, Manifest
 from shortlist.config.sections import Blend as BlendSection
-from shortlist.config.sections import Model, Section, SplitKind, Training
+from shortlist.config.sections import Model, SplitKind, Training
 from shortlist.data.dataset import Fit
 from shortlist.durations import TimeUnit
 from shortlist.errors import BundleError, suggest
@@ -19,6 +19,7 @@ from shortlist.retrievers import CHANNELS, RETRIEVERS
 from shortlist.retrievers.blend import Blend
 from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.popular import Popular
+from shortlist.sections.base import Section
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**62)]

@@ -98,20 +98,11 @@ def init(
     outputs.check({"PATH": Output(path, overwrite=overwrite)})
 
     from shortlist.config import template
-    from shortlist.losses import LOSSES
     from shortlist.retrievers import CHANNELS
-    from shortlist.sampling import HARD, SAMPLERS
-    from shortlist.towers import TOWERS
 
-    choices = {
-        "training.loss": tuple(LOSSES),
-        "training.sampler": tuple(SAMPLERS),
-        "training.hard": tuple(HARD),
-        "model.history": (*TOWERS, "none"),
-    }
     kinds = {name: k.options_type for name, k in CHANNELS.items() if hasattr(k, "options_type")}
     with whole(path, overwrite=overwrite) as made:
-        made.write_text(template(choices, kinds), encoding="utf-8")
+        made.write_text(template(kinds), encoding="utf-8")
     out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE")
 
 

@@ -10,15 +10,14 @@ from shortlist.config.sections import (
     Data,
     Evaluation,
     Features,
-    Mode,
     Model,
-    Similarity,
     Split,
     SplitKind,
     Training,
     Tune,
 )
 from shortlist.config.template import template, to_toml
+from shortlist.sections.training import Mode, Similarity
 
 __all__ = [
     "DATA_VARIABLE",

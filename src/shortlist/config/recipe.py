@@ -15,14 +15,13 @@ from shortlist.config.sections import (
     Evaluation,
     Features,
     Model,
-    Section,
     Split,
     SplitKind,
-    Text,
     Training,
     Tune,
 )
 from shortlist.errors import ModelError, RecipeError, suggest
+from shortlist.sections.base import Section, Text
 
 LEARNED_KINDS = ("two-tower", "item-to-item", "user-to-user")
 """Kinds of channels that read [model] and [training]."""

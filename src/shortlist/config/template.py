@@ -3,25 +3,22 @@
 import inspect
 import json
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import chain
 
 from shortlist.config.faults import key_text
+from shortlist.config.parts import CHOICES, keys_of
 from shortlist.config.recipe import SECTIONS, Recipe
-from shortlist.config.sections import Section
+from shortlist.sections.base import Section
 
 OPTIONAL = ("blend", "tune")
 """Sections that change what a recipe is by being there: shown, but not set."""
 
 
-def template(
-    choices: Mapping[str, Iterable[str]] | None = None,
-    channels: Mapping[str, type[Section]] | None = None,
-) -> str:
+def template(channels: Mapping[str, type[Section]] | None = None) -> str:
     """Return a recipe that shows every key with its meaning and its default, for a start.
 
-    Only required keys are set. `choices` names what a key can be, where this file cannot know:
-    `{"training.loss": LOSSES, "training.sampler": SAMPLERS}`. channels: the options of each kind
-    of channel.
+    Only required keys are set. channels: the options of each kind of channel.
     """
     lines = [
         "# A recipe for `shortlist train`. Only [data] is required. A key behind `#` shows its",
@@ -33,8 +30,8 @@ def template(
         meaning = inspect.cleandoc(model.__doc__ or "")
         header = f"# [{section}]" if section in OPTIONAL else f"[{section}]"
         lines += ["", *(f"# {line}".rstrip() for line in meaning.splitlines()), header]
-        for key in model.model_fields:
-            names = tuple((choices or {}).get(f"{section}.{key}", ()))
+        for key in _ordered(model):
+            names = CHOICES[key].names if key in CHOICES else ()
             lines += _key(model, key, names, commented=section in OPTIONAL)
     return "\n".join(lines) + "\n"
 
@@ -57,6 +54,13 @@ def to_toml(recipe: Recipe) -> str:
                 if value is not None
             ]
     return "\n".join(lines[1:]) + "\n"
+
+
+def _ordered(section: type[Section]) -> list[str]:
+    """Return its keys; behind one that names a part come those that its parts add."""
+    added = {key: keys_of(key) for key in CHOICES if key in section.model_fields}
+    own = [key for key in section.model_fields if key not in chain(*added.values())]
+    return [shown for key in own for shown in (key, *added.get(key, ()))]
 
 
 def _channels(kinds: Mapping[str, type[Section]]) -> list[str]:

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shortlist.config.parts import given
 from shortlist.data.interactions import Interactions
 from shortlist.doctor.base import Subject, check, generator
 from shortlist.losses import SoftmaxLoss
@@ -230,9 +231,10 @@ def hard_negatives_are_positives(subject: Subject) -> str | None:
 def hard_negatives_too_near(subject: Subject) -> str | None:
     """Hard negatives are mined so near the top that many are what the user is about to like."""
     training, data = subject.training, subject.data
-    if training.hard != "mined" or training.hard_ranks is None or data.fit == "all":
+    ranks = given(training, "hard").get("ranks")
+    if training.hard != "mined" or ranks is None or data.fit == "all":
         return None
-    first, last = training.hard_ranks
+    first, last = ranks
     users, rows = _lists(subject, last, exclude_seen=True)
     wanted = data.log.at("validation")
     share = _share_among(rows[:, first - 1 :], users, wanted, len(data.items))

@@ -1,11 +1,23 @@
 """What a loss sees, what it returns, and the facts about it that the objective needs."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
+from pydantic import Field
 from torch import Tensor
 
 from shortlist.errors import ModelError
+
+Margin = Annotated[
+    float,
+    Field(
+        ge=0,
+        description="How far below the positive a negative costs nothing more; of a cosine "
+        "contrastive loss, the cosine below which it costs nothing.",
+        examples=[0.5],
+    ),
+]
+"""The option `margin`, wherever a loss has it."""
 
 
 class Scores(NamedTuple):

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import relu
 
 from shortlist.errors import ModelError
-from shortlist.losses.base import Correction, Scores
+from shortlist.losses.base import Correction, Margin, Scores
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,11 @@ class CosineContrastiveLoss:
     SquaredCosineLoss pushes every negative, on to -1.
     """
 
-    margin: float = 0.9
-    negative_weight: float = 10.0
+    margin: Margin = 0.9
+    negative_weight: Annotated[
+        float,
+        Field(gt=0, description="What its negatives count beside the positive."),
+    ] = 10.0
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = True

@@ -1,8 +1,9 @@
 """Pointwise: binary classification that makes up for the negatives it never saw."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -27,7 +28,10 @@ class GeneralizedBinaryCrossEntropyLoss:
     correction is t = 0, and with it another way to the same end.
     """
 
-    calibration: float = 0.75
+    calibration: Annotated[
+        float,
+        Field(ge=0, le=1, description="How much of BCE's overconfidence is taken out."),
+    ] = 0.75
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False

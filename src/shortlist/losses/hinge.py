@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from shortlist.errors import ModelError
-from shortlist.losses.base import Correction, Scores
+from shortlist.losses.base import Correction, Margin, Scores
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class HingeLoss:
     Relations: TripletLogisticLoss is its smooth form and needs no margin.
     """
 
-    margin: float = 0.2
+    margin: Margin = 0.2
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = True

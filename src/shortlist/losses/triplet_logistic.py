@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -23,7 +24,10 @@ class TripletLogisticLoss:
     too, sampling bias can only be corrected at scale = 1: otherwise use BPRLoss and τ.
     """
 
-    scale: float = 10.0
+    scale: Annotated[
+        float,
+        Field(gt=0, description="How steep its slope is.", examples=[1.0]),
+    ] = 10.0
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = True

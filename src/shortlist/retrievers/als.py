@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from shortlist.config.sections import Count, NotNegative, Positive, Seed
 from shortlist.data.dataset import TrainingData
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
@@ -22,6 +21,7 @@ from shortlist.retrievers.explaining import REASONS
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, no_profile
 from shortlist.retrievers.kept import check_tensors
+from shortlist.sections.base import Count, NotNegative, Positive, Seed
 
 
 class ALSOptions(ProfileOptions):

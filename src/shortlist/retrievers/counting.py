@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shortlist.config.sections import Section
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.retrievers.answering import Answering
 from shortlist.retrievers.base import RowQueries, State
 from shortlist.retrievers.options import checked_options, on_cpu
 from shortlist.retrievers.popular import Popular
 from shortlist.retrievers.unfitted import check_split
+from shortlist.sections.base import Section
 from shortlist.training.progress import Progress
 
 Chosen = TypeVar("Chosen", bound=Section)

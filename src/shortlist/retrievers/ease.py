@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from shortlist.config.sections import Count, Positive
 from shortlist.data.dataset import TrainingData
 from shortlist.errors import ModelError
 from shortlist.linear.ease import Dense, closed_form, strongest
@@ -18,6 +17,7 @@ from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, no_profile
 from shortlist.retrievers.kept import Expected, check_offsets, check_rows, check_tensors
+from shortlist.sections.base import Count, Positive
 
 
 class EASEOptions(ProfileOptions):

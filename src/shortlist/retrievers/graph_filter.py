@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from shortlist.config.sections import Count, NotNegative, Seed
 from shortlist.data.dataset import TrainingData
 from shortlist.errors import ModelError
 from shortlist.linear.graph import (
@@ -27,6 +26,7 @@ from shortlist.linear.products import product
 from shortlist.retrievers.fitted import rows_before
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions, check_order, scaled_columns
 from shortlist.retrievers.kept import check_tensors
+from shortlist.sections.base import Count, NotNegative, Seed
 
 FilterName = Literal["tilted", "gf-cf", "bspm"]
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from shortlist.config.sections import Count, Positive, Section
 from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
@@ -24,6 +23,7 @@ from shortlist.retrievers.counting import Counting
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.fitted import without
 from shortlist.retrievers.similar import FindingSimilar
+from shortlist.sections.base import Count, Positive, Section
 
 SCORES = 16_000_000
 """How many dense scores are held at a time (64 MB)."""

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from shortlist.compiled import compiled
-from shortlist.config.sections import Count, Duration, Names, Positive, Section, Text
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, QueryError, suggest
@@ -23,6 +22,7 @@ from shortlist.retrievers.counting import Counting
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.kept import check_offsets, check_rows, check_tensors
 from shortlist.retrievers.similar import FindingSimilar
+from shortlist.sections.base import Count, Duration, Names, Positive, Section, Text
 from shortlist.training.progress import Progress
 
 

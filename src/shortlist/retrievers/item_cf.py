@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from shortlist.config.sections import Count, Duration, NotNegative, Positive, Seed
 from shortlist.data.dataset import TrainingData
 from shortlist.durations import in_units
 from shortlist.errors import ModelError
@@ -32,6 +31,7 @@ from shortlist.linear.weighting import bm25, inverse_frequency, tf_idf
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.history import HistoryScorer, ProfileOptions
 from shortlist.retrievers.kept import check_rows, check_tensors
+from shortlist.sections.base import Count, Duration, NotNegative, Positive, Seed
 
 Floats = NDArray[np.float64]
 

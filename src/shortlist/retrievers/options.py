@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from shortlist.config.faults import explain
-from shortlist.config.sections import Section
 from shortlist.errors import ModelError, suggest
+from shortlist.sections.base import Section
 
 Chosen = TypeVar("Chosen", bound=Section)
 

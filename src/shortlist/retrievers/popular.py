@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from shortlist.compiled import compiled
-from shortlist.config.sections import Duration, Positive, Section, Text
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
@@ -21,6 +20,7 @@ from shortlist.retrievers.base import RowQueries, State
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.options import checked_options, on_cpu
 from shortlist.retrievers.unfitted import check_split
+from shortlist.sections.base import Duration, Positive, Section, Text
 from shortlist.training.progress import Progress
 
 STRENGTH = 1000.0

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from shortlist.config.sections import Count
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.linear.from_scipy import csr_array, diags_array
@@ -22,6 +21,7 @@ from shortlist.retrievers.counting import Counting
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.history import ProfileOptions, no_profile, profiles
 from shortlist.retrievers.kept import check_tensors
+from shortlist.sections.base import Count
 
 PRODUCTS = 16_000_000
 """How many similarities, or scores, are held at a time."""

@@ -1,7 +1,6 @@
 """What is a negative? One sampler a file, found by name in SAMPLERS."""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -54,11 +53,12 @@ def build_sampler(
     name: str,
     counts: Tensor,
     negatives: int | None = None,
-    alpha: float | None = None,
     shared: bool | None = None,
-    mixture: Mapping[str, float] | None = None,
+    **options: Any,
 ) -> NegativeSampler:
     """Return the sampler of that name; an option left at None takes its default.
+
+    options: those that samplers have of their own, such as alpha and mixture.
 
     counts: how often each item row is a positive in training, [N + 1], counts[0] = 0, on the
     device of the batches to come.
@@ -67,7 +67,7 @@ def build_sampler(
     >>> build_sampler("popularity", tensor([0, 3, 1]), alpha=1).frequency
     tensor([0.0000, 0.7500, 0.2500], dtype=torch.float64)
     """
-    options = {"negatives": negatives, "alpha": alpha, "shared": shared, "mixture": mixture}
+    options |= {"negatives": negatives, "shared": shared}
     check_sampler(name, **options)
     given = {option: value for option, value in options.items() if value is not None}
     sampler: NegativeSampler = SAMPLERS[name].from_counts(counts, **given)

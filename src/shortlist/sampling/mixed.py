@@ -1,6 +1,5 @@
 """In-batch negatives plus drawn ones: the log's popular items and the long tail."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -10,7 +9,8 @@ from torch import Tensor
 from shortlist.data.batches import Batch
 from shortlist.sampling.base import Exactness, Negatives, NegativeSampler
 from shortlist.sampling.in_batch import InBatchSampler
-from shortlist.sampling.mixture import MixtureSampler
+from shortlist.sampling.mixture import Mixture, MixtureSampler
+from shortlist.sampling.popularity import Alpha
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,8 @@ class MixedSampler:
         counts: Tensor,
         *,
         negatives: int = 512,
-        mixture: Mapping[str, float] | None = None,
-        alpha: float | None = None,
+        mixture: Mixture | None = None,
+        alpha: Alpha | None = None,
     ) -> Self:
         """From the training count of each item row, [N + 1]: in-batch, and M = negatives draws.
 

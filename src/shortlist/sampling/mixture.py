@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from shortlist.data.batches import Batch
 from shortlist.errors import ModelError, suggest
 from shortlist.sampling.base import Exactness, Negatives, frequencies
-from shortlist.sampling.popularity import PopularitySampler
+from shortlist.sampling.popularity import Alpha, PopularitySampler
 from shortlist.sampling.uniform import UniformSampler
+from shortlist.sections.base import Positive, Text
 
 LAWS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "uniform": lambda counts, _: UniformSampler.from_counts(counts).frequency,
@@ -21,6 +23,17 @@ LAWS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "in_batch": lambda counts, _: frequencies(counts),
 }
 """From counts [N + 1] and alpha to the chance of each item row at a draw, [N + 1]."""
+
+Mixture = Annotated[
+    dict[Text, Positive],
+    Field(
+        description='Laws that are drawn from (by "mixed" beside the batch), with their weights: '
+        '"uniform", "popularity" or "in_batch" (as often as in the log). Unset: uniform, and for '
+        '"mixture" popularity as much.',
+        examples=[{"uniform": 1.0, "popularity": 2.0}],
+    ),
+]
+"""The option `mixture`, wherever a sampler has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +58,9 @@ class MixtureSampler:
         cls,
         counts: Tensor,
         *,
-        mixture: Mapping[str, float] | None = None,
+        mixture: Mixture | None = None,
         negatives: int = 512,
-        alpha: float | None = None,
+        alpha: Alpha | None = None,
         shared: bool = True,
     ) -> Self:
         """From the training count of each item row, [N + 1]; by default 1:1 uniform:popularity."""

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from shortlist.data.batches import Batch
@@ -18,6 +19,9 @@ from shortlist.sampling.base import (
     log_expected,
     pool_shape,
 )
+
+Alpha = Annotated[float, Field(ge=0, description="Popularity sampling draws by count^alpha.")]
+"""The option `alpha`, wherever a sampler has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class PopularitySampler:
 
     @classmethod
     def from_counts(
-        cls, counts: Tensor, *, negatives: int = 512, alpha: float = 0.75, shared: bool = True
+        cls, counts: Tensor, *, negatives: int = 512, alpha: Alpha = 0.75, shared: bool = True
     ) -> Self:
         """From the training count of each item row, [N + 1]; rows never seen are not drawn."""
         if not (alpha >= 0 and math.isfinite(alpha)):

@@ -1,5 +1,10 @@
 """HOW TO VECTORS: towers turn features and histories into vectors that only meet at the score."""
 
+import inspect
+from typing import Any
+
+from shortlist.errors import ModelError, suggest
+from shortlist.sections.model import CommonModel
 from shortlist.towers.attention import Attention
 from shortlist.towers.base import HistoryPooling, InterestTower, SequenceTower
 from shortlist.towers.gru import GRU
@@ -15,3 +20,15 @@ TOWERS: dict[str, type[HistoryPooling] | type[SequenceTower] | type[InterestTowe
     "mind": RoutedInterests,
 }
 """What `model.history` may name, beside 'none'; each is built from the [model] section."""
+
+
+def build_history(shape: CommonModel) -> HistoryPooling | SequenceTower | InterestTower:
+    """Return the tower that shape.history names, with the options it declares."""
+    if shape.history not in TOWERS:
+        raise ModelError(
+            f"unknown history '{shape.history}'.{suggest(shape.history, [*TOWERS, 'none'])}"
+        )
+    kind: Any = TOWERS[shape.history]
+    own = {name: getattr(shape, name) for name in list(inspect.signature(kind).parameters)[1:]}
+    tower: HistoryPooling | SequenceTower | InterestTower = kind(shape, **own)
+    return tower

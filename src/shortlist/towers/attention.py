@@ -1,9 +1,10 @@
 """Causal self-attention over a history: a vector after each event, all of them in one pass."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import (
     embedding,
@@ -13,9 +14,11 @@ from torch.nn.functional import (
     silu,
 )
 
-from shortlist.config import Model
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
+from shortlist.sections.base import Count
+from shortlist.sections.model import CommonModel
+from shortlist.towers.base import Layers
 from shortlist.towers.noise import dropout
 from shortlist.towers.padding import Padded
 
@@ -49,9 +52,22 @@ class Attention(nn.Module):
 
     causal: ClassVar[Literal[True]] = True
 
-    def __init__(self, shape: Model) -> None:
+    def __init__(
+        self,
+        shape: CommonModel,
+        *,
+        history_layers: Layers = 2,
+        history_heads: Annotated[Count, Field(description="Heads of each block.")] = 2,
+        history_time: Annotated[
+            bool,
+            Field(
+                description="Whether it also sees how much time lies between two events, in powers "
+                "of two of the unit of data.time."
+            ),
+        ] = False,
+    ) -> None:
         super().__init__()
-        heads = shape.history_heads
+        heads = history_heads
         if shape.dim % (2 * heads):
             raise ModelError(
                 f"model.dim = {shape.dim} must be a multiple of twice model.history_heads = {heads}"
@@ -60,10 +76,10 @@ class Attention(nn.Module):
         self.length = shape.history_length
         self.event_dropout = shape.history_dropout
         self.dropout = shape.dropout
-        self.timed = shape.history_time
+        self.timed = history_time
         self.blocks = nn.ModuleList(
-            _Block(shape.dim, heads, shape.dropout, shape.history_layers, timed=self.timed)
-            for _ in range(shape.history_layers)
+            _Block(shape.dim, heads, shape.dropout, history_layers, timed=self.timed)
+            for _ in range(history_layers)
         )
         self.norm = nn.Parameter(torch.ones(shape.dim))
         half = shape.dim // heads // 2

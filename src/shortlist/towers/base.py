@@ -1,12 +1,17 @@
 """How to vectors: what a tower and a summary of a history look like from outside."""
 
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
+from pydantic import Field
 from torch import Tensor
 
-from shortlist.config import Model
 from shortlist.data.features import Features
 from shortlist.data.ragged import Ragged
+from shortlist.sections.base import Count
+from shortlist.sections.model import CommonModel
+
+Layers = Annotated[Count, Field(description="Blocks or layers on top of each other.")]
+"""The option `history_layers`, wherever a tower has it."""
 
 
 class Tower(Protocol):
@@ -25,7 +30,7 @@ class HistoryPooling(Protocol):
     causal: ClassVar[Literal[False]]
     segments: int
 
-    def __init__(self, shape: Model) -> None: ...
+    def __init__(self, shape: CommonModel) -> None: ...
 
     def __call__(self, history: Ragged, table: Tensor, place: Tensor | None = None) -> Tensor:
         """Return [B, K, D]; an empty history gives zeros.
@@ -41,7 +46,7 @@ class SequenceTower(Protocol):
 
     causal: ClassVar[Literal[True]]
 
-    def __init__(self, shape: Model) -> None: ...
+    def __init__(self, shape: CommonModel) -> None: ...
 
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
         """Return [total, D], a vector for each value of `history`, which has seen no later one.
@@ -73,7 +78,7 @@ class InterestTower(Protocol):
     causal: ClassVar[Literal[False]]
     interests: int
 
-    def __init__(self, shape: Model) -> None: ...
+    def __init__(self, shape: CommonModel) -> None: ...
 
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
         """Return [B, K, D]; an empty history gives zeros.

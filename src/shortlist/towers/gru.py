@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from shortlist.config import Model
 from shortlist.data.ragged import Ragged
+from shortlist.sections.model import CommonModel
+from shortlist.towers.base import Layers
 from shortlist.towers.noise import dropout
 from shortlist.towers.padding import Padded
 
@@ -24,7 +25,7 @@ class GRU(nn.Module):
 
     causal: ClassVar[Literal[True]] = True
 
-    def __init__(self, shape: Model) -> None:
+    def __init__(self, shape: CommonModel, *, history_layers: Layers = 2) -> None:
         super().__init__()
         self.width = shape.dim
         self.event_dropout = shape.history_dropout
@@ -32,8 +33,8 @@ class GRU(nn.Module):
         self.layers = nn.GRU(
             shape.dim,
             shape.dim,
-            num_layers=shape.history_layers,
-            dropout=shape.dropout if shape.history_layers > 1 else 0.0,
+            num_layers=history_layers,
+            dropout=shape.dropout if history_layers > 1 else 0.0,
             batch_first=True,
         )
 

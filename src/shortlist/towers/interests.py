@@ -1,15 +1,29 @@
 """Several tastes of one user: K vectors of a history, and an item is as close as to the nearest."""
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from shortlist.config import Model
 from shortlist.data.ragged import Ragged
+from shortlist.sections.model import CommonModel
 from shortlist.towers.padding import Padded
+
+INTERESTS = 4
+"""Vectors of a user, where the option `interests` does not say (Cen et al.)."""
+
+Interests = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=64,
+        description=f"How many vectors a user has. Unset: {INTERESTS}.",
+        examples=[INTERESTS],
+    ),
+]
 
 WIDENING = 4
 """How many times wider than the vectors the hidden layer of the attention is (Cen et al. 2020)."""
@@ -28,9 +42,9 @@ class SelfAttentiveInterests(nn.Module):
 
     causal: ClassVar[Literal[False]] = False
 
-    def __init__(self, shape: Model) -> None:
+    def __init__(self, shape: CommonModel, *, interests: Interests | None = None) -> None:
         super().__init__()
-        self.interests = shape.query_vectors or 1
+        self.interests = interests or INTERESTS
         self.event_dropout = shape.history_dropout
         self.position = nn.Parameter(torch.zeros(shape.history_length, shape.dim))
         self.widen = nn.Linear(shape.dim, WIDENING * shape.dim, bias=False)
@@ -67,9 +81,9 @@ class RoutedInterests(nn.Module):
 
     causal: ClassVar[Literal[False]] = False
 
-    def __init__(self, shape: Model) -> None:
+    def __init__(self, shape: CommonModel, *, interests: Interests | None = None) -> None:
         super().__init__()
-        self.interests = shape.query_vectors or 1
+        self.interests = interests or INTERESTS
         self.event_dropout = shape.history_dropout
         self.map = nn.Linear(shape.dim, shape.dim, bias=False)
         nn.init.eye_(self.map.weight)  # an interest starts as a mean of items

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-from shortlist.config import Model
 from shortlist.data.ragged import Ragged
+from shortlist.sections.model import CommonModel
 
 
 class RecencyPooling(nn.Module):
@@ -24,7 +24,7 @@ class RecencyPooling(nn.Module):
 
     causal: ClassVar[Literal[False]] = False
 
-    def __init__(self, shape: Model) -> None:
+    def __init__(self, shape: CommonModel) -> None:
         super().__init__()
         edges = [0]
         while edges[-1] < shape.history_length:
@@ -82,7 +82,7 @@ def _between(values: Tensor, bounds: Tensor) -> Tensor:
 class MeanPooling(RecencyPooling):
     """All events alike, in one segment: for logs without an order, or as the plain baseline."""
 
-    def __init__(self, shape: Model) -> None:
+    def __init__(self, shape: CommonModel) -> None:
         super().__init__(shape)
         self.segments = 1
         self.register_buffer("edges", torch.tensor([0, shape.history_length]), persistent=False)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from shortlist.config import Model
 from shortlist.data.features import ID, Encoder, Features, FeatureTable
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, suggest
-from shortlist.towers import TOWERS
+from shortlist.sections.model import CommonModel
+from shortlist.towers import build_history
 from shortlist.towers.base import InterestTower, TimedTower
 from shortlist.towers.features import Fields, embedding, rows_read
 from shortlist.towers.mlp import mlp
@@ -24,7 +24,7 @@ class QueryTower(nn.Module):
     segments or interest and features side by side.
     """
 
-    def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
+    def __init__(self, users: FeatureTable, items: FeatureTable, shape: CommonModel) -> None:
         super().__init__()
         self.dim = shape.dim
         self.dropout = shape.dropout
@@ -34,11 +34,7 @@ class QueryTower(nn.Module):
         self.history: nn.Module | None = None
         width = self.fields.width if self.fields else 0
         if shape.history != "none":
-            if shape.history not in TOWERS:
-                raise ModelError(
-                    f"unknown history '{shape.history}'.{suggest(shape.history, [*TOWERS, 'none'])}"
-                )
-            tower = TOWERS[shape.history](shape)
+            tower = build_history(shape)
             assert isinstance(tower, nn.Module)
             self.history = tower
             if not shape.shares_items and shape.history_reads == "ids":
@@ -122,7 +118,7 @@ class ItemTower(nn.Module):
     Volkovs et al. 2017): the vector of an item that has none is then one that was trained.
     """
 
-    def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
+    def __init__(self, users: FeatureTable, items: FeatureTable, shape: CommonModel) -> None:
         super().__init__()
         self.dim = shape.dim
         encoders = chosen("item", shape.item_features, items.encoders, users.encoders)
@@ -165,7 +161,7 @@ class ItemTower(nn.Module):
 class TwoTowers(nn.Module):
     """Both towers. Matrix factorisation is the case of two ids: history 'none', no features."""
 
-    def __init__(self, users: FeatureTable, items: FeatureTable, shape: Model) -> None:
+    def __init__(self, users: FeatureTable, items: FeatureTable, shape: CommonModel) -> None:
         super().__init__()
         self.shape = shape
         self.query = QueryTower(users, items, shape)

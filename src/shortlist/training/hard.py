@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from shortlist.config import Training
+from shortlist.config.parts import given
 from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
 from shortlist.sampling.base import Negatives, Remembering, hits, known_items, own_slots
@@ -22,8 +23,8 @@ SHARE = 0.01
 WEIGHT = 0.1
 """What the hard term counts beside the easy one."""
 
-OPTIONS = ("share", "weight", "margin", "ranks", "ceiling", "known")
-"""The keys of a [training] section that begin with hard_."""
+OPTIONS = ("share", "weight", "known")
+"""The keys of a [training] section that begin with hard_, beside those of the sources."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,16 @@ class HardTerm:
 
 def check_hard_options(training: Training, objective: Objective) -> None:
     """Refuse hard negatives that cannot work, and hard_ options without any."""
-    given = {option: getattr(training, f"hard_{option}") for option in OPTIONS}
+    chosen = {option: getattr(training, f"hard_{option}") for option in OPTIONS}
+    chosen |= given(training, "hard")
     if training.hard is None:
-        for option, value in given.items():
+        for option, value in chosen.items():
             if value is not None:
                 raise ModelError(
                     f"hard_{option} does nothing without hard: name a source, or leave it out"
                 )
         return
-    check_hard(training.hard, **given)
+    check_hard(training.hard, **chosen)
     _uncorrected(objective)
 
 
@@ -160,13 +162,7 @@ def hard_term_of(training: Training, objective: Objective, world: HardWorld) -> 
     check_hard_options(training, objective)
     if training.hard is None:
         return None
-    source = build_hard(
-        training.hard,
-        world,
-        margin=training.hard_margin,
-        ranks=training.hard_ranks,
-        ceiling=training.hard_ceiling,
-    )
+    source = build_hard(training.hard, world, **given(training, "hard"))
     return HardTerm(
         source,
         _uncorrected(objective).to(world.candidates.device),

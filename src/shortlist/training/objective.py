@@ -259,13 +259,10 @@ def build_objective(
     temperature: float | None = None,
     learn_temperature: bool = False,
     correct_sampling: bool | None = None,
-    margin: float | None = None,
-    scale: float | None = None,
-    calibration: float | None = None,
-    negative_weight: float | None = None,
     mask_hits: bool | None = None,
     mask_known: bool = False,
     sampler: str | None = None,
+    **options: Any,
 ) -> Objective:
     """Return the objective from names; None is the default.
 
@@ -278,13 +275,7 @@ def build_objective(
     """
     if sampler is not None:
         check_sampler(sampler, correct_sampling=correct_sampling)
-    built = build_loss(
-        loss,
-        margin=margin,
-        scale=scale,
-        calibration=calibration,
-        negative_weight=negative_weight,
-    )
+    built = build_loss(loss, **options)
     if temperature is None:
         temperature = 0.1 if similarity == "cosine" and not built.own_scale else 1.0
     return Objective(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from shortlist.config import Mode, Training
+from shortlist.config.parts import given
 from shortlist.errors import ModelError
 from shortlist.losses import LOSSES, SoftmaxLoss
 from shortlist.sampling import build_sampler
@@ -74,13 +75,10 @@ def objective_of(training: Training) -> Objective:
         temperature=training.temperature,
         learn_temperature=training.learn_temperature,
         correct_sampling=training.correct_sampling,
-        margin=training.margin,
-        scale=training.scale,
-        calibration=training.calibration,
-        negative_weight=training.negative_weight,
         mask_hits=training.mask_hits,
         mask_known=training.mask_known,
         sampler=choice.sampler,
+        **given(training, "loss"),
     )
 
 
@@ -98,7 +96,6 @@ def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
         choice.sampler,
         counts,
         negatives=choice.negatives,
-        alpha=training.alpha,
         shared=choice.shared,
-        mixture=training.mixture,
+        **given(training, "sampler"),
     )

@@ -5,6 +5,7 @@ corrected, because what was selected by score or by another system has no known 
 probability. None of them can stand alone.
 """
 
+import inspect
 from typing import Any
 
 from shortlist.errors import ModelError, suggest
@@ -28,11 +29,19 @@ def check_hard(name: str, **options: object) -> None:
     """Refuse an unknown source, and an option (None: not given) it cannot use, with the reason."""
     if name not in HARD:
         raise ModelError(f"unknown hard negatives '{name}'.{suggest(name, HARD)}")
-    for option, value in options.items():
-        if value is not None and option in HARD[name].refuses:
-            raise ModelError(
-                f"hard = '{name}' does not use hard_{option}: {HARD[name].refuses[option]}"
-            )
+    for option in sorted(option for option, value in options.items() if value is not None):
+        users = [f"'{other}'" for other in HARD if option in _options_of(other)]
+        if option in HARD[name].refuses:
+            reason = HARD[name].refuses[option]
+        elif option in _options_of(name) or not users:  # the latter: of the term, not its source
+            continue
+        else:
+            reason = f"leave it out, it belongs to hard = {' or '.join(users)}"
+        raise ModelError(f"hard = '{name}' does not use hard_{option}: {reason}")
+
+
+def _options_of(name: str) -> set[str]:
+    return set(inspect.signature(HARD[name].build).parameters)
 
 
 def check_not_alone(sampler: str) -> None:
@@ -44,15 +53,8 @@ def check_not_alone(sampler: str) -> None:
         )
 
 
-def build_hard(
-    name: str,
-    world: HardWorld,
-    margin: float | None = None,
-    ranks: tuple[int, int] | None = None,
-    ceiling: float | None = None,
-) -> PoolChoice | HardSource:
+def build_hard(name: str, world: HardWorld, **options: Any) -> PoolChoice | HardSource:
     """Return the source of that name; an option left at None takes its default."""
-    options = {"margin": margin, "ranks": ranks, "ceiling": ceiling}
     check_hard(name, **options)
     given = {option: value for option, value in options.items() if value is not None}
     source: PoolChoice | HardSource = HARD[name].build(world, **given)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from shortlist.data.batches import Batch
@@ -13,7 +14,34 @@ from shortlist.errors import ModelError
 from shortlist.index.exact import ExactIndex
 from shortlist.sampling.base import Negatives
 from shortlist.sampling.hard.base import HardWorld, hard_slots, random_slots
+from shortlist.sections.base import Count, as_tuple
 from shortlist.similarity import pair_score
+
+
+def _band(ranks: tuple[int, int]) -> tuple[int, int]:
+    if ranks[0] > ranks[1]:
+        raise ValueError("must name the first rank, then the last")
+    return ranks
+
+
+Ranks = Annotated[
+    tuple[Count, Count],
+    BeforeValidator(as_tuple),
+    AfterValidator(_band),
+    Field(
+        description="The first and last rank of the user's current list that are drawn from.",
+        examples=[[100, 500]],
+    ),
+]
+Ceiling = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1,
+        description="Items that score above this share of the positive's score are passed over, as "
+        "they may be liked.",
+    ),
+]
 
 
 @dataclass(eq=False)
@@ -54,9 +82,7 @@ class MinedNegatives:
             raise ModelError(f"hard_ceiling must be above 0 and at most 1, got {self.ceiling}")
 
     @classmethod
-    def build(
-        cls, world: HardWorld, *, ranks: tuple[int, int] = (100, 500), ceiling: float = 0.95
-    ) -> Self:
+    def build(cls, world: HardWorld, *, ranks: Ranks = (100, 500), ceiling: Ceiling = 0.95) -> Self:
         """Mine among the items that can be recommended."""
         source = cls(world.candidates, world.similarity, ranks, ceiling)
         if world.known is not None and ranks[0] > len(world.candidates) - _most(world.known):

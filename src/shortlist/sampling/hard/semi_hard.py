@@ -2,12 +2,23 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
+from pydantic import Field
 from torch import Tensor
 
 from shortlist.errors import ModelError
 from shortlist.sampling.hard.base import HardWorld, best_slots
+
+Margin = Annotated[
+    float,
+    Field(
+        ge=0,
+        description="How far below the positive, in the similarity's units, a hard negative has to "
+        "score.",
+        examples=[0.1],
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class SemiHardNegatives:
             raise ModelError(f"hard_margin must be >= 0 and finite, got {self.margin}")
 
     @classmethod
-    def build(cls, world: HardWorld, *, margin: float = 0.0) -> Self:
+    def build(cls, world: HardWorld, *, margin: Margin = 0.0) -> Self:
         """Refuse a margin that no pair can keep."""
         if world.similarity == "cosine" and margin >= 2:
             raise ModelError(f"hard_margin must be < 2 for cosine, which spans 2, got {margin}")

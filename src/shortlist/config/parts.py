@@ -1,0 +1,143 @@
+"""Which keys do the parts of a recipe add to it? What each declares beside its own code, collected.
+
+An option of a part is a parameter of what makes the part, annotated with a pydantic Field that has
+a description: its meaning and range. It becomes a key of the section that names the part.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple, TypeVar, get_args
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from shortlist.losses import LOSSES
+from shortlist.sampling import HARD, SAMPLERS
+from shortlist.sections.base import Section
+from shortlist.towers import TOWERS
+
+
+class Choice(NamedTuple):
+    """A key that names a part: the parts by name, and what of a part takes its options.
+
+    prefix: what stands before an option's name where it is a key. unset: whether a key that is not
+    given is unset, or has the default of its parts. nothing: names for no part at all.
+    """
+
+    parts: Mapping[str, Any]
+    maker: Callable[[Any], Callable[..., Any]]
+    prefix: str = ""
+    unset: bool = True
+    nothing: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every value the key may have."""
+        return (*self.parts, *self.nothing)
+
+
+CHOICES = {
+    "loss": Choice(LOSSES, lambda loss: loss),
+    "sampler": Choice(SAMPLERS, lambda sampler: sampler.from_counts),
+    "hard": Choice(HARD, lambda source: source.build, "hard_"),
+    "history": Choice(TOWERS, lambda tower: tower, unset=False, nothing=("none",)),
+}
+"""Every key that names a part whose options are keys beside it."""
+
+
+class Option(NamedTuple):
+    """One option of one part: its type with range and meaning, and its default."""
+
+    part: str
+    kind: Any
+    default: Any
+
+    @property
+    def field(self) -> FieldInfo:
+        """Its meaning."""
+        field: FieldInfo = next(one for one in get_args(self.kind) if _is_described(one))
+        return field
+
+
+@cache
+def options_of(key: str) -> Mapping[str, list[Option]]:
+    """Return every option of the parts that a key can name, once for each part that has it."""
+    choice = CHOICES[key]
+    found: dict[str, list[Option]] = {}
+    for part, made in choice.parts.items():
+        parameters = inspect.signature(choice.maker(made), eval_str=True).parameters
+        for name, parameter in parameters.items():
+            for kind in _described(parameter.annotation):
+                found.setdefault(name, []).append(Option(part, kind, parameter.default))
+    for name, options in found.items():
+        if any(option.kind != options[0].kind for option in options):
+            users = " and ".join(option.part for option in options)
+            raise TypeError(f"{users} declare {name} differently: let them share one declaration")
+    return found
+
+
+def given(section: Section, key: str) -> dict[str, Any]:
+    """Return the options that a section gives to the part which `key` names, without the prefix.
+
+    >>> from shortlist.config import Training
+    >>> given(Training(loss="hinge", margin=0.5, alpha=1.0), "loss")
+    {'margin': 0.5}
+    """
+    choice = CHOICES[key]
+    values = {name: getattr(section, choice.prefix + name) for name in options_of(key)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def keys_of(key: str) -> list[str]:
+    """Return the keys that the parts which `key` can name add beside it."""
+    choice = CHOICES[key]
+    return [choice.prefix + name for name in options_of(key)]
+
+
+Known = TypeVar("Known", bound=Section)
+
+
+def with_options(section: type[Known], *keys: str) -> type[Known]:
+    """Return the section with the options of the parts that these keys of it name."""
+    fields: dict[str, Any] = {}
+    for key in keys:
+        choice = CHOICES[key]
+        for name, options in options_of(key).items():
+            shown = options[0].field.examples or [options[0].default]
+            default = None if choice.unset else options[0].default
+            kind = options[0].kind if default is not None else options[0].kind | None
+            said = _meaning(options, unset=choice.unset)
+            meaning = Field(default=default, description=said, examples=shown)
+            fields[choice.prefix + name] = (kind, meaning)
+    return create_model(section.__name__, __base__=section, __module__=__name__, **fields)
+
+
+def _described(annotation: Any) -> Iterator[Any]:
+    """The part of an annotation that carries a described Field, if there is one."""
+    inside = get_args(annotation)
+    if any(_is_described(one) for one in inside):
+        yield annotation
+        return
+    for one in inside:
+        yield from _described(one)
+
+
+def _is_described(one: Any) -> bool:
+    return isinstance(one, FieldInfo) and one.description is not None
+
+
+def _meaning(options: list[Option], *, unset: bool) -> str:
+    """Who reads it, what it means, and what it is where it is unset."""
+    users = ", ".join(option.part for option in options)
+    known = [option for option in options if option.default is not None]
+    values = {str(list(o.default) if isinstance(o.default, tuple) else o.default) for o in known}
+    said = str(options[0].field.description)
+    text = f"{users}: {said[0].lower()}{said[1:]}"
+    if not unset:
+        return text
+    if len(values) == 1:
+        return f"{text} Unset: {values.pop()}."
+    if known:
+        return f"{text} Unset: {', '.join(f'{o.default} for {o.part}' for o in known)}."
+    return text
