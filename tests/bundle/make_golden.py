@@ -40,7 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "user-to-user": SMALL,
 }
 SECTIONS = (
-    *("Fields", "Data", "Categorical", "MultiValued", "Numeric", "Vector"),
+    *("Fields", "Data", "Text", "Categorical", "MultiValued", "Numeric", "Vector"),
     *("LearnedSettings", "Epoch", "CountingSettings", "BlendSettings", "Channel"),
 )
 """Tables of the manifest, as `bundle.schema` names them."""

@@ -177,7 +177,7 @@ def test_a_number_is_no_list():
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ([[1.0, 2.0], [1.0]], "row 2: .*equally long: 1 here, 2 above"),
+        ([[1.0, 2.0], [1.0]], "row 2: .*equally long: 1 here, 2 in most rows"),
         ([[1.0], None, [float("inf")]], "row 3: .*without NaN, inf or null"),
         ([[1.0], [None]], "row 2: .*without NaN, inf or null"),
         ([[]], "empty vectors"),

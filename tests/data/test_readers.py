@@ -131,7 +131,7 @@ def test_atomic_files_give_lists_for_their_sequences(tmp_path):
 
 
 def test_a_bad_number_in_an_atomic_float_sequence_is_refused(tmp_path):
-    with pytest.raises(DataError, match="column 'v': the header says float_seq"):
+    with pytest.raises(DataError, match=r"column 'v', row 1: .* float_seq, and '0\.5 x'"):
         read_frame(write(tmp_path / "a.item", "item_id:token\tv:float_seq\n1\t0.5 x\n"), "items")
 
 

@@ -158,6 +158,51 @@ def test_one_text_id_among_numbers_is_told(tmp_path):
     assert "1 id of 200 is text among numbers, the first 'x7' in row 200" in report.notes[0]
 
 
+# --- the right row is blamed
+
+GOOD = {
+    "time": [str(1_600_000_000 + n) for n in range(9)],
+    "iso": [f"2024-01-0{n + 1}" for n in range(9)],
+    "weight": [f"{n}.5" for n in range(9)],
+    "vector": ["1|2"] * 9,
+}
+
+
+READ = {
+    "time": lambda path: read_log(path, Schema(user="user", item="item", time="time")),
+    "iso": lambda path: read_log(path, Schema(user="user", item="item", time="iso")),
+    "weight": lambda path: read_log(path, Schema(user="user", item="item", weight="weight")),
+    "vector": lambda path: read_entities(path, "item", [Feature("vector", "vector")]),
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "bad", "said"),
+    [
+        ("time", "soon", "the time 'soon'"),
+        ("time", "007", "the time '007'"),
+        ("time", "", "the time is missing"),
+        ("iso", "2024/01/02", "the time '2024/01/02'"),
+        ("iso", "7", "the time '7'"),
+        ("weight", "good", "got 'good'"),
+        ("weight", "", "the weight is missing"),
+        ("weight", "inf", "inf"),
+        ("weight", "-1", "-1"),
+        ("vector", "1|x", "['1', 'x']"),
+        ("vector", "1", "equally long: 1 here"),
+    ],
+)
+@pytest.mark.parametrize("row", [1, 6])
+def test_one_bad_value_is_blamed_on_its_own_row(tmp_path, column, bad, said, row):
+    values = [*GOOD[column][: row - 1], bad, *GOOD[column][row:]]
+    body = "".join(f"{n},{n},{value}\n" for n, value in enumerate(values))
+    path = write(tmp_path / "log.csv", f"user,item,{column}\n{body}")
+    with pytest.raises(DataError) as caught:
+        READ[column](path)
+    assert f"{path}: column '{column}', row {row}: " in str(caught.value)
+    assert said in str(caught.value)
+
+
 # --- what is written is what is read
 
 FIELD = st.text(st.sampled_from("ab7éж,;\t|:\"' \r\n\\N#"), max_size=6)

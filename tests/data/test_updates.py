@@ -97,3 +97,16 @@ def test_a_condition_asked_before_the_events_has_a_place_for_the_new_items(split
     new = events(user=[user], item=[item], time=[1], weight=[1.0])
     later = with_events(data, new).data
     assert len(allowed_rows(later, where)) == len(later.items) + 1 == len(data.items) + 2
+
+
+def test_new_events_that_are_written_otherwise_than_the_log_are_refused(tmp_path):
+    rows = "".join(f"{n % 9},{n % 5},{n}\n" for n in range(40))
+    (tmp_path / "log.csv").write_text("user_id;item_id;time\n" + rows.replace(",", ";"))
+    log = Dataset.load(tmp_path / "log.csv", schema=SCHEMA)
+    data = log.split("leave-last-out").training_data("all")
+    assert (data.text.separator, data.text.quote) == (";", None)
+    (tmp_path / "same.csv").write_text('user_id;item_id;time\n"1";"2";50\n')
+    assert read_events(data, tmp_path / "same.csv", SCHEMA).events == 1
+    (tmp_path / "other.csv").write_text("user_id,item_id,time\n1,2,50\n")
+    with pytest.raises(DataError, match=r"other\.csv: its separator is ',', that of .* log ';'"):
+        read_events(data, tmp_path / "other.csv", SCHEMA)

@@ -17,6 +17,7 @@ from shortlist.data.features import ENCODERS, FeatureTable, encode
 from shortlist.data.impressions import Shows
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.ragged import Ragged
+from shortlist.data.text import TextFormat
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError
 
@@ -71,6 +72,7 @@ def data_fields(data: TrainingData, files: Mapping[str, bytes]) -> dict[str, JSO
         "split": data.kind,
         "notes": list(data.notes),
         "time_unit": data.time_unit,
+        "text": None if data.text is None else data.text.described(),
         "events": len(data.log),
         "met_events": None if data.met is None else len(data.met),
         "removed_items": sorted(data.removed),
@@ -108,6 +110,7 @@ def read_data(manifest: Manifest) -> TrainingData:
         kind=fields["split"],
         notes=tuple(fields.get("notes", ())),
         time_unit=fields.get("time_unit"),
+        text=None if fields.get("text") is None else TextFormat(**fields["text"]),
         shows=_shows(manifest, items),
         removed=frozenset(removed),
         met=met,

@@ -72,6 +72,16 @@ Encoders = list[
 ]
 
 
+class Text(Section):
+    """How the log is written: `data.text.TextFormat`."""
+
+    separator: Name
+    quote: Annotated[str, StringConstraints(pattern=r"^([!-~]|none)$")] | None
+    encoding: Name
+    columns: list[Name]
+    null_values: list[Name]
+
+
 class Data(Section):
     """What the manifest says of the log. rows: of each table, since format 2."""
 
@@ -85,6 +95,7 @@ class Data(Section):
     split: SplitKind
     notes: list[str] = Field(default=[])
     time_unit: TimeUnit | None = None
+    text: Text | None = None
     events: Whole
     met_events: Whole | None = None
     fingerprint: Digest

@@ -216,20 +216,23 @@ def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
         bad = floats.list.eval(~pl.element().is_finite().fill_null(False)).list.any()
         row = first_row(bad.fill_null(False)) if not inner.is_nested() else None
         wanted = "a vector holds numbers only, without NaN, inf or null"
+        if row is not None:
+            wanted += f", got {column[row - 1].to_list()}"
         wanted += f"; text is split at {feature.separator!r}." if text else "."
         raise fault(where, name, wanted, row)
     lengths = floats.list.len()
     present = lengths.drop_nulls()
-    if not len(present) or present[0] == 0:
+    if not len(present) or present.max() == 0:
         raise fault(where, name, "no row has a vector." if not len(present) else "empty vectors.")
-    width = int(present[0])
+    usual = present.mode()  # one odd vector is blamed, also if it is the first
+    width = int(present[0] if present[0] in usual else usual.min())  # type: ignore[arg-type]
     uneven = (lengths != width).fill_null(False)
     if uneven.any():
         row = first_row(uneven)
         raise fault(
             where,
             name,
-            f"vectors must be equally long: {lengths[row - 1]} here, {width} above.",
+            f"vectors must be equally long: {lengths[row - 1]} here, {width} in most rows.",
             row,
         )
     _refuse_larger(floats.list.eval(pl.element().abs()).list.max(), LARGEST, where, "be a vector's")

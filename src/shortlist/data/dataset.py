@@ -25,6 +25,7 @@ from shortlist.data.readers import (
 )
 from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Schema
+from shortlist.data.text import TextFormat
 from shortlist.data.times import time_key
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.durations import TimeUnit
@@ -267,6 +268,7 @@ class Split:
             kind=self.kind,
             notes=(*self.notes, *(logged.note() for logged in pairs.values())),
             time_unit=data.report.time_unit,
+            text=data.report.text,
             logged={
                 name: logged.lists(user_rows, item_rows, len(users))
                 for name, logged in pairs.items()
@@ -285,7 +287,8 @@ class TrainingData:
     """The log in rows, with the vocabularies and statistics of the rows it was fitted on.
 
     It holds later events too, by role, so that one object answers "what was known before the cut".
-    time_unit: what a step of log.time is. logged: by name of a log of negatives, the item rows of
+    time_unit: what a step of log.time is. text: how the log is written, None if it is no text file.
+    logged: by name of a log of negatives, the item rows of
     each user row; not part of a bundle. shows: of each item before the cut, where impressions are.
     remembered: the answers of `data.predicates`. removed: item rows that must not be recommended.
     met: in rows, what users met without its being a positive (below min_weight): kept out of their
@@ -305,6 +308,7 @@ class TrainingData:
     kind: str
     notes: tuple[str, ...] = ()
     time_unit: TimeUnit | None = None
+    text: TextFormat | None = None
     logged: Mapping[str, Ragged] = field(default_factory=dict)
     shows: Shows | None = None
     removed: frozenset[int] = frozenset()

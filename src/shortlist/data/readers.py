@@ -530,10 +530,14 @@ def _headerless(names: list[str]) -> str:
 
 
 def _float_lists(parts: pl.Series, where: str) -> pl.Series:
-    try:
-        return parts.cast(pl.List(pl.Float64))
-    except pl.exceptions.PolarsError as error:
-        raise fault(where, parts.name, "the header says float_seq; not all are numbers.") from error
+    floats = parts.cast(pl.List(pl.Float64), strict=False)
+    unread = floats.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if unread.any():
+        row = first_row(unread)
+        value = " ".join(parts[row - 1])
+        message = f"the header says float_seq, and {value!r} holds something that is no number."
+        raise fault(where, parts.name, message, row)
+    return floats
 
 
 def _title(column: pl.Series, where: str) -> pl.Series:

@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 import mmap
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +81,19 @@ class TextFormat:
         """The keys that say something."""
         return tuple(key for key in self.__dataclass_fields__ if getattr(self, key))
 
+    def described(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {
+            **asdict(self),
+            "columns": list(self.columns),
+            "null_values": list(self.null_values),
+        }
+
+    def differences(self, other: "TextFormat") -> tuple[str, ...]:
+        """The keys in which two formats cannot be of one log; None is anything."""
+        pairs = {key: (getattr(self, key), getattr(other, key)) for key in self.given()}
+        return tuple(key for key, (mine, its) in pairs.items() if its is not None and mine != its)
+
     def line(self) -> str:
         """Say what is decided."""
         return ", ".join(f"{key} {getattr(self, key)!r}" for key in self.given())
@@ -136,7 +149,13 @@ def open_text(path: Path, asked: TextFormat) -> Text:
         data, mark = _one_byte(data[start:], mark, where)
         asked, start = replace(asked, quote="none"), 0
     quote = {None: '"', "none": ""}.get(asked.quote, asked.quote) or ""
-    names = asked.columns or _header(_head(data, start)[0], mark.decode(), quote)
+    first = _header(_head(data, start)[0], mark.decode(), quote)
+    names = asked.columns or first
+    if both := [name for name in asked.columns if name in first]:
+        raise DataError(
+            f"{where}: the first line is a header, as it holds the name {both[0]!r}; leave out the "
+            "names of columns in the recipe (data.columns, data.users_columns, data.items_columns)."
+        )
     layout = Layout(where, start, mark, len(names), not asked.columns, separator)
     quoted: bool | None = None
     if quote and data.find(quote.encode(), start) >= 0:
@@ -224,7 +243,18 @@ def _as_utf8(path: Path, encoding: str | None) -> tuple[Bytes, str, int]:
         text = data[:].decode(name)
     except UnicodeDecodeError as error:
         raise _not_decoded(error, where) from error
+    if name.startswith(("iso8859", "cp125")) and not text.isascii() and _is_utf8(data[:]):
+        # Any bytes are text in these encodings; but accents of theirs are not UTF-8 by chance.
+        raise DataError(f"{where}: this is UTF-8 text; leave out data.encoding = {encoding!r}.")
     return text.removeprefix("\ufeff").encode(), name, 0
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _unpacked(path: Path) -> Bytes:

@@ -323,19 +323,32 @@ def _parse_iso(column: pl.Series, where: str) -> pl.Series:
         if text.head(1).str.to_datetime(form, time_unit=unit, strict=False)[0] is None:
             continue
         times = text.str.to_datetime(form, time_unit=unit, strict=False)
-        if times.null_count():
-            row = first_row(times.is_null())
-            raise fault(
-                where,
-                column.name,
-                f"{column[row - 1]!r} is not written like the first time, {column[0]!r}.",
-                row,
-            )
-        return times
-    raise fault(
+        if not times.null_count():
+            return times
+    raise _odd_time(column, text, where)
+
+
+def _odd_time(column: pl.Series, text: pl.Series, where: str) -> DataError:
+    """The error for the first value that is not written as most of them are."""
+    zeros = column.str.contains(r"^[+-]?0\d")  # such as 07: a code, and no number
+    odd = {"a number": column.cast(pl.Float64, strict=False).is_null() | zeros}
+    for form in _ISO_FORMS:
+        read = text.str.to_datetime(form, time_unit="us", strict=False)
+        odd[f"a time of the form {form}"] = read.is_null()
+    form = min(odd, key=lambda name: int(odd[name].sum()))
+    if odd[form].all() or not odd[form].any():
+        return fault(
+            where,
+            column.name,
+            f"the time {column[0]!r} is text and not ISO 8601 (2024-01-31T09:30:00). Text sorts as "
+            "letters do, 10 before 9: give numbers or ISO times.",
+            1,
+        )
+    row, usual = first_row(odd[form]), first_row(~odd[form])
+    return fault(
         where,
         column.name,
-        f"the time {column[0]!r} is text and not ISO 8601 (2024-01-31T09:30:00). Text sorts as "
-        "letters do, 10 before 9: give numbers or ISO times.",
-        1,
+        f"the time {column[row - 1]!r} is not written like most of the others, such as "
+        f"{column[usual - 1]!r} in row {usual:,} ({form}); write all times in one way.",
+        row,
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import FeatureTable, encode
 from shortlist.data.interactions import Interactions, Role
-from shortlist.data.readers import Source, align_ids, is_text, read_log
+from shortlist.data.readers import ReadReport, Source, align_ids, is_text, read_log
 from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Schema
 from shortlist.data.times import refuse_far, told
@@ -46,6 +46,7 @@ def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
     known: Any = data.time_unit or "auto"  # as the log was read, whatever these alone look like
     schema = replace(schema, split=None, time_unit=known)
     frame, met, report = read_log(source, schema, only_met=True)
+    _refuse_rewritten(data, report)
     if report.time_unit != data.time_unit:
         own = None if data.log.time is None else told(pl.Series(data.log.time), known)
         raise DataError(
@@ -63,6 +64,18 @@ def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
         frame = frame.with_columns(ids.head(len(frame)).alias(side))
         met = None if met is None else met.with_columns(ids.tail(len(met)).alias(side))
     return with_events(data, frame, met)
+
+
+def _refuse_rewritten(data: TrainingData, report: ReadReport) -> None:
+    """Refuse a text file that is written in another way than the log of the bundle was."""
+    if data.text is None or report.text is None:
+        return
+    if other := data.text.differences(report.text):
+        key = other[0]
+        raise DataError(
+            f"{report.where}: its {key} is {getattr(report.text, key)!r}, that of the bundle's "
+            f"log {getattr(data.text, key)!r}: write new events as the log was written."
+        )
 
 
 def with_events(
