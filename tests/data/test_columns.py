@@ -94,6 +94,14 @@ def test_ids_that_are_neither_integers_nor_text_are_refused(column):
         checked_ids(column, "f")
 
 
+@pytest.mark.parametrize("bad", ["6.10E+12", "6,10E+12", "1E+05", "6.1e+12", "-3.2E+10"])
+def test_ids_that_a_spreadsheet_rounded_are_refused_by_row(bad):
+    with pytest.raises(DataError, match=r"row 2: the id .* spreadsheets round it"):
+        checked_ids(pl.Series("id", ["7", bad]), "f")
+    kept = ["12E45", "E+12", "a1E+12", "1E+1x", "12.5E+3"]
+    assert checked_ids(pl.Series("id", kept), "f").to_list() == kept
+
+
 def test_mixed_ids_are_refused():
     with pytest.raises(DataError, match="mixed types"):
         checked_ids(pl.Series("id", [1, "1"], dtype=pl.Object), "f")

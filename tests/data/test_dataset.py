@@ -1,5 +1,7 @@
 """The log sorted once, split without leaks, and rows that never depend on the future."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -199,3 +201,24 @@ def test_global_time_takes_a_date_as_it_is_written(tiny_log, at):
     )
     assert ((split.log.role == Role.TEST) == (split.log.time >= 5)).all()
     assert ((split.log.role == Role.TRAIN) == (split.log.time < 3)).all()
+
+
+@pytest.mark.parametrize(
+    ("in_log", "in_table", "said"),
+    [
+        (["1.0", "2.0", "3.0"], ["1", "2", "3"], "0 of 3 items .*has '1.0', the table '1'"),
+        (["108775015", "12"], ["0108775015", "0000012"], "0 of 2 .*'0108775015'|'0000012'"),
+        (["1", "2", "3"], ["3", "9"], "1 of 3 items .*the table '9'|the table 9"),
+        (["1", "2", "3"], ["3"], "which the table lacks"),
+        (["1", "2", "3"], ["3", "2"], None),
+    ],
+)
+def test_a_table_that_shares_few_ids_with_the_log_is_warned_of(in_log, in_table, said, tmp_path):
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    log.write_text("user_id,item_id\n" + "".join(f"1,{item}\n" for item in in_log))
+    items.write_text("item_id,title\n" + "".join(f"{item},x\n" for item in in_table))
+    report = Dataset.load(log, items=items, schema=Schema(title="title")).report
+    assert len(report.warnings) == (said is not None)
+    if said is not None:
+        assert re.search(said, report.lines()[-1])
+        assert report.lines()[-1].startswith("Warning: ")

@@ -378,6 +378,11 @@ def half_without_features() -> Subject:
     return before(load(items=items), item_id=False)
 
 
+def items_of_another_world() -> Subject:
+    items = world().items.with_columns(pl.col("item_id") + LATER)
+    return before(load(items=items))
+
+
 def one_more_item_feature(values: Any, kind: Any = "categorical") -> Subject:
     items = world().items.with_columns(values.alias("extra"))
     return before(load(items=items, more=[Feature("extra", kind)]))
@@ -625,6 +630,7 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
             Dataset.load(later_ids(), schema=Schema(time="timestamp")).split("global-time")
         ),
     ),
+    ("an items table with other ids", "ids-not-shared", items_of_another_world),
     ("later users with values of their own", "vocabulary-mostly-unknown", later_values),
     (
         "a feature with one value",

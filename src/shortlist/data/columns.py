@@ -5,8 +5,11 @@ the library works on or raises a DataError that names the file, the column, the 
 row of data) and the way out. Nothing is repaired in silence.
 """
 
+from functools import partial
+
 import polars as pl
 
+from shortlist.data.lists import listed
 from shortlist.data.schema import Feature
 from shortlist.errors import DataError
 
@@ -15,6 +18,9 @@ INT64_MAX = 2**63 - 1
 
 LARGEST = 1e15
 """What a tower is given at most: sums of squares of many such numbers still fit into float32."""
+
+_SCIENTIFIC = r"^[-+]?\d([.,]\d*)?[eE]\+\d+$"
+"""6.10E+12: what a spreadsheet makes of a long number."""
 
 _SQUARED = 1e150
 """Numbers beyond it have no standard deviation in float64."""
@@ -93,6 +99,16 @@ def checked_ids(column: pl.Series, where: str) -> pl.Series:
         )
     elif kind != pl.String:
         raise fault(where, column.name, f"ids must be integers or text, not {kind}; convert them.")
+    scientific = column.str.contains(_SCIENTIFIC)
+    if scientific.any():
+        row = first_row(scientific)
+        raise fault(
+            where,
+            column.name,
+            f"the id {column[row - 1]!r} is a number as spreadsheets round it: its last digits are "
+            "lost, and different ids may have become one. Export the ids again as text.",
+            row,
+        )
     blank = column.str.strip_chars() == ""
     if blank.any():
         raise fault(
@@ -192,6 +208,8 @@ def _multi_valued(column: pl.Series, where: str, feature: Feature) -> pl.Series:
             column.name,
             f"a multi-valued feature is a list or text with a separator, not {column.dtype}.",
         )
+    if _inner(column) == pl.String:
+        _refuse_torn(column, where)
     flat = column.explode(empty_as_null=False, keep_nulls=False)
     if flat.null_count():
         row = first_row(column.list.eval(pl.element().is_null()).list.any().fill_null(False))
@@ -199,6 +217,20 @@ def _multi_valued(column: pl.Series, where: str, feature: Feature) -> pl.Series:
     if _inner(column).is_float():
         refuse_not_finite(flat, where, rows=False)
     return column.fill_null(pl.Series([[]], dtype=column.dtype))
+
+
+def _refuse_torn(column: pl.Series, where: str) -> None:
+    """Refuse written lists that a file format has split already, as RecBole does at spaces."""
+    filled = column.filter(column.list.len() > 0)
+    first, last = filled.list.first(), filled.list.last()
+    torn = first.str.starts_with("[") & last.str.ends_with("]")
+    if len(filled) and torn.all() and (filled.list.len() > 1).any():
+        raise fault(
+            where,
+            column.name,
+            f"the values stand in brackets, and were split inside them: {filled[0].to_list()}; "
+            "write them without brackets.",
+        )
 
 
 def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
@@ -240,11 +272,13 @@ def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
 
 
 def _split(column: pl.Series, where: str, feature: Feature) -> pl.Series:
-    if feature.separator is None:
+    parts = listed(column, partial(fault, where, column.name))
+    if parts is None and feature.separator is None:
         raise fault(
             where, column.name, f"the feature is text; give feature '{feature.name}' a separator."
         )
-    parts = column.str.split(feature.separator)
+    if parts is None:
+        parts = column.str.split(feature.separator)
     return parts.list.eval(pl.element().str.strip_chars()).list.eval(
         pl.element().filter(pl.element() != "")
     )

@@ -108,8 +108,15 @@ class Dataset:
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         shown = _shown(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
-        beside = (*said, *(log.line() for log in shown.values()))
-        report = replace(report, beside=beside)
+        unshared = (
+            few_shared("user", user_ids.gather(np.unique(user)), user_frame),
+            few_shared("item", item_ids.gather(np.unique(item)), item_frame),
+        )
+        report = replace(
+            report,
+            beside=(*said, *(log.line() for log in shown.values())),
+            warnings=tuple(warning for warning in unshared if warning),
+        )
         return cls(
             schema,
             user_ids,
@@ -363,6 +370,27 @@ class TrainingData:
         named = self.item_frame.select("id", pl.col(self.title).cast(pl.String).alias("title"))
         found = pl.DataFrame({"id": ids}).join(named, on="id", how="left", maintain_order="left")
         return [t if t is not None else str(i) for i, t in found.iter_rows()]
+
+
+def few_shared(side: str, in_log: pl.Series, table: pl.DataFrame | None) -> str | None:
+    """Say that fewer than half of the log's ids of a side have a row in its table; None if not so.
+
+    in_log: the distinct ids of the log.
+
+    >>> few_shared("item", pl.Series(["1.0", "2.0"]), pl.DataFrame({"id": ["1", "2"]}))
+    "0 of 2 items of the log are in the items table (the log has '1.0', the table '1')"
+    """
+    if table is None or not len(in_log):
+        return None
+    known = in_log.is_in(table["id"].implode())
+    if 2 * known.sum() >= len(in_log):
+        return None
+    others = table["id"].filter(~table["id"].is_in(in_log.implode()))
+    theirs = f"the table {others[0]!r}" if len(others) else "which the table lacks"
+    return (
+        f"{known.sum():,} of {len(in_log):,} {side}s of the log are in the {side}s table (the log "
+        f"has {in_log.filter(~known)[0]!r}, {theirs})"
+    )
 
 
 def pair_hash(

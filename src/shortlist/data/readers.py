@@ -56,6 +56,7 @@ class ReadReport:
     is, for `times.time_key`; None without a time column. times: what that column was taken for.
     null_ids: rows left out as their user or item is missing. text: how the file is written, None if
     it is no text. notes: what else was noticed in its values. beside: what became of other logs.
+    warnings: what is wrong, most likely.
     """
 
     where: str
@@ -73,6 +74,7 @@ class ReadReport:
     text: TextFormat | None = None
     notes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """Return the report as sentences; the first is always there.
@@ -106,7 +108,8 @@ class ReadReport:
             )
         if self.times is not None:
             said.append(f"Times: {self.times}.")
-        return (*said, *self.notes, *self.beside)
+        warnings = (f"Warning: {warning}." for warning in self.warnings)
+        return (*said, *self.notes, *self.beside, *warnings)
 
 
 def read_frame(

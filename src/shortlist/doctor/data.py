@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from shortlist.data.dataset import few_shared
 from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
 from shortlist.data.ragged import Ragged
 from shortlist.doctor.base import Subject, check
@@ -137,7 +138,27 @@ def vocabulary_mostly_unknown(subject: Subject) -> str | None:
     return "; ".join(found) or None
 
 
+@check(
+    "ids-not-shared",
+    "warning",
+    "data",
+    cure="Write the ids in one form in both files (1.0 and 1, or 007 and 7, are two ids), and "
+    "check data.user and data.item.",
+)
+def ids_not_shared(subject: Subject) -> str | None:
+    """Most ids of the log have no row in the table of their side: their features and titles are
+    unknown.
+    """
+    data = subject.data
+    found = (
+        few_shared("user", data.users.external(np.unique(data.log.user)), data.user_frame),
+        few_shared("item", data.items.external(np.unique(data.log.item)), data.item_frame),
+    )
+    return "; ".join(filter(None, found)) or None
+
+
 CHECKS = (
+    ids_not_shared,
     ties_by_file_order,
     ties_by_hash,
     few_test_users,
