@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "shortlist"
 # `errors` is the ground on which all of them stand, `shortlist` the public names over them.
 FLOORS = (
     {"errors"},
-    {"compiled", "durations", "outputs", "systems"},
+    {"compiled", "durations", "metrics", "outputs", "systems"},
     {"sections"},
-    {"similarity", "metrics", "losses", "selection"},
+    {"similarity", "losses", "selection"},
     {"data", "index"},
     {"sampling", "towers", "linear"},
     {"config"},
@@ -30,7 +30,7 @@ FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floo
 
 # Rooms that stay away from rooms they may import by their floor.
 NARROWER = {
-    "sections": {"errors", "durations"},
+    "sections": {"errors", "durations", "metrics"},
     "config": {"errors", "durations", "sections", "losses", "sampling", "towers"},
     "index": {"errors", "similarity", "metrics", "compiled", "selection"},
 }

@@ -9,6 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from shortlist.config import Training
+from shortlist.data.dataset import Dataset
+from shortlist.data.synthetic import planted_world
 from shortlist.errors import DataError, ModelError
 from shortlist.metrics import (
     PER_USER,
@@ -20,6 +23,8 @@ from shortlist.metrics import (
     per_user,
     popularity_percentile,
 )
+from shortlist.retrievers import TwoTower
+from shortlist.retrievers.learning import validation_score
 
 
 def figures(top, relevant, ks):
@@ -284,3 +289,21 @@ def test_exposure_adds_up_over_blocks_of_users():
     top, _ = random_lists()
     whole = exposure(top, items=60)
     assert (exposure(top[:77], items=60) + exposure(top[77:], items=60) == whole).all()
+
+
+def test_a_metric_is_one_row_of_the_table_measured_and_monitored(monkeypatch):
+    def early(found, relevant):
+        return found[:, :3].any(1) / relevant
+
+    monkeypatch.setitem(PER_USER, "early", early)
+    found = per_user(np.array([[True, False], [False, False]]), np.array([2, 0]), ks=[2])
+    np.testing.assert_array_equal(found["early@2"], [0.5, np.nan])
+    assert Training(monitor="early@5").monitor == "early@5"
+
+
+def test_every_metric_can_pick_the_epoch():
+    world = planted_world(users=40, items=40, events=400, seed=1)
+    split = Dataset.load(world.interactions).split("random")
+    fitted = TwoTower(epochs=1, dim=4, batch_size=128, history="mean").fit(split)
+    for name in PER_USER:
+        assert 0 < validation_score(fitted, f"{name}@20") <= 1

@@ -4,7 +4,7 @@ Full ranking only: a list is the top of the whole catalogue, never of a sample o
 rank models in another order (Krichene & Rendle 2020). Relevance is binary. Pure numpy.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,8 +15,6 @@ from shortlist.errors import DataError, ModelError
 Ints: TypeAlias = NDArray[np.integer[Any]]
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
-
-PER_USER = ("recall", "hit_rate", "ndcg", "mrr", "precision", "map")
 
 
 def hits(top: Ints, values: Ints, offsets: Ints) -> Bools:
@@ -56,20 +54,73 @@ def hits(top: Ints, values: Ints, offsets: Ints) -> Bools:
     return found
 
 
+def recall(found: Bools, relevant: Ints) -> Floats:
+    """Hits / relevant."""
+    share: Floats = found.sum(1) / relevant
+    return share
+
+
+def hit_rate(found: Bools, relevant: Ints) -> Floats:  # noqa: ARG001
+    """1 if there is a hit, else 0."""
+    return np.asarray(found.any(1), dtype=np.float64)
+
+
+def ndcg(found: Bools, relevant: Ints) -> Floats:
+    """The sum of 1 / log2(1 + rank) over hits, divided by the best possible.
+
+    Best is where the first min(k, relevant) ranks are hits (Järvelin & Kekäläinen 2002).
+    """
+    discount = 1 / np.log2(1 + np.arange(1, found.shape[1] + 1))
+    ideal: Floats = np.cumsum(discount)[np.minimum(relevant, found.shape[1]) - 1]
+    gain = np.cumsum(found * discount, axis=1)[:, -1]
+    share: Floats = np.asarray(gain / ideal)
+    return share
+
+
+def mrr(found: Bools, relevant: Ints) -> Floats:  # noqa: ARG001
+    """1 / rank of the first hit, 0 without one (Voorhees 1999)."""
+    inverse: Floats = found.any(1) / (1 + found.argmax(1))
+    return inverse
+
+
+def precision(found: Bools, relevant: Ints) -> Floats:  # noqa: ARG001
+    """Hits / k, also where a list is shorter than k."""
+    share: Floats = found.sum(1) / found.shape[1]
+    return share
+
+
+def average_precision(found: Bools, relevant: Ints) -> Floats:
+    """The precision at each hit's rank, summed, divided by min(k, relevant).
+
+    So 1 can be reached (trec_eval divides by relevant).
+    """
+    at_hits = found * (np.cumsum(found, axis=1) / np.arange(1, found.shape[1] + 1))
+    total = np.cumsum(at_hits, axis=1)[:, -1]
+    mean: Floats = total / np.minimum(relevant, found.shape[1])
+    return mean
+
+
+PER_USER: dict[str, Callable[[Bools, Ints], Floats]] = {
+    "recall": recall,
+    "hit_rate": hit_rate,
+    "ndcg": ndcg,
+    "mrr": mrr,
+    "precision": precision,
+    "map": average_precision,
+}
+"""Accuracy metrics by name, of which more is better; training.monitor may name any of them.
+
+From the hits among the first k, [U, k], and how many items are relevant to each user, [U], at least
+1, to a figure a user, [U].
+"""
+
+
 def per_user(found: Bools, relevant: Ints, ks: Iterable[int]) -> dict[str, Floats]:
-    """Each accuracy metric at each k, for each user: {"recall@10": [U], ...}.
+    """Each metric of PER_USER at each k, for each user: {"recall@10": [U], ...}.
 
     found: [U, K] from `hits`, K at least the largest k; relevant: [U], how many items are
     relevant (wherever they rank). A user without any has no figure: NaN in every metric, so that
     forgetting to leave such users out is seen.
-
-    - recall@k: hits / relevant. hit_rate@k: 1 if there is a hit. precision@k: hits / k, also
-      where a list is shorter than k.
-    - ndcg@k: the sum of 1 / log2(1 + rank) over hits, divided by the best possible: the first
-      min(k, relevant) ranks all hits (Järvelin & Kekäläinen 2002).
-    - mrr@k: 1 / rank of the first hit, 0 without one (Voorhees 1999).
-    - map@k: the precision at each hit's rank, summed, divided by min(k, relevant), so that 1 can
-      be reached (trec_eval divides by relevant).
 
     >>> figures = per_user(np.array([[False, True, True]]), np.array([4]), ks=[3])
     >>> {name: round(float(value[0]), 4) for name, value in figures.items()}
@@ -83,26 +134,12 @@ def per_user(found: Bools, relevant: Ints, ks: Iterable[int]) -> dict[str, Float
             raise ModelError(f"k must be between 1 and the length of the lists ({width}), got {k}")
     if relevant.shape != (users,) or (found.sum(1) > relevant).any():
         raise DataError("relevant must count each user's relevant items, no fewer than the hits")
-    total = np.where(relevant > 0, relevant, np.nan)
-    rank = np.arange(1, width + 1)
-    discount = 1 / np.log2(1 + rank)
-    ideal_gain = np.concatenate([[np.nan], np.cumsum(discount)])  # by number of relevant items
-    hit_count = np.cumsum(found, axis=1)
-    gain = np.cumsum(found * discount, axis=1)
-    precision_at_hits = np.cumsum(found * (hit_count / rank), axis=1)
-    first = np.where(found.any(1), 1 + found.argmax(1), width + 1)  # the rank of the first hit
-    answered = total / total  # 1, NaN without relevant items
-    figures: dict[str, Floats] = {}
-    for k in ks:
-        count = hit_count[:, k - 1]
-        reachable = np.minimum(relevant, k)
-        figures[f"recall@{k}"] = count / total
-        figures[f"hit_rate@{k}"] = (count > 0) * answered
-        figures[f"ndcg@{k}"] = gain[:, k - 1] / ideal_gain[reachable]
-        figures[f"mrr@{k}"] = (first <= k) / first * answered
-        figures[f"precision@{k}"] = count / k * answered
-        figures[f"map@{k}"] = precision_at_hits[:, k - 1] / np.where(reachable, reachable, np.nan)
-    return figures
+    some, at_least_one = relevant > 0, np.maximum(relevant, 1)
+    return {
+        f"{name}@{k}": np.where(some, metric(found[:, :k], at_least_one), np.nan)
+        for k in ks
+        for name, metric in PER_USER.items()
+    }
 
 
 def exposure(top: Ints, items: int) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from shortlist.metrics import PER_USER
 from shortlist.sections.base import Count, Duration, NotNegative, Positive, Section, Seed, Text
 
 Mode = Literal["pointwise", "pairwise", "listwise"]
@@ -17,8 +18,9 @@ def _mode(value: object) -> object:
 
 
 def _monitor(text: str) -> str:
-    if not re.fullmatch(r"(recall|ndcg)@[1-9][0-9]{0,8}", text):
-        raise ValueError("must be recall@k or ndcg@k, such as 'ndcg@10'")
+    name, _, k = text.partition("@")
+    if name not in PER_USER or not re.fullmatch("[1-9][0-9]{0,8}", k):
+        raise ValueError(f"must be one of {', '.join(PER_USER)}, with @k, such as 'ndcg@10'")
     return text
 
 
@@ -167,7 +169,8 @@ class CommonTraining(Section):
         default=3, description="Epochs without a better figure before training stops; 0: never."
     )
     monitor: Annotated[str, AfterValidator(_monitor)] = Field(
-        default="ndcg@10", description="Validation figure that picks the epoch: recall@k or ndcg@k."
+        default="ndcg@10",
+        description=f"Validation figure that picks the epoch, each with @k: {', '.join(PER_USER)}.",
     )
     seed: Seed = Field(default=0, description="Of the weights, the batches and the negatives.")
     refit: Literal["none", "train+validation", "all"] = Field(
