@@ -164,7 +164,8 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
         ("log.csv", "user_id,user_id,item_id\n1,2,3\n", "two columns are named 'user_id'"),
         ("log.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99)[:-30], "cannot be read"),
         ("log.parquet", "user_id,item_id\n1,2\n", "cannot be read"),
-        ("log.json", "{}", "cannot read '.json' files; give .csv"),
+        ("log.json", "{}", "no column 'user_id'"),
+        ("log.xml", "{}", "cannot read '.xml' files; give .csv"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, reason):
@@ -175,7 +176,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, reason):
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(DataError, match="this is a folder"):
+    with pytest.raises(DataError, match="the folder holds no table"):
         read_frame(tmp_path, "items")
 
 

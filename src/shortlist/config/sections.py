@@ -70,7 +70,8 @@ class Data(Section):
         examples=["data"],
     )
     interactions: PathText = Field(
-        description="The log, one row an event: CSV, TSV, Parquet or a RecBole .inter file.",
+        description="The log, one row an event: CSV and other text, Parquet, JSON Lines or "
+        "RecBole's .inter; a folder or a pattern such as log/*.csv is read as one.",
         examples=["interactions.csv"],
     )
     users: PathText | None = Field(

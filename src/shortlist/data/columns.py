@@ -9,6 +9,7 @@ from functools import partial
 
 import polars as pl
 
+from shortlist.data.files import ManyFiles
 from shortlist.data.lists import listed
 from shortlist.data.schema import Feature
 from shortlist.errors import DataError
@@ -28,6 +29,8 @@ _SQUARED = 1e150
 
 def fault(where: str, column: str, message: str, row: int | None = None) -> DataError:
     """Return the error for a column, naming the file and, where there is one, the row."""
+    if row is not None and isinstance(where, ManyFiles):
+        where, row = where.place(row)
     place = f", row {row:,}" if row is not None else ""
     return DataError(f"{where}: column '{column}'{place}: {message}")
 

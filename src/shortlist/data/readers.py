@@ -7,13 +7,14 @@ been floats.
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
 
+from shortlist.data import json_lines, nested
 from shortlist.data.columns import (
     checked_feature,
     checked_ids,
@@ -24,6 +25,7 @@ from shortlist.data.columns import (
     first_row,
     typed_text,
 )
+from shortlist.data.files import KINDS, ManyFiles, are_text, files_of, hive_values, is_path
 from shortlist.data.schema import Feature, NullIds, Schema, Tie
 from shortlist.data.text import (
     RECBOLE,
@@ -42,7 +44,6 @@ Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __a
 Result = TypeVar("Result")
 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-_FILE_KINDS = ".csv, .tsv, .txt, .dat, .parquet, .inter, .user or .item"
 _NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
 
 
@@ -245,7 +246,10 @@ def read_entities(
     if id_column != "id" and "id" in table.names:
         raise fault(table.where, "id", f"the ids are in '{id_column}'; rename this column.")
     exact = [id_column, *(feature.name for feature in features if feature.kind != "numeric")]
-    frame = table.typed(table.names, exact=[*exact, title] if title is not None else exact)
+    inner = [name for name in (id_column, *wanted) if name not in table.names]
+    frame = table.typed(
+        [*table.names, *inner], exact=[*exact, title] if title is not None else exact
+    )
     (frame, dropped), where = _with_ids(frame, [id_column], null_ids), table.where
     if dropped:
         where = _counted_without(where, dropped)
@@ -274,7 +278,7 @@ def read_entities(
 
 def is_text(source: Source) -> bool:
     """Return whether the source is a text file, whose ids have no type of their own."""
-    return isinstance(source, (str, Path)) and is_text_file(Path(source))
+    return are_text(source)
 
 
 def refuse_idle_text(schema: Schema, *sources: Source) -> None:
@@ -286,9 +290,9 @@ def refuse_idle_text(schema: Schema, *sources: Source) -> None:
     _refuse_idle_columns(schema.users_columns, users, "users")
     _refuse_idle_columns(schema.items_columns, items, "items")
     written = [source for source in sources if is_text(source)]
-    plain = [source for source in written if suffix_of(Path(source)) not in RECBOLE]
+    plain = [source for source in written if _is_plain(source)]
     for key in schema.text.given():
-        log_only = key == "columns" and sources[0] not in plain
+        log_only = key == "columns" and not any(sources[0] is source for source in plain)
         if log_only or not (written if key == "null_values" else plain):
             raise DataError(
                 f"data.{key} does nothing: it is about text files (.csv, .tsv, .txt, .dat), and "
@@ -296,10 +300,17 @@ def refuse_idle_text(schema: Schema, *sources: Source) -> None:
             )
 
 
+def _is_plain(source: Source) -> bool:
+    """Whether text files leave open how they are written: those of RecBole do not."""
+    try:
+        return not any(suffix_of(file) in RECBOLE for file in files_of(source))
+    except DataError:  # what is not there is told by who reads it
+        return True
+
+
 def _refuse_idle_columns(columns: Iterable[str], source: Source, side: str) -> None:
     """Refuse names for the columns of a table that is no text file, or is not given."""
-    plain = is_text(source) and suffix_of(Path(source)) not in RECBOLE
-    if tuple(columns) and not plain:
+    if tuple(columns) and not (is_text(source) and _is_plain(source)):
         raise DataError(
             f"data.{side}_columns does nothing: the {side} table is no text file without a header; "
             "remove it."
@@ -344,13 +355,15 @@ class _Table:
     text: TextFormat | None = None
     rows: int | None = None
     recbole_types: Mapping[str, str] | None = None
+    inner: Mapping[str, nested.Inner] = field(default_factory=dict)
 
     def require(self, columns: Iterable[str]) -> None:
         """Refuse a table that lacks one of the columns, saying which it has."""
         for column in columns:
-            if column not in self.names:
-                listed = ", ".join(self.names)
-                near = suggest(column, self.names)
+            known = [*self.names, *self.inner]
+            if column not in known:
+                listed = ", ".join(known)
+                near = suggest(column, known)
                 hint = near if near.startswith(" Did") else ""
                 raise DataError(
                     f"{self.where}: no column '{column}'.{hint} The columns are: {listed}."
@@ -401,8 +414,11 @@ class _Table:
 
 def _open(source: Source, name: str, text: TextFormat | None = None) -> _Table:
     where = f"the {name} frame"
-    if isinstance(source, (str, Path)):
-        return _open_file(Path(source), text or TextFormat())
+    if is_path(source):
+        files = files_of(source)
+        if len(files) > 1 or (hive_values(files[0]) and str(files[0]) != str(source)):
+            return _open_files(files, source, text or TextFormat())
+        return _open_file(files[0], text or TextFormat())
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
         return _open_lazy(source.lazy(), where)
     # Only what is imported already can have made the frame; pandas itself is not needed here.
@@ -420,25 +436,61 @@ def _open(source: Source, name: str, text: TextFormat | None = None) -> _Table:
 
 
 def _open_file(path: Path, text: TextFormat) -> _Table:
-    if not path.exists():
-        near = ""
-        if path.parent.is_dir():
-            files = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-            hint = suggest(path.name, files)
-            near = hint if hint.startswith(" Did") else ""
-        raise DataError(f"{path}: there is no such file.{near}")
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file ({_FILE_KINDS}), but this is a folder.")
     suffix = suffix_of(path)
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     if suffix == ".parquet":
         return _open_lazy(pl.scan_parquet(path, glob=False), str(path))
+    if suffix in json_lines.SUFFIXES:
+        return _open_lazy(_reading(str(path), lambda: json_lines.open_json(path)), str(path))
     if not is_text_file(path):
-        raise DataError(f"{path}: cannot read '{path.suffix}' files; give {_FILE_KINDS}.")
+        raise DataError(f"{path}: cannot read '{path.suffix}' files; give {KINDS}.")
     found = _reading(str(path), lambda: open_text(path, text))
     return _open_lazy(
         found.lazy, str(path), text=found.format, rows=found.rows, recbole=suffix in RECBOLE
+    )
+
+
+def _open_files(files: list[Path], source: Source, text: TextFormat) -> _Table:
+    """Open several files as one table: the same columns, written alike, the rows in order."""
+    tables = [_open_file(file, text) for file in files]
+    first, hive = tables[0], [hive_values(file) for file in files]
+    shown = f"{len(files)} files" if isinstance(source, (list, tuple)) else str(source)
+    where = ManyFiles(f"{shown} ({files[0].name} to {files[-1].name})")
+    partitions = [name for name in hive[0] if name not in first.names]
+    for table, values in zip(tables, hive, strict=True):
+        if set(table.names) != set(first.names) or values.keys() != hive[0].keys():
+            odd = set(table.names) ^ set(first.names) or values.keys() ^ hive[0].keys()
+            raise DataError(
+                f"{table.where}: column '{min(odd)}' is not in this file and in {first.where} "
+                "both; files that are read as one need the same columns."
+            )
+        if first.text and table.text and (other := first.text.differences(table.text)):
+            raise DataError(
+                f"{table.where}: its {other[0]} is {getattr(table.text, other[0])!r}, that of "
+                f"{first.where} {getattr(first.text, other[0])!r}; write all files alike, or set "
+                f"data.{other[0]}."
+            )
+
+    def load(columns: list[str]) -> pl.DataFrame:
+        own = [name for name in columns if name not in partitions]
+        frames = []
+        where.files.clear()
+        for table, values in zip(tables, hive, strict=True):
+            frame = table.load(own or table.names[:1])
+            where.files.append((table.where, frame.height))
+            given = {name: pl.lit(values[name]) for name in columns if name in partitions}
+            frames.append(frame.with_columns(**given).select(columns))
+        try:
+            whole = pl.concat(frames)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{where}: the files do not hold the same types: {error}.") from error
+        if first.text is None:  # folders are text, also those of Parquet files
+            whole = whole.with_columns(exact_text(whole[name]) for name in given)
+        return whole
+
+    return replace(
+        first, where=where, names=[*first.names, *partitions], load_columns=load, rows=None
     )
 
 
@@ -451,9 +503,14 @@ def _open_lazy(
     recbole: bool = False,
 ) -> _Table:
     def load(columns: list[str]) -> pl.DataFrame:
-        return _reading(where, lambda: lazy.select(columns).collect(), text)
+        read: pl.DataFrame = _reading(
+            where, lambda: nested.select(lazy, columns, inner).collect(), text
+        )
+        return read
 
-    names = _reading(where, lambda: lazy.collect_schema().names())
+    schema = _reading(where, lazy.collect_schema)
+    names = schema.names()
+    inner = {path: at for path, at in nested.inner_columns(schema).items() if path not in names}
     types: dict[str, str] = {}
     if text is not None:
         _refuse_repeated_names(names, where)
@@ -462,7 +519,7 @@ def _open_lazy(
         types = {part[0]: part[2] for part in parts.values() if part[2] in _RECBOLE_TYPES}
         lazy = lazy.rename({name: parts[name][0] for name in names if parts[name][0] in types})
         names = [parts[name][0] if parts[name][0] in types else name for name in names]
-    return _Table(where, names, load, text=text, rows=rows, recbole_types=types)
+    return _Table(where, names, load, text=text, rows=rows, recbole_types=types, inner=inner)
 
 
 def _open_pandas(source: Any, where: str, pandas: Any) -> _Table:

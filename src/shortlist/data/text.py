@@ -230,7 +230,7 @@ def _codec(name: str) -> str:
 
 def _as_utf8(path: Path, encoding: str | None) -> tuple[Bytes, str, int]:
     """Return the bytes of a file as UTF-8, the encoding they had, and where the text begins."""
-    where, data = str(path), _unpacked(path)
+    where, data = str(path), unpacked(path)
     marked = data[:3] == codecs.BOM_UTF8
     if encoding is None and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         encoding = "utf-16"
@@ -257,7 +257,8 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _unpacked(path: Path) -> Bytes:
+def unpacked(path: Path) -> Bytes:
+    """Return the bytes of a file: those inside, of a packed one."""
     packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
     if packing is not None:
         import pyarrow as pa  # noqa: PLC0415

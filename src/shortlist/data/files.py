@@ -1,0 +1,106 @@
+"""Which files does a source name: one, several, all of a folder or of a pattern?"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shortlist.data.json_lines import SUFFIXES
+from shortlist.data.text import is_text_file, suffix_of
+from shortlist.errors import DataError, suggest
+
+KINDS = ".csv, .tsv, .txt, .dat, .jsonl, .parquet, .inter, .user or .item"
+_URL = re.compile(r"(?:^|/)([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
+
+
+class ManyFiles(str):
+    """What errors call several files that are read as one; `files` fills as they are read.
+
+    files: the name and the number of rows of each.
+    """
+
+    def __init__(self, name: str) -> None:  # noqa: ARG002
+        self.files: list[tuple[str, int]] = []
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The file that holds a row of all of them, and the row's number there."""
+        for name, rows in self.files:
+            if row <= rows:
+                return name, row
+            row -= rows
+        return self, row
+
+
+def is_path(source: Any) -> bool:
+    """Return whether a source is a path, or a list of paths."""
+    if isinstance(source, (list, tuple)):
+        return bool(source) and all(isinstance(part, (str, Path)) for part in source)
+    return isinstance(source, (str, Path))
+
+
+def files_of(source: Any) -> list[Path]:
+    """Return the files that a path, a list of paths, a folder or a pattern names, in order.
+
+    Those of a folder or a pattern are sorted by name. Errors: DataError if there are none.
+    """
+    if isinstance(source, (list, tuple)):
+        return [file for part in source for file in files_of(part)]
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if _is_table(file, path))
+        if not found:
+            raise DataError(f"{path}: the folder holds no table ({KINDS}).")
+        return _alike(found, path)
+    if url := _URL.search(str(source)):
+        raise DataError(
+            f"{source}: files of {url[1]} are not fetched: download it first, or give a frame in "
+            "Python, such as polars.scan_parquet of this address."
+        )
+    if set(str(path)) & set("*?[") and not path.exists():
+        root = Path(path.anchor) if path.is_absolute() else Path()
+        found = sorted(root.glob(str(path.relative_to(path.anchor)) if path.anchor else str(path)))
+        found = [file for file in found if file.is_file()]
+        if not found:
+            raise DataError(f"{path}: no file fits this pattern.")
+        return _alike(found, path)
+    near = ""
+    if path.parent.is_dir():
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+        hint = suggest(path.name, names)
+        near = hint if hint.startswith(" Did") else ""
+    raise DataError(f"{path}: there is no such file.{near}")
+
+
+def are_text(source: Any) -> bool:
+    """Return whether a source is text files, whose ids have no type of their own."""
+    if not is_path(source):
+        return False
+    try:
+        return all(is_text_file(file) for file in files_of(source))
+    except DataError:  # what is not there is told by who reads it
+        return not isinstance(source, (list, tuple)) and is_text_file(Path(source))
+
+
+def hive_values(file: Path) -> dict[str, str]:
+    """Return what the folders of a file say of its rows: day=2024-01-31 gives that column."""
+    parts = (part.partition("=") for part in file.parent.parts)
+    return {name: value for name, equals, value in parts if equals and name and value}
+
+
+def _is_table(file: Path, folder: Path) -> bool:
+    inside = file.relative_to(folder).parts
+    known = is_text_file(file) or suffix_of(file) in (*SUFFIXES, ".parquet")
+    return known and file.is_file() and not any(part.startswith((".", "_")) for part in inside)
+
+
+def _alike(found: Sequence[Path], path: Path) -> list[Path]:
+    kinds = {suffix_of(file): file for file in found}
+    if len(kinds) > 1:
+        first, second, *_ = kinds.values()
+        raise DataError(
+            f"{path}: files of several kinds, such as {first.name} and {second.name}; name those "
+            "that belong together, by a pattern such as '*.csv'."
+        )
+    return list(found)
