@@ -43,6 +43,7 @@ def schema_of(recipe: Recipe) -> Schema:
         session=data.session,
         split=recipe.split.column,
         min_weight=data.min_weight,
+        order=data.order,
         tie=data.tie,
         user_features=tuple(Feature(n, kind, separator) for n, kind in features.users.items()),
         item_features=tuple(Feature(n, kind, separator) for n, kind in features.items.items()),

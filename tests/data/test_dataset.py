@@ -9,7 +9,10 @@ import pytest
 from shortlist.data.dataset import Dataset
 from shortlist.data.interactions import Role
 from shortlist.data.schema import Feature, Schema
-from shortlist.errors import DataError, SplitError
+from shortlist.data.updates import read_events
+from shortlist.errors import DataError, ModelError, SplitError
+from shortlist.retrievers.popular import Popular
+from shortlist.retrievers.vector import TwoTower
 
 TIMED = Schema(time="time")
 
@@ -222,3 +225,56 @@ def test_a_table_that_shares_few_ids_with_the_log_is_warned_of(in_log, in_table,
     if said is not None:
         assert re.search(said, report.lines()[-1])
         assert report.lines()[-1].startswith("Warning: ")
+
+
+# --- the order of the lines
+
+LINES = pl.DataFrame(
+    {"user_id": [2, 1, 2, 1, 2, 1, 3], "item_id": [5, 4, 4, 5, 5, 6, 6], "t": [9, 8, 7, 6, 5, 4, 3]}
+)
+BY_LINE = Schema(order="file")
+
+
+def line_history(data, user):
+    rows = data.log.user == data.users.rows([user])[0]
+    return data.items.external(data.log.item[rows]).to_list()
+
+
+def test_lines_order_events_without_a_time_and_none_is_merged():
+    dataset = Dataset.load(LINES, schema=BY_LINE)
+    assert dataset.ordered
+    assert "Times: the order of the lines." in dataset.report.lines()
+    data = dataset.split().training_data("all")  # leave-last-out, as there is an order
+    assert data.kind == "leave-last-out"
+    assert [line_history(data, user) for user in (1, 2, 3)] == [[4, 5, 6], [5, 4, 5], [6]]
+    turned = Dataset.load(LINES.reverse(), schema=BY_LINE).split().training_data("all")
+    assert line_history(turned, 1) == [6, 5, 4]
+
+
+def test_a_later_file_goes_on_after_the_last_line():
+    data = Dataset.load(LINES, schema=BY_LINE).split().training_data("all")
+    again = read_events(data, LINES.head(2), BY_LINE)
+    assert (again.events, again.repeated) == (2, 0)
+    assert line_history(again.data, 2) == [5, 4, 5, 5]
+    assert line_history(again.data, 1) == [4, 5, 6, 4]
+    with pytest.raises(DataError, match="the order of the lines"):
+        read_events(data, LINES, Schema(time="t"))
+
+
+def test_an_order_of_lines_has_no_time_spans_and_no_second_order():
+    data = Dataset.load(LINES, schema=BY_LINE).split().training_data("all")
+    with pytest.raises(DataError, match=r"half_life = 5.* is a time span, and data.order = 'file'"):
+        Popular(half_life=5).fit_data(data)
+    with pytest.raises(ModelError, match=r"history_time .* data.order = 'file'"):
+        TwoTower(history="attention", history_time=True, dim=8, epochs=1).set_data(data)
+    for more in ({"time": "t"}, {"tie": "file"}):
+        with pytest.raises(DataError, match="would do nothing"):
+            Schema(order="file", **more)
+
+
+def test_lines_of_one_user_after_another_give_no_global_cut():
+    Dataset.load(LINES, schema=BY_LINE).split("global-time", at=0.6, validation_at=0.4)
+    with pytest.raises(SplitError, match="user by user"):
+        Dataset.load(LINES.sort("user_id"), schema=BY_LINE).split("global-time", at=0.6)
+    with pytest.raises(DataError, match="the order of the lines"):
+        Dataset.load(LINES, schema=BY_LINE).split("global-time", at="2024-01-01")

@@ -121,7 +121,12 @@ class Recipe(Section):
             return self.split.kind
         if self.split.column is not None:
             return "column"
-        return "leave-last-out" if self.data.time is not None else "random"
+        return "leave-last-out" if self.is_ordered else "random"
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether something tells the order of events: times, or the lines of the file."""
+        return self.data.time is not None or self.data.order == "file"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -147,6 +152,12 @@ class Recipe(Section):
                 found.append(f"{owner[column]} and {role} are both the column {column!r}")
             if column is not None:
                 owner[column] = role
+        for key, value in (("time", data.time), ("tie", None if data.tie == "hash" else data.tie)):
+            if data.order == "file" and value is not None:
+                found.append(
+                    f"data.{key} does nothing with data.order = 'file', which takes the order of "
+                    "the lines: give one of the two"
+                )
         if data.time_unit != "auto" and data.time is None:
             found.append("data.time_unit needs data.time, the column of the times")
         if data.min_weight is not None and data.weight is None:
@@ -224,8 +235,11 @@ class Recipe(Section):
             found.append('split.kind = "column" needs split.column')
         if kind != "column" and column is not None:
             found.append(f'split.column needs split.kind = "column", got "{kind}"')
-        if kind in {"leave-last-out", "global-time"} and self.data.time is None:
-            found.append(f'split.kind = "{kind}" needs data.time, the column that orders events')
+        if kind in {"leave-last-out", "global-time"} and not self.is_ordered:
+            found.append(
+                f'split.kind = "{kind}" needs data.time, the column that orders events, or '
+                "data.order = 'file'"
+            )
         if kind in {"leave-last-out", "global-time"} and self.split.seed:
             found.append(f'split.seed does nothing for split.kind = "{kind}", which draws nothing')
         if kind in {"leave-last-out", "column"} and at is not None:
@@ -271,9 +285,10 @@ class Recipe(Section):
             )
         if data.session is not None and training.session_gap is not None:
             found.append("data.session and training.session_gap both cut sessions: give one")
-        for key in ("session_gap", "pair_window"):
-            if getattr(training, key) is not None and data.time is None:
-                found.append(f"training.{key} needs data.time, the column that orders events")
+        if training.session_gap is not None and data.time is None:
+            found.append("training.session_gap needs data.time, the column of the times")
+        if training.pair_window is not None and not self.is_ordered:
+            found.append("training.pair_window needs data.time, the column that orders events")
         return found
 
 

@@ -129,6 +129,11 @@ class Data(Section):
         "event is a positive.",
         examples=[4.0],
     )
+    order: Literal["time", "file"] = Field(
+        default="time",
+        description='What orders the events of a user: "time", data.time (no order without it); '
+        '"file", the order of the lines, each line an event of its own, without any time.',
+    )
     tie: Literal["hash", "file"] = Field(
         default="hash",
         description="Order of equal times: a seeded hash of (user, item), or the file's order.",

@@ -84,7 +84,11 @@ class Dataset:
         frame, item_frame = _aligned(frame, interactions, items, schema, "item", said)
         user_ids, user, met_user = _encode(frame["user"], user_frame, met)
         item_ids, item, met_item = _encode(frame["item"], item_frame, met)
-        keys = None if schema.tie == "file" else pair_hash(user_ids, item_ids, user, item)
+        keys = (
+            None
+            if "file" in (schema.tie, schema.order)
+            else pair_hash(user_ids, item_ids, user, item)
+        )
         time = _numpy(frame, "time")
         order = _order(user, time, keys)
         met_log = met_values = None
@@ -133,7 +137,7 @@ class Dataset:
 
     @property
     def ordered(self) -> bool:
-        """Whether the log has a time: without one a history is a set."""
+        """Whether the log has an order, by time or by line: without one a history is a set."""
         return self.log.time is not None
 
     def split(
@@ -161,6 +165,7 @@ class Dataset:
             _refuse(kind, at=at, validation_at=validation_at)
             roles = splits.leave_last_out(self.log)
         elif kind == "global-time":
+            self._refuse_grouped()
             roles = splits.global_time(
                 self.log, self._moment(0.9 if at is None else at), self._moment(validation_at)
             )
@@ -194,6 +199,21 @@ class Dataset:
         else:
             roles = splits.known_before(log, self.met, one_moment=kind == "global-time")
         return replace(self.met, role=roles)
+
+    def _refuse_grouped(self) -> None:
+        """Refuse one cut through all users where lines order events and each user has a block."""
+        log = self.log
+        if self.report.time_unit != "line" or log.time is None:
+            return
+        present = np.flatnonzero(np.diff(log.indptr))
+        first, last = log.time[log.indptr[present]], log.time[log.indptr[present + 1] - 1]
+        order = np.argsort(first)
+        several = len(log) > len(order) > 1
+        if several and bool((last[order][:-1] < first[order][1:]).all()):
+            raise SplitError(
+                "split.kind 'global-time' needs an order among users, and the lines of the log "
+                "stand user by user: give data.time, or use kind 'leave-last-out'"
+            )
 
     def _moment(self, at: Any) -> Any:
         """Read a time as a person writes it in the log's own unit; shares in (0, 1) stay."""

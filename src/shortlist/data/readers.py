@@ -152,6 +152,8 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
     Rows stay in the order of the file. user, item, session: Int64 or String. time: Int64 or Float64
     (`times.checked_times`). weight: Float64. split: String. None of them holds a null.
 
+    With order="file" the time is the number of the row.
+
     Rows equal in all of these are merged. Where the weight alone differs, the largest is kept, so
     that the order of rows changes nothing; with `tie="file"` the last row is kept in both cases, as
     in a log where a later rating replaces an earlier one. Then rows below `min_weight` are parted
@@ -168,6 +170,11 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
             str(schema.time),
             f"data.time_unit = '{schema.time_unit}' is for numbers, and these are dates, which say "
             "what they are: leave it out.",
+        )
+    if schema.order == "file":
+        frame, unit = (
+            frame.with_row_index("time").with_columns(pl.col("time").cast(pl.Int64)),
+            "line",
         )
     times = told(frame["time"], unit) if unit is not None else None
     rows_read = frame.height + found.dropped

@@ -10,10 +10,12 @@ from shortlist.durations import WrittenUnit
 from shortlist.errors import DataError, suggest
 
 FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
+Order = Literal["time", "file"]
 Tie = Literal["hash", "file"]
 NullIds = Literal["refuse", "drop", "keep"]
 
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
+ORDERS: tuple[str, ...] = get_args(Order)
 TIES: tuple[str, ...] = get_args(Tie)
 TIME_UNITS: tuple[str, ...] = get_args(WrittenUnit)
 NULL_IDS: tuple[str, ...] = get_args(NullIds)
@@ -57,6 +59,7 @@ class Schema:
     `min_weight`: only rows with at least this weight are positives; by default every row is one.
     The items of the other rows are met: they are not recommended to their user.
     `time_unit`: what a time column of numbers holds; "auto" reads it off their size.
+    `order`: events are ordered by their time ("time"), or without one as their lines are ("file").
     `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
     the file changes nothing ("hash"), or as the file has them ("file").
     `title`: a column of the item table to show to people; no tower reads it.
@@ -81,6 +84,7 @@ class Schema:
     session: str | None = None
     split: str | None = None
     min_weight: float | None = None
+    order: Order = "time"
     tie: Tie = "hash"
     user_features: tuple[Feature, ...] = ()
     item_features: tuple[Feature, ...] = ()
@@ -98,6 +102,14 @@ class Schema:
         object.__setattr__(self, "users_columns", tuple(self.users_columns))
         object.__setattr__(self, "items_columns", tuple(self.items_columns))
         self._check_roles()
+        if self.order not in ORDERS:
+            raise DataError(f"there is no order {self.order!r}." + suggest(str(self.order), ORDERS))
+        if self.order == "file" and (self.time is not None or self.tie != "hash"):
+            idle = "tie" if self.time is None else "time"
+            raise DataError(
+                f"order = 'file' takes the order of the lines, and {idle} would do nothing: leave "
+                f"{idle} out, or order."
+            )
         if self.tie not in TIES:
             raise DataError(f"there is no tie rule {self.tie!r}." + suggest(str(self.tie), TIES))
         if self.time_unit not in TIME_UNITS:

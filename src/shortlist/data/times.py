@@ -172,6 +172,8 @@ def told(times: pl.Series, unit: TimeUnit) -> str:
     >>> told(pl.Series("t", [1_600_000_000, 1_600_090_000]), "s")
     '2020-09-13 to 2020-09-14, read as seconds'
     """
+    if unit == "line":
+        return NAMES[unit]
     low, high = _written(times.min(), unit), _written(times.max(), unit)
     said = f"{low} to {high}, read as {NAMES[unit]}"
     if unit in _SIZES and unit not in _DATE_FORMS:

@@ -43,17 +43,24 @@ class Update(NamedTuple):
 
 def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
     """Read new events with the columns of the log and add them. Errors: DataError, ModelError."""
-    known: Any = data.time_unit or "auto"  # as the log was read, whatever these alone look like
+    # As the log was read, whatever these alone look like.
+    known: Any = data.time_unit if data.time_unit not in (None, "line") else "auto"
     schema = replace(schema, split=None, time_unit=known)
     frame, met, report = read_log(source, schema, only_met=True)
     _refuse_rewritten(data, report)
     if report.time_unit != data.time_unit:
-        own = None if data.log.time is None else told(pl.Series(data.log.time), known)
+        own = (
+            "none"
+            if data.log.time is None
+            else told(pl.Series(data.log.time), data.time_unit or "number")
+        )
         raise DataError(
             f"{report.where}: column '{schema.time}': its times run from {report.times}; those "
             f"of the bundle's log from {own}: give both in one unit"
         )
-    if data.log.time is not None:
+    if data.time_unit == "line":
+        frame, met = _after(data, frame), None if met is None else _after(data, met)
+    elif data.log.time is not None:
         came = frame["time"] if met is None else pl.concat([frame["time"], met["time"]])
         refuse_far(report.where, str(schema.time), came, data.log.time, known)
     for side, known in (("user", data.users.ids), ("item", data.items.ids)):
@@ -64,6 +71,13 @@ def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
         frame = frame.with_columns(ids.head(len(frame)).alias(side))
         met = None if met is None else met.with_columns(ids.tail(len(met)).alias(side))
     return with_events(data, frame, met)
+
+
+def _after(data: TrainingData, events: pl.DataFrame) -> pl.DataFrame:
+    """Events whose times are line numbers, counted on from the last line of the data."""
+    known = [log.time for log in (data.log, data.met) if log is not None and log.time is not None]
+    last = max((int(times.max()) for times in known if len(times)), default=-1)
+    return events.with_columns(pl.col("time") + last + 1)
 
 
 def _refuse_rewritten(data: TrainingData, report: ReadReport) -> None:

@@ -146,6 +146,11 @@ class TwoTower(ItemVectors):
                 "(data.time): give one, or leave it out"
             )
         self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
+        if self.towers.query.timed and data.time_unit == "line":
+            raise ModelError(
+                "model.history_time reads the time between events, and data.order = 'file' tells "
+                "none: leave it out, or give data.time"
+            )
         self._mark_readable()
         self.popular = Popular().fit_data(data)
 
