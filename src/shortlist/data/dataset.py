@@ -84,11 +84,8 @@ class Dataset:
         frame, item_frame = _aligned(frame, interactions, items, schema, "item", said)
         user_ids, user, met_user = _encode(frame["user"], user_frame, met)
         item_ids, item, met_item = _encode(frame["item"], item_frame, met)
-        keys = (
-            None
-            if "file" in (schema.tie, schema.order)
-            else pair_hash(user_ids, item_ids, user, item)
-        )
+        by_file = "file" in (schema.tie, schema.order)
+        keys = None if by_file else pair_hash(user_ids, item_ids, user, item)
         time = _numpy(frame, "time")
         order = _order(user, time, keys)
         met_log = met_values = None
