@@ -1,5 +1,6 @@
 """Every flag of every command acts or is refused: those that all commands share."""
 
+import re
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from shortlist.cli.app import app, main
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import planted_world
+from shortlist.index import INDEXES
 from shortlist.retrievers.popular import Popular
 
 COMMANDS = get_command(app).commands
@@ -99,3 +101,8 @@ def test_the_number_of_reasons_is_of_tables(folder, capsys):
     assert call(capsys, *question)[0] == 0
     code, said = call(capsys, *question, "--json")
     assert (code, "--json gives every reason" in said) == (2, True)
+
+
+def test_the_help_of_index_names_every_kind_of_index():
+    kind = next(p for p in get_command(app).commands["index"].params if p.name == "kind")
+    assert set(re.findall(r"[a-z]+(?:-[a-z]+)*", kind.help)) - {"or"} == set(INDEXES)

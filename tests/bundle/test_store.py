@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import sys
 from itertools import count
@@ -493,6 +494,20 @@ def test_a_file_that_grew_is_refused(tmp_path):
             verify(path.parent)
 
 
+def test_no_file_is_read_while_another_is_not_whole(tmp_path, monkeypatch):
+    small_bundle(tmp_path / "bundle")
+    read = []
+    monkeypatch.setattr(store, "_digest", lambda file: read.append(file.name))
+    for name in CONTENT:
+        path = tmp_path / "bundle" / name
+        intact = path.read_bytes()
+        path.write_bytes(intact[:-1])
+        with pytest.raises(BundleError, match=f"{name} has {len(intact) - 1} bytes"):
+            verify(tmp_path / "bundle")
+        path.write_bytes(intact)
+    assert read == []
+
+
 @pytest.mark.parametrize("name", [*CONTENT, MANIFEST, SEAL])
 def test_a_missing_file_is_refused_by_name(tmp_path, name):
     small_bundle(tmp_path / "bundle")
@@ -511,30 +526,34 @@ def test_an_unknown_file_is_refused_by_name(tmp_path, name):
 
 def test_what_a_file_manager_left_is_ignored_and_never_opened(tmp_path, monkeypatch):
     bundle_id = small_bundle(tmp_path / "bundle")
-    for name in LEFT_BY_DESKTOPS:
+    left = {*LEFT_BY_DESKTOPS, "._.DS_Store", *(f"._{name}" for name in [*CONTENT, MANIFEST])}
+    for name in left:
         (tmp_path / "bundle" / name).write_bytes(b"junk")
     opened, really = [], os.open
     spy = lambda path, *more: opened.append(Path(path).name) or really(path, *more)  # noqa: E731
     monkeypatch.setattr(os, "open", spy)
     manifest = verify(tmp_path / "bundle")
     assert manifest.id == bundle_id
-    assert LEFT_BY_DESKTOPS.isdisjoint([*opened, *manifest.files])
+    assert left.isdisjoint([*opened, *manifest.files])
     assert {MANIFEST, SEAL, *CONTENT} == set(opened)
     publish(tmp_path / "bundle", CONTENT, {}, overwrite=True)
-    assert LEFT_BY_DESKTOPS.isdisjoint(os.listdir(tmp_path / "bundle"))
+    assert left.isdisjoint(os.listdir(tmp_path / "bundle"))
 
 
+@pytest.mark.parametrize("name", [".DS_Store", f"._{MANIFEST}"])
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to(MANIFEST)])
-def test_only_a_regular_file_passes_as_left_by_a_file_manager(tmp_path, make):
+def test_only_a_regular_file_passes_as_left_by_a_file_manager(tmp_path, make, name):
     small_bundle(tmp_path / "bundle")
-    make(tmp_path / "bundle" / ".DS_Store")
-    with pytest.raises(BundleError, match=r"\.DS_Store does not belong"):
+    make(tmp_path / "bundle" / name)
+    with pytest.raises(BundleError, match=f"{re.escape(name)} does not belong"):
         verify(tmp_path / "bundle")
 
 
 def test_a_bundle_cannot_hold_a_file_that_a_file_manager_would_write_over(tmp_path):
     with pytest.raises(BundleError, match=r"cannot hold a file named 'Thumbs\.db'"):
         publish(tmp_path / "bundle", {"Thumbs.db": b""}, {})
+    with pytest.raises(BundleError, match=r"cannot hold a file named '\._a'"):
+        publish(tmp_path / "bundle", {"._a": b""}, {})
     small_bundle(tmp_path / "bundle")
     entry = {"size": 0, "sha256": "0" * 64}
     reseal(tmp_path / "bundle", lambda content: content["files"].update({".DS_Store": entry}))

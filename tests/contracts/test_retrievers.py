@@ -450,6 +450,12 @@ def test_new_events_make_a_new_retriever_and_leave_the_old_one_as_it_was(channel
     assert (new.recommend(data.users.ids[:5], 5).rows == before.rows).all()
 
 
+def test_only_training_data_is_observed_and_what_to_give_is_said(channel):
+    for junk in (None, "events", pl.DataFrame({"user": [1], "item": [1]})):
+        with pytest.raises(DataError, match=r"got a \w+: write observe\(with_events\("):
+            channel.observe(junk)
+
+
 def test_what_is_fitted_needs_no_second_copy_of_the_data(split, channels):
     assert channels("ease").data is channels("als").data
 

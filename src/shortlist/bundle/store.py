@@ -41,6 +41,9 @@ Content: TypeAlias = bytes | Callable[[Path], None]
 LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """Files that a file manager puts into every folder it shows: ignored in a bundle, never opened."""
 
+APPLE_DOUBLE = "._"
+"""So begin the files that macOS puts beside each file on a foreign disk: ignored likewise."""
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OWN_FIELDS = frozenset({"format", "created_by", "files"})
@@ -183,13 +186,16 @@ def verify(directory: Path) -> Manifest:
         raise BundleError(f"{directory / MANIFEST} is not what {SEAL} says it is. {_DAMAGED}")
     manifest = _parse(directory, bundle_id, text)
     _check_listing(directory, manifest.files.keys())
+    # All sizes come first: a bundle that is still being copied is not read again and again.
     for name, entry in manifest.files.items():
-        path = directory / name
-        with _naming("read", path), _open_regular(path) as file:
+        with _naming("read", directory / name), _open_regular(directory / name) as file:
+            _check_size(directory / name, entry, os.fstat(file.fileno()).st_size)
+    for name, entry in manifest.files.items():
+        with _naming("read", directory / name), _open_regular(directory / name) as file:
             size = os.fstat(file.fileno()).st_size
-            # The size comes first: a file that has grown by gigabytes is not read to the end.
+            # It may have grown since, by gigabytes.
             digest = _digest(file) if size == entry.size else ""
-        _check_file(path, entry, size, digest)
+        _check_file(directory / name, entry, size, digest)
     return manifest
 
 
@@ -233,10 +239,11 @@ def _entry(name: str, value: object, path: Path) -> FileEntry:
 def _check_name(name: str, where: str) -> None:
     plain = _FILE_NAME.fullmatch(name) and ".." not in name and name != "."
     kept = {MANIFEST, SEAL, *LEFT_BY_DESKTOPS}
-    if not plain or name in kept:
+    if not plain or name in kept or name.startswith(APPLE_DOUBLE):
         raise BundleError(
             f"{where} cannot hold a file named {name!r:.140}: expected up to 128 of A-Z, a-z, "
-            f"0-9, '.', '_' and '-', without '..', and not {', '.join(sorted(kept))}."
+            f"0-9, '.', '_' and '-', without '..', not beginning with '{APPLE_DOUBLE}', and not "
+            f"{', '.join(sorted(kept))}."
         )
 
 
@@ -245,7 +252,12 @@ def _check_listing(directory: Path, names: Iterable[str]) -> None:
     expected = {*names, MANIFEST, SEAL}
     with _naming("list", directory):
         found = set(os.listdir(directory))
-        ignored = {name for name in found & LEFT_BY_DESKTOPS if _is_regular(directory / name)}
+        ignored = {
+            name
+            for name in found - expected
+            if name in LEFT_BY_DESKTOPS or name.startswith(APPLE_DOUBLE)
+            if _is_regular(directory / name)
+        }
     for name in sorted(expected - found):
         raise BundleError(f"{directory / name} is missing. {_DAMAGED}")
     for name in sorted(found - expected - ignored):
@@ -255,9 +267,13 @@ def _check_listing(directory: Path, names: Iterable[str]) -> None:
         )
 
 
-def _check_file(path: Path, entry: FileEntry, size: int, digest: str) -> None:
+def _check_size(path: Path, entry: FileEntry, size: int) -> None:
     if size != entry.size:
         raise BundleError(f"{path} has {size} bytes where {entry.size} were written. {_DAMAGED}")
+
+
+def _check_file(path: Path, entry: FileEntry, size: int, digest: str) -> None:
+    _check_size(path, entry, size)
     if digest != entry.sha256:
         raise BundleError(f"{path} has other content than was written (sha256). {_DAMAGED}")
 

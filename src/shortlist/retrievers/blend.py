@@ -28,7 +28,7 @@ from shortlist.retrievers.merging import fill_slots, fuse, slot_order
 from shortlist.retrievers.options import checked_options, on_cpu
 from shortlist.retrievers.planning import Lists, Plan, plan_lists
 from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.unfitted import check_split
+from shortlist.retrievers.unfitted import check_data, check_split
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
 
@@ -281,6 +281,7 @@ class Blend(Explaining):
 
     def observe(self, data: TrainingData) -> Self:
         """Return the blend with new events in every channel: `data` is the old data with them."""
+        check_data(data)
         new = copy(self)
         new.channels = {name: channel.observe(data) for name, channel in self.channels.items()}
         new._adopt()

@@ -15,7 +15,7 @@ from shortlist.retrievers.answering import Answering
 from shortlist.retrievers.base import RowQueries, State
 from shortlist.retrievers.options import checked_options, on_cpu
 from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.unfitted import check_split
+from shortlist.retrievers.unfitted import check_data, check_split
 from shortlist.sections.base import Section
 from shortlist.training.progress import Progress
 
@@ -81,6 +81,7 @@ class Counting(Answering, Generic[Chosen]):
         Channels that can do less than a whole fit override `_take_events`, and give what a whole
         fit would.
         """
+        check_data(data)
         new = copy(self)
         new._take_events(data)
         return new

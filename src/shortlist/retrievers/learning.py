@@ -32,7 +32,7 @@ from shortlist.retrievers.base import (
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.item_updates import with_changed_items
 from shortlist.retrievers.kept import check_rows, check_tensors
-from shortlist.retrievers.unfitted import check_split
+from shortlist.retrievers.unfitted import check_data, check_split
 from shortlist.similarity import comparable, normalize
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, Fitted, fit_towers
@@ -196,6 +196,7 @@ class Learner(Explaining):
 
         Histories and seen items grow with them; towers and vectors stay as they were trained.
         """
+        check_data(data)
         return self.from_state(data, *self.state(), device=self.device)
 
     def change_items(

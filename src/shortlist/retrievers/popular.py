@@ -19,7 +19,7 @@ from shortlist.retrievers.attributes import categories
 from shortlist.retrievers.base import RowQueries, State
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.options import checked_options, on_cpu
-from shortlist.retrievers.unfitted import check_split
+from shortlist.retrievers.unfitted import check_data, check_split
 from shortlist.sections.base import Duration, Positive, Section, Text
 from shortlist.training.progress import Progress
 
@@ -221,6 +221,7 @@ class Popular(Explaining):
 
     def observe(self, data: TrainingData) -> Self:
         """Return popularity with new events: `data` is the old data with them."""
+        check_data(data)
         return type(self)(self.options, device=self.device).fit_data(data)
 
     def state(self) -> State:

@@ -1,8 +1,8 @@
-"""What does a retriever say that is asked before it was fitted, or fitted on what is no split?"""
+"""What does a retriever say that is asked before it was fitted, or given what is no data for it?"""
 
 from typing import TYPE_CHECKING, Any
 
-from shortlist.data.dataset import Dataset, Split
+from shortlist.data.dataset import Dataset, Split, TrainingData
 from shortlist.errors import DataError, NotFittedError
 
 
@@ -31,3 +31,16 @@ def check_split(split: Any) -> None:
     if isinstance(split, Dataset):
         raise DataError("fit takes a split, got a Dataset: write fit(dataset.split())")
     raise DataError(f"fit takes a split, got a {type(split).__name__}: make one with {made}")
+
+
+def check_data(data: Any) -> None:
+    """Refuse new events in any form but training data, and say how it is made. Errors: DataError.
+
+    The events themselves go through `data.updates.with_events`.
+    """
+    if not isinstance(data, TrainingData):
+        raise DataError(
+            f"observe takes the data with the new events in it, got a {type(data).__name__}: write "
+            "observe(with_events(retriever.data, events).data); with_events is in "
+            "shortlist.data.updates"
+        )
