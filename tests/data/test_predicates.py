@@ -1,5 +1,7 @@
 """Conditions on items: by hand, missing values, and every mistake told with its place."""
 
+import datetime as dt
+
 import polars as pl
 import pytest
 
@@ -78,7 +80,7 @@ def test_a_condition_chooses_these(where, items):
         ({"column": "tag", "eq": "a"}, "no column 'tag'.*'tags'"),
         ({"column": "price", "eq": "cheap"}, "compared with a number, got 'cheap'"),
         ({"column": "tags", "eq": 3}, "compared with a text, got 3"),
-        ({"column": "tags", "min": 3}, "holds no numbers"),
+        ({"column": "tags", "min": 3}, "holds no numbers and no dates"),
         ({"and": []}, "where.and must be a list of at least one"),
         ({"or": [{"column": "tags", "eq": "a"}, 7]}, r"where.or\[1\] must be a table"),
         ({"colum": "tags", "eq": "a"}, "one of the keys 'and', 'or', 'not'"),
@@ -110,3 +112,60 @@ def test_one_and_true_are_told_apart_however_they_were_asked_before():
     assert chosen({"column": "listed", "eq": True}, data) == [10, 30, 40]
     with pytest.raises(QueryError, match="compared with true or false, got 1"):
         chosen({"column": "listed", "eq": 1}, data)
+
+
+def dated(column):
+    log = pl.DataFrame({"user_id": [1] * 4, "item_id": [10, 20, 30, 40], "t": [1, 2, 3, 4]})
+    items = pl.DataFrame({"item_id": [10, 20, 30, 40, 60], "day": column})
+    return Dataset.load(log, items=items, schema=Schema(time="t")).split().training_data("all")
+
+
+DAYS = ["2024-01-31", "2024-02-01", "2024-02-02", None, "2024-12-31"]
+DATES = pl.Series(DAYS).str.to_date()
+COLUMNS = {
+    "text": pl.Series(DAYS),
+    "text with hours": pl.Series([None if day is None else f"{day} 13:30" for day in DAYS]),
+    "dates": DATES,
+    "milliseconds": DATES.cast(pl.Datetime("ms")) + dt.timedelta(hours=13),
+    "nanoseconds": DATES.cast(pl.Datetime("ns")) + dt.timedelta(hours=23, minutes=59),
+    "zoned": (DATES.cast(pl.Datetime("us")) + dt.timedelta(hours=3))
+    .dt.replace_time_zone("UTC")
+    .dt.convert_time_zone("America/New_York"),
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+def test_dates_have_limits_and_a_date_is_the_whole_day(column):
+    data = dated(column)
+
+    def within(**limits):
+        return chosen({"column": "day"} | limits, data)
+
+    assert within(min="2024-02-01") == [20, 30, 60]
+    assert within(max="2024-02-01") == [10, 20]
+    assert within(min="2024-02-01", max="2024-02-02") == [20, 30]
+    assert within(min=dt.date(2024, 2, 2)) == [30, 60]
+    midnight = [10, 20] if column.dtype == pl.Date or column[1] == "2024-02-01" else [10]
+    assert within(max="2024-02-01T00:00") == midnight
+    assert chosen({"not": {"column": "day", "min": "2024-02-01"}}, data) == [10, 40]
+    if column.dtype != pl.String:
+        assert within(eq="2024-02-01") == [20]
+        assert chosen({"column": "day", "in": ["2024-02-01", "2024-12-31"]}, data) == [20, 60]
+        assert within(**{"in": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "where", "message"),
+    [
+        (DATES, {"min": 3}, "holds dates: a limit must be a date .*got 3"),
+        (DATES, {"eq": 3}, "compared with a date .*got 3"),
+        (DATES, {"eq": "soon"}, "compared with a date .*'soon'"),
+        (DATES, {"min": "0001-01-01T00:00+23:00"}, "must be a number, or a date"),
+        (DATES, {"min": "soon"}, "where.min must be a number, or a date"),
+        (pl.Series(["a", "b", None, "c", "d"]), {"min": "2024-02-01"}, "with a date: .*'a'"),
+        (pl.Series([1, 2, 3, 4, 5]), {"min": "2024-02-01"}, "holds numbers"),
+    ],
+)
+def test_what_is_no_date_is_told(column, where, message):
+    with pytest.raises(QueryError, match=message):
+        chosen({"column": "day"} | where, dated(column))

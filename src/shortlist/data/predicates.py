@@ -1,11 +1,13 @@
 """Which items may be recommended? A condition on their columns, as a tree of plain values.
 
 As JSON or Python: {"column": "genre", "in": ["Drama", "War"]}, {"column": "genre", "eq": "Drama"},
-{"column": "price", "min": 1, "max": 9.5}, {"and": [...]}, {"or": [...]}, {"not": {...}}.
+{"column": "price", "min": 1, "max": 9.5}, {"column": "day", "min": "2024-02-01"}, {"and": [...]},
+{"or": [...]}, {"not": {...}}.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from math import isnan
 from operator import and_, or_
@@ -19,7 +21,8 @@ from torch import Tensor
 
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import MultiValuedEncoder
-from shortlist.errors import QueryError, suggest
+from shortlist.data.times import moments
+from shortlist.errors import DataError, QueryError, suggest
 
 MOST_NODES = 64
 MOST_DEEP = 8
@@ -38,11 +41,14 @@ class In:
 
 @dataclass(frozen=True)
 class Range:
-    """The column's number lies between the two, both included; None is no limit."""
+    """The column's number, or date, lies between the two, both included; None is no limit.
+
+    Dates are ISO text; one without a time is the whole day.
+    """
 
     column: str
-    low: float | None
-    high: float | None
+    low: float | str | None
+    high: float | str | None
 
 
 @dataclass(frozen=True)
@@ -170,9 +176,9 @@ def _parse(tree: object, at: str, depth: int, count: list[int]) -> Predicate:
             raise QueryError(f"{at}.in must be a list of at most {MOST_VALUES:,} values")
         return In(column, tuple(_scalar(value, f"{at}.in[{n}]") for n, value in enumerate(values)))
     if keys in ({"column", "min"}, {"column", "max"}, {"column", "min", "max"}):
-        low, high = (_number(tree.get(key), f"{at}.{key}") for key in ("min", "max"))
+        low, high = (_limit(tree.get(key), f"{at}.{key}") for key in ("min", "max"))
         if low is None and high is None:
-            raise QueryError(f"{at} needs a number for min or max")
+            raise QueryError(f"{at} needs a number or a date for min or max")
         return Range(column, low, high)
     raise QueryError(
         f"{at}: beside 'column' there must be 'eq', 'in', or 'min' and 'max'; "
@@ -181,6 +187,8 @@ def _parse(tree: object, at: str, depth: int, count: list[int]) -> Predicate:
 
 
 def _scalar(value: object, at: str) -> Scalar:
+    if isinstance(value, date):
+        return value.isoformat()
     if not isinstance(value, str | int | float | bool):
         raise QueryError(f"{at} must be a text, a number, true or false; got {value!r}")
     if isinstance(value, int) and abs(value) >= 2**63:
@@ -188,12 +196,52 @@ def _scalar(value: object, at: str) -> Scalar:
     return value
 
 
-def _number(value: object, at: str) -> float | None:
+def _limit(value: object, at: str) -> float | str | None:
     if value is None:
         return None
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, str):
+        _span(value, f"{at} must be a number, or a date")
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
         raise QueryError(f"{at} must be a number, got {value!r}")
     return float(value)
+
+
+def _span(value: object, what: str) -> tuple[datetime, datetime]:
+    """Return when a written date begins and ends (the first moment after it), in UTC."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        start = datetime.fromisoformat(value)
+        if start.tzinfo is not None:
+            start = start.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError) as error:
+        raise QueryError(f"{what} such as '2024-02-01', got {value!r}") from error
+    long = timedelta(days=1) if len(value) <= len("2024-02-01") else timedelta(microseconds=1)
+    return start, start + long if start.year < 9999 else datetime.max
+
+
+def _within_dates(
+    column: str, low: float | str | None, high: float | str | None, frame: pl.DataFrame
+) -> pl.Expr:
+    """Whether the dates of a column lie between two dates, each the whole of what it says."""
+    what = f"column '{column}' holds dates: a limit must be a date"
+    try:
+        times = moments(_column(column, frame), "the items table")
+    except DataError as error:
+        raise QueryError(f"column '{column}' is compared with a date: {error}") from error
+    held = times.is_not_null()
+    if low is not None:
+        held &= times >= _span(low, what)[0]
+    if high is not None:
+        held &= times < _span(high, what)[1]
+    return pl.lit(held.fill_null(False))
+
+
+def _is_dated(dtype: pl.DataType) -> bool:
+    return dtype == pl.Date or isinstance(dtype, pl.Datetime)
 
 
 def _expression(where: Predicate, frame: pl.DataFrame, data: TrainingData) -> pl.Expr:
@@ -205,8 +253,17 @@ def _expression(where: Predicate, frame: pl.DataFrame, data: TrainingData) -> pl
         case Not(part):
             return ~_expression(part, frame, data)
         case Range(column, low, high):
-            if not _column(column, frame).dtype.is_numeric():
-                raise QueryError(f"column '{column}' holds no numbers, so it has no min and max")
+            dtype = _column(column, frame).dtype
+            written = isinstance(low, str) or isinstance(high, str)
+            if _is_dated(dtype) or (dtype == pl.String and written):
+                return _within_dates(column, low, high, frame)
+            if not dtype.is_numeric():
+                raise QueryError(
+                    f"column '{column}' holds no numbers and no dates (as '2024-02-01'), so it has "
+                    "no min and max"
+                )
+            if written:
+                raise QueryError(f"column '{column}' holds numbers, so its limits are numbers")
             held = pl.col(column).is_not_null()
             if low is not None:
                 held &= pl.col(column) >= low
@@ -221,6 +278,11 @@ def _among(
     column: str, values: tuple[Scalar, ...], frame: pl.DataFrame, data: TrainingData
 ) -> pl.Expr:
     dtype = _column(column, frame).dtype
+    if _is_dated(dtype):
+        for value in values:
+            _span(value, f"column '{column}' is compared with a date")
+        days = [_within_dates(column, str(value), str(value), frame) for value in values]
+        return reduce(or_, days, pl.lit(False))
     one = pl.col(column)
     encoder = data.item_features.encoders.get(column)
     if isinstance(dtype, pl.List | pl.Array):

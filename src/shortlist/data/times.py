@@ -79,7 +79,7 @@ def checked_times(
     """
     refuse_null(column, where, "the time is missing; every row needs one.")
     if column.dtype == pl.String:
-        column = _parse_iso(column, where)
+        column = parse_iso(column, where)
     kind = column.dtype
     if kind.is_float() or kind.is_integer():
         refuse_not_finite(column, where)
@@ -317,7 +317,23 @@ def _written(value: Any, unit: TimeUnit) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _parse_iso(column: pl.Series, where: str) -> pl.Series:
+def moments(column: pl.Series, where: str) -> pl.Series:
+    """Return dates, dates with a time or ISO text as dates with a time in UTC, in microseconds.
+
+    What is missing stays so. Raises DataError for text that is no ISO date.
+    """
+    if column.dtype == pl.String:
+        given = column.is_not_null()
+        read = moments(parse_iso(column.filter(given), where), where)
+        empty = pl.Series(column.name, [None] * len(column), dtype=read.dtype)
+        return empty.scatter(given.arg_true(), read)
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None:
+        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return column.cast(pl.Datetime("us"))
+
+
+def parse_iso(column: pl.Series, where: str) -> pl.Series:
+    """Return text as dates with a time; the form of the first is that of all, else DataError."""
     text = column.str.replace(" ", "T", literal=True)
     # Nanoseconds reach from 1677 to 2262 only: they are taken where microseconds would lose digits.
     unit: Literal["ns", "us"] = "ns" if text.str.contains(r"\.\d{7}").any() else "us"
