@@ -198,9 +198,13 @@ def test_a_file_of_candidates_that_fails_half_way_leaves_nothing(bundle, tmp_pat
         ("id,userid\n1,10001\n", "no column 'user_id'"),
         ("10001\n10002\n", "put a header above it"),
         ("user_id\nx\n", "integers"),
+        ("user_id\n1\nNULL\n", "row 2: 'NULL' looks like a missing value"),
+        ("user_id\n\\N\n2\n", "row 1: the user id is empty"),
     ],
 )
-def test_a_users_file_without_a_user_column_is_refused(capsys, bundle, tmp_path, text, message):
+def test_a_users_file_without_a_user_column_or_id_is_refused(
+    capsys, bundle, tmp_path, text, message
+):
     users = tmp_path / "users.csv"
     users.write_text(text)
     target = tmp_path / "out.parquet"

@@ -185,6 +185,7 @@ READ = {
         ("iso", "2024/01/02", "the time '2024/01/02'"),
         ("iso", "7", "the time '7'"),
         ("weight", "good", "got 'good'"),
+        ("weight", '"1,5"', "got '1,5'. Decimals need a point"),
         ("weight", "", "the weight is missing"),
         ("weight", "inf", "inf"),
         ("weight", "-1", "-1"),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from shortlist.data.readers import read_frame
+from shortlist.data.readers import NULL_WORDS, read_frame
 from shortlist.errors import QueryError, suggest
 from shortlist.outputs import PARQUET, whole
 from shortlist.retrievers.base import Queries, Retriever
@@ -116,7 +116,15 @@ def read_users(retriever: Retriever, path: Path, column: str | None = None) -> p
         raise QueryError(f"{path}, column '{names[0]}', row {row}: the user id is empty")
     if given.dtype.is_signed_integer() and retriever.data.users.ids.dtype == pl.Int64:
         return given.cast(pl.Int64)
-    return retriever.data.users.parse([str(value) for value in given])
+    written = [str(value) for value in given]
+    known = retriever.data.users.ids
+    for row, user in enumerate(written, 1):
+        if user in NULL_WORDS and not (known.dtype == pl.String and user in known):
+            raise QueryError(
+                f"{path}, column '{names[0]}', row {row:,}: {user!r} looks like a missing value, "
+                "and no user is called so; leave the row out"
+            )
+    return retriever.data.users.parse(written)
 
 
 @contextmanager

@@ -303,7 +303,9 @@ def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
         if not bad.any():
             return numbers
         row = first_row(bad)
-        raise fault(where, column.name, f"{what} must be a number, got {column[row - 1]!r}.", row)
+        value = column[row - 1]
+        cure = " Decimals need a point, not a comma." if "," in value else ""
+        raise fault(where, column.name, f"{what} must be a number, got {value!r}.{cure}", row)
     if kind == pl.Null:
         return column.cast(pl.Float64)
     if kind.is_numeric() or kind == pl.Boolean:

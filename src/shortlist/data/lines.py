@@ -35,12 +35,14 @@ class Layout(NamedTuple):
     def ragged(self, record: int, fields: int, line: bytes) -> DataError:
         """The error for the record (1 is the first line) that has another number of fields."""
         than = "the header has" if self.header else "data.columns names"
-        cure = (
-            f"A field that holds {self.shown!r} must stand in quotes; if another separator is "
-            "meant, set data.separator."
-            if fields > self.fields
-            else "Each line needs all of its separators; an unknown value is an empty field."
-        )
+        cure = "Each line needs all of its separators; an unknown value is an empty field."
+        if fields > self.fields:
+            cure = (
+                f"A field that holds {self.shown!r} must stand in quotes; if another separator is "
+                "meant, set data.separator."
+            )
+        elif fields == 1:
+            cure = f"If the separator is not {self.shown!r}, set data.separator."
         return self.error(
             record,
             f"{fields} {'field' if fields == 1 else 'fields'} where {than} {self.fields}: "

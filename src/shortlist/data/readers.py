@@ -44,7 +44,8 @@ Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __a
 Result = TypeVar("Result")
 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-_NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
+NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
+"""Words that mean a missing value in many files: as ids they are refused, unless they are kept."""
 
 
 @dataclass(frozen=True)
@@ -687,7 +688,7 @@ def _checked_ids(column: pl.Series, where: str, null_ids: NullIds) -> pl.Series:
     ids = checked_ids(column, where)
     if ids.dtype != pl.String or null_ids == "keep":
         return ids
-    if (words := ids.is_in(_NULL_WORDS)).any():
+    if (words := ids.is_in(NULL_WORDS)).any():
         row = first_row(words)
         raise fault(
             where,
@@ -732,7 +733,7 @@ def _said_of(
         column = frame[feature.name]
         if feature.kind != "categorical" or column.dtype != pl.String:
             continue
-        words = column.filter(column.is_in(_NULL_WORDS))
+        words = column.filter(column.is_in(NULL_WORDS))
         if len(words):
             said.append(
                 f"{table.where}: column '{feature.name}': {words[0]!r} is taken as a value, "
