@@ -15,6 +15,7 @@ from shortlist.bundle import schema
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import FORMAT
 from shortlist.config import Model, Training
+from shortlist.config.parts import added_keys
 from shortlist.config.sections import Blend as BlendSection
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
@@ -124,7 +125,10 @@ def described() -> str:
         for name, kind in CHANNELS.items()
         if not issubclass(kind, Learner)
     }
-    lines = [f"{name}: {' '.join(sorted(kind.model_fields))}" for name, kind in sections.items()]
+    lines = [
+        f"{name}: {' '.join(sorted(kind.model_fields.keys() - added_keys(kind)))}"
+        for name, kind in sections.items()
+    ]
     tables = (*schema.DATA_FILES, *schema.OPTIONAL_FILES)
     return "\n".join([*sorted(lines), f"tables: {' '.join(sorted(tables))}"]) + "\n"
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from shortlist.config import Model, Training, template
-from shortlist.config.parts import CHOICES, given, keys_of, options_of, with_options
+from shortlist.config.parts import CHOICES, given, kept, keys_of, options_of, with_options
 from shortlist.errors import ModelError
 from shortlist.losses import LOSSES, SoftmaxLoss, build_loss
 from shortlist.retrievers import TwoTower
@@ -92,3 +92,12 @@ def test_two_parts_that_share_a_key_share_its_declaration(monkeypatch):
     with pytest.raises(TypeError, match="wide declare margin differently"):
         options_of("loss")
     options_of.cache_clear()
+
+
+def test_a_model_keeps_the_options_of_its_own_parts_and_no_others():
+    plain, chosen = Training(), Training(loss="hinge", margin=0.3, hard="mined", hard_ranks=(1, 9))
+    added = {option for key in CHOICES for option in keys_of(key)}
+    assert not added & kept(plain).keys()
+    assert added & kept(chosen).keys() == {"margin", "hard_ranks", "hard_ceiling"}
+    assert Training.model_validate({**kept(chosen), "hard_ranks": (1, 9)}) == chosen
+    assert added & kept(Model(history="gru")).keys() == {"history_layers"}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from shortlist.bundle.store import FORMAT, Manifest
+from shortlist.config.parts import added_keys
 from shortlist.config.sections import Blend as BlendSection
 from shortlist.config.sections import Model, SplitKind, Training
 from shortlist.data.dataset import Fit
@@ -264,7 +265,7 @@ def _checked(kind: type[Section], given: Any, where: str, exact: bool) -> Any:
     at = f"{where}." if where else ""
     if not isinstance(given, dict):
         raise ValueError(f"{where} must be a table")
-    missing = sorted(kind.model_fields.keys() - given.keys())
+    missing = sorted(kind.model_fields.keys() - added_keys(kind) - given.keys())
     if exact and missing:
         raise ValueError(f"{at}{missing[0]} is missing")
     try:

@@ -95,6 +95,28 @@ def keys_of(key: str) -> list[str]:
     return [choice.prefix + name for name in options_of(key)]
 
 
+def added_keys(section: type[Section]) -> set[str]:
+    """Return the keys of a section that come from its parts."""
+    return {name for key in CHOICES if key in section.model_fields for name in keys_of(key)}
+
+
+def kept(section: Section) -> dict[str, Any]:
+    """Return a section for JSON, without what is unset of the options of parts it does not name.
+
+    So what is kept of a model does not change when another part comes.
+    """
+    fields, idle = type(section).model_fields, set()
+    for key, choice in CHOICES.items():
+        if key not in fields:
+            continue
+        for name, options in options_of(key).items():
+            option = choice.prefix + name
+            read = getattr(section, key) in {one.part for one in options}
+            if not read and getattr(section, option) == fields[option].default:
+                idle.add(option)
+    return section.model_dump(mode="json", exclude=idle)
+
+
 Known = TypeVar("Known", bound=Section)
 
 

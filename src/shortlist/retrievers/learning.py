@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shortlist.config import Model, Training, section_from
+from shortlist.config.parts import kept
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids
@@ -277,8 +278,8 @@ class Learner(Explaining):
     def state(self) -> State:
         """Return the sections it was trained with, the tower weights and the placed vectors."""
         settings = {
-            "model": self.model_section.model_dump(mode="json"),
-            "training": self.training_section.model_dump(mode="json"),
+            "model": kept(self.model_section),
+            "training": kept(self.training_section),
             "best_epoch": self.best_epoch,
             "precision": self.precision,
             "epochs": [epoch._asdict() for epoch in self.epochs_run],
