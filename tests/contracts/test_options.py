@@ -236,6 +236,7 @@ def _numbers(section: type[Section], key: str) -> list[Any]:
             found.append(allowed.validate_python(number(value), strict=True))
         except ValidationError:
             continue
+    found = [value for value in found if value != field.default]
     assert found, f"{key}: none of the values tried is allowed; give some in VALUES"
     return found[:1] if field.default is not None else found[:2]
 
@@ -370,3 +371,26 @@ def test_what_does_nothing_is_refused_when_given_and_read_from_older_bundles(
     loaded = kind.from_state(fitted.data, settings, states)
     users = fitted.data.users.ids[:5]
     assert len(loaded.recommend(users, 3)) == len(fitted.recommend(users, 3))
+
+
+LEARNERS = [name for name, kind in CHANNELS.items() if issubclass(kind, Learner)]
+
+
+def test_every_key_of_model_and_training_is_read_by_some_retriever_and_all_that_is_read_is_a_key():
+    keys = {*Model.model_fields, *Training.model_fields}
+    assert set().union(*(CHANNELS[name].reads for name in LEARNERS)) == keys
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_key_that_a_retriever_does_not_read_is_refused_by_name(name):
+    kind = Kind(name)
+    for key in kind.sections.keys() - kind.made.reads:
+        section = kind.sections[key]
+        now = section.model_fields[key].default
+        tried = others(section, key, now) or section.model_fields[key].examples
+        assert tried, key
+        for value in tried:
+            if value in ([], ()):
+                continue  # nothing of it
+            with pytest.raises(ModelError, match=key):
+                kind.made(**kind.options | {key: value})

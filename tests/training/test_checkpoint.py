@@ -55,7 +55,7 @@ def split(log):
 
 def build(kind, **options):
     retriever, own = KINDS[kind]
-    common = {k: v for k, v in COMMON.items() if k not in retriever.unused}
+    common = {k: v for k, v in COMMON.items() if k in retriever.reads}
     return retriever(**{**common, **own, **options})
 
 

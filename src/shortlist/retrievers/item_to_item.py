@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from shortlist.config import Model, Training
+from shortlist.config.parts import keys_of
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import TrainingData
 from shortlist.data.pairs import ItemPairs, sessions
@@ -19,6 +20,7 @@ from shortlist.errors import ModelError
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.item_vectors import ItemVectors
 from shortlist.retrievers.learning import (
+    ALWAYS_READ,
     NO_HARD,
 )
 from shortlist.retrievers.popular import Popular
@@ -30,7 +32,13 @@ from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.trainer import Trainer
 
 NO_USER = "both sides are items, and no user tower is built"
-UNUSED = {
+READS = ALWAYS_READ | {
+    *("item_id", "item_features", "item_layers", "id_dropout", "latest_items"),
+    *("session_gap", "pair_window", *keys_of("sampler"), "mask_known"),
+}
+"""The keys of [model] and [training] that do something here."""
+
+UNREAD = {
     "user_id": NO_USER,
     "user_features": NO_USER,
     "user_layers": NO_USER,
@@ -45,7 +53,7 @@ UNUSED = {
     **NO_HARD,
     "weighted": "data.weight weighs an event, and a pair is two of them",
 }
-"""Options that do nothing here, each with the reason."""
+"""Why keys that are not among READS do nothing here."""
 
 NEAR = 5
 """Of an ordered log: how far apart paired items may lie, and how many latest items are asked by."""
@@ -65,7 +73,8 @@ class ItemToItem(ItemVectors):
     """
 
     positives: ClassVar[str] = "i2i"
-    unused: ClassVar[Mapping[str, str]] = UNUSED
+    reads: ClassVar[frozenset[str]] = READS
+    unread: ClassVar[Mapping[str, str]] = UNREAD
 
     towers: ItemTower
 

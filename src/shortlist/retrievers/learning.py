@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shortlist.config import Model, Training, section_from
-from shortlist.config.parts import kept
+from shortlist.config.parts import kept, keys_of
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids
@@ -42,12 +42,24 @@ from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
 from shortlist.training.trainer import Trainer
 
-NO_HARD = {
-    key: "hard negatives are chosen for a user's pairs with items: positives = 'u2i'"
-    for key in Training.model_fields
-    if key.startswith("hard")
-}
-"""The options of hard negatives, for retrievers without them."""
+ALWAYS_READ = frozenset(
+    [
+        *("dim", "dropout", "mode", "positives", "loss", *keys_of("loss"), "sampler", "negatives"),
+        *("shared", "similarity", "temperature", "learn_temperature", "correct_sampling"),
+        *("mask_hits", "learning_rate", "weight_decay", "schedule", "warmup", "clip", "optimizer"),
+        *("ema", "precision", "epochs", "batch_size", "compile", "encode_rows", "validate_every"),
+        *("patience", "monitor", "seed", "refit"),
+    ]
+)
+"""The keys of [model] and [training] that every retriever with towers reads."""
+
+HARD_KEYS = ("hard", "hard_share", "hard_weight", "hard_known", *keys_of("hard"))
+"""The keys of hard negatives."""
+
+NO_HARD = dict.fromkeys(
+    HARD_KEYS, "hard negatives are chosen for a user's pairs with items: positives = 'u2i'"
+)
+"""Why a retriever does not read them."""
 
 SAMPLED = 256
 """Vectors of a bundle, at most, that are compared with what the towers give."""
@@ -73,16 +85,17 @@ class Learner(Explaining):
     """A retriever with towers that are trained: what the three kinds do alike.
 
     positives: the value of training.positives it learns from. placed: what of the data has a
-    vector in its index, as a bundle names the file. unused: keys of the sections that do nothing
-    here, each with the reason. precision: in which the last fit multiplied, "float32"
-    or "bfloat16", where training.precision may say "auto". Options are the keys of a recipe's
-    [model] and [training] sections.
+    vector in its index, as a bundle names the file. reads: the keys of the sections that do
+    something here; all others are refused, with the reason in `unread` where it has one.
+    precision: in which the last fit multiplied, "float32" or "bfloat16", where training.precision
+    may say "auto". Options are the keys of a recipe's [model] and [training] sections.
     """
 
     positives: ClassVar[str]
     placed: ClassVar[str]
     reasons_sum: ClassVar[bool] = False
-    unused: ClassVar[Mapping[str, str]]
+    reads: ClassVar[frozenset[str]]
+    unread: ClassVar[Mapping[str, str]]
 
     data: TrainingData
     towers: nn.Module
@@ -96,7 +109,7 @@ class Learner(Explaining):
         device: str = "cpu",
         **options: Any,
     ) -> None:
-        sections = sections_for(self.positives, model, training, options, self.unused)
+        sections = sections_for(self.positives, model, training, options, self.reads, self.unread)
         # These refuse what cannot work, before any data.
         sampler_of(sections[1], torch.tensor([0, 1]))
         check_hard_options(sections[1], objective_of(sections[1]))
@@ -521,12 +534,13 @@ def sections_for(
     model: Model | None,
     training: Training | None,
     options: Mapping[str, object],
-    unused: Mapping[str, str],
+    reads: frozenset[str],
+    unread: Mapping[str, str],
 ) -> tuple[Model, Training]:
     """Return the sections of a retriever that learns from these positives, checked.
 
-    unused: keys of either section that would do nothing, each with the reason; one that is not
-    at its default is refused with it. Errors: ModelError.
+    reads: the keys of either section that do something; any other that is not at its default is
+    refused. unread: why, for some. Errors: ModelError.
     """
     base = training or Training.model_validate({"positives": positives})
     sections = section_from(model or Model(), base, options)
@@ -536,9 +550,9 @@ def sections_for(
             f"this retriever learns from positives = '{positives}', got '{given}': "
             "TwoTower is for 'u2i', ItemToItem for 'i2i', UserToUser for 'u2u'"
         )
-    for key, reason in unused.items():
-        section = next(s for s in sections if key in type(s).model_fields)
-        value = getattr(section, key)
-        if value not in (type(section).model_fields[key].default, ()):
-            raise ModelError(f"{key} does nothing with positives = '{positives}': {reason}")
+    for section in sections:
+        for key, field in type(section).model_fields.items():
+            if key not in reads and getattr(section, key) not in (field.default, ()):
+                reason = unread.get(key, "leave it out")
+                raise ModelError(f"{key} does nothing with positives = '{positives}': {reason}")
     return sections

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.config import Model, Training
+from shortlist.config.parts import keys_of
 from shortlist.data.batches import Batch, histories
 from shortlist.data.dataset import TrainingData
 from shortlist.data.pairs import UserHalves
@@ -30,6 +31,7 @@ from shortlist.retrievers.base import (
     row_blocks,
 )
 from shortlist.retrievers.learning import (
+    ALWAYS_READ,
     NO_HARD,
     Learner,
 )
@@ -43,7 +45,13 @@ from shortlist.training.trainer import Trainer
 SAME_USER = "both halves belong to one user, so it would answer the question by itself"
 NO_ITEM = "both sides are users, and no item tower is built"
 EQUALLY_POPULAR = "each user is a positive once an epoch, so all are equally popular"
-UNUSED = {
+READS = ALWAYS_READ | {
+    *("history", *keys_of("history"), "history_length", "history_dropout", "user_layers"),
+    "neighbours",
+} - {"history_time"}
+"""The keys of [model] and [training] that do something here."""
+
+UNREAD = {
     "user_id": SAME_USER,
     "user_features": SAME_USER,
     "item_id": NO_ITEM,
@@ -63,7 +71,7 @@ UNUSED = {
     "alpha": EQUALLY_POPULAR,
     "mixture": EQUALLY_POPULAR,
 }
-"""Options that do nothing here, each with the reason."""
+"""Why keys that are not among READS do nothing here."""
 
 NEIGHBOURS = 50
 """How many users are asked for their items, where model.neighbours does not say."""
@@ -88,7 +96,8 @@ class UserToUser(Learner):
 
     positives: ClassVar[str] = "u2u"
     placed: ClassVar[str] = "user_vectors"
-    unused: ClassVar[Mapping[str, str]] = UNUSED
+    reads: ClassVar[frozenset[str]] = READS
+    unread: ClassVar[Mapping[str, str]] = UNREAD
 
     towers: QueryTower
 

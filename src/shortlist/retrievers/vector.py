@@ -7,6 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from shortlist.config.parts import keys_of
 from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
@@ -16,6 +17,7 @@ from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.retrievers.base import RowQueries
 from shortlist.retrievers.item_vectors import ItemVectors
+from shortlist.retrievers.learning import ALWAYS_READ, HARD_KEYS
 from shortlist.retrievers.popular import Popular
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
@@ -34,13 +36,21 @@ STRETCH, STRETCH_SHARE = 16, 8
 share of history_length. Few, as they are no negatives of each other; many, as what came before them
 is read once for all of them."""
 
-UNUSED = {
+READS = ALWAYS_READ | {
+    *("history", *keys_of("history"), "history_length", "history_reads", "history_windows"),
+    *("history_dropout", "shared_items", "user_id", "user_features", "user_layers"),
+    *("item_id", "item_features", "item_layers", "id_dropout"),
+    *(*keys_of("sampler"), "mask_known", *HARD_KEYS, "weighted"),
+}
+"""The keys of [model] and [training] that do something here."""
+
+UNREAD = {
     "session_gap": "it cuts sessions for positives = 'i2i'",
     "pair_window": "it is for the pairs of positives = 'i2i'",
     "latest_items": "it is for positives = 'i2i'; see history_length",
     "neighbours": "it is for positives = 'u2u'",
 }
-"""Options that do nothing here, each with the reason."""
+"""Why keys that are not among READS do nothing here."""
 
 
 class TwoTower(ItemVectors):
@@ -51,7 +61,8 @@ class TwoTower(ItemVectors):
     """
 
     positives: ClassVar[str] = "u2i"
-    unused: ClassVar[Mapping[str, str]] = UNUSED
+    reads: ClassVar[frozenset[str]] = READS
+    unread: ClassVar[Mapping[str, str]] = UNREAD
 
     towers: TwoTowers
     _encoder: Callable[[RowQueries], Tensor] | None
