@@ -190,6 +190,13 @@ def test_a_unit_is_for_numbers_and_needs_a_time_column():
             Schema(**fault)
 
 
+def test_a_unit_that_puts_every_time_into_a_far_future_is_refused():
+    log = pl.DataFrame({"user_id": [1], "item_id": [2], "t": [MOMENT * 1000]})
+    with pytest.raises(DataError, match=r"time_unit = 's'.* after 2100.*milliseconds \('ms'\)"):
+        Dataset.load(log, schema=Schema(time="t", time_unit="s"))
+    assert Dataset.load(log, schema=Schema(time="t", time_unit="us")).report.time_unit == "us"
+
+
 # --- new times beside those of a log
 
 

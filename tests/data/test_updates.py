@@ -110,3 +110,13 @@ def test_new_events_that_are_written_otherwise_than_the_log_are_refused(tmp_path
     (tmp_path / "other.csv").write_text("user_id,item_id,time\n1,2,50\n")
     with pytest.raises(DataError, match=r"other\.csv: its separator is ',', that of .* log ';'"):
         read_events(data, tmp_path / "other.csv", SCHEMA)
+
+
+def test_new_events_that_share_no_id_with_the_bundle_are_warned_of(data):
+    strange = pl.DataFrame({"user_id": [1], "item_id": [999], "time": [12]})
+    update = read_events(data, strange, SCHEMA)
+    assert update.warnings == (
+        "0 of 1 items of the interactions frame are known (the bundle has 10, the file 999)",
+    )
+    assert update.line().endswith("the file 999).")
+    assert read_events(data, strange.with_columns(item_id=10), SCHEMA).warnings == ()

@@ -281,7 +281,7 @@ class Recipe(Section):
         if data.session is None and training.session_gap is None:
             found.append(
                 'training.positives = "i2i" needs data.session, the column of the sessions, or '
-                "training.session_gap, the seconds that end one"
+                "training.session_gap, the time without an event that ends one"
             )
         if data.session is not None and training.session_gap is not None:
             found.append("data.session and training.session_gap both cut sessions: give one")

@@ -45,7 +45,7 @@ def _by_session(log: Interactions) -> tuple[NDArray[Any], NDArray[Any], NDArray[
     if log.session is None:
         raise DataError(
             "pairs of items need sessions: name the session column (data.session), or give "
-            "session_gap, the seconds without an event after which a session ends"
+            "session_gap, the time without an event after which a session ends"
         )
     order = np.lexsort((log.session, log.user))  # stable: within a session the order stays
     return log.user[order], log.item[order], np.diff(log.session[order]) != 0

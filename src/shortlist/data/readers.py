@@ -35,7 +35,7 @@ from shortlist.data.text import (
     suffix_of,
     undecodable,
 )
-from shortlist.data.times import checked_times, told
+from shortlist.data.times import checked_times, refuse_beyond, told
 from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError, suggest
 
@@ -172,6 +172,8 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
             f"data.time_unit = '{schema.time_unit}' is for numbers, and these are dates, which say "
             "what they are: leave it out.",
         )
+    if unit == schema.time_unit and not only_met:
+        refuse_beyond(table.where, str(schema.time), frame["time"], unit)
     if schema.order == "file":
         frame, unit = (
             frame.with_row_index("time").with_columns(pl.col("time").cast(pl.Int64)),

@@ -187,6 +187,21 @@ def told(times: pl.Series, unit: TimeUnit) -> str:
     return said
 
 
+def refuse_beyond(where: str, column: str, times: pl.Series, unit: TimeUnit) -> None:
+    """Refuse a unit that puts every time after 2100: another was meant."""
+    if unit not in _SIZES or not len(times) or _bounds(times)[0] <= _SIZES[unit][1]:
+        return
+    found = _by_size(*_bounds(times))
+    meant = "" if found is None else f" They have the size of {NAMES[found]} ('{found}')."
+    raise fault(
+        where,
+        column,
+        f"data.time_unit = '{unit}', and as {NAMES[unit]} the first time, {times[0]}, lies after "
+        f"2100.{meant}",
+        1,
+    )
+
+
 def refuse_far(
     where: str, column: str, times: pl.Series, log: NDArray[Any], unit: TimeUnit | None
 ) -> None:
@@ -225,7 +240,6 @@ def refuse_far(
             column,
             f"its times run from {came}, far from those of the log, {own} ({NAMES[unit]}): correct "
             "them, or train on a log that holds both.",
-            first_row(far),
         )
 
 

@@ -21,7 +21,8 @@ from shortlist.errors import DataError, ModelError
 class Update(NamedTuple):
     """Data with new events, and what came: events added, repeated ones left out, new ids.
 
-    met: events below min_weight that were added to what is known as met.
+    met: events below min_weight that were added to what is known as met. warnings: what is wrong,
+    most likely.
     """
 
     data: TrainingData
@@ -30,6 +31,7 @@ class Update(NamedTuple):
     new_users: int
     new_items: int
     met: int = 0
+    warnings: tuple[str, ...] = ()
 
     def line(self) -> str:
         """Say what came."""
@@ -37,7 +39,7 @@ class Update(NamedTuple):
         return (
             f"{self.events:,} new events, {self.repeated:,} that were there already left out; "
             f"{met}{self.new_users:,} new users, {self.new_items:,} new items (candidates after "
-            "the next fit)."
+            "the next fit)." + "".join(f" Warning: {warning}." for warning in self.warnings)
         )
 
 
@@ -63,14 +65,20 @@ def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
     elif data.log.time is not None:
         came = frame["time"] if met is None else pl.concat([frame["time"], met["time"]])
         refuse_far(report.where, str(schema.time), came, data.log.time, known)
-    for side, known in (("user", data.users.ids), ("item", data.items.ids)):
+    strange: list[str] = []
+    for side, known_ids in (("user", data.users.ids), ("item", data.items.ids)):
         given = frame[side] if met is None else pl.concat([frame[side], met[side]])
         _, ids = align_ids(
-            known, given, left_text=False, right_text=is_text(source), where=report.where
+            known_ids, given, left_text=False, right_text=is_text(source), where=report.where
         )
         frame = frame.with_columns(ids.head(len(frame)).alias(side))
         met = None if met is None else met.with_columns(ids.tail(len(met)).alias(side))
-    return with_events(data, frame, met)
+        if len(ids) and not ids.is_in(known_ids.implode()).any():
+            strange.append(
+                f"0 of {ids.n_unique():,} {side}s of {report.where} are known (the bundle has "
+                f"{known_ids[0]!r}, the file {ids[0]!r})"
+            )
+    return with_events(data, frame, met)._replace(warnings=tuple(strange))
 
 
 def _after(data: TrainingData, events: pl.DataFrame) -> pl.DataFrame:
