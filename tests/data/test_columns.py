@@ -216,3 +216,8 @@ def test_vectors_become_arrays_of_floats_from_lists_arrays_and_text():
 def test_mixed_values_are_refused():
     with pytest.raises(DataError, match="mixed types"):
         check([1, "a"], "categorical", dtype=pl.Object)
+
+
+def test_a_word_for_nothing_in_a_numeric_feature_is_refused_with_the_key():
+    with pytest.raises(DataError, match=r"row 2: .*got 'NA'.*data.null_values = \[\"NA\"\]"):
+        checked_feature(pl.Series("x", ["1", "NA"]), "f", Feature("x", "numeric"))

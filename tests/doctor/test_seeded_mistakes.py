@@ -383,6 +383,13 @@ def items_of_another_world() -> Subject:
     return before(load(items=items))
 
 
+def one_user_in_letters() -> Subject:
+    log = world().interactions.with_columns(pl.col("user_id").cast(pl.String))
+    first = log["user_id"][0]
+    log = log.with_columns(pl.col("user_id").replace(first, f"x{first}"))
+    return before(Dataset.load(log, schema=Schema(time="timestamp")).split())
+
+
 def one_more_item_feature(values: Any, kind: Any = "categorical") -> Subject:
     items = world().items.with_columns(values.alias("extra"))
     return before(load(items=items, more=[Feature("extra", kind)]))
@@ -631,6 +638,12 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
         ),
     ),
     ("an items table with other ids", "ids-not-shared", items_of_another_world),
+    ("one user written in letters", "text-among-numbers", one_user_in_letters),
+    (
+        "NULL as a value",
+        "words-for-nothing",
+        lambda: one_more_item_feature(pl.int_range(160).cast(pl.String).replace("7", "NULL")),
+    ),
     ("later users with values of their own", "vocabulary-mostly-unknown", later_values),
     (
         "a feature with one value",

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from shortlist.data.readers import NULL_WORDS, read_frame
+from shortlist.data.readers import read_frame
+from shortlist.data.text import NULL_WORDS
 from shortlist.errors import QueryError, suggest
 from shortlist.outputs import PARQUET, whole
 from shortlist.retrievers.base import Queries, Retriever

@@ -12,6 +12,7 @@ import polars as pl
 from shortlist.data.files import ManyFiles
 from shortlist.data.lists import listed
 from shortlist.data.schema import Feature
+from shortlist.data.text import NULL_WORDS
 from shortlist.errors import DataError
 
 INT64_MAX = 2**63 - 1
@@ -305,6 +306,8 @@ def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
         row = first_row(bad)
         value = column[row - 1]
         cure = " Decimals need a point, not a comma." if "," in value else ""
+        if value in NULL_WORDS:
+            cure = f' If it means a missing value, say data.null_values = ["{value}"].'
         raise fault(where, column.name, f"{what} must be a number, got {value!r}.{cure}", row)
     if kind == pl.Null:
         return column.cast(pl.Float64)

@@ -28,6 +28,7 @@ from shortlist.data.columns import (
 from shortlist.data.files import KINDS, ManyFiles, are_text, files_of, hive_values, is_path
 from shortlist.data.schema import Feature, NullIds, Schema, Tie
 from shortlist.data.text import (
+    NULL_WORDS,
     RECBOLE,
     TextFormat,
     is_text_file,
@@ -44,8 +45,6 @@ Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __a
 Result = TypeVar("Result")
 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
-"""Words that mean a missing value in many files: as ids they are refused, unless they are kept."""
 
 
 @dataclass(frozen=True)

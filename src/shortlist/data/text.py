@@ -27,6 +27,9 @@ from shortlist.errors import DataError
 MISSING = ("", "\\N")
 """Fields that are no value in any text file: nothing at all, and what Hive and MySQL write."""
 
+NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
+"""Words that mean a missing value in many files: as ids they are refused, unless they are kept."""
+
 RECBOLE = (".inter", ".user", ".item")
 _SEPARATORS = {
     ".csv": ",",

@@ -1,10 +1,12 @@
 """Is the log fit to be learned from and measured on?"""
 
 import numpy as np
+import polars as pl
 
 from shortlist.data.dataset import few_shared
 from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
 from shortlist.data.ragged import Ragged
+from shortlist.data.text import NULL_WORDS
 from shortlist.doctor.base import Subject, check
 from shortlist.doctor.leaks import held_out
 
@@ -157,8 +159,53 @@ def ids_not_shared(subject: Subject) -> str | None:
     return "; ".join(filter(None, found)) or None
 
 
+@check(
+    "text-among-numbers",
+    "warning",
+    "data",
+    cure="Look at these ids: one typing error makes all ids of its side text.",
+)
+def text_among_numbers(subject: Subject) -> str | None:
+    """A few ids are text among numbers, at most one in a hundred."""
+    found = []
+    for side, ids in (("user", subject.data.users.ids), ("item", subject.data.items.ids)):
+        if ids.dtype != pl.String:
+            continue
+        odd = ids.filter(ids.cast(pl.Int64, strict=False).is_null())
+        if 0 < len(odd) * 100 <= len(ids):
+            found.append(f"{len(odd):,} of {len(ids):,} {side}s, such as {odd[0]!r}")
+    return "; ".join(found) or None
+
+
+@check(
+    "words-for-nothing",
+    "warning",
+    "data",
+    cure="If the word means that nothing is known, name it in data.null_values; if it is a value "
+    "(NA is Namibia), all is well.",
+)
+def words_for_nothing(subject: Subject) -> str | None:
+    """A word such as NULL or NA is a value of a feature."""
+    found = []
+    for side, table, frame in (
+        ("user", subject.data.user_features, subject.data.user_frame),
+        ("item", subject.data.item_features, subject.data.item_frame),
+    ):
+        for name, encoder in table.encoders.items():
+            if frame is None or not isinstance(encoder, CategoricalEncoder):
+                continue
+            column = frame[name]
+            if column.dtype == pl.String and (words := column.is_in(NULL_WORDS)).any():
+                found.append(
+                    f"{int(words.sum()):,} {side}s have {column.filter(words)[0]!r} as '{name}'"
+                )
+    return "; ".join(found) or None
+
+
 CHECKS = (
     ids_not_shared,
+    text_among_numbers,
+    words_for_nothing,
     ties_by_file_order,
     ties_by_hash,
     few_test_users,
