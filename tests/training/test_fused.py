@@ -7,7 +7,7 @@ from shortlist.data.ragged import Ragged
 from shortlist.losses import SoftmaxLoss
 from shortlist.sampling.base import Negatives, matches
 from shortlist.training import fused
-from shortlist.training.objective import Objective
+from shortlist.training.objective import Objective, Rows
 
 ROWS, POOL, WIDTH = 30, 41, 6
 
@@ -157,7 +157,7 @@ def test_positives_of_ones_own_history_are_no_negatives():
     objective = Objective(SoftmaxLoss(), "dot", correct_sampling=False, mask_hits=False)
     ids = torch.tensor([4, 5, 6])
     pool = Negatives(ids, torch.zeros(3), torch.arange(3), distinct=False)
-    dropped = objective._dropped(pool, ids, None, torch.tensor([8, 8, 9]))
+    dropped = objective._dropped(Rows(ids, pool, groups=torch.tensor([8, 8, 9])))
     assert dropped.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
 
 

@@ -1,7 +1,7 @@
 """From vectors to a loss: the one place where similarity, τ, correction and masks are ordered."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ from shortlist.similarity import check_similarity, normalize, pair_score, score
 from shortlist.training.fused import softmax_mean
 
 LEARNED_TEMPERATURES = (0.01, 100.0)
+
+
+class Rows(NamedTuple):
+    """What belongs to the rows of a batch beside their vectors; see `Objective.forward`."""
+
+    positive_ids: Tensor
+    negatives: Negatives
+    positive_log_q: Tensor | None = None
+    known: Ragged | None = None
+    groups: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -99,16 +109,10 @@ class Objective(nn.Module):
         A softmax over one pool for all rows is computed in blocks, without the scores of all rows
         at once; bfloat16 then halves the bits that are multiplied. Otherwise it does nothing.
         """
-        wanted: dict[str, Any] = {
-            "positive_ids": positive_ids,
-            "negatives": negatives,
-            "positive_log_q": positive_log_q,
-            "known": known,
-            "groups": groups,
-        }
+        rows = Rows(positive_ids, negatives, positive_log_q, known, groups)
         if self.in_blocks(pool):
-            return self._softmax_mean(queries, positives, pool, weight, bfloat16, **wanted)
-        costs: Tensor = self(queries, positives, pool, **wanted)
+            return self._softmax_mean(queries, positives, pool, rows, weight, bfloat16)
+        costs: Tensor = self(queries, positives, pool, **rows._asdict())
         return (costs * weight).sum() / weight.sum()
 
     def in_blocks(self, pool: Tensor) -> bool:
@@ -135,17 +139,24 @@ class Objective(nn.Module):
         item rows, where masked; groups: [B], equal for rows of one user's history: a slot that is
         a positive of the row's own group is no independent draw, and is dropped.
         """
-        temperature = self._current_temperature()
-        positive = pair_score(queries, positives, self.similarity) / temperature
-        negative = score(queries, pool, self.similarity) / temperature
-        if self.correct_sampling:
-            if positive_log_q is None:
-                raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
-            positive = positive - positive_log_q
-            negative = negative - negatives.log_q
-        valid = ~self._dropped(negatives, positive_ids, known, groups)
+        rows = Rows(positive_ids, negatives, positive_log_q, known, groups)
+        logits = self._logits(rows)
+        positive = logits.of_positives(
+            logits.scaled(pair_score(queries, positives, self.similarity))
+        )
+        negative = logits.of_negatives(logits.scaled(score(queries, pool, self.similarity)))
+        valid = ~self._dropped(rows)
         rate = None if positive_log_q is None else positive_log_q.exp()
         return self.loss(self._shifted(Scores(positive, negative, valid, rate)))
+
+    def _logits(self, rows: Rows) -> "_Logits":
+        """What makes scores of these rows logits."""
+        temperature = self._current_temperature()
+        if not self.correct_sampling:
+            return _Logits(temperature)
+        if rows.positive_log_q is None:
+            raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
+        return _Logits(temperature, rows.positive_log_q, rows.negatives.log_q)
 
     def _current_temperature(self) -> Tensor | float:
         if self.log_scale is None:
@@ -160,70 +171,53 @@ class Objective(nn.Module):
         queries: Tensor,
         positives: Tensor,
         pool: Tensor,
+        rows: Rows,
         weight: Tensor,
         bfloat16: bool,
-        *,
-        positive_ids: Tensor,
-        negatives: Negatives,
-        positive_log_q: Tensor | None,
-        known: Ragged | None,
-        groups: Tensor | None,
     ) -> Tensor:
         """The mean of SoftmaxLoss over a shared pool, a block of rows at a time."""
         if self.similarity == "cosine":
             queries, positives, pool = normalize(queries), normalize(positives), normalize(pool)
         if self.similarity == "euclidean":
             queries, positives, pool = _flattened(queries, positives, pool)
-        scaled = queries / self._current_temperature()
+        logits = self._logits(rows)
+        scaled = logits.scaled(queries)  # a score is linear in its query
         if queries.dim() == 2:
             positive = (scaled * positives).sum(1)
         else:
             positive = (scaled * positives.unsqueeze(1)).sum(2).amax(dim=1)
-        offset = torch.zeros_like(negatives.log_q)
-        if self.correct_sampling:
-            if positive_log_q is None:
-                raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
-            positive, offset = positive - positive_log_q, -negatives.log_q
-        dropped = self._dropped_pairs(negatives, positive_ids, known, groups)
+        positive = logits.of_positives(positive)
+        offset = logits.of_negatives(torch.zeros_like(rows.negatives.log_q))
+        dropped = self._dropped_pairs(rows)
         return softmax_mean(scaled, pool, positive, offset, dropped, weight, bfloat16=bfloat16)
 
-    def _dropped(
-        self,
-        negatives: Negatives,
-        positive_ids: Tensor,
-        known: Ragged | None,
-        groups: Tensor | None,
-    ) -> Tensor:
+    def _dropped(self, rows: Rows) -> Tensor:
         """True where a slot must not count for a row, [B, M]."""
+        negatives, positive_ids = rows.negatives, rows.positive_ids
         if negatives.ids.dim() == 1:
-            pairs = self._dropped_pairs(negatives, positive_ids, known, groups)
+            pairs = self._dropped_pairs(rows)
             dropped = torch.zeros(
                 len(positive_ids), len(negatives.ids), dtype=torch.bool, device=positive_ids.device
             )
             dropped[pairs.rows, pairs.columns] = True
             return dropped
-        owner, asker = _owners(negatives, len(positive_ids), groups)
+        owner, asker = _owners(rows)
         dropped = owner == asker.unsqueeze(1)
         if self._drops_hits(negatives):
             dropped = dropped | hits(negatives, positive_ids)
         if self.mask_known:
-            dropped = dropped | known_items(negatives, _asked_for(known), positive_ids)
+            dropped = dropped | known_items(negatives, _asked_for(rows.known), positive_ids)
         return dropped
 
-    def _dropped_pairs(
-        self,
-        negatives: Negatives,
-        positive_ids: Tensor,
-        known: Ragged | None,
-        groups: Tensor | None,
-    ) -> Dropped:
+    def _dropped_pairs(self, rows: Rows) -> Dropped:
         """The slots of a shared pool that must not count for a row."""
-        owner, asker = _owners(negatives, len(positive_ids), groups)
+        negatives, positive_ids = rows.negatives, rows.positive_ids
+        owner, asker = _owners(rows)
         found = [matches(owner, one_each(asker))]
         if self._drops_hits(negatives):
             found.append(matches(negatives.ids, one_each(positive_ids)))
         if self.mask_known:
-            others = matches(negatives.ids, _asked_for(known))
+            others = matches(negatives.ids, _asked_for(rows.known))
             other = negatives.ids[others.columns] != positive_ids[others.rows]
             found.append(Dropped(others.rows[other], others.columns[other]))
         all_rows = torch.cat([pairs.rows for pairs in found])
@@ -307,14 +301,35 @@ def _flattened(queries: Tensor, positives: Tensor, pool: Tensor) -> tuple[Tensor
     return torch.cat(asked, dim=-1), beside(positives), beside(pool)
 
 
-def _owners(negatives: Negatives, rows: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+class _Logits(NamedTuple):
+    """s/τ - log Q: the one place where the temperature and Q meet a score."""
+
+    temperature: Tensor | float
+    positive_log_q: Tensor | None = None  # of the rows [B]; None without correction
+    negative_log_q: Tensor | None = None  # like the pool
+
+    def scaled(self, scores: Tensor) -> Tensor:
+        """s/τ."""
+        return scores / self.temperature
+
+    def of_positives(self, scaled: Tensor) -> Tensor:
+        """Take log Q off s/τ of the positives, [B]."""
+        return scaled if self.positive_log_q is None else scaled - self.positive_log_q
+
+    def of_negatives(self, scaled: Tensor) -> Tensor:
+        """Take log Q off s/τ of the negatives, like the pool or [B, M]."""
+        return scaled if self.negative_log_q is None else scaled - self.negative_log_q
+
+
+def _owners(rows: Rows) -> tuple[Tensor, Tensor]:
     """Whose positive each slot is, like ids, -1 if it was drawn; and who asks, [B].
 
     A row stands for itself, or for its group: it meets no slot of its own.
     """
+    source, groups = rows.negatives.source, rows.groups
     if groups is None:
-        return negatives.source, torch.arange(rows, device=negatives.source.device)
-    return groups[negatives.source.clamp(min=0)].masked_fill(negatives.source < 0, -1), groups
+        return source, torch.arange(len(rows.positive_ids), device=source.device)
+    return groups[source.clamp(min=0)].masked_fill(source < 0, -1), groups
 
 
 def _asked_for(known: Ragged | None) -> Ragged:
