@@ -53,6 +53,7 @@ def schema_of(recipe: Recipe) -> Schema:
             separator=data.separator,
             quote=data.quote,
             encoding=data.encoding,
+            decimal=data.decimal,
             columns=data.columns,
             null_values=data.null_values,
         ),

@@ -77,6 +77,7 @@ CHANGES: dict[str, list[Any]] = {
     "data.separator": [";"],
     "data.quote": ["none"],
     "data.encoding": ["utf-16", "latin-1"],
+    "data.decimal": [","],
     "data.columns": [["user_id", "item_id", "timestamp"]],
     "data.users_columns": [["user_id", "region"]],
     "data.items_columns": [["item_id", "tags", "title"]],
@@ -110,6 +111,10 @@ SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "data.tie": [{"data.interactions": "tied.csv"}],
     "data.separator": [{}, {"data.interactions": "semicolons.csv"}],
     "data.encoding": [{"data.interactions": "latin.csv"}, {"data.interactions": "log.parquet"}],
+    "data.decimal": [
+        {},
+        {"data.interactions": "commas.csv", "data.weight": "rating", "data.min_weight": 3.0},
+    ],
     "data.columns": [{}, {"data.interactions": "bare.csv"}],
     "data.users_columns": [{}, {"data.users": "bare_users.csv"}],
     "data.items_columns": [{}, {"data.items": "bare_items.csv"}],
@@ -153,6 +158,8 @@ def folder(tmp_path_factory):
     (folder / "latin.csv").write_bytes(
         text.replace('"train"', '"tr\xe4in"').replace("held_out", "h\xe4ld_out").encode("latin-1")
     )
+    commas = log.with_columns(pl.format("{},5", "rating").alias("rating"))
+    commas.write_csv(folder / "commas.csv", separator=";")
     events = log.select("user_id", "item_id", "timestamp")
     events.write_csv(folder / "bare.csv", include_header=False)
     semicolons = events.with_columns(pl.lit(1).alias("stars, of five"))

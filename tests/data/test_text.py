@@ -115,6 +115,16 @@ def test_line_ends_of_any_kind_and_blank_lines_at_the_end_change_nothing(tmp_pat
             assert read_log(write(tmp_path / "log.tsv", text), LOG).events.equals(plain)
 
 
+def test_decimals_with_a_comma_are_numbers_where_that_is_said_and_ids_stay(tmp_path):
+    path = write(tmp_path / "log.csv", "user;item;w\n1,5;1;0,5\n2,5;2;3\n")
+    with pytest.raises(DataError, match=r"row 1: .*got '0,5'.*data.decimal = ','"):
+        read_log(path, Schema(user="user", item="item", weight="w"))
+    text = TextFormat(decimal=",")
+    found = read_log(path, Schema(user="user", item="item", weight="w", text=text)).events
+    assert found.rows() == [("1,5", 1, 0.5), ("2,5", 2, 3.0)]
+    assert read_frame(path, "log", text=text)["w"].to_list() == [0.5, 3.0]
+
+
 # --- missing values
 
 
@@ -185,7 +195,7 @@ READ = {
         ("iso", "2024/01/02", "the time '2024/01/02'"),
         ("iso", "7", "the time '7'"),
         ("weight", "good", "got 'good'"),
-        ("weight", '"1,5"', "got '1,5'. Decimals need a point"),
+        ("weight", '"1,5"', "got '1,5'. If all decimals have a comma"),
         ("weight", "", "the weight is missing"),
         ("weight", "inf", "inf"),
         ("weight", "-1", "-1"),

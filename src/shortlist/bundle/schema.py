@@ -79,6 +79,7 @@ class Text(Section):
     separator: Name
     quote: Annotated[str, StringConstraints(pattern=r"^([!-~]|none)$")] | None
     encoding: Name
+    decimal: Literal[","] | None
     columns: list[Name]
     null_values: list[Name]
 

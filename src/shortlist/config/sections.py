@@ -156,6 +156,12 @@ class Data(Section):
         "Unset: UTF-8, or UTF-16 where the first bytes say so.",
         examples=["latin-1"],
     )
+    decimal: Literal[","] | None = Field(
+        default=None,
+        description="What stands before the decimals of numbers in text files: a comma. "
+        "Unset: a point.",
+        examples=[","],
+    )
     columns: Names = Field(
         default=(),
         description="Names of the log's columns, in order, where the file has no header.",

@@ -305,7 +305,7 @@ def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
             return numbers
         row = first_row(bad)
         value = column[row - 1]
-        cure = " Decimals need a point, not a comma." if "," in value else ""
+        cure = " If all decimals have a comma, say data.decimal = ','." if "," in value else ""
         if value in NULL_WORDS:
             cure = f' If it means a missing value, say data.null_values = ["{value}"].'
         raise fault(where, column.name, f"{what} must be a number, got {value!r}.{cure}", row)

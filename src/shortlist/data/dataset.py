@@ -110,8 +110,8 @@ class Dataset:
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         shown = _shown(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
         unshared = (
-            few_shared("user", user_ids.gather(np.unique(user)), user_frame),
-            few_shared("item", item_ids.gather(np.unique(item)), item_frame),
+            few_shared("user", user_ids.gather(np.flatnonzero(np.bincount(user))), user_frame),
+            few_shared("item", item_ids.gather(np.flatnonzero(np.bincount(item))), item_frame),
         )
         report = replace(
             report,

@@ -418,7 +418,14 @@ class _Table:
             return _float_lists(parts, self.where) if kind == "float_seq" else parts
         if kind == "token" or column.name in exact:
             return exact_text(column)
-        return typed_text(column)
+        return typed_text(self.with_points(column))
+
+    def with_points(self, column: pl.Series) -> pl.Series:
+        """Write 1,5 as 1.5, where that is how decimals are written and all values are numbers."""
+        if self.text is None or self.text.decimal is None or column.dtype != pl.String:
+            return column
+        numbers = column.str.contains(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
+        return column.str.replace(",", ".", literal=True) if numbers.all() else column
 
 
 def _open(source: Source, name: str, text: TextFormat | None = None) -> _Table:
@@ -648,10 +655,10 @@ def _checked_roles(
     for role, name in roles.items():
         column = columns.pop(name)  # let go of the raw column: a log may be most of the memory
         if role == "time":
-            column = typed_text(column) if table.text is not None else column
+            column = typed_text(table.with_points(column)) if table.text is not None else column
             column, unit = checked_times(column, where, written)
         elif role == "weight":
-            column = checked_weights(column, where, min_weight)
+            column = checked_weights(table.with_points(column), where, min_weight)
         elif role == "split":
             column = checked_split(column, where)
         else:

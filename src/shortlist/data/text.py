@@ -10,7 +10,7 @@ import io
 import mmap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
@@ -50,6 +50,7 @@ class TextFormat:
     separator: what stands between two fields, of one character or several ("::").
     quote: the character around fields that hold a separator, or "none": quotes are characters like
     any other. encoding: as Python names it: "utf-8", "latin-1", "utf-16", "gb18030".
+    decimal: "," where numbers are written 1,5.
     columns: the names of the log's columns where it has no header. null_values: fields that are no
     value, besides empty ones and `\\N`.
 
@@ -60,6 +61,7 @@ class TextFormat:
     separator: str | None = None
     quote: str | None = None
     encoding: str | None = None
+    decimal: Literal[","] | None = None
     columns: tuple[str, ...] = ()
     null_values: tuple[str, ...] = ()
 
@@ -75,6 +77,10 @@ class TextFormat:
             raise DataError(f"quote must be one ASCII character or 'none', got {self.quote!r}.")
         if self.quote is not None and self.quote == self.separator:
             raise DataError(f"quote and separator are both {self.quote!r}.")
+        if self.decimal not in (None, ","):
+            raise DataError(f"decimal must be ',', or left out, got {self.decimal!r}.")
+        if self.decimal is not None and self.decimal == self.separator:
+            raise DataError("decimal and separator are both ','.")
         if self.encoding is not None:
             _codec(self.encoding)
         if len(set(self.columns)) < len(self.columns):
@@ -142,6 +148,8 @@ def open_text(path: Path, asked: TextFormat) -> Text:
     if start == len(data):
         raise DataError(f"{where}: the file is empty.")
     separator = asked.separator or _separator(_head(data, start), suffix, where)
+    if asked.decimal == separator:
+        raise DataError(f"{where}: its separator is ',', so data.decimal = ',' cannot hold.")
     mark = separator.encode()
     if len(mark) > 1:
         if asked.quote not in (None, "none"):
@@ -175,6 +183,7 @@ def open_text(path: Path, asked: TextFormat) -> Text:
         separator=separator,
         quote=asked.quote or (None if quoted is None else quote if quoted else "none"),
         encoding=encoding,
+        decimal=asked.decimal,
         columns=asked.columns,
         null_values=asked.null_values,
     )
