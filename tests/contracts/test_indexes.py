@@ -145,9 +145,10 @@ def test_the_best_of_several_interests_counts(kind, similarity):
 def test_excluded_items_are_replaced_by_the_next_best(kind, similarity):
     ids, vectors, queries = world()
     index = kind(similarity).build(ids, vectors)
-    best = index.search(queries, k=10).ids.tolist()
+    best = index.search(queries, k=120).ids.tolist()
     unknown = 999_999
-    lists = [[*line[: row % 11], unknown] for row, line in enumerate(best)]
+    # Up to many more than an index looks at beyond k.
+    lists = [[*line[: row * 12 % 121], unknown] for row, line in enumerate(best)]
     hits = index.search(queries, k=10, exclude=flat(lists))
     expected = brute_force(ids, vectors, queries, 10, similarity, excluded=lists)
     assert_answers(hits, expected, kind.is_exact)

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import shortlist.evaluation.evaluate as evaluating
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.errors import ModelError
@@ -116,3 +117,16 @@ def test_the_json_form_has_the_promised_keys(fitted):
     assert report["baseline"]["popularity"].keys() == report["metrics"].keys()
     assert {"hit_rate@5", "ndcg@5", "mrr@5", "precision@5", "map@5"} <= report["metrics"].keys()
     assert {"coverage@5", "popularity_percentile@10"} <= report["catalogue"].keys()
+
+
+def test_a_depth_far_beyond_the_catalogue_takes_few_users_at_a_time(fitted, monkeypatch):
+    widths = []
+    padded = evaluating._padded
+    monkeypatch.setattr(evaluating, "SLOTS_AT_A_TIME", 10_000)
+    monkeypatch.setattr(
+        evaluating, "_padded", lambda rows, k: widths.append(len(rows)) or padded(rows, k)
+    )
+    deep = evaluate(fitted, k=[10, 1_000]).metrics
+    assert max(widths) == 10
+    monkeypatch.undo()
+    assert evaluate(fitted, k=[10]).metrics["ndcg@10"].mean == deep["ndcg@10"].mean

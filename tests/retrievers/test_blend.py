@@ -174,6 +174,9 @@ def test_a_latency_budget_leaves_channels_out(split):
     assert plan_lists(lists, 10, latency=500).quotas["als"] == 0
     with pytest.raises(ModelError, match=r"no channel answers within 50 microseconds.*'ease'"):
         plan_lists(lists, 10, latency=50)
+    for latency in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(QueryError, match="latency must be > 0"):
+            plan(made, 10, latency=latency)
 
 
 def test_planning_on_rows_the_channels_know_is_refused(split):

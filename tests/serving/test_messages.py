@@ -157,6 +157,8 @@ def test_a_limit_of_nothing_is_refused(name):
     [
         {"workers": 0},
         {"poll": 0},
+        {"poll": float("nan")},
+        {"poll": float("inf")},
         {"token": "short"},
         {"token": "with spaces, and long enough"},
         {"token": "the-very-same-token", "admin_token": "the-very-same-token"},

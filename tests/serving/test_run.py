@@ -223,6 +223,9 @@ def test_a_bundle_that_cannot_be_served_ends_the_command(bundle, tmp_path):
 
 
 def test_what_cannot_be_started_is_refused_before_a_socket_is_open(bundle, tmp_path):
+    for port in (-1, 65_536, 99_999):
+        with pytest.raises(ServingError, match="between 0 and 65535"):
+            serve(bundle, port=port)
     with pytest.raises(ServingError, match="SHORTLIST_TOKEN"):
         serve(bundle, host="0.0.0.0")
     with pytest.raises(BundleError, match="nothing to serve"):

@@ -96,7 +96,7 @@ def encode(
 
     loaded = load(bundle, device=device or context.obj["device"])
     if not isinstance(loaded.retriever, Encodes):
-        raise QueryError("this bundle has no towers, so there are no vectors to write")
+        raise QueryError(f"there are no vectors to write: {_without_vectors(loaded.retriever)}")
     if items is not None and not isinstance(loaded.retriever, EncodesItems):
         raise QueryError("this retriever has vectors of users only: ask for those (--users)")
     facts = files.vector_facts(loaded.retriever, loaded.id)
@@ -157,7 +157,7 @@ def index(
     loaded = load(bundle, device=device or context.obj["device"])
     retriever: Any = loaded.retriever
     if not isinstance(loaded.retriever, Learner):
-        raise QueryError("this bundle has no vectors of towers, so there is nothing to index")
+        raise QueryError(f"there is nothing to index: {_without_vectors(loaded.retriever)}")
     rows, vectors, keys = retriever.placed_vectors()
     asked = held_out_queries(retriever, queries)
     measured = tune_index(
@@ -187,3 +187,10 @@ def index(
         )
         raise typer.Exit(1)
     notes.print(f"Saved as {target} ({saved[:12]}).")
+
+
+def _without_vectors(retriever: Any) -> str:
+    """Say why a bundle has no vectors of its own: it has no towers, or several channels."""
+    if hasattr(retriever, "channels"):
+        return "this bundle is a blend: train its channel with towers as a bundle of its own"
+    return "this bundle has no towers"

@@ -18,7 +18,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to bind; others than loopback need SHORTLIST_TOKEN.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 2,
     queue: Annotated[
         int,

@@ -335,8 +335,10 @@ def plan(
     from shortlist.config import load_recipe
     from shortlist.pipeline import build, check, load_split
     from shortlist.retrievers.blend import Blend
+    from shortlist.retrievers.planning import check_latency
     from shortlist.retrievers.planning import plan as plan_channels
 
+    check_latency(latency)
     read = load_recipe(recipe, overrides or [])
     check(read)
     blend = build(read, device or context.obj["device"])

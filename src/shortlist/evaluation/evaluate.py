@@ -25,6 +25,9 @@ from shortlist.retrievers.base import Queries, Retriever, check_flag, checked_co
 from shortlist.retrievers.popular import Popular
 
 USERS_AT_A_TIME = 16_384
+SLOTS_AT_A_TIME = 8_000_000
+"""Users times the largest k that are measured together: some 500 MB."""
+
 SEED = 0
 DEEPEST = 1_000_000
 """The deepest list that is measured: a list has a place for each, whatever there is to fill it."""
@@ -140,8 +143,9 @@ def _answers(
     figures: dict[str, list[NDArray[np.float64]]] = {}
     shown = {k: np.zeros(len(retriever.data.items) + 1, dtype=np.int64) for k in ks}
     fallbacks = 0
-    for at in range(0, len(cases.users), USERS_AT_A_TIME):
-        block = slice(at, at + USERS_AT_A_TIME)
+    step = max(1, min(USERS_AT_A_TIME, SLOTS_AT_A_TIME // max(ks)))
+    for at in range(0, len(cases.users), step):
+        block = slice(at, at + step)
         ids = retriever.data.users.external(cases.users[block])
         answer = retriever.recommend(
             Queries(ids, before=cut, exclude_seen=exclude_seen), min(max(ks), len(shown[ks[0]]))

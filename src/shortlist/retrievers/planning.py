@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shortlist.data.dataset import FIT_BEFORE
 from shortlist.data.interactions import BEFORE, Cut
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, QueryError
 from shortlist.linear.from_scipy import isotonic_regression
 from shortlist.retrievers.base import Queries, Retriever, checked_count
 from shortlist.retrievers.merging import fill_slots, slot_order
@@ -173,8 +173,15 @@ def plan(
     Errors: ModelError, QueryError.
     """
     size = checked_count("size", size)
+    check_latency(latency)
     lists = Lists(channels, size, on)
     return plan_lists(lists, size, latency)
+
+
+def check_latency(latency: float | None) -> None:
+    """Refuse a budget of time that is not above 0 microseconds. Errors: QueryError."""
+    if latency is not None and not 0 < latency < float("inf"):
+        raise QueryError(f"latency must be > 0 microseconds, got {latency:g}")
 
 
 def plan_lists(lists: Lists, size: int, latency: float | None = None) -> Plan:

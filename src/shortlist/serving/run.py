@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shortlist.bundle.bundle import load
-from shortlist.errors import BundleError
+from shortlist.errors import BundleError, ServingError
 from shortlist.serving.app import App
 from shortlist.serving.bus_error import say_bus_errors
 from shortlist.serving.measures import Measures
@@ -25,6 +25,8 @@ from shortlist.serving.settings import Settings, check_address
 from shortlist.serving.watching import Watch, check_path
 
 logger = logging.getLogger("shortlist.serving")
+
+MOST_PORTS = 65_535
 
 _HARSH = (
     b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
@@ -49,6 +51,8 @@ def serve(
     settings = settings or Settings()
     path = Path(path).absolute()
     check_address(host, settings)
+    if not 0 <= port <= MOST_PORTS:
+        raise ServingError(f"port must be between 0 and {MOST_PORTS}, got {port}")
     check_path(path)
     if threading.current_thread() is threading.main_thread():
         say_bus_errors()

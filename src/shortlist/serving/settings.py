@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
+from math import isfinite
 
 from shortlist.data.predicates import MOST_DEEP, MOST_NODES, MOST_VALUES
 from shortlist.errors import ServingError
 
 SHORTEST_TOKEN = 16
+
+LONGEST_WAIT = 1e6
+"""Seconds between two looks for a bundle: more than a system waits for in one go is refused."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,10 @@ class Settings:
         for name in ("workers", "queue", "connections", "head_bytes"):
             if getattr(self, name) < 1:
                 raise ServingError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.poll <= 0:
-            raise ServingError(f"poll must be > 0 seconds, got {self.poll}")
+        if not 0 < self.poll <= LONGEST_WAIT:
+            raise ServingError(
+                f"poll must be > 0 and at most {LONGEST_WAIT:g} seconds, got {self.poll}"
+            )
         for name in ("token", "admin_token"):
             _check_token(name, getattr(self, name))
         if self.token is not None and self.token == self.admin_token:
@@ -132,7 +138,6 @@ def _check_token(name: str, token: str | None) -> None:
 
 def _at_least(values: Limits | Timeouts, least: int) -> None:
     for each in fields(values):
-        if getattr(values, each.name) < least:
-            raise ServingError(
-                f"{each.name} must be at least {least}, got {getattr(values, each.name)}"
-            )
+        value = getattr(values, each.name)
+        if not (least <= value and isfinite(value)):
+            raise ServingError(f"{each.name} must be at least {least}, got {value}")
