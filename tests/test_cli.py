@@ -200,6 +200,7 @@ def test_a_file_of_candidates_that_fails_half_way_leaves_nothing(bundle, tmp_pat
         ("user_id\nx\n", "integers"),
         ("user_id\n1\nNULL\n", "row 2: 'NULL' looks like a missing value"),
         ("user_id\n\\N\n2\n", "row 1: the user id is empty"),
+        ("user_id\n10001\nnope\n", "row 2: user ids of this data are integers, got 'nope'"),
     ],
 )
 def test_a_users_file_without_a_user_column_or_id_is_refused(

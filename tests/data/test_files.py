@@ -1,11 +1,13 @@
 """Files and folders as sources: all of them are read, alike, and a fault names the one file."""
 
 import gzip
+import os
 
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from shortlist.data.dataset import Dataset
 from shortlist.data.readers import is_text, read_log
 from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat
@@ -103,3 +105,9 @@ def test_files_of_several_characters_between_fields_and_packed_ones_are_read(tmp
 
 def zstd(raw):
     return pa.compress(raw, codec="zstd", asbytes=True)
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "log.csv")
+    with pytest.raises(DataError, match="this is a pipe or a device"):
+        Dataset.load(tmp_path / "log.csv")

@@ -125,7 +125,16 @@ def read_users(retriever: Retriever, path: Path, column: str | None = None) -> p
                 f"{path}, column '{names[0]}', row {row:,}: {user!r} looks like a missing value, "
                 "and no user is called so; leave the row out"
             )
-    return retriever.data.users.parse(written)
+    try:
+        return retriever.data.users.parse(written)
+    except QueryError as error:
+        row = next(row for row, user in enumerate(written, 1) if not _is_whole(user))
+        raise QueryError(f"{path}, column '{names[0]}', row {row:,}: {error}") from error
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is an integer of 64 bits, as the vocabulary reads ids."""
+    return pl.Series([text.strip()]).cast(pl.Int64, strict=False)[0] is not None
 
 
 @contextmanager

@@ -65,6 +65,11 @@ def files_of(source: Any) -> list[Path]:
         if not found:
             raise DataError(f"{path}: no file fits this pattern.")
         return _alike(found, path)
+    if path.exists():
+        raise DataError(
+            f"{path}: expected a regular file ({KINDS}), and this is a pipe or a device: "
+            "write it to a file first."
+        )
     near = ""
     if path.parent.is_dir():
         names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
