@@ -1,6 +1,7 @@
 """The house: imports go only downward, and nothing in it runs code that a file brought along."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ FLOORS = (
     {"training"},
     {"retrievers"},
     {"bundle", "evaluation"},
-    {"pipeline", "doctor", "serving", "spark"},
+    {"pipeline", "doctor", "serving"},
     {"tuning"},
     {"shortlist"},
     {"cli", "__main__"},
@@ -51,7 +52,6 @@ DOORS = {
     "starlette": "serving/app.py",
     "uvicorn": "serving/run.py",
     "prometheus_client": "serving/measures.py",
-    "pyspark": "spark/",
     "typer": "cli",
 }
 
@@ -205,6 +205,19 @@ def test_each_file_imports_downward_and_runs_no_strangers(path):
     assert wrong_imports(source, path) + banned(source, path) == []
 
 
+def test_the_page_of_floors_shows_this_table():
+    page = (PACKAGE.parents[1] / "docs/decisions/0001-architecture-floors.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, flags=re.MULTILINE)
+    shown = {int(floor): set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows}
+    floors = ({room for room in floor if room != "__main__"} for floor in FLOORS)
+    assert shown == dict(enumerate(floors, start=1))
+
+
+def test_every_room_of_the_table_is_there():
+    rooms = {room_of(path) for path in files()}
+    assert set(FLOOR_OF) - {"__main__"} <= rooms
+
+
 def test_the_package_was_found():
     assert {"errors.py", "losses/softmax.py", "bundle/store.py"} <= set(files())
 
@@ -230,7 +243,6 @@ def test_the_package_was_found():
         ("utils.py", "import math"),
         ("index/exact.py", "import faiss"),
         ("serving/service.py", "from fastapi import FastAPI"),
-        ("training/mine.py", "from pyspark.sql import DataFrame"),
         ("retrievers/mine.py", "import typer"),
     ],
 )
@@ -248,7 +260,6 @@ def test_an_import_that_is_not_downward_is_found(path, source):
         ("cli/app.py", "import typer\nfrom shortlist import __version__\nimport shortlist"),
         ("cli/train.py", "import typer\nfrom shortlist.bundle import load"),
         ("index/faiss.py", "import faiss"),
-        ("spark/pairs.py", "from pyspark.sql import DataFrame"),
         ("training/mine.py", "import torch\nfrom torch.nn import functional"),
     ],
 )
