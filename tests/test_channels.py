@@ -212,7 +212,7 @@ def test_an_index_is_measured_kept_in_the_bundle_and_shown_beside_exact(folder, 
     assert "index" not in answer(capsys, "evaluate", folder / "towers")
     capsys.readouterr()
     assert call("index", folder / "blend", "--out", folder / "never") == 2
-    assert "no vectors" in capsys.readouterr().err
+    assert "nothing to index" in capsys.readouterr().err
     arguments = ("--out", folder / "never", "--kind", "fais")
     assert call("index", folder / "towers", *arguments) == 2
     assert "unknown index 'fais'" in capsys.readouterr().err

@@ -173,7 +173,8 @@ def test_data_of_before_stay_as_they_are_when_events_come(fitted):
         shortlist.compare(fitted, Popular().fit_data(replace(fitted.data, met=None)))
 
 
-def test_a_bundle_made_before_says_that_it_does_not_know(tmp_path, capsys):
+def test_a_bundle_made_before_says_that_it_does_not_know(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
     log().write_csv(tmp_path / "log.csv")
     (tmp_path / "r.toml").write_text(
         '[data]\ninteractions = "log.csv"\ntime = "time"\nweight = "rating"\nmin_weight = 4\n'

@@ -60,6 +60,7 @@ def folder(request, tmp_path_factory):
 
 def run(capsys, monkeypatch, *arguments):
     """What a command says, with its tables as wide as they like to be."""
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(sys, "argv", ["shortlist", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:

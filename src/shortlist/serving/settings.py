@@ -94,7 +94,7 @@ class Settings:
                 raise ServingError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.poll <= LONGEST_WAIT:
             raise ServingError(
-                f"poll must be > 0 and at most {LONGEST_WAIT:g} seconds, got {self.poll}"
+                f"poll must be > 0 seconds and at most {LONGEST_WAIT:g}, got {self.poll}"
             )
         for name in ("token", "admin_token"):
             _check_token(name, getattr(self, name))
