@@ -13,8 +13,9 @@ from shortlist.errors import ModelError, RecipeError, suggest
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
 from shortlist.retrievers import CHANNELS, LEARNED
-from shortlist.retrievers.base import Queries, Retriever
+from shortlist.retrievers.base import Queries
 from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.capabilities import Channel
 from shortlist.retrievers.learning import Learner
 from shortlist.retrievers.options import on_cpu
 from shortlist.towers.two_tower import check_features
@@ -201,7 +202,7 @@ def train(
     return Trained(retriever, report)
 
 
-def measure(retriever: Retriever, recipe: Recipe) -> Report:
+def measure(retriever: Channel, recipe: Recipe) -> Report:
     """Evaluate as the recipe's [evaluation] says."""
     section = recipe.evaluation
     return evaluate(retriever, k=section.k, exclude_seen=section.exclude_seen)

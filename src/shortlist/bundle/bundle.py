@@ -20,7 +20,7 @@ from shortlist.bundle.store import FORMAT, Manifest, publish, verify
 from shortlist.errors import BundleError, MissingPackageError, OutputError, ShortlistError
 from shortlist.outputs import kept_name
 from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Retriever
+from shortlist.retrievers.capabilities import Channel
 from shortlist.retrievers.kept import check_finite, check_tensors
 from shortlist.retrievers.learning import usable_device
 
@@ -65,7 +65,7 @@ class Bundle:
 
 
 def save(
-    retriever: Retriever,
+    retriever: Channel,
     directory: str | Path,
     *,
     metrics: Mapping[str, Any] | None = None,
@@ -105,7 +105,7 @@ def save(
 
 
 def save_or_keep(
-    retriever: Retriever, directory: str | Path, *, overwrite: bool = False, **fields: Any
+    retriever: Channel, directory: str | Path, *, overwrite: bool = False, **fields: Any
 ) -> str:
     """Do as `save`; what took hours to make and cannot be published there is kept elsewhere.
 
@@ -120,7 +120,7 @@ def save_or_keep(
         raise type(error)(f"{str(error).removesuffix('.')}. {said}") from error
 
 
-def _kept(retriever: Retriever, directory: Path, fields: Mapping[str, Any]) -> Path | None:
+def _kept(retriever: Channel, directory: Path, fields: Mapping[str, Any]) -> Path | None:
     """Save a bundle where it can be; return the place, None if there is none."""
     for folder in (directory.parent, Path(tempfile.gettempdir())):
         place = folder / kept_name(directory)

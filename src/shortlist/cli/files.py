@@ -14,8 +14,8 @@ from shortlist.data.readers import read_frame
 from shortlist.data.text import NULL_WORDS
 from shortlist.errors import QueryError, suggest
 from shortlist.outputs import PARQUET, whole
-from shortlist.retrievers.base import Queries, Retriever
-from shortlist.retrievers.capabilities import Encodes, EncodesItems
+from shortlist.retrievers.base import Queries
+from shortlist.retrievers.capabilities import Channel, Encodes, EncodesItems
 from shortlist.similarity import METRICS
 
 USERS_AT_A_TIME = 16_384
@@ -24,7 +24,7 @@ ROWS_AT_A_TIME = 1_000_000
 
 
 def recommend_file(
-    retriever: Retriever,
+    retriever: Channel,
     users: pl.Series,
     target: Path,
     k: int,
@@ -97,7 +97,7 @@ def _vector_frame(ids: pl.Series, vectors: torch.Tensor) -> pl.DataFrame:
     return pl.DataFrame({"id": ids, "vector": column})
 
 
-def read_users(retriever: Retriever, path: Path, column: str | None = None) -> pl.Series:
+def read_users(retriever: Channel, path: Path, column: str | None = None) -> pl.Series:
     """Read user ids: the recipe's user column, else user_id or user, else the only column."""
     frame = read_frame(path, "users file")
     names = [name for name in (column, "user_id", "user") if name in frame.columns]

@@ -16,9 +16,9 @@ from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
 from shortlist.evaluation.searching import channels_of, kind_of
 from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Candidates, Queries, Retriever, row_blocks
+from shortlist.retrievers.base import Candidates, Queries, row_blocks
 from shortlist.retrievers.blend import Blended
-from shortlist.retrievers.capabilities import FindsSimilar, FindsSimilarUsers
+from shortlist.retrievers.capabilities import Channel, FindsSimilar, FindsSimilarUsers
 from shortlist.sampling import SAMPLERS
 from shortlist.training.presets import choose
 
@@ -33,7 +33,7 @@ Side = Literal["item", "user"]
 HISTORY_SHOWN = 10
 
 
-def answers(retriever: Retriever, queries: Queries, k: int) -> dict[str, Any]:
+def answers(retriever: Channel, queries: Queries, k: int) -> dict[str, Any]:
     """Return {"users": [{"user", "items": [{"item", "score"}], "fallback"}]}, JSON-safe."""
     found = retriever.recommend(queries, k)
     names = list(queries.users) if queries.users is not None else [None] * len(queries)
@@ -193,7 +193,7 @@ def planned(plan: "Plan") -> RenderableType:
     return Group(table, overlap)
 
 
-def recommendations(retriever: Retriever, queries: Queries, k: int) -> RenderableType:
+def recommendations(retriever: Channel, queries: Queries, k: int) -> RenderableType:
     """Return, for each query, the end of its history beside its candidates with their scores."""
     data = retriever.data
     found = retriever.recommend(queries, k)
@@ -255,7 +255,7 @@ def similar_answers(side: Side, ids: Ids, found: Candidates) -> dict[str, Any]:
     }
 
 
-def similar_tables(retriever: Retriever, side: Side, ids: Ids, found: Candidates) -> RenderableType:
+def similar_tables(retriever: Channel, side: Side, ids: Ids, found: Candidates) -> RenderableType:
     """Return a table of what is similar to each id, with titles where items have them."""
     data, tables = retriever.data, []
     for position, asked in enumerate(ids):
@@ -282,7 +282,7 @@ FORGETS = (
 )
 
 
-def strangers(retriever: Retriever, queries: Queries) -> list[str]:
+def strangers(retriever: Channel, queries: Queries) -> list[str]:
     """Say which users, and how many items of the histories, the bundle does not know."""
     data, said = retriever.data, []
     if queries.users is not None:

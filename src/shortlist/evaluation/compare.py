@@ -13,7 +13,7 @@ from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weig
 from shortlist.evaluation.report import Figures
 from shortlist.evaluation.searching import Searched, searched
 from shortlist.evaluation.significance import bootstrap_intervals
-from shortlist.retrievers.base import Retriever
+from shortlist.retrievers.capabilities import Channel
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Comparison:
 
 
 def compare(
-    first: Retriever,
-    second: Retriever,
+    first: Channel,
+    second: Channel,
     *,
     on: Cut = "test",
     k: Sequence[int] = (10, 20, 100),

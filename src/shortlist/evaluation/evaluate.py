@@ -21,7 +21,8 @@ from shortlist.metrics import (
     per_user,
     popularity_percentile,
 )
-from shortlist.retrievers.base import Queries, Retriever, check_flag, checked_count
+from shortlist.retrievers.base import Queries, check_flag, checked_count
+from shortlist.retrievers.capabilities import Channel
 from shortlist.retrievers.popular import Popular
 
 USERS_AT_A_TIME = 16_384
@@ -50,7 +51,7 @@ class _Cases(NamedTuple):
 
 
 def evaluate(
-    retriever: Retriever,
+    retriever: Channel,
     *,
     on: Cut = "test",
     k: Sequence[int] = (10, 20, 100),
@@ -99,7 +100,7 @@ def evaluate(
 
 
 def user_figures(
-    retriever: Retriever, *, k: Sequence[int], on: Cut = "test", exclude_seen: bool = True
+    retriever: Channel, *, k: Sequence[int], on: Cut = "test", exclude_seen: bool = True
 ) -> dict[str, NDArray[np.float64]]:
     """Return the figures of each user with held-out events by name, [U]; see `evaluate`."""
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
@@ -137,7 +138,7 @@ def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
 
 
 def _answers(
-    retriever: Retriever, cases: _Cases, ks: Sequence[int], cut: Cut, exclude_seen: bool
+    retriever: Channel, cases: _Cases, ks: Sequence[int], cut: Cut, exclude_seen: bool
 ) -> _Answers:
     """Ask for every case and compare; blocks of users, so that memory does not grow with them."""
     figures: dict[str, list[NDArray[np.float64]]] = {}

@@ -13,8 +13,9 @@ from shortlist.data.interactions import Cut
 from shortlist.evaluation.index_recall import recall_of
 from shortlist.index import INDEXES, Hits, VectorIndex
 from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Candidates, Queries, Retriever
+from shortlist.retrievers.base import Candidates, Queries
 from shortlist.retrievers.blend import Blend
+from shortlist.retrievers.capabilities import Channel
 from shortlist.retrievers.learning import Learner
 
 USERS = 1_000
@@ -57,7 +58,7 @@ def kind_of(index: VectorIndex) -> tuple[str, dict[str, Any]]:
     return name, dict(index.settings()) if hasattr(index, "settings") else {}
 
 
-def channels_of(retriever: Retriever) -> dict[str, Any]:
+def channels_of(retriever: Channel) -> dict[str, Any]:
     """Return the channels that have an index, by name; a bare one by its kind."""
     if isinstance(retriever, Learner):
         names = (name for name, kind in RETRIEVERS.items() if type(retriever) is kind)
@@ -66,7 +67,7 @@ def channels_of(retriever: Retriever) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if isinstance(part, Learner)}
 
 
-def searched_exactly(retriever: Retriever) -> Retriever:
+def searched_exactly(retriever: Channel) -> Channel:
     """Return a retriever like this one that searches exactly; itself where it does already.
 
     The given one stays as it is; the two share towers and data.
@@ -81,7 +82,7 @@ def searched_exactly(retriever: Retriever) -> Retriever:
 
 
 def searched(
-    retriever: Retriever, users: NDArray[np.int64], k: int, cut: Cut, *, exclude_seen: bool
+    retriever: Channel, users: NDArray[np.int64], k: int, cut: Cut, *, exclude_seen: bool
 ) -> dict[str, Searched]:
     """Tell of each channel with an index what it is, and measure those that are not exact.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.data.batches import histories
-from shortlist.data.dataset import Split, TrainingData
+from shortlist.data.dataset import TrainingData
 from shortlist.data.histories import Events
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.data.predicates import Predicate, allowed_rows, as_predicate
@@ -186,40 +186,6 @@ class Candidates:
                 "fallback": self.fallback[query],
             }
         )
-
-
-class Retriever(Protocol):
-    """A channel: fitted on a split, it answers queries with candidates from the catalogue."""
-
-    data: TrainingData
-
-    def fit(self, split: Split) -> Self:
-        """Learn from the training rows; validation rows choose, test rows are unseen."""
-        ...
-
-    def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
-        ...
-
-    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k best candidates of each query; a plain list of ids means those users."""
-        ...
-
-    def state(self) -> State:
-        """Return what a bundle keeps beside the data: settings (JSON) and tensors, by file."""
-        ...
-
-    @classmethod
-    def from_state(
-        cls,
-        data: TrainingData,
-        settings: Mapping[str, Any],
-        states: Mapping[str, Mapping[str, Tensor]],
-        *,
-        device: str = "cpu",
-    ) -> Self:
-        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
-        ...
 
 
 def as_queries(queries: Queries | Ids) -> Queries:

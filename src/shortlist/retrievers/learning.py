@@ -24,12 +24,12 @@ from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.retrievers.base import (
     Queries,
-    Retriever,
     RowQueries,
     State,
     as_queries,
     row_blocks,
 )
+from shortlist.retrievers.capabilities import Channel
 from shortlist.retrievers.explaining import REASONS, Explaining
 from shortlist.retrievers.item_updates import with_changed_items
 from shortlist.retrievers.kept import check_rows, check_tensors
@@ -508,7 +508,7 @@ def _check_alike(what: str, rows: Tensor, given: Tensor, expected: Tensor) -> No
         raise ModelError(f"{what} {int(rows[off][0])} is not what the towers give")
 
 
-def validation_score(retriever: Retriever, monitor: str) -> float:
+def validation_score(retriever: Channel, monitor: str) -> float:
     """The monitored figure on the validation rows, through `recommend`: the code that serves."""
     name, k = monitor.split("@")
     data = retriever.data

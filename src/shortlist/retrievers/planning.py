@@ -14,7 +14,8 @@ from shortlist.data.dataset import FIT_BEFORE
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.errors import ModelError, QueryError
 from shortlist.linear.from_scipy import isotonic_regression
-from shortlist.retrievers.base import Queries, Retriever, checked_count
+from shortlist.retrievers.base import Queries, checked_count
+from shortlist.retrievers.capabilities import Channel
 from shortlist.retrievers.merging import fill_slots, slot_order
 
 USERS = 10_000
@@ -79,7 +80,7 @@ class Plan:
 class Lists:
     """What several channels answer on one cut, and where the held-out items stand in it."""
 
-    def __init__(self, channels: Mapping[str, Retriever], depth: int, on: Cut) -> None:
+    def __init__(self, channels: Mapping[str, Channel], depth: int, on: Cut) -> None:
         first = next(iter(channels.values()))
         data = first.data
         if BEFORE[FIT_BEFORE[data.fit]] > BEFORE[on]:
@@ -158,7 +159,7 @@ class Lists:
 
 
 def plan(
-    channels: Mapping[str, Retriever],
+    channels: Mapping[str, Channel],
     size: int,
     *,
     latency: float | None = None,
@@ -308,7 +309,7 @@ def _ranks(rows: NDArray[np.int64], sought: NDArray[np.int64], width: int) -> ND
     return ranks
 
 
-def _microseconds(channel: Retriever, ids: pl.Series, k: int) -> float:
+def _microseconds(channel: Channel, ids: pl.Series, k: int) -> float:
     """The median time of one query, in microseconds."""
     times = []
     for at in range(min(TIMED, len(ids))):
