@@ -140,4 +140,4 @@ def _at_least(values: Limits | Timeouts, least: int) -> None:
     for each in fields(values):
         value = getattr(values, each.name)
         if not (least <= value and isfinite(value)):
-            raise ServingError(f"{each.name} must be at least {least}, got {value}")
+            raise ServingError(f"{each.name} must be at least {least} and finite, got {value}")
