@@ -74,7 +74,7 @@ page: .venv/.setup
 	@touch $@
 
 extras: .venv/.extras
-	SHORTLIST_COMPILE=1 $(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/test_tuning.py tests/training/test_compiling.py $(ARGS)
+	SHORTLIST_COMPILE=1 $(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/runs/test_tuning.py tests/training/test_compiling.py $(ARGS)
 
 milvus-server: .venv/.setup .venv-milvus/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,milvus]"

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from shortlist.asking.candidates import Candidates
+from shortlist.asking.queries import Queries
+from shortlist.blending.blend import Blend
+from shortlist.channels.counting.popular import Popular
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import planted_world
-from shortlist.retrievers.base import Candidates, Queries
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.popular import Popular
 
 CHANNELS, DEPTH, QUERIES = 5, 500, 2000
 OUT = Path("benchmarks/results/blend_speed.jsonl")

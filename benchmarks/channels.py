@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from shortlist.blending.blend import Blend
+from shortlist.blending.planning import plan
 from shortlist.config import load_recipe
 from shortlist.evaluation.evaluate import user_figures
 from shortlist.evaluation.significance import paired_interval
-from shortlist.pipeline import build, load_split
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.planning import plan
+from shortlist.runs.pipeline import build, load_split
 
 WAYS: dict[str, dict[str, Any]] = {
     "planned quotas": {"method": "quotas"},

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shortlist.config import load_recipe
-from shortlist.pipeline import build, load_split, measure
+from shortlist.runs.pipeline import build, load_split, measure
 
 
 class Recorder:

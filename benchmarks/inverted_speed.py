@@ -69,7 +69,7 @@ def main() -> None:
     import torch  # noqa: PLC0415
 
     from shortlist import Queries  # noqa: PLC0415
-    from shortlist.retrievers.inverted import Inverted, _Tastes  # noqa: PLC0415
+    from shortlist.channels.counting.inverted import Inverted, _Tastes  # noqa: PLC0415
 
     torch.set_num_threads(1)
     data = data_of(given.items, given.values, given.events, given.seed)

@@ -62,9 +62,9 @@ def ours(events, users, asked, seed):
     import polars as pl  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
+    from shortlist.asking.queries import Queries  # noqa: PLC0415
+    from shortlist.channels.counting.item_cf import ItemCF  # noqa: PLC0415
     from shortlist.data.dataset import Dataset  # noqa: PLC0415
-    from shortlist.retrievers.base import Queries  # noqa: PLC0415
-    from shortlist.retrievers.item_cf import ItemCF  # noqa: PLC0415
 
     torch.set_num_threads(1)
 

@@ -21,9 +21,9 @@ from typing import Any
 import polars as pl
 from training_speed import ITEM_COLUMNS, USER_COLUMNS, peak_mb, world
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Feature, Schema
-from shortlist.retrievers.vector import TwoTower
 
 LAYERS = (256, 128)
 TOWERS: dict[str, dict[str, Any]] = {

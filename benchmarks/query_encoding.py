@@ -12,11 +12,12 @@ import time
 
 import torch
 
+from shortlist.asking.queries import Queries
+from shortlist.asking.rows import row_blocks
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
-from shortlist.retrievers.base import Queries, row_blocks
-from shortlist.retrievers.vector import TwoTower
 from shortlist.serving.onnx_encoder import OnnxEncoder
 
 SCHEMA = Schema(

@@ -32,10 +32,10 @@ import polars as pl
 import torch
 
 from shortlist.bundle.bundle import save
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.index import INDEXES
-from shortlist.retrievers.vector import TwoTower
 
 USERS = 5_000
 EVENTS = 20

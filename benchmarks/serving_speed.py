@@ -32,11 +32,11 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import Bundle, load, save
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.vector import TwoTower
 from shortlist.serving.app import App
 from shortlist.serving.measures import Measures
 from shortlist.serving.run import Server

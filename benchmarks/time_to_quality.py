@@ -67,7 +67,7 @@ def ours(course: Course, epochs: int) -> None:
     import torch
 
     from shortlist.config import load_recipe
-    from shortlist.pipeline import build, load_split
+    from shortlist.runs.pipeline import build, load_split
 
     torch.set_num_threads(1)
 

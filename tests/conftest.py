@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import World, planted_world
-from shortlist.retrievers.vector import TwoTower
 
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")

@@ -8,11 +8,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load
 from shortlist.cli import files, main
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import QueryError
-from shortlist.retrievers.base import Queries
 
 RECIPE = """
 [data]

@@ -7,12 +7,12 @@ import pytest
 from typer.main import get_command
 
 from shortlist.bundle.bundle import save
+from shortlist.channels.counting.popular import Popular
 from shortlist.cli.app import app, main
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.index import INDEXES
-from shortlist.retrievers.popular import Popular
 
 COMMANDS = get_command(app).commands
 WITH_DEVICE = [n for n, c in COMMANDS.items() if "device" in {p.name for p in c.params}]

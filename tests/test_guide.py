@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shortlist.asking.queries import Queries
 from shortlist.cli.files import vector_facts, write_item_vectors, write_user_vectors
 from shortlist.config import Training
 from shortlist.errors import ModelError
@@ -23,7 +24,6 @@ from shortlist.losses import (
     Scores,
     SoftmaxLoss,
 )
-from shortlist.retrievers.base import Queries
 from shortlist.sampling import SAMPLERS, Negatives, build_sampler
 from shortlist.sampling.hard import HARD
 from shortlist.training.objective import LEARNED_TEMPERATURES, Objective, build_objective

@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 
 import shortlist
+from shortlist.asking.queries import Queries
+from shortlist.channels.counting.item_cf import ItemCF
+from shortlist.channels.counting.popular import Popular
 from shortlist.cli.app import app
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.data.updates import read_events
 from shortlist.errors import BundleError, ModelError
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.item_cf import ItemCF
-from shortlist.retrievers.popular import Popular
 
 SCHEMA = Schema(time="time", weight="rating", min_weight=4)
 ROWS = [  # user, item, rating, time

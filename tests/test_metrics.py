@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from shortlist.channels.learned.base import validation_score
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Training
 from shortlist.data.dataset import Dataset
 from shortlist.data.synthetic import planted_world
@@ -23,8 +25,6 @@ from shortlist.metrics import (
     per_user,
     popularity_percentile,
 )
-from shortlist.retrievers import TwoTower
-from shortlist.retrievers.learning import validation_score
 
 
 def figures(top, relevant, ks):

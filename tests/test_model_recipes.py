@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shortlist import pipeline
+from shortlist.asking.queries import Queries
 from shortlist.config import Recipe, load_recipe
 from shortlist.data.synthetic import planted_world
-from shortlist.retrievers.base import Queries
+from shortlist.runs import pipeline
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "models").glob("*.toml"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import shortlist
+from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.data.synthetic import planted_world
 from shortlist.index import INDEXES
 from shortlist.losses import LOSSES
-from shortlist.retrievers import RETRIEVERS
 from shortlist.sampling import HARD, SAMPLERS
 from shortlist.towers import TOWERS
 

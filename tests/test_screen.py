@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from rich.table import Table
 
+from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load
 from shortlist.cli import main, show
 from shortlist.cli.screen import Screen, visible
 from shortlist.doctor import Finding
-from shortlist.retrievers.base import Queries
 from shortlist.training.progress import Bars
 
 HOSTILE = [

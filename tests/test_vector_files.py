@@ -5,11 +5,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from shortlist.asking.queries import Queries
+from shortlist.channels.learned.item_to_item import ItemToItem
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.cli.files import vector_facts, write_item_vectors, write_user_vectors
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.item_to_item import ItemToItem
-from shortlist.retrievers.user_to_user import UserToUser
-from shortlist.retrievers.vector import TwoTower
 from shortlist.similarity import SIMILARITIES
 
 K = 10

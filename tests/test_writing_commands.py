@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from shortlist import outputs, pipeline, tuning
+from shortlist import outputs
 from shortlist.bundle import bundle as bundles
 from shortlist.bundle import store
 from shortlist.bundle.bundle import load
@@ -17,6 +17,7 @@ from shortlist.bundle.store import verify
 from shortlist.cli import demo, main
 from shortlist.config import load_recipe
 from shortlist.data.synthetic import planted_world
+from shortlist.runs import pipeline, tuning
 
 RECIPE = """
 [data]

@@ -10,26 +10,27 @@ from shortlist.errors import ShortlistError
 from shortlist.systems import check_system
 
 if TYPE_CHECKING:
+    from shortlist.asking.candidates import Candidates
+    from shortlist.asking.queries import Queries
+    from shortlist.blending.blend import Blend
+    from shortlist.blending.planning import plan
     from shortlist.bundle.bundle import Bundle, load, save
+    from shortlist.channels.counting.als import ALS
+    from shortlist.channels.counting.ease import EASE
+    from shortlist.channels.counting.graph_filter import GraphFilter
+    from shortlist.channels.counting.inverted import Inverted
+    from shortlist.channels.counting.item_cf import ItemCF
+    from shortlist.channels.counting.popular import Popular
+    from shortlist.channels.counting.user_cf import UserCF
+    from shortlist.channels.learned.item_to_item import ItemToItem
+    from shortlist.channels.learned.two_tower import TwoTower
+    from shortlist.channels.learned.user_to_user import UserToUser
     from shortlist.data.dataset import Dataset, Split
     from shortlist.data.schema import Feature, Schema
     from shortlist.data.text import TextFormat
     from shortlist.evaluation.compare import compare
     from shortlist.evaluation.evaluate import evaluate
     from shortlist.evaluation.report import Report
-    from shortlist.retrievers.als import ALS
-    from shortlist.retrievers.base import Candidates, Queries
-    from shortlist.retrievers.blend import Blend
-    from shortlist.retrievers.ease import EASE
-    from shortlist.retrievers.graph_filter import GraphFilter
-    from shortlist.retrievers.inverted import Inverted
-    from shortlist.retrievers.item_cf import ItemCF
-    from shortlist.retrievers.item_to_item import ItemToItem
-    from shortlist.retrievers.planning import plan
-    from shortlist.retrievers.popular import Popular
-    from shortlist.retrievers.user_cf import UserCF
-    from shortlist.retrievers.user_to_user import UserToUser
-    from shortlist.retrievers.vector import TwoTower
 
 __version__ = "0.1.0"
 
@@ -63,30 +64,30 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ALS": "shortlist.retrievers.als",
-    "EASE": "shortlist.retrievers.ease",
-    "Blend": "shortlist.retrievers.blend",
+    "ALS": "shortlist.channels.counting.als",
+    "EASE": "shortlist.channels.counting.ease",
+    "Blend": "shortlist.blending.blend",
     "Bundle": "shortlist.bundle.bundle",
-    "Candidates": "shortlist.retrievers.base",
+    "Candidates": "shortlist.asking.candidates",
     "Dataset": "shortlist.data.dataset",
     "Feature": "shortlist.data.schema",
-    "GraphFilter": "shortlist.retrievers.graph_filter",
-    "Inverted": "shortlist.retrievers.inverted",
-    "ItemCF": "shortlist.retrievers.item_cf",
-    "ItemToItem": "shortlist.retrievers.item_to_item",
-    "Popular": "shortlist.retrievers.popular",
-    "Queries": "shortlist.retrievers.base",
+    "GraphFilter": "shortlist.channels.counting.graph_filter",
+    "Inverted": "shortlist.channels.counting.inverted",
+    "ItemCF": "shortlist.channels.counting.item_cf",
+    "ItemToItem": "shortlist.channels.learned.item_to_item",
+    "Popular": "shortlist.channels.counting.popular",
+    "Queries": "shortlist.asking.queries",
     "Report": "shortlist.evaluation.report",
     "Schema": "shortlist.data.schema",
     "Split": "shortlist.data.dataset",
     "TextFormat": "shortlist.data.text",
-    "TwoTower": "shortlist.retrievers.vector",
-    "UserCF": "shortlist.retrievers.user_cf",
-    "UserToUser": "shortlist.retrievers.user_to_user",
+    "TwoTower": "shortlist.channels.learned.two_tower",
+    "UserCF": "shortlist.channels.counting.user_cf",
+    "UserToUser": "shortlist.channels.learned.user_to_user",
     "compare": "shortlist.evaluation.compare",
     "evaluate": "shortlist.evaluation.evaluate",
     "load": "shortlist.bundle.bundle",
-    "plan": "shortlist.retrievers.planning",
+    "plan": "shortlist.blending.planning",
     "save": "shortlist.bundle.bundle",
 }
 """The module of each name, the same as above: a test compares the two."""

@@ -11,9 +11,14 @@ from typing import Any
 
 import polars as pl
 
+from shortlist.asking.queries import Queries
+from shortlist.blending.blend import Blend
+from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle import schema
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import FORMAT
+from shortlist.channels.learned.base import Learner
+from shortlist.channels.table import CHANNELS
 from shortlist.config import Model, Training
 from shortlist.config.parts import added_keys
 from shortlist.config.sections import Blend as BlendSection
@@ -21,10 +26,6 @@ from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.index import INDEXES
-from shortlist.retrievers import CHANNELS, RETRIEVERS
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.learning import Learner
 
 K = 6
 SMALL = {"dim": 4, "epochs": 2, "batch_size": 64}

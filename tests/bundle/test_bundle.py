@@ -9,11 +9,11 @@ from safetensors.torch import save as write_tensors
 
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import publish, verify
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.base import _Unfilled
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.errors import BundleError
 from shortlist.evaluation.evaluate import evaluate
-from shortlist.retrievers.learning import _Unfilled
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
 from shortlist.towers.features import embedding
 
 
@@ -68,8 +68,8 @@ def test_equal_trainings_give_equal_bundles(fitted, tmp_path):
 def test_string_ids_and_features_survive(world, world_schema, tmp_path):
     import polars as pl
 
+    from shortlist.channels.learned.two_tower import TwoTower
     from shortlist.data.dataset import Dataset
-    from shortlist.retrievers.vector import TwoTower
 
     text = pl.format("00{}é", "item_id").alias("item_id")
     split = Dataset.load(

@@ -8,12 +8,12 @@ import pytest
 
 from answers import assert_same_up_to_rounding
 from bundle.make_golden import described
+from shortlist.asking.queries import Queries
+from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.formats import map_tensors
 from shortlist.bundle.store import FORMAT
 from shortlist.errors import BundleError
-from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Queries
 
 GOLDEN = Path(__file__).parent / "golden"
 BUNDLES = sorted(path.parent for path in GOLDEN.glob("*/*/manifest.json"))

@@ -21,14 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as read_tensors
 
+from shortlist.asking.queries import Queries
+from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle import bundle as bundles
 from shortlist.bundle import data_files
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.formats import dump_frame, dump_tensors
 from shortlist.bundle.store import MANIFEST, SEAL
 from shortlist.errors import BundleError
-from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Queries
 
 EXAMPLES = int(os.environ.get("SHORTLIST_EXAMPLES", "0")) or 20
 """Of each kind of retriever; `make fuzz` sets the variable, and draws anew each time."""

@@ -17,15 +17,15 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from shortlist.asking.queries import Queries
+from shortlist.channels.learned.base import Learner
+from shortlist.channels.table import CHANNELS
 from shortlist.config import Model, Training
 from shortlist.config.parts import CHOICES, keys_of
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError, QueryError, ShortlistError
-from shortlist.retrievers import CHANNELS
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.learning import Learner
 from shortlist.sections.base import Section
 
 EVERYTHING = bool(os.environ.get("SHORTLIST_OPTIONS"))

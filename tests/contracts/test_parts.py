@@ -8,11 +8,11 @@ from typing import Annotated
 import pytest
 from pydantic import Field, ValidationError
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Model, Training, template
 from shortlist.config.parts import CHOICES, given, kept, keys_of, options_of, with_options
 from shortlist.errors import ModelError
 from shortlist.losses import LOSSES, SoftmaxLoss, build_loss
-from shortlist.retrievers import TwoTower
 from shortlist.sections.training import CommonTraining
 
 SECTION = {key: Model if key in Model.model_fields else Training for key in CHOICES}

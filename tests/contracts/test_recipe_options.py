@@ -16,16 +16,16 @@ from shortlist.config.sections import Blend as BlendOptions
 from shortlist.config.template import toml_value
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ShortlistError
-from shortlist.pipeline import check, load_split, train
+from shortlist.runs.pipeline import check, load_split, train
 
 WALKED = ("model", "training")
 """Sections that test_options.py walks."""
 
 TRIED = {
-    "tune.space": "tests/test_tuning.py, with optuna",
-    "tune.trials": "tests/test_tuning.py, with optuna",
-    "tune.seed": "tests/test_tuning.py, with optuna",
-    "blend.latency": "tests/retrievers/test_blend.py: what channels cost is measured",
+    "tune.space": "tests/runs/test_tuning.py, with optuna",
+    "tune.trials": "tests/runs/test_tuning.py, with optuna",
+    "tune.seed": "tests/runs/test_tuning.py, with optuna",
+    "blend.latency": "tests/blending/test_blend.py: what channels cost is measured",
 }
 """Keys that are asked about elsewhere."""
 

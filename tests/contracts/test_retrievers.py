@@ -10,6 +10,15 @@ import torch
 
 import shortlist
 from answers import assert_same_up_to_rounding
+from shortlist.asking.capabilities import Explains, FindsSimilar
+from shortlist.asking.queries import Queries
+from shortlist.asking.rows import RowQueries, row_blocks
+from shortlist.blending.blend import Blend
+from shortlist.blending.retrievers import RETRIEVERS
+from shortlist.channels.counting.history import ProfileOptions
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.base import Learner
+from shortlist.channels.table import CHANNELS
 from shortlist.data.dataset import Dataset
 from shortlist.data.histories import Events, LoggedHistories
 from shortlist.data.interactions import Interactions, Role
@@ -17,14 +26,6 @@ from shortlist.data.predicates import allowed_rows, parse
 from shortlist.data.ragged import Ragged
 from shortlist.data.schema import Schema
 from shortlist.errors import DataError, ModelError, NotFittedError, QueryError
-from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Queries, RowQueries, row_blocks
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.capabilities import Explains, FindsSimilar
-from shortlist.retrievers.channels import CHANNELS
-from shortlist.retrievers.history import ProfileOptions
-from shortlist.retrievers.learning import Learner
-from shortlist.retrievers.popular import Popular
 
 OPTIONS = {
     "inverted": {"attribute": "tags"},

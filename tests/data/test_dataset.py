@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.interactions import Role
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.updates import read_events
 from shortlist.errors import DataError, ModelError, SplitError
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
 
 TIMED = Schema(time="time")
 

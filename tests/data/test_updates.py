@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from shortlist.channels.counting.popular import Popular
 from shortlist.data.dataset import Dataset
 from shortlist.data.predicates import allowed_rows, parse
 from shortlist.data.schema import Schema
 from shortlist.data.updates import read_events, with_events
 from shortlist.errors import DataError, ModelError
-from shortlist.retrievers.popular import Popular
 
 SCHEMA = Schema(time="time")
 

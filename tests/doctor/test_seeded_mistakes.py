@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from shortlist.asking.queries import Queries
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.batches import PairBatches, _long
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.features import FeatureTable
@@ -29,8 +31,6 @@ from shortlist.errors import ModelError, TrainingError
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.index.exact import ExactIndex
 from shortlist.losses import BinaryCrossEntropyLoss
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling import InBatchSampler, PopularitySampler
 from shortlist.training.fitting import Epoch
 from shortlist.training.objective import Objective

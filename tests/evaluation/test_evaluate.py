@@ -5,13 +5,13 @@ import polars as pl
 import pytest
 
 import shortlist.evaluation.evaluate as evaluating
+from shortlist.asking.queries import Queries
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.errors import ModelError
 from shortlist.evaluation.evaluate import evaluate
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
 
 
 def brute_force(retriever, k, exclude_seen=True):

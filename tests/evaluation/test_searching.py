@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
+from shortlist.asking.queries import Queries
+from shortlist.blending.blend import Blend
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.evaluation.compare import compare
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.searching import searched_exactly
 from shortlist.index import INDEXES, ExactIndex
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
 
 
 class Lossy(ExactIndex):

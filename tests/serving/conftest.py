@@ -17,10 +17,10 @@ from typing import NamedTuple
 import pytest
 
 from patience import PATIENCE, PATIENT
+from shortlist.blending.blend import Blend
 from shortlist.bundle.bundle import save
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.ease import EASE
-from shortlist.retrievers.popular import Popular
+from shortlist.channels.counting.ease import EASE
+from shortlist.channels.counting.popular import Popular
 from shortlist.serving.app import App
 from shortlist.serving.measures import Measures
 from shortlist.serving.run import Server

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from answers import assert_same_up_to_rounding
-from shortlist.retrievers.base import Queries, row_blocks
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
+from shortlist.asking.queries import Queries
+from shortlist.asking.rows import row_blocks
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.serving import onnx_encoder
 from shortlist.serving.onnx_encoder import MOST_QUERIES, OnnxEncoder, use_onnx
 

@@ -13,13 +13,13 @@ import polars as pl
 import pytest
 
 from patience import PATIENCE
+from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import save
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.evaluation.evaluate import evaluate
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
 from shortlist.serving.page_files import FOLDER, page_files
 from shortlist.serving.settings import Settings
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from answers import assert_same_up_to_rounding
+from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import save
+from shortlist.channels.counting.ease import EASE
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.item_to_item import ItemToItem
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.ease import EASE
-from shortlist.retrievers.item_to_item import ItemToItem
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.user_to_user import UserToUser
-from shortlist.retrievers.vector import TwoTower
 from shortlist.serving.map import MOST_POINTS, principal_plane
 from shortlist.serving.settings import Limits, Settings
 

@@ -17,10 +17,10 @@ import torch
 from patience import PATIENCE, wait_until
 from shortlist.bundle.bundle import load, save
 from shortlist.bundle.store import SEAL, verify
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.errors import BundleError
 from shortlist.outputs import kept_name, temporary_name
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
 from shortlist.serving.measures import Measures
 from shortlist.serving.settings import Settings
 from shortlist.serving.watching import Watch, check_path

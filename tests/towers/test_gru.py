@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Model
 from shortlist.data.ragged import Ragged
-from shortlist.retrievers.vector import TwoTower
 from shortlist.towers.gru import GRU
 
 

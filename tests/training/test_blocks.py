@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from shortlist.channels.learned.item_to_item import ItemToItem
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.config import Training
 from shortlist.data.batches import Batch
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
-from shortlist.retrievers.item_to_item import ItemToItem
-from shortlist.retrievers.user_to_user import UserToUser
-from shortlist.retrievers.vector import TwoTower
 from shortlist.training.blocks import Encoders, in_blocks, parts
 
 ROWS = 24

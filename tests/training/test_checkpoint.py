@@ -8,15 +8,15 @@ import sys
 import pytest
 import torch
 
+from shortlist.channels.learned.item_to_item import ItemToItem
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import Dataset
 from shortlist.data.ragged import Ragged
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import CheckpointError
-from shortlist.retrievers.item_to_item import ItemToItem
-from shortlist.retrievers.user_to_user import UserToUser
-from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling import SAMPLERS, build_sampler
 from shortlist.sampling.base import Remembering
 from shortlist.training.checkpoint import Checkpoints, Stage, State

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.errors import ModelError
-from shortlist.retrievers.vector import TwoTower
 from shortlist.training.compiling import COMPILERS
 
 needs_compiler = pytest.mark.skipif(

@@ -7,11 +7,11 @@ worked out one pair at a time, and each path has to come to the loss of these ma
 import pytest
 import torch
 
+from shortlist.channels.learned.item_to_item import ItemToItem
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.data.ragged import Ragged
 from shortlist.losses import BPRLoss, Scores, SoftmaxLoss
-from shortlist.retrievers.item_to_item import ItemToItem
-from shortlist.retrievers.user_to_user import UserToUser
-from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling import Negatives
 from shortlist.similarity import pair_score, score
 from shortlist.training import fused

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Training
 from shortlist.errors import ModelError
-from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling.uniform import UniformSampler
 from shortlist.training import optimizer
 from shortlist.training.optimizer import ROW_PACE, Optimizer, row_wise_tables

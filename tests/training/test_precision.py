@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load, save
+from shortlist.channels.learned.item_to_item import ItemToItem
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.errors import CheckpointError, ModelError
 from shortlist.evaluation.evaluate import evaluate
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.item_to_item import ItemToItem
-from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling import SAMPLERS
 from shortlist.towers.mlp import has_perceptron
 from shortlist.training import precision

@@ -4,10 +4,10 @@ import io
 
 from rich.console import Console
 
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.ease import EASE
-from shortlist.retrievers.popular import Popular
-from shortlist.retrievers.vector import TwoTower
+from shortlist.blending.blend import Blend
+from shortlist.channels.counting.ease import EASE
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.training.progress import Bars, Quiet
 
 

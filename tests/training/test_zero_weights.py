@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.errors import TrainingError
-from shortlist.retrievers.vector import TwoTower
 from shortlist.training.progress import Bars
 
 OPTIONS = {"weighted": True, "dim": 8, "epochs": 1, "batch_size": 32}

@@ -12,17 +12,17 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from shortlist.asking.capabilities import Channel
+from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle.data_files import data_fields, data_files, read_data
 from shortlist.bundle.formats import JSON, bytes_of, dump_json, dump_tensors, load_json
 from shortlist.bundle.migration import migrated
 from shortlist.bundle.schema import check_fields, check_manifest
 from shortlist.bundle.store import FORMAT, Manifest, publish, verify
+from shortlist.channels.kept import check_finite, check_tensors
+from shortlist.channels.learned.base import usable_device
 from shortlist.errors import BundleError, MissingPackageError, OutputError, ShortlistError
 from shortlist.outputs import kept_name
-from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.capabilities import Channel
-from shortlist.retrievers.kept import check_finite, check_tensors
-from shortlist.retrievers.learning import usable_device
 
 SPACE = {"embedding_space": (torch.uint8, (32,))}
 

@@ -8,7 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from shortlist.blending.blend import Blend
+from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle.store import FORMAT, Manifest
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.base import Learner
+from shortlist.channels.table import CHANNELS
 from shortlist.config.parts import added_keys
 from shortlist.config.sections import Blend as BlendSection
 from shortlist.config.sections import Model, SplitKind, Training
@@ -16,10 +21,6 @@ from shortlist.data.dataset import Fit
 from shortlist.durations import TimeUnit
 from shortlist.errors import BundleError, suggest
 from shortlist.index import INDEXES
-from shortlist.retrievers import CHANNELS, RETRIEVERS
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.learning import Learner
-from shortlist.retrievers.popular import Popular
 from shortlist.sections.base import Section
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

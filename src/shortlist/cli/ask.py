@@ -72,9 +72,9 @@ def recommend(
     )
     asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
 
+    from shortlist.asking.queries import Queries
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
-    from shortlist.retrievers.base import Queries
 
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
@@ -184,10 +184,10 @@ def explain(
     if json_ and reasons is not None:
         raise QueryError("--reasons is of the tables, and --json gives every reason: leave it out")
 
+    from shortlist.asking.capabilities import Explains
+    from shortlist.asking.queries import Queries
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
-    from shortlist.retrievers.base import Queries
-    from shortlist.retrievers.capabilities import Explains
 
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data

@@ -45,7 +45,7 @@ def update(
     from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.config import Recipe
     from shortlist.data.updates import read_events
-    from shortlist.pipeline import schema_of
+    from shortlist.runs.pipeline import schema_of
 
     loaded = load(bundle, device=device or context.obj["device"])
     if loaded.recipe is None:
@@ -90,9 +90,9 @@ def encode(
         {"the bundle": bundle},
     )
 
+    from shortlist.asking.capabilities import Encodes, EncodesItems
     from shortlist.bundle.bundle import load
     from shortlist.cli import files
-    from shortlist.retrievers.capabilities import Encodes, EncodesItems
 
     loaded = load(bundle, device=device or context.obj["device"])
     if not isinstance(loaded.retriever, Encodes):
@@ -148,11 +148,11 @@ def index(
     )
 
     from shortlist.bundle.bundle import load, save_or_keep
+    from shortlist.channels.learned.base import Learner
     from shortlist.cli import show
     from shortlist.evaluation.index_recall import plot_tunings
     from shortlist.evaluation.index_recall import tune as tune_index
-    from shortlist.pipeline import held_out_queries
-    from shortlist.retrievers.learning import Learner
+    from shortlist.runs.pipeline import held_out_queries
 
     loaded = load(bundle, device=device or context.obj["device"])
     retriever: Any = loaded.retriever

@@ -11,7 +11,7 @@ from shortlist.data.catalog import movielens_100k
 from shortlist.data.dataset import Dataset, TrainingData
 from shortlist.data.synthetic import planted_world
 from shortlist.outputs import BUNDLE_MARKS
-from shortlist.pipeline import Trained, schema_of, split_of, train
+from shortlist.runs.pipeline import Trained, schema_of, split_of, train
 from shortlist.training.progress import Progress
 
 RECIPE: dict[str, Any] = {

@@ -55,7 +55,7 @@ def doctor(
 def _before_training(recipe: "Recipe") -> "Subject":
     """What there is to examine of a recipe: less where it, or its data, is refused."""
     from shortlist.doctor import Subject
-    from shortlist.pipeline import check, load_split
+    from shortlist.runs.pipeline import check, load_split
 
     try:
         check(recipe)

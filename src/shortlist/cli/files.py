@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from shortlist.asking.capabilities import Channel, Encodes, EncodesItems
+from shortlist.asking.queries import Queries
 from shortlist.data.readers import read_frame
 from shortlist.data.text import NULL_WORDS
 from shortlist.errors import QueryError, suggest
 from shortlist.outputs import PARQUET, whole
-from shortlist.retrievers.base import Queries
-from shortlist.retrievers.capabilities import Channel, Encodes, EncodesItems
 from shortlist.similarity import METRICS
 
 USERS_AT_A_TIME = 16_384

@@ -11,22 +11,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shortlist.asking.candidates import Candidates
+from shortlist.asking.capabilities import Channel, FindsSimilar, FindsSimilarUsers
+from shortlist.asking.queries import Queries
+from shortlist.asking.rows import row_blocks
+from shortlist.blending.blend import Blended
+from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.cli.screen import visible
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
 from shortlist.evaluation.searching import channels_of, kind_of
-from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Candidates, Queries, row_blocks
-from shortlist.retrievers.blend import Blended
-from shortlist.retrievers.capabilities import Channel, FindsSimilar, FindsSimilarUsers
 from shortlist.sampling import SAMPLERS
 from shortlist.training.presets import choose
 
 if TYPE_CHECKING:
+    from shortlist.blending.planning import Plan
     from shortlist.bundle.bundle import Bundle
     from shortlist.doctor import Finding
     from shortlist.evaluation.index_recall import Tuning
-    from shortlist.retrievers.planning import Plan
 
 Side = Literal["item", "user"]
 

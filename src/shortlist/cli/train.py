@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shortlist.config import Recipe
     from shortlist.data.dataset import Split
     from shortlist.doctor import Finding, Watch
-    from shortlist.pipeline import Trained
+    from shortlist.runs.pipeline import Trained
     from shortlist.training.checkpoint import Checkpoints
 
 
@@ -58,10 +58,10 @@ def demo(
     if small and not synthetic:
         raise QueryError("--small does nothing without --synthetic")
 
+    from shortlist.asking.queries import Queries
     from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.cli import show
     from shortlist.cli.demo import PLACE, is_demo, run, someone, world
-    from shortlist.retrievers.base import Queries
 
     bundle = target or PLACE
     overwrite = overwrite or (target is None and is_demo(bundle))
@@ -97,8 +97,8 @@ def init(
     """Write a recipe with every key, its meaning and its default; edit [data], then train."""
     outputs.check({"PATH": Output(path, overwrite=overwrite)})
 
+    from shortlist.channels.table import CHANNELS
     from shortlist.config import template
-    from shortlist.retrievers import CHANNELS
 
     kinds = {name: k.options_type for name, k in CHANNELS.items() if hasattr(k, "options_type")}
     with whole(path, overwrite=overwrite) as made:
@@ -139,7 +139,7 @@ def train(
     from shortlist.cli import show
     from shortlist.config import load_recipe
     from shortlist.doctor import Subject, Watch, examine
-    from shortlist.pipeline import check, load_split
+    from shortlist.runs.pipeline import check, load_split
 
     quiet = quiet or context.obj["quiet"]
     chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
@@ -194,7 +194,7 @@ def train(
 
 def _warn_of_bfloat16(recipe: "Recipe", device: str) -> None:
     """Say, before hours of training, that it will be slow by choice."""
-    from shortlist.pipeline import is_slow_in_bfloat16
+    from shortlist.runs.pipeline import is_slow_in_bfloat16
     from shortlist.training.precision import SLOW
 
     if is_slow_in_bfloat16(recipe, device):
@@ -205,7 +205,7 @@ def _checkpoints(
     recipe: "Recipe", folder: Path | None, every: float | None
 ) -> "Checkpoints | None":
     """What --checkpoint and --checkpoint-every say together."""
-    from shortlist.pipeline import check_resumable
+    from shortlist.runs.pipeline import check_resumable
     from shortlist.training.checkpoint import EVERY, Checkpoints
 
     if folder is None:
@@ -222,9 +222,9 @@ def _carried_out(
     checkpoints: "Checkpoints | None",
 ) -> "Trained":
     """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
-    from shortlist import pipeline
     from shortlist.cli import show
     from shortlist.doctor import Subject, examine
+    from shortlist.runs import pipeline
 
     try:
         return pipeline.train(recipe, split, device=device, progress=watch, checkpoints=checkpoints)
@@ -266,9 +266,9 @@ def tune(
     if plot is None and overwrite:
         raise QueryError("--overwrite does nothing without --plot")
 
-    from shortlist import tuning
     from shortlist.config import load_recipe
     from shortlist.evaluation.plots import plot_output
+    from shortlist.runs import tuning
 
     quiet = quiet or context.obj["quiet"]
     read = load_recipe(recipe, overrides or [])
@@ -331,12 +331,12 @@ def plan(
     Unique hits, overlap, marginal recall per 100 slots, cost, and the quotas that follow for a
     budget of candidates and of time. Nothing is saved: put the quotas into [blend].
     """
+    from shortlist.blending.blend import Blend
+    from shortlist.blending.planning import check_latency
+    from shortlist.blending.planning import plan as plan_channels
     from shortlist.cli import show
     from shortlist.config import load_recipe
-    from shortlist.pipeline import build, check, load_split
-    from shortlist.retrievers.blend import Blend
-    from shortlist.retrievers.planning import check_latency
-    from shortlist.retrievers.planning import plan as plan_channels
+    from shortlist.runs.pipeline import build, check, load_split
 
     check_latency(latency)
     read = load_recipe(recipe, overrides or [])

@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Model, Recipe, Training
 from shortlist.data.batches import Batch, PairBatches
 from shortlist.data.dataset import Split, TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.doctor.watch import Watch
 from shortlist.errors import ShortlistError
-from shortlist.retrievers.vector import TwoTower
 from shortlist.sampling.base import Negatives, NegativeSampler, own_slots
 from shortlist.training.fitting import Epoch
 from shortlist.training.objective import Objective

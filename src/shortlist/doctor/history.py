@@ -7,10 +7,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from shortlist.asking.queries import Queries
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.doctor.base import Subject, check, generator
-from shortlist.retrievers.base import Queries
 
 PROBED = 4_000
 """Training events whose history is looked at."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from shortlist.asking.queries import Queries
 from shortlist.doctor.base import Subject, check, generator
-from shortlist.retrievers.base import Queries
 from shortlist.similarity import score
 
 USERS = 100

@@ -5,11 +5,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shortlist.asking.queries import Queries
 from shortlist.config.parts import given
 from shortlist.data.interactions import Interactions
 from shortlist.doctor.base import Subject, check, generator
 from shortlist.losses import SoftmaxLoss
-from shortlist.retrievers.base import Queries
 from shortlist.sampling import MemorySampler, StreamingInBatchSampler
 from shortlist.sampling.base import own_slots
 from shortlist.training.presets import choose

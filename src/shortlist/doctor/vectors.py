@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shortlist.asking.queries import Queries
 from shortlist.doctor.base import Subject, check, generator
-from shortlist.retrievers.base import Queries
 from shortlist.similarity import normalize
 
 SAMPLE = 1_000

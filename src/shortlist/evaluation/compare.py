@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from shortlist.asking.capabilities import Channel
 from shortlist.data.interactions import Cut
 from shortlist.errors import ModelError
 from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weight, user_figures
 from shortlist.evaluation.report import Figures
 from shortlist.evaluation.searching import Searched, searched
 from shortlist.evaluation.significance import bootstrap_intervals
-from shortlist.retrievers.capabilities import Channel
 
 
 @dataclass(frozen=True)

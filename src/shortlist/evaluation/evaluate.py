@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist.asking.capabilities import Channel
+from shortlist.asking.queries import Queries, check_flag, checked_count
+from shortlist.channels.counting.popular import Popular
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.errors import ModelError, QueryError
@@ -21,9 +24,6 @@ from shortlist.metrics import (
     per_user,
     popularity_percentile,
 )
-from shortlist.retrievers.base import Queries, check_flag, checked_count
-from shortlist.retrievers.capabilities import Channel
-from shortlist.retrievers.popular import Popular
 
 USERS_AT_A_TIME = 16_384
 SLOTS_AT_A_TIME = 8_000_000

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shortlist.asking.candidates import Candidates
+from shortlist.asking.capabilities import Channel
+from shortlist.asking.queries import Queries
+from shortlist.blending.blend import Blend
+from shortlist.blending.retrievers import RETRIEVERS
+from shortlist.channels.learned.base import Learner
 from shortlist.data.interactions import Cut
 from shortlist.evaluation.index_recall import recall_of
 from shortlist.index import INDEXES, Hits, VectorIndex
-from shortlist.retrievers import RETRIEVERS
-from shortlist.retrievers.base import Candidates, Queries
-from shortlist.retrievers.blend import Blend
-from shortlist.retrievers.capabilities import Channel
-from shortlist.retrievers.learning import Learner
 
 USERS = 1_000
 """At most so many users are asked for the recall of an index; which ones is fixed."""

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from shortlist.asking.capabilities import ChangesItems
 from shortlist.errors import BundleError, ModelError, ShortlistError
-from shortlist.retrievers.capabilities import ChangesItems
 from shortlist.serving.messages import ItemsRequest, RequestError, read
 from shortlist.serving.served import Served, check_ids
 from shortlist.serving.service import encode

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shortlist.retrievers.capabilities import EncodesItems
+from shortlist.asking.capabilities import EncodesItems
 from shortlist.serving.messages import RequestError
 from shortlist.serving.served import Served
 

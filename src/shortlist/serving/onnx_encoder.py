@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shortlist.asking.queries import Queries
+from shortlist.asking.rows import RowQueries, row_blocks
+from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.features import FeatureTable
 from shortlist.data.ragged import Ragged
-from shortlist.retrievers.base import Queries, RowQueries, row_blocks
-from shortlist.retrievers.vector import TwoTower
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
 logger = logging.getLogger("shortlist.serving")

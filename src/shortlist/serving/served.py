@@ -10,14 +10,15 @@ import numpy as np
 import polars as pl
 import torch
 
+from shortlist.asking.candidates import Candidates
+from shortlist.asking.queries import Queries
+from shortlist.blending.blend import Blended
 from shortlist.bundle.bundle import Bundle
 from shortlist.compiled import load as load_compiled
 from shortlist.data.dataset import TrainingData
 from shortlist.data.predicates import Predicate, allowed_rows, parse
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError, QueryError
-from shortlist.retrievers.base import Candidates, Queries
-from shortlist.retrievers.blend import Blended
 from shortlist.serving.messages import RequestError
 
 TRIED = 3

@@ -10,10 +10,11 @@ import orjson
 import polars as pl
 import torch
 
+from shortlist.asking.capabilities import Explains, FindsSimilar, FindsSimilarUsers
+from shortlist.asking.queries import Queries
+from shortlist.asking.rows import row_blocks
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import QueryError
-from shortlist.retrievers.base import Queries, row_blocks
-from shortlist.retrievers.capabilities import Explains, FindsSimilar, FindsSimilarUsers
 from shortlist.serving.map import item_map
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (

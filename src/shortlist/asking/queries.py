@@ -1,0 +1,111 @@
+"""What can be asked: known users by id, or anybody by what they met, in the caller's own ids."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shortlist.data.interactions import BEFORE, Cut
+from shortlist.data.predicates import Predicate
+from shortlist.data.vocabulary import Ids, checked_ids, checked_lists
+from shortlist.errors import QueryError
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Who wants candidates: known users by id, or anybody by what they met.
+
+    users: ids; or histories: one list of item ids each, oldest first. recent: with users, one list
+    of item ids each, oldest first, of what they met since: it follows what is stored of them, as
+    events of weight 1 at the time of the newest event of the log. before: which stored events of a
+    user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
+    the user is known to have met, also those rated below min_weight. where: a condition on the
+    items' columns (`data.predicates`); allow, deny: item ids that alone may, or must not, be
+    recommended. The three are of all queries. quota: at most so many items of each value of a
+    column in every answer, {"genre": 3}; the best list that keeps to it is found, and items without
+    a value are not limited. rows: bool [items + 1], the rows that alone may be recommended, for
+    callers that know rows.
+    """
+
+    users: Ids | None = None
+    histories: Sequence[Sequence[Any]] | None = None
+    before: Cut = "end"
+    exclude_seen: bool = True
+    where: Predicate | Mapping[str, Any] | None = None
+    allow: Ids | None = None
+    deny: Ids | None = None
+    quota: Mapping[str, int] | None = None
+    rows: Tensor | None = None
+    recent: Sequence[Sequence[Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.users is None) == (self.histories is None):
+            raise QueryError("give users or histories: one of the two")
+        for name in ("users", "allow", "deny"):
+            if (ids := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checked_ids(ids, name))
+        if self.histories is not None:
+            object.__setattr__(self, "histories", checked_lists(self.histories, "histories"))
+        if self.recent is not None:
+            self._check_recent(self.recent)
+        if not isinstance(self.before, str) or self.before not in BEFORE:
+            raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
+        check_flag("exclude_seen", self.exclude_seen)
+        if self.rows is not None and not (
+            isinstance(self.rows, Tensor) and self.rows.dtype == torch.bool and self.rows.ndim == 1
+        ):
+            raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
+
+    def _check_recent(self, recent: Any) -> None:
+        if self.users is None:
+            raise QueryError("recent follows what is stored of users: append it to the histories")
+        lists = checked_lists(recent, "recent")
+        if len(lists) != len(self.users):
+            raise QueryError(
+                f"recent needs one list of items a user: {len(self.users)} users, "
+                f"{len(lists)} lists"
+            )
+        object.__setattr__(self, "recent", lists)
+
+    def __len__(self) -> int:
+        """How many queries there are."""
+        given = self.users if self.users is not None else self.histories
+        return len(given) if given is not None else 0
+
+
+def as_queries(queries: Queries | Ids) -> Queries:
+    """Take a plain list of ids for the users of that name."""
+    return queries if isinstance(queries, Queries) else Queries(users=queries)
+
+
+def check_k(k: int, candidates: int) -> int:
+    """Return how many candidates can be given; refuse k < 1, and what is no whole number."""
+    return min(checked_count("k", k), candidates)
+
+
+def checked_count(name: str, count: Any) -> int:
+    """Return a whole number of at least 1 as an int. Errors: QueryError."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        raise QueryError(f"{name} must be a whole number, such as 10, got {count!r:.60}")
+    if count < 1:
+        raise QueryError(f"{name} must be at least 1, got {count}")
+    return int(count)
+
+
+def check_flag(name: str, flag: Any) -> None:
+    """Refuse what is neither true nor false. Errors: QueryError."""
+    if not isinstance(flag, bool | np.bool_):
+        raise QueryError(f"{name} must be True or False, got {flag!r:.60}")
+
+
+def lists_of_items(items: Any, queries: int) -> Sequence[Ids]:
+    """Return the lists of items that `explain` is asked about, one a query. Errors: QueryError."""
+    lists = checked_lists(items, "items")
+    if len(lists) != queries:
+        raise QueryError(
+            f"explain needs one list of items a query: {queries} queries, {len(lists)} lists"
+        )
+    return lists

@@ -1,0 +1,145 @@
+"""The door from ids to rows: a question of users or histories becomes blocks of row numbers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shortlist.asking.queries import Queries
+from shortlist.data.batches import histories
+from shortlist.data.dataset import TrainingData
+from shortlist.data.histories import Events
+from shortlist.data.predicates import allowed_rows, as_predicate
+from shortlist.data.ragged import Ragged, joined, taken
+from shortlist.errors import QueryError
+
+BLOCK = 4096
+"""How many queries are held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class RowQueries:
+    """B queries in rows. users: [B] int64, 0 unknown; history: item rows, oldest first, all of it;
+    exclude: whether the history must not be recommended; weight: [total] float32, of each event of
+    the history, None where the log has no weights or the history came with the query. allow: bool
+    [items + 1], the rows any query may get, None for all. time: like weight, in the log's unit;
+    None unless asked for. met: item rows that were met besides, which nothing reads: with the
+    history they must not be recommended.
+    """
+
+    users: Tensor
+    history: Ragged
+    exclude: bool
+    weight: Tensor | None = None
+    allow: Tensor | None = None
+    time: Tensor | None = None
+    met: Ragged | None = None
+
+    @cached_property
+    def seen(self) -> tuple[Tensor, Tensor] | None:
+        """The rows each query must not get, as an index takes them."""
+        if self.exclude and self.met is not None:
+            both = joined(self.history, self.met)
+            return both.values, both.offsets
+        return (self.history.values, self.history.offsets) if self.exclude else None
+
+    def take(self, which: Tensor) -> "RowQueries":
+        """Return the queries of these numbers, in their order, [n] int64."""
+
+        def of_events(column: Tensor | None) -> Tensor | None:
+            return column if column is None else self._events(column, which).values
+
+        return replace(
+            self,
+            users=self.users[which],
+            history=self._events(self.history.values, which),
+            weight=of_events(self.weight),
+            time=of_events(self.time),
+            met=None if self.met is None else taken(self.met, which),
+        )
+
+    def _events(self, column: Tensor, which: Tensor) -> Ragged:
+        return taken(Ragged(column, self.history.offsets), which)
+
+
+def row_blocks(
+    queries: Queries, data: TrainingData, *, timed: bool = False, size: int = BLOCK
+) -> Iterator[RowQueries]:
+    """Translate queries to rows, `size` at a time; timed: with the times of their events."""
+    allow = allowed(queries, data)
+    if queries.histories is not None:
+        for at in range(0, len(queries), size):
+            part = queries.histories[at : at + size]
+            yield _from_histories(part, data, queries.exclude_seen, allow)
+        return
+    if queries.users is None or not len(queries):
+        return
+    others = data.met.before(queries.before) if data.met and queries.exclude_seen else None
+    rows = torch.from_numpy(data.users.rows(queries.users))
+    for at in range(0, len(rows), size):
+        users = rows[at : at + size]
+        known = data.histories.latest(users, queries.before, timed=timed)
+        if queries.recent is not None:
+            known = _followed(known, queries.recent[at : at + size], data)
+        met = None if others is None else histories(others, users, None)
+        yield RowQueries(
+            *(users, known.items, queries.exclude_seen, known.weight, allow, known.time, met)
+        )
+
+
+def _followed(known: Events, recent: Sequence[Sequence[Any]], data: TrainingData) -> Events:
+    """Return the events with those that came since behind them."""
+    later = _rows_of_lists(recent, data)
+
+    def behind(column: Tensor | None, value: float) -> Tensor | None:
+        if column is None:
+            return None
+        added = torch.full((len(later.values),), value, dtype=column.dtype)
+        return joined(Ragged(column, known.items.offsets), Ragged(added, later.offsets)).values
+
+    newest = 0 if data.log.time is None else data.log.time.max(initial=0).item()
+    items = joined(known.items, later)
+    return Events(items, behind(known.weight, 1), behind(known.time, newest))
+
+
+def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
+    """Return which item rows the filters of the queries let through, bool [items + 1], or None."""
+    where = as_predicate(queries.where)
+    given = (where, queries.allow, queries.deny, queries.rows)
+    if all(filtered is None for filtered in given):
+        return None
+    mask = torch.ones(len(data.items) + 1, dtype=torch.bool)
+    if queries.rows is not None:
+        if len(queries.rows) != len(mask):
+            raise QueryError(f"rows must have {len(mask)} places, got {len(queries.rows)}")
+        mask &= queries.rows
+    if where is not None:
+        mask &= allowed_rows(data, where)
+    if queries.allow is not None:
+        listed = torch.zeros_like(mask)
+        listed[torch.from_numpy(data.items.rows(queries.allow))] = True
+        mask &= listed
+    if queries.deny is not None:
+        mask[torch.from_numpy(data.items.rows(queries.deny))] = False
+    mask[0] = False
+    return mask
+
+
+def _from_histories(
+    lists: Sequence[Sequence[Any]], data: TrainingData, exclude: bool, allow: Tensor | None
+) -> RowQueries:
+    users = torch.zeros(len(lists), dtype=torch.int64)
+    return RowQueries(users, _rows_of_lists(lists, data), exclude, None, allow)
+
+
+def _rows_of_lists(lists: Sequence[Sequence[Any]], data: TrainingData) -> Ragged:
+    """Return lists of item ids as lists of rows."""
+    lengths = torch.tensor([len(items) for items in lists])
+    flat = [item for items in lists for item in items]
+    rows = torch.from_numpy(data.items.rows(flat)) if flat else torch.zeros(0, dtype=torch.int64)
+    offsets = torch.zeros(len(lists) + 1, dtype=torch.int64)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return Ragged(rows, offsets)

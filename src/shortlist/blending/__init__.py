@@ -1,0 +1,1 @@
+"""SEVERAL CHANNELS AS ONE: their lists merged, and how much each of them may give."""

@@ -1,0 +1,549 @@
+"""Several channels, one answer (多路召回): quotas or fusion, each item once, its origin kept."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.asking.candidates import Answer, Candidates, Origin
+from shortlist.asking.capabilities import Channel, Explains, FindsSimilar, State
+from shortlist.asking.explaining import Explaining
+from shortlist.asking.rows import RowQueries
+from shortlist.asking.unfitted import check_data, check_split
+from shortlist.blending.merging import fill_slots, fuse, slot_order
+from shortlist.blending.planning import Lists, Plan, plan_lists
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.kept import check_tensors
+from shortlist.channels.learned.base import Learner
+from shortlist.channels.options import checked_options, on_cpu
+from shortlist.channels.table import CHANNELS
+from shortlist.config.sections import Blend as BlendOptions
+from shortlist.config.sections import Segment
+from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.vocabulary import Ids, Vocabulary
+from shortlist.errors import ModelError, QueryError, suggest
+from shortlist.index.base import Hits
+from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.progress import Progress
+
+POPULAR = "(popular)"
+"""What the items are attributed to that no channel gave."""
+
+RANK_CONSTANT = 60.0
+SIZE = 100
+CALIBRATED_DEPTH = 500
+"""How deep the lists are that chances of a hit are measured on."""
+
+
+@dataclass(frozen=True)
+class Blended(Candidates):
+    """Candidates that remember where they come from.
+
+    channels: names; by: [B, k] the position of the channel that gave the slot, -1 past the end;
+    ranks: [B, k, C] the rank of the item in each channel, from 1, 0 where it is not listed.
+    """
+
+    channels: tuple[str, ...]
+    by: NDArray[np.int64]
+    ranks: NDArray[np.int32]
+
+    def to_frame(self) -> pl.DataFrame:
+        """Add to each candidate its channel, and its rank in every channel (null: not listed)."""
+        query, place = np.nonzero(self.rows >= 0)
+        names = np.array(self.channels)
+        frame = super().to_frame().with_columns(channel=pl.Series(names[self.by[query, place]]))
+        for number, name in enumerate(self.channels):
+            ranks = pl.Series(self.ranks[query, place, number])
+            frame = frame.with_columns(
+                pl.when(ranks > 0).then(ranks).otherwise(None).alias(f"rank_{name}")
+            )
+        return frame
+
+
+class _Lists(NamedTuple):
+    """Merged lists while they are filled, [B, k]: rows and scores, by and ranks as in `Blended`."""
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    by: NDArray[np.int64]
+    ranks: NDArray[np.int32]
+
+    def short(self) -> NDArray[np.int64]:
+        """The queries whose lists are not full, [n]."""
+        return np.flatnonzero((self.rows < 0).any(axis=1))
+
+    def put(self, queries: NDArray[np.int64], lists: "_Lists") -> None:
+        """Take the lists of these queries [n]."""
+        self.rows[queries], self.scores[queries] = lists.rows, lists.scores
+        self.by[queries], self.ranks[queries] = lists.by, lists.ranks
+
+
+def _nothing(queries: int, k: int, channels: int) -> _Lists:
+    return _Lists(
+        np.full((queries, k), -1, dtype=np.int64),
+        np.full((queries, k), -np.inf, dtype=np.float32),
+        np.full((queries, k), -1, dtype=np.int64),
+        np.zeros((queries, k, channels), dtype=np.int32),
+    )
+
+
+class Blend(Explaining):
+    """Channels by name, merged into one list in which every item stands once.
+
+    The score of a quota list is 1 / position: slots cannot be compared otherwise. Of the other
+    methods it is the sum of what each channel says of the item: reciprocal ranks (Cormack et al.
+    2009), stretched scores, or chances of a hit measured on the validation rows.
+
+    A channel that knows nothing of a query gives it nothing; a list that stays short is filled by
+    the `fallback` channels, then by popular items. The fallback flag is set where no channel knew
+    anything. `plan` says, after `fit`, why the quotas are what they are.
+    """
+
+    queries_at_a_time = 2048
+
+    def __init__(
+        self,
+        channels: Mapping[str, Channel],
+        options: BlendOptions | None = None,
+        *,
+        device: str = "cpu",
+        **given: Any,
+    ) -> None:
+        if not channels:
+            raise ModelError("a blend needs at least one channel")
+        self.channels = dict(channels)
+        on_cpu(device, "Blend")  # its channels have theirs
+        self.options = checked_options(BlendOptions, options, given, "Blend")
+        check_channels(self.options, self.channels)
+        self.plan: Plan | None = None
+        self.quotas = self.options.quotas
+        self.chances: dict[str, Tensor] = {}
+        self._orders: dict[tuple[int, ...], NDArray[np.int64]] = {}
+
+    def fit(
+        self,
+        split: Split,
+        fit: Fit = "train",
+        *,
+        progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
+        """Fit every channel; where quotas or chances are to be learned, do so on validation rows.
+
+        They are learned from channels fitted on the training rows alone: with another `fit` the
+        channels are fitted twice.
+        """
+        check_split(split)
+        learns = self.options.method == "calibrated" or (
+            self.options.method == "quotas" and self.options.quotas is None
+        )
+        for name, channel in self.channels.items():
+            channel.fit(split, "train", progress=progress, **_saved(channel, name, checkpoints))
+        self._adopt()
+        if learns:
+            if progress is not None:
+                progress.stage("asking the channels for the validation users")
+            self._learn()
+        if fit != "train":
+            self.refit(split, fit, progress=progress, checkpoints=checkpoints)
+        return self
+
+    def refit(
+        self,
+        split: Split,
+        fit: Fit,
+        *,
+        progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
+        """Fit the channels again, on the rows `fit` names; quotas and chances stay."""
+        for name, channel in self.channels.items():
+            channel.refit(split, fit, progress=progress, **_saved(channel, name, checkpoints))
+        self._adopt()
+        return self
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that any channel can recommend."""
+        rows: NDArray[np.int64] = self._candidates
+        return rows
+
+    @property
+    def timed(self) -> bool:
+        """Whether any channel reads the times of the events."""
+        return any(channel.timed for channel in self.channels.values())
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Return the k best items of B queries over all channels."""
+        return self.answered(block, k).hits
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries of which no channel that is asked knows anything, bool [B]."""
+        asked = [channel for name, channel in self.channels.items() if self._asked(name)]
+        return torch.stack([channel.strangers(block) for channel in asked]).all(dim=0)
+
+    def answered(self, block: RowQueries, k: int) -> Answer:
+        """Ask every channel, merge their lists, and fill the ones that stay short.
+
+        What a channel gives to a query it knows nothing of does not count.
+        """
+        queries, count = len(block.users), len(self.channels)
+        lists = np.full((count, queries, k), -1, dtype=np.int64)
+        lengths = np.zeros((count, queries), dtype=np.int64)
+        scores = np.zeros((count, queries, k), dtype=np.float32)
+        for number, (name, channel) in enumerate(self.channels.items()):
+            if not self._asked(name):
+                continue
+            width = min(k, self._sizes[name])
+            found, cold = channel.search(block, width), channel.strangers(block)
+            lists[number, :, :width], scores[number, :, :width] = found.ids, found.scores
+            lengths[number] = (found.ids >= 0).sum(dim=1).masked_fill(cold, 0)
+        merged = _nothing(queries, k, count + 1)
+        if self.options.method == "quotas":
+            self._fill(lists, lengths, self._segments(block), merged)
+        else:
+            own = np.zeros((queries, k, count), dtype=np.int32)
+            gains = self._gains(lists, lengths, scores)
+            fuse(
+                *(lists, lengths, gains, self.data.items.tie_keys),
+                *(merged.rows, merged.scores, merged.by, own),
+            )
+            merged.ranks[:, :, :count] = own
+        self._fill_up(block, merged)
+        if self.options.method == "quotas":
+            gained = _by_position(merged.rows)
+        else:
+            gained = np.where(merged.by < count, merged.scores, 0).astype(np.float32)
+            gained[merged.rows < 0] = -np.inf
+        cold = torch.from_numpy((lengths == 0).all(axis=0))
+        hits = Hits(torch.from_numpy(merged.rows), torch.from_numpy(gained))
+        origin = Origin(torch.from_numpy(merged.by), torch.from_numpy(merged.ranks))
+        return Answer(hits, cold, origin)
+
+    def named(self, answers: Sequence[Answer], vocabulary: Vocabulary) -> Blended:
+        """Return the answers to all blocks, joined as lists of ids with their origin."""
+        found = super().named(answers, vocabulary)
+        names = (*self.channels, POPULAR)
+        k = found.rows.shape[1]
+        nowhere = Origin(
+            torch.zeros(0, k, dtype=torch.int64),
+            torch.zeros(0, k, len(names), dtype=torch.int32),
+        )
+        origins = [answer.origin or nowhere for answer in answers]
+        by, ranks = (torch.cat(part).numpy() for part in zip(*origins, strict=True))
+        return Blended(found.rows, found.scores, found.fallback, vocabulary, names, by, ranks)
+
+    def near(self, rows: Tensor, k: int) -> Hits:
+        """Return the similar items of the first channel that knows what is similar."""
+        return self._finds_similar().near(rows, k)
+
+    def similar(self, items: Ids, k: int = 10) -> Candidates:
+        """Return the similar items of the first channel that knows what is similar."""
+        return self._finds_similar().similar(items, k)
+
+    def _finds_similar(self) -> FindsSimilar:
+        _ = self.data  # before `fit` it is this that is missing
+        for channel in self.channels.values():
+            if isinstance(channel, FindsSimilar):
+                return channel
+        raise QueryError("none of the channels knows which items are similar")
+
+    @property
+    def reasons_sum(self) -> bool:  # type: ignore[override]
+        """Whether the reasons of every channel add up to the channel's own scores."""
+        return all(channel.reasons_sum for channel in self._explaining().values())
+
+    def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
+        """Return the reasons of every channel that can give them, with its name as `channel`.
+
+        Contributions are in the channel's own scores, not in the blend's. Those of fallback
+        channels stand last.
+        """
+        return pl.concat(
+            channel.reasons(block, items).with_columns(pl.lit(name).alias("channel"))
+            for name, channel in self._explaining().items()
+        )
+
+    def _explaining(self) -> Mapping[str, Explains]:
+        """The channels that can say why, the fallback channels last."""
+        names = sorted(self.channels, key=lambda name: name in self.options.fallback)
+        channels = {name: self.channels[name] for name in names}
+        _ = self.data
+        found = {name: c for name, c in channels.items() if isinstance(c, Explains)}
+        if not found:
+            raise QueryError("none of the channels can say why")
+        return found
+
+    def observe(self, data: TrainingData) -> Self:
+        """Return the blend with new events in every channel: `data` is the old data with them."""
+        check_data(data)
+        new = copy(self)
+        new.channels = {name: channel.observe(data) for name, channel in self.channels.items()}
+        new._adopt()
+        return new
+
+    def state(self) -> State:
+        """Return the settings of the blend and its channels, and the channels' tensors."""
+        names = {kind: name for name, kind in CHANNELS.items()}
+        states: dict[str, dict[str, Tensor]] = {}
+        described = []
+        for name, channel in self.channels.items():
+            settings, tensors = channel.state()
+            described.append(
+                {"name": name, "retriever": names[type(channel)], "settings": settings}
+            )
+            states |= {f"{name}.{file}": state for file, state in tensors.items()}
+        if self.chances:
+            states["chances"] = dict(self.chances)
+        settings = {
+            "options": self.options.model_dump(mode="json"),
+            "quotas": self.quotas,
+            "channels": described,
+            "plan": self.plan.to_dict() if self.plan else None,
+        }
+        return settings, states
+
+    @classmethod
+    def from_state(
+        cls,
+        data: TrainingData,
+        settings: Mapping[str, Any],
+        states: Mapping[str, Mapping[str, Tensor]],
+        *,
+        device: str = "cpu",
+    ) -> Self:
+        """Return the blend that `state` came from: it gives the same answers, bit for bit."""
+        channels = {}
+        for described in settings["channels"]:
+            name = described["name"]
+            own = {
+                file.removeprefix(f"{name}."): tensors
+                for file, tensors in states.items()
+                if file.startswith(f"{name}.")
+            }
+            kind = CHANNELS[described["retriever"]]
+            wanted = device if issubclass(kind, Learner) else "cpu"
+            channels[name] = kind.from_state(data, described["settings"], own, device=wanted)
+        if not any(isinstance(channel, Learner) for channel in channels.values()):
+            on_cpu(device, "a blend without towers")
+        blend = cls(channels, BlendOptions.model_validate(settings["options"]))
+        blend.quotas = settings["quotas"]
+        if blend.options.method == "calibrated":
+            asked = [name for name in channels if name not in blend.options.fallback]
+            blend.chances = dict(states["chances"])
+            lists = {name: (torch.float32, (name,)) for name in asked}
+            check_tensors("chances", blend.chances, lists)
+            for name, chances in blend.chances.items():
+                if not bool(((chances >= 0) & (chances < 1)).all()):
+                    raise ModelError(f"chances: {name} must lie from 0 to below 1")
+        blend._adopt()
+        return blend
+
+    def _adopt(self) -> None:
+        """Take over the data the channels were fitted on."""
+        channels = list(self.channels.values())
+        self.data = channels[0].data
+        self._popular = Popular().fit_data(self.data)
+        self._belongs = {
+            number: self._of_feature(segment)
+            for number, segment in enumerate(self.options.segments)
+            if segment.feature is not None
+        }
+        rows = {name: channel.candidate_rows() for name, channel in self.channels.items()}
+        self._sizes = {name: len(part) for name, part in rows.items()}
+        self._candidates = reduce(np.union1d, rows.values())
+
+    def _learn(self) -> None:
+        """Plan the quotas, or measure the chances of a hit, on the validation rows."""
+        asked = {n: c for n, c in self.channels.items() if n not in self.options.fallback}
+        if self.options.method == "quotas":
+            size = self.options.size or SIZE
+            self.plan = plan_lists(Lists(asked, size, "validation"), size, self.options.latency)
+            self.quotas = dict(self.plan.quotas)
+            return
+        depth = min(CALIBRATED_DEPTH, len(self._candidates))
+        lists = Lists(asked, depth, "validation")
+        self.chances = {
+            name: torch.from_numpy(lists.chances(number)) for number, name in enumerate(asked)
+        }
+
+    def _asked(self, name: str) -> bool:
+        if name in self.options.fallback:
+            return False
+        if self.options.method != "quotas":
+            return True
+        every = [self.quotas or {}, *(segment.quotas for segment in self.options.segments)]
+        return any(quotas.get(name, 0) > 0 for quotas in every)
+
+    def _fill(
+        self,
+        lists: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        segments: NDArray[np.int64],
+        merged: _Lists,
+    ) -> None:
+        """Fill the slots of each segment by its quotas."""
+        k, count = lists.shape[2], lists.shape[0]
+        if not self.options.segments:
+            slots = self._slots(self.quotas, k)
+            fill_slots(lists, lengths, slots, merged.rows, merged.by, merged.ranks)
+            return
+        for number in np.unique(segments):
+            quotas = self.quotas if number < 0 else self.options.segments[number].quotas
+            slots = self._slots(quotas, k)
+            mine = np.flatnonzero(segments == number)
+            # A channel without slots in this segment gives nothing, not even to fill up.
+            allowed = np.array([(quotas or {}).get(name, 0) > 0 for name in self.channels])
+            ends = np.where(allowed[:, None], lengths[:, mine], 0)
+            filled = _nothing(len(mine), k, count + 1)
+            own = np.ascontiguousarray(lists[:, mine])
+            fill_slots(own, ends, slots, filled.rows, filled.by, filled.ranks)
+            merged.put(mine, filled)
+
+    def _slots(self, quotas: Mapping[str, int] | None, k: int) -> NDArray[np.int64]:
+        """Whose turn each of k slots is; remembered, as k seldom changes."""
+        if not quotas:
+            raise ModelError("the quotas are not planned yet: fit the blend first")
+        key = (k, *(quotas.get(name, 0) for name in self.channels))
+        if key not in self._orders:
+            self._orders = {key: slot_order(np.array(key[1:]), k)}
+        return self._orders[key]
+
+    def _fill_up(self, block: RowQueries, merged: _Lists) -> None:
+        """Let the fallback channels, then popularity, fill what is left of the lists."""
+        channels = list(self.channels)
+        for name in self.options.fallback:
+            if not len(short := merged.short()):
+                return
+            part = block.take(torch.from_numpy(short))
+            width = min(merged.rows.shape[1], self._sizes[name])
+            channel = self.channels[name]
+            rows = channel.search(part, width).ids.masked_fill(channel.strangers(part)[:, None], -1)
+            self._append(rows, merged, short, channels.index(name))
+        if len(short := merged.short()):
+            part = block.take(torch.from_numpy(short))
+            width = min(merged.rows.shape[1], len(self._popular.candidate_rows()))
+            rows = self._popular.everybody(len(short), width, part.seen, part.allow).ids
+            self._append(rows, merged, short, len(channels))
+
+    @staticmethod
+    def _append(rows: Tensor, merged: _Lists, short: NDArray[np.int64], number: int) -> None:
+        """Put the items of one more list [n, w] behind those of the queries `short` [n]."""
+        k = merged.rows.shape[1]
+        lists = np.full((2, len(short), k), -1, dtype=np.int64)
+        lists[0], lists[1, :, : rows.shape[1]] = merged.rows[short], rows
+        filled = _nothing(len(short), k, 2)
+        lengths = (lists >= 0).sum(axis=2)
+        slots = np.zeros(k, dtype=np.int64)
+        fill_slots(lists, lengths, slots, filled.rows, filled.by, filled.ranks)
+        merged.rows[short] = filled.rows
+        merged.by[short] = np.where(filled.by == 1, number, merged.by[short])
+        merged.ranks[short, :, number] = filled.ranks[:, :, 1]
+
+    def _gains(
+        self,
+        lists: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        scores: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """What each place of each list gives its item, [C, B, k] float32."""
+        options, k = self.options, lists.shape[2]
+        weights = np.array([(options.weights or {}).get(n, 1.0) for n in self.channels])
+        if options.method == "reciprocal-rank":
+            curve = 1 / ((options.rank_constant or RANK_CONSTANT) + np.arange(1, k + 1))
+            gains = np.broadcast_to((weights[:, None] * curve)[:, None, :], lists.shape)
+            return np.ascontiguousarray(gains, dtype=np.float32)
+        if options.method == "calibrated":
+            curves = np.zeros((len(self.channels), k))
+            for number, name in enumerate(self.channels):
+                if name in self.chances:
+                    chance = self.chances[name].numpy()[:k].astype(np.float64)
+                    curves[number, : len(chance)] = -np.log1p(-chance)
+            return np.ascontiguousarray(
+                np.broadcast_to(curves[:, None, :], lists.shape), dtype=np.float32
+            )
+        inside = np.arange(k) < lengths[:, :, None]
+        high = np.where(inside, scores, -np.inf).max(axis=2, keepdims=True, initial=-np.inf)
+        low = np.where(inside, scores, np.inf).min(axis=2, keepdims=True, initial=np.inf)
+        span = np.where(inside & (high > low), high - low, 1)
+        stretched = np.where(inside & (high > low), (scores - low) / span, inside)
+        return (weights[:, None, None] * stretched).astype(np.float32)
+
+    def _segments(self, block: RowQueries) -> NDArray[np.int64]:
+        """The first segment that fits each query, [B]; -1 for none."""
+        rows = block.users.numpy()
+        found = np.full(len(rows), -1, dtype=np.int64)
+        if not self.options.segments:
+            return found
+        owners = block.history.owners()[block.history.values > 0]
+        sizes = torch.bincount(owners, minlength=len(rows)).numpy()
+        for number, segment in reversed(list(enumerate(self.options.segments))):
+            if segment.history_below is not None:
+                found[sizes < segment.history_below] = number
+            else:
+                found[self._belongs[number][rows]] = number
+        return found
+
+    def _of_feature(self, segment: Segment) -> NDArray[np.bool_]:
+        """Which user rows belong to a segment of a feature, [users + 1]."""
+        frame, name = self.data.user_frame, segment.feature or ""
+        if frame is None or name not in frame.columns:
+            known = [] if frame is None else frame.columns
+            raise ModelError(
+                f"blend.segments: no user table has a column '{name}'."
+                + (suggest(name, known) if known else "")
+            )
+        wanted = pl.col(name).cast(pl.String).is_in(list(segment.values or ()))
+        rows = self.data.users.rows(frame.filter(wanted)["id"])
+        belongs = np.zeros(len(self.data.users) + 1, dtype=np.bool_)
+        belongs[rows] = True
+        belongs[0] = False
+        return belongs
+
+
+def check_channels(options: BlendOptions, names: Mapping[str, Any]) -> None:
+    """Refuse names of channels that are not there, and channels that would never be asked."""
+    asked: dict[str, Mapping[str, Any]] = {
+        "blend.quotas": options.quotas or {},
+        "blend.weights": options.weights or {},
+        "blend.fallback": dict.fromkeys(options.fallback),
+        **{
+            f"blend.segments[{number}].quotas": segment.quotas
+            for number, segment in enumerate(options.segments)
+        },
+    }
+    for where, given in asked.items():
+        for name in given:
+            if name not in names:
+                raise ModelError(f"{where}: there is no channel '{name}'.{suggest(name, names)}")
+            if where != "blend.fallback" and name in options.fallback:
+                raise ModelError(f"{where}: '{name}' is a fallback, which has no slots of its own")
+    if set(options.fallback) == set(names):
+        raise ModelError("blend.fallback names every channel: one must be asked first")
+    if options.quotas is not None:
+        given_slots = set(options.quotas) | {n for s in options.segments for n in s.quotas}
+        idle = [name for name in names if name not in {*given_slots, *options.fallback}]
+        if idle:
+            raise ModelError(
+                f"blend.quotas gives the channel '{idle[0]}' no slot: name it (0 is allowed), or "
+                "remove the channel"
+            )
+
+
+def _saved(channel: Any, name: str, checkpoints: Checkpoints | None) -> dict[str, Checkpoints]:
+    """Where a channel with towers saves its training; the others are fitted again, in no time."""
+    if checkpoints is None or not isinstance(channel, Learner):
+        return {}
+    return {"checkpoints": checkpoints.of(name)}
+
+
+def _by_position(chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """1 / position, -inf past the end of a list."""
+    score = np.broadcast_to(1 / np.arange(1, chosen.shape[1] + 1), chosen.shape)
+    return np.where(chosen >= 0, score, -np.inf).astype(np.float32)

@@ -1,0 +1,1 @@
+"""WHO ANSWERS: channels that turn a user or a history into candidates."""

@@ -1,0 +1,1 @@
+"""Channels that count or solve, without training by gradients."""

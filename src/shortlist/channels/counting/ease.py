@@ -1,0 +1,148 @@
+"""EASE: the closed form that rebuilds histories from other items, where the catalogue fits."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from shortlist.asking.rows import RowQueries
+from shortlist.channels.counting.fitted import rows_before
+from shortlist.channels.counting.history import (
+    HistoryScorer,
+    ProfileOptions,
+    check_order,
+    no_profile,
+)
+from shortlist.channels.kept import Expected, check_offsets, check_rows, check_tensors
+from shortlist.data.dataset import TrainingData
+from shortlist.errors import ModelError
+from shortlist.linear.ease import Dense, closed_form, strongest
+from shortlist.linear.from_scipy import csr_array
+from shortlist.linear.matrix import Matrix, user_item_matrix
+from shortlist.sections.base import Count, Positive
+
+
+class EASEOptions(ProfileOptions):
+    """The [channels.NAME] table of a recipe with kind = "ease"."""
+
+    l2: Positive = Field(
+        default=300.0,
+        description="Ridge on the weights: more for small logs and noisy ones.",
+        examples=[500.0],
+    )
+    neighbours: Count | None = Field(
+        default=None,
+        description="Only so many weights of each history item are kept, the strongest by size, "
+        "negative ones too. Unset: all, items x items x 4 bytes in memory and in the bundle.",
+        examples=[200],
+    )
+    max_items: Count = Field(
+        default=46_000,
+        description="Larger catalogues are refused: the fit holds items x items x 4 bytes.",
+    )
+
+
+class EASE(HistoryScorer[EASEOptions]):
+    """Embarrassingly shallow autoencoder (Steck 2019): r_u = A[u, :] · B, B in closed form.
+
+    B is the least squares solution of A ≈ AB with ridge l2 and a zero diagonal: weights between
+    items that know of each other, where ItemCF counts every pair alone. The fit holds one float32
+    matrix of items x items, and takes items³ multiplications and additions (41,000 items: 7 GB and
+    about 20 minutes of a core). Above that take GraphFilter, which never makes the matrix.
+
+    `observe` changes the histories only: the weights between items stay as fitted until the next
+    fit, and items that came since are neither recommended nor asked with.
+    """
+
+    options_type = EASEOptions
+
+    def learn(self) -> None:
+        """Invert. Errors: ModelError where the catalogue is too large, or l2 too small."""
+        data, options = self.data, self.options
+        check_order(data, options)
+        items = data.items.trained
+        if items > options.max_items:
+            raise ModelError(
+                f"EASE keeps a number for each pair of items: {items:,} items need "
+                f"{items * items * 4 / 1e9:.1f} GB, and max_items = {options.max_items:,} allows "
+                f"{options.max_items**2 * 4 / 1e9:.1f} GB; raise max_items, leave rare items out, "
+                "or take the graph filter, which never makes that matrix"
+            )
+        matrix = user_item_matrix(data.training_log, items, options.values)[:, 1:]
+        dense = closed_form(matrix, options.l2)
+        few = options.neighbours is not None and options.neighbours < items - 1
+        self._weights: Dense | Matrix = dense
+        if few:
+            self._weights = strongest(dense, int(options.neighbours or 0))
+        self._fitted = np.arange(items + 1)
+
+    def _take_events(self, data: TrainingData) -> None:
+        """Take new events into the histories; the weights between items stay as fitted."""
+        check_order(data, self.options)
+        self._fitted = self._fitted[rows_before(self.data.items, data.items)]
+        self._take(data)
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended: those of the last fit."""
+        return np.flatnonzero(self._fitted)
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """True for queries of which nothing is known: no item of the last fit in their history."""
+        return no_profile(block, self.options, self.data.items.trained, self._fitted > 0)
+
+    def scores(self, profile: Matrix) -> NDArray[np.float32]:
+        """Return the sums of the weights, [B, C]; -inf where no weight has been kept."""
+        rows = self._fitted[profile.indices]
+        asked = csr_array(
+            (profile.data * (rows > 0), np.maximum(rows - 1, 0), profile.indptr),
+            shape=(profile.shape[0], self._weights.shape[0]),
+        )
+        product = asked @ self._weights
+        scores: NDArray[np.float32] = (
+            product if isinstance(product, np.ndarray) else product.toarray()
+        )
+        columns = self._fitted[self.candidate_rows()] - 1
+        if len(columns) < scores.shape[1] or (np.diff(columns) != 1).any():
+            scores = scores[:, columns]
+        scores[scores == 0] = -np.inf
+        return scores
+
+    def learned(self) -> dict[str, Tensor]:
+        """The weights, and which of them each item row has."""
+        fitted = {"fitted": torch.from_numpy(self._fitted)}
+        if isinstance(self._weights, np.ndarray):
+            return fitted | {"weights": torch.from_numpy(self._weights)}
+        return fitted | {
+            name: torch.from_numpy(getattr(self._weights, name))
+            for name in ("data", "indices", "indptr")
+        }
+
+    def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put the weights back."""
+        whole, items = (torch.int32, torch.int64), self.data.items.trained
+        expected: dict[str, Expected] = {"fitted": (torch.int64, (items + 1,))}
+        if "weights" in tensors:
+            fitted = len(tensors["weights"])
+            expected["weights"] = (torch.float32, (fitted, fitted))
+        else:
+            fitted = len(tensors.get("indptr", ())) - 1
+            expected |= {"data": (torch.float32, ("N",)), "indices": (whole, ("N",))}
+            expected |= {"indptr": (whole, (fitted + 1,))}
+        check_tensors("learned", tensors, expected)
+        rows = tensors["fitted"]
+        check_rows("learned: fitted", rows[:1], 0, 0)
+        check_rows("learned: fitted", rows[rows != 0], 1, fitted, distinct=True)
+        if "indptr" in tensors:
+            check_rows("learned: indices", tensors["indices"], 0, fitted - 1)
+            check_offsets("learned: indptr", tensors["indptr"], len(tensors["data"]))
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        self._fitted = arrays["fitted"]
+        if "weights" in arrays:
+            self._weights = arrays["weights"]
+        else:
+            n = len(arrays["indptr"]) - 1
+            parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+            self._weights = csr_array(parts, shape=(n, n))

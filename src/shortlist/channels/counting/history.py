@@ -1,0 +1,215 @@
+"""Scores that are sums over a history: r_u = A[u, :] · S, exactly. ItemCF, EASE, graph filters."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from shortlist.asking.explaining import REASONS, Explaining
+from shortlist.asking.rows import RowQueries
+from shortlist.asking.similar import FindingSimilar
+from shortlist.channels.counting.base import Counting
+from shortlist.channels.counting.fitted import without
+from shortlist.data.dataset import TrainingData
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError
+from shortlist.index.base import Hits
+from shortlist.index.top_k import top_k
+from shortlist.linear.from_scipy import csr_array, diags_array
+from shortlist.linear.matrix import Matrix, Values
+from shortlist.sections.base import Count, Positive, Section
+
+SCORES = 16_000_000
+"""How many dense scores are held at a time (64 MB)."""
+
+
+class ProfileOptions(Section):
+    """How a history is weighed when it is asked with; the log's own weights are not touched."""
+
+    values: Values = Field(
+        default="implicit",
+        description='"implicit": an event counts 1; "explicit": its data.weight, where 0 counts '
+        "nothing.",
+    )
+    recency: Positive | None = Field(
+        default=None,
+        description="Half-life of an event in a history, in events: the newest counts 1, the one "
+        "so many events before it a half. Unset: all count alike. Needs data.time.",
+        examples=[10.0],
+    )
+    latest_items: Count | None = Field(
+        default=None,
+        description="The latest events of a history that are asked with. Unset: all.",
+        examples=[50],
+    )
+
+    def idle(self) -> str:
+        """Recency tells events apart, and one event alone is always the newest."""
+        if self.recency is not None and self.latest_items == 1:
+            return (
+                "recency does nothing with latest_items = 1, the newest event alone: leave it out"
+            )
+        return super().idle()
+
+
+Profiled = TypeVar("Profiled", bound=ProfileOptions)
+
+
+class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
+    """Scores a whole history at once, linearly in it.
+
+    A subclass provides `learn`, `scores`, `learned` and `set_learned`.
+    """
+
+    @abstractmethod
+    def scores(self, profile: Matrix) -> NDArray[np.float32]:
+        """Return the score of each candidate, [B, C], -inf for none: column c is candidate c.
+
+        profile: [B, items.trained + 1], the weight of each item of each history. Linear in it.
+        """
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Answer B queries from dense scores, a part of the queries at a time."""
+        rows = torch.from_numpy(self.candidate_rows())
+        order = torch.argsort(torch.from_numpy(self.data.items.tie_keys)[rows], stable=True)
+        place = torch.full((len(self.data.items) + 1,), -1)
+        place[rows[order]] = torch.arange(len(rows))
+        profile = self.profile(block)
+        found = []
+        for start, stop in self._parts(len(block.users), len(rows)):
+            scores = torch.from_numpy(self.scores(profile[start:stop])).index_select(1, order)
+            if block.allow is not None:
+                scores.masked_fill_(~block.allow[rows[order]], float("-inf"))
+            if block.seen is not None:
+                met = _part(Ragged(*block.seen), start, stop)
+                columns, owners = place[met.values], met.owners()
+                scores[owners[columns >= 0], columns[columns >= 0]] = float("-inf")
+            values, columns = top_k(scores, k)
+            ids = torch.where(columns >= 0, rows[order][columns.clamp(min=0)], -1)
+            found.append(Hits(ids, values))
+        return Hits(torch.cat([h.ids for h in found]), torch.cat([h.scores for h in found]))
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """True for queries of which nothing is known, [B]: no event of theirs counts."""
+        return no_profile(block, self.options, self.data.items.trained)
+
+    def profile(self, block: RowQueries) -> Matrix:
+        """Return the weights of the histories, [B, items.trained + 1]."""
+        return profiles(block, self.options, self.data.items.trained)
+
+    def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
+        """Return what each event of the history gives to each item: its own score, alone."""
+        place = np.full(len(self.data.items) + 1, -1)
+        place[self.candidate_rows()] = np.arange(len(self.candidate_rows()))
+        profile = self.profile(block)
+        parts = [pl.DataFrame(schema=REASONS)]
+        for query, wanted in enumerate(items):
+            mine = profile[[query]]
+            events, weights = mine.indices, mine.data
+            alone = csr_array(
+                (weights, (np.arange(len(events)), events)), shape=(len(events), profile.shape[1])
+            )
+            rows = wanted.numpy()[place[wanted.numpy()] >= 0]
+            gains = np.zeros((len(events), len(rows)), dtype=np.float64)
+            for start, stop in self._parts(len(events), len(place)):
+                gains[start:stop] = self.scores(alone[start:stop])[:, place[rows]]
+            event, item = np.nonzero(np.isfinite(gains) & (gains != 0))
+            part = {
+                "query": np.full(len(event), query),
+                "item": rows[item],
+                "kind": ["event"] * len(event),
+                "because": events[event].astype(str).tolist(),
+                "contribution": gains[event, item],
+            }
+            parts.append(pl.DataFrame(part, schema=REASONS))
+        return pl.concat(parts)
+
+    def near(self, rows: Tensor, k: int) -> Hits:
+        """Return the best items of a history of one item, itself left out."""
+        lists = Ragged(rows, torch.arange(len(rows) + 1))
+        return self.search(RowQueries(torch.zeros(len(rows), dtype=torch.int64), lists, True), k)
+
+    @staticmethod
+    def _parts(queries: int, items: int) -> list[tuple[int, int]]:
+        size = max(1, SCORES // max(items, 1))
+        return [(start, min(start + size, queries)) for start in range(0, queries, size)] or [
+            (0, 0)
+        ]
+
+
+def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix:
+    """Return the weights of the histories, [B, items.trained + 1]: distinct trained items.
+
+    An item met twice counts where it was met last; what weighs 0 has no entry.
+    """
+    history = block.history
+    values, owners = history.values.numpy(), history.owners().numpy()
+    keys = owners * (trained + 1) + values
+    # From the end, the first of equal keys is the last that came.
+    known = np.flatnonzero((values > 0) & (values <= trained))
+    _, last = np.unique(keys[known][::-1], return_index=True)
+    kept = np.sort(known[::-1][last])
+    owner, item = owners[kept], values[kept]
+    ends = np.cumsum(np.bincount(owner, minlength=len(block.users)))
+    age = ends[owner] - 1 - np.arange(len(kept))
+    weight = np.ones(len(kept), dtype=np.float32)
+    if options.values == "explicit" and block.weight is not None:
+        weight = block.weight.numpy()[kept].astype(np.float32)
+    if options.recency is not None:
+        weight *= np.exp2(-age / options.recency).astype(np.float32)
+    if options.latest_items is not None:
+        near = age < options.latest_items
+        owner, item, weight = owner[near], item[near], weight[near]
+    if options.recency is not None or options.values == "explicit":
+        # What weighs 0, or is too long ago for a float32, counts nothing.
+        there = weight != 0
+        owner, item, weight = owner[there], item[there], weight[there]
+    shape = (len(block.users), trained + 1)
+    return csr_array((weight, (owner, item)), shape=shape)
+
+
+def no_profile(
+    block: RowQueries,
+    options: ProfileOptions,
+    trained: int,
+    known: NDArray[np.bool_] | None = None,
+) -> Tensor:
+    """True for queries whose profile holds no item that counts, [B].
+
+    known: [trained + 1], the items that the channel has something of; None for all trained ones.
+    """
+    if options.values == "implicit" and (known is None or options.latest_items is None):
+        # Every item met has an entry, so the costly profile need not be made.
+        return without(known, block, trained)
+    profile = profiles(block, options, trained)
+    there = slice(None) if known is None else known[profile.indices]
+    owners = np.repeat(np.arange(profile.shape[0]), np.diff(profile.indptr))[there]
+    return torch.from_numpy(np.bincount(owners, minlength=profile.shape[0]) == 0)
+
+
+def check_order(data: TrainingData, options: ProfileOptions) -> None:
+    """Refuse options that ask which event is the newest of a log that does not say."""
+    for name in ("recency", "latest_items"):
+        if getattr(options, name) is not None and not data.ordered:
+            raise ModelError(
+                f"{name} needs data.time: without it nobody knows which event is the newest; "
+                f"name the column, or remove {name}"
+            )
+
+
+def scaled_columns(matrix: Matrix, weights: NDArray[np.float32]) -> Matrix:
+    """Return the matrix with column i multiplied by weights[i]."""
+    product: Matrix = (matrix @ diags_array(weights, format="csr")).tocsr()
+    return product
+
+
+def _part(lists: Ragged, start: int, stop: int) -> Ragged:
+    """The lists from `start` to before `stop`."""
+    offsets = lists.offsets[start : stop + 1]
+    return Ragged(lists.values[offsets[0] : offsets[-1]], offsets - offsets[0])

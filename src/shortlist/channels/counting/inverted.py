@@ -1,0 +1,623 @@
+"""Which items have what the user likes? Lists of items by attribute value, best first."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from shortlist.asking.candidates import Candidates
+from shortlist.asking.explaining import REASONS, Explaining
+from shortlist.asking.queries import check_k
+from shortlist.asking.rows import RowQueries
+from shortlist.asking.similar import FindingSimilar
+from shortlist.channels.counting.attributes import value_lists
+from shortlist.channels.counting.base import Counting
+from shortlist.channels.kept import check_offsets, check_rows, check_tensors
+from shortlist.compiled import compiled
+from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.ragged import Ragged
+from shortlist.errors import ModelError, QueryError, suggest
+from shortlist.index.base import Hits
+from shortlist.linear.posterior import PRIOR_STRENGTH, Metric, posterior
+from shortlist.sections.base import Count, Duration, Names, Positive, Section, Text
+from shortlist.training.progress import Progress
+
+
+class InvertedOptions(Section):
+    """Which attribute has lists, what they are sorted by, and how a user's taste is told."""
+
+    attribute: Text = Field(
+        description="Categorical or multi-valued column of data.items whose values have the lists.",
+        examples=["genres"],
+    )
+    metric: Metric = Field(
+        default="count",
+        description='What lists are sorted by: "count" of training events; "recent": each counts '
+        'by its age; "ctr": clicks of what was shown; "conversion": training events of what was '
+        "shown.",
+    )
+    half_life: Duration | None = Field(
+        default=None,
+        description='metric = "recent": time after which an event counts a half: seconds, or text '
+        'such as "12h" or "7d"; a number is in the unit of data.time where nobody knows it.',
+        examples=["7d"],
+    )
+    prior_strength: Positive | None = Field(
+        default=None,
+        description='metric = "ctr", "conversion": shows that the rate of all items together '
+        f"counts as beside an item's own. Unset: {PRIOR_STRENGTH:g}.",
+        examples=[PRIOR_STRENGTH],
+    )
+    list_length: Count = Field(
+        default=1000, description="Items kept for each value: the best by the metric."
+    )
+    values: Names | None = Field(
+        default=None,
+        description="Values asked for, the same for everybody. Unset: those of the user's history.",
+        examples=[["yes"]],
+    )
+    taste: Literal["share", "lift"] = Field(
+        default="share",
+        description='A history\'s taste for a value: "share" among the values of its items, or '
+        '"lift", that share over the one in all training events: what it likes more than others.',
+    )
+    combine: Literal["sum", "mean"] = Field(
+        default="sum",
+        description='An item\'s score from a history: "sum" of taste x metric over its values, or '
+        '"mean", so that items of many values are not ahead for having them.',
+    )
+    recency: Positive | None = Field(
+        default=None,
+        description="Half-life of an event in a history, in events: the newest counts 1, the one "
+        "so many events before it a half. Unset: all count alike. Needs data.time.",
+        examples=[10.0],
+    )
+    latest_items: Count | None = Field(
+        default=None,
+        description="The latest events of a history that make the taste. Unset: all. Needs "
+        "data.time.",
+        examples=[50],
+    )
+
+    @model_validator(mode="after")
+    def _options_act(self) -> Self:
+        if (self.half_life is None) == (self.metric == "recent"):
+            raise ValueError("metric = 'recent' needs half_life, and half_life needs it.")
+        if self.prior_strength is not None and self.metric not in ("ctr", "conversion"):
+            raise ValueError(
+                f"prior_strength does nothing with metric = '{self.metric}': leave it out."
+            )
+        if self.values is not None:
+            for key in ("recency", "latest_items"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} does nothing with values: they ask for no history.")
+        return self
+
+    def idle(self) -> str:
+        """Recency tells events apart, and one event alone is always the newest."""
+        if self.recency is not None and self.latest_items == 1:
+            return (
+                "recency does nothing with latest_items = 1, the newest event alone: leave it out"
+            )
+        return super().idle()
+
+
+class _Members(NamedTuple):
+    """Which values each item has: item i has value[e] for start[i] <= e < start[i + 1].
+
+    start: [items + 2] int64; value: [P] int64 codes from 0, ascending within an item; place: [P]
+    int64, where the item stands in the value's list, -1 where it is not in it.
+    """
+
+    start: NDArray[np.int64]
+    value: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+
+class _Lists(NamedTuple):
+    """The items of each value v, best first: item[start[v]:start[v + 1]], and what they are worth.
+
+    start: [V + 1] int64; item: [L] int64 rows; worth: [L] float32.
+    """
+
+    start: NDArray[np.int64]
+    item: NDArray[np.int64]
+    worth: NDArray[np.float32]
+
+
+class _Tastes(NamedTuple):
+    """B lists of values, ascending, and their weights > 0: start [B + 1], value and weight [n].
+
+    mean: whether a score is the mean over an item's values, not the sum.
+    """
+
+    start: NDArray[np.int64]
+    value: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    mean: bool = False
+
+
+class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
+    """An inverted index: attribute value -> items, sorted by what they are worth, cut to a length.
+
+    A user's taste is the share of each value among the values of the items of their history, or
+    its lift over everybody's. An item's score is the sum, or mean, of taste · metric over its
+    values; a value whose list does not hold the item, being cut, gives 0 to it. The best are
+    found by the threshold algorithm (Fagin, Lotem, Naor 2001), exactly, without walking whole
+    lists. Beside ItemToItem it needs no co-occurrence, so it places items nobody met together.
+
+    With `values` it is a rule ("shareable = yes"): every query asks for these, each of weight 1,
+    and nobody is a stranger. Else a query whose history has no value gets popular items, flagged.
+    """
+
+    options_type: ClassVar[type[Section]] = InvertedOptions
+
+    _members: _Members
+    _lists: _Lists
+
+    def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
+        """Sort the lists by the rows `fit` names; refuse a mean over what is one value at most."""
+        super().fit(split, fit, progress=progress)
+        if self.options.combine == "mean" and (np.diff(self._members.start) < 2).all():
+            raise ModelError(
+                f"combine = 'mean' does nothing here: no item has several values of "
+                f"'{self.options.attribute}'; leave it out"
+            )
+        return self
+
+    def learn(self) -> None:
+        """Sort every list anew.
+
+        Raises ModelError for an attribute that is not there, holds numbers or is empty, for a
+        metric the data cannot give, and for values no trained item has.
+        """
+        self._prepare()
+        sizes = np.bincount(self._members.value, minlength=len(self.values))
+        start = np.concatenate([[0], np.cumsum(np.minimum(sizes, self.options.list_length))])
+        total = int(start[-1])
+        self._lists = _Lists(start, np.zeros(total, np.int64), np.zeros(total, np.float32))
+        self._sort(np.ones(len(self.values), dtype=np.bool_), self._worth(self.data))
+
+    def refresh(
+        self, values: Sequence[str] | None = None, *, data: TrainingData | None = None
+    ) -> Self:
+        """Sort the lists of these values (None: all) by the metric as it is now; others stay.
+
+        data: the data with new events or shows, of the same trained items with the same values;
+        None: that of the last fit or refresh. A list that is not named keeps the worth of its
+        items, and answers from it, until it is refreshed. Lists change in place: not while other
+        threads ask. Raises ModelError for unknown values, and for data of other items, which need
+        `observe`.
+        """
+        wanted = np.ones(len(self.values), dtype=np.bool_)
+        if values is not None:
+            wanted[:] = False
+            wanted[self._known(values)] = True
+        if data is not None:
+            before, trained = self._members, self.data.items.trained
+            ids = data.items.ids.head(trained)
+            if data.items.trained != trained or not ids.equals(self.data.items.ids.head(trained)):
+                raise ModelError("refresh takes data of the same items; for new ones use observe")
+            names, start, codes = self._attribute(data)
+            if names != self.values or not (
+                np.array_equal(start[: trained + 2], before.start[: trained + 2])
+                and np.array_equal(codes, before.value)
+            ):
+                raise ModelError(
+                    f"items have other values of '{self.options.attribute}' now: use observe"
+                )
+        worth = self._worth(data or self.data)  # before anything is changed: it may be refused
+        if data is not None:
+            self._take(data)
+            self._members = before._replace(start=start)  # it may know more items by now
+            self._scale = self._lifts()
+        self._sort(wanted, worth)
+        return self
+
+    def lookup(self, values: Sequence[Sequence[Any]], k: int = 10) -> Candidates:
+        """Return the k best items that have the given values: one list of values a query.
+
+        The score is the sum of the metric over an item's values among the given ones. Unknown
+        values count for nothing; a query without a known one has an empty answer and the fallback
+        flag.
+        """
+        k = check_k(k, self.data.items.trained)
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise QueryError(f"lookup takes a list of lists of values, got {values!r:.60}")
+        start = np.zeros(len(values) + 1, dtype=np.int64)
+        codes: list[int] = []
+        for query, given in enumerate(values):
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise QueryError(f"lookup takes a list of values a query, got {given!r:.60}")
+            known = {self._code.get(_text(value), -1) for value in given} - {-1}
+            codes += sorted(known)
+            start[query + 1] = len(codes)
+        tastes = _Tastes(start, np.array(codes, dtype=np.int64), np.ones(len(codes)))
+        nothing = np.zeros(0, dtype=np.int64)
+        rows, scores = self._best(tastes, nothing, np.zeros(len(values) + 1, np.int64), None, k)
+        return Candidates(rows, scores, np.diff(start) == 0, self.data.items)
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all; kept, or a query would make them."""
+        return self._rows
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Answer B queries from their tastes."""
+        return self._hits(self._tastes_of(block), block, k)
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """True for queries without a taste, [B]: no trained item with a value in their history."""
+        return torch.from_numpy(np.diff(self._tastes_of(block).start) == 0)
+
+    def near(self, rows: Tensor, k: int) -> Hits:
+        """Return the items that share values with each item, which itself is left out."""
+        one = torch.arange(len(rows) + 1)
+        users = torch.zeros(len(rows), dtype=torch.int64)
+        block = RowQueries(users, Ragged(rows, one), exclude=True)
+        return self._hits(self._tastes_of_history(block), block, k)
+
+    def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
+        """Return what each value gives to each item: taste · metric, kind "attribute"."""
+        tastes, members, lists = self._tastes_of(block), self._members, self._lists
+        parts = [pl.DataFrame(schema=REASONS)]
+        for query, wanted in enumerate(items):
+            mine = slice(tastes.start[query], tastes.start[query + 1])
+            taste = np.zeros(len(self.values))
+            taste[tastes.value[mine]] = tastes.weight[mine]
+            rows = wanted.numpy()
+            length = members.start[rows + 1] - members.start[rows]
+            pair = np.repeat(members.start[rows + 1] - np.cumsum(length), length)
+            pair += np.arange(len(pair))
+            row = np.repeat(rows, length)
+            given = (members.place[pair] >= 0) & (taste[members.value[pair]] > 0)
+            pair, row = pair[given], row[given]
+            value = members.value[pair]
+            gain = taste[value] * lists.worth[lists.start[value] + members.place[pair]]
+            if tastes.mean:
+                gain = gain / (members.start[row + 1] - members.start[row])
+            part = {
+                "query": np.full(len(pair), query),
+                "item": row,
+                "kind": ["attribute"] * len(pair),
+                "because": [self.values[v] for v in value],
+                "contribution": gain,
+            }
+            parts.append(pl.DataFrame(part, schema=REASONS))
+        return pl.concat(parts)
+
+    def learned(self) -> dict[str, Tensor]:
+        """The lists: after a refresh of some, they are not those of a fit."""
+        return {
+            "start": torch.from_numpy(self._lists.start),
+            "item": torch.from_numpy(self._lists.item),
+            "worth": torch.from_numpy(self._lists.worth),
+        }
+
+    def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back the lists, and find each item's places in them."""
+        self._prepare()
+        check_tensors(
+            "learned",
+            tensors,
+            {
+                "start": (torch.int64, (len(self.values) + 1,)),
+                "item": (torch.int64, ("L",)),
+                "worth": (torch.float32, ("L",)),
+            },
+        )
+        check_offsets("learned: start", tensors["start"], len(tensors["item"]))
+        check_rows("learned: item", tensors["item"], 1, self.data.items.trained)
+        self._lists = _Lists(*(tensors[name].numpy() for name in ("start", "item", "worth")))
+        width = len(self.values)
+        value = np.repeat(np.arange(width), np.diff(self._lists.start))
+        owner = np.repeat(np.arange(len(self.data.items) + 1), np.diff(self._members.start))
+        keys, wanted = owner * width + self._members.value, self._lists.item * width + value
+        pair = np.searchsorted(keys, wanted).clip(max=max(len(keys) - 1, 0))
+        if not np.array_equal(keys[pair], wanted) or len(np.unique(pair)) < len(pair):
+            raise ModelError(
+                f"learned: item must list each item once under its own '{self.options.attribute}'"
+            )
+        falls = np.diff(self._lists.worth) <= 0
+        begins = self._lists.start[1:-1]
+        falls[begins[(begins > 0) & (begins < len(value))] - 1] = True
+        if not falls.all():
+            raise ModelError("learned: worth must not rise within a list")
+        self._members.place[pair] = np.arange(len(value)) - self._lists.start[value]
+
+    def _prepare(self) -> None:
+        """Read the attribute and the rule of the options, and check them."""
+        options, data = self.options, self.data
+        for key in ("recency", "latest_items"):
+            if getattr(options, key) is not None and not data.ordered:
+                raise ModelError(f"{key} needs data.time: without it a history has no order")
+        self.values, start, codes = self._attribute(data)
+        self._code = {value: code for code, value in enumerate(self.values)}
+        self._members = _Members(start, codes, np.full(len(codes), -1, dtype=np.int64))
+        self._scale = self._lifts()
+        self._rows = data.candidates(with_features=False)
+        self._rule = None
+        if options.values is not None:
+            self._rule = np.sort(self._known(options.values))
+
+    def _attribute(
+        self, data: TrainingData
+    ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+        """The values, and the codes (from 0) that each trained item row has; others have none."""
+        values, start, codes = value_lists(
+            self.options.attribute, data.item_frame, data.item_features, data.items
+        )
+        start = np.minimum(start, start[data.items.trained + 1])
+        return values, start, codes[: start[-1]] - 1
+
+    def _lifts(self) -> NDArray[np.float64]:
+        """What a share of each value is multiplied with, [V]: 1 over its share in all events."""
+        if self.options.taste == "share":
+            return np.ones(len(self.values))
+        trained, start = self.data.items.trained, self._members.start
+        events = np.repeat(self.data.item_counts[: trained + 1], np.diff(start[: trained + 2]))
+        met = np.bincount(self._members.value, events, minlength=len(self.values))
+        lifts: NDArray[np.float64] = met.sum() / met
+        return lifts
+
+    def _worth(self, data: TrainingData) -> NDArray[np.float32]:
+        """The metric of each trained item row, [items.trained + 1]."""
+        options = self.options
+        return posterior(
+            data,
+            options.metric,
+            half_life=options.half_life,
+            prior_strength=options.prior_strength or PRIOR_STRENGTH,
+        ).astype(np.float32)
+
+    def _sort(self, wanted: NDArray[np.bool_], worth: NDArray[np.float32]) -> None:
+        """Fill the lists of the values `wanted` [V] by what items are worth."""
+        rows = np.arange(1, self.data.items.trained + 1)
+        if not wanted.all():
+            has = np.concatenate([[0], np.cumsum(wanted[self._members.value])])
+            has = has[self._members.start]
+            rows = rows[has[rows + 1] > has[rows]]
+        keys = self.data.items.tie_keys
+        order = np.lexsort((keys[rows], -worth[rows]))
+        _fill(rows[order], worth, wanted, *self._members, *self._lists)
+
+    def _known(self, values: Sequence[str]) -> NDArray[np.int64]:
+        if isinstance(values, str):
+            raise ModelError(f"values are a list, got the text {values!r:.60}: write [{values!r}]")
+        for value in values:
+            if value not in self._code:
+                raise ModelError(
+                    f"no trained item has {value!r} as '{self.options.attribute}'."
+                    + suggest(str(value), self.values)
+                )
+        return np.array([self._code[value] for value in values], dtype=np.int64)
+
+    def _tastes_of(self, block: RowQueries) -> _Tastes:
+        if self._rule is None:
+            return self._tastes_of_history(block)
+        queries, rule = len(block.users), self._rule
+        start = np.arange(queries + 1) * len(rule)
+        return _Tastes(start, np.tile(rule, queries), np.ones(queries * len(rule)))
+
+    def _tastes_of_history(self, block: RowQueries) -> _Tastes:
+        return _Tastes(
+            *_shares(
+                block.history.values.numpy(),
+                block.history.offsets.numpy(),
+                self.data.items.trained,
+                self.options.recency or np.inf,
+                self.options.latest_items or 2**31,
+                self._members.start,
+                self._members.value,
+                self._scale,
+            ),
+            self.options.combine == "mean",
+        )
+
+    def _hits(self, tastes: _Tastes, block: RowQueries, k: int) -> Hits:
+        seen = np.zeros(0, dtype=np.int64)
+        start = np.zeros(len(block.users) + 1, dtype=np.int64)
+        if block.seen is not None:
+            seen, start = (part.numpy() for part in block.seen)
+        allow = None if block.allow is None else block.allow.numpy()
+        rows, scores = self._best(tastes, seen, start, allow, k)
+        return Hits(torch.from_numpy(rows), torch.from_numpy(scores))
+
+    def _best(
+        self,
+        tastes: _Tastes,
+        seen: NDArray[np.int64],
+        seen_start: NDArray[np.int64],
+        allow: NDArray[np.bool_] | None,
+        k: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        queries = len(tastes.start) - 1
+        rows = np.full((queries, k), -1, dtype=np.int64)
+        scores = np.full((queries, k), -np.inf, dtype=np.float32)
+        keys = self.data.items.tie_keys
+        allow = np.zeros(0, dtype=np.bool_) if allow is None else allow
+        _walk(*tastes, *self._lists, *self._members, keys, seen, seen_start, allow, rows, scores)
+        return rows, scores
+
+
+def _text(value: Any) -> str:
+    """Write a value as the encoder of a column does."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@compiled
+def _fill(
+    order: NDArray[np.int64],
+    worth: NDArray[np.float32],
+    wanted: NDArray[np.bool_],
+    item_start: NDArray[np.int64],
+    item_value: NDArray[np.int64],
+    item_place: NDArray[np.int64],
+    list_start: NDArray[np.int64],
+    list_item: NDArray[np.int64],
+    list_worth: NDArray[np.float32],
+) -> None:
+    """Put items, in their order, at the ends of the lists of their wanted values, until full."""
+    size = np.zeros(len(list_start) - 1, dtype=np.int64)
+    for item in order:
+        for pair in range(item_start[item], item_start[item + 1]):
+            value = item_value[pair]
+            if not wanted[value]:
+                continue
+            place = size[value]
+            at = list_start[value] + place
+            if at == list_start[value + 1]:
+                item_place[pair] = -1
+                continue
+            list_item[at] = item
+            list_worth[at] = worth[item]
+            item_place[pair] = place
+            size[value] += 1
+
+
+@compiled
+def _shares(
+    history: NDArray[np.int64],
+    history_start: NDArray[np.int64],
+    trained: int,
+    recency: float,
+    latest: int,
+    item_start: NDArray[np.int64],
+    item_value: NDArray[np.int64],
+    scale: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the taste of each history, as in _Tastes: the shares of values, times `scale` [V]."""
+    total = 0
+    for item in history:
+        if 0 < item <= trained:
+            total += item_start[item + 1] - item_start[item]
+    start = np.zeros(len(history_start), dtype=np.int64)
+    value_of = np.empty(total, dtype=np.int64)
+    weight_of = np.empty(total, dtype=np.float64)
+    sums = np.zeros(len(scale), dtype=np.float64)
+    filled = 0
+    for query in range(len(history_start) - 1):
+        begin, age, whole = filled, 0, 0.0
+        for event in range(history_start[query + 1] - 1, history_start[query] - 1, -1):
+            item = history[event]
+            if item < 1 or item > trained:
+                continue
+            if age == latest:
+                break
+            weight = 2.0 ** (-age / recency)
+            age += 1
+            if weight == 0.0:
+                break  # and so is every older one
+            for pair in range(item_start[item], item_start[item + 1]):
+                value = item_value[pair]
+                if sums[value] == 0.0:
+                    value_of[filled] = value
+                    filled += 1
+                sums[value] += weight
+                whole += weight
+        value_of[begin:filled] = np.sort(value_of[begin:filled])
+        for at in range(begin, filled):
+            weight_of[at] = sums[value_of[at]] / whole * scale[value_of[at]]
+            sums[value_of[at]] = 0.0
+        start[query + 1] = filled
+    return start, value_of[:filled].copy(), weight_of[:filled].copy()
+
+
+@compiled
+def _walk(  # noqa: PLR0912, PLR0915 - compiled code calls no other function of ours
+    taste_start: NDArray[np.int64],
+    taste_value: NDArray[np.int64],
+    taste_weight: NDArray[np.float64],
+    mean: bool,
+    list_start: NDArray[np.int64],
+    list_item: NDArray[np.int64],
+    list_worth: NDArray[np.float32],
+    item_start: NDArray[np.int64],
+    item_value: NDArray[np.int64],
+    item_place: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    seen: NDArray[np.int64],
+    seen_start: NDArray[np.int64],
+    allow: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+) -> None:
+    """Find the best items of each taste: rows and scores [B, k], filled with -1 and -inf.
+
+    All lists of a taste are walked side by side. What is met first at some depth stands no higher
+    in any list, so it scores no more than the entries of that depth together: where that is less
+    than the k-th best, the walk ends. allow: [items + 1], empty where all items are.
+    """
+    width = rows.shape[1]
+    taste = np.zeros(len(list_start) - 1, dtype=np.float64)
+    for query in range(len(taste_start) - 1):
+        begin, end = taste_start[query], taste_start[query + 1]
+        taste[taste_value[begin:end]] = taste_weight[begin:end]
+        mine = np.sort(seen[seen_start[query] : seen_start[query + 1]])
+        found, depth = 0, 0
+        while True:
+            bound, open_lists = 0.0, False
+            for at in range(begin, end):
+                entry = list_start[taste_value[at]] + depth
+                if entry < list_start[taste_value[at] + 1]:
+                    bound += taste_weight[at] * list_worth[entry]
+                    open_lists = True
+            # A sum may be rounded in another order: a little more than the bound is possible.
+            most = np.float32(bound * (1 + 1e-9))
+            full = found == width and most <= scores[query, width - 1]
+            if not open_lists or (full and most < scores[query, width - 1]):
+                break
+            for at in range(begin, end):
+                value = taste_value[at]
+                entry = list_start[value] + depth
+                if entry >= list_start[value + 1]:
+                    continue
+                item = list_item[entry]
+                if full and keys[item] > keys[rows[query, width - 1]]:
+                    continue  # it ties with the last at best: no need to look further
+                # Its whole score, unless another list has shown it before.
+                total, fresh = 0.0, True
+                for pair in range(item_start[item], item_start[item + 1]):
+                    other, place = item_value[pair], item_place[pair]
+                    if place < 0 or taste[other] == 0.0:
+                        continue
+                    if place < depth or (place == depth and other < value):
+                        fresh = False
+                        break
+                    total += taste[other] * list_worth[list_start[other] + place]
+                if not fresh:
+                    continue
+                if mean:
+                    total /= item_start[item + 1] - item_start[item]
+                score = np.float32(total)
+                if found == width:
+                    last = scores[query, width - 1]
+                    rival = rows[query, width - 1]
+                    if score < last or (score == last and keys[item] > keys[rival]):
+                        continue
+                if len(allow) and not allow[item]:
+                    continue
+                near = np.searchsorted(mine, item)
+                if near < len(mine) and mine[near] == item:
+                    continue
+                if found < width:
+                    found += 1
+                place = found - 1
+                while place > 0:
+                    above = scores[query, place - 1]
+                    if above > score or (
+                        above == score and keys[rows[query, place - 1]] < keys[item]
+                    ):
+                        break
+                    scores[query, place] = above
+                    rows[query, place] = rows[query, place - 1]
+                    place -= 1
+                scores[query, place] = score
+                rows[query, place] = item
+            depth += 1
+        for at in range(begin, end):
+            taste[taste_value[at]] = 0.0

@@ -1,0 +1,354 @@
+"""ItemCF: what do those who met the same things meet besides? Neighbours of items, summed."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from shortlist.asking.rows import RowQueries
+from shortlist.channels.counting.history import HistoryScorer, ProfileOptions
+from shortlist.channels.kept import check_rows, check_tensors
+from shortlist.data.dataset import TrainingData
+from shortlist.durations import in_units
+from shortlist.errors import ModelError
+from shortlist.index.base import Hits
+from shortlist.linear.matrix import Matrix
+from shortlist.linear.neighbours import (
+    Formula,
+    Neighbours,
+    Pairs,
+    distinct_pairs,
+    nearest,
+    renamed,
+    spread,
+)
+from shortlist.linear.ranking import TieRanks
+from shortlist.linear.sums import best_sums, dense_sums
+from shortlist.linear.swing import swing
+from shortlist.linear.weighting import bm25, inverse_frequency, tf_idf
+from shortlist.sections.base import Count, Duration, NotNegative, Positive, Seed
+
+Floats = NDArray[np.float64]
+
+
+class ItemCFOptions(ProfileOptions):
+    """Which items are neighbours, and how near. V_i: the users of item i; I_u: the items of u."""
+
+    similarity: Literal["cosine", "jaccard", "conditional", "dot", "swing"] = Field(
+        default="cosine",
+        description='"cosine": |Vi & Vj| / sqrt(|Vi| |Vj|); "jaccard": |Vi & Vj| / |Vi or Vj|; '
+        '"conditional": |Vi & Vj| / (|Vi| |Vj|^alpha), of the item i that was met; "dot": '
+        '|Vi & Vj|; "swing": pairs of users who share little else.',
+    )
+    neighbours: Count = Field(default=200, description="How many neighbours an item keeps.")
+    alpha: NotNegative | None = Field(
+        default=None,
+        description="Of conditional: how hard popular items are held down, 0 to 1 (unset: 0.5). "
+        "Of swing: the smoothing of what two users share (unset: 1).",
+        examples=[0.5],
+    )
+    user_weighting: Literal["none", "iuf", "inverse"] = Field(
+        default="none",
+        description='"iuf": a user counts 1 / log(1 + |Iu|); "inverse": 1 / |Iu|, one vote a user, '
+        "as in normalised co-counts.",
+    )
+    item_weighting: Literal["none", "tf-idf", "bm25"] = Field(
+        default="none",
+        description="Weights of the events, an item being a text and its users the words. "
+        "Of cosine and dot.",
+    )
+    bm25_k1: Positive | None = Field(
+        default=None, description="How late BM25 saturates. Unset: 1.2.", examples=[1.2]
+    )
+    bm25_b: NotNegative | None = Field(
+        default=None,
+        description="How hard BM25 holds popular items down, 0 to 1. Unset: 0.75.",
+        examples=[0.75],
+    )
+    shrinkage: NotNegative = Field(
+        default=0.0,
+        description="A similarity is multiplied by n / (n + shrinkage), n the shared users.",
+    )
+    time_decay: Duration | None = Field(
+        default=None,
+        description="Half-life: two events of a user so far apart count a half. Seconds, or text "
+        'such as "12h" or "7d"; a number is in the unit of data.time where nobody knows it. Needs '
+        "data.time.",
+        examples=["1d"],
+    )
+    swing_users: Count | None = Field(
+        default=None,
+        description="Users of an item that swing compares at most, a seeded sample. Unset: 200.",
+        examples=[200],
+    )
+    seed: Seed | None = Field(
+        default=None, description="Of the sample of swing_users. Unset: 0.", examples=[0]
+    )
+
+    @model_validator(mode="after")
+    def _options_act(self) -> Self:
+        """Refuse what has no meaning together, or no effect."""
+        kind = self.similarity
+        plain = self.item_weighting == "none"
+        weighted = self.item_weighting
+        faults = {
+            f"alpha does nothing with similarity = '{kind}': leave it out.": self.alpha is not None
+            and kind not in ("conditional", "swing"),
+            "bm25_k1 and bm25_b need item_weighting = 'bm25'.": weighted != "bm25"
+            and (self.bm25_k1 is not None or self.bm25_b is not None),
+            "bm25_b must be from 0 to 1.": (self.bm25_b or 0) > 1,
+            "swing_users and seed need similarity = 'swing'.": kind != "swing"
+            and (self.swing_users is not None or self.seed is not None),
+            f"item_weighting is for cosine and dot: {kind} counts users.": not plain
+            and kind not in ("cosine", "dot"),
+            f"{weighted} weighs users already: leave user_weighting out.": not plain
+            and self.user_weighting != "none",
+            "bm25 under cosine is tf-idf where every event counts 1: its lengths cancel. Take "
+            "similarity = 'dot', or item_weighting = 'tf-idf'.": weighted == "bm25"
+            and kind == "cosine"
+            and self.values == "implicit",
+            f"values = 'explicit' is for cosine and dot: {kind} counts users.": self.values
+            == "explicit"
+            and kind not in ("cosine", "dot"),
+            "jaccard compares sets, which know no time_decay: take cosine.": kind == "jaccard"
+            and self.time_decay is not None,
+            "swing has its own weights: leave user_weighting, shrinkage and time_decay out.": kind
+            == "swing"
+            and (
+                self.user_weighting != "none" or self.shrinkage > 0 or self.time_decay is not None
+            ),
+        }
+        for message, wrong in faults.items():
+            if wrong:
+                raise ValueError(message)
+        return self
+
+
+class ItemCF(HistoryScorer[ItemCFOptions]):
+    """Neighbours of items by the users they share (Sarwar et al. 2001; Deshpande & Karypis 2004).
+
+    The score of an item is the sum of its similarities to what the user has met, each item met
+    speaking for its own nearest `neighbours`. Beside EASE it needs no dense matrix, and a catalogue
+    of any size; beside UserCF its neighbours are stored, not looked for with each query.
+    """
+
+    options_type = ItemCFOptions
+
+    def learn(self) -> None:
+        """Find the neighbours of all items. Errors: ModelError where a column is missing."""
+        pairs = self._pairs(self.data)
+        self._keep(self._nearest(self.data, pairs, None))
+
+    def _take_events(self, data: TrainingData) -> None:
+        """Take new events: only rows that can differ are made anew, the others are kept.
+
+        A row can differ where a user of the item has changed, or where the item shares a user with
+        an item whose norm has changed. Weights that read the whole log (tf-idf, bm25) leave none.
+        """
+        if self.options.item_weighting != "none":
+            self.fit_data(data)
+            return
+        old, kept, pairs = self.data, self.neighbours, self._pairs(data)
+        rows = self._rows_that_differ(old, data, pairs)
+        names = data.items.rows(old.items.ids[: old.items.trained])
+        self._take(data)
+        fresh = self._nearest(data, pairs, rows)
+        same = renamed(kept, names, data.items.trained)
+        same.ids[rows], same.scores[rows] = fresh.ids[rows], fresh.scores[rows]
+        self._keep(same)
+
+    def scores(self, profile: Matrix) -> NDArray[np.float32]:
+        """Return the sums over the neighbours of a history, [B, C], -inf where there are none."""
+        return dense_sums(profile, self.neighbours)
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Answer B queries from what their histories touch: the scores of `scores`."""
+        seen = block.seen
+        found = best_sums(
+            self.profile(block),
+            self.neighbours,
+            self._ties,
+            k,
+            None if seen is None else (seen[0].numpy(), seen[1].numpy()),
+            None if block.allow is None else block.allow.numpy(),
+        )
+        return Hits(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
+
+    def near(self, rows: Tensor, k: int) -> Hits:
+        """Return the stored neighbours: similarities, best first."""
+        width = min(k, self.neighbours.ids.shape[1])
+        ids = torch.full((len(rows), k), -1)
+        scores = torch.full((len(rows), k), float("-inf"))
+        near = torch.from_numpy(self.neighbours.ids)[rows, :width].long()
+        there = near > 0
+        ids[:, :width] = near.masked_fill(~there, -1)
+        values = torch.from_numpy(self.neighbours.scores)[rows, :width]
+        scores[:, :width] = values.masked_fill(~there, float("-inf"))
+        return Hits(ids, scores)
+
+    def learned(self) -> dict[str, Tensor]:
+        """The neighbours: ids [items + 1, N] int32 and scores float32."""
+        return {
+            "neighbours": torch.from_numpy(self.neighbours.ids),
+            "similarities": torch.from_numpy(self.neighbours.scores),
+        }
+
+    def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put the neighbours back."""
+        shape = (self.data.items.trained + 1, "N")
+        check_tensors(
+            "learned",
+            tensors,
+            {"neighbours": (torch.int32, shape), "similarities": (torch.float32, shape)},
+        )
+        check_rows("learned: neighbours", tensors["neighbours"], 0, self.data.items.trained)
+        ids, scores = tensors["neighbours"].numpy(), tensors["similarities"].numpy()
+        self._keep(Neighbours(ids, scores))
+
+    def _keep(self, neighbours: Neighbours) -> None:
+        self.neighbours = neighbours
+        self._ties = TieRanks.of(self.data.items.tie_keys[: self.data.items.trained + 1])
+
+    def _pairs(self, data: TrainingData) -> Pairs:
+        """The distinct pairs of the training log, once the options are known to fit the data."""
+        options, log = self.options, data.training_log
+        for name in ("recency", "latest_items", "time_decay"):
+            if getattr(options, name) is not None and log.time is None:
+                raise ModelError(f"{name} needs data.time: without it a history has no order")
+        pairs = distinct_pairs(log, data.items.trained)
+        if options.values == "explicit":
+            weight = log.weights_for("values = 'explicit'")
+            pairs = pairs.keep(weight[pairs.event] != 0)
+        return pairs
+
+    def _nearest(
+        self, data: TrainingData, pairs: Pairs, rows: NDArray[np.int64] | None
+    ) -> Neighbours:
+        options, ties = self.options, data.items.tie_keys
+        if options.similarity != "swing":
+            return nearest(pairs, self._formula(data, pairs), ties, options.neighbours, rows)
+        return swing(
+            pairs,
+            ties,
+            data.users.tie_keys,
+            data.items.trained,
+            options.neighbours,
+            alpha=1.0 if options.alpha is None else options.alpha,
+            users=options.swing_users or 200,
+            seed=options.seed or 0,
+            rows=rows,
+        )
+
+    def _formula(self, data: TrainingData, pairs: Pairs) -> Formula:
+        """Write the options as left, right and weights."""
+        options, items = self.options, data.items.trained
+        counts = pairs.users_of_items(items)
+        value = self._values(data, pairs)
+        weight = None
+        if options.user_weighting == "iuf":
+            weight = inverse_frequency(pairs.items_of_users())
+        elif options.user_weighting == "inverse":
+            weight = _power(pairs.items_of_users(), -1.0)
+        left: Floats = np.ones(items + 1)
+        right = left
+        if options.similarity == "cosine":
+            squares: NDArray[Any] = counts
+            if value is not None:
+                squares = np.bincount(pairs.item, value**2, items + 1)
+            left = right = _power(squares, -0.5)
+        elif options.similarity == "conditional":
+            alpha = 0.5 if options.alpha is None else options.alpha
+            left, right = _power(counts, -1.0), _power(counts, -alpha)
+        elif options.similarity == "jaccard":
+            each = np.ones(len(pairs.item)) if weight is None else weight[pairs.user]
+            left = np.bincount(pairs.item, each, items + 1).astype(np.float64)
+        time, half_life = None, 1.0
+        if options.time_decay is not None:
+            assert data.training_log.time is not None
+            half_life = in_units(options.time_decay, data.time_unit, "time_decay")
+            time = data.training_log.time[pairs.event].astype(np.float64)
+        union = options.similarity == "jaccard"
+        return Formula(left, right, union, value, time, weight, options.shrinkage, half_life)
+
+    def _values(self, data: TrainingData, pairs: Pairs) -> Floats | None:
+        """The value of each pair after weighting; None where all are 1."""
+        options, items = self.options, data.items.trained
+        value = np.ones(len(pairs.item))
+        if options.values == "explicit":
+            assert data.training_log.weight is not None
+            value = data.training_log.weight[pairs.event].astype(np.float64)
+        elif options.item_weighting == "none":
+            return None
+        counts = pairs.items_of_users()
+        if options.item_weighting == "tf-idf":
+            return tf_idf(value, pairs.user, counts, items)
+        if options.item_weighting == "bm25":
+            return bm25(
+                value,
+                pairs.user,
+                pairs.item,
+                counts,
+                items,
+                k1=options.bm25_k1 or 1.2,
+                b=0.75 if options.bm25_b is None else options.bm25_b,
+            )
+        return value
+
+    def _rows_that_differ(
+        self, old: TrainingData, data: TrainingData, pairs: Pairs
+    ) -> NDArray[np.int64]:
+        """The rows of `data` whose neighbours may differ from those of `old`, ascending."""
+        items = data.items.trained
+        old_pairs = self._pairs(old)
+        user = np.concatenate([[0], data.users.rows(old.users.ids)])
+        item = np.concatenate([[0], data.items.rows(old.items.ids[: old.items.trained])])
+        before = self._content(old, old_pairs, user, item)
+        after = self._content(data, pairs, np.arange(len(data.users) + 1), np.arange(items + 1))
+        changed = pl.concat(
+            [
+                before.join(after, on=before.columns, how="anti", nulls_equal=True)["user"],
+                after.join(before, on=before.columns, how="anti", nulls_equal=True)["user"],
+            ]
+        )
+        differ = np.zeros(items + 1, dtype=np.bool_)
+        for side in (before, after):
+            rows = side.filter(pl.col("user").is_in(changed.implode()))["item"].to_numpy()
+            differ[rows[rows <= items]] = True
+        if self.options.similarity != "swing":
+            was, now = self._formula(old, old_pairs), self._formula(data, pairs)
+            moved = np.ones(items + 1, dtype=np.bool_)
+            there = np.flatnonzero(item <= items)[1:]
+            moved[item[there]] = (was.left[there] != now.left[item[there]]) | (
+                was.right[there] != now.right[item[there]]
+            )
+            differ |= spread(pairs, moved)
+        differ[0] = False
+        return np.flatnonzero(differ)
+
+    def _content(
+        self,
+        data: TrainingData,
+        pairs: Pairs,
+        user: NDArray[np.int64],
+        item: NDArray[np.int64],
+    ) -> pl.DataFrame:
+        """What the neighbours are made of: a row a pair, with users and items called anew."""
+        log = data.training_log
+        columns: dict[str, NDArray[Any]] = {"user": user[pairs.user], "item": item[pairs.item]}
+        if self.options.values == "explicit" and log.weight is not None:
+            columns["value"] = log.weight[pairs.event]
+        if self.options.time_decay is not None and log.time is not None:
+            columns["time"] = log.time[pairs.event]
+        return pl.DataFrame(columns)
+
+
+def _power(counts: NDArray[np.int64] | Floats, exponent: float) -> Floats:
+    """counts ** exponent, 0 where the count is 0: an item without users is near to nothing."""
+    powers = np.zeros(len(counts))
+    np.power(counts, exponent, out=powers, where=counts > 0, dtype=np.float64)
+    return powers

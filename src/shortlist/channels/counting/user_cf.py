@@ -1,0 +1,212 @@
+"""UserCF: what have the most similar users met? Neighbours are found with each query."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from shortlist.asking.explaining import REASONS, Explaining
+from shortlist.asking.rows import RowQueries
+from shortlist.channels.counting.base import Counting
+from shortlist.channels.counting.history import ProfileOptions, no_profile, profiles
+from shortlist.channels.kept import check_tensors
+from shortlist.errors import ModelError
+from shortlist.index.base import Hits
+from shortlist.linear.from_scipy import csr_array, diags_array
+from shortlist.linear.matrix import Matrix, user_item_matrix
+from shortlist.linear.ranking import TieRanks, best_first, best_of_lists
+from shortlist.linear.weighting import inverse_frequency
+from shortlist.sections.base import Count
+
+PRODUCTS = 16_000_000
+"""How many similarities, or scores, are held at a time."""
+
+Seen = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class UserCFOptions(ProfileOptions):
+    """Which users are neighbours of a query, and how near. V_i: the users of item i."""
+
+    similarity: Literal["cosine", "jaccard"] = Field(
+        default="cosine",
+        description='"cosine": of the two histories; "jaccard": what they share over what either '
+        "has met.",
+    )
+    neighbours: Count = Field(default=100, description="How many similar users are asked.")
+    item_weighting: Literal["none", "iuf"] = Field(
+        default="none",
+        description='"iuf": a shared item counts 1 / log(1 + |Vi|), the norms stay (jaccard: both '
+        "sides are so weighted).",
+    )
+
+    @model_validator(mode="after")
+    def _options_act(self) -> Self:
+        """Refuse what has no meaning together."""
+        if self.similarity == "jaccard":
+            if self.values == "explicit":
+                raise ValueError("jaccard compares sets, which know no values: take cosine.")
+            if self.recency is not None:
+                raise ValueError("jaccard compares sets, which know no recency: take cosine.")
+        return self
+
+
+class UserCF(Counting[UserCFOptions], Explaining):
+    """The items of the users whose histories are most like the query's (Resnick et al. 1994).
+
+    r_qj = sum over the nearest users v of sim(q, v) · A_vj. A known user is no neighbour of their
+    own; a history that comes without a user is compared with all users, so who asks for a trained
+    user by the list of their items meets that user as the first neighbour. Nothing is stored beside
+    the log: new events count at once. Beside ItemCF, whose neighbours are stored, each answer costs
+    a walk over all users of the items of a history.
+    """
+
+    options_type = UserCFOptions
+
+    def learn(self) -> None:
+        """Turn the log by item; neighbours are looked for when a query comes."""
+        data, options = self.data, self.options
+        log = data.training_log
+        for name in ("recency", "latest_items"):
+            if getattr(options, name) is not None and log.time is None:
+                raise ModelError(f"{name} needs data.time: without it a history has no order")
+        items = data.items.trained
+        matrix: Matrix = user_item_matrix(log, items, options.values)
+        matrix = matrix[: data.users.trained + 1].astype(np.float64)
+        counts = np.bincount(matrix.indices, minlength=items + 1)
+        weight = np.ones(items + 1)
+        if options.item_weighting == "iuf":
+            weight = inverse_frequency(counts)
+        self._matrix, self._weight = matrix, weight
+        self._by_item = (diags_array(weight) @ matrix.T).tocsr()
+        self._norm = self._size(matrix)
+        self._user_ties = TieRanks.of(data.users.tie_keys[: data.users.trained + 1])
+        self._item_ties = TieRanks.of(data.items.tie_keys[: items + 1])
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Answer B queries: the neighbours' items, added up."""
+        queries = len(block.users)
+        ids = np.full((queries, k), -1, dtype=np.int64)
+        scores = np.full((queries, k), -np.inf, dtype=np.float32)
+        near = self.neighbours_of(block)
+        allow = None if block.allow is None else block.allow.numpy()
+        met = block.seen
+        for start, stop, sums in _products(near, self._matrix):
+            seen = None
+            if met is not None:
+                ends = met[1].numpy()[start : stop + 1]
+                seen = (met[0].numpy()[ends[0] : ends[-1]], ends - ends[0])
+            keys = _keys(sums, seen, self._item_ties, k, allow)
+            best_first(keys, self._item_ties, ids[start:stop], scores[start:stop])
+        return Hits(torch.from_numpy(ids), torch.from_numpy(scores))
+
+    def neighbours_of(self, block: RowQueries) -> Matrix:
+        """Return the similarity of the nearest users to each query, [B, users.trained + 1] float64.
+
+        float32 values, columns ascending; equal similarities go by the users' tie keys.
+        """
+        profile = self.profile(block).astype(np.float64)
+        size, own = self._size(profile), block.users.numpy()
+        count = min(self.options.neighbours, max(self.data.users.trained, 1))
+        ids = np.zeros((len(own), count), dtype=np.int64)
+        similar = np.zeros((len(own), count), dtype=np.float32)
+        for start, stop, shared in _products(profile, self._by_item):
+            query = np.repeat(np.arange(start, stop), np.diff(shared.indptr))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                if self.options.similarity == "jaccard":
+                    below = size[query] + self._norm[shared.indices] - shared.data
+                else:
+                    below = size[query] * self._norm[shared.indices]
+                shared.data = np.where(below > 0, shared.data / below, 0.0)
+            owner = own[start:stop], np.arange(stop - start + 1)
+            keys = _keys(shared, owner, self._user_ties, count)
+            best_first(keys, self._user_ties, ids[start:stop], similar[start:stop])
+        query, place = np.nonzero((ids > 0) & (similar != 0))
+        values = similar[query, place].astype(np.float64)
+        shape = (len(own), self._matrix.shape[0])
+        return csr_array((values, (query, ids[query, place])), shape=shape)
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """True for queries of which nothing is known, [B]: no event of theirs counts."""
+        return no_profile(block, self.options, self.data.items.trained)
+
+    def profile(self, block: RowQueries) -> Matrix:
+        """Return the weights of the histories, [B, items.trained + 1], as for linear channels."""
+        return profiles(block, self.options, self.data.items.trained)
+
+    def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
+        """Return what each event gives (cosine), or each neighbour (jaccard).
+
+        Of an event: its share in the similarities, with the neighbours and all norms held.
+        """
+        near, trained = self.neighbours_of(block), self.data.items.trained
+        profile = self.profile(block).astype(np.float64)
+        size = self._size(profile)
+        parts = [pl.DataFrame(schema=REASONS)]
+        for query, wanted in enumerate(items):
+            rows = wanted.numpy()[(wanted.numpy() > 0) & (wanted.numpy() <= trained)]
+            users, similar = near[[query]].indices, near[[query]].data
+            gains = self._matrix[users][:, rows].toarray()  # [neighbours, items]
+            kind, because = "user", users
+            if self.options.similarity == "jaccard":
+                gains = similar[:, None] * gains
+            else:
+                mine = profile[[query]]
+                kind, because = "event", mine.indices
+                share = self._matrix[users][:, because].toarray() / self._norm[users][:, None]
+                share *= mine.data * self._weight[because] / size[query]
+                gains = share.T @ gains
+            reason, item = np.nonzero(gains)
+            part = {
+                "query": np.full(len(reason), query),
+                "item": rows[item],
+                "kind": [kind] * len(reason),
+                "because": because[reason].astype(str).tolist(),
+                "contribution": gains[reason, item],
+            }
+            parts.append(pl.DataFrame(part, schema=REASONS))
+        return pl.concat(parts)
+
+    def learned(self) -> dict[str, Tensor]:
+        """Nothing: the log is all there is to know."""
+        return {}
+
+    def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Turn the log by item again."""
+        check_tensors("learned", tensors, {})
+        self.learn()
+
+    def _size(self, matrix: Matrix) -> NDArray[np.float64]:
+        """The size of each history: its length as a vector, or as a (weighted) set."""
+        if self.options.similarity == "jaccard":
+            return np.asarray(matrix @ self._weight)
+        squares: NDArray[np.float64] = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
+        return np.sqrt(squares)
+
+
+def _products(left: Matrix, right: Matrix) -> Iterator[tuple[int, int, Matrix]]:
+    """Yield (start, stop, left[start:stop] @ right), no more than PRODUCTS entries at a time."""
+    lengths = np.diff(right.indptr)[left.indices]
+    work = np.concatenate([[0], np.cumsum(lengths)])[left.indptr]
+    start = 0
+    while start < left.shape[0]:
+        stop = int(np.searchsorted(work, work[start] + PRODUCTS, side="right")) - 1
+        stop = min(max(stop, start + 1), left.shape[0])
+        yield start, stop, (left[start:stop] @ right).tocsr()
+        start = stop
+
+
+def _keys(
+    sums: Matrix,
+    banned: Seen | None,
+    ties: TieRanks,
+    k: int,
+    allow: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """The best entries of each row, as keys [B, k]."""
+    start, row = sums.indptr.astype(np.int64), sums.indices.astype(np.int64)
+    return best_of_lists(start, row, sums.data.astype(np.float32), banned, ties, k, allow)

@@ -1,0 +1,1 @@
+"""Channels whose vectors come from trained towers."""

@@ -1,0 +1,185 @@
+"""Items that go together: learned from pairs of one session, asked by item or by what was met."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from shortlist.asking.rows import RowQueries
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.base import (
+    ALWAYS_READ,
+    NO_HARD,
+)
+from shortlist.channels.learned.item_vectors import ItemVectors
+from shortlist.config import Model, Training
+from shortlist.config.parts import keys_of
+from shortlist.data.batches import Batch
+from shortlist.data.dataset import TrainingData
+from shortlist.data.pairs import ItemPairs, sessions
+from shortlist.data.ragged import Ragged, keep, windows
+from shortlist.durations import in_units
+from shortlist.errors import ModelError
+from shortlist.similarity import normalize
+from shortlist.towers.mlp import has_perceptron
+from shortlist.towers.two_tower import ItemTower
+from shortlist.training.blocks import Encoders
+from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.trainer import Trainer
+
+NO_USER = "both sides are items, and no user tower is built"
+READS = ALWAYS_READ | {
+    *("item_id", "item_features", "item_layers", "id_dropout", "latest_items"),
+    *("session_gap", "pair_window", *keys_of("sampler"), "mask_known"),
+}
+"""The keys of [model] and [training] that do something here."""
+
+UNREAD = {
+    "user_id": NO_USER,
+    "user_features": NO_USER,
+    "user_layers": NO_USER,
+    "history": "a query is the mean of the latest items' own vectors",
+    "history_length": "a query is made of the latest_items",
+    "history_dropout": "a query in training is one item",
+    "history_time": "a query in training is one item",
+    "history_windows": "a query in training is one item",
+    "history_reads": "a query is the mean of the latest items' own vectors",
+    "shared_items": "one tower encodes both items, so they share everything",
+    "neighbours": "it is for positives = 'u2u'",
+    **NO_HARD,
+    "weighted": "data.weight weighs an event, and a pair is two of them",
+}
+"""Why keys that are not among READS do nothing here."""
+
+NEAR = 5
+"""Of an ordered log: how far apart paired items may lie, and how many latest items are asked by."""
+
+
+class ItemToItem(ItemVectors):
+    """Item-to-item retrieval: items met in one session lie close (Grbovic & Cheng 2018).
+
+    One item tower encodes both sides (siamese), trained by the same objective as TwoTower; a query
+    is an item, its positive another item of the session. Sessions come from the session column or
+    from `session_gap` without an event.
+
+    `similar` asks by item. `recommend` asks by the `latest_items` of a user, a history or a
+    running session: the order is that of their mean similarity.
+
+    Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
+    """
+
+    positives: ClassVar[str] = "i2i"
+    reads: ClassVar[frozenset[str]] = READS
+    unread: ClassVar[Mapping[str, str]] = UNREAD
+
+    towers: ItemTower
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        super().__init__(model=model, training=training, device=device, **options)
+        section = self.model_section
+        if section.dropout not in (0.0, Model().dropout) and not section.item_layers:
+            raise ModelError(
+                "dropout does nothing with positives = 'i2i' and no item_layers: a query in "
+                "training is one item, and nothing is hidden"
+            )
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries without an item that has a vector, bool [B]."""
+        return keep(block.history, self._position[block.history.values] >= 0).lengths == 0
+
+    def encodable_users(self) -> pl.Series:
+        """Return the ids of the trained users that have met an item with a vector."""
+        log = self.data.log
+        users = np.unique(log.user[self._position.numpy()[log.item] >= 0]).astype(np.int64)
+        return self.data.users.external(users[users <= self.data.users.trained])
+
+    def _rows_to_place(self) -> Tensor:
+        """Without features an item that was never paired is no candidate: its vector is noise."""
+        if self.towers.fields is not None:
+            return torch.from_numpy(self.data.candidates(with_features=True))
+        return self._paired
+
+    def set_data(self, data: TrainingData) -> None:
+        """Build an untrained tower for this data."""
+        self.data = data
+        self._item_table = data.item_features.to(self.device)
+        tower = ItemTower(data.user_features, data.item_features, self.model_section)
+        self.towers = tower.to(self.device)
+        self.popular = Popular().fit_data(data)
+
+    def _pairs(self, data: TrainingData) -> ItemPairs:
+        training, gap = self.training_section, self.training_section.session_gap
+        if gap is not None and data.log.session is not None:
+            raise ModelError(
+                "the data has a session column, and session_gap cuts sessions too: give one"
+            )
+        if training.pair_window is not None and not data.ordered:
+            raise ModelError("pair_window needs a time column: without one sessions have no order")
+        cut = None
+        if gap is not None:
+            cut = in_units(gap, data.time_unit, "session_gap")
+        return ItemPairs(
+            sessions(data.training_log, cut),
+            batch_size=training.batch_size,
+            window=training.pair_window or (NEAR if data.ordered else None),
+            with_known=training.mask_known,
+            device=self.device,
+        )
+
+    def _trainer(self, data: TrainingData) -> Trainer:
+        pairs = self._pairs(data)
+        counts = pairs.expected_counts(data.items.trained)
+        self._paired = counts.nonzero().squeeze(1).cpu()
+        training = self.training_section
+        # The query itself is a known positive of the batch: it must not be its own negative.
+        masked = training.model_copy(update={"mask_known": True})
+        return Trainer(
+            self.towers,
+            Encoders(self._encode_batch, self._encode_items, has_perceptron(self.towers)),
+            objective_of(masked).to(self.device),
+            sampler_of(training, counts),
+            pairs,
+            training=training,
+        )
+
+    @property
+    def _latest_items(self) -> int | None:
+        return self.model_section.latest_items or (NEAR if self.data.ordered else None)
+
+    def _events_read(self) -> int:
+        return self._latest_items or super()._events_read()
+
+    def _encode_batch(self, batch: Batch) -> Tensor:
+        return self._encode_items(batch.history.values)
+
+    def _encode_items(self, rows: Tensor) -> Tensor:
+        vectors: Tensor = self.towers(self._item_table.take(rows.to(self.device)))
+        return vectors
+
+    def _encode_block(self, block: RowQueries) -> Tensor:
+        """Query vectors [B, D], the mean of the latest items'; zeros where none has a vector.
+
+        The order by the mean is the order by mean similarity: cosine is the dot product of unit
+        vectors, and -||q - t||² differs from its mean by a figure of the query alone.
+        """
+        known = keep(block.history, self._position[block.history.values] >= 0)
+        length = known.lengths
+        if self._latest_items is not None:
+            length = torch.clamp(length, max=self._latest_items)
+        latest: Ragged = windows(known.values, known.offsets[1:] - length, length)
+        met = self.item_vectors[self._position[latest.values]]
+        if self.training_section.similarity == "cosine":
+            met = normalize(met)
+        one_each = torch.arange(len(met))
+        return embedding_bag(one_each, met, latest.offsets[:-1], mode="mean")

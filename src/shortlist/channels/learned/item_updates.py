@@ -1,0 +1,115 @@
+"""Items that come and go between two fits: placed by their features, taken out of the answers."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from shortlist.channels.counting.popular import Popular
+from shortlist.data.dataset import TrainingData
+from shortlist.data.item_updates import item_table, rows_of, with_items, with_removed
+from shortlist.data.vocabulary import Ids
+from shortlist.errors import DataError, ModelError
+from shortlist.index.milvus import MilvusCollection
+
+Rows = NDArray[np.int64]
+
+
+def with_changed_items(
+    retriever: Any, add: Sequence[Mapping[str, Any]], remove: Ids, restore: Ids
+) -> Any:
+    """Return a retriever like this one with other items; see `Learner.change_items`.
+
+    Towers and log are shared with the old one, which answers as before, also meanwhile.
+    """
+    if not isinstance(add, list | tuple):
+        raise DataError(f"add takes a list of items, [{{'id': ...}}], got {add!r:.60}")
+    if retriever.placed != "item_vectors":
+        raise ModelError(f"a {type(retriever).__name__} has no vectors of items to change")
+    if isinstance(retriever.index, MilvusCollection):
+        raise ModelError(
+            "the index is a Milvus collection, which other programs read: publish a new bundle"
+        )
+    data = retriever.data
+    gone, back = rows_of(data, remove), rows_of(data, restore)
+    _check_rows(data, gone, set(retriever.item_rows.tolist()), "is not among the candidates")
+    _check_rows(data, back, data.removed, "was not removed, so it cannot be restored")
+    came = np.zeros(0, dtype=np.int64)
+    if len(add):
+        table = item_table(data, add)
+        _check_new(retriever, table)
+        data = with_items(data, table)
+        came = data.items.rows(table["id"])
+        _check_rows(data, np.intersect1d(came, np.union1d(gone, back)), (), "stands in two lists")
+    left = (data.removed - set(back.tolist()) - set(came.tolist())) | set(gone.tolist())
+    return _placed_again(retriever, with_removed(data, left), gone, np.union1d(came, back))
+
+
+def _placed_again(retriever: Any, data: TrainingData, gone: Rows, come: Rows) -> Any:
+    """The retriever over this data; gone: rows that leave the index; come: those to place."""
+    new = copy(retriever)
+    new.data = data
+    new._item_table = data.item_features.to(new.device)
+    new._mark_readable()
+    rows, vectors = new._placed()
+    # Rows that come and are there already, with other features, are placed anew.
+    leave = torch.isin(rows, torch.from_numpy(np.union1d(gone, come)))
+    coming = torch.from_numpy(come)
+    if bool(leave.all()) and not len(coming):
+        raise DataError("no item would be left to recommend")
+    new.towers.eval()
+    with torch.no_grad():
+        fresh = torch.cat(
+            [vectors[:0], *(new._encode_items(part).cpu() for part in torch.split(coming, 65536))]
+        )
+    squares = fresh.square().sum(dim=1)
+    comparable = squares.isfinite() & ((squares > 1e-30) | (new.index.similarity != "cosine"))
+    _check_rows(data, coming[~comparable].numpy(), (), "has features that give no usable vector")
+    # A copy: the old one may be searched at this moment.
+    index = type(new.index).from_state(new.index.similarity, new.index.state())
+    if leave.any():
+        index.remove(rows[leave])
+    if len(coming):
+        index.add(coming, fresh, torch.from_numpy(data.items.tie_keys)[coming])
+    new.set_items(torch.cat([rows[~leave], coming]), torch.cat([vectors[~leave], fresh]), index)
+    new.popular = Popular().fit_data(data)
+    return new
+
+
+def _check_new(retriever: Any, table: pl.DataFrame) -> None:
+    """Refuse items that the tower cannot place, or has placed by what it learned of them."""
+    fields = getattr(retriever.towers, "item", retriever.towers).fields
+    if fields is None:
+        raise ModelError(
+            "the item tower reads no features, so it cannot place an item it was not trained on"
+        )
+    items = retriever.data.items
+    rows = items.rows(table["id"])
+    learned = rows[(rows > 0) & (rows <= items.trained)]
+    _check_rows(
+        retriever.data, learned, (), "was trained on, and what was learned of it would be lost"
+    )
+    names = list(fields.names)
+    held = [
+        pl.col(name).list.len().fill_null(0) > 0
+        if isinstance(table.schema[name], pl.List)
+        else pl.col(name).is_not_null()
+        for name in names
+    ]
+    nothing = table.filter(~pl.any_horizontal(held))
+    if len(nothing):
+        raise DataError(
+            f"item {nothing['id'][0]!r:.40} has none of the features that place it: "
+            f"{', '.join(names)}"
+        )
+
+
+def _check_rows(data: TrainingData, rows: Rows, among: Any, fault: str) -> None:
+    """Refuse a row that is not `among` the others. Errors: DataError, naming the item's id."""
+    for row in rows.tolist():
+        if row not in among:
+            raise DataError(f"item {data.items.external(np.array([row]))[0]!r:.40} {fault}")

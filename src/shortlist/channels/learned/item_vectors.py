@@ -1,0 +1,97 @@
+"""What do trained retrievers share whose index holds the vectors of items?"""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.asking.rows import RowQueries
+from shortlist.asking.similar import FindingSimilar
+from shortlist.channels.learned.base import Learner
+from shortlist.index.base import Hits, VectorIndex
+from shortlist.index.exact import ExactIndex
+from shortlist.similarity import comparable, score
+
+AT_A_TIME = 65_536
+"""How many items are encoded at a time."""
+
+
+class ItemVectors(Learner, FindingSimilar):
+    """A trained retriever that answers with the items nearest to the vector of a query."""
+
+    placed: ClassVar[str] = "item_vectors"
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Return the k items nearest to each of B queries."""
+        vectors = self._encode_block(block)
+        return self.index.search(vectors, k, exclude=block.seen, allow=block.allow)
+
+    def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
+        """Return the score of each item row [n] for each query, [B, n]; -inf without a vector."""
+        place = self._position[rows]
+        vectors = self.item_vectors[place.clamp(min=0)]
+        scores = score(self._encode_block(block), vectors, self.training_section.similarity)
+        return scores.masked_fill(place < 0, float("-inf"))
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all."""
+        rows: NDArray[np.int64] = self.item_rows.numpy()
+        return rows
+
+    def has_neighbours(self, rows: Tensor) -> Tensor:
+        """Return which item rows [n] have a vector, bool [n]."""
+        return self._position[rows] >= 0
+
+    def near(self, rows: Tensor, k: int) -> Hits:
+        """Return the k items nearest to each item row, itself left out."""
+        own = (rows, torch.arange(len(rows) + 1))
+        vectors = self.item_vectors[self._position[rows].clamp(min=0)]
+        return self._item_index().search(vectors, k, exclude=own)
+
+    def encode_items(self) -> tuple[pl.Series, Tensor]:
+        """Return the ids of all candidate items, and their vectors as `comparable` gives them."""
+        ids = self.data.items.external(self.item_rows.numpy())
+        return ids, comparable(self.item_vectors, self.training_section.similarity)
+
+    def place_items(self) -> None:
+        """Encode every candidate item and build the index."""
+        self.towers.eval()
+        rows = self._rows_to_place()
+        with torch.no_grad():
+            parts = [self._encode_items(part).cpu() for part in torch.split(rows, AT_A_TIME)]
+        self.set_items(rows, torch.cat(parts))
+
+    def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
+        self.item_rows, self.item_vectors = rows, vectors
+        self._position = torch.full((len(self.data.items) + 1,), -1)
+        self._position[rows] = torch.arange(len(rows))
+        if index is None:
+            keys = torch.from_numpy(self.data.items.tie_keys)[rows]
+            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
+        self.index: VectorIndex = index
+
+    def _item_index(self) -> VectorIndex:
+        """The index that `near` searches with the vector of an item."""
+        return self.index
+
+    @abstractmethod
+    def _rows_to_place(self) -> Tensor:
+        """The rows of the candidates, [N] int64."""
+
+    @abstractmethod
+    def _encode_items(self, rows: Tensor) -> Tensor:
+        """The vectors of item rows, [n, D], on the device of the towers."""
+
+    def _place(self) -> None:
+        self.place_items()
+
+    def _placed(self) -> tuple[Tensor, Tensor]:
+        return self.item_rows, self.item_vectors
+
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        self.set_items(rows, vectors, index)

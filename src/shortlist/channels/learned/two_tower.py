@@ -1,0 +1,247 @@
+"""Towers and an index as one channel: train, place the items, answer queries."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from shortlist.asking.rows import RowQueries
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.base import ALWAYS_READ, HARD_KEYS
+from shortlist.channels.learned.item_vectors import ItemVectors
+from shortlist.config.parts import keys_of
+from shortlist.data.batches import Batch, Batches, PairBatches
+from shortlist.data.dataset import TrainingData
+from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
+from shortlist.data.sequences import SequenceBatches
+from shortlist.errors import ModelError
+from shortlist.index.base import VectorIndex
+from shortlist.index.exact import ExactIndex
+from shortlist.sampling.hard.base import HardWorld
+from shortlist.towers import TOWERS
+from shortlist.towers.mlp import has_perceptron
+from shortlist.towers.two_tower import TwoTowers
+from shortlist.training.blocks import Encoders
+from shortlist.training.hard import hard_term_of, needs_known
+from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.trainer import Trainer
+
+POSITIONS = 32_768
+"""How many positions of histories, padding included, a sequence tower reads at a time."""
+
+STRETCH, STRETCH_SHARE = 16, 8
+"""Positives of one history side by side in a batch, with model.history_windows: so many, or this
+share of history_length. Few, as they are no negatives of each other; many, as what came before them
+is read once for all of them."""
+
+READS = ALWAYS_READ | {
+    *("history", *keys_of("history"), "history_length", "history_reads", "history_windows"),
+    *("history_dropout", "shared_items", "user_id", "user_features", "user_layers"),
+    *("item_id", "item_features", "item_layers", "id_dropout"),
+    *(*keys_of("sampler"), "mask_known", *HARD_KEYS, "weighted"),
+}
+"""The keys of [model] and [training] that do something here."""
+
+UNREAD = {
+    "session_gap": "it cuts sessions for positives = 'i2i'",
+    "pair_window": "it is for the pairs of positives = 'i2i'",
+    "latest_items": "it is for positives = 'i2i'; see history_length",
+    "neighbours": "it is for positives = 'u2u'",
+}
+"""Why keys that are not among READS do nothing here."""
+
+
+class TwoTower(ItemVectors):
+    """A two-tower retriever (Huang et al. 2013, DSSM; Covington et al. 2016, YouTube DNN).
+
+    Options are the keys of a recipe's [model] and [training] sections, checked alike:
+    `TwoTower(mode="pairwise", dim=32, epochs=5)`. `epochs_run` holds the epochs after `fit`.
+    """
+
+    positives: ClassVar[str] = "u2i"
+    reads: ClassVar[frozenset[str]] = READS
+    unread: ClassVar[Mapping[str, str]] = UNREAD
+
+    towers: TwoTowers
+    _encoder: Callable[[RowQueries], Tensor] | None
+    _by_angle: tuple[Tensor, ExactIndex] | None
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries of which the query tower would read nothing, bool [B].
+
+        They have no trained id, no features, and no item in their history that stands for anything.
+        """
+        nothing = torch.ones(len(block.users), dtype=torch.bool)
+        if self.towers.query.history is not None:
+            nothing &= self._known(block.history).lengths == 0
+        if self.towers.query.id is not None:
+            nothing &= (block.users == 0) | (block.users > self.data.users.trained)
+        if self.towers.query.fields is not None:
+            nothing &= block.users == 0
+        return nothing
+
+    @property
+    def timed(self) -> bool:
+        """Whether the query tower reads the times of the events."""
+        return bool(self.towers.query.timed)
+
+    def encodable_users(self) -> pl.Series:
+        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
+        return self.data.users.ids.head(self.data.users.trained)
+
+    def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
+        """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
+        self._encoder, self._most_encoded = encode, most
+
+    def encode_block(self, block: RowQueries) -> Tensor:
+        """Encode queries as training did, [B, D] or [B, K, D]: the latest known items."""
+        if self.towers.training:
+            self.towers.eval()
+        history = self._known(block.history)
+        length = torch.clamp(history.lengths, max=self.model_section.history_length)
+        first = history.offsets[1:] - length
+        latest = windows(history.values, first, length)
+        if not self.towers.query.causal or not len(block.users):
+            return self._encode(block.users, latest)
+        when = None
+        if self.towers.query.timed and block.time is not None:
+            known = block.time[self._readable[block.history.values]]
+            when = Ragged(windows(known, first, length).values, latest.offsets)
+        groups = like_lengths(latest.lengths, POSITIONS)
+        parts = [
+            self._encode(
+                block.users[group],
+                taken(latest, group),
+                None if when is None else taken(when, group).values,
+            )
+            for group in groups
+        ]
+        return torch.cat(parts)[torch.cat(groups).argsort()]
+
+    def _item_index(self) -> VectorIndex:
+        """By the training similarity, but for dot by cosine: there a long vector is near to all."""
+        if self.training_section.similarity != "dot":
+            return self.index
+        if self._by_angle is None or self._by_angle[0] is not self.item_vectors:
+            keys = torch.from_numpy(self.data.items.tie_keys)[self.item_rows]
+            index = ExactIndex("cosine").build(self.item_rows, self.item_vectors, keys)
+            self._by_angle = (self.item_vectors, index)
+        return self._by_angle[1]
+
+    def _rows_to_place(self) -> Tensor:
+        with_features = self.towers.reads_item_features
+        return torch.from_numpy(self.data.candidates(with_features=with_features))
+
+    def set_data(self, data: TrainingData) -> None:
+        """Build untrained towers for this data."""
+        self.data = data
+        self._encoder = None
+        self._most_encoded = 0
+        self._by_angle = None
+        self._user_table = data.user_features.to(self.device)
+        self._item_table = data.item_features.to(self.device)
+        history = self.model_section.history
+        section = self.model_section
+        if history == "recency" and not data.ordered and not section.history_windows:
+            section = section.model_copy(update={"history": "mean"})
+        elif history in TOWERS and TOWERS[history].causal and not data.ordered:
+            raise ModelError(
+                f"model.history = '{history}' reads events in their order, and the log has no "
+                "time column (data.time): give one, or use history = 'mean'"
+            )
+        elif section.history_windows and not data.ordered:
+            raise ModelError(
+                "model.history_windows reads events in their order, and the log has no time column "
+                "(data.time): give one, or leave it out"
+            )
+        self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
+        if self.towers.query.timed and data.time_unit == "line":
+            raise ModelError(
+                "model.history_time reads the time between events, and data.order = 'file' tells "
+                "none: leave it out, or give data.time"
+            )
+        self._mark_readable()
+        self.popular = Popular().fit_data(data)
+
+    def _mark_readable(self) -> None:
+        """Note which items of a history something stands for: an id, or features that are read."""
+        self._readable = torch.zeros(len(self.data.items) + 1, dtype=torch.bool)
+        self._readable[1 : self.data.items.trained + 1] = True  # removed ones too: they were met
+        if self.towers.reads_items:
+            self._readable[self.data.candidates(with_features=True)] = True
+
+    def _trainer(self, data: TrainingData) -> Trainer:
+        training = self.training_section
+        counts = torch.from_numpy(data.item_counts).to(self.device)
+        objective = objective_of(training).to(self.device)
+        return Trainer(
+            self.towers,
+            Encoders(self._encode_batch, self._encode_items, has_perceptron(self.towers)),
+            objective,
+            sampler_of(training, counts),
+            self._batches(data),
+            training=training,
+            hard=hard_term_of(training, objective, self._hard_world(data)),
+        )
+
+    def _batches(self, data: TrainingData) -> Batches:
+        training = self.training_section
+        options: dict[str, Any] = {
+            "batch_size": training.batch_size,
+            "history_length": self.model_section.history_length,
+            "with_known": needs_known(training),
+            "weighted": training.weighted,
+            "device": self.device,
+        }
+        if self.towers.query.causal:
+            timed = self.towers.query.timed
+            return SequenceBatches(data.training_log, **options, with_time=timed)
+        if self.model_section.history_windows:
+            stretch = max(STRETCH, self.model_section.history_length // STRETCH_SHARE)
+            return SequenceBatches(data.training_log, **options, stretch=stretch)
+        return PairBatches(data.training_log, ordered=data.ordered, **options)
+
+    def _hard_world(self, data: TrainingData) -> HardWorld:
+        """What hard negatives are drawn from, on the device of the batches."""
+        rows = data.candidates(with_features=self.towers.reads_item_features)
+        log = data.training_log
+        known = Ragged(torch.from_numpy(log.item), torch.from_numpy(log.indptr))
+        return HardWorld(
+            torch.from_numpy(rows).to(self.device),
+            self.training_section.similarity,
+            {name: lists.to(self.device) for name, lists in data.logged.items()},
+            None if self.training_section.hard_known else known.to(self.device),
+        )
+
+    def _encode_batch(self, batch: Batch) -> Tensor:
+        return self._encode_queries(batch.users, batch.history, batch.place, batch.time)
+
+    def _encode_queries(
+        self, users: Tensor, history: Ragged, place: Tensor | None, time: Tensor | None
+    ) -> Tensor:
+        features = self._user_table.take(users)
+        return self.towers.encode_queries(features, history, place, self._item_table, time)
+
+    def _encode_items(self, rows: Tensor) -> Tensor:
+        return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
+
+    def _encode_block(self, block: RowQueries) -> Tensor:
+        if self._encoder is not None and 0 < len(block.users) <= self._most_encoded:
+            return self._encoder(block)
+        return self.encode_block(block)
+
+    def _encode(self, users: Tensor, history: Ragged, time: Tensor | None = None) -> Tensor:
+        """Encode users [B] with the histories their tower reads, and the times of the events."""
+        with torch.no_grad():
+            users, history = users.to(self.device), history.to(self.device)
+            time = None if time is None else time.to(self.device)
+            return self._encode_queries(users, history, None, time).cpu()
+
+    def _known(self, history: Ragged) -> Ragged:
+        """Leave out items that nothing stands for: unknown ones, and those never trained on.
+
+        Where histories are read with the item tower's vectors, features are enough.
+        """
+        return keep(history, self._readable[history.values])

@@ -1,0 +1,324 @@
+"""Users of like taste: learned from two halves of one history, asked for users or their items."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.asking.answering import nothing
+from shortlist.asking.candidates import Answer, Candidates
+from shortlist.asking.queries import Queries, as_queries, check_k
+from shortlist.asking.rows import RowQueries, row_blocks
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.base import (
+    ALWAYS_READ,
+    NO_HARD,
+    Learner,
+)
+from shortlist.config import Model, Training
+from shortlist.config.parts import keys_of
+from shortlist.data.batches import Batch, histories
+from shortlist.data.dataset import TrainingData
+from shortlist.data.pairs import UserHalves
+from shortlist.data.ragged import Ragged, keep, windows
+from shortlist.data.vocabulary import Ids
+from shortlist.errors import ModelError, QueryError
+from shortlist.index.base import Hits, VectorIndex
+from shortlist.index.exact import ExactIndex
+from shortlist.index.top_k import top_k
+from shortlist.towers.mlp import has_perceptron
+from shortlist.towers.two_tower import QueryTower
+from shortlist.training.blocks import Encoders
+from shortlist.training.presets import IN_BATCH, choose, objective_of, sampler_of
+from shortlist.training.trainer import Trainer
+
+SAME_USER = "both halves belong to one user, so it would answer the question by itself"
+NO_ITEM = "both sides are users, and no item tower is built"
+EQUALLY_POPULAR = "each user is a positive once an epoch, so all are equally popular"
+READS = ALWAYS_READ | {
+    *("history", *keys_of("history"), "history_length", "history_dropout", "user_layers"),
+    "neighbours",
+} - {"history_time"}
+"""The keys of [model] and [training] that do something here."""
+
+UNREAD = {
+    "user_id": SAME_USER,
+    "user_features": SAME_USER,
+    "item_id": NO_ITEM,
+    "item_features": NO_ITEM,
+    "item_layers": NO_ITEM,
+    "shared_items": NO_ITEM,
+    "history_reads": NO_ITEM,
+    "history_time": "the halves of a history keep no times",
+    "history_windows": "a pair is two halves of a history",
+    "id_dropout": NO_ITEM,
+    "session_gap": "it cuts sessions for positives = 'i2i'",
+    "pair_window": "it is for the pairs of positives = 'i2i'",
+    "latest_items": "it is for positives = 'i2i'; see history_length",
+    "mask_known": "negatives are users, and a user has no other known positive",
+    **NO_HARD,
+    "weighted": "data.weight weighs an event, and a pair is two halves of a history",
+    "alpha": EQUALLY_POPULAR,
+    "mixture": EQUALLY_POPULAR,
+}
+"""Why keys that are not among READS do nothing here."""
+
+NEIGHBOURS = 50
+"""How many users are asked for their items, where model.neighbours does not say."""
+
+CELLS = 4_000_000
+"""How many scores and neighbours' events are held at a time."""
+
+
+class UserToUser(Learner):
+    """User-to-user retrieval: histories of one taste lie close; neighbours lend their items.
+
+    One tower reads both halves of a history (siamese), trained by the same objective as TwoTower;
+    a query is one half, its positive the other half of the same user. Then every user's whole
+    training history is a vector in the index.
+
+    `similar` asks for users. `recommend` sums, over the `neighbours` nearest users, their
+    similarity for each item they met in training: UserCF with learned similarities. Items that no
+    neighbour met are no candidates, so a list may be shorter than k.
+
+    Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
+    """
+
+    positives: ClassVar[str] = "u2u"
+    placed: ClassVar[str] = "user_vectors"
+    reads: ClassVar[frozenset[str]] = READS
+    unread: ClassVar[Mapping[str, str]] = UNREAD
+
+    towers: QueryTower
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        super().__init__(model=model, training=training, device=device, **options)
+        training = self.training_section
+        if training.mask_hits is not None and choose(training).sampler in IN_BATCH:
+            raise ModelError(
+                "mask_hits does nothing with positives = 'u2u' and negatives of the batch, which "
+                "holds each user once: leave it out"
+            )
+        if self.model_section.history == "none":
+            raise ModelError("positives = 'u2u' compares histories: model.history cannot be 'none'")
+        if self.model_section.query_vectors is not None:
+            raise ModelError(
+                "positives = 'u2u' keeps one vector a user in its index: model.history cannot be "
+                f"'{self.model_section.history}', which gives several"
+            )
+
+    def similar(self, queries: Queries | Ids, k: int = 10) -> Candidates:
+        """Return the k nearest users of each query, itself left out: `ids` are user ids.
+
+        A query without a known item in its history is refused: there are no popular users.
+        """
+        k = check_k(k, max(len(self.user_rows) - 1, 1))
+        answers = []
+        for block in row_blocks(as_queries(queries), self.data):
+            strangers = self.strangers(block)
+            _refuse_strangers(strangers)
+            answers.append(Answer(self.near_users(block, k), strangers))
+        return self.named(answers or [nothing(k)], self.data.users)
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Return the k items that the nearest users met most."""
+        return self._items_of(self.near_users(block, self._neighbours), block, k)
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return the queries without a trained item in their history, bool [B]."""
+        return self._trained(block.history).lengths == 0
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all: those of the training rows."""
+        return self.data.candidates(with_features=False)
+
+    def encodable_users(self) -> pl.Series:
+        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
+        return self.data.users.ids.head(self.data.users.trained)
+
+    def place_users(self) -> None:
+        """Encode every user's training history and build the index."""
+        rows = torch.arange(1, self.data.users.trained + 1)
+        self.towers.eval()
+        vectors = []
+        with torch.no_grad():
+            for part in torch.split(rows, 65536):
+                history = histories(
+                    self.data.training_log, part, self.model_section.history_length, self.device
+                )
+                vectors.append(self.towers({}, history).cpu())
+        self.set_users(rows, torch.cat(vectors))
+
+    def set_users(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        """Search these user vectors [U, D] from now on; rows [U] int64; index: one of them."""
+        self.user_rows, self.user_vectors = rows, vectors
+        if index is None:
+            keys = torch.from_numpy(self.data.users.tie_keys)[rows]
+            index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
+        self.index: VectorIndex = index
+
+    def set_data(self, data: TrainingData) -> None:
+        """Build an untrained tower for this data."""
+        self.data = data
+        changes: dict[str, Any] = {"user_features": (), "shared_items": False}
+        if not data.ordered and self.model_section.history == "recency":
+            changes["history"] = "mean"
+        shape = self.model_section.model_copy(update=changes)
+        tower = QueryTower(data.user_features, data.item_features, shape)
+        self.towers = tower.to(self.device)
+        self.popular = Popular().fit_data(data)
+        self._met = _distinct_items(data)
+        # Columns in the order of the tie rule: among equal scores the lower column wins.
+        rows = torch.from_numpy(self.candidate_rows())
+        keys = torch.from_numpy(data.items.tie_keys)[rows]
+        self._rows = rows[torch.argsort(keys, stable=True)]
+        self._column = torch.full((len(data.items) + 1,), -1)
+        self._column[self._rows] = torch.arange(len(self._rows))
+        # Neighbours lend what can be recommended; items that came since the fit cannot.
+        self._met = keep(self._met, self._column[self._met.values] >= 0)
+
+    def _place(self) -> None:
+        self.place_users()
+
+    def _placed(self) -> tuple[Tensor, Tensor]:
+        return self.user_rows, self.user_vectors
+
+    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+        self.set_users(rows, vectors, index)
+
+    @property
+    def _neighbours(self) -> int:
+        return self.model_section.neighbours or NEIGHBOURS
+
+    def _trainer(self, data: TrainingData) -> Trainer:
+        training = self.training_section
+        halves = UserHalves(
+            data.training_log,
+            batch_size=training.batch_size,
+            history_length=self.model_section.history_length,
+            device=self.device,
+        )
+
+        def encode_queries(batch: Batch) -> Tensor:
+            return self._encode(batch.history)
+
+        def encode_others(users: Tensor) -> Tensor:
+            return self._encode(halves.other_half(users))
+
+        return Trainer(
+            self.towers,
+            Encoders(encode_queries, encode_others, has_perceptron(self.towers)),
+            objective_of(training).to(self.device),
+            sampler_of(training, halves.counts(data.users.trained)),
+            halves,
+            training=training,
+        )
+
+    def _encode(self, history: Ragged) -> Tensor:
+        vectors: Tensor = self.towers({}, history)
+        return vectors
+
+    def _encode_block(self, block: RowQueries) -> Tensor:
+        """Encode queries as training did: trained items only, the latest ones."""
+        history = self._trained(block.history)
+        length = torch.clamp(history.lengths, max=self.model_section.history_length)
+        latest = windows(history.values, history.offsets[1:] - length, length)
+        self.towers.eval()
+        with torch.no_grad():
+            return self._encode(latest.to(self.device)).cpu()
+
+    def _trained(self, history: Ragged) -> Ragged:
+        return keep(history, (history.values > 0) & (history.values <= self.data.items.trained))
+
+    def near_users(self, block: RowQueries, k: int) -> Hits:
+        """Return the k nearest users of each query, itself left out: user rows, similarities."""
+        own = (block.users, torch.arange(len(block.users) + 1))
+        return self.index.search(self._encode_block(block), k, exclude=own)
+
+    def _items_of(self, users: Hits, block: RowQueries, k: int) -> Hits:
+        """The k items that these users [B, n] met most, weighed by similarity."""
+        found = []
+        for part in self._parts(len(users.ids)):
+            scores = self._summed(users.ids[part], self._weights(users.scores[part]))
+            if block.seen is not None:
+                _forget(scores, Ragged(*block.seen), part, self._column)
+            if block.allow is not None:
+                scores.masked_fill_(~block.allow[self._rows], 0)
+            values, columns = top_k(scores.masked_fill(scores <= 0, float("-inf")), k)
+            rows = self._rows[columns.clamp(min=0)].masked_fill(columns < 0, -1)
+            found.append(Hits(rows, values))
+        return Hits(torch.cat([f.ids for f in found]), torch.cat([f.scores for f in found]))
+
+    def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
+        """Return the score of each item row [n] for each query, [B, n]; -inf for no candidate."""
+        users = self.near_users(block, self._neighbours)
+        columns = self._column[rows]
+        parts = [
+            self._summed(users.ids[part], self._weights(users.scores[part]))[:, columns]
+            for part in self._parts(len(users.ids))
+        ]
+        return torch.cat(parts).masked_fill(columns < 0, float("-inf"))
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Runs of queries whose scores and neighbours' events fit into CELLS."""
+        events = len(self._met.values) / max(self.data.users.trained, 1)
+        step = max(1, int(CELLS / (len(self._rows) + self._neighbours * events)))
+        for start in range(0, count, step):
+            yield slice(start, start + step)
+
+    def _weights(self, similarities: Tensor) -> Tensor:
+        """What an item of a neighbour counts, >= 0, [B, n]: the further, the less.
+
+        cosine and dot: the similarity, 0 where it is negative; euclidean: 1 / (1 + ||q - u||²).
+        """
+        if self.training_section.similarity == "euclidean":
+            return 1 / (1 - similarities)
+        return similarities.clamp(min=0)
+
+    def _summed(self, users: Tensor, weights: Tensor) -> Tensor:
+        """Sum the weights of users [B, n] into the columns of the items they met, [B, columns]."""
+        start = self._met.offsets[users.clamp(min=0)]
+        length = (self._met.offsets[users.clamp(min=0) + 1] - start).masked_fill(users < 0, 0)
+        met = windows(self._met.values, start.flatten(), length.flatten())
+        slot = met.owners()
+        width = len(self._rows)
+        scores = torch.zeros(len(users) * width)
+        cell = slot // users.shape[1] * width + self._column[met.values]
+        return scores.index_add_(0, cell, weights.flatten()[slot]).view(-1, width)
+
+
+def _refuse_strangers(strangers: Tensor) -> None:
+    if strangers.any():
+        raise QueryError(
+            f"query {int(strangers.nonzero()[0])} has met no known item: there is nothing to make "
+            "a vector of"
+        )
+
+
+def _forget(scores: Tensor, history: Ragged, part: slice, column: Tensor) -> None:
+    """Set the scores of what the queries in `part` have met to 0."""
+    bounds = history.offsets[part.start : part.stop + 1]
+    columns = column[history.values[bounds[0] : bounds[-1]]]
+    rows = torch.repeat_interleave(bounds.diff())
+    scores[rows[columns >= 0], columns[columns >= 0]] = 0
+
+
+def _distinct_items(data: TrainingData) -> Ragged:
+    """The distinct items each user row met in the training rows, as lists by row."""
+    log = data.training_log
+    width = len(data.items) + 1
+    pairs = np.unique(log.user.astype(np.int64) * width + log.item)
+    counts = np.bincount(pairs // width, minlength=log.users)
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+    return Ragged(torch.from_numpy(pairs % width), offsets)

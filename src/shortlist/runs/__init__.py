@@ -1,0 +1,1 @@
+"""A RECIPE CARRIED OUT: read, split, train, measure; and many such runs compared."""

@@ -1,0 +1,225 @@
+"""A recipe carried out: read, split, train, measure. What the command line and the demo share."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shortlist.asking.capabilities import Channel
+from shortlist.asking.queries import Queries
+from shortlist.blending.blend import Blend
+from shortlist.channels.learned.base import Learner
+from shortlist.channels.options import on_cpu
+from shortlist.channels.table import CHANNELS, LEARNED
+from shortlist.config import Recipe
+from shortlist.config.unread import unread
+from shortlist.data.dataset import Dataset, Split
+from shortlist.data.schema import Feature, Schema
+from shortlist.data.text import TextFormat
+from shortlist.errors import ModelError, RecipeError, suggest
+from shortlist.evaluation.evaluate import evaluate
+from shortlist.evaluation.report import Report
+from shortlist.towers.two_tower import check_features
+from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.precision import is_slow
+from shortlist.training.progress import Progress
+
+
+class Trained(NamedTuple):
+    """A retriever ready to save, and what was measured; the report names the fit it measured."""
+
+    retriever: Any
+    report: Report
+
+
+def schema_of(recipe: Recipe) -> Schema:
+    """Return the schema that a recipe's [data] and [features] describe."""
+    data, features = recipe.data, recipe.features
+    separator = features.separator
+    return Schema(
+        user=data.user,
+        item=data.item,
+        time=data.time,
+        time_unit=data.time_unit,
+        weight=data.weight,
+        session=data.session,
+        split=recipe.split.column,
+        min_weight=data.min_weight,
+        order=data.order,
+        tie=data.tie,
+        user_features=tuple(Feature(n, kind, separator) for n, kind in features.users.items()),
+        item_features=tuple(Feature(n, kind, separator) for n, kind in features.items.items()),
+        title=features.title,
+        click=data.click,
+        text=TextFormat(
+            separator=data.separator,
+            quote=data.quote,
+            encoding=data.encoding,
+            decimal=data.decimal,
+            columns=data.columns,
+            null_values=data.null_values,
+        ),
+        users_columns=data.users_columns,
+        items_columns=data.items_columns,
+        null_ids=data.null_ids,
+    )
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a combination of options that cannot work, before any data is read."""
+    build(recipe)
+    if idle := list(unread(recipe)):
+        raise ModelError("; ".join(idle))
+    if not recipe.has_towers:
+        return
+    positives = {
+        channel.positives for channel in _parts(build(recipe)) if isinstance(channel, Learner)
+    }
+    users, items = recipe.features.users, recipe.features.items
+    if not recipe.channels:  # channels without towers may read what these towers do not
+        for side, declared, readers in (
+            ("users", users, {"u2i"}),
+            ("items", items, {"u2i", "i2i"}),
+        ):
+            if declared and not positives & readers:
+                raise ModelError(
+                    f"features.{side} does nothing with positives = '{min(positives)}': no tower "
+                    f"reads the features of {side} there; remove it"
+                )
+    check_features("user", recipe.model.user_features or (), users, items)
+    check_features("item", recipe.model.item_features or (), items, users)
+
+
+def is_slow_in_bfloat16(recipe: Recipe, device: str) -> bool:
+    """Tell whether towers ask for bfloat16, and the device has no arithmetic for it."""
+    towers = (part for part in _parts(build(recipe, device)) if isinstance(part, Learner))
+    return any(is_slow(part.training_section.precision, part.device) for part in towers)
+
+
+def check_resumable(recipe: Recipe) -> None:
+    """Refuse checkpoints of a recipe that trains nothing."""
+    if not recipe.has_towers:
+        raise ModelError(
+            "checkpoints are of towers, and no channel of this recipe has any: it is fitted anew "
+            "in no time"
+        )
+
+
+def build(recipe: Recipe, device: str = "cpu") -> Any:
+    """Return the retriever a recipe describes, not fitted: towers, a channel, or a blend of them.
+
+    `train` fits it on the training rows alone, and carries [training] refit out. Errors:
+    ModelError, RecipeError, with the path of the key.
+    """
+    if not recipe.channels:
+        return _learner(recipe, LEARNED[recipe.training.positives], {}, device)
+    if not recipe.has_towers:
+        on_cpu(device, "a recipe without towers")
+    channels = {name: _channel(recipe, name, device) for name in recipe.channels}
+    if len(channels) == 1:
+        return next(iter(channels.values()))
+    return Blend(channels, recipe.blend)
+
+
+def _channel(recipe: Recipe, name: str, device: str) -> Any:
+    options = dict(recipe.channels[name])
+    kind = str(options.pop("kind"))
+    if kind not in CHANNELS:
+        raise RecipeError(
+            f"channels.{name}.kind: there is no retriever '{kind}'.{suggest(kind, CHANNELS)}"
+        )
+    retriever = CHANNELS[kind]
+    for key in ("device", "model", "training"):  # what the retriever is given beside its options
+        if key in options:
+            raise ModelError(f"channels.{name}: there is no option {key!r}")
+    try:
+        if issubclass(retriever, Learner):
+            return _learner(recipe, retriever, options, device)
+        seed = retriever.options_type.model_fields.get("seed")
+        if seed is not None and seed.default is not None:  # unset: it may have nothing to draw
+            options.setdefault("seed", recipe.training.seed)
+        return retriever(**options)
+    except ModelError as error:
+        raise ModelError(f"channels.{name}: {error}") from error
+
+
+def _learner(recipe: Recipe, kind: Any, options: dict[str, Any], device: str) -> Any:
+    training = recipe.training.model_copy(update={"positives": kind.positives})
+    return kind(model=recipe.model, training=training, device=device, **options)
+
+
+def _parts(retriever: Any) -> list[Any]:
+    return list(retriever.channels.values()) if isinstance(retriever, Blend) else [retriever]
+
+
+def load_split(recipe: Recipe) -> Split:
+    """Read a recipe's files and split the log as it says."""
+    return split_of(
+        recipe,
+        Dataset.load(
+            recipe.interactions_path,
+            users=recipe.users_path,
+            items=recipe.items_path,
+            impressions=recipe.impressions_path,
+            dropped=recipe.dropped_path,
+            schema=schema_of(recipe),
+        ),
+    )
+
+
+def split_of(recipe: Recipe, dataset: Dataset) -> Split:
+    """Split a dataset as a recipe says."""
+    section = recipe.split
+    return dataset.split(section.kind, at=section.at, seed=section.seed)
+
+
+def train(
+    recipe: Recipe,
+    split: Split,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trained:
+    """Fit, measure on the test rows, and with `refit = "all"` fit once more on everything.
+
+    checkpoints: where towers are saved while they train, and taken up again from; whoever saves
+    the retriever removes them afterwards.
+
+    The figures of a refit on "all" are those of the fit before it: nothing is left to measure it.
+    """
+    refit = recipe.training.refit
+    retriever = build(recipe, device)
+    saved: dict[str, Checkpoints] = {}
+    if checkpoints is not None:
+        check_resumable(recipe)
+        saved = {"checkpoints": checkpoints}
+    retriever.fit(split, "train", progress=progress, **saved)
+    if refit == "train+validation":
+        retriever.refit(split, refit, progress=progress, **saved)
+    report = measure(retriever, recipe)
+    if refit == "all":
+        retriever.refit(split, "all", progress=progress, **saved)
+    return Trained(retriever, report)
+
+
+def measure(retriever: Channel, recipe: Recipe) -> Report:
+    """Evaluate as the recipe's [evaluation] says."""
+    section = recipe.evaluation
+    return evaluate(retriever, k=section.k, exclude_seen=section.exclude_seen)
+
+
+def held_out_queries(retriever: Any, most: int) -> Queries:
+    """Return real questions: users of the test rows as they were before, at most so many.
+
+    A fixed sample of users who are in the training rows, so that each has a vector. Of a model
+    fitted on everything, they ask with all they have met.
+    """
+    data = retriever.data
+    users = data.targets("test")[0]
+    users = users[users <= data.users.trained]
+    pick = np.sort(np.random.default_rng(0).permutation(len(users))[:most])
+    encodable = retriever.encodable_users()
+    ids = data.users.external(users[pick])
+    return Queries(
+        ids.filter(ids.is_in(encodable.implode())), before="end" if data.fit == "all" else "test"
+    )
