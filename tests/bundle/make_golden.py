@@ -20,8 +20,8 @@ from shortlist.bundle.store import FORMAT
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.table import CHANNELS
 from shortlist.config import Model, Training
+from shortlist.config.blend import Blend as BlendSection
 from shortlist.config.parts import added_keys
-from shortlist.config.sections import Blend as BlendSection
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from shortlist.config import load_recipe
+from shortlist.config.blend import Blend as BlendOptions
 from shortlist.config.recipe import SECTIONS
-from shortlist.config.sections import Blend as BlendOptions
 from shortlist.config.template import toml_value
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ShortlistError

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shortlist.config.model import Model
 from shortlist.config.recipe import section_from
-from shortlist.config.sections import Model, Training
+from shortlist.config.training import Training
 from shortlist.data.dataset import Dataset
 from shortlist.data.interactions import Interactions
 from shortlist.data.pairs import ItemPairs, UserHalves, sessions

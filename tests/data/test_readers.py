@@ -9,13 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shortlist.data.readers import (
-    align_ids,
-    is_text,
-    read_entities,
-    read_frame,
-    read_interactions,
-)
+from shortlist.data.id_columns import align_ids
+from shortlist.data.readers import is_text, read_entities, read_frame, read_interactions
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import DataError
 

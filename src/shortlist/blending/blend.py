@@ -24,8 +24,8 @@ from shortlist.channels.kept import check_tensors
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.options import checked_options, on_cpu
 from shortlist.channels.table import CHANNELS
-from shortlist.config.sections import Blend as BlendOptions
-from shortlist.config.sections import Segment
+from shortlist.config.blend import Blend as BlendOptions
+from shortlist.config.blend import Segment
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import ModelError, QueryError, suggest

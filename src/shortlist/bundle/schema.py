@@ -14,9 +14,11 @@ from shortlist.bundle.store import FORMAT, Manifest
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.table import CHANNELS
+from shortlist.config.blend import Blend as BlendSection
+from shortlist.config.model import Model
 from shortlist.config.parts import added_keys
-from shortlist.config.sections import Blend as BlendSection
-from shortlist.config.sections import Model, SplitKind, Training
+from shortlist.config.split import SplitKind
+from shortlist.config.training import Training
 from shortlist.data.dataset import Fit
 from shortlist.durations import TimeUnit
 from shortlist.errors import BundleError, suggest

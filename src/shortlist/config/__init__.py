@@ -4,19 +4,16 @@ An unknown key, a wrong type, a value out of range or two sections that contradi
 a RecipeError that names the file, the key and the cure. Only `[data]` is required.
 """
 
+from shortlist.config.data import Data
+from shortlist.config.evaluation import Evaluation
+from shortlist.config.features import Features
+from shortlist.config.model import Model
 from shortlist.config.reading import DATA_VARIABLE, load_recipe
 from shortlist.config.recipe import Recipe, section_from
-from shortlist.config.sections import (
-    Data,
-    Evaluation,
-    Features,
-    Model,
-    Split,
-    SplitKind,
-    Training,
-    Tune,
-)
+from shortlist.config.split import Split, SplitKind
 from shortlist.config.template import template, to_toml
+from shortlist.config.training import Training
+from shortlist.config.tune import Tune
 from shortlist.sections.training import Mode, Similarity
 
 __all__ = [

@@ -7,19 +7,16 @@ from typing import Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from shortlist.config.blend import Blend
+from shortlist.config.data import Data
+from shortlist.config.evaluation import Evaluation
 from shortlist.config.faults import explain
-from shortlist.config.sections import (
-    Blend,
-    ChannelName,
-    Data,
-    Evaluation,
-    Features,
-    Model,
-    Split,
-    SplitKind,
-    Training,
-    Tune,
-)
+from shortlist.config.features import Features
+from shortlist.config.fields import ChannelName
+from shortlist.config.model import Model
+from shortlist.config.split import Split, SplitKind
+from shortlist.config.training import Training
+from shortlist.config.tune import Tune
 from shortlist.errors import ModelError, RecipeError, suggest
 from shortlist.sections.base import Section, Text
 

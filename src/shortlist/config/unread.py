@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shortlist.config.features import Features
 from shortlist.config.recipe import LEARNED_KINDS, Recipe
-from shortlist.config.sections import Features
 
 
 def unread(recipe: Recipe) -> Iterator[str]:

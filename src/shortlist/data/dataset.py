@@ -12,18 +12,13 @@ from numpy.typing import NDArray
 from shortlist.data import splits
 from shortlist.data.features import FeatureTable
 from shortlist.data.histories import Histories, LoggedHistories
+from shortlist.data.id_columns import align_ids
 from shortlist.data.impressions import Shown, Shows, read_shown
 from shortlist.data.interactions import Cut, Interactions, Role
 from shortlist.data.ragged import Ragged
-from shortlist.data.readers import (
-    ReadReport,
-    align_ids,
-    is_text,
-    read_entities,
-    read_log,
-    refuse_idle_text,
-)
+from shortlist.data.readers import is_text, read_entities, read_log, refuse_idle_text
 from shortlist.data.remembered import Remembered
+from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat
 from shortlist.data.times import time_key

@@ -8,10 +8,12 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from shortlist.data.id_columns import align_ids
 from shortlist.data.interactions import BEFORE, Cut, Interactions
 from shortlist.data.ragged import Ragged
-from shortlist.data.readers import Source, align_ids, is_text, read_roles
+from shortlist.data.readers import is_text, read_roles
 from shortlist.data.schema import Schema
+from shortlist.data.tables import Source
 from shortlist.data.times import refuse_far
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError

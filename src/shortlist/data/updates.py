@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import FeatureTable, encode
+from shortlist.data.id_columns import align_ids
 from shortlist.data.interactions import Interactions, Role
-from shortlist.data.readers import ReadReport, Source, align_ids, is_text, read_log
+from shortlist.data.readers import is_text, read_log
 from shortlist.data.remembered import Remembered
+from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
+from shortlist.data.tables import Source
 from shortlist.data.times import refuse_far, told
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import DataError, ModelError

@@ -1,0 +1,52 @@
+"""[split] of a recipe: which events are held out?"""
+
+import math
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from shortlist.sections.base import (
+    Section,
+    Seed,
+    Text,
+)
+
+SplitKind = Literal["leave-last-out", "global-time", "random", "column"]
+
+
+def _cut(value: object) -> object:
+    if isinstance(value, date):
+        return value.isoformat()
+    number = type(value) is int and abs(value) < 2**63
+    number = number or (isinstance(value, float) and math.isfinite(value))
+    if not (number or value is None or isinstance(value, str)):
+        raise ValueError("must be a number, a text or a date")
+    return value
+
+
+class Split(Section):
+    """Which events are held out, to measure with."""
+
+    kind: SplitKind | None = Field(
+        default=None,
+        description='"leave-last-out": each user\'s last event; "global-time": all events from a '
+        'moment on; "random": a random share; "column": as a column of the log says. '
+        'Unset: "column" where split.column is given, "leave-last-out" where data.time is, '
+        'else "random".',
+        examples=["leave-last-out"],
+    )
+    at: Annotated[int | float | str | None, BeforeValidator(_cut)] = Field(
+        default=None,
+        description="global-time: the cut, a quantile where it is a fraction below 1, else a time; "
+        "random: the share that stays for training. Unset: 0.9 and 0.8.",
+        examples=[0.8],
+    )
+    column: Text | None = Field(
+        default=None,
+        description="Column of the log that says train, validation or test.",
+        examples=["split"],
+    )
+    seed: Seed = Field(
+        default=0, description="Of the random split, and of validation rows drawn at random."
+    )

@@ -1,0 +1,15 @@
+"""[training] of a recipe: which objective, and how is it minimised?"""
+
+from typing import TYPE_CHECKING
+
+from shortlist.config.parts import with_options
+from shortlist.sections.training import CommonTraining
+
+if TYPE_CHECKING:
+    TrainingOptions = CommonTraining
+else:
+    TrainingOptions = with_options(CommonTraining, "loss", "sampler", "hard")
+
+
+class Training(TrainingOptions):
+    """The objective and the loop. What is unset follows from the mode."""

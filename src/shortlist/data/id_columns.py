@@ -1,0 +1,94 @@
+"""Which values of a column are ids? Missing ones are refused or counted, types are kept exactly."""
+
+import polars as pl
+
+from shortlist.data.columns import checked_ids, fault, first_row
+from shortlist.data.reports import counted
+from shortlist.data.schema import NullIds
+from shortlist.data.text import NULL_WORDS
+from shortlist.errors import DataError
+
+
+def with_ids(frame: pl.DataFrame, ids: list[str], null_ids: NullIds) -> tuple[pl.DataFrame, int]:
+    """Return the rows that have all of these ids, if missing ones may be dropped; and the others'.
+
+    A table without any row left is refused by who reads on.
+    """
+    if null_ids != "drop" or not any(frame[name].null_count() for name in ids):
+        return frame, 0
+    kept = frame.filter(pl.all_horizontal(pl.col(ids).is_not_null()))
+    return kept, frame.height - kept.height
+
+
+def counted_without(where: str, dropped: int) -> str:
+    """Say in the name of a table that its rows are numbered without those left out."""
+    return f"{where} (rows counted without the {dropped:,} whose id is missing)"
+
+
+def given_ids(column: pl.Series, where: str, null_ids: NullIds) -> pl.Series:
+    """`checked_ids`; and words that mean a missing value are refused as ids."""
+    if column.null_count():
+        cure = 'data.null_ids = "drop" leaves such rows out and counts them'
+        message = f"the id is missing or empty; every row needs one ({cure})."
+        raise fault(where, column.name, message, first_row(column.is_null()))
+    if not len(column):
+        raise fault(where, column.name, "every id is missing.")
+    ids = checked_ids(column, where)
+    if ids.dtype != pl.String or null_ids == "keep":
+        return ids
+    if (words := ids.is_in(NULL_WORDS)).any():
+        row = first_row(words)
+        raise fault(
+            where,
+            column.name,
+            f"the id {ids[row - 1]!r} looks like a missing value. If it is one, say "
+            f'data.null_values = [{as_toml(ids[row - 1])}] and data.null_ids = "drop"; if it is an '
+            'id, data.null_ids = "keep".',
+            row,
+        )
+    return ids
+
+
+def text_among_numbers(ids: pl.Series, where: str) -> list[str]:
+    """Tell of a few ids of a text file that made all the others text: one in a hundred at most."""
+    if ids.dtype != pl.String:
+        return []
+    odd = ids.cast(pl.Int64, strict=False).is_null()
+    count = int(odd.sum())
+    if not 0 < count * 100 <= len(ids):
+        return []
+    row = first_row(odd)
+    return [
+        f"{where}: column '{ids.name}': {counted(count, 'id')} of {len(ids):,} is text among "
+        f"numbers, the first {ids[row - 1]!r} in row {row:,}; all are read as text."
+    ]
+
+
+def align_ids(
+    left: pl.Series, right: pl.Series, *, left_text: bool, right_text: bool, where: str
+) -> tuple[pl.Series, pl.Series]:
+    """Return two id columns in one type, or refuse: 1 and '1' are different ids.
+
+    Only integers that came from a text file (`is_text`) may turn to text again: there the digits
+    are all that was written, so nothing is lost. `where` says what is compared: "items.csv".
+
+    >>> log, items = pl.Series([1, 2]), pl.Series(["1", "x2"])
+    >>> align_ids(log, items, left_text=True, right_text=False, where="items")[0].to_list()
+    ['1', '2']
+    """
+    if left.dtype == right.dtype:
+        return left, right
+    if left.dtype == pl.Int64 and left_text:
+        return left.cast(pl.String), right
+    if right.dtype == pl.Int64 and right_text:
+        return left, right.cast(pl.String)
+    number, text = (left, right) if left.dtype == pl.Int64 else (right, left)
+    raise DataError(
+        f"{where}: ids are integers ({number[0]!r}) in one table and text ({text[0]!r}) in the "
+        "other, and 1 is not '1'; give both the same type."
+    )
+
+
+def as_toml(text: str) -> str:
+    """Text as a recipe would have it."""
+    return f"'{text}'" if "\\" in text else f'"{text}"'

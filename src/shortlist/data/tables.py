@@ -1,0 +1,288 @@
+"""How is a source opened, whatever it is: a file, several files, or a frame in memory?
+
+An opened `Table` knows the names of its columns and reads some of them when it is asked.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from shortlist.data import json_lines, nested
+from shortlist.data.columns import exact_text, fault, first_row, typed_text
+from shortlist.data.files import KINDS, ManyFiles, files_of, hive_values, is_path
+from shortlist.data.text import RECBOLE, TextFormat, is_text_file, open_text, suffix_of, undecodable
+from shortlist.errors import DataError, suggest
+
+Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __arrow_c_stream__
+
+Result = TypeVar("Result")
+
+_RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A source opened, not read: its column names, and how to read some of them."""
+
+    where: str
+    names: list[str]
+    load_columns: Callable[[list[str]], pl.DataFrame]
+    text: TextFormat | None = None
+    rows: int | None = None
+    recbole_types: Mapping[str, str] | None = None
+    inner: Mapping[str, nested.Inner] = field(default_factory=dict)
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Refuse a table that lacks one of the columns, saying which it has."""
+        for column in columns:
+            known = [*self.names, *self.inner]
+            if column not in known:
+                listed = ", ".join(known)
+                near = suggest(column, known)
+                hint = near if near.startswith(" Did") else ""
+                raise DataError(
+                    f"{self.where}: no column '{column}'.{hint} The columns are: {listed}."
+                    f"{self._mended()}"
+                )
+
+    def _mended(self) -> str:
+        """The line of the recipe that may mend a missing column."""
+        if self.text is None or self.text.columns:
+            return ""
+        if len(self.names) > 1:
+            return _headerless(self.names)
+        return (
+            f" The file was read with {self.text.line()}; data.separator and data.encoding set "
+            "others."
+        )
+
+    def load(self, columns: list[str]) -> pl.DataFrame:
+        """Read these columns, text still untyped; refuse a table without rows."""
+        frame = self.load_columns(columns)
+        if self.rows is not None:
+            if frame.height < self.rows:
+                raise DataError(
+                    f"{self.where}: {frame.height:,} rows were parsed of {self.rows:,} in the "
+                    "file; it may have changed while it was read."
+                )
+            frame = frame.head(self.rows)  # blank lines after the last row are none
+        if not frame.height:
+            raise DataError(f"{self.where}: there are no rows; nothing can be learned from it.")
+        return frame
+
+    def typed(self, columns: list[str], exact: Collection[str]) -> pl.DataFrame:
+        """Read these columns, those of a text file in the types their values have."""
+        frame = self.load(columns)
+        if self.text is None:
+            return frame
+        return pl.DataFrame([self._typed(column, exact) for column in frame.get_columns()])
+
+    def _typed(self, column: pl.Series, exact: Collection[str]) -> pl.Series:
+        kind = (self.recbole_types or {}).get(column.name)
+        if kind in ("token_seq", "float_seq"):
+            parts = column.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
+            return _float_lists(parts, self.where) if kind == "float_seq" else parts
+        if kind == "token" or column.name in exact:
+            return exact_text(column)
+        return typed_text(self.with_points(column))
+
+    def with_points(self, column: pl.Series) -> pl.Series:
+        """Write 1,5 as 1.5, where that is how decimals are written and all values are numbers."""
+        if self.text is None or self.text.decimal is None or column.dtype != pl.String:
+            return column
+        numbers = column.str.contains(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
+        return column.str.replace(",", ".", literal=True) if numbers.all() else column
+
+
+def open_table(source: Source, name: str, text: TextFormat | None = None) -> Table:
+    """Open a path, several paths or a frame, which errors call by `name`. Errors: DataError."""
+    where = f"the {name} frame"
+    if is_path(source):
+        files = files_of(source)
+        if len(files) > 1 or (hive_values(files[0]) and str(files[0]) != str(source)):
+            return _open_files(files, source, text or TextFormat())
+        return _open_file(files[0], text or TextFormat())
+    if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
+        return _open_lazy(source.lazy(), where)
+    # Only what is imported already can have made the frame; pandas itself is not needed here.
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(source, pandas.DataFrame):
+        return _open_pandas(source, where, pandas)
+    if hasattr(source, "__arrow_c_stream__"):
+        try:
+            return _open_lazy(pl.DataFrame(source).lazy(), where)
+        except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
+            raise DataError(f"{where} cannot be read through Arrow: {error}") from error
+    raise DataError(
+        f"{name}: expected a path or a frame (polars, pandas, Arrow), got {type(source).__name__}."
+    )
+
+
+def _open_file(path: Path, text: TextFormat) -> Table:
+    suffix = suffix_of(path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    if suffix == ".parquet":
+        return _open_lazy(pl.scan_parquet(path, glob=False), str(path))
+    if suffix in json_lines.SUFFIXES:
+        return _open_lazy(_reading(str(path), lambda: json_lines.open_json(path)), str(path))
+    if not is_text_file(path):
+        raise DataError(f"{path}: cannot read '{path.suffix}' files; give {KINDS}.")
+    found = _reading(str(path), lambda: open_text(path, text))
+    return _open_lazy(
+        found.lazy, str(path), text=found.format, rows=found.rows, recbole=suffix in RECBOLE
+    )
+
+
+def _open_files(files: list[Path], source: Source, text: TextFormat) -> Table:
+    """Open several files as one table: the same columns, written alike, the rows in order."""
+    tables = [_open_file(file, text) for file in files]
+    first, hive = tables[0], [hive_values(file) for file in files]
+    shown = f"{len(files)} files" if isinstance(source, (list, tuple)) else str(source)
+    where = ManyFiles(f"{shown} ({files[0].name} to {files[-1].name})")
+    partitions = [name for name in hive[0] if name not in first.names]
+    for table, values in zip(tables, hive, strict=True):
+        if set(table.names) != set(first.names) or values.keys() != hive[0].keys():
+            odd = set(table.names) ^ set(first.names) or values.keys() ^ hive[0].keys()
+            raise DataError(
+                f"{table.where}: column '{min(odd)}' is not in this file and in {first.where} "
+                "both; files that are read as one need the same columns."
+            )
+        if first.text and table.text and (other := first.text.differences(table.text)):
+            raise DataError(
+                f"{table.where}: its {other[0]} is {getattr(table.text, other[0])!r}, that of "
+                f"{first.where} {getattr(first.text, other[0])!r}; write all files alike, or set "
+                f"data.{other[0]}."
+            )
+
+    def load(columns: list[str]) -> pl.DataFrame:
+        own = [name for name in columns if name not in partitions]
+        frames = []
+        where.files.clear()
+        for table, values in zip(tables, hive, strict=True):
+            frame = table.load(own or table.names[:1])
+            where.files.append((table.where, frame.height))
+            given = {name: pl.lit(values[name]) for name in columns if name in partitions}
+            frames.append(frame.with_columns(**given).select(columns))
+        try:
+            whole = pl.concat(frames)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{where}: the files do not hold the same types: {error}.") from error
+        if first.text is None:  # folders are text, also those of Parquet files
+            whole = whole.with_columns(exact_text(whole[name]) for name in given)
+        return whole
+
+    return replace(
+        first, where=where, names=[*first.names, *partitions], load_columns=load, rows=None
+    )
+
+
+def _open_lazy(
+    lazy: pl.LazyFrame,
+    where: str,
+    *,
+    text: TextFormat | None = None,
+    rows: int | None = None,
+    recbole: bool = False,
+) -> Table:
+    def load(columns: list[str]) -> pl.DataFrame:
+        read: pl.DataFrame = _reading(
+            where, lambda: nested.select(lazy, columns, inner).collect(), text
+        )
+        return read
+
+    schema = _reading(where, lazy.collect_schema)
+    names = schema.names()
+    inner = {path: at for path, at in nested.inner_columns(schema).items() if path not in names}
+    types: dict[str, str] = {}
+    if text is not None:
+        _refuse_repeated_names(names, where)
+    if recbole:
+        parts = {name: name.rpartition(":") for name in names}
+        types = {part[0]: part[2] for part in parts.values() if part[2] in _RECBOLE_TYPES}
+        lazy = lazy.rename({name: parts[name][0] for name in names if parts[name][0] in types})
+        names = [parts[name][0] if parts[name][0] in types else name for name in names]
+    return Table(where, names, load, text=text, rows=rows, recbole_types=types, inner=inner)
+
+
+def _open_pandas(source: Any, where: str, pandas: Any) -> Table:
+    names = list(source.columns)
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"{where}: column names must be text, got {name!r}.")
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{where}: two columns are named '{again}'; rename one.")
+
+    def load(columns: list[str]) -> pl.DataFrame:
+        return pl.DataFrame([_from_pandas(source[name], where, pandas) for name in columns])
+
+    return Table(where, names, load)
+
+
+def _from_pandas(column: Any, where: str, pandas: Any) -> pl.Series:
+    """Convert one column; NaN is how pandas writes a missing value, so it becomes null."""
+    name = str(column.name)
+    if column.dtype == object:
+        found = pandas.api.types.infer_dtype(column, skipna=True)
+        # Lists and arrays are "mixed" to pandas as well; those convert or fail on their own below.
+        if found.startswith("mixed-integer") or found == "bytes":
+            raise fault(where, name, f"values are of mixed types ({found}); make them one type.")
+    try:
+        converted = pl.from_pandas(column.to_frame("column"))["column"]
+    except (pl.exceptions.PolarsError, ValueError, TypeError, OverflowError) as error:
+        raise fault(
+            where, name, f"the values cannot be read as one type ({error}); convert them."
+        ) from error
+    return converted.alias(name)
+
+
+def _reading(where: str, read: Callable[[], Result], text: TextFormat | None = None) -> Result:
+    """Run a read; what polars says about a broken file becomes one clear error."""
+    try:
+        return read()
+    except pl.exceptions.NoDataError as error:
+        raise DataError(f"{where}: the file is empty.") from error
+    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
+        if text is not None and (why := undecodable(Path(where), where)) is not None:
+            raise why from error
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{where}: cannot be read; it is damaged, cut short or not what its name says: {said}."
+        ) from error
+
+
+def _refuse_repeated_names(names: list[str], where: str) -> None:
+    for name in names:
+        original = re.fullmatch(r"(.*)_duplicated_\d+", name)
+        if original and original[1] in names:
+            raise DataError(
+                f"{where}: two columns are named '{original[1]}'; rename one.{_headerless(names)}"
+            )
+
+
+def _headerless(names: list[str]) -> str:
+    """What to say in the recipe if the names of the columns look like a row."""
+    if not any(re.fullmatch(r"[-+]?\d+([.,]\d+)?", name) for name in names):
+        return ""
+    wanted = ", ".join(f'"name_{n + 1}"' for n in range(len(names)))
+    return (
+        " If the first line is a row and no header, name the columns in the recipe: data.columns "
+        f"(or data.users_columns, data.items_columns) = [{wanted}]."
+    )
+
+
+def _float_lists(parts: pl.Series, where: str) -> pl.Series:
+    floats = parts.cast(pl.List(pl.Float64), strict=False)
+    unread = floats.list.eval(pl.element().is_null()).list.any().fill_null(False)
+    if unread.any():
+        row = first_row(unread)
+        value = " ".join(parts[row - 1])
+        message = f"the header says float_seq, and {value!r} holds something that is no number."
+        raise fault(where, parts.name, message, row)
+    return floats
