@@ -19,7 +19,7 @@ FLOORS = (
     {"data", "index"},
     {"sampling", "towers", "linear"},
     {"config"},
-    {"training"},
+    {"training", "drafting"},
     {"asking"},
     {"channels"},
     {"blending"},

@@ -12,7 +12,7 @@ from shortlist.data.synthetic import planted_world
 from shortlist.runs import pipeline
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes" / "models").glob("*.toml"))
+RECIPES = sorted((ROOT / "src" / "shortlist" / "drafting" / "models").glob("*.toml"))
 FEATURES = {
     "users": {"region": "categorical", "age": "numeric"},
     "items": {"tags": "multi-valued", "price": "numeric"},

@@ -1,0 +1,29 @@
+"""Which models of papers are there to start from? Recipes with a name, shipped with the package."""
+
+import tomllib
+from importlib.resources import files
+from typing import Any
+
+from shortlist.errors import RecipeError, suggest
+
+
+def named_models() -> dict[str, str]:
+    """Return the text of each named recipe, by its name: "sasrec", "youtube-dnn", ..."""
+    found = files("shortlist.drafting") / "models"
+    return {
+        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
+        for entry in sorted(found.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".toml")
+    }
+
+
+def named_model(name: str) -> dict[str, Any]:
+    """Return a named recipe as tables. Errors: RecipeError with the names there are.
+
+    >>> named_model("sasrec")["model"]["history"]
+    'attention'
+    """
+    known = named_models()
+    if name not in known:
+        raise RecipeError(f"there is no model {name!r}.{suggest(name, known)}")
+    return tomllib.loads(known[name])
