@@ -69,7 +69,8 @@ def main() -> None:
     import torch  # noqa: PLC0415
 
     from shortlist import Queries  # noqa: PLC0415
-    from shortlist.channels.counting.inverted import Inverted, _Tastes  # noqa: PLC0415
+    from shortlist.channels.counting.inverted import Inverted  # noqa: PLC0415
+    from shortlist.linear.inverted_lists import Tastes  # noqa: PLC0415
 
     torch.set_num_threads(1)
     data = data_of(given.items, given.values, given.events, given.seed)
@@ -82,7 +83,6 @@ def main() -> None:
         data.items.external(random.integers(1, data.items.trained + 1, size)).to_list()
         for size in random.integers(1, 50, given.queries)
     ]
-    nothing, unseen = np.zeros(0, np.int64), np.zeros(2, np.int64)
     for metric, options in (("count", {}), ("recent", {"half_life": 2e6})):
         retriever = Inverted(attribute="topic", metric=metric, **options)
         begin = time.process_time()
@@ -106,12 +106,10 @@ def main() -> None:
         }
         for k in (10, 100):
             tastes = [
-                _Tastes(np.array([0, len(v)]), np.sort(v), random.random(len(v)) + 0.1)
+                Tastes(np.array([0, len(v)]), np.sort(v), random.random(len(v)) + 0.1)
                 for v in asked
             ]
-            line[f"kernel@{k}"] = microseconds(
-                lambda t, r=retriever, k=k: r._best(t, nothing, unseen, None, k), tastes
-            )
+            line[f"kernel@{k}"] = microseconds(lambda t, r=retriever, k=k: r._best(t, k), tastes)
             names = [[[retriever.values[v] for v in mine]] for mine in asked]
             line[f"lookup@{k}"] = microseconds(lambda q, r=retriever, k=k: r.lookup(q, k), names)
             line[f"recommend@{k}"] = microseconds(

@@ -14,8 +14,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class _Compiled(Generic[Function]):
     """A function that is compiled when it is first called, and kept on disk where that is allowed.
 
-    A compiled function sees numbers and numpy arrays only. It may call other compiled functions
-    by their plain names, and numba puts them into one piece of machine code.
+    A compiled function sees numbers, numpy arrays and named tuples of them only. It may call other
+    compiled functions by their plain names, and numba puts them into one piece of machine code.
     """
 
     def __init__(self, function: Function, *, reorders: bool) -> None:
@@ -78,11 +78,11 @@ class _Compiled(Generic[Function]):
 
 
 def compiled(function: Function) -> Function:
-    """Decorate a function of numbers and numpy arrays: it runs as machine code, without the GIL.
+    """Decorate a function of numbers, arrays and named tuples of them: it runs as machine code.
 
-    It takes positional arguments only. The first call of a process reads the code from a cache
-    beside the source (or the user's cache folder), and compiles it, in about a second, where there
-    is none.
+    It runs without the GIL and takes positional arguments only. The first call of a process reads
+    the code from a cache beside the source (or the user's cache folder), and compiles it, in about
+    a second, where there is none.
     """
     return cast(Function, _Compiled(function, reorders=False))
 

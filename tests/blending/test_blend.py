@@ -179,6 +179,14 @@ def test_a_latency_budget_leaves_channels_out(split):
             plan(made, 10, latency=latency)
 
 
+def test_a_plan_outlives_the_bundle_and_an_update(split, tmp_path):
+    blend = Blend(channels("ease", "popular"), size=10).fit(split)
+    shortlist.save(blend, tmp_path / "bundle")
+    kept = shortlist.load(tmp_path / "bundle").retriever
+    assert kept.plan.to_dict() == blend.plan.to_dict()
+    assert kept.observe(kept.data).state()[0]["plan"] == blend.plan.to_dict()
+
+
 def test_planning_on_rows_the_channels_know_is_refused(split):
     made = channels("ease", "als")
     for channel in made.values():

@@ -265,17 +265,16 @@ def test_without_a_value_the_score_falls_by_what_it_was_said_to_give():
     asked = histories([2, 3])
     block = next(iter(channel_blocks(asked, channel)))
     taste = channel._tastes_of(block)
-    nothing = np.zeros(0, np.int64), np.zeros(2, np.int64), None
     for item in (2, 1, 3, 4):
         row = int(channel.data.items.rows([item])[0])
         why = channel.explain(asked, [[item]])
-        before = score_of(channel._best(taste, *nothing, 10), row)
+        before = score_of(channel._best(taste, 10), row)
         for value, gain in why.select("because", "contribution").iter_rows():
             kept = taste.value != channel.values.index(value)
             less = taste._replace(
                 start=np.array([0, kept.sum()]), value=taste.value[kept], weight=taste.weight[kept]
             )
-            after = score_of(channel._best(less, *nothing, 10), row)
+            after = score_of(channel._best(less, 10), row)
             assert before - after == pytest.approx(gain, rel=1e-6)
 
 

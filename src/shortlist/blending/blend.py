@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -17,18 +17,21 @@ from shortlist.asking.capabilities import Channel, Explains, FindsSimilar, State
 from shortlist.asking.explaining import Explaining
 from shortlist.asking.rows import RowQueries
 from shortlist.asking.unfitted import check_data, check_split
+from shortlist.blending.checks import check_channels
+from shortlist.blending.gains import gains
+from shortlist.blending.merged import Merged
 from shortlist.blending.merging import fill_slots, fuse, slot_order
 from shortlist.blending.planning import Lists, Plan, plan_lists
+from shortlist.blending.segments import Segments
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.kept import check_tensors
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.options import checked_options, on_cpu
 from shortlist.channels.table import CHANNELS
 from shortlist.config.blend import Blend as BlendOptions
-from shortlist.config.blend import Segment
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.vocabulary import Ids, Vocabulary
-from shortlist.errors import ModelError, QueryError, suggest
+from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import Hits
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
@@ -36,7 +39,6 @@ from shortlist.training.progress import Progress
 POPULAR = "(popular)"
 """What the items are attributed to that no channel gave."""
 
-RANK_CONSTANT = 60.0
 SIZE = 100
 CALIBRATED_DEPTH = 500
 """How deep the lists are that chances of a hit are measured on."""
@@ -65,33 +67,6 @@ class Blended(Candidates):
                 pl.when(ranks > 0).then(ranks).otherwise(None).alias(f"rank_{name}")
             )
         return frame
-
-
-class _Lists(NamedTuple):
-    """Merged lists while they are filled, [B, k]: rows and scores, by and ranks as in `Blended`."""
-
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    by: NDArray[np.int64]
-    ranks: NDArray[np.int32]
-
-    def short(self) -> NDArray[np.int64]:
-        """The queries whose lists are not full, [n]."""
-        return np.flatnonzero((self.rows < 0).any(axis=1))
-
-    def put(self, queries: NDArray[np.int64], lists: "_Lists") -> None:
-        """Take the lists of these queries [n]."""
-        self.rows[queries], self.scores[queries] = lists.rows, lists.scores
-        self.by[queries], self.ranks[queries] = lists.by, lists.ranks
-
-
-def _nothing(queries: int, k: int, channels: int) -> _Lists:
-    return _Lists(
-        np.full((queries, k), -1, dtype=np.int64),
-        np.full((queries, k), -np.inf, dtype=np.float32),
-        np.full((queries, k), -1, dtype=np.int64),
-        np.zeros((queries, k, channels), dtype=np.int32),
-    )
 
 
 class Blend(Explaining):
@@ -204,14 +179,14 @@ class Blend(Explaining):
             found, cold = channel.search(block, width), channel.strangers(block)
             lists[number, :, :width], scores[number, :, :width] = found.ids, found.scores
             lengths[number] = (found.ids >= 0).sum(dim=1).masked_fill(cold, 0)
-        merged = _nothing(queries, k, count + 1)
+        merged = Merged.empty(queries, k, count + 1)
         if self.options.method == "quotas":
-            self._fill(lists, lengths, self._segments(block), merged)
+            self._fill(lists, lengths, self._segments.of(block), merged)
         else:
             own = np.zeros((queries, k, count), dtype=np.int32)
-            gains = self._gains(lists, lengths, scores)
+            given = gains(self.options, list(self.channels), lengths, scores, self.chances)
             fuse(
-                *(lists, lengths, gains, self.data.items.tie_keys),
+                *(lists, lengths, given, self.data.items.tie_keys),
                 *(merged.rows, merged.scores, merged.by, own),
             )
             merged.ranks[:, :, :count] = own
@@ -334,6 +309,8 @@ class Blend(Explaining):
             on_cpu(device, "a blend without towers")
         blend = cls(channels, BlendOptions.model_validate(settings["options"]))
         blend.quotas = settings["quotas"]
+        if settings["plan"] is not None:
+            blend.plan = Plan.from_dict(settings["plan"])
         if blend.options.method == "calibrated":
             asked = [name for name in channels if name not in blend.options.fallback]
             blend.chances = dict(states["chances"])
@@ -350,11 +327,7 @@ class Blend(Explaining):
         channels = list(self.channels.values())
         self.data = channels[0].data
         self._popular = Popular().fit_data(self.data)
-        self._belongs = {
-            number: self._of_feature(segment)
-            for number, segment in enumerate(self.options.segments)
-            if segment.feature is not None
-        }
+        self._segments = Segments(self.options.segments, self.data)
         rows = {name: channel.candidate_rows() for name, channel in self.channels.items()}
         self._sizes = {name: len(part) for name, part in rows.items()}
         self._candidates = reduce(np.union1d, rows.values())
@@ -386,7 +359,7 @@ class Blend(Explaining):
         lists: NDArray[np.int64],
         lengths: NDArray[np.int64],
         segments: NDArray[np.int64],
-        merged: _Lists,
+        merged: Merged,
     ) -> None:
         """Fill the slots of each segment by its quotas."""
         k, count = lists.shape[2], lists.shape[0]
@@ -401,7 +374,7 @@ class Blend(Explaining):
             # A channel without slots in this segment gives nothing, not even to fill up.
             allowed = np.array([(quotas or {}).get(name, 0) > 0 for name in self.channels])
             ends = np.where(allowed[:, None], lengths[:, mine], 0)
-            filled = _nothing(len(mine), k, count + 1)
+            filled = Merged.empty(len(mine), k, count + 1)
             own = np.ascontiguousarray(lists[:, mine])
             fill_slots(own, ends, slots, filled.rows, filled.by, filled.ranks)
             merged.put(mine, filled)
@@ -415,7 +388,7 @@ class Blend(Explaining):
             self._orders = {key: slot_order(np.array(key[1:]), k)}
         return self._orders[key]
 
-    def _fill_up(self, block: RowQueries, merged: _Lists) -> None:
+    def _fill_up(self, block: RowQueries, merged: Merged) -> None:
         """Let the fallback channels, then popularity, fill what is left of the lists."""
         channels = list(self.channels)
         for name in self.options.fallback:
@@ -425,115 +398,12 @@ class Blend(Explaining):
             width = min(merged.rows.shape[1], self._sizes[name])
             channel = self.channels[name]
             rows = channel.search(part, width).ids.masked_fill(channel.strangers(part)[:, None], -1)
-            self._append(rows, merged, short, channels.index(name))
+            merged.append(short, rows, channels.index(name))
         if len(short := merged.short()):
             part = block.take(torch.from_numpy(short))
             width = min(merged.rows.shape[1], len(self._popular.candidate_rows()))
             rows = self._popular.everybody(len(short), width, part.seen, part.allow).ids
-            self._append(rows, merged, short, len(channels))
-
-    @staticmethod
-    def _append(rows: Tensor, merged: _Lists, short: NDArray[np.int64], number: int) -> None:
-        """Put the items of one more list [n, w] behind those of the queries `short` [n]."""
-        k = merged.rows.shape[1]
-        lists = np.full((2, len(short), k), -1, dtype=np.int64)
-        lists[0], lists[1, :, : rows.shape[1]] = merged.rows[short], rows
-        filled = _nothing(len(short), k, 2)
-        lengths = (lists >= 0).sum(axis=2)
-        slots = np.zeros(k, dtype=np.int64)
-        fill_slots(lists, lengths, slots, filled.rows, filled.by, filled.ranks)
-        merged.rows[short] = filled.rows
-        merged.by[short] = np.where(filled.by == 1, number, merged.by[short])
-        merged.ranks[short, :, number] = filled.ranks[:, :, 1]
-
-    def _gains(
-        self,
-        lists: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        scores: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """What each place of each list gives its item, [C, B, k] float32."""
-        options, k = self.options, lists.shape[2]
-        weights = np.array([(options.weights or {}).get(n, 1.0) for n in self.channels])
-        if options.method == "reciprocal-rank":
-            curve = 1 / ((options.rank_constant or RANK_CONSTANT) + np.arange(1, k + 1))
-            gains = np.broadcast_to((weights[:, None] * curve)[:, None, :], lists.shape)
-            return np.ascontiguousarray(gains, dtype=np.float32)
-        if options.method == "calibrated":
-            curves = np.zeros((len(self.channels), k))
-            for number, name in enumerate(self.channels):
-                if name in self.chances:
-                    chance = self.chances[name].numpy()[:k].astype(np.float64)
-                    curves[number, : len(chance)] = -np.log1p(-chance)
-            return np.ascontiguousarray(
-                np.broadcast_to(curves[:, None, :], lists.shape), dtype=np.float32
-            )
-        inside = np.arange(k) < lengths[:, :, None]
-        high = np.where(inside, scores, -np.inf).max(axis=2, keepdims=True, initial=-np.inf)
-        low = np.where(inside, scores, np.inf).min(axis=2, keepdims=True, initial=np.inf)
-        span = np.where(inside & (high > low), high - low, 1)
-        stretched = np.where(inside & (high > low), (scores - low) / span, inside)
-        return (weights[:, None, None] * stretched).astype(np.float32)
-
-    def _segments(self, block: RowQueries) -> NDArray[np.int64]:
-        """The first segment that fits each query, [B]; -1 for none."""
-        rows = block.users.numpy()
-        found = np.full(len(rows), -1, dtype=np.int64)
-        if not self.options.segments:
-            return found
-        owners = block.history.owners()[block.history.values > 0]
-        sizes = torch.bincount(owners, minlength=len(rows)).numpy()
-        for number, segment in reversed(list(enumerate(self.options.segments))):
-            if segment.history_below is not None:
-                found[sizes < segment.history_below] = number
-            else:
-                found[self._belongs[number][rows]] = number
-        return found
-
-    def _of_feature(self, segment: Segment) -> NDArray[np.bool_]:
-        """Which user rows belong to a segment of a feature, [users + 1]."""
-        frame, name = self.data.user_frame, segment.feature or ""
-        if frame is None or name not in frame.columns:
-            known = [] if frame is None else frame.columns
-            raise ModelError(
-                f"blend.segments: no user table has a column '{name}'."
-                + (suggest(name, known) if known else "")
-            )
-        wanted = pl.col(name).cast(pl.String).is_in(list(segment.values or ()))
-        rows = self.data.users.rows(frame.filter(wanted)["id"])
-        belongs = np.zeros(len(self.data.users) + 1, dtype=np.bool_)
-        belongs[rows] = True
-        belongs[0] = False
-        return belongs
-
-
-def check_channels(options: BlendOptions, names: Mapping[str, Any]) -> None:
-    """Refuse names of channels that are not there, and channels that would never be asked."""
-    asked: dict[str, Mapping[str, Any]] = {
-        "blend.quotas": options.quotas or {},
-        "blend.weights": options.weights or {},
-        "blend.fallback": dict.fromkeys(options.fallback),
-        **{
-            f"blend.segments[{number}].quotas": segment.quotas
-            for number, segment in enumerate(options.segments)
-        },
-    }
-    for where, given in asked.items():
-        for name in given:
-            if name not in names:
-                raise ModelError(f"{where}: there is no channel '{name}'.{suggest(name, names)}")
-            if where != "blend.fallback" and name in options.fallback:
-                raise ModelError(f"{where}: '{name}' is a fallback, which has no slots of its own")
-    if set(options.fallback) == set(names):
-        raise ModelError("blend.fallback names every channel: one must be asked first")
-    if options.quotas is not None:
-        given_slots = set(options.quotas) | {n for s in options.segments for n in s.quotas}
-        idle = [name for name in names if name not in {*given_slots, *options.fallback}]
-        if idle:
-            raise ModelError(
-                f"blend.quotas gives the channel '{idle[0]}' no slot: name it (0 is allowed), or "
-                "remove the channel"
-            )
+            merged.append(short, rows, len(channels))
 
 
 def _saved(channel: Any, name: str, checkpoints: Checkpoints | None) -> dict[str, Checkpoints]:

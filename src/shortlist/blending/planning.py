@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -75,6 +75,29 @@ class Plan:
             "equal_quotas_recall": self.equal,
             "channels": channels,
         }
+
+    @classmethod
+    def from_dict(cls, plan: Mapping[str, Any]) -> Self:
+        """Return the plan that `to_dict` described, whose tables are complete."""
+        channels: Mapping[str, Mapping[str, Any]] = plan["channels"]
+
+        def of_channels(key: str) -> dict[str, Any]:
+            return {name: table[key] for name, table in channels.items()}
+
+        marginal = of_channels("marginal_recall_per_100_slots")
+        return cls(
+            size=plan["size"],
+            users=plan["users"],
+            held_out=plan["held_out"],
+            quotas=of_channels("quota"),
+            alone=of_channels("recall_alone"),
+            unique=of_channels("unique_hits"),
+            overlap=np.array([[row["overlap"][n] for n in channels] for row in channels.values()]),
+            marginal={n: float("nan") if m is None else m for n, m in marginal.items()},
+            microseconds=of_channels("microseconds"),
+            expected=plan["expected_recall"],
+            equal=plan["equal_quotas_recall"],
+        )
 
 
 class Lists:

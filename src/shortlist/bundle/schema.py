@@ -4,9 +4,16 @@ A seal that fits says that nothing changed, not that it was sound: who can write
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from shortlist.blending.blend import Blend
 from shortlist.blending.retrievers import RETRIEVERS
@@ -142,13 +149,42 @@ class Channel(Section):
     settings: dict[str, Any]
 
 
+class PlannedChannel(Section):
+    """What a plan of quotas found of one channel."""
+
+    quota: Whole
+    recall_alone: float
+    unique_hits: Whole
+    marginal_recall_per_100_slots: float | None
+    microseconds: float
+    overlap: dict[str, float]
+
+
+class Planned(Section):
+    """A plan of quotas: `blending.planning.Plan.to_dict`."""
+
+    size: Whole
+    users: Whole
+    held_out: Whole
+    expected_recall: float
+    equal_quotas_recall: float
+    channels: Annotated[dict[str, PlannedChannel], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _covers_all(self) -> Self:
+        for name, channel in self.channels.items():
+            if channel.overlap.keys() != self.channels.keys():
+                raise ValueError(f"the overlap of {name!r} must name every channel")
+        return self
+
+
 class BlendSettings(Section):
     """Settings of a blend."""
 
     options: dict[str, Any]
     quotas: dict[str, Annotated[int, Field(ge=0, lt=2**31)]] | None
     channels: Annotated[list[Channel], Field(min_length=1)]
-    plan: dict[str, Any] | None
+    plan: Planned | None
 
 
 class Reported(BaseModel):

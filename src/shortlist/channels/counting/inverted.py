@@ -1,7 +1,7 @@
 """Which items have what the user likes? Lists of items by attribute value, best first."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -18,11 +18,18 @@ from shortlist.asking.similar import FindingSimilar
 from shortlist.channels.counting.attributes import value_lists
 from shortlist.channels.counting.base import Counting
 from shortlist.channels.kept import check_offsets, check_rows, check_tensors
-from shortlist.compiled import compiled
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, QueryError, suggest
 from shortlist.index.base import Hits
+from shortlist.linear.inverted_lists import (
+    Members,
+    SortedLists,
+    Tastes,
+    best_of_lists,
+    fill_lists,
+    tastes_of,
+)
 from shortlist.linear.posterior import PRIOR_STRENGTH, Metric, posterior
 from shortlist.sections.base import Count, Duration, Names, Positive, Section, Text
 from shortlist.training.progress import Progress
@@ -107,41 +114,6 @@ class InvertedOptions(Section):
         return super().idle()
 
 
-class _Members(NamedTuple):
-    """Which values each item has: item i has value[e] for start[i] <= e < start[i + 1].
-
-    start: [items + 2] int64; value: [P] int64 codes from 0, ascending within an item; place: [P]
-    int64, where the item stands in the value's list, -1 where it is not in it.
-    """
-
-    start: NDArray[np.int64]
-    value: NDArray[np.int64]
-    place: NDArray[np.int64]
-
-
-class _Lists(NamedTuple):
-    """The items of each value v, best first: item[start[v]:start[v + 1]], and what they are worth.
-
-    start: [V + 1] int64; item: [L] int64 rows; worth: [L] float32.
-    """
-
-    start: NDArray[np.int64]
-    item: NDArray[np.int64]
-    worth: NDArray[np.float32]
-
-
-class _Tastes(NamedTuple):
-    """B lists of values, ascending, and their weights > 0: start [B + 1], value and weight [n].
-
-    mean: whether a score is the mean over an item's values, not the sum.
-    """
-
-    start: NDArray[np.int64]
-    value: NDArray[np.int64]
-    weight: NDArray[np.float64]
-    mean: bool = False
-
-
 class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     """An inverted index: attribute value -> items, sorted by what they are worth, cut to a length.
 
@@ -157,8 +129,8 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
 
     options_type: ClassVar[type[Section]] = InvertedOptions
 
-    _members: _Members
-    _lists: _Lists
+    _members: Members
+    _lists: SortedLists
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
         """Sort the lists by the rows `fit` names; refuse a mean over what is one value at most."""
@@ -180,7 +152,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         sizes = np.bincount(self._members.value, minlength=len(self.values))
         start = np.concatenate([[0], np.cumsum(np.minimum(sizes, self.options.list_length))])
         total = int(start[-1])
-        self._lists = _Lists(start, np.zeros(total, np.int64), np.zeros(total, np.float32))
+        self._lists = SortedLists(start, np.zeros(total, np.int64), np.zeros(total, np.float32))
         self._sort(np.ones(len(self.values), dtype=np.bool_), self._worth(self.data))
 
     def refresh(
@@ -237,9 +209,8 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
             known = {self._code.get(_text(value), -1) for value in given} - {-1}
             codes += sorted(known)
             start[query + 1] = len(codes)
-        tastes = _Tastes(start, np.array(codes, dtype=np.int64), np.ones(len(codes)))
-        nothing = np.zeros(0, dtype=np.int64)
-        rows, scores = self._best(tastes, nothing, np.zeros(len(values) + 1, np.int64), None, k)
+        tastes = Tastes(start, np.array(codes, dtype=np.int64), np.ones(len(codes)))
+        rows, scores = self._best(tastes, k)
         return Candidates(rows, scores, np.diff(start) == 0, self.data.items)
 
     def candidate_rows(self) -> NDArray[np.int64]:
@@ -312,7 +283,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         )
         check_offsets("learned: start", tensors["start"], len(tensors["item"]))
         check_rows("learned: item", tensors["item"], 1, self.data.items.trained)
-        self._lists = _Lists(*(tensors[name].numpy() for name in ("start", "item", "worth")))
+        self._lists = SortedLists(*(tensors[name].numpy() for name in ("start", "item", "worth")))
         width = len(self.values)
         value = np.repeat(np.arange(width), np.diff(self._lists.start))
         owner = np.repeat(np.arange(len(self.data.items) + 1), np.diff(self._members.start))
@@ -337,7 +308,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
                 raise ModelError(f"{key} needs data.time: without it a history has no order")
         self.values, start, codes = self._attribute(data)
         self._code = {value: code for code, value in enumerate(self.values)}
-        self._members = _Members(start, codes, np.full(len(codes), -1, dtype=np.int64))
+        self._members = Members(start, codes, np.full(len(codes), -1, dtype=np.int64))
         self._scale = self._lifts()
         self._rows = data.candidates(with_features=False)
         self._rule = None
@@ -383,7 +354,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
             rows = rows[has[rows + 1] > has[rows]]
         keys = self.data.items.tie_keys
         order = np.lexsort((keys[rows], -worth[rows]))
-        _fill(rows[order], worth, wanted, *self._members, *self._lists)
+        fill_lists(rows[order], worth, wanted, self._members, self._lists)
 
     def _known(self, values: Sequence[str]) -> NDArray[np.int64]:
         if isinstance(values, str):
@@ -396,228 +367,43 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
                 )
         return np.array([self._code[value] for value in values], dtype=np.int64)
 
-    def _tastes_of(self, block: RowQueries) -> _Tastes:
+    def _tastes_of(self, block: RowQueries) -> Tastes:
         if self._rule is None:
             return self._tastes_of_history(block)
         queries, rule = len(block.users), self._rule
         start = np.arange(queries + 1) * len(rule)
-        return _Tastes(start, np.tile(rule, queries), np.ones(queries * len(rule)))
+        return Tastes(start, np.tile(rule, queries), np.ones(queries * len(rule)))
 
-    def _tastes_of_history(self, block: RowQueries) -> _Tastes:
-        return _Tastes(
-            *_shares(
-                block.history.values.numpy(),
-                block.history.offsets.numpy(),
-                self.data.items.trained,
-                self.options.recency or np.inf,
-                self.options.latest_items or 2**31,
-                self._members.start,
-                self._members.value,
-                self._scale,
-            ),
-            self.options.combine == "mean",
+    def _tastes_of_history(self, block: RowQueries) -> Tastes:
+        options = self.options
+        return tastes_of(
+            block.history.values.numpy(),
+            block.history.offsets.numpy(),
+            self._members,
+            self.data.items.trained,
+            self._scale,
+            recency=options.recency,
+            latest=options.latest_items,
+            mean=options.combine == "mean",
         )
 
-    def _hits(self, tastes: _Tastes, block: RowQueries, k: int) -> Hits:
-        seen = np.zeros(0, dtype=np.int64)
-        start = np.zeros(len(block.users) + 1, dtype=np.int64)
-        if block.seen is not None:
-            seen, start = (part.numpy() for part in block.seen)
+    def _hits(self, tastes: Tastes, block: RowQueries, k: int) -> Hits:
+        seen = None if block.seen is None else (block.seen[0].numpy(), block.seen[1].numpy())
         allow = None if block.allow is None else block.allow.numpy()
-        rows, scores = self._best(tastes, seen, start, allow, k)
+        rows, scores = self._best(tastes, k, seen, allow)
         return Hits(torch.from_numpy(rows), torch.from_numpy(scores))
 
     def _best(
         self,
-        tastes: _Tastes,
-        seen: NDArray[np.int64],
-        seen_start: NDArray[np.int64],
-        allow: NDArray[np.bool_] | None,
+        tastes: Tastes,
         k: int,
+        seen: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        allow: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        queries = len(tastes.start) - 1
-        rows = np.full((queries, k), -1, dtype=np.int64)
-        scores = np.full((queries, k), -np.inf, dtype=np.float32)
         keys = self.data.items.tie_keys
-        allow = np.zeros(0, dtype=np.bool_) if allow is None else allow
-        _walk(*tastes, *self._lists, *self._members, keys, seen, seen_start, allow, rows, scores)
-        return rows, scores
+        return best_of_lists(tastes, self._lists, self._members, keys, k, seen, allow)
 
 
 def _text(value: Any) -> str:
     """Write a value as the encoder of a column does."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@compiled
-def _fill(
-    order: NDArray[np.int64],
-    worth: NDArray[np.float32],
-    wanted: NDArray[np.bool_],
-    item_start: NDArray[np.int64],
-    item_value: NDArray[np.int64],
-    item_place: NDArray[np.int64],
-    list_start: NDArray[np.int64],
-    list_item: NDArray[np.int64],
-    list_worth: NDArray[np.float32],
-) -> None:
-    """Put items, in their order, at the ends of the lists of their wanted values, until full."""
-    size = np.zeros(len(list_start) - 1, dtype=np.int64)
-    for item in order:
-        for pair in range(item_start[item], item_start[item + 1]):
-            value = item_value[pair]
-            if not wanted[value]:
-                continue
-            place = size[value]
-            at = list_start[value] + place
-            if at == list_start[value + 1]:
-                item_place[pair] = -1
-                continue
-            list_item[at] = item
-            list_worth[at] = worth[item]
-            item_place[pair] = place
-            size[value] += 1
-
-
-@compiled
-def _shares(
-    history: NDArray[np.int64],
-    history_start: NDArray[np.int64],
-    trained: int,
-    recency: float,
-    latest: int,
-    item_start: NDArray[np.int64],
-    item_value: NDArray[np.int64],
-    scale: NDArray[np.float64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the taste of each history, as in _Tastes: the shares of values, times `scale` [V]."""
-    total = 0
-    for item in history:
-        if 0 < item <= trained:
-            total += item_start[item + 1] - item_start[item]
-    start = np.zeros(len(history_start), dtype=np.int64)
-    value_of = np.empty(total, dtype=np.int64)
-    weight_of = np.empty(total, dtype=np.float64)
-    sums = np.zeros(len(scale), dtype=np.float64)
-    filled = 0
-    for query in range(len(history_start) - 1):
-        begin, age, whole = filled, 0, 0.0
-        for event in range(history_start[query + 1] - 1, history_start[query] - 1, -1):
-            item = history[event]
-            if item < 1 or item > trained:
-                continue
-            if age == latest:
-                break
-            weight = 2.0 ** (-age / recency)
-            age += 1
-            if weight == 0.0:
-                break  # and so is every older one
-            for pair in range(item_start[item], item_start[item + 1]):
-                value = item_value[pair]
-                if sums[value] == 0.0:
-                    value_of[filled] = value
-                    filled += 1
-                sums[value] += weight
-                whole += weight
-        value_of[begin:filled] = np.sort(value_of[begin:filled])
-        for at in range(begin, filled):
-            weight_of[at] = sums[value_of[at]] / whole * scale[value_of[at]]
-            sums[value_of[at]] = 0.0
-        start[query + 1] = filled
-    return start, value_of[:filled].copy(), weight_of[:filled].copy()
-
-
-@compiled
-def _walk(  # noqa: PLR0912, PLR0915 - compiled code calls no other function of ours
-    taste_start: NDArray[np.int64],
-    taste_value: NDArray[np.int64],
-    taste_weight: NDArray[np.float64],
-    mean: bool,
-    list_start: NDArray[np.int64],
-    list_item: NDArray[np.int64],
-    list_worth: NDArray[np.float32],
-    item_start: NDArray[np.int64],
-    item_value: NDArray[np.int64],
-    item_place: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    seen: NDArray[np.int64],
-    seen_start: NDArray[np.int64],
-    allow: NDArray[np.bool_],
-    rows: NDArray[np.int64],
-    scores: NDArray[np.float32],
-) -> None:
-    """Find the best items of each taste: rows and scores [B, k], filled with -1 and -inf.
-
-    All lists of a taste are walked side by side. What is met first at some depth stands no higher
-    in any list, so it scores no more than the entries of that depth together: where that is less
-    than the k-th best, the walk ends. allow: [items + 1], empty where all items are.
-    """
-    width = rows.shape[1]
-    taste = np.zeros(len(list_start) - 1, dtype=np.float64)
-    for query in range(len(taste_start) - 1):
-        begin, end = taste_start[query], taste_start[query + 1]
-        taste[taste_value[begin:end]] = taste_weight[begin:end]
-        mine = np.sort(seen[seen_start[query] : seen_start[query + 1]])
-        found, depth = 0, 0
-        while True:
-            bound, open_lists = 0.0, False
-            for at in range(begin, end):
-                entry = list_start[taste_value[at]] + depth
-                if entry < list_start[taste_value[at] + 1]:
-                    bound += taste_weight[at] * list_worth[entry]
-                    open_lists = True
-            # A sum may be rounded in another order: a little more than the bound is possible.
-            most = np.float32(bound * (1 + 1e-9))
-            full = found == width and most <= scores[query, width - 1]
-            if not open_lists or (full and most < scores[query, width - 1]):
-                break
-            for at in range(begin, end):
-                value = taste_value[at]
-                entry = list_start[value] + depth
-                if entry >= list_start[value + 1]:
-                    continue
-                item = list_item[entry]
-                if full and keys[item] > keys[rows[query, width - 1]]:
-                    continue  # it ties with the last at best: no need to look further
-                # Its whole score, unless another list has shown it before.
-                total, fresh = 0.0, True
-                for pair in range(item_start[item], item_start[item + 1]):
-                    other, place = item_value[pair], item_place[pair]
-                    if place < 0 or taste[other] == 0.0:
-                        continue
-                    if place < depth or (place == depth and other < value):
-                        fresh = False
-                        break
-                    total += taste[other] * list_worth[list_start[other] + place]
-                if not fresh:
-                    continue
-                if mean:
-                    total /= item_start[item + 1] - item_start[item]
-                score = np.float32(total)
-                if found == width:
-                    last = scores[query, width - 1]
-                    rival = rows[query, width - 1]
-                    if score < last or (score == last and keys[item] > keys[rival]):
-                        continue
-                if len(allow) and not allow[item]:
-                    continue
-                near = np.searchsorted(mine, item)
-                if near < len(mine) and mine[near] == item:
-                    continue
-                if found < width:
-                    found += 1
-                place = found - 1
-                while place > 0:
-                    above = scores[query, place - 1]
-                    if above > score or (
-                        above == score and keys[rows[query, place - 1]] < keys[item]
-                    ):
-                        break
-                    scores[query, place] = above
-                    rows[query, place] = rows[query, place - 1]
-                    place -= 1
-                scores[query, place] = score
-                rows[query, place] = item
-            depth += 1
-        for at in range(begin, end):
-            taste[taste_value[at]] = 0.0
