@@ -62,7 +62,7 @@ for user, words in (("10001", "Candidates for user"), ("1", "nothing known")):
             pass
     assert words in said.getvalue(), said.getvalue()
 """
-GOLDEN = Path(__file__).parent / "bundle" / "golden" / "format-2"
+GOLDEN = Path(__file__).parent / "bundle" / "golden" / "format-3"
 
 
 def loaded(run):

@@ -351,7 +351,17 @@ CRAFTED = {
     "a neighbour that is no item": (
         "item-cf",
         tensors_of("learned.safetensors", put("neighbours", 9, 2**31 - 1)),
-        "learned: neighbours must be rows from 0 to",
+        "learned: neighbours must be rows from 1 to",
+    ),
+    "lists of neighbours that end behind the last": (
+        "item-cf",
+        tensors_of("learned.safetensors", put("start", -1, 2**40)),
+        "learned: start must rise from 0 to",
+    ),
+    "neighbours of no item": (
+        "item-cf",
+        tensors_of("learned.safetensors", put("start", 1, 1)),
+        "learned: row 0 has no neighbours",
     ),
     "a list of items without the value": (
         "inverted",

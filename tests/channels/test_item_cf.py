@@ -205,6 +205,7 @@ REFUSED = [
     ({"bm25_b": 0.5}, "need item_weighting = 'bm25'"),
     ({"item_weighting": "bm25", "similarity": "dot", "bm25_b": 1.5}, "from 0 to 1"),
     ({"similarity": "swing", "shrinkage": 3.0}, "swing has its own weights"),
+    ({"most_items": 1}, "leaves no two items"),
     ({"swing_users": 5}, "need similarity = 'swing'"),
     ({"neighbours": 0}, "neighbours"),
     ({"neighbors": 5}, "Did you mean|neighbours"),
@@ -217,12 +218,12 @@ def test_options_that_do_nothing_together_are_refused(options, message):
         ItemCF(**options)
 
 
-@pytest.mark.parametrize("option", ["recency", "latest_items", "time_decay"])
+@pytest.mark.parametrize("option", ["recency", "latest_items", "most_items", "time_decay"])
 def test_options_about_time_need_a_time(option):
     frame = pl.DataFrame({"user_id": [1, 1, 2, 2] * 9, "item_id": list(range(36))})
     split = Dataset.load(frame).split()
     with pytest.raises(ModelError, match=f"{option} needs data.time"):
-        ItemCF(**{option: 5 if option == "latest_items" else 5.0}).fit(split)
+        ItemCF(**{option: 5 if option.endswith("_items") else 5.0}).fit(split)
     with pytest.raises(ModelError, match=r"needs data\.weight"):
         ItemCF(values="explicit").fit(split)
 
@@ -255,6 +256,8 @@ OBSERVED = [
     {"item_weighting": "tf-idf"},
     {"item_weighting": "bm25", "similarity": "dot"},
     {"similarity": "swing", "swing_users": 3},
+    {"most_items": 3},
+    {"most_items": 4, "values": "explicit", "item_weighting": "tf-idf"},
 ]
 
 
@@ -264,12 +267,28 @@ def test_new_events_give_what_a_whole_fit_gives_bit_for_bit(options, seed):
     before, after = grown(seed)
     whole = ItemCF(neighbours=5, **options).fit_data(after)
     model = ItemCF(neighbours=5, **options).fit_data(before)
-    assert not np.array_equal(model.neighbours.scores.shape, whole.neighbours.scores.shape)
+    assert len(model.neighbours) < len(whole.neighbours)
     model = model.observe(after)
-    np.testing.assert_array_equal(model.neighbours.ids, whole.neighbours.ids)
-    np.testing.assert_array_equal(model.neighbours.scores, whole.neighbours.scores)
+    for name in ("start", "ids", "scores"):
+        found, wanted = (getattr(m.neighbours, name) for m in (model, whole))
+        np.testing.assert_array_equal(found, wanted)
     answers = [m.recommend(Queries(histories=[[4, 999], [6]]), 5) for m in (model, whole)]
     np.testing.assert_array_equal(answers[0].rows, answers[1].rows)
+
+
+@pytest.mark.parametrize("options", OBSERVED[:-2])
+def test_most_items_is_a_fit_on_the_latest_distinct_items_of_each_user(options):
+    data = next(grown(3))
+    whole = ItemCF(neighbours=5, most_items=2, **options).fit_data(data)
+    log, last = data.log, {}
+    for at, pair in enumerate(zip(log.user.tolist(), log.item.tolist(), strict=True)):
+        last[pair] = at
+    kept = np.zeros(len(log), bool)
+    for user in set(log.user.tolist()):
+        kept[sorted(at for (owner, _), at in last.items() if owner == user)[-2:]] = True
+    by_hand = ItemCF(neighbours=5, **options).fit_data(replace(data, log=log.keep(kept)))
+    np.testing.assert_array_equal(whole.neighbours.ids, by_hand.neighbours.ids)
+    np.testing.assert_array_equal(whole.neighbours.scores, by_hand.neighbours.scores)
 
 
 def test_new_events_leave_rows_alone_that_cannot_differ(monkeypatch):

@@ -232,3 +232,12 @@ def test_only_allowed_items_are_given_and_the_lists_are_filled_up_with_them(data
         rows = [r for r in whole.ids[query].tolist() if r > 0 and allow[r]][:15]
         assert found.ids[query, : len(rows)].tolist() == rows
         assert (found.ids[query, len(rows) :] == -1).all()
+
+
+def test_most_items_leaves_neighbours_their_latest_distinct_items():
+    rows = [(1, 10, 1, 1.0), (1, 11, 2, 1.0), (1, 12, 3, 1.0), (1, 11, 4, 1.0), (2, 10, 5, 1.0)]
+    asked = Queries(histories=[[12]], exclude_seen=False)
+    of_all = UserCF().fit_data(everything(rows)).recommend(asked, 9)
+    latest = UserCF(most_items=2).fit_data(everything(rows)).recommend(asked, 9)
+    assert sorted(of_all.ids[0]) == [10, 11, 12]
+    assert sorted(latest.ids[0]) == [11, 12]

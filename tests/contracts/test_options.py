@@ -74,6 +74,7 @@ VALUES: dict[str, list[Any]] = {
     "encode_rows": [7],
     "history_length": [2],
     "latest_items": [2],
+    "most_items": [5],
     "neighbours": [2],
     "swing_users": [2],
     "session_gap": [1e4],

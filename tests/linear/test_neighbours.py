@@ -5,7 +5,14 @@ import pytest
 
 from shortlist.data.interactions import Interactions
 from shortlist.errors import ModelError
-from shortlist.linear.neighbours import Formula, distinct_pairs, nearest, renamed, spread
+from shortlist.linear.neighbours import (
+    Formula,
+    Neighbours,
+    distinct_pairs,
+    nearest,
+    renamed,
+    spread,
+)
 from shortlist.linear.swing import swing
 from shortlist.linear.weighting import bm25, inverse_frequency, tf_idf
 
@@ -62,10 +69,19 @@ def top(scores, tie_keys, count):
     return ids, values
 
 
+def table(found, count):
+    """Lists as tables [lists, count], 0 past the end: ids and scores."""
+    ids, scores = np.zeros((len(found), count), int), np.zeros((len(found), count), np.float32)
+    for number, (begin, end) in enumerate(zip(found.start, found.start[1:], strict=False)):
+        ids[number, : end - begin] = found.ids[begin:end]
+        scores[number, : end - begin] = found.scores[begin:end]
+    return ids, scores
+
+
 def same(found, scores, tie_keys, count):
     ids, values = top(scores, tie_keys, count)
-    np.testing.assert_array_equal(found.ids, ids)
-    np.testing.assert_allclose(found.scores, values, rtol=1e-6)
+    np.testing.assert_array_equal(table(found, count)[0], ids)
+    np.testing.assert_allclose(table(found, count)[1], values, rtol=1e-6)
 
 
 def power(counts, exponent):
@@ -94,8 +110,9 @@ def test_cosine_by_hand_where_items_tie():
     pairs = distinct_pairs(log, 4)
     left = power(pairs.users_of_items(4), -0.5)
     found = nearest(pairs, Formula(left, left), np.array([0, 9, 7, 8, 1]), 2)
-    assert found.ids.tolist() == [[0, 0], [2, 3], [3, 1], [2, 1], [0, 0]]
-    assert found.scores.tolist() == [[0, 0], [1, 1], [1, 1], [1, 1], [0, 0]]
+    assert found.start.tolist() == [0, 0, 2, 4, 6, 6]
+    assert found.ids.tolist() == [2, 3, 3, 1, 2, 1]
+    assert found.scores.tolist() == [1] * 6
 
 
 def test_a_long_tie_that_overflows_the_candidates_keeps_the_smallest_tie_keys():
@@ -106,7 +123,7 @@ def test_a_long_tie_that_overflows_the_candidates_keeps_the_smallest_tie_keys():
     found = nearest(distinct_pairs(log, 500), Formula(ones, ones), keys, 3)
     order = 1 + np.argsort(keys[1:])
     for row in (1, 77, 500):
-        assert found.ids[row].tolist() == [i for i in order[:4] if i != row][:3]
+        assert found.of(np.array([row])).ids.tolist() == [i for i in order[:4] if i != row][:3]
 
 
 def test_conditional_is_not_symmetric_and_reads_both_popularities(pairs, tie_keys):
@@ -148,22 +165,52 @@ def test_events_a_half_life_apart_count_a_half(pairs, tie_keys):
     log = Interactions(np.array([1, 1]), np.array([1, 2]), users=2)
     two, ones = distinct_pairs(log, 2), np.ones(3)
     apart = Formula(ones, ones, time=np.array([10.0, 13.0]), half_life=3.0)
-    assert nearest(two, apart, np.arange(3), 1).scores[1].tolist() == [0.5]
+    assert nearest(two, apart, np.arange(3), 1).scores.tolist() == [0.5, 0.5]
 
 
-def test_chosen_rows_are_those_of_the_whole_and_the_others_stay_empty(pairs, tie_keys):
+def test_chosen_rows_are_those_of_the_whole_in_the_order_asked_for(pairs, tie_keys):
     left = power(pairs.users_of_items(ITEMS), -0.5)
     whole = nearest(pairs, Formula(left, left), tie_keys, 5)
-    part = nearest(pairs, Formula(left, left), tie_keys, 5, np.array([2, 7]))
-    np.testing.assert_array_equal(part.ids[[2, 7]], whole.ids[[2, 7]])
-    np.testing.assert_array_equal(part.scores[[2, 7]], whole.scores[[2, 7]])
-    assert part.ids.sum() == part.ids[[2, 7]].sum()
+    part = nearest(pairs, Formula(left, left), tie_keys, 5, np.array([7, 2]))
+    wanted = whole.of(np.array([7, 2]))
+    assert len(part) == 2
+    for name in ("start", "ids", "scores"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(wanted, name))
+
+
+def test_what_is_found_takes_the_room_of_the_neighbours_there_are():
+    """Two items among many: no table of the catalogue times the neighbours asked for."""
+    log, ones = Interactions(np.array([1, 1]), np.array([1, 9]), users=2), np.ones(100_001)
+    pairs = distinct_pairs(log, 100_000)
+    found = nearest(pairs, Formula(ones, ones), np.arange(100_001), 10_000, np.array([1, 9, 5]))
+    assert found.start.tolist() == [0, 1, 2, 2]
+    assert found.ids.tolist() == [9, 1]
+
+
+def test_the_latest_pairs_of_a_user_are_the_distinct_items_met_last():
+    log = Interactions(np.array([1, 1, 1, 1, 2]), np.array([4, 3, 4, 5, 3]), users=3)
+    found = distinct_pairs(log, items=5)
+    assert found.item.tolist() == [3, 4, 5, 3]
+    assert found.latest(2).item.tolist() == [4, 5, 3]
+    assert found.latest(2).start.tolist() == [0, 0, 2, 3]
+    assert found.latest(None) is found
+
+
+def test_replaced_lists_stand_where_the_old_ones_stood():
+    lists = Neighbours.of_table(
+        np.array([[0, 0], [2, 3], [3, 0]], np.int32), np.ones((3, 2), np.float32)
+    )
+    others = Neighbours.of_table(np.array([[1, 2]], np.int32), np.full((1, 2), 0.5, np.float32))
+    found = lists.with_lists(np.array([2]), others)
+    assert found.start.tolist() == [0, 0, 2, 4]
+    assert found.ids.tolist() == [2, 3, 1, 2]
+    assert found.scores.tolist() == [1, 1, 0.5, 0.5]
 
 
 def test_a_log_without_pairs_gives_no_neighbours():
     log = Interactions(np.array([1, 2]), np.array([1, 2]), users=3)
     ones = np.ones(3)
-    assert not nearest(distinct_pairs(log, 2), Formula(ones, ones), np.arange(3), 4).ids.any()
+    assert not nearest(distinct_pairs(log, 2), Formula(ones, ones), np.arange(3), 4).ids.size
 
 
 def test_renamed_neighbours_point_to_the_new_rows():
@@ -171,8 +218,9 @@ def test_renamed_neighbours_point_to_the_new_rows():
     ones = np.ones(3)
     old = nearest(distinct_pairs(log, 2), Formula(ones, ones), np.arange(3), 1)
     new = renamed(old, np.array([3, 1]), 3)
-    assert new.ids.tolist() == [[0], [3], [0], [1]]
-    assert new.scores.tolist() == [[0], [1], [0], [1]]
+    assert new.start.tolist() == [0, 0, 1, 1, 2]
+    assert new.ids.tolist() == [3, 1]
+    assert new.scores.tolist() == [1, 1]
 
 
 def test_spread_reaches_the_items_that_share_a_user():
@@ -201,11 +249,12 @@ def test_swing_equals_the_sum_over_pairs_of_users(pairs, tie_keys):
     user_keys = np.random.default_rng(3).permutation(USERS)
     found = swing(pairs, tie_keys, user_keys, ITEMS, 6, alpha=2.0, users=USERS)
     ids, values = top(swing_by_hand(pairs, 2.0), tie_keys, 6)
-    np.testing.assert_allclose(found.scores, values, rtol=1e-5)
+    found_ids, scores = table(found, 6)
+    np.testing.assert_allclose(scores, values, rtol=1e-5)
     # Where two sums differ by rounding alone their order may too: compare where they are apart.
     apart = np.abs(np.diff(values, axis=1, prepend=np.inf, append=-1)) > 1e-5
     clear = apart[:, :-1] & apart[:, 1:]
-    np.testing.assert_array_equal(found.ids[clear], ids[clear])
+    np.testing.assert_array_equal(found_ids[clear], ids[clear])
 
 
 def test_swing_compares_a_seeded_sample_of_the_users_that_does_not_hang_on_other_users():
@@ -214,11 +263,11 @@ def test_swing_compares_a_seeded_sample_of_the_users_that_does_not_hang_on_other
     keys, items = np.random.default_rng(3).permutation(31), np.arange(3)
     whole = swing(distinct_pairs(log, 2), items, keys, 2, 1, users=4)
     # Each of the six pairs of four users: 1/2 / (1 + 2).
-    assert whole.scores[1].tolist() == pytest.approx([6 * 0.5 / 3])
+    assert whole.scores.tolist() == pytest.approx([6 * 0.5 / 3] * 2)
     pairs = distinct_pairs(log, 2)
     other = swing(pairs, items, keys, 2, 1, users=4, rows=np.array([2]))
-    assert other.scores[2] == whole.scores[2]
-    assert other.scores[1] == 0
+    assert len(other) == 1
+    assert other.scores.tolist() == [whole.scores[1]]
 
 
 def test_inverse_frequency_of_nothing_is_nothing():

@@ -6,9 +6,11 @@ A format that cannot be read is no migration's business: `load` names the versio
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from shortlist.bundle.store import Manifest
+from shortlist.linear.neighbours import Neighbours
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -16,6 +18,13 @@ Tensors = dict[str, dict[str, Tensor]]
 def migrated(manifest: Manifest, states: Tensors) -> tuple[Mapping[str, Any], Tensors]:
     """Return settings and tensors as this version writes them."""
     settings = manifest.fields["settings"]
+    if manifest.format <= 2:
+        states = {
+            file: _lists_of_neighbours(tensors)
+            if tensors.keys() == {"neighbours", "similarities"}
+            else tensors
+            for file, tensors in states.items()
+        }
     if manifest.format == 1 and "towers" in states:
         return _own_history_table(settings, states)
     return settings, states
@@ -31,3 +40,13 @@ def _own_history_table(
     towers["query.table.weight"] = towers.pop("query.history.table.weight")
     model = {**settings["model"], "shared_items": False}
     return {**settings, "model": model}, {**states, "towers": towers}
+
+
+def _lists_of_neighbours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The neighbours of item-cf were tables, [items + 1, N], of which 0 filled the ends of rows."""
+    kept = Neighbours.of_table(tensors["neighbours"].numpy(), tensors["similarities"].numpy())
+    return {
+        "start": torch.from_numpy(kept.start),
+        "neighbours": torch.from_numpy(kept.ids),
+        "similarities": torch.from_numpy(kept.scores),
+    }

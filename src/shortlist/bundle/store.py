@@ -30,7 +30,7 @@ from shortlist.errors import BundleError
 from shortlist.outputs import BUNDLE_MARKS, Output
 from shortlist.systems import check_system
 
-FORMAT = 2
+FORMAT = 3
 """The layout written here. Each format keeps MANIFEST and SEAL, so that a newer one is told."""
 
 MANIFEST, SEAL = BUNDLE_MARKS

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from shortlist.compiled import compiled
 from shortlist.data.interactions import Interactions
 from shortlist.errors import ModelError
+from shortlist.linear.matrix import Values
 from shortlist.linear.ranking import TieRanks, best_first
 from shortlist.selection import NOTHING, best_to_front, key_of, score_of
 
@@ -46,6 +47,13 @@ class Pairs:
         start = np.concatenate([[0], np.cumsum(counts)])
         return Pairs(start, self.item[mask], self.event[mask])
 
+    def latest(self, most: int | None) -> "Pairs":
+        """Return the last `most` pairs of each user: the distinct items they met last."""
+        if most is None:
+            return self
+        ends = np.repeat(self.start[1:], np.diff(self.start))
+        return self.keep(ends - np.arange(len(self.item)) <= most)
+
     def items_of_users(self) -> NDArray[np.int64]:
         """How many items each user has, [users]."""
         return np.diff(self.start)
@@ -57,13 +65,66 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The N best neighbours of each item row, best first.
+    """Lists of neighbours, best first: list i is ids[start[i]:start[i + 1]].
 
-    ids: [items + 1, N] int32 item rows, 0 past the end; scores: [items + 1, N] float32, 0 there.
+    start: [lists + 1] int64; ids: [total] int32 item rows; scores: [total] float32 beside them. Of
+    a whole catalogue there is a list for each item row, and that of row 0 is empty.
     """
 
+    start: NDArray[np.int64]
     ids: NDArray[np.int32]
     scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """How many lists there are."""
+        return len(self.start) - 1
+
+    @classmethod
+    def of_table(cls, ids: NDArray[np.int32], scores: NDArray[np.float32]) -> "Neighbours":
+        """Return the lists of two tables [lists, N]; a list ends before its first id of 0."""
+        there = np.minimum.accumulate(ids != 0, axis=1)
+        start = np.concatenate([[0], np.cumsum(np.count_nonzero(there, axis=1))])
+        return cls(start.astype(np.int64), ids[there], scores[there])
+
+    def of(self, lists: NDArray[np.int64]) -> "Neighbours":
+        """Return some of the lists, in the order given, [n]."""
+        places, start = _places_of(self.start, lists)
+        return Neighbours(start, self.ids[places], self.scores[places])
+
+    def with_lists(self, lists: NDArray[np.int64], others: "Neighbours") -> "Neighbours":
+        """Return these lists with those numbered `lists` [n] replaced by the n `others`."""
+        source = np.arange(len(self))
+        source[lists] = len(self) + np.arange(len(lists))
+        start = np.concatenate([self.start, others.start[1:] + self.start[-1]])
+        ids = np.concatenate([self.ids, others.ids])
+        return Neighbours(start, ids, np.concatenate([self.scores, others.scores])).of(source)
+
+
+class Found:
+    """Lists as they are found, some at a time and in any order, to be put in order at the end."""
+
+    def __init__(self, lists: int) -> None:
+        self._length = np.zeros(lists, dtype=np.int64)
+        self._parts: list[tuple[NDArray[np.int64], Neighbours]] = []
+
+    def add(
+        self, lists: NDArray[np.int64], ids: NDArray[np.int32], scores: NDArray[np.float32]
+    ) -> None:
+        """Take the lists of these numbers [n] as tables [n, N], 0 past the end."""
+        part = Neighbours.of_table(ids, scores)
+        self._length[lists] = np.diff(part.start)
+        self._parts.append((lists, part))
+
+    def neighbours(self) -> Neighbours:
+        """Return all lists; one that was never added is empty."""
+        start = np.concatenate([[0], np.cumsum(self._length)]).astype(np.int64)
+        ids = np.empty(start[-1], dtype=np.int32)
+        scores = np.empty(start[-1], dtype=np.float32)
+        while self._parts:
+            lists, part = self._parts.pop()
+            places, _ = _places_of(start, lists)
+            ids[places], scores[places] = part.ids, part.scores
+        return Neighbours(start, ids, scores)
 
 
 @dataclass(frozen=True)
@@ -95,6 +156,21 @@ def distinct_pairs(log: Interactions, items: int) -> Pairs:
     return Pairs(start, log.item[event].astype(np.uint32), event)
 
 
+def counted_pairs(
+    log: Interactions, items: int, values: Values = "implicit", most: int | None = None
+) -> Pairs:
+    """Return the distinct pairs that count: with explicit values those of a weight other than 0.
+
+    most: of each user the latest so many of these, None for all. Errors: ModelError for explicit
+    values of a log without weights.
+    """
+    pairs = distinct_pairs(log, items)
+    if values == "explicit":
+        weight = log.weights_for("values = 'explicit'")
+        pairs = pairs.keep(weight[pairs.event] != 0)
+    return pairs.latest(most)
+
+
 def nearest(
     pairs: Pairs,
     formula: Formula,
@@ -104,23 +180,25 @@ def nearest(
 ) -> Neighbours:
     """Return the nearest items of each item; equal scores by tie key, the smaller first.
 
-    tie_keys: [items + 1 or more]; rows: the item rows to work on, the others stay empty (all).
-    Memory: pairs, and items x neighbours. Time: the sum over users of their items squared.
+    tie_keys: [items + 1 or more]; rows: the distinct item rows to work on, list i is that of
+    rows[i]; all of them, and an empty list for row 0, where it is None.
+    Memory: pairs, items, and what is found. Time: the sum over users of their items squared.
     """
     items = len(formula.left) - 1
+    neighbours = min(neighbours, max(items, 1))
     ties = TieRanks.of(tie_keys[: items + 1])
     places = _Places.by_popularity(pairs.users_of_items(items))
     lists = _Lists.of(pairs, formula, places)
-    ids = np.zeros((items + 1, neighbours), dtype=np.int32)
-    scores = np.zeros((items + 1, neighbours), dtype=np.float32)
-    wanted = places.row[1:] if rows is None else rows
-    wanted = np.sort(places.place[wanted])  # popular items one after the other share their users
+    found = Found(items + 1 if rows is None else len(rows))
+    number = np.arange(1, items + 1) if rows is None else np.arange(len(rows))
+    place = places.place[1:] if rows is None else places.place[rows]
+    order = np.argsort(place)  # popular items one after the other share their users
     left, right, rank = (of[places.row] for of in (formula.left, formula.right, ties.rank))
-    for start in range(0, len(wanted), ROWS):
-        block = wanted[start : start + ROWS]
+    for start in range(0, len(order), ROWS):
+        block = order[start : start + ROWS]
         keys = np.empty((len(block), neighbours), dtype=np.int64)
         _nearest(
-            block,
+            place[block],
             lists.list,
             lists.list_value,
             lists.list_time,
@@ -136,20 +214,31 @@ def nearest(
             rank,
             keys,
         )
-        found = np.zeros((len(block), neighbours), dtype=np.int32), np.zeros(keys.shape, np.float32)
-        best_first(keys, ties, *found)
-        ids[places.row[block]], scores[places.row[block]] = found
-    return Neighbours(ids, scores)
+        best = np.zeros((len(block), neighbours), dtype=np.int32), np.zeros(keys.shape, np.float32)
+        best_first(keys, ties, *best)
+        found.add(number[block], *best)
+    return found.neighbours()
 
 
 def renamed(kept: Neighbours, row: NDArray[np.int64], items: int) -> Neighbours:
     """Return the neighbours with old item row r called row[r - 1]; what is over `items` is gone."""
     new = np.concatenate([[0], np.where(row <= items, row, 0)]).astype(np.int32)
-    ids = np.zeros((items + 1, kept.ids.shape[1]), dtype=np.int32)
-    scores = np.zeros(ids.shape, dtype=np.float32)
-    ids[new], scores[new] = new[kept.ids], kept.scores
-    ids[0], scores[0] = 0, 0
-    return Neighbours(ids, scores)
+    ids = new[kept.ids]
+    there = ids > 0
+    start = np.concatenate([[0], np.cumsum(there)])[kept.start]
+    old = np.zeros(items + 1, dtype=np.int64)  # list 0 is empty: an item that is new has none yet
+    old[new] = np.arange(len(new))
+    old[0] = 0
+    return Neighbours(start, ids[there], kept.scores[there]).of(old)
+
+
+def _places_of(
+    start: NDArray[np.int64], lists: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of the entries of some lists, one list after the other, and where each starts."""
+    length = start[lists + 1] - start[lists]
+    begin = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    return np.repeat(start[lists] - begin[:-1], length) + np.arange(begin[-1]), begin
 
 
 def spread(pairs: Pairs, items: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -71,11 +71,32 @@ def best_of_lists(
     lists = len(start) - 1
     rows, offsets = banned or (np.empty(0, np.int64), np.zeros(lists + 1, np.int64))
     keys = np.empty((lists, k), dtype=np.int64)
-    forbidden = np.zeros(len(ties.rank), dtype=np.bool_)
-    if allow is not None:
-        forbidden = ~allow[: len(forbidden)]
-    _best_of_lists(start.astype(np.int64), row, score, rows, offsets, forbidden, ties.rank, keys)
+    room = room_for(int(np.diff(offsets).max(initial=0)), len(ties.rank) - 1)
+    allowed = np.empty(0, np.bool_) if allow is None else allow
+    start = start.astype(np.int64)
+    _best_of_lists(start, row, score, rows, offsets, allowed, ties.rank, room, keys)
     return keys
+
+
+def room_for(rows: int, items: int) -> int:
+    """Return how many slots `slot_of` needs for so many rows: a power of two, half of it free.
+
+    Where a slot for each of the items is less, they are so many, and no row is looked for twice.
+    """
+    return 1 << max(min(2 * rows, items), 1).bit_length()
+
+
+@compiled
+def slot_of(held: Any, row: Any) -> Any:
+    """Return the slot of a row >= 1 in a table of rows, 0 where free, or the free slot for it.
+
+    held: a power of two of slots, not all of them taken (Knuth 1973: open addressing).
+    """
+    mask = np.int64(len(held) - 1)
+    at = np.int64(row) & mask
+    while held[at] != 0 and held[at] != row:
+        at = (at + 1) & mask
+    return at
 
 
 @compiled
@@ -85,22 +106,25 @@ def _best_of_lists(
     score: Any,
     banned: Any,
     banned_start: Any,
-    forbidden: Any,
+    allow: Any,
     rank: Any,
+    room: int,
     keys: Any,
 ) -> None:
     """Write the keys of the best of each list."""
     last, best = len(rank) - 1, keys.shape[1]
-    out = forbidden.copy()
+    out = np.zeros(room, dtype=np.int64)
     held = np.empty(2 * best + 64, dtype=np.int64)
     for at in range(len(keys)):
         for place in range(banned_start[at], banned_start[at + 1]):
-            if banned[place] <= last:
-                out[banned[place]] = True
+            if banned[place] > 0 and banned[place] <= last:
+                out[slot_of(out, banned[place])] = banned[place]
         count, floor = 0, np.int64(NOTHING)
         for place in range(start[at], start[at + 1] + 1):
             if place < start[at + 1]:
-                if out[row[place]]:
+                if len(allow) > 0 and not allow[row[place]]:
+                    continue
+                if banned_start[at] < banned_start[at + 1] and out[slot_of(out, row[place])] != 0:
                     continue
                 key = key_of(score[place], last - rank[row[place]])
                 if key <= floor:
@@ -116,6 +140,5 @@ def _best_of_lists(
             floor = held[best - 1]
         keys[at, :count] = held[:count]
         keys[at, count:] = NOTHING
-        for place in range(banned_start[at], banned_start[at + 1]):
-            if banned[place] <= last:
-                out[banned[place]] = forbidden[banned[place]]
+        if banned_start[at] < banned_start[at + 1]:
+            out[:] = 0

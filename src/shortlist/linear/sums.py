@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from shortlist.compiled import compiled
 from shortlist.linear.matrix import Matrix
 from shortlist.linear.neighbours import Neighbours
-from shortlist.linear.ranking import TieRanks, best_first
+from shortlist.linear.ranking import TieRanks, best_first, room_for, slot_of
 from shortlist.selection import NOTHING, best_to_front, key_of, score_of
 
 
 def dense_sums(profile: Matrix, neighbours: Neighbours) -> NDArray[np.float32]:
     """Return r = profile · S, [B, items]: column c is item row c + 1, -inf where nothing adds."""
     scores = np.full((profile.shape[0], profile.shape[1]), -np.inf, dtype=np.float32)
-    _dense(*_arrays(profile), neighbours.ids, neighbours.scores, scores)
+    _dense(*_arrays(profile), neighbours.start, neighbours.ids, neighbours.scores, scores)
     return scores[:, 1:]
 
 
@@ -34,13 +34,17 @@ def best_sums(
     those that any query may get.
     """
     queries = profile.shape[0]
+    start, item, weight = _arrays(profile)
     rows, offsets = seen or (np.empty(0, np.int64), np.zeros(queries + 1, np.int64))
+    of = neighbours
+    work = np.concatenate([[0], np.cumsum(of.start[item + 1] - of.start[item])])[start]
+    most = int((np.diff(work) + np.diff(offsets)).max(initial=0))
     keys = np.empty((queries, k), dtype=np.int64)
-    forbidden = np.zeros(len(ties.rank), dtype=np.uint8)
-    if allow is not None:
-        forbidden[~allow[: len(forbidden)]] = 1
-    ids, scores = neighbours.ids, neighbours.scores
-    _best(*_arrays(profile), ids, scores, rows, offsets, forbidden, ties.rank, keys)
+    _best(
+        *(start, item, weight, of.start, of.ids, of.scores, rows, offsets),
+        np.empty(0, np.bool_) if allow is None else allow,
+        *(ties.rank, room_for(most, len(of) - 1), keys),
+    )
     found = np.full((queries, k), -1, dtype=np.int64)
     values = np.full((queries, k), -np.inf, dtype=np.float32)
     best_first(keys, ties, found, values)
@@ -54,17 +58,16 @@ def _arrays(profile: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
 
 
 @compiled
-def _dense(start: Any, item: Any, weight: Any, ids: Any, scores: Any, out: Any) -> None:
+def _dense(
+    start: Any, item: Any, weight: Any, list_start: Any, ids: Any, scores: Any, out: Any
+) -> None:
     """Write the sums in float64, rounded once, over the -inf of out [B, items + 1]."""
-    width = ids.shape[1]
     total = np.zeros(out.shape[1], dtype=np.float64)
     for query in range(len(start) - 1):
         for at in range(start[query], start[query + 1]):
-            for place in range(width):
-                j = ids[item[at], place]
-                if j == 0:
-                    break
-                total[j] += weight[at] * np.float64(scores[item[at], place])
+            for place in range(list_start[item[at]], list_start[item[at] + 1]):
+                j = ids[place]
+                total[j] += weight[at] * np.float64(scores[place])
                 out[query, j] = 0
         for j in range(out.shape[1]):
             if out[query, j] == 0:
@@ -77,47 +80,56 @@ def _best(  # noqa: PLR0912
     start: Any,
     item: Any,
     weight: Any,
+    list_start: Any,
     ids: Any,
     scores: Any,
     seen: Any,
     seen_start: Any,
-    forbidden: Any,
+    allow: Any,
     rank: Any,
+    room: int,
     keys: Any,
 ) -> None:
-    """Write the keys [B, k] of the best sums, in any order: only what a history touches is read."""
-    items, width, best = len(ids) - 1, ids.shape[1], keys.shape[1]
-    total = np.zeros(items + 1, dtype=np.float64)
-    state = forbidden.copy()  # 1: touched, or not to be given
-    touched = np.empty(items + 2, dtype=np.int32)
+    """Write the keys [B, k] of the best sums, in any order.
+
+    Memory: what the longest query touches, by `room`, a power of two; never the whole catalogue.
+    """
+    items, best = len(list_start) - 2, keys.shape[1]
+    row_of = np.zeros(room, dtype=np.int32)  # 0: a free slot
+    total = np.zeros(room, dtype=np.float64)
+    banned = np.zeros(room, dtype=np.bool_)
+    taken = np.empty(room, dtype=np.int64)
     held = np.empty(2 * best + 64, dtype=np.int64)
     for query in range(len(start) - 1):
-        for at in range(seen_start[query], seen_start[query + 1]):
-            if seen[at] <= items:
-                state[seen[at]] = 1
         many = 0
-        for at in range(start[query], start[query + 1]):
-            row = item[at]
-            for place in range(width):
-                j = ids[row, place]
-                if j == 0:
-                    break
-                touched[many] = j
-                many += 1 - state[j]
-                state[j] = 1
-                total[j] += weight[at] * np.float64(scores[row, place])
         for at in range(seen_start[query], seen_start[query + 1]):
-            if seen[at] <= items:
-                state[seen[at]] = forbidden[seen[at]]
-                total[seen[at]] = 0
+            if seen[at] > 0 and seen[at] <= items:
+                slot = slot_of(row_of, seen[at])
+                if row_of[slot] == 0:
+                    row_of[slot] = seen[at]
+                    banned[slot] = True
+                    taken[many] = slot
+                    many += 1
+        for at in range(start[query], start[query + 1]):
+            for place in range(list_start[item[at]], list_start[item[at] + 1]):
+                j = ids[place]
+                slot = slot_of(row_of, j)
+                if row_of[slot] == 0:
+                    row_of[slot] = j
+                    taken[many] = slot
+                    many += 1
+                total[slot] += weight[at] * np.float64(scores[place])
         count, floor, key_floor = 0, np.float32(-np.inf), np.int64(NOTHING)
         for t in range(many + 1):
             if t < many:
-                j = touched[t]
-                score = np.float32(total[j]) + np.float32(0)  # -0 is 0
-                total[j] = 0
-                state[j] = 0
-                if score < floor:
+                slot = taken[t]
+                j = row_of[slot]
+                out = banned[slot] or (len(allow) > 0 and not allow[j])
+                score = np.float32(total[slot]) + np.float32(0)  # -0 is 0
+                row_of[slot] = 0
+                total[slot] = 0
+                banned[slot] = False
+                if out or score < floor:
                     continue
                 key = key_of(score, items - rank[j])
                 if key <= key_floor:

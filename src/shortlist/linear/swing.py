@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from shortlist.compiled import compiled
 from shortlist.data.vocabulary import mix
-from shortlist.linear.neighbours import Neighbours, Pairs
+from shortlist.linear.neighbours import Found, Neighbours, Pairs
 from shortlist.linear.ranking import TieRanks, best_first, best_of_lists
 
 ROOM = 1 << 22
@@ -37,9 +37,10 @@ def swing(
     start, user = _sample(pairs, tie_keys, user_keys, items, users, seed)
     weight = 1 / np.sqrt(np.maximum(pairs.items_of_users(), 1))
     ties = TieRanks.of(tie_keys[: items + 1])
-    ids = np.zeros((items + 1, neighbours), dtype=np.int32)
-    scores = np.zeros((items + 1, neighbours), dtype=np.float32)
-    wanted = np.arange(1, items + 1) if rows is None else np.sort(rows)
+    neighbours = min(neighbours, max(items, 1))
+    found = Found(items + 1 if rows is None else len(rows))
+    wanted = np.arange(1, items + 1) if rows is None else np.asarray(rows, dtype=np.int64)
+    number = wanted if rows is None else np.arange(len(rows))
     room = max(ROOM, items + 1)
     near, value = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
     while len(wanted):
@@ -47,12 +48,12 @@ def swing(
         done = _swing(
             wanted, start, user, pairs.start, pairs.item, weight, float(alpha), near, value, ends
         )
-        block, wanted = wanted[:done], wanted[done:]
+        block, number, wanted = number[:done], number[done:], wanted[done:]
         keys = best_of_lists(ends[: done + 1], near, value, None, ties, neighbours)
-        found = np.zeros(keys.shape, dtype=np.int32), np.zeros(keys.shape, dtype=np.float32)
-        best_first(keys, ties, *found)
-        ids[block], scores[block] = found
-    return Neighbours(ids, scores)
+        best = np.zeros(keys.shape, dtype=np.int32), np.zeros(keys.shape, dtype=np.float32)
+        best_first(keys, ties, *best)
+        found.add(block, *best)
+    return found.neighbours()
 
 
 def _sample(

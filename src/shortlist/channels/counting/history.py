@@ -29,6 +29,15 @@ SCORES = 16_000_000
 """How many dense scores are held at a time (64 MB)."""
 
 
+MOST_ITEMS = Field(
+    default=None,
+    description="Of each user only so many items count, the latest distinct ones: it bounds "
+    "the work that the busiest users make. Unset: all. Needs data.time.",
+    examples=[500],
+)
+"""The key of channels that learn from pairs of items of a user, or pairs of users."""
+
+
 class ProfileOptions(Section):
     """How a history is weighed when it is asked with; the log's own weights are not touched."""
 

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from shortlist.asking.rows import RowQueries
-from shortlist.channels.counting.history import HistoryScorer, ProfileOptions
-from shortlist.channels.kept import check_rows, check_tensors
+from shortlist.channels.counting.history import MOST_ITEMS, HistoryScorer, ProfileOptions
+from shortlist.channels.kept import check_offsets, check_rows, check_tensors
 from shortlist.data.dataset import TrainingData
 from shortlist.durations import in_units
 from shortlist.errors import ModelError
@@ -22,7 +22,7 @@ from shortlist.linear.neighbours import (
     Formula,
     Neighbours,
     Pairs,
-    distinct_pairs,
+    counted_pairs,
     nearest,
     renamed,
     spread,
@@ -81,6 +81,7 @@ class ItemCFOptions(ProfileOptions):
         "data.time.",
         examples=["1d"],
     )
+    most_items: Count | None = MOST_ITEMS
     swing_users: Count | None = Field(
         default=None,
         description="Users of an item that swing compares at most, a seeded sample. Unset: 200.",
@@ -99,6 +100,9 @@ class ItemCFOptions(ProfileOptions):
         faults = {
             f"alpha does nothing with similarity = '{kind}': leave it out.": self.alpha is not None
             and kind not in ("conditional", "swing"),
+            "most_items = 1 leaves no two items of a user to compare: take 2 or more.": (
+                self.most_items == 1
+            ),
             "bm25_k1 and bm25_b need item_weighting = 'bm25'.": weighted != "bm25"
             and (self.bm25_k1 is not None or self.bm25_b is not None),
             "bm25_b must be from 0 to 1.": (self.bm25_b or 0) > 1,
@@ -158,9 +162,7 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
         names = data.items.rows(old.items.ids[: old.items.trained])
         self._take(data)
         fresh = self._nearest(data, pairs, rows)
-        same = renamed(kept, names, data.items.trained)
-        same.ids[rows], same.scores[rows] = fresh.ids[rows], fresh.scores[rows]
-        self._keep(same)
+        self._keep(renamed(kept, names, data.items.trained).with_lists(rows, fresh))
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
         """Return the sums over the neighbours of a history, [B, C], -inf where there are none."""
@@ -181,34 +183,44 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
 
     def near(self, rows: Tensor, k: int) -> Hits:
         """Return the stored neighbours: similarities, best first."""
-        width = min(k, self.neighbours.ids.shape[1])
-        ids = torch.full((len(rows), k), -1)
-        scores = torch.full((len(rows), k), float("-inf"))
-        near = torch.from_numpy(self.neighbours.ids)[rows, :width].long()
-        there = near > 0
-        ids[:, :width] = near.masked_fill(~there, -1)
-        values = torch.from_numpy(self.neighbours.scores)[rows, :width]
-        scores[:, :width] = values.masked_fill(~there, float("-inf"))
-        return Hits(ids, scores)
+        found = self.neighbours.of(rows.numpy())
+        length = np.minimum(np.diff(found.start), k)
+        query = np.repeat(np.arange(len(rows)), length)
+        rank = np.arange(len(query)) - np.repeat(np.cumsum(length) - length, length)
+        ids = np.full((len(rows), k), -1, dtype=np.int64)
+        scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
+        ids[query, rank] = found.ids[found.start[query] + rank]
+        scores[query, rank] = found.scores[found.start[query] + rank]
+        return Hits(torch.from_numpy(ids), torch.from_numpy(scores))
 
     def learned(self) -> dict[str, Tensor]:
-        """The neighbours: ids [items + 1, N] int32 and scores float32."""
+        """The neighbours: start [items + 2] int64, and one list after the other, int32, float32."""
         return {
+            "start": torch.from_numpy(self.neighbours.start),
             "neighbours": torch.from_numpy(self.neighbours.ids),
             "similarities": torch.from_numpy(self.neighbours.scores),
         }
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the neighbours back."""
-        shape = (self.data.items.trained + 1, "N")
+        items = self.data.items.trained
         check_tensors(
             "learned",
             tensors,
-            {"neighbours": (torch.int32, shape), "similarities": (torch.float32, shape)},
+            {
+                "start": (torch.int64, (items + 2,)),
+                "neighbours": (torch.int32, ("total",)),
+                "similarities": (torch.float32, ("total",)),
+            },
         )
-        check_rows("learned: neighbours", tensors["neighbours"], 0, self.data.items.trained)
-        ids, scores = tensors["neighbours"].numpy(), tensors["similarities"].numpy()
-        self._keep(Neighbours(ids, scores))
+        check_offsets("learned: start", tensors["start"], len(tensors["neighbours"]))
+        if int(tensors["start"][1]) != 0:
+            raise ModelError("learned: row 0 has no neighbours")
+        check_rows("learned: neighbours", tensors["neighbours"], 1, items)
+        start, ids, scores = (
+            tensors[name].numpy() for name in ("start", "neighbours", "similarities")
+        )
+        self._keep(Neighbours(start, ids, scores))
 
     def _keep(self, neighbours: Neighbours) -> None:
         self.neighbours = neighbours
@@ -217,14 +229,10 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
     def _pairs(self, data: TrainingData) -> Pairs:
         """The distinct pairs of the training log, once the options are known to fit the data."""
         options, log = self.options, data.training_log
-        for name in ("recency", "latest_items", "time_decay"):
+        for name in ("recency", "latest_items", "most_items", "time_decay"):
             if getattr(options, name) is not None and log.time is None:
                 raise ModelError(f"{name} needs data.time: without it a history has no order")
-        pairs = distinct_pairs(log, data.items.trained)
-        if options.values == "explicit":
-            weight = log.weights_for("values = 'explicit'")
-            pairs = pairs.keep(weight[pairs.event] != 0)
-        return pairs
+        return counted_pairs(log, data.items.trained, options.values, options.most_items)
 
     def _nearest(
         self, data: TrainingData, pairs: Pairs, rows: NDArray[np.int64] | None

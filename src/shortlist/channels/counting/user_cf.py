@@ -13,12 +13,18 @@ from torch import Tensor
 from shortlist.asking.explaining import REASONS, Explaining
 from shortlist.asking.rows import RowQueries
 from shortlist.channels.counting.base import Counting
-from shortlist.channels.counting.history import ProfileOptions, no_profile, profiles
+from shortlist.channels.counting.history import (
+    MOST_ITEMS,
+    ProfileOptions,
+    no_profile,
+    profiles,
+)
 from shortlist.channels.kept import check_tensors
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.linear.from_scipy import csr_array, diags_array
 from shortlist.linear.matrix import Matrix, user_item_matrix
+from shortlist.linear.neighbours import counted_pairs
 from shortlist.linear.ranking import TieRanks, best_first, best_of_lists
 from shortlist.linear.weighting import inverse_frequency
 from shortlist.sections.base import Count
@@ -38,6 +44,7 @@ class UserCFOptions(ProfileOptions):
         "has met.",
     )
     neighbours: Count = Field(default=100, description="How many similar users are asked.")
+    most_items: Count | None = MOST_ITEMS
     item_weighting: Literal["none", "iuf"] = Field(
         default="none",
         description='"iuf": a shared item counts 1 / log(1 + |Vi|), the norms stay (jaccard: both '
@@ -71,10 +78,15 @@ class UserCF(Counting[UserCFOptions], Explaining):
         """Turn the log by item; neighbours are looked for when a query comes."""
         data, options = self.data, self.options
         log = data.training_log
-        for name in ("recency", "latest_items"):
+        for name in ("recency", "latest_items", "most_items"):
             if getattr(options, name) is not None and log.time is None:
                 raise ModelError(f"{name} needs data.time: without it a history has no order")
         items = data.items.trained
+        if options.most_items is not None:
+            pairs = counted_pairs(log, items, options.values, options.most_items)
+            counts_here = np.zeros(len(log), dtype=np.bool_)
+            counts_here[pairs.event] = True
+            log = log.keep(counts_here)
         matrix: Matrix = user_item_matrix(log, items, options.values)
         matrix = matrix[: data.users.trained + 1].astype(np.float64)
         counts = np.bincount(matrix.indices, minlength=items + 1)
