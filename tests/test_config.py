@@ -289,6 +289,16 @@ def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path, content, message)
     assert message in str(refused.value)
 
 
+def test_a_log_of_several_files_is_a_list_of_paths_each_of_them_an_input(write):
+    recipe = load_recipe(write('data.interactions = ["a.csv", "sub/b.csv"]'))
+    folder = recipe.base
+    assert recipe.interactions_path == [folder / "a.csv", folder / "sub/b.csv"]
+    assert recipe.inputs["data.interactions[1]"] == folder / "sub/b.csv"
+    for wrong in ("[]", '["a.csv", 3]', '["a.csv", "a.csv"]', '["a.csv", ""]'):
+        with pytest.raises(RecipeError, match=r"data\.interactions must"):
+            load_recipe(write(f"data.interactions = {wrong}"))
+
+
 PATHS = ["data.root", *Recipe.from_dict({"data": {"interactions": "log.csv"}}).inputs]
 
 

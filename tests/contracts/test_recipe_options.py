@@ -81,6 +81,8 @@ CHANGES: dict[str, list[Any]] = {
     "data.columns": [["user_id", "item_id", "timestamp"]],
     "data.users_columns": [["user_id", "region"]],
     "data.items_columns": [["item_id", "tags", "title"]],
+    "data.users_id": ["own"],
+    "data.items_id": ["own"],
     "data.null_values": [["nobody"]],
     "data.null_ids": ["drop"],
     "features.users": [{"region": "categorical", "age": "numeric"}],
@@ -118,6 +120,8 @@ SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "data.columns": [{}, {"data.interactions": "bare.csv"}],
     "data.users_columns": [{}, {"data.users": "bare_users.csv"}],
     "data.items_columns": [{}, {"data.items": "bare_items.csv"}],
+    "data.users_id": [{}, {"data.users": "own_users.parquet"}],
+    "data.items_id": [{}, {"data.items": "own_items.parquet"}],
     "data.quote": [{"data.interactions": "quoted.csv"}, {"data.interactions": "log.parquet"}],
     "data.null_values": [{"data.interactions": "nobody.csv", "data.null_ids": "drop"}],
     "data.null_ids": [{"data.interactions": "gaps.csv"}],
@@ -169,6 +173,8 @@ def folder(tmp_path_factory):
     )
     bare = world.items.select("item_id", pl.col("tags").list.join("|"), "title")
     bare.write_csv(folder / "bare_items.csv", include_header=False)
+    world.users.rename({"user_id": "own"}).write_parquet(folder / "own_users.parquet")
+    world.items.rename({"item_id": "own"}).write_parquet(folder / "own_items.parquet")
     users = pl.col("user_id").cast(pl.String)
     for name, user in (("gaps", ""), ("nobody", "nobody")):
         some = pl.when(pl.int_range(pl.len()) % 50 == 1).then(pl.lit(user)).otherwise(users)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shortlist.data.dataset import Dataset
 from shortlist.data.id_columns import align_ids
 from shortlist.data.readers import is_text, read_entities, read_frame, read_interactions
 from shortlist.data.schema import Feature, Schema
@@ -346,9 +347,21 @@ def test_a_repeated_id_is_refused_by_name_and_row():
         read_entities(frame, "item_id")
 
 
-def test_an_undeclared_column_called_id_is_refused():
+def test_a_column_called_id_beside_the_ids_is_left_out_and_refused_as_a_feature():
+    frame = pl.DataFrame({"item_id": [1], "id": [2], "note": ["a"]})
+    assert read_entities(frame, "item_id").rows() == [(1, "a")]
     with pytest.raises(DataError, match="the ids are in 'item_id'; rename"):
-        read_entities(pl.DataFrame({"item_id": [1], "id": [2]}), "item_id")
+        read_entities(frame, "item_id", [Feature("id", "numeric")])
+
+
+def test_a_table_may_call_its_ids_otherwise_than_the_log():
+    log = pl.DataFrame({"user_id": [1, 1, 2], "sku": ["a", "b", "a"]})
+    items = pl.DataFrame({"id": ["a", "b"], "price": [1.0, 2.0]})
+    feature = Feature("price", "numeric")
+    schema = Schema(item="sku", items_id="id", item_features=(feature,))
+    data = Dataset.load(log, items=items, schema=schema)
+    assert data.items is not None
+    assert data.items.rows() == [("a", 1.0), ("b", 2.0)]
 
 
 def test_a_declared_feature_or_title_that_is_missing_is_answered_with_the_nearest():

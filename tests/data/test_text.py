@@ -33,6 +33,29 @@ def lines(odd=(), *, rows=400, separator="\t"):
     return "\n".join([header, *body, ""])
 
 
+# --- heads
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_head_of_a_file_is_whole_lines_and_no_part_of_a_quoted_field(tmp_path, encoding):
+    body = "".join(f'u{n},i{n},"a title, {n}\nof two lines"\n' for n in range(400))
+    path = write(tmp_path / "log.csv", ("user,item,title\n" + body).encode(encoding))
+    for most in range(1000, 1100):
+        found = open_text(path, TextFormat(), most).lazy.collect()
+        whole = open_text(path, TextFormat()).lazy.collect()
+        assert 0 < found.height < 60
+        assert found.equals(whole.head(found.height))
+
+
+def test_tables_of_movielens_with_a_suffix_of_recbole_are_read_as_they_are(tmp_path):
+    path = write(tmp_path / "u.user", "1|24|M|writer|85711\n2|53|F|other|94043\n")
+    columns = ("user_id", "age", "gender", "job", "zip")
+    found = read_frame(path, "users", text=TextFormat(columns=columns))
+    assert found.rows()[1] == (2, 53, "F", "other", 94043)
+    recbole = write(tmp_path / "ml.user", "user_id:token\tage:float\n1\t24\n")
+    assert read_frame(recbole, "users").columns == ["user_id", "age"]
+
+
 # --- quotes
 
 

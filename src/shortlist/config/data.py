@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shortlist.config.fields import PathText
+from shortlist.config.fields import Paths, PathText
 from shortlist.durations import WrittenUnit
 from shortlist.sections.base import (
     Names,
@@ -22,9 +22,9 @@ class Data(Section):
         "The environment variable SHORTLIST_DATA takes its place. Unset: this file's folder.",
         examples=["data"],
     )
-    interactions: PathText = Field(
+    interactions: Paths = Field(
         description="The log, one row an event: CSV and other text, Parquet, JSON Lines or "
-        "RecBole's .inter; a folder or a pattern such as log/*.csv is read as one.",
+        "RecBole's .inter; a folder, a pattern such as log/*.csv or a list is read as one.",
         examples=["interactions.csv"],
     )
     users: PathText | None = Field(
@@ -129,6 +129,16 @@ class Data(Section):
         default=(),
         description="Names of the columns of data.items, where the file has no header.",
         examples=[["item_id", "title", "genres"]],
+    )
+    users_id: Text | None = Field(
+        default=None,
+        description="Column of the id in data.users. Unset: called as in the log.",
+        examples=["id"],
+    )
+    items_id: Text | None = Field(
+        default=None,
+        description="Column of the id in data.items. Unset: called as in the log.",
+        examples=["id"],
     )
     null_values: Names = Field(
         default=(),

@@ -4,11 +4,9 @@ import re
 import unicodedata
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from shortlist.sections.base import (
-    plain,
-)
+from shortlist.sections.base import distinct, plain
 
 
 def _path(text: str) -> str:
@@ -26,5 +24,15 @@ def _channel(text: str) -> str:
     return text
 
 
+def _paths(value: object) -> object:
+    """Check a path, or a list of paths, which becomes a tuple."""
+    if isinstance(value, list | tuple) and value and all(isinstance(path, str) for path in value):
+        return distinct(tuple(_path(plain(path)) for path in value))
+    if isinstance(value, str):
+        return _path(plain(value))
+    raise ValueError("must be text in quotes, or a list of such texts")
+
+
 PathText = Annotated[str, AfterValidator(plain), AfterValidator(_path)]
+Paths = Annotated[str | tuple[str, ...], BeforeValidator(_paths)]
 ChannelName = Annotated[str, AfterValidator(_channel)]

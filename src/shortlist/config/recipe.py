@@ -76,8 +76,10 @@ class Recipe(Section):
         return self._base
 
     @property
-    def interactions_path(self) -> Path:
-        """The log's path."""
+    def interactions_path(self) -> Path | list[Path]:
+        """The log's path, or those of the files that are read as one."""
+        if isinstance(self.data.interactions, tuple):
+            return [self._base / expand(path) for path in self.data.interactions]
         return self._base / expand(self.data.interactions)
 
     @property
@@ -103,8 +105,14 @@ class Recipe(Section):
     @property
     def inputs(self) -> dict[str, Path | None]:
         """The path of each file it reads, by its key; None where the recipe has none."""
+        found, key = self.interactions_path, "data.interactions"
+        log: dict[str, Path | None] = (
+            {f"{key}[{place}]": path for place, path in enumerate(found)}
+            if isinstance(found, list)
+            else {key: found}
+        )
         return {
-            "data.interactions": self.interactions_path,
+            **log,
             "data.users": self.users_path,
             "data.items": self.items_path,
             "data.impressions": self.impressions_path,
@@ -165,10 +173,17 @@ class Recipe(Section):
             found.append("features.items needs data.items, the file with these columns")
         if self.features.title is not None and data.items is None:
             found.append("features.title needs data.items, the file with this column")
-        if data.user in self.features.users:
-            found.append(f"features.users must not hold the id {data.user!r}: see model.user_id")
-        if data.item in self.features.items:
-            found.append(f"features.items must not hold the id {data.item!r}: it is always used")
+        for key, own, file in (
+            ("users_id", data.users_id, data.users),
+            ("items_id", data.items_id, data.items),
+        ):
+            if own is not None and file is None:
+                found.append(f"data.{key} needs data.{key.removesuffix('_id')}, the file with it")
+        user, item = data.users_id or data.user, data.items_id or data.item
+        if user in self.features.users:
+            found.append(f"features.users must not hold the id {user!r}: see model.user_id")
+        if item in self.features.items:
+            found.append(f"features.items must not hold the id {item!r}: it is always used")
         return found
 
     @property

@@ -434,7 +434,7 @@ def _aligned(
     title = schema.title if side == "item" else None
     table = read_entities(
         source,
-        getattr(schema, side),
+        schema.id_of(f"{side}s"),
         features,
         title,
         f"{side}s",

@@ -19,12 +19,12 @@ from shortlist.errors import DataError
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
-def open_json(path: Path) -> pl.LazyFrame:
+def open_json(path: Path, most: int | None = None) -> pl.LazyFrame:
     """Return the rows of a file of JSON objects, checked as far as no column is asked for.
 
-    Errors: DataError with the first line that is no object.
+    most: of the first so many bytes only. Errors: DataError with the first line that is no object.
     """
-    data = unpacked(path)[:].removeprefix(b"\xef\xbb\xbf")
+    data = unpacked(path, most)[:].removeprefix(b"\xef\xbb\xbf")
     if data.lstrip()[:1] == b"[":
         raise DataError(
             f"{path}: this is one JSON list; write one object a line (JSON Lines), as "

@@ -29,7 +29,7 @@ from shortlist.data.id_columns import (
 from shortlist.data.reports import ReadReport, counted
 from shortlist.data.schema import Feature, NullIds, Schema, Tie
 from shortlist.data.tables import Source, Table, open_table
-from shortlist.data.text import NULL_WORDS, RECBOLE, TextFormat, suffix_of
+from shortlist.data.text import NULL_WORDS, TextFormat, is_recbole
 from shortlist.data.times import checked_times, refuse_beyond, told
 from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError
@@ -166,25 +166,30 @@ def read_entities(
 ) -> pl.DataFrame:
     """Read the table of users or items: one row an id, the id first, as column `id`.
 
-    All other columns are kept under their own names; declared features take the form of their kind
+    All other columns, but one called id, are kept under their own names; declared features take the form of their kind
     (`columns.checked_feature`), the title is text, the rest is as `read_frame` types it. text,
     null_ids: as in `Schema`; said: a list that sentences about the table are added to.
     """
     features = tuple(features)
     table = open_table(source, name, text)
     wanted = [feature.name for feature in features] + ([title] if title is not None else [])
-    table.require([id_column, *wanted])
-    if id_column != "id" and "id" in table.names:
+    try:
+        table.require([id_column])
+    except DataError as error:
+        raise DataError(f"{error} If its ids are called otherwise, say data.{name}_id.") from error
+    table.require(wanted)
+    if id_column != "id" and "id" in wanted:
         raise fault(table.where, "id", f"the ids are in '{id_column}'; rename this column.")
     exact = [id_column, *(feature.name for feature in features if feature.kind != "numeric")]
     inner = [name for name in (id_column, *wanted) if name not in table.names]
-    frame = table.typed(
-        [*table.names, *inner], exact=[*exact, title] if title is not None else exact
-    )
+    others = [name for name in table.names if name != "id" or id_column == "id"]
+    frame = table.typed([*others, *inner], exact=[*exact, title] if title is not None else exact)
     (frame, dropped), where = with_ids(frame, [id_column], null_ids), table.where
     if dropped:
         where = counted_without(where, dropped)
     ids = given_ids(frame[id_column], where, null_ids)
+    if said is not None and len(others) < len(table.names):
+        said.append(f"{table.where}: column 'id' left out: the ids are in '{id_column}'.")
     if said is not None:
         said += _said_of(table, frame, ids, features, dropped)
     repeated = ids.is_duplicated()
@@ -234,7 +239,7 @@ def refuse_idle_text(schema: Schema, *sources: Source) -> None:
 def _is_plain(source: Source) -> bool:
     """Whether text files leave open how they are written: those of RecBole do not."""
     try:
-        return not any(suffix_of(file) in RECBOLE for file in files_of(source))
+        return not any(is_recbole(file) for file in files_of(source))
     except DataError:  # what is not there is told by who reads it
         return True
 

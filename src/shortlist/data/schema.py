@@ -68,6 +68,7 @@ class Schema:
     `text`: how the text files among the tables are written; by default each file decides.
     `users_columns`, `items_columns`: names of the columns of these tables, where they are text
     without a header; `text.columns` are those of the log.
+    `users_id`, `items_id`: the id columns of these tables, where they are called otherwise.
     `null_ids`: a row whose user or item is missing is refused, or dropped and counted ("drop").
     Words such as NULL and NA are refused as ids in both cases: name them in
     `text.null_values`, or "keep" them as ids that happen to look so.
@@ -93,6 +94,8 @@ class Schema:
     text: TextFormat = field(default_factory=TextFormat)
     users_columns: tuple[str, ...] = ()
     items_columns: tuple[str, ...] = ()
+    users_id: str | None = None
+    items_id: str | None = None
     null_ids: NullIds = "refuse"
 
     def __post_init__(self) -> None:
@@ -123,8 +126,8 @@ class Schema:
             known = suggest(str(self.null_ids), NULL_IDS)
             raise DataError(f"there is no rule {self.null_ids!r} for null_ids.{known}")
         self._check_min_weight()
-        _check_features("user", self.user, self.user_features)
-        _check_features("item", self.item, self.item_features)
+        _check_features("user", self.id_of("users"), self.user_features)
+        _check_features("item", self.id_of("items"), self.item_features)
         if self.title is not None:
             _check_name("title", self.title)
         if self.click is not None:
@@ -141,6 +144,11 @@ class Schema:
             "split": self.split,
         }
         return {role: column for role, column in columns.items() if column is not None}
+
+    def id_of(self, table: str) -> str:
+        """Return the id column of "users" or "items"."""
+        own = {"users": self.users_id, "items": self.items_id}[table]
+        return own or {"users": self.user, "items": self.item}[table]
 
     def text_of(self, table: str) -> TextFormat:
         """Return how a table besides the log is written: "users", "items" or another log."""

@@ -15,12 +15,22 @@ import polars as pl
 from shortlist.data import json_lines, nested
 from shortlist.data.columns import exact_text, fault, first_row, typed_text
 from shortlist.data.files import KINDS, ManyFiles, files_of, hive_values, is_path
-from shortlist.data.text import RECBOLE, TextFormat, is_text_file, open_text, suffix_of, undecodable
+from shortlist.data.text import (
+    TextFormat,
+    is_recbole,
+    is_text_file,
+    open_text,
+    suffix_of,
+    undecodable,
+)
 from shortlist.errors import DataError, suggest
 
 Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __arrow_c_stream__
 
 Result = TypeVar("Result")
+
+HEAD_ROWS = 50_000
+"""Rows of a Parquet file that are its head."""
 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -99,14 +109,19 @@ class Table:
         return column.str.replace(",", ".", literal=True) if numbers.all() else column
 
 
-def open_table(source: Source, name: str, text: TextFormat | None = None) -> Table:
-    """Open a path, several paths or a frame, which errors call by `name`. Errors: DataError."""
+def open_table(
+    source: Source, name: str, text: TextFormat | None = None, most: int | None = None
+) -> Table:
+    """Open a path, several paths or a frame, which errors call by `name`. Errors: DataError.
+
+    most: look at the head of each file only: so many bytes of text, `HEAD_ROWS` of Parquet.
+    """
     where = f"the {name} frame"
     if is_path(source):
         files = files_of(source)
         if len(files) > 1 or (hive_values(files[0]) and str(files[0]) != str(source)):
-            return _open_files(files, source, text or TextFormat())
-        return _open_file(files[0], text or TextFormat())
+            return _open_files(files, source, text or TextFormat(), most)
+        return _open_file(files[0], text or TextFormat(), most)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
         return _open_lazy(source.lazy(), where)
     # Only what is imported already can have made the frame; pandas itself is not needed here.
@@ -123,25 +138,26 @@ def open_table(source: Source, name: str, text: TextFormat | None = None) -> Tab
     )
 
 
-def _open_file(path: Path, text: TextFormat) -> Table:
+def _open_file(path: Path, text: TextFormat, most: int | None) -> Table:
     suffix = suffix_of(path)
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     if suffix == ".parquet":
-        return _open_lazy(pl.scan_parquet(path, glob=False), str(path))
+        rows = None if most is None else HEAD_ROWS
+        return _open_lazy(pl.scan_parquet(path, glob=False, n_rows=rows), str(path))
     if suffix in json_lines.SUFFIXES:
-        return _open_lazy(_reading(str(path), lambda: json_lines.open_json(path)), str(path))
+        return _open_lazy(_reading(str(path), lambda: json_lines.open_json(path, most)), str(path))
     if not is_text_file(path):
         raise DataError(f"{path}: cannot read '{path.suffix}' files; give {KINDS}.")
-    found = _reading(str(path), lambda: open_text(path, text))
+    found = _reading(str(path), lambda: open_text(path, text, most))
     return _open_lazy(
-        found.lazy, str(path), text=found.format, rows=found.rows, recbole=suffix in RECBOLE
+        found.lazy, str(path), text=found.format, rows=found.rows, recbole=is_recbole(path)
     )
 
 
-def _open_files(files: list[Path], source: Source, text: TextFormat) -> Table:
+def _open_files(files: list[Path], source: Source, text: TextFormat, most: int | None) -> Table:
     """Open several files as one table: the same columns, written alike, the rows in order."""
-    tables = [_open_file(file, text) for file in files]
+    tables = [_open_file(file, text, most) for file in files]
     first, hive = tables[0], [hive_values(file) for file in files]
     shown = f"{len(files)} files" if isinstance(source, (list, tuple)) else str(source)
     where = ManyFiles(f"{shown} ({files[0].name} to {files[-1].name})")

@@ -36,6 +36,7 @@ _SEPARATORS = {
     ".tsv": "\t",
     ".dat": None,
     ".txt": None,
+    **dict.fromkeys((".data", ".base", ".test", ".tab", ".psv"), None),
     **dict.fromkeys(RECBOLE, "\t"),
 }
 _TRIED = ("::", "\t", ";", "|", ",")
@@ -124,6 +125,17 @@ def is_text_file(path: Path) -> bool:
     return suffix_of(path) in _SEPARATORS
 
 
+def is_recbole(path: Path) -> bool:
+    """Return whether a file is written as RecBole writes them: its suffix, and tabs or types."""
+    if suffix_of(path) not in RECBOLE:
+        return False
+    try:
+        first = unpacked(path, _HEAD)[:_HEAD].split(b"\n")[0]
+    except (OSError, ValueError):  # what cannot be read is told by who reads it
+        return True
+    return b"\t" in first or b":token" in first or b":float" in first or b"|" not in first
+
+
 def suffix_of(path: Path) -> str:
     """Return the suffix that says the format: of log.csv.gz it is .csv."""
     suffixes = path.suffixes
@@ -131,36 +143,39 @@ def suffix_of(path: Path) -> str:
     return (suffixes[-2] if packed else path.suffix).lower()
 
 
-def open_text(path: Path, asked: TextFormat) -> Text:
+class _Begun(NamedTuple):
+    """A text file of which the separator is decided; mark: it, as one byte of `data`."""
+
+    data: Bytes
+    encoding: str
+    start: int
+    separator: str
+    mark: bytes
+    quote: str
+    asked: TextFormat
+
+    def first(self) -> tuple[str, ...]:
+        """The fields of the first line."""
+        return _header(_head(self.data, self.start)[0], self.mark.decode(), self.quote)
+
+
+def first_fields(path: Path, asked: TextFormat, most: int | None = None) -> tuple[str, ...]:
+    """Return the fields of the first line, be it a header or a row. Errors: DataError."""
+    return _begun(path, asked, most).first()
+
+
+def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
     """Decide how a file is written, check each of its lines, and return how to parse it.
+
+    most: look at the first so many bytes only, cut at the end of a line.
 
     Errors: DataError with the first row that does not fit, and the key that mends it; OSError for
     a packed file that is damaged.
     """
-    where, suffix = str(path), suffix_of(path)
-    if suffix in RECBOLE:
-        asked = TextFormat("\t", "none", null_values=asked.null_values)
-    data, encoding, start = _as_utf8(path, asked.encoding)
-    if data.find(b"\n") < 0 and data.find(b"\r") >= 0:
-        data = data[:].replace(b"\r", b"\n")
-    while data[start : start + 1] in (b"\n", b"\r"):
-        start += 1
-    if start == len(data):
-        raise DataError(f"{where}: the file is empty.")
-    separator = asked.separator or _separator(_head(data, start), suffix, where)
-    if asked.decimal == separator:
-        raise DataError(f"{where}: its separator is ',', so data.decimal = ',' cannot hold.")
-    mark = separator.encode()
-    if len(mark) > 1:
-        if asked.quote not in (None, "none"):
-            raise DataError(
-                f"{where}: quote = {asked.quote!r} does nothing with a separator of several "
-                f"characters, {separator!r}; remove data.quote."
-            )
-        data, mark = _one_byte(data[start:], mark, where)
-        asked, start = replace(asked, quote="none"), 0
-    quote = {None: '"', "none": ""}.get(asked.quote, asked.quote) or ""
-    first = _header(_head(data, start)[0], mark.decode(), quote)
+    where = str(path)
+    begun = _begun(path, asked, most)
+    data, encoding, start, separator, mark, quote, asked = begun
+    first = begun.first()
     names = asked.columns or first
     if both := [name for name in asked.columns if name in first]:
         raise DataError(
@@ -199,6 +214,34 @@ def open_text(path: Path, asked: TextFormat) -> Text:
         glob=False,
     )
     return Text(lazy, records - layout.header, decided)
+
+
+def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
+    """Read a file, and decide how its bytes are text and what stands between its fields."""
+    where, suffix = str(path), suffix_of(path)
+    if is_recbole(path):
+        asked = TextFormat("\t", "none", null_values=asked.null_values)
+    data, encoding, start = _as_utf8(path, asked.encoding, most)
+    if data.find(b"\n") < 0 and data.find(b"\r") >= 0:
+        data = data[:].replace(b"\r", b"\n")
+    while data[start : start + 1] in (b"\n", b"\r"):
+        start += 1
+    if start == len(data):
+        raise DataError(f"{where}: the file is empty.")
+    separator = asked.separator or _separator(_head(data, start), suffix, where)
+    if asked.decimal == separator:
+        raise DataError(f"{where}: its separator is ',', so data.decimal = ',' cannot hold.")
+    mark = separator.encode()
+    if len(mark) > 1:
+        if asked.quote not in (None, "none"):
+            raise DataError(
+                f"{where}: quote = {asked.quote!r} does nothing with a separator of several "
+                f"characters, {separator!r}; remove data.quote."
+            )
+        data, mark = _one_byte(data[start:], mark, where)
+        asked, start = replace(asked, quote="none"), 0
+    quote = {None: '"', "none": ""}.get(asked.quote, asked.quote) or ""
+    return _Begun(data, encoding, start, separator, mark, quote, asked)
 
 
 def undecodable(path: Path, where: str) -> DataError | None:
@@ -240,9 +283,9 @@ def _codec(name: str) -> str:
     return known.name
 
 
-def _as_utf8(path: Path, encoding: str | None) -> tuple[Bytes, str, int]:
+def _as_utf8(path: Path, encoding: str | None, most: int | None = None) -> tuple[Bytes, str, int]:
     """Return the bytes of a file as UTF-8, the encoding they had, and where the text begins."""
-    where, data = str(path), unpacked(path)
+    where, data = str(path), unpacked(path, most)
     marked = data[:3] == codecs.BOM_UTF8
     if encoding is None and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         encoding = "utf-16"
@@ -269,17 +312,43 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def unpacked(path: Path) -> Bytes:
-    """Return the bytes of a file: those inside, of a packed one."""
+def unpacked(path: Path, most: int | None = None) -> Bytes:
+    """Return the bytes of a file: those inside, of a packed one.
+
+    most: no more than so many of them, cut at the end of a line.
+    """
     packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
     if packing is not None:
         import pyarrow as pa  # noqa: PLC0415
 
         with pa.input_stream(str(path), compression=packing) as stream:
-            unpacked: bytes = stream.read()
-        return unpacked
+            unpacked: bytes = stream.read(most)
+        return _whole_lines(unpacked, most)
     with path.open("rb") as file:
+        if most is not None:
+            return _whole_lines(file.read(most), most)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _whole_lines(data: bytes, most: int | None) -> bytes:
+    """Leave out the line that was cut, and a quoted field that was cut at one of its lines."""
+    if most is None or len(data) < most:
+        return data
+    end = _line_end(data, len(data))
+    while end > most // 2 and data.count(b'"', 0, end) % 2:
+        end = _line_end(data, data.rfind(b'"', 0, end))
+    return data[:end] or data
+
+
+def _line_end(data: bytes, before: int) -> int:
+    """Where the last line ends that ends before a place; in UTF-16 an end is two bytes."""
+    zeros = data[:2] == codecs.BOM_UTF16_LE or data[1:2] == b"\0"
+    mark = b"\n\0" if zeros else b"\n"
+    width = 2 if zeros or data[:2] == codecs.BOM_UTF16_BE or data[:1] == b"\0" else 1
+    end = data.rfind(mark, 0, before) + len(mark)
+    while end % width and end > len(mark):
+        end = data.rfind(mark, 0, end - 1) + len(mark)
+    return end if end >= len(mark) else 0
 
 
 def _head(data: Bytes, start: int) -> list[str]:
@@ -299,7 +368,7 @@ def _header(line: str, mark: str, quote: str) -> tuple[str, ...]:
 def _separator(head: list[str], suffix: str, where: str) -> str:
     """Return what stands between fields: by the name of the file, or by all of its first lines."""
     usual = _SEPARATORS.get(suffix)
-    if usual is not None and (suffix in RECBOLE or usual in head[0]):
+    if usual is not None and usual in head[0]:
         return usual
     found = [
         mark

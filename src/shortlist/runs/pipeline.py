@@ -60,6 +60,8 @@ def schema_of(recipe: Recipe) -> Schema:
         ),
         users_columns=data.users_columns,
         items_columns=data.items_columns,
+        users_id=data.users_id,
+        items_id=data.items_id,
         null_ids=data.null_ids,
     )
 
