@@ -173,6 +173,11 @@ class Recipe(Section):
             found.append("features.items needs data.items, the file with these columns")
         if self.features.title is not None and data.items is None:
             found.append("features.title needs data.items, the file with this column")
+        return found + self._id_conflicts()
+
+    def _id_conflicts(self) -> list[str]:
+        """What is wrong with the id columns of the tables of users and items."""
+        data, found = self.data, []
         for key, own, file in (
             ("users_id", data.users_id, data.users),
             ("items_id", data.items_id, data.items),

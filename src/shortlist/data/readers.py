@@ -166,9 +166,10 @@ def read_entities(
 ) -> pl.DataFrame:
     """Read the table of users or items: one row an id, the id first, as column `id`.
 
-    All other columns, but one called id, are kept under their own names; declared features take the form of their kind
-    (`columns.checked_feature`), the title is text, the rest is as `read_frame` types it. text,
-    null_ids: as in `Schema`; said: a list that sentences about the table are added to.
+    All other columns, but one called id, are kept under their own names; declared features take the
+    form of their kind (`columns.checked_feature`), the title is text, the rest is as `read_frame`
+    types it. text, null_ids: as in `Schema`; said: a list that sentences about the table are added
+    to.
     """
     features = tuple(features)
     table = open_table(source, name, text)
