@@ -34,6 +34,7 @@ def test_public_names_are_these():
         "Popular",
         "Queries",
         "Report",
+        "Run",
         "Schema",
         "ShortlistError",
         "Split",
@@ -46,6 +47,7 @@ def test_public_names_are_these():
         "load",
         "plan",
         "save",
+        "train",
     ]
     assert all(hasattr(shortlist, name) for name in shortlist.__all__)
 

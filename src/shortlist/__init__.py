@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shortlist.evaluation.compare import compare
     from shortlist.evaluation.evaluate import evaluate
     from shortlist.evaluation.report import Report
+    from shortlist.runs.whole import Run, train
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "Popular",
     "Queries",
     "Report",
+    "Run",
     "Schema",
     "ShortlistError",
     "Split",
@@ -61,6 +63,7 @@ __all__ = [
     "load",
     "plan",
     "save",
+    "train",
 ]
 
 _HOMES = {
@@ -78,6 +81,7 @@ _HOMES = {
     "Popular": "shortlist.channels.counting.popular",
     "Queries": "shortlist.asking.queries",
     "Report": "shortlist.evaluation.report",
+    "Run": "shortlist.runs.whole",
     "Schema": "shortlist.data.schema",
     "Split": "shortlist.data.dataset",
     "TextFormat": "shortlist.data.text",
@@ -89,6 +93,7 @@ _HOMES = {
     "load": "shortlist.bundle.bundle",
     "plan": "shortlist.blending.planning",
     "save": "shortlist.bundle.bundle",
+    "train": "shortlist.runs.whole",
 }
 """The module of each name, the same as above: a test compares the two."""
 

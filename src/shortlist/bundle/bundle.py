@@ -37,7 +37,7 @@ UNFORESEEN = (
 class Bundle:
     """A loaded bundle. metrics: the report saved with it, which names the fit it measured."""
 
-    retriever: Any
+    retriever: Channel
     manifest: Manifest
 
     @property

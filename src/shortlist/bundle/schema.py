@@ -20,6 +20,7 @@ from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle.store import FORMAT, Manifest
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import Learner
+from shortlist.channels.options import options_of
 from shortlist.channels.table import CHANNELS
 from shortlist.config.blend import Blend as BlendSection
 from shortlist.config.model import Model
@@ -288,7 +289,8 @@ def _channel(kind: str, settings: Any, where: str, exact: bool) -> set[str]:
     retriever = RETRIEVERS[kind]
     if not issubclass(retriever, Learner):
         _checked(CountingSettings, settings, where, exact)
-        _checked(retriever.options_type, settings.get("options", {}), f"{where}.options", exact)
+        own = options_of(retriever) or Section
+        _checked(own, settings.get("options", {}), f"{where}.options", exact)
         return set() if retriever is Popular else {"learned"}
     _checked(LearnedSettings, settings, where, exact)
     _checked(Model, settings["model"], f"{where}.model", exact)

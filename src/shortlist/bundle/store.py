@@ -9,6 +9,7 @@ at the end, so that a test can make the N-th of them fail.
 """
 
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -29,6 +30,8 @@ from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, map
 from shortlist.errors import BundleError
 from shortlist.outputs import BUNDLE_MARKS, Output
 from shortlist.systems import check_system
+
+logger = logging.getLogger("shortlist.bundle")
 
 FORMAT = 3
 """The layout written here. Each format keeps MANIFEST and SEAL, so that a newer one is told."""
@@ -165,6 +168,7 @@ def publish(
         _check_listing(temporary, entries.keys())
         _sync(temporary)
         _move_into_place(temporary, directory, overwrite)
+    logger.info("published %s as %s", bundle_id[:12], directory)
     return bundle_id
 
 

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from shortlist.asking.capabilities import Channel
 from shortlist.config.faults import explain
 from shortlist.errors import ModelError, suggest
 from shortlist.sections.base import Section
@@ -23,6 +24,12 @@ def on_cpu(device: str, owner: str) -> str:
             "out; towers alone can be put on another device"
         )
     return device
+
+
+def options_of(kind: type[Channel]) -> type[Section] | None:
+    """Return the section of a channel's own options; None where it reads [model] and [training]."""
+    own: type[Section] | None = getattr(kind, "options_type", None)
+    return own
 
 
 def checked_options(

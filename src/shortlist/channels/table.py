@@ -1,7 +1,6 @@
 """Which retrievers can be a channel of their own, by the name recipes and manifests use?"""
 
-from typing import Any
-
+from shortlist.asking.capabilities import Channel
 from shortlist.channels.counting.als import ALS
 from shortlist.channels.counting.ease import EASE
 from shortlist.channels.counting.graph_filter import GraphFilter
@@ -13,7 +12,7 @@ from shortlist.channels.learned.item_to_item import ItemToItem
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.channels.learned.user_to_user import UserToUser
 
-CHANNELS: dict[str, type[Any]] = {
+CHANNELS: dict[str, type[Channel]] = {
     "popular": Popular,
     "inverted": Inverted,
     "item-cf": ItemCF,

@@ -1,7 +1,7 @@
 """Commands that look into a bundle or make another of it: inspect, update, encode and index."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite
 from shortlist.cli.screen import notes, out, print_json, problems
 from shortlist.errors import QueryError
 from shortlist.outputs import PARQUET, Output, output_at
+
+if TYPE_CHECKING:
+    from shortlist.asking.capabilities import Channel
 
 
 def inspect(bundle: BundlePath, json_: JsonFlag = False) -> None:
@@ -155,9 +158,9 @@ def index(
     from shortlist.runs.pipeline import held_out_queries
 
     loaded = load(bundle, device=device or context.obj["device"])
-    retriever: Any = loaded.retriever
-    if not isinstance(loaded.retriever, Learner):
-        raise QueryError(f"there is nothing to index: {_without_vectors(loaded.retriever)}")
+    retriever = loaded.retriever
+    if not isinstance(retriever, Learner):
+        raise QueryError(f"there is nothing to index: {_without_vectors(retriever)}")
     rows, vectors, keys = retriever.placed_vectors()
     asked = held_out_queries(retriever, queries)
     measured = tune_index(
@@ -189,8 +192,10 @@ def index(
     notes.print(f"Saved as {target} ({saved[:12]}).")
 
 
-def _without_vectors(retriever: Any) -> str:
+def _without_vectors(retriever: "Channel") -> str:
     """Say why a bundle has no vectors of its own: it has no towers, or several channels."""
-    if hasattr(retriever, "channels"):
+    from shortlist.blending.blend import Blend
+
+    if isinstance(retriever, Blend):
         return "this bundle is a blend: train its channel with towers as a bundle of its own"
     return "this bundle has no towers"

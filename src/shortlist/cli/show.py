@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from shortlist.asking.candidates import Candidates
-from shortlist.asking.capabilities import Channel, FindsSimilar, FindsSimilarUsers
+from shortlist.asking.capabilities import Channel, Explains, FindsSimilar, FindsSimilarUsers
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.blending.blend import Blended
-from shortlist.blending.retrievers import RETRIEVERS
+from shortlist.blending.retrievers import kind_name, parts
+from shortlist.channels.learned.base import Learner
 from shortlist.cli.screen import visible
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
@@ -76,7 +77,9 @@ def _origins(found: Candidates) -> list[list[dict[str, Any]]]:
     ]
 
 
-def explanation(retriever: Any, queries: Queries, items: list[Any], reasons: int) -> RenderableType:
+def explanation(
+    retriever: Explains, queries: Queries, items: list[Any], reasons: int
+) -> RenderableType:
     """Return, for each item, the reasons that gave it its score, with the share of each."""
     data = retriever.data
     frame = retriever.explain(queries, [items] * len(queries))
@@ -107,13 +110,13 @@ def explanation(retriever: Any, queries: Queries, items: list[Any], reasons: int
     return Group(*tables)
 
 
-def _reasons_sum(retriever: Any, channel: Any) -> bool:
+def _reasons_sum(retriever: Explains, channel: str | None) -> bool:
     """Whether the reasons of a retriever, or of one channel of a blend, add up to the score."""
-    source = retriever if channel is None else retriever.channels[channel]
-    return bool(source.reasons_sum)
+    source = retriever if channel is None else parts(retriever)[channel]
+    return isinstance(source, Explains) and source.reasons_sum
 
 
-def explanation_answers(retriever: Any, queries: Queries, items: list[Any]) -> dict[str, Any]:
+def explanation_answers(retriever: Explains, queries: Queries, items: list[Any]) -> dict[str, Any]:
     """Return {"reasons": [{"query", "item", "kind", "because", "contribution"}], "reasons_sum"}."""
     frame = retriever.explain(queries, [items] * len(queries))
     return {"reasons": frame.to_dicts(), "reasons_sum": bool(retriever.reasons_sum)}
@@ -220,7 +223,7 @@ def recommendations(retriever: Channel, queries: Queries, k: int) -> RenderableT
     return Group(*tables)
 
 
-def similar(retriever: Any, side: Side, ids: Ids, k: int) -> Candidates:
+def similar(retriever: Channel, side: Side, ids: Ids, k: int) -> Candidates:
     """Return the nearest items of items, or users of users, from a retriever that knows them.
 
     Errors: QueryError where it does not.
@@ -232,9 +235,9 @@ def similar(retriever: Any, side: Side, ids: Ids, k: int) -> Candidates:
         "item": "every kind but user-cf, user-to-user and popular does",
         "user": "train one with training.positives = 'u2u'",
     }
-    name = next(name for name, kind in RETRIEVERS.items() if type(retriever) is kind)
     raise QueryError(
-        f"this bundle ({name}) does not answer which {side}s are similar: {cure[side]}"
+        f"this bundle ({kind_name(retriever)}) does not answer which {side}s are similar: "
+        f"{cure[side]}"
     )
 
 
@@ -378,9 +381,8 @@ def inspection(bundle: "Bundle") -> RenderableType:
         rows["met besides"] = f"{met:,} events below min_weight, left out of their users' answers"
     if bundle.forgets_met:
         rows["met besides"] = FORGETS
-    training = getattr(bundle.retriever, "training_section", None)
-    if training is not None:
-        choice = choose(training)
+    if isinstance(bundle.retriever, Learner):
+        choice = choose(bundle.retriever.training_section)
         exactness = SAMPLERS[choice.sampler].exactness
         rows["negatives"] = f"{choice.sampler}, correction {exactness.label}: {exactness.reason}"
     for name, channel in channels_of(bundle.retriever).items():

@@ -22,8 +22,8 @@ from shortlist.outputs import Output, output_at, whole
 if TYPE_CHECKING:
     from shortlist.config import Recipe
     from shortlist.data.dataset import Split
-    from shortlist.doctor import Finding, Watch
-    from shortlist.runs.pipeline import Trained
+    from shortlist.doctor import Watch
+    from shortlist.runs.whole import Run
     from shortlist.training.checkpoint import Checkpoints
 
 
@@ -97,10 +97,11 @@ def init(
     """Write a recipe with every key, its meaning and its default; edit [data], then train."""
     outputs.check({"PATH": Output(path, overwrite=overwrite)})
 
+    from shortlist.channels.options import options_of
     from shortlist.channels.table import CHANNELS
     from shortlist.config import template
 
-    kinds = {name: k.options_type for name, k in CHANNELS.items() if hasattr(k, "options_type")}
+    kinds = {name: own for name, kind in CHANNELS.items() if (own := options_of(kind)) is not None}
     with whole(path, overwrite=overwrite) as made:
         made.write_text(template(kinds), encoding="utf-8")
     out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE")
@@ -135,10 +136,10 @@ def train(
     if every is not None and checkpoint is None:
         raise QueryError("--checkpoint-every does nothing without --checkpoint")
 
-    from shortlist.bundle.bundle import save_or_keep
+    from shortlist.blending.blend import Blend
     from shortlist.cli import show
     from shortlist.config import load_recipe
-    from shortlist.doctor import Subject, Watch, examine
+    from shortlist.doctor import Watch
     from shortlist.runs.pipeline import check, load_split
 
     quiet = quiet or context.obj["quiet"]
@@ -159,37 +160,25 @@ def train(
         for line in split.dataset.report.lines():
             notes.print(line)
     with progress_bars(quiet) as progress:
-        result = _carried_out(
-            read, split, device or context.obj["device"], Watch(progress), checkpoints
-        )
-    report = result.report.to_dict()
-    found: list[Finding] = []
-    try:
-        found = examine(Subject.of_retriever(result.retriever, report, read.to_dict()))
-    finally:  # whatever the doctor runs into, a trained model is kept
-        findings = [finding.to_dict() for finding in found]
-        identity = save_or_keep(
-            result.retriever,
-            bundle,
-            metrics=report,
-            recipe=read.to_dict(),
-            findings=findings,
+        run = _carried_out(
+            *(read, split, bundle),
+            device=device or context.obj["device"],
+            watch=Watch(progress),
+            checkpoints=checkpoints,
             overwrite=overwrite,
         )
-    if checkpoints is not None:
-        checkpoints.remove()
     if json_:
-        print_json({"bundle": identity, **report, "findings": findings})
+        print_json(run.to_dict())
         return
-    if getattr(result.retriever, "plan", None) is not None and not quiet:
-        notes.print(show.planned(result.retriever.plan))
-    out.print(result.report.table())
+    if not quiet and isinstance(run.retriever, Blend) and run.retriever.plan is not None:
+        notes.print(show.planned(run.retriever.plan))
+    out.print(run.report.table())
     if not quiet:
-        if found:
-            notes.print(show.findings(found))
-        for line in result.report.lines():
+        if run.findings:
+            notes.print(show.findings(run.findings))
+        for line in run.report.lines():
             notes.print(line)
-        notes.print(f"Saved as {bundle} ({identity[:12]}).")
+        notes.print(f"Saved as {bundle} ({run.bundle[:12]}).")
 
 
 def _warn_of_bfloat16(recipe: "Recipe", device: str) -> None:
@@ -217,17 +206,26 @@ def _checkpoints(
 def _carried_out(
     recipe: "Recipe",
     split: "Split",
+    bundle: Path,
+    *,
     device: str,
     watch: "Watch",
     checkpoints: "Checkpoints | None",
-) -> "Trained":
+    overwrite: bool,
+) -> "Run":
     """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
     from shortlist.cli import show
     from shortlist.doctor import Subject, examine
-    from shortlist.runs import pipeline
+    from shortlist.runs.whole import carry_out
 
     try:
-        return pipeline.train(recipe, split, device=device, progress=watch, checkpoints=checkpoints)
+        return carry_out(
+            *(recipe, split, bundle),
+            device=device,
+            progress=watch,
+            checkpoints=checkpoints,
+            overwrite=overwrite,
+        )
     except KeyboardInterrupt:
         if checkpoints is not None and checkpoints.directory.exists():
             problems.print(f"The same command goes on from {checkpoints.directory}.")

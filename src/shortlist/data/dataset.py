@@ -1,5 +1,6 @@
 """What is a positive: a log and its features, read once, split, and made ready to train on."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,6 +26,8 @@ from shortlist.data.times import time_key
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, ModelError, SplitError
+
+logger = logging.getLogger("shortlist.data")
 
 Fit = Literal["train", "train+validation", "all"]
 FIT_BEFORE: dict[Fit, Cut] = {"train": "validation", "train+validation": "test", "all": "end"}
@@ -113,6 +116,8 @@ class Dataset:
             beside=(*said, *(log.line() for log in shown.values())),
             warnings=tuple(warning for warning in unshared if warning),
         )
+        for line in report.lines():
+            logger.info("%s", line)
         return cls(
             schema,
             user_ids,

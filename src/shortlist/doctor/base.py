@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from shortlist.asking.capabilities import Channel
+from shortlist.channels.learned.base import Learner
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Model, Recipe, Training
 from shortlist.data.batches import Batch, PairBatches
@@ -119,19 +121,20 @@ class Subject:
     @classmethod
     def of_retriever(
         cls,
-        retriever: Any,
+        retriever: Channel,
         report: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> "Subject":
         """A fitted retriever, with its report and recipe as a bundle keeps them."""
         sections: Any = recipe or {}
+        learned = retriever if isinstance(retriever, Learner) else None
         return cls(
-            model=getattr(retriever, "model_section", None),
-            training=getattr(retriever, "training_section", None),
+            model=None if learned is None else learned.model_section,
+            training=None if learned is None else learned.training_section,
             data=retriever.data,
             retriever=retriever if isinstance(retriever, TwoTower) else None,
             report=report,
-            epochs=getattr(retriever, "epochs_run", ()),
+            epochs=() if learned is None else learned.epochs_run,
             tie=sections.get("data", {}).get("tie", "hash"),
             exclude_seen=sections.get("evaluation", {}).get("exclude_seen", True),
         )

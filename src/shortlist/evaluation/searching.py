@@ -13,7 +13,7 @@ from shortlist.asking.candidates import Candidates
 from shortlist.asking.capabilities import Channel
 from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blend
-from shortlist.blending.retrievers import RETRIEVERS
+from shortlist.blending.retrievers import parts
 from shortlist.channels.learned.base import Learner
 from shortlist.data.interactions import Cut
 from shortlist.evaluation.index_recall import recall_of
@@ -59,13 +59,9 @@ def kind_of(index: VectorIndex) -> tuple[str, dict[str, Any]]:
     return name, dict(index.settings()) if hasattr(index, "settings") else {}
 
 
-def channels_of(retriever: Channel) -> dict[str, Any]:
+def channels_of(retriever: Channel) -> dict[str, Learner]:
     """Return the channels that have an index, by name; a bare one by its kind."""
-    if isinstance(retriever, Learner):
-        names = (name for name, kind in RETRIEVERS.items() if type(retriever) is kind)
-        return {next(names, type(retriever).__name__): retriever}
-    parts: Mapping[str, Any] = retriever.channels if isinstance(retriever, Blend) else {}
-    return {name: part for name, part in parts.items() if isinstance(part, Learner)}
+    return {name: part for name, part in parts(retriever).items() if isinstance(part, Learner)}
 
 
 def searched_exactly(retriever: Channel) -> Channel:
@@ -75,11 +71,12 @@ def searched_exactly(retriever: Channel) -> Channel:
     """
     if all(channel.index.is_exact for channel in channels_of(retriever).values()):
         return retriever
-    other: Any = copy(retriever)
-    if isinstance(retriever, Learner):
-        return other.use_exact_index()  # type: ignore[no-any-return]
-    other.channels = {name: searched_exactly(part) for name, part in other.channels.items()}
-    return other  # type: ignore[no-any-return]
+    other = copy(retriever)
+    if isinstance(other, Learner):
+        return other.use_exact_index()
+    if isinstance(other, Blend):
+        other.channels = {name: searched_exactly(part) for name, part in other.channels.items()}
+    return other
 
 
 def searched(

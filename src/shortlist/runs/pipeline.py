@@ -1,14 +1,15 @@
 """A recipe carried out: read, split, train, measure. What the command line and the demo share."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from shortlist.asking.capabilities import Channel
+from shortlist.asking.capabilities import Channel, Encodes
 from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blend
+from shortlist.blending.retrievers import parts
 from shortlist.channels.learned.base import Learner
-from shortlist.channels.options import on_cpu
+from shortlist.channels.options import on_cpu, options_of
 from shortlist.channels.table import CHANNELS, LEARNED
 from shortlist.config import Recipe
 from shortlist.config.unread import unread
@@ -27,7 +28,7 @@ from shortlist.training.progress import Progress
 class Trained(NamedTuple):
     """A retriever ready to save, and what was measured; the report names the fit it measured."""
 
-    retriever: Any
+    retriever: Channel
     report: Report
 
 
@@ -73,9 +74,8 @@ def check(recipe: Recipe) -> None:
         raise ModelError("; ".join(idle))
     if not recipe.has_towers:
         return
-    positives = {
-        channel.positives for channel in _parts(build(recipe)) if isinstance(channel, Learner)
-    }
+    built = parts(build(recipe)).values()
+    positives = {channel.positives for channel in built if isinstance(channel, Learner)}
     users, items = recipe.features.users, recipe.features.items
     if not recipe.channels:  # channels without towers may read what these towers do not
         for side, declared, readers in (
@@ -93,7 +93,7 @@ def check(recipe: Recipe) -> None:
 
 def is_slow_in_bfloat16(recipe: Recipe, device: str) -> bool:
     """Tell whether towers ask for bfloat16, and the device has no arithmetic for it."""
-    towers = (part for part in _parts(build(recipe, device)) if isinstance(part, Learner))
+    towers = (part for part in parts(build(recipe, device)).values() if isinstance(part, Learner))
     return any(is_slow(part.training_section.precision, part.device) for part in towers)
 
 
@@ -106,7 +106,7 @@ def check_resumable(recipe: Recipe) -> None:
         )
 
 
-def build(recipe: Recipe, device: str = "cpu") -> Any:
+def build(recipe: Recipe, device: str = "cpu") -> Channel:
     """Return the retriever a recipe describes, not fitted: towers, a channel, or a blend of them.
 
     `train` fits it on the training rows alone, and carries [training] refit out. Errors:
@@ -122,7 +122,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Any:
     return Blend(channels, recipe.blend)
 
 
-def _channel(recipe: Recipe, name: str, device: str) -> Any:
+def _channel(recipe: Recipe, name: str, device: str) -> Channel:
     options = dict(recipe.channels[name])
     kind = str(options.pop("kind"))
     if kind not in CHANNELS:
@@ -136,7 +136,8 @@ def _channel(recipe: Recipe, name: str, device: str) -> Any:
     try:
         if issubclass(retriever, Learner):
             return _learner(recipe, retriever, options, device)
-        seed = retriever.options_type.model_fields.get("seed")
+        own = options_of(retriever)
+        seed = None if own is None else own.model_fields.get("seed")
         if seed is not None and seed.default is not None:  # unset: it may have nothing to draw
             options.setdefault("seed", recipe.training.seed)
         return retriever(**options)
@@ -144,13 +145,11 @@ def _channel(recipe: Recipe, name: str, device: str) -> Any:
         raise ModelError(f"channels.{name}: {error}") from error
 
 
-def _learner(recipe: Recipe, kind: Any, options: dict[str, Any], device: str) -> Any:
+def _learner(
+    recipe: Recipe, kind: type[Learner], options: dict[str, object], device: str
+) -> Channel:
     training = recipe.training.model_copy(update={"positives": kind.positives})
     return kind(model=recipe.model, training=training, device=device, **options)
-
-
-def _parts(retriever: Any) -> list[Any]:
-    return list(retriever.channels.values()) if isinstance(retriever, Blend) else [retriever]
 
 
 def load_split(recipe: Recipe) -> Split:
@@ -210,7 +209,7 @@ def measure(retriever: Channel, recipe: Recipe) -> Report:
     return evaluate(retriever, k=section.k, exclude_seen=section.exclude_seen)
 
 
-def held_out_queries(retriever: Any, most: int) -> Queries:
+def held_out_queries(retriever: Encodes, most: int) -> Queries:
     """Return real questions: users of the test rows as they were before, at most so many.
 
     A fixed sample of users who are in the training rows, so that each has a vector. Of a model

@@ -88,6 +88,10 @@ class _Listener:
     hear: Callable[[int, float], bool]
     scores: list[float] = field(default_factory=list)
 
+    def stage(self, what: str) -> None:
+        """Work of unknown length begins."""
+        self.told.stage(what)
+
     def start(self, epoch: int, epochs: int, positives: int) -> None:
         """An epoch begins."""
         self.told.start(epoch, epochs, positives)

@@ -1,19 +1,18 @@
 """Where do the items lie? Their vectors, seen from the two directions in which they differ most."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from shortlist.asking.capabilities import EncodesItems
+from shortlist.asking.capabilities import Channel, EncodesItems
+from shortlist.blending.retrievers import parts
 from shortlist.serving.messages import RequestError
 from shortlist.serving.served import Served
 
 MOST_POINTS = 5_000
 
 
-def item_map(served: Served) -> dict[str, Any]:
+def item_map(served: Served) -> dict[str, object]:
     """Return columns of at most MOST_POINTS items: ids, titles, x, y, counts in training.
 
     With more items than that a fixed sample is shown, drawn by the hash of the ids. `explained`:
@@ -62,9 +61,7 @@ def principal_plane(vectors: Tensor) -> tuple[Tensor, list[float]]:
     return points, [float(share) for share in shares]
 
 
-def _with_vectors(retriever: Any) -> Any:
+def _with_vectors(retriever: Channel) -> EncodesItems | None:
     """The retriever, or its first channel, that has item vectors; None without one."""
-    for candidate in (retriever, *getattr(retriever, "channels", {}).values()):
-        if isinstance(candidate, EncodesItems):
-            return candidate
-    return None
+    encoders = (part for part in parts(retriever).values() if isinstance(part, EncodesItems))
+    return next(encoders, None)

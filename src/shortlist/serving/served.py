@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from shortlist.asking.candidates import Candidates
+from shortlist.asking.capabilities import Channel
 from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blended
 from shortlist.bundle.bundle import Bundle
@@ -49,7 +50,7 @@ class Served:
         return str(self.bundle.manifest.fields["retriever"])
 
     @property
-    def retriever(self) -> Any:
+    def retriever(self) -> Channel:
         """What answers."""
         return self.bundle.retriever
 

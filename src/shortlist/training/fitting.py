@@ -1,5 +1,6 @@
 """Which epochs are run, and whose weights are kept: a training that can be put down anywhere."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from shortlist.errors import TrainingError
 from shortlist.training.checkpoint import Stage, State, part_of
 from shortlist.training.progress import Progress
 from shortlist.training.trainer import Trainer
+
+logger = logging.getLogger("shortlist.training")
 
 
 class Epoch(NamedTuple):
@@ -122,6 +125,9 @@ def fit_towers(
 
 
 def _report(progress: Progress, training: Training, epoch: Epoch) -> None:
+    logger.info(
+        "epoch %d: loss %.4f, %s %.4f", epoch.epoch, epoch.loss, training.monitor, epoch.score
+    )
     progress.report(epoch.epoch, epoch.loss, training.monitor, epoch.score, epoch.skipped)
 
 

@@ -1,5 +1,6 @@
 """What do the channels without towers share? Options checked, one fit, what a bundle keeps."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from copy import copy
@@ -19,6 +20,8 @@ from shortlist.channels.options import checked_options, on_cpu
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.sections.base import Section
 from shortlist.training.progress import Progress
+
+logger = logging.getLogger("shortlist.channels")
 
 Chosen = TypeVar("Chosen", bound=Section)
 
@@ -48,8 +51,10 @@ class Counting(Answering, Generic[Chosen]):
         """Learn from the rows `fit` names; there is nothing for validation rows to choose."""
         check_split(split)
         data = split.training_data(fit)
+        work = f"fitting {type(self).__name__} on {len(data.training_log):,} events"
+        logger.info("%s", work)
         if progress is not None:
-            progress.stage(f"fitting {type(self).__name__} on {len(data.training_log):,} events")
+            progress.stage(work)
         return self.fit_data(data)
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:

@@ -237,6 +237,10 @@ class Learner(Explaining):
         """The width D of its vectors."""
         return self.model_section.dim
 
+    def encodable_users(self) -> pl.Series:
+        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
+        return self.data.users.ids.head(self.data.users.trained)
+
     def encode_users(self, queries: Queries | Ids) -> Tensor:
         """Return the vector that each query is answered with, [B, D].
 

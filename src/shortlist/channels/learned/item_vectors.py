@@ -1,5 +1,6 @@
 """What do trained retrievers share whose index holds the vectors of items?"""
 
+import logging
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from shortlist.channels.learned.base import Learner
 from shortlist.index.base import Hits, VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.similarity import comparable, score
+
+logger = logging.getLogger("shortlist.channels")
 
 AT_A_TIME = 65_536
 """How many items are encoded at a time."""
@@ -64,6 +67,7 @@ class ItemVectors(Learner, FindingSimilar):
         with torch.no_grad():
             parts = [self._encode_items(part).cpu() for part in torch.split(rows, AT_A_TIME)]
         self.set_items(rows, torch.cat(parts))
+        logger.info("%s of %s item vectors built", type(self.index).__name__, f"{len(rows):,}")
 
     def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
         """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""

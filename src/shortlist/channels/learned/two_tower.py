@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import polars as pl
 import torch
 from torch import Tensor
 
@@ -86,10 +85,6 @@ class TwoTower(ItemVectors):
     def timed(self) -> bool:
         """Whether the query tower reads the times of the events."""
         return bool(self.towers.query.timed)
-
-    def encodable_users(self) -> pl.Series:
-        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
-        return self.data.users.ids.head(self.data.users.trained)
 
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
         """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -142,10 +141,6 @@ class UserToUser(Learner):
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended at all: those of the training rows."""
         return self.data.candidates(with_features=False)
-
-    def encodable_users(self) -> pl.Series:
-        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
-        return self.data.users.ids.head(self.data.users.trained)
 
     def place_users(self) -> None:
         """Encode every user's training history and build the index."""

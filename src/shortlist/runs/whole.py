@@ -1,0 +1,111 @@
+"""A recipe carried out whole: read, split, trained, measured, examined and saved as a bundle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shortlist import outputs
+from shortlist.asking.capabilities import Channel
+from shortlist.bundle.bundle import save_or_keep
+from shortlist.config import Recipe, load_recipe
+from shortlist.data.dataset import Split
+from shortlist.doctor import Finding, Subject, examine
+from shortlist.errors import RecipeError
+from shortlist.evaluation.report import Report
+from shortlist.outputs import Output
+from shortlist.runs import pipeline
+from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of a recipe.
+
+    bundle: the id of the saved bundle. retriever: what is in it. report: its figures on the test
+    rows. findings: what the doctor found in the training.
+    """
+
+    bundle: str
+    retriever: Channel
+    report: Report
+    findings: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the id, the report and the findings as one JSON-safe object."""
+        findings = [finding.to_dict() for finding in self.findings]
+        return {"bundle": self.bundle, **self.report.to_dict(), "findings": findings}
+
+
+def train(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+    progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Train a recipe, measure it on its test rows and save it: what `shortlist train` does.
+
+    recipe: a recipe or its file; overrides: "section.key=value", of a file. out: the folder of the
+    bundle, which appears whole or not at all; one that exists is refused unless `overwrite` is set.
+    checkpoints: where towers are saved while they train; removed once the bundle is there. Paths
+    and keys are checked before anything is read. Errors: RecipeError, DataError, ModelError,
+    TrainingError, OutputError, BundleError.
+
+        run = shortlist.train("recipe.toml", "runs/first")
+        print(run.report.table())
+    """
+    inputs = {}
+    if not isinstance(recipe, Recipe):
+        inputs["the recipe"] = Path(recipe)
+        recipe = load_recipe(Path(recipe), list(overrides))
+    elif overrides:
+        raise RecipeError("overrides are for the file of a recipe: change the recipe itself")
+    target = Output(Path(out), "bundle", overwrite=overwrite)
+    outputs.check({"out": target}, {**inputs, **recipe.inputs})
+    pipeline.check(recipe)
+    return carry_out(
+        *(recipe, pipeline.load_split(recipe), out),
+        device=device,
+        progress=progress,
+        checkpoints=checkpoints,
+        overwrite=overwrite,
+    )
+
+
+def carry_out(
+    recipe: Recipe,
+    split: Split,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Train on a split that is there, measure, examine and save; the arguments are as in `train`.
+
+    A trained model is kept whatever the doctor runs into, and where `out` cannot be written it is
+    kept elsewhere, as the error says.
+    """
+    trained = pipeline.train(
+        recipe, split, device=device, progress=progress, checkpoints=checkpoints
+    )
+    report, description = trained.report.to_dict(), recipe.to_dict()
+    findings: list[Finding] = []
+    try:
+        findings = examine(Subject.of_retriever(trained.retriever, report, description))
+    finally:
+        identity = save_or_keep(
+            *(trained.retriever, out),
+            metrics=report,
+            recipe=description,
+            findings=[finding.to_dict() for finding in findings],
+            overwrite=overwrite,
+        )
+    if checkpoints is not None:
+        checkpoints.remove()
+    return Run(identity, trained.retriever, trained.report, tuple(findings))
