@@ -442,12 +442,12 @@ def test_a_missing_or_damaged_bundle_exits_with_three(capsys, bundle, tmp_path):
 
 
 def test_a_fault_of_the_doctor_does_not_cost_the_trained_model(folder, tmp_path, monkeypatch):
-    from shortlist import doctor
+    from shortlist.runs import whole
 
     def broken(_):
         raise RuntimeError("a check fell over")
 
-    monkeypatch.setattr(doctor, "examine", broken)
+    monkeypatch.setattr(whole, "examine", broken)
     with pytest.raises(RuntimeError, match="fell over"):
         call("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet")
     monkeypatch.undo()
