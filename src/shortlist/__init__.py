@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shortlist.channels.counting.inverted import Inverted
     from shortlist.channels.counting.item_cf import ItemCF
     from shortlist.channels.counting.popular import Popular
+    from shortlist.channels.counting.transitions import Transitions
     from shortlist.channels.counting.user_cf import UserCF
     from shortlist.channels.learned.item_to_item import ItemToItem
     from shortlist.channels.learned.two_tower import TwoTower
@@ -55,6 +56,7 @@ __all__ = [
     "ShortlistError",
     "Split",
     "TextFormat",
+    "Transitions",
     "TwoTower",
     "UserCF",
     "UserToUser",
@@ -85,6 +87,7 @@ _HOMES = {
     "Schema": "shortlist.data.schema",
     "Split": "shortlist.data.dataset",
     "TextFormat": "shortlist.data.text",
+    "Transitions": "shortlist.channels.counting.transitions",
     "TwoTower": "shortlist.channels.learned.two_tower",
     "UserCF": "shortlist.channels.counting.user_cf",
     "UserToUser": "shortlist.channels.learned.user_to_user",

@@ -76,6 +76,7 @@ VALUES: dict[str, list[Any]] = {
     "latest_items": [2],
     "most_items": [5],
     "neighbours": [2],
+    "window": [2],
     "swing_users": [2],
     "session_gap": [1e4],
     "pair_window": [1],

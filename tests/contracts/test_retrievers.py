@@ -283,7 +283,7 @@ def test_a_bundle_gives_the_same_answers(channel, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["item-cf", "ease", "graph-filter", "als", "inverted", "item-to-item"]
+    "name", ["item-cf", "transitions", "ease", "graph-filter", "als", "inverted", "item-to-item"]
 )
 def test_events_after_the_cut_are_out_of_sight(name, channels):
     channel = channels(name)
@@ -461,7 +461,9 @@ def test_what_is_fitted_needs_no_second_copy_of_the_data(split, channels):
     assert channels("ease").data is channels("als").data
 
 
-@pytest.mark.parametrize("name", ["item-cf", "ease", "graph-filter", "als", "inverted", "popular"])
+@pytest.mark.parametrize(
+    "name", ["item-cf", "transitions", "ease", "graph-filter", "als", "inverted", "popular"]
+)
 def test_users_and_histories_are_one_door(name, channels):
     channel = channels(name)
     row = 5

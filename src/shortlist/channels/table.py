@@ -7,6 +7,7 @@ from shortlist.channels.counting.graph_filter import GraphFilter
 from shortlist.channels.counting.inverted import Inverted
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.counting.popular import Popular
+from shortlist.channels.counting.transitions import Transitions
 from shortlist.channels.counting.user_cf import UserCF
 from shortlist.channels.learned.item_to_item import ItemToItem
 from shortlist.channels.learned.two_tower import TwoTower
@@ -17,6 +18,7 @@ CHANNELS: dict[str, type[Channel]] = {
     "inverted": Inverted,
     "item-cf": ItemCF,
     "user-cf": UserCF,
+    "transitions": Transitions,
     "ease": EASE,
     "graph-filter": GraphFilter,
     "als": ALS,

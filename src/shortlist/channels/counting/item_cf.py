@@ -1,23 +1,17 @@
 """ItemCF: what do those who met the same things meet besides? Neighbours of items, summed."""
 
-from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from shortlist.asking.rows import RowQueries
-from shortlist.channels.counting.history import MOST_ITEMS, HistoryScorer, ProfileOptions
-from shortlist.channels.kept import check_offsets, check_rows, check_tensors
+from shortlist.channels.counting.history import MOST_ITEMS, ProfileOptions
+from shortlist.channels.counting.neighbour_lists import NeighbourScorer
 from shortlist.data.dataset import TrainingData
 from shortlist.durations import in_units
 from shortlist.errors import ModelError
-from shortlist.index.base import Hits
-from shortlist.linear.matrix import Matrix
 from shortlist.linear.neighbours import (
     Formula,
     Neighbours,
@@ -27,8 +21,6 @@ from shortlist.linear.neighbours import (
     renamed,
     spread,
 )
-from shortlist.linear.ranking import TieRanks
-from shortlist.linear.sums import best_sums, dense_sums
 from shortlist.linear.swing import swing
 from shortlist.linear.weighting import bm25, inverse_frequency, tf_idf
 from shortlist.sections.base import Count, Duration, NotNegative, Positive, Seed
@@ -133,7 +125,7 @@ class ItemCFOptions(ProfileOptions):
         return self
 
 
-class ItemCF(HistoryScorer[ItemCFOptions]):
+class ItemCF(NeighbourScorer[ItemCFOptions]):
     """Neighbours of items by the users they share (Sarwar et al. 2001; Deshpande & Karypis 2004).
 
     The score of an item is the sum of its similarities to what the user has met, each item met
@@ -163,68 +155,6 @@ class ItemCF(HistoryScorer[ItemCFOptions]):
         self._take(data)
         fresh = self._nearest(data, pairs, rows)
         self._keep(renamed(kept, names, data.items.trained).with_lists(rows, fresh))
-
-    def scores(self, profile: Matrix) -> NDArray[np.float32]:
-        """Return the sums over the neighbours of a history, [B, C], -inf where there are none."""
-        return dense_sums(profile, self.neighbours)
-
-    def search(self, block: RowQueries, k: int) -> Hits:
-        """Answer B queries from what their histories touch: the scores of `scores`."""
-        seen = block.seen
-        found = best_sums(
-            self.profile(block),
-            self.neighbours,
-            self._ties,
-            k,
-            None if seen is None else (seen[0].numpy(), seen[1].numpy()),
-            None if block.allow is None else block.allow.numpy(),
-        )
-        return Hits(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
-
-    def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the stored neighbours: similarities, best first."""
-        found = self.neighbours.of(rows.numpy())
-        length = np.minimum(np.diff(found.start), k)
-        query = np.repeat(np.arange(len(rows)), length)
-        rank = np.arange(len(query)) - np.repeat(np.cumsum(length) - length, length)
-        ids = np.full((len(rows), k), -1, dtype=np.int64)
-        scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
-        ids[query, rank] = found.ids[found.start[query] + rank]
-        scores[query, rank] = found.scores[found.start[query] + rank]
-        return Hits(torch.from_numpy(ids), torch.from_numpy(scores))
-
-    def learned(self) -> dict[str, Tensor]:
-        """The neighbours: start [items + 2] int64, and one list after the other, int32, float32."""
-        return {
-            "start": torch.from_numpy(self.neighbours.start),
-            "neighbours": torch.from_numpy(self.neighbours.ids),
-            "similarities": torch.from_numpy(self.neighbours.scores),
-        }
-
-    def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put the neighbours back."""
-        items = self.data.items.trained
-        check_tensors(
-            "learned",
-            tensors,
-            {
-                "start": (torch.int64, (items + 2,)),
-                "neighbours": (torch.int32, ("total",)),
-                "similarities": (torch.float32, ("total",)),
-            },
-        )
-        check_offsets("learned: start", tensors["start"], len(tensors["neighbours"]))
-        if int(tensors["start"][1]) != 0:
-            raise ModelError("learned: row 0 has no neighbours")
-        check_rows("learned: neighbours", tensors["neighbours"], 1, items)
-        start, ids, scores = (
-            tensors[name].numpy() for name in ("start", "neighbours", "similarities")
-        )
-        self._keep(Neighbours(start, ids, scores))
-
-    def _keep(self, neighbours: Neighbours) -> None:
-        self.neighbours = neighbours
-        self._ties = TieRanks.of(self.data.items.tie_keys[: self.data.items.trained + 1])
 
     def _pairs(self, data: TrainingData) -> Pairs:
         """The distinct pairs of the training log, once the options are known to fit the data."""

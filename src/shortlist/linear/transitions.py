@@ -1,0 +1,300 @@
+"""Which N items come soonest after each item? Directed counts within a window, never all pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.compiled import compiled
+from shortlist.data.interactions import Interactions
+from shortlist.linear.neighbours import Found, Neighbours
+from shortlist.linear.ranking import TieRanks, best_first
+from shortlist.selection import NOTHING, best_to_front, key_of
+
+Floats = NDArray[np.float64]
+
+ROWS = 4096
+"""How many items one call of a kernel works on."""
+
+HOPS = 50
+"""The second hop goes on from so many followers of an item, to so many of each."""
+
+
+COMMON = 20_000
+"""A value that more items have tells little, and comparing them all would take items squared."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What it is worth that j comes d places after i: closeness_d · value_i · value_j.
+
+    The score of j after i is the sum of these over the log, times left_i · right_j. closeness:
+    [window + 1] float64, place 0 is not read; backward: what the same steps count the other way,
+    i after j, as a share; value: [events] float64 or None (1). left, right: [items + 1] float64.
+    """
+
+    closeness: Floats
+    backward: float
+    left: Floats
+    right: Floats
+    value: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Attribute values of items, as what an item i and a value v are worth to each other.
+
+    Item i has value code[e], worth[e], for start[i] <= e < start[i + 1]. Rows have the length 1, so
+    that the sum of products of two rows is a cosine. weight: what a cosine of 1 adds to a score.
+    """
+
+    start: NDArray[np.int64]
+    code: NDArray[np.int64]
+    worth: Floats
+    weight: float
+
+    @classmethod
+    def by_rarity(
+        cls, offsets: NDArray[np.int64], codes: NDArray[np.int64], items: int, weight: float
+    ) -> "Alike":
+        """Weigh each value by log(items / those that have it): tf-idf, rows of length 1.
+
+        offsets, codes: as `attributes.value_lists` gives them; rows over `items` are left out, and
+        values of more than COMMON items weigh 0.
+        """
+        start = offsets[: items + 2]
+        code = codes[: start[-1]]
+        held = np.bincount(code, minlength=1)
+        rarity = np.log(items / np.maximum(held, 1))
+        rarity[held > COMMON] = 0
+        worth = rarity[code]
+        owner = np.repeat(np.arange(items + 1), np.diff(start))
+        length = np.sqrt(np.bincount(owner, worth**2, items + 1))[owner]
+        return cls(start, code, np.divide(worth, length, where=length > 0, out=worth * 0), weight)
+
+    def by_value(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """The same by value: where each code starts, the items that have it, and their worth.
+
+        Values of no worth have no items.
+        """
+        order = np.argsort(self.code, kind="stable")
+        order = order[self.worth[order] != 0]
+        owner = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+        counts = np.bincount(self.code[order], minlength=self.code.max(initial=0) + 1)
+        return np.concatenate([[0], np.cumsum(counts)]), owner[order], self.worth[order]
+
+
+def followers(
+    log: Interactions,
+    steps: Steps,
+    tie_keys: NDArray[np.int64],
+    neighbours: int,
+    *,
+    second_hop: float = 0.0,
+    alike: Alike | None = None,
+) -> Neighbours:
+    """Return the items that follow each item best; equal scores by tie key, the smaller first.
+
+    Events of row 0 and of rows over the number of items take a place and count nothing. second_hop:
+    what is reached over one follower k more, Σ_k s_ik · s_kj / Σ_j s_kj, is added so many times.
+    Memory: the events, and items x neighbours. Time: events x window, and for attributes the sum
+    over values of their items squared.
+    """
+    items = len(steps.left) - 1
+    neighbours = min(neighbours, max(items, 1))
+    ties = TieRanks.of(tie_keys[: items + 1])
+    item = np.where(log.item <= items, log.item, 0).astype(np.int32)
+    begin, end = (bound[log.user] for bound in (log.indptr[:-1], log.indptr[1:]))
+    event = np.argsort(item, kind="stable")
+    event_start = np.concatenate([[0], np.cumsum(np.bincount(item, minlength=items + 1))])
+    if alike is None:
+        alike = Alike(np.zeros(items + 2, np.int64), np.empty(0, np.int64), np.empty(0), 0.0)
+    value_start, value_item, value_worth = alike.by_value()
+    value = np.empty(0) if steps.value is None else steps.value
+    found = Found(items + 1)
+    for first, keys in _blocks(items, neighbours):
+        _followers(
+            first,
+            item,
+            begin,
+            end,
+            value,
+            event_start,
+            event,
+            steps.closeness,
+            float(steps.backward),
+            steps.left,
+            steps.right,
+            alike.start,
+            alike.code,
+            alike.worth * alike.weight,
+            value_start,
+            value_item,
+            value_worth,
+            ties.rank,
+            keys,
+        )
+        _add(found, first, keys, ties)
+    once = found.neighbours()
+    if second_hop == 0:
+        return once
+    for first, keys in _blocks(items, neighbours):
+        _second_hop(first, once.start, once.ids, once.scores, second_hop, HOPS, ties.rank, keys)
+        _add(found, first, keys, ties)
+    return found.neighbours()
+
+
+def _blocks(items: int, neighbours: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield rows from 1 to `items`, a block at a time: the first of it, and room for its keys."""
+    for first in range(1, items + 1, ROWS):
+        yield first, np.empty((min(ROWS, items + 1 - first), neighbours), dtype=np.int64)
+
+
+def _add(found: Found, first: int, keys: NDArray[np.int64], ties: TieRanks) -> None:
+    ids, scores = np.zeros(keys.shape, np.int32), np.zeros(keys.shape, np.float32)
+    best_first(keys, ties, ids, scores)
+    found.add(first + np.arange(len(keys)), ids, scores)
+
+
+@compiled
+def _followers(
+    first: int,
+    item: Any,
+    begin: Any,
+    end: Any,
+    value: Any,
+    event_start: Any,
+    event: Any,
+    closeness: Any,
+    backward: float,
+    left: Any,
+    right: Any,
+    alike_start: Any,
+    alike_code: Any,
+    alike_worth: Any,
+    value_start: Any,
+    value_item: Any,
+    value_worth: Any,
+    rank: Any,
+    keys: Any,
+) -> None:
+    """Write the keys [rows, N] of the best followers of the rows from `first`, in any order."""
+    total = np.zeros(len(left), dtype=np.float64)
+    state = np.zeros(len(left), dtype=np.uint8)
+    touched = np.empty(len(left) + 1, dtype=np.int32)
+    held = np.empty(2 * keys.shape[1] + 64, dtype=np.int64)
+    window = len(closeness) - 1
+    for row in range(len(keys)):
+        i = first + row
+        state[0] = state[i] = 1
+        many = 0
+        for place in range(event_start[i], event_start[i + 1]):
+            at = event[place]
+            mine = left[i]
+            if len(value) > 0:
+                mine *= value[at]
+            for ahead in range(2):
+                share = 1.0 if ahead == 0 else backward
+                reach = end[at] - 1 - at if ahead == 0 else at - begin[at]
+                if share == 0:
+                    continue
+                for d in range(1, min(window, reach) + 1):
+                    other = at + d if ahead == 0 else at - d
+                    j = item[other]
+                    amount = mine * share * closeness[d] * right[j]
+                    if len(value) > 0:
+                        amount *= value[other]
+                    touched[many] = j
+                    many += 1 - state[j]
+                    state[j] = 1
+                    total[j] += amount
+        for place in range(alike_start[i], alike_start[i + 1]):
+            v = alike_code[place]
+            for e in range(value_start[v], value_start[v + 1]):
+                j = value_item[e]
+                touched[many] = j
+                many += 1 - state[j]
+                state[j] = 1
+                total[j] += alike_worth[place] * value_worth[e]
+        total[0] = total[i] = 0
+        state[0] = state[i] = 0
+        _best_touched(total, state, touched, many, rank, held, keys[row])
+
+
+@compiled
+def _second_hop(
+    first: int,
+    start: Any,
+    ids: Any,
+    scores: Any,
+    weight: float,
+    hops: int,
+    rank: Any,
+    keys: Any,
+) -> None:
+    """Write the keys [rows, N] of the rows from `first`, two hops counted, in any order."""
+    total = np.zeros(len(rank), dtype=np.float64)
+    state = np.zeros(len(rank), dtype=np.uint8)
+    touched = np.empty(len(rank) + 1, dtype=np.int32)
+    held = np.empty(2 * keys.shape[1] + 64, dtype=np.int64)
+    for row in range(len(keys)):
+        i = first + row
+        state[i] = 1
+        many = 0
+        for place in range(start[i], start[i + 1]):
+            j = ids[place]
+            touched[many] = j
+            many += 1 - state[j]
+            state[j] = 1
+            total[j] += np.float64(scores[place])
+        for place in range(start[i], min(start[i] + hops, start[i + 1])):
+            k = ids[place]
+            end = min(start[k] + hops, start[k + 1])
+            out = 0.0
+            for step in range(start[k], end):
+                out += np.float64(scores[step])
+            if out <= 0:
+                continue
+            amount = weight * np.float64(scores[place]) / out
+            for step in range(start[k], end):
+                j = ids[step]
+                touched[many] = j
+                many += 1 - state[j]
+                state[j] = 1
+                total[j] += amount * np.float64(scores[step])
+        total[i] = 0
+        state[i] = 0
+        _best_touched(total, state, touched, many, rank, held, keys[row])
+
+
+@compiled
+def _best_touched(
+    total: Any, state: Any, touched: Any, many: int, rank: Any, held: Any, keys: Any
+) -> None:
+    """Write the keys [N] of the best totals that were touched, and clear these."""
+    last, best = len(rank) - 1, len(keys)
+    count, floor = 0, np.int64(NOTHING)
+    for t in range(many + 1):
+        if t < many:
+            j = touched[t]
+            score = np.float32(total[j])
+            total[j] = 0
+            state[j] = 0
+            if score == 0:
+                continue
+            key = key_of(score, last - rank[j])
+            if key <= floor:
+                continue
+            held[count] = key
+            count += 1
+            if count < len(held):
+                continue
+        if count <= best:
+            continue
+        best_to_front(held, count, best)
+        count = best
+        floor = held[best - 1]
+    keys[:count] = held[:count]
+    keys[count:] = NOTHING
