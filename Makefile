@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server soak fuzz data-fuzz format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server soak kills fuzz data-fuzz format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -18,6 +18,7 @@ help:
 	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
+	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
 	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
 	@echo "make data-fuzz  text files in any mixture of separator, quotes, encoding and line ends, 5,000 and more"
 	@echo "make format  put the code into the project's format"
@@ -88,6 +89,9 @@ milvus-server: .venv/.setup .venv-milvus/.setup
 
 soak: .venv/.setup
 	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)
+
+kills: .venv/.setup
+	SHORTLIST_KILLS=$${SHORTLIST_KILLS:-50} $(BIN)/python -m pytest tests/histories/test_sqlite.py -k kill $(ARGS)
 
 data-fuzz: .venv/.setup
 	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-5000} $(BIN)/python -m pytest tests/data/test_text.py $(ARGS)

@@ -17,7 +17,7 @@ FLOORS = (
     {"sections"},
     {"similarity", "losses", "selection"},
     {"data", "index"},
-    {"sampling", "towers", "linear"},
+    {"sampling", "towers", "linear", "histories"},
     {"config"},
     {"training", "drafting"},
     {"asking"},

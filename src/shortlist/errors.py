@@ -73,6 +73,12 @@ class BundleError(ShortlistError):
     exit_code = 3
 
 
+class EventStoreError(ShortlistError):
+    """A store of events that is damaged, gone, or takes no more."""
+
+    exit_code = 3
+
+
 class ServingError(ShortlistError):
     """A service that cannot be started as asked."""
 

@@ -21,7 +21,6 @@ from shortlist.channels.learned.base import Learner
 from shortlist.channels.table import CHANNELS
 from shortlist.config import Model, Training
 from shortlist.config.blend import Blend as BlendSection
-from shortlist.config.parts import added_keys
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
@@ -128,8 +127,7 @@ def described() -> str:
         if not issubclass(kind, Learner)
     }
     lines = [
-        f"{name}: {' '.join(sorted(kind.model_fields.keys() - added_keys(kind)))}"
-        for name, kind in sections.items()
+        f"{name}: {' '.join(sorted(schema.must_have(kind)))}" for name, kind in sections.items()
     ]
     tables = (*schema.DATA_FILES, *schema.OPTIONAL_FILES)
     return "\n".join([*sorted(lines), f"tables: {' '.join(sorted(tables))}"]) + "\n"

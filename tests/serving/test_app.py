@@ -16,6 +16,7 @@ from shortlist.serving.settings import Settings, Timeouts
 from shortlist.serving.workers import Workers
 
 TOKEN, ADMIN = "reader-reader-reader", "admin-admin-admin-admin"
+WRITER = "writer-writer-writer"
 
 # Every route: whether it opens without a token, with the reader's, with the administrator's.
 DOORS = {
@@ -34,15 +35,19 @@ DOORS = {
     ("POST", "/v1/explain"): "read",
     ("POST", "/v1/history"): "read",
     ("POST", "/v1/titles"): "read",
+    ("POST", "/v1/events"): "write",
+    ("DELETE", "/v1/users/{user}"): "admin",
     ("POST", "/admin/items"): "admin",
     ("POST", "/admin/reload"): "admin",
 }
 
-# What each kind of door says: to nobody, to a wrong token, to the reader, to the administrator.
+# What each kind of door says: to nobody, to a wrong token, to the reader, the writer of events, the
+# administrator.
 EXPECTED = {
-    "open": (None, None, None, None),
-    "read": ("unauthorized", "unauthorized", None, "forbidden"),
-    "admin": ("unauthorized", "unauthorized", "forbidden", None),
+    "open": (None, None, None, None, None),
+    "read": ("unauthorized", "unauthorized", None, "forbidden", "forbidden"),
+    "write": ("unauthorized", "unauthorized", "forbidden", None, "forbidden"),
+    "admin": ("unauthorized", "unauthorized", "forbidden", "forbidden", None),
 }
 
 
@@ -59,7 +64,8 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guarded(open_app, make_client, bundle, page):
-    app = open_app(bundle, Settings(token=TOKEN, admin_token=ADMIN))
+    settings = Settings(token=TOKEN, admin_token=ADMIN, write_token=WRITER)
+    app = open_app(bundle, settings)
     app._page = page
     return make_client(app)
 
@@ -68,7 +74,7 @@ def ask(client, route, **headers):
     method, path = route
     return client.ask(
         method,
-        path.replace("{file}", "app.js"),
+        path.replace("{file}", "app.js").replace("{user}", "1"),
         {"users": [1]} if method == "POST" else None,
         headers=headers,
     )
@@ -80,7 +86,7 @@ def test_every_route_has_its_line_in_the_table_of_tokens():
 
 @pytest.mark.parametrize("route", DOORS)
 def test_a_route_opens_for_its_token_only(guarded, route):
-    given = (None, "wrong-wrong-wrong-wrong", TOKEN, ADMIN)
+    given = (None, "wrong-wrong-wrong-wrong", TOKEN, WRITER, ADMIN)
     for token, code in zip(given, EXPECTED[DOORS[route]], strict=True):
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         said = ask(guarded, route, **headers)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shortlist.serving.app import ROUTES
-from shortlist.serving.settings import Settings
+from shortlist.serving.settings import Limits, Settings
 
 FEW = 40
 EXAMPLES = int(os.environ.get("SHORTLIST_EXAMPLES", FEW))
@@ -63,6 +63,18 @@ def _count(say):
 def client(open_app, make_client, bundle):
     """One that may change the items, in an application of its own."""
     return Counted(make_client(open_app(bundle, Settings(admin_token=TOKEN)), TOKEN))
+
+
+@pytest.fixture(scope="module")
+def writer(open_app, make_client, bundle, tmp_path_factory):
+    """One that sends events."""
+    limits = Limits(user_events=10**9)
+    path = tmp_path_factory.mktemp("events") / "events.sqlite"
+    return Counted(
+        make_client(
+            open_app(bundle, Settings(write_token=TOKEN, events=path, limits=limits)), TOKEN
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +152,31 @@ def new_items():
     return st.fixed_dictionaries({"id": ids}, optional=columns)
 
 
+def events(ids):
+    values = ids | st.none() | st.floats() | st.booleans() | st.lists(st.integers(), max_size=1)
+    names = ("kind", "time", "weight", "id", "other")
+    texts = st.sampled_from(["click", "e1", "e2", "\x00"])
+    return st.fixed_dictionaries(
+        {"user": ids, "item": ids},
+        optional={name: st.floats(0, 2e9) | texts | values for name in names},
+    )
+
+
 @pytest.fixture(params=["towers", "blend"])
 def either(request, client, blends):
     return client if request.param == "towers" else blends
 
 
+def asked(path, client, writer):
+    """Who may ask at a path."""
+    return writer if path == "/v1/events" else client
+
+
 @pytest.mark.parametrize("positive", [True, False], ids=["as documented", "not as documented"])
 @pytest.mark.parametrize("path", POSTS)
-def test_a_body_made_from_the_document_is_answered_or_refused(client, path, positive):
+def test_a_body_made_from_the_document_is_answered_or_refused(client, writer, path, positive):
+    client = asked(path, client, writer)
+
     @many
     @given(operation(client, "POST", path, positive))
     def run(case):
@@ -161,7 +190,8 @@ def test_a_body_made_from_the_document_is_answered_or_refused(client, path, posi
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_a_body_near_the_truth_is_answered_or_refused(either, path):
+def test_a_body_near_the_truth_is_answered_or_refused(either, writer, path):
+    either = asked(path, either, writer)
     ids = some_ids(either)
     lists = st.lists(ids, max_size=5)
     fields = {
@@ -179,6 +209,7 @@ def test_a_body_near_the_truth_is_answered_or_refused(either, path):
             "k": st.integers(-1, 400),
             "exclude_seen": st.booleans(),
         },
+        "/v1/events": {"events": st.lists(events(ids), max_size=4)},
         "/v1/similar": {"items": lists, "k": st.integers(-1, 400)},
         "/v1/explain": {"user": ids, "history": lists, "items": lists},
         "/v1/history": {"user": ids, "limit": st.integers(-1, 2000)},
@@ -199,7 +230,8 @@ def test_a_body_near_the_truth_is_answered_or_refused(either, path):
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_bytes_of_any_kind_are_refused(client, path):
+def test_bytes_of_any_kind_are_refused(client, writer, path):
+    client = asked(path, client, writer)
     fragments = st.sampled_from(
         [
             b'{"users":',

@@ -20,14 +20,16 @@ class Queries:
 
     users: ids; or histories: one list of item ids each, oldest first. recent: with users, one list
     of item ids each, oldest first, of what they met since: it follows what is stored of them, as
-    events of weight 1 at the time of the newest event of the log. before: which stored events of a
-    user count as known; 'test' keeps the test rows out of sight. exclude_seen: leave out the items
-    the user is known to have met, also those rated below min_weight. where: a condition on the
-    items' columns (`data.predicates`); allow, deny: item ids that alone may, or must not, be
-    recommended. The three are of all queries. quota: at most so many items of each value of a
-    column in every answer, {"genre": 3}; the best list that keeps to it is found, and items without
-    a value are not limited. rows: bool [items + 1], the rows that alone may be recommended, for
-    callers that know rows.
+    events of weight 1 at the time of the newest event of the log. met: with users, one list of item
+    ids each that are left out like what was met, and that nothing reads. forgotten: with users,
+    whether each is answered as somebody unknown, of whom `recent` and `met` alone are known.
+    before: which stored events of a user count as known; 'test' keeps the test rows out of sight.
+    exclude_seen: leave out the items the user is known to have met, also those rated below
+    min_weight. where: a condition on the items' columns (`data.predicates`); allow, deny: item ids
+    that alone may, or must not, be recommended. The three are of all queries. quota: at most so
+    many items of each value of a column in every answer, {"genre": 3}; the best list that keeps to
+    it is found, and items without a value are not limited. rows: bool [items + 1], the rows that
+    alone may be recommended, for callers that know rows.
     """
 
     users: Ids | None = None
@@ -40,6 +42,8 @@ class Queries:
     quota: Mapping[str, int] | None = None
     rows: Tensor | None = None
     recent: Sequence[Sequence[Any]] | None = None
+    met: Sequence[Sequence[Any]] | None = None
+    forgotten: Sequence[bool] | None = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -49,8 +53,12 @@ class Queries:
                 object.__setattr__(self, name, checked_ids(ids, name))
         if self.histories is not None:
             object.__setattr__(self, "histories", checked_lists(self.histories, "histories"))
-        if self.recent is not None:
-            self._check_recent(self.recent)
+        for name in ("recent", "met"):
+            if (lists := getattr(self, name)) is not None:
+                object.__setattr__(self, name, self._one_a_user(name, checked_lists(lists, name)))
+        if self.forgotten is not None:
+            for flag in self._one_a_user("forgotten", self.forgotten):
+                check_flag("forgotten", flag)
         if not isinstance(self.before, str) or self.before not in BEFORE:
             raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
         check_flag("exclude_seen", self.exclude_seen)
@@ -59,16 +67,15 @@ class Queries:
         ):
             raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
 
-    def _check_recent(self, recent: Any) -> None:
+    def _one_a_user(self, name: str, given: Sequence[Any]) -> Sequence[Any]:
         if self.users is None:
-            raise QueryError("recent follows what is stored of users: append it to the histories")
-        lists = checked_lists(recent, "recent")
-        if len(lists) != len(self.users):
+            raise QueryError(f"{name} follows what is stored of users: append it to the histories")
+        if len(given) != len(self.users):
+            what, many = ("list of items", "lists") if name != "forgotten" else ("flag", "flags")
             raise QueryError(
-                f"recent needs one list of items a user: {len(self.users)} users, "
-                f"{len(lists)} lists"
+                f"{name} needs one {what} a user: {len(self.users)} users, {len(given)} {many}"
             )
-        object.__setattr__(self, "recent", lists)
+        return given
 
     def __len__(self) -> int:
         """How many queries there are."""

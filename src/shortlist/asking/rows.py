@@ -79,12 +79,17 @@ def row_blocks(
         return
     others = data.met.before(queries.before) if data.met and queries.exclude_seen else None
     rows = torch.from_numpy(data.users.rows(queries.users))
+    if queries.forgotten is not None:
+        rows[torch.tensor(queries.forgotten, dtype=torch.bool)] = 0
     for at in range(0, len(rows), size):
         users = rows[at : at + size]
         known = data.histories.latest(users, queries.before, timed=timed)
         if queries.recent is not None:
             known = _followed(known, queries.recent[at : at + size], data)
         met = None if others is None else histories(others, users, None)
+        if queries.met is not None and queries.exclude_seen:
+            since = _rows_of_lists(queries.met[at : at + size], data)
+            met = since if met is None else joined(met, since)
         yield RowQueries(
             *(users, known.items, queries.exclude_seen, known.weight, allow, known.time, met)
         )

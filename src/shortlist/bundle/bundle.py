@@ -22,6 +22,7 @@ from shortlist.bundle.store import FORMAT, Manifest, publish, verify
 from shortlist.channels.kept import check_finite, check_tensors
 from shortlist.channels.learned.base import usable_device
 from shortlist.errors import BundleError, MissingPackageError, OutputError, ShortlistError
+from shortlist.histories.events import Watermark
 from shortlist.outputs import kept_name
 
 SPACE = {"embedding_space": (torch.uint8, (32,))}
@@ -58,6 +59,12 @@ class Bundle:
         return recipe
 
     @property
+    def watermark(self) -> Watermark | None:
+        """Up to which event of which store it has learned; None where nobody has said."""
+        mark: Mapping[str, Any] | None = self.manifest.fields.get("watermark")
+        return None if mark is None else Watermark(**mark)
+
+    @property
     def forgets_met(self) -> bool:
         """Whether it was made before bundles kept what users rated below min_weight."""
         data = (self.recipe or {}).get("data", {})
@@ -72,13 +79,15 @@ def save(
     recipe: Mapping[str, Any] | None = None,
     findings: Sequence[Mapping[str, str]] = (),
     index: Mapping[str, Any] | None = None,
+    watermark: Watermark | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write a fitted retriever with its data as a bundle; return the bundle's id.
 
     metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. findings: `Finding.to_dict()` of each
-    mistake the doctor found in training. index: what was measured of its index. The directory
-    appears whole or not at all; one that exists is refused unless `overwrite` is set.
+    mistake the doctor found in training. index: what was measured of its index. watermark: the last
+    event of a store that is in its log. The directory appears whole or not at all; one that exists
+    is refused unless `overwrite` is set.
     Errors: BundleError.
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
@@ -100,6 +109,8 @@ def save(
         "findings": [dict(finding) for finding in findings],
         "index": index,
     }
+    if watermark is not None:
+        fields["watermark"] = watermark._asdict()
     _check_written(fields)
     return publish(Path(directory), files, fields, overwrite)
 

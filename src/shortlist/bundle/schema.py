@@ -4,7 +4,7 @@ A seal that fits says that nothing changed, not that it was sound: who can write
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -216,8 +216,20 @@ class Metrics(Reported):
     metrics: dict[str, Figure]
 
 
+class Watermark(Section):
+    """The last event of a store that is in the log: `histories.events.Watermark`."""
+
+    store: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    sequence: Whole
+
+
 class Fields(Section):
-    """What the manifest says beside format, writer and files. The last four are for readers."""
+    """What the manifest says beside format, writer and files. The last four before the watermark
+    are for readers.
+    """
+
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"watermark"})
+    """In every format (docs/decisions/0012)."""
 
     retriever: str
     settings: dict[str, Any]
@@ -227,6 +239,7 @@ class Fields(Section):
     recipe: dict[str, dict[str, Any] | None] | None
     findings: list[dict[str, str]] = Field(default=[])
     index: dict[str, Any] | None = None
+    watermark: Watermark | None = None
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -307,7 +320,7 @@ def _checked(kind: type[Section], given: Any, where: str, exact: bool) -> Any:
     at = f"{where}." if where else ""
     if not isinstance(given, dict):
         raise ValueError(f"{where} must be a table")
-    missing = sorted(kind.model_fields.keys() - added_keys(kind) - given.keys())
+    missing = sorted(must_have(kind) - given.keys())
     if exact and missing:
         raise ValueError(f"{at}{missing[0]} is missing")
     try:
@@ -316,6 +329,11 @@ def _checked(kind: type[Section], given: Any, where: str, exact: bool) -> Any:
         fault = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
         raise ValueError(f"{at}{place}: {fault['msg']}, got {fault['input']!r:.80}") from None
+
+
+def must_have(kind: type[Section]) -> set[str]:
+    """Return the keys that a table of the format of today always has."""
+    return kind.model_fields.keys() - added_keys(kind) - getattr(kind, "may_be_missing", set())
 
 
 def _known(where: str, name: Any, among: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from shortlist.cli.screen import notes
+from shortlist.errors import QueryError
 
 
 def serve(
@@ -47,6 +48,23 @@ def serve(
             help="Serve from a copy (in TMPDIR) that nobody can change: for shared disks.",
         ),
     ] = False,
+    events: Annotated[
+        bool,
+        typer.Option(
+            "--events", help="Take events (POST /v1/events), keep them, and answer by them."
+        ),
+    ] = False,
+    events_file: Annotated[
+        Path | None,
+        typer.Option(help="With --events: where. Default: BUNDLE.events.sqlite, beside it."),
+    ] = None,
+    events_sync: Annotated[
+        Literal["normal", "full"],
+        typer.Option(
+            help="With --events: full waits for the disk, so that they survive a loss of "
+            "power; normal ones survive the end of the process."
+        ),
+    ] = "normal",
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Print one JSON line a request on standard output.")
     ] = False,
@@ -58,13 +76,22 @@ def serve(
     """Answer over HTTP: recommend, similar, explain, figures, and a page to look around.
 
     Tokens come from the environment: SHORTLIST_TOKEN for questions, SHORTLIST_ADMIN_TOKEN for
-    /admin. A bundle published into a served directory takes over without a lost request.
+    /admin, SHORTLIST_WRITE_TOKEN for /v1/events. A bundle published into a served directory takes
+    over without a lost request.
 
     A request waits while all workers are busy: about queue / workers answers long, so a short
     queue refuses early, and a long one keeps clients waiting until --timeout.
     """
+    if not events and (events_file is not None or events_sync != "normal"):
+        raise QueryError("--events-file and --events-sync do nothing without --events")
+    write_token = os.environ.get("SHORTLIST_WRITE_TOKEN") or None
+    if events and write_token is None:
+        raise QueryError("--events needs SHORTLIST_WRITE_TOKEN: what those send who send events")
+
+    from shortlist.histories.sqlite import Keeping
     from shortlist.serving import run
     from shortlist.serving.access_log import printed
+    from shortlist.serving.event_log import beside
     from shortlist.serving.settings import Settings, Timeouts
 
     settings = Settings(
@@ -76,6 +103,9 @@ def serve(
         connections=connections,
         access_log=access_log,
         private_copy=private_copy,
+        write_token=write_token,
+        events=(events_file or beside(bundle)) if events else None,
+        keeping=Keeping(synchronous=events_sync),
         timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),
     )
     level = logging.getLevelNamesMapping()[log_level.upper()]

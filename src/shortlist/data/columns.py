@@ -21,7 +21,7 @@ INT64_MAX = 2**63 - 1
 LARGEST = 1e15
 """What a tower is given at most: sums of squares of many such numbers still fit into float32."""
 
-_SCIENTIFIC = r"^[-+]?\d([.,]\d*)?[eE]\+\d+$"
+SCIENTIFIC = r"^[-+]?\d([.,]\d*)?[eE]\+\d+$"
 """6.10E+12: what a spreadsheet makes of a long number."""
 
 _SQUARED = 1e150
@@ -103,7 +103,7 @@ def checked_ids(column: pl.Series, where: str) -> pl.Series:
         )
     elif kind != pl.String:
         raise fault(where, column.name, f"ids must be integers or text, not {kind}; convert them.")
-    scientific = column.str.contains(_SCIENTIFIC)
+    scientific = column.str.contains(SCIENTIFIC)
     if scientific.any():
         row = first_row(scientific)
         raise fault(

@@ -24,12 +24,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shortlist.serving.access_log import CLIENT_GONE, Asked, log
+from shortlist.serving.event_log import EventLog, opened
+from shortlist.serving.fresh import events_of, held_by, user_of
 from shortlist.serving.item_changes import change_items
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (
     BundleAnswer,
+    EventsAnswer,
+    EventsRequest,
     ExplainAnswer,
     ExplainRequest,
+    ForgottenAnswer,
     HistoryAnswer,
     HistoryRequest,
     ItemsAnswer,
@@ -48,10 +53,11 @@ from shortlist.serving.messages import (
     UsersAnswer,
     UsersRequest,
     limited,
+    read,
 )
 from shortlist.serving.openapi import Route, document
 from shortlist.serving.page_files import PageFile, page_files
-from shortlist.serving.service import Service
+from shortlist.serving.service import Service, encode
 from shortlist.serving.settings import Settings, is_loopback
 from shortlist.serving.watching import Watch
 from shortlist.serving.workers import Workers
@@ -82,6 +88,11 @@ ROUTES = (
     Route("POST", "/v1/explain", "read", "Why.", ExplainRequest, ExplainAnswer),
     Route("POST", "/v1/history", "read", "What a user met.", HistoryRequest, HistoryAnswer),
     Route("POST", "/v1/titles", "read", "How items are called.", TitlesRequest, TitlesAnswer),
+    Route("POST", "/v1/events", "write", "Keep what users did.", EventsRequest, EventsAnswer),
+    Route(
+        *("DELETE", "/v1/users/{user}", "admin", "Forget what a user did."),
+        answers=ForgottenAnswer,
+    ),
     Route("POST", "/admin/items", "admin", "Change items.", ItemsRequest, ItemsAnswer),
     Route("POST", "/admin/reload", "admin", "Look for a newer bundle now.", answers=ReloadAnswer),
 )
@@ -99,10 +110,12 @@ STATUS = {
     "unsupported_media_type": 415,
     "invalid_request": 422,
     "not_supported": 422,
+    "too_many": 429,
     "internal": 500,
     "busy": 503,
     "draining": 503,
     "not_ready": 503,
+    "store_unavailable": 503,
 }
 """The HTTP status of each error code."""
 
@@ -111,6 +124,7 @@ _PLAIN: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 )
+_USERS = "/v1/users/"
 _REQUEST_ID = b"x-request-id"
 _PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _ONCE = (b"host", b"authorization", b"content-type", b"content-length")
@@ -156,7 +170,10 @@ class App:
         self.watch = watch
         self.measures = measures
         self.settings = settings
-        self.service = Service(lambda: watch.current, settings.limits, measures)
+        self.events = None
+        if settings.events is not None:
+            self.events = EventLog(opened(settings), settings, measures)
+        self.service = Service(lambda: watch.current, settings.limits, measures, self.events)
         self.workers = Workers(settings.workers, settings.queue)
         self.draining = False
         self.arrivals = select.poll()  # of the sockets on which connections come
@@ -175,11 +192,17 @@ class App:
         self._process, self._requests = token_hex(4).encode(), 0
         self._tokens = {
             name: None if token is None else token.encode()
-            for name, token in (("read", settings.token), ("admin", settings.admin_token))
+            for name, token in (
+                ("read", settings.token),
+                ("write", settings.write_token),
+                ("admin", settings.admin_token),
+            )
         }
         models = {asks: question.model for asks, question in self.service.questions.items()}
         self._items_request = limited(ItemsRequest, settings.limits)
         models[ItemsRequest] = self._items_request
+        self._events_request = limited(EventsRequest, settings.limits)
+        models[EventsRequest] = self._events_request
         self.openapi = document(ROUTES, models, version("shortlist"))
         self.api = _api(self)
 
@@ -199,8 +222,8 @@ class App:
             asked = asked._replace(route=route.path)
             self._check_host(heads)
             self._check_token(heads, route)
-            if route.method == "POST" and route.asks is not None:
-                reply = await self._answer(route, heads, receive)
+            if route.method == "DELETE" or (route.method == "POST" and route.asks is not None):
+                reply = await self._answer(route, scope["path"], heads, receive)
             elif "page" in route.path or route.path == "/":
                 reply = self._page_file(scope["path"])
             else:
@@ -294,6 +317,8 @@ class App:
         """Let the threads end."""
         self.watch.stop()
         self.workers.close()
+        if self.events is not None:
+            self.events.close()
 
     async def run(self, work: Callable[..., bytes], *arguments: Any) -> bytes:
         """Do blocking work in the bounded pool. Errors: RequestError "busy"."""
@@ -305,15 +330,46 @@ class App:
         except TimeoutError:
             raise RequestError("busy", "the answer took too long: try again later") from None
 
-    async def _answer(self, route: Route, heads: Mapping[bytes, bytes], receive: Receive) -> Reply:
+    async def _answer(
+        self, route: Route, path: str, heads: Mapping[bytes, bytes], receive: Receive
+    ) -> Reply:
+        if route.method == "DELETE":
+            return Reply(200, await self._forget(path))
         assert route.asks is not None
         body = await self._body(heads, receive)
+        if route.token == "write":
+            return Reply(200, await self._keep(body))
         if route.token == "admin":
             # Not in the pool: a change takes longer than an answer, and those are wanted meanwhile.
             return Reply(
                 200, await asyncio.to_thread(change_items, self.watch, self._items_request, body)
             )
         return Reply(200, await self.run(self.service.answer_bytes, route.asks, body))
+
+    async def _keep(self, body: bytes) -> bytes:
+        """Keep the events of a request; they survive the process when this returns."""
+        log, served = self._event_log(), self.service.served()
+        try:
+            sent = events_of(served, read(self._events_request, body), log.store.now() / 1e6)
+            log.check_pace(sent)
+            kept = await log.append(sent)
+        except RequestError:
+            self.measures.refused_events.inc()
+            raise
+        return encode({"sequence": kept.sequence, "repeated": kept.repeated})
+
+    async def _forget(self, path: str) -> bytes:
+        """Remove a user from the store, and say which bundles still hold them."""
+        log, served = self._event_log(), self.service.served()
+        user = user_of(served, path.removeprefix(_USERS))
+        count = await log.forget(user)
+        holding = await asyncio.to_thread(held_by, self.watch.path, served, user)
+        return encode({"user": user, "events": count, "held_by": holding})
+
+    def _event_log(self) -> EventLog:
+        if self.events is None:
+            raise RequestError("not_supported", "this service keeps no events: serve --events does")
+        return self.events
 
     async def _body(self, heads: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """Read a JSON body within its limits of size and time. Errors: RequestError."""
@@ -345,7 +401,9 @@ class App:
         methods = self._routes.get(path)
         if methods is None and path in self._page:
             methods = self._routes["/page/{file}"]
-        if methods is None or "{" in path:
+        if path.startswith(_USERS) and len(path) > len(_USERS):
+            methods = self._routes[f"{_USERS}{{user}}"]
+        elif methods is None or "{" in path:
             raise RequestError("not_found", "there is no such path")
         route = methods.get(method)
         if route is None:
@@ -365,13 +423,15 @@ class App:
         if wanted is None:
             if route.token == "read":
                 return
-            raise RequestError("forbidden", "no admin token is set, so these routes are closed")
+            raise RequestError(
+                "forbidden", f"no {route.token} token is set, so its routes are closed"
+            )
         scheme, _, given = heads.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             given = b""
         if not hmac.compare_digest(given, wanted):
-            other = self._tokens["admin" if route.token == "read" else "read"]
-            if other is not None and hmac.compare_digest(given, other):
+            others = [token for name, token in self._tokens.items() if name != route.token]
+            if any(token and hmac.compare_digest(given, token) for token in others):
                 raise RequestError("forbidden", f"this path needs the {route.token} token")
             raise RequestError("unauthorized", "this path needs a token: Authorization: Bearer ...")
 
@@ -521,7 +581,7 @@ def _refusal(error: RequestError) -> Reply:
     """An error as every client gets it."""
     status = STATUS[error.code]
     headers = _PLAIN
-    if status == 503:
+    if status in (429, 503):
         headers = (*headers, _RETRY)
     elif status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))

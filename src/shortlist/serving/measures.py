@@ -39,6 +39,26 @@ class Measures:
         self.waiting = Gauge(
             "shortlist_waiting", "Requests that wait or are being answered.", registry=self.registry
         )
+        self._events = Counter(
+            "shortlist_events",
+            "Events that came: kept, sent before, or refused with their request.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._kept, self._repeated, self.refused_events = (
+            self._events.labels(outcome) for outcome in ("kept", "repeated", "refused")
+        )
+        self.trimmed = self._counter(
+            "events_trimmed", "Events that newer ones of the same user pushed out of the store."
+        )
+        self.without_events = self._counter(
+            "without_events", "Answers for which the store of events did not answer in time."
+        )
+        self.store_up = Gauge(
+            "shortlist_event_store_up",
+            "Whether the store of events did what was asked last.",
+            registry=self.registry,
+        )
         self._loads = Counter(
             "shortlist_bundle_loads",
             "Bundles that were taken into service, or refused.",
@@ -73,6 +93,12 @@ class Measures:
         self._queries.inc(queries)
         if fallback:
             self._fallback.inc(fallback)
+
+    def kept(self, events: int, repeated: int) -> None:
+        """Take how many events of a request were kept, and how many had been sent before."""
+        self._kept.inc(events)
+        if repeated:
+            self._repeated.inc(repeated)
 
     def served(self, bundle: str, retriever: str, loaded_at: float) -> None:
         """Take what is served from now on."""

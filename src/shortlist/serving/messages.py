@@ -17,6 +17,12 @@ from shortlist.serving.settings import Limits
 MESSAGE_LENGTH = 300
 """Characters of an error message: what was sent may be quoted, but not all of it."""
 
+LATEST = 4_102_444_800
+"""2100, in seconds since 1970: later times are refused by whoever reads a log, too."""
+
+HEAVIEST = 1e15
+"""The largest weight: sums of many such still fit."""
+
 CONDITION_HERE = "x-condition"
 """Marks the place in a schema where the OpenAPI document puts the schema of a condition."""
 
@@ -117,6 +123,28 @@ class ItemsRequest(Message):
     restore: Ids = []
 
 
+class EventSent(Message):
+    """A user met an item, known or not.
+
+    kind: what it was, such as "click". time: seconds since 1970, or when it arrived. weight: as in
+    the log; left out, it counts as a positive of weight 1. id: what the sender calls it; sent again
+    within a day, it is not counted again.
+    """
+
+    user: Id
+    item: Id
+    kind: str | None = None
+    time: float | None = None
+    weight: float | None = None
+    id: str | None = None
+
+
+class EventsRequest(Message):
+    """Events in their order: all are kept, or none of them."""
+
+    events: list[EventSent]
+
+
 Asked = TypeVar("Asked", bound=Message)
 
 
@@ -183,6 +211,19 @@ def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
         rows: Any = Annotated[list[dict[str, Any]], Field(max_length=limits.ids, fail_fast=True)]
         ids = _many(limits.ids, limits)
         return {"add": rows, "remove": ids, "restore": ids}
+    if model == "EventSent":
+        text = Annotated[str, Field(min_length=1, max_length=limits.id_length)]
+        return {
+            "item": _one(limits),
+            "kind": Annotated[str, Field(min_length=1, max_length=limits.kind)],
+            "time": Annotated[float, Field(ge=0, lt=LATEST, allow_inf_nan=False)],
+            "weight": Annotated[float, Field(ge=-HEAVIEST, le=HEAVIEST, allow_inf_nan=False)],
+            "id": text,
+        }
+    if model == "EventsRequest":
+        one = limited(EventSent, limits)
+        bounds = Field(min_length=1, max_length=limits.events, fail_fast=True)
+        return {"events": Annotated[list[one], bounds]}  # type: ignore[valid-type]
     if model == "ExplainRequest":
         return {"items": _many(limits.explained, limits, least=1)}
     return {}
@@ -299,7 +340,8 @@ class RecommendAnswer(Message):
 
     users: as asked, null for histories. fallback: true where nothing was known and popular items
     stand in. channels: only from a blend, which channel gave each item. unknown_items: only for
-    histories, how many items of each were passed over; so for recent.
+    histories, how many items of each were passed over; so for recent. without_events: only where
+    the service keeps events; true where the store was not available, so that none are counted.
     """
 
     bundle: str
@@ -309,6 +351,7 @@ class RecommendAnswer(Message):
     fallback: list[bool]
     channels: list[list[str]] = []
     unknown_items: list[int] = []
+    without_events: bool = False
 
 
 class SimilarAnswer(Message):
@@ -432,6 +475,23 @@ class ItemsAnswer(Message):
     bundle: str
     items: int
     removed: int
+
+
+class EventsAnswer(Message):
+    """sequence: the number of each event in the store; repeated: how many had been sent before."""
+
+    sequence: list[int]
+    repeated: int
+
+
+class ForgottenAnswer(Message):
+    """A user who was deleted. events: how many were removed. held_by: bundles that were published
+    with what the user did before; the service answers as if they were not.
+    """
+
+    user: Id
+    events: int
+    held_by: list[str]
 
 
 class StateAnswer(Message):

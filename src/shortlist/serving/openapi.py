@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from shortlist.data.predicates import MOST_DEEP, MOST_NODES
 from shortlist.serving.messages import CONDITION_HERE, ErrorAnswer, Message
 
-Token = Literal["none", "read", "admin"]
+Token = Literal["none", "read", "write", "admin"]
 
 _SCHEMAS = "#/components/schemas/"
 
@@ -21,7 +21,7 @@ class Route:
     answers: None for text that is no JSON.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     token: Token
     meaning: str
@@ -53,7 +53,7 @@ def document(
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"read": bearer, "admin": bearer},
+            "securitySchemes": {"read": bearer, "write": bearer, "admin": bearer},
         },
     }
 

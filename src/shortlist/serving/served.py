@@ -61,6 +61,17 @@ class Served:
         return data
 
     @cached_property
+    def min_weight(self) -> float | None:
+        """The weight below which an event is no positive; None where there is no such weight."""
+        least: float | None = (self.bundle.recipe or {}).get("data", {}).get("min_weight")
+        return least
+
+    def learned(self, store: str) -> int:
+        """The number of the last event of this store that the bundle has learned from."""
+        mark = self.bundle.watermark
+        return mark.sequence if mark is not None and mark.store == store else 0
+
+    @cached_property
     def _item_ids(self) -> Any:
         """The item ids by row - 1: numbers as numpy, which goes into JSON as it is."""
         ids = self.data.items.ids

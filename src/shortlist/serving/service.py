@@ -15,6 +15,8 @@ from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import QueryError
+from shortlist.serving.event_log import EventLog
+from shortlist.serving.fresh import Fresh, fresh
 from shortlist.serving.map import item_map
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (
@@ -52,9 +54,14 @@ class Service:
     """
 
     def __init__(
-        self, current: Callable[[], Served | None], limits: Limits, measures: Measures
+        self,
+        current: Callable[[], Served | None],
+        limits: Limits,
+        measures: Measures,
+        events: EventLog | None = None,
     ) -> None:
         self.current = current
+        self.events = events
         self.limits = limits
         self.measures = measures
         answers: Mapping[type[Message], Callable[[Served, Any], Columns]] = {
@@ -87,20 +94,21 @@ class Service:
 
     def map(self) -> bytes:
         """Return where the items lie, in two dimensions, as JSON. Errors: RequestError."""
-        return encode(item_map(self._served()))
+        return encode(item_map(self.served()))
 
     def report(self) -> bytes:
         """Return the figures that were saved with the bundle, as JSON. Errors: RequestError."""
-        return encode(report(self._served()))
+        return encode(report(self.served()))
 
-    def _served(self) -> Served:
+    def served(self) -> Served:
+        """Return the bundle that is served. Errors: RequestError "not_ready"."""
         served = self.current()
         if served is None:
             raise RequestError("not_ready", "no bundle is loaded yet")
         return served
 
     def _ask(self, question: Question, asked: Message) -> Columns:
-        served = self._served()
+        served = self.served()
         try:
             with torch.inference_mode():
                 return question.answer(served, asked)
@@ -124,10 +132,14 @@ class Service:
             self._check_histories(served, told, name)
         if asked.where is not None:
             check_condition(asked.where, self.limits)
+        since, known = Fresh(), None
+        if users is not None:
+            known = check_ids(users, data.users, "users")
+            since = fresh(self.events, served, known)
         queries = Queries(
-            users=None if users is None else check_ids(users, data.users, "users"),
+            users=known,
             histories=histories,
-            recent=asked.recent,
+            **since.asked(asked.recent),
             exclude_seen=asked.exclude_seen,
             where=None if asked.where is None else condition(asked.where),
             quota=asked.quota,
@@ -136,7 +148,7 @@ class Service:
         )
         found = served.recommend(queries, asked.k)
         items, scores = served.lists(found)
-        answer = {
+        answer: Columns = {
             "bundle": served.id,
             "users": users,
             "items": items,
@@ -145,11 +157,31 @@ class Service:
         }
         if (channels := served.channels(found)) is not None:
             answer["channels"] = channels
+        if self.events is not None:
+            answer["without_events"] = not since.available
         if told is not None:
             answer["unknown_items"] = unknown = _unknown(told, data.items)
             self.measures.unknown_items.inc(sum(unknown))
         self.measures.answered(len(found), int(found.fallback.sum()))
         return answer
+
+    def _without_forgotten(self, names: list[Any], scores: list[Any]) -> tuple[Any, Any]:
+        """Leave users who were deleted out of lists of users."""
+        gone = frozenset() if self.events is None else self.events.forgotten
+        if gone.isdisjoint(name for listed in names for name in listed):
+            return names, scores
+        kept = [[place for place, name in enumerate(each) if name not in gone] for each in names]
+        values = [part.tolist() for part in scores]
+        names, scores = (
+            [[each[place] for place in places] for each, places in zip(lists, kept, strict=True)]
+            for lists in (names, values)
+        )
+        return names, scores
+
+    def _of_user(self, served: Served, user: Any) -> Queries:
+        """What to ask about a user with all that is known of them."""
+        users = check_ids([user], served.data.users, "user")
+        return Queries(users=users, **fresh(self.events, served, users).asked(None))
 
     def _check_histories(
         self, served: Served, lists: list[list[Any]], name: str = "histories"
@@ -179,8 +211,13 @@ class Service:
                 "invalid_request", f"at most {self.limits.candidates} candidates a request"
             )
         vocabulary = data.items if side == "items" else data.users
-        found = retriever.similar(check_ids(ids, vocabulary, side), asked.k)
+        given: Any = check_ids(ids, vocabulary, side)
+        if side == "users":
+            given = Queries(users=given, **fresh(self.events, served, given).asked(None))
+        found = retriever.similar(given, asked.k)
         names, scores = served.named(found, vocabulary.ids)
+        if side == "users":
+            names, scores = self._without_forgotten(names, scores)
         return {
             "bundle": served.id,
             "similar_to": ids,
@@ -200,7 +237,7 @@ class Service:
             if row == 0:
                 raise RequestError("invalid_request", f"item {item!r:.40} is unknown")
         if asked.user is not None:
-            queries = Queries(users=check_ids([asked.user], data.users, "user"))
+            queries = self._of_user(served, asked.user)
         else:
             self._check_histories(served, [asked.history or []])
             queries = Queries(histories=[asked.history or []])
@@ -215,7 +252,7 @@ class Service:
 
     def _history(self, served: Served, asked: HistoryRequest) -> Columns:
         data = served.data
-        queries = Queries(users=check_ids([asked.user], data.users, "user"))
+        queries = self._of_user(served, asked.user)
         block = next(iter(row_blocks(queries, data)))
         rows = block.history.values[-asked.limit :].numpy()
         return {
@@ -235,6 +272,10 @@ class Service:
 
     def _users(self, served: Served, asked: UsersRequest) -> Columns:
         ids = served.data.users.ids
+        if self.events is not None and self.events.forgotten:
+            own = int if ids.dtype == pl.Int64 else str
+            gone = [user for user in self.events.forgotten if isinstance(user, own)]
+            ids = ids.filter(~ids.is_in(pl.Series(gone, dtype=ids.dtype).implode()))
         if asked.search:
             ids = ids.filter(ids.cast(pl.String).str.starts_with(asked.search))
         return {

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
+from itertools import combinations
 from math import isfinite
+from pathlib import Path
 
 from shortlist.data.predicates import MOST_DEEP, MOST_NODES, MOST_VALUES
 from shortlist.errors import ServingError
+from shortlist.histories.sqlite import Keeping
 
 SHORTEST_TOKEN = 16
 
@@ -22,6 +25,8 @@ class Limits:
     history: items in one history; history_items: in all of them. explained: items a request wants
     the reasons of. id_length: characters of a text id. filter_nodes, filter_depth, filter_values:
     parts, levels and values of a `where`; what `data.predicates` reads is the ceiling of them.
+    events: in one request; user_events: of one user in a minute. kind: characters of the kind of an
+    event.
     """
 
     body: int = 1_048_576
@@ -36,6 +41,9 @@ class Limits:
     filter_nodes: int = MOST_NODES
     filter_depth: int = MOST_DEEP
     filter_values: int = 1_000
+    events: int = 1_000
+    user_events: int = 600
+    kind: int = 64
 
     def __post_init__(self) -> None:
         _at_least(self, 1)
@@ -50,7 +58,8 @@ class Timeouts:
     """Seconds. head: until a connection has sent a whole request head. body: until its body is
     there. answer: from then on until the answer; 503 after it. write: for a client that does not
     read. keep_alive: of an idle connection. notice: after SIGTERM /readyz already fails while new
-    requests are still answered; drain: what running requests then have to finish.
+    requests are still answered; drain: what running requests then have to finish. store: until
+    an answer goes without the stored events.
     """
 
     head: float = 10.0
@@ -60,6 +69,7 @@ class Timeouts:
     keep_alive: float = 20.0
     notice: float = 1.0
     drain: float = 8.0
+    store: float = 0.01
 
     def __post_init__(self) -> None:
         _at_least(self, 0)
@@ -73,7 +83,9 @@ class Settings:
     between looks at the bundles. connections: open ones; head_bytes: of a request's line and
     headers. token: what readers send, None lets everybody on this machine read; admin_token: what
     administrators send, None closes the admin routes. access_log: a line a request, by the logger
-    `shortlist.access`. private_copy: serve from a copy of the files. Errors: ServingError.
+    `shortlist.access`. private_copy: serve from a copy of the files. events: the file that events
+    are kept in, None to keep none; write_token: what those who send events send, None closes that
+    route; keeping: how much is kept. Errors: ServingError.
     """
 
     workers: int = 2
@@ -85,6 +97,9 @@ class Settings:
     admin_token: str | None = field(default=None, repr=False)
     access_log: bool = False
     private_copy: bool = False
+    events: Path | None = None
+    write_token: str | None = field(default=None, repr=False)
+    keeping: Keeping = field(default_factory=Keeping)
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
@@ -96,10 +111,12 @@ class Settings:
             raise ServingError(
                 f"poll must be > 0 seconds and at most {LONGEST_WAIT:g}, got {self.poll}"
             )
-        for name in ("token", "admin_token"):
+        names = ("token", "admin_token", "write_token")
+        for name in names:
             _check_token(name, getattr(self, name))
-        if self.token is not None and self.token == self.admin_token:
-            raise ServingError("token and admin_token must differ: one must not open both doors")
+        for one, other in combinations(names, 2):
+            if getattr(self, one) is not None and getattr(self, one) == getattr(self, other):
+                raise ServingError(f"{one} and {other} must differ: one must not open both doors")
 
 
 def check_address(host: str, settings: Settings) -> None:

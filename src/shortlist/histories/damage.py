@@ -1,0 +1,142 @@
+"""Is a file the store of events that it says it is, whole and unchanged?"""
+
+import re
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import orjson
+
+from shortlist.errors import EventStoreError
+
+MAGIC = 0x53484556
+"""PRAGMA application_id of a store: SHEV."""
+
+VERSION = 1
+"""PRAGMA user_version: of the tables."""
+
+NEEDED = (3, 38, 0)
+"""Of SQLite: strict tables and JSON functions."""
+
+_HEADER = b"SQLite format 3\0"
+
+
+class Agreed(NamedTuple):
+    """How far the users of a store had agreed that it is written ahead.
+
+    generation: of the file of what is written ahead. frames: how many were in it. whole: whether
+    the file is of that generation, and long enough to hold them.
+    """
+
+    generation: bytes
+    frames: int
+    whole: bool
+
+
+def checked(path: Path, tables: str) -> None:
+    """Refuse a file that is no store or is damaged; an empty one may become a store.
+
+    tables: the statements that make a store. Errors: EventStoreError; sqlite3.Error.
+    """
+    if sqlite3.sqlite_version_info < NEEDED:
+        raise EventStoreError(
+            f"a store of events needs SQLite {'.'.join(map(str, NEEDED))} or newer, and this "
+            f"Python has {sqlite3.sqlite_version}"
+        )
+    with path.open("rb") as file:
+        start = file.read(len(_HEADER))
+    if not start:
+        return
+    if start != _HEADER:
+        raise EventStoreError(f"{path} is no store of events: give another path")
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as opened:
+        try:
+            opened.execute("PRAGMA trusted_schema = 0")
+            _check(path, opened, tables)
+        except (sqlite3.DatabaseError, OverflowError, UnicodeError, TypeError) as error:
+            raise damaged(path, str(error)) from error
+
+
+def _check(path: Path, file: sqlite3.Connection, tables: str) -> None:
+    made = _schema(file)
+    if not made:  # its maker was killed before it had tables
+        return
+    kind, version = (
+        file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    if kind != MAGIC:
+        raise EventStoreError(f"{path} is no store of events: give another path")
+    if version != VERSION:
+        raise EventStoreError(
+            f"{path} is a store of version {version}, and this version of shortlist reads {VERSION}"
+        )
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        model.executescript(tables)
+        if made != _schema(model):
+            raise damaged(path, "its tables are not those of a store")
+    if (said := file.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+        raise damaged(path, said)
+    highest = 0
+    for *values, check in file.execute("SELECT * FROM events"):
+        if crc32(orjson.dumps(values)) != check:
+            raise damaged(path, f"event {values[1]} is not what was stored")
+        highest = max(highest, values[1])
+    about = dict(file.execute("SELECT name, value FROM about"))
+    if about.keys() != {"identity", "last", "age", "seen"} or not (
+        all(isinstance(about[name], int) and about[name] >= 0 for name in ("last", "age", "seen"))
+        and re.fullmatch("[0-9a-f]{16}", str(about["identity"]))
+    ):
+        raise damaged(path, "it does not say of itself what a store says")
+    if about["last"] < highest:
+        raise damaged(path, "it does not know the number of its last event")
+
+
+def damaged(path: Path, how: str) -> EventStoreError:
+    """The error for a store that must not be used."""
+    return EventStoreError(
+        f"the store of events {path} is damaged ({how}). Restore it from a copy, or move it away: "
+        "then a new store begins, and what only this one held is lost."
+    )
+
+
+def agreed(path: Path) -> Agreed | None:
+    """Return what the users of a store had acknowledged of what is written ahead; None for nothing.
+
+    Asked before the store is opened, it tells what a process that was killed had acknowledged:
+    SQLite itself takes a file that was cut short for one that never was longer.
+    """
+    try:
+        shared = Path(f"{path}-shm").read_bytes()[:48]
+        with Path(f"{path}-wal").open("rb") as file:
+            start = file.read(32)
+            size = file.seek(0, 2)
+        unchanged = Path(f"{path}-shm").read_bytes()[:48] == shared
+    except OSError:
+        return None
+    if len(shared) < 48 or not shared[12] or not unchanged:
+        return None
+    frames = int.from_bytes(shared[16:20], sys.byteorder)
+    page = int.from_bytes(shared[14:16], sys.byteorder)
+    page = 65_536 if page == 1 else page
+    whole = start[16:24] == shared[32:40] and size >= 32 + frames * (24 + page)
+    return Agreed(shared[32:40], frames, whole)
+
+
+def lost(before: Agreed | None, after: Agreed | None) -> bool:
+    """Whether what had been acknowledged is not all there after the store was opened again."""
+    if before is None or not before.frames:
+        return False
+    if not before.whole:
+        return True
+    return (
+        after is not None and after.generation == before.generation and after.frames < before.frames
+    )
+
+
+def _schema(file: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    found = file.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
+    return {(*row[:3], None if row[3] is None else " ".join(row[3].split())) for row in found}

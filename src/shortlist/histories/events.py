@@ -1,0 +1,149 @@
+"""What is an event on its way into a store, and what does every store of events do?
+
+A store speaks external ids: it outlives bundles, whose rows differ, and keeps users and items that
+no bundle knows yet. `data.histories` is the other side, which speaks the rows of one bundle.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from shortlist.data.columns import SCIENTIFIC
+from shortlist.data.text import NULL_WORDS
+from shortlist.errors import EventStoreError, QueryError
+
+Id = int | str
+
+_ROUNDED = re.compile(SCIENTIFIC)
+_WATERMARK = re.compile(r"([0-9a-f]{16}):([0-9]{1,18})")
+
+
+class Event(NamedTuple):
+    """A user met an item.
+
+    time: microseconds since 1970, None for when it arrived. weight: None where none was given.
+    id: what the sender calls it, so that sending it again changes nothing.
+    """
+
+    user: Id
+    item: Id
+    kind: str | None = None
+    time: int | None = None
+    weight: float | None = None
+    id: str | None = None
+
+
+class Stored(NamedTuple):
+    """What a store knows of one user: items that were met, oldest first.
+
+    kinds, weights: of each, None where nobody asked for them. forgotten: the user was deleted, so
+    that nothing else that is known of them counts.
+    """
+
+    items: list[Id]
+    kinds: list[str | None] | None = None
+    weights: list[float | None] | None = None
+    forgotten: bool = False
+
+
+class Kept(NamedTuple):
+    """What became of some events: the number of each, and how many had been sent before."""
+
+    sequence: list[int]
+    repeated: int
+
+
+class Watermark(NamedTuple):
+    """Up to which event of which store something has learned.
+
+    >>> Watermark.parse("00c0ffee00c0ffee:120")
+    Watermark(store='00c0ffee00c0ffee', sequence=120)
+    >>> str(Watermark("00c0ffee00c0ffee", 120))
+    '00c0ffee00c0ffee:120'
+    """
+
+    store: str
+    sequence: int
+
+    def __str__(self) -> str:
+        """As the command line writes and reads it."""
+        return f"{self.store}:{self.sequence}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Watermark":
+        """Read one as it is written. Errors: QueryError."""
+        found = _WATERMARK.fullmatch(text)
+        if not found:
+            raise QueryError(
+                f"a watermark is STORE:NUMBER, as `shortlist events export` tells it, got "
+                f"{text!r:.60}"
+            )
+        return cls(found[1], int(found[2]))
+
+
+class EventConflictError(EventStoreError):
+    """An event id that was used for another event of the same user."""
+
+
+class EventStore(Protocol):
+    """A store of events. Errors of all its methods: EventStoreError.
+
+    `latest` is called by one thread, all others by one at a time. identity: 16 hex digits that no
+    other store has. trimmed: how many events newer ones of the same user have pushed out so far.
+    """
+
+    identity: str
+    trimmed: int
+
+    def append(self, requests: Sequence[Sequence[Event]]) -> list[Kept | EventConflictError]:
+        """Keep the events of several requests, of each all or none; they survive the process."""
+        ...
+
+    def forget(self, user: Id) -> int:
+        """Remove all events of a user; return how many there were."""
+        ...
+
+    def forgotten(self) -> list[Id]:
+        """Return the users who were deleted."""
+        ...
+
+    def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
+        """Return what each user met after event number `since`; detailed: with kinds and weights.
+
+        Of a user who was deleted, all that is stored of them.
+        """
+        ...
+
+    def tidy(self) -> int:
+        """Remove what is too old; return how many events that was."""
+        ...
+
+    def now(self) -> int:
+        """Return the time by the store's clock, in microseconds since 1970."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+def refused_id(value: Id) -> str | None:
+    """Say why an id cannot be read from a log again, so that it must not be stored; None if it can.
+
+    >>> refused_id("a-1"), refused_id(" ")
+    (None, 'is empty or only white space')
+    """
+    if not isinstance(value, str):
+        return None
+    if not value.strip():
+        return "is empty or only white space"
+    if value in NULL_WORDS:
+        return "looks like a missing value"
+    if _ROUNDED.search(value):
+        return "is a number as spreadsheets round it"
+    return None
+
+
+def as_values(event: Event) -> tuple[Any, ...]:
+    """What tells two events of one id apart: all of it but the id."""
+    return event[:-1]

@@ -1,0 +1,360 @@
+"""The embedded store of events: one SQLite file in write-ahead mode.
+
+What was acknowledged survives the end of the process, however it ends; with synchronous = "full"
+also a loss of power. Several processes of one machine may share the file.
+"""
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from zlib import crc32
+
+import orjson
+
+from shortlist.errors import EventStoreError
+from shortlist.histories.damage import MAGIC, VERSION, agreed, checked, damaged, lost
+from shortlist.histories.events import (
+    Event,
+    EventConflictError,
+    Id,
+    Kept,
+    Stored,
+    as_values,
+)
+
+Synchronous = Literal["normal", "full"]
+
+DAY = 86_400.0
+
+TABLES = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    user ANY NOT NULL, sequence INTEGER NOT NULL, item ANY NOT NULL, kind TEXT, time INTEGER,
+    weight REAL, arrived INTEGER NOT NULL, age INTEGER NOT NULL, checksum INTEGER NOT NULL,
+    PRIMARY KEY (user, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX by_sequence ON events (sequence);
+CREATE TABLE sent (
+    user ANY NOT NULL, id TEXT NOT NULL, sequence INTEGER NOT NULL, digest BLOB NOT NULL,
+    age INTEGER NOT NULL,
+    PRIMARY KEY (user, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sent_by_age ON sent (age);
+CREATE TABLE forgotten (user ANY PRIMARY KEY, age INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+_OF_USER = """
+FROM events WHERE user = ?1 AND sequence > CASE
+    WHEN EXISTS (SELECT 1 FROM forgotten WHERE user = ?1) THEN 0 ELSE ?2 END
+ORDER BY sequence
+"""
+_FORGOTTEN = "(SELECT 1 FROM forgotten WHERE user = ?1)"
+_ITEMS = f"SELECT {_FORGOTTEN}, json_group_array(item) FROM (SELECT item {_OF_USER})"
+_DETAILS = f"""
+SELECT {_FORGOTTEN}, json_group_array(item), json_group_array(kind), json_group_array(weight)
+FROM (SELECT item, kind, weight {_OF_USER})
+"""
+"""One row a user: a call of SQLite gives up the interpreter lock for each row that it returns."""
+
+_EXPIRE = """
+DELETE FROM events WHERE age < ?1 AND sequence IN (
+    SELECT sequence FROM events ORDER BY sequence LIMIT 1000)
+"""
+"""Events come in the order of their ages, so no index of those is needed."""
+
+_TRIM = """
+DELETE FROM events WHERE user = ?1 AND sequence <= (
+    SELECT sequence FROM events WHERE user = ?1 ORDER BY sequence DESC LIMIT 1 OFFSET ?2)
+"""
+
+
+class Row(NamedTuple):
+    """A stored event. time, arrived: microseconds since 1970. age: of the store when it came."""
+
+    user: Id
+    sequence: int
+    item: Id
+    kind: str | None
+    time: int | None
+    weight: float | None
+    arrived: int
+    age: int
+
+
+class Keeping(NamedTuple):
+    """How much is kept, and for how long.
+
+    of_user: the newest events of each user. days: of events; days_of_ids: within which an event
+    that is sent again under its id is known. synchronous: "full" waits for the disk.
+    """
+
+    of_user: int = 500
+    days: float = 90.0
+    days_of_ids: float = 1.0
+    synchronous: Synchronous = "normal"
+
+
+class SQLiteEvents:
+    """A store of events in one file, which is made where it is missing. Errors: EventStoreError.
+
+    A file that is damaged, or no store, is refused: nothing in it is changed. incomplete: events
+    that a killed process had acknowledged are lost, as the end of the file of what is written ahead
+    is missing or damaged (or power was lost, without synchronous = "full").
+    """
+
+    def __init__(self, path: str | Path, keeping: Keeping | None = None) -> None:
+        self.path = Path(path)
+        self.keeping = keeping or Keeping()
+        self.trimmed = 0  # events that newer ones of their users pushed out
+        before = agreed(self.path)
+        with _refusing(self.path):
+            self._write = _connected(self.path, self.keeping.synchronous)
+            self._read = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            self._read.execute("PRAGMA query_only = 1")
+            self.identity = str(_about(self._write, "identity"))
+            self.clock = Clock(*(int(_about(self._write, name)) for name in ("age", "seen")))
+        self.incomplete = lost(before, agreed(self.path))
+        found = os.stat(self.path)
+        self._file = (found.st_dev, found.st_ino)
+
+    def append(self, requests: Sequence[Sequence[Event]]) -> list[Kept | EventConflictError]:
+        """Keep the events of several requests in one step; of each request all or none."""
+        trimmed = 0
+        with _refusing(self.path):
+            self._check_there()
+            with _transaction(self._write) as run:
+                last = int(_about(self._write, "last"))
+                answers: list[Kept | EventConflictError] = []
+                for events in requests:
+                    try:
+                        kept, last = self._kept(events, last)
+                    except EventConflictError as error:
+                        answers.append(error)
+                        continue
+                    answers.append(kept)
+                    if len(kept.sequence) > kept.repeated:
+                        for user in dict.fromkeys(event.user for event in events):
+                            trimmed += run(_TRIM, (user, self.keeping.of_user)).rowcount
+                about = {"last": last, "age": self.clock.age(), "seen": self.clock.now()}
+                for name, value in about.items():
+                    run("UPDATE about SET value = ? WHERE name = ?", (value, name))
+        self.trimmed += trimmed
+        return answers
+
+    def _kept(self, events: Sequence[Event], last: int) -> tuple[Kept, int]:
+        """Put the events of one request behind number `last`; return that of the last of them."""
+        now, age = self.clock.now(), self.clock.age()
+        numbers: list[int] = []
+        fresh: list[tuple[Any, ...]] = []
+        sent: dict[tuple[Id, str], tuple[int, bytes]] = {}
+        repeated = 0
+        for event in events:
+            if event.id is not None:
+                digest = _digest(event)
+                before = sent.get((event.user, event.id)) or self._sent(event)
+                if before is not None:
+                    if before[1] != digest:
+                        raise EventConflictError(
+                            f"the event id {event.id!r:.80} of user {event.user!r:.40} was used "
+                            "for another event"
+                        )
+                    numbers.append(before[0])
+                    repeated += 1
+                    continue
+                sent[event.user, event.id] = (last + 1, digest)
+            last += 1
+            row = Row(event.user, last, *event[1:-1], now, age)
+            fresh.append((*row, checksum(row)))
+            numbers.append(last)
+        self._write.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
+        self._write.executemany(
+            "INSERT INTO sent VALUES (?, ?, ?, ?, ?)",
+            [(user, id_, number, digest, age) for (user, id_), (number, digest) in sent.items()],
+        )
+        return Kept(numbers, repeated), last
+
+    def _sent(self, event: Event) -> tuple[int, bytes] | None:
+        found = self._write.execute(
+            "SELECT sequence, digest FROM sent WHERE user = ? AND id = ?", (event.user, event.id)
+        )
+        row: tuple[int, bytes] | None = found.fetchone()
+        return row
+
+    def forget(self, user: Id) -> int:
+        """Remove all events of a user, a stranger from now on; return how many there were."""
+        with _refusing(self.path):
+            self._check_there()
+            with _transaction(self._write) as run:
+                count: int = run("DELETE FROM events WHERE user = ?", (user,)).rowcount
+                run("DELETE FROM sent WHERE user = ?", (user,))
+                run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, self.clock.age()))
+        return count
+
+    def forgotten(self) -> list[Id]:
+        """Return the users who were deleted."""
+        with _refusing(self.path):
+            return [user for (user,) in self._write.execute("SELECT user FROM forgotten")]
+
+    def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
+        """Return what each user met after event number `since`; of a deleted one, all there is."""
+        with _refusing(self.path):
+            self._check_there()
+            found = []
+            for user in users:
+                run = self._read.execute(_DETAILS if detailed else _ITEMS, (user, since))
+                forgotten, *columns = run.fetchone()
+                read: list[Any] = [orjson.loads(column) for column in columns]
+                found.append(Stored(*read)._replace(forgotten=bool(forgotten)))
+            return found
+
+    def tidy(self) -> int:
+        """Remove events and event ids that are too old; return how many events that was."""
+        oldest, ids = (
+            self.clock.age() - int(days * DAY * 1e6)
+            for days in (self.keeping.days, self.keeping.days_of_ids)
+        )
+        removed = 0
+        with _refusing(self.path):
+            self._check_there()
+            with _transaction(self._write) as run:
+                run("DELETE FROM sent WHERE age < ?", (ids,))
+                while (count := run(_EXPIRE, (oldest,)).rowcount) > 0:
+                    removed += count
+        return removed
+
+    def now(self) -> int:
+        """Return the time by the store's clock, in microseconds since 1970."""
+        return self.clock.now()
+
+    def close(self) -> None:
+        """Let go of the file; what was written ahead goes into it."""
+        self._read.close()
+        self._write.close()
+
+    def _check_there(self) -> None:
+        """Refuse to go on where the file is not that one any more: writing would be for nobody."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise EventStoreError(f"the store of events {self.path} is gone") from error
+        if (found.st_dev, found.st_ino) != self._file:
+            raise EventStoreError(f"the store of events {self.path} was replaced: restart")
+
+
+class Clock:
+    """The time of a process, and the age of a store: both in microseconds, and neither goes back.
+
+    The system's clock is read once, when the process starts: what it does later changes nothing.
+    age: how old the store was when it was last changed, which was at `seen` by the clock of then.
+    While nobody had the store open it has become a day older at most, so that a wrong clock does
+    not make everything old at once.
+    """
+
+    def __init__(self, age: int, seen: int) -> None:
+        self._start, self._since = time.time_ns() // 1000, time.monotonic_ns()
+        self._age = age + min(max(self._start - seen, 0), int(DAY * 1e6))
+
+    def now(self) -> int:
+        """Return the time since 1970."""
+        return self._start + self._passed()
+
+    def age(self) -> int:
+        """Return how old the store is."""
+        return self._age + self._passed()
+
+    def _passed(self) -> int:
+        return (time.monotonic_ns() - self._since) // 1000
+
+
+def identity_of(path: str | Path) -> tuple[str, int]:
+    """Return which store a file is, and the number of its last event. Errors: EventStoreError."""
+    with _refusing(Path(path)), closing(_opened_to_read(Path(path))) as file:
+        return str(_about(file, "identity")), int(_about(file, "last"))
+
+
+def rows(path: str | Path, since: int = 0, until: int | None = None) -> Iterator[Row]:
+    """Yield the events with numbers above `since`, up to `until`, in the order they came.
+
+    Each is compared with its checksum. Errors: EventStoreError.
+    """
+    path = Path(path)
+    with _refusing(path), closing(_opened_to_read(path)) as file:
+        for *values, check in file.execute(
+            "SELECT * FROM events WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
+            (since, 2**62 if until is None else until),
+        ):
+            row = Row(*values)
+            if checksum(row) != check:
+                raise damaged(path, f"event {row.sequence} is not what was stored")
+            yield row
+
+
+def checksum(row: Row) -> int:
+    """A number that tells whether a stored event is what it was."""
+    return crc32(orjson.dumps(tuple(row)))
+
+
+def _digest(event: Event) -> bytes:
+    return blake2b(orjson.dumps(as_values(event)), digest_size=16).digest()
+
+
+def _connected(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
+    """Open the file to write, or make it; refuse one that is damaged."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    checked(path, TABLES)
+    file = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute(f"PRAGMA synchronous = {synchronous}")
+    with _transaction(file) as run:
+        if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            for table in TABLES.split(";"):
+                run(table)
+            run(f"PRAGMA application_id = {MAGIC}")
+            run(f"PRAGMA user_version = {VERSION}")
+            about = {"identity": secrets.token_hex(8), "last": 0, "age": 0, "seen": 0}
+            for name, value in about.items():
+                run("INSERT INTO about VALUES (?, ?)", (name, value))
+    return file
+
+
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise EventStoreError(f"{path}: there is no store of events")
+    file = sqlite3.connect(path, isolation_level=None)
+    file.execute("PRAGMA query_only = 1")
+    return file
+
+
+def _about(file: sqlite3.Connection, name: str) -> Any:
+    found = file.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
+    if found is None:
+        raise EventStoreError(f"the store of events lacks its {name}: restore it from a copy")
+    return found[0]
+
+
+@contextmanager
+def _transaction(file: sqlite3.Connection) -> Iterator[Any]:
+    """All of the block or, after an error, nothing."""
+    file.execute("BEGIN IMMEDIATE")
+    try:
+        yield file.execute
+        file.execute("COMMIT")
+    except BaseException:
+        if file.in_transaction:
+            file.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Say what SQLite or the system cannot do as an EventStoreError."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, orjson.JSONDecodeError) as error:
+        raise EventStoreError(f"the store of events {path} cannot be used: {error}") from error

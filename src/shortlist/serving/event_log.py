@@ -1,0 +1,262 @@
+"""What do users do while a bundle is served? Events are kept in a store, and answers know them.
+
+One thread writes: it takes all that has come meanwhile in one step, so that a slow disk is waited
+for once. Another reads, so that whoever answers can give up waiting for it.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+from typing import Any, TypeVar
+
+from shortlist.errors import EventStoreError
+from shortlist.histories.events import Event, EventConflictError, EventStore, Id, Kept, Stored
+from shortlist.histories.sqlite import SQLiteEvents
+from shortlist.outputs import is_bundle
+from shortlist.serving.measures import Measures
+from shortlist.serving.messages import RequestError
+from shortlist.serving.pace import Pace
+from shortlist.serving.settings import Settings
+
+Result = TypeVar("Result")
+Told = EventStoreError | Kept
+
+logger = logging.getLogger("shortlist.serving")
+
+PENDING = 4_096
+"""Requests that may wait for the thread that writes."""
+
+TOGETHER = 512
+"""Requests that are written in one step at most."""
+
+TIDY_EVERY = 600.0
+"""Seconds between removals of what is too old."""
+
+GONE = "the store of events is not available: send them again later"
+LATE = "the events were not kept in time, and may be yet: send them again with the same ids"
+
+
+class EventLog:
+    """A store of events beside a service. `append` and `forget` are for its event loop.
+
+    forgotten: users who were deleted; another process may delete more, which `latest` tells at once
+    and this some minutes later.
+    """
+
+    def __init__(self, store: EventStore, settings: Settings, measures: Measures) -> None:
+        self.store = store
+        self.measures = measures
+        self.pace = Pace(settings.limits.user_events)
+        self._times = settings.timeouts
+        self._pending = 0
+        self._waiting: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._asked: SimpleQueue[_Question | None] = SimpleQueue()
+        self._changing = Lock()
+        self._begun: float | None = None  # when the question that is read now was begun
+        self._ill = False
+        self._trimmed = store.trimmed
+        self.forgotten = frozenset(store.forgotten())
+        self._threads = [
+            Thread(target=work, name=name, daemon=True)
+            for name, work in (("write-events", self._write), ("read-events", self._read))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def append(self, events: Sequence[Event]) -> Kept:
+        """Keep events; when this returns, they survive the process. Errors: RequestError."""
+        if self._pending >= PENDING:
+            raise RequestError("busy", "too many events wait: send them again later")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Told] = loop.create_future()
+        self._pending += 1
+        self._waiting.put((loop, future, events))
+        told: Told = await self._in_time(future)
+        if isinstance(told, EventConflictError):
+            raise RequestError("invalid_request", str(told))
+        if isinstance(told, EventStoreError):
+            raise RequestError("store_unavailable", GONE)
+        self.measures.kept(len(told.sequence) - told.repeated, told.repeated)
+        return told
+
+    def check_pace(self, events: Sequence[Event]) -> None:
+        """Refuse events of a user who has sent too many. Errors: RequestError."""
+        slow = self.pace.take(Counter(event.user for event in events))
+        if slow is not None:
+            raise RequestError(
+                "too_many",
+                f"user {slow!r:.40}: at most {self.pace.a_minute} events a minute",
+            )
+
+    async def forget(self, user: Id) -> int:
+        """Remove a user from the store; return how many events there were. Errors: RequestError."""
+        try:
+            count: int = await self._in_time(
+                asyncio.to_thread(self._change, self.store.forget, user)
+            )
+        except EventStoreError:
+            raise RequestError("store_unavailable", GONE) from None
+        self.forgotten |= {user}
+        return count
+
+    def latest(
+        self, users: Sequence[Id], since: int, *, detailed: bool = False
+    ) -> list[Stored] | None:
+        """Return what users met since; None where the store does not say so in time.
+
+        It is called by the threads that answer, and waits for `timeouts.store` seconds, and as long
+        again for each 100 users. While the store is stuck nobody waits.
+        """
+        wait = self._times.store * (1 + len(users) // 100)
+        found, begun = None, self._begun
+        if begun is None or monotonic() - begun < wait:
+            question = _Question(users, since, detailed=detailed)
+            self._asked.put(question)
+            found = question.answer(wait)
+        if found is None:
+            self.measures.without_events.inc()
+        return found
+
+    def close(self) -> None:
+        """Write what waits, and let go of the store."""
+        self._waiting.put(None)
+        self._asked.put(None)
+        for thread in self._threads:
+            thread.join(max(1.0, self._times.drain))
+        if not any(thread.is_alive() for thread in self._threads):
+            self.store.close()
+
+    async def _in_time(self, work: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._times.answer):
+                return await work
+        except TimeoutError:
+            raise RequestError("store_unavailable", LATE) from None
+
+    def _write(self) -> None:
+        tidied = None
+        while True:
+            if tidied is None or monotonic() - tidied > TIDY_EVERY:
+                with suppress(EventStoreError):
+                    self._change(self.store.tidy)
+                    self.forgotten |= frozenset(self._change(self.store.forgotten))
+                tidied = monotonic()
+            try:
+                jobs = [self._waiting.get(timeout=TIDY_EVERY)]
+            except Empty:
+                continue
+            while len(jobs) < TOGETHER and not self._waiting.empty():
+                jobs.append(self._waiting.get())
+            asked = [job for job in jobs if job is not None]
+            if asked:
+                self._keep(asked)
+            if len(asked) < len(jobs):
+                return
+
+    def _keep(self, jobs: Sequence[tuple[Any, ...]]) -> None:
+        """Write the events of several requests in one step, and tell those who wait for it."""
+        try:
+            told: Sequence[Told] = self._change(self.store.append, [job[2] for job in jobs])
+        except EventStoreError as error:
+            told = [error] * len(jobs)
+        self.measures.trimmed.inc(self.store.trimmed - self._trimmed)
+        self._trimmed = self.store.trimmed
+        by_loop: dict[Any, list[tuple[Any, Told]]] = {}
+        for (loop, future, _), answer in zip(jobs, told, strict=True):
+            by_loop.setdefault(loop, []).append((future, answer))
+        for loop, answers in by_loop.items():
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits
+                loop.call_soon_threadsafe(self._settle, answers)
+
+    def _settle(self, answers: Sequence[tuple[Any, Told]]) -> None:
+        self._pending -= len(answers)
+        for future, answer in answers:
+            if not future.done():
+                future.set_result(answer)
+
+    def _read(self) -> None:
+        while (question := self._asked.get()) is not None:
+            if question.left:
+                continue
+            self._begun = monotonic()
+            with suppress(EventStoreError):
+                question.found = self._noted(
+                    self.store.latest,
+                    *(question.users, question.since),
+                    detailed=question.detailed,
+                )
+            self._begun = None
+            question.told.release()
+
+    def _change(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Change the store, as one thread at a time may."""
+        with self._changing:
+            return self._noted(work, *arguments)
+
+    def _noted(self, work: Callable[..., Result], *arguments: Any, **more: Any) -> Result:
+        """Ask the store; say once when it fails, and when it is well again."""
+        try:
+            done = work(*arguments, **more)
+        except Exception as error:
+            if not self._ill:
+                logger.error("%s", error)
+            self._ill = True
+            self.measures.store_up.set(0)
+            if isinstance(error, EventStoreError):
+                raise
+            logger.exception("the store of events failed")
+            raise EventStoreError(str(error)) from error
+        if self._ill:
+            logger.info("the store of events is available again")
+        self._ill = False
+        self.measures.store_up.set(1)
+        return done
+
+
+def beside(served: Path) -> Path:
+    """Return where the events of a served path are kept, if nobody says another place."""
+    served = served.absolute()
+    return served.with_name(f"{served.name}.events.sqlite")
+
+
+def opened(settings: Settings) -> SQLiteEvents:
+    """Open the store that the settings name, or make it. Errors: EventStoreError."""
+    assert settings.events is not None
+    for folder in settings.events.absolute().parents:
+        if is_bundle(folder):
+            raise EventStoreError(
+                f"the store of events {settings.events} would lie in the bundle {folder}, which "
+                "holds its own files only: give a path outside it"
+            )
+    store = SQLiteEvents(settings.events, settings.keeping)
+    if store.incomplete:
+        logger.error(
+            "the last events that were written to %s before the service ended are lost: the file "
+            "beside it (-wal) was cut short or damaged, or power was lost",
+            settings.events,
+        )
+    return store
+
+
+class _Question:
+    """What somebody wants to know of the store, and how they are told."""
+
+    def __init__(self, users: Sequence[Id], since: int, *, detailed: bool) -> None:
+        self.users, self.since, self.detailed = users, since, detailed
+        self.found: list[Stored] | None = None
+        self.left = False  # nobody waits for the answer any more
+        self.told = Lock()
+        self.told.acquire()
+
+    def answer(self, seconds: float) -> list[Stored] | None:
+        """Wait for the answer; None if there is none in time."""
+        if self.told.acquire(timeout=seconds):
+            return self.found
+        self.left = True
+        return None

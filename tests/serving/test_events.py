@@ -1,0 +1,343 @@
+"""Events: what a user did a moment ago is in the next answer, and survives whatever happens."""
+
+import asyncio
+from threading import Event as Gate
+
+import polars as pl
+import pytest
+
+from patience import PATIENCE, PATIENT
+from shortlist.asking.queries import Queries
+from shortlist.bundle.bundle import load, save
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.user_to_user import UserToUser
+from shortlist.data.dataset import Dataset
+from shortlist.data.schema import Schema
+from shortlist.errors import EventStoreError, ServingError
+from shortlist.histories.events import Watermark
+from shortlist.histories.sqlite import rows
+from shortlist.serving.settings import Limits, Settings, Timeouts
+
+READER, WRITER, ADMIN = "reader-reader-reader", "writer-writer-writer", "admin-admin-admin"
+USER, OTHER, NEW = 10_001, 10_002, 99_001
+ITEMS = [500_001, 500_007, 500_013]
+
+
+class Shop:
+    """An application with a store, and everybody who asks it."""
+
+    def __init__(self, app, make_client):
+        self.app = app
+        self.reader, self.writer, self.admin = (
+            make_client(app, token) for token in (READER, WRITER, ADMIN)
+        )
+
+    def send(self, *events, **first):
+        sent = {"events": [*([first] if first else []), *events]}
+        return self.writer.post("/v1/events", sent)
+
+    def recommend(self, users=(USER,), **asked):
+        said = self.reader.post("/v1/recommend", {"users": list(users), "k": 20} | asked)
+        assert said.status == 200, said
+        return said.json
+
+    def metric(self, line):
+        text = self.reader.get("/metrics").body.decode()
+        return float(next(one for one in text.splitlines() if one.startswith(line)).split()[-1])
+
+
+@pytest.fixture
+def shop(open_app, make_client, bundle, tmp_path):
+    """Opens a shop over a bundle; the same file of events again where it is opened again."""
+
+    def over(path=bundle, **more):
+        tokens = {"token": READER, "write_token": WRITER, "admin_token": ADMIN}
+        settings = {"events": tmp_path / "events.sqlite", "timeouts": PATIENT} | tokens | more
+        return Shop(open_app(path, Settings(**settings)), make_client)
+
+    return over
+
+
+def stored(shop):
+    return [(row.user, row.item) for row in rows(shop.app.settings.events)]
+
+
+@pytest.mark.parametrize("kind", ["towers", "blend"])
+def test_the_next_answer_of_a_user_is_that_of_the_bundle_asked_with_the_events(
+    kind, shop, bundle, blend_bundle
+):
+    place = shop(bundle if kind == "towers" else blend_bundle)
+    of_each = {USER: ITEMS, OTHER: [], NEW: [*ITEMS, 500_002, *ITEMS]}
+    for user, items in of_each.items():
+        for item in items:
+            assert place.send(user=user, item=item).status == 200
+    queries = Queries(list(of_each), recent=list(of_each.values()))
+    found = place.app.watch.current.retriever.recommend(queries, 20)
+    said = place.recommend(of_each)
+    assert said["items"] == found.ids
+    scores = [line[: len(ids)].tolist() for line, ids in zip(found.scores, found.ids, strict=True)]
+    assert said["scores"] == scores
+    assert said["fallback"] == found.fallback.tolist()
+    assert not said["without_events"]
+
+
+def test_what_the_request_itself_holds_comes_after_what_is_stored(shop, fitted):
+    place = shop()
+    place.send(user=USER, item=ITEMS[0])
+    said = place.recommend(recent=[ITEMS[1:]])
+    assert said["items"] == fitted.recommend(Queries([USER], recent=[ITEMS]), 20).ids
+    history = place.reader.post("/v1/history", {"user": USER}).json
+    assert history["items"][-1] == ITEMS[0]
+    why = place.reader.post("/v1/explain", {"user": USER, "items": [said["items"][0][0]]}).json
+    assert str(ITEMS[0]) in why["reasons"]["because"]
+
+
+def test_unknown_users_and_items_are_kept_and_no_answer_uses_them(shop):
+    place, before = shop(), None
+    before = place.recommend([USER, NEW])
+    assert place.send({"user": USER, "item": 1}, {"user": NEW, "item": 2}).status == 200
+    assert place.recommend([USER, NEW]) == before
+    assert stored(place) == [(USER, 1), (NEW, 2)]
+
+
+def test_a_repeated_event_id_changes_nothing_and_another_event_of_that_id_is_refused(shop):
+    place = shop()
+    event = {"user": USER, "item": ITEMS[0], "id": "e-1", "time": 1_700_000_000, "weight": 2}
+    first = place.send(event).json
+    again = place.send(event, {"user": USER, "item": ITEMS[1], "id": "e-2"}, event).json
+    assert (first, again) == (
+        {"sequence": [1], "repeated": 0},
+        {"sequence": [1, 2, 1], "repeated": 2},
+    )
+    other = place.send({"user": USER, "item": 3}, event | {"item": ITEMS[2]})
+    assert (other.status, other.code) == (422, "invalid_request")
+    assert "was used for another event" in other.json["error"]["message"]
+    # Each user has ids of their own.
+    assert place.send(event | {"user": OTHER}).json["repeated"] == 0
+    assert stored(place) == [(USER, ITEMS[0]), (USER, ITEMS[1]), (OTHER, ITEMS[0])]
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ({"user": "a"}, "user ids of this data are integers"),
+        ({"item": "a"}, "item ids of this data are integers"),
+        ({"time": -1}, "time"),
+        ({"time": 1e12}, "time"),
+        ({"time": 4_000_000_000}, "ahead of this machine's clock"),
+        ({"weight": -1}, "a positive's weight is at least 0"),
+        ({"weight": 1e300}, "weight"),
+        ({"kind": ""}, "kind"),
+        ({"kind": "k" * 65}, "kind"),
+        ({"id": "k" * 513}, "id"),
+        ({"time": "now"}, "time"),
+        ({"rating": 5}, "rating"),
+    ],
+)
+def test_an_event_that_no_log_could_hold_is_refused_with_all_beside_it(shop, event, message):
+    place = shop()
+    good = {"user": USER, "item": ITEMS[0]}
+    said = place.send(good, good | event)
+    assert (said.status, said.code) == (422, "invalid_request")
+    assert message in said.json["error"]["message"]
+    assert stored(place) == []
+    assert place.metric('shortlist_events_total{outcome="refused"}') == 1
+
+
+def test_a_user_who_sends_too_many_is_told_to_wait_and_others_are_not(shop):
+    place = shop(limits=Limits(user_events=3))
+    event = {"user": USER, "item": ITEMS[0]}
+    assert place.send(event, event).status == 200
+    said = place.send(event, event)
+    assert (said.status, said.code, said.headers["retry-after"]) == (429, "too_many", "1")
+    assert place.send(event).status == 200
+    assert place.send(event | {"user": OTHER}).status == 200
+    assert len(stored(place)) == 4
+
+
+def test_a_slow_store_leaves_its_events_out_of_the_answer_which_says_so(shop, fitted, monkeypatch):
+    place, gate = shop(timeouts=Timeouts(store=0.01)), Gate()
+    place.send(user=USER, item=ITEMS[0])
+    store = place.app.events.store
+    latest = store.latest
+
+    def stuck(*asked, **more):
+        assert gate.wait(PATIENCE)
+        return latest(*asked, **more)
+
+    monkeypatch.setattr(store, "latest", stuck)
+    for number in range(3):
+        said = place.recommend(recent=[[ITEMS[1]]])
+        assert said["without_events"]
+        assert said["items"] == fitted.recommend(Queries([USER], recent=[[ITEMS[1]]]), 20).ids
+        assert place.metric("shortlist_without_events_total") == number + 1
+    gate.set()
+
+
+def test_a_store_that_is_gone_is_no_loss_in_silence(shop, fitted, caplog):
+    place = shop()
+    place.send(user=USER, item=ITEMS[0])
+    file = place.app.settings.events
+    kept = file.rename(file.with_name("away"))
+    for _ in range(2):
+        said = place.send(user=USER, item=ITEMS[1])
+        assert (said.status, said.code) == (503, "store_unavailable")
+        assert int(said.headers["retry-after"]) >= 1
+        assert place.recommend()["items"] == fitted.recommend([USER], 20).ids
+    assert place.recommend()["without_events"]
+    assert place.metric("shortlist_event_store_up") == 0
+    assert sum("is gone" in record.message for record in caplog.records) == 1
+    kept.rename(file)
+    assert place.send(user=USER, item=ITEMS[1]).status == 200
+    assert not place.recommend()["without_events"]
+    assert place.metric("shortlist_event_store_up") == 1
+
+
+def test_a_full_disk_is_503_and_nothing_acknowledged_is_lost(shop, monkeypatch):
+    place = shop()
+    place.send(user=USER, item=ITEMS[0])
+    place.app.events.store._write.execute("PRAGMA max_page_count = 1")
+    codes = {place.send(*({"user": NEW + n, "item": n} for n in range(300))).code for _ in range(2)}
+    assert codes == {"store_unavailable"}
+    assert stored(place) == [(USER, ITEMS[0])]
+    assert not place.recommend()["without_events"]
+
+
+def test_events_of_a_service_that_keeps_none_are_refused(open_app, make_client, bundle):
+    client = make_client(open_app(bundle, Settings(write_token=WRITER, admin_token=ADMIN)), WRITER)
+    said = client.post("/v1/events", {"events": [{"user": USER, "item": 1}]})
+    assert (said.status, said.code) == (422, "not_supported")
+    client.token = ADMIN
+    assert client.ask("DELETE", f"/v1/users/{USER}").code == "not_supported"
+
+
+def test_tokens_that_open_two_doors_are_refused():
+    with pytest.raises(ServingError, match="token and write_token must differ"):
+        Settings(token=READER, write_token=READER)
+
+
+def test_a_bundle_that_has_learned_from_events_does_not_count_them_again(shop, fitted, tmp_path):
+    place = shop()
+    place.send(*({"user": USER, "item": item} for item in ITEMS))
+    identity = place.app.events.store.identity
+    place.app.close()
+    for mark, left in (
+        (Watermark(identity, 2), ITEMS[2:]),
+        (Watermark(identity, 3), []),
+        (Watermark("0" * 16, 3), ITEMS),  # of another store: none of these
+    ):
+        path = tmp_path / f"bundle-{mark}"
+        save(fitted, path, watermark=mark)
+        assert load(path).watermark == mark
+        again = shop(path)
+        found = fitted.recommend(Queries([USER], recent=[left]), 20)
+        assert again.recommend()["items"] == found.ids
+        again.app.close()
+
+
+def test_events_below_the_smallest_weight_are_met_and_not_liked(shop, split, world, tmp_path):
+    schema = Schema(time="timestamp", weight="rating", min_weight=3.0)
+    data = Dataset.load(world.interactions, schema=schema).split("leave-last-out")
+    popular = Popular().fit(data)
+    recipe = {"data": {"interactions": "log.csv", "min_weight": 3.0}}
+    save(popular, tmp_path / "bundle", recipe=recipe)
+    place = shop(tmp_path / "bundle")
+    best = place.recommend([NEW])["items"][0]
+    place.send({"user": NEW, "item": best[0], "weight": 1}, {"user": NEW, "item": best[1]})
+    assert place.recommend([NEW])["items"][0][0] == best[2]
+    history = place.reader.post("/v1/history", {"user": NEW}).json
+    assert history["items"] == [best[1]]
+    assert best[0] in place.recommend([NEW], exclude_seen=False)["items"][0]
+
+
+def test_a_deleted_user_is_a_stranger_at_once_and_later_events_are_their_first(
+    shop, fitted, tmp_path, bundle
+):
+    served = tmp_path / "served"
+    for name in ("v1", "v2"):
+        save(fitted, served / name)
+    save(Popular().fit(fitted_without(USER)), served / "v0")
+    place = shop(served)
+    place.send({"user": USER, "item": ITEMS[0]}, {"user": OTHER, "item": ITEMS[0]})
+    said = place.admin.ask("DELETE", f"/v1/users/{USER}")
+    assert said.json == {"user": USER, "events": 1, "held_by": ["v1", "v2"]}
+    assert stored(place) == [(OTHER, ITEMS[0])]
+    stranger = fitted.recommend([NEW], 20)
+    assert place.recommend()["items"] == stranger.ids
+    assert place.recommend()["fallback"] == [True]
+    assert not place.reader.post("/v1/history", {"user": USER}).json["known"]
+    listed = place.reader.get("/v1/users", f"search={USER}").json
+    assert (listed["users"], listed["total"]) == ([], 0)
+    place.send(user=USER, item=ITEMS[1])
+    place.app.close()
+    again = shop(served)  # the same after a restart
+    found = fitted.recommend(Queries([NEW], recent=[[ITEMS[1]]]), 20)
+    assert again.recommend()["items"] == found.ids
+
+
+def fitted_without(user):
+    log = pl.DataFrame(
+        {"user_id": [1, 1, 1, 2, 2, 2], "item_id": [1, 2, 3] * 2, "time": [1, 2, 3] * 2}
+    )
+    return Dataset.load(log, schema=Schema(time="time")).split("leave-last-out")
+
+
+def test_a_deleted_user_is_a_stranger_also_while_the_store_is_away(shop, fitted):
+    place = shop()
+    place.admin.ask("DELETE", f"/v1/users/{USER}")
+    place.app.settings.events.rename(place.app.settings.events.with_name("away"))
+    said = place.recommend()
+    assert said["without_events"]
+    assert said["items"] == fitted.recommend([NEW], 20).ids
+
+
+def test_a_deleted_user_is_in_no_list_of_similar_users(shop, split, tmp_path):
+    save(UserToUser(dim=8, epochs=1, seed=1).fit(split), tmp_path / "bundle")
+    place = shop(tmp_path / "bundle")
+    near = place.reader.post("/v1/similar", {"users": [USER], "k": 5}).json["users"][0]
+    place.admin.ask("DELETE", f"/v1/users/{near[1]}")
+    said = place.reader.post("/v1/similar", {"users": [USER], "k": 5}).json
+    assert said["users"][0] == [near[0], *near[2:]]
+    assert len(said["scores"][0]) == 4
+
+
+@pytest.mark.parametrize("user", ["a", "", "1.5", "%zz", "1/2", "9" * 40])
+def test_a_user_to_delete_that_is_no_id_is_refused(shop, user):
+    said = shop().admin.ask("DELETE", f"/v1/users/{user}")
+    assert said.status in (404, 405, 422), said
+
+
+def test_events_come_from_many_at_once_and_each_is_kept_once(shop):
+    place = shop(limits=Limits(user_events=10_000))
+
+    async def storm():
+        sent = [
+            place.writer.sent(
+                "POST", "/v1/events", {"events": [{"user": USER, "item": n, "id": f"e{n % 50}"}]}
+            )
+            for n in range(100)
+        ]
+        return await asyncio.gather(*sent)
+
+    said = place.writer.loop.run_until_complete(storm())
+    assert sorted({answer.status for answer in said}) == [200, 422]
+    assert len(stored(place)) == 50
+    kept = [answer.json["sequence"][0] for answer in said if answer.status == 200]
+    assert sorted(kept) == list(range(1, 51))
+
+
+def test_a_store_within_a_bundle_is_refused(shop, bundle, snapshot):
+    before = snapshot(bundle)
+    with pytest.raises(EventStoreError, match="would lie in the bundle"):
+        shop(events=bundle / "events.sqlite")
+    assert snapshot(bundle) == before
+
+
+def test_a_store_that_is_damaged_keeps_a_service_from_starting(shop, tmp_path):
+    place = shop()
+    place.send(user=USER, item=ITEMS[0])
+    place.app.close()
+    file = tmp_path / "events.sqlite"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(EventStoreError, match="is damaged"):
+        shop()
