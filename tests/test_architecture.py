@@ -232,7 +232,7 @@ def test_the_package_was_found():
         ("losses/mine.py", "from shortlist import similarity"),
         ("losses/mine.py", "def f():\n    from shortlist.cli import main"),
         ("losses/mine.py", "if TYPE_CHECKING:\n    from shortlist.data.batches import Batch"),
-        ("sampling/mine.py", "from shortlist.towers.base import Tower"),
+        ("sampling/mine.py", "from shortlist.towers.base import HistoryPooling"),
         ("evaluation/mine.py", "from shortlist.bundle.store import verify"),
         ("errors.py", "from shortlist.similarity import score"),
         ("sections/mine.py", "from shortlist.losses import LOSSES"),

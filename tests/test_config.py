@@ -20,9 +20,7 @@ from shortlist.config import (
     section_from,
     template,
 )
-from shortlist.config.features import Kind
 from shortlist.config.recipe import SECTIONS
-from shortlist.data import schema
 from shortlist.errors import ModelError, RecipeError
 from shortlist.losses import LOSSES
 from shortlist.sampling import HARD, SAMPLERS
@@ -108,7 +106,6 @@ def test_a_recipe_cannot_be_changed():
 
 def test_the_choices_are_those_of_the_rooms_that_use_them():
     assert get_args(Similarity) == SIMILARITIES
-    assert get_args(Kind) == schema.FEATURE_KINDS
 
 
 def test_no_key_of_the_model_is_also_one_of_the_training():

@@ -25,7 +25,7 @@ from shortlist.data.features import FeatureTable
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import World, planted_world
-from shortlist.doctor import CHECKS, Finding, Subject, Watch, examine
+from shortlist.doctor import CHECKS, Finding, Subject, TrainingWatch, examine
 from shortlist.doctor.page import findings_table, table
 from shortlist.errors import ModelError, TrainingError
 from shortlist.evaluation.evaluate import evaluate
@@ -399,7 +399,7 @@ def one_more_item_feature(values: Any, kind: Any = "categorical") -> Subject:
 
 
 def exploded() -> Subject:
-    watch = Watch(Quiet())
+    watch = TrainingWatch(Quiet())
     retriever = TwoTower(**SMALL | {"learning_rate": 1e30, "similarity": "dot", "temperature": 1.0})
     with pytest.raises(TrainingError) as failure:
         retriever.fit(split(), progress=watch)

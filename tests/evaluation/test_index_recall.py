@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shortlist.errors import ModelError, QueryError
-from shortlist.evaluation.index_recall import measure_index, plot_tunings, recall_of, tune
+from shortlist.evaluation.index_recall import measure_index, plot_tunings, recall_of, tune_index
 from shortlist.index import ExactIndex, FaissHNSW, Hits
 
 
@@ -49,7 +49,7 @@ def test_tuning_stops_each_build_at_the_target_and_takes_the_cheapest():
     ids, vectors, queries = world()
     seen = []
     limits = {"m": (4, 8), "ef_search": (4, 32, 128, 2_000)}
-    tuning = tune(
+    tuning = tune_index(
         "faiss-hnsw", ids, vectors, None, "cosine", queries, 10, 0.9, limits, progress=seen.append
     )
     assert seen == tuning.trials
@@ -68,14 +68,14 @@ def test_tuning_stops_each_build_at_the_target_and_takes_the_cheapest():
 def test_a_target_out_of_reach_chooses_nothing():
     ids, vectors, queries = world()
     limits = {"quantizer": ("sq8", "flat"), "nprobe": (1,)}
-    tuning = tune("faiss-ivf", ids, vectors, None, "dot", queries, 1, 1.0, limits)
+    tuning = tune_index("faiss-ivf", ids, vectors, None, "dot", queries, 1, 1.0, limits)
     assert (tuning.chosen, tuning.index) == (None, None)
     assert len(tuning.trials) == 2
 
 
 def test_the_exact_index_is_a_table_of_one():
     ids, vectors, queries = world(items=100)
-    tuning = tune("exact", ids, vectors, None, "dot", queries, 10, 1.0)
+    tuning = tune_index("exact", ids, vectors, None, "dot", queries, 10, 1.0)
     assert [trial.settings for trial in tuning.trials] == [{}]
     assert tuning.chosen is tuning.trials[0]
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_tuned_is_refused(options, message):
     ids, vectors, queries = world(items=100)
     arguments = {"kind": "faiss-hnsw", "target_recall": 0.9} | options
     with pytest.raises(ModelError, match=message):
-        tune(
+        tune_index(
             ids=ids, vectors=vectors, tie_keys=None, similarity="dot", queries=queries, k=5,
             **arguments,
         )  # fmt: skip
@@ -111,7 +111,7 @@ def test_the_picture_is_a_file_of_the_kind_its_name_says(tmp_path):
     pytest.importorskip("matplotlib")
     ids, vectors, queries = world(items=500)
     limits = {"m": (4,), "ef_search": (4, 64)}
-    tuning = tune("faiss-hnsw", ids, vectors, None, "dot", queries, 10, 0.99, limits)
+    tuning = tune_index("faiss-hnsw", ids, vectors, None, "dot", queries, 10, 0.99, limits)
     plot_tunings([tuning], tmp_path / "recall.svg")
     drawn = (tmp_path / "recall.svg").read_text()
     assert drawn.startswith("<?xml")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shortlist.data.ragged import Ragged
-from shortlist.sampling.base import Negatives, hits, known_items, own_slots
+from shortlist.sampling.base import Negatives, accidental_hits, known_items, own_slots
 
 
 def ragged(lists):
@@ -23,7 +23,7 @@ def test_own_slots_are_the_diagonal_of_an_in_batch_pool_whatever_else_is_in_it()
 def test_hits_are_slots_with_the_item_of_the_positive():
     pool = Negatives.drawn(torch.tensor([4, 7, 4]), torch.zeros(3))
     wanted = torch.tensor([[True, False, True], [False, True, False]])
-    assert torch.equal(hits(pool, torch.tensor([4, 7])), wanted)
+    assert torch.equal(accidental_hits(pool, torch.tensor([4, 7])), wanted)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["shared pool", "own pools"])

@@ -25,13 +25,13 @@ from shortlist.channels.table import CHANNELS
 from shortlist.config.blend import Blend as BlendSection
 from shortlist.config.model import Model
 from shortlist.config.parts import added_keys
-from shortlist.config.split import SplitKind
 from shortlist.config.training import Training
 from shortlist.data.dataset import Fit
 from shortlist.durations import TimeUnit
 from shortlist.errors import BundleError, suggest
 from shortlist.index import INDEXES
 from shortlist.sections.base import Section
+from shortlist.sections.kinds import SplitKind
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**62)]

@@ -153,8 +153,7 @@ def index(
     from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.channels.learned.base import Learner
     from shortlist.cli import show
-    from shortlist.evaluation.index_recall import plot_tunings
-    from shortlist.evaluation.index_recall import tune as tune_index
+    from shortlist.evaluation.index_recall import plot_tunings, tune_index
     from shortlist.runs.pipeline import held_out_queries
 
     loaded = load(bundle, device=device or context.obj["device"])

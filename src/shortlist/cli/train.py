@@ -22,7 +22,7 @@ from shortlist.outputs import Output, output_at, whole
 if TYPE_CHECKING:
     from shortlist.config import Recipe
     from shortlist.data.dataset import Split
-    from shortlist.doctor import Watch
+    from shortlist.doctor import TrainingWatch
     from shortlist.runs.whole import Run
     from shortlist.training.checkpoint import Checkpoints
 
@@ -139,7 +139,7 @@ def train(
     from shortlist.blending.blend import Blend
     from shortlist.cli import show
     from shortlist.config import load_recipe
-    from shortlist.doctor import Watch
+    from shortlist.doctor import TrainingWatch
     from shortlist.runs.pipeline import check, load_split
 
     quiet = quiet or context.obj["quiet"]
@@ -163,7 +163,7 @@ def train(
         run = _carried_out(
             *(read, split, bundle),
             device=device or context.obj["device"],
-            watch=Watch(progress),
+            watch=TrainingWatch(progress),
             checkpoints=checkpoints,
             overwrite=overwrite,
         )
@@ -209,7 +209,7 @@ def _carried_out(
     bundle: Path,
     *,
     device: str,
-    watch: "Watch",
+    watch: "TrainingWatch",
     checkpoints: "Checkpoints | None",
     overwrite: bool,
 ) -> "Run":

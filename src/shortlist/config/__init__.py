@@ -10,10 +10,11 @@ from shortlist.config.features import Features
 from shortlist.config.model import Model
 from shortlist.config.reading import DATA_VARIABLE, load_recipe
 from shortlist.config.recipe import Recipe, section_from
-from shortlist.config.split import Split, SplitKind
+from shortlist.config.split import Split
 from shortlist.config.template import template, to_toml
 from shortlist.config.training import Training
 from shortlist.config.tune import Tune
+from shortlist.sections.kinds import SplitKind
 from shortlist.sections.training import Mode, Similarity
 
 __all__ = [

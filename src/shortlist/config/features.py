@@ -1,15 +1,12 @@
 """[features] of a recipe: which columns are read besides ids and histories, and as what?"""
 
-from typing import Literal
-
 from pydantic import Field
 
 from shortlist.sections.base import (
     Section,
     Text,
 )
-
-Kind = Literal["categorical", "numeric", "multi-valued", "vector"]
+from shortlist.sections.kinds import FeatureKind
 
 
 class Features(Section):
@@ -18,12 +15,12 @@ class Features(Section):
     Kinds: "categorical", "numeric", "multi-valued" (several values in one text), "vector".
     """
 
-    users: dict[Text, Kind] = Field(
+    users: dict[Text, FeatureKind] = Field(
         default={},
         description="Columns of data.users and their kinds.",
         examples=[{"age": "numeric", "occupation": "categorical"}],
     )
-    items: dict[Text, Kind] = Field(
+    items: dict[Text, FeatureKind] = Field(
         default={},
         description="Columns of data.items and their kinds.",
         examples=[{"genres": "multi-valued"}],

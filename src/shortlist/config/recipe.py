@@ -14,11 +14,12 @@ from shortlist.config.faults import explain
 from shortlist.config.features import Features
 from shortlist.config.fields import ChannelName
 from shortlist.config.model import Model
-from shortlist.config.split import Split, SplitKind
+from shortlist.config.split import Split
 from shortlist.config.training import Training
 from shortlist.config.tune import Tune
 from shortlist.errors import ModelError, RecipeError, suggest
 from shortlist.sections.base import Section, Text
+from shortlist.sections.kinds import SplitKind
 
 LEARNED_KINDS = ("two-tower", "item-to-item", "user-to-user")
 """Kinds of channels that read [model] and [training]."""

@@ -2,7 +2,7 @@
 
 import math
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -11,8 +11,7 @@ from shortlist.sections.base import (
     Seed,
     Text,
 )
-
-SplitKind = Literal["leave-last-out", "global-time", "random", "column"]
+from shortlist.sections.kinds import SplitKind
 
 
 def _cut(value: object) -> object:

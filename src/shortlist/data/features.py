@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ from shortlist.data.columns import LARGEST, first_row
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.schema import Feature
 from shortlist.errors import DataError
+from shortlist.sections.kinds import FeatureKind
 
 Features = Mapping[str, Tensor | Ragged]
 """The features of B users or items: [B] int64 codes, [B, C] float32, or Ragged codes."""
@@ -21,14 +22,12 @@ Features = Mapping[str, Tensor | Ragged]
 ID = "<id>"
 """The key under which a user's or item's own row stands among its features."""
 
-Kind = Literal["categorical", "numeric", "multi-valued", "vector"]
-
 
 class Encoder(Protocol):
     """How one raw column becomes a tensor; fitted on training entities only, JSON-safe."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FeatureKind:
         """Which kind of feature it encodes."""
         ...
 
@@ -47,7 +46,7 @@ class CategoricalEncoder:
     """A value becomes a code 1..len(values); a missing value, or one never seen, becomes 0."""
 
     values: tuple[str, ...]
-    kind: Kind = "categorical"
+    kind: FeatureKind = "categorical"
 
     @property
     def width(self) -> int:
@@ -70,7 +69,7 @@ class MultiValuedEncoder:
 
     values: tuple[str, ...]
     separator: str | None = "|"
-    kind: Kind = "multi-valued"
+    kind: FeatureKind = "multi-valued"
 
     @property
     def width(self) -> int:
@@ -101,7 +100,7 @@ class NumericEncoder:
 
     mean: float
     std: float
-    kind: Kind = "numeric"
+    kind: FeatureKind = "numeric"
     width: int = 2
 
     @classmethod
@@ -133,7 +132,7 @@ class VectorEncoder:
     """A pretrained vector stays as it is; a missing one becomes zeros."""
 
     width: int
-    kind: Kind = "vector"
+    kind: FeatureKind = "vector"
 
     @classmethod
     def fit(cls, column: pl.Series) -> "VectorEncoder":

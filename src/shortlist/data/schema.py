@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from shortlist.data.text import TextFormat
 from shortlist.durations import WrittenUnit
 from shortlist.errors import DataError, suggest
+from shortlist.sections.kinds import FeatureKind
 
-FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
 Order = Literal["time", "file"]
 Tie = Literal["hash", "file"]
 NullIds = Literal["refuse", "drop", "keep"]

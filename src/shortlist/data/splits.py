@@ -1,17 +1,16 @@
 """Which rows train, validate and test: roles for a sorted log that never leak the future."""
 
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.data.interactions import Interactions, Role
 from shortlist.errors import SplitError, suggest
+from shortlist.sections.kinds import SplitKind
 
-Kind = Literal["leave-last-out", "global-time", "random", "column"]
 Roles = NDArray[np.int8]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[str, ...] = get_args(SplitKind)
 
 
 def check_kind(kind: str) -> None:
@@ -146,11 +145,3 @@ def _moment(times: NDArray[Any], at: Any) -> Any:
     if isinstance(at, float) and 0 < at < 1:
         return np.partition(times, int(len(times) * at))[int(len(times) * at)]
     return at
-
-
-SPLITS: dict[str, Callable[..., Roles]] = {
-    "leave-last-out": leave_last_out,
-    "global-time": global_time,
-    "random": random_hold_out,
-    "column": from_column,
-}

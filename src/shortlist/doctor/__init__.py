@@ -12,7 +12,7 @@ from shortlist.doctor import (
     vectors,
 )
 from shortlist.doctor.base import SEVERITIES, Check, Finding, Subject
-from shortlist.doctor.watch import Watch
+from shortlist.doctor.watch import TrainingWatch
 
 FAMILIES = (training, objective, sampling, leaks, history, data, features, vectors, index)
 
@@ -26,4 +26,4 @@ def examine(subject: Subject) -> list[Finding]:
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-__all__ = ["CHECKS", "SEVERITIES", "Check", "Finding", "Subject", "Watch", "examine"]
+__all__ = ["CHECKS", "SEVERITIES", "Check", "Finding", "Subject", "TrainingWatch", "examine"]

@@ -14,7 +14,7 @@ from shortlist.config import Model, Recipe, Training
 from shortlist.data.batches import Batch, PairBatches
 from shortlist.data.dataset import Split, TrainingData
 from shortlist.data.ragged import Ragged
-from shortlist.doctor.watch import Watch
+from shortlist.doctor.watch import TrainingWatch
 from shortlist.errors import ShortlistError
 from shortlist.sampling.base import Negatives, NegativeSampler, own_slots
 from shortlist.training.fitting import Epoch
@@ -101,7 +101,7 @@ class Subject:
         cls,
         recipe: Recipe,
         split: Split | None = None,
-        watch: Watch | None = None,
+        watch: TrainingWatch | None = None,
         failure: ShortlistError | None = None,
     ) -> "Subject":
         """A recipe before training, with its data if it could be read.

@@ -210,14 +210,14 @@ WRONG_FORMULAS: Mapping[str, tuple[str, Formula]] = {
 }
 
 
-class Trial(NamedTuple):
+class Probe(NamedTuple):
     """What an objective gave on random vectors, [B], beside each formula: the right one first."""
 
     given: Tensor
     by_formula: Mapping[str, Tensor]
 
 
-def trial(objective: Objective) -> Trial:
+def trial(objective: Objective) -> Probe:
     """Run an objective on random vectors and log Q, and work the same out by hand."""
     random = generator()
     rows, slots = 6, 5
@@ -250,7 +250,7 @@ def trial(objective: Objective) -> Trial:
         for code, (_, formula) in WRONG_FORMULAS.items():
             formulas[code] = by(formula)
         formulas["positive-uncorrected"] = by(_right, 0.0)
-    return Trial(given, formulas)
+    return Probe(given, formulas)
 
 
 def _right(scores: Tensor, log_q: Tensor | float, temperature: float) -> Tensor:

@@ -4,7 +4,7 @@ from shortlist.training.fitting import Epoch
 from shortlist.training.progress import Progress
 
 
-class Watch:
+class TrainingWatch:
     """A Progress that passes everything on and keeps the epochs, also of a training that breaks."""
 
     def __init__(self, progress: Progress) -> None:

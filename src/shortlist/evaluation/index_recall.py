@@ -51,7 +51,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Trial:
+class IndexTrial:
     """One index of a table: its kind, its settings, what it took to build, what it gives."""
 
     kind: str
@@ -66,8 +66,8 @@ class Tuning:
 
     k: int
     target_recall: float
-    trials: list[Trial]
-    chosen: Trial | None
+    trials: list[IndexTrial]
+    chosen: IndexTrial | None
     index: VectorIndex | None
 
 
@@ -119,7 +119,7 @@ def recall_of(found: Hits, truth: Hits) -> float:
     return float(good.sum()) / int(there.sum())
 
 
-def tune(
+def tune_index(
     kind: str,
     ids: Tensor,
     vectors: Tensor,
@@ -131,7 +131,7 @@ def tune(
     limits: Choices | None = None,
     *,
     exclude: tuple[Tensor, Tensor] | None = None,
-    progress: Callable[[Trial], None] | None = None,
+    progress: Callable[[IndexTrial], None] | None = None,
 ) -> Tuning:
     """Build indexes of one kind, measure each setting, and choose the cheapest that will do.
 
@@ -146,14 +146,14 @@ def tune(
         raise ModelError(f"target_recall must be above 0 and at most 1, got {target_recall}")
     exact = ExactIndex(similarity).build(ids, vectors, tie_keys)
     truth = exact.search(queries, k, exclude=exclude)
-    trials: list[Trial] = []
+    trials: list[IndexTrial] = []
     chosen, best = None, None
     for index, seconds, settings in _built(kind, similarity, (ids, vectors, tie_keys), limits):
         for searching in _searching(index, settings):
             if isinstance(index, ApproximateIndex):
                 index.adjust(**searching)
             measured = measure_index(index, truth, queries, k, exclude=exclude)
-            trial = Trial(kind, settings | searching, seconds, measured)
+            trial = IndexTrial(kind, settings | searching, seconds, measured)
             trials.append(trial)
             if progress is not None:
                 progress(trial)
@@ -217,11 +217,11 @@ def _searching(index: VectorIndex, settings: dict[str, Any]) -> list[dict[str, A
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
-def _lines(tuning: Tuning) -> dict[str, list[Trial]]:
+def _lines(tuning: Tuning) -> dict[str, list[IndexTrial]]:
     """The trials by what was built."""
     kinds = {trial.kind for trial in tuning.trials}
     late = {name for kind in kinds for name in getattr(INDEXES[kind], "search_settings", ())}
-    lines: dict[str, list[Trial]] = {}
+    lines: dict[str, list[IndexTrial]] = {}
     for trial in tuning.trials:
         built = [f"{name} {value}" for name, value in trial.settings.items() if name not in late]
         lines.setdefault(" ".join([trial.kind, *built]), []).append(trial)

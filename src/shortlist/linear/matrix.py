@@ -3,7 +3,6 @@
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shortlist.data.interactions import Interactions
 from shortlist.linear.from_scipy import csr_array
@@ -37,14 +36,3 @@ def user_item_matrix(log: Interactions, items: int, values: Values = "implicit")
     counts = np.bincount(user[chosen], minlength=log.users)
     indptr = np.concatenate([[0], np.cumsum(counts)])
     return csr_array((data, item[chosen], indptr), shape=(log.users, items + 1))
-
-
-def degrees(matrix: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many items each user has and how many users each item has: [users], [items + 1].
-
-    >>> log = Interactions(np.array([1, 1, 2]), np.array([1, 2, 2]), users=3)
-    >>> degrees(user_item_matrix(log, items=2))
-    (array([0, 2, 1]), array([0, 1, 2]))
-    """
-    items = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    return np.diff(matrix.indptr).astype(np.int64), items.astype(np.int64)

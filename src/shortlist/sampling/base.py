@@ -111,7 +111,7 @@ def own_slots(negatives: Negatives, rows: int) -> Tensor:
     return negatives.source == row
 
 
-def hits(negatives: Negatives, positive_ids: Tensor) -> Tensor:
+def accidental_hits(negatives: Negatives, positive_ids: Tensor) -> Tensor:
     """True where a slot holds the same item as the row's positive, [B, M]."""
     return negatives.ids == positive_ids.unsqueeze(1)
 
@@ -124,7 +124,7 @@ def known_items(negatives: Negatives, known: Ragged, positive_ids: Tensor) -> Te
     pool times history.
     """
     listed = _known_shared if negatives.ids.dim() == 1 else _known_own
-    return listed(negatives.ids, known) & ~hits(negatives, positive_ids)
+    return listed(negatives.ids, known) & ~accidental_hits(negatives, positive_ids)
 
 
 def _known_shared(ids: Tensor, known: Ragged) -> Tensor:

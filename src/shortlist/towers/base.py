@@ -5,23 +5,12 @@ from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 from pydantic import Field
 from torch import Tensor
 
-from shortlist.data.features import Features
 from shortlist.data.ragged import Ragged
 from shortlist.sections.base import Count
 from shortlist.sections.model import CommonModel
 
 Layers = Annotated[Count, Field(description="Blocks or layers on top of each other.")]
 """The option `history_layers`, wherever a tower has it."""
-
-
-class Tower(Protocol):
-    """One side of a two-tower model: it serves alone and never sees the other side."""
-
-    dim: int
-
-    def __call__(self, features: Features) -> Tensor:
-        """Return one vector an entity, [B, D] (or K of them, [B, K, D])."""
-        ...
 
 
 class HistoryPooling(Protocol):

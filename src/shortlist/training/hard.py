@@ -10,7 +10,7 @@ from shortlist.config import Training
 from shortlist.config.parts import given
 from shortlist.data.batches import Batch
 from shortlist.errors import ModelError
-from shortlist.sampling.base import Negatives, Remembering, hits, known_items, own_slots
+from shortlist.sampling.base import Negatives, Remembering, accidental_hits, known_items, own_slots
 from shortlist.sampling.hard import build_hard, check_hard
 from shortlist.sampling.hard.base import HardSource, HardWorld, PoolChoice, hard_slots, repeats
 from shortlist.similarity import pair_score, score
@@ -128,7 +128,7 @@ class HardTerm:
 
     def _kept_out(self, batch: Batch, pool: Negatives) -> Tensor:
         """True where a slot of the pool cannot be a hard negative of the row, [B, M]."""
-        kept_out = own_slots(pool, len(batch.positive)) | hits(pool, batch.positive)
+        kept_out = own_slots(pool, len(batch.positive)) | accidental_hits(pool, batch.positive)
         kept_out = kept_out | repeats(pool.ids)
         if not self.known:
             if batch.known is None:

@@ -13,7 +13,7 @@ from shortlist.sampling import check_sampler
 from shortlist.sampling.base import (
     Dropped,
     Negatives,
-    hits,
+    accidental_hits,
     known_items,
     matches,
     one_each,
@@ -204,7 +204,7 @@ class Objective(nn.Module):
         owner, asker = _owners(rows)
         dropped = owner == asker.unsqueeze(1)
         if self._drops_hits(negatives):
-            dropped = dropped | hits(negatives, positive_ids)
+            dropped = dropped | accidental_hits(negatives, positive_ids)
         if self.mask_known:
             dropped = dropped | known_items(negatives, _asked_for(rows.known), positive_ids)
         return dropped

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from shortlist.data.features import CategoricalEncoder, FeatureTable, MultiValuedEncoder
 from shortlist.data.ragged import Ragged
-from shortlist.data.schema import Feature, FeatureKind
+from shortlist.data.schema import Feature
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import ModelError, suggest
+from shortlist.sections.kinds import FeatureKind
 
 
 def categories(

@@ -1,0 +1,9 @@
+"""Which kinds of features and of splits are there? Asked by the data and by recipes alike."""
+
+from typing import Literal
+
+FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
+"""How a column is read: one category, a number, several categories, or a list of numbers."""
+
+SplitKind = Literal["leave-last-out", "global-time", "random", "column"]
+"""Which events are held out; `data.splits` says how."""
