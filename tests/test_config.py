@@ -181,17 +181,25 @@ def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, me
         ({"split": {"column": "t"}}, "data.time and split.column are both the column 't'"),
         ({"data": {"interactions": "a", "min_weight": 4}}, "data.min_weight needs data.weight"),
         (
-            {"data": {"interactions": "a"}, "features": {"users": {"age": "numeric"}}},
-            "features.users needs data.users",
+            {"data": {"interactions": "a", "weight": "w"}, "features": {"users": {"w": "numeric"}}},
+            "features.users holds 'w', which is data.weight: without data.users it is a column",
         ),
         (
-            {"data": {"interactions": "a"}, "features": {"items": {"year": "numeric"}}},
-            "features.items needs data.items",
+            {
+                "data": {"interactions": "a"},
+                "split": {"column": "part"},
+                "features": {"title": "part"},
+            },
+            "features.title holds 'part', which is split.column: without data.items",
         ),
         (
-            {"data": {"interactions": "a"}, "features": {"title": "title"}},
-            "features.title needs data.items",
+            {
+                "data": {"interactions": "a"},
+                "features": {"users": {"zip": "categorical"}, "items": {"zip": "categorical"}},
+            },
+            "features.items holds 'zip', which is features.users: without data.items",
         ),
+        ({"features": {"title": "item_id"}}, "features.title is the id"),
         ({"features": {"users": {"user_id": "categorical"}}}, "must not hold the id 'user_id'"),
         ({"features": {"items": {"item_id": "categorical"}}}, "must not hold the id 'item_id'"),
         ({"split": {"kind": "column"}}, 'split.kind = "column" needs split.column'),

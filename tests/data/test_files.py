@@ -37,7 +37,8 @@ def test_a_list_a_pattern_and_a_folder_are_read_as_one_log_in_order(folder):
         folder / "*.csv",
         f"{folder}/?.csv",
     ):
-        found, _, report = read_log(source, SCHEMA)
+        log = read_log(source, SCHEMA)
+        found, report = log.events, log.report
         assert found.equals(EVENTS)
         assert (report.rows_read, report.rows) == (4, 4)
         assert is_text(source)
@@ -75,7 +76,8 @@ def test_folders_that_say_a_column_are_read_as_one(tmp_path, kind, days):
         place = tmp_path / "log" / f"time=2024-01-0{day[0] + 1}"
         place.mkdir(parents=True)
         getattr(part, f"write_{kind}")(place / f"part.{kind}")
-    found, _, report = read_log(tmp_path / "log", SCHEMA)
+    log = read_log(tmp_path / "log", SCHEMA)
+    found, report = log.events, log.report
     assert report.time_unit is not None
     assert found["time"].n_unique() == days
     assert found.height == 4

@@ -356,6 +356,14 @@ def hashed_last_item_as_feature() -> Subject:
     return before(load(users=users, more=[Feature("last", "categorical")], side="user"))
 
 
+def joined_with(feature: str, side: str) -> Subject:
+    """A log joined with everything, in which a feature of items is declared of users, or so."""
+    w = world()
+    log = w.interactions.join(w.items, on="item_id").join(w.users, on="user_id")
+    schema = Schema(time="timestamp", **{f"{side}_features": [Feature(feature, "categorical")]})
+    return before(Dataset.load(log, schema=schema).split(), user_features=(), item_features=())
+
+
 def repeated_events() -> Subject:
     log = world().interactions
     again = log.sort("timestamp").group_by("user_id").first()
@@ -606,6 +614,11 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
         "the last item, hashed, as a user feature",
         "feature-knows-target",
         hashed_last_item_as_feature,
+    ),
+    (
+        "a genre of the item, joined to the log, as a user feature",
+        "feature-follows-event",
+        lambda: joined_with("studio", "user"),
     ),
     (
         "views of the whole log as an item feature",

@@ -53,7 +53,10 @@ def update(
     loaded = load(bundle, device=device or context.obj["device"])
     if loaded.recipe is None:
         raise QueryError("this bundle has no recipe, which tells the columns: update it in Python")
-    came = read_events(loaded.retriever.data, events, schema_of(Recipe.from_dict(loaded.recipe)))
+    recipe = Recipe.from_dict(loaded.recipe)
+    came = read_events(
+        loaded.retriever.data, events, schema_of(recipe), described=recipe.described_sides
+    )
     identity = save_or_keep(
         loaded.retriever.observe(came.data),
         target,

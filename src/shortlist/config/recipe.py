@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
@@ -121,6 +121,14 @@ class Recipe(Section):
         }
 
     @property
+    def described_sides(self) -> tuple[Literal["user", "item"], ...]:
+        """The sides whose features are columns of the log: those without a file of their own."""
+        features, data = self.features, self.data
+        users: tuple[Literal["user"], ...] = ("user",) if features.users else ()
+        items: tuple[Literal["item"], ...] = ("item",) if features.items or features.title else ()
+        return (*(users if data.users is None else ()), *(items if data.items is None else ()))
+
+    @property
     def split_kind(self) -> SplitKind:
         """The kind of the split, chosen from the columns where the recipe leaves it open."""
         if self.split.kind is not None:
@@ -168,28 +176,36 @@ class Recipe(Section):
             found.append("data.time_unit needs data.time, the column of the times")
         if data.min_weight is not None and data.weight is None:
             found.append("data.min_weight needs data.weight, the column it is compared with")
-        if self.features.users and data.users is None:
-            found.append("features.users needs data.users, the file with these columns")
-        if self.features.items and data.items is None:
-            found.append("features.items needs data.items, the file with these columns")
-        if self.features.title is not None and data.items is None:
-            found.append("features.title needs data.items, the file with this column")
-        return found + self._id_conflicts()
-
-    def _id_conflicts(self) -> list[str]:
-        """What is wrong with the id columns of the tables of users and items."""
-        data, found = self.data, []
         for key, own, file in (
             ("users_id", data.users_id, data.users),
             ("items_id", data.items_id, data.items),
         ):
             if own is not None and file is None:
                 found.append(f"data.{key} needs data.{key.removesuffix('_id')}, the file with it")
+        return found + self._feature_conflicts(owner)
+
+    def _feature_conflicts(self, owner: dict[str, str]) -> list[str]:
+        """What is wrong with [features]; owner: the key that names each column of the log."""
+        data, found = self.data, []
         user, item = data.users_id or data.user, data.items_id or data.item
         if user in self.features.users:
             found.append(f"features.users must not hold the id {user!r}: see model.user_id")
         if item in self.features.items:
             found.append(f"features.items must not hold the id {item!r}: it is always used")
+        if item == self.features.title:
+            found.append("features.title is the id: without a title, ids are shown; leave it out")
+        for side in self.described_sides:
+            keys = dict.fromkeys(getattr(self.features, f"{side}s"), f"features.{side}s")
+            if side == "item" and self.features.title is not None:
+                keys.setdefault(self.features.title, "features.title")
+            keys.pop(getattr(data, side), None)  # it has been refused
+            found += [
+                f"{key} holds {name!r}, which is {owner[name]}: without data.{side}s it is a "
+                "column of the log, and each of those has one meaning"
+                for name, key in keys.items()
+                if name in owner
+            ]
+            owner = owner | keys
         return found
 
     @property

@@ -293,6 +293,27 @@ def _inner(column: pl.Series) -> pl.DataType:
     return inner if isinstance(inner, pl.DataType) else inner()
 
 
+def checked_title(column: pl.Series, where: str) -> pl.Series:
+    """Return titles as text; null is a missing one."""
+    if isinstance(column.dtype, pl.List):  # RecBole keeps titles as lists of words
+        return column.cast(pl.List(pl.String)).list.join(" ")
+    if column.dtype.is_nested() or column.dtype == pl.Object:
+        raise fault(where, column.name, f"a title must be text, not {column.dtype}.")
+    return column.cast(pl.String)
+
+
+def family(dtype: pl.DataType) -> str:
+    """Types of one family can stand for each other: whole and other numbers, texts, lists."""
+    if dtype.is_numeric():
+        return "number"
+    if isinstance(dtype, pl.List | pl.Array):
+        inner = dtype.inner
+        if inner == pl.Null:
+            return "list"
+        return f"list of {family(inner if isinstance(inner, pl.DataType) else inner())}"
+    return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)
+
+
 # --- shared checks --------------------------------------------------------------------------------
 
 

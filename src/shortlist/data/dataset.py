@@ -16,8 +16,17 @@ from shortlist.data.histories import Histories, LoggedHistories
 from shortlist.data.id_columns import align_ids
 from shortlist.data.impressions import Shown, Shows, read_shown
 from shortlist.data.interactions import Cut, Interactions, Role
+from shortlist.data.log_features import (
+    ROW,
+    VERSION,
+    Described,
+    Side,
+    ages_of,
+    described_sides,
+    following,
+)
 from shortlist.data.ragged import Ragged
-from shortlist.data.readers import is_text, read_entities, read_log, refuse_idle_text
+from shortlist.data.readers import Log, is_text, read_entities, read_log, refuse_idle_text
 from shortlist.data.remembered import Remembered
 from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
@@ -41,6 +50,7 @@ class Dataset:
     statistic: what must not see the future is made by `Split.training_data`. met: events below the
     schema's min_weight, in codes too: nothing is learned from them, but their users have met these
     items; None where the schema has no min_weight. met_split_values: their `split_values`.
+    described: what the log says of the sides that have no table.
     """
 
     schema: Schema
@@ -54,6 +64,7 @@ class Dataset:
     shown: Mapping[str, Shown] = field(default_factory=dict)
     met: Interactions | None = None
     met_split_values: NDArray[Any] | None = None
+    described: Mapping[Side, Described] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -70,12 +81,14 @@ class Dataset:
 
         impressions: what was shown, with schema.click; dropped: what a later stage threw away.
         Both are logs of hard negatives (`shown`), with the columns of the interactions.
+        The features (and the title) of a side that has no table are columns of the log.
 
         interactions, users, items: a CSV, TSV, Parquet or RecBole atomic file, or a polars, pandas
         or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
         """
         schema = schema or Schema()
-        frame, met, report = read_log(interactions, schema)
+        read = read_log(interactions, schema, described=described_sides(schema, users, items))
+        frame, met, report = read.events, read.met, read.report
         refuse_idle_text(schema, interactions, users, items, impressions, dropped)
         said: list[str] = []
         frame, user_frame = _aligned(frame, interactions, users, schema, "user", said)
@@ -86,10 +99,12 @@ class Dataset:
         keys = None if by_file else pair_hash(user_ids, item_ids, user, item)
         time = _numpy(frame, "time")
         order = _order(user, time, keys)
-        met_log = met_values = None
+        met_log = met_values = by_user = None
+        met_keys = np.zeros(0, dtype=np.uint64)
         if met is not None:
             met_time = _numpy(met, "time")
-            by_user = _order(met_user, met_time, pair_hash(user_ids, item_ids, met_user, met_item))
+            met_keys = pair_hash(user_ids, item_ids, met_user, met_item)
+            by_user = _order(met_user, met_time, met_keys)
             met_log = Interactions(
                 user=met_user[by_user],
                 item=met_item[by_user],
@@ -106,6 +121,7 @@ class Dataset:
             session=_sessions(frame, order),
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
+        described = _described(read, order, by_user, None if keys is None else (keys, met_keys))
         shown = _shown(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
         unshared = (
             few_shared("user", user_ids.gather(np.flatnonzero(np.bincount(user))), user_frame),
@@ -114,7 +130,10 @@ class Dataset:
         report = replace(
             report,
             beside=(*said, *(log.line() for log in shown.values())),
-            warnings=tuple(warning for warning in unshared if warning),
+            warnings=(
+                *(warning for warning in unshared if warning),
+                *(said for side in described.values() for said in side.follows),
+            ),
         )
         for line in report.lines():
             logger.info("%s", line)
@@ -130,6 +149,7 @@ class Dataset:
             shown,
             met_log,
             met_values,
+            described,
         )
 
     @property
@@ -274,6 +294,10 @@ class Split:
             for name, shown in data.shown.items()
         }
         exposed = data.shown.get("exposed")
+        frames = {"user": data.users, "item": data.items} | {
+            side: described.known(self.log, self.met, cut)
+            for side, described in data.described.items()
+        }
         return TrainingData(
             users=users,
             items=items,
@@ -281,13 +305,13 @@ class Split:
             fit=fit,
             ordered=data.ordered,
             user_features=FeatureTable.fit(
-                data.schema.user_features, data.users, users.ids, users.trained
+                data.schema.user_features, frames["user"], users.ids, users.trained
             ),
             item_features=FeatureTable.fit(
-                data.schema.item_features, data.items, items.ids, items.trained
+                data.schema.item_features, frames["item"], items.ids, items.trained
             ),
-            user_frame=data.users,
-            item_frame=data.items,
+            user_frame=frames["user"],
+            item_frame=frames["item"],
             title=data.schema.title,
             kind=self.kind,
             notes=(*self.notes, *(logged.note() for logged in pairs.values())),
@@ -303,6 +327,7 @@ class Split:
             met=None
             if self.met is None
             else _by_user_row(self.met, user_rows, item_rows, len(users)),
+            follows=tuple(said for side in data.described.values() for said in side.follows),
         )
 
 
@@ -317,6 +342,7 @@ class TrainingData:
     remembered: the answers of `data.predicates`. removed: item rows that must not be recommended.
     met: in rows, what users met without its being a positive (below min_weight): kept out of their
     answers, by role as the log is, and of everything that learns. None where that is not known.
+    follows: sentences about features that are columns of the other side; not part of a bundle.
     """
 
     users: Vocabulary
@@ -338,6 +364,7 @@ class TrainingData:
     removed: frozenset[int] = frozenset()
     remembered: Remembered = field(default_factory=Remembered, compare=False, repr=False)
     met: Interactions | None = None
+    follows: tuple[str, ...] = ()
 
     @cached_property
     def histories(self) -> Histories:
@@ -431,10 +458,6 @@ def _aligned(
     """
     features = getattr(schema, f"{side}_features")
     if source is None:
-        if features:
-            raise DataError(
-                f"{side} feature '{features[0].name}' is declared, but no {side}s table is given"
-            )
         return log, None
     title = schema.title if side == "item" else None
     table = read_entities(
@@ -455,6 +478,38 @@ def _aligned(
         where=f"the {side}s table",
     )
     return log.with_columns(in_log.alias(side)), table.with_columns(in_table.alias("id"))
+
+
+def _described(
+    read: Log,
+    order: NDArray[np.uint32],
+    met_order: NDArray[np.uint32] | None,
+    keys: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None,
+) -> dict[Side, Described]:
+    """What a log says of the sides without a table, in the order of its sorted events.
+
+    order, met_order: of the events, and of those met besides; keys: of the tie rule, as read.
+    """
+    events, met = read.events, read.met
+    ages = None
+    if any(versions.contradictions for versions in read.versions.values()):
+        both = events if met is None else pl.concat([events, met], how="diagonal")
+        tie = None if keys is None else np.concatenate(keys)
+        age = ages_of(_numpy(both, "time"), tie, both[ROW].to_numpy())
+        ages = (
+            age[: len(events)][order],
+            age[len(events) :] if met_order is None else age[len(events) :][met_order],
+        )
+    return {
+        side: Described(
+            table=versions.table,
+            log=events[VERSION[side]].to_numpy()[order],
+            met=None if met is None else met[VERSION[side]].to_numpy()[met_order],
+            ages=ages,
+            follows=tuple(following(events, versions, side)),
+        )
+        for side, versions in read.versions.items()
+    }
 
 
 def _shown(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from shortlist.data.columns import checked_feature, checked_ids
+from shortlist.data.columns import checked_feature, checked_ids, family
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import MultiValuedEncoder, refuse_far
 from shortlist.data.remembered import Remembered
@@ -94,7 +94,7 @@ def _column(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType
             column = checked_feature(column, WHERE, Feature(name, encoder.kind, separator))
         elif name == "id":
             column = checked_ids(column, WHERE)
-        if _family(column.dtype) != _family(dtype) or _loses(column, dtype):
+        if family(column.dtype) != family(dtype) or _loses(column, dtype):
             raise DataError(f"{WHERE}: column '{name}': expected {dtype}, got {column.dtype}")
         return column.cast(dtype, strict=True)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
@@ -104,24 +104,9 @@ def _column(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType
         ) from error
 
 
-def _family(dtype: pl.DataType) -> str:
-    """Types of one family can stand for each other: whole and other numbers, texts, lists."""
-    if dtype.is_numeric():
-        return "number"
-    if isinstance(dtype, pl.List | pl.Array):
-        inner = dtype.inner
-        return "list" if inner == pl.Null else f"list of {_family(_instance(inner))}"
-    return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)
-
-
 def _loses(column: pl.Series, dtype: pl.DataType) -> bool:
     """Whether whole numbers are wanted and others given."""
     return dtype.is_integer() and column.dtype.is_float() and bool((column % 1 != 0).any())
-
-
-def _instance(dtype: Any) -> pl.DataType:
-    instance: pl.DataType = dtype() if isinstance(dtype, type) else dtype
-    return instance
 
 
 def rows_of(data: TrainingData, ids: Any) -> np.ndarray[Any, np.dtype[np.int64]]:

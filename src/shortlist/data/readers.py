@@ -5,6 +5,7 @@ been floats.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import polars as pl
 from shortlist.data.columns import (
     checked_feature,
     checked_split,
+    checked_title,
     checked_weights,
     exact_text,
     fault,
@@ -25,6 +27,15 @@ from shortlist.data.id_columns import (
     given_ids,
     text_among_numbers,
     with_ids,
+)
+from shortlist.data.log_features import (
+    BESIDE,
+    ROW,
+    VERSION,
+    Side,
+    Versions,
+    columns_of,
+    read_versions,
 )
 from shortlist.data.reports import ReadReport, counted
 from shortlist.data.schema import Feature, NullIds, Schema, Tie
@@ -50,16 +61,19 @@ def read_frame(
     return table.typed(table.names, exact=ids)
 
 
-class Log(NamedTuple):
+@dataclass(frozen=True)
+class Log:
     """A log as it was read: its positives, and what was met besides.
 
     met: rows below `schema.min_weight`, with the columns user, item, time and split that the schema
-    names; None without a min_weight.
+    names; None without a min_weight. versions: what the rows say of the sides that have no table;
+    then both frames have `log_features.BESIDE` too.
     """
 
     events: pl.DataFrame
     met: pl.DataFrame | None
     report: ReadReport
+    versions: Mapping[Side, Versions] = field(default_factory=dict)
 
 
 def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, ReadReport]:
@@ -68,7 +82,9 @@ def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, Rea
     return log.events, log.report
 
 
-def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
+def read_log(
+    source: Source, schema: Schema, *, only_met: bool = False, described: Collection[Side] = ()
+) -> Log:
     """Read a log: columns user, item and those of time, weight, session, split the schema names.
 
     Rows stay in the order of the file. user, item, session: Int64 or String. time: Int64 or Float64
@@ -80,11 +96,25 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
     that the order of rows changes nothing; with `tie="file"` the last row is kept in both cases, as
     in a log where a later rating replaces an earlier one. Then rows below `min_weight` are parted
     from the positives; a log without any positive is refused unless `only_met` is set.
+
+    described: the sides whose features are columns of the log, read into `Log.versions`. They take
+    no part in the merging: the row that is kept keeps what it says.
     """
     table = open_table(source, "interactions", schema.text)
+    beside = [name for side in described for name in columns_of(schema, side)]
+    _require_described(table, beside)
     frame, unit, found = _checked_roles(
-        table, schema.roles(), schema.min_weight, schema.null_ids, schema.time_unit
+        table, schema.roles(), schema.min_weight, schema.null_ids, schema.time_unit, beside
     )
+    versions: dict[Side, Versions] = {}
+    for side in described:
+        versions[side], said = read_versions(
+            table, frame[side].alias(schema.roles()[side]), found.beside, schema, side, found.where
+        )
+        found.notes.extend(said)
+        frame = frame.with_columns(pl.Series(VERSION[side], versions[side].of))
+    if described:
+        frame = frame.with_row_index(ROW).select(pl.exclude(ROW), ROW)
     # New events may be dates where the bundle's are numbers: `data.updates` says so with ranges.
     if schema.time_unit not in ("auto", unit) and not only_met:
         raise fault(
@@ -106,7 +136,8 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
     met, zero = None, 0
     if schema.weight is not None:
         if schema.min_weight is not None:
-            kept = [name for name in ("user", "item", "time", "split") if name in frame.columns]
+            names = ("user", "item", "time", "split", *BESIDE)
+            kept = [name for name in names if name in frame.columns]
             met = frame.filter(pl.col("weight") < schema.min_weight).select(kept)
             frame = frame.filter(pl.col("weight") >= schema.min_weight)
         zero = int((frame["weight"] == 0).sum())
@@ -129,9 +160,9 @@ def read_log(source: Source, schema: Schema, *, only_met: bool = False) -> Log:
         times=times,
         null_ids=found.dropped,
         text=table.text,
-        notes=found.notes,
+        notes=tuple(found.notes),
     )
-    return Log(frame, met, report)
+    return Log(frame, met, report, versions)
 
 
 def read_roles(
@@ -209,7 +240,7 @@ def read_entities(
     for feature in features:
         columns[feature.name] = checked_feature(columns[feature.name], where, feature)
     if title is not None:
-        columns[title] = _title(columns[title], where)
+        columns[title] = checked_title(columns[title], where)
     return pl.DataFrame([ids.alias("id"), *columns.values()])
 
 
@@ -254,19 +285,27 @@ def _refuse_idle_columns(columns: Iterable[str], source: Source, side: str) -> N
         )
 
 
-def _title(column: pl.Series, where: str) -> pl.Series:
-    if isinstance(column.dtype, pl.List):  # RecBole keeps titles as lists of words
-        return column.cast(pl.List(pl.String)).list.join(" ")
-    if column.dtype.is_nested() or column.dtype == pl.Object:
-        raise fault(where, column.name, f"a title must be text, not {column.dtype}.")
-    return column.cast(pl.String)
+def _require_described(table: Table, columns: list[str]) -> None:
+    """Refuse a log that lacks a column of features which no other table has."""
+    try:
+        table.require(columns)
+    except DataError as error:
+        raise DataError(
+            f"{error} Features and titles of a side without a table (data.users, data.items) are "
+            "columns of the log."
+        ) from None
 
 
 class _Found(NamedTuple):
-    """Rows dropped for a missing id, and what else was noticed."""
+    """Rows dropped for a missing id, what else was noticed, and the other columns, unchecked.
+
+    where: what errors call the rows that are left.
+    """
 
     dropped: int
-    notes: tuple[str, ...]
+    notes: list[str]
+    where: str
+    beside: pl.DataFrame
 
 
 def _checked_roles(
@@ -275,12 +314,16 @@ def _checked_roles(
     min_weight: float | None,
     null_ids: NullIds,
     written: TimeUnit | WrittenUnit,
+    beside: Iterable[str] = (),
 ) -> tuple[pl.DataFrame, TimeUnit | None, _Found]:
-    """Return the columns that play a role, checked, typed and named by it; and the times' unit."""
+    """Return the columns that play a role, checked, typed and named by it; and the times' unit.
+
+    beside: other columns to read with them.
+    """
     table.require(roles.values())
-    where, notes = table.where, []
+    where, notes = table.where, list[str]()
     loaded, dropped = with_ids(
-        table.load(list(roles.values())),
+        table.load([*roles.values(), *beside]),
         [roles[role] for role in ("user", "item") if role in roles],
         null_ids,
     )
@@ -305,7 +348,8 @@ def _checked_roles(
             if table.text is not None:
                 notes += text_among_numbers(column, where)
         checked.append(column.alias(role))
-    return pl.DataFrame(checked), unit, _Found(dropped, tuple(notes))
+    others = pl.DataFrame(list(columns.values()))
+    return pl.DataFrame(checked), unit, _Found(dropped, notes, where, others)
 
 
 def _said_of(
@@ -337,7 +381,7 @@ def _said_of(
 
 def _merge_repeats(frame: pl.DataFrame, tie: Tie) -> tuple[pl.DataFrame, int, int]:
     """Return the log without repeats, and the counts of duplicates and conflicts among them."""
-    keys = [name for name in frame.columns if name != "weight"]
+    keys = [name for name in frame.columns if name not in ("weight", *BESIDE)]
     hashes = frame.select(keys).hash_rows()
     ordered = np.sort(hashes.to_numpy())
     repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]]).unique()
@@ -347,17 +391,15 @@ def _merge_repeats(frame: pl.DataFrame, tie: Tie) -> tuple[pl.DataFrame, int, in
     # Equal rows have equal hashes, so only these few need the exact, and costly, comparison.
     rows = hashes.is_in(repeated.implode()).arg_true()
     del hashes
-    suspects = frame[rows].with_columns(rows.alias("row"))
-    if tie == "file":
-        order, descending = ["row"], [True]
-    elif "weight" in frame.columns:
-        order, descending = ["weight", "row"], [True, False]
-    else:
-        order, descending = ["row"], [False]
+    suspects = frame[rows].with_columns(rows.alias("place"))
+    # The versions are sorted by what they say, so that the order of rows changes nothing.
+    largest = [name for name in ("weight", *VERSION.values()) if name in frame.columns]
+    order = ["place"] if tie == "file" else [*largest, "place"]
+    descending = [True] if tie == "file" else [*(True for _ in largest), False]
     ranked = suspects.sort(order, descending=descending)
     kept = ranked.unique(keys, keep="first", maintain_order=True)
-    distinct = suspects.n_unique(frame.columns)
+    distinct = suspects.n_unique([name for name in frame.columns if name not in BESIDE])
     mask = np.ones(frame.height, dtype=bool)
     mask[rows.to_numpy()] = False
-    mask[kept["row"].to_numpy()] = True
+    mask[kept["place"].to_numpy()] = True
     return frame.filter(pl.Series(mask)), suspects.height - distinct, distinct - kept.height

@@ -54,6 +54,9 @@ class Feature:
 class Schema:
     """The columns of the interaction log and the features of both sides.
 
+    Features and title are columns of the user and item tables, and of the log where a side has no
+    table: each row repeats them, and the latest value before the cut is kept.
+
     `user` and `item` are required and also name the id columns of the user and item tables; the
     other columns may be absent (None).
     `min_weight`: only rows with at least this weight are positives; by default every row is one.
@@ -130,6 +133,8 @@ class Schema:
         _check_features("item", self.id_of("items"), self.item_features)
         if self.title is not None:
             _check_name("title", self.title)
+            if self.title == self.id_of("items"):
+                raise DataError("title is the id of the items: without a title, ids are shown")
         if self.click is not None:
             _check_name("click", self.click)
 

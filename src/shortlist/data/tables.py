@@ -90,14 +90,19 @@ class Table:
         frame = self.load(columns)
         if self.text is None:
             return frame
-        return pl.DataFrame([self._typed(column, exact) for column in frame.get_columns()])
+        return pl.DataFrame(
+            [self.typed_column(column, exact=column.name in exact) for column in frame]
+        )
 
-    def _typed(self, column: pl.Series, exact: Collection[str]) -> pl.Series:
+    def typed_column(self, column: pl.Series, *, exact: bool) -> pl.Series:
+        """Give a loaded column the type its values have; exact: numbers stay integers or text."""
+        if self.text is None:
+            return column
         kind = (self.recbole_types or {}).get(column.name)
         if kind in ("token_seq", "float_seq"):
             parts = column.str.split(" ").list.eval(pl.element().filter(pl.element() != ""))
             return _float_lists(parts, self.where) if kind == "float_seq" else parts
-        if kind == "token" or column.name in exact:
+        if kind == "token" or exact:
             return exact_text(column)
         return typed_text(self.with_points(column))
 

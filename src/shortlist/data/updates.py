@@ -1,5 +1,6 @@
 """New events for data that are fitted already: log and vocabularies grow, old rows stay."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,21 +12,22 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.features import FeatureTable, encode
 from shortlist.data.id_columns import align_ids
 from shortlist.data.interactions import Interactions, Role
+from shortlist.data.log_features import ROW, VERSION, Side, Versions, ages_of, as_told, renewed
 from shortlist.data.readers import is_text, read_log
 from shortlist.data.remembered import Remembered
 from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
 from shortlist.data.tables import Source
 from shortlist.data.times import refuse_far, told
-from shortlist.data.vocabulary import Vocabulary
+from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.errors import DataError, ModelError
 
 
 class Update(NamedTuple):
     """Data with new events, and what came: events added, repeated ones left out, new ids.
 
-    met: events below min_weight that were added to what is known as met. warnings: what is wrong,
-    most likely.
+    met: events below min_weight that were added to what is known as met. described: of how many
+    users and items the new events say what they are. warnings: what is wrong, most likely.
     """
 
     data: TrainingData
@@ -34,24 +36,35 @@ class Update(NamedTuple):
     new_users: int
     new_items: int
     met: int = 0
+    described: int = 0
     warnings: tuple[str, ...] = ()
 
     def line(self) -> str:
         """Say what came."""
         met = f"{self.met:,} below min_weight, known as met from now on; " if self.met else ""
+        described = f"{self.described:,} users and items described; " if self.described else ""
         return (
             f"{self.events:,} new events, {self.repeated:,} that were there already left out; "
-            f"{met}{self.new_users:,} new users, {self.new_items:,} new items (candidates after "
-            "the next fit)." + "".join(f" Warning: {warning}." for warning in self.warnings)
+            f"{met}{described}{self.new_users:,} new users, {self.new_items:,} new items "
+            "(candidates after the next fit)."
+            + "".join(f" Warning: {warning}." for warning in self.warnings)
         )
 
 
-def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
-    """Read new events with the columns of the log and add them. Errors: DataError, ModelError."""
+def read_events(
+    data: TrainingData, source: Source, schema: Schema, *, described: Collection[Side] = ()
+) -> Update:
+    """Read new events with the columns of the log and add them. Errors: DataError, ModelError.
+
+    described: the sides whose features are columns of the log. Users get their latest values. Items
+    of the bundle keep theirs until the next fit, as their vectors were made of them; new items
+    get those of the events.
+    """
     # As the log was read, whatever these alone look like.
     known: Any = data.time_unit if data.time_unit not in (None, "line") else "auto"
     schema = replace(schema, split=None, time_unit=known)
-    frame, met, report = read_log(source, schema, only_met=True)
+    read = read_log(source, schema, only_met=True, described=described)
+    frame, met, report = read.events, read.met, read.report
     _refuse_rewritten(data, report)
     if report.time_unit != data.time_unit:
         own = (
@@ -81,7 +94,67 @@ def read_events(data: TrainingData, source: Source, schema: Schema) -> Update:
                 f"0 of {ids.n_unique():,} {side}s of {report.where} are known (the bundle has "
                 f"{known_ids[0]!r}, the file {ids[0]!r})"
             )
-    return with_events(data, frame, met)._replace(warnings=tuple(strange))
+    if data.met is None:
+        met = None
+    found = {
+        side: _newly_described(data, side, versions, frame, met, report)
+        for side, versions in read.versions.items()
+    }
+    if "user" in found:
+        data = replace(data, user_frame=found["user"][0])
+    if "item" in found:
+        data = replace(data, item_frame=found["item"][0])
+    count = sum(count for _, count in found.values())
+    return with_events(data, frame, met)._replace(described=count, warnings=tuple(strange))
+
+
+def _newly_described(
+    data: TrainingData,
+    side: Side,
+    versions: Versions,
+    events: pl.DataFrame,
+    met: pl.DataFrame | None,
+    report: ReadReport,
+) -> tuple[pl.DataFrame, int]:
+    """The table of a side with what new events say, and of how many ids they say it."""
+    table = data.user_frame if side == "user" else data.item_frame
+    if table is None:
+        raise DataError(f"the data have no table of {side}s, so new events cannot add to it")
+    ids: Vocabulary = getattr(data, f"{side}s")
+    both = events if met is None else pl.concat([events, met], how="diagonal")
+    time = both["time"].to_numpy() if "time" in both.columns else None
+    keys = mix(hash_ids(both["user"]) * np.uint64(3) + hash_ids(both["item"], 1))
+    ages, of = ages_of(time, keys, both[ROW].to_numpy()), both[VERSION[side]].to_numpy()
+    newer = np.ones(len(of), dtype=bool)
+    if time is not None:
+        newer = time >= _last_times(data, side, len(ids))[ids.rows(both[side])]
+    text = report.text is not None
+
+    def told(by: NDArray[np.bool_]) -> pl.DataFrame:
+        said = as_told(versions.table, of[by], ages[by])
+        _, known = align_ids(
+            ids.ids, said["id"], left_text=False, right_text=text, where=report.where
+        )
+        said = said.with_columns(known.alias("id"))
+        if side == "user":
+            return said
+        rows = ids.rows(said["id"])
+        described = said["id"].is_in(table["id"].implode()).to_numpy()
+        return said.filter(((rows == 0) | (rows > ids.trained)) & ~described)
+
+    older, newest = told(~newer), told(newer)
+    encoders = (data.user_features if side == "user" else data.item_features).encoders
+    count = pl.concat([older["id"], newest["id"]]).n_unique()
+    return renewed(table, older, newest, encoders, report.where, text=text), count
+
+
+def _last_times(data: TrainingData, side: Side, count: int) -> NDArray[np.float64]:
+    """When each row of a side last had an event, [count + 1]; -inf for never, and for row 0."""
+    last = np.full(count + 1, -np.inf)
+    for log in (data.log, data.met):
+        if log is not None and log.time is not None:
+            np.maximum.at(last, getattr(log, side), log.time)
+    return last
 
 
 def _after(data: TrainingData, events: pl.DataFrame) -> pl.DataFrame:

@@ -153,8 +153,8 @@ def ids_not_shared(subject: Subject) -> str | None:
     """
     data = subject.data
     found = (
-        few_shared("user", data.users.external(np.unique(data.log.user)), data.user_frame),
-        few_shared("item", data.items.external(np.unique(data.log.item)), data.item_frame),
+        few_shared("user", data.users.ids.head(data.users.trained), data.user_frame),
+        few_shared("item", data.items.ids.head(data.items.trained), data.item_frame),
     )
     return "; ".join(filter(None, found)) or None
 

@@ -231,4 +231,18 @@ def _partial(x: NDArray[np.float64], y: NDArray[np.float64], given: NDArray[np.f
     return 0.0 if scale <= 1e-9 * spread or spread == 0 else float(left @ right / scale)
 
 
-CHECKS = (held_out_in_training, duplicates_across_cut, feature_knows_target)
+@check(
+    "feature-follows-event",
+    "error",
+    "data",
+    cure="Declare it as a feature of the other side (features.users, features.items), or leave it "
+    "out.",
+)
+def feature_follows_event(subject: Subject) -> str | None:
+    """A column of the log that is declared of one side is a function of the other: the feature of
+    a user is then the item of the last event, which training is to predict.
+    """
+    return "; ".join(subject.data.follows) or None
+
+
+CHECKS = (held_out_in_training, duplicates_across_cut, feature_knows_target, feature_follows_event)
