@@ -139,7 +139,11 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         ("training", {"seed": 10**400}, "training.seed "),
         ("training", {"mask_known": 1}, "training.mask_known must be true or false, got 1"),
         ("training", {"loss": 3}, "training.loss must be text in quotes, got 3"),
-        ("training", {"monitor": "auc"}, "training.monitor must be one of recall, hit_rate,"),
+        (
+            "training",
+            {"monitor": "auc"},
+            "training.monitor must be a metric with @k, such as 'ndcg@10'. Known: hit_rate,",
+        ),
         ("training", {"monitor": "ndcg@0"}, "with @k, such as 'ndcg@10'"),
         (
             "training",

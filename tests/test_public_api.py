@@ -49,6 +49,7 @@ def test_public_names_are_these():
         "plan",
         "save",
         "train",
+        "use_plugins",
     ]
     assert all(hasattr(shortlist, name) for name in shortlist.__all__)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from shortlist.evaluation.compare import compare
     from shortlist.evaluation.evaluate import evaluate
     from shortlist.evaluation.report import Report
+    from shortlist.plugins import use_plugins
     from shortlist.runs.whole import Run, train
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "plan",
     "save",
     "train",
+    "use_plugins",
 ]
 
 _HOMES = {
@@ -97,6 +99,7 @@ _HOMES = {
     "plan": "shortlist.blending.planning",
     "save": "shortlist.bundle.bundle",
     "train": "shortlist.runs.whole",
+    "use_plugins": "shortlist.plugins",
 }
 """The module of each name, the same as above: a test compares the two."""
 

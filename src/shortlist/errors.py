@@ -45,6 +45,12 @@ class QueryError(ShortlistError):
     exit_code = 2
 
 
+class PluginError(ShortlistError):
+    """A module of parts of one's own that cannot be used: not there, broken, or in the way."""
+
+    exit_code = 2
+
+
 class NotFittedError(ShortlistError, AttributeError):
     """A retriever asked for something that it has only after `fit`."""
 
@@ -96,3 +102,32 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(name, names, n=1)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(names)}."
+
+
+def suggest_part(name: str, known: Iterable[str]) -> str:
+    """Return what `suggest` does; of a name near to none, that it may be a part of somebody's own.
+
+    >>> suggest_part("focal", ["bce", "bpr"])
+    " Known: bce, bpr. If it is a part of your own, name the module that has it: --plugin MODULE, \
+or plugins=['MODULE'] in Python."
+    """
+    said = suggest(name, known)
+    if said.startswith(" Did"):
+        return said
+    return (
+        f"{said} If it is a part of your own, name the module that has it: --plugin MODULE, or "
+        "plugins=['MODULE'] in Python."
+    )
+
+
+def nameless(table: str, kind: str) -> str:
+    """Return the end of an error message: what to do about a class of parts without a name.
+
+    >>> nameless("LOSSES", "Focal")
+    "has no name in LOSSES, by which a recipe or a bundle could say what it is. Give it one before \
+it is used: shortlist.use_plugins([{'LOSSES': {'my-part': Focal}}])"
+    """
+    return (
+        f"has no name in {table}, by which a recipe or a bundle could say what it is. Give it one "
+        f"before it is used: shortlist.use_plugins([{{'{table}': {{'my-part': {kind}}}}}])"
+    )

@@ -4,7 +4,7 @@ Full ranking only: a list is the top of the whole catalogue, never of a sample o
 rank models in another order (Krichene & Rendle 2020). Relevance is binary. Pure numpy.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -100,7 +100,9 @@ def average_precision(found: Bools, relevant: Ints) -> Floats:
     return mean
 
 
-PER_USER: dict[str, Callable[[Bools, Ints], Floats]] = {
+Metric: TypeAlias = Callable[[Bools, Ints], Floats]
+
+PER_USER: dict[str, Metric] = {
     "recall": recall,
     "hit_rate": hit_rate,
     "ndcg": ndcg,
@@ -115,8 +117,10 @@ From the hits among the first k, [U, k], and how many items are relevant to each
 """
 
 
-def per_user(found: Bools, relevant: Ints, ks: Iterable[int]) -> dict[str, Floats]:
-    """Each metric of PER_USER at each k, for each user: {"recall@10": [U], ...}.
+def per_user(
+    found: Bools, relevant: Ints, ks: Iterable[int], metrics: Mapping[str, Metric] | None = None
+) -> dict[str, Floats]:
+    """Each metric at each k, for each user: {"recall@10": [U], ...}; None: those of PER_USER.
 
     found: [U, K] from `hits`, K at least the largest k; relevant: [U], how many items are
     relevant (wherever they rank). A user without any has no figure: NaN in every metric, so that
@@ -136,10 +140,43 @@ def per_user(found: Bools, relevant: Ints, ks: Iterable[int]) -> dict[str, Float
         raise DataError("relevant must count each user's relevant items, no fewer than the hits")
     some, at_least_one = relevant > 0, np.maximum(relevant, 1)
     return {
-        f"{name}@{k}": np.where(some, metric(found[:, :k], at_least_one), np.nan)
+        f"{name}@{k}": np.where(some, _figures(name, metric, found[:, :k], at_least_one), np.nan)
         for k in ks
-        for name, metric in PER_USER.items()
+        for name, metric in (PER_USER if metrics is None else metrics).items()
     }
+
+
+def with_metrics(more: Sequence[Metric]) -> dict[str, Metric]:
+    """Return PER_USER and more metrics, each under the name of its function. Errors: ModelError.
+
+    >>> def first(found, relevant):
+    ...     return found[:, 0].astype(float)
+    >>> list(with_metrics([first]))[-2:]
+    ['map', 'first']
+    """
+    metrics = dict(PER_USER)
+    for metric in more:
+        name = getattr(metric, "__name__", "")
+        if not callable(metric) or not name.isidentifier():
+            raise ModelError(
+                f"a metric is a function with a name, which its figures carry, got {metric!r:.80}"
+            )
+        if metrics.setdefault(name, metric) is not metric:
+            raise ModelError(f"there is a metric {name!r} already: give yours another name")
+    return metrics
+
+
+def _figures(name: str, metric: Metric, found: Bools, relevant: Ints) -> Floats:
+    """A metric's figure for each user. Errors: ModelError for what is none, [U] and finite."""
+    figures: Floats = np.asarray(metric(found, relevant))
+    if figures.shape != relevant.shape or figures.dtype.kind not in "fiub":
+        raise ModelError(
+            f"the metric {name} must give one number a user, [{len(relevant)}], "
+            f"got {figures.dtype} {list(figures.shape)}"
+        )
+    if not np.isfinite(figures).all():
+        raise ModelError(f"the metric {name} gave a figure that is not finite")
+    return figures
 
 
 def exposure(top: Ints, items: int) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ from shortlist.channels.table import CHANNELS
 from shortlist.config.blend import Blend as BlendOptions
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.vocabulary import Ids, Vocabulary
-from shortlist.errors import ModelError, QueryError
+from shortlist.errors import ModelError, QueryError, nameless
 from shortlist.index.base import Hits
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
@@ -269,6 +269,9 @@ class Blend(Explaining):
         states: dict[str, dict[str, Tensor]] = {}
         described = []
         for name, channel in self.channels.items():
+            if type(channel) not in names:
+                own = type(channel).__name__
+                raise ModelError(f"the channel {name}, a {own}, {nameless('CHANNELS', own)}")
             settings, tensors = channel.state()
             described.append(
                 {"name": name, "retriever": names[type(channel)], "settings": settings}

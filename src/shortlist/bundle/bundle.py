@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,14 @@ from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle.data_files import data_fields, data_files, read_data
 from shortlist.bundle.formats import JSON, bytes_of, dump_json, dump_tensors, load_json
 from shortlist.bundle.migration import migrated
-from shortlist.bundle.schema import check_fields, check_manifest
+from shortlist.bundle.schema import check_fields, check_manifest, named_parts
 from shortlist.bundle.store import FORMAT, Manifest, publish, verify
 from shortlist.channels.kept import check_finite, check_tensors
 from shortlist.channels.learned.base import usable_device
-from shortlist.errors import BundleError, MissingPackageError, OutputError, ShortlistError
+from shortlist.errors import BundleError, MissingPackageError, OutputError, ShortlistError, nameless
 from shortlist.histories.events import Watermark
 from shortlist.outputs import kept_name
+from shortlist.plugins import Plugin, own_parts, use_plugins
 
 SPACE = {"embedding_space": (torch.uint8, (32,))}
 
@@ -92,7 +93,8 @@ def save(
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
     if name is None:
-        raise BundleError(f"a {type(retriever).__name__} cannot be saved: it is not in RETRIEVERS")
+        own = type(retriever).__name__
+        raise BundleError(f"a {own} cannot be saved: it {nameless('CHANNELS', own)}")
     settings, states = retriever.state()
     files = data_files(retriever.data)
     described = data_fields(retriever.data, files)
@@ -111,6 +113,8 @@ def save(
     }
     if watermark is not None:
         fields["watermark"] = watermark._asdict()
+    if parts := own_parts(named_parts(fields)):
+        fields["parts"] = [part._asdict() for part in parts]
     _check_written(fields)
     return publish(Path(directory), files, fields, overwrite)
 
@@ -141,12 +145,17 @@ def _kept(retriever: Channel, directory: Path, fields: Mapping[str, Any]) -> Pat
     return None
 
 
-def load(directory: str | Path, *, device: str = "cpu") -> Bundle:
+def load(directory: str | Path, *, device: str = "cpu", plugins: Iterable[Plugin] = ()) -> Bundle:
     """Verify every byte of a bundle, then load it.
 
+    plugins: the modules, or their names, of parts that are not Shortlist's: see `use_plugins`. The
+    bundle itself says what it needs, and imports nothing.
+
     Errors: BundleError, naming the file, for one that is damaged, or sealed anew over what no
-    training has made; ModelError for a device or an index that this machine does not have.
+    training has made; ModelError for a device or an index that this machine does not have;
+    PluginError.
     """
+    use_plugins(plugins)
     manifest = verify(Path(directory))
     device = usable_device(device)
     with _refusing(manifest):

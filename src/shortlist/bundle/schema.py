@@ -3,7 +3,7 @@
 A seal that fits says that nothing changed, not that it was sound: who can write can seal anew.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -24,12 +24,13 @@ from shortlist.channels.options import options_of
 from shortlist.channels.table import CHANNELS
 from shortlist.config.blend import Blend as BlendSection
 from shortlist.config.model import Model
-from shortlist.config.parts import added_keys
+from shortlist.config.parts import CHOICES, added_keys
 from shortlist.config.training import Training
 from shortlist.data.dataset import Fit
 from shortlist.durations import TimeUnit
-from shortlist.errors import BundleError, suggest
+from shortlist.errors import BundleError, suggest_part
 from shortlist.index import INDEXES
+from shortlist.plugins import TABLES, OwnPart, missing_parts
 from shortlist.sections.base import Section
 from shortlist.sections.kinds import SplitKind
 
@@ -223,12 +224,20 @@ class Watermark(Section):
     sequence: Whole
 
 
+class Part(Section):
+    """A part that was not ours when the bundle was made. module: where it came from, to be told."""
+
+    table: str
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+    module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,255}$")]
+
+
 class Fields(Section):
     """What the manifest says beside format, writer and files. The last four before the watermark
-    are for readers.
+    are for readers. parts: those that are not ours, where there are any.
     """
 
-    may_be_missing: ClassVar[frozenset[str]] = frozenset({"watermark"})
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"watermark", "parts"})
     """In every format (docs/decisions/0012)."""
 
     retriever: str
@@ -240,6 +249,7 @@ class Fields(Section):
     findings: list[dict[str, str]] = Field(default=[])
     index: dict[str, Any] | None = None
     watermark: Watermark | None = None
+    parts: Annotated[list[Part], Field(min_length=1)] | None = None
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -265,7 +275,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 def check_fields(fields: Mapping[str, Any], *, exact: bool) -> set[str]:
     """Return the names of the tensor files that these fields ask for. Errors: ValueError."""
-    _checked(Fields, fields, "", exact)
+    _check_parts(_checked(Fields, fields, "", exact).parts or ())
     _checked(Data, fields["data"], "data", exact)
     kind, settings = fields["retriever"], fields["settings"]
     _known("retriever", kind, RETRIEVERS)
@@ -291,10 +301,36 @@ def check_fields(fields: Mapping[str, Any], *, exact: bool) -> set[str]:
     if (options.method == "quotas") != (settings["quotas"] is not None):
         raise ValueError("settings.quotas must be there for method = 'quotas', and only for it")
     for name in settings["quotas"] or ():
-        _known("settings.quotas", name, names)
+        if name not in names:
+            raise ValueError(f"settings.quotas: there is no channel {name!r:.80}")
     if settings["quotas"] is not None and not any(settings["quotas"].values()):
         raise ValueError("settings.quotas must give at least one slot")
     return files
+
+
+def named_parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the table and the name of each part that the settings of a bundle name."""
+    settings = fields["settings"]
+    alone = {"retriever": fields["retriever"], "settings": settings}
+    for channel in settings.get("channels", [alone]):
+        yield "CHANNELS", channel["retriever"]
+        own = channel["settings"]
+        if own.get("index") is not None:
+            yield "INDEXES", own["index"]
+        keys = {**own.get("model", {}), **own.get("training", {})}
+        for key, choice in CHOICES.items():
+            if keys.get(key) is not None:
+                yield choice.table, keys[key]
+        if "monitor" in keys:
+            yield "METRICS", keys["monitor"].partition("@")[0]
+
+
+def _check_parts(parts: Iterable[Part]) -> None:
+    """Refuse a bundle whose own parts are not all there, with what to do about it."""
+    for part in parts:
+        _known("parts: table", part.table, TABLES)
+    if reason := missing_parts(OwnPart(part.table, part.name, part.module) for part in parts):
+        raise ValueError(reason)
 
 
 def _channel(kind: str, settings: Any, where: str, exact: bool) -> set[str]:
@@ -339,7 +375,7 @@ def must_have(kind: type[Section]) -> set[str]:
 def _known(where: str, name: Any, among: Iterable[str]) -> None:
     if not isinstance(name, str) or name not in among:
         raise ValueError(
-            f"{where}: this version does not know {name!r:.80}.{suggest(str(name), among)}"
+            f"{where}: this version does not know {name!r:.80}.{suggest_part(str(name), among)}"
         )
 
 

@@ -8,7 +8,7 @@ import typer
 
 from shortlist import __version__
 from shortlist.cli import ask, bundles, doctor, serve, train
-from shortlist.cli.options import Device, QuietFlag
+from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
 from shortlist.errors import OutputError, QueryError, ShortlistError
 from shortlist.outputs import reason_of
@@ -40,7 +40,8 @@ app = typer.Typer(
 )
 for heading, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=heading)(command)
+        reads = command is not train.demo  # which reads neither a recipe nor somebody's bundle
+        app.command(rich_help_panel=heading)(with_plugins(command) if reads else command)
 
 
 @app.callback(invoke_without_command=True)

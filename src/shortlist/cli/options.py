@@ -1,7 +1,10 @@
 """The options that many commands have."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,3 +17,30 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what the command would write, if it is there.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        help="A module with parts of your own, as Python imports it: my_package.parts; may be "
+        "repeated. Nothing else imports one.",
+    ),
+]
+
+
+def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with the option --plugin, whose modules are there before it begins."""
+
+    @wraps(command)
+    def run(*, plugin: list[str] | None, **given: Any) -> None:
+        if plugin:
+            from shortlist.plugins import use_plugins
+
+            use_plugins(plugin)
+        command(**given)
+
+    own = inspect.Parameter("plugin", inspect.Parameter.KEYWORD_ONLY, default=None)
+    signature = inspect.signature(command)
+    parameters = [*signature.parameters.values(), own.replace(annotation=Plugins)]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, "plugin": Plugins}
+    return run

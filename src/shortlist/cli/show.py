@@ -21,7 +21,7 @@ from shortlist.channels.learned.base import Learner
 from shortlist.cli.screen import visible
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
-from shortlist.evaluation.searching import channels_of, kind_of
+from shortlist.evaluation.searching import channels_of, settled
 from shortlist.sampling import SAMPLERS
 from shortlist.training.presets import choose
 
@@ -386,7 +386,7 @@ def inspection(bundle: "Bundle") -> RenderableType:
         exactness = SAMPLERS[choice.sampler].exactness
         rows["negatives"] = f"{choice.sampler}, correction {exactness.label}: {exactness.reason}"
     for name, channel in channels_of(bundle.retriever).items():
-        kind, settings = kind_of(channel.index)
+        kind, settings = settled(channel.index)
         rows[f"index of {name}"] = " ".join([kind, *(f"{k}={v}" for k, v in settings.items())])
     if bundle.metrics is not None:
         fit, users = bundle.metrics["split"]["fit"], bundle.metrics["users"]

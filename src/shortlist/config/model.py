@@ -9,10 +9,13 @@ from shortlist.config.parts import given, options_of, with_options
 from shortlist.sections.model import CommonModel
 from shortlist.towers.interests import INTERESTS
 
+MODEL_PARTS = ("history",)
+"""The keys of [model] that name parts whose options are keys beside them."""
+
 if TYPE_CHECKING:
     ModelOptions = CommonModel
 else:
-    ModelOptions = with_options(CommonModel, "history")
+    ModelOptions = with_options(CommonModel, *MODEL_PARTS)
 
 
 class Model(ModelOptions):

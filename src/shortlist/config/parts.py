@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
+from shortlist.errors import ModelError, nameless
 from shortlist.losses import LOSSES
 from shortlist.sampling import HARD, SAMPLERS
 from shortlist.sections.base import Section
@@ -21,15 +22,18 @@ from shortlist.towers import TOWERS
 class Choice(NamedTuple):
     """A key that names a part: the parts by name, and what of a part takes its options.
 
-    prefix: what stands before an option's name where it is a key. unset: whether a key that is not
-    given is unset, or has the default of its parts. nothing: names for no part at all.
+    table: what the parts are called in Python. prefix: what stands before an option's name where it
+    is a key. unset: whether a key that is not given is unset, or has the default of its parts.
+    nothing: names for no part at all. instance: why it can be given by its class alone, if so.
     """
 
+    table: str
     parts: Mapping[str, Any]
     maker: Callable[[Any], Callable[..., Any]]
     prefix: str = ""
     unset: bool = True
     nothing: tuple[str, ...] = ()
+    instance: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -38,12 +42,27 @@ class Choice(NamedTuple):
 
 
 CHOICES = {
-    "loss": Choice(LOSSES, lambda loss: loss),
-    "sampler": Choice(SAMPLERS, lambda sampler: sampler.from_counts),
-    "hard": Choice(HARD, lambda source: source.build, "hard_"),
-    "history": Choice(TOWERS, lambda tower: tower, unset=False, nothing=("none",)),
+    "loss": Choice("LOSSES", LOSSES, lambda loss: loss),
+    "sampler": Choice(
+        *("SAMPLERS", SAMPLERS, lambda sampler: sampler.from_counts),
+        instance="a sampler is built from the counts of the training rows, by `fit`",
+    ),
+    "hard": Choice(
+        *("HARD", HARD, lambda source: source.build, "hard_"),
+        instance="hard negatives are built from the training rows, by `fit`",
+    ),
+    "history": Choice(
+        *("TOWERS", TOWERS, lambda tower: tower),
+        unset=False,
+        nothing=("none",),
+        instance="each fit builds its own, with new weights",
+    ),
 }
 """Every key that names a part whose options are keys beside it."""
+
+
+COMMON = ("negatives", "shared")
+"""Options of samplers that are keys of [training] themselves, as modes have them too."""
 
 
 class Option(NamedTuple):
@@ -77,6 +96,84 @@ def options_of(key: str) -> Mapping[str, list[Option]]:
     return found
 
 
+def undeclared(key: str, part: Any) -> list[str]:
+    """Return what a part can be given, and no recipe could say or leave out: parameters without a
+    Field, or without a default.
+
+    The first parameter of a sampler, source or tower is what it is built from.
+    """
+    choice = CHOICES[key]
+    parameters = list(inspect.signature(choice.maker(part), eval_str=True).parameters.values())
+    of_its_own = parameters if key == "loss" else parameters[1:]
+    return [
+        one.name
+        for one in of_its_own
+        if one.name not in COMMON
+        and (one.default is one.empty or not list(_described(one.annotation)))
+    ]
+
+
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the name and the options of each part given as a class or an instance.
+
+    Errors: ModelError for a part that has no name, so that no bundle could say which it is.
+
+    >>> from shortlist.losses import HingeLoss
+    >>> named({"dim": 8, "loss": HingeLoss(margin=0.3)})
+    {'dim': 8, 'loss': 'hinge', 'margin': 0.3}
+    """
+    said: dict[str, Any] = {}
+    for key, value in options.items():
+        if key not in CHOICES or value is None or isinstance(value, str):
+            said[key] = value
+            continue
+        for name, own in _named(key, value).items():
+            if name != key and name in options:
+                raise ModelError(f"{name} is given twice, by {key} and by itself: give it once")
+            said[name] = own
+    return said
+
+
+def _named(key: str, value: Any) -> dict[str, Any]:
+    """Return the name of one part, and the options of an instance, as keys."""
+    choice = CHOICES[key]
+    kind = value if isinstance(value, type) else type(value)
+    name = next((name for name, part in choice.parts.items() if part is kind), None)
+    if name is None and kind.__module__ == "builtins":
+        like = "a class" if choice.instance else "a class, or an instance of one"
+        raise ModelError(
+            f"{key} = {value!r:.80}: expected a name of {choice.table}, or {like}. What is a "
+            "function, say, has no name by which a bundle could tell what it is"
+        )
+    if name is None:
+        raise ModelError(f"{key} = {value!r:.80}: it {nameless(choice.table, kind.__name__)}")
+    if kind is value:
+        return {key: name}
+    if choice.instance:
+        raise ModelError(
+            f"{key} = {value!r:.80}: {choice.instance}; give the class, and options as keys beside"
+        )
+    declared = [
+        option for option, some in options_of(key).items() if name in {o.part for o in some}
+    ]
+    own = {option: getattr(value, option, None) for option in declared}
+    if not _alike(kind(**own), value):
+        raise ModelError(
+            f"{key} = {value!r:.80} is not what {kind.__name__} makes of its options "
+            f"({', '.join(declared) or 'it has none'}), which are all that is kept of it: keep "
+            "each option as it came, under its own name, and nothing else"
+        )
+    return {key: name} | {choice.prefix + option: given for option, given in own.items()}
+
+
+def _alike(made: object, given: object) -> bool:
+    """Whether two instances of a class hold the same."""
+    try:
+        return bool(vars(made) == vars(given))
+    except (RuntimeError, TypeError, ValueError):  # tensors, or slots
+        return False
+
+
 def given(section: Section, key: str) -> dict[str, Any]:
     """Return the options that a section gives to the part which `key` names, without the prefix.
 
@@ -93,6 +190,11 @@ def keys_of(key: str) -> list[str]:
     """Return the keys that the parts which `key` can name add beside it."""
     choice = CHOICES[key]
     return [choice.prefix + name for name in options_of(key)]
+
+
+def named_by(option: str) -> str | None:
+    """Return the key beside which a key stands that parts add; None for any other key."""
+    return next((key for key in CHOICES if option in keys_of(key)), None)
 
 
 def added_keys(section: type[Section]) -> set[str]:
@@ -126,6 +228,11 @@ def with_options(section: type[Known], *keys: str) -> type[Known]:
     for key in keys:
         choice = CHOICES[key]
         for name, options in options_of(key).items():
+            if choice.prefix + name in (section.model_fields.keys() | fields):
+                raise TypeError(
+                    f"{options[-1].part} declares the option {name}, and {choice.prefix + name} "
+                    "is a key already, of something else: give the option another name"
+                )
             shown = options[0].field.examples or [options[0].default]
             default = None if choice.unset else options[0].default
             kind = options[0].kind if default is not None else options[0].kind | None

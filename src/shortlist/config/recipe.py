@@ -1,11 +1,12 @@
 """What is a whole recipe, and which of its sections contradict each other?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from shortlist.config.blend import Blend
 from shortlist.config.data import Data
@@ -13,16 +14,17 @@ from shortlist.config.evaluation import Evaluation
 from shortlist.config.faults import explain
 from shortlist.config.features import Features
 from shortlist.config.fields import ChannelName
-from shortlist.config.model import Model
+from shortlist.config.model import MODEL_PARTS, Model
+from shortlist.config.parts import CHOICES, kept, named
 from shortlist.config.split import Split
-from shortlist.config.training import Training
+from shortlist.config.training import TRAINING_PARTS, Training
 from shortlist.config.tune import Tune
-from shortlist.errors import ModelError, RecipeError, suggest
+from shortlist.errors import ModelError, RecipeError, suggest, suggest_part
 from shortlist.sections.base import Section, Text
 from shortlist.sections.kinds import SplitKind
 
-LEARNED_KINDS = ("two-tower", "item-to-item", "user-to-user")
-"""Kinds of channels that read [model] and [training]."""
+LEARNED_KINDS = ["two-tower", "item-to-item", "user-to-user"]
+"""Kinds of channels that read [model] and [training]; kinds of somebody's own come to them."""
 
 SHOWN_METRICS = ("ctr", "conversion")
 """Metrics of channels that read data.impressions."""
@@ -62,8 +64,14 @@ class Recipe(Section):
         return checked(content, source).based_at(base)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe with its defaults, ready for JSON or TOML; unset keys are left out."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """Return the recipe with its defaults, ready for JSON or TOML.
+
+        Unset keys are left out, and the defaults of options that no part of it reads.
+        """
+        said = self.model_dump(mode="json", exclude_none=True)
+        for name, section in (("model", self.model), ("training", self.training)):
+            said[name] = {key: value for key, value in kept(section).items() if value is not None}
+        return said
 
     def based_at(self, base: Path) -> Self:
         """Return the same recipe with another folder where relative paths start."""
@@ -349,13 +357,33 @@ def checked(
     try:
         return Recipe.model_validate(dict(content) if isinstance(content, Mapping) else content)
     except ValidationError as error:
-        faults = [
+        unknown = dict(_unknown_parts(content))
+        faults = [f"{'.'.join(keys)}: {reason}" for keys, reason in unknown.items()]
+        faults += [
             explain(detail, SECTIONS) + _origin(detail["loc"], overrides or {})
             for detail in error.errors(include_url=False)
+            if not _may_be_option(detail, unknown)
         ]
     if len(faults) == 1:
         raise RecipeError(f"{source}: {faults[0]}")
     raise RecipeError(f"{source} has {len(faults)} faults:\n  " + "\n  ".join(faults))
+
+
+def _unknown_parts(content: object) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the path of each key that names a part there is none of, and what to say of it."""
+    tables = content if isinstance(content, Mapping) else {}
+    for section, keys in (("model", MODEL_PARTS), ("training", TRAINING_PARTS)):
+        table = tables.get(section)
+        for key in keys:
+            name = table.get(key) if isinstance(table, Mapping) else None
+            if isinstance(name, str) and name not in CHOICES[key].names:
+                reason = f"there is no {key} '{name}'.{suggest_part(name, CHOICES[key].names)}"
+                yield (section, key), reason
+
+
+def _may_be_option(detail: ErrorDetails, unknown: Collection[tuple[str, str]]) -> bool:
+    """Whether a key that does not belong may be an option of a part that is not there."""
+    return detail["type"] == "extra_forbidden" and detail["loc"][0] in {s for s, _ in unknown}
 
 
 def expand(path: str) -> Path:
@@ -371,7 +399,7 @@ def section_from(
 ) -> tuple[Model, Training]:
     """Return both sections with `options` put over them: keys of either, checked as in a recipe.
 
-    Errors: ModelError.
+    A part may be given by its name, as a class or, a loss, as an instance. Errors: ModelError.
 
     >>> section_from(Model(), Training(), {"dim": 32, "mode": 1})[1].mode
     'pairwise'
@@ -379,7 +407,7 @@ def section_from(
     sections: dict[str, Section] = {"model": model, "training": training}
     known = {key: name for name, section in sections.items() for key in type(section).model_fields}
     changed: dict[str, dict[str, object]] = {name: {} for name in sections}
-    for key, value in options.items():
+    for key, value in named(options).items():
         if key not in known:
             raise ModelError(f"there is no option {key!r}.{suggest(key, known)}")
         changed[known[key]][key] = value

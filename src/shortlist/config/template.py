@@ -9,6 +9,7 @@ from itertools import chain
 from shortlist.config.faults import key_text
 from shortlist.config.parts import CHOICES, keys_of
 from shortlist.config.recipe import SECTIONS, Recipe
+from shortlist.metrics import PER_USER
 from shortlist.sections.base import Section
 
 OPTIONAL = ("blend", "tune")
@@ -31,8 +32,7 @@ def template(channels: Mapping[str, type[Section]] | None = None) -> str:
         header = f"# [{section}]" if section in OPTIONAL else f"[{section}]"
         lines += ["", *(f"# {line}".rstrip() for line in meaning.splitlines()), header]
         for key in _ordered(model):
-            names = CHOICES[key].names if key in CHOICES else ()
-            lines += _key(model, key, names, commented=section in OPTIONAL)
+            lines += _key(model, key, _names(key), commented=section in OPTIONAL)
     return "\n".join(lines) + "\n"
 
 
@@ -61,6 +61,11 @@ def _ordered(section: type[Section]) -> list[str]:
     added = {key: keys_of(key) for key in CHOICES if key in section.model_fields}
     own = [key for key in section.model_fields if key not in chain(*added.values())]
     return [shown for key in own for shown in (key, *added.get(key, ()))]
+
+
+def _names(key: str) -> tuple[str, ...]:
+    """Return what a key can name, where that is a part or a metric."""
+    return tuple(PER_USER) if key == "monitor" else CHOICES[key].names if key in CHOICES else ()
 
 
 def _channels(kinds: Mapping[str, type[Section]]) -> list[str]:

@@ -16,6 +16,7 @@ from shortlist.evaluation.report import Report
 from shortlist.evaluation.searching import searched, searched_exactly
 from shortlist.evaluation.significance import bootstrap_intervals
 from shortlist.metrics import (
+    Metric,
     average_popularity,
     coverage,
     exposure,
@@ -23,6 +24,7 @@ from shortlist.metrics import (
     hits,
     per_user,
     popularity_percentile,
+    with_metrics,
 )
 
 USERS_AT_A_TIME = 16_384
@@ -56,6 +58,7 @@ def evaluate(
     on: Cut = "test",
     k: Sequence[int] = (10, 20, 100),
     exclude_seen: bool = True,
+    metrics: Sequence[Metric] = (),
 ) -> Report:
     """Measure a fitted retriever on the held-out rows of its data, beside popularity.
 
@@ -63,7 +66,8 @@ def evaluate(
     candidate items are ranked, and items met before are left out unless `exclude_seen` is off
     (repeat consumption); those rated below min_weight before the cut were met, too. A held-out item
     that cannot be recommended (not a candidate, or met before) counts as a miss and is reported.
-    Definitions: `shortlist.metrics`.
+    Definitions: `shortlist.metrics`. metrics: functions of the kind that `metrics.PER_USER` holds,
+    measured beside those of it, each under its own name.
 
     Where a channel searches an approximate index, the same is measured once more through exact ones
     and stands beside it, with the recall of each index; the retriever stays as it is.
@@ -71,11 +75,12 @@ def evaluate(
     Raises ModelError if the model was fitted on the rows it is to be measured on.
     """
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
+    measured = with_metrics(metrics)
     cases = _Cases(*data.targets(on))
-    answers = _answers(retriever, cases, ks, on, exclude_seen)
+    answers = _answers(retriever, cases, ks, on, exclude_seen, measured)
     exact = searched_exactly(retriever)
-    exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen)
-    baseline = _answers(Popular().fit_data(data), cases, ks, on, exclude_seen)
+    exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen, measured)
+    baseline = _answers(Popular().fit_data(data), cases, ks, on, exclude_seen, measured)
     candidates = retriever.candidate_rows()
     counts = _unreachable(data, cases, candidates, on, exclude_seen)
     return Report(
@@ -138,7 +143,12 @@ def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
 
 
 def _answers(
-    retriever: Channel, cases: _Cases, ks: Sequence[int], cut: Cut, exclude_seen: bool
+    retriever: Channel,
+    cases: _Cases,
+    ks: Sequence[int],
+    cut: Cut,
+    exclude_seen: bool,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> _Answers:
     """Ask for every case and compare; blocks of users, so that memory does not grow with them."""
     figures: dict[str, list[NDArray[np.float64]]] = {}
@@ -154,7 +164,7 @@ def _answers(
         top = _padded(answer.rows, max(ks))
         ends = cases.offsets[at : at + len(ids) + 1]
         found = hits(top, cases.items[ends[0] : ends[-1]], ends - ends[0])
-        for name, values in per_user(found, np.diff(ends), ks).items():
+        for name, values in per_user(found, np.diff(ends), ks, metrics).items():
             figures.setdefault(name, []).append(values)
         for k in ks:
             shown[k] += exposure(top[:, :k], len(shown[k]))

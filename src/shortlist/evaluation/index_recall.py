@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from shortlist.errors import ModelError, QueryError, suggest
+from shortlist.errors import ModelError, QueryError, suggest_part
 from shortlist.evaluation.plots import new_figure, write_figure
 from shortlist.index import INDEXES, ExactIndex, Hits, VectorIndex
 from shortlist.index.approximate import ApproximateIndex
@@ -141,7 +141,7 @@ def tune_index(
     `chosen` and `index` are None if no setting reaches the target.
     """
     if kind not in INDEXES:
-        raise ModelError(f"unknown index '{kind}'.{suggest(kind, INDEXES)}")
+        raise ModelError(f"unknown index '{kind}'.{suggest_part(kind, INDEXES)}")
     if not 0 < target_recall <= 1:
         raise ModelError(f"target_recall must be above 0 and at most 1, got {target_recall}")
     exact = ExactIndex(similarity).build(ids, vectors, tie_keys)

@@ -17,7 +17,7 @@ from shortlist.blending.retrievers import parts
 from shortlist.channels.learned.base import Learner
 from shortlist.data.interactions import Cut
 from shortlist.evaluation.index_recall import recall_of
-from shortlist.index import INDEXES, Hits, VectorIndex
+from shortlist.index import Hits, VectorIndex, kind_of
 
 USERS = 1_000
 """At most so many users are asked for the recall of an index; which ones is fixed."""
@@ -53,10 +53,9 @@ class Searched:
         return f"{begin} by {index}, recall@{self.k} {self.recall:.4f} against exact search."
 
 
-def kind_of(index: VectorIndex) -> tuple[str, dict[str, Any]]:
+def settled(index: VectorIndex) -> tuple[str, dict[str, Any]]:
     """Return the name of an index in INDEXES, and its settings."""
-    name = next(name for name, kind in INDEXES.items() if type(index) is kind)
-    return name, dict(index.settings()) if hasattr(index, "settings") else {}
+    return kind_of(index), dict(index.settings()) if hasattr(index, "settings") else {}
 
 
 def channels_of(retriever: Channel) -> dict[str, Learner]:
@@ -88,7 +87,7 @@ def searched(
     """
     found = {}
     for name, channel in channels_of(retriever).items():
-        kind, settings = kind_of(channel.index)
+        kind, settings = settled(channel.index)
         deep, recall = min(k, len(channel.candidate_rows())), 1.0
         if not channel.index.is_exact:
             pick = np.sort(np.random.default_rng(0).permutation(len(users))[:USERS])

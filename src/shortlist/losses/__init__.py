@@ -1,8 +1,8 @@
 """Which objective? One loss a file, all with the same signature, found by name in LOSSES."""
 
-from dataclasses import fields
+import inspect
 
-from shortlist.errors import ModelError, suggest
+from shortlist.errors import ModelError, suggest_part
 from shortlist.losses.base import Correction, Loss, Scores
 from shortlist.losses.bpr import BPRLoss
 from shortlist.losses.cosine_contrastive import CosineContrastiveLoss
@@ -41,7 +41,7 @@ def build_loss(name: str, **options: float | None) -> Loss:
     HingeLoss(margin=0.5)
     """
     if name not in LOSSES:
-        raise ModelError(f"unknown loss '{name}'.{suggest(name, LOSSES)}")
+        raise ModelError(f"unknown loss '{name}'.{suggest_part(name, LOSSES)}")
     given = {option: value for option, value in options.items() if value is not None}
     for option in sorted(given.keys() - _options_of(name)):
         users = [other for other in LOSSES if option in _options_of(other)]
@@ -51,7 +51,7 @@ def build_loss(name: str, **options: float | None) -> Loss:
 
 
 def _options_of(name: str) -> set[str]:
-    return {field.name for field in fields(LOSSES[name])}  # type: ignore[arg-type]
+    return set(inspect.signature(LOSSES[name]).parameters)
 
 
 __all__ = [

@@ -16,7 +16,7 @@ from shortlist.config.unread import unread
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.text import TextFormat
-from shortlist.errors import ModelError, RecipeError, suggest
+from shortlist.errors import ModelError, RecipeError, suggest_part
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
 from shortlist.towers.two_tower import check_features
@@ -127,7 +127,7 @@ def _channel(recipe: Recipe, name: str, device: str) -> Channel:
     kind = str(options.pop("kind"))
     if kind not in CHANNELS:
         raise RecipeError(
-            f"channels.{name}.kind: there is no retriever '{kind}'.{suggest(kind, CHANNELS)}"
+            f"channels.{name}.kind: there is no retriever '{kind}'.{suggest_part(kind, CHANNELS)}"
         )
     retriever = CHANNELS[kind]
     for key in ("device", "model", "training"):  # what the retriever is given beside its options

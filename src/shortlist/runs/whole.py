@@ -1,6 +1,6 @@
 """A recipe carried out whole: read, split, trained, measured, examined and saved as a bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from shortlist.doctor import Finding, Subject, examine
 from shortlist.errors import RecipeError
 from shortlist.evaluation.report import Report
 from shortlist.outputs import Output
+from shortlist.plugins import Plugin, use_plugins
 from shortlist.runs import pipeline
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
@@ -46,18 +47,21 @@ def train(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     overwrite: bool = False,
+    plugins: Iterable[Plugin] = (),
 ) -> Run:
     """Train a recipe, measure it on its test rows and save it: what `shortlist train` does.
 
     recipe: a recipe or its file; overrides: "section.key=value", of a file. out: the folder of the
     bundle, which appears whole or not at all; one that exists is refused unless `overwrite` is set.
-    checkpoints: where towers are saved while they train; removed once the bundle is there. Paths
+    checkpoints: where towers are saved while they train; removed once the bundle is there.
+    plugins: modules, or their names, with parts that are not Shortlist's: see `use_plugins`. Paths
     and keys are checked before anything is read. Errors: RecipeError, DataError, ModelError,
-    TrainingError, OutputError, BundleError.
+    TrainingError, OutputError, BundleError, PluginError.
 
         run = shortlist.train("recipe.toml", "runs/first")
         print(run.report.table())
     """
+    use_plugins(plugins)
     inputs = {}
     if not isinstance(recipe, Recipe):
         inputs["the recipe"] = Path(recipe)

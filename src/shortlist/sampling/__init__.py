@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from shortlist.errors import ModelError, suggest
+from shortlist.errors import ModelError, suggest_part
 from shortlist.sampling.base import Exactness, Negatives, NegativeSampler
 from shortlist.sampling.catalogue import CatalogueSampler
 from shortlist.sampling.hard import HARD, check_not_alone
@@ -33,7 +33,7 @@ def check_sampler(name: str, **options: object) -> None:
     """Refuse an unknown sampler, and an option (None: not given) it cannot use, with the reason."""
     check_not_alone(name)
     if name not in SAMPLERS:
-        raise ModelError(f"unknown sampler '{name}'.{suggest(name, SAMPLERS)}")
+        raise ModelError(f"unknown sampler '{name}'.{suggest_part(name, SAMPLERS)}")
     for option in sorted(option for option, value in options.items() if value is not None):
         users = [f"'{other}'" for other in SAMPLERS if option in _options_of(other)]
         if option in SAMPLERS[name].refuses:

@@ -1,6 +1,6 @@
 """What is a section of a recipe, and which types can its keys have?"""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -48,3 +48,10 @@ class Section(BaseModel):
         Asked when options are given, not of what a bundle holds: an older one may say more.
         """
         return ""
+
+    if not TYPE_CHECKING:  # a type checker would believe that every key exists
+
+        def __getattr__(self, name: str) -> Any:
+            """Return the default of a key that came after this section was read, with a part."""
+            field = type(self).model_fields.get(name)
+            return super().__getattr__(name) if field is None else field.default

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from shortlist.errors import suggest_part
 from shortlist.metrics import PER_USER
 from shortlist.sections.base import Count, Duration, NotNegative, Positive, Section, Seed, Text
 
@@ -20,7 +21,8 @@ def _mode(value: object) -> object:
 def _monitor(text: str) -> str:
     name, _, k = text.partition("@")
     if name not in PER_USER or not re.fullmatch("[1-9][0-9]{0,8}", k):
-        raise ValueError(f"must be one of {', '.join(PER_USER)}, with @k, such as 'ndcg@10'")
+        reason = "" if name in PER_USER else suggest_part(name, PER_USER)
+        raise ValueError(f"must be a metric with @k, such as 'ndcg@10'.{reason}")
     return text
 
 
@@ -170,7 +172,7 @@ class CommonTraining(Section):
     )
     monitor: Annotated[str, AfterValidator(_monitor)] = Field(
         default="ndcg@10",
-        description=f"Validation figure that picks the epoch, each with @k: {', '.join(PER_USER)}.",
+        description="Validation figure that picks the epoch, with @k.",
     )
     seed: Seed = Field(default=0, description="Of the weights, the batches and the negatives.")
     refit: Literal["none", "train+validation", "all"] = Field(

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from shortlist.errors import ModelError, suggest
+from shortlist.errors import ModelError, suggest_part
 from shortlist.sections.model import CommonModel
 from shortlist.towers.attention import Attention
 from shortlist.towers.base import HistoryPooling, InterestTower, SequenceTower
@@ -25,9 +25,8 @@ TOWERS: dict[str, type[HistoryPooling] | type[SequenceTower] | type[InterestTowe
 def build_history(shape: CommonModel) -> HistoryPooling | SequenceTower | InterestTower:
     """Return the tower that shape.history names, with the options it declares."""
     if shape.history not in TOWERS:
-        raise ModelError(
-            f"unknown history '{shape.history}'.{suggest(shape.history, [*TOWERS, 'none'])}"
-        )
+        known = [*TOWERS, "none"]
+        raise ModelError(f"unknown history '{shape.history}'.{suggest_part(shape.history, known)}")
     kind: Any = TOWERS[shape.history]
     own = {name: getattr(shape, name) for name in list(inspect.signature(kind).parameters)[1:]}
     tower: HistoryPooling | SequenceTower | InterestTower = kind(shape, **own)

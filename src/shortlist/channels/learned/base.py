@@ -1,7 +1,7 @@
 """What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
 from warnings import warn
@@ -20,12 +20,12 @@ from shortlist.asking.unfitted import check_data, check_split
 from shortlist.channels.kept import check_rows, check_tensors
 from shortlist.channels.learned.item_updates import with_changed_items
 from shortlist.config import Model, Training, section_from
-from shortlist.config.parts import kept, keys_of
+from shortlist.config.parts import kept, keys_of, named_by
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError, QueryError
-from shortlist.index import INDEXES
+from shortlist.index import INDEXES, kind_of
 from shortlist.index.base import VectorIndex
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
@@ -37,19 +37,36 @@ from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
 from shortlist.training.trainer import Trainer
 
+
+class Reads:
+    """The keys of [model] and [training] that do something in a retriever, as a class attribute.
+
+    keys: such keys. parts: those that name a part, whose options are read, too: they are asked for
+    anew each time, as parts may come. but: options that are not read all the same.
+    """
+
+    def __init__(self, keys: Iterable[str], parts: Iterable[str], but: Iterable[str] = ()) -> None:
+        self.keys, self.parts, self.but = frozenset(keys), tuple(parts), frozenset(but)
+
+    def __get__(self, instance: object, owner: type | None = None) -> frozenset[str]:
+        """Return all of them."""
+        return (self.keys | {option for key in self.parts for option in keys_of(key)}) - self.but
+
+
 ALWAYS_READ = frozenset(
     [
-        *("dim", "dropout", "mode", "positives", "loss", *keys_of("loss"), "sampler", "negatives"),
+        *("dim", "dropout", "mode", "positives", "loss", "sampler", "negatives"),
         *("shared", "similarity", "temperature", "learn_temperature", "correct_sampling"),
         *("mask_hits", "learning_rate", "weight_decay", "schedule", "warmup", "clip", "optimizer"),
         *("ema", "precision", "epochs", "batch_size", "compile", "encode_rows", "validate_every"),
         *("patience", "monitor", "seed", "refit"),
     ]
 )
-"""The keys of [model] and [training] that every retriever with towers reads."""
+"""The keys of [model] and [training] that every retriever with towers reads, beside options of the
+loss."""
 
-HARD_KEYS = ("hard", "hard_share", "hard_weight", "hard_known", *keys_of("hard"))
-"""The keys of hard negatives."""
+HARD_KEYS = ("hard", "hard_share", "hard_weight", "hard_known")
+"""The keys of hard negatives, beside the options of their sources."""
 
 NO_HARD = dict.fromkeys(
     HARD_KEYS, "hard negatives are chosen for a user's pairs with items: positives = 'u2i'"
@@ -89,7 +106,7 @@ class Learner(Explaining):
     positives: ClassVar[str]
     placed: ClassVar[str]
     reasons_sum: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]]
+    reads: ClassVar[Reads]
     unread: ClassVar[Mapping[str, str]]
 
     data: TrainingData
@@ -265,8 +282,10 @@ class Learner(Explaining):
     def use_index(self, index: VectorIndex) -> Self:
         """Search with another index of the same vectors, from now on and in bundles.
 
-        Raises ModelError if it compares otherwise than the towers were trained to.
+        Raises ModelError if it compares otherwise than the towers were trained to, and for an index
+        whose kind has no name, which no bundle could say.
         """
+        kind_of(index)
         similarity = self.training_section.similarity
         if index.similarity != similarity or len(index) != len(self.index):
             raise ModelError(
@@ -299,8 +318,7 @@ class Learner(Explaining):
         rows, vectors = self._placed()
         placed = {"rows": rows, "vectors": vectors}
         states = {"towers": dict(self.towers.state_dict()), self.placed: placed}
-        kind = next(name for name, kind in INDEXES.items() if type(self.index) is kind)
-        settings["index"] = kind
+        settings["index"] = kind_of(self.index)
         states["index"] = self.index.state()
         return settings, states
 
@@ -382,10 +400,12 @@ class Learner(Explaining):
             return None
         described = {
             "retriever": type(self).__name__,
-            "model": self.model_section.model_dump(mode="json"),
-            "training": self.training_section.model_dump(
-                mode="json", exclude={"refit", "precision"}
-            ),
+            "model": kept(self.model_section),
+            "training": {
+                key: value
+                for key, value in kept(self.training_section).items()
+                if key not in ("refit", "precision")
+            },
             "fit": self.data.fit,
             "epochs": epochs,
             "versions": [version("shortlist"), torch.__version__],
@@ -552,6 +572,6 @@ def sections_for(
     for section in sections:
         for key, field in type(section).model_fields.items():
             if key not in reads and getattr(section, key) not in (field.default, ()):
-                reason = unread.get(key, "leave it out")
+                reason = unread.get(key) or unread.get(named_by(key) or "", "leave it out")
                 raise ModelError(f"{key} does nothing with positives = '{positives}': {reason}")
     return sections

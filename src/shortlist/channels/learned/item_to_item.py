@@ -14,10 +14,10 @@ from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import (
     ALWAYS_READ,
     NO_HARD,
+    Reads,
 )
 from shortlist.channels.learned.item_vectors import ItemVectors
 from shortlist.config import Model, Training
-from shortlist.config.parts import keys_of
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import TrainingData
 from shortlist.data.pairs import ItemPairs, sessions
@@ -34,9 +34,9 @@ from shortlist.training.trainer import Trainer
 NO_USER = "both sides are items, and no user tower is built"
 READS = ALWAYS_READ | {
     *("item_id", "item_features", "item_layers", "id_dropout", "latest_items"),
-    *("session_gap", "pair_window", *keys_of("sampler"), "mask_known"),
+    *("session_gap", "pair_window", "mask_known"),
 }
-"""The keys of [model] and [training] that do something here."""
+"""The keys of [model] and [training] that do something here, beside options of parts."""
 
 UNREAD = {
     "user_id": NO_USER,
@@ -73,7 +73,7 @@ class ItemToItem(ItemVectors):
     """
 
     positives: ClassVar[str] = "i2i"
-    reads: ClassVar[frozenset[str]] = READS
+    reads: ClassVar[Reads] = Reads(READS, ("loss", "sampler"))
     unread: ClassVar[Mapping[str, str]] = UNREAD
 
     towers: ItemTower

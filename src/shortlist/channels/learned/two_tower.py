@@ -8,9 +8,8 @@ from torch import Tensor
 
 from shortlist.asking.rows import RowQueries
 from shortlist.channels.counting.popular import Popular
-from shortlist.channels.learned.base import ALWAYS_READ, HARD_KEYS
+from shortlist.channels.learned.base import ALWAYS_READ, HARD_KEYS, Reads
 from shortlist.channels.learned.item_vectors import ItemVectors
-from shortlist.config.parts import keys_of
 from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
@@ -36,12 +35,12 @@ share of history_length. Few, as they are no negatives of each other; many, as w
 is read once for all of them."""
 
 READS = ALWAYS_READ | {
-    *("history", *keys_of("history"), "history_length", "history_reads", "history_windows"),
+    *("history", "history_length", "history_reads", "history_windows"),
     *("history_dropout", "shared_items", "user_id", "user_features", "user_layers"),
     *("item_id", "item_features", "item_layers", "id_dropout"),
-    *(*keys_of("sampler"), "mask_known", *HARD_KEYS, "weighted"),
+    *("mask_known", *HARD_KEYS, "weighted"),
 }
-"""The keys of [model] and [training] that do something here."""
+"""The keys of [model] and [training] that do something here, beside options of parts."""
 
 UNREAD = {
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -60,7 +59,7 @@ class TwoTower(ItemVectors):
     """
 
     positives: ClassVar[str] = "u2i"
-    reads: ClassVar[frozenset[str]] = READS
+    reads: ClassVar[Reads] = Reads(READS, ("loss", "sampler", "hard", "history"))
     unread: ClassVar[Mapping[str, str]] = UNREAD
 
     towers: TwoTowers

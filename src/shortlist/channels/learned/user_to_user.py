@@ -17,9 +17,9 @@ from shortlist.channels.learned.base import (
     ALWAYS_READ,
     NO_HARD,
     Learner,
+    Reads,
 )
 from shortlist.config import Model, Training
-from shortlist.config.parts import keys_of
 from shortlist.data.batches import Batch, histories
 from shortlist.data.dataset import TrainingData
 from shortlist.data.pairs import UserHalves
@@ -39,10 +39,9 @@ SAME_USER = "both halves belong to one user, so it would answer the question by 
 NO_ITEM = "both sides are users, and no item tower is built"
 EQUALLY_POPULAR = "each user is a positive once an epoch, so all are equally popular"
 READS = ALWAYS_READ | {
-    *("history", *keys_of("history"), "history_length", "history_dropout", "user_layers"),
-    "neighbours",
-} - {"history_time"}
-"""The keys of [model] and [training] that do something here."""
+    *("history", "history_length", "history_dropout", "user_layers", "neighbours"),
+}
+"""The keys of [model] and [training] that do something here, beside options of parts."""
 
 UNREAD = {
     "user_id": SAME_USER,
@@ -89,7 +88,7 @@ class UserToUser(Learner):
 
     positives: ClassVar[str] = "u2u"
     placed: ClassVar[str] = "user_vectors"
-    reads: ClassVar[frozenset[str]] = READS
+    reads: ClassVar[Reads] = Reads(READS, ("loss", "history"), but=("history_time",))
     unread: ClassVar[Mapping[str, str]] = UNREAD
 
     towers: QueryTower

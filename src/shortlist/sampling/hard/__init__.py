@@ -8,7 +8,7 @@ probability. None of them can stand alone.
 import inspect
 from typing import Any
 
-from shortlist.errors import ModelError, suggest
+from shortlist.errors import ModelError, suggest_part
 from shortlist.sampling.hard.base import HardSource, HardWorld, PoolChoice
 from shortlist.sampling.hard.dropped import DroppedNegatives
 from shortlist.sampling.hard.exposed import ExposedNegatives
@@ -28,7 +28,7 @@ HARD: dict[str, type[Any]] = {
 def check_hard(name: str, **options: object) -> None:
     """Refuse an unknown source, and an option (None: not given) it cannot use, with the reason."""
     if name not in HARD:
-        raise ModelError(f"unknown hard negatives '{name}'.{suggest(name, HARD)}")
+        raise ModelError(f"unknown hard negatives '{name}'.{suggest_part(name, HARD)}")
     for option in sorted(option for option, value in options.items() if value is not None):
         users = [f"'{other}'" for other in HARD if option in _options_of(other)]
         if option in HARD[name].refuses:

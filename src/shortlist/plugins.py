@@ -1,0 +1,304 @@
+"""Which parts are there beside ours? A plug-in is a module with tables of the same names and shape.
+
+Nothing but an argument of the caller imports one. A recipe or a bundle names the parts it needs,
+and without them is refused: see docs/decisions/0015.
+"""
+
+import re
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib import import_module
+from threading import Lock
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import nn
+
+from shortlist.asking.capabilities import Channel
+from shortlist.blending.retrievers import RETRIEVERS
+from shortlist.channels.learned.base import Learner
+from shortlist.channels.table import CHANNELS
+from shortlist.config.later import take_parts
+from shortlist.config.parts import undeclared
+from shortlist.config.recipe import LEARNED_KINDS
+from shortlist.errors import PluginError
+from shortlist.index import INDEXES
+from shortlist.index.base import VectorIndex
+from shortlist.losses import LOSSES, Loss
+from shortlist.metrics import PER_USER
+from shortlist.sampling import HARD, SAMPLERS
+from shortlist.sampling.base import NegativeSampler
+from shortlist.sections.base import Section
+from shortlist.towers import TOWERS
+
+Plugin: TypeAlias = str | ModuleType | Mapping[str, Mapping[str, Any]]
+"""A module, its name, or its tables: {"LOSSES": {"focal": FocalLoss}}."""
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+"""What a part can be called."""
+
+TAKEN: dict[str, Collection[str]] = {
+    "SAMPLERS": HARD,
+    "HARD": SAMPLERS,
+    "TOWERS": ("none",),
+    "CHANNELS": ("blend",),
+}
+"""Names that mean something else where a table's names stand."""
+
+
+NO_MODULE = "the plug-in"
+"""What errors call a plug-in that is a mapping."""
+
+
+class Table(NamedTuple):
+    """The parts of one kind by name. says: why something cannot be one of them; '' if it can."""
+
+    parts: dict[str, Any]
+    says: Callable[[Any], str]
+
+
+class OwnPart(NamedTuple):
+    """A part that is not ours. module: where it came from, which is said and never imported."""
+
+    table: str
+    name: str
+    module: str
+
+
+def _class_with(*names: str) -> Callable[[Any], str]:
+    """What is wrong with something that must be a class with these attributes."""
+
+    def says(part: Any) -> str:
+        if not isinstance(part, type):
+            return f"it must be a class, got {part!r:.80}"
+        there = {name for base in part.__mro__[:-1] for name in vars(base)}
+        missing = [name for name in names if name not in there]
+        return f"it lacks {', '.join(missing)}" if missing else ""
+
+    return says
+
+
+def _with_options(key: str, says: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The same for a part whose options are keys of a recipe."""
+
+    def all_says(part: Any) -> str:
+        if wrong := says(part):
+            return wrong
+        try:
+            hidden = undeclared(key, part)
+        except (NameError, TypeError, ValueError) as error:
+            return f"its parameters cannot be read: {error}"
+        if hidden:
+            return (
+                f"no recipe could say its {', '.join(hidden)}: annotate each, and give it a "
+                f'default, as in `{hidden[0]}: Annotated[float, Field(description="...")] = 1.0`'
+            )
+        return ""
+
+    return all_says
+
+
+def _members(protocol: type, *, but: Collection[str] = ()) -> list[str]:
+    """The names that a protocol asks for."""
+    said = {*vars(protocol), *getattr(protocol, "__annotations__", {})}
+    return sorted(name for name in said if not name.startswith("_") and name not in but)
+
+
+def _tower(part: Any) -> str:
+    if not (isinstance(part, type) and issubclass(part, nn.Module)):
+        return f"it must be a subclass of torch.nn.Module, got {part!r:.80}"
+    if not isinstance(getattr(part, "causal", None), bool):
+        return "it must say causal = True or False: see shortlist.towers.base"
+    return ""
+
+
+def _channel(part: Any) -> str:
+    if wrong := _class_with(*_members(Channel, but=["data"]))(part):  # which `fit` brings
+        return wrong
+    options = getattr(part, "options_type", None)
+    if issubclass(part, Learner):
+        return ""
+    if not (isinstance(options, type) and issubclass(options, Section)):
+        return "options_type must be the Section of its options"
+    return ""
+
+
+def _metric(part: Any) -> str:
+    return "" if callable(part) else f"it must be a function, got {part!r:.80}"
+
+
+TABLES = {
+    "LOSSES": Table(LOSSES, _with_options("loss", _class_with(*_members(Loss), "__call__"))),
+    "SAMPLERS": Table(
+        SAMPLERS,
+        _with_options("sampler", _class_with(*_members(NegativeSampler), "from_counts")),
+    ),
+    "HARD": Table(HARD, _with_options("hard", _class_with("refuses", "alone", "build"))),
+    "TOWERS": Table(TOWERS, _with_options("history", _tower)),
+    "INDEXES": Table(INDEXES, _class_with(*_members(VectorIndex, but=["similarity"]))),
+    "CHANNELS": Table(CHANNELS, _channel),
+    "METRICS": Table(PER_USER, _metric),
+}
+"""Every table that a plug-in can add to."""
+
+OWN: dict[tuple[str, str], OwnPart] = {}
+"""The parts that are not ours, by table and name."""
+
+_lock = Lock()
+
+
+def use_plugins(plugins: Iterable[Plugin]) -> None:
+    """Make parts of somebody's own known by their names, in this process and from now on.
+
+    A plug-in is a module, imported here if it is given by its name, or a mapping, with one or more
+    of the tables LOSSES, SAMPLERS, HARD, TOWERS, INDEXES, CHANNELS and METRICS. A name that is
+    known already is refused; all parts of a plug-in come, or none. The same plug-in may be given
+    again, and a class whose lines were run again takes its own place. Errors: PluginError.
+    """
+    if isinstance(plugins, str | ModuleType | Mapping):
+        raise PluginError(f"plugins must be a list of them, such as [{plugins!r:.80}]")
+    for plugin in plugins:
+        module, found = _read(plugin)
+        with _lock:
+            _add(module, found)
+
+
+def own_parts(named: Iterable[tuple[str, str]]) -> list[OwnPart]:
+    """Return those of the parts named by table and name that are not ours."""
+    return [OWN[part] for part in dict.fromkeys(named) if part in OWN]
+
+
+def missing_parts(needed: Iterable[OwnPart]) -> str:
+    """Say which of these parts are not there and what to do about it; '' if all are."""
+    gone = [part for part in needed if (part.table, part.name) not in OWN]
+    if not gone:
+        return ""
+    if ours := [part for part in gone if part.name in TABLES[part.table].parts]:
+        return (
+            f"its {_said(ours)} is not the one of that name in this version: only the version it "
+            "was saved with, and the module of then, give its answers"
+        )
+    modules = dict.fromkeys(_importable(part.module) for part in gone)
+    flags = " ".join(f"--plugin {module}" for module in modules)
+    return (
+        f"it needs {_said(gone)}, and nothing is imported because a bundle says so. If you trust "
+        f"the code, name its module: {flags}, or plugins={list(modules)} in Python"
+    )
+
+
+def _importable(module: str) -> str:
+    """Return the name of a module, or a word for one where it was a script that was run."""
+    return "MODULE" if module == "__main__" else module
+
+
+def _said(parts: list[OwnPart]) -> str:
+    return ", ".join(f"'{part.name}' of {part.table} from {part.module}" for part in parts)
+
+
+def _read(plugin: Plugin) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """Return the name of a plug-in's module, '' if it is none, and its tables."""
+    if isinstance(plugin, str):
+        plugin = _imported(plugin)
+    if isinstance(plugin, ModuleType):
+        module = plugin.__name__
+        tables = {name: vars(plugin)[name] for name in TABLES if name in vars(plugin)}
+    elif isinstance(plugin, Mapping):
+        module, tables = "", dict(plugin)
+    else:
+        raise PluginError(
+            f"a plug-in is a module, the name of one, or its tables, got {plugin!r:.80}"
+        )
+    known, label = ", ".join(TABLES), module or NO_MODULE
+    for name, table in tables.items():
+        if name not in TABLES:
+            raise PluginError(f"{label}: there is no table {name!r:.40}. Known: {known}.")
+        if not isinstance(table, Mapping):
+            raise PluginError(f"{label}: {name} must map names to parts, got {table!r:.80}")
+        if table is TABLES[name].parts:
+            raise PluginError(
+                f"{label}: {name} is Shortlist's own table. Leave that alone, and write a table of "
+                f'your own: {name} = {{"my-part": MyPart}}'
+            )
+    if not any(tables.values()):
+        raise PluginError(f"{label} has no parts: write one of the tables {known}")
+    return module, tables
+
+
+def _imported(name: str) -> ModuleType:
+    """Import the module that the caller named. Errors: PluginError."""
+    *folders, file = re.split(r"[/\\]", name)
+    if folders or name.endswith(".py"):
+        raise PluginError(
+            f"the plug-in {name!r:.200} is a path: write the name of its module, "
+            f"{file.removesuffix('.py')}, and put its folder on Python's path, "
+            f"PYTHONPATH={'/'.join(folders) or '.'}"
+        )
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise PluginError(
+            f"the plug-in {name!r:.200} is no name of a module: write it as Python imports it, "
+            "such as my_package.parts"
+        )
+    try:
+        return import_module(name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise PluginError(
+                f"there is no module {error.name} for the plug-in {name}: install its package, or "
+                "put the folder that holds it on Python's path (PYTHONPATH=FOLDER)"
+            ) from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise PluginError(
+            f"the plug-in {name} cannot be imported: {type(error).__name__}: {error!s:.200} "
+            f"({last.filename}, line {last.lineno})"
+        ) from error
+
+
+def _add(module: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take over all parts of a plug-in, or refuse them and change nothing."""
+    label = module or NO_MODULE
+    new = list(_new(label, tables))
+    before = [TABLES[table].parts.get(name) for table, name, _ in new]
+    for table, name, part in new:
+        TABLES[table].parts[name] = part
+    try:
+        take_parts()
+    except TypeError as error:
+        for (table, name, _), old in zip(new, before, strict=True):
+            if old is None:
+                del TABLES[table].parts[name]
+            else:
+                TABLES[table].parts[name] = old
+        take_parts()
+        raise PluginError(f"{label}: {error}") from error
+    for table, name, part in new:
+        OWN[table, name] = OwnPart(table, name, module or str(getattr(part, "__module__", "")))
+        if table == "CHANNELS":
+            RETRIEVERS[name] = part
+            if issubclass(part, Learner) and name not in LEARNED_KINDS:
+                LEARNED_KINDS.append(name)
+
+
+def _new(label: str, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the parts that are not there yet. Errors: PluginError for one that cannot be."""
+    for table, parts in tables.items():
+        for name, part in parts.items():
+            where = f"{label}: {table}[{name!r:.40}]"
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise PluginError(
+                    f"{where}: a name is up to 32 small letters, digits, - and _, and begins with "
+                    "a letter"
+                )
+            known = TABLES[table].parts.get(name)
+            if part is known and known is not None:
+                continue
+            again = (table, name) in OWN and _definition(part) == _definition(known)
+            if (known is not None or name in TAKEN.get(table, ())) and not again:
+                raise PluginError(f"{where}: there is a part of this name; choose another")
+            if wrong := TABLES[table].says(part):
+                raise PluginError(f"{where} cannot be used: {wrong}")
+            yield table, name, part
+
+
+def _definition(part: Any) -> tuple[Any, Any]:
+    """Where a class or function is written: the same, if these lines were only run again."""
+    return getattr(part, "__module__", part), getattr(part, "__qualname__", part)
