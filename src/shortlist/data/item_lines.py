@@ -1,0 +1,67 @@
+"""What do files say that hold one user a line: the user's id, then the ids of their items?"""
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from shortlist.errors import DataError
+
+
+def read_item_lines(path: Path) -> pl.DataFrame:
+    """Read lines such as `7 12 5 90`: columns user_id, item_id, and position, which counts from 0.
+
+    A line with a user and no item is passed over, as LightGCN's files have some.
+    """
+    lists: list[list[int]] = []
+    with path.open(encoding="ascii", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                ids = [int(word) for word in line.split()]
+            except ValueError as error:
+                raise DataError(
+                    f"{path}: line {number:,} is not ids between spaces: {line[:60]!r}"
+                ) from error
+            if ids:
+                lists.append(ids)
+    frame = pl.DataFrame(
+        {"user_id": [ids[0] for ids in lists], "item_id": [ids[1:] for ids in lists]},
+        schema={"user_id": pl.Int64, "item_id": pl.List(pl.Int64)},
+    )
+    frame = frame.explode("item_id").drop_nulls()
+    return frame.with_columns(position=pl.int_range(pl.len()).over("user_id"))
+
+
+def lightgcn(folder: Path) -> dict[str, pl.DataFrame]:
+    """LightGCN's train.txt and test.txt: the log, with its split."""
+    parts = [
+        read_item_lines(folder / f"{split}.txt").select(
+            "user_id", "item_id", split=pl.lit(split, pl.String)
+        )
+        for split in ("train", "test")
+    ]
+    return {"interactions": pl.concat(parts)}
+
+
+def s3_rec(folder: Path) -> dict[str, pl.DataFrame]:
+    """S3-Rec's Beauty.txt and its attributes: each user's last item is the test."""
+    log = read_item_lines(folder / "Beauty.txt")
+    left = pl.len().over("user_id") - 1 - pl.col("position")
+    split = pl.when(left == 0).then(pl.lit("test")).when(left == 1).then(pl.lit("val"))
+    path = folder / "Beauty_item2attributes.json"
+    try:
+        known = {int(item): [int(x) for x in found] for item, found in _json(path).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: expected an object of lists of numbers, by item") from error
+    return {
+        "interactions": log.with_columns(split=split.otherwise(pl.lit("train"))),
+        "items": pl.DataFrame(
+            {"item_id": list(known), "attribute_ids": list(known.values())},
+            schema={"item_id": pl.Int64, "attribute_ids": pl.List(pl.Int64)},
+        ),
+    }
+
+
+def _json(path: Path) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = json.loads(path.read_bytes())
+    return found

@@ -1,0 +1,301 @@
+"""How does a known data set get here, fetched or from where it lies, and is it the true one?"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from shortlist.data.dataset import Dataset
+from shortlist.data.fetching import fetch, unpack
+from shortlist.data.known_sets import Counts, Form, KnownSet, Tables, known_set
+from shortlist.data.movielens import tidy
+from shortlist.data.readers import read_frame
+from shortlist.errors import DataError, OutputError
+from shortlist.outputs import parents_of, reason_of, remove, temporary_in
+
+NOTE = "source.json"
+"""Beside fetched files: where they came from, and the sha256 of each."""
+
+_COMMAND = "Where the data is here already, --from FILE_OR_FOLDER takes it."
+_DEMO = "Give a folder that holds it with --data DIR, or use the planted world with --synthetic."
+_OTHER_ORDER = (
+    " Its ratings of equal time stand in another order than the publisher's: with tie = 'file', "
+    "published figures will not come out exactly."
+)
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A known set that is here and was checked.
+
+    folder: where its files are. form: how they are read. source: one sentence on where they came
+    from. tried: what was tried before, and why it failed.
+    """
+
+    folder: Path
+    form: Form
+    source: str
+    tried: tuple[str, ...] = ()
+
+    def tables(self) -> Tables:
+        """Read the files whole."""
+        paths = self.form.paths(self.folder)
+        return {table: read_frame(path, table) for table, path in paths.items()}
+
+
+def fetched(
+    name: str, place: Path, *, replaces: bool = False, otherwise: str = _COMMAND
+) -> Obtained:
+    """Return a set that is kept in the folder `place`, or else fetch it into there.
+
+    replaces: whether a folder that is there, and is not as it was fetched, is fetched anew.
+    otherwise: what to do where no source can be reached.
+    Errors: DataError, with what each source said; OutputError where it cannot be written.
+    """
+    known, tried = known_set(name), list[str]()
+    if os.path.lexists(place):
+        try:
+            return _kept(known, place)
+        except DataError as error:
+            if not replaces:
+                raise DataError(
+                    f"{place} is there, and {error}. To take what it holds, say --from {place}; "
+                    "--overwrite fetches it anew."
+                ) from error
+            tried.append(f"{place}: {error}")
+    for source in known.sources:
+        with tempfile.TemporaryDirectory() as made:
+            raw = Path(made)
+            try:
+                fetch(source, _groups(known), raw)
+                found = _stored(known, raw, place, f"{known.title} from {source.name}.", replaces)
+            except DataError as error:
+                tried.append(f"{source.name}: {str(error).replace(f'{raw}/', '')}")
+            else:
+                return replace(found, tried=tuple(tried))
+    raise DataError(
+        f"{known.title} cannot be had. {' '.join(f'{reason}.' for reason in tried)} {otherwise}"
+    )
+
+
+def taken(name: str, origin: Path, place: Path) -> Obtained:
+    """Return a set that is here already: in a folder, or in a zip file.
+
+    A folder whose files a recipe can read is left as it is. What has to be unpacked or converted is
+    put into the new folder `place`. Errors: DataError, OutputError.
+    """
+    known = known_set(name)
+    source = f"{known.title} from {origin}."
+    if origin.is_file() and origin.suffix.lower() == ".zip":
+        _refuse_existing(place)
+        with tempfile.TemporaryDirectory() as raw:
+            unpack(origin, _groups(known), Path(raw))
+            return _stored(known, Path(raw), place, source, replaces=False)
+    if origin.is_file() and origin.name in {file for form in known.forms for file in form.files}:
+        origin = origin.parent
+    if not origin.is_dir():
+        what = "expected a folder or a zip file with" if origin.exists() else "there is no such"
+        listed = _listed(_groups(known)) if origin.exists() else "file or folder"
+        raise DataError(f"--from {origin}: {what} {listed}.")
+    folder, forms = _recognised(known, origin, (name, *known.folders))
+    ready = [form for form in forms if form.convert is None]
+    if ready:
+        form, note = _true_form(known, folder, ready)
+        return Obtained(folder, form, source + note)
+    _refuse_existing(place)
+    return _stored(known, folder, place, source, replaces=False)
+
+
+def movielens_100k(
+    directory: Path | None = None, cache: Path | None = None
+) -> tuple[Tables, tuple[str, ...]]:
+    """Return MovieLens-100K as `movielens.tidy` has it, and lines on where it came from.
+
+    directory: a folder that holds it in any form; nothing is fetched or kept then. Otherwise it is
+    fetched once and kept in `cache`, by default `cache_folder`; where nothing can be kept there, it
+    is used all the same.
+    """
+    with tempfile.TemporaryDirectory() as aside:
+        place = Path(aside) / "ml-100k"
+        if directory is not None:
+            found = taken("ml-100k", Path(directory), place)
+        else:
+            kept = (cache if cache is not None else cache_folder()) / "ml-100k"
+            try:
+                found = fetched("ml-100k", kept, replaces=True, otherwise=_DEMO)
+            except OutputError as error:
+                found = fetched("ml-100k", place, otherwise=_DEMO)
+                found = replace(found, source=f"{found.source} It was not kept: {error}.")
+        return tidy(**found.tables()), (*found.tried, found.source)
+
+
+def cache_folder() -> Path:
+    """Return where the demo keeps what it fetched; the folder need not exist."""
+    chosen = os.environ.get("SHORTLIST_CACHE")
+    if chosen:
+        return Path(chosen)
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "shortlist"
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def _recognised(
+    known: KnownSet, folder: Path, below: Sequence[str] = ()
+) -> tuple[Path, list[Form]]:
+    """Find the folder that has all files of a form, here or right below, and those forms."""
+    for place in (folder, *(folder / name for name in below)):
+        forms = [f for f in known.forms if all((place / file).is_file() for file in f.files)]
+        if forms:
+            return place, forms
+    raise DataError(f"{folder}: expected the files {_listed(_groups(known))}.")
+
+
+def _groups(known: KnownSet) -> list[tuple[str, ...]]:
+    return list(dict.fromkeys(form.files for form in known.forms))
+
+
+def _listed(groups: Sequence[tuple[str, ...]]) -> str:
+    return "; or ".join(", ".join(group) for group in groups)
+
+
+def _refuse_existing(place: Path) -> None:
+    if os.path.lexists(place):
+        raise OutputError(
+            f"{place} exists already, and the files of this set go there: move it away, or give "
+            "another place with --out"
+        )
+
+
+def _stored(known: KnownSet, raw: Path, place: Path, source: str, replaces: bool) -> Obtained:
+    """Convert the files in `raw` where that is needed, check them, and put them into `place`.
+
+    Readers see the whole of it or none.
+    """
+    folder, forms = _recognised(known, raw)
+    tables = None
+    if (convert := forms[0].convert) is not None:
+        with _as_data_error(known):
+            tables = convert(folder)
+    try:
+        with parents_of(place), temporary_in(place.parent, "folder") as making:
+            if tables is None:
+                for file in forms[0].files:
+                    shutil.copyfile(folder / file, making / file)
+            else:
+                for table, frame in tables.items():
+                    frame.write_parquet(making / f"{table}.parquet")
+            try:
+                form, note = _true_form(known, making, forms)
+            except DataError as error:
+                raise DataError(str(error).replace(f"{making}/", "")) from error
+            sums = {path.name: _sha256(path) for path in sorted(making.iterdir())}
+            content = {"source": source + note, "sha256": sums}
+            (making / NOTE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+            if replaces and os.path.lexists(place):
+                remove(place)
+            making.rename(place)
+    except OSError as error:
+        raise OutputError(f"cannot write {place}: {reason_of(error)}") from error
+    return Obtained(place, form, source + note)
+
+
+def _kept(known: KnownSet, place: Path) -> Obtained:
+    """Return what was fetched before. Bytes first: no reader must see what was not written so."""
+    try:
+        note = json.loads((place / NOTE).read_text(encoding="utf-8"))
+        sums = {str(file): str(digest) for file, digest in note["sha256"].items()}
+        source = str(note["source"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError("this command did not make it, or not whole") from error
+    for file, digest in sums.items():
+        try:
+            same = _sha256(place / file) == digest
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(f"its {file} is not what was fetched")
+    _, forms = _recognised(known, place)
+    form, _ = _true_form(known, place, forms)
+    first, dot, rest = source.partition(". ")
+    return Obtained(place, form, f"{first.removesuffix('.')}, kept in {place}.{dot[1:]}{rest}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- is it the true one? --------------------------------------------------------------------------
+
+
+def _true_form(known: KnownSet, folder: Path, forms: Sequence[Form]) -> tuple[Form, str]:
+    """Return the form whose counts these files have, and a note on their order. Else: DataError."""
+    held: Counts | None = None
+    for given in forms:
+        form = _as_written(given, folder)
+        paths = form.paths(folder)
+        dataset = Dataset.load(**paths, schema=form.schema)
+        log = dataset.log
+        held = Counts(dataset.report.rows, len(np.unique(log.user)), len(np.unique(log.item)))
+        if held != form.counts:
+            continue
+        for table, rows in form.rows_beside.items():
+            frame = dataset.users if table == "users" else dataset.items
+            found = 0 if frame is None else frame.height
+            if found != rows:
+                raise DataError(f"{paths[table]}: expected {rows:,} {table}, found {found:,}")
+        return form, _note_of_order(known, paths["interactions"])
+    wanted = " or ".join(dict.fromkeys(str(form.counts) for form in forms))
+    raise DataError(
+        f"{forms[0].paths(folder)['interactions']}: not {known.title}: it holds {held}, and that "
+        f"has {wanted}"
+    )
+
+
+def _as_written(form: Form, folder: Path) -> Form:
+    """Return the form without its encoding where somebody has written the files anew, in UTF-8."""
+    if "encoding" not in form.data:
+        return form
+    try:
+        for path in form.paths(folder).values():
+            path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return form
+    return replace(form, data={k: v for k, v in form.data.items() if k != "encoding"})
+
+
+def _note_of_order(known: KnownSet, path: Path) -> str:
+    if not known.content:
+        return ""
+    rows = read_frame(path, "interactions").select("user_id", "item_id", "rating", "timestamp")
+    if digest(rows.sort(rows.columns)) != known.content:
+        raise DataError(
+            f"{path}: these are not the ratings of {known.title}: their checksum differs"
+        )
+    in_time = rows.sort("user_id", "timestamp", maintain_order=True)
+    return "" if digest(in_time) == known.order else _OTHER_ORDER
+
+
+def digest(rows: pl.DataFrame) -> str:
+    """Return the sha256 of a frame of integers: its rows as lines, numbers between spaces."""
+    text = rows.write_csv(include_header=False, separator=" ", line_terminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _as_data_error(known: KnownSet) -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, KeyError, ValueError, OSError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"not as {known.title} has it, or damaged: {said}") from error
