@@ -113,3 +113,16 @@ def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "log.csv")
     with pytest.raises(DataError, match="this is a pipe or a device"):
         Dataset.load(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("time", [pl.Int32, pl.Float64])
+def test_a_text_file_and_parquet_files_of_other_widths_are_read_as_one(tmp_path, time):
+    parts = LOG[:2], LOG[2:3], LOG[3:]
+    parts[0].write_csv(tmp_path / "a.csv")
+    parts[1].with_columns(pl.col("time").cast(time)).write_parquet(tmp_path / "b.parquet")
+    parts[2].write_parquet(tmp_path / "c.parquet")
+    wanted = EVENTS["time"].to_list()
+    for names in (["a.csv", "b.parquet", "c.parquet"], ["b.parquet", "c.parquet"]):
+        found = read_log([tmp_path / name for name in names], SCHEMA).events
+        assert found.drop("time").equals(EVENTS.drop("time").tail(len(found)))
+        assert found["time"].to_list() == wanted[-len(found) :]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shortlist import __version__
-from shortlist.cli import ask, bundles, doctor, known, serve, train
+from shortlist.cli import ask, bundles, doctor, events, known, serve, train
 from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
 from shortlist.errors import OutputError, QueryError, ShortlistError
@@ -24,6 +24,7 @@ COMMANDS = {
     ),
     "Serve": (serve.serve,),
 }
+GROUPS = {"Serve": {"events": events.events}}
 """The commands under the headings that `--help` gives them."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -40,6 +41,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+for heading, groups in GROUPS.items():
+    for name, group in groups.items():
+        app.add_typer(group, name=name, rich_help_panel=heading)
 for heading, commands in COMMANDS.items():
     for command in commands:
         reads = command is not train.demo  # which reads neither a recipe nor somebody's bundle

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shortlist import outputs
-from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite
+from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite, WatermarkText
 from shortlist.cli.screen import notes, out, print_json, problems
 from shortlist.errors import QueryError
 from shortlist.outputs import PARQUET, Output, output_at
@@ -32,13 +32,15 @@ def update(
     bundle: BundlePath,
     events: Annotated[Path, typer.Option(help="New events, with the columns of the log.")],
     target: Annotated[Path, typer.Option("--out", help="Where the new bundle goes.")],
+    watermark: WatermarkText = None,
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
     """Add new events to a bundle that was fitted on all rows (refit = "all"), without a fit.
 
     Counts and neighbours become what a whole fit would give; weights that need one (EASE, graph
-    filters, ALS items, towers) stay, and histories grow.
+    filters, ALS items, towers) stay, and histories grow. A file that `events export` wrote says
+    its watermark itself.
     """
     outputs.check(
         {"--out": Output(target, "bundle", overwrite=overwrite)},
@@ -48,11 +50,16 @@ def update(
     from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.config import Recipe
     from shortlist.data.updates import read_events
+    from shortlist.histories.events import Watermark
+    from shortlist.histories.export import learned_with
     from shortlist.runs.pipeline import schema_of
 
     loaded = load(bundle, device=device or context.obj["device"])
     if loaded.recipe is None:
         raise QueryError("this bundle has no recipe, which tells the columns: update it in Python")
+    mark = learned_with(loaded.watermark, events)
+    if watermark is not None:
+        mark = Watermark.parse(watermark)
     recipe = Recipe.from_dict(loaded.recipe)
     came = read_events(
         loaded.retriever.data, events, schema_of(recipe), described=recipe.described_sides
@@ -65,6 +72,7 @@ def update(
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
         index=loaded.manifest.fields.get("index"),  # its vectors are the same
+        watermark=mark,
     )
     notes.print(came.line())
     notes.print(f"Saved as {target} ({identity[:12]}).")
@@ -179,6 +187,7 @@ def index(
             recipe=loaded.recipe,
             findings=loaded.manifest.fields.get("findings", ()),
             index=show.tuned_answers(measured),
+            watermark=loaded.watermark,
         )
     if plot is not None:
         plot_tunings([measured], plot, overwrite=overwrite)

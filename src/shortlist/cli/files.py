@@ -42,7 +42,7 @@ def recommend_file(
     """
     strangers = 0
     step = min(max(ROWS_AT_A_TIME // max(k, 1), 1), USERS_AT_A_TIME)
-    with _parquet(target, overwrite) as write:
+    with parquet(target, overwrite) as write:
         for at in range(0, len(users), step):
             block = users[at : at + step]
             answer = retriever.recommend(Queries(block, **asked), k)
@@ -71,7 +71,7 @@ def write_item_vectors(
 ) -> int:
     """Write `id, vector` of every candidate item, and the facts as metadata; return how many."""
     ids, vectors = retriever.encode_items()
-    with _parquet(path, overwrite, facts) as write:
+    with parquet(path, overwrite, facts) as write:
         write(_vector_frame(ids, vectors))
     return len(ids)
 
@@ -84,7 +84,7 @@ def write_user_vectors(
     Of a user with K interests, `vector` is an array of K of them. facts: the file's metadata.
     """
     ids = retriever.encodable_users()
-    with _parquet(path, overwrite, facts) as write:
+    with parquet(path, overwrite, facts) as write:
         for at in range(0, len(ids), USERS_AT_A_TIME):
             block = ids[at : at + USERS_AT_A_TIME]
             write(_vector_frame(block, retriever.encode_users(Queries(block))))
@@ -138,7 +138,7 @@ def _is_whole(text: str) -> bool:
 
 
 @contextmanager
-def _parquet(
+def parquet(
     path: Path, overwrite: bool, metadata: Mapping[str, str] | None = None
 ) -> Iterator[Any]:
     """Write frames to a Parquet file that appears whole or not at all; metadata: keys of it."""

@@ -13,6 +13,14 @@ Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: cpu.")
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors and results.")]
+WatermarkText = Annotated[
+    str | None,
+    typer.Option(
+        "--watermark",
+        help="STORE:NUMBER, as `events export` tells it: the events up to it are in the log, and a "
+        "service does not count them again.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what the command would write, if it is there.")
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shortlist import outputs
-from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag
+from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag, WatermarkText
 from shortlist.cli.screen import (
     notes,
     notes_unless,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shortlist.config import Recipe
     from shortlist.data.dataset import Split
     from shortlist.doctor import TrainingWatch
+    from shortlist.histories.events import Watermark
     from shortlist.runs.whole import Run
     from shortlist.training.checkpoint import Checkpoints
 
@@ -128,6 +129,7 @@ def train(
         float | None,
         typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints; 300."),
     ] = None,
+    watermark: WatermarkText = None,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,
@@ -140,8 +142,10 @@ def train(
     from shortlist.cli import show
     from shortlist.config import load_recipe
     from shortlist.doctor import TrainingWatch
+    from shortlist.histories.events import Watermark
     from shortlist.runs.pipeline import check, load_split
 
+    mark = None if watermark is None else Watermark.parse(watermark)
     quiet = quiet or context.obj["quiet"]
     chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
     read = load_recipe(recipe, chosen)
@@ -165,6 +169,7 @@ def train(
             device=device or context.obj["device"],
             watch=TrainingWatch(progress),
             checkpoints=checkpoints,
+            watermark=mark,
             overwrite=overwrite,
         )
     if json_:
@@ -211,6 +216,7 @@ def _carried_out(
     device: str,
     watch: "TrainingWatch",
     checkpoints: "Checkpoints | None",
+    watermark: "Watermark | None",
     overwrite: bool,
 ) -> "Run":
     """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
@@ -224,6 +230,7 @@ def _carried_out(
             device=device,
             progress=watch,
             checkpoints=checkpoints,
+            watermark=watermark,
             overwrite=overwrite,
         )
     except KeyboardInterrupt:

@@ -187,11 +187,13 @@ def _open_files(files: list[Path], source: Source, text: TextFormat, most: int |
         where.files.clear()
         for table, values in zip(tables, hive, strict=True):
             frame = table.load(own or table.names[:1])
+            if first.text is not None and table.text is None:
+                frame = as_written(frame)
             where.files.append((table.where, frame.height))
             given = {name: pl.lit(values[name]) for name in columns if name in partitions}
             frames.append(frame.with_columns(**given).select(columns))
         try:
-            whole = pl.concat(frames)
+            whole = pl.concat(_in_one_type(frames))
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{where}: the files do not hold the same types: {error}.") from error
         if first.text is None:  # folders are text, also those of Parquet files
@@ -201,6 +203,33 @@ def _open_files(files: list[Path], source: Source, text: TextFormat, most: int |
     return replace(
         first, where=where, names=[*first.names, *partitions], load_columns=load, rows=None
     )
+
+
+def as_written(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return numbers, dates and text as a text file would have them; other columns stay.
+
+    >>> as_written(pl.DataFrame({"a": [1], "b": [0.5]})).row(0)
+    ('1', '0.5')
+    """
+    plain = pl.selectors.numeric() | pl.selectors.date()
+    moments = pl.selectors.datetime(time_zone=None)
+    return frame.with_columns(
+        plain.cast(pl.String), moments.dt.strftime("%Y-%m-%dT%H:%M:%S%.f").name.keep()
+    )
+
+
+def _in_one_type(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Numbers of several widths as the widest: integers as Int64, beside fractions as Float64."""
+    wider: dict[Any, Any] = {}
+    for name in frames[0].columns:
+        kinds = {frame[name].dtype for frame in frames}
+        if len(kinds) == 1 or not all(kind.is_numeric() for kind in kinds):
+            continue
+        if all(kind.is_integer() and kind not in (pl.UInt64, pl.Int128) for kind in kinds):
+            wider[name] = pl.Int64
+        elif all(kind.is_integer() or kind in (pl.Float32, pl.Float64) for kind in kinds):
+            wider[name] = pl.Float64
+    return [frame.cast(wider) for frame in frames]
 
 
 def _open_lazy(

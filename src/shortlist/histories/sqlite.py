@@ -32,6 +32,9 @@ Synchronous = Literal["normal", "full"]
 
 DAY = 86_400.0
 
+AT_A_TIME = 50_000
+"""Events that are read together."""
+
 TABLES = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
@@ -278,21 +281,42 @@ def identity_of(path: str | Path) -> tuple[str, int]:
         return str(_about(file, "identity")), int(_about(file, "last"))
 
 
-def rows(path: str | Path, since: int = 0, until: int | None = None) -> Iterator[Row]:
+def have_kinds(path: str | Path, since: int, until: int) -> bool:
+    """Return whether an event with a number above `since`, up to `until`, has a kind."""
+    path = Path(path)
+    with _refusing(path), closing(_opened_to_read(path)) as file:
+        found = file.execute(
+            "SELECT 1 FROM events WHERE kind IS NOT NULL AND sequence > ? AND sequence <= ? "
+            "LIMIT 1",
+            (since, until),
+        )
+        return found.fetchone() is not None
+
+
+def parts(path: str | Path, since: int = 0, until: int = 2**62) -> Iterator[list[Row]]:
     """Yield the events with numbers above `since`, up to `until`, in the order they came.
 
     Each is compared with its checksum. Errors: EventStoreError.
     """
     path = Path(path)
     with _refusing(path), closing(_opened_to_read(path)) as file:
-        for *values, check in file.execute(
+        found = file.execute(
             "SELECT * FROM events WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
-            (since, 2**62 if until is None else until),
-        ):
-            row = Row(*values)
-            if checksum(row) != check:
-                raise damaged(path, f"event {row.sequence} is not what was stored")
-            yield row
+            (since, until),
+        )
+        while read := found.fetchmany(AT_A_TIME):
+            part = []
+            for *values, check in read:
+                part.append(Row(*values))
+                if checksum(part[-1]) != check:
+                    raise damaged(path, f"event {part[-1].sequence} is not what was stored")
+            yield part
+
+
+def rows(path: str | Path) -> Iterator[Row]:
+    """Yield all events in the order they came. Errors: EventStoreError."""
+    for part in parts(path):
+        yield from part
 
 
 def checksum(row: Row) -> int:

@@ -12,6 +12,8 @@ from shortlist.data.dataset import Split
 from shortlist.doctor import Finding, Subject, examine
 from shortlist.errors import RecipeError
 from shortlist.evaluation.report import Report
+from shortlist.histories.events import Watermark
+from shortlist.histories.export import learned_with
 from shortlist.outputs import Output
 from shortlist.plugins import Plugin, use_plugins
 from shortlist.runs import pipeline
@@ -46,6 +48,7 @@ def train(
     device: str = "cpu",
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    watermark: Watermark | None = None,
     overwrite: bool = False,
     plugins: Iterable[Plugin] = (),
 ) -> Run:
@@ -54,9 +57,11 @@ def train(
     recipe: a recipe or its file; overrides: "section.key=value", of a file. out: the folder of the
     bundle, which appears whole or not at all; one that exists is refused unless `overwrite` is set.
     checkpoints: where towers are saved while they train; removed once the bundle is there.
-    plugins: modules, or their names, with parts that are not Shortlist's: see `use_plugins`. Paths
-    and keys are checked before anything is read. Errors: RecipeError, DataError, ModelError,
-    TrainingError, OutputError, BundleError, PluginError.
+    watermark: the last event of a store that is in the log, as `events export` tells it; by
+    default what such files among the inputs say. plugins: modules, or their names, with parts that
+    are not Shortlist's: see `use_plugins`. Paths and keys are checked before anything is read.
+    Errors: RecipeError, DataError, ModelError, TrainingError, OutputError, BundleError,
+    PluginError.
 
         run = shortlist.train("recipe.toml", "runs/first")
         print(run.report.table())
@@ -76,6 +81,7 @@ def train(
         device=device,
         progress=progress,
         checkpoints=checkpoints,
+        watermark=watermark,
         overwrite=overwrite,
     )
 
@@ -88,6 +94,7 @@ def carry_out(
     device: str = "cpu",
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    watermark: Watermark | None = None,
     overwrite: bool = False,
 ) -> Run:
     """Train on a split that is there, measure, examine and save; the arguments are as in `train`.
@@ -95,6 +102,8 @@ def carry_out(
     A trained model is kept whatever the doctor runs into, and where `out` cannot be written it is
     kept elsewhere, as the error says.
     """
+    for path in recipe.inputs.values() if watermark is None else ():
+        watermark = watermark if path is None else learned_with(watermark, path)
     trained = pipeline.train(
         recipe, split, device=device, progress=progress, checkpoints=checkpoints
     )
@@ -108,6 +117,7 @@ def carry_out(
             metrics=report,
             recipe=description,
             findings=[finding.to_dict() for finding in findings],
+            watermark=watermark,
             overwrite=overwrite,
         )
     if checkpoints is not None:

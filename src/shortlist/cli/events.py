@@ -1,0 +1,81 @@
+"""The command that makes a log of the events a service has kept: events export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shortlist import outputs
+from shortlist.cli.options import JsonFlag, Overwrite, with_plugins
+from shortlist.cli.screen import notes, print_json
+from shortlist.errors import QueryError
+from shortlist.outputs import PARQUET, Output
+
+events = typer.Typer(help="The events that `serve --events` has kept.", no_args_is_help=True)
+
+
+@events.callback()
+def group() -> None:
+    """The events that `serve --events` has kept."""
+
+
+@events.command()
+@with_plugins
+def export(
+    store: Annotated[Path, typer.Argument(help="The file that `serve --events` keeps them in.")],
+    bundle: Annotated[
+        Path, typer.Option(help="A bundle: the columns, ids and times are those of its log.")
+    ],
+    target: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+    since: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="The events after this number. Default: those the bundle has not learned from.",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Write events as a log that `update` and `train` read, in the order in which they came.
+
+    The file says which events it holds, and `update` makes that the watermark of the new bundle.
+    """
+    outputs.check(
+        {"--out": Output(target, "file", PARQUET, overwrite=overwrite)},
+        {"the store": store, "the bundle": bundle},
+    )
+
+    from shortlist.bundle.bundle import load
+    from shortlist.cli import files
+    from shortlist.config import Recipe
+    from shortlist.histories import sqlite
+    from shortlist.histories.events import Watermark
+    from shortlist.histories.export import MARK, LogWriter, Span
+    from shortlist.runs.pipeline import schema_of
+
+    loaded = load(bundle)
+    if loaded.recipe is None:
+        raise QueryError("this bundle has no recipe, which tells the columns: export by another")
+    until = Watermark(*sqlite.identity_of(store))
+    learned = loaded.watermark
+    if since is None:
+        since = learned.sequence if learned is not None and learned.store == until.store else 0
+    span = Span(since, until)
+    log = LogWriter(
+        schema_of(Recipe.from_dict(loaded.recipe)),
+        loaded.retriever.data,
+        kinds=sqlite.have_kinds(store, since, until.sequence),
+    )
+    with files.parquet(target, overwrite, {MARK: str(span)}) as write:
+        write(log.frame([]))
+        for part in sqlite.parts(store, since, until.sequence):
+            write(log.frame(part))
+    if json_:
+        facts = {"events": log.written, "left_out": log.strange, "since": since}
+        print_json({**facts, "watermark": str(until)})
+        return
+    notes.print(f"Wrote {log.written:,} events after number {since} to {target}.")
+    if log.strange:
+        notes.print(f"{log.strange:,} have ids of another type than the bundle's: left out.")
+    notes.print(f"A model that has learned from them: --watermark {until}")

@@ -1,0 +1,150 @@
+"""How do stored events become a log that training reads, with its columns and units?"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shortlist.data.dataset import TrainingData
+from shortlist.data.schema import Schema
+from shortlist.durations import STEPS, TimeUnit
+from shortlist.errors import QueryError
+from shortlist.histories.events import Watermark
+from shortlist.histories.sqlite import Row
+
+KIND = "kind"
+"""The column of the kinds of events, which is there where an event has one."""
+
+MARK = "shortlist.events"
+"""The key of a Parquet file that says which events are in it."""
+
+_DATES: dict[str, tuple[str, str]] = {
+    "yyyymmdd": ("%Y%m%d", "us"),
+    "yyyymmddhhmmss": ("%Y%m%d%H%M%S", "us"),
+}
+
+
+class Span(NamedTuple):
+    """Which events of a store stand in a file: those after `since`, up to the watermark.
+
+    >>> Span.parse("00c0ffee00c0ffee:120 since 100")
+    Span(since=100, until=Watermark(store='00c0ffee00c0ffee', sequence=120))
+    """
+
+    since: int
+    until: Watermark
+
+    def __str__(self) -> str:
+        """As the file says it."""
+        return f"{self.until} since {self.since}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Span":
+        """Read what a file says. Errors: QueryError."""
+        until, _, since = text.partition(" since ")
+        if not (since.isascii() and since.isdecimal()):
+            raise QueryError(f"a file says of its events what no export writes: {text!r:.60}")
+        return cls(int(since), Watermark.parse(until))
+
+
+class LogWriter:
+    """Makes tables of stored events with the columns of the log that data were read from.
+
+    A time that a log cannot hold (its times are plain numbers in no known unit) becomes a number
+    behind those of the log, in the order in which the events came. strange: events left out as
+    their ids are of another type than those of the data. kinds: whether there is a column of them.
+    """
+
+    def __init__(self, schema: Schema, data: TrainingData, *, kinds: bool) -> None:
+        self.schema, self.data, self.kinds = schema, data, kinds
+        self.written = self.strange = 0
+        times = data.log.time
+        self._whole = times is None or times.dtype.kind == "i"
+        self._newest = 0 if times is None or not len(times) else int(times.max())
+
+    def frame(self, rows: Iterable[Row]) -> pl.DataFrame:
+        """Return some events as a table, in their order."""
+        types = [
+            int if vocabulary.ids.dtype == pl.Int64 else str
+            for vocabulary in (self.data.users, self.data.items)
+        ]
+        given = list(rows)
+        kept = [row for row in given if [type(row.user), type(row.item)] == types]
+        self.strange += len(given) - len(kept)
+        schema, least = self.schema, self.schema.min_weight
+        columns = {
+            schema.user: pl.Series([row.user for row in kept], dtype=self.data.users.ids.dtype),
+            schema.item: pl.Series([row.item for row in kept], dtype=self.data.items.ids.dtype),
+        }
+        if schema.time is not None:
+            columns[schema.time] = self._times(kept)
+        if schema.weight is not None:
+            plain = 1.0 if least is None else max(1.0, least)
+            weights = [plain if row.weight is None else row.weight for row in kept]
+            columns[schema.weight] = pl.Series(weights, dtype=pl.Float64)
+        if self.kinds and KIND not in columns:
+            columns[KIND] = pl.Series([row.kind for row in kept], dtype=pl.String)
+        self.written += len(kept)
+        return pl.DataFrame(columns)
+
+    def _times(self, rows: list[Row]) -> pl.Series:
+        unit = self.data.time_unit or "number"
+        if unit not in STEPS:
+            start = self._newest + 1 + self.written
+            kind = pl.Int64 if self._whole else pl.Float64
+            return pl.Series(range(start, start + len(rows)), dtype=pl.Int64).cast(kind)
+        moments = pl.Series([row.arrived if row.time is None else row.time for row in rows])
+        return in_unit(moments.cast(pl.Int64), unit, whole=self._whole)
+
+
+def in_unit(microseconds: pl.Series, unit: TimeUnit, *, whole: bool) -> pl.Series:
+    """Return times as a log of that unit has them; whole: it has no fractions.
+
+    Days, microseconds and nanoseconds are written as dates, which say their unit themselves.
+
+    >>> in_unit(pl.Series([86_400_500_000]), "s", whole=True).to_list()
+    [86400]
+    >>> in_unit(pl.Series([86_400_500_000]), "yyyymmdd", whole=True).to_list()
+    [19700102]
+    """
+    moments = microseconds.cast(pl.Datetime("us"))
+    if unit in _DATES:
+        return moments.dt.strftime(_DATES[unit][0]).cast(pl.Int64)
+    if unit == "day":
+        return moments.cast(pl.Date) if whole else microseconds / 86_400e6
+    if unit in ("us", "ns"):
+        return moments.cast(pl.Datetime(unit)) if whole else microseconds * (STEPS[unit] / 1e6)
+    steps = int(1e6 / STEPS[unit])
+    return microseconds // steps if whole else microseconds / steps
+
+
+def span_of(path: Path) -> Span | None:
+    """Return which events a Parquet file of an export holds; None for any other file."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return None
+    try:
+        said = (pq.read_schema(path).metadata or {}).get(MARK.encode())
+    except (pa.ArrowException, OSError):
+        return None  # whoever reads the table says what is wrong
+    return None if said is None else Span.parse(said.decode(errors="replace"))
+
+
+def learned_with(learned: Watermark | None, path: Path) -> Watermark | None:
+    """Return up to which event something has learned that now learns from this file as well.
+
+    Errors: QueryError where events between the two are missing.
+    """
+    span = span_of(path)
+    if span is None:
+        return learned
+    if learned is None or learned.store != span.until.store:
+        return span.until
+    if learned.sequence < span.since:
+        raise QueryError(
+            f"{path} holds the events after {span.since}, and the bundle has learned up to "
+            f"{learned.sequence}: those between are missing; export with --since {learned.sequence}"
+        )
+    return max(learned, span.until)
