@@ -71,7 +71,7 @@ page: .venv/.setup
 
 # Annoy is compiled from its source.
 .venv/.extras: .venv/.setup
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,annoy,milvus,onnx,scann,tune]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,indexes,onnx,tune]"
 	@touch $@
 
 extras: .venv/.extras

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,17 +37,13 @@ FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floo
 NARROWER = {
     "sections": {"errors", "durations", "metrics"},
     "config": {"errors", "durations", "metrics", "sections", "losses", "sampling", "towers"},
-    "index": {"errors", "similarity", "metrics", "compiled", "selection"},
+    "index": {"errors", "similarity", "metrics", "compiled", "selection", "sections"},
 }
 
 # Each outside package that only one place knows.
 DOORS = {
     "numba": "compiled.py",
     "scipy": "linear/from_scipy.py",
-    "faiss": "index/faiss.py",
-    "annoy": "index/annoy.py",
-    "pymilvus": "index/milvus.py",
-    "scann": "index/scann.py",
     "onnx": "serving/onnx_encoder.py",
     "onnxruntime": "serving/onnx_encoder.py",
     "matplotlib": "evaluation/plots.py",
@@ -57,6 +54,16 @@ DOORS = {
     "prometheus_client": "serving/measures.py",
     "typer": "cli",
 }
+
+# What any file may import; of other packages, each file of an index is the door of its own.
+ANYWHERE = {"shortlist", "numpy", "torch", "pydantic", *sys.stdlib_module_names}
+for path in sorted((PACKAGE / "index").glob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            named = getattr(node, "module", None) or node.names[0].name
+            package = named.split(".")[0]
+            if package not in ANYWHERE:
+                DOORS.setdefault(package, f"index/{path.name}")
 
 # Modules that turn bytes into code, and calls that do, or that go past the door they should take.
 BANNED_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal"} | {
@@ -223,6 +230,11 @@ def test_the_page_of_floors_shows_this_table():
 def test_every_room_of_the_table_is_there():
     rooms = {room_of(path) for path in files()}
     assert set(FLOOR_OF) - {"__main__"} <= rooms
+
+
+def test_the_library_of_an_index_has_its_file_for_a_door():
+    homes = {package: place for package, place in DOORS.items() if place.startswith("index/")}
+    assert homes.items() >= {"faiss": "index/faiss.py", "annoy": "index/annoy.py"}.items()
 
 
 def test_the_package_was_found():

@@ -1,6 +1,5 @@
 """Every flag of every command acts or is refused: those that all commands share."""
 
-import re
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.index import INDEXES
+from shortlist.index.settings import settings_of
 
 COMMANDS = get_command(app).commands
 WITH_DEVICE = [n for n, c in COMMANDS.items() if "device" in {p.name for p in c.params}]
@@ -103,6 +103,24 @@ def test_the_number_of_reasons_is_of_tables(folder, capsys):
     assert (code, "--json gives every reason" in said) == (2, True)
 
 
-def test_the_help_of_index_names_every_kind_of_index():
-    kind = next(p for p in get_command(app).commands["index"].params if p.name == "kind")
-    assert set(re.findall(r"[a-z]+(?:-[a-z]+)*", kind.help)) - {"or"} == set(INDEXES)
+def test_index_lists_every_kind_with_its_settings_where_that_is_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["shortlist", "index", "--kind", "help"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    for name, kind in INDEXES.items():
+        assert f" {name} " in shown
+        assert all(f" {setting} " in shown for setting in settings_of(kind).model_fields)
+
+
+def test_values_to_try_of_a_setting_are_refused_before_the_bundle_is_read(folder, capsys):
+    asked = ("index", folder / "missing", "--out", folder / "indexed", "--set")
+    for given, words in (
+        ("m=1", "m must be >= 2, got 1"),
+        ("m=16,many", "m must be a whole number, got 'many'"),
+        ("beam=3", "has no setting 'beam'"),
+        ("m", "--set is SETTING=VALUE,VALUE"),
+    ):
+        code, said = call(capsys, *asked, given)
+        assert (code, words in said) == (2, True), said

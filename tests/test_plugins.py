@@ -363,6 +363,11 @@ class Alphabetic(SoftmaxLoss):
     alpha: Annotated[float, Field(description="Not that of the samplers.")] = 2.0
 
 
+class Vague(ExactIndex):
+    def __init__(self, similarity, width=3) -> None:
+        super().__init__(similarity)
+
+
 class Half:
     shift_invariant: ClassVar[bool] = True
 
@@ -387,6 +392,7 @@ class Half:
         ({"TOWERS": {"even": Focal}}, r"subclass of torch\.nn\.Module"),
         ({"CHANNELS": {"walk": Focal}}, "it lacks answered, candidate_rows"),
         ({"INDEXES": {"near": Focal}}, "it lacks add, build"),
+        ({"INDEXES": {"near": Vague}}, "nobody could know of its width: annotate"),
         ({"METRICS": {"first": 3}}, "it must be a function"),
         ({"LOSES": {"focal": Focal}}, "there is no table 'LOSES'"),
         ({"LOSSES": [Focal]}, "LOSSES must map names to parts"),

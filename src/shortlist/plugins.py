@@ -24,6 +24,7 @@ from shortlist.config.recipe import LEARNED_KINDS
 from shortlist.errors import PluginError
 from shortlist.index import INDEXES
 from shortlist.index.base import VectorIndex
+from shortlist.index.settings import undeclared as undeclared_settings
 from shortlist.losses import LOSSES, Loss
 from shortlist.metrics import PER_USER
 from shortlist.sampling import HARD, SAMPLERS
@@ -86,16 +87,21 @@ def _with_options(key: str, says: Callable[[Any], str]) -> Callable[[Any], str]:
             return wrong
         try:
             hidden = undeclared(key, part)
-        except (NameError, TypeError, ValueError) as error:
+        except (NameError, RuntimeError, TypeError, ValueError) as error:
             return f"its parameters cannot be read: {error}"
-        if hidden:
-            return (
-                f"no recipe could say its {', '.join(hidden)}: annotate each, and give it a "
-                f'default, as in `{hidden[0]}: Annotated[float, Field(description="...")] = 1.0`'
-            )
-        return ""
+        return _annotate("no recipe could say", hidden)
 
     return all_says
+
+
+def _annotate(why: str, hidden: list[str]) -> str:
+    """What to do about parameters that are not declared; '' if there are none."""
+    if not hidden:
+        return ""
+    return (
+        f"{why} its {', '.join(hidden)}: annotate each, and give it a default, as in "
+        f'`{hidden[0]}: Annotated[float, Field(description="...")] = 1.0`'
+    )
 
 
 def _members(protocol: type, *, but: Collection[str] = ()) -> list[str]:
@@ -123,6 +129,16 @@ def _channel(part: Any) -> str:
     return ""
 
 
+def _index(part: Any) -> str:
+    if wrong := _class_with(*_members(VectorIndex, but=["similarity"]))(part):
+        return wrong
+    try:
+        hidden = undeclared_settings(part)
+    except (NameError, RuntimeError, TypeError, ValueError) as error:
+        return f"its settings cannot be read: {error}"
+    return _annotate("nobody could know of", hidden)
+
+
 def _metric(part: Any) -> str:
     return "" if callable(part) else f"it must be a function, got {part!r:.80}"
 
@@ -135,7 +151,7 @@ TABLES = {
     ),
     "HARD": Table(HARD, _with_options("hard", _class_with("refuses", "alone", "build"))),
     "TOWERS": Table(TOWERS, _with_options("history", _tower)),
-    "INDEXES": Table(INDEXES, _class_with(*_members(VectorIndex, but=["similarity"]))),
+    "INDEXES": Table(INDEXES, _index),
     "CHANNELS": Table(CHANNELS, _channel),
     "METRICS": Table(PER_USER, _metric),
 }

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shortlist.errors import ShortlistError
-from shortlist.index import INDEXES
+from shortlist.errors import MissingPackageError, ModelError, ShortlistError
+from shortlist.index import INDEXES, build_index
+from shortlist.index.settings import grid_of, late_settings, settings_of, undeclared
 from shortlist.similarity import SIMILARITIES, score
 
 ITEMS, WIDTH = 200, 8
-EXTRAS = {"annoy": "annoy", "scann": "scann"}  # Tested where they are installed.
 # Publishing a collection takes a second, so tests/index/test_milvus.py has its own, fewer tests.
 KINDS = [name for name in INDEXES if name != "milvus"]
 
@@ -104,9 +104,19 @@ def built(name, similarity, world):
     return made(name)(similarity).build(ids, vectors)
 
 
+@functools.cache
+def missing(name):
+    """Why an index cannot be tested here: its library is an extra that is not installed."""
+    try:
+        INDEXES[name]("dot").build(torch.tensor([1]), torch.ones(1, 2))
+    except MissingPackageError as error:
+        return str(error)
+    return ""
+
+
 def made(name):
-    if name in EXTRAS:
-        pytest.importorskip(EXTRAS[name])
+    if reason := missing(name):
+        pytest.skip(reason)
     return INDEXES[name]
 
 
@@ -304,3 +314,29 @@ def test_a_new_item_is_found_and_a_changed_one_has_its_new_place(name):
     assert hits.ids.tolist() == [[7_000], [5]]
     assert len(index) == 3_001
     assert (index.search(vectors[5:6], 1).ids != 5).all()
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_each_setting_has_a_meaning_and_a_default_and_makes_the_same_index_again(name):
+    assert undeclared(INDEXES[name]) == [], "annotate it with a described Field"
+    index = build_index(name, "dot")
+    given = index.settings() if hasattr(index, "settings") else {}
+    assert given.keys() == settings_of(INDEXES[name]).model_fields.keys()
+    assert not given or build_index(name, "dot", **given).settings() == given
+    with pytest.raises(ModelError, match="has no setting 'nonsense'"):
+        build_index(name, "dot", nonsense=1)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_what_a_search_for_settings_tries_can_be_built_and_rises(name):
+    for setting, values in grid_of(INDEXES[name]).items():
+        for value in values:
+            assert build_index(name, "dot", **{setting: value}).settings()[setting] == value
+        if setting in late_settings(INDEXES[name]):
+            assert list(values) == sorted(values)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_setting_of_the_search_acts_or_is_no_setting_of_the_search(name):
+    late = getattr(INDEXES[name], "search_settings", ())
+    assert set(late) <= settings_of(INDEXES[name]).model_fields.keys()

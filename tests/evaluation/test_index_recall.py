@@ -86,7 +86,7 @@ def test_the_exact_index_is_a_table_of_one():
         ({"kind": "faiss-hsnw"}, "Did you mean 'faiss-hnsw'"),
         ({"target_recall": 0}, "target_recall must be above 0"),
         ({"target_recall": 99}, "target_recall must be above 0"),
-        ({"limits": {"beam": (3,)}}, "no such settings"),
+        ({"limits": {"beam": (3,)}}, "no setting 'beam'"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(options, message):

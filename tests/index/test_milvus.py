@@ -10,7 +10,7 @@ import torch
 
 from shortlist.errors import ModelError
 from shortlist.index import ExactIndex
-from shortlist.index.milvus import CONSISTENCIES, MilvusCollection, _client
+from shortlist.index.milvus import MilvusCollection, _client
 
 SERVER = os.environ.get("SHORTLIST_MILVUS")
 pytest.importorskip("pymilvus" if SERVER else "milvus_lite")
@@ -84,9 +84,9 @@ def test_a_state_joins_its_collection_or_publishes_it_anew():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"consistency": "strong"}, "consistency must be one of Strong"),
+        ({"consistency": "strong"}, "consistency cannot be 'strong'. Did you mean 'Strong'"),
         ({"collection": "a-b"}, "collection must be letters"),
-        ({"m": 1}, "m must be a whole number from 2 to 128, got 1"),
+        ({"m": 1}, "m must be >= 2, got 1"),
     ],
 )
 def test_settings_that_milvus_cannot_take_are_refused(options, message):
@@ -95,7 +95,7 @@ def test_settings_that_milvus_cannot_take_are_refused(options, message):
 
 
 @pytest.mark.skipif(SERVER is None, reason="for a server: make milvus-server")
-@pytest.mark.parametrize("consistency", CONSISTENCIES)
+@pytest.mark.parametrize("consistency", ["Strong", "Bounded", "Session", "Eventually"])
 def test_the_collection_has_the_consistency_asked_for_and_strong_sees_its_own_writes(consistency):
     ids, vectors, _ = world(items=100)
     index = MilvusCollection(

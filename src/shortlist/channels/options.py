@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from shortlist.asking.capabilities import Channel
-from shortlist.config.faults import explain
 from shortlist.errors import ModelError, suggest
 from shortlist.sections.base import Section
+from shortlist.sections.faults import explain
 
 Chosen = TypeVar("Chosen", bound=Section)
 

@@ -1,7 +1,8 @@
 """Commands that look into a bundle or make another of it: inspect, update, encode and index."""
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,10 @@ from shortlist.outputs import PARQUET, Output, output_at
 
 if TYPE_CHECKING:
     from shortlist.asking.capabilities import Channel
+
+
+HELP = "help"
+"""What `index --kind` can be besides an index: what lists them."""
 
 
 def inspect(bundle: BundlePath, json_: JsonFlag = False) -> None:
@@ -126,6 +131,16 @@ def encode(
         told(files.write_user_vectors(loaded.retriever, users, facts, overwrite=overwrite), users)
 
 
+def _kinds(context: typer.Context, kind: str) -> str:
+    """List the kinds of indexes with their settings, if that is asked for."""
+    if kind == HELP and not context.resilient_parsing:
+        from shortlist.cli import show
+
+        out.print(show.index_kinds())
+        raise typer.Exit
+    return kind
+
+
 def index(
     context: typer.Context,
     bundle: BundlePath,
@@ -133,8 +148,19 @@ def index(
         Path, typer.Option("--out", help="Where the bundle with the new index goes.")
     ],
     kind: Annotated[
-        str, typer.Option(help="faiss-hnsw, faiss-ivf, faiss-flat, annoy, scann, milvus or exact.")
+        str,
+        typer.Option(
+            help="Which index. `--kind help` lists all, with their settings.", callback=_kinds
+        ),
     ] = "faiss-hnsw",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="SETTING=VALUE,VALUE: values to try of a setting, rising, in place of the usual "
+            "ones; may be repeated.",
+        ),
+    ] = None,
     target_recall: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the exact k best to be found.")
     ] = 0.99,
@@ -164,9 +190,11 @@ def index(
     from shortlist.bundle.bundle import load, save_or_keep
     from shortlist.channels.learned.base import Learner
     from shortlist.cli import show
-    from shortlist.evaluation.index_recall import plot_tunings, tune_index
+    from shortlist.evaluation.index_recall import check_choices, plot_tunings, tune_index
     from shortlist.runs.pipeline import held_out_queries
 
+    tried = dict(map(_choices, settings or []))
+    check_choices(kind, tried)
     loaded = load(bundle, device=device or context.obj["device"])
     retriever = loaded.retriever
     if not isinstance(retriever, Learner):
@@ -175,7 +203,7 @@ def index(
     asked = held_out_queries(retriever, queries)
     measured = tune_index(
         *(kind, rows, vectors, keys, retriever.training_section.similarity),
-        *(retriever.encode_users(asked), min(k, len(rows)), target_recall),
+        *(retriever.encode_users(asked), min(k, len(rows)), target_recall, tried),
     )
     saved = None
     if measured.index is not None:
@@ -201,6 +229,21 @@ def index(
         )
         raise typer.Exit(1)
     notes.print(f"Saved as {target} ({saved[:12]}).")
+
+
+def _choices(given: str) -> tuple[str, tuple[Any, ...]]:
+    """Read SETTING=VALUE,VALUE: numbers where they are some, and text."""
+    name, equals, values = given.partition("=")
+    if not (name and equals and values):
+        raise QueryError(f"--set is SETTING=VALUE,VALUE, such as m=16,32, got {given!r}")
+
+    def read(text: str) -> int | float | str:
+        for number in (int, float):
+            with suppress(ValueError):
+                return number(text)
+        return text
+
+    return name, tuple(map(read, values.split(",")))
 
 
 def _without_vectors(retriever: "Channel") -> str:

@@ -25,10 +25,23 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what the command would write, if it is there.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+
+
+def _import(context: typer.Context, modules: list[str] | None) -> list[str] | None:
+    """Make the parts of these modules known, before any other option is looked at."""
+    if modules and not context.resilient_parsing:
+        from shortlist.plugins import use_plugins
+
+        use_plugins(modules)
+    return modules
+
+
 Plugins = Annotated[
     list[str] | None,
     typer.Option(
         "--plugin",
+        callback=_import,
+        is_eager=True,
         help="A module with parts of your own, as Python imports it: my_package.parts; may be "
         "repeated. Nothing else imports one.",
     ),
@@ -36,14 +49,10 @@ Plugins = Annotated[
 
 
 def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with the option --plugin, whose modules are there before it begins."""
+    """Return the command with the option --plugin."""
 
     @wraps(command)
-    def run(*, plugin: list[str] | None, **given: Any) -> None:
-        if plugin:
-            from shortlist.plugins import use_plugins
-
-            use_plugins(plugin)
+    def run(*, plugin: list[str] | None, **given: Any) -> None:  # noqa: ARG001 - it is imported
         command(**given)
 
     own = inspect.Parameter("plugin", inspect.Parameter.KEYWORD_ONLY, default=None)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from inspect import getdoc
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,8 @@ from shortlist.cli.screen import visible
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
 from shortlist.evaluation.searching import channels_of, settled
+from shortlist.index import INDEXES
+from shortlist.index.settings import settings_of
 from shortlist.sampling import SAMPLERS
 from shortlist.training.presets import choose
 
@@ -149,6 +152,18 @@ def tuned(tuning: "Tuning") -> RenderableType:
             f"{trial.measured.batched_us:,.0f}",
             f"{trial.build_seconds:.2f}",
         )
+    return table
+
+
+def index_kinds() -> RenderableType:
+    """Return every kind of index with its settings, their defaults and meanings."""
+    table = Table("index", "setting", "default", "meaning", title="Indexes")
+    for name, kind in INDEXES.items():
+        meaning = (getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+        table.add_row(name, "", "", meaning, style="bold")
+        for setting, field in settings_of(kind).model_fields.items():
+            default = "unset" if field.default is None else str(field.default)
+            table.add_row("", setting, default, field.description)
     return table
 
 

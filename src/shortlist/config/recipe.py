@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 from shortlist.config.blend import Blend
 from shortlist.config.data import Data
 from shortlist.config.evaluation import Evaluation
-from shortlist.config.faults import explain
 from shortlist.config.features import Features
 from shortlist.config.fields import ChannelName
 from shortlist.config.model import MODEL_PARTS, Model
@@ -21,6 +20,7 @@ from shortlist.config.training import TRAINING_PARTS, Training
 from shortlist.config.tune import Tune
 from shortlist.errors import ModelError, RecipeError, suggest, suggest_part
 from shortlist.sections.base import Section, Text
+from shortlist.sections.faults import explain
 from shortlist.sections.kinds import SplitKind
 
 LEARNED_KINDS = ["two-tower", "item-to-item", "user-to-user"]

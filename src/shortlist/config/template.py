@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Mapping
 from itertools import chain
 
-from shortlist.config.faults import key_text
 from shortlist.config.parts import CHOICES, keys_of
 from shortlist.config.recipe import SECTIONS, Recipe
 from shortlist.metrics import PER_USER
 from shortlist.sections.base import Section
+from shortlist.sections.faults import key_text
 
 OPTIONAL = ("blend", "tune")
 """Sections that change what a recipe is by being there: shown, but not set."""

@@ -1,7 +1,7 @@
 """What does an index lose against the exact one, what does it save, and which settings will do?"""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,35 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from shortlist.errors import ModelError, QueryError, suggest_part
+from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.plots import new_figure, write_figure
-from shortlist.index import INDEXES, ExactIndex, Hits, VectorIndex
+from shortlist.index import INDEXES, ExactIndex, Hits, VectorIndex, build_index, check_kind
 from shortlist.index.approximate import ApproximateIndex
-
-Choices = Mapping[str, Sequence[Any]]
+from shortlist.index.settings import Choices, check_settings, grid_of, late_settings
 
 SINGLES = 200  # Queries asked one by one.
 BATCHES = 3  # Of all queries at once; the fastest counts, the others met other work.
-
-# What `tune` tries. Settings of the build come first, one index for each combination of them;
-# of those that act when searching, each is tried in rising order until the recall is reached.
-GRIDS: dict[str, Choices] = {
-    "exact": {},
-    "faiss-flat": {},
-    "faiss-hnsw": {
-        "m": (16, 32),
-        "quantizer": ("sq8",),
-        "ef_search": (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048),
-    },
-    "faiss-ivf": {
-        "quantizer": ("sq8", "pq"),
-        "nprobe": (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024),
-    },
-    "annoy": {
-        "trees": (10, 50),
-        "search_k": (1_000, 3_000, 10_000, 30_000, 100_000, 300_000),
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -137,11 +116,10 @@ def tune_index(
 
     ids, vectors, tie_keys: those of `VectorIndex.build`. queries: [B, D], held out. Cheapest is the
     lowest time of a single query. limits: the values a setting may take, in rising order, in place
-    of those in GRIDS. exclude: what each query must not get. progress: called with each trial.
-    `chosen` and `index` are None if no setting reaches the target.
+    of those in the `grid` of its class. exclude: what each query must not get. progress: called
+    with each trial. `chosen` and `index` are None if no setting reaches the target.
     """
-    if kind not in INDEXES:
-        raise ModelError(f"unknown index '{kind}'.{suggest_part(kind, INDEXES)}")
+    check_choices(kind, limits or {})
     if not 0 < target_recall <= 1:
         raise ModelError(f"target_recall must be above 0 and at most 1, got {target_recall}")
     exact = ExactIndex(similarity).build(ids, vectors, tie_keys)
@@ -162,6 +140,14 @@ def tune_index(
                     chosen, best = trial, index
                 break
     return Tuning(k, target_recall, trials, chosen, best)
+
+
+def check_choices(kind: str, limits: Choices) -> None:
+    """Refuse an unknown index, a setting it does not have, or a value out of its range."""
+    check_kind(kind)
+    for name, values in limits.items():
+        for value in values:
+            check_settings(INDEXES[kind], {name: value})
 
 
 def plot_tunings(tunings: Sequence[Tuning], path: Path, *, overwrite: bool = False) -> None:
@@ -194,16 +180,12 @@ def _built(
     limits: Choices | None,
 ) -> Iterator[tuple[VectorIndex, float, dict[str, Any]]]:
     """An index for each combination of build settings, what it took, and the settings to come."""
-    make: Callable[..., VectorIndex] = INDEXES[kind]
-    grid = {**GRIDS.get(kind, {}), **(limits or {})}
-    late = [*getattr(make, "search_settings", ()), "refine"]
+    grid = {**grid_of(INDEXES[kind]), **(limits or {})}
+    late = late_settings(INDEXES[kind])
     early = {name: values for name, values in grid.items() if name not in late}
     for values in product(*early.values()):
         settings = dict(zip(early, values, strict=True))
-        try:
-            index = make(similarity, **settings)
-        except TypeError as error:
-            raise ModelError(f"the index '{kind}' has no such settings: {sorted(early)}") from error
+        index = build_index(kind, similarity, **settings)
         start = time.perf_counter()
         index.build(*items)
         seconds = time.perf_counter() - start
@@ -212,7 +194,7 @@ def _built(
 
 def _searching(index: VectorIndex, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Take the settings that act when searching out of `settings`; return their combinations."""
-    late = [*getattr(index, "search_settings", ()), "refine"]
+    late = late_settings(type(index))
     grid = {name: settings.pop(name) for name in [*settings] if name in late}
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
@@ -220,7 +202,7 @@ def _searching(index: VectorIndex, settings: dict[str, Any]) -> list[dict[str, A
 def _lines(tuning: Tuning) -> dict[str, list[IndexTrial]]:
     """The trials by what was built."""
     kinds = {trial.kind for trial in tuning.trials}
-    late = {name for kind in kinds for name in getattr(INDEXES[kind], "search_settings", ())}
+    late = {name for kind in kinds for name in late_settings(INDEXES[kind])}
     lines: dict[str, list[IndexTrial]] = {}
     for trial in tuning.trials:
         built = [f"{name} {value}" for name, value in trial.settings.items() if name not in late]

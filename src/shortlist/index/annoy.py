@@ -2,16 +2,18 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from shortlist.errors import MissingPackageError, ModelError
-from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
+from shortlist.index.approximate import ApproximateIndex, Kept, raised
 from shortlist.index.checks import longest
 from shortlist.index.pairs import Floats, Rows
+from shortlist.index.settings import Choices, Refine
 
 # Vectors that an exact scan reads in the time in which Annoy looks at one of search_k.
 SCANNED_PER_LOOK = 1.5
@@ -23,34 +25,33 @@ class AnnoyForest(ApproximateIndex):
     A forest cannot grow: each `add` builds it anew, which takes seconds for 300,000 items. Needs
     the extra "annoy".
 
-    Args:
-        similarity: One of SIMILARITIES.
-        trees: Trees in the forest.
-        search_k: Vectors looked at for a query; None takes 20 for each candidate and tree. Filters
-            raise it by the share of items they keep.
-        refine: Candidates scored again for each answer wanted.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("search_k",)
+    grid: ClassVar[Choices] = {
+        "trees": (10, 50),
+        "search_k": (1_000, 3_000, 10_000, 30_000, 100_000, 300_000),
+    }
 
     def __init__(
         self,
         similarity: str,
         *,
-        trees: int = 10,
-        search_k: int | None = None,
-        refine: float = 1,
+        trees: Annotated[int, Field(ge=1, le=10_000, description="Trees in the forest.")] = 10,
+        search_k: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                le=1_000_000_000,
+                description="Vectors looked at for a query; unset: 20 for each candidate and tree. "
+                "Filters raise it by the share of items they keep.",
+            ),
+        ] = None,
+        refine: Refine = 1,
     ) -> None:
-        super().__init__(similarity, refine)
-        self.trees = check_range("trees", trees, 1, 10_000)
-        self.search_k = (
-            None if search_k is None else check_range("search_k", search_k, 1, 1_000_000_000)
-        )
+        super().__init__(similarity, refine=refine, trees=trees, search_k=search_k)
+        self.trees, self.search_k = trees, search_k
         self._library: Any = None
-
-    def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
-        return {"trees": self.trees, "search_k": self.search_k, "refine": self.refine}
 
     def _new(self, width: int) -> Any:
         try:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from shortlist.index.candidates import (
 from shortlist.index.checks import Items, check_queries
 from shortlist.index.exact import ExactIndex
 from shortlist.index.pairs import Floats, Rows
+from shortlist.index.settings import Choices, check_settings, late_settings, settings_of
 
 Setting = int | float | str | None
 
@@ -57,19 +58,23 @@ class ApproximateIndex(ABC):
 
     is_exact: ClassVar[bool] = False
     search_settings: ClassVar[tuple[str, ...]] = ()  # Those that `adjust` can change.
+    grid: ClassVar[Choices] = {}  # What a search for the cheapest settings tries, in rising order.
     most_removed: ClassVar[float] = 0.25  # Past this share of removed items, all is built anew.
 
-    def __init__(self, similarity: str, refine: float) -> None:
+    def __init__(self, similarity: str, *, refine: float, **own: Setting) -> None:
+        """Check the settings of the subclass, its own parameters, and forget all but refine."""
+        declared = settings_of(type(self)).model_fields
+        check_settings(type(self), own | ({"refine": refine} if "refine" in declared else {}))
         self._exact = ExactIndex(similarity)
         self.similarity = similarity
-        self.refine = check_range("refine", refine, 1, 1000)
+        self.refine = refine
         self._slots: Rows = np.empty(0, dtype=np.int64)  # The id in each slot, -1 once removed.
         self._columns: Rows | None = None  # The column of each slot; None where they are the same.
         self._take_contents()
 
-    @abstractmethod
     def settings(self) -> dict[str, Setting]:
         """The keyword arguments that make an index like this one."""
+        return {name: getattr(self, name) for name in settings_of(type(self)).model_fields}
 
     @abstractmethod
     def _fit(self, vectors: Floats) -> None:
@@ -100,9 +105,9 @@ class ApproximateIndex(ABC):
 
     def adjust(self, **changes: Setting) -> Self:
         """Change settings that act when searching, without building; refine is always one."""
+        known = late_settings(type(self))
         for name in changes:
-            if name not in (*self.search_settings, "refine"):
-                known = (*self.search_settings, "refine")
+            if name not in known:
                 raise ModelError(f"'{name}' cannot be changed now.{suggest(name, known)}")
         make: Callable[..., Self] = type(self)
         checked = make(self.similarity, **(self.settings() | changes))
@@ -370,16 +375,6 @@ def raised(vectors: Floats, reach: float) -> Floats:
     height = np.sqrt(np.maximum(reach - squares, 0))
     placed: Floats = np.concatenate([vectors, height[:, None]], axis=1, dtype=np.float32)
     return placed
-
-
-def check_range(name: str, value: Any, low: float, high: float) -> Any:
-    """Return a setting that lies in its range; ModelError otherwise."""
-    whole = isinstance(low, int) and isinstance(high, int) and name != "refine"
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise ModelError(f"{name} must be {kind} from {low} to {high}, got {value!r}")
-    return value
 
 
 def _check_on_cpu(vectors: Tensor) -> None:

@@ -1,16 +1,18 @@
 """FAISS (Douze et al. 2024) as an index: a flat scan, inverted lists, or a graph."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from shortlist.errors import ModelError
-from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
+from shortlist.index.approximate import ApproximateIndex, Kept, Setting, raised
 from shortlist.index.checks import longest
 from shortlist.index.lists import Centres, nearest_lists
 from shortlist.index.pairs import Floats, Rows
+from shortlist.index.settings import BuildBeam, Choices, Links, Refine
 
 
 class _Library:
@@ -49,8 +51,8 @@ class FaissIndex(ApproximateIndex):
     of the top 100 where this finds .95 (factors whose lengths differ, 16 links, a beam of 200).
     """
 
-    def __init__(self, similarity: str, refine: float) -> None:
-        super().__init__(similarity, refine)
+    def __init__(self, similarity: str, *, refine: float, **own: Setting) -> None:
+        super().__init__(similarity, refine=refine, **own)
         self._library: Any = None
         self._reach = 0.0  # For dot, what `raised` needs.
         self._parameters: dict[int, Any] = {}  # By fetch: they are dear to make.
@@ -140,10 +142,6 @@ class FaissFlat(FaissIndex):
     def __init__(self, similarity: str) -> None:
         super().__init__(similarity, refine=1)
 
-    def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
-        return {}
-
     def _fetch(self, k: int) -> int:
         self._fetches[k] = super()._fetch(k) + self.SPARE
         return self._fetches[k]
@@ -180,46 +178,63 @@ class FaissIVF(FaissIndex):
 
     Built in seconds, so for an index that is often built anew. Takes adds; past twice the items it
     was built from the lists no longer fit and are made anew.
-
-    Args:
-        similarity: One of SIMILARITIES.
-        nlist: Lists; None takes 2 √N. Never more than one for each 39 items.
-        nprobe: Lists looked into; None takes an eighth of them, 16 at least, and as many as hold
-            LISTED_PER_CANDIDATE items for each candidate asked for, twice that for dot. Filters
-            raise it by the share of items they keep.
-        quantizer: How a list keeps vectors: flat, fp16, sq8 (a byte a number), or pq (half a byte
-            for two numbers).
-        refine: Candidates scored again in float32 for each answer wanted; None takes 1.2 or, for
-            pq, 8.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("nprobe",)
+    grid: ClassVar[Choices] = {
+        "quantizer": ("sq8", "pq"),
+        "nprobe": (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024),
+    }
 
     def __init__(
         self,
         similarity: str,
         *,
-        nlist: int | None = None,
-        nprobe: int | None = None,
-        quantizer: str = "sq8",
-        refine: float | None = None,
+        nlist: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                le=1_000_000,
+                description="Lists; unset: 2 √N. Never more than one for each 39 items.",
+            ),
+        ] = None,
+        nprobe: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                le=1_000_000,
+                description="Lists looked into; unset: an eighth of them, 16 at least, and as many "
+                f"as hold {LISTED_PER_CANDIDATE} items for each candidate asked for, twice that "
+                "for dot. Filters raise it by the share of items they keep.",
+            ),
+        ] = None,
+        quantizer: Annotated[
+            Literal["flat", "fp16", "sq8", "pq"],
+            Field(
+                description="How a list keeps vectors: flat, fp16, sq8 (a byte a number), or pq "
+                "(half a byte for two numbers)."
+            ),
+        ] = "sq8",
+        refine: Annotated[
+            float | None,
+            Field(
+                ge=1,
+                le=1000,
+                description="Candidates scored again in float32 for each answer wanted; unset: 1.2 "
+                "or, for pq, 8.",
+            ),
+        ] = None,
     ) -> None:
-        self.quantizer = check_quantizer(quantizer, ("flat", "fp16", "sq8", "pq"))
+        usual = 8 if quantizer == "pq" else 1.2
         super().__init__(
-            similarity, (8 if quantizer == "pq" else 1.2) if refine is None else refine
+            similarity,
+            refine=usual if refine is None else refine,
+            nlist=nlist,
+            nprobe=nprobe,
+            quantizer=quantizer,
         )
-        self.nlist = None if nlist is None else check_range("nlist", nlist, 1, 1_000_000)
-        self.nprobe = None if nprobe is None else check_range("nprobe", nprobe, 1, 1_000_000)
+        self.nlist, self.nprobe, self.quantizer = nlist, nprobe, quantizer
         self._built = 0
-
-    def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
-        return {
-            "nlist": self.nlist,
-            "nprobe": self.nprobe,
-            "quantizer": self.quantizer,
-            "refine": self.refine,
-        }
 
     def _new(self, width: int, count: int) -> Any:
         codes = QUANTIZERS.get(self.quantizer, f"PQ{width // 2}x4fs")
@@ -291,49 +306,50 @@ class FaissHNSW(FaissIndex):
     Slow to build (a minute for 300,000 items of width 64 on one core), the fastest to search at
     high recall. Takes adds; the graph depends on the number of threads that built it.
 
-    Args:
-        similarity: One of SIMILARITIES.
-        m: Links of a vector, twice as many on the lowest level.
-        ef_construction: The beam while building.
-        ef_search: The beam while searching; never less than the candidates asked for. None takes
-            256, and 8192 for dot, where the best items lie far from most and a graph finds its way
-            badly: at 200,000 learned vectors it then finds .957 of the top 100 (.939 with 4096) in
-            22 ms a query, and a scan takes 2.5 ms. So up to a million items a scan is what is done
-            instead, unless a beam is given; beyond that its recall was not measured.
-            Filters raise it by the share of items they keep.
-        quantizer: What the walk compares with: flat, fp16, or sq8 (a byte a number).
-        refine: Candidates scored again in float32 for each answer wanted.
+    Unset, the beam of a search is 256, and 8192 for dot, where the best items lie far from most
+    and a graph finds its way badly: at 200,000 learned vectors it then finds .957 of the top 100
+    (.939 with 4096) in 22 ms a query, and a scan takes 2.5 ms. So up to a million items a scan is
+    what is done instead, unless a beam is given; beyond that its recall was not measured.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("ef_search",)
+    grid: ClassVar[Choices] = {
+        "m": (16, 32),
+        "quantizer": ("sq8",),
+        "ef_search": (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048),
+    }
 
     def __init__(
         self,
         similarity: str,
         *,
-        m: int = 16,
-        ef_construction: int = 100,
-        ef_search: int | None = None,
-        quantizer: str = "sq8",
-        refine: float = 1.2,
+        m: Links = 16,
+        ef_construction: BuildBeam = 100,
+        ef_search: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                le=100_000,
+                description="The beam while searching; never less than the candidates asked for. "
+                "Unset: 256, and 8192 for dot. Filters raise it by the share of items they keep.",
+            ),
+        ] = None,
+        quantizer: Annotated[
+            Literal["flat", "fp16", "sq8"],
+            Field(description="What the walk compares with: flat, fp16, or sq8 (a byte a number)."),
+        ] = "sq8",
+        refine: Refine = 1.2,
     ) -> None:
-        super().__init__(similarity, refine)
-        self.quantizer = check_quantizer(quantizer, ("flat", "fp16", "sq8"))
-        self.m = check_range("m", m, 2, 128)
-        self.ef_construction = check_range("ef_construction", ef_construction, 4, 10_000)
-        self.ef_search = (
-            None if ef_search is None else check_range("ef_search", ef_search, 1, 100_000)
+        super().__init__(
+            similarity,
+            refine=refine,
+            m=m,
+            ef_construction=ef_construction,
+            ef_search=ef_search,
+            quantizer=quantizer,
         )
-
-    def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
-        return {
-            "m": self.m,
-            "ef_construction": self.ef_construction,
-            "ef_search": self.ef_search,
-            "quantizer": self.quantizer,
-            "refine": self.refine,
-        }
+        self.m, self.ef_construction = m, ef_construction
+        self.ef_search, self.quantizer = ef_search, quantizer
 
     def _new(self, width: int, count: int) -> Any:  # noqa: ARG002
         codes = QUANTIZERS[self.quantizer]
@@ -360,13 +376,6 @@ class FaissHNSW(FaissIndex):
         beam = self._beam(fetch, share)
         steps = SCANNED_PER_STEP_FOR_DOT if self.similarity == "dot" else SCANNED_PER_STEP
         return steps * beam if beam > (self.ef_search or BEAM) else 0.0
-
-
-def check_quantizer(name: str, known: tuple[str, ...]) -> str:
-    """Return the name of a quantizer that is known; ModelError otherwise."""
-    if name not in known:
-        raise ModelError(f"quantizer must be one of {', '.join(known)}, got {name!r}")
-    return name
 
 
 def _selector(keep: NDArray[np.bool_]) -> tuple[Any, Any]:

@@ -5,22 +5,29 @@ import tempfile
 import uuid
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 
-from shortlist.errors import MissingPackageError, ModelError
-from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range, raised
+from shortlist.errors import MissingPackageError
+from shortlist.index.approximate import ApproximateIndex, Kept, raised
 from shortlist.index.checks import longest
 from shortlist.index.pairs import Floats, Rows
+from shortlist.index.settings import BuildBeam, Links, Refine
 
-CONSISTENCIES = ("Strong", "Bounded", "Session", "Eventually")
 INSERTED_AT_A_TIME = 5_000
 ASKED_AT_A_TIME = 1_000
 MOST_FETCHED = 16_384  # What Milvus returns for one query at most.
 SCANNED_PER_STEP = 32
+
+
+def _plain_name(text: str) -> str:
+    if not (text.isidentifier() and text.isascii()):
+        raise ValueError("must be letters, digits and _")
+    return text
 
 
 class MilvusCollection(ApproximateIndex):
@@ -32,15 +39,6 @@ class MilvusCollection(ApproximateIndex):
     holds `slot` and `vector`. A state keeps the items and the collection's name: where the
     server has that collection the state joins it, elsewhere it publishes anew. The vectors stay
     in this process as well, to score candidates and to scan where few items are allowed.
-
-    Args:
-        similarity: One of SIMILARITIES.
-        uri: A server such as http://127.0.0.1:19530, or the path of a file for the embedded engine;
-            None takes a temporary file.
-        collection: The alias to publish under.
-        consistency: What a search sees of writes just made: Strong (all of them), Bounded, Session
-            or Eventually.
-        m, ef_construction, ef_search, refine: Those of FaissHNSW.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("ef_search",)
@@ -49,38 +47,52 @@ class MilvusCollection(ApproximateIndex):
         self,
         similarity: str,
         *,
-        uri: str | None = None,
-        collection: str = "shortlist",
-        consistency: str = "Strong",
-        m: int = 16,
-        ef_construction: int = 100,
-        ef_search: int = 256,
-        refine: float = 1,
+        uri: Annotated[
+            str | None,
+            Field(
+                description="A server such as http://127.0.0.1:19530, or the path of a file for "
+                "the embedded engine; unset: a temporary file."
+            ),
+        ] = None,
+        collection: Annotated[
+            str,
+            AfterValidator(_plain_name),
+            Field(description="The alias to publish under."),
+        ] = "shortlist",
+        consistency: Annotated[
+            Literal["Strong", "Bounded", "Session", "Eventually"],
+            Field(
+                description="What a search sees of writes just made: Strong (all of them), "
+                "Bounded, Session or Eventually."
+            ),
+        ] = "Strong",
+        m: Links = 16,
+        ef_construction: BuildBeam = 100,
+        ef_search: Annotated[
+            int,
+            Field(
+                ge=1,
+                le=100_000,
+                description="The beam while searching; never less than the candidates asked for. "
+                "Filters raise it by the share of items they keep.",
+            ),
+        ] = 256,
+        refine: Refine = 1,
     ) -> None:
-        super().__init__(similarity, refine)
-        if consistency not in CONSISTENCIES:
-            known = ", ".join(CONSISTENCIES)
-            raise ModelError(f"consistency must be one of {known}, got {consistency!r}")
-        if not collection.isidentifier() or not collection.isascii():
-            raise ModelError(f"collection must be letters, digits and _, got {collection!r}")
+        super().__init__(
+            similarity,
+            refine=refine,
+            uri=uri,
+            collection=collection,
+            consistency=consistency,
+            m=m,
+            ef_construction=ef_construction,
+            ef_search=ef_search,
+        )
         self.uri, self.collection, self.consistency = uri, collection, consistency
-        self.m = check_range("m", m, 2, 128)
-        self.ef_construction = check_range("ef_construction", ef_construction, 4, 10_000)
-        self.ef_search = check_range("ef_search", ef_search, 1, 100_000)
+        self.m, self.ef_construction, self.ef_search = m, ef_construction, ef_search
         self._name = ""  # The collection behind the alias.
         self._reach = 0.0
-
-    def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
-        return {
-            "uri": self.uri,
-            "collection": self.collection,
-            "consistency": self.consistency,
-            "m": self.m,
-            "ef_construction": self.ef_construction,
-            "ef_search": self.ef_search,
-            "refine": self.refine,
-        }
 
     def _fit(self, vectors: Floats) -> None:
         self._reach = 1.1 * longest(torch.from_numpy(vectors)) ** 2

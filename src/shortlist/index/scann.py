@@ -4,14 +4,16 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from shortlist.errors import MissingPackageError, ModelError
-from shortlist.index.approximate import ApproximateIndex, Kept, Setting, check_range
+from shortlist.index.approximate import ApproximateIndex, Kept
 from shortlist.index.pairs import Floats, Rows
+from shortlist.index.settings import Refine
 
 FEWEST = 64  # Below it ScaNN has too little to learn codes from, and a scan is as fast.
 FEWEST_IN_CLUSTERS = 10_000  # Below it all codes are read in less time than centres are compared.
@@ -27,14 +29,6 @@ class Scann(ApproximateIndex):
 
     It is built some times faster than FaissHNSW, in less memory. It cannot grow: each `add` builds
     it anew, which takes seconds for 100,000 items. Linux only. Needs the extra "scann".
-
-    Args:
-        similarity: One of SIMILARITIES.
-        leaves: Clusters; None takes the square root of the number of vectors, and none below
-            10,000.
-        searched: The share of the clusters read for a query. Filters raise it by the share of
-            items they keep.
-        refine: Candidates scored again for each answer wanted.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("searched",)
@@ -43,20 +37,29 @@ class Scann(ApproximateIndex):
         self,
         similarity: str,
         *,
-        leaves: int | None = None,
-        searched: float = 0.5,
-        refine: float = 10,
+        leaves: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                le=1_000_000,
+                description="Clusters; unset: the square root of the number of vectors, and none "
+                "below 10,000.",
+            ),
+        ] = None,
+        searched: Annotated[
+            float,
+            Field(
+                ge=1e-6,
+                le=1,
+                description="The share of the clusters read for a query. Filters raise it by the "
+                "share of items they keep.",
+            ),
+        ] = 0.5,
+        refine: Refine = 10,
     ) -> None:
-        super().__init__(similarity, refine)
-        self.leaves: int | None = (
-            None if leaves is None else check_range("leaves", leaves, 1, 1_000_000)
-        )
-        self.searched: float = check_range("searched", searched, 1e-6, 1.0)
+        super().__init__(similarity, refine=refine, leaves=leaves, searched=searched)
+        self.leaves, self.searched = leaves, searched
         self._library: Any = None
-
-    def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
-        return {"leaves": self.leaves, "searched": self.searched, "refine": self.refine}
 
     def _fit(self, vectors: Floats) -> None:
         scann = _scann()
