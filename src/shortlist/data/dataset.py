@@ -385,11 +385,23 @@ class TrainingData:
         """Return the item rows that can be recommended: none of those `removed`.
 
         Trained items, and for a model that reads item features also catalogue items nobody has
-        touched yet: their features place them.
+        touched yet: their features place them. Ascending; made once, as every request asks,
+        and not to be changed.
         """
-        rows = np.arange(1, self.items.trained + 1)
-        if with_features and self.item_frame is not None and self.item_features.columns:
-            rows = np.union1d(rows, self.items.rows(self.item_frame["id"]))
+        return self._placed_by_features if with_features else self._trained_candidates
+
+    @cached_property
+    def _trained_candidates(self) -> NDArray[np.int64]:
+        return self._without_removed(np.arange(1, self.items.trained + 1))
+
+    @cached_property
+    def _placed_by_features(self) -> NDArray[np.int64]:
+        if self.item_frame is None or not self.item_features.columns:
+            return self._trained_candidates
+        trained = np.arange(1, self.items.trained + 1)
+        return self._without_removed(np.union1d(trained, self.items.rows(self.item_frame["id"])))
+
+    def _without_removed(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         if self.removed:
             rows = np.setdiff1d(rows, np.fromiter(self.removed, dtype=np.int64))
         return rows

@@ -69,6 +69,8 @@ class ALS(HistoryScorer[ALSOptions]):
 
     options_type = ALSOptions
 
+    _cosines: ExactIndex | None
+
     def learn(self) -> None:
         """Alternate. Errors: ModelError for weights that are not > 0."""
         data, options = self.data, self.options
@@ -105,7 +107,7 @@ class ALS(HistoryScorer[ALSOptions]):
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended: those of the last fit."""
-        return np.flatnonzero(self._known)
+        return self._rows
 
     def strangers(self, block: RowQueries) -> Tensor:
         """True for queries of which nothing is known: no item of the last fit in their history."""
@@ -117,18 +119,19 @@ class ALS(HistoryScorer[ALSOptions]):
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
         """Return the score of each candidate, [B, C]. profile: [B, items.trained + 1]."""
-        rows = self.candidate_rows()
-        scores = product(self.fold_in(profile), self._design[rows])
-        scores += self._biases[rows]
+        scores = product(self.fold_in(profile), self._served)
+        scores += self._biases[self._rows]
         return scores
 
     def near(self, rows: Tensor, k: int) -> Hits:
         """Return the items whose vectors point the same way: cosine."""
-        known = torch.from_numpy(self.candidate_rows())
-        keys = torch.from_numpy(self.data.items.tie_keys)[known]
-        index = ExactIndex("cosine").build(known, torch.from_numpy(self._vectors)[known], keys)
+        if self._cosines is None:
+            known = torch.from_numpy(self._rows)
+            keys = torch.from_numpy(self.data.items.tie_keys)[known]
+            vectors = torch.from_numpy(self._vectors)[known]
+            self._cosines = ExactIndex("cosine").build(known, vectors, keys)
         own = (rows, torch.arange(len(rows) + 1))
-        return index.search(torch.from_numpy(self._vectors)[rows], k, exclude=own)
+        return self._cosines.search(torch.from_numpy(self._vectors)[rows], k, exclude=own)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
         """Return what each event gives to each item, the user's matrix held (Hu et al. 2008, §5).
@@ -201,6 +204,10 @@ class ALS(HistoryScorer[ALSOptions]):
     def _prepare(self) -> None:
         self._fixed = self._item_side()
         self._known = (self._vectors != 0).any(axis=1)
+        self._rows = np.flatnonzero(self._known)
+        every = len(self._rows) == len(self._known) - 1  # then a view will do
+        self._served = self._design[1:] if every else self._design[self._rows]
+        self._cosines = None
 
     @property
     def _design(self) -> Floats:

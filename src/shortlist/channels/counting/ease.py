@@ -77,17 +77,21 @@ class EASE(HistoryScorer[EASEOptions]):
         self._weights: Dense | Matrix = dense
         if few:
             self._weights = strongest(dense, int(options.neighbours or 0))
-        self._fitted = np.arange(items + 1)
+        self._set_fitted(np.arange(items + 1))
 
     def _take_events(self, data: TrainingData) -> None:
         """Take new events into the histories; the weights between items stay as fitted."""
         check_order(data, self.options)
-        self._fitted = self._fitted[rows_before(self.data.items, data.items)]
+        self._set_fitted(self._fitted[rows_before(self.data.items, data.items)])
         self._take(data)
+
+    def _set_fitted(self, fitted: NDArray[np.int64]) -> None:
+        """Say which row of the weights, from 1, each item row has, [items + 1]; 0: none."""
+        self._fitted, self._rows = fitted, np.flatnonzero(fitted)
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended: those of the last fit."""
-        return np.flatnonzero(self._fitted)
+        return self._rows
 
     def strangers(self, block: RowQueries) -> Tensor:
         """True for queries of which nothing is known: no item of the last fit in their history."""
@@ -104,7 +108,7 @@ class EASE(HistoryScorer[EASEOptions]):
         scores: NDArray[np.float32] = (
             product if isinstance(product, np.ndarray) else product.toarray()
         )
-        columns = self._fitted[self.candidate_rows()] - 1
+        columns = self._fitted[self._rows] - 1
         if len(columns) < scores.shape[1] or (np.diff(columns) != 1).any():
             scores = scores[:, columns]
         scores[scores == 0] = -np.inf
@@ -139,7 +143,7 @@ class EASE(HistoryScorer[EASEOptions]):
             check_rows("learned: indices", tensors["indices"], 0, fitted - 1)
             check_offsets("learned: indptr", tensors["indptr"], len(tensors["data"]))
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        self._fitted = arrays["fitted"]
+        self._set_fitted(arrays["fitted"])
         if "weights" in arrays:
             self._weights = arrays["weights"]
         else:

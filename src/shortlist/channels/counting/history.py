@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -70,6 +70,28 @@ class ProfileOptions(Section):
 Profiled = TypeVar("Profiled", bound=ProfileOptions)
 
 
+class _Ranked(NamedTuple):
+    """C candidates by tie key: the one with the smaller key is better where scores are equal.
+
+    source: [C] item rows as the channel gives them. order: [C], positions in `source`, best first.
+    rows: [C], source in that order. place: [items + 1], where each row stands in it, -1: nowhere.
+    """
+
+    source: NDArray[np.int64]
+    order: Tensor
+    rows: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, source: NDArray[np.int64], keys: NDArray[np.int64]) -> "_Ranked":
+        """Rank these item rows by their keys, of all rows [items + 1]."""
+        order = torch.from_numpy(np.argsort(keys[source], kind="stable"))
+        rows = torch.from_numpy(source.astype(np.int64))[order]
+        place = torch.full((len(keys),), -1)
+        place[rows] = torch.arange(len(rows))
+        return cls(source, order, rows, place)
+
+
 class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
     """Scores a whole history at once, linearly in it.
 
@@ -83,26 +105,33 @@ class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
         profile: [B, items.trained + 1], the weight of each item of each history. Linear in it.
         """
 
+    _kept: _Ranked | None = None
+
     def search(self, block: RowQueries, k: int) -> Hits:
         """Answer B queries from dense scores, a part of the queries at a time."""
-        rows = torch.from_numpy(self.candidate_rows())
-        order = torch.argsort(torch.from_numpy(self.data.items.tie_keys)[rows], stable=True)
-        place = torch.full((len(self.data.items) + 1,), -1)
-        place[rows[order]] = torch.arange(len(rows))
-        profile = self.profile(block)
+        ranked, profile = self._ranked(), self.profile(block)
+        parts = self._parts(len(block.users), len(ranked.rows))
         found = []
-        for start, stop in self._parts(len(block.users), len(rows)):
-            scores = torch.from_numpy(self.scores(profile[start:stop])).index_select(1, order)
+        for start, stop in parts:
+            asked = profile if len(parts) == 1 else profile[start:stop]
+            scores = torch.from_numpy(self.scores(asked)).index_select(1, ranked.order)
             if block.allow is not None:
-                scores.masked_fill_(~block.allow[rows[order]], float("-inf"))
+                scores.masked_fill_(~block.allow[ranked.rows], float("-inf"))
             if block.seen is not None:
                 met = _part(Ragged(*block.seen), start, stop)
-                columns, owners = place[met.values], met.owners()
+                columns, owners = ranked.place[met.values], met.owners()
                 scores[owners[columns >= 0], columns[columns >= 0]] = float("-inf")
             values, columns = top_k(scores, k)
-            ids = torch.where(columns >= 0, rows[order][columns.clamp(min=0)], -1)
+            ids = torch.where(columns >= 0, ranked.rows[columns.clamp(min=0)], -1)
             found.append(Hits(ids, values))
         return Hits(torch.cat([h.ids for h in found]), torch.cat([h.scores for h in found]))
+
+    def _ranked(self) -> "_Ranked":
+        """The candidates in the order of their tie keys; made once, as every query asks."""
+        rows = self.candidate_rows()
+        if self._kept is None or self._kept.source is not rows:
+            self._kept = _Ranked.of(rows, self.data.items.tie_keys)
+        return self._kept
 
     def strangers(self, block: RowQueries) -> Tensor:
         """True for queries of which nothing is known, [B]: no event of theirs counts."""
@@ -179,8 +208,12 @@ def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix
         # What weighs 0, or is too long ago for a float32, counts nothing.
         there = weight != 0
         owner, item, weight = owner[there], item[there], weight[there]
+    # By query and item already: scipy need not sort, look for repeats and make it again.
+    order = np.lexsort((item, owner))
+    starts = np.zeros(len(block.users) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(owner, minlength=len(block.users)), out=starts[1:])
     shape = (len(block.users), trained + 1)
-    return csr_array((weight, (owner, item)), shape=shape)
+    return csr_array((weight[order], item[order], starts), shape=shape)
 
 
 def no_profile(
