@@ -27,6 +27,9 @@ COMMANDS = {
 GROUPS = {"Serve": {"events": events.events}}
 """The commands under the headings that `--help` gives them."""
 
+WITHOUT_PARTS = (train.demo, known.data)
+"""Commands that read neither a recipe nor somebody's bundle, and so need no plug-in."""
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """What a disk says that takes no more; a pipe that nobody reads is the framework's to end."""
 
@@ -46,8 +49,8 @@ for heading, groups in GROUPS.items():
         app.add_typer(group, name=name, rich_help_panel=heading)
 for heading, commands in COMMANDS.items():
     for command in commands:
-        reads = command is not train.demo  # which reads neither a recipe nor somebody's bundle
-        app.command(rich_help_panel=heading)(with_plugins(command) if reads else command)
+        plain = command in WITHOUT_PARTS
+        app.command(rich_help_panel=heading)(command if plain else with_plugins(command))
 
 
 @app.callback(invoke_without_command=True)
