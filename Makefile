@@ -15,7 +15,7 @@ help:
 	@echo "make portable  the numerical tests under other arithmetics of this machine, and with more threads (nightly)"
 	@echo "make options every key of every section beside every part: does it act, or is it refused? (nightly)"
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
-	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime and tune, which need packages (a compiler), and of training.compile"
+	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime, DuckDB and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
 	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
@@ -71,11 +71,11 @@ page: .venv/.setup
 
 # Annoy is compiled from its source.
 .venv/.extras: .venv/.setup
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,indexes,onnx,tune]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,indexes,onnx,tune]" duckdb
 	@touch $@
 
 extras: .venv/.extras
-	SHORTLIST_COMPILE=1 $(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/runs/test_tuning.py tests/training/test_compiling.py $(ARGS)
+	SHORTLIST_COMPILE=1 $(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/runs/test_tuning.py tests/training/test_compiling.py tests/data/test_arrow_streams.py $(ARGS)
 
 milvus-server: .venv/.setup .venv-milvus/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,milvus]"

@@ -79,10 +79,10 @@ def typed_text(column: pl.Series) -> pl.Series:
 def checked_ids(column: pl.Series, where: str) -> pl.Series:
     """Return ids as Int64 or as byte-exact String: one type for the whole column.
 
-    Those of a text file have been through `exact_text`. Integers of any width become Int64, or
-    their digits where one is beyond it; categories become their text. Floats are refused, whatever
-    their values: an id that has been a float may already be another one. So are null, empty and
-    blank ids; any other white space is part of the id.
+    Those of a text file have been through `exact_text`. Integers of any width, and decimals without
+    places, become Int64, or their digits where one is beyond it; categories become their text.
+    Floats are refused, whatever their values: an id that has been a float may already be another
+    one. So are null, empty and blank ids; any other white space is part of the id.
     """
     refuse_null(column, where, "the id is missing or empty; every row needs one.")
     kind = column.dtype
@@ -95,6 +95,8 @@ def checked_ids(column: pl.Series, where: str) -> pl.Series:
         )
     if isinstance(kind, (pl.Categorical, pl.Enum)):
         column = column.cast(pl.String)
+    elif isinstance(kind, pl.Decimal) and kind.scale == 0:  # sums and keys of databases
+        return _integer_ids(column.cast(pl.Int128))
     elif kind.is_integer():
         return _integer_ids(column)
     elif kind == pl.Object:

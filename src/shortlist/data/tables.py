@@ -5,8 +5,9 @@ An opened `Table` knows the names of its columns and reads some of them when it 
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,10 +135,7 @@ def open_table(
     if pandas is not None and isinstance(source, pandas.DataFrame):
         return _open_pandas(source, where, pandas)
     if hasattr(source, "__arrow_c_stream__"):
-        try:
-            return _open_lazy(pl.DataFrame(source).lazy(), where)
-        except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
-            raise DataError(f"{where} cannot be read through Arrow: {error}") from error
+        return _open_stream(source, where)
     raise DataError(
         f"{name}: expected a path or a frame (polars, pandas, Arrow), got {type(source).__name__}."
     )
@@ -151,7 +149,8 @@ def _open_file(path: Path, text: TextFormat, most: int | None) -> Table:
         rows = None if most is None else HEAD_ROWS
         return _open_lazy(pl.scan_parquet(path, glob=False, n_rows=rows), str(path))
     if suffix in json_lines.SUFFIXES:
-        return _open_lazy(_reading(str(path), lambda: json_lines.open_json(path, most)), str(path))
+        objects = _reading(str(path), lambda: json_lines.open_json(path, most))
+        return _open_parts(str(path), objects.schema, objects.parts)
     if not is_text_file(path):
         raise DataError(f"{path}: cannot read '{path.suffix}' files; give {KINDS}.")
     found = _reading(str(path), lambda: open_text(path, text, most))
@@ -258,6 +257,52 @@ def _open_lazy(
         lazy = lazy.rename({name: parts[name][0] for name in names if parts[name][0] in types})
         names = [parts[name][0] if parts[name][0] in types else name for name in names]
     return Table(where, names, load, text=text, rows=rows, recbole_types=types, inner=inner)
+
+
+def _open_parts(
+    where: str, schema: json_lines.Kinds, parts: Callable[[list[str]], Iterator[pl.DataFrame]]
+) -> Table:
+    """Open a source that comes in parts of some rows; parts: yields these of its columns."""
+    inner = {path: at for path, at in nested.inner_columns(schema).items() if path not in schema}
+
+    def load(columns: list[str]) -> pl.DataFrame:
+        held = [
+            inner[name].value.meta.root_names()[0] if name in inner else name for name in columns
+        ]
+        tops = list(dict.fromkeys(held))
+
+        def read() -> pl.DataFrame:
+            nothing = pl.DataFrame(schema={name: schema[name] for name in tops})
+            found = (
+                nested.select(part.lazy(), columns, inner) for part in chain([nothing], parts(tops))
+            )
+            return pl.concat([part.collect() for part in found])
+
+        return _reading(where, read)
+
+    return Table(where, list(schema), load, inner=inner)
+
+
+def _open_stream(source: Any, where: str) -> Table:
+    """Open what gives itself as an Arrow stream: a table, a reader, a relation of DuckDB."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    try:
+        unread = [pa.RecordBatchReader.from_stream(source)]
+        schema = dict(pl.DataFrame(unread[0].schema.empty_table()).schema)
+    except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, TypeError) as error:
+        raise DataError(f"{where} cannot be read through Arrow: {error}") from error
+
+    def parts(columns: list[str]) -> Iterator[pl.DataFrame]:
+        try:
+            # A reader is a stream that is read once; other sources give another one.
+            reader = unread.pop() if unread else pa.RecordBatchReader.from_stream(source)
+            for batch in reader:
+                yield pl.DataFrame(pa.Table.from_batches([batch.select(columns)]))
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise DataError(f"{where} cannot be read through Arrow: {error}") from error
+
+    return _open_parts(where, schema, parts)
 
 
 def _open_pandas(source: Any, where: str, pandas: Any) -> Table:

@@ -10,7 +10,7 @@ import io
 import mmap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import polars as pl
 
@@ -317,17 +317,27 @@ def unpacked(path: Path, most: int | None = None) -> Bytes:
 
     most: no more than so many of them, cut at the end of a line.
     """
-    packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
-    if packing is not None:
-        import pyarrow as pa  # noqa: PLC0415
-
-        with pa.input_stream(str(path), compression=packing) as stream:
-            unpacked: bytes = stream.read(most)
-        return _whole_lines(unpacked, most)
+    if _packing(path) is not None:
+        with opened(path) as stream:
+            return _whole_lines(stream.read() if most is None else stream.read(most), most)
     with path.open("rb") as file:
         if most is not None:
             return _whole_lines(file.read(most), most)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Open a file to be read as a stream: what is inside, of a packed one."""
+    if (packing := _packing(path)) is None:
+        return path.open("rb")
+    import pyarrow as pa  # noqa: PLC0415
+
+    stream: IO[bytes] = pa.input_stream(str(path), compression=packing)
+    return stream
+
+
+def _packing(path: Path) -> str | None:
+    return {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
 
 
 def _whole_lines(data: bytes, most: int | None) -> bytes:
