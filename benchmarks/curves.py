@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 from shortlist.config import load_recipe
 from shortlist.runs.pipeline import build, load_split, measure
+from shortlist.training.checkpoint import Checkpoints
 
 
 class Recorder:
@@ -46,8 +48,12 @@ class Recorder:
         print(f"  epoch {epoch:3d}  {seconds:7.0f} s  {monitor} {score:.4f}", file=sys.stderr)
 
 
-def run(path: Path, seed: int, most: int | None) -> dict[str, Any]:
-    """Train a recipe with a seed, for at most so many epochs; return its curve and figures."""
+def run(path: Path, seed: int, most: int | None, saved: Path | None) -> dict[str, Any]:
+    """Train a recipe with a seed, for at most so many epochs; return its curve and figures.
+
+    saved: a folder for checkpoints, from which a run that was killed goes on; the seconds and the
+    points are then those since it went on.
+    """
     recipe = load_recipe(path)
     epochs = min(recipe.training.epochs, most or recipe.training.epochs)
     wanted = {"seed": seed, "epochs": epochs}
@@ -56,7 +62,8 @@ def run(path: Path, seed: int, most: int | None) -> dict[str, Any]:
     recorder = Recorder()
     begun = time.process_time()
     retriever = build(recipe)
-    retriever.fit(split, progress=recorder)
+    kept = {} if saved is None else {"checkpoints": Checkpoints(saved / f"{path.stem}-{seed}")}
+    retriever.fit(split, progress=recorder, **kept)
     line = {
         "recipe": path.stem,
         "data": recipe.interactions_path.parent.name,
@@ -124,6 +131,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="at most so many, whatever the recipe says")
+    parser.add_argument("--checkpoints", type=Path, help="Go on from here after a kill.")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/curves.jsonl"))
     parser.add_argument("--plot", type=Path, help="draw all lines of --out into this picture")
     arguments = parser.parse_args()
@@ -138,7 +146,9 @@ def main() -> None:
             if (path.stem, seed) in done:
                 continue
             print(f"{path.stem}, seed {seed}", file=sys.stderr)
-            line = run(path, seed, arguments.epochs)
+            line = run(path, seed, arguments.epochs, arguments.checkpoints)
+            if arguments.checkpoints:
+                shutil.rmtree(arguments.checkpoints / f"{path.stem}-{seed}")
             lines.append(line)
             with arguments.out.open("a") as out:
                 out.write(json.dumps(line) + "\n")

@@ -436,6 +436,15 @@ def test_a_set_that_is_here_is_read_where_it_lies_and_a_zip_is_unpacked(tmp_path
     assert fetched("ml-1m", new).folder == new
 
 
+def test_files_that_lie_where_the_converted_ones_would_go_are_not_touched(tmp_path):
+    raw = put(tmp_path / "ml-100k", RAW, "latin-1")
+    found = taken("ml-100k", raw, raw)
+    assert found.folder == tmp_path / "ml-100k-parquet"
+    assert {path.name for path in raw.iterdir()} == RAW.keys()
+    with pytest.raises(OutputError, match="ml-100k-parquet exists already"):
+        taken("ml-100k", raw, raw)
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 def test_the_recipe_reads_the_films_as_their_file_is_encoded(tmp_path, encoding):
     folder = put(tmp_path / "there", ML_1M, encoding)

@@ -110,7 +110,7 @@ class KnownSet:
 def known_set(name: str) -> KnownSet:
     """Return a set by its name. Errors: DataError with the names there are."""
     if name not in KNOWN_SETS:
-        raise DataError(f"no data set '{name}' is known.{suggest(name, KNOWN_SETS)}")
+        raise DataError(f"no data set '{name}' is known.{suggest(name.lower(), KNOWN_SETS)}")
     return KNOWN_SETS[name]
 
 

@@ -90,7 +90,8 @@ def taken(name: str, origin: Path, place: Path) -> Obtained:
     """Return a set that is here already: in a folder, or in a zip file.
 
     A folder whose files a recipe can read is left as it is. What has to be unpacked or converted is
-    put into the new folder `place`. Errors: DataError, OutputError.
+    put into the new folder `place`, or beside it where the files lie there themselves.
+    Errors: DataError, OutputError.
     """
     known = known_set(name)
     source = f"{known.title} from {origin}."
@@ -110,6 +111,8 @@ def taken(name: str, origin: Path, place: Path) -> Obtained:
     if ready:
         form, note = _true_form(known, folder, ready)
         return Obtained(folder, form, source + note)
+    if place.exists() and place.samefile(folder):
+        place = place.with_name(f"{place.name}-parquet")
     _refuse_existing(place)
     return _stored(known, folder, place, source, replaces=False)
 
