@@ -5,7 +5,8 @@
 Each channel is fitted and measured on its own, then three ways of merging are measured beside the
 best single one, the difference paired by user: planned quotas, equal quotas, reciprocal ranks, and
 calibrated chances. One JSON line a channel or blend in --out; lines that are there are not made
-again. --skip leaves channels out (EASE on Gowalla takes 7 GB and half an hour).
+again. --skip leaves channels out (EASE on Gowalla takes 7 GB and half an hour). --alone merges
+nothing: each channel is compared with the first of its recipe, paired by user.
 """
 
 import argparse
@@ -40,7 +41,9 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def measure_channels(path: Path, skip: list[str], out: Path, lines: list[dict[str, Any]]) -> None:
+def measure_channels(
+    path: Path, skip: list[str], out: Path, lines: list[dict[str, Any]], *, alone: bool = False
+) -> None:
     recipe = load_recipe(path)
     split = load_split(recipe)
     blend = build(recipe)
@@ -49,7 +52,7 @@ def measure_channels(path: Path, skip: list[str], out: Path, lines: list[dict[st
     refit = recipe.training.refit
     planning = {n: c for n, c in blend.channels.items() if n not in skip and n not in fallback}
     done = {(line["recipe"], line["row"]) for line in lines}
-    if all((path.stem, row) in done for row in (*planning, *WAYS)):
+    if all((path.stem, row) in done for row in (*planning, *(() if alone else WAYS))):
         return
 
     costs, figures = {}, {}
@@ -59,11 +62,12 @@ def measure_channels(path: Path, skip: list[str], out: Path, lines: list[dict[st
         channel.fit(split)
         costs[name] = time.process_time() - start
         print(path.stem, name, f"fitted in {costs[name]:.1f} CPU s", flush=True)
-    three = best_three(planning, recipe.blend.size or 100)
-    found = plan(three, recipe.blend.size or 100)
-    chances = Blend(three, method="calibrated")
-    chances._adopt()  # fitted already
-    chances._learn()
+    if not alone:
+        three = best_three(planning, recipe.blend.size or 100)
+        found = plan(three, recipe.blend.size or 100)
+        chances = Blend(three, method="calibrated")
+        chances._adopt()  # fitted already
+        chances._learn()
     if refit != "none":
         for channel in fitted.values():
             channel.refit(split, refit)
@@ -72,7 +76,15 @@ def measure_channels(path: Path, skip: list[str], out: Path, lines: list[dict[st
         figures[name] = user_figures(channel, k=ks)
         seconds = time.process_time() - start
         users = len(next(iter(figures[name].values())))
-        add(out, lines, path, name, figures[name], costs[name], users / seconds)
+        first = next(iter(figures))
+        extra = (
+            {"best": first, "difference": differences(figures[name], figures[first])}
+            if alone and name != first
+            else None
+        )
+        add(out, lines, path, name, figures[name], costs[name], users / seconds, extra)
+    if alone:
+        return
     best = max(planning, key=lambda name: figures[name][f"recall@{max(ks)}"].mean())
     for way, options in WAYS.items():
         made = dict(options)
@@ -86,15 +98,20 @@ def measure_channels(path: Path, skip: list[str], out: Path, lines: list[dict[st
         start = time.process_time()
         own = user_figures(merged, k=ks)
         seconds = time.process_time() - start
-        against = {
-            name: paired_interval(own[name], figures[best][name], seed=0)._asdict()
-            for name in own
-            if name.startswith(("recall", "ndcg"))
-        }
+        against = differences(own, figures[best])
         extra = {"channels": list(three), "best": best, "difference": against}
         if way == "planned quotas":
             extra["plan"] = found.to_dict()
         add(out, lines, path, way, own, 0.0, len(own["recall@100"]) / seconds, extra)
+
+
+def differences(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The mean of one minus the other, paired by user, with its 95 % interval, by figure."""
+    return {
+        name: paired_interval(own[name], other[name], seed=0)._asdict()
+        for name in own
+        if name.startswith(("recall", "ndcg"))
+    }
 
 
 def best_three(channels: dict[str, Any], size: int) -> dict[str, Any]:
@@ -161,6 +178,7 @@ def main() -> None:
     )
     parser.add_argument("recipes", nargs="+", type=Path)
     parser.add_argument("--skip", action="append", default=[], help="a channel to leave out")
+    parser.add_argument("--alone", action="store_true", help="merge nothing")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/channels.jsonl"))
     arguments = parser.parse_args()
     lines = (
@@ -169,7 +187,7 @@ def main() -> None:
         else []
     )
     for path in arguments.recipes:
-        measure_channels(path, arguments.skip, arguments.out, lines)
+        measure_channels(path, arguments.skip, arguments.out, lines, alone=arguments.alone)
     wanted = {path.stem for path in arguments.recipes}
     print(table([line for line in lines if line["recipe"] in wanted]))
 

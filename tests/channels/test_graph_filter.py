@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from numpy.polynomial.chebyshev import chebval
 
 from shortlist.asking.queries import Queries
 from shortlist.channels.counting import graph_filter
@@ -10,6 +11,7 @@ from shortlist.channels.counting.graph_filter import FILTERS, GraphFilter
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.errors import ModelError
+from shortlist.linear.graph import plateau
 from shortlist.linear.matrix import user_item_matrix
 
 FEW = {"factors": 12, "low_pass": 0.15}
@@ -38,6 +40,10 @@ def oracle(retriever):
     def tilt(filter_, q):
         return powers(items, -q)[:, None] * filter_ * powers(items, q)
 
+    if numbers.degree:
+        squares, basis = np.linalg.eigh(paths)
+        series = chebval(1 - 2 * squares, plateau(numbers.degree, numbers.flatness))
+        paths = basis @ np.diag(series) @ basis.T
     blurred = tilt(paths, numbers.tilt)
     smooth = numbers.low_pass * tilt(right.T @ right, numbers.low_pass_tilt)
     step = -numbers.sharpening * tilt(paths, numbers.tilt)
@@ -70,8 +76,15 @@ def test_scores_are_those_of_the_dense_filter(fitted):
 
 
 def test_the_published_filters_have_the_published_numbers():
-    assert FILTERS["gf-cf"] == (0.5, 0.5, 0.0, 256, 0.3, 0.5, 0.0, 4, True)
-    assert FILTERS["bspm"] == (0.5, 0.5, 0.0, 448, 0.2, 0.5, 2.5, 4, True)
+    assert FILTERS["gf-cf"][:9] == (0.5, 0.5, 0.0, 256, 0.3, 0.5, 0.0, 4, True)
+    assert FILTERS["bspm"][:9] == (0.5, 0.5, 0.0, 448, 0.2, 0.5, 2.5, 4, True)
+    assert FILTERS["chebyshev"] == (0.5, 0.5, 0.4, 512, 0.2, 0.4, 0.0, 1, False, 8, 1.5)
+
+
+def test_options_of_another_filter_are_refused():
+    for filter_, option in (("bspm", "degree"), ("gf-cf", "flatness"), ("chebyshev", "sharpening")):
+        with pytest.raises(ModelError, match=f"{option} does nothing with filter = '{filter_}'"):
+            GraphFilter(filter=filter_, **{option: 2})
 
 
 def test_each_number_can_be_replaced_and_acts(split):

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from numpy.polynomial.chebyshev import chebpts1, chebval
 from scipy.sparse import csr_array, random_array
 
 from shortlist.errors import ModelError
 from shortlist.linear.graph import (
+    interpolated,
     normalised_graph,
+    plateau,
     power,
     sharpened,
     singular_vectors,
@@ -102,3 +105,22 @@ def test_a_runge_kutta_step_is_what_sharpening_does(log):
         slope.append(-dense.T @ (dense @ (state + time * share * slope[-1])))
     stepped = state + time / 6 * (slope[0] + 2 * slope[1] + 2 * slope[2] + slope[3])
     np.testing.assert_allclose(sharpened(graph, np.float32(state), time, 4), stepped, atol=1e-5)
+
+
+def test_the_plateau_is_one_then_a_half_then_nothing():
+    series = plateau(9, 3.0)
+    points = chebpts1(10)
+    by_hand = [0.5 + 0.5 * -(x**3) for x in points]  # an odd power needs no sign
+    np.testing.assert_allclose(chebval(points, series), by_hand, atol=1e-12)
+    assert chebval(-1.0, series) == pytest.approx(1)
+    assert chebval(0.0, series) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 7])
+def test_an_interpolated_filter_is_its_polynomial_of_the_graph(log, degree):
+    graph = normalised_graph(log, 0.5, 0.5)
+    series = plateau(degree, 1.5)
+    squares, basis = np.linalg.eigh((graph.backward @ graph.forward).toarray().astype(np.float64))
+    expected = basis @ np.diag(chebval(1 - 2 * squares, series)) @ basis.T @ log.toarray().T
+    found = interpolated(graph, log, series, 1.0)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.polynomial.chebyshev import chebinterpolate
 from numpy.typing import NDArray
 
 from shortlist.errors import ModelError
@@ -76,6 +77,42 @@ def smoothed(graph: Graph, profile: Matrix) -> Floats:
     halfway = (graph.forward @ profile.T.tocsc()).toarray()
     product: Floats = graph.backward @ halfway
     return product
+
+
+def plateau(degree: int, flatness: float) -> NDArray[np.float64]:
+    """Return the Chebyshev coefficients, [degree + 1], of the filter of ChebyCF (Kim et al. 2025).
+
+    h(x) = 1/2 - sign(x) |x|^flatness / 2 falls from 1 at x = -1, what the graph makes smoothest,
+    over a plateau about 0 to 0 at x = 1; a higher flatness widens it. The polynomial equals h at
+    the Chebyshev points of the first kind.
+    """
+
+    def h(x: Any) -> Any:
+        return 0.5 - 0.5 * np.sign(x) * np.abs(x) ** flatness
+
+    return np.asarray(chebinterpolate(h, degree), dtype=np.float64)
+
+
+def interpolated(
+    graph: Graph, profile: Matrix, coefficients: NDArray[np.float64], shrink: float
+) -> Floats:
+    """Return Σ_k c_k T_k(I - 2 shrink RᵀR) times each history, dense: [items, B].
+
+    profile: [B, items]; shrink: 1 over the largest value of RᵀR. Two products with R a degree.
+    """
+    before: Floats = profile.T.toarray()
+    now = smoothed(graph, profile)
+    now *= np.float32(-2 * shrink)
+    now += before
+    result = np.float32(coefficients[0]) * before + np.float32(coefficients[1]) * now
+    for coefficient in coefficients[2:]:
+        step: Floats = graph.backward @ (graph.forward @ now)  # T_k+1 = 2 x T_k - T_k-1
+        step *= np.float32(-4 * shrink)
+        step += 2 * now
+        step -= before
+        before, now = now, step
+        result += np.float32(coefficient) * now
+    return result
 
 
 def sharpened(graph: Graph, columns: Floats, time: float, order: int) -> Floats:

@@ -1,12 +1,12 @@
-"""Graph filtering: GF-CF, BSPM and a tilted sibling of theirs, without any training."""
+"""Graph filtering: GF-CF, BSPM, ChebyCF and a tilted sibling of theirs, without any training."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from shortlist.channels.counting.fitted import rows_before
@@ -23,7 +23,9 @@ from shortlist.linear.graph import (
     BLOCK,
     Floats,
     Graph,
+    interpolated,
     normalised_graph,
+    plateau,
     power,
     sharpened,
     singular_vectors,
@@ -31,15 +33,16 @@ from shortlist.linear.graph import (
 )
 from shortlist.linear.matrix import Matrix, user_item_matrix
 from shortlist.linear.products import product
-from shortlist.sections.base import Count, NotNegative, Seed
+from shortlist.sections.base import Count, NotNegative, Positive, Seed
 
-FilterName = Literal["tilted", "gf-cf", "bspm"]
+FilterName = Literal["tilted", "gf-cf", "bspm", "chebyshev"]
 
 
 class Numbers(NamedTuple):
     """What a filter is made of; the options of the same names replace them.
 
     order: of the step that sharpens; merged: whether the low-pass part is sharpened as well.
+    degree, flatness: of the polynomial that takes the place of P; degree 0 for P itself.
     """
 
     user_power: float
@@ -51,12 +54,15 @@ class Numbers(NamedTuple):
     sharpening: float
     order: int
     merged: bool
+    degree: int = 0
+    flatness: float = 0.0
 
 
 FILTERS: dict[FilterName, Numbers] = {
     "tilted": Numbers(0.3, 0.5, 0.2, 256, 0.0, 0.2, 0.5, 1, False),
     "gf-cf": Numbers(0.5, 0.5, 0.0, 256, 0.3, 0.5, 0.0, 4, True),
     "bspm": Numbers(0.5, 0.5, 0.0, 448, 0.2, 0.5, 2.5, 4, True),
+    "chebyshev": Numbers(0.5, 0.5, 0.4, 512, 0.2, 0.4, 0.0, 1, False, 8, 1.5),
 }
 """The published filters, and one whose numbers were chosen on validation rows."""
 
@@ -69,7 +75,8 @@ class GraphFilterOptions(ProfileOptions):
     filter: FilterName = Field(
         default="gf-cf",
         description='"gf-cf" (Shen et al. 2021); "bspm": blurring and sharpening, early merge '
-        '(Choi et al. 2023); "tilted": the powers of the degrees set apart.',
+        '(Choi et al. 2023); "chebyshev": a polynomial with a plateau (ChebyCF, Kim et al. 2025); '
+        '"tilted": the powers of the degrees set apart.',
     )
     user_power: NotNegative | None = Field(
         default=None,
@@ -103,7 +110,26 @@ class GraphFilterOptions(ProfileOptions):
         "tilted twice. 0: none." + _UNSET,
         examples=[2.5],
     )
+    degree: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None,
+        description="chebyshev: of the polynomial; answers cost two products with the log each."
+        + _UNSET,
+        examples=[8],
+    )
+    flatness: Positive | None = Field(
+        default=None,
+        description="chebyshev: how wide the plateau between the smooth and the rough is." + _UNSET,
+        examples=[1.5],
+    )
     seed: Seed = Field(default=0, description="Of the noise the singular vectors start from.")
+
+    @model_validator(mode="after")
+    def _options_act(self) -> Self:
+        idle = ("sharpening",) if self.filter == "chebyshev" else ("degree", "flatness")
+        for key in idle:
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} does nothing with filter = '{self.filter}': leave it out.")
+        return self
 
     def idle(self) -> str:
         """Factors are of the low-pass part."""
@@ -125,6 +151,9 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
     - "gf-cf" (Shen et al. 2021): P + 0.3 T_½(VVᵀ), 256 factors, a = b = 1/2;
     - "bspm" (Choi et al. 2023, early merge): the same with 0.2 and 448 factors, then sharpened by
       one Runge-Kutta step of dy/dt = -Py over 2.5;
+    - "chebyshev" (ChebyCF, Kim et al. 2025): T_q(h(P) + 0.2 VVᵀ), 512 factors, q = 0.4, h the
+      polynomial of degree 8 that interpolates a plateau: 1 for what the graph makes smoothest, near
+      1/2 in the middle, 0 for what it makes roughest;
     - "tilted": T_q(P - P²/2), a = 0.3, b = 0.5, q = 0.2: one Euler step sharpens the paths, and the
       powers of the degrees are set apart as in LinkProp (Fu et al. 2022). No singular vectors, so
       the fit is one pass; `low_pass` adds them. Chosen on rows held out of Gowalla's training,
@@ -178,8 +207,12 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
         shift *= np.float32(numbers.low_pass)
         for start in range(0, profile.shape[0], BLOCK):
             part = slice(start, start + BLOCK)
-            columns = smoothed(self._graph, tilted[part])
-            columns *= shrink
+            if numbers.degree:
+                series = plateau(numbers.degree, numbers.flatness)
+                columns = interpolated(self._graph, tilted[part], series, float(shrink))
+            else:
+                columns = smoothed(self._graph, tilted[part])
+                columns *= shrink
             smooth = self._low_pass(low[part]) * shift if numbers.low_pass > 0 else None
             if smooth is not None and numbers.merged:
                 columns += smooth
