@@ -223,6 +223,13 @@ def evaluate(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Leave items in that a user has met.")
     ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of items or users to slice by; may be repeated."),
+    ] = None,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="Show every slice of users and items, at every k.")
+    ] = False,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
@@ -237,11 +244,13 @@ def evaluate(
         on=on,
         k=k or section.get("k", (10, 20, 100)),
         exclude_seen=not include_seen and section.get("exclude_seen", True),
+        by=by or (),
     )
     if json_:
         print_json({"bundle": loaded.id, **report.to_dict()})
         return
     out.print(report.table())
+    out.print(report.slices_table(whole=slices or bool(by)))
     for line in report.lines():
         notes.print(line)
 

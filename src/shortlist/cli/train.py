@@ -178,6 +178,7 @@ def train(
     if not quiet and isinstance(run.retriever, Blend) and run.retriever.plan is not None:
         notes.print(show.planned(run.retriever.plan))
     out.print(run.report.table())
+    out.print(run.report.slices_table())
     if not quiet:
         if run.findings:
             notes.print(show.findings(run.findings))

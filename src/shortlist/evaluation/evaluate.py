@@ -15,6 +15,7 @@ from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.report import Report
 from shortlist.evaluation.searching import searched, searched_exactly
 from shortlist.evaluation.significance import bootstrap_intervals
+from shortlist.evaluation.slices import Cases, sliced
 from shortlist.metrics import (
     Metric,
     average_popularity,
@@ -37,19 +38,15 @@ DEEPEST = 1_000_000
 
 
 class _Answers(NamedTuple):
-    """Figures of each user by name, [U]; how often each item row was shown, by k; fallbacks."""
+    """Figures of each user by name, [U]; how often each item row was shown, by k; fallbacks.
+
+    places: of each held-out event, its item's place in the list, from 1; 0 where it is not there.
+    """
 
     figures: dict[str, NDArray[np.float64]]
     shown: dict[int, NDArray[np.int64]]
     fallbacks: int
-
-
-class _Cases(NamedTuple):
-    """User rows [U], and their distinct held-out items as lists."""
-
-    users: NDArray[np.int64]
-    items: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 def evaluate(
@@ -59,6 +56,7 @@ def evaluate(
     k: Sequence[int] = (10, 20, 100),
     exclude_seen: bool = True,
     metrics: Sequence[Metric] = (),
+    by: Sequence[str] = (),
 ) -> Report:
     """Measure a fitted retriever on the held-out rows of its data, beside popularity.
 
@@ -67,7 +65,8 @@ def evaluate(
     (repeat consumption); those rated below min_weight before the cut were met, too. A held-out item
     that cannot be recommended (not a candidate, or met before) counts as a miss and is reported.
     Definitions: `shortlist.metrics`. metrics: functions of the kind that `metrics.PER_USER` holds,
-    measured beside those of it, each under its own name.
+    measured beside those of it, each under its own name. by: columns of the items' or users' table
+    to part the report's slices by, beside those by history, of users and of items (`slices`).
 
     Where a channel searches an approximate index, the same is measured once more through exact ones
     and stands beside it, with the recall of each index; the retriever stays as it is.
@@ -76,7 +75,7 @@ def evaluate(
     """
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     measured = with_metrics(metrics)
-    cases = _Cases(*data.targets(on))
+    cases = Cases(*data.targets(on))
     answers = _answers(retriever, cases, ks, on, exclude_seen, measured)
     exact = searched_exactly(retriever)
     exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen, measured)
@@ -101,6 +100,7 @@ def evaluate(
         notes=data.notes,
         channels=searched(retriever, cases.users, max(ks), on, exclude_seen=exclude_seen),
         exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
+        slices=sliced(data, cases, on, answers.places, baseline.places, ks, by, SEED),
     )
 
 
@@ -109,7 +109,7 @@ def user_figures(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the figures of each user with held-out events by name, [U]; see `evaluate`."""
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
-    return _answers(retriever, _Cases(*data.targets(on)), ks, on, exclude_seen).figures
+    return _answers(retriever, Cases(*data.targets(on)), ks, on, exclude_seen).figures
 
 
 def checked_depths(k: Any) -> tuple[int, ...]:
@@ -144,7 +144,7 @@ def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
 
 def _answers(
     retriever: Channel,
-    cases: _Cases,
+    cases: Cases,
     ks: Sequence[int],
     cut: Cut,
     exclude_seen: bool,
@@ -153,6 +153,7 @@ def _answers(
     """Ask for every case and compare; blocks of users, so that memory does not grow with them."""
     figures: dict[str, list[NDArray[np.float64]]] = {}
     shown = {k: np.zeros(len(retriever.data.items) + 1, dtype=np.int64) for k in ks}
+    places: list[NDArray[np.int64]] = []
     fallbacks = 0
     step = max(1, min(USERS_AT_A_TIME, SLOTS_AT_A_TIME // max(ks)))
     for at in range(0, len(cases.users), step):
@@ -163,13 +164,33 @@ def _answers(
         )
         top = _padded(answer.rows, max(ks))
         ends = cases.offsets[at : at + len(ids) + 1]
-        found = hits(top, cases.items[ends[0] : ends[-1]], ends - ends[0])
+        wanted = cases.items[ends[0] : ends[-1]]
+        found = hits(top, wanted, ends - ends[0])
+        places.append(_places(top, found, wanted, ends - ends[0]))
         for name, values in per_user(found, np.diff(ends), ks, metrics).items():
             figures.setdefault(name, []).append(values)
         for k in ks:
             shown[k] += exposure(top[:, :k], len(shown[k]))
         fallbacks += int(answer.fallback.sum())
-    return _Answers({n: np.concatenate(v) for n, v in figures.items()}, shown, fallbacks)
+    whole = {name: np.concatenate(values) for name, values in figures.items()}
+    return _Answers(whole, shown, fallbacks, np.concatenate(places))
+
+
+def _places(
+    top: NDArray[np.int64],
+    found: NDArray[np.bool_],
+    items: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The place of each relevant item [E] in its user's list, from 1; 0 where it is not listed."""
+    width = 1 + max(int(top.max(initial=0)), int(items.max(initial=0)))
+    keys = np.repeat(np.arange(len(top)), np.diff(offsets)) * width + items
+    order = np.argsort(keys)
+    user, place = np.nonzero(found)
+    at = np.searchsorted(keys, user * width + top[user, place], sorter=order)
+    places = np.zeros(len(items), dtype=np.int64)
+    places[order[at]] = place + 1
+    return places
 
 
 def _padded(rows: NDArray[np.int64], width: int) -> NDArray[np.int64]:
@@ -200,7 +221,7 @@ def met_below_min_weight(data: TrainingData, users: NDArray[np.int64], cut: Cut)
 
 def _unreachable(
     data: TrainingData,
-    cases: _Cases,
+    cases: Cases,
     candidates: NDArray[np.int64],
     cut: Cut,
     exclude_seen: bool,

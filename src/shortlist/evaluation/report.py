@@ -9,8 +9,12 @@ from rich.table import Table
 
 from shortlist.evaluation.searching import Searched
 from shortlist.evaluation.significance import Interval
+from shortlist.evaluation.slices import Slice
 
 Figures = Mapping[str, Interval]
+
+SHOWN_SLICES = ("history", "items")
+"""The slices that are always shown; `to_dict` has all of them."""
 
 SHOWN_OF_CATALOGUE = ("coverage", "popularity_percentile")
 """What the table shows of the lists as a whole; `to_dict` has all of it."""
@@ -24,7 +28,7 @@ class Report:
     minus popularity, paired by user. catalogue: figures of the lists as a whole. counts: what the
     reader must know: users, candidate items, cases nobody could answer. channels: how each channel
     of vectors was trained and searched. exact: `metrics` once more, through exact indexes; None
-    where all of them are exact.
+    where all of them are exact. slices: recall by kinds of users and of items.
     """
 
     cut: str
@@ -42,6 +46,7 @@ class Report:
     notes: tuple[str, ...] = ()
     channels: Mapping[str, Searched] = field(default_factory=dict)
     exact: Figures | None = None
+    slices: tuple[Slice, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; metrics map `recall@10` to mean, low and high.
@@ -68,6 +73,7 @@ class Report:
             "difference": {"popularity": _plain(self.differences)},
             "notes": list(self.notes),
             "channels": {name: channel.to_dict() for name, channel in self.channels.items()},
+            "slices": [part.to_dict() for part in self.slices],
         }
 
     def table(self) -> Table:
@@ -100,6 +106,38 @@ class Report:
             beside = self.popularity_catalogue[name]
             blank = [""] * (len(model) - 1)
             table.add_row(name, *blank, _number(value), _number(beside), "")
+        return table
+
+    def slices_table(self, *, whole: bool = False) -> Table:
+        """Return a table of the slices for people: whom the model serves, and what it finds.
+
+        By history and by popularity of the items, at the first k; whole: all slices at every k.
+        """
+        ks = [k for k in (self.slices[0].recall if self.slices else ())][: None if whole else 1]
+        table = Table(
+            title="For whom, and of which items",
+            caption="Share of the held-out events found, mean over the users of the slice ± half "
+            "of its interval. Head, torso and tail of the items have a third of the training "
+            "events each.",
+        )
+        table.add_column("slice")
+        for name in ("users", "events", *(c for k in ks for c in (f"recall@{k}", "popular"))):
+            table.add_column(name, justify="right", no_wrap=True)
+        last = ""
+        for part in self.slices:
+            if not whole and part.by not in SHOWN_SLICES:
+                continue
+            if last not in ("", part.by):
+                table.add_section()
+            last = part.by
+            figures = [
+                text
+                for k in ks
+                for text in (_interval(part.recall[k]), f"{part.popularity[k].mean:.4f}")
+            ]
+            table.add_row(
+                f"{part.by}: {part.name}", f"{part.users:,}", f"{part.events:,}", *figures
+            )
         return table
 
     def lines(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ export function figures(report, bundle) {
   return [
     identity(report, bundle),
     quality(report.metrics),
+    slices(report.metrics),
     lists(report.metrics),
     speed(report.index),
     channels(report.plan),
@@ -106,6 +107,43 @@ function quality(metrics) {
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads, plot)),
       ...bodies),
     ...[...counted(metrics.counts ?? {}), ...(metrics.notes ?? [])].map(note),
+  );
+}
+
+/** For whom, and of which items: the slices at the first length of the list. */
+function slices(metrics) {
+  const parts = metrics?.slices ?? [];
+  if (!parts.length) return null;
+  const [name] = Object.keys(parts[0].metrics);
+  const groups = [...new Set(parts.map((part) => part.by))];
+  const bodies = groups.map((by) =>
+    make(
+      "tbody",
+      {},
+      make("tr", {}, make("th", { colspan: 5, scope: "rowgroup", class: "group" }, by)),
+      ...parts.filter((part) => part.by === by).map((part) => {
+        const own = part.metrics[name];
+        return make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, part.slice),
+          make("td", {}, count(part.users)),
+          make("td", {}, count(part.events)),
+          make("td", {}, ...interval(own)),
+          make("td", {}, own.popularity.toFixed(4)),
+        );
+      }),
+    ),
+  );
+  const heads = ["Slice", "Users", "Held-out events", name, "Popularity"].map((head) =>
+    make("th", { scope: "col" }, head),
+  );
+  return card(
+    "For whom, and of which items",
+    note("Share of the held-out events that the lists hold, mean over the users of a slice. " +
+      "Head, torso and tail of the items have a third of the training events each."),
+    make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
+      ...bodies),
   );
 }
 

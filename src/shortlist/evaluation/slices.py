@@ -1,0 +1,189 @@
+"""For whom is a model good, and of which items? The same figures by kinds of users and of items."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortlist.channels.counting.attributes import value_lists
+from shortlist.data.dataset import TrainingData
+from shortlist.data.interactions import Cut
+from shortlist.errors import ModelError, suggest
+from shortlist.evaluation.significance import Interval, bootstrap_intervals
+
+HISTORIES = ((0, "none"), (1, "1 to 4"), (5, "5 to 19"), (20, "20 and more"))
+"""The least known events of a user of each slice by length of history, and its name."""
+
+MOST_VALUES = 10
+"""So many values of a column have a slice of their own, those of most held-out events first."""
+
+Rows = NDArray[np.int64]
+
+
+class Cases(NamedTuple):
+    """User rows [U], and their distinct held-out items as lists: items [E], offsets [U + 1]."""
+
+    users: Rows
+    items: Rows
+    offsets: Rows
+
+    @property
+    def owners(self) -> Rows:
+        """The number, from 0, of the user of each held-out event, [E]."""
+        return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The figures of some of the held-out events.
+
+    by: what parts them: "history", "users", "items" or a column. name: which part. users: of how
+    many users; events: how many held-out events; found: how many of them are in the lists, by k.
+    recall: of each user with such an event the share that is found, by k, with its interval over
+    these users; popularity: the same of the popular items; difference: the two, paired by user.
+    """
+
+    by: str
+    name: str
+    users: int
+    events: int
+    found: Mapping[int, int]
+    recall: Mapping[int, Interval]
+    popularity: Mapping[int, Interval]
+    difference: Mapping[int, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one JSON-safe object; figures are keyed as in the report: recall@10."""
+        figures = {
+            f"recall@{k}": self.recall[k]._asdict()
+            | {
+                "found": self.found[k],
+                "popularity": self.popularity[k].mean,
+                "difference": self.difference[k]._asdict(),
+            }
+            for k in self.recall
+        }
+        counts = {"users": self.users, "events": self.events}
+        return {"by": self.by, "slice": self.name, **counts, "metrics": figures}
+
+
+class _Part(NamedTuple):
+    """Which held-out events belong to a slice, [E] bool."""
+
+    by: str
+    name: str
+    events: NDArray[np.bool_]
+
+
+def sliced(
+    data: TrainingData,
+    cases: Cases,
+    cut: Cut,
+    places: Rows,
+    popular: Rows,
+    ks: Sequence[int],
+    by: Iterable[str],
+    seed: int,
+) -> tuple[Slice, ...]:
+    """Return the figures of each slice that holds an event.
+
+    places, popular: [E], the place of each held-out item in its user's list, from 1, and in that of
+    the popular items; 0 where it is not listed. by: columns of the items' or users' table. Slices
+    by history, of users and of items each part all events, so their counts sum to the whole; those
+    of a column with several values an item, or of the common values alone, need not. Errors:
+    ModelError for a column that is not there.
+    """
+    parts = [*_by_history(data, cases, cut), *_by_training(data, cases)]
+    for column in by:
+        parts += _by_column(data, cases, column)
+    return tuple(
+        _figures(part, cases, places, popular, ks, seed) for part in parts if part.events.any()
+    )
+
+
+def _figures(
+    part: _Part, cases: Cases, places: Rows, popular: Rows, ks: Sequence[int], seed: int
+) -> Slice:
+    users, owner = np.unique(cases.owners[part.events], return_inverse=True)
+    counts = np.bincount(owner)
+    columns: dict[str, NDArray[np.float64]] = {}
+    found = {}
+    for k in ks:
+        ours, theirs = (
+            np.bincount(owner, (place[part.events] > 0) & (place[part.events] <= k)) / counts
+            for place in (places, popular)
+        )
+        columns |= {f"ours@{k}": ours, f"theirs@{k}": theirs, f"more@{k}": ours - theirs}
+        found[k] = int(((places > 0) & (places <= k) & part.events).sum())
+    intervals = bootstrap_intervals(columns, seed)
+    kinds = ({k: intervals[f"{kind}@{k}"] for k in ks} for kind in ("ours", "theirs", "more"))
+    return Slice(part.by, part.name, len(users), int(part.events.sum()), found, *kinds)
+
+
+def _by_history(data: TrainingData, cases: Cases, cut: Cut) -> list[_Part]:
+    """Part the events by how many events of their user are known before the cut."""
+    known = np.bincount(data.log.before(cut).user, minlength=len(data.users) + 1)
+    least = np.array([start for start, _ in HISTORIES])
+    group = np.searchsorted(least, known[cases.users], side="right")[cases.owners] - 1
+    return [_Part("history", name, group == n) for n, (_, name) in enumerate(HISTORIES)]
+
+
+def _by_training(data: TrainingData, cases: Cases) -> list[_Part]:
+    """Part the events by whether their user was trained on, and by how popular their item is.
+
+    The most popular items that together have a third of the training events are the head, the next
+    the torso, the others the tail; new items have no training event.
+    """
+    trained = (cases.users <= data.users.trained)[cases.owners]
+    counts = np.zeros(len(data.items) + 1, dtype=np.int64)
+    counts[: data.items.trained + 1] = data.item_counts
+    order = np.argsort(-counts, kind="stable")
+    before = np.empty(len(counts))
+    before[order] = np.concatenate([[0], np.cumsum(counts[order])[:-1]])
+    third = np.minimum(before * 3 / max(int(counts.sum()), 1), 2).astype(np.int64)
+    third[counts == 0] = 3
+    group = third[cases.items]
+    return [
+        _Part("users", "trained", trained),
+        _Part("users", "new", ~trained),
+        *(
+            _Part("items", name, group == number)
+            for number, name in enumerate(("head", "torso", "tail", "new"))
+        ),
+    ]
+
+
+def _by_column(data: TrainingData, cases: Cases, column: str) -> list[_Part]:
+    """Part the events by the values of a column of items, or of users."""
+    sides = [
+        (frame, features, vocabulary, rows)
+        for frame, features, vocabulary, rows in (
+            (data.item_frame, data.item_features, data.items, cases.items),
+            (data.user_frame, data.user_features, data.users, cases.users[cases.owners]),
+        )
+        if frame is not None
+    ]
+    with_column = [side for side in sides if column in side[0].columns and column != "id"]
+    if not with_column:
+        known = [name for side in sides for name in side[0].columns if name != "id"]
+        raise ModelError(
+            f"by: no table of items or users has a column '{column}'."
+            + (suggest(column, known) if known else " The model has no such table.")
+        )
+    frame, features, vocabulary, rows = with_column[0]
+    values, start, codes = value_lists(column, frame, features, vocabulary)
+    length = (start[1:] - start[:-1])[rows]
+    event = np.repeat(np.arange(len(rows)), length)
+    code = codes[np.repeat(start[rows + 1] - np.cumsum(length), length) + np.arange(len(event))]
+    common = np.argsort(-np.bincount(code, minlength=len(values) + 1)[1:], kind="stable")
+    parts = []
+    for value in common[:MOST_VALUES]:
+        mine = np.zeros(len(rows), dtype=np.bool_)
+        mine[event[code == value + 1]] = True
+        parts.append(_Part(column, values[value], mine))
+    rest = ~np.isin(code, common[:MOST_VALUES] + 1)
+    other = np.zeros(len(rows), dtype=np.bool_)
+    other[event[rest]] = True
+    return [*parts, _Part(column, "(others)", other), _Part(column, "(none)", length == 0)]

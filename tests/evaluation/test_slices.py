@@ -1,0 +1,82 @@
+"""Slices: worked by hand on a log of six users, and summing to the whole on a planted world."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shortlist import Dataset, Feature, Popular, Schema, TwoTower, evaluate
+from shortlist.data.synthetic import planted_world
+from shortlist.errors import ModelError
+
+COLUMNS = ("user_id", "item_id", "time")
+
+
+def by_hand():
+    """Item 1 has 6 training events, 2 has 2, 3 and 4 have one; 5 is new. The last is held out."""
+    train = [(u, 1) for u in range(1, 7)] + [(1, 2), (2, 2), (3, 3), (4, 4)]
+    held = [(1, 3), (2, 4), (3, 2), (4, 2), (5, 5), (6, 2), (7, 1)]
+    rows = [(u, i, t) for t, (u, i) in enumerate(train)]
+    rows += [(u, i, 100 + u) for u, i in held]
+    log = pl.DataFrame(rows, schema=COLUMNS, orient="row")
+    items = pl.DataFrame({"item_id": [1, 2, 3, 4, 5], "genre": ["a|b", "a", "b", None, "a"]})
+    schema = Schema(time="time", item_features=(Feature("genre", "multi-valued"),))
+    return Dataset.load(log, items=items, schema=schema).split("global-time", at=100)
+
+
+def counts(report):
+    return {(s.by, s.name): (s.users, s.events, dict(s.found)) for s in report.slices}
+
+
+def test_each_slice_is_what_a_hand_counts():
+    report = evaluate(Popular().fit(by_hand(), "train+validation"), k=(1, 2), by=["genre"])
+    found = counts(report)
+    # Unseen items by popularity, ties by key: users 1 and 2 have met 1 and 2; 5, 6 get 2; 7 gets 1.
+    assert found["history", "none"] == (1, 1, {1: 1, 2: 1})
+    assert found["history", "1 to 4"][:2] == (6, 6)
+    assert found["users", "new"] == (1, 1, {1: 1, 2: 1})
+    assert found["items", "head"] == (1, 1, {1: 1, 2: 1})
+    assert found["items", "torso"] == (3, 3, {1: 3, 2: 3})
+    assert found["items", "tail"][:2] == (2, 2)
+    assert found["items", "new"] == (1, 1, {1: 0, 2: 0})
+    assert found["genre", "a"][:2] == (5, 5)
+    assert found["genre", "b"][:2] == (2, 2)
+    assert found["genre", "(none)"][:2] == (1, 1)
+    torso = next(s for s in report.slices if s.name == "torso")
+    assert torso.recall[1] == torso.popularity[1] == (1.0, 1.0, 1.0)
+    assert torso.difference[1] == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["leave-last-out", "global-time"])
+def test_slices_sum_to_the_whole(kind):
+    world = planted_world(users=150, items=120, events=3_000, seed=4)
+    schema = Schema(
+        time="timestamp", user_features=(Feature("region", "categorical"),), title="title"
+    )
+    split = Dataset.load(world.interactions, users=world.users, items=world.items, schema=schema)
+    model = TwoTower(dim=8, epochs=1, batch_size=256).fit(split.split(kind))
+    report = evaluate(model, k=(5, 20), by=["region"])
+    users, items, offsets = model.data.targets("test")
+    recall = {k: report.metrics[f"recall@{k}"].mean for k in (5, 20)}
+    for by in ("history", "users", "region"):
+        parts = [s for s in report.slices if s.by == by]
+        assert sum(s.users for s in parts) == len(users)
+        for k in (5, 20):
+            mean = sum(s.recall[k].mean * s.users for s in parts) / len(users)
+            assert mean == pytest.approx(recall[k], abs=1e-12)
+            beside = sum(s.popularity[k].mean * s.users for s in parts) / len(users)
+            assert beside == pytest.approx(report.popularity[f"recall@{k}"].mean, abs=1e-12)
+    for by in ("history", "users", "items", "region"):
+        parts = [s for s in report.slices if s.by == by]
+        assert sum(s.events for s in parts) == len(items)
+        for k in (5, 20):
+            # Found events by hand: precision counts them over all places.
+            hits = report.metrics[f"precision@{k}"].mean * k * len(users)
+            assert sum(s.found[k] for s in parts) == pytest.approx(hits, abs=1e-6)
+    assert np.diff(offsets).min() >= 1
+    assert report.to_dict()["slices"][0]["metrics"]["recall@5"]["found"] >= 0
+
+
+def test_a_column_that_no_table_has_is_refused_with_the_nearest_name():
+    fitted = Popular().fit(by_hand())
+    with pytest.raises(ModelError, match=r"'gerne'\. Did you mean 'genre'"):
+        evaluate(fitted, by=["gerne"])
