@@ -381,7 +381,7 @@ def test_a_damaged_copy_is_found_before_any_parser_sees_it(tmp_path, server, mon
     path.write_bytes(whole[:40] if file == NOTE else flipped)
     with monkeypatch.context() as patch:
         patch.setattr(obtaining.Dataset, "load", lambda **_: pytest.fail("a parser saw it"))
-        with pytest.raises(DataError, match=r"To take what it holds, say --from .*--overwrite"):
+        with pytest.raises(DataError, match=r"To take what it holds, say --from .* --overwrite"):
             fetched("ml-100k", place)
     again, said = movielens_100k(cache=tmp_path)  # the cache is nobody's work: fetched anew
     assert same(tables, again)
@@ -389,6 +389,19 @@ def test_a_damaged_copy_is_found_before_any_parser_sees_it(tmp_path, server, mon
     assert said[1].endswith("from GroupLens.")
     assert movielens_100k(cache=tmp_path)[1][0].endswith(f"kept in {place}.")
     assert [entry.name for entry in tmp_path.iterdir()] == ["ml-100k"]
+
+
+def test_what_somebody_else_put_there_is_never_removed(tmp_path, server):
+    answer(server, "/ml-100k.zip", RAW_ZIP)
+    place = put(tmp_path / "ml-100k", {"mine.txt": "work"})
+    with pytest.raises(DataError, match=r"this command did not make it.*move .*ml-100k away first"):
+        fetched("ml-100k", place, replaces=True)
+    fetched("ml-100k", tmp_path / "own")
+    put(tmp_path / "own", {"users.parquet": "x", "mine.txt": "work"})
+    with pytest.raises(DataError, match=r"users\.parquet is not what.*move .*mine\.txt away"):
+        fetched("ml-100k", tmp_path / "own", replaces=True)
+    (tmp_path / "own" / "mine.txt").unlink()
+    assert fetched("ml-100k", tmp_path / "own", replaces=True).source.endswith("GroupLens.")
 
 
 def test_a_write_that_fails_leaves_nothing_half_done_and_the_demo_still_has_its_data(
@@ -484,9 +497,10 @@ def test_lines_of_items_become_a_log_with_the_split_that_was_published(tmp_path,
     ]
     items = pl.read_parquet(tmp_path / "b" / "items.parquet")
     assert items.rows() == [(2, [7, 1])]
-    put(tmp_path, {"bad.txt": "1 2\n1 x\n"})
-    with pytest.raises(DataError, match=r"bad\.txt: line 2 is not ids between spaces: '1 x"):
-        read_item_lines(tmp_path / "bad.txt")
+    for word in ("x", "1_0", "-1", "1" + "0" * 19, "١"):
+        put(tmp_path, {"bad.txt": f"1 2\n1 {word}\n"})
+        with pytest.raises(DataError, match=r"bad\.txt: line 2 is not ids between spaces: '1 "):
+            read_item_lines(tmp_path / "bad.txt")
 
 
 def test_each_form_has_a_recipe_that_is_sound_and_says_what_was_checked(tmp_path, monkeypatch):

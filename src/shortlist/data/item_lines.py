@@ -7,6 +7,8 @@ import polars as pl
 
 from shortlist.errors import DataError
 
+_DIGITS = 19  # of the largest number that surely fits into 64 bits, and one
+
 
 def read_item_lines(path: Path) -> pl.DataFrame:
     """Read lines such as `7 12 5 90`: columns user_id, item_id, and position, which counts from 0.
@@ -16,14 +18,11 @@ def read_item_lines(path: Path) -> pl.DataFrame:
     lists: list[list[int]] = []
     with path.open(encoding="ascii", errors="replace") as file:
         for number, line in enumerate(file, 1):
-            try:
-                ids = [int(word) for word in line.split()]
-            except ValueError as error:
-                raise DataError(
-                    f"{path}: line {number:,} is not ids between spaces: {line[:60]!r}"
-                ) from error
-            if ids:
-                lists.append(ids)
+            words = line.split()
+            if not all(word.isdigit() and len(word) < _DIGITS for word in words):
+                raise DataError(f"{path}: line {number:,} is not ids between spaces: {line[:60]!r}")
+            if words:
+                lists.append([int(word) for word in words])
     frame = pl.DataFrame(
         {"user_id": [ids[0] for ids in lists], "item_id": [ids[1:] for ids in lists]},
         schema={"user_id": pl.Int64, "item_id": pl.List(pl.Int64)},

@@ -15,12 +15,13 @@ import polars as pl
 
 from shortlist.data.dataset import Dataset
 from shortlist.data.fetching import fetch, unpack
-from shortlist.data.known_sets import Counts, Form, KnownSet, Tables, known_set
+from shortlist.data.known_sets import TABLES, Counts, Form, KnownSet, Tables, known_set
 from shortlist.data.movielens import tidy
 from shortlist.data.readers import read_frame
 from shortlist.errors import DataError, OutputError
 from shortlist.outputs import parents_of, reason_of, remove, temporary_in
 
+TABLE_FILES = tuple(f"{table}.parquet" for table in TABLES)
 NOTE = "source.json"
 """Beside fetched files: where they came from, and the sha256 of each."""
 
@@ -65,10 +66,12 @@ def fetched(
         try:
             return _kept(known, place)
         except DataError as error:
-            if not replaces:
+            others = _others(known, place)
+            if not replaces or others:
+                anew = f"move {others[0]} away first" if others else "add --overwrite"
                 raise DataError(
-                    f"{place} is there, and {error}. To take what it holds, say --from {place}; "
-                    "--overwrite fetches it anew."
+                    f"{place} is there, and {error}. To take what it holds, say --from {place}; to "
+                    f"fetch it anew, {anew}."
                 ) from error
             tried.append(f"{place}: {error}")
     for source in known.sources:
@@ -233,6 +236,14 @@ def _kept(known: KnownSet, place: Path) -> Obtained:
     return Obtained(place, form, f"{first.removesuffix('.')}, kept in {place}.{dot[1:]}{rest}")
 
 
+def _others(known: KnownSet, place: Path) -> list[Path]:
+    """What in a folder was not fetched, so that nobody may remove it; the folder, if all of it."""
+    if not (place / NOTE).is_file():
+        return [place]
+    ours = {NOTE, *TABLE_FILES, *(file for form in known.forms for file in form.files)}
+    return sorted(path for path in place.iterdir() if path.name not in ours)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -299,6 +310,6 @@ def digest(rows: pl.DataFrame) -> str:
 def _as_data_error(known: KnownSet) -> Iterator[None]:
     try:
         yield
-    except (pl.exceptions.PolarsError, KeyError, ValueError, OSError) as error:
+    except (pl.exceptions.PolarsError, KeyError, TypeError, ValueError, OSError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"not as {known.title} has it, or damaged: {said}") from error
