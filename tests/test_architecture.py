@@ -28,6 +28,7 @@ FLOORS = (
     {"bundle", "evaluation"},
     {"doctor", "serving"},
     {"runs"},
+    {"jobs"},
     {"shortlist"},
     {"cli", "__main__"},
 )

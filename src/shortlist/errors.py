@@ -67,6 +67,12 @@ class CheckpointError(ShortlistError):
     exit_code = 3
 
 
+class JobError(ShortlistError):
+    """A batch step that cannot be done: another recipe made its folder, or an engine is missing."""
+
+    exit_code = 2
+
+
 class OutputError(ShortlistError):
     """A result that cannot be written there: something is in the way, or the disk refuses it."""
 

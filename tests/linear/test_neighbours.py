@@ -285,7 +285,7 @@ def test_tf_idf_by_hand():
 def test_bm25_by_hand():
     # Item lengths 3 and 1, mean 2; b = 0.5, k1 = 2: 2 (0.5 + 0.5 * 1.5) = 2.5 and 1.5.
     item, user, value = np.array([1, 1, 2]), np.array([1, 2, 1]), np.array([1.0, 2.0, 1.0])
-    found = bm25(value, user, item, np.array([0, 2, 1]), items=2, k1=2.0, b=0.5)
+    found = bm25(value, user, item, np.array([0, 2, 1]), np.array([0.0, 3.0, 1.0]), k1=2.0, b=0.5)
     idf = np.log(3 / np.array([3.0, 2.0, 3.0]))
     np.testing.assert_allclose(found, [3 / 3.5, 6 / 4.5, 3 / 2.5] * idf)
 
@@ -293,6 +293,6 @@ def test_bm25_by_hand():
 def test_weights_of_words_refuse_negative_values():
     value, user, counts = np.array([-1.0]), np.array([1]), np.array([0, 1])
     with pytest.raises(ModelError, match="'bm25' needs values >= 0"):
-        bm25(value, user, np.array([1]), counts, 1)
+        bm25(value, user, np.array([1]), counts, np.zeros(2))
     with pytest.raises(ModelError, match="'tf-idf' needs values >= 0"):
         tf_idf(value, user, counts, 1)

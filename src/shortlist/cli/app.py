@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shortlist import __version__
-from shortlist.cli import ask, bundles, doctor, events, known, serve, train
+from shortlist.cli import ask, bundles, doctor, events, job, known, serve, train
 from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
 from shortlist.errors import OutputError, QueryError, ShortlistError
@@ -23,6 +23,7 @@ COMMANDS = {
         *(bundles.inspect, bundles.update, bundles.encode, bundles.index),
     ),
     "Serve": (serve.serve,),
+    "Work in parts": (job.job,),
 }
 GROUPS = {"Serve": {"events": events.events}}
 """The commands under the headings that `--help` gives them."""

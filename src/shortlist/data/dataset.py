@@ -76,8 +76,11 @@ class Dataset:
         impressions: Any = None,
         dropped: Any = None,
         schema: Schema | None = None,
+        part: Any = False,
     ) -> "Dataset":
         """Read a log, and features if there are any, from paths or frames.
+
+        part: these are the events of some users only; what only all of them can lack is not missed.
 
         impressions: what was shown, with schema.click; dropped: what a later stage threw away.
         Both are logs of hard negatives (`shown`), with the columns of the interactions.
@@ -87,7 +90,8 @@ class Dataset:
         or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
         """
         schema = schema or Schema()
-        read = read_log(interactions, schema, described=described_sides(schema, users, items))
+        sides = described_sides(schema, users, items)
+        read = read_log(interactions, schema, only_met=bool(part), described=sides)
         frame, met, report = read.events, read.met, read.report
         refuse_idle_text(schema, interactions, users, items, impressions, dropped)
         said: list[str] = []

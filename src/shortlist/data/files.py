@@ -19,7 +19,7 @@ class ManyFiles(str):
     files: the name and the number of rows of each.
     """
 
-    def __init__(self, name: str) -> None:  # noqa: ARG002
+    def __init__(self, name: object) -> None:  # noqa: ARG002
         self.files: list[tuple[str, int]] = []
 
     def place(self, row: int) -> tuple[str, int]:
@@ -29,6 +29,16 @@ class ManyFiles(str):
                 return name, row
             row -= rows
         return self, row
+
+
+class SlicedFile(ManyFiles):
+    """What errors call a file of which some rows are read, `first` before them."""
+
+    first: int = 0
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The file, and the number of a row in all of it."""
+        return str(self), row + self.first
 
 
 def is_path(source: Any) -> bool:

@@ -116,13 +116,8 @@ def read_log(
     if described:
         frame = frame.with_row_index(ROW).select(pl.exclude(ROW), ROW)
     # New events may be dates where the bundle's are numbers: `data.updates` says so with ranges.
-    if schema.time_unit not in ("auto", unit) and not only_met:
-        raise fault(
-            table.where,
-            str(schema.time),
-            f"data.time_unit = '{schema.time_unit}' is for numbers, and these are dates, which say "
-            "what they are: leave it out.",
-        )
+    if not only_met:
+        refuse_unit_of_dates(table.where, schema, unit)
     if unit == schema.time_unit and not only_met:
         refuse_beyond(table.where, str(schema.time), frame["time"], unit)
     if schema.order == "file":
@@ -165,22 +160,34 @@ def read_log(
     return Log(frame, met, report, versions)
 
 
+def refuse_unit_of_dates(where: str, schema: Schema, unit: TimeUnit | None) -> None:
+    """Refuse a schema that says what numbers are where the log has dates. unit: of its times."""
+    if schema.time_unit not in ("auto", unit):
+        raise fault(
+            where,
+            str(schema.time),
+            f"data.time_unit = '{schema.time_unit}' is for numbers, and these are dates, which say "
+            "what they are: leave it out.",
+        )
+
+
 def read_roles(
     source: Source,
     roles: Mapping[str, str],
     name: str,
     schema: Schema,
     unit: TimeUnit | WrittenUnit = "auto",
+    min_weight: float | None = None,
 ) -> tuple[pl.DataFrame, TimeUnit | None, str]:
     """Read some columns of a log beside the main one, under the names of their roles.
 
     roles: role -> column, as `Schema.roles` gives them; checked and typed as in
     `read_interactions`, but nothing is merged, and only `schema.null_ids` leaves rows out. unit: of
-    times that are numbers. Returns the rows in the order of the file, the unit of their times, and
-    what errors call the source.
+    times that are numbers. min_weight: below it a weight may be negative. Returns the rows in the
+    order of the file, the unit of their times, and what errors call the source.
     """
     table = open_table(source, name, schema.text_of(name))
-    frame, unit_read, _ = _checked_roles(table, roles, None, schema.null_ids, unit)
+    frame, unit_read, _ = _checked_roles(table, roles, min_weight, schema.null_ids, unit)
     return frame, unit_read, table.where
 
 

@@ -11,6 +11,7 @@ from shortlist.sections.kinds import SplitKind
 
 Roles = NDArray[np.int8]
 KINDS: tuple[str, ...] = get_args(SplitKind)
+NO_TRAINING_ROW = "no training row is left before the validation cut; move split.at later"
 
 
 def check_kind(kind: str) -> None:
@@ -48,19 +49,30 @@ def global_time(log: Interactions, at: Any = 0.9, validation_at: Any = None) -> 
         raise SplitError("split.kind 'global-time' needs data.time")
     test_at = _moment(log.time, at)
     rest = log.time[log.time < test_at]
-    if len(rest) in (0, len(log)):
-        raise SplitError(
-            f"split.at = {at!r} leaves {len(rest)} of {len(log)} rows before the cut; the times "
-            f"run from {log.time.min()} to {log.time.max()}"
-        )
+    check_moment(at, len(rest), len(log), log.time.min(), log.time.max())
     share = len(rest) / len(log)
     cut = _moment(rest, share if validation_at is None else validation_at)
-    roles = np.full(len(log), Role.TRAIN, dtype=np.int8)
-    roles[log.time >= cut] = Role.VALIDATION
-    roles[log.time >= test_at] = Role.TEST
+    roles = at_moments(log.time, cut, test_at)
     if not (roles == Role.TRAIN).any():
-        raise SplitError("no training row is left before the validation cut; move split.at later")
+        raise SplitError(NO_TRAINING_ROW)
     return roles
+
+
+def at_moments(time: NDArray[Any], validation: Any, test: Any) -> Roles:
+    """Return the roles of events at these times [n], held out from two moments on, [n] int8."""
+    roles = np.full(len(time), Role.TRAIN, dtype=np.int8)
+    roles[time >= validation] = Role.VALIDATION
+    roles[time >= test] = Role.TEST
+    return roles
+
+
+def check_moment(at: Any, before: int, events: int, low: Any, high: Any) -> None:
+    """Refuse a cut that leaves no event on one of its sides. low, high: the times' range."""
+    if before in (0, events):
+        raise SplitError(
+            f"split.at = {at!r} leaves {before} of {events} rows before the cut; the times "
+            f"run from {low} to {high}"
+        )
 
 
 def random_hold_out(log: Interactions, keys: NDArray[np.uint64], at: float = 0.8) -> Roles:

@@ -15,7 +15,14 @@ import polars as pl
 
 from shortlist.data import json_lines, nested
 from shortlist.data.columns import exact_text, fault, first_row, typed_text
-from shortlist.data.files import KINDS, ManyFiles, files_of, hive_values, is_path
+from shortlist.data.files import (
+    KINDS,
+    ManyFiles,
+    SlicedFile,
+    files_of,
+    hive_values,
+    is_path,
+)
 from shortlist.data.text import (
     TextFormat,
     is_recbole,
@@ -27,6 +34,23 @@ from shortlist.data.text import (
 from shortlist.errors import DataError, suggest
 
 Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __arrow_c_stream__
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some rows of a Parquet file as a source: `rows` of them from place `first` on."""
+
+    path: Path
+    first: int
+    rows: int
+
+    def open(self) -> "Table":
+        """Open it; errors name the file, and rows as they are numbered there."""
+        where = SlicedFile(self.path)
+        where.first = self.first
+        lazy = pl.scan_parquet(self.path, glob=False).slice(self.first, self.rows)
+        return _open_lazy(lazy, where)
+
 
 Result = TypeVar("Result")
 
@@ -123,6 +147,8 @@ def open_table(
     most: look at the head of each file only: so many bytes of text, `HEAD_ROWS` of Parquet.
     """
     where = f"the {name} frame"
+    if isinstance(source, Slice):
+        return source.open()
     if is_path(source):
         files = files_of(source)
         if len(files) > 1 or (hive_values(files[0]) and str(files[0]) != str(source)):

@@ -5,6 +5,8 @@ Each function that takes a column raises a DataError that names the file, the co
 
 import datetime as dt
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -60,6 +62,9 @@ _SERIALS = (32_874, 73_051)
 
 _MOST_PLAIN = 0.1
 """The share of times of no unit's size up to which the others tell the unit."""
+
+_MOST_DATES = 100_000
+"""So many distinct dates are looked at, of a log that is read in parts."""
 
 _FAR = 10
 """New events may lie so many years, or so many times the log's own range, away from it."""
@@ -123,6 +128,60 @@ def unit_of(column: pl.Series, where: str) -> TimeUnit:
             "for days since 1970, 'number' for a plain count.",
         )
     return found or "number"
+
+
+@dataclass(frozen=True)
+class TimeSizes:
+    """What must be known of numbers to tell their unit, part by part; `joined` puts parts together.
+
+    low, high: of all; head: the first thousand; counts: how many have the size of each unit;
+    dates: the distinct ones that may write a date.
+    """
+
+    low: float
+    high: float
+    head: tuple[float, ...]
+    counts: Mapping[TimeUnit, int]
+    dates: tuple[float, ...]
+
+    @classmethod
+    def of(cls, column: pl.Series) -> "TimeSizes":
+        """Look at some numbers, of which there is one at least."""
+        counts = {unit: int(_within(column, unit).sum()) for unit in _SIZES}
+        forms = [unit for unit in _SIZES if unit in _DATE_FORMS]
+        written = [column.filter(_within(column, unit)) for unit in forms]
+        dates = pl.concat(written).unique().sort().head(_MOST_DATES).to_list()
+        low, high = _bounds(column)
+        return cls(low, high, tuple(column.head(1000).to_list()), counts, tuple(dates))
+
+    @classmethod
+    def joined(cls, parts: Sequence["TimeSizes"]) -> "TimeSizes":
+        """Return what is to be known of all numbers of the parts, in their order."""
+        head = tuple(value for part in parts for value in part.head)[:1000]
+        return cls(
+            min(part.low for part in parts),
+            max(part.high for part in parts),
+            head,
+            {unit: sum(part.counts[unit] for part in parts) for unit in _SIZES},
+            tuple(sorted({value for part in parts for value in part.dates})[:_MOST_DATES]),
+        )
+
+    def unit(self, name: str, where: str) -> TimeUnit:
+        """Return the unit that `unit_of` the whole column gives; refused where parts cannot tell.
+
+        Errors: DataError.
+        """
+        found = _by_size(self.low, self.high)
+        mixed = found is None and any(self.counts.values())
+        if mixed or (found in _DATE_FORMS and len(self.dates) == _MOST_DATES):
+            raise fault(
+                where,
+                name,
+                f"the sizes of the times, {self.low} to {self.high}, do not tell one unit: say "
+                "what they are (data.time_unit).",
+            )
+        values = self.dates if found in _DATE_FORMS else (*self.head, self.low, self.high)
+        return unit_of(pl.Series(name, values), where)
 
 
 def time_key(value: str | float | dt.date, unit: TimeUnit) -> int | float:

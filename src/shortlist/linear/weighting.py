@@ -39,7 +39,7 @@ def bm25(
     user: NDArray[np.int64],
     item: NDArray[np.uint32],
     item_counts: NDArray[np.int64],
-    items: int,
+    lengths: Floats,
     *,
     k1: float = 1.2,
     b: float = 0.75,
@@ -47,12 +47,12 @@ def bm25(
     """Weigh each pair as Okapi BM25 weighs a word (the user) in a text (the item).
 
     value (k1 + 1) / (k1 (1 - b + b · length / mean length) + value) · idf, where the length of an
-    item is the sum of its values. Arguments as for `tf_idf`; item: [pairs].
+    item is the sum of its values. Arguments as for `tf_idf`; item: [pairs]; lengths: [items + 1].
     """
     _refuse_negative(value, "bm25")
-    length = np.bincount(item, weights=value, minlength=items + 1)
-    mean = max(float(length.sum()) / max(items, 1), np.finfo(np.float64).tiny)
-    shortness = k1 * (1 - b + b * length / mean)
+    items = len(lengths) - 1
+    mean = max(float(lengths.sum()) / max(items, 1), np.finfo(np.float64).tiny)
+    shortness = k1 * (1 - b + b * lengths / mean)
     total = shortness[item] + value
     saturated = np.zeros(len(value))
     np.divide(value * (k1 + 1), total, out=saturated, where=total > 0)

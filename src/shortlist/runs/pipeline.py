@@ -180,16 +180,17 @@ def train(
     device: str = "cpu",
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    retriever: Channel | None = None,
 ) -> Trained:
     """Fit, measure on the test rows, and with `refit = "all"` fit once more on everything.
 
     checkpoints: where towers are saved while they train, and taken up again from; whoever saves
-    the retriever removes them afterwards.
+    the retriever removes them afterwards. retriever: the one to fit, as `build` makes it.
 
     The figures of a refit on "all" are those of the fit before it: nothing is left to measure it.
     """
     refit = recipe.training.refit
-    retriever = build(recipe, device)
+    retriever = build(recipe, device) if retriever is None else retriever
     saved: dict[str, Checkpoints] = {}
     if checkpoints is not None:
         check_resumable(recipe)

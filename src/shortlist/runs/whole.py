@@ -96,8 +96,11 @@ def carry_out(
     checkpoints: Checkpoints | None = None,
     watermark: Watermark | None = None,
     overwrite: bool = False,
+    retriever: Channel | None = None,
 ) -> Run:
     """Train on a split that is there, measure, examine and save; the arguments are as in `train`.
+
+    retriever: the one to fit, as `pipeline.build` makes it of the recipe.
 
     A trained model is kept whatever the doctor runs into, and where `out` cannot be written it is
     kept elsewhere, as the error says.
@@ -105,7 +108,11 @@ def carry_out(
     for path in recipe.inputs.values() if watermark is None else ():
         watermark = watermark if path is None else learned_with(watermark, path)
     trained = pipeline.train(
-        recipe, split, device=device, progress=progress, checkpoints=checkpoints
+        *(recipe, split),
+        device=device,
+        progress=progress,
+        checkpoints=checkpoints,
+        retriever=retriever,
     )
     report, description = trained.report.to_dict(), recipe.to_dict()
     findings: list[Finding] = []

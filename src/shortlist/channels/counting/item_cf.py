@@ -1,5 +1,6 @@
 """ItemCF: what do those who met the same things meet besides? Neighbours of items, summed."""
 
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -9,20 +10,20 @@ from pydantic import Field, model_validator
 
 from shortlist.channels.counting.history import MOST_ITEMS, ProfileOptions
 from shortlist.channels.counting.neighbour_lists import NeighbourScorer
+from shortlist.channels.counting.similarities import (
+    Weighed,
+    found_neighbours,
+    sides,
+    sums_of_items,
+    weighed,
+)
 from shortlist.data.dataset import TrainingData
-from shortlist.durations import in_units
-from shortlist.errors import ModelError
 from shortlist.linear.neighbours import (
-    Formula,
     Neighbours,
     Pairs,
-    counted_pairs,
-    nearest,
     renamed,
     spread,
 )
-from shortlist.linear.swing import swing
-from shortlist.linear.weighting import bm25, inverse_frequency, tf_idf
 from shortlist.sections.base import Count, Duration, NotNegative, Positive, Seed
 
 Floats = NDArray[np.float64]
@@ -135,10 +136,15 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
 
     options_type = ItemCFOptions
 
+    found: Callable[[TrainingData], Neighbours | None] | None = None
+    """Where a job has found the neighbours already: what `learn` asks first."""
+
     def learn(self) -> None:
         """Find the neighbours of all items. Errors: ModelError where a column is missing."""
-        pairs = self._pairs(self.data)
-        self._keep(self._nearest(self.data, pairs, None))
+        found = None if self.found is None else self.found(self.data)
+        if found is None:
+            found = self._nearest(self.data, self._weighed(self.data), None)
+        self._keep(found)
 
     def _take_events(self, data: TrainingData) -> None:
         """Take new events: only rows that can differ are made anew, the others are kept.
@@ -149,103 +155,44 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
         if self.options.item_weighting != "none":
             self.fit_data(data)
             return
-        old, kept, pairs = self.data, self.neighbours, self._pairs(data)
-        rows = self._rows_that_differ(old, data, pairs)
+        old, kept, given = self.data, self.neighbours, self._weighed(data)
+        rows = self._rows_that_differ(old, data, given)
         names = data.items.rows(old.items.ids[: old.items.trained])
         self._take(data)
-        fresh = self._nearest(data, pairs, rows)
+        fresh = self._nearest(data, given, rows)
         self._keep(renamed(kept, names, data.items.trained).with_lists(rows, fresh))
 
-    def _pairs(self, data: TrainingData) -> Pairs:
+    def _weighed(self, data: TrainingData) -> Weighed:
         """The distinct pairs of the training log, once the options are known to fit the data."""
-        options, log = self.options, data.training_log
-        for name in ("recency", "latest_items", "most_items", "time_decay"):
-            if getattr(options, name) is not None and log.time is None:
-                raise ModelError(f"{name} needs data.time: without it a history has no order")
-        return counted_pairs(log, data.items.trained, options.values, options.most_items)
+        return weighed(self.options, data.training_log, data.items.trained)
+
+    def _norms(self, data: TrainingData, given: Weighed) -> tuple[Floats, Floats]:
+        weight = None if given.user_weight is None else given.user_weight[given.pairs.user]
+        item, items = given.pairs.item, data.items.trained
+        return sides(self.options, sums_of_items(self.options, item, given.value, weight, items))
 
     def _nearest(
-        self, data: TrainingData, pairs: Pairs, rows: NDArray[np.int64] | None
+        self, data: TrainingData, given: Weighed, rows: NDArray[np.int64] | None
     ) -> Neighbours:
-        options, ties = self.options, data.items.tie_keys
-        if options.similarity != "swing":
-            return nearest(pairs, self._formula(data, pairs), ties, options.neighbours, rows)
-        return swing(
-            pairs,
-            ties,
+        return found_neighbours(
+            self.options,
+            given,
+            self._norms(data, given),
+            data.items.tie_keys[: data.items.trained + 1],
             data.users.tie_keys,
-            data.items.trained,
-            options.neighbours,
-            alpha=1.0 if options.alpha is None else options.alpha,
-            users=options.swing_users or 200,
-            seed=options.seed or 0,
-            rows=rows,
+            data.time_unit,
+            rows,
         )
 
-    def _formula(self, data: TrainingData, pairs: Pairs) -> Formula:
-        """Write the options as left, right and weights."""
-        options, items = self.options, data.items.trained
-        counts = pairs.users_of_items(items)
-        value = self._values(data, pairs)
-        weight = None
-        if options.user_weighting == "iuf":
-            weight = inverse_frequency(pairs.items_of_users())
-        elif options.user_weighting == "inverse":
-            weight = _power(pairs.items_of_users(), -1.0)
-        left: Floats = np.ones(items + 1)
-        right = left
-        if options.similarity == "cosine":
-            squares: NDArray[Any] = counts
-            if value is not None:
-                squares = np.bincount(pairs.item, value**2, items + 1)
-            left = right = _power(squares, -0.5)
-        elif options.similarity == "conditional":
-            alpha = 0.5 if options.alpha is None else options.alpha
-            left, right = _power(counts, -1.0), _power(counts, -alpha)
-        elif options.similarity == "jaccard":
-            each = np.ones(len(pairs.item)) if weight is None else weight[pairs.user]
-            left = np.bincount(pairs.item, each, items + 1).astype(np.float64)
-        time, half_life = None, 1.0
-        if options.time_decay is not None:
-            assert data.training_log.time is not None
-            half_life = in_units(options.time_decay, data.time_unit, "time_decay")
-            time = data.training_log.time[pairs.event].astype(np.float64)
-        union = options.similarity == "jaccard"
-        return Formula(left, right, union, value, time, weight, options.shrinkage, half_life)
-
-    def _values(self, data: TrainingData, pairs: Pairs) -> Floats | None:
-        """The value of each pair after weighting; None where all are 1."""
-        options, items = self.options, data.items.trained
-        value = np.ones(len(pairs.item))
-        if options.values == "explicit":
-            assert data.training_log.weight is not None
-            value = data.training_log.weight[pairs.event].astype(np.float64)
-        elif options.item_weighting == "none":
-            return None
-        counts = pairs.items_of_users()
-        if options.item_weighting == "tf-idf":
-            return tf_idf(value, pairs.user, counts, items)
-        if options.item_weighting == "bm25":
-            return bm25(
-                value,
-                pairs.user,
-                pairs.item,
-                counts,
-                items,
-                k1=options.bm25_k1 or 1.2,
-                b=0.75 if options.bm25_b is None else options.bm25_b,
-            )
-        return value
-
     def _rows_that_differ(
-        self, old: TrainingData, data: TrainingData, pairs: Pairs
+        self, old: TrainingData, data: TrainingData, given: Weighed
     ) -> NDArray[np.int64]:
         """The rows of `data` whose neighbours may differ from those of `old`, ascending."""
         items = data.items.trained
-        old_pairs = self._pairs(old)
+        was, pairs = self._weighed(old), given.pairs
         user = np.concatenate([[0], data.users.rows(old.users.ids)])
         item = np.concatenate([[0], data.items.rows(old.items.ids[: old.items.trained])])
-        before = self._content(old, old_pairs, user, item)
+        before = self._content(old, was.pairs, user, item)
         after = self._content(data, pairs, np.arange(len(data.users) + 1), np.arange(items + 1))
         changed = pl.concat(
             [
@@ -258,11 +205,11 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
             rows = side.filter(pl.col("user").is_in(changed.implode()))["item"].to_numpy()
             differ[rows[rows <= items]] = True
         if self.options.similarity != "swing":
-            was, now = self._formula(old, old_pairs), self._formula(data, pairs)
             moved = np.ones(items + 1, dtype=np.bool_)
             there = np.flatnonzero(item <= items)[1:]
-            moved[item[there]] = (was.left[there] != now.left[item[there]]) | (
-                was.right[there] != now.right[item[there]]
+            sides_of = zip(self._norms(old, was), self._norms(data, given), strict=True)
+            moved[item[there]] = np.any(
+                [norm[there] != new[item[there]] for norm, new in sides_of], axis=0
             )
             differ |= spread(pairs, moved)
         differ[0] = False
@@ -283,10 +230,3 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
         if self.options.time_decay is not None and log.time is not None:
             columns["time"] = log.time[pairs.event]
         return pl.DataFrame(columns)
-
-
-def _power(counts: NDArray[np.int64] | Floats, exponent: float) -> Floats:
-    """counts ** exponent, 0 where the count is 0: an item without users is near to nothing."""
-    powers = np.zeros(len(counts))
-    np.power(counts, exponent, out=powers, where=counts > 0, dtype=np.float64)
-    return powers

@@ -1,0 +1,55 @@
+"""How often was each item met? Counted on whole users, then added up by item."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shortlist.data.dataset import FIT_BEFORE, Fit
+from shortlist.data.interactions import BEFORE
+from shortlist.jobs.engine import Engine, Frame
+
+
+def counted_items(engine: Engine, log: Frame, kind: pa.DataType, fit: Fit) -> pl.DataFrame:
+    """Return the items of the rows that `fit` names: id, row, events, users; by id.
+
+    kind: the type of the ids. Rows are those of `Split.training_data`: 1 to n, in order of the ids.
+    """
+    schema = pa.schema([("id", kind), ("events", pa.int64()), ("users", pa.int64())])
+    counted = engine.each(log, partial(count_items, fit=fit), schema)
+    summed = engine.collected(engine.whole(counted, "id", add_up, schema))
+    items = pl.DataFrame(pl.from_arrow(summed)).sort("id")
+    return items.select("id", pl.int_range(1, pl.len() + 1).alias("row"), "events", "users")
+
+
+def count_items(table: pa.Table, *, fit: Fit) -> pa.Table:
+    """Step: the events and the users of each item among whole users."""
+    log = fitted_rows(table, fit)
+    counted = log.group_by("item").agg(
+        events=pl.len().cast(pl.Int64), users=pl.col("user").n_unique().cast(pl.Int64)
+    )
+    return counted.rename({"item": "id"}).to_arrow()
+
+
+def add_up(table: pa.Table) -> pa.Table:
+    """Step: the sums of the counts of each id."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame.group_by("id").agg(pl.all().sum()).to_arrow()
+
+
+def fitted_rows(table: pa.Table, fit: Fit) -> pl.DataFrame:
+    """Return the events that `fit` names, by user and place."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    kept = pl.col("role") < BEFORE[FIT_BEFORE[fit]]
+    if "met" in frame.columns:
+        kept &= ~pl.col("met")
+    return frame.filter(kept).sort("user", "place")
+
+
+def item_rows(path: Path, ids: pl.Series) -> NDArray[np.int32]:
+    """Return the row of each id, [n], among the items of a file that `counted_items` made."""
+    known = pl.read_parquet(path, columns=["id"])["id"]
+    return (np.asarray(known.search_sorted(ids)) + 1).astype(np.int32)

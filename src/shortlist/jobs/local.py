@@ -1,0 +1,187 @@
+"""How do steps run on one machine? Parts as files, worked on in this process or in several."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shortlist import outputs
+from shortlist.data.vocabulary import hash_ids
+from shortlist.errors import JobError
+from shortlist.jobs.engine import Part, stepped
+
+Step = tuple[Part, pa.Schema]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A table in parts: files to read, or small tables, and the steps that are still to be done."""
+
+    sources: tuple[tuple[Path, ...] | pa.Table, ...]
+    schema: pa.Schema | None = None
+    steps: tuple[Step, ...] = ()
+
+
+class Local:
+    """Steps on one machine. processes: how many work at a time; 1 is this process itself.
+
+    parts: into how many parts groups are dealt; the largest must fit in memory once a process.
+    scratch: the folder for what is dealt, on a disk that holds the log once more.
+    """
+
+    def __init__(self, scratch: Path, processes: int = 1, parts: int | None = None) -> None:
+        self.processes, self.parts = processes, parts or processes
+        self._root, self._scratch = scratch, ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def rows(self, table: pa.Table) -> Parts:
+        """Return a small table as parts of one row."""
+        return Parts(tuple(table.slice(row, 1) for row in range(table.num_rows)), table.schema)
+
+    def read(self, folder: Path) -> Parts:
+        """Return the files of a folder, a part each."""
+        return Parts(tuple((path,) for path in files_in(folder)))
+
+    def each(self, frame: Parts, part: Part, schema: pa.Schema) -> Parts:
+        """Return the parts with one more step to do."""
+        return replace(frame, schema=schema, steps=(*frame.steps, (part, schema)))
+
+    def whole(
+        self, frame: Parts, key: str, part: Part, schema: pa.Schema, *, dense: bool = False
+    ) -> Parts:
+        """Deal the rows by key into files, which are the new parts."""
+        folder = self._folder()
+        tasks = [
+            (source, frame.steps, folder, number, key, self.parts, dense)
+            for number, source in enumerate(frame.sources)
+        ]
+        schemas = self._all(_deal, tasks)
+        sources = tuple(
+            tuple(_bucket(folder, number, bucket) for number in range(len(tasks)))
+            for bucket in range(self.parts)
+        )
+        dealt = frame.schema or (schemas[0] if schemas else None)
+        return self.each(Parts(sources, dealt), part, schema)
+
+    def collected(self, frame: Parts) -> pa.Table:
+        """Return all rows."""
+        tables = self._all(_made, [(source, frame.steps) for source in frame.sources])
+        if not tables:
+            return pa.table({}) if frame.schema is None else frame.schema.empty_table()
+        return pa.concat_tables(tables)
+
+    def write(self, frame: Parts, folder: Path) -> None:
+        """Write a file for each part."""
+        tasks = [
+            (source, frame.steps, folder / f"part-{number:05}.parquet")
+            for number, source in enumerate(frame.sources)
+        ]
+        self._all(_write, tasks)
+
+    def close(self) -> None:
+        """End the processes, and remove what was dealt."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._scratch.close()
+
+    def _all(self, function: Any, tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if self.processes == 1:
+            return [function(*task) for task in tasks]
+        if self._pool is None:
+            # A fork would copy locks that threads of polars and torch may hold at that moment.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.processes, context, initializer=_one_thread)
+        try:
+            return list(self._pool.map(function, *zip(*tasks, strict=True))) if tasks else []
+        except BrokenProcessPool as error:
+            raise JobError(
+                "a process of the job was ended from outside, most likely for its memory: give "
+                "more --parts, or fewer --processes"
+            ) from error
+
+    def _folder(self) -> Path:
+        self._root.mkdir(parents=True, exist_ok=True)
+        return self._scratch.enter_context(outputs.temporary_in(self._root, "folder"))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the Parquet files of a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix == ".parquet")
+
+
+def bucket_of(column: pa.ChunkedArray, buckets: int, *, dense: bool = False) -> NDArray[np.int64]:
+    """Return which of so many parts each key belongs to, [n]: by its hash, the same everywhere.
+
+    dense: the keys are numbers from 0 on, which are dealt by turns.
+    """
+    if dense:
+        return np.asarray(column.to_numpy() % buckets, dtype=np.int64)
+    keys = pl.from_arrow(column)
+    assert isinstance(keys, pl.Series)
+    return (hash_ids(keys, 7) % np.uint64(buckets)).astype(np.int64)
+
+
+def _one_thread() -> None:
+    """Processes share the cores among them."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _table(source: tuple[Path, ...] | pa.Table) -> pa.Table:
+    if isinstance(source, pa.Table):
+        return source
+    tables = [_read(path) for path in source]
+    return pa.concat_tables(tables) if len(tables) != 1 else tables[0]
+
+
+def _read(path: Path) -> pa.Table:
+    if path.suffix == ".parquet":
+        return pq.read_table(path, partitioning=None)
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _made(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step]) -> pa.Table:
+    table = _table(source)
+    for part, schema in steps:
+        table = stepped(table, part, schema)
+    return table
+
+
+def _deal(
+    source: tuple[Path, ...] | pa.Table,
+    steps: Iterable[Step],
+    folder: Path,
+    number: int,
+    key: str,
+    buckets: int,
+    dense: bool,
+) -> pa.Schema:
+    """Write the rows of one part into a file for each bucket."""
+    table = _made(source, steps)
+    bucket = bucket_of(table[key], buckets, dense=dense)
+    order = np.argsort(bucket, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=buckets))])
+    for at in range(buckets):
+        rows = table.take(pa.array(order[ends[at] : ends[at + 1]]))
+        with pa.ipc.new_file(str(_bucket(folder, number, at)), table.schema) as file:
+            file.write_table(rows)
+    return table.schema
+
+
+def _bucket(folder: Path, number: int, bucket: int) -> Path:
+    return folder / f"{number:05}-{bucket:05}.arrow"
+
+
+def _write(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step], path: Path) -> None:
+    pq.write_table(_made(source, steps), path, compression="zstd")

@@ -1,0 +1,300 @@
+"""Which items are nearest to each item? ItemCF, on blocks of items and the lists they are in."""
+
+import heapq
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shortlist.channels.counting.item_cf import ItemCFOptions
+from shortlist.channels.counting.similarities import (
+    Weighed,
+    found_neighbours,
+    lengths_of,
+    sides,
+    sums_of_items,
+    sums_values,
+    weighed,
+)
+from shortlist.data.dataset import Fit
+from shortlist.data.interactions import Interactions
+from shortlist.data.vocabulary import hash_ids
+from shortlist.durations import TimeUnit
+from shortlist.errors import JobError
+from shortlist.jobs.counts import fitted_rows, item_rows
+from shortlist.jobs.engine import Engine, Frame, blocks_of
+from shortlist.linear.neighbours import Neighbours, Pairs
+
+HEAD = 20
+"""So many of the heaviest items a block are dealt one by one to the block with the least work."""
+
+MOST_WORK = 2**32
+"""List entries of one item from which its block cannot be counted."""
+
+NEIGHBOURS = pa.schema(
+    [("row", pa.int32()), ("rank", pa.int32()), ("near", pa.int32()), ("score", pa.float32())]
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the steps must know: options of item-cf, rows that are fitted on, unit of the times.
+
+    items: a Parquet file of the items that are fitted, `trained` of them (`counts.counted_items`);
+    for later steps it has more columns: length, or left, right and block.
+    """
+
+    options: ItemCFOptions
+    fit: Fit
+    unit: TimeUnit | None
+    items: Path
+    trained: int
+
+
+def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked, blocks: int) -> Frame:
+    """Return the neighbours of all items, in parts. log: a prepared log; kind: of its user ids.
+
+    blocks: into how many parts the items are dealt. Errors: JobError for an item that is too heavy
+    for any block, by its id.
+    """
+    options = asked.options
+    if options.item_weighting == "bm25":
+        plain_values = replace(asked, options=options.model_copy(update={"item_weighting": "none"}))
+        pairs = engine.each(log, *_pairs(plain_values, kind))
+        lengths = _sums(engine, pairs, asked, by="length")
+        asked = _extended(asked, length=lengths)
+    pairs = engine.each(log, *_pairs(asked, kind))
+    users, work = _counts(engine, pairs, asked.trained)
+    _refuse_heavy(asked, work)
+    sums = _sums(engine, pairs, asked, by="norm") if sums_values(options) else users
+    left, right = sides(options, sums)
+    asked = _extended(asked, left=left, right=right, block=np.append(-1, dealt(work[1:], blocks)))
+    columns = {name: pa.list_(pa.float64()) for name in ("value", "time") if name in _kept(options)}
+    weight = {"weight": pa.float64()} if "weight" in _kept(options) else {}
+    schema = pa.schema(
+        {"block": pa.int64(), "user": kind, "rows": pa.list_(pa.int32()), **columns, **weight}
+    )
+    lists = engine.each(pairs, partial(lists_of, asked=asked), schema)
+    return engine.whole(lists, "block", partial(near, asked=asked), NEIGHBOURS, dense=True)
+
+
+def neighbours_in(table: pa.Table, items: int) -> Neighbours:
+    """Return what `item_cf` found as the lists of all items."""
+    frame = pl.DataFrame(pl.from_arrow(table)).sort("row", "rank")
+    counts = np.bincount(frame["row"].to_numpy(), minlength=items + 1)
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    ids, scores = (frame[name].to_numpy(writable=True) for name in ("near", "score"))
+    return Neighbours(start, ids, scores)
+
+
+def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+    """Step: the distinct pairs of whole users that count, in order, with what each weighs."""
+    frame = fitted_rows(table, asked.fit)
+    user = frame["user"].rle_id().to_numpy().astype(np.int32)
+    log = Interactions(
+        user,
+        item_rows(asked.items, frame["item"]),
+        int(user.max(initial=-1)) + 1,
+        time=frame["time"].to_numpy() if "time" in frame.columns else None,
+        weight=frame["weight"].to_numpy().astype(np.float32) if "weight" in frame.columns else None,
+    )
+    lengths = _column(asked.items, "length") if asked.options.item_weighting == "bm25" else None
+    found = weighed(asked.options, log, asked.trained, lengths)
+    columns = {
+        "user": frame["user"].gather(found.pairs.event),
+        "row": found.pairs.item.astype(np.int32),
+        "value": found.value,
+        "time": found.time,
+        "weight": None if found.user_weight is None else found.user_weight[found.pairs.user],
+    }
+    made = pl.DataFrame({name: column for name, column in columns.items() if column is not None})
+    return made.to_arrow()
+
+
+def count_pairs(table: pa.Table) -> pa.Table:
+    """Step: the users of each item among whole users, and the lengths of their lists added up."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    counted = frame.with_columns(work=pl.len().over("user").cast(pl.Int64)).group_by("row")
+    return counted.agg(users=pl.len().cast(pl.Int64), work=pl.col("work").sum()).to_arrow()
+
+
+def add_pairs(table: pa.Table) -> pa.Table:
+    """Step: the counts of each row, added up."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame.group_by("row").agg(pl.col("users").sum(), pl.col("work").sum()).to_arrow()
+
+
+def sum_pairs(table: pa.Table, *, options: ItemCFOptions, by: str) -> pa.Table:
+    """Step: the sums of whole items that norms are made of, in the order of their users."""
+    frame = pl.DataFrame(pl.from_arrow(table)).sort("row", "user")
+    rows, code = np.unique(frame["row"].to_numpy(), return_inverse=True)
+    value, weight = (
+        frame[name].to_numpy() if name in frame.columns else None for name in ("value", "weight")
+    )
+    if by == "length":
+        sums = lengths_of(code, value, len(rows) - 1)
+    else:
+        sums = sums_of_items(options, code, value, weight, len(rows) - 1)
+    return pa.table({"row": rows, "sum": sums.astype(np.float64)})
+
+
+def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+    """Step: the list of each user once for each block that it touches; of two items or more."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    row, owner = frame["row"].to_numpy(), frame["user"].rle_id().to_numpy().astype(np.int64)
+    length = np.bincount(owner) if len(owner) else np.zeros(0, np.int64)
+    start = np.concatenate([[0], np.cumsum(length)])
+    blocks = _column(asked.items, "block")
+    several = length[owner] > 1
+    width = int(blocks.max(initial=0)) + 1
+    touched = np.unique(owner[several] * width + blocks[row[several]])
+    who, block = touched // width, touched % width
+    size = length[who]
+    ends = np.concatenate([[0], np.cumsum(size)])
+    place = np.repeat(start[who] - ends[:-1], size) + np.arange(ends[-1])
+    offsets = pa.array(ends, pa.int32())
+    columns = {
+        "block": pa.array(block),
+        "user": frame["user"].gather(start[who]).to_arrow(),
+        "rows": pa.ListArray.from_arrays(offsets, pa.array(row[place])),
+    }
+    for name in ("value", "time"):
+        if name in frame.columns:
+            kept = pa.array(frame[name].to_numpy()[place])
+            columns[name] = pa.ListArray.from_arrays(offsets, kept)
+    if "weight" in frame.columns:
+        columns["weight"] = pa.array(frame["weight"].to_numpy()[start[who]])
+    return pa.table(columns)
+
+
+def near(table: pa.Table, *, asked: Asked) -> pa.Table:
+    """Step: the neighbours of the items of whole blocks, from all lists that touch each."""
+    made = [_near_in(block, asked) for block in blocks_of(table, "block")]
+    return pa.concat_tables(made) if made else NEIGHBOURS.empty_table()
+
+
+def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
+    """The neighbours of the items of one block. Its items are called 1 to m, in their order."""
+    block = table["block"][0].as_py()
+    table = table.sort_by("user").combine_chunks()
+    lists = table["rows"].combine_chunks()
+    start = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int64)
+    rows, code = np.unique(lists.flatten().to_numpy(), return_inverse=True)
+    pairs = Pairs(start, (code + 1).astype(np.uint32), np.arange(len(code)))
+
+    def beside(name: str) -> NDArray[np.float64] | None:
+        if name not in table.column_names:
+            return None
+        column = table[name].combine_chunks()
+        return np.asarray((column if name == "weight" else column.flatten()).to_numpy())
+
+    ids = _ids(asked.items).gather(rows - 1)
+    users = pl.Series(pl.from_arrow(table["user"]))
+    own = np.flatnonzero(_column(asked.items, "block")[rows] == block)
+    left, right = (np.append(0.0, _column(asked.items, side)[rows]) for side in ("left", "right"))
+    found = found_neighbours(
+        asked.options,
+        Weighed(pairs, beside("value"), beside("time"), beside("weight")),
+        (left, right),
+        np.append(0, hash_ids(ids).view(np.int64)),
+        hash_ids(users).view(np.int64),
+        asked.unit,
+        own + 1,
+    )
+    size = np.diff(found.start)
+    rank = np.arange(len(found.ids)) - np.repeat(found.start[:-1], size) + 1
+    columns = (np.repeat(rows[own], size), rank, np.append(0, rows)[found.ids], found.scores)
+    return pa.table(
+        [pa.array(c, field.type) for c, field in zip(columns, NEIGHBOURS, strict=True)],
+        schema=NEIGHBOURS,
+    )
+
+
+def dealt(work: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:
+    """Return the block of each item, [items]: about equal work in each (Graham 1969).
+
+    The heaviest go one by one to the block with the least work, the many light ones by turns.
+    """
+    order, block = np.argsort(-work, kind="stable"), np.zeros(len(work), dtype=np.int64)
+    heap = [(0, number) for number in range(blocks)]
+    head, tail = order[: HEAD * blocks], order[HEAD * blocks :]
+    for item in head.tolist():
+        load, number = heapq.heappop(heap)
+        block[item] = number
+        heapq.heappush(heap, (load + int(work[item]), number))
+    turn = np.arange(len(tail)) % (2 * blocks)
+    block[tail] = np.where(turn < blocks, turn, 2 * blocks - 1 - turn)
+    return block
+
+
+def _pairs(asked: Asked, kind: pa.DataType) -> tuple[partial[pa.Table], pa.Schema]:
+    """The step that makes pairs, and what it gives."""
+    kept = {name: pa.float64() for name in _kept(asked.options)}
+    return partial(pairs_of, asked=asked), pa.schema({"user": kind, "row": pa.int32(), **kept})
+
+
+def _kept(options: ItemCFOptions) -> list[str]:
+    """What stands beside the pairs."""
+    given = {
+        "value": options.values == "explicit" or options.item_weighting != "none",
+        "time": options.time_decay is not None,
+        "weight": options.user_weighting != "none",
+    }
+    return [name for name, there in given.items() if there]
+
+
+def _counts(
+    engine: Engine, pairs: Frame, items: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The users of each item, and the lengths of their lists added up, [items + 1] each."""
+    schema = pa.schema({"row": pa.int32(), "users": pa.int64(), "work": pa.int64()})
+    counted = engine.whole(engine.each(pairs, count_pairs, schema), "row", add_pairs, schema)
+    table = engine.collected(counted)
+    found = np.zeros((2, items + 1), dtype=np.int64)
+    for number, name in enumerate(("users", "work")):
+        found[number, table["row"].to_numpy()] = table[name].to_numpy()
+    return found[0], found[1]
+
+
+def _sums(engine: Engine, pairs: Frame, asked: Asked, by: str) -> NDArray[np.float64]:
+    """Sums over the users of each item, in their order, [items + 1]."""
+    schema = pa.schema({"row": pa.int32(), "sum": pa.float64()})
+    step = partial(sum_pairs, options=asked.options, by=by)
+    table = engine.collected(engine.whole(pairs, "row", step, schema))
+    sums = np.zeros(asked.trained + 1)
+    sums[table["row"].to_numpy()] = table["sum"].to_numpy()
+    return sums
+
+
+def _refuse_heavy(asked: Asked, work: NDArray[np.int64]) -> None:
+    if work.max(initial=0) >= MOST_WORK:
+        item = _ids(asked.items)[int(work.argmax()) - 1]
+        raise JobError(
+            f"item {item!r}: the lists of its users hold {work.max():,} items, more than one block "
+            "can: set most_items in the channel's options"
+        )
+
+
+def _extended(asked: Asked, **columns: NDArray[np.float64] | NDArray[np.int64]) -> Asked:
+    """The items with more columns, given [items + 1], in another file beside the first."""
+    path = asked.items.with_name(f"items-{'-'.join(columns)}.parquet")
+    added = {name: column[1:] for name, column in columns.items()}
+    pl.read_parquet(asked.items).with_columns(
+        **{n: pl.Series(c) for n, c in added.items()}
+    ).write_parquet(path)
+    return replace(asked, items=path)
+
+
+@lru_cache(maxsize=8)
+def _column(path: Path, name: str) -> NDArray[np.float64]:
+    """A column of the items, with one for row 0 before them, [items + 1]; kept in the process."""
+    return np.append(0, pl.read_parquet(path, columns=[name])[name].to_numpy())
+
+
+@lru_cache(maxsize=2)
+def _ids(path: Path) -> pl.Series:
+    return pl.read_parquet(path, columns=["id"])["id"]

@@ -1,0 +1,73 @@
+"""How does a prepared log become a `Split` again? By the code of one machine, compared with it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from shortlist.config import Recipe
+from shortlist.data.dataset import Dataset, Split
+from shortlist.data.readers import is_text
+from shortlist.data.schema import Schema
+from shortlist.data.text import TextFormat
+from shortlist.errors import JobError
+from shortlist.jobs.local import files_in
+from shortlist.runs.pipeline import schema_of, split_of
+
+
+def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
+    """Return the split of a log that `prepare` made, with the tables of users and items.
+
+    told: what its manifest says. The whole log is read into memory. Its roles are made anew by the
+    recipe's split, and must be those of the parts. Errors: JobError where they are not.
+    """
+    schema = schema_of(recipe)
+    frame = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "place")
+    dataset = Dataset.load(
+        frame.drop("place", "role", "met", strict=False),
+        users=recipe.users_path,
+        items=recipe.items_path,
+        schema=_of_rows(schema, frame.columns, recipe),
+    )
+    text = None if told["text"] is None else TextFormat(**told["text"])
+    report = replace(
+        dataset.report,
+        where=told["where"],
+        rows_read=told["rows_read"],
+        time_unit=told["unit"],
+        text=text,
+    )
+    split = split_of(recipe, replace(dataset, schema=schema, report=report))
+    for log, met in ((split.log, False), (split.met, True)):
+        if log is None or log.role is None:
+            continue
+        kept = frame.filter(pl.col("met") == met) if "met" in frame.columns else frame
+        if not np.array_equal(kept["role"].to_numpy(), log.role):
+            raise JobError(
+                f"{folder}: the parts gave other roles than the whole log has: this is a fault of "
+                "this program; remove the folder, and use shortlist train"
+            )
+    return split
+
+
+def _of_rows(schema: Schema, columns: list[str], recipe: Recipe) -> Schema:
+    """The schema under which the rows of a prepared log are read."""
+    roles = ("time", "weight", "session", "split")
+    named: Any = {role: role if role in columns else None for role in roles}
+    written = any(
+        path is not None and is_text(path) for path in (recipe.users_path, recipe.items_path)
+    )
+    return replace(
+        schema,
+        **named,
+        user="user",
+        item="item",
+        users_id=schema.id_of("users"),
+        items_id=schema.id_of("items"),
+        time_unit="number" if "time" in columns else "auto",
+        order="time",
+        null_ids=schema.null_ids,
+        text=replace(schema.text, columns=()) if written else TextFormat(),
+    )

@@ -1,0 +1,319 @@
+"""How is a log read in parts? Checks of rows on slices of files, facts of the whole log before."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shortlist.data import splits
+from shortlist.data.files import files_of, hive_values
+from shortlist.data.id_columns import align_ids, with_ids
+from shortlist.data.interactions import Role
+from shortlist.data.log_features import described_sides
+from shortlist.data.readers import is_text, read_entities, read_roles, refuse_unit_of_dates
+from shortlist.data.schema import Schema
+from shortlist.data.tables import Slice, open_table
+from shortlist.data.text import TextFormat, suffix_of
+from shortlist.data.times import TimeSizes, refuse_beyond
+from shortlist.durations import TimeUnit, WrittenUnit
+from shortlist.errors import DataError, JobError
+from shortlist.jobs.engine import Engine, Frame
+
+ROWS = 4_000_000
+"""About how many rows of a file are read at a time."""
+
+KNOWN = {"user", "item", "time", "weight", "session", "split"}
+"""The roles of columns that steps carry along."""
+
+TEXT = pa.schema([("json", pa.string())])
+"""Small tables of a JSON text a row: what a part is to read, and what was found in it."""
+
+Roles = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A log in parts: columns user, item and those of time, weight, session, split the log has.
+
+    schema: of the frame. columns: how `Dataset.load` is to take such rows. unit: what a step of the
+    times is; rows: how many the files hold; carved: whether the split names no validation row.
+    """
+
+    frame: Frame
+    schema: pa.Schema
+    columns: Schema
+    unit: TimeUnit | None
+    text: TextFormat | None
+    rows: int
+    carved: bool
+
+
+def read_in_parts(
+    engine: Engine,
+    source: Path | list[Path],
+    schema: Schema,
+    scratch: Path,
+    tables: Mapping[str, Path | None],
+) -> Read:
+    """Read a log by the checks of `read_log`, in slices. scratch: a folder for files.
+
+    Parquet files are read by the parts. Other sources are read whole by this process, as only all
+    of a text tells its types. tables: of users and items, whose ids are of one type with the log's.
+    Errors: DataError with file and row.
+    """
+    table, roles = open_table(source, "interactions", schema.text), schema.roles()
+    table.require(roles.values())
+    if unknown := sorted(roles.keys() - KNOWN):
+        raise JobError(f"jobs cannot carry the column of data.{unknown[0]} yet: use train")
+    sides = described_sides(schema, tables.get("users"), tables.get("items"))
+    if sides:
+        raise JobError(
+            f"jobs do not read features of {sides[0]}s from the log yet: give them a table of "
+            "their own, or use train"
+        )
+    unit: TimeUnit | None = None
+    ordered_by_file = schema.order == "file"
+    plain: Path | list[Path] = source
+    written: WrittenUnit | TimeUnit = schema.time_unit
+    if _is_sliced(source, roles):
+        found = _facts(engine, _slices(source), roles, schema)
+        if "time" in roles:
+            unit = _unit(found, table.where, schema)
+    else:
+        frame, unit, _ = read_roles(
+            source, roles, "interactions", schema, written, schema.min_weight
+        )
+        refuse_unit_of_dates(table.where, schema, unit)
+        plain, roles, written = scratch / "log.parquet", {role: role for role in roles}, "number"
+        frame.write_parquet(plain)
+        found = _facts(engine, _slices(plain), roles, schema)
+    kept = [part for part in found if part["kept"]]
+    if not kept:
+        raise DataError(f"{table.where}: there are no rows; nothing can be learned from it.")
+    reading: WrittenUnit | TimeUnit = unit or "auto" if plain == source else "number"
+    first = Slice(Path(kept[0]["path"]), kept[0]["first"], kept[0]["rows"])
+    sample, unit_read, _ = read_roles(
+        first if schema.null_ids == "drop" else Slice(first.path, first.first, 1),
+        *(roles, "interactions", schema, reading, schema.min_weight),
+    )
+    unit = unit or unit_read
+    if "time" in roles and plain == source:
+        refuse_unit_of_dates(table.where, schema, unit_read)
+    types = dict(sample.schema) | _id_types(sample, schema, source, tables)
+    if ordered_by_file:
+        types["time"], unit = pl.Int64(), "line"
+    if schema.tie == "file":
+        types["line"] = pl.Int64()
+    empty = pl.DataFrame(schema=types).to_arrow()
+    arrow = pa.schema([(field.name, _plain(field.type)) for field in empty.schema])
+    typed = partial(
+        typed_rows,
+        roles=dict(roles),
+        schema=schema,
+        unit=reading,
+        types={name: str(kind) for name, kind in types.items()},
+    )
+    frame = engine.each(engine.rows(_texts(_numbered(kept))), typed, arrow)
+    there: Any = {name: name for name in ("time", "weight", "session", "split") if name in types}
+    columns = Schema(
+        user="user",
+        item="item",
+        **there,
+        time_unit="number" if "time" in types else "auto",
+        min_weight=schema.min_weight,
+        tie=schema.tie,
+        null_ids="keep",
+    )
+    rows = sum(part["rows"] for part in found)
+    return Read(frame, arrow, columns, unit, table.text, rows, _carved(found, roles, schema))
+
+
+def facts_of(
+    table: pa.Table, *, roles: Roles, schema: Schema, sized: bool, counted: bool
+) -> pa.Table:
+    """Step: what must be known of slices before their rows are read."""
+    told = []
+    for text in table["json"].to_pylist():
+        part = json.loads(text)
+        wanted = {"time"} if sized else set()
+        wanted |= {"user", "item"} if counted else set()
+        if "split" in roles:
+            wanted |= {"split", "weight"} if schema.min_weight is not None else {"split"}
+        told.append(part | {"kept": part["rows"], "sizes": None, "splits": []})
+        if not wanted:
+            continue
+        names = [roles[role] for role in sorted(wanted)]
+        loaded = open_table(_slice(part), "interactions").load(names)
+        if counted:
+            loaded, _ = with_ids(loaded, [roles["user"], roles["item"]], schema.null_ids)
+            told[-1]["kept"] = loaded.height
+        if sized:
+            times = loaded[roles["time"]]
+            whole = times.dtype.is_integer()
+            times = times.cast(pl.Int64 if whole else pl.Float64, strict=False).drop_nulls()
+            times = times if whole else times.filter(times.is_finite())
+            told[-1]["sizes"] = asdict(TimeSizes.of(times)) if len(times) else None
+        if "split" in roles:
+            if schema.min_weight is not None:
+                loaded = loaded.filter(pl.col(roles["weight"]) >= schema.min_weight)
+            names = loaded[roles["split"]].cast(pl.String).drop_nulls().unique().sort().to_list()
+            told[-1]["splits"] = names
+    return _texts(told)
+
+
+def typed_rows(
+    table: pa.Table,
+    *,
+    roles: Roles,
+    schema: Schema,
+    unit: WrittenUnit | TimeUnit,
+    types: Mapping[str, str],
+) -> pa.Table:
+    """Step: the rows of slices, checked and typed, under the names of their roles."""
+    frames = []
+    for text in table["json"].to_pylist():
+        part = json.loads(text)
+        frame, _, where = read_roles(
+            _slice(part), roles, "interactions", schema, unit, schema.min_weight
+        )
+        line = pl.int_range(part["before"], part["before"] + frame.height, dtype=pl.Int64)
+        for name in ("time", "line"):
+            if name in types and name not in roles:
+                frame = frame.with_columns(line.alias(name))
+        for role, kind in types.items():
+            given = str(frame.schema[role])
+            if given == kind:
+                continue
+            if not (role in ("user", "item") and (given, kind) == ("Int64", "String")):
+                raise DataError(
+                    f"{where}: column '{roles.get(role, role)}' is {given} here and {kind} in the "
+                    "first file; files that are read as one need the same types."
+                )
+            frame = frame.with_columns(pl.col(role).cast(pl.String))
+        frames.append(frame.select(list(types)))
+    return pl.concat(frames).to_arrow()
+
+
+def _is_sliced(source: Any, roles: Roles) -> bool:
+    """Whether all files are Parquet, and hold the columns as such."""
+    files = files_of(source)
+    return all(suffix_of(file) == ".parquet" and not hive_values(file) for file in files) and all(
+        set(roles.values()) <= set(pl.read_parquet_schema(file)) for file in files
+    )
+
+
+def _slices(source: Path | list[Path]) -> list[dict[str, Any]]:
+    """Rows of files, some whole row groups at a time."""
+    found: list[dict[str, Any]] = []
+    for file in files_of(source):
+        about, first, rows = pq.ParquetFile(file).metadata, 0, 0
+        for group in range(about.num_row_groups):
+            rows += about.row_group(group).num_rows
+            if rows and (rows >= ROWS or group == about.num_row_groups - 1):
+                found.append({"path": str(file.absolute()), "first": first, "rows": rows})
+                first, rows = first + rows, 0
+    return found
+
+
+def _slice(part: Mapping[str, Any]) -> Slice:
+    return Slice(Path(part["path"]), part["first"], part["rows"])
+
+
+def _facts(
+    engine: Engine, slices: Sequence[Mapping[str, Any]], roles: Roles, schema: Schema
+) -> list[dict[str, Any]]:
+    """What `facts_of` finds in each slice, in their order."""
+    kinds = (
+        {pl.read_parquet_schema(part["path"])[roles["time"]] for part in slices[:1]}
+        if ("time" in roles)
+        else set()
+    )
+    sized = schema.time_unit == "auto" and all(kind.is_numeric() for kind in kinds) and bool(kinds)
+    lines = "file" in (schema.order, schema.tie)
+    step = partial(
+        facts_of,
+        roles=dict(roles),
+        schema=schema,
+        sized=sized,
+        counted=lines and schema.null_ids == "drop",
+    )
+    made = engine.collected(engine.each(engine.rows(_texts(slices)), step, TEXT))
+    found = [json.loads(text) for text in made["json"].to_pylist()]
+    place = {(part["path"], part["first"]): number for number, part in enumerate(slices)}
+    return sorted(found, key=lambda part: place[part["path"], part["first"]])
+
+
+def _numbered(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The slices, each with how many rows are kept of those before it."""
+    before = np.concatenate([[0], np.cumsum([part["kept"] for part in parts])]).tolist()
+    return [
+        {"path": part["path"], "first": part["first"], "rows": part["rows"], "before": at}
+        for part, at in zip(parts, before, strict=False)
+    ]
+
+
+def _unit(found: Sequence[Mapping[str, Any]], where: str, schema: Schema) -> TimeUnit | None:
+    """What the numbers of the times are; None where they are dates, which say it themselves."""
+    name = str(schema.time)
+    if schema.time_unit != "auto":
+        return schema.time_unit
+    sizes = [TimeSizes(**part["sizes"]) for part in found if part["sizes"] is not None]
+    if not sizes:
+        return None
+    joined = TimeSizes.joined(sizes)
+    unit = joined.unit(name, where)
+    refuse_beyond(where, name, pl.Series(name, [joined.low, joined.high]), unit)
+    return unit
+
+
+def _id_types(
+    sample: pl.DataFrame, schema: Schema, source: Any, tables: Mapping[str, Path | None]
+) -> dict[str, Any]:
+    """The types of ids, which are those of the tables beside the log."""
+    found = {}
+    for side in ("user", "item"):
+        found[side] = sample.schema[side]
+        path = tables.get(f"{side}s")
+        if path is None:
+            continue
+        ids = read_entities(
+            path,
+            getattr(schema, side),
+            name=f"{side}s",
+            text=schema.text_of(f"{side}s"),
+            null_ids=schema.null_ids,
+        )["id"]
+        aligned, _ = align_ids(
+            sample[side],
+            ids,
+            left_text=is_text(source),
+            right_text=is_text(path),
+            where=f"the {side}s table",
+        )
+        found[side] = aligned.dtype
+    return found
+
+
+def _carved(found: Sequence[Mapping[str, Any]], roles: Roles, schema: Schema) -> bool:
+    """Whether a split by column leaves the validation rows to be drawn. Errors: SplitError."""
+    if "split" not in roles:
+        return False
+    names = sorted({name for part in found for name in part["splits"]})
+    drawn = splits.from_column(np.array(names), schema.split or "split")
+    return not bool((drawn == Role.VALIDATION).any())
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type as engines have it: text of 32-bit offsets."""
+    return pa.string() if pa.types.is_large_string(kind) or kind == pa.string_view() else kind
+
+
+def _texts(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    return pa.table({"json": [json.dumps(row) for row in rows]}, schema=TEXT)

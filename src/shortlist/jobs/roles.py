@@ -1,0 +1,267 @@
+"""Which events of these users train, validate and test? `Dataset.load` and splits, on a part."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shortlist.data import splits
+from shortlist.data.dataset import Dataset, pair_hash
+from shortlist.data.interactions import Interactions, Role
+from shortlist.data.readers import read_log
+from shortlist.data.schema import Schema
+from shortlist.errors import JobError, SplitError
+from shortlist.jobs.engine import Engine, Frame
+
+BUCKETS = 65_536
+"""Into how many ranges times are counted, to find the one that holds a quantile."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What a split must know of the whole log, so that it can be made of some users alone.
+
+    at: of the random split; moments: where global-time holds out for validation and for test, and
+    held: the times of the first events there. carved: whether the split column leaves validation
+    rows to be drawn.
+    """
+
+    kind: str
+    at: Any = None
+    seed: int = 0
+    carved: bool = False
+    moments: tuple[Any, Any] = (None, None)
+    held: tuple[Any, Any] = (None, None)
+
+
+def log_schema(read: pa.Schema, columns: Schema) -> pa.Schema:
+    """Return the columns of a prepared log, of which `read` are the rows."""
+    kept = [field for field in read if field.name != "line"]
+    added = [pa.field("place", pa.int32()), pa.field("role", pa.int8())]
+    met = [pa.field("met", pa.bool_())] if columns.min_weight is not None else []
+    return pa.schema([*kept, *added, *met])
+
+
+def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
+    """Step: the events of whole users, merged and in order, each with its place and its role.
+
+    What is met only (below min_weight) is marked, has places of its own, and a weight that stands
+    for the one it had.
+    """
+    if not table.num_rows:
+        return log_schema(table.schema, columns).empty_table()
+    data, frame = _loaded(table, columns)
+    log = _with_roles(data, cuts)
+    events = _ordered(data, log, frame, columns)
+    if data.met is None:
+        return events.to_arrow()
+    met, roles = data.met, _roles_of_met(data, log, cuts)
+    besides = {
+        "user": data.user_ids.gather(met.user),
+        "item": data.item_ids.gather(met.item),
+        "weight": pl.Series([np.nextafter(columns.min_weight or 0.0, -np.inf)]).new_from_index(
+            0, len(met)
+        ),
+        "place": _places(met),
+        "role": roles,
+        "met": np.ones(len(met), dtype=np.bool_),
+    }
+    if met.time is not None:
+        besides["time"] = met.time
+    if data.met_split_values is not None:
+        besides["split"] = data.met_split_values
+    if "session" in events.columns:  # what is met only has none: any value of the type will do
+        besides["session"] = pl.Series([frame["session"][0]]).new_from_index(0, len(met))
+    events = events.with_columns(met=pl.lit(value=False))
+    rest = pl.DataFrame(besides).select(events.columns).cast(events.schema)
+    return pl.concat([events, rest]).to_arrow()
+
+
+def cuts_of(
+    engine: Engine,
+    frame: Frame,
+    columns: Schema,
+    scratch: Path,
+    time: pa.DataType | None,
+    plain: Cuts,
+) -> Cuts:
+    """Find what the split must know of the whole log. frame: parts of whole users.
+
+    time: the type of their times. Only global-time asks: its quantiles are exact, the times being
+    counted by ranges and then sorted within one. Errors: SplitError.
+    """
+    if plain.kind != "global-time":
+        return plain
+    if time is None:
+        raise SplitError("split.kind 'global-time' needs data.time")
+    folder = scratch / "times"
+    folder.mkdir()
+    engine.write(
+        engine.each(frame, partial(times_of, columns=columns), pa.schema([("time", time)])), folder
+    )
+    times = _Times(engine, engine.read(folder), time)
+    at = 0.9 if plain.at is None else plain.at
+    test = times.at(int(times.count * at)) if isinstance(at, float) and 0 < at < 1 else at
+    before = times.before(test)
+    splits.check_moment(at, before, times.count, times.low, times.high)
+    validation = times.at(int(before * (before / times.count)))
+    if times.before(validation) == 0:
+        raise SplitError(splits.NO_TRAINING_ROW)
+    held = tuple(times.at(times.before(moment)) for moment in (validation, test))
+    return Cuts(plain.kind, plain.at, plain.seed, plain.carved, (validation, test), held)
+
+
+def times_of(table: pa.Table, *, columns: Schema) -> pa.Table:
+    """Step: the times of the events of whole users that count."""
+    if not table.num_rows:
+        return table.select(["time"])
+    data, _ = _loaded(table, columns)
+    return pa.table({"time": data.log.time})
+
+
+def times_in_ranges(table: pa.Table, *, edges: tuple[Any, ...]) -> pa.Table:
+    """Step: how many times lie from each edge to before the next."""
+    time = table["time"].to_numpy()
+    place = np.searchsorted(np.array(edges, dtype=time.dtype), time, side="right") - 1
+    ranges, counts = np.unique(place, return_counts=True)
+    return pa.table({"range": ranges.astype(np.int64), "count": counts.astype(np.int64)})
+
+
+def times_within(table: pa.Table, *, low: Any, high: Any) -> pa.Table:
+    """Step: the distinct times from `low` to `high`, and how many events have each."""
+    time = table["time"].to_numpy()
+    values, counts = np.unique(time[(time >= low) & (time <= high)], return_counts=True)
+    return pa.table({"time": values, "count": counts.astype(np.int64)})
+
+
+class _Times:
+    """The times of a log in parts, as if they were sorted in one array."""
+
+    def __init__(self, engine: Engine, frame: Frame, kind: pa.DataType) -> None:
+        self._engine, self._frame, self._kind = engine, frame, kind
+        ends = pa.schema([("low", kind), ("high", kind), ("count", pa.int64())])
+        found = engine.collected(engine.each(frame, ends_of, ends))
+        self.low, self.high = min(found["low"].to_pylist()), max(found["high"].to_pylist())
+        self.count = sum(found["count"].to_pylist())
+        whole = pa.types.is_integer(kind)
+        steps = range(BUCKETS + 1)
+        if whole:
+            edges = {self.low + (self.high - self.low) * step // BUCKETS for step in steps}
+        else:
+            edges = set(np.linspace(self.low, self.high, BUCKETS + 1).tolist())
+        self._edges = tuple(sorted(edges))
+        counted = pa.schema([("range", pa.int64()), ("count", pa.int64())])
+        step = partial(times_in_ranges, edges=self._edges)
+        table = engine.collected(engine.each(frame, step, counted))
+        self._upto = np.zeros(len(self._edges) + 1, dtype=np.int64)
+        np.add.at(self._upto, table["range"].to_numpy() + 1, table["count"].to_numpy())
+        self._upto = np.cumsum(self._upto)
+
+    def at(self, place: int) -> Any:
+        """The time at a place of the sorted times."""
+        here = int(np.searchsorted(self._upto, place, side="right")) - 1
+        values, counts = self._within(here)
+        upto = self._upto[here] + np.cumsum(counts)
+        return values[np.searchsorted(upto, place, side="right")].item()
+
+    def before(self, moment: Any) -> int:
+        """How many times lie before a moment."""
+        here = int(np.searchsorted(np.array(self._edges), moment, side="right")) - 1
+        if here < 0:
+            return 0
+        values, counts = self._within(here)
+        return int(self._upto[here] + counts[values < moment].sum())
+
+    def _within(self, here: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The distinct times of a range, ascending, and their counts."""
+        low = self._edges[here]
+        high = self._edges[here + 1] if here + 1 < len(self._edges) else self.high
+        schema = pa.schema([("time", self._kind), ("count", pa.int64())])
+        step = partial(times_within, low=low, high=high)
+        table = self._engine.collected(self._engine.each(self._frame, step, schema))
+        values, place = np.unique(table["time"].to_numpy(), return_inverse=True)
+        counts = np.zeros(len(values), dtype=np.int64)
+        np.add.at(counts, place, table["count"].to_numpy())
+        return values, counts
+
+
+def ends_of(table: pa.Table) -> pa.Table:
+    """Step: the lowest and the highest time, and how many there are; no row where there is none."""
+    time = np.sort(table["time"].to_numpy())
+    ends = {"low": time[:1], "high": time[::-1][:1]}
+    return pa.table({**ends, "count": np.array([len(time)])[: len(time[:1])]})
+
+
+def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame]:
+    """The events of a part as the one-machine code has them, and as `read_log` does."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    if "line" in frame.columns:
+        frame = frame.sort("line").drop("line")
+    data = Dataset.load(frame, schema=columns, part=True)
+    return data, read_log(frame, columns, only_met=True).events
+
+
+def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
+    """The log with its roles, as `Dataset.split` gives them, but for what only all users tell."""
+    log = data.log
+    keys = pair_hash(data.user_ids, data.item_ids, log.user, log.item, cuts.seed + 1)
+    if cuts.kind == "leave-last-out":
+        roles = splits.leave_last_out(log)
+    elif cuts.kind == "global-time":
+        assert log.time is not None
+        roles = splits.at_moments(log.time, *cuts.moments)
+    elif cuts.kind == "random":
+        roles = splits.random_hold_out(log, keys, 0.8 if cuts.at is None else cuts.at)
+    else:
+        assert data.split_values is not None
+        roles = splits.from_column(data.split_values, data.schema.split or "split", ())
+        if cuts.carved:
+            splits.carve(log, roles, keys, 0.1, Role.VALIDATION)
+    return Interactions(log.user, log.item, log.users, role=roles, time=log.time)
+
+
+def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.int8]:
+    """The roles of the events that are met only."""
+    met = data.met
+    assert met is not None
+    if cuts.kind == "column":
+        assert data.met_split_values is not None
+        return splits.from_column(data.met_split_values, data.schema.split or "split", ())
+    if cuts.kind == "random":
+        keys = pair_hash(data.user_ids, data.item_ids, met.user, met.item, cuts.seed + 1)
+        return splits.random_hold_out(met, keys, 0.8 if cuts.at is None else cuts.at)
+    if cuts.kind == "global-time":
+        assert met.time is not None
+        roles = np.zeros(len(met), dtype=np.int8)
+        for role, moment in zip((Role.VALIDATION, Role.TEST), cuts.held, strict=True):
+            roles[met.time >= moment] = role
+        return roles
+    return splits.known_before(log, met, one_moment=False)
+
+
+def _ordered(
+    data: Dataset, log: Interactions, frame: pl.DataFrame, columns: Schema
+) -> pl.DataFrame:
+    """The rows as they were read, in the order of the log, with places and roles."""
+    user = np.asarray(data.user_ids.search_sorted(frame["user"]))
+    item = np.asarray(data.item_ids.search_sorted(frame["item"]))
+    sort = [user] if log.time is None else [frame["time"].to_numpy(), user]
+    if columns.tie == "hash":
+        codes = user.astype(np.int32), item.astype(np.int32)
+        sort = [pair_hash(data.user_ids, data.item_ids, *codes), *sort]
+    order = np.lexsort(sort)
+    if not (np.array_equal(user[order], log.user) and np.array_equal(item[order], log.item)):
+        raise JobError("a part of the log came out in another order than it was read in")
+    return frame[order].with_columns(
+        place=pl.Series(_places(log)), role=pl.Series(log.role, dtype=pl.Int8)
+    )
+
+
+def _places(log: Interactions) -> NDArray[np.int32]:
+    """The place of each event among those of its user."""
+    return (np.arange(len(log)) - log.indptr[log.user]).astype(np.int32)

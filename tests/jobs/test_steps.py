@@ -1,0 +1,354 @@
+"""A job gives what one machine gives, bit for bit, in any parts and any order of rows."""
+
+import json
+import shutil
+from functools import partial
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobs.worlds import OPEN, AnyOrder, recipe_of, small_slices, world
+from shortlist.bundle.bundle import load
+from shortlist.channels.counting.item_cf import ItemCF
+from shortlist.errors import DataError, JobError, SplitError
+from shortlist.jobs.engine import blocks_of
+from shortlist.jobs.local import Local, bucket_of
+from shortlist.jobs.neighbours import dealt
+from shortlist.jobs.prepared import prepared_split
+from shortlist.jobs.stages import SUCCESS
+from shortlist.jobs.steps import Job
+from shortlist.runs import pipeline
+from shortlist.runs.whole import train
+
+
+@pytest.fixture(autouse=True)
+def slices(monkeypatch):
+    small_slices(monkeypatch)
+    yield
+    close_engines()
+
+
+def close_engines():
+    while OPEN:
+        OPEN.pop().close()
+
+
+def job_of(recipe, folder, parts=4, seed=0, **options):
+    return Job(recipe, folder, AnyOrder(folder, parts, seed), **options)
+
+
+def same_events(found, wanted):
+    for name in ("user", "item", "role", "time", "weight", "session"):
+        ours, theirs = getattr(found, name), getattr(wanted, name)
+        assert (ours is None) == (theirs is None), name
+        if ours is not None:
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def same_split(job, recipe):
+    """The split of the prepared log is that of the files, and its stored roles are those."""
+    job.prepare()
+    told = job.stages.manifest("log")["told"]
+    found = prepared_split(recipe, job.stages.path("log"), told)  # compares the roles of the parts
+    wanted = pipeline.load_split(recipe)
+    same_events(found.log, wanted.log)
+    assert (found.met is None) == (wanted.met is None)
+    if wanted.met is not None:
+        same_events(found.met, wanted.met)
+    assert (found.kind, found.notes) == (wanted.kind, wanted.notes)
+    data, expected = found.training_data(), wanted.training_data()
+    assert data.items.ids.equals(expected.items.ids)
+    assert data.users.ids.equals(expected.users.ids)
+    assert (data.time_unit, data.text) == (expected.time_unit, expected.text)
+
+
+SPLITS = {
+    "the last event": {},
+    "a quantile of the times": {"split": {"kind": "global-time", "at": 0.83}},
+    "a moment": {"split": {"kind": "global-time", "at": 1_600_000_100}},
+    "a share of each user": {"split": {"kind": "random", "at": 0.6, "seed": 5}},
+    "ties as the file has them": {"data": {"tie": "file"}},
+    "the order of the lines": {"data": {"time": None, "order": "file"}},
+    "no order": {"data": {"time": None}},
+    "met below a weight": {"data": {"weight": "w", "min_weight": 1.5}},
+    "met, at random": {
+        "data": {"weight": "w", "min_weight": 1.5},
+        "split": {"kind": "random", "seed": 2},
+    },
+    "met, at a moment": {
+        "data": {"weight": "w", "min_weight": 1.5},
+        "split": {"kind": "global-time", "at": 0.7},
+    },
+}
+
+
+@pytest.mark.parametrize("case", SPLITS)
+@pytest.mark.parametrize("text", [False, True], ids=["numbers", "texts"])
+def test_a_log_prepared_in_parts_is_that_of_one_machine(case, text, tmp_path):
+    world(tmp_path, 3, text=text)
+    for parts in (1, 7):
+        recipe = recipe_of(tmp_path, **SPLITS[case])
+        same_split(job_of(recipe, tmp_path / f"work-{parts}", parts, seed=parts), recipe)
+
+
+@pytest.mark.parametrize("named", [["train", "test"], ["train", "valid", "test"]])
+def test_a_split_by_a_column_draws_validation_rows_where_the_whole_log_names_none(named, tmp_path):
+    frame = world(tmp_path, 4)
+    log = tmp_path / "log"
+    shutil.rmtree(log)
+    log.mkdir()
+    # Only the latest events are validation rows, so most parts cannot tell alone.
+    late = [named[0]] * 80 + named[1:] * 20
+    rank = (
+        (pl.col("t") - pl.col("t").min())
+        * (len(late) - 1)
+        // (pl.col("t").max() - pl.col("t").min())
+    )
+    names = frame.select(rank.alias("rank"))["rank"].to_list()
+    frame.with_columns(s=pl.Series([late[at] for at in names])).write_parquet(log / "0.parquet")
+    recipe = recipe_of(tmp_path, split={"column": "s", "seed": 3})
+    same_split(job_of(recipe, tmp_path / "work"), recipe)
+
+
+def test_a_text_log_and_a_table_whose_ids_are_text_are_joined_as_by_one_machine(tmp_path):
+    frame = world(tmp_path, 5)
+    frame.write_csv(tmp_path / "log.csv")
+    items = pl.DataFrame({"i": ["1", "4", "x9"], "title": ["a", "b", "c"]})
+    items.write_parquet(tmp_path / "items.parquet")
+    keys = {"interactions": "log.csv", "items": "items.parquet"}
+    recipe = recipe_of(tmp_path, data=keys, features={"title": "title"})
+    same_split(job_of(recipe, tmp_path / "work"), recipe)
+
+
+CHANNELS = [
+    {},
+    {"most_items": 4},
+    {"similarity": "jaccard", "user_weighting": "iuf"},
+    {"similarity": "conditional", "alpha": 0.3, "shrinkage": 2.0},
+    {"similarity": "dot", "user_weighting": "inverse", "time_decay": 40.0},
+    {"values": "explicit", "most_items": 5},
+    {"item_weighting": "tf-idf"},
+    {"item_weighting": "bm25", "similarity": "dot", "values": "explicit"},
+    {"similarity": "swing", "swing_users": 4},
+]
+
+
+@pytest.mark.parametrize("options", CHANNELS, ids=lambda options: "-".join(options) or "cosine")
+def test_neighbours_in_blocks_are_those_of_one_machine_to_the_float_bits(options, tmp_path):
+    explicit = options.get("values") == "explicit"
+    world(tmp_path, 6, text=explicit)
+    recipe = recipe_of(tmp_path, options, data={"weight": "w"} if explicit else None)
+    data = pipeline.load_split(recipe).training_data()
+    wanted = ItemCF(neighbours=6, **options).fit_data(data).neighbours
+    for parts, blocks in ((1, 1), (4, 3), (7, 12)):
+        job = job_of(recipe, tmp_path / f"work-{parts}", parts, seed=parts, blocks=blocks)
+        job.item_cf()
+        found = job.neighbours("cf", "train", data.items.trained)
+        for name in ("start", "ids", "scores"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert len(wanted.ids)
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    parts=st.sampled_from([1, 4, 7]),
+    blocks=st.integers(1, 9),
+    kind=st.sampled_from(["leave-last-out", "global-time", "random"]),
+    events=st.integers(60, 200),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_world_in_any_parts_gives_the_same_neighbours(
+    seed, parts, blocks, kind, events, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("world")
+    world(folder, seed, users=12, items=9, events=events, weights=False)
+    recipe = recipe_of(folder, split={"kind": kind})
+    wanted = ItemCF(neighbours=6).fit_data(pipeline.load_split(recipe).training_data()).neighbours
+    job = job_of(recipe, folder / "work", parts, seed, blocks=blocks)
+    job.item_cf()
+    found = job.neighbours("cf", "train", len(wanted) - 1)
+    for name in ("start", "ids", "scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+
+
+@pytest.mark.parametrize("refit", ["none", "all"])
+def test_the_bundle_of_a_job_is_that_of_train_byte_for_byte(refit, tmp_path):
+    world(tmp_path, 7, text=True)
+    recipe = recipe_of(tmp_path, training={"refit": refit})
+    run = job_of(recipe, tmp_path / "work").bundle(tmp_path / "ours")
+    assert run.bundle == train(recipe, tmp_path / "theirs").bundle
+    assert load(tmp_path / "ours").id == run.bundle
+
+
+def test_a_blend_takes_the_neighbours_of_its_channels_from_the_stages(tmp_path):
+    world(tmp_path, 8)
+    near = {"kind": "item-cf", "neighbours": 4, "similarity": "jaccard"}
+    channels = {"cf": {"kind": "item-cf"}, "near": near, "top": {"kind": "popular"}}
+    recipe = recipe_of(tmp_path, channels=channels, blend={"method": "reciprocal-rank"})
+    job = job_of(recipe, tmp_path / "work")
+    run = job.bundle(tmp_path / "ours")
+    assert {"item-cf-cf-train", "item-cf-near-train"} <= set(job.stages.made)
+    assert run.bundle == train(recipe, tmp_path / "theirs").bundle
+
+
+def test_a_stage_that_is_there_is_not_made_again_and_one_of_other_settings_is_refused(tmp_path):
+    world(tmp_path, 9)
+    recipe, told = recipe_of(tmp_path), []
+    job_of(recipe, tmp_path / "work").item_cf()
+    before = (tmp_path / "work" / "item-cf-cf-train" / "manifest.json").stat().st_mtime_ns
+    job_of(recipe, tmp_path / "work", told=told.append).item_cf()
+    stages = ("log", "counts-train", "item-cf-cf-train")
+    assert told == [f"{stage} is there already" for stage in stages]
+    assert (tmp_path / "work" / "item-cf-cf-train" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(JobError, match=r"item-cf-cf-train was made with another options .*remove"):
+        job_of(recipe_of(tmp_path, {"neighbours": 3}), tmp_path / "work").item_cf()
+    with pytest.raises(JobError, match="log was made with another split"):
+        job_of(recipe_of(tmp_path, split={"kind": "random"}), tmp_path / "work").prepare()
+    world(tmp_path / "other", 10)
+    shutil.copy(tmp_path / "other" / "log" / "0.parquet", tmp_path / "log" / "0.parquet")
+    with pytest.raises(JobError, match="log was made with another files"):
+        job_of(recipe, tmp_path / "work").prepare()
+
+
+def test_a_job_that_fails_leaves_no_stage_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    world(tmp_path, 11)
+    recipe = recipe_of(tmp_path)
+    with monkeypatch.context() as broken:
+
+        def fail(*given, **options):
+            raise KeyboardInterrupt
+
+        broken.setattr("shortlist.jobs.neighbours.found_neighbours", fail)
+        with pytest.raises(KeyboardInterrupt):
+            job_of(recipe, tmp_path / "work").item_cf()
+    close_engines()
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["counts-train", "log"]
+    (tmp_path / "work" / "counts-train" / SUCCESS).unlink()  # as if its maker had been killed
+    job = job_of(recipe, tmp_path / "work")
+    job.item_cf()
+    assert job.stages.made == ["log", "counts-train", "item-cf-cf-train"]
+
+
+BAD = {
+    "a null in a later file": (
+        lambda frame: frame.with_columns(
+            i=pl.when(pl.int_range(pl.len()) == 70).then(None).otherwise("i")
+        ),
+        r"1\.parquet: column 'i', row 71: the id is missing",
+    ),
+    "ids of two types": (
+        lambda frame: frame.with_columns(pl.col("i").cast(pl.String)),
+        r"1\.parquet.*column 'i' is String here and Int64 in the first file",
+    ),
+    "a time that is missing": (
+        lambda frame: frame.with_columns(
+            t=pl.when(pl.int_range(pl.len()) == 9).then(None).otherwise("t")
+        ),
+        r"1\.parquet: column 't', row 10: the time is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_in_a_later_file_is_told_with_file_and_row(case, tmp_path):
+    world(tmp_path, 12)
+    change, message = BAD[case]
+    path = tmp_path / "log" / "1.parquet"
+    change(pl.read_parquet(path)).write_parquet(path, row_group_size=50)
+    with pytest.raises(DataError, match=message):
+        job_of(recipe_of(tmp_path), tmp_path / "work").prepare()
+    close_engines()
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_what_only_the_whole_log_can_lack_is_refused_as_by_one_machine(tmp_path):
+    world(tmp_path, 13)
+    heavy = recipe_of(tmp_path, data={"weight": "w", "min_weight": 99.0})
+    with pytest.raises(DataError, match="no row has a weight of at least 99; lower min_weight"):
+        job_of(heavy, tmp_path / "work").prepare()
+    late = recipe_of(tmp_path, split={"kind": "global-time", "at": 1})
+    with pytest.raises(SplitError, match=r"split\.at = 1 leaves 0 of \d+ rows before the cut"):
+        job_of(late, tmp_path / "work").prepare()
+    keys = {"impressions": "log", "click": "w"}
+    ctr = {"a": {"kind": "inverted", "attribute": "x", "metric": "ctr"}}
+    shown = recipe_of(tmp_path, data=keys, channels=ctr)
+    with pytest.raises(JobError, match=r"jobs do not read data\.impressions"):
+        job_of(shown, tmp_path / "work")
+
+
+def test_an_item_too_heavy_for_any_block_is_refused_by_its_id(tmp_path, monkeypatch):
+    world(tmp_path, 14)
+    monkeypatch.setattr("shortlist.jobs.neighbours.MOST_WORK", 100)
+    with pytest.raises(JobError, match=r"item 1: the lists of its users hold .* set most_items"):
+        job_of(recipe_of(tmp_path), tmp_path / "work").item_cf()
+
+
+def test_blocks_get_about_equal_work():
+    work = np.random.default_rng(0).zipf(1.6, 5_000).clip(max=2_000)
+    load = np.bincount(dealt(work, 8), work, 8)
+    assert load.max() / load.mean() < 1.01
+    assert dealt(np.array([5, 1, 4]), 2).tolist() == [0, 1, 1]
+
+
+def test_several_processes_give_what_one_gives(tmp_path):
+    world(tmp_path, 15, text=True)
+    recipe, engine = recipe_of(tmp_path), Local(tmp_path / "work", processes=2, parts=3)
+    try:
+        job = Job(recipe, tmp_path / "work", engine)
+        job.item_cf()
+    finally:
+        engine.close()
+    wanted = ItemCF(neighbours=6).fit_data(pipeline.load_split(recipe).training_data()).neighbours
+    found = job.neighbours("cf", "train", len(wanted) - 1)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+
+
+def test_a_step_that_breaks_its_promise_is_told(tmp_path):
+    engine = Local(tmp_path)
+    frame = engine.each(engine.rows(pa.table({"a": [1]})), same, pa.schema({"b": pa.int64()}))
+    with pytest.raises(JobError, match="gave the columns a where b were promised"):
+        engine.collected(frame)
+    engine.close()
+
+
+def same(table):
+    return table
+
+
+def test_all_rows_of_a_key_are_in_one_part(tmp_path):
+    engine = Local(tmp_path, parts=5)
+    keys = pa.table({"key": [str(n % 17) for n in range(400)], "n": list(range(400))})
+    schema = pa.schema({"key": pa.string(), "n": pa.int64()})
+    counted = engine.whole(engine.rows(keys.slice(0, 60)), "key", partial(count_keys), schema)
+    assert (
+        engine.collected(counted).group_by("key").aggregate([("n", "count")])["n_count"].to_pylist()
+        == [1] * 17
+    )
+    engine.close()
+    assert set(bucket_of(keys["key"], 5).tolist()) <= set(range(5))
+
+
+def count_keys(table):
+    return table.group_by("key").aggregate([("n", "sum")]).rename_columns(["key", "n"])
+
+
+def test_blocks_of_a_table_come_in_order_each_once():
+    table = pa.table({"block": [3, 1, 3, 2], "n": [0, 1, 2, 3]})
+    assert [part["n"].to_pylist() for part in blocks_of(table, "block")] == [[1], [3], [0, 2]]
+
+
+def test_the_manifest_of_a_stage_says_what_made_it(tmp_path):
+    frame = world(tmp_path, 16)
+    job = job_of(recipe_of(tmp_path), tmp_path / "work")
+    job.counts()
+    said = json.loads((tmp_path / "work" / "log" / "manifest.json").read_text())
+    assert said["told"]["rows_read"] == frame.height
+    assert sum(said["told"]["rows"].values()) == frame.n_unique(["u", "i", "t"])
+    counts = json.loads((tmp_path / "work" / "counts-train" / "manifest.json").read_text())
+    assert counts["parents"].keys() == {"log"}

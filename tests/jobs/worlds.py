@@ -1,0 +1,79 @@
+"""Small worlds for the jobs, and an engine that deals rows in any order."""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from shortlist.config import Recipe
+from shortlist.jobs.local import Local
+
+OPEN = []
+"""Engines that are to be closed when a test ends."""
+
+
+class AnyOrder(Local):
+    """An engine that hands each part its rows in an order drawn from a seed."""
+
+    def __init__(self, scratch, parts, seed=0):
+        super().__init__(scratch, 1, parts)
+        self.seed = seed
+        OPEN.append(self)
+
+    def whole(self, frame, key, part, schema, *, dense=False):
+        return super().whole(frame, key, Shaken(part, self.seed), schema, dense=dense)
+
+
+class Shaken:
+    """A step that gets its rows in another order."""
+
+    def __init__(self, part, seed):
+        self.part, self.seed = part, seed
+
+    def __call__(self, table):
+        order = np.random.default_rng(self.seed).permutation(table.num_rows)
+        return self.part(table.take(pa.array(order)))
+
+
+def world(folder, seed=0, *, users=40, items=25, events=400, text=False, files=3, weights=True):
+    """Write a log as Parquet files: equal times, repeats, a user of one event, one of all items."""
+    rng = np.random.default_rng(seed)
+    user = np.concatenate([rng.integers(0, users, events), np.full(items, users), [users + 1]])
+    item = np.concatenate(
+        [np.minimum(rng.zipf(1.5, events), items) - 1, np.arange(items), [0]]
+    ).astype(np.int64)
+    time = rng.integers(1_600_000_000, 1_600_000_000 + events // 3, len(user))
+    frame = pl.DataFrame({"u": user, "i": 3 * item + 1, "t": time})
+    if weights:
+        frame = frame.with_columns(w=pl.Series(rng.integers(1, 6, len(user)) / 2))
+    frame = pl.concat([frame, frame.sample(20, seed=seed)]).sample(
+        fraction=1, shuffle=True, seed=seed
+    )
+    if text:
+        frame = frame.with_columns(
+            pl.format("ü{}", "u").alias("u"), pl.format("{}", "i").alias("i")
+        )
+    log = folder / "log"
+    log.mkdir(parents=True)
+    size = -(-frame.height // files)
+    for number in range(files):
+        part = frame[number * size : (number + 1) * size]
+        part.write_parquet(log / f"{number}.parquet", row_group_size=50)
+    return frame
+
+
+def recipe_of(folder, channel=None, *, data=None, split=None, **sections):
+    """A recipe over `world`."""
+    content = {
+        "data": {"interactions": "log", "user": "u", "item": "i", "time": "t", **(data or {})},
+        "channels": {"cf": {"kind": "item-cf", "neighbours": 6, **(channel or {})}},
+        "evaluation": {"k": [5]},
+        **sections,
+    }
+    if split is not None:
+        content["split"] = split
+    return Recipe.from_dict(content, base=folder)
+
+
+def small_slices(monkeypatch):
+    """Let every few rows be a part of their own when a log is read."""
+    monkeypatch.setattr("shortlist.jobs.reading.ROWS", 60)
