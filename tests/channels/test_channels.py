@@ -169,7 +169,7 @@ def test_a_mistake_in_a_channel_is_told_before_the_data_are_read(folder, capsys,
 
 
 def test_the_recipe_of_init_shows_every_channel(tmp_path, capsys):
-    assert call("init", tmp_path / "recipe.toml") == 0
+    assert call("init", "--full", tmp_path / "recipe.toml") == 0
     text = (tmp_path / "recipe.toml").read_text()
     for kind in ("popular", "inverted", "ease", "als"):
         assert f'# kind = "{kind}"' in text

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shortlist import __version__
-from shortlist.cli import ask, bundles, doctor, events, job, known, serve, train
+from shortlist.cli import ask, bundles, doctor, draft, events, job, known, serve, train
 from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
 from shortlist.errors import OutputError, QueryError, ShortlistError
@@ -16,7 +16,7 @@ from shortlist.systems import check_system
 
 COMMANDS = {
     "Train": (
-        *(train.demo, known.data, train.init, train.train, train.tune, train.plan, doctor.doctor),
+        *(train.demo, known.data, draft.init, train.train, train.tune, train.plan, doctor.doctor),
     ),
     "Ask a bundle": (ask.recommend, ask.similar, ask.explain, ask.evaluate, ask.compare),
     "Look into a bundle, or make another of it": (

@@ -1,4 +1,4 @@
-"""Commands that train: demo, init, train, tune and plan."""
+"""Commands that train: demo, train, tune and plan."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from shortlist.cli.screen import (
     progress_bars,
 )
 from shortlist.errors import QueryError, TrainingError
-from shortlist.outputs import Output, output_at, whole
+from shortlist.outputs import Output, output_at
 
 if TYPE_CHECKING:
     from shortlist.config import Recipe
@@ -89,23 +89,6 @@ def demo(
     out.print(show.recommendations(loaded.retriever, Queries([user]), k=10))
     say(f"Saved as {bundle}. Next: shortlist recommend {bundle} --user {user}")
     say(f"To look around: shortlist serve {bundle}, then open http://127.0.0.1:8000")
-
-
-def init(
-    path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.toml"),
-    overwrite: Overwrite = False,
-) -> None:
-    """Write a recipe with every key, its meaning and its default; edit [data], then train."""
-    outputs.check({"PATH": Output(path, overwrite=overwrite)})
-
-    from shortlist.channels.options import options_of
-    from shortlist.channels.table import CHANNELS
-    from shortlist.config import template
-
-    kinds = {name: own for name, kind in CHANNELS.items() if (own := options_of(kind)) is not None}
-    with whole(path, overwrite=overwrite) as made:
-        made.write_text(template(kinds), encoding="utf-8")
-    out.print(f"Wrote {path}. Next: shortlist train {path} --out BUNDLE")
 
 
 def train(

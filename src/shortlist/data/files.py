@@ -104,10 +104,18 @@ def hive_values(file: Path) -> dict[str, str]:
     return {name: value for name, equals, value in parts if equals and name and value}
 
 
+def is_table(file: Path) -> bool:
+    """Return whether the name is that of a table that can be read."""
+    return is_text_file(file) or suffix_of(file) in (*SUFFIXES, ".parquet")
+
+
 def _is_table(file: Path, folder: Path) -> bool:
     inside = file.relative_to(folder).parts
-    known = is_text_file(file) or suffix_of(file) in (*SUFFIXES, ".parquet")
-    return known and file.is_file() and not any(part.startswith((".", "_")) for part in inside)
+    return (
+        is_table(file)
+        and file.is_file()
+        and not any(part.startswith((".", "_")) for part in inside)
+    )
 
 
 def _alike(found: Sequence[Path], path: Path) -> list[Path]:

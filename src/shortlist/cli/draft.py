@@ -1,0 +1,174 @@
+"""The command that writes a recipe: init."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shortlist import outputs
+from shortlist.cli.options import JsonFlag, Overwrite
+from shortlist.cli.screen import notes, out, print_json
+from shortlist.errors import DataError, QueryError
+from shortlist.outputs import Output, whole
+
+if TYPE_CHECKING:
+    from shortlist.drafting.draft import Draft
+
+DEFAULT = Path("recipe.toml")
+
+
+def init(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="The log, or a folder, or files among which the log is found. A name that ends in "
+            ".toml is the recipe to write, to be filled in by you. Default: the tables that lie "
+            "here, if one is a log."
+        ),
+    ] = None,
+    items: Annotated[
+        str | None, typer.Option(help="One row an item, with its features and title.")
+    ] = None,
+    users: Annotated[str | None, typer.Option(help="One row a user, with its features.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="The recipe to write. Default: recipe.toml.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Start from a named model: sasrec, youtube-dnn, dssm, mind, ..."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Without data: every key, its meaning and its default.")
+    ] = False,
+    json_: JsonFlag = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a recipe for your files: format, columns, features and split are guessed from heads.
+
+    Nothing is asked, and the files are only read. Each guess stands beside its reason; a line with
+    "check:" is not certain.
+    """
+    given = list(files or [])
+    blank = [name for name in given if name.lower().endswith(".toml")]
+    if blank and (len(given) > 1 or items or users or target):
+        raise QueryError(
+            f"{blank[0]} is the recipe to write, to be filled in, and stands alone; to write one "
+            "for files, name them, and the recipe with --out"
+        )
+    if full and (items or users or model or len(given) > len(blank)):
+        raise QueryError(
+            "--full shows every key there is, without data or a model: leave these out"
+        )
+    place = Path(blank[0]) if blank else target or DEFAULT
+    inputs = {f"FILE {at}": Path(name) for at, name in enumerate(given, 1) if name not in blank}
+    inputs |= {f"--{key}": Path(p) for key, p in (("items", items), ("users", users)) if p}
+    outputs.check({"--out": Output(place, overwrite=overwrite)}, inputs)
+
+    named = _named(model)
+    if full:
+        text, made = _full(), None
+    elif blank:
+        text, made = _short(named), None
+    else:
+        made = _drafted(given, users, items, place, named)
+        options = {"--items": items, "--users": users, "--model": model}
+        words = [
+            *given,
+            *(word for key, value in options.items() if value for word in (key, value)),
+        ]
+        text = _short(named) if made is None else _text(made, words)
+    with whole(place, overwrite=overwrite) as written:
+        written.write_text(text, encoding="utf-8")
+    _say(place, made, json_=json_)
+
+
+def _named(model: str | None) -> dict[str, Any] | None:
+    from shortlist.drafting.named import named_model
+
+    return None if model is None else named_model(model)
+
+
+def _full() -> str:
+    from shortlist.channels.options import options_of
+    from shortlist.channels.table import CHANNELS
+    from shortlist.config import template
+
+    return template(
+        {name: own for name, kind in CHANNELS.items() if (own := options_of(kind)) is not None}
+    )
+
+
+def _short(named: dict[str, Any] | None) -> str:
+    from shortlist.drafting.writing import short_template
+
+    return short_template(named)
+
+
+def _drafted(
+    given: list[str],
+    users: str | None,
+    items: str | None,
+    place: Path,
+    named: dict[str, Any] | None,
+) -> "Draft | None":
+    """Draft a recipe for files; None where none is named and none lies here."""
+    from shortlist.drafting.draft import draft
+    from shortlist.drafting.sorting import Sorted, sort_files, tables_in
+
+    here = not given
+    sources = given or [
+        name.removeprefix("./") for name in tables_in(Path()) if name not in (users, items)
+    ]
+    if here and not sources:
+        if users or items:
+            raise QueryError("--users and --items go with a log: name its file")
+        return None
+    try:
+        found: Sorted = sort_files(sources)
+    except DataError:
+        if here and not (users or items):
+            notes.print("No log of events lies here.")
+            return None
+        raise
+    made = draft(
+        found.interactions,
+        users=users or found.users,
+        items=items or found.items,
+        named=named,
+        base=place.absolute().parent,
+    )
+    made.notes += [f"not used: {name}" for name in found.others]
+    return made
+
+
+def _text(made: "Draft", words: list[str]) -> str:
+    """The draft as text, which is read once to make sure that it is a recipe."""
+    import tomllib
+
+    from shortlist.config import Recipe
+    from shortlist.drafting.writing import written
+    from shortlist.runs.pipeline import check
+
+    text = written(made, shlex.join(["shortlist", "init", *words]))
+    check(Recipe.from_dict(tomllib.loads(text), source="the drafted recipe"))
+    return text
+
+
+def _say(place: Path, made: "Draft | None", *, json_: bool) -> None:
+    if json_:
+        guesses = [] if made is None else [guess.to_dict() for guess in made.guesses.values()]
+        print_json({"recipe": str(place), "guesses": guesses, "notes": made.notes if made else []})
+        return
+    if made is None:
+        out.print(f"Wrote {place}, to be filled in. Next: shortlist train {place} --out BUNDLE")
+        return
+    for guess in made.unsure():
+        shown = "left out" if guess.value is None else str(guess.value)
+        notes.print(f"check {guess.key} = {shown}: {guess.reason}", soft_wrap=True)
+    for note in made.notes:
+        notes.print(note, soft_wrap=True)
+    unsure = f"; {len(made.unsure())} lines to check" if made.unsure() else ""
+    out.print(
+        f"Wrote {place} from {made.looked}{unsure}. Next: shortlist train {place} --out BUNDLE"
+    )

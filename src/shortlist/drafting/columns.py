@@ -1,0 +1,139 @@
+"""What can be seen of one column: how many values, how often each, and what its name says?"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from shortlist.data.text import NULL_WORDS
+from shortlist.data.times import checked_times, told
+from shortlist.durations import TimeUnit
+from shortlist.errors import DataError
+
+CLOCKS = ("s", "ms", "us", "ns", "day", "yyyymmdd", "yyyymmddhhmmss")
+"""Units that the size of numbers, or the form of text, gives away."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a head, under the name the recipe will call it by; named: by the file."""
+
+    name: str
+    values: pl.Series
+    named: bool = True
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The words of its name.
+
+        >>> Column("reviewerID", pl.Series([1])).words, Column("events.aid", pl.Series([1])).words
+        (('reviewer', 'id'), ('aid',))
+        """
+        if not self.named:
+            return ()
+        own = self.name.rpartition(".")[2]
+        written = self.name if own.lower() in ("id", "key", "code") else own
+        parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+", written)
+        return tuple(part.lower() for part in parts)
+
+    @cached_property
+    def given(self) -> pl.Series:
+        """The values that are there."""
+        return self.values.drop_nulls()
+
+    @property
+    def missing(self) -> int:
+        """How many rows have none."""
+        return len(self.values) - len(self.given)
+
+    @cached_property
+    def distinct(self) -> int:
+        """How many different values there are."""
+        if self.is_nested or not len(self.given):
+            return 0
+        return int(self.given.n_unique())
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether its values are lists or structs."""
+        return self.values.dtype.is_nested()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are text."""
+        return self.values.dtype in (pl.String, pl.Categorical, pl.Enum)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are integers."""
+        return self.values.dtype.is_integer()
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers, of any kind."""
+        return self.values.dtype.is_numeric()
+
+    @cached_property
+    def repeats(self) -> float:
+        """How often a value stands there, on average."""
+        return len(self.given) / max(self.distinct, 1)
+
+    @cached_property
+    def runs(self) -> int:
+        """How many stretches of equal values follow each other."""
+        return 1 + int((self.given != self.given.shift()).sum())
+
+    @cached_property
+    def unit(self) -> TimeUnit | None:
+        """The unit of its values, if they can be times at all; "number" where nobody knows it."""
+        return self._time[0]
+
+    @property
+    def is_clock(self) -> bool:
+        """Whether its values are times since 1970, dates, or text that says so."""
+        return self.unit in CLOCKS
+
+    @property
+    def times(self) -> str:
+        """What its values are as times, in words."""
+        return self._time[1]
+
+    @cached_property
+    def _time(self) -> tuple[TimeUnit | None, str]:
+        if self.is_nested or not len(self.given) or self.values.dtype == pl.Boolean:
+            return None, ""
+        try:
+            keys, unit = checked_times(self.given, "")
+        except DataError as error:
+            return None, str(error)
+        return unit, told(keys, unit)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether no value is below the one before it."""
+        return bool(self.given.is_sorted())
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether its values are 0 and 1 alone, both of them."""
+        if self.values.dtype == pl.Boolean:
+            return False
+        return self.is_number and set(self.given.unique().to_list()) == {0, 1}
+
+    @cached_property
+    def null_words(self) -> list[str]:
+        """Which of its values are words for nothing, such as NULL."""
+        if self.values.dtype != pl.String:
+            return []
+        return sorted(self.given.filter(self.given.is_in(NULL_WORDS)).unique().to_list())
+
+    def counted(self) -> str:
+        """Say how many values there are, and how often each.
+
+        >>> Column("u", pl.Series([1, 1, 2, 2])).counted()
+        '2 values, each 2 times on average'
+        """
+        if self.distinct == len(self.given):
+            return f"{self.distinct:,} values, each once"
+        return f"{self.distinct:,} values, each {self.repeats:.3g} times on average"

@@ -1,0 +1,408 @@
+"""What would a recipe for these files say? Guesses, each with its reason, put together."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from shortlist.config.reading import DATA_VARIABLE
+from shortlist.drafting import names
+from shortlist.drafting.columns import Column
+from shortlist.drafting.guesses import Confidence, Guess
+from shortlist.drafting.heads import ROWS, Head, read_head
+from shortlist.drafting.kinds import Kinds, find_kinds
+from shortlist.drafting.roles import Roles, find_roles, overlap
+from shortlist.errors import DataError
+
+Source = str | list[str]
+
+SIDES = ("users", "items")
+_ROLE_OF = {"users": "user", "items": "item"}
+_NAMES = {"user": "user_id", "item": "item_id", "time": "timestamp", "weight": "rating"}
+"""What the columns of a file without a header are called, by their roles."""
+
+_FORMAT_KEYS = ("separator", "quote", "encoding", "decimal")
+
+
+@dataclass
+class Draft:
+    """A recipe in the making: its sections, and a guess for each key that was guessed.
+
+    notes: what a reader of the recipe should know besides. marks: of each side, what separates the
+    values of a feature. reasons: of each feature, as "items.genre". looked: how much of each file
+    was read.
+    """
+
+    content: dict[str, dict[str, Any]] = field(default_factory=dict)
+    guesses: dict[str, Guess] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    marks: dict[str, dict[str, str]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    looked: str = ""
+
+    def say(self, guess: Guess) -> None:
+        """Add a guess; the key stands in the recipe unless its value is None."""
+        self.guesses[guess.key] = guess
+        section, _, key = guess.key.partition(".")
+        if guess.value is not None:
+            self.content.setdefault(section, {})[key] = guess.value
+
+    def unsure(self) -> list[Guess]:
+        """The guesses that a person has to look at."""
+        return [guess for guess in self.guesses.values() if guess.confidence == "check"]
+
+
+def draft(
+    interactions: Source,
+    *,
+    users: Source | None = None,
+    items: Source | None = None,
+    named: Mapping[str, Any] | None = None,
+    base: Path | None = None,
+) -> Draft:
+    """Guess a recipe from the heads of its files. Errors: DataError where no user can be told.
+
+    named: a recipe whose model and training are taken (`named.named_model`). base: the folder of
+    the recipe, from which its paths start.
+    """
+    log = read_head(interactions, "interactions")
+    sides = {
+        side: read_head(source, side)
+        for side, source in (("users", users), ("items", items))
+        if source is not None
+    }
+    made = Draft(looked=_looked([log, *sides.values()]))
+    known = {
+        _ROLE_OF[side]: [ids for _, ids in unique_columns(head)] for side, head in sides.items()
+    }
+    roles = roles_of(log, known)
+    renamed = _renamed(log, roles)
+    made.say(Guess("data.interactions", _placed(log.source, base), _written(log), "sure"))
+    kept = {}
+    for side, head in sides.items():
+        if (found := _side(made, side, head, roles, renamed, base)) is not None:
+            kept[side] = found
+    _roles(made, log, roles, renamed)
+    _forms(made, [log, *(sides[side] for side in kept)])
+    _ids(made, log, roles)
+    for side in SIDES:
+        if side in kept:
+            _features(made, side, sides[side], *kept[side])
+        else:
+            _own_features(made, side, log, roles)
+    _one_mark(made)
+    _split(made, roles)
+    _model(made, named)
+    return made
+
+
+def _placed(source: Source, base: Path | None) -> Source:
+    """A path as a recipe in a folder names it: relative where it lies there or below."""
+    if isinstance(source, list):
+        return [str(_placed(path, base)) for path in source]
+    if base is None:
+        return source
+    path = Path(os.path.abspath(source))
+    if path.is_relative_to(base) and not os.environ.get(DATA_VARIABLE):
+        return path.relative_to(base).as_posix()
+    return str(path)
+
+
+def _looked(heads: Sequence[Head]) -> str:
+    rows = f"{len(heads[0].frame):,} rows"
+    return f"all {rows}" if all(head.whole for head in heads) else f"the first {rows}"
+
+
+def roles_of(log: Head, known: Mapping[str, Sequence[pl.Series]]) -> Roles:
+    """The roles of a log's columns; where they lie in a list, each element of it is a row."""
+    lists = list(dict.fromkeys(inner.list for inner in log.table.inner.values() if inner.list))
+    first: DataError | None = None
+    for rows in (None, *lists):
+        try:
+            return find_roles(_columns(log, rows), known, log.table.where, whole=log.whole)
+        except DataError as error:
+            first = first or error
+    raise first or DataError(f"{log.table.where}: has no columns.")
+
+
+def _columns(head: Head, rows: str | None) -> list[Column]:
+    """The columns of a log, values within objects by their paths; rows: a list that makes them."""
+    plain = [name for name in head.frame.columns if not head.frame[name].dtype.is_nested()]
+    paths = [path for path, inner in head.table.inner.items() if inner.list in (None, rows)]
+    if not paths:
+        return [
+            Column(name, head.frame[name], named=not head.headless) for name in head.frame.columns
+        ]
+    frame = head.table.load([*plain, *paths]).head(ROWS)
+    return [
+        Column(name, _plain(frame[name]))
+        for name in frame.columns
+        if not frame[name].dtype.is_nested()
+    ]
+
+
+def _plain(values: pl.Series) -> pl.Series:
+    return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
+
+
+def unique_columns(head: Head) -> list[tuple[str, pl.Series]]:
+    """The columns of a table that could be its ids, as text: no value twice, none missing."""
+    return [
+        (name, column.cast(pl.String))
+        for name in head.frame.columns
+        if not (column := head.frame[name]).dtype.is_nested()
+        and (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum))
+        and not column.null_count()
+        and not column.is_duplicated().any()
+    ]
+
+
+def _renamed(log: Head, roles: Roles) -> dict[str, str]:
+    """The names of a log without a header, by the roles of its columns."""
+    if not log.headless:
+        return {}
+    found = {column.name: _NAMES.get(role, role) for role, column in roles.columns.items()}
+    return {name: found.get(name, name) for name in log.form.columns}
+
+
+def _written(head: Head) -> str:
+    """How a table is written, in words."""
+    text = head.table.text
+    if text is None:
+        return ""
+    said = [f"separator {text.separator!r}", str(head.form.encoding or text.encoding)]
+    if head.headless:
+        said.append("no header")
+    if text.quote not in (None, "none"):
+        said.append(f"quotes {text.quote}")
+    return ", ".join(said)
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+def _roles(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> None:
+    if renamed:
+        made.say(
+            Guess("data.columns", list(renamed.values()), "the file has no header", _sure_of(log))
+        )
+    for guess in roles.guesses:
+        if guess.key == "data.event":
+            made.notes.append(
+                f"'{renamed.get(guess.value, guess.value)}' tells kinds of events "
+                f"({guess.reason}): each row counts as an event"
+            )
+            continue
+        reason = (
+            re.sub(r"\bcolumn_(\d+)\b", r"column \1", guess.reason) if renamed else guess.reason
+        )
+        value = (
+            renamed.get(guess.value, guess.value) if isinstance(guess.value, str) else guess.value
+        )
+        made.say(replace(guess, value=value, reason=reason))
+
+
+def _sure_of(head: Head) -> Any:
+    return next((g.confidence for g in head.guesses if g.key.endswith("columns")), "likely")
+
+
+def _ids(made: Draft, log: Head, roles: Roles) -> None:
+    """What is to be done about ids that are missing."""
+    sides = [roles.columns[role] for role in ("user", "item")]
+    words = sorted({word for column in sides for word in column.null_words})
+    if words:
+        made.say(Guess("data.null_values", words, "ids that look like missing values", "check"))
+    missing = sum(column.missing for column in sides)
+    if missing or words:
+        reason = f"{missing:,} of {len(log.frame):,} rows have no user or no item"
+        made.say(Guess("data.null_ids", "drop", reason, "check"))
+
+
+def _forms(made: Draft, heads: Sequence[Head]) -> None:
+    """The keys that hold for all text files, where the reader does not decide alone."""
+    for head in heads:
+        for guess in head.guesses:
+            key = guess.key.removeprefix("data.")
+            if key not in _FORMAT_KEYS:
+                continue
+            said = made.content["data"].get(key)
+            if said is not None and said != guess.value:
+                raise DataError(
+                    f"{head.table.where}: {guess.key} would be {guess.value!r}, and another file "
+                    f"needs {said!r}; one recipe has one. Write one of the files anew, as UTF-8 "
+                    "text with commas, or as Parquet."
+                )
+            made.say(guess)
+
+
+# --- users and items ------------------------------------------------------------------------------
+
+
+def _side(
+    made: Draft,
+    side: str,
+    head: Head,
+    roles: Roles,
+    renamed: Mapping[str, str],
+    base: Path | None,
+) -> tuple[str, tuple[str, ...]] | None:
+    """Add the table of a side; return its id column and names, None where it cannot be read."""
+    role = _ROLE_OF[side]
+    own = roles.columns[role]
+    wanted = renamed.get(own.name, own.name)
+    unique = unique_columns(head)
+    shares = {name: overlap(own, [ids]) for name, ids in unique}
+    found = max(shares, key=lambda name: (name == wanted, shares[name]), default=None)
+    if wanted in head.frame.columns and wanted not in shares:
+        found = None
+    if found is None or (shares[found] == 0 and found != wanted):
+        why = "no column holds each id once" if found is None else "it shares no id with the log"
+        made.say(Guess(f"data.{side}", None, f"{head.source}: {why}", "check"))
+        return None
+    names_: tuple[str, ...] = ()
+    if head.headless:
+        names_ = tuple(wanted if name == found else name for name in head.form.columns)
+    share = shares[found]
+    if not head.headless and found != wanted:
+        reason = f"{share:.0%} of its values are {side} of the log"
+        made.say(Guess(f"data.{side}_id", found, reason, "sure" if share > 0.5 else "check"))
+    reason = f"{share:.0%} of the {side} of the log are in it"
+    sure: Confidence = "sure" if share > 0.5 else "check"
+    made.say(Guess(f"data.{side}", _placed(head.source, base), reason, sure))
+    return found, names_
+
+
+def _features(made: Draft, side: str, head: Head, key: str, names_: tuple[str, ...]) -> None:
+    """What the table of a side tells."""
+    columns = [
+        Column(name, _plain(head.frame[name]), named=not head.headless)
+        for name in head.frame.columns
+        if name != key
+    ]
+    kinds = find_kinds(columns, titled=side == "items")
+    for column in columns:
+        if side == "users" and _is_name(column) and column.name in kinds.features:
+            del kinds.features[column.name]
+            kinds.left[column.name] = "it is a name"
+    if names_:
+        title = kinds.title.name if kinds.title else None
+        called = ["title" if name == title else name for name in names_]
+        made.say(Guess(f"data.{side}_columns", called, "no header", _sure_of(head)))
+    _kinds(made, side, kinds, "title" if names_ else None)
+
+
+def _is_name(column: Column) -> bool:
+    return names.mentions(column.words, names.CAPTIONS) and column.is_text
+
+
+def _own_features(made: Draft, side: str, log: Head, roles: Roles) -> None:
+    """What the log itself tells of a side: columns that say the same in all rows of an id."""
+    own = roles.columns[_ROLE_OF[side]]
+    other = roles.columns["item" if side == "users" else "user"]
+    if "." in own.name + other.name:
+        return
+    columns = []
+    for column in roles.free(_columns(log, None)):
+        told, others = (_constancy(ids.values, column.values) for ids in (own, other))
+        of_people = names.mentions(column.words, names.OF_PEOPLE) == (side == "users")
+        if told >= _TOLD and (told > others or (told == others and of_people)):
+            pairs = pl.DataFrame([own.values.alias("id"), column.values.alias("value")])
+            once = pairs.drop_nulls().unique("id", keep="last", maintain_order=True)
+            if side == "items" or not _is_name(column):
+                columns.append(Column(column.name, once["value"], column.named))
+    kinds = find_kinds(columns, titled=side == "items")
+    kinds.left.clear()
+    _kinds(made, side, kinds, None, f"in the log, one value for each {_ROLE_OF[side]}: ")
+
+
+_TOLD = 0.95
+"""From which share of the ids on a column of the log tells something of them."""
+
+
+def _constancy(ids: pl.Series, values: pl.Series) -> float:
+    """Which share of the ids that come twice has one value only."""
+    if values.dtype.is_nested() or values.n_unique() < 2:
+        return 0.0
+    pairs = pl.DataFrame([ids.alias("id"), values.alias("value")]).drop_nulls()
+    groups = pairs.group_by("id").agg(rows=pl.len(), values=pl.col("value").n_unique())
+    groups = groups.filter(pl.col("rows") > 1)
+    return int((groups["values"] == 1).sum()) / groups.height if groups.height >= 5 else 0.0
+
+
+def _kinds(made: Draft, side: str, kinds: Kinds, title: str | None, where: str = "") -> None:
+    """Add features and title of a side. title: what the recipe calls the title's column."""
+    if kinds.title is not None:
+        said = names.mentions(kinds.title.words, ("title", *names.CAPTIONS))
+        sure: Confidence = "sure" if said and not where else "check"
+        reason = f"such as {str(kinds.title.given[0])!r:.40}"
+        made.say(Guess("features.title", title or kinds.title.name, reason, sure))
+    if kinds.features:
+        reasons = (f"{name}: {reason}" for name, reason in kinds.reasons.items())
+        reason = where + "; ".join(reasons)
+        made.say(Guess(f"features.{side}", dict(kinds.features), reason, "likely"))
+        made.marks[side] = dict(kinds.marks)
+        made.reasons |= {f"{side}.{name}": reason for name, reason in kinds.reasons.items()}
+    if kinds.left:
+        left = ", ".join(f"{name} ({why})" for name, why in list(kinds.left.items())[:6])
+        more = f", and {len(kinds.left) - 6} more" if len(kinds.left) > 6 else ""
+        made.notes.append(f"not read of the {side}: {left}{more}")
+
+
+def _one_mark(made: Draft) -> None:
+    """Leave out features whose values stand apart by another mark than the first: there is one."""
+    chosen: str | None = None
+    for side, marks in made.marks.items():
+        features = made.content["features"][side]
+        for name, mark in marks.items():
+            if chosen is None and mark != "|":
+                made.say(Guess("features.separator", mark, f"as in '{name}'", "likely"))
+            chosen = chosen or mark
+            if mark != chosen:
+                del features[name]
+                made.notes.append(f"not read: {name} (its separator is {mark!r}; there can be one)")
+        if not features:
+            del made.content["features"][side], made.guesses[f"features.{side}"]
+
+
+# --- the split ------------------------------------------------------------------------------------
+
+
+def _split(made: Draft, roles: Roles) -> None:
+    if "split" in roles.columns:
+        return
+    if "time" in roles.columns:
+        reason = "the last event of each user is the test, the one before it validation"
+        made.say(Guess("split.kind", "leave-last-out", reason, "sure"))
+    else:
+        made.say(Guess("split.kind", "random", "without a time nothing is last", "likely"))
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+_IN_ORDER = ("attention", "gru")
+"""Histories that are read in their order."""
+
+
+def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
+    """Take model and training of a named recipe, or the plain ones."""
+    if named is None:
+        made.content["training"] = {"mode": "listwise"}
+        return
+    for section in ("model", "training", "evaluation"):
+        made.content[section] = dict(named.get(section, {}))
+    features = made.content.get("features", {})
+    if "features" not in named and {"users", "items", "separator"} & features.keys():
+        left = [key for key in ("users", "items", "separator") if features.pop(key, None)]
+        for key in left:
+            del made.guesses[f"features.{key}"]
+        made.notes.append("this model reads ids alone, so the features of the files are left out")
+    if made.content["model"].get("history") in _IN_ORDER and "time" not in made.content["data"]:
+        made.guesses.pop("data.time", None)
+        reason = "the model reads events in order, and no column is a time: the lines' order"
+        made.say(Guess("data.order", "file", reason, "check"))
+        if "split.column" not in made.guesses:
+            made.say(Guess("split.kind", "leave-last-out", "the last line of each user", "check"))

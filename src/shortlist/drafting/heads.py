@@ -1,0 +1,311 @@
+"""How is a file written, as far as its head tells? The reader decides; what it refuses is tried."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from shortlist.data.columns import typed_text
+from shortlist.data.files import files_of
+from shortlist.data.tables import Table, open_table
+from shortlist.data.text import (
+    TextFormat,
+    first_fields,
+    is_recbole,
+    is_text_file,
+    suffix_of,
+    unpacked,
+)
+from shortlist.data.times import parse_iso
+from shortlist.drafting.guesses import Guess
+from shortlist.errors import DataError
+
+MOST = 1 << 22
+"""Bytes that are read of a file: some 100,000 events."""
+
+ROWS = 100_000
+"""Rows that are looked at."""
+
+FILES = 3
+"""Files of a folder or a list whose heads are read."""
+
+_TRIED = (";", "\t", ",", "|", "::", " ")
+_LATIN = re.compile("[À-ÖØ-öø-ÿ’‘“”–—€™®©ŒœŠšŽž«»¿¡ªº°]")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first rows of a table, each column in the type its values have.
+
+    source: what the recipe calls it. form: what the reader has to be told to read it so, besides
+    `columns`, the names of a file without a header. whole: whether these are all rows.
+    """
+
+    source: str | list[str]
+    frame: pl.DataFrame
+    table: Table
+    form: TextFormat
+    whole: bool
+    guesses: tuple[Guess, ...] = ()
+
+    @property
+    def headless(self) -> bool:
+        """Whether the names of the columns were made here."""
+        return bool(self.form.columns)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text file, whose ids have no type of their own."""
+        return self.table.text is not None
+
+    def raw(self, column: str) -> pl.Series:
+        """A column as it is written."""
+        return self.table.load([column])[column].head(ROWS)
+
+
+def read_head(source: str | list[str], key: str) -> Head:
+    """Read the head of a file, a list of files, a folder or a pattern.
+
+    key: of the recipe, which guesses and errors name. Errors: DataError for what cannot be read.
+    """
+    files = files_of(source)
+    for file in files[:FILES]:
+        _refuse_dumps(file)
+    if all(is_text_file(file) and not is_recbole(file) for file in files[:FILES]):
+        form, guesses = _written(files[:FILES], key)
+    else:
+        form, guesses = TextFormat(), []
+    table = open_table(_some(source, files), key, form, most=MOST)
+    frame = table.typed(table.names, exact=()).head(ROWS)
+    whole = len(files) <= FILES and all(_is_small(file) for file in files) and len(frame) < ROWS
+    return Head(source, frame, table, form, whole, tuple(guesses))
+
+
+def _some(source: str | list[str], files: list[Path]) -> str | list[str]:
+    """What stands for the source: its first files, where it has many."""
+    return source if len(files) == 1 else [str(file) for file in files[:FILES]]
+
+
+def _is_small(file: Path) -> bool:
+    size = file.stat().st_size
+    if suffix_of(file) == ".parquet":
+        return True  # by its rows
+    return size < MOST if suffix_of(file) == file.suffix.lower() else size < MOST // 50
+
+
+def _refuse_dumps(file: Path) -> None:
+    """Refuse files that are statements or notation of a language, and no table."""
+    try:
+        first = unpacked(file, 1 << 12)[: 1 << 12].decode(errors="replace").lstrip("\ufeff \r\n")
+    except (OSError, ValueError):  # told by who reads it
+        return
+    lines = [line.strip() for line in first.splitlines() if line.strip()]
+    statement = re.compile(
+        r"(--|/\*|create\s+table|insert\s+into|drop\s+table|begin;|set\s+\w+|pragma|copy\s+\S+)",
+        re.I,
+    )
+    if suffix_of(file) == ".sql" or (
+        lines
+        and statement.match(lines[0])
+        and any(re.match(r"(create\s+table|insert\s+into|copy\s)", line, re.I) for line in lines)
+    ):
+        raise DataError(
+            f"{file}: this is a dump of a database (SQL), and no table. Load it into the database "
+            "and export the table as CSV or Parquet, as in: COPY events TO 'events.csv' (HEADER)."
+        )
+    if lines and re.match(r"\{\s*u?'", lines[0]):
+        raise DataError(
+            f"{file}: the lines are written in Python's notation ({lines[0][:30]!r}), not in JSON. "
+            "Write them anew: json.dumps(ast.literal_eval(line)) for each line."
+        )
+
+
+# --- how text is written --------------------------------------------------------------------------
+
+
+def _written(files: Sequence[Path], key: str) -> tuple[TextFormat, list[Guess]]:
+    """What the reader must be told of text files, and why."""
+    guesses: list[Guess] = []
+    form = TextFormat()
+    if (encoding := _encoding(files)) is not None:
+        form = replace(form, encoding=encoding)
+        guesses.append(
+            Guess("data.encoding", encoding, "the bytes are no UTF-8; look at the accents", "check")
+        )
+    form = _separated(files[0], form, key, guesses)
+    names = first_fields(files[0], form, MOST)
+    plain = tuple(f"column_{number + 1}" for number in range(len(names)))
+    raw = open_table(files[0], key, replace(form, columns=plain), MOST)
+    if set(plain) & set(names):
+        return form, guesses
+    rows = raw.load(list(plain)).head(ROWS)
+    header, sure, why = has_header(rows)
+    what = f"data.{_COLUMNS[key]}"
+    if not header:
+        form = replace(form, columns=plain)
+    if not header or not sure:
+        guesses.append(Guess(what, None if header else plain, why, "likely" if sure else "check"))
+    if raw.text is not None and raw.text.separator != ",":
+        body = rows.slice(1 if header else 0)
+        if commas := [name for name in body.columns if _has_comma(body[name])]:
+            form = replace(form, decimal=",")
+            shown = body[commas[0]].drop_nulls()[0]
+            guesses.append(Guess("data.decimal", ",", f"numbers are written {shown}", "likely"))
+    return form, guesses
+
+
+_COLUMNS = {
+    "interactions": "columns",
+    "users": "users_columns",
+    "items": "items_columns",
+}
+"""The key of the names of a table's columns."""
+
+
+def _separated(file: Path, form: TextFormat, key: str, guesses: list[Guess]) -> TextFormat:
+    """What the reader has to be told of separator and quotes: nothing, if it decides well."""
+    first: DataError | None = None
+    best: tuple[int, TextFormat, DataError | None] | None = None
+    for tried in _forms(form):
+        try:
+            names = first_fields(file, tried, MOST)
+            plain = tuple(f"column {number}" for number in range(len(names)))
+            rows = open_table(file, key, replace(tried, columns=plain), MOST).load(list(plain))
+        except DataError as error:
+            first = first or error
+            continue
+        if tried == form and len(names) > 1 and not _hides(rows, tried):
+            return tried
+        if (len(names) > 1 or tried == form) and (best is None or len(names) > best[0]):
+            best = (len(names), tried, first)
+    if best is None:
+        open_table(file, key, form, MOST)  # says it as `train` does
+        raise first or DataError(f"{file}: cannot be read.")
+    fields, chosen, refused = best
+    if chosen.separator is not None:
+        why = f"it gives {fields} fields in each line"
+        guesses.append(Guess("data.separator", chosen.separator, why, "check"))
+    if chosen.quote is not None:
+        why = "some quotes are around fields and some are not"
+        guesses.append(Guess("data.quote", chosen.quote, why, "check"))
+    if refused is not None and chosen == form:
+        raise refused
+    return chosen
+
+
+def _forms(form: TextFormat) -> Iterator[TextFormat]:
+    yield form
+    yield replace(form, quote="none")
+    for separator in _TRIED:
+        yield replace(form, separator=separator)
+    for separator in _TRIED:
+        yield replace(form, separator=separator, quote="none")
+
+
+def _hides(rows: pl.DataFrame, form: TextFormat) -> bool:
+    """Whether each value of a column holds one more separator, as often in each row."""
+    if len(rows) < 2 or form.separator is not None:
+        return False
+    for column in rows.get_columns():
+        text = column.drop_nulls()
+        for mark in (";", "\t", "|"):
+            counts = text.str.count_matches(mark, literal=True)
+            if len(text) == len(column) and counts.n_unique() == 1 and counts[0] > 0:
+                return True
+    return False
+
+
+def _has_comma(column: pl.Series) -> bool:
+    """Whether numbers have decimals behind a comma."""
+    text = column.drop_nulls()
+    numbers = text.str.contains(r"^[+-]?\d+(,\d+)?$")
+    return (
+        len(text) > 0 and bool(numbers.all()) and bool(text.str.contains(",", literal=True).any())
+    )
+
+
+def _encoding(files: Sequence[Path]) -> str | None:
+    """The encoding of bytes that are no UTF-8, as far as it can be told; None: the reader knows."""
+    heads = [unpacked(file, MOST)[:MOST] for file in files]
+    if all(head[:2] in (b"\xff\xfe", b"\xfe\xff") for head in heads):
+        return None
+    data = b"".join(head.rpartition(b"\n")[0] if len(head) >= MOST else head for head in heads)
+    if data[:64].count(0) >= min(len(data), 64) // 4 > 0:
+        return "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        return None
+    try:
+        text = data.decode("gb18030")
+        strange = [character for character in text if ord(character) > 127]
+        common = sum(
+            "\u4e00" <= character <= "\u9fa5" or character in "，。！？、："
+            for character in strange
+        )
+        if common > 0.9 * len(strange) and len(strange) > 10:
+            return "gb18030"
+    except UnicodeDecodeError:
+        pass
+    try:
+        data.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+def has_header(rows: pl.DataFrame) -> tuple[bool, bool, str]:
+    """Tell whether the first of these rows of text is a header, whether that is sure, and why."""
+    first, body = rows.row(0), rows.slice(1)
+    if not len(body):
+        return True, False, "there is one line only"
+    told = recurring = alike = 0
+    for value, column in zip(first, body.get_columns(), strict=True):
+        given = column.drop_nulls()
+        if value is None or not len(given):
+            continue
+        kind = _shape(given)
+        own = _shape(pl.Series([value]))
+        if kind != "text" and own == kind:
+            return False, True, f"the first line holds {value!r}, as the lines below it do"
+        if kind != "text" and own == "text":
+            told += 1
+        elif kind == "text":
+            recurring += value in given
+            alike += (
+                _pattern(value) == Counter(map(_pattern, given.head(1000))).most_common(1)[0][0]
+            )
+    if told:
+        return True, True, "the first line is text above numbers"
+    if recurring:
+        return False, True, "values of the first line come again below it"
+    if any(re.search(r"\d", value or "") for value in first) and alike:
+        return False, False, "the first line is written like the lines below it"
+    return True, len(set(first)) == len(first) and not alike, "the first line is unlike the others"
+
+
+def _shape(column: pl.Series) -> str:
+    """What text writes: numbers, times or text."""
+    column = column.head(5000)
+    if typed_text(column).dtype != pl.String:
+        return "number"
+    if bool(column.str.contains(r"^[+-]?\d+,\d+$|^0\d+$").all()):
+        return "number"
+    try:
+        parse_iso(column, "")
+    except DataError:
+        return "text"
+    return "time"
+
+
+def _pattern(value: str) -> str:
+    """A value's shape: 'user_000001' is 'a_9'."""
+    return re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", value))

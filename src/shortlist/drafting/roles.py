@@ -1,0 +1,337 @@
+"""Which column of a log is the user, the item, the time, the event, the weight, the session?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from shortlist.drafting import names
+from shortlist.drafting.columns import Column
+from shortlist.drafting.guesses import Confidence, Guess
+from shortlist.errors import DataError
+
+_PARTS = {"train", "validation", "valid", "val", "test"}
+_ASIN = r"^B0[0-9A-Z]{8}$|^\d{9}[\dX]$"
+_FEW = 30
+"""Most kinds of events there are."""
+
+
+@dataclass
+class Roles:
+    """The column of each role, and the reasons."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+    guesses: list[Guess] = field(default_factory=list)
+
+    def take(self, role: str, column: Column, reason: str, confidence: Confidence) -> None:
+        """Give a role to a column."""
+        self.columns[role] = column
+        self.guesses.append(Guess(f"data.{role}", column.name, reason, confidence))
+
+    def free(self, columns: Sequence[Column]) -> list[Column]:
+        """The columns without a role."""
+        taken = {column.name for column in self.columns.values()}
+        return [column for column in columns if column.name not in taken]
+
+
+def find_roles(
+    columns: Sequence[Column], known: Mapping[str, Sequence[pl.Series]], where: str, *, whole: bool
+) -> Roles:
+    """Guess the role of each column. Errors: DataError where no user or no item can be told.
+
+    known: for "user" and "item" the columns of their own table that could be ids, as text. whole:
+    whether the rows are all there are.
+    """
+    roles = Roles()
+    usable = [column for column in columns if len(column.given)]
+    ids = [column for column in usable if _could_be_id(column)]
+    _user(roles, ids, known, where, whole=whole)
+    _item(roles, ids, known, where, whole=whole)
+    _time(roles, roles.free(usable))
+    _split(roles, roles.free(usable))
+    _event(roles, roles.free(usable))
+    _weight(roles, roles.free(usable))
+    _session(roles, roles.free(usable))
+    return roles
+
+
+def _could_be_id(column: Column) -> bool:
+    return not column.is_nested and (column.is_whole or column.is_text)
+
+
+# --- user and item --------------------------------------------------------------------------------
+
+
+def _user(
+    roles: Roles,
+    ids: Sequence[Column],
+    known: Mapping[str, Sequence[pl.Series]],
+    where: str,
+    *,
+    whole: bool,
+) -> None:
+    found = []
+    for place, column in enumerate(ids):
+        said = names.says(column.words, names.USERS, names.WEAK_USERS)
+        if column.repeats == 1 and (whole or not said):
+            continue
+        if said < 3 and (column.is_clock or _is_kind(column) or _is_item(column)):
+            continue
+        if not said and names.says(column.words, names.ITEMS) >= 3:
+            continue
+        if said < 2 and column.is_text and _is_prose(column):
+            continue
+        shared = overlap(column, known.get("user", ()))
+        own = said + 3 * shared - 3 * overlap(column, known.get("item", ()))
+        if column.named and not said and shared < 0.5:
+            own -= 1
+        found.append((own, -place, column, said, shared))
+    found.sort(key=lambda entry: entry[:2], reverse=True)
+    if not found:
+        raise DataError(
+            f"{where}: no column repeats as a user would, so nothing can be learned of anybody. "
+            f"The columns are: {', '.join(column.name for column in ids) or 'no ids at all'}. "
+            "A log has one row an event, with the id of its user."
+        )
+    _, _, best, said, shared = found[0]
+    reason = best.counted()
+    if shared >= 0.5 and known.get("user"):
+        reason += f"; {shared:.0%} of them in the users file"
+    sure: Confidence = "sure" if said >= 3 else "likely" if said or shared > 0.9 else "check"
+    if said < 2 and len(found) > 1 and found[1][0] == found[0][0]:
+        sure = "check"
+    if sure == "check" and len(found) > 1:
+        reason += f"; or {' or '.join(entry[2].name for entry in found[1:4])}"
+    roles.take("user", best, reason, sure)
+
+
+def _item(
+    roles: Roles,
+    ids: Sequence[Column],
+    known: Mapping[str, Sequence[pl.Series]],
+    where: str,
+    *,
+    whole: bool,
+) -> None:
+    user = roles.columns["user"]
+    found = []
+    for place, column in enumerate(ids):
+        if column.name == user.name:
+            continue
+        said = names.says(column.words, names.ITEMS, names.WEAK_ITEMS)
+        if column.distinct < 2 and said < 3:
+            continue
+        if said < 3 and (column.is_clock or _is_kind(column)):
+            continue
+        if column.repeats == 1 and said < 3 and (whole or column.ordered):
+            continue  # the number of the row, or a text of its own
+        if names.says(column.words, names.USERS) >= 3:
+            continue
+        shared = overlap(column, known.get("item", ()))
+        own = said + 3 * shared + 2 * _is_item(column) - column.missing / len(column.values)
+        found.append((own, -place, column, said, shared))
+    found.sort(key=lambda entry: entry[:2], reverse=True)
+    if not found:
+        raise DataError(
+            f"{where}: no column looks like an item beside the user '{user.name}'. A log has one "
+            "row an event, with the id of its item; lists of items need a row for each of them."
+        )
+    _, _, best, said, shared = found[0]
+    reason = best.counted()
+    if known.get("item"):
+        reason += f"; {shared:.0%} of them in the items file"
+    others = [entry[2].name for entry in found[1:4] if entry[3] >= said or said < 3]
+    rivals = [entry for entry in found[1:] if entry[0] >= found[0][0]]
+    sure: Confidence = "sure" if said >= 3 and not rivals else "likely"
+    if said < 3 and not _is_item(best) and shared < 0.9:
+        sure = "check"
+    if rivals and said < 3:
+        sure = "check"
+    if rivals and said >= 3:
+        sure = "check"
+    if sure == "check" and others:
+        reason += f"; or {' or '.join(others)}"
+    roles.take("item", best, reason, sure)
+
+
+def overlap(column: Column, ids: Sequence[pl.Series]) -> float:
+    """Return which share of a column's values is in the best of some columns of ids."""
+    own = column.given.cast(pl.String).unique()
+    found = max((int(own.is_in(other.implode()).sum()) for other in ids), default=0)
+    return found / max(len(own), 1)
+
+
+def _is_prose(column: Column) -> bool:
+    """Whether texts are of several words or values, as ids of people are not."""
+    texts = column.given.cast(pl.String)
+    return 5 * int(texts.str.contains(r"[\s|,;]").sum()) > len(texts)
+
+
+def _is_item(column: Column) -> bool:
+    """Whether ids are written as those of a large shop's items are."""
+    if not column.is_text:
+        return False
+    found = column.given.head(1000).cast(pl.String).str.contains(_ASIN)
+    return int(found.sum()) > 0.9 * len(found)
+
+
+def _is_kind(column: Column) -> bool:
+    """Whether values are few, and each of them frequent: kinds of events, grades, flags."""
+    rows = len(column.given)
+    few = column.distinct <= 12 and rows >= 4 * column.distinct
+    if column.is_text:
+        texts = column.given.cast(pl.String)
+        return few and not bool(texts.str.contains(r"\d|.{25}").any())
+    return few and rows >= 20 * column.distinct
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def _time(roles: Roles, columns: Sequence[Column]) -> None:
+    found = []
+    for place, column in enumerate(columns):
+        if column.is_text and not column.is_clock and not names.mentions(column.words, names.TIMES):
+            continue
+        named = names.mentions(column.words, names.TIMES)
+        if names.mentions(column.words, names.NOT_WHEN):
+            continue
+        if named and (column.unit is None or column.missing):
+            found.append((-1.0, -place, column))
+            continue
+        if column.unit is None or not (named or column.is_clock or not column.named):
+            continue
+        if column.distinct < 2 or column.missing:
+            continue
+        if not named and not column.is_clock and not (column.ordered and column.repeats < 20):
+            continue
+        own = 2.0 * named + 2.0 * column.is_clock + column.distinct / len(column.values)
+        found.append((own, -place, column))
+    found.sort(key=lambda entry: entry[:2], reverse=True)
+    if not found:
+        reason = 'no column looks like a time; if the lines are in order, say order = "file"'
+        roles.guesses.append(Guess("data.time", None, reason, "check"))
+        return
+    own, _, best = found[0]
+    named = names.mentions(best.words, names.TIMES)
+    if own < 0:
+        _left_out(roles, best)
+        return
+    sure: Confidence = "sure" if named or (best.is_clock and len(found) == 1) else "likely"
+    if not best.is_clock and not named:
+        sure = "check"
+    reason = best.times
+    if len(found) > 1 and found[1][0] >= own - 0.5 and not named:
+        sure, reason = "check", f"{reason}; or {found[1][2].name}"
+    roles.take("time", best, reason, sure)
+
+
+def _left_out(roles: Roles, column: Column) -> None:
+    """A time column that cannot be read: taken as a number if it is one, else said."""
+    if column.is_number and not column.missing:
+        roles.take("time", column, "numbers of no known unit; an order, no dates", "check")
+        roles.guesses.append(Guess("data.time_unit", "number", column.times, "check"))
+        return
+    why = column.times
+    if column.missing:
+        share = column.missing / len(column.values)
+        why = f"{share:.1%} of the rows have none in '{column.name}', and each needs one"
+    roles.guesses.append(Guess("data.time", None, why, "check"))
+
+
+# --- events, weights, sessions --------------------------------------------------------------------
+
+
+def _split(roles: Roles, columns: Sequence[Column]) -> None:
+    for column in columns:
+        if column.is_text and column.missing == 0 and column.distinct > 1:
+            values = set(column.given.unique().to_list())
+            if values <= _PARTS and {"train", "test"} <= values:
+                roles.columns["split"] = column
+                reason = f"its values are {', '.join(sorted(values))}"
+                roles.guesses.append(Guess("split.column", column.name, reason, "sure"))
+                return
+
+
+def _event(roles: Roles, columns: Sequence[Column]) -> None:
+    found = []
+    for place, column in enumerate(columns):
+        named = names.mentions(column.words, names.EVENTS)
+        if column.is_nested or not 1 < column.distinct <= _FEW or column.missing:
+            continue
+        whole = column.is_whole and not column.is_binary
+        words = column.is_text and _is_kind(column)
+        if (named and (whole or column.is_text)) or (not column.named and words):
+            found.append((2 * named + column.is_text, -place, column, named))
+    if found:
+        _, _, best, named = max(found, key=lambda entry: entry[:2])
+        roles.take("event", best, _shares(best), "likely" if named else "check")
+
+
+def _shares(column: Column) -> str:
+    counts = column.given.value_counts(sort=True).head(5)
+    shown = [f"{value} {count / len(column.given):.0%}" for value, count in counts.rows()]
+    return ", ".join(shown) + (", and others" if column.distinct > 5 else "")
+
+
+def _weight(roles: Roles, columns: Sequence[Column]) -> None:
+    found = []
+    for place, column in enumerate(columns):
+        if not column.is_number or column.missing or column.distinct < 2:
+            continue
+        values = column.given.cast(pl.Float64)
+        if not values.is_finite().all() or float(values.min()) < 0:  # type: ignore[arg-type]
+            continue
+        told = 0.0
+        if not column.named:
+            told = 4.0 * _is_rating(column)
+        elif names.mentions(column.words, names.RATINGS) and "count" not in column.words:
+            told = 4
+        elif names.mentions(column.words, names.CLICKS) and column.is_binary:
+            told = (
+                3
+                - min(names.CLICKS.index(word) for word in column.words if word in names.CLICKS) / 9
+            )
+        elif names.mentions(column.words, names.AMOUNTS):
+            told = 2
+        if told:
+            found.append((told, -place, column))
+    if not found:
+        return
+    told, _, best = max(found, key=lambda entry: entry[:2])
+    values = best.given.cast(pl.Float64)
+    if best.is_binary:
+        reason = f"1 in {int(values.sum()) / len(values):.0%} of the rows, 0 in the others"
+        roles.take("weight", best, reason, "check")
+        roles.guesses.append(
+            Guess("data.min_weight", 1, f"rows with {best.name} = 0 are no positives", "check")
+        )
+        return
+    low, high = best.given.min(), best.given.max()
+    roles.take("weight", best, f"{low!s} to {high!s}", "likely" if told == 4 else "check")
+    reason = "each row is a positive; a higher number keeps lower ones out of what is learned"
+    sure: Confidence = "likely"
+    if low == 0:
+        reason, sure = f"0 may mean that nothing is known, and not the least: {reason}", "check"
+    roles.guesses.append(Guess("data.min_weight", low, reason, sure))
+
+
+def _is_rating(column: Column) -> bool:
+    """Whether numbers are few grades between 0 and 10."""
+    values = column.given.unique().sort().to_list()
+    return (
+        1 < len(values) <= 11
+        and values[0] >= 0
+        and values[-1] <= 10
+        and all(2 * value == int(2 * value) for value in values)
+        and not column.is_binary
+    )
+
+
+def _session(roles: Roles, columns: Sequence[Column]) -> None:
+    for column in columns:
+        said = names.says(column.words, names.SESSIONS)
+        if _could_be_id(column) and said >= 3 and column.missing == 0 and column.distinct > 1:
+            reason = f"'{column.name}', {column.counted()}; read with training.positives = \"i2i\""
+            roles.guesses.append(Guess("data.session", None, reason, "likely"))
+            return

@@ -1,0 +1,201 @@
+"""`shortlist init`: what it refuses, how much it reads, which of several files is the log."""
+
+import gzip
+import json
+import sys
+import tomllib
+
+import polars as pl
+import pytest
+
+from drafting.families import FAMILIES, LOG, events, lines, movielens_dat, taobao
+from shortlist.cli import main
+from shortlist.config import load_recipe
+from shortlist.drafting import heads
+from shortlist.drafting.draft import draft
+from shortlist.drafting.named import named_model, named_models
+from shortlist.drafting.writing import written
+from shortlist.errors import DataError
+from shortlist.runs.pipeline import check
+
+
+@pytest.fixture(autouse=True)
+def _no_data_folder(monkeypatch):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+
+
+def call(*arguments) -> int:
+    """Run the command line in this process; return its exit code."""
+    old, sys.argv = sys.argv, ["shortlist", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code or 0
+    finally:
+        sys.argv = old
+    return 0
+
+
+def refusal(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert call(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+REFUSED = {
+    "dump.sql": ("CREATE TABLE t (a int);\nINSERT INTO t VALUES (1);\n", "export the table"),
+    "dump.txt": ("-- MySQL dump\nINSERT INTO t VALUES (1,2),(3,4);\n", "export the table"),
+    "steam.json": ("{u'user': 'a', u'product_id': '1'}\n", "Python's notation"),
+    "one.json": ('[{"user": 1}]', "one JSON list"),
+    "once.csv": ("user,item\n" + "".join(f"u{n},i{n % 5}\n" for n in range(40)), "column repeats"),
+    "alone.csv": ("user,price\n" + "".join(f"u{n % 4},{n}.5\n" for n in range(40)), "an item"),
+    "ragged.csv": ("user,title,item\nu1,Go,4\nu2,Walk, Run,5\n", "row 2: 4 fields"),
+    "empty.csv": ("", "is empty"),
+    "sheet.xlsx": ("PK", "cannot read '.xlsx'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_where_nothing_can_be_guessed_one_sentence_says_why(tmp_path, capsys, name):
+    content, said = REFUSED[name]
+    (tmp_path / name).write_text(content)
+    assert said in refusal(capsys, "init", tmp_path / name, "--out", tmp_path / "r.toml")
+    assert not (tmp_path / "r.toml").exists()
+
+
+def test_an_address_and_a_file_that_is_not_there_are_told(tmp_path, capsys):
+    assert "are not fetched" in refusal(capsys, "init", "https://example.org/log.csv")
+    (tmp_path / "events.csv").write_text("user,item\n")
+    assert "Did you mean 'events.csv'" in refusal(capsys, "init", tmp_path / "event.csv")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_more_than_the_head_of_a_file_is_read(tmp_path, monkeypatch, packed):
+    text = "user,item,time\n" + "".join(f"u{e.user},i{e.item},{e.time}\n" for e in events())
+    data = text.encode() + b"never,looked,at,this,row\n"
+    path = tmp_path / ("log.csv.gz" if packed else "log.csv")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    monkeypatch.setattr(heads, "MOST", 4096)
+    found = draft(str(path))
+    assert found.looked.startswith("the first ")
+    assert found.content["data"]["time"] == "time"
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="5 fields"):
+        draft(str(path))
+
+
+def test_the_log_is_told_among_files_and_in_a_folder(tmp_path, capsys, monkeypatch):
+    movielens_dat(tmp_path)
+    (tmp_path / "README.txt").write_text("Please cite.\nThe data are free.\n")
+    names = ("users.dat", "movies.dat", "ratings.dat", "README.txt")
+    for number, given in enumerate(([tmp_path / name for name in names], [tmp_path], [])):
+        monkeypatch.chdir(tmp_path)
+        recipe = tmp_path / f"r{number}.toml"
+        assert call("init", *given, "--model", "youtube-dnn", "--out", recipe) == 0
+        said = load_recipe(recipe)
+        assert said.data.interactions == "ratings.dat"
+        assert (said.data.users, said.data.items) == ("users.dat", "movies.dat")
+        assert said.features.items == {"column_3": "multi-valued"}
+        assert said.model.user_layers == (256, 128)
+        assert "not used: " in recipe.read_text()
+
+
+def test_files_with_the_same_columns_are_one_log_as_a_shell_names_them(tmp_path):
+    for part in range(3):
+        rows = [(e.user, e.item, e.time) for e in LOG[part::3]]
+        lines(tmp_path / f"part-{part}.csv", [("user", "item", "time"), *rows])
+    recipe = tmp_path / "recipe.toml"
+    assert call("init", *sorted(tmp_path.glob("*.csv")), "--out", recipe) == 0
+    assert load_recipe(recipe).data.interactions == ("part-0.csv", "part-1.csv", "part-2.csv")
+
+
+@pytest.mark.parametrize("family", ["movielens-dat", "amazon-ratings", "tenrec"])
+def test_every_named_model_starts_from_these_files(tmp_path, family):
+    found = FAMILIES[family]
+    found.write(tmp_path)
+    sides = {side: str(tmp_path / name) for side, name in found.files.items() if side != "log"}
+    for name in named_models():
+        made = draft(str(tmp_path / found.files["log"]), named=named_model(name), **sides)
+        path = tmp_path / f"{name}.toml"
+        path.write_text(written(made, "shortlist init"))
+        recipe = load_recipe(path)
+        check(recipe)
+        assert recipe.training.model_dump() == load_named(tmp_path, name).training.model_dump()
+
+
+def load_named(folder, name):
+    path = folder / "named.toml"
+    path.write_text(named_models()[name])
+    return load_recipe(path)
+
+
+@pytest.mark.parametrize("model", [None, "sasrec", "dssm"])
+def test_a_recipe_to_fill_in_is_short_and_sound(tmp_path, model):
+    path = tmp_path / "recipe.toml"
+    assert call("init", path, *(("--model", model) if model else ())) == 0
+    assert len(path.read_text().splitlines()) <= (25 if model is None else 50)
+    check(load_recipe(path))
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path, capsys):
+    assert "stands alone" in refusal(capsys, "init", "a.toml", "log.csv")
+    assert "--full shows every key" in refusal(capsys, "init", "--full", "--model", "sasrec")
+    assert "Did you mean 'sasrec'" in refusal(capsys, "init", "--model", "sasrek")
+    taobao(tmp_path)
+    log = tmp_path / "UserBehavior.csv"
+    before = log.read_bytes()
+    assert call("init", log, "--out", log, "--overwrite") == 3
+    assert "would replace an input, FILE " in capsys.readouterr().err
+    assert log.read_bytes() == before
+
+
+def test_guesses_come_as_json_with_a_reason_and_a_confidence_each(tmp_path, capsys):
+    taobao(tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    assert call("init", tmp_path / "UserBehavior.csv", "--out", recipe, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipe"] == str(recipe)
+    guesses = {guess["key"]: guess for guess in told["guesses"]}
+    assert guesses["data.time"]["value"] == "timestamp"
+    assert "read as seconds" in guesses["data.time"]["reason"]
+    assert guesses["data.time"]["confidence"] == "sure"
+    assert guesses["data.user"]["confidence"] == "check"
+    assert "or column 2" in guesses["data.user"]["reason"]
+
+
+def test_ids_called_otherwise_in_the_table_are_named(tmp_path):
+    log = {"user": [e.user for e in LOG], "sku": [f"p{e.item}" for e in LOG]}
+    pl.DataFrame(log).write_csv(tmp_path / "log.csv")
+    ids = [f"p{n}" for n in range(30)]
+    pl.DataFrame({"id": ids, "price": [n / 7 for n in range(30)]}).write_csv(tmp_path / "p.csv")
+    made = draft(str(tmp_path / "log.csv"), items=str(tmp_path / "p.csv"))
+    assert made.content["data"]["items_id"] == "id"
+    assert made.content["features"]["items"] == {"price": "numeric"}
+
+
+def test_a_table_without_a_row_for_each_id_is_left_out_and_said(tmp_path):
+    log = {"user": [e.user for e in LOG], "item": [e.item for e in LOG]}
+    pl.DataFrame(log).write_csv(tmp_path / "log.csv")
+    daily = {"item": [0, 1, 0, 1], "day": [1, 1, 2, 2]}
+    pl.DataFrame(daily).write_csv(tmp_path / "daily.csv")
+    made = draft(str(tmp_path / "log.csv"), items=str(tmp_path / "daily.csv"))
+    assert "items" not in made.content["data"]
+    assert "no column holds each id once" in made.guesses["data.items"].reason
+
+
+def test_missing_ids_and_words_for_nothing_are_dropped_and_marked(tmp_path):
+    rows = [("NULL" if n % 9 == 0 else f"u{e.user}", e.item, e.time) for n, e in enumerate(LOG)]
+    lines(tmp_path / "log.csv", [("user", "item", "time"), *rows])
+    made = draft(str(tmp_path / "log.csv"))
+    assert made.content["data"]["null_values"] == ["NULL"]
+    assert made.content["data"]["null_ids"] == "drop"
+    assert {"data.null_values", "data.null_ids"} <= {guess.key for guess in made.unsure()}
+
+
+def test_a_comment_cannot_be_left_by_what_stands_in_a_file(tmp_path):
+    rows = [(e.user, e.item, f'line"\r\n[model]\ndim = {e.item}') for e in LOG]
+    frame = pl.DataFrame(rows, schema=["user", "item", 'ti"tle\n[x'], orient="row")
+    frame.write_parquet(tmp_path / "log.parquet")
+    text = written(draft(str(tmp_path / "log.parquet")), "shortlist init x\ny")
+    assert set(tomllib.loads(text)) <= {"data", "features", "split", "training"}
