@@ -41,7 +41,7 @@ BASE: dict[str, Any] = {
         "items": {"tags": "multi-valued"},
         "title": "title",
     },
-    "evaluation": {"k": [5]},
+    "evaluation": {"k": [5], "ladder": False},
     "channels": {
         "cf": {"kind": "item-cf", "neighbours": 5},
         "tags": {"kind": "inverted", "attribute": "tags"},
@@ -95,6 +95,7 @@ CHANGES: dict[str, list[Any]] = {
     "split.seed": [7],
     "evaluation.k": [[3]],
     "evaluation.exclude_seen": [False],
+    "evaluation.ladder": [True],
     "blend.method": ["reciprocal-rank", "weighted", "calibrated"],
     "blend.quotas": [{"cf": 4, "tags": 0, "popular": 1}],
     "blend.size": [3],
@@ -235,7 +236,7 @@ def shown(content: dict[str, Any], folder) -> Any:
     return (
         *(tensors, answer.rows.tobytes(), answer.scores.tobytes()),
         *(
-            str(trained.report.to_dict()["metrics"]),
+            str([trained.report.to_dict()[part] for part in ("metrics", "ladder")]),
             split.dataset.report.lines(),
             str(catalogue),
             data.title,

@@ -227,6 +227,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Column of items or users to slice by; may be repeated."),
     ] = None,
+    ladder: Annotated[
+        bool, typer.Option("--ladder/--no-ladder", help="Measure methods without training, too.")
+    ] = True,
     slices: Annotated[
         bool, typer.Option("--slices", help="Show every slice of users and items, at every k.")
     ] = False,
@@ -245,11 +248,14 @@ def evaluate(
         k=k or section.get("k", (10, 20, 100)),
         exclude_seen=not include_seen and section.get("exclude_seen", True),
         by=by or (),
+        ladder=ladder and section.get("ladder", True),
     )
     if json_:
         print_json({"bundle": loaded.id, **report.to_dict()})
         return
     out.print(report.table())
+    if report.ladder:
+        out.print(report.ladder_table())
     out.print(report.slices_table(whole=slices or bool(by)))
     for line in report.lines():
         notes.print(line)

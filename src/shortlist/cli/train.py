@@ -161,6 +161,8 @@ def train(
     if not quiet and isinstance(run.retriever, Blend) and run.retriever.plan is not None:
         notes.print(show.planned(run.retriever.plan))
     out.print(run.report.table())
+    if run.report.ladder:
+        out.print(run.report.ladder_table())
     out.print(run.report.slices_table())
     if not quiet:
         if run.findings:

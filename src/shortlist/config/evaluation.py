@@ -20,3 +20,8 @@ class Evaluation(Section):
     exclude_seen: bool = Field(
         default=True, description="Whether items a user has had are left out of the answer."
     )
+    ladder: bool = Field(
+        default=True,
+        description="Whether popularity of late, transitions and item-cf are fitted on the same "
+        "rows and measured beside the model: what methods without training get.",
+    )

@@ -12,6 +12,7 @@ from shortlist.channels.counting.popular import Popular
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.errors import ModelError, QueryError
+from shortlist.evaluation.ladder import SHOWN, Rung, rungs
 from shortlist.evaluation.report import Report
 from shortlist.evaluation.searching import searched, searched_exactly
 from shortlist.evaluation.significance import bootstrap_intervals
@@ -57,6 +58,7 @@ def evaluate(
     exclude_seen: bool = True,
     metrics: Sequence[Metric] = (),
     by: Sequence[str] = (),
+    ladder: bool = False,
 ) -> Report:
     """Measure a fitted retriever on the held-out rows of its data, beside popularity.
 
@@ -67,6 +69,7 @@ def evaluate(
     Definitions: `shortlist.metrics`. metrics: functions of the kind that `metrics.PER_USER` holds,
     measured beside those of it, each under its own name. by: columns of the items' or users' table
     to part the report's slices by, beside those by history, of users and of items (`slices`).
+    ladder: also measure what methods without training get on the same rows (`evaluation.ladder`).
 
     Where a channel searches an approximate index, the same is measured once more through exact ones
     and stands beside it, with the recall of each index; the retriever stays as it is.
@@ -80,6 +83,10 @@ def evaluate(
     exact = searched_exactly(retriever)
     exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen, measured)
     baseline = _answers(Popular().fit_data(data), cases, ks, on, exclude_seen, measured)
+    below = {"popular": baseline}
+    if ladder:
+        for name, rung in rungs(data).items():
+            below[name] = _answers(rung, cases, ks, on, exclude_seen)
     candidates = retriever.candidate_rows()
     counts = _unreachable(data, cases, candidates, on, exclude_seen)
     return Report(
@@ -100,8 +107,17 @@ def evaluate(
         notes=data.notes,
         channels=searched(retriever, cases.users, max(ks), on, exclude_seen=exclude_seen),
         exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
+        ladder=tuple(_rung(n, answers, b) for n, b in below.items()) if ladder else (),
         slices=sliced(data, cases, on, answers.places, baseline.places, ks, by, SEED),
     )
+
+
+def _rung(name: str, ours: _Answers, theirs: _Answers) -> Rung:
+    shown = {n: value for n, value in theirs.figures.items() if n.split("@")[0] in SHOWN}
+    more = {f"-{n}": ours.figures[n] - value for n, value in shown.items()}
+    intervals = bootstrap_intervals(shown | more, SEED)
+    difference = {n: intervals[f"-{n}"] for n in shown}
+    return Rung(name, {n: intervals[n] for n in shown}, difference)
 
 
 def user_figures(

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from shortlist.evaluation.ladder import SHOWN, Rung
 from shortlist.evaluation.searching import Searched
 from shortlist.evaluation.significance import Interval
 from shortlist.evaluation.slices import Slice
@@ -28,7 +29,8 @@ class Report:
     minus popularity, paired by user. catalogue: figures of the lists as a whole. counts: what the
     reader must know: users, candidate items, cases nobody could answer. channels: how each channel
     of vectors was trained and searched. exact: `metrics` once more, through exact indexes; None
-    where all of them are exact. slices: recall by kinds of users and of items.
+    where all of them are exact. ladder: methods without training beside it;
+    empty where they were not asked for. slices: recall by kinds of users and of items.
     """
 
     cut: str
@@ -46,6 +48,7 @@ class Report:
     notes: tuple[str, ...] = ()
     channels: Mapping[str, Searched] = field(default_factory=dict)
     exact: Figures | None = None
+    ladder: tuple[Rung, ...] = ()
     slices: tuple[Slice, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,6 +76,7 @@ class Report:
             "difference": {"popularity": _plain(self.differences)},
             "notes": list(self.notes),
             "channels": {name: channel.to_dict() for name, channel in self.channels.items()},
+            "ladder": [rung.to_dict() for rung in self.ladder],
             "slices": [part.to_dict() for part in self.slices],
         }
 
@@ -106,6 +110,28 @@ class Report:
             beside = self.popularity_catalogue[name]
             blank = [""] * (len(model) - 1)
             table.add_row(name, *blank, _number(value), _number(beside), "")
+        return table
+
+    def ladder_table(self) -> Table:
+        """Return a table for people: what trivial methods get on the same rows, the model last."""
+        table = Table(
+            title="What it adds to methods without training",
+            caption="Fitted on the same rows and asked for the same users; the difference is the "
+            "model minus the method, paired by user, ± half of its 95 % interval.",
+        )
+        table.add_column("method", no_wrap=True)
+        shown = list(self.ladder[0].metrics)[: len(SHOWN)] if self.ladder else []
+        for name in shown:
+            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column("difference", justify="right", no_wrap=True)
+        for rung in self.ladder:
+            cells = [rung.name]
+            for name in shown:
+                cells += [f"{rung.metrics[name].mean:.4f}", _interval(rung.difference[name], "+")]
+            table.add_row(*cells)
+        table.add_section()
+        own = [cell for name in shown for cell in (f"{self.metrics[name].mean:.4f}", "")]
+        table.add_row("this model", *own)
         return table
 
     def slices_table(self, *, whole: bool = False) -> Table:

@@ -207,7 +207,9 @@ def train(
 def measure(retriever: Channel, recipe: Recipe) -> Report:
     """Evaluate as the recipe's [evaluation] says."""
     section = recipe.evaluation
-    return evaluate(retriever, k=section.k, exclude_seen=section.exclude_seen)
+    return evaluate(
+        retriever, k=section.k, exclude_seen=section.exclude_seen, ladder=section.ladder
+    )
 
 
 def held_out_queries(retriever: Encodes, most: int) -> Queries:

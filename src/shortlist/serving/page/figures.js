@@ -23,6 +23,7 @@ export function figures(report, bundle) {
   return [
     identity(report, bundle),
     quality(report.metrics),
+    ladder(report.metrics),
     slices(report.metrics),
     lists(report.metrics),
     speed(report.index),
@@ -107,6 +108,33 @@ function quality(metrics) {
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads, plot)),
       ...bodies),
     ...[...counted(metrics.counts ?? {}), ...(metrics.notes ?? [])].map(note),
+  );
+}
+
+/** What methods without training get on the same rows. */
+function ladder(metrics) {
+  const rungs = metrics?.ladder ?? [];
+  if (!rungs.length) return null;
+  const shown = Object.keys(rungs[0].metrics).slice(0, 2);
+  const rows = rungs.map((rung) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, rung.name),
+      ...shown.flatMap((name) => [
+        make("td", {}, rung.metrics[name].mean.toFixed(4)),
+        make("td", {}, ...interval(rung.difference[name], true)),
+      ]),
+    ),
+  );
+  const heads = ["Method", ...shown.flatMap((name) => [name, "This bundle minus it"])].map((head) =>
+    make("th", { scope: "col" }, head),
+  );
+  return card(
+    "What it adds to methods without training",
+    note("Fitted on the same rows and asked for the same users; the difference is paired by user."),
+    make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
+      make("tbody", {}, ...rows)),
   );
 }
 
