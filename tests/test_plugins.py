@@ -50,7 +50,7 @@ SMALL = {"dim": 4, "epochs": 1, "batch_size": 256}
 class Focal(SoftmaxLoss):
     """A loss with an option of its own."""
 
-    gamma: Annotated[float, Field(ge=0, description="How little an easy positive counts.")] = 2.0
+    hardness: Annotated[float, Field(ge=0, description="How little an easy positive counts.")] = 2.0
 
 
 class Even(MeanPooling):
@@ -69,17 +69,17 @@ class Near(ExactIndex):
     """An index."""
 
 
-def first_hit(found, relevant):
+def my_first_hit(found, relevant):
     """A metric."""
     return found[:, 0].astype(np.float64)
 
 
 MINE = {
-    "LOSSES": {"focal": Focal},
-    "TOWERS": {"even": Even},
-    "CHANNELS": {"walk": Walk, "named": Named},
-    "INDEXES": {"near": Near},
-    "METRICS": {"first_hit": first_hit},
+    "LOSSES": {"my-focal": Focal},
+    "TOWERS": {"my-even": Even},
+    "CHANNELS": {"my-walk": Walk, "my-named": Named},
+    "INDEXES": {"my-near": Near},
+    "METRICS": {"my_first_hit": my_first_hit},
 }
 
 
@@ -120,48 +120,48 @@ def module(folder, monkeypatch, name, text):
 
 def test_an_option_is_a_key_of_recipe_template_and_retriever_once_its_part_is_known(split):
     old = Training()
-    with pytest.raises(ModelError, match="no option 'gamma'"):
-        TwoTower(gamma=1.0)
+    with pytest.raises(ModelError, match="no option 'hardness'"):
+        TwoTower(hardness=1.0)
     use_plugins([MINE])
-    assert TwoTower(loss="focal", gamma=1.0).training_section.gamma == 1.0
-    assert "# focal: how little an easy positive counts. Unset: 2.0." in template()
-    with pytest.raises(ModelError, match="gamma must be >= 0"):
-        TwoTower(loss="focal", gamma=-1.0)
-    with pytest.raises(ModelError, match="'softmax' does not use gamma"):
-        TwoTower(gamma=1.0)
+    assert TwoTower(loss="my-focal", hardness=1.0).training_section.hardness == 1.0
+    assert "# my-focal: how little an easy positive counts. Unset: 2.0." in template()
+    with pytest.raises(ModelError, match="hardness must be >= 0"):
+        TwoTower(loss="my-focal", hardness=-1.0)
+    with pytest.raises(ModelError, match="'softmax' does not use hardness"):
+        TwoTower(hardness=1.0)
     for kind in (ItemToItem, UserToUser):
-        assert "gamma" in kind.reads
-    recipe = {"data": {"interactions": "x"}, "training": {"loss": "focal", "gamma": 0.5}}
-    assert build(Recipe.from_dict(recipe)).training_section.gamma == 0.5
+        assert "hardness" in kind.reads
+    recipe = {"data": {"interactions": "x"}, "training": {"loss": "my-focal", "hardness": 0.5}}
+    assert build(Recipe.from_dict(recipe)).training_section.hardness == 0.5
     # What was read before goes on working, and has the default of what came since.
-    assert old.gamma is None
+    assert old.hardness is None
     assert Training.model_validate(old.model_dump()) == Training()
     assert TwoTower(training=old, **SMALL).fit(split).state()[0]["training"].keys() >= {"loss"}
 
 
 def test_a_class_and_an_instance_mean_what_the_name_does():
     use_plugins([MINE])
-    named = TwoTower(loss="focal", gamma=0.5, history="even", sampler="uniform")
-    given = TwoTower(loss=Focal(gamma=0.5), history=Even, sampler=UniformSampler)
+    named = TwoTower(loss="my-focal", hardness=0.5, history="my-even", sampler="uniform")
+    given = TwoTower(loss=Focal(hardness=0.5), history=Even, sampler=UniformSampler)
     assert given.training_section == named.training_section
     assert given.model_section == named.model_section
-    assert TwoTower(loss=Focal).training_section.gamma is None
+    assert TwoTower(loss=Focal).training_section.hardness is None
     assert TwoTower(loss=HingeLoss(margin=0.3)).training_section.margin == 0.3
-    with pytest.raises(ModelError, match="gamma is given twice"):
-        TwoTower(loss=Focal(gamma=0.5), gamma=0.5)
+    with pytest.raises(ModelError, match="hardness is given twice"):
+        TwoTower(loss=Focal(hardness=0.5), hardness=0.5)
 
 
 def test_a_recipe_of_others_is_written_without_the_options_of_parts_it_does_not_name():
     class Wide(MeanPooling):
         def __init__(
-            self, shape, history_width: Annotated[int, Field(description="A width.")] = 3
+            self, shape, segment_width: Annotated[int, Field(description="A width.")] = 3
         ) -> None:
             super().__init__(shape)
 
     recipe = Recipe.from_dict({"data": {"interactions": "x"}})
     before = recipe.to_dict()
     use_plugins([{"TOWERS": {"wide": Wide}}])
-    assert Model(history="wide").history_width == 3
+    assert Model(history="wide").segment_width == 3
     assert Recipe.from_dict({"data": {"interactions": "x"}}).to_dict() == before
     assert recipe.to_dict() == before
 
@@ -170,17 +170,17 @@ def test_a_channel_an_index_and_a_metric_serve_as_ours_do_and_come_back_with_a_b
     split, tmp_path
 ):
     use_plugins([MINE])
-    towers = Named(loss=Focal(0.5), monitor="first_hit@5", **SMALL)
+    towers = Named(loss=Focal(0.5), monitor="my_first_hit@5", **SMALL)
     blend = Blend({"walk": Walk(), "towers": towers}, quotas={"walk": 3, "towers": 3}).fit(split)
     vectors = towers.placed_vectors()
     towers.use_index(Near("cosine").build(*vectors))
-    assert evaluate(blend, k=[5]).metrics["first_hit@5"].mean <= 1
+    assert evaluate(blend, k=[5]).metrics["my_first_hit@5"].mean <= 1
     save(blend, tmp_path / "bundle")
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     kept = {(part["table"], part["name"]) for part in manifest["parts"]}
     assert kept == {
-        *(("CHANNELS", "walk"), ("CHANNELS", "named"), ("LOSSES", "focal")),
-        *(("INDEXES", "near"), ("METRICS", "first_hit")),
+        *(("CHANNELS", "my-walk"), ("CHANNELS", "my-named"), ("LOSSES", "my-focal")),
+        *(("INDEXES", "my-near"), ("METRICS", "my_first_hit")),
     }
     again = load(tmp_path / "bundle").retriever
     assert type(again.channels["towers"]) is Named
@@ -192,7 +192,7 @@ def test_a_recipe_names_channels_of_ones_own_with_towers_or_without():
     content = {
         "data": {"interactions": "x"},
         "model": {"dim": 8},
-        "channels": {"a": {"kind": "named", "loss": "focal"}, "b": {"kind": "walk"}},
+        "channels": {"a": {"kind": "my-named", "loss": "my-focal"}, "b": {"kind": "my-walk"}},
         "blend": {"quotas": {"a": 1, "b": 1}},
     }
     blend = build(Recipe.from_dict(content))
@@ -207,23 +207,23 @@ def test_a_recipe_without_its_plug_in_is_refused_by_one_error_that_says_what_to_
     content = {
         "data": {"interactions": "x"},
         "model": {"history": "sinking", "history_weights": 3},
-        "training": {"loss": "focal", "gamma": 1.0},
+        "training": {"loss": "my-focal", "hardness": 1.0},
     }
     with pytest.raises(RecipeError) as refused:
         Recipe.from_dict(content)
     said = str(refused.value)
     assert "has 2 faults" in said
     assert "model.history: there is no history 'sinking'" in said
-    assert "training.loss: there is no loss 'focal'" in said
+    assert "training.loss: there is no loss 'my-focal'" in said
     assert "--plugin MODULE" in said
-    del content["model"], content["training"]["gamma"]
-    with pytest.raises(ModelError, match=r"unknown loss 'focal'.*--plugin MODULE"):
+    del content["model"], content["training"]["hardness"]
+    with pytest.raises(ModelError, match=r"unknown loss 'my-focal'.*--plugin MODULE"):
         build(Recipe.from_dict(content))
     content["training"] = {"monitor": "newness@10"}
     with pytest.raises(RecipeError, match=r"monitor must be a metric.*--plugin MODULE"):
         Recipe.from_dict(content)
-    content.update(training={}, channels={"a": {"kind": "walk"}})
-    with pytest.raises(RecipeError, match=r"no retriever 'walk'.*--plugin MODULE"):
+    content.update(training={}, channels={"a": {"kind": "my-walk"}})
+    with pytest.raises(RecipeError, match=r"no retriever 'my-walk'.*--plugin MODULE"):
         build(Recipe.from_dict(content))
 
 
@@ -254,12 +254,12 @@ def test_a_bundle_imports_nothing_and_says_what_it_needs_even_while_it_is_served
 def test_a_bundle_whose_part_is_now_called_as_one_of_ours_is_refused(split, tmp_path):
     use_plugins([MINE])
     save(Walk().fit(split), tmp_path / "bundle")
-    own = OWN.pop(("CHANNELS", "walk"))
+    own = OWN.pop(("CHANNELS", "my-walk"))
     with pytest.raises(
-        BundleError, match=r"'walk' of CHANNELS .* not the one of that name in this"
+        BundleError, match=r"'my-walk' of CHANNELS .* not the one of that name in this"
     ):
         load(tmp_path / "bundle")
-    OWN["CHANNELS", "walk"] = own
+    OWN["CHANNELS", "my-walk"] = own
 
 
 def test_a_bundle_of_ours_alone_says_nothing_of_parts(split, tmp_path):
@@ -350,7 +350,7 @@ def test_the_same_plug_in_may_come_again_and_a_class_defined_anew_takes_its_plac
 
 @dataclass(frozen=True)
 class Hidden(SoftmaxLoss):
-    gamma: float = 2.0
+    hardness: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -381,20 +381,20 @@ class Half:
         ({"SAMPLERS": {"mined": UniformSampler}}, "there is a part of this name"),
         ({"LOSSES": {"Focal!": Focal}}, "a name is up to 32 small letters"),
         ({"LOSSES": {3: Focal}}, "a name is up to 32 small letters"),
-        ({"LOSSES": {"focal": Hidden}}, r"no recipe could say its gamma: annotate"),
+        ({"LOSSES": {"my-focal": Hidden}}, r"no recipe could say its hardness: annotate"),
         (
-            {"LOSSES": {"focal": Half}},
+            {"LOSSES": {"my-focal": Half}},
             r"it lacks correction, needs_raw_cosine, own_scale, .*__call__",
         ),
-        ({"LOSSES": {"focal": Focal()}}, "it must be a class"),
-        ({"LOSSES": {"focal": Clashing}}, "epochs is a key already"),
-        ({"LOSSES": {"focal": Alphabetic}}, "alpha is a key already"),
-        ({"TOWERS": {"even": Focal}}, r"subclass of torch\.nn\.Module"),
+        ({"LOSSES": {"my-focal": Focal()}}, "it must be a class"),
+        ({"LOSSES": {"my-focal": Clashing}}, "epochs is a key already"),
+        ({"LOSSES": {"my-focal": Alphabetic}}, "alpha is a key already"),
+        ({"TOWERS": {"my-even": Focal}}, r"subclass of torch\.nn\.Module"),
         ({"CHANNELS": {"walk": Focal}}, "it lacks answered, candidate_rows"),
         ({"INDEXES": {"near": Focal}}, "it lacks add, build"),
         ({"INDEXES": {"near": Vague}}, "nobody could know of its width: annotate"),
         ({"METRICS": {"first": 3}}, "it must be a function"),
-        ({"LOSES": {"focal": Focal}}, "there is no table 'LOSES'"),
+        ({"LOSES": {"my-focal": Focal}}, "there is no table 'LOSES'"),
         ({"LOSSES": [Focal]}, "LOSSES must map names to parts"),
         ({"LOSSES": LOSSES}, "is Shortlist's own table"),
         ({}, "has no parts"),
@@ -410,7 +410,7 @@ def test_a_plug_in_that_cannot_be_used_is_refused_and_nothing_of_it_stays(plugin
     before = {name: dict(table.parts) for name, table in TABLES.items()}
     keys = set(Training.model_fields)
     both = (
-        {"METRICS": {"good": first_hit}, **plugin}
+        {"METRICS": {"good": my_first_hit}, **plugin}
         if isinstance(plugin, dict) and plugin
         else plugin
     )
@@ -451,10 +451,10 @@ def test_a_module_that_breaks_is_told_with_the_line(text, words, tmp_path, monke
 
 def test_a_metric_of_one_evaluation_stands_beside_the_others_under_its_own_name(split):
     channel = Popular().fit(split)
-    report = evaluate(channel, k=[5], metrics=[first_hit])
-    assert 0 <= report.metrics["first_hit@5"].mean <= report.metrics["hit_rate@5"].mean
-    assert "first_hit@5" in report.to_dict()["metrics"]
-    assert "first_hit@5" not in evaluate(channel, k=[5]).metrics
+    report = evaluate(channel, k=[5], metrics=[my_first_hit])
+    assert 0 <= report.metrics["my_first_hit@5"].mean <= report.metrics["hit_rate@5"].mean
+    assert "my_first_hit@5" in report.to_dict()["metrics"]
+    assert "my_first_hit@5" not in evaluate(channel, k=[5]).metrics
 
 
 @pytest.mark.parametrize(
@@ -552,7 +552,7 @@ def test_the_page_runs_as_it_stands(page, tmp_path, monkeypatch, capsys):
         names: dict[str, object] = {}
         exec(compile("".join(code for code in python if code not in parts), page, "exec"), names)
         run = shortlist.train("recipe.toml", "bundle-by-train", plugins=["my_parts"])
-        assert run.report.metrics["first_hit@10"].mean >= 0
+        assert run.report.metrics["my_first_hit@10"].mean >= 0
         explained = names["again"].explain([10_001], [names["again"].recommend([10_001], 3).ids[0]])
         assert len(explained)
         assert shortlist.load("bundle").retriever.channels.keys() == {"towers", "walk"}

@@ -83,8 +83,9 @@ def test_on_windows_the_first_name_that_is_used_asks_for_wsl(monkeypatch):
         shortlist.TwoTower  # noqa: B018
 
 
-def test_the_tables_hold_these():
-    assert set(LOSSES) == {
+def test_no_name_goes_from_a_table_that_a_recipe_or_bundle_may_say():
+    """A name that comes is pinned here with the release that brings it."""
+    assert set(LOSSES) >= {
         "bce",
         "bpr",
         "cosine_contrastive",
@@ -97,7 +98,7 @@ def test_the_tables_hold_these():
         "squared_cosine",
         "triplet_logistic",
     }
-    assert set(SAMPLERS) == {
+    assert set(SAMPLERS) >= {
         "catalogue",
         "in_batch",
         "in_batch_streaming",
@@ -107,9 +108,9 @@ def test_the_tables_hold_these():
         "popularity",
         "uniform",
     }
-    assert set(HARD) == {"dropped", "exposed", "hardest", "mined", "semi_hard"}
-    assert set(TOWERS) == {"attention", "comirec", "gru", "mean", "mind", "recency"}
-    assert set(INDEXES) == {
+    assert set(HARD) >= {"dropped", "exposed", "hardest", "mined", "semi_hard"}
+    assert set(TOWERS) >= {"attention", "comirec", "gru", "mean", "mind", "recency"}
+    assert set(INDEXES) >= {
         "annoy",
         "exact",
         "faiss-flat",
@@ -118,7 +119,7 @@ def test_the_tables_hold_these():
         "milvus",
         "scann",
     }
-    assert set(RETRIEVERS) == {
+    assert set(RETRIEVERS) >= {
         "als",
         "blend",
         "ease",

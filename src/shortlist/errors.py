@@ -111,17 +111,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def suggest_part(name: str, known: Iterable[str]) -> str:
-    """Return what `suggest` does; of a name near to none, that it may be a part of somebody's own.
+    """Return what `suggest` does, and that the name may be of a part of somebody's own.
 
     >>> suggest_part("focal", ["bce", "bpr"])
-    " Known: bce, bpr. If it is a part of your own, name the module that has it: --plugin MODULE, \
-or plugins=['MODULE'] in Python."
+    " Known: bce, bpr. If it is a part of your own, name its module: --plugin MODULE, or \
+plugins=['MODULE'] in Python."
     """
-    said = suggest(name, known)
-    if said.startswith(" Did"):
-        return said
     return (
-        f"{said} If it is a part of your own, name the module that has it: --plugin MODULE, or "
+        f"{suggest(name, known)} If it is a part of your own, name its module: --plugin MODULE, or "
         "plugins=['MODULE'] in Python."
     )
 

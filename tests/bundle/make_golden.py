@@ -83,7 +83,7 @@ def world() -> Split:
 def made(kind: str, split: Split) -> Any:
     """A fitted retriever of this kind, as small as it can be."""
     if kind != "blend":
-        return RETRIEVERS[kind](**OPTIONS[kind]).fit(split)
+        return RETRIEVERS[kind](**OPTIONS.get(kind, {})).fit(split)
     channels = {"near": "two-tower", "cf": "item-cf", "top": "popular"}
     blend = Blend(
         {name: RETRIEVERS[channel](**OPTIONS[channel]) for name, channel in channels.items()},

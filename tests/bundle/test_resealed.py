@@ -21,6 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as read_tensors
 
+from bundle.make_golden import made as make
+from bundle.make_golden import world
 from shortlist.asking.queries import Queries
 from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.bundle import bundle as bundles
@@ -49,7 +51,9 @@ def kept(tmp_path_factory):
     def get(kind):
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind) / "bundle"
-            save(load(OF_OLD / kind).retriever, folder, metrics=REPORT, findings=[{"code": "x"}])
+            old = OF_OLD / kind
+            retriever = load(old).retriever if old.exists() else make(kind, world())
+            save(retriever, folder, metrics=REPORT, findings=[{"code": "x"}])
             manifest = json.loads((folder / MANIFEST).read_bytes())
             made[kind] = {n: (folder / n).read_bytes() for n in manifest["files"]}, manifest
         files, manifest = made[kind]
