@@ -12,6 +12,7 @@ from contextlib import closing
 import pytest
 
 from shortlist.errors import EventStoreError
+from shortlist.histories.damage import agreed
 from shortlist.histories.events import Event, EventConflictError, Kept, Stored
 from shortlist.histories.sqlite import DAY, Keeping, SQLiteEvents, identity_of, rows
 
@@ -116,10 +117,18 @@ def test_a_clock_that_jumps_changes_no_order_and_removes_nothing(path, opened, m
 
 def test_several_processes_may_share_the_file(path, opened):
     one, other = opened(path), opened(path)
+    assert not one.is_changed()
     one.append([[Event(1, 1)]])
     assert other.latest([1], 0) == [Stored([1])]
     assert other.append([[Event(1, 2)]]) == [Kept([2], 0)]
     assert one.latest([1], 0) == [Stored([1, 2])]
+    # Each is told of the other's changes, and not of its own.
+    assert [one.is_changed(), one.is_changed(), other.is_changed()] == [True, False, True]
+    other.forget(1)
+    one.append([[Event(3, 1)]])
+    assert [one.is_changed(), one.is_changed()] == [True, False]
+    one.append([[Event(3, 2)]])
+    assert not one.is_changed()
 
 
 def test_power_is_waited_for_only_where_that_is_asked(path, opened):
@@ -205,6 +214,7 @@ def test_tables_that_no_store_has_are_refused(full, change):
 
 CHILD = """
 import os, sys
+from shortlist.histories.damage import agreed
 from shortlist.histories.events import Event
 from shortlist.histories.sqlite import SQLiteEvents
 store = SQLiteEvents(sys.argv[1])
@@ -253,7 +263,7 @@ def test_a_lost_end_of_what_is_written_ahead_is_said(path, how):
     if how == "cut":
         ahead.write_bytes(data[: len(data) // 2])
     elif how == "flipped":
-        data[-3000] ^= 1
+        data[32 + agreed(path).frames * (24 + 4096) - 100] ^= 1
         ahead.write_bytes(data)
     else:
         ahead.write_bytes(b"")

@@ -105,9 +105,8 @@ def _followed(known: Events, recent: Sequence[Sequence[Any]], data: TrainingData
         added = torch.full((len(later.values),), value, dtype=column.dtype)
         return joined(Ragged(column, known.items.offsets), Ragged(added, later.offsets)).values
 
-    newest = 0 if data.log.time is None else data.log.time.max(initial=0).item()
-    items = joined(known.items, later)
-    return Events(items, behind(known.weight, 1), behind(known.time, newest))
+    time = None if known.time is None else behind(known.time, data.newest_time)
+    return Events(joined(known.items, later), behind(known.weight, 1), time)
 
 
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
@@ -142,6 +141,9 @@ def _from_histories(
 
 def _rows_of_lists(lists: Sequence[Sequence[Any]], data: TrainingData) -> Ragged:
     """Return lists of item ids as lists of rows."""
+    if len(lists) == 1 and len(lists[0]):
+        rows = torch.from_numpy(data.items.rows(lists[0]))
+        return Ragged(rows, torch.tensor([0, len(rows)]))
     lengths = torch.tensor([len(items) for items in lists])
     flat = [item for items in lists for item in items]
     rows = torch.from_numpy(data.items.rows(flat)) if flat else torch.zeros(0, dtype=torch.int64)

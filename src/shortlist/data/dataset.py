@@ -376,6 +376,12 @@ class TrainingData:
         return LoggedHistories(self.log)
 
     @cached_property
+    def newest_time(self) -> int | float:
+        """The time of the newest event of the log; 0 without times."""
+        newest: int | float = 0 if self.log.time is None else self.log.time.max(initial=0).item()
+        return newest
+
+    @cached_property
     def training_log(self) -> Interactions:
         """The events the statistics and the model may see."""
         return self.log.before(FIT_BEFORE[self.fit])

@@ -62,6 +62,8 @@ def joined(first: Ragged, second: Ragged) -> Ragged:
     >>> joined(Ragged(torch.tensor([5]), one), Ragged(torch.tensor([6, 7]), two)).values
     tensor([5, 6, 7])
     """
+    if len(first.offsets) == 2:  # One query of a service: without the calls below.
+        return Ragged(torch.cat([first.values, second.values]), first.offsets + second.offsets)
     values = first.values.new_empty(len(first.values) + len(second.values))
     for lists, before in ((first, second.offsets[:-1]), (second, first.offsets[1:])):
         places = torch.arange(len(lists.values)) + before[lists.owners()]

@@ -18,6 +18,9 @@ MAGIC = 0x53484556
 VERSION = 1
 """PRAGMA user_version: of the tables."""
 
+COUNTS = ("last", "age", "seen", "changes")
+"""What a store says of itself in whole numbers, beside its identity."""
+
 NEEDED = (3, 38, 0)
 """Of SQLite: strict tables and JSON functions."""
 
@@ -86,8 +89,8 @@ def _check(path: Path, file: sqlite3.Connection, tables: str) -> None:
             raise damaged(path, f"event {values[1]} is not what was stored")
         highest = max(highest, values[1])
     about = dict(file.execute("SELECT name, value FROM about"))
-    if about.keys() != {"identity", "last", "age", "seen"} or not (
-        all(isinstance(about[name], int) and about[name] >= 0 for name in ("last", "age", "seen"))
+    if about.keys() != {"identity", *COUNTS} or not (
+        all(isinstance(about[name], int) and about[name] >= 0 for name in COUNTS)
         and re.fullmatch("[0-9a-f]{16}", str(about["identity"]))
     ):
         raise damaged(path, "it does not say of itself what a store says")

@@ -103,6 +103,13 @@ class EventStore(Protocol):
         """Remove all events of a user; return how many there were."""
         ...
 
+    def is_changed(self) -> bool:
+        """Return whether another process has changed the store since this was asked last.
+
+        It is asked by the thread that asks for `latest`.
+        """
+        ...
+
     def forgotten(self) -> list[Id]:
         """Return the users who were deleted."""
         ...

@@ -121,6 +121,7 @@ class SQLiteEvents:
             self._read = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._read.execute("PRAGMA query_only = 1")
             self.identity = str(_about(self._write, "identity"))
+            self._changes = int(_about(self._write, "changes"))
             self.clock = Clock(*(int(_about(self._write, name)) for name in ("age", "seen")))
         self.incomplete = lost(before, agreed(self.path))
         found = os.stat(self.path)
@@ -147,6 +148,8 @@ class SQLiteEvents:
                 about = {"last": last, "age": self.clock.age(), "seen": self.clock.now()}
                 for name, value in about.items():
                     run("UPDATE about SET value = ? WHERE name = ?", (value, name))
+                changes = self._changed()
+        self._changes = changes
         self.trimmed += trimmed
         return answers
 
@@ -197,7 +200,27 @@ class SQLiteEvents:
                 count: int = run("DELETE FROM events WHERE user = ?", (user,)).rowcount
                 run("DELETE FROM sent WHERE user = ?", (user,))
                 run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, self.clock.age()))
+                changes = self._changed()
+        self._changes = changes
         return count
+
+    def _changed(self) -> int:
+        """Count one more change of the store; return how many this process then knows of.
+
+        Where another process has changed it meanwhile, that does not grow until `is_changed`.
+        """
+        before = int(_about(self._write, "changes"))
+        self._write.execute("UPDATE about SET value = ? WHERE name = 'changes'", (before + 1,))
+        return before + 1 if before == self._changes else self._changes
+
+    def is_changed(self) -> bool:
+        """Return whether another process has changed the store since this was asked last."""
+        with _refusing(self.path):
+            self._check_there()
+            changes = int(_about(self._read, "changes"))
+        # Asked while this process changes it, it may say so of that: too often does no harm.
+        changed, self._changes = changes != self._changes, changes
+        return changed
 
     def forgotten(self) -> list[Id]:
         """Return the users who were deleted."""
@@ -341,7 +364,7 @@ def _connected(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
                 run(table)
             run(f"PRAGMA application_id = {MAGIC}")
             run(f"PRAGMA user_version = {VERSION}")
-            about = {"identity": secrets.token_hex(8), "last": 0, "age": 0, "seen": 0}
+            about = {"identity": secrets.token_hex(8), "last": 0, "age": 0, "seen": 0, "changes": 0}
             for name, value in about.items():
                 run("INSERT INTO about VALUES (?, ?)", (name, value))
     return file

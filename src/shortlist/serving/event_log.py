@@ -19,6 +19,7 @@ from shortlist.errors import EventStoreError
 from shortlist.histories.events import Event, EventConflictError, EventStore, Id, Kept, Stored
 from shortlist.histories.sqlite import SQLiteEvents
 from shortlist.outputs import is_bundle
+from shortlist.serving.known_events import KnownEvents
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
 from shortlist.serving.pace import Pace
@@ -58,6 +59,7 @@ class EventLog:
         self._waiting: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._asked: SimpleQueue[_Question | None] = SimpleQueue()
         self._changing = Lock()
+        self._known = KnownEvents()
         self._begun: float | None = None  # when the question that is read now was begun
         self._ill = False
         self._trimmed = store.trimmed
@@ -102,6 +104,7 @@ class EventLog:
             )
         except EventStoreError:
             raise RequestError("store_unavailable", GONE) from None
+        self._known.drop([user])
         self.forgotten |= {user}
         return count
 
@@ -111,8 +114,12 @@ class EventLog:
         """Return what users met since; None where the store does not say so in time.
 
         It is called by the threads that answer, and waits for `timeouts.store` seconds, and as long
-        again for each 100 users. While the store is stuck nobody waits.
+        again for each 100 users. While the store is stuck nobody waits. What this process was told
+        a moment ago it knows; what other processes change it knows a tenth of a second later.
         """
+        known = self._known.get(users, (since, detailed))
+        if known is not None:
+            return known
         wait = self._times.store * (1 + len(users) // 100)
         found, begun = None, self._begun
         if begun is None or monotonic() - begun < wait:
@@ -144,7 +151,8 @@ class EventLog:
         while True:
             if tidied is None or monotonic() - tidied > TIDY_EVERY:
                 with suppress(EventStoreError):
-                    self._change(self.store.tidy)
+                    if self._change(self.store.tidy):
+                        self._known.clear()
                     self.forgotten |= frozenset(self._change(self.store.forgotten))
                 tidied = monotonic()
             try:
@@ -165,6 +173,7 @@ class EventLog:
             told: Sequence[Told] = self._change(self.store.append, [job[2] for job in jobs])
         except EventStoreError as error:
             told = [error] * len(jobs)
+        self._known.drop({event.user for job in jobs for event in job[2]})
         self.measures.trimmed.inc(self.store.trimmed - self._trimmed)
         self._trimmed = self.store.trimmed
         by_loop: dict[Any, list[tuple[Any, Told]]] = {}
@@ -186,13 +195,16 @@ class EventLog:
                 continue
             self._begun = monotonic()
             with suppress(EventStoreError):
-                question.found = self._noted(
-                    self.store.latest,
-                    *(question.users, question.since),
-                    detailed=question.detailed,
-                )
+                question.found = self._noted(self._looked_up, question)
             self._begun = None
             question.told.release()
+
+    def _looked_up(self, question: "_Question") -> list[Stored]:
+        self._known.current(changed=self.store.is_changed())
+        generation, what = self._known.generation, (question.since, question.detailed)
+        found = self.store.latest(question.users, question.since, detailed=question.detailed)
+        self._known.put(question.users, what, found, generation)
+        return found
 
     def _change(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Change the store, as one thread at a time may."""
