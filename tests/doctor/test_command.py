@@ -153,3 +153,24 @@ def test_other_positives_are_examined_as_far_as_they_go(capsys, folder, change):
     code, found = examined(capsys, folder / "recipe.toml", *options)
     assert code == 1
     assert "cosine-softmax-unscaled" in found
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "pattern"])
+def test_a_log_is_looked_at_alone(folder, tmp_path, capsys, kind):
+    lines = (folder / "log.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "part.csv").write_text("".join([*lines, *lines[1:900]]))
+    given = {"file": "part.csv", "folder": ".", "pattern": "p*.csv"}[kind]
+    assert call("doctor", tmp_path / given, "--json") == 0
+    found = {f["code"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["duplicate-events"]["evidence"].startswith("899 of 5,699 rows")
+    assert call("doctor", tmp_path / given, "--set", "data.user=x") == 2
+    assert "this is a log" in capsys.readouterr().err
+
+
+def test_a_log_that_cannot_be_split_is_looked_at_all_the_same(tmp_path, capsys):
+    rows = "".join(f"u{n},i{n % 7},{n}\n" for n in range(30)) + "u0,i3,40\n"
+    (tmp_path / "log.csv").write_text("user,item,time\n" + rows)
+    assert call("doctor", tmp_path / "log.csv", "--json") == 1
+    codes = [f["code"] for f in json.loads(capsys.readouterr().out)["findings"]]
+    assert "one-event-users" in codes
+    assert "refused" in codes

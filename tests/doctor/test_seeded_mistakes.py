@@ -398,6 +398,37 @@ def one_user_in_letters() -> Subject:
     return before(Dataset.load(log, schema=Schema(time="timestamp")).split())
 
 
+def log_alone(log: pl.DataFrame, **more: Any) -> Subject:
+    """What the doctor sees of a log that no model is asked for."""
+    dataset = Dataset.load(log, schema=Schema(time="timestamp", **more))
+    return Subject.of_log(dataset, {name: log[name].n_unique() for name in log.columns})
+
+
+def changed_ids(share: int, change: pl.Expr) -> Subject:
+    """The log with the ids of some users, one in so many, written otherwise."""
+    user = pl.col("user_id").cast(pl.String)
+    odd = pl.int_range(pl.len()) % share == 0
+    return log_alone(
+        world().interactions.with_columns(
+            pl.when(odd).then(change).otherwise(user).alias("user_id")
+        )
+    )
+
+
+def one_bot() -> Subject:
+    log = world().interactions
+    first, last = log["timestamp"].min(), log["timestamp"].max()
+    times = pl.int_range(first, last, (last - first) // 3_000, eager=True).head(3_000)
+    items = log["item_id"].sample(len(times), with_replacement=True, seed=1)
+    bot = pl.DataFrame({"user_id": 77, "item_id": items, "timestamp": times})
+    return log_alone(pl.concat([log.select(bot.columns), bot.select(pl.all().cast(pl.Int64))]))
+
+
+def one_event_each() -> Subject:
+    log = world().interactions
+    return log_alone(log.with_columns(user_id=pl.int_range(pl.len()) + 1_000))
+
+
 def one_more_item_feature(values: Any, kind: Any = "categorical") -> Subject:
     items = world().items.with_columns(values.alias("extra"))
     return before(load(items=items, more=[Feature("extra", kind)]))
@@ -653,6 +684,65 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
     ("an items table with other ids", "ids-not-shared", items_of_another_world),
     ("one user written in letters", "text-among-numbers", one_user_in_letters),
     (
+        "one row in ten twice",
+        "duplicate-events",
+        lambda: log_alone(pl.concat([world().interactions, world().interactions.head(480)])),
+    ),
+    (
+        "rows without a user",
+        "missing-ids",
+        lambda: log_alone(
+            world().interactions.with_columns(
+                pl.when(pl.int_range(pl.len()) % 9 > 0).then(pl.col("user_id"))
+            ),
+            null_ids="drop",
+        ),
+    ),
+    ("a user with 3,000 events among users with 20", "bots", one_bot),
+    ("a new user for each event", "one-event-users", one_event_each),
+    (
+        "an item for each event",
+        "items-of-one-user",
+        lambda: log_alone(world().interactions.with_columns(item_id=pl.int_range(pl.len()))),
+    ),
+    (
+        "a year without events",
+        "gap-in-time",
+        lambda: log_alone(
+            world().interactions.with_columns(
+                pl.col("timestamp")
+                + 31_536_000 * (pl.col("timestamp") > pl.col("timestamp").median()).cast(pl.Int64)
+            )
+        ),
+    ),
+    (
+        "ten events in the year 2090",
+        "times-out-of-range",
+        lambda: log_alone(
+            world().interactions.with_columns(
+                pl.when(pl.int_range(pl.len()) < 10)
+                .then(3_786_912_000)
+                .otherwise(pl.col("timestamp"))
+                .alias("timestamp")
+            )
+        ),
+    ),
+    (
+        "one id in five has a letter",
+        "ids-of-two-kinds",
+        lambda: changed_ids(5, "x" + pl.col("user_id").cast(pl.String)),
+    ),
+    (
+        "some ids with a zero in front",
+        "ids-nearly-equal",
+        lambda: changed_ids(5, "0" + pl.col("user_id").cast(pl.String)),
+    ),
+    (
+        "a column with one value",
+        "constant-column",
+        lambda: log_alone(world().interactions.with_columns(country=pl.lit("NL"))),
+    ),
+    (
         "NULL as a value",
         "words-for-nothing",
         lambda: one_more_item_feature(pl.int_range(160).cast(pl.String).replace("7", "NULL")),
@@ -755,6 +845,7 @@ def test_a_sound_run_raises_no_alarm(number):
 def test_the_world_that_mistakes_are_planted_in_is_sound():
     assert [f for f in examine(before()) if f.severity != "info"] == []
     assert [f for f in examine(after(trained())) if f.severity != "info"] == []
+    assert examine(log_alone(world().interactions)) == []
 
 
 def test_every_check_has_a_mistake_that_it_finds():
@@ -799,6 +890,7 @@ TEXT = """<!-- Written by `python -m tests.doctor.test_seeded_mistakes`; a test 
 
     shortlist doctor RECIPE.toml     before training: the recipe and its data
     shortlist doctor BUNDLE          after it: the vectors, the index, the figures
+    shortlist doctor LOG.csv         the data alone, its columns guessed as `init` does
     shortlist train ...              ends with the findings of its run, and keeps them in the bundle
 
 Each finding has a code that stays the same, a severity, the mistake, the evidence (the numbers of

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shortlist.cli.options import Device, JsonFlag
-from shortlist.cli.screen import out, print_json
+from shortlist.cli.screen import notes, out, print_json
 from shortlist.errors import QueryError, ShortlistError
 
 if TYPE_CHECKING:
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def doctor(
     context: typer.Context,
     target: Annotated[
-        Path, typer.Argument(help="A recipe, to check before training; or a bundle, after it.")
+        Path,
+        typer.Argument(
+            help="A recipe, to check before training; a bundle, after it; or a log, to look at the "
+            "data alone."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -26,19 +30,29 @@ def doctor(
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Look for mistakes in a recipe and its data, or in a bundle; exit 1 if one is an error."""
-    if overrides and target.is_dir():
-        raise QueryError("--set changes a recipe, and this is a bundle: leave it out")
+    """Look for mistakes in a recipe and its data, a bundle, or a log; exit 1 if one is an error.
+
+    Of a log the columns are guessed as `shortlist init` does.
+    """
+    from shortlist.outputs import is_bundle
+
+    is_log = not is_bundle(target) and _names_data(target)
+    if overrides and (is_log or target.is_dir()):
+        what = "a log" if is_log else "a bundle"
+        raise QueryError(f"--set changes a recipe, and this is {what}: leave it out")
     wanted = device or context.obj["device"]
-    if wanted != "cpu" and not target.is_dir():
-        raise QueryError("--device is for a bundle, and this is a recipe: leave it out")
+    if wanted != "cpu" and (is_log or not target.is_dir()):
+        what = "a log" if is_log else "a recipe"
+        raise QueryError(f"--device is for a bundle, and this is {what}: leave it out")
 
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
     from shortlist.config import load_recipe
     from shortlist.doctor import Subject, examine
 
-    if target.is_dir():
+    if is_log:
+        subject = _of_log(target, quiet=json_)
+    elif target.is_dir():
         loaded = load(target, device=wanted)
         subject = Subject.of_retriever(loaded.retriever, loaded.metrics, loaded.recipe)
     else:
@@ -65,3 +79,41 @@ def _before_training(recipe: "Recipe") -> "Subject":
         return Subject.of_recipe(recipe, load_split(recipe))
     except ShortlistError as failure:
         return Subject.of_recipe(recipe, failure=failure)
+
+
+def _names_data(target: Path) -> bool:
+    """Whether a path is a table, or a folder or pattern of tables."""
+    from shortlist.data.files import files_of, is_table
+
+    if target.suffix.lower() == ".toml":
+        return False
+    if not target.is_dir():
+        return is_table(target) or bool(set(str(target)) & set("*?"))
+    try:
+        return bool(files_of(target))
+    except ShortlistError:
+        return False
+
+
+def _of_log(target: Path, *, quiet: bool) -> "Subject":
+    """What there is to examine of a log: its columns guessed, its weights left aside."""
+    from shortlist.config import Recipe
+    from shortlist.doctor import Subject
+    from shortlist.drafting.draft import draft
+    from shortlist.runs.pipeline import load_dataset, split_of
+
+    made = draft(str(target))
+    for key in ("weight", "min_weight"):
+        made.content["data"].pop(key, None)
+    recipe = Recipe.from_dict(made.content, source="the drafted recipe")
+    dataset = load_dataset(recipe)
+    if not quiet:
+        said = ("user", "item", "time")
+        roles = ", ".join(f"{key} {name}" for key in said if (name := getattr(recipe.data, key)))
+        for line in (*dataset.report.lines(), f"Columns: {roles}."):
+            notes.print(line, soft_wrap=True)
+    try:
+        data, failure = split_of(recipe, dataset).training_data("train"), None
+    except ShortlistError as error:
+        data, failure = None, error
+    return Subject.of_log(dataset, made.distinct, data, failure)

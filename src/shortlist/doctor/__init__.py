@@ -2,6 +2,7 @@
 
 from shortlist.doctor import (
     data,
+    events,
     features,
     history,
     index,
@@ -14,7 +15,7 @@ from shortlist.doctor import (
 from shortlist.doctor.base import SEVERITIES, Check, Finding, Subject
 from shortlist.doctor.watch import TrainingWatch
 
-FAMILIES = (training, objective, sampling, leaks, history, data, features, vectors, index)
+FAMILIES = (training, objective, sampling, leaks, history, data, events, features, vectors, index)
 
 CHECKS: dict[str, Check] = {found.code: found for family in FAMILIES for found in family.CHECKS}
 """Every check by the code of its finding."""

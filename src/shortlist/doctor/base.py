@@ -12,7 +12,7 @@ from shortlist.channels.learned.base import Learner
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Model, Recipe, Training
 from shortlist.data.batches import Batch, PairBatches
-from shortlist.data.dataset import Split, TrainingData
+from shortlist.data.dataset import Dataset, Split, TrainingData
 from shortlist.data.ragged import Ragged
 from shortlist.doctor.watch import TrainingWatch
 from shortlist.errors import ShortlistError
@@ -51,15 +51,18 @@ class Finding:
 class Subject:
     """What is examined; `given` names the parts that are there, and no other may be read.
 
-    training: the sections [model] and [training]; data: the log in rows; retriever: a trained
-    TwoTower; towers: whether there are towers of users and items to probe, trained or not;
-    report: what `evaluate` measured, as a dict; epochs: what training told; failure: the error
-    that ended it.
+    training: the sections [model] and [training]; data: the log in rows; dataset: the log as it was
+    read, before any split; columns: how many values each column of the log's head has; retriever: a
+    trained TwoTower; towers: whether there are towers of users and items to probe, trained or not;
+    report: what `evaluate` measured, as a dict; epochs: what training told; failure: the error that
+    ended it.
     """
 
     model: Model
     training: Training
     data: TrainingData
+    dataset: Dataset
+    columns: Mapping[str, int]
     retriever: TwoTower
     report: Mapping[str, Any]
     epochs: Sequence[Epoch]
@@ -71,6 +74,8 @@ class Subject:
         model: Model | None = None,
         training: Training | None = None,
         data: TrainingData | None = None,
+        dataset: Dataset | None = None,
+        columns: Mapping[str, int] | None = None,
         retriever: TwoTower | None = None,
         report: Mapping[str, Any] | None = None,
         epochs: Sequence[Epoch] = (),
@@ -82,6 +87,8 @@ class Subject:
             "model": model,
             "training": training,
             "data": data,
+            "dataset": dataset,
+            "columns": columns,
             "retriever": retriever,
             "report": report,
             "epochs": tuple(epochs) or None,
@@ -112,11 +119,23 @@ class Subject:
             model=recipe.model if not recipe.channels else None,
             training=recipe.training if not recipe.channels else None,
             data=None if split is None else split.training_data("train"),
+            dataset=None if split is None else split.dataset,
             epochs=watch.epochs if watch else (),
             failure=failure,
             tie=recipe.data.tie,
             exclude_seen=recipe.evaluation.exclude_seen,
         )
+
+    @classmethod
+    def of_log(
+        cls,
+        dataset: Dataset,
+        columns: Mapping[str, int],
+        data: TrainingData | None = None,
+        failure: ShortlistError | None = None,
+    ) -> "Subject":
+        """A log alone, without a model. failure: why it cannot be split, where there is no data."""
+        return cls(data=data, dataset=dataset, columns=columns, failure=failure)
 
     @classmethod
     def of_retriever(

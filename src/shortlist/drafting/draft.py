@@ -33,8 +33,8 @@ class Draft:
     """A recipe in the making: its sections, and a guess for each key that was guessed.
 
     notes: what a reader of the recipe should know besides. marks: of each side, what separates the
-    values of a feature. reasons: of each feature, as "items.genre". looked: how much of each file
-    was read.
+    values of a feature. reasons: of each feature, as "items.genre". distinct: how many values each
+    column of the log has in its head. looked: how much of each file was read.
     """
 
     content: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     marks: dict[str, dict[str, str]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    distinct: dict[str, int] = field(default_factory=dict)
     looked: str = ""
 
     def say(self, guess: Guess) -> None:
@@ -78,6 +79,9 @@ def draft(
     made = Draft(looked=_looked([log, *sides.values()]))
     known = {
         _ROLE_OF[side]: [ids for _, ids in unique_columns(head)] for side, head in sides.items()
+    }
+    made.distinct = {
+        column.name: column.distinct for column in _columns(log, None) if not column.is_nested
     }
     roles = roles_of(log, known)
     renamed = _renamed(log, roles)

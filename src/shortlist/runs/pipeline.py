@@ -154,16 +154,18 @@ def _learner(
 
 def load_split(recipe: Recipe) -> Split:
     """Read a recipe's files and split the log as it says."""
-    return split_of(
-        recipe,
-        Dataset.load(
-            recipe.interactions_path,
-            users=recipe.users_path,
-            items=recipe.items_path,
-            impressions=recipe.impressions_path,
-            dropped=recipe.dropped_path,
-            schema=schema_of(recipe),
-        ),
+    return split_of(recipe, load_dataset(recipe))
+
+
+def load_dataset(recipe: Recipe) -> Dataset:
+    """Read a recipe's files."""
+    return Dataset.load(
+        recipe.interactions_path,
+        users=recipe.users_path,
+        items=recipe.items_path,
+        impressions=recipe.impressions_path,
+        dropped=recipe.dropped_path,
+        schema=schema_of(recipe),
     )
 
 
