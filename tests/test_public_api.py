@@ -45,6 +45,7 @@ def test_public_names_are_these():
         "UserToUser",
         "compare",
         "evaluate",
+        "evaluate_lists",
         "load",
         "plan",
         "save",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shortlist.data.text import TextFormat
     from shortlist.evaluation.compare import compare
     from shortlist.evaluation.evaluate import evaluate
+    from shortlist.evaluation.lists import evaluate_lists
     from shortlist.evaluation.report import Report
     from shortlist.plugins import use_plugins
     from shortlist.runs.whole import Run, train
@@ -63,6 +64,7 @@ __all__ = [
     "UserToUser",
     "compare",
     "evaluate",
+    "evaluate_lists",
     "load",
     "plan",
     "save",
@@ -95,6 +97,7 @@ _HOMES = {
     "UserToUser": "shortlist.channels.learned.user_to_user",
     "compare": "shortlist.evaluation.compare",
     "evaluate": "shortlist.evaluation.evaluate",
+    "evaluate_lists": "shortlist.evaluation.lists",
     "load": "shortlist.bundle.bundle",
     "plan": "shortlist.blending.planning",
     "save": "shortlist.bundle.bundle",

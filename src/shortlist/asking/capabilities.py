@@ -24,14 +24,26 @@ State = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
 """Settings, JSON-safe, and named tensors by file: 'towers' are what vectors come from."""
 
 
-class Channel(Protocol):
+class Answers(Protocol):
+    """It answers queries about its data: all that an evaluation needs."""
+
+    data: TrainingData
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that can be recommended at all."""
+        ...
+
+    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
+        """Return the k best candidates of each query; a plain list of ids means those users."""
+        ...
+
+
+class Channel(Answers, Protocol):
     """Fitted on a split, it answers queries with candidates from the catalogue.
 
     Users ask by `recommend`; everything inside speaks rows (`candidate_rows`, `search`,
     `strangers`). `answering.Answering` provides `recommend` for a class that has these three.
     """
-
-    data: TrainingData
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
         """Learn from the rows `fit` names; validation rows choose, test rows are unseen."""
@@ -50,10 +62,6 @@ class Channel(Protocol):
         """Whether `search` reads the times of the events of a history."""
         ...
 
-    def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
-        ...
-
     def search(self, block: RowQueries, k: int) -> Hits:
         """Answer B queries: item rows [B, k] int64, -1 past the end, and scores, -inf there."""
         ...
@@ -64,10 +72,6 @@ class Channel(Protocol):
 
     def answered(self, block: RowQueries, k: int) -> Answer:
         """Answer B queries, strangers with the popular items, and say who is one."""
-        ...
-
-    def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k best candidates of each query; a plain list of ids means those users."""
         ...
 
     def state(self) -> State:

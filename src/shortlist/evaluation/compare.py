@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from shortlist.asking.capabilities import Channel
+from shortlist.asking.capabilities import Answers
 from shortlist.data.interactions import Cut
 from shortlist.errors import ModelError
 from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weight, user_figures
@@ -76,8 +76,8 @@ class Comparison:
 
 
 def compare(
-    first: Channel,
-    second: Channel,
+    first: Answers,
+    second: Answers,
     *,
     on: Cut = "test",
     k: Sequence[int] = (10, 20, 100),

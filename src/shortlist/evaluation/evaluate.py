@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist.asking.capabilities import Channel
+from shortlist.asking.capabilities import Answers
 from shortlist.asking.queries import Queries, check_flag, checked_count
 from shortlist.channels.counting.popular import Popular
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
@@ -51,7 +51,7 @@ class _Answers(NamedTuple):
 
 
 def evaluate(
-    retriever: Channel,
+    retriever: Answers,
     *,
     on: Cut = "test",
     k: Sequence[int] = (10, 20, 100),
@@ -121,7 +121,7 @@ def _rung(name: str, ours: _Answers, theirs: _Answers) -> Rung:
 
 
 def user_figures(
-    retriever: Channel, *, k: Sequence[int], on: Cut = "test", exclude_seen: bool = True
+    retriever: Answers, *, k: Sequence[int], on: Cut = "test", exclude_seen: bool = True
 ) -> dict[str, NDArray[np.float64]]:
     """Return the figures of each user with held-out events by name, [U]; see `evaluate`."""
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
@@ -159,7 +159,7 @@ def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
 
 
 def _answers(
-    retriever: Channel,
+    retriever: Answers,
     cases: Cases,
     ks: Sequence[int],
     cut: Cut,

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from shortlist.asking.candidates import Candidates
-from shortlist.asking.capabilities import Channel
+from shortlist.asking.capabilities import Answers, Channel
 from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blend
 from shortlist.blending.retrievers import parts
@@ -58,12 +58,16 @@ def settled(index: VectorIndex) -> tuple[str, dict[str, Any]]:
     return kind_of(index), dict(index.settings()) if hasattr(index, "settings") else {}
 
 
-def channels_of(retriever: Channel) -> dict[str, Learner]:
+def channels_of(retriever: Answers) -> dict[str, Learner]:
     """Return the channels that have an index, by name; a bare one by its kind."""
     return {name: part for name, part in parts(retriever).items() if isinstance(part, Learner)}
 
 
-def searched_exactly(retriever: Channel) -> Channel:
+@overload
+def searched_exactly(retriever: Channel) -> Channel: ...
+@overload
+def searched_exactly(retriever: Answers) -> Answers: ...
+def searched_exactly(retriever: Answers) -> Answers:
     """Return a retriever like this one that searches exactly; itself where it does already.
 
     The given one stays as it is; the two share towers and data.
@@ -79,7 +83,7 @@ def searched_exactly(retriever: Channel) -> Channel:
 
 
 def searched(
-    retriever: Channel, users: NDArray[np.int64], k: int, cut: Cut, *, exclude_seen: bool
+    retriever: Answers, users: NDArray[np.int64], k: int, cut: Cut, *, exclude_seen: bool
 ) -> dict[str, Searched]:
     """Tell of each channel with an index what it is, and measure those that are not exact.
 

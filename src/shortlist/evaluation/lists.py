@@ -1,0 +1,159 @@
+"""How good are lists that something else made? Measured by the code that measures retrievers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.asking.answering import Answering
+from shortlist.asking.rows import RowQueries
+from shortlist.data.columns import fault
+from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.interactions import Cut
+from shortlist.data.ragged import Ragged, taken
+from shortlist.data.readers import is_text, read_frame
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.errors import DataError, QueryError
+from shortlist.evaluation.evaluate import evaluate
+from shortlist.evaluation.report import Report
+from shortlist.index.base import Hits
+
+
+class Listed(Answering):
+    """Answers from lists that are there: of another library, a database, last year's system.
+
+    It can be given to `evaluate` and `compare` in place of a retriever. A user without a list gets
+    an empty answer, and every held-out event of theirs is a miss.
+    """
+
+    def __init__(
+        self,
+        lists: Any,
+        split: Split,
+        *,
+        user: str = "user",
+        item: str = "item",
+        rank: str | None = None,
+        score: str | None = None,
+        fit: Fit = "train",
+    ) -> None:
+        """Read lists for the users of a split: one row a candidate, from a file or a frame.
+
+        user, item: columns of ids. The order of a list is that of the column `rank` (1 is best), or
+        of `score` (the largest is best), or that of the rows. fit: which rows the lists were made
+        from, so that lists made with the held-out rows are refused. Errors: DataError.
+        """
+        if rank is not None and score is not None:
+            raise DataError("the lists have one order: name rank or score, not both")
+        self.data: TrainingData = split.training_data(fit)
+        frame = read_frame(lists, "lists", ids=(user, item))
+        order = rank or score
+        for name in (user, item, *([order] if order else [])):
+            if name not in frame.columns:
+                raise DataError(
+                    f"the lists have no column '{name}'; they have {', '.join(frame.columns)}"
+                )
+            if (row := frame[name].is_null().arg_max()) is not None and frame[name].null_count():
+                raise fault("the lists", name, "a value is missing.", row + 1)
+        users, items = (
+            _rows(frame[name], vocabulary, text=is_text(lists))
+            for name, vocabulary in ((user, self.data.users), (item, self.data.items))
+        )
+        repeated = frame.select(user, item).is_duplicated()
+        if repeated.any():
+            row = int(repeated.arg_true()[1])
+            raise fault("the lists", item, "an item stands twice in the list of a user.", row + 1)
+        places = np.arange(len(users), dtype=np.float64)
+        if order:
+            if not frame[order].dtype.is_numeric() or frame[order].is_nan().any():
+                raise fault("the lists", order, "must hold numbers.")
+            places = frame[order].cast(pl.Float64).to_numpy() * (1 if rank else -1)
+        by_user = np.lexsort((places, users))
+        by_user = by_user[users[by_user] > 0]
+        starts = np.searchsorted(users[by_user], np.arange(len(self.data.users) + 2))
+        self._lists = Ragged(torch.from_numpy(items[by_user]), torch.from_numpy(starts))
+        self.strange_users = len(np.unique(frame[user].filter(pl.Series(users == 0))))
+        self.strange_items = int((items == 0).sum())
+
+    def candidate_rows(self) -> NDArray[np.int64]:
+        """Return the item rows that stand in any list."""
+        rows: NDArray[np.int64] = np.unique(self._lists.values.numpy())
+        return rows[rows > 0]
+
+    def strangers(self, block: RowQueries) -> Tensor:
+        """Return that nobody is a stranger, bool [B]: nothing stands in for a missing list."""
+        return torch.zeros(len(block.users), dtype=torch.bool)
+
+    def search(self, block: RowQueries, k: int) -> Hits:
+        """Return the first k of each list, without what the query must not get."""
+        mine = taken(self._lists, block.users)
+        rows, owners = mine.values.numpy(), mine.owners().numpy()
+        kept = np.ones(len(rows), dtype=np.bool_)
+        if block.allow is not None:
+            kept &= block.allow.numpy()[rows] | (rows == 0)
+        if block.seen is not None:
+            width = len(self.data.items) + 1
+            met = Ragged(*block.seen)
+            seen = met.owners().numpy() * width + met.values.numpy()
+            kept &= ~np.isin(owners * width + rows, seen) | (rows == 0)
+        rows, owners = rows[kept], owners[kept]
+        starts = np.searchsorted(owners, np.arange(len(block.users)))
+        place = np.arange(len(rows)) - starts[owners]
+        inside = place < k
+        ids = np.full((len(block.users), k), -1, dtype=np.int64)
+        # An item that nobody knows keeps its place, and is a miss there.
+        ids[owners[inside], place[inside]] = np.where(rows[inside] > 0, rows[inside], -1)
+        scores = np.where(ids >= 0, -np.arange(k, dtype=np.float32), -np.inf)
+        return Hits(torch.from_numpy(ids), torch.from_numpy(scores.astype(np.float32)))
+
+    def without_list(self, users: NDArray[np.int64]) -> int:
+        """Return how many of these user rows have no list."""
+        lengths = self._lists.lengths.numpy()
+        return int((lengths[users] == 0).sum())
+
+
+def evaluate_lists(
+    lists: Any,
+    split: Split,
+    *,
+    user: str = "user",
+    item: str = "item",
+    rank: str | None = None,
+    score: str | None = None,
+    fit: Fit = "train",
+    on: Cut = "test",
+    k: Sequence[int] = (10, 20, 100),
+    exclude_seen: bool = True,
+    by: Sequence[str] = (),
+    ladder: bool = False,
+) -> Report:
+    """Measure lists from anywhere on the held-out rows of a split; see `Listed` and `evaluate`.
+
+    What the lists lack is said in the notes of the report: users without a list, users and items
+    that the log does not know. For a paired comparison with a model give
+    `Listed(lists, split, ...)` to `compare`. Errors: DataError, ModelError, QueryError.
+    """
+    listed = Listed(lists, split, user=user, item=item, rank=rank, score=score, fit=fit)
+    if not len(listed.candidate_rows()):
+        raise QueryError("no item of the lists is in the log: are their ids those of the log?")
+    report = evaluate(listed, on=on, k=k, exclude_seen=exclude_seen, by=by, ladder=ladder)
+    asked = listed.data.targets(on)[0]
+    said = {
+        f"of {len(asked):,} users have no list: misses": listed.without_list(asked),
+        "users of the lists are not in the log": listed.strange_users,
+        "entries of the lists name an item the log does not know: misses": listed.strange_items,
+    }
+    notes = (f"{number:,} {text}." for text, number in said.items() if number)
+    return replace(report, notes=(*report.notes, *notes))
+
+
+def _rows(ids: pl.Series, vocabulary: Vocabulary, *, text: bool) -> NDArray[np.int64]:
+    """Return the row of each id, 0 where it is unknown; digits of a text file may be text ids."""
+    if text and ids.dtype == pl.Int64 and vocabulary.ids.dtype == pl.String:
+        ids = ids.cast(pl.String)
+    return vocabulary.rows(ids)

@@ -1,0 +1,86 @@
+"""Lists from anywhere: the figures of the retriever that made them, and what they lack is said."""
+
+import polars as pl
+import pytest
+
+import shortlist
+from shortlist import Dataset, ItemCF, Queries, Schema, evaluate
+from shortlist.data.synthetic import planted_world
+from shortlist.errors import DataError, QueryError
+from shortlist.evaluation.lists import Listed
+
+
+@pytest.fixture(scope="module")
+def split():
+    world = planted_world(users=60, items=60, events=800, seed=2)
+    return Dataset.load(world.interactions, schema=Schema(time="timestamp")).split("leave-last-out")
+
+
+@pytest.fixture(scope="module")
+def fitted(split):
+    return ItemCF().fit(split)
+
+
+@pytest.fixture(scope="module")
+def lists(fitted):
+    ids = fitted.data.users.ids
+    frame = fitted.recommend(Queries(ids, before="test"), 10).to_frame()
+    users = ids.gather(frame["query"]).alias("user")
+    return frame.with_columns(users).select("user", "item", "rank").cast(pl.Int64)
+
+
+@pytest.mark.parametrize("order", [{"rank": "rank"}, {"score": "score"}, {}])
+def test_lists_have_the_figures_of_the_retriever_that_made_them(
+    order, split, fitted, lists, tmp_path
+):
+    mixed = lists.sample(fraction=1, shuffle=True, seed=1) if order else lists
+    if "score" in order:
+        mixed = mixed.with_columns(score=-mixed["rank"])
+    mixed.write_csv(tmp_path / "lists.csv")
+    ours = evaluate(fitted, k=(5, 10))
+    for source in (mixed, tmp_path / "lists.csv"):
+        report = shortlist.evaluate_lists(source, split, **order, k=(5, 10))
+        assert report.metrics == ours.metrics
+        assert report.slices == ours.slices
+    paired = shortlist.compare(fitted, Listed(mixed, split, **order), k=(5, 10))
+    assert {figure.mean for figure in paired.difference.values()} == {0.0}
+
+
+def test_items_met_before_are_taken_out_as_from_our_own_lists(split, fitted, lists):
+    data = fitted.data
+    first = data.users.ids[0]
+    met = data.items.external(data.log.item[data.log.user == 1][:3])
+    before = pl.DataFrame({"user": [first] * 3, "item": met}).cast(pl.Int64)
+    ranked = before.with_columns(rank=pl.lit(0, pl.Int64))
+    padded = pl.concat([ranked, lists.cast(pl.Int64)])
+    clean = shortlist.evaluate_lists(lists, split, rank="rank", k=(5,))
+    assert shortlist.evaluate_lists(padded, split, rank="rank", k=(5,)).metrics == clean.metrics
+
+
+def test_what_lists_lack_is_a_miss_and_is_said(split, fitted, lists):
+    kept = lists.filter(pl.col("user") != fitted.data.users.ids[0])
+    strange = pl.DataFrame({"user": [-5, kept["user"][0]], "item": [kept["item"][0], -9]})
+    whole = pl.concat([kept.select("user", "item"), strange])
+    report = shortlist.evaluate_lists(whole, split, k=(10,))
+    assert [note.split(" ", 1)[0] for note in report.notes[-3:]] == ["1", "1", "1"]
+    assert report.users == 60
+    # Best first in the place of the first item: an unknown item keeps its place as a miss.
+    first = pl.DataFrame({"user": kept["user"].unique(), "item": -9}).cast(pl.Int64)
+    pushed = shortlist.evaluate_lists(
+        pl.concat([first, kept.select("user", "item")]), split, k=(1,)
+    )
+    assert pushed.metrics["recall@1"].mean == 0
+
+
+def test_what_is_no_list_is_refused(split, lists):
+    twice = pl.concat([lists, lists.head(1)])
+    with pytest.raises(DataError, match="stands twice"):
+        Listed(twice, split)
+    with pytest.raises(DataError, match="no column 'place'"):
+        Listed(lists, split, rank="place")
+    with pytest.raises(DataError, match="not both"):
+        Listed(lists, split, rank="rank", score="rank")
+    with pytest.raises(QueryError, match="ids"):
+        shortlist.evaluate_lists(lists.with_columns(item=-lists["item"] - 1), split)
+    with pytest.raises(shortlist.ShortlistError, match="fitted on 'all'"):
+        evaluate(Listed(lists, split, fit="all"))
