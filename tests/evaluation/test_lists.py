@@ -1,5 +1,8 @@
 """Lists from anywhere: the figures of the retriever that made them, and what they lack is said."""
 
+import re
+from pathlib import Path
+
 import polars as pl
 import pytest
 
@@ -84,3 +87,32 @@ def test_what_is_no_list_is_refused(split, lists):
         shortlist.evaluate_lists(lists.with_columns(item=-lists["item"] - 1), split)
     with pytest.raises(shortlist.ShortlistError, match="fitted on 'all'"):
         evaluate(Listed(lists, split, fit="all"))
+
+
+PAGES = [Path(__file__).parents[2] / "docs" / "guide" / f"reports{part}.md" for part in ("", ".zh")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_page_on_reports_shows_code_that_runs(page, tmp_path, monkeypatch, capsys):
+    world = planted_world(users=60, items=60, events=800, seed=2)
+    items = world.items.rename({"tags": "genres"})
+    split = Dataset.load(world.interactions, items=items, schema=Schema(time="timestamp")).split()
+    model = ItemCF().fit(split)
+    ids = model.data.users.ids
+    frame = model.recommend(Queries(ids, before="test"), 10).to_frame()
+    monkeypatch.chdir(tmp_path)
+    frame.with_columns(ids.gather(frame["query"]).alias("user_id"), item_id="item").write_csv(
+        "lists.csv"
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names = {"split": split, "model": model}
+    exec(code, names)
+    assert any(part.by == "genres" for part in names["report"].slices)
+    assert names["paired"].difference["recall@10"].mean == 0
+
+
+def test_the_two_pages_on_reports_show_the_same_figures():
+    english, chinese = (
+        re.findall(r"[+-]?\d+\.\d{4}", page.read_text(encoding="utf-8")) for page in PAGES
+    )
+    assert english == chinese

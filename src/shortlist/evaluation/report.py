@@ -14,6 +14,9 @@ from shortlist.evaluation.slices import Slice
 
 Figures = Mapping[str, Interval]
 
+SAME_FOR_ONE = {"hit_rate": "recall", "map": "mrr"}
+"""Metrics that say the same where each user has one held-out item; the table shows one of them."""
+
 SHOWN_SLICES = ("history", "items")
 """The slices that are always shown; `to_dict` has all of them."""
 
@@ -89,13 +92,17 @@ class Report:
             title=f"{self.users:,} users × {self.candidate_items:,} items, full ranking, "
             f"{self.split} {self.cut}, seen items {'out' if self.exclude_seen else 'in'}",
             caption="Mean over users ± half of the 95 % bootstrap interval; the difference is "
-            f"paired. Fitted on: {self.fit}.",
+            f"paired. Fitted on: {self.fit}."
+            + "".join(f" Here {same} equals {shown}." for same, shown in self._same().items()),
         )
         table.add_column("metric", no_wrap=True)
         model = ("model",) if self.exact is None else ("exact", "indexed")
         for name in (*model, "popular", "difference"):
             table.add_column(name, justify="right", no_wrap=True)
+        left_out = self._same()
         for name, figure in self.metrics.items():
+            if name.split("@")[0] in left_out:
+                continue
             table.add_row(
                 name,
                 *(() if self.exact is None else (_interval(self.exact[name]),)),
@@ -111,6 +118,20 @@ class Report:
             blank = [""] * (len(model) - 1)
             table.add_row(name, *blank, _number(value), _number(beside), "")
         return table
+
+    def _same(self) -> dict[str, str]:
+        """Metrics that repeat another in every column, as with one held-out item a user."""
+        columns = (self.metrics, self.popularity, self.exact or {})
+        return {
+            same: shown
+            for same, shown in SAME_FOR_ONE.items()
+            if all(
+                figure == column[f"{shown}@{name.split('@')[1]}"]
+                for column in columns
+                for name, figure in column.items()
+                if name.split("@")[0] == same
+            )
+        }
 
     def ladder_table(self) -> Table:
         """Return a table for people: what trivial methods get on the same rows, the model last."""
