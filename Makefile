@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server soak kills fuzz data-fuzz format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server spark soak kills fuzz data-fuzz format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -17,6 +17,7 @@ help:
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
 	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime, DuckDB and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
+	@echo "make spark   jobs on Spark beside one machine, bit for bit; needs Java 17 or newer (Debian: openjdk-17-jre-headless)"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
 	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
 	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
@@ -85,6 +86,15 @@ milvus-server: .venv/.setup .venv-milvus/.setup
 .venv-milvus/.setup: | .venv/.setup
 	$(BIN)/python -m venv .venv-milvus
 	.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
+	@touch $@
+
+# pyspark cannot use the pandas of the other tests: it gets an environment of its own.
+spark: .venv-spark/.setup
+	.venv-spark/bin/python -m pytest tests/spark $(ARGS)
+
+.venv-spark/.setup: pyproject.toml | .venv/.setup
+	$(BIN)/python -m venv .venv-spark
+	.venv-spark/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,spark]"
 	@touch $@
 
 soak: .venv/.setup

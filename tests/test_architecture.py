@@ -29,6 +29,7 @@ FLOORS = (
     {"doctor", "serving"},
     {"runs"},
     {"jobs"},
+    {"spark"},
     {"shortlist"},
     {"cli", "__main__"},
 )
@@ -54,6 +55,7 @@ DOORS = {
     "uvicorn": "serving/run.py",
     "prometheus_client": "serving/measures.py",
     "typer": "cli",
+    "pyspark": "spark",
 }
 
 # What any file may import; of other packages, each file of an index is the door of its own.

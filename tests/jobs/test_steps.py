@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.worlds import OPEN, AnyOrder, recipe_of, small_slices, world
+from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.errors import DataError, JobError, SplitError
 from shortlist.jobs.engine import blocks_of
-from shortlist.jobs.local import Local, bucket_of
+from shortlist.jobs.local import Local, bucket_of, files_in
 from shortlist.jobs.neighbours import dealt
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.stages import SUCCESS
@@ -352,3 +353,22 @@ def test_the_manifest_of_a_stage_says_what_made_it(tmp_path):
     assert sum(said["told"]["rows"].values()) == frame.n_unique(["u", "i", "t"])
     counts = json.loads((tmp_path / "work" / "counts-train" / "manifest.json").read_text())
     assert counts["parents"].keys() == {"log"}
+
+
+def test_candidates_of_all_users_are_what_the_bundle_answers(tmp_path):
+    frame = world(tmp_path, 17)
+    recipe = recipe_of(tmp_path)
+    train(recipe, tmp_path / "bundle")
+    retriever = load(tmp_path / "bundle").retriever
+    users = frame["u"].unique().sort()
+    answer = retriever.recommend(Queries(users), 4).to_frame()
+    wanted = answer.select(users.gather(answer["query"]).alias("user"), "rank", "item", "score")
+    for parts in (1, 4):
+        job = job_of(recipe, tmp_path / f"work-{parts}", parts)
+        folder = job.recommend(tmp_path / "bundle", 4)
+        found = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "rank")
+        assert found.drop("fallback").equals(wanted)
+    other = recipe_of(tmp_path, {"neighbours": 2})
+    train(other, tmp_path / "bundle", overwrite=True)
+    with pytest.raises(JobError, match="recommended-4 was made with another bundle"):
+        job_of(recipe, tmp_path / "work-1").recommend(tmp_path / "bundle", 4)

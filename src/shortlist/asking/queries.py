@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.data.predicates import Predicate
-from shortlist.data.vocabulary import Ids, checked_ids, checked_lists
+from shortlist.data.vocabulary import Ids, checked_histories, checked_ids, checked_lists
 from shortlist.errors import QueryError
 
 
@@ -18,7 +19,8 @@ from shortlist.errors import QueryError
 class Queries:
     """Who wants candidates: known users by id, or anybody by what they met.
 
-    users: ids; or histories: one list of item ids each, oldest first. recent: with users, one list
+    users: ids; or histories: one list of item ids each, oldest first, also as a column of lists of
+    polars or Arrow. recent: with users, one list
     of item ids each, oldest first, of what they met since: it follows what is stored of them, as
     events of weight 1 at the time of the newest event of the log. met: with users, one list of item
     ids each that are left out like what was met, and that nothing reads. forgotten: with users,
@@ -33,7 +35,7 @@ class Queries:
     """
 
     users: Ids | None = None
-    histories: Sequence[Sequence[Any]] | None = None
+    histories: Sequence[Sequence[Any]] | pl.Series | None = None
     before: Cut = "end"
     exclude_seen: bool = True
     where: Predicate | Mapping[str, Any] | None = None
@@ -52,7 +54,8 @@ class Queries:
             if (ids := getattr(self, name)) is not None:
                 object.__setattr__(self, name, checked_ids(ids, name))
         if self.histories is not None:
-            object.__setattr__(self, "histories", checked_lists(self.histories, "histories"))
+            given = checked_histories(self.histories, "histories")
+            object.__setattr__(self, "histories", given)
         for name in ("recent", "met"):
             if (lists := getattr(self, name)) is not None:
                 object.__setattr__(self, name, self._one_a_user(name, checked_lists(lists, name)))

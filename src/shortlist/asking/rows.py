@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.histories import Events
 from shortlist.data.predicates import allowed_rows, as_predicate
 from shortlist.data.ragged import Ragged, joined, taken
+from shortlist.data.vocabulary import flat_ids
 from shortlist.errors import QueryError
 
 BLOCK = 4096
@@ -95,7 +97,9 @@ def row_blocks(
         )
 
 
-def _followed(known: Events, recent: Sequence[Sequence[Any]], data: TrainingData) -> Events:
+def _followed(
+    known: Events, recent: Sequence[Sequence[Any]] | pl.Series, data: TrainingData
+) -> Events:
     """Return the events with those that came since behind them."""
     later = _rows_of_lists(recent, data)
 
@@ -133,20 +137,22 @@ def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
 
 
 def _from_histories(
-    lists: Sequence[Sequence[Any]], data: TrainingData, exclude: bool, allow: Tensor | None
+    lists: Sequence[Sequence[Any]] | pl.Series,
+    data: TrainingData,
+    exclude: bool,
+    allow: Tensor | None,
 ) -> RowQueries:
     users = torch.zeros(len(lists), dtype=torch.int64)
     return RowQueries(users, _rows_of_lists(lists, data), exclude, None, allow)
 
 
-def _rows_of_lists(lists: Sequence[Sequence[Any]], data: TrainingData) -> Ragged:
+def _rows_of_lists(lists: Sequence[Sequence[Any]] | pl.Series, data: TrainingData) -> Ragged:
     """Return lists of item ids as lists of rows."""
     if len(lists) == 1 and len(lists[0]):
         rows = torch.from_numpy(data.items.rows(lists[0]))
         return Ragged(rows, torch.tensor([0, len(rows)]))
-    lengths = torch.tensor([len(items) for items in lists])
-    flat = [item for items in lists for item in items]
-    rows = torch.from_numpy(data.items.rows(flat)) if flat else torch.zeros(0, dtype=torch.int64)
+    ids, lengths = flat_ids(lists)
+    rows = torch.from_numpy(data.items.rows(ids)) if len(ids) else torch.zeros(0, dtype=torch.int64)
     offsets = torch.zeros(len(lists) + 1, dtype=torch.int64)
-    torch.cumsum(lengths, 0, out=offsets[1:])
+    torch.cumsum(torch.from_numpy(lengths), 0, out=offsets[1:])
     return Ragged(rows, offsets)

@@ -1,5 +1,6 @@
 """The command for batch steps in parts: `job`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +15,7 @@ from shortlist.outputs import Output, output_at
 if TYPE_CHECKING:
     from shortlist.jobs.engine import Engine
 
-Stage = Literal["prepare", "counts", "item-cf", "bundle"]
+Stage = Literal["prepare", "counts", "item-cf", "bundle", "recommend"]
 
 
 def job(
@@ -23,8 +24,8 @@ def job(
         Stage,
         typer.Argument(
             help="prepare: the log, checked and split; counts: of items; item-cf: neighbours of "
-            "items; bundle: all of it as `train` saves it. Each makes what it needs and is not "
-            "there.",
+            "items; bundle: all of it as `train` saves it; recommend: candidates of all users of "
+            "the log. Each makes what it needs and is not there.",
             show_default=False,
         ),
     ],
@@ -35,17 +36,44 @@ def job(
     target: Annotated[
         Path | None, typer.Option("--out", help="Of bundle: where it goes, a new directory.")
     ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Of recommend: the bundle that is asked.")
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option(min=1, help="Of recommend: how many candidates. Default: 10.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value, over the recipe; may be repeated."),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="How many processes work at a time.")] = 1,
+    engine: Annotated[
+        Literal["local", "spark"],
+        typer.Option(
+            help="local: processes of this machine; spark: a session of Spark (extra `spark`), "
+            "whose executors see --work and the log under the same paths."
+        ),
+    ] = "local",
+    master: Annotated[
+        str | None,
+        typer.Option(
+            help="Of spark: local[2], spark://host:7077, yarn, ... Default: that of spark-submit, "
+            "else local[*]."
+        ),
+    ] = None,
+    conf: Annotated[
+        list[str] | None,
+        typer.Option(help="Of spark: key=value of its configuration; may be repeated."),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of local: how many processes work at a time. Default: 1."),
+    ] = None,
     parts: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Into how many parts users are dealt, each in memory as a whole. Default: one a "
-            "process.",
+            "process, and 8 on spark.",
         ),
     ] = None,
     blocks: Annotated[
@@ -63,12 +91,11 @@ def job(
     Every stage is a folder under --work that appears whole; the same command goes on after a stop.
     The bundle is that of `train`, byte for byte.
     """
-    if (stage == "bundle") != (target is not None):
-        raise QueryError("--out is where the bundle goes: give it with the stage bundle, alone")
+    _check(stage, {"--out": target, "--bundle": bundle, "--k": k, "--json": json_ or None})
     if overwrite and target is None:
         raise QueryError("--overwrite does nothing without --out")
-    if json_ and target is None:
-        raise QueryError("--json does nothing without --out: it prints the bundle's report")
+    _check_engine(engine, {"--processes": processes, "--master": master, "--conf": conf})
+    settings = dict(_setting(text) for text in conf or ())
 
     from shortlist.config import load_recipe
     from shortlist.jobs.local import Local
@@ -81,22 +108,32 @@ def job(
             "--work": Output(work, "folder"),
             "--out": output_at(target, "bundle", overwrite=overwrite),
         },
-        {"the recipe": recipe, **read.inputs},
+        {"the recipe": recipe, "--bundle": bundle, **read.inputs},
     )
 
     def told(line: str) -> None:
         if not quiet:
             notes.print(line)
 
-    engine: Engine = Local(work, processes, parts)
+    running: Engine
+    if engine == "spark":
+        from shortlist.spark.engine import Spark
+
+        running = Spark(parts or 8, master, settings)
+    else:
+        running = Local(work, processes or 1, parts)
     try:
-        steps = Job(read, work, engine, blocks=blocks, told=told)
+        steps = Job(read, work, running, blocks=blocks, told=told)
+        if bundle is not None:
+            made = steps.recommend(bundle, k or 10)
+            told(f"Wrote candidates of all users of the log to {made}.")
+            return
         if target is None:
             {"prepare": steps.prepare, "counts": steps.counts, "item-cf": steps.item_cf}[stage]()
             return
         run = steps.bundle(target, overwrite=overwrite)
     finally:
-        engine.close()
+        running.close()
     if json_:
         print_json(run.to_dict())
         return
@@ -105,3 +142,36 @@ def job(
         for line in run.report.lines():
             notes.print(line)
         notes.print(f"Saved as {target} ({run.bundle[:12]}).")
+
+
+OWN = {"--out": ("bundle", True), "--bundle": ("recommend", True)} | {
+    "--k": ("recommend", False),
+    "--json": ("bundle", False),
+}
+"""Options of one stage: of which, and whether it needs them."""
+
+
+def _check(stage: str, given: Mapping[str, object]) -> None:
+    """Refuse options of another stage, and a stage without those it needs."""
+    for option, (own, needed) in OWN.items():
+        there = given[option] is not None
+        if there and stage != own:
+            raise QueryError(f"{option} is of the stage {own}, and does nothing with {stage}")
+        if needed and stage == own and not there:
+            raise QueryError(f"the stage {stage} needs {option}")
+
+
+def _check_engine(engine: str, given: Mapping[str, object]) -> None:
+    """Refuse options of the other engine."""
+    for option, value in given.items():
+        own = "local" if option == "--processes" else "spark"
+        if value is not None and engine != own:
+            raise QueryError(f"{option} is of --engine {own}, and does nothing with {engine}")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """Read key=value."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise QueryError(f"--conf is key=value, such as spark.executor.memory=4g, got {text!r}")
+    return key, value

@@ -150,11 +150,50 @@ def checked_ids(ids: Any, what: str) -> Ids:
     return [str(id_) for id_ in ids] if texts else [int(id_) for id_ in ids]
 
 
+def checked_histories(lists: Any, what: str) -> Sequence[Ids] | pl.Series:
+    """Return what `checked_lists` does; a column of lists, of polars or Arrow, stays a column.
+
+    Nothing is done for each of its lists. Errors: QueryError.
+    """
+    arrow = any(hasattr(lists, f"__arrow_c_{kind}__") for kind in ("array", "stream"))
+    if isinstance(lists, pl.Series) or (arrow and not hasattr(lists, "iloc")):
+        return _checked_column(lists, what)
+    return checked_lists(lists, what)
+
+
 def checked_lists(lists: Any, what: str) -> Sequence[Ids]:
     """Return lists of ids, one a query, each as `checked_ids` takes it. Errors: QueryError."""
     if not isinstance(lists, list | tuple):
         lists = _listed(lists, what, "lists of ids, one a query", "[['cust-00001'], ...]")
     return [checked_ids(ids, f"{what}[{number}]") for number, ids in enumerate(lists)]
+
+
+def flat_ids(lists: Sequence[Any] | pl.Series) -> tuple[Ids, NDArray[np.int64]]:
+    """Return the ids of `checked_histories` one after the other, and how many each list has."""
+    if isinstance(lists, pl.Series):
+        lengths = lists.list.len().to_numpy().astype(np.int64)
+        return lists.filter(lists.list.len() > 0).explode(), lengths
+    return [id_ for ids in lists for id_ in ids], np.array([len(ids) for ids in lists], np.int64)
+
+
+def _checked_column(given: Any, what: str) -> pl.Series:
+    """A column of lists of ids, none of them missing, ids as `_checked_series` has them."""
+    column = given if isinstance(given, pl.Series) else pl.Series(given)
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if not isinstance(column.dtype, pl.List):
+        raise QueryError(f"{what} must be a column of lists of ids, got one of {column.dtype}")
+    if column.null_count():
+        place = column.is_null().arg_true()[0]
+        raise QueryError(f"{what}[{place}] is missing (null): an empty list is a history of nobody")
+    inside = pl.List(pl.String if column.dtype.inner in (pl.String, pl.Categorical) else pl.Int64)
+    flat, lengths = flat_ids(column)
+    assert isinstance(flat, pl.Series)
+    if (missing := flat.is_null()).any():
+        place = int(np.searchsorted(np.cumsum(lengths), missing.arg_true()[0], side="right"))
+        raise QueryError(f"{what}[{place}] holds an id that is missing (null), which is no id")
+    checked = _checked_series(flat, what)
+    return column.cast(inside) if checked.dtype != flat.dtype else column
 
 
 def _checked_series(ids: pl.Series, what: str) -> pl.Series:

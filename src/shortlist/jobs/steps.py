@@ -15,6 +15,7 @@ from shortlist import outputs
 from shortlist.asking.capabilities import Channel
 from shortlist.blending.retrievers import parts
 from shortlist.bundle.formats import JSON
+from shortlist.bundle.store import verify
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.config import Recipe
 from shortlist.data.dataset import Fit, TrainingData
@@ -28,6 +29,7 @@ from shortlist.jobs.local import files_in
 from shortlist.jobs.neighbours import Asked, item_cf, neighbours_in
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.reading import Read, read_in_parts
+from shortlist.jobs.recommending import recommend, recommended_schema
 from shortlist.jobs.roles import Cuts, cuts_of, log_schema, with_roles
 from shortlist.jobs.stages import Stages
 from shortlist.linear.neighbours import Neighbours
@@ -124,6 +126,21 @@ class Job:
                 channel.found = None  # what comes later is another log
         return run
 
+    def recommend(self, bundle: Path, k: int) -> Path:
+        """Ask a bundle for the candidates of all users of the log: `recommended-K`."""
+        self.prepare()
+        identity = verify(bundle).id
+        name = f"recommended-{k}"
+        settings: dict[str, JSON] = {"bundle": identity, "k": k}
+        if not self._is_made(name, settings, ("log",)):
+            with self._making(name, settings, ("log",)) as (folder, told):
+                step = partial(recommend, bundle=bundle.absolute(), identity=identity, k=k)
+                schema = recommended_schema(self._kind("user"), self._kind("item"))
+                log = self.engine.read(self.stages.path("log"))
+                self.engine.write(self.engine.each(log, step, schema), folder)
+                told["rows"] = _rows_in(folder)
+        return self.stages.path(name)
+
     def neighbours(self, name: str, fit: Fit, items: int) -> Neighbours:
         """Return what `item_cf` found for a channel."""
         folder = self.stages.path(_stage_of(name, fit))
@@ -143,7 +160,7 @@ class Job:
             log = self.engine.read(self.stages.path("log"))
             found = item_cf(self.engine, log, self._kind("user"), asked, self._blocks)
             self.engine.write(found, folder)
-            told["neighbours"] = sum(pq.read_metadata(path).num_rows for path in files_in(folder))
+            told["neighbours"] = _rows_in(folder)
 
     def _write_roles(self, read: Read, folder: Path, scratch: Path) -> None:
         split, columns = self.recipe.split, read.columns
@@ -250,6 +267,10 @@ def _of_log(recipe: Recipe) -> dict[str, JSON]:
         "split": recipe.split.model_dump(mode="json"),
         "files": files,
     }
+
+
+def _rows_in(folder: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in files_in(folder))
 
 
 def _roles_in(folder: Path) -> dict[str, int]:

@@ -1,0 +1,51 @@
+"""What does a bundle recommend to all users of a log? The retriever itself, on parts of users."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from shortlist.asking.queries import Queries
+from shortlist.bundle.bundle import Bundle, load
+from shortlist.errors import JobError
+
+USERS_AT_A_TIME = 4096
+
+
+def recommended_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
+    """Return the columns of candidates, which are those that `shortlist recommend` writes."""
+    return pa.schema(
+        {
+            "user": user,
+            "rank": pa.int64(),
+            "item": item,
+            "score": pa.float32(),
+            "fallback": pa.bool_(),
+        }
+    )
+
+
+def recommend(table: pa.Table, *, bundle: Path, identity: str, k: int) -> pa.Table:
+    """Step: the candidates of the users in a part of a log, by what the bundle knows of them.
+
+    identity: the bundle's id, so that a folder that was replaced is not taken for it.
+    """
+    retriever = opened(bundle, identity).retriever
+    users = pl.Series(pl.from_arrow(table["user"])).unique().sort()
+    found = []
+    for at in range(0, max(len(users), 1), USERS_AT_A_TIME):
+        block = users[at : at + USERS_AT_A_TIME]
+        answer = retriever.recommend(Queries(block), k).to_frame()
+        named = block.gather(answer["query"]).alias("user")
+        found.append(answer.select(named, "rank", "item", "score", "fallback"))
+    return pl.concat(found).to_arrow()
+
+
+@lru_cache(maxsize=1)
+def opened(bundle: Path, identity: str) -> Bundle:
+    """Load a bundle once a process; its arrays are mapped. Errors: BundleError, JobError."""
+    found = load(bundle)
+    if found.id != identity:
+        raise JobError(f"{bundle} was replaced while the job ran: run it again")
+    return found

@@ -1,0 +1,1 @@
+"""Batch steps on a Spark cluster; the only room that knows pyspark."""

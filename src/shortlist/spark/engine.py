@@ -1,0 +1,164 @@
+"""How do steps run on Spark? It deals rows to parts and runs parts; what a part does is ours."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shortlist import errors
+from shortlist.errors import JobError, ShortlistError
+from shortlist.jobs.engine import Part, stepped
+from shortlist.jobs.local import bucket_of, files_in
+from shortlist.spark.session import session
+
+BUCKET = "_bucket"
+"""The column by which rows are dealt; it is made and dropped on the way."""
+
+_ERROR = re.compile(r"ShortlistStep:(\w+):(.*?):ShortlistEnd", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table in parts: Spark's frame, and the steps that are still to be done on each part."""
+
+    frame: Any
+    steps: tuple[tuple[Part, pa.Schema], ...] = ()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps one after the other on a partition, as `mapInArrow` calls them.
+
+    key: the column whose bucket is added, where rows are to be dealt. It travels to the executors,
+    which must have the version that it was made with.
+    """
+
+    steps: tuple[tuple[Part, pa.Schema], ...]
+    key: str | None = None
+    buckets: int = 0
+    dense: bool = False
+    made_by: str = field(default_factory=lambda: version("shortlist"))
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield what the steps make of all batches of a partition together."""
+        given = [batch for batch in batches if batch.num_rows]
+        if not given:
+            return
+        try:
+            table = self._made(pa.Table.from_batches(given))
+        except ShortlistError as error:
+            said = f"ShortlistStep:{type(error).__name__}:{error}:ShortlistEnd"
+            raise RuntimeError(said) from error
+        yield from table.to_batches(max_chunksize=1 << 20)
+
+    def _made(self, table: pa.Table) -> pa.Table:
+        if self.made_by != (here := version("shortlist")):
+            raise JobError(
+                f"the executors have shortlist {here}, and the driver {self.made_by}: install one "
+                "version everywhere"
+            )
+        if BUCKET in table.column_names:
+            table = table.drop_columns([BUCKET])
+        for part, schema in self.steps:
+            table = stepped(table, part, schema)
+        if self.key is not None:
+            bucket = bucket_of(table[self.key], self.buckets, dense=self.dense)
+            table = table.append_column(BUCKET, pa.array(bucket, pa.int32()))
+        return table
+
+
+class Spark:
+    """Steps on Spark 4.1 or newer. parts: into how many parts groups are dealt.
+
+    The folders that are read and written must be the same for the driver and the executors: on one
+    machine, or on a disk that all of them see.
+    """
+
+    def __init__(
+        self, parts: int, master: str | None = None, settings: dict[str, str] | None = None
+    ) -> None:
+        self.parts = parts
+        self.session = session(master, settings or {})
+
+    def rows(self, table: pa.Table) -> Rows:
+        """Return a small table as about a row a part."""
+        frame = self.session.createDataFrame(table)
+        return Rows(frame.repartition(table.num_rows, table.column_names[0]))
+
+    def read(self, folder: Path) -> Rows:
+        """Return the files of a folder, each read by the part it is."""
+        files = files_in(folder)
+        paths = pa.table({"path": [str(path.absolute()) for path in files]})
+        return self.each(self.rows(paths), read_files, pq.read_schema(files[0]))
+
+    def each(self, frame: Rows, part: Part, schema: pa.Schema) -> Rows:
+        """Return the parts with one more step to do."""
+        return replace(frame, steps=(*frame.steps, (part, schema)))
+
+    def whole(
+        self, frame: Rows, key: str, part: Part, schema: pa.Schema, *, dense: bool = False
+    ) -> Rows:
+        """Let Spark deal the rows by the bucket of their key."""
+        bucket = pa.field(BUCKET, pa.int32())
+        given = frame.steps[-1][1]
+        steps = Steps(frame.steps, key, self.parts, dense)
+        made = frame.frame.mapInArrow(steps, _spark(given.append(bucket)))
+        from pyspark.sql import functions  # noqa: PLC0415
+
+        dealt = made.repartitionById(self.parts, functions.col(BUCKET))
+        return Rows(dealt, ((part, schema),))
+
+    def collected(self, frame: Rows) -> pa.Table:
+        """Bring all rows to the driver."""
+        schema = frame.steps[-1][1]
+        with _told():
+            return self._done(frame).toArrow().cast(schema)
+
+    def write(self, frame: Rows, folder: Path) -> None:
+        """Write a file for each part that has rows, and one without rows where none has."""
+        with _told():
+            self._done(frame).write.mode("append").parquet(folder.absolute().as_uri())
+        for path in folder.iterdir():
+            if path.name.startswith((".", "_SUCCESS")):
+                path.unlink()
+        if not files_in(folder):
+            pq.write_table(frame.steps[-1][1].empty_table(), folder / "part-00000.parquet")
+
+    def close(self) -> None:
+        """End the session."""
+        self.session.stop()
+
+    def _done(self, frame: Rows) -> Any:
+        return frame.frame.mapInArrow(Steps(frame.steps), _spark(frame.steps[-1][1]))
+
+
+def read_files(table: pa.Table) -> pa.Table:
+    """Step: the rows of files."""
+    return pa.concat_tables(
+        pq.read_table(path, partitioning=None) for path in table["path"].to_pylist()
+    )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Give an error that a step raised on purpose as that error, without Spark's around it."""
+    try:
+        yield
+    except Exception as error:
+        found = _ERROR.search(str(error))
+        if found is None:
+            raise
+        raise getattr(errors, found[1], JobError)(found[2]) from None
+
+
+def _spark(schema: pa.Schema) -> Any:
+    """The schema as Spark writes it."""
+    from pyspark.sql.pandas.types import from_arrow_schema  # noqa: PLC0415
+
+    return from_arrow_schema(schema)

@@ -1,0 +1,137 @@
+"""On Spark a job gives what one machine gives, to the float bits: `make spark`."""
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.worlds import recipe_of, world
+from shortlist.channels.counting.item_cf import ItemCF
+from shortlist.config import Recipe
+from shortlist.errors import DataError, JobError, MissingPackageError
+from shortlist.jobs.prepared import prepared_split
+from shortlist.jobs.steps import Job
+from shortlist.runs import pipeline
+from shortlist.runs.whole import train
+from shortlist.spark import session as sessions
+
+needs_spark = pytest.mark.skipif(
+    find_spec("pyspark") is None or shutil.which("java") is None,
+    reason="needs pyspark and Java: make spark",
+)
+MASTER = os.environ.get("SHORTLIST_SPARK_MASTER", "local[2]")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    from shortlist.spark.engine import Spark
+
+    made = Spark(4, MASTER, {"spark.ui.enabled": "false"})
+    yield made
+    made.close()
+
+
+def same_neighbours(job, recipe, **options):
+    wanted = ItemCF(**options).fit_data(pipeline.load_split(recipe).training_data()).neighbours
+    found = job.neighbours("cf", "train", len(wanted) - 1)
+    for name in ("start", "ids", "scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+
+
+CASES = {
+    "numbers": ({}, {}, None),
+    "texts, weighed, at a moment": (
+        {"values": "explicit", "item_weighting": "bm25", "similarity": "dot"},
+        {"weight": "w", "min_weight": 1.0},
+        {"kind": "global-time", "at": 0.8},
+    ),
+    "decayed, at random": ({"time_decay": 50.0, "user_weighting": "iuf"}, {}, {"kind": "random"}),
+}
+
+
+@needs_spark
+@pytest.mark.parametrize("case", CASES)
+def test_spark_gives_the_split_and_the_neighbours_of_one_machine(case, engine, tmp_path):
+    options, data, split = CASES[case]
+    world(tmp_path, 21, text="texts" in case)
+    recipe = recipe_of(tmp_path, options, data=data, split=split)
+    job = Job(recipe, tmp_path / "work", engine, blocks=3)
+    job.item_cf()
+    log = job.stages.path("log")
+    prepared_split(recipe, log, job.stages.manifest("log")["told"])  # compares all roles
+    same_neighbours(job, recipe, neighbours=6, **options)
+
+
+@needs_spark
+def test_the_bundle_made_on_spark_is_that_of_train_byte_for_byte(engine, tmp_path):
+    world(tmp_path, 22)
+    recipe = recipe_of(tmp_path)
+    run = Job(recipe, tmp_path / "work", engine).bundle(tmp_path / "ours")
+    assert run.bundle == train(recipe, tmp_path / "theirs").bundle
+
+
+@needs_spark
+def test_what_a_part_refuses_reaches_the_user_as_that_one_error(engine, tmp_path):
+    world(tmp_path, 23)
+    path = tmp_path / "log" / "1.parquet"
+    late = pl.int_range(pl.len()) == 70
+    pl.read_parquet(path).with_columns(i=pl.when(late).then(None).otherwise("i")).write_parquet(
+        path
+    )
+    with pytest.raises(DataError, match=r"1\.parquet: column 'i', row 71: the id is missing"):
+        Job(recipe_of(tmp_path), tmp_path / "work", engine).prepare()
+    assert not [p for p in (tmp_path / "work").iterdir() if not p.name.startswith("tmp-")]
+
+
+@needs_spark
+def test_movielens_on_spark_is_that_of_one_machine(engine, tmp_path):
+    data = os.environ.get("SHORTLIST_DATA")
+    if data is None:
+        pytest.skip("SHORTLIST_DATA is not set")
+    log = Path(data) / "ml-1m" / "sasrec_5core_sequences.parquet"
+    named = {"interactions": str(log), "user": "sas_user_id", "item": "sas_item_id"}
+    recipe = Recipe.from_dict(
+        {
+            "data": {**named, "time": "position"},
+            "split": {"column": "split"},
+            "channels": {"cf": {"kind": "item-cf", "most_items": 100}},
+        }
+    )
+    job = Job(recipe, tmp_path / "work", engine, blocks=8)
+    job.item_cf()
+    assert (
+        sum(job.stages.manifest("log")["told"]["rows"].values()) == pq.read_metadata(log).num_rows
+    )
+    same_neighbours(job, recipe, most_items=100)
+
+
+def test_what_spark_needs_is_asked_before_anything_is_started(monkeypatch, tmp_path):
+    versions = {"pyspark": "4.3.0", "pandas": "3.1.0"}
+    monkeypatch.setattr(sessions, "version", versions.__getitem__)
+    with pytest.raises(JobError, match=r"needs pandas below 3, and 3\.1\.0 is installed"):
+        sessions.check_packages()
+
+    def missing(name):
+        raise sessions.PackageNotFoundError(name)
+
+    monkeypatch.setattr(sessions, "version", missing)
+    with pytest.raises(MissingPackageError, match=r"pip install 'shortlist\[spark\]'"):
+        sessions.check_packages()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(JobError, match=r"needs Java 17 or newer, and JAVA_HOME = .* holds none"):
+        sessions.check_java()
+    for said, wanted in (
+        ('openjdk version "11.0.2"', "is 11"),
+        ('java version "1.8.0_40"', "is 8"),
+    ):
+        java = tmp_path / "bin" / "java"
+        java.parent.mkdir(exist_ok=True)
+        java.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
+        java.chmod(0o755)
+        with pytest.raises(JobError, match=wanted):
+            sessions.check_java()
