@@ -199,3 +199,17 @@ def test_a_comment_cannot_be_left_by_what_stands_in_a_file(tmp_path):
     frame.write_parquet(tmp_path / "log.parquet")
     text = written(draft(str(tmp_path / "log.parquet")), "shortlist init x\ny")
     assert set(tomllib.loads(text)) <= {"data", "features", "split", "training"}
+
+
+def test_a_count_of_each_users_events_is_not_taken_for_the_user(tmp_path):
+    """A log without a header or times: its positions are in the users file, and fewer are films."""
+    rows = [(u, 100 + (7 * u + 5 * at) % 89, 4, at) for u in range(1, 41) for at in range(1, 61)]
+    tables = {"ratings": rows, "users": [(user, "F", 25) for user in range(1, 61)]}
+    films = (*range(1, 41), *range(100, 190))
+    tables["movies"] = [(film, f"Film {film}", "Drama|War") for film in films]
+    for name, table in tables.items():
+        text = "".join("::".join(map(str, row)) + "\n" for row in table)
+        (tmp_path / f"{name}.dat").write_text(text)
+    places = {name: tmp_path / f"{name}.dat" for name in tables}
+    made = draft(places["ratings"], users=places["users"], items=places["movies"])
+    assert made.content["data"]["columns"][:2] == ["user_id", "item_id"]

@@ -114,6 +114,17 @@ class Column:
         """Whether no value is below the one before it."""
         return bool(self.given.is_sorted())
 
+    @cached_property
+    def counts_rows(self) -> bool:
+        """Whether it goes up by one from row to row, and begins anew now and then: a position.
+
+        >>> Column("n", pl.Series([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5])).counts_rows
+        True
+        """
+        if not self.is_whole or self.distinct == len(self.given):
+            return False
+        return 5 * int((self.given.diff() == 1).sum()) > 4 * (len(self.given) - 1)
+
     @property
     def is_binary(self) -> bool:
         """Whether its values are 0 and 1 alone, both of them."""

@@ -77,6 +77,8 @@ def _user(
             continue
         if said < 3 and (column.is_clock or _is_kind(column) or _is_item(column)):
             continue
+        if said < 3 and column.counts_rows:
+            continue
         if not said and names.says(column.words, names.ITEMS) >= 3:
             continue
         if said < 2 and column.is_text and _is_prose(column):
@@ -121,7 +123,7 @@ def _item(
         said = names.says(column.words, names.ITEMS, names.WEAK_ITEMS)
         if column.distinct < 2 and said < 3:
             continue
-        if said < 3 and (column.is_clock or _is_kind(column)):
+        if said < 3 and (column.is_clock or _is_kind(column) or column.counts_rows):
             continue
         if column.repeats == 1 and said < 3 and (whole or column.ordered):
             continue  # the number of the row, or a text of its own
