@@ -144,3 +144,10 @@ def test_a_file_of_blank_lines_has_no_rows(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match="there are no rows"):
         read_log(tmp_path / "log.jsonl", Schema())
+
+
+def test_text_in_the_last_block_alone_is_told_by_the_first_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "BLOCK", 1)
+    path = write(tmp_path / "log.jsonl", [*ROWS, {"user_id": "1", "item_id": "4"}])
+    with pytest.raises(DataError, match=r"column 'user_id', row 1: 0 is a number"):
+        read_log(path, Schema())
