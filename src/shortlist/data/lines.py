@@ -187,11 +187,17 @@ def _walk(  # noqa: PLR0912, PLR0915
     several = False  # the record has more than one line
     whole = True  # and each of them so far could be a record
     opening = True
+    most = max(separator, quote, 10)  # nearly all letters and digits are above it
     while at < size or begin < size:
+        while not opening and at < size and data[at] > most:
+            at += 1
         byte = data[at] if at < size else 10
         if opening and byte == quote:
             end, inside, lines, all_whole = at + 1, marks, 0, whole
             while end < size:
+                if data[end] > most:
+                    end += 1
+                    continue
                 if data[end] == quote:
                     if end + 1 < size and data[end + 1] == quote:
                         end += 2
