@@ -82,6 +82,7 @@ CHANGES: dict[str, list[Any]] = {
     "data.users_columns": [["user_id", "region"]],
     "data.items_columns": [["item_id", "tags", "title"]],
     "data.users_id": ["own"],
+    "data.item_separator": [" "],
     "data.items_id": ["own"],
     "data.null_values": [["nobody"]],
     "data.null_ids": ["drop"],
@@ -121,6 +122,10 @@ SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "data.columns": [{}, {"data.interactions": "bare.csv"}],
     "data.users_columns": [{}, {"data.users": "bare_users.csv"}],
     "data.items_columns": [{}, {"data.items": "bare_items.csv"}],
+    "data.item_separator": [
+        {"data.interactions": "lists.csv"},
+        {"data.interactions": "log.parquet"},
+    ],
     "data.users_id": [{}, {"data.users": "own_users.parquet"}],
     "data.items_id": [{}, {"data.items": "own_items.parquet"}],
     "data.quote": [{"data.interactions": "quoted.csv"}, {"data.interactions": "log.parquet"}],
@@ -174,6 +179,8 @@ def folder(tmp_path_factory):
     )
     bare = world.items.select("item_id", pl.col("tags").list.join("|"), "title")
     bare.write_csv(folder / "bare_items.csv", include_header=False)
+    pairs = pl.col("item_id").cast(pl.String) + " 20001"
+    log.with_columns(pairs.alias("item_id")).write_csv(folder / "lists.csv")
     world.users.rename({"user_id": "own"}).write_parquet(folder / "own_users.parquet")
     world.items.rename({"item_id": "own"}).write_parquet(folder / "own_items.parquet")
     users = pl.col("user_id").cast(pl.String)

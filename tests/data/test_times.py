@@ -258,3 +258,36 @@ def test_shown_items_in_another_unit_than_the_log_are_refused():
     shown = pl.DataFrame({"user_id": [1], "item_id": [2], "t": [MOMENT * 1000], "click": [0]})
     with pytest.raises(DataError, match="size of milliseconds"):
         Dataset.load(log, impressions=shown, schema=Schema(time="t", click="click"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "first"),
+    [
+        (["31.01.2024 10:00", "01.02.2024 09:00"], "2024-01-31T10:00:00"),
+        (["1.5.2020", "12.5.2020"], "2020-05-01T00:00:00"),
+        (["2014-12-06 02", "2014-12-07 23"], "2014-12-06T02:00:00"),
+        (["2024/01/31 07:30:15", "2024/02/01 00:00:00"], "2024-01-31T07:30:15"),
+        (["11/9/2019 9:05:58 PM", "11/15/2019 1:22:32 AM"], "2019-11-09T21:05:58"),
+        (["01/02/2024 11:00", "31/01/2024 10:00"], "2024-02-01T11:00:00"),
+    ],
+)
+def test_dates_as_spreadsheets_write_them_are_read_where_all_say_the_same(texts, first):
+    keys, unit = checked_times(pl.Series("t", texts), "log.csv")
+    assert unit == "us"
+    at = dt.datetime.fromisoformat(first).replace(tzinfo=dt.UTC)
+    assert keys[0] == at.timestamp() * 1e6
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["01/02/2024", "03/04/2024"], "the day or the month first"),
+        (["5/6/24", "7/8/24"], "not ISO 8601"),
+        (["1.5.20", "2.5.20"], "not ISO 8601"),
+        (["01/31/2024", "31/01/2024"], "not ISO 8601"),
+        (["31.01.2024", "2024-02-01"], "is not written like most"),
+    ],
+)
+def test_dates_that_can_be_read_in_two_ways_or_none_are_refused(texts, said):
+    with pytest.raises(DataError, match=said):
+        checked_times(pl.Series("t", texts), "log.csv")

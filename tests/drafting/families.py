@@ -483,7 +483,8 @@ def criteo(at: Path) -> None:
 
 def spreadsheet(at: Path) -> None:
     header = ("Kunde", "Artikel", "Datum", "Bewertung")
-    rows = [(f"K{e.user:03d}", f"Ä-{e.item}", iso(e.time), f"{e.rating},5") for e in LOG]
+    form = "%d.%m.%Y %H:%M"
+    rows = [(f"K{e.user:03d}", f"Ä-{e.item}", iso(e.time, form), f"{e.rating},5") for e in LOG]
     lines(at / "export.csv", [header, *rows], ";", encoding="utf-8-sig")
     header = ("Artikel", "Bezeichnung", "Preis", "Warengruppe")
     rows = [(f"Ä-{i}", TITLES[i], f"{i},99", GENRES[i % 5]) for i in range(ITEMS)]
@@ -537,7 +538,73 @@ def pattern(at: Path) -> None:
         lines(at / f"part-{part}.csv.gz", [("user", "item", "ts"), *some])
 
 
+def mind(at: Path) -> None:
+    met: dict[int, list[int]] = {}
+    rows = []
+    for number, event in enumerate(LOG):
+        past = met.setdefault(event.user, [event.item])[:6]
+        clock = iso(event.time, "%m/%d/%Y %I:%M:%S %p")
+        shown = f"N{event.item}-1 N{(event.item + 3) % ITEMS}-0"
+        rows.append((number, f"U{event.user}", clock, " ".join(f"N{item}" for item in past), shown))
+        met[event.user].append(event.item)
+    lines(at / "behaviors.tsv", rows, "\t")
+    news = [
+        (
+            f"N{i}",
+            GENRES[i % 5].lower(),
+            f"sub{i % 7}",
+            TITLES[i],
+            f"Abstract {i} of news",
+            "",
+            "[]",
+        )
+        for i in range(ITEMS)
+    ]
+    lines(at / "news.tsv", news, "\t")
+
+
+def sequences(at: Path) -> None:
+    by_user = [[e for e in LOG if e.user == u] for u in range(USERS)]
+    pl.DataFrame(
+        {
+            "user_id": list(range(USERS)),
+            "item_ids": [[e.item for e in some] for some in by_user],
+            "timestamps": [[e.time for e in some] for some in by_user],
+        }
+    ).write_parquet(at / "sequences.parquet")
+
+
+def sequences_in_brackets(at: Path) -> None:
+    by_user = [[e for e in LOG if e.user == u] for u in range(USERS)]
+    rows = [(u, str([e.item for e in some])) for u, some in enumerate(by_user)]
+    quoted(at / "sequences.csv", ["user", "sequence"], rows)
+
+
 FAMILIES: dict[str, Family] = {
+    "mind": Family(
+        mind,
+        {"log": "behaviors.tsv", "items": "news.tsv"},
+        {
+            "columns": ["column_1", "user_id", "column_3", "item_id", "column_5"],
+            "user": "user_id",
+            "item": "item_id",
+            "item_separator": " ",
+        },
+        {"user", "item_separator", "time", "title"},
+        features={"column_2": "categorical", "column_3": "categorical"},
+        title="title",
+    ),
+    "sequences": Family(
+        sequences,
+        {"log": "sequences.parquet"},
+        {"user": "user_id", "item": "item_ids", "time": "timestamps"},
+    ),
+    "sequences-in-brackets": Family(
+        sequences_in_brackets,
+        {"log": "sequences.csv"},
+        {"user": "user", "item": "sequence", "order": "file"},
+        {"item", "order"},
+    ),
     "movielens-dat": Family(
         movielens_dat,
         {"log": "ratings.dat", "items": "movies.dat", "users": "users.dat"},

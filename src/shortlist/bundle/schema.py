@@ -86,7 +86,9 @@ Encoders = list[
 
 
 class Text(Section):
-    """How the log is written: `data.text.TextFormat`."""
+    """How the log is written: `data.text.TextFormat`. Only lists of items have item_separator."""
+
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"item_separator"})
 
     separator: Name
     quote: Annotated[str, StringConstraints(pattern=r"^([!-~]|none)$")] | None
@@ -94,6 +96,7 @@ class Text(Section):
     decimal: Literal[","] | None
     columns: list[Name]
     null_values: list[Name]
+    item_separator: Name | None = None
 
 
 class Data(Section):

@@ -120,6 +120,12 @@ class Data(Section):
         description="Names of the log's columns, in order, where the file has no header.",
         examples=[["user_id", "item_id", "timestamp"]],
     )
+    item_separator: Text | None = Field(
+        default=None,
+        description="What stands between the items, where a text field of data.item holds several: "
+        "each of them is an event. Lists in brackets, or of Parquet, need no word.",
+        examples=[" "],
+    )
     users_columns: Names = Field(
         default=(),
         description="Names of the columns of data.users, where the file has no header.",

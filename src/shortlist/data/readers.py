@@ -42,6 +42,7 @@ from shortlist.data.schema import Feature, NullIds, Schema, Tie
 from shortlist.data.tables import Source, Table, open_table
 from shortlist.data.text import NULL_WORDS, TextFormat, is_recbole
 from shortlist.data.times import checked_times, refuse_beyond, told
+from shortlist.data.unfolding import unfolded
 from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError
 
@@ -267,7 +268,8 @@ def refuse_idle_text(schema: Schema, *sources: Source) -> None:
     written = [source for source in sources if is_text(source)]
     plain = [source for source in written if _is_plain(source)]
     for key in schema.text.given():
-        log_only = key == "columns" and not any(sources[0] is source for source in plain)
+        of_log = key in ("columns", "item_separator")
+        log_only = of_log and not any(sources[0] is source for source in plain)
         if log_only or not (written if key == "null_values" else plain):
             raise DataError(
                 f"data.{key} does nothing: it is about text files (.csv, .tsv, .txt, .dat), and "
@@ -328,9 +330,14 @@ def _checked_roles(
     beside: other columns to read with them.
     """
     table.require(roles.values())
-    where, notes = table.where, list[str]()
+    apart = None if table.text is None else table.text.item_separator
+    if (table.recbole_types or {}).get(roles.get("item", "")) == "token_seq":
+        apart = " "
+    loaded, where, notes = unfolded(
+        table.load([*roles.values(), *beside]), roles, apart, table.where
+    )
     loaded, dropped = with_ids(
-        table.load([*roles.values(), *beside]),
+        loaded,
         [roles[role] for role in ("user", "item") if role in roles],
         null_ids,
     )

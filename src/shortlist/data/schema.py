@@ -157,8 +157,10 @@ class Schema:
 
     def text_of(self, table: str) -> TextFormat:
         """Return how a table besides the log is written: "users", "items" or another log."""
+        if table == "interactions":
+            return self.text
         columns = {"users": self.users_columns, "items": self.items_columns}.get(table, ())
-        return replace(self.text, columns=columns)
+        return replace(self.text, columns=columns, item_separator=None)
 
     def _check_roles(self) -> None:
         taken: dict[str, str] = {}

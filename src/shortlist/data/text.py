@@ -53,7 +53,8 @@ class TextFormat:
     any other. encoding: as Python names it: "utf-8", "latin-1", "utf-16", "gb18030".
     decimal: "," where numbers are written 1,5.
     columns: the names of the log's columns where it has no header. null_values: fields that are no
-    value, besides empty ones and `\\N`.
+    value, besides empty ones and `\\N`. item_separator: what stands between the items, where a row
+    of the log holds several.
 
     >>> TextFormat(separator=";").line()
     "separator ';'"
@@ -65,6 +66,7 @@ class TextFormat:
     decimal: Literal[","] | None = None
     columns: tuple[str, ...] = ()
     null_values: tuple[str, ...] = ()
+    item_separator: str | None = None
 
     def __post_init__(self) -> None:
         # Lists are what TOML and people write; the frozen format keeps tuples.
@@ -82,6 +84,8 @@ class TextFormat:
             raise DataError(f"decimal must be ',', or left out, got {self.decimal!r}.")
         if self.decimal is not None and self.decimal == self.separator:
             raise DataError("decimal and separator are both ','.")
+        if self.item_separator is not None and self.item_separator in ("", self.separator):
+            raise DataError("item_separator must be text, and not the separator of fields.")
         if self.encoding is not None:
             _codec(self.encoding)
         if len(set(self.columns)) < len(self.columns):
@@ -93,8 +97,11 @@ class TextFormat:
 
     def described(self) -> dict[str, Any]:
         """The fields as JSON has them."""
+        fields = asdict(self)
+        if self.item_separator is None:  # bundles of before have no such key
+            del fields["item_separator"]
         return {
-            **asdict(self),
+            **fields,
             "columns": list(self.columns),
             "null_values": list(self.null_values),
         }
@@ -201,6 +208,7 @@ def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
         decimal=asked.decimal,
         columns=asked.columns,
         null_values=asked.null_values,
+        item_separator=asked.item_separator,
     )
     as_it_is = isinstance(data, mmap.mmap) and (not start or not asked.columns)
     lazy = pl.scan_csv(

@@ -31,6 +31,15 @@ NAMES: dict[TimeUnit, str] = {
 
 # Tried in this order on the first value; the whole column must then follow that one form.
 _ISO_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z")
+_OTHER_FORMS = (
+    *("%Y/%m/%d", "%Y/%m/%dT%H:%M", "%Y/%m/%dT%H:%M:%S%.f"),
+    *("%d.%m.%Y", "%d.%m.%YT%H:%M", "%d.%m.%YT%H:%M:%S%.f"),
+)
+"""Other forms that are read in one way only: the year first, or the day first before points."""
+
+_CLOCKS = ("", "T%H:%M", "T%H:%M:%S", "T%I:%M %p", "T%I:%M:%S %p")
+"""What follows a date with strokes, of which the day or the month stands first."""
+
 _MICROSECOND = dt.timedelta(microseconds=1)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -84,7 +93,7 @@ def checked_times(
     """
     refuse_null(column, where, "the time is missing; every row needs one.")
     if column.dtype == pl.String:
-        column = parse_iso(column, where)
+        column = _parse(column, where)
     kind = column.dtype
     if kind.is_float() or kind.is_integer():
         refuse_not_finite(column, where)
@@ -417,6 +426,47 @@ def parse_iso(column: pl.Series, where: str) -> pl.Series:
         if not times.null_count():
             return times
     raise _odd_time(column, text, where)
+
+
+def _parse(column: pl.Series, where: str) -> pl.Series:
+    """`parse_iso`, and the forms of spreadsheets, where all of the column can be read in one way.
+
+    With strokes the day or the month stands first: days above 12 tell which.
+    """
+    try:
+        return parse_iso(column, where)
+    except DataError:
+        text = column.str.replace(" ", "T", literal=True)
+        if bool(text.str.contains(r"T\d{1,2}$").all()):
+            return parse_iso(text + ":00", where)
+        if not bool(text.str.contains(r"(^|\D)\d{4}(\D|$)").all()):
+            raise  # without its century a year is none
+        first = text.head(1)
+        for form in _OTHER_FORMS:
+            if (read := _all_of(text, first, form)) is not None:
+                return read
+        for clock in _CLOCKS:
+            found = [_all_of(text, first, f"{date}/%Y{clock}") for date in ("%m/%d", "%d/%m")]
+            read, other = found
+            if read is not None and other is not None and not bool((read == other).all()):
+                raise fault(
+                    where,
+                    column.name,
+                    f"{column[0]!r} may have the day or the month first, and no day is above 12: "
+                    "write ISO text (2024-01-31).",
+                    1,
+                ) from None
+            if read is not None or other is not None:
+                return next(times for times in found if times is not None)
+        raise
+
+
+def _all_of(text: pl.Series, first: pl.Series, form: str) -> pl.Series | None:
+    """All of a column, read in one form; None where one value is of another."""
+    if first.str.to_datetime(form, time_unit="us", strict=False)[0] is None:
+        return None
+    read = text.str.to_datetime(form, time_unit="us", strict=False)
+    return None if read.null_count() else read
 
 
 def _odd_time(column: pl.Series, text: pl.Series, where: str) -> DataError:

@@ -14,6 +14,9 @@ from shortlist.errors import DataError
 CLOCKS = ("s", "ms", "us", "ns", "day", "yyyymmdd", "yyyymmddhhmmss")
 """Units that the size of numbers, or the form of text, gives away."""
 
+_BETWEEN = (" ", ",", "|", ";")
+_LOOKED = 10_000
+
 
 @dataclass(frozen=True)
 class Column:
@@ -138,6 +141,22 @@ class Column:
         if self.values.dtype != pl.String:
             return []
         return sorted(self.given.filter(self.given.is_in(NULL_WORDS)).unique().to_list())
+
+    @cached_property
+    def several(self) -> str | None:
+        """What stands between the ids in each of its texts; "" for lists in brackets; else None."""
+        if self.values.dtype != pl.String or not len(self.given):
+            return None
+        texts = self.given.head(_LOOKED)
+        if bool(texts.str.contains(r"^\s*\[.*\]\s*$").all()):
+            return ""
+        for mark in _BETWEEN:
+            marked = int(texts.str.contains(mark, literal=True).sum())
+            parts = texts.str.split(mark).explode(empty_as_null=False, keep_nulls=False)
+            ids = int(parts.str.contains(r"^[^\s:,;|]*\d[^\s:,;|]*$").sum())
+            if 3 * marked > len(texts) and ids == len(parts) and 2 * parts.n_unique() < len(parts):
+                return mark
+        return None
 
     def counted(self) -> str:
         """Say how many values there are, and how often each.

@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 
 from shortlist.config.reading import DATA_VARIABLE
+from shortlist.data.columns import typed_text
+from shortlist.data.unfolding import unfolded
 from shortlist.drafting import names
 from shortlist.drafting.columns import Column
 from shortlist.drafting.guesses import Confidence, Guess
@@ -91,6 +93,7 @@ def draft(
         if (found := _side(made, side, head, roles, renamed, base)) is not None:
             kept[side] = found
     _roles(made, log, roles, renamed)
+    _lists(made, log, roles, renamed)
     _forms(made, [log, *(sides[side] for side in kept)])
     _ids(made, log, roles)
     for side in SIDES:
@@ -123,14 +126,72 @@ def _looked(heads: Sequence[Head]) -> str:
 
 def roles_of(log: Head, known: Mapping[str, Sequence[pl.Series]]) -> Roles:
     """The roles of a log's columns; where they lie in a list, each element of it is a row."""
-    lists = list(dict.fromkeys(inner.list for inner in log.table.inner.values() if inner.list))
+    inner = [inner.list for inner in log.table.inner.values() if inner.list]
     first: DataError | None = None
-    for rows in (None, *lists):
+    for rows in (None, *dict.fromkeys(inner)):
         try:
             return find_roles(_columns(log, rows), known, log.table.where, whole=log.whole)
         except DataError as error:
             first = first or error
+    for column in _columns(log, None):
+        mark = _list_mark(column)
+        columns = [] if mark is None else _unfolded(log, column.name, mark)
+        # A column with a value of its own in each row numbers the rows, if another may be the user.
+        numbers = {
+            other.name for other in columns if not log.frame[other.name].is_duplicated().any()
+        }
+        for some in ([c for c in columns if c.name not in numbers - {column.name}], columns):
+            try:
+                roles = find_roles(some, known, log.table.where, whole=log.whole)
+            except DataError:
+                continue
+            if roles.columns["item"].name == column.name:
+                roles.rows, roles.mark = column.name, mark
+                return roles
     raise first or DataError(f"{log.table.where}: has no columns.")
+
+
+def _list_mark(column: Column) -> str | None:
+    """What stands between the ids of a column of lists; "" where it needs no word; else None."""
+    kind = column.values.dtype
+    if isinstance(kind, (pl.List, pl.Array)):
+        inner = kind.inner
+        plain = isinstance(inner, pl.DataType) and (inner.is_integer() or inner == pl.String)
+        return "" if plain else None
+    if column.several is None or bool(column.given.str.contains(_SHOWN).all()):
+        return None
+    return column.several
+
+
+_SHOWN = r"^\S+-[01]( \S+-[01])*$"
+"""What was shown, and clicked if it ends in -1: the impressions of MIND."""
+
+
+def _unfolded(log: Head, name: str, mark: str) -> list[Column]:
+    """The columns of a log, with a row for each element of the lists of one."""
+    frame = log.frame
+    lists = [other for other in frame.columns if isinstance(frame[other].dtype, pl.List)]
+    same = (
+        [
+            other
+            for other in lists
+            if bool((frame[other].list.len() == frame[name].list.len()).all())
+        ]
+        if name in lists
+        else []
+    )
+    texts = [other for other in frame.columns if Column(other, frame[other]).several == "" == mark]
+    roles = {"item": name, **{other: other for other in (*same, *texts)}}
+    frame, _, _ = unfolded(frame, roles, mark or None, log.table.where)
+    return [
+        Column(other, _typed(frame[other]), named=not log.headless)
+        for other in frame.columns
+        if not frame[other].dtype.is_nested()
+    ]
+
+
+def _typed(values: pl.Series) -> pl.Series:
+    return typed_text(values) if values.dtype == pl.String else values
 
 
 def _columns(head: Head, rows: str | None) -> list[Column]:
@@ -147,6 +208,32 @@ def _columns(head: Head, rows: str | None) -> list[Column]:
         for name in frame.columns
         if not frame[name].dtype.is_nested()
     ]
+
+
+def _lists(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> None:
+    """What is to be said of lists: what parts them, and the order of their items."""
+    if roles.rows is None:
+        return
+    if roles.mark:
+        reason = f"'{renamed.get(roles.rows, roles.rows)}' holds several items, each an event"
+        made.say(Guess("data.item_separator", roles.mark, reason, "check"))
+    for name in log.frame.columns:
+        texts = log.frame[name]
+        if texts.dtype == pl.String and bool(texts.drop_nulls().str.contains(_SHOWN).all()):
+            made.notes.append(
+                f"'{name}' holds what was shown, and clicked where -1 is behind it; it is not read"
+            )
+    user, item = roles.columns["user"], roles.columns["item"]
+    pairs = pl.DataFrame([user.values.alias("user"), item.values.alias("item")])
+    own = log.frame[user.name]
+    if 2 * pairs.n_unique() < pairs.height:
+        made.content["data"].pop("time", None)
+        roles.columns.pop("time", None)
+        reason = "the lists repeat from row to row, so the time of a row is not that of its items"
+        made.say(Guess("data.time", None, reason, "check"))
+    elif "time" not in roles.columns and not own.is_duplicated().any():
+        made.guesses.pop("data.time", None)
+        made.say(Guess("data.order", "file", "each user has one list, in its order", "check"))
 
 
 def _plain(values: pl.Series) -> pl.Series:
@@ -307,7 +394,7 @@ def _own_features(made: Draft, side: str, log: Head, roles: Roles) -> None:
     """What the log itself tells of a side: columns that say the same in all rows of an id."""
     own = roles.columns[_ROLE_OF[side]]
     other = roles.columns["item" if side == "users" else "user"]
-    if "." in own.name + other.name:
+    if roles.rows is not None or "." in own.name + other.name:
         return
     columns = []
     for column in roles.free(_columns(log, None)):
@@ -378,7 +465,7 @@ def _one_mark(made: Draft) -> None:
 def _split(made: Draft, roles: Roles) -> None:
     if "split" in roles.columns:
         return
-    if "time" in roles.columns:
+    if "time" in roles.columns or "order" in made.content["data"]:
         reason = "the last event of each user is the test, the one before it validation"
         made.say(Guess("split.kind", "leave-last-out", reason, "sure"))
     else:

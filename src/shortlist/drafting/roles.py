@@ -18,10 +18,15 @@ _FEW = 30
 
 @dataclass
 class Roles:
-    """The column of each role, and the reasons."""
+    """The column of each role, and the reasons.
+
+    rows: the column of lists whose elements are the rows; mark: what stands between them in text.
+    """
 
     columns: dict[str, Column] = field(default_factory=dict)
     guesses: list[Guess] = field(default_factory=list)
+    rows: str | None = None
+    mark: str | None = None
 
     def take(self, role: str, column: Column, reason: str, confidence: Confidence) -> None:
         """Give a role to a column."""
@@ -56,7 +61,9 @@ def find_roles(
 
 
 def _could_be_id(column: Column) -> bool:
-    return not column.is_nested and (column.is_whole or column.is_text)
+    if column.is_nested or column.several is not None:
+        return False
+    return column.is_whole or column.is_text
 
 
 # --- user and item --------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from shortlist.data.schema import Schema
 from shortlist.data.tables import Slice, open_table
 from shortlist.data.text import TextFormat, suffix_of
 from shortlist.data.times import TimeSizes, refuse_beyond
+from shortlist.data.unfolding import may_unfold
 from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError, JobError
 from shortlist.jobs.engine import Engine, Frame
@@ -202,10 +203,14 @@ def typed_rows(
 
 
 def _is_sliced(source: Any, roles: Roles) -> bool:
-    """Whether all files are Parquet, and hold the columns as such."""
+    """Whether all files are Parquet, and hold the columns as such, a row for each event."""
     files = files_of(source)
-    return all(suffix_of(file) == ".parquet" and not hive_values(file) for file in files) and all(
-        set(roles.values()) <= set(pl.read_parquet_schema(file)) for file in files
+    if not all(suffix_of(file) == ".parquet" and not hive_values(file) for file in files):
+        return False
+    schemas = [pl.read_parquet_schema(file) for file in files]
+    return all(
+        set(roles.values()) <= set(schema) and not may_unfold(schema[roles["item"]])
+        for schema in schemas
     )
 
 

@@ -58,6 +58,7 @@ def schema_of(recipe: Recipe) -> Schema:
             decimal=data.decimal,
             columns=data.columns,
             null_values=data.null_values,
+            item_separator=data.item_separator,
         ),
         users_columns=data.users_columns,
         items_columns=data.items_columns,

@@ -1,0 +1,81 @@
+"""When does one row of a log hold several events? A list of items is an event for each of them."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from shortlist.data.columns import fault, first_row
+from shortlist.data.lists import listed
+from shortlist.data.reports import counted
+from shortlist.errors import DataError
+
+
+def unfolded(
+    frame: pl.DataFrame, roles: Mapping[str, str], separator: str | None, where: str
+) -> tuple[pl.DataFrame, str, list[str]]:
+    """Return a row for each item of a list, what errors call the rows now, and what to say of it.
+
+    Lists are list columns, text that writes lists throughout (`lists.listed`), and text whose items
+    stand apart by `separator`. Other list columns beside the item's go along, if they are equally
+    long. A row without any item is no event. Errors: DataError with the row.
+    """
+    name = roles.get("item", "")
+    if name not in frame.columns:
+        return frame, where, []
+    items = _as_lists(frame[name], separator, where)
+    if items is None:
+        return frame, where, []
+    along = {name: items}
+    for other in dict.fromkeys(roles.values()):
+        if other not in (name, roles.get("user")):
+            values = _as_lists(frame[other], None, where)
+            if values is not None:
+                along[other] = _as_long(values, items, where)
+    frame = frame.with_columns(along.values())
+    filled = frame.filter(pl.col(name).list.len() > 0)
+    rows = filled.explode(list(along))
+    said = [f"{where}: each item of a list is an event: {rows.height:,} of {frame.height:,} rows."]
+    if filled.height < frame.height:
+        said.append(f"{where}: {counted(frame.height - filled.height, 'row')} without any item.")
+    return rows, f"{where} (each item of a list counted as a row)", said
+
+
+def _as_long(values: pl.Series, items: pl.Series, where: str) -> pl.Series:
+    """Refuse a row whose lists are not equally long."""
+    uneven = (values.list.len() != items.list.len()).fill_null(False)
+    if uneven.any():
+        row = first_row(uneven)
+        raise fault(
+            where,
+            values.name,
+            f"{counted(len(values[row - 1]), 'value')} for {counted(len(items[row - 1]), 'item')}; "
+            "lists of one row must be equally long.",
+            row,
+        )
+    return values
+
+
+def may_unfold(kind: pl.DataType) -> bool:
+    """Return whether a column of items is lists."""
+    return isinstance(kind, (pl.List, pl.Array))
+
+
+def _as_lists(column: pl.Series, separator: str | None, where: str) -> pl.Series | None:
+    """The items as lists, or None where a row has one item."""
+    if isinstance(column.dtype, pl.Array):
+        return column.arr.to_list()
+    if isinstance(column.dtype, pl.List):
+        return column
+    if column.dtype != pl.String:
+        return None
+    if separator is not None:
+        parts = column.str.split(separator).list.eval(pl.element().str.strip_chars())
+        return parts.list.eval(pl.element().filter(pl.element() != ""))
+    given = column.drop_nulls()
+    if not len(given) or not str(given[0]).lstrip().startswith("["):
+        return None  # the look into every value costs time
+
+    def refuse(message: str, row: int) -> DataError:
+        return fault(where, column.name, message, row)
+
+    return listed(column, refuse)
