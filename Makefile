@@ -101,7 +101,7 @@ soak: .venv/.setup
 	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)
 
 kills: .venv/.setup
-	SHORTLIST_KILLS=$${SHORTLIST_KILLS:-50} $(BIN)/python -m pytest tests/histories/test_sqlite.py -k kill $(ARGS)
+	SHORTLIST_KILLS=$${SHORTLIST_KILLS:-50} $(BIN)/python -m pytest tests/histories/test_sqlite.py tests/serving/test_kills.py -k kill $(ARGS)
 
 data-fuzz: .venv/.setup
 	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-5000} $(BIN)/python -m pytest tests/data/test_text.py $(ARGS)

@@ -274,3 +274,34 @@ def test_a_lost_end_of_what_is_written_ahead_is_said(path, how):
     again = SQLiteEvents(path)
     assert not again.incomplete
     again.close()
+
+
+FULL_DISK = """
+import resource, sys
+from shortlist.errors import EventStoreError
+from shortlist.histories.events import Event
+from shortlist.histories.sqlite import SQLiteEvents
+store = SQLiteEvents(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+number = failed = 0
+while failed < 3:
+    try:
+        store.append([[Event(number, "x" * 500, id=str(number))]])
+        number += 1
+    except EventStoreError:
+        failed += 1
+print(number)
+assert store.latest([0, number], 0)[0].items == ["x" * 500]
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+store.append([[Event(number, "y")]])
+"""
+
+
+def test_a_full_disk_takes_nothing_that_was_acknowledged_and_ends_with_it(path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    count = int(done.stdout)
+    assert count > 5
+    assert [row.user for row in rows(path)] == list(range(count + 1))
