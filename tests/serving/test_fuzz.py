@@ -199,6 +199,11 @@ def test_a_body_near_the_truth_is_answered_or_refused(either, writer, path):
             "users": lists,
             "histories": st.lists(lists, max_size=3),
             "where": conditions(),
+            "features": st.dictionaries(
+                st.sampled_from(["age", "region", "none"]),
+                st.lists(st.none() | st.floats() | st.text(max_size=3) | st.booleans(), max_size=5),
+                max_size=2,
+            ),
             "quota": st.dictionaries(
                 st.sampled_from(["studio", "tags", "title"]),
                 st.integers(-1, 400),

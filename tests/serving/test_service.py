@@ -336,3 +336,24 @@ def test_the_limits_are_those_of_the_settings(open_app, make_client, bundle):
     for value in ({"users": [1, 2, 3], "k": 1}, {"users": [1], "k": 4}, {"users": [1, 2], "k": 3}):
         assert client.post("/v1/recommend", value).status == 422
     assert client.post("/v1/recommend", {"users": [1], "allow": [1] * 99}).code == "too_large"
+
+
+def test_features_of_users_as_they_are_now_are_read_over_http(client, fitted):
+    users = [*fitted.data.users.ids.head(2).to_list(), 1]
+    features = {"age": [99, None, 20.5], "region": [None, None, "north"]}
+    said = client.post("/v1/recommend", {"users": users, "features": features, "k": 5}).json
+    served = client.app.watch.current.retriever
+    assert said["items"] == served.recommend(Queries(users, features=features), 5).ids
+    assert said["fallback"] == [False, False, False]
+    alone = client.post("/v1/recommend", {"histories": [[]], "features": {"age": [30]}}).json
+    assert alone["fallback"] == [False]
+    for wrong in ({"age": [1]}, {"none": [1, 1, 1]}, {"age": ["x"] * 3}, {"age": [{}, 1, 1]}):
+        body = {"users": users, "features": wrong}
+        assert client.post("/v1/recommend", body).code == "invalid_request"
+
+
+def test_a_bundle_that_reads_no_features_refuses_them(blend_client):
+    body = {"users": [10_001], "features": {"age": [30]}}
+    said = blend_client.post("/v1/recommend", body)
+    assert said.code == "invalid_request"
+    assert "'age' does nothing for this retriever" in said.json["error"]["message"]

@@ -21,6 +21,7 @@ from shortlist.asking.rows import BLOCK, RowQueries, row_blocks
 from shortlist.asking.unfitted import FittedFirst
 from shortlist.data.dataset import TrainingData
 from shortlist.data.vocabulary import Ids, Vocabulary
+from shortlist.errors import QueryError
 from shortlist.index.base import Hits
 
 
@@ -65,6 +66,20 @@ class Answering(FittedFirst, ABC):
         """Whether `search` reads the times of the events of a history."""
         return False
 
+    @property
+    def query_features(self) -> frozenset[str]:
+        """The features of users that `search` reads from a question."""
+        return frozenset()
+
+    def check_features(self, queries: Queries) -> None:
+        """Refuse features that would do nothing. Errors: QueryError."""
+        idle = (queries.features or {}).keys() - self.query_features
+        if not idle:
+            return
+        reads = ", ".join(sorted(self.query_features))
+        does = f"it reads {reads}" if reads else "it reads no features of users from a question"
+        raise QueryError(f"features: {min(idle)!r:.60} does nothing for this retriever: {does}")
+
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k best items of each query, without the items it has met.
 
@@ -72,6 +87,7 @@ class Answering(FittedFirst, ABC):
         the popular items and the fallback flag. Errors: QueryError.
         """
         asked = as_queries(queries)
+        self.check_features(asked)
         k = check_k(k, len(self.candidate_rows()))
         quota = None if asked.quota is None else Quota.of(self.data, asked.quota)
         blocks = row_blocks(asked, self.data, timed=self.timed, size=self.queries_at_a_time)

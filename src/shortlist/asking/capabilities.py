@@ -29,6 +29,11 @@ class Answers(Protocol):
 
     data: TrainingData
 
+    @property
+    def query_features(self) -> frozenset[str]:
+        """The features of users that `search` reads from a question."""
+        ...
+
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended at all."""
         ...

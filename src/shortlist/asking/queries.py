@@ -25,6 +25,8 @@ class Queries:
     events of weight 1 at the time of the newest event of the log. met: with users, one list of item
     ids each that are left out like what was met, and that nothing reads. forgotten: with users,
     whether each is answered as somebody unknown, of whom `recent` and `met` alone are known.
+    features: of the users as they are now, {"age": [31, None]}, one value a query, None for what is
+    stored; only a query tower with user features reads them, and others refuse them.
     before: which stored events of a user count as known; 'test' keeps the test rows out of sight.
     exclude_seen: leave out the items the user is known to have met, also those rated below
     min_weight. where: a condition on the items' columns (`data.predicates`); allow, deny: item ids
@@ -46,6 +48,7 @@ class Queries:
     recent: Sequence[Sequence[Any]] | None = None
     met: Sequence[Sequence[Any]] | None = None
     forgotten: Sequence[bool] | None = None
+    features: Mapping[str, Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -62,6 +65,8 @@ class Queries:
         if self.forgotten is not None:
             for flag in self._one_a_user("forgotten", self.forgotten):
                 check_flag("forgotten", flag)
+        if self.features is not None:
+            self._check_features(self.features)
         if not isinstance(self.before, str) or self.before not in BEFORE:
             raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
         check_flag("exclude_seen", self.exclude_seen)
@@ -79,6 +84,21 @@ class Queries:
                 f"{name} needs one {what} a user: {len(self.users)} users, {len(given)} {many}"
             )
         return given
+
+    def _check_features(self, features: Any) -> None:
+        if not isinstance(features, Mapping) or not all(isinstance(name, str) for name in features):
+            raise QueryError(
+                'features must be a mapping such as {"age": [31]}, one value a query, got '
+                f"{features!r:.60}"
+            )
+        for name, values in features.items():
+            if not isinstance(values, list | tuple | pl.Series | np.ndarray):
+                raise QueryError(f"features: {name} must be a list, one value a query")
+            if len(values) != len(self):
+                raise QueryError(
+                    f"features: {name} needs one value a query: {len(self)} queries, "
+                    f"{len(values)} values"
+                )
 
     def __len__(self) -> int:
         """How many queries there are."""

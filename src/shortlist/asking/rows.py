@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from shortlist.asking.described import Described, described
 from shortlist.asking.queries import Queries
 from shortlist.data.batches import histories
 from shortlist.data.dataset import TrainingData
@@ -29,7 +30,7 @@ class RowQueries:
     the history, None where the log has no weights or the history came with the query. allow: bool
     [items + 1], the rows any query may get, None for all. time: like weight, in the log's unit;
     None unless asked for. met: item rows that were met besides, which nothing reads: with the
-    history they must not be recommended.
+    history they must not be recommended. described: features that came with the queries.
     """
 
     users: Tensor
@@ -39,6 +40,7 @@ class RowQueries:
     allow: Tensor | None = None
     time: Tensor | None = None
     met: Ragged | None = None
+    described: Described | None = None
 
     @cached_property
     def seen(self) -> tuple[Tensor, Tensor] | None:
@@ -61,6 +63,7 @@ class RowQueries:
             weight=of_events(self.weight),
             time=of_events(self.time),
             met=None if self.met is None else taken(self.met, which),
+            described=None if self.described is None else self.described.take(which),
         )
 
     def _events(self, column: Tensor, which: Tensor) -> Ragged:
@@ -75,7 +78,8 @@ def row_blocks(
     if queries.histories is not None:
         for at in range(0, len(queries), size):
             part = queries.histories[at : at + size]
-            yield _from_histories(part, data, queries.exclude_seen, allow)
+            block = _from_histories(part, data, queries.exclude_seen, allow)
+            yield _with_features(block, queries, at, data)
         return
     if queries.users is None or not len(queries):
         return
@@ -92,9 +96,19 @@ def row_blocks(
         if queries.met is not None and queries.exclude_seen:
             since = _rows_of_lists(queries.met[at : at + size], data)
             met = since if met is None else joined(met, since)
-        yield RowQueries(
+        block = RowQueries(
             *(users, known.items, queries.exclude_seen, known.weight, allow, known.time, met)
         )
+        yield _with_features(block, queries, at, data)
+
+
+def _with_features(block: RowQueries, queries: Queries, at: int, data: TrainingData) -> RowQueries:
+    """Return a block that begins at query `at` with what the queries tell of their users."""
+    if not queries.features:
+        return block
+    stop = at + len(block.users)
+    part = {name: values[at:stop] for name, values in queries.features.items()}
+    return replace(block, described=described(part, block.users, data))
 
 
 def _followed(

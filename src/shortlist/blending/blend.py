@@ -154,6 +154,12 @@ class Blend(Explaining):
         """Whether any channel reads the times of the events."""
         return any(channel.timed for channel in self.channels.values())
 
+    @property
+    def query_features(self) -> frozenset[str]:
+        """The features of users that a channel that is asked reads from a question."""
+        asked = [channel for name, channel in self.channels.items() if self._asked(name)]
+        return frozenset[str]().union(*(channel.query_features for channel in asked))
+
     def search(self, block: RowQueries, k: int) -> Hits:
         """Return the k best items of B queries over all channels."""
         return self.answered(block, k).hits

@@ -34,6 +34,14 @@ def recommend(
     users_file: Annotated[
         Path | None, typer.Option(help="A table whose user column (or first column) holds ids.")
     ] = None,
+    with_features: Annotated[
+        bool,
+        typer.Option(
+            "--with-features",
+            help="With --users-file: read features of the users from its columns of their names, "
+            "in place of what the bundle knows; an empty field leaves that.",
+        ),
+    ] = False,
     all_users: Annotated[
         bool, typer.Option("--all-users", help="Every user of the bundle; needs --out.")
     ] = False,
@@ -56,16 +64,29 @@ def recommend(
     device: Device = None,
 ) -> None:
     """Ask a bundle for candidates: for known users, for histories, a file of users, or for all."""
-    if sum((user is not None, history is not None, users_file is not None, all_users)) != 1:
-        raise QueryError("give one of --user, --history, --users-file and --all-users")
-    if (users_file is not None or all_users) != (target is not None):
-        raise QueryError("--users-file or --all-users and --out go together")
-    if target is not None and json_:
-        raise QueryError("--json is for answers that are printed, and --out writes Parquet")
-    if target is None and overwrite:
-        raise QueryError("--overwrite does nothing without --out")
-    if recent is not None and user is None:
-        raise QueryError("--recent follows what is stored of a --user: give both")
+    ways = sum((user is not None, history is not None, users_file is not None, all_users))
+    for wrong, message in (
+        (ways != 1, "give one of --user, --history, --users-file and --all-users"),
+        (
+            (users_file is not None or all_users) != (target is not None),
+            "--users-file or --all-users and --out go together",
+        ),
+        (
+            with_features and users_file is None,
+            "--with-features reads the columns of a --users-file: give one",
+        ),
+        (
+            target is not None and json_,
+            "--json is for answers that are printed, and --out writes Parquet",
+        ),
+        (target is None and overwrite, "--overwrite does nothing without --out"),
+        (
+            recent is not None and user is None,
+            "--recent follows what is stored of a --user: give both",
+        ),
+    ):
+        if wrong:
+            raise QueryError(message)
     outputs.check(
         {"--out": output_at(target, "file", PARQUET, overwrite=overwrite)},
         {"the bundle": bundle, "--users-file": users_file},
@@ -81,7 +102,8 @@ def recommend(
     if loaded.forgets_met:
         notes.print(f"Items met below min_weight are {show.FORGETS}.")
     if target is not None:
-        _recommend_file(loaded, users_file, target, k, overwrite=overwrite, **asked)
+        told = users_file if with_features else None
+        _recommend_file(loaded, users_file, told, target, k, overwrite=overwrite, **asked)
         return
     if user is not None:
         since = None if recent is None else [_ids(data.items, text) for text in recent]
@@ -98,15 +120,25 @@ def recommend(
 
 
 def _recommend_file(
-    loaded: "Bundle", users_file: Path | None, target: Path, k: int, **asked: Any
+    loaded: "Bundle",
+    users_file: Path | None,
+    features_file: Path | None,
+    target: Path,
+    k: int,
+    **asked: Any,
 ) -> None:
-    """Write the candidates of the users of a file, or of all users."""
+    """Write the candidates of the users of a file, or of all users.
+
+    features_file: the same file, where it tells features of the users.
+    """
     from shortlist.cli import files
 
     users = loaded.retriever.data.users.ids
     if users_file is not None:
         section = (loaded.recipe or {}).get("data", {})
         users = files.read_users(loaded.retriever, users_file, section.get("user"))
+    if features_file is not None:
+        asked["features"] = files.read_user_features(loaded.retriever, features_file)
     strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
     notes.print(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:

@@ -30,11 +30,13 @@ def recommend_file(
     k: int,
     *,
     overwrite: bool = False,
+    features: pl.DataFrame | None = None,
     **asked: Any,
 ) -> int:
     """Write the candidates of these users to a file: user, rank, item, score, fallback.
 
-    asked: what else `Queries` may hold, of all of them.
+    features: of the users as they are now, a row each. asked: what else `Queries` may hold, of all
+    of them.
 
     Users are answered in blocks and written as they are: memory does not grow with their number,
     nor with k. The file appears whole or not at all. Return how many of the users were unknown and
@@ -45,7 +47,8 @@ def recommend_file(
     with parquet(target, overwrite) as write:
         for at in range(0, len(users), step):
             block = users[at : at + step]
-            answer = retriever.recommend(Queries(block, **asked), k)
+            told = None if features is None else features[at : at + step].to_dict(as_series=False)
+            answer = retriever.recommend(Queries(block, features=told, **asked), k)
             strangers += int(answer.fallback.sum())
             found = answer.to_frame()
             write(
@@ -130,6 +133,17 @@ def read_users(retriever: Channel, path: Path, column: str | None = None) -> pl.
     except QueryError as error:
         row = next(row for row, user in enumerate(written, 1) if not _is_whole(user))
         raise QueryError(f"{path}, column '{names[0]}', row {row:,}: {error}") from error
+
+
+def read_user_features(retriever: Channel, path: Path) -> pl.DataFrame:
+    """Read the columns of a users file that are features which the retriever reads."""
+    reads = retriever.query_features
+    frame = read_frame(path, "users file")
+    names = [name for name in frame.columns if name in reads]
+    if not names:
+        read = f"it reads {', '.join(sorted(reads))}" if reads else "it reads none"
+        raise QueryError(f"{path} has no column of a feature that the bundle reads: {read}")
+    return frame.select(names)
 
 
 def _is_whole(text: str) -> bool:

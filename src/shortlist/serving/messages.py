@@ -49,11 +49,17 @@ Id: TypeAlias = IdNumber | str
 Ids: TypeAlias = list[Id]
 
 
+FeatureScalar: TypeAlias = bool | IdNumber | float | str | None
+FeatureValue: TypeAlias = FeatureScalar | list[FeatureScalar]
+
+
 class RecommendRequest(Message):
     """Candidates for known users, or for anybody by what they met, oldest first: one of the two.
 
     recent: with users, a list of items each, oldest first, of what they met since; they follow what
     is stored and are left out of the answer like it.
+    features: of the users as they are now, {"age": [31, null]}, one value a query, null for what is
+    stored; refused where the bundle reads none of that name.
     where: a condition on the items' columns; allow, deny: items that alone may, or must not, be
     recommended. The three are of all queries. quota: at most so many items of each value of one
     column in every answer, {"genre": 3}. An unknown user or an empty history gets the popular
@@ -63,6 +69,7 @@ class RecommendRequest(Message):
     users: Ids | None = None
     histories: list[Ids] | None = None
     recent: list[Ids] | None = None
+    features: dict[str, list[FeatureValue]] | None = None
     k: int = 10
     exclude_seen: bool = True
     where: dict[str, Any] | None = None
@@ -183,6 +190,7 @@ def _kinds(limits: Limits) -> dict[str, Any]:
         "histories": histories,
         "recent": histories,
         "history": _many(limits.history, limits),
+        "features": _features(limits),
         "items": _many(limits.queries, limits),
         "allow": _many(limits.ids, limits),
         "deny": _many(limits.ids, limits),
@@ -227,6 +235,17 @@ def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
     if model == "ExplainRequest":
         return {"items": _many(limits.explained, limits, least=1)}
     return {}
+
+
+def _features(limits: Limits) -> Any:
+    """Columns of values, one a query; a value is one of plain JSON, or a list of such."""
+    text = Annotated[str, Field(max_length=limits.id_length)]
+    number = Annotated[float, Field(allow_inf_nan=False)]
+    one: Any = bool | IdNumber | number | text | None
+    several: Any = Annotated[list[one], Field(max_length=limits.history)]
+    column: Any = Annotated[list[one | several], Field(max_length=limits.queries, fail_fast=True)]
+    name = Annotated[str, Field(max_length=limits.id_length)]
+    return Annotated[dict[name, column], Field(max_length=limits.features)]
 
 
 def _one(limits: Limits) -> Any:

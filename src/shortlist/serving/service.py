@@ -140,6 +140,7 @@ class Service:
             users=known,
             histories=histories,
             **since.asked(asked.recent),
+            features=asked.features,
             exclude_seen=asked.exclude_seen,
             where=None if asked.where is None else condition(asked.where),
             quota=asked.quota,

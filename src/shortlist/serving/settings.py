@@ -25,8 +25,8 @@ class Limits:
     history: items in one history; history_items: in all of them. explained: items a request wants
     the reasons of. id_length: characters of a text id. filter_nodes, filter_depth, filter_values:
     parts, levels and values of a `where`; what `data.predicates` reads is the ceiling of them.
-    events: in one request; user_events: of one user in a minute. kind: characters of the kind of an
-    event.
+    features: of the users of a request, by name. events: in one request; user_events: of one user
+    in a minute. kind: characters of the kind of an event.
     """
 
     body: int = 1_048_576
@@ -41,6 +41,7 @@ class Limits:
     filter_nodes: int = MOST_NODES
     filter_depth: int = MOST_DEEP
     filter_values: int = 1_000
+    features: int = 100
     events: int = 1_000
     user_events: int = 600
     kind: int = 64

@@ -265,8 +265,9 @@ class Learner(Explaining):
         With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D]. Errors:
         QueryError for a query of which nothing is known (`strangers`).
         """
-        blocks = []
-        for block in row_blocks(as_queries(queries), self.data, timed=self.timed):
+        asked, blocks = as_queries(queries), []
+        self.check_features(asked)
+        for block in row_blocks(asked, self.data, timed=self.timed):
             if (cold := self.strangers(block)).any():
                 raise QueryError(
                     f"query {int(cold.nonzero()[0])} is an unknown user without known history: "
@@ -494,7 +495,11 @@ def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
 
     history = Ragged(values.expand(len(kept), -1)[kept], offsets)
     users = one.users.repeat(len(kept))
-    return RowQueries(users, history, False, of_events(one.weight), None, of_events(one.time))
+    told = one.described
+    return RowQueries(
+        *(users, history, False, of_events(one.weight), None, of_events(one.time)),
+        described=None if told is None else told.take(torch.zeros(len(kept), dtype=torch.int64)),
+    )
 
 
 class _Unfilled(TorchFunctionMode):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from shortlist.asking.described import Described
 from shortlist.asking.rows import RowQueries
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import ALWAYS_READ, HARD_KEYS, Reads
@@ -78,7 +79,15 @@ class TwoTower(ItemVectors):
             nothing &= (block.users == 0) | (block.users > self.data.users.trained)
         if self.towers.query.fields is not None:
             nothing &= block.users == 0
+            if block.described is not None:
+                nothing &= ~block.described.given
         return nothing
+
+    @property
+    def query_features(self) -> frozenset[str]:
+        """The features of users that the query tower reads."""
+        fields = self.towers.query.fields
+        return frozenset() if fields is None else frozenset(fields.names)
 
     @property
     def timed(self) -> bool:
@@ -98,7 +107,7 @@ class TwoTower(ItemVectors):
         first = history.offsets[1:] - length
         latest = windows(history.values, first, length)
         if not self.towers.query.causal or not len(block.users):
-            return self._encode(block.users, latest)
+            return self._encode(block.users, latest, told=block.described)
         when = None
         if self.towers.query.timed and block.time is not None:
             known = block.time[self._readable[block.history.values]]
@@ -109,6 +118,7 @@ class TwoTower(ItemVectors):
                 block.users[group],
                 taken(latest, group),
                 None if when is None else taken(when, group).values,
+                told=None if block.described is None else block.described.take(group),
             )
             for group in groups
         ]
@@ -213,25 +223,43 @@ class TwoTower(ItemVectors):
         return self._encode_queries(batch.users, batch.history, batch.place, batch.time)
 
     def _encode_queries(
-        self, users: Tensor, history: Ragged, place: Tensor | None, time: Tensor | None
+        self,
+        users: Tensor,
+        history: Ragged,
+        place: Tensor | None,
+        time: Tensor | None,
+        told: Described | None = None,
     ) -> Tensor:
         features = self._user_table.take(users)
+        if told is not None:
+            now = {name: column.to(self.device) for name, column in told.columns.items()}
+            features = {**features, **now}
         return self.towers.encode_queries(features, history, place, self._item_table, time)
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
 
     def _encode_block(self, block: RowQueries) -> Tensor:
-        if self._encoder is not None and 0 < len(block.users) <= self._most_encoded:
+        few = 0 < len(block.users) <= self._most_encoded
+        if self._encoder is not None and few and block.described is None:
             return self._encoder(block)
         return self.encode_block(block)
 
-    def _encode(self, users: Tensor, history: Ragged, time: Tensor | None = None) -> Tensor:
-        """Encode users [B] with the histories their tower reads, and the times of the events."""
+    def _encode(
+        self,
+        users: Tensor,
+        history: Ragged,
+        time: Tensor | None = None,
+        told: Described | None = None,
+    ) -> Tensor:
+        """Encode users [B] with the histories their tower reads, and the times of the events.
+
+        told: features in place of those that are stored.
+        """
         with torch.no_grad():
             users, history = users.to(self.device), history.to(self.device)
             time = None if time is None else time.to(self.device)
-            return self._encode_queries(users, history, None, time).cpu()
+            return self._encode_queries(users, history, None, time, told).cpu()
 
     def _known(self, history: Ragged) -> Ragged:
         """Leave out items that nothing stands for: unknown ones, and those never trained on.

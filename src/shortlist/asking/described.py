@@ -1,0 +1,92 @@
+"""What does a question tell of its users? Features of now, encoded as those of training were."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from shortlist.data.columns import checked_feature
+from shortlist.data.dataset import TrainingData
+from shortlist.data.features import Encoder, Features, MultiValuedEncoder, refuse_far
+from shortlist.data.ragged import Ragged, taken, windows
+from shortlist.data.schema import Feature
+from shortlist.errors import DataError, QueryError, suggest
+
+_NUMBERS: dict[str, Any] = {"numeric": pl.Float64, "vector": pl.List(pl.Float64)}
+
+
+class Described(NamedTuple):
+    """Features of B users in place of what is stored.
+
+    columns: one row a query, as `FeatureTable.take` gives them. given: bool [B], whether the
+    question tells anything of each.
+    """
+
+    columns: Features
+    given: Tensor
+
+    def take(self, which: Tensor) -> "Described":
+        """Return those of the queries of these numbers, [n] int64."""
+        columns = {
+            name: taken(column, which) if isinstance(column, Ragged) else column[which]
+            for name, column in self.columns.items()
+        }
+        return Described(columns, self.given[which])
+
+
+def described(
+    features: Mapping[str, Sequence[Any]], users: Tensor, data: TrainingData
+) -> Described:
+    """Encode features of user rows [B], one value each; None leaves what is stored.
+
+    Errors: QueryError for a value that no log could hold, too.
+    """
+    columns: dict[str, Tensor | Ragged] = {}
+    given = torch.zeros(len(users), dtype=torch.bool)
+    for name, values in features.items():
+        encoder = data.user_features.encoders.get(name)
+        if encoder is None:
+            raise QueryError(
+                f"features: the users of this data have no feature {name!r:.60}."
+                + suggest(name, data.user_features.encoders)
+            )
+        told, encoded = _encoded(name, values, encoder)
+        columns[name] = _instead(told, encoded, data.user_features.columns[name], users)
+        given |= told
+    return Described(columns, given)
+
+
+def _encoded(name: str, values: Sequence[Any], encoder: Encoder) -> tuple[Tensor, Tensor | Ragged]:
+    """Which values are there, bool [B], and all of them as the encoder has them."""
+    separator = encoder.separator if isinstance(encoder, MultiValuedEncoder) else None
+    try:
+        # 1 and 2.5 may stand in one column, which polars does not guess.
+        column = pl.Series(name, list(values), dtype=_NUMBERS.get(encoder.kind))
+        kind = Feature(name, encoder.kind, separator)
+        column = checked_feature(column, "features", kind)
+        refuse_far(encoder, column, pl.Series(range(len(column))))
+        encoded = encoder.encode(column)
+    except (DataError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        why = str(error).partition("\n")[0].removeprefix("features: ")
+        raise QueryError(f"features: {name}: {why:.200}") from error
+    told = [value is not None for value in values]
+    return torch.tensor(told, dtype=torch.bool), encoded
+
+
+def _instead(
+    told: Tensor, encoded: Tensor | Ragged, stored: Tensor | Ragged, users: Tensor
+) -> Tensor | Ragged:
+    """What was told of B users, and of the others what is stored."""
+    place = torch.arange(len(users))
+    if isinstance(encoded, Ragged) and isinstance(stored, Ragged):
+        start = stored.offsets[users]
+        own = windows(stored.values, start, stored.offsets[users + 1] - start)
+        offsets = torch.cat([encoded.offsets, own.offsets[1:] + encoded.offsets[-1]])
+        both = Ragged(torch.cat([encoded.values, own.values]), offsets)
+        return taken(both, torch.where(told, place, place + len(users)))
+    assert isinstance(encoded, Tensor)
+    assert isinstance(stored, Tensor)
+    mine = stored[users]
+    return torch.where(told.view(-1, *[1] * (mine.ndim - 1)), encoded, mine)
