@@ -390,7 +390,7 @@ class Half:
         ({"LOSSES": {"my-focal": Clashing}}, "epochs is a key already"),
         ({"LOSSES": {"my-focal": Alphabetic}}, "alpha is a key already"),
         ({"TOWERS": {"my-even": Focal}}, r"subclass of torch\.nn\.Module"),
-        ({"CHANNELS": {"walk": Focal}}, "it lacks answered, candidate_rows"),
+        ({"CHANNELS": {"walk": Focal}}, "it lacks answered, "),
         ({"INDEXES": {"near": Focal}}, "it lacks add, build"),
         ({"INDEXES": {"near": Vague}}, "nobody could know of its width: annotate"),
         ({"METRICS": {"first": 3}}, "it must be a function"),

@@ -264,6 +264,22 @@ def test_most_of_the_true_items_are_found_at_the_default(name, similarity, world
         assert recall(hits, truth) >= (0.9999 if index.is_exact else 0.95)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_an_approximate_index_asks_its_library_where_nothing_is_filtered(name, monkeypatch):
+    index, asked = built(name, "cosine", clustered), []
+    if index.is_exact:
+        return
+    find = type(index)._find
+
+    def counted(self, *given):
+        asked.append(given)
+        return find(self, *given)
+
+    monkeypatch.setattr(type(index), "_find", counted)
+    index.search(clustered()[2], 10)
+    assert asked, "a scan of all items answered: what does `_scanned_meanwhile` say?"
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.01, 0.001, 0.0])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_filter_costs_no_recall_however_tight_it_is(name, share):

@@ -25,7 +25,7 @@ from shortlist.data.interactions import Interactions, Role
 from shortlist.data.predicates import allowed_rows, parse
 from shortlist.data.ragged import Ragged
 from shortlist.data.schema import Schema
-from shortlist.errors import DataError, ModelError, NotFittedError, QueryError
+from shortlist.errors import DataError, ModelError, NotFittedError, QueryError, ShortlistError
 
 OPTIONS = {
     "inverted": {"attribute": "tags"},
@@ -300,6 +300,38 @@ def test_events_after_the_cut_are_out_of_sight(name, channels):
     before = channel.recommend(Queries(users, before="validation"), 10)
     assert (before.rows == channel.recommend(Queries(histories=lists), 10).rows).all()
     assert (before.rows != channel.recommend(users, 10).rows).any()
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+def test_what_is_held_out_is_not_learned(kind, channels, world, world_schema):
+    """The last event of every user is another one, and no answer from before it changes."""
+    log = world.interactions.with_row_index().sort("timestamp", "index", maintain_order=True)
+    last = pl.col("index") == pl.col("index").last().over("user_id")
+    other = pl.col("item_id").shift(7).fill_null(pl.col("item_id").last())
+    changed = log.with_columns(pl.when(last).then(other).otherwise("item_id").alias("item_id"))
+    split = Dataset.load(
+        changed.drop("index"), users=world.users, items=world.items, schema=world_schema
+    ).split("leave-last-out")
+    fitted, again = channels(kind), CHANNELS[kind](**OPTIONS.get(kind, {})).fit(split)
+    assert len(fitted.data.training_log) == len(again.data.training_log)
+    asked = Queries(fitted.data.users.ids[:20].sort(), before="validation")
+    ours, theirs = fitted.recommend(asked, 10), again.recommend(asked, 10)
+    assert_same_up_to_rounding((theirs.ids, theirs.scores), (ours.ids, ours.scores))
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+def test_tensors_of_another_name_type_or_shape_are_refused(kind, channels):
+    channel = channels(kind)
+    settings, states = channel.state()
+    for file, tensors in states.items():
+        wrong = [{**tensors, "nonsense": torch.zeros(1)}]
+        for name, tensor in tensors.items():
+            other = torch.float16 if tensor.is_floating_point() else torch.float32
+            wrong.append({key: value for key, value in tensors.items() if key != name})
+            wrong += [{**tensors, name: changed} for changed in (tensor[None], tensor.to(other))]
+        for each in wrong:
+            with pytest.raises(ShortlistError):
+                type(channel).from_state(channel.data, settings, {**states, file: each})
 
 
 def test_what_was_met_besides_the_history_is_left_out_and_changes_no_score(channel):
