@@ -1,7 +1,9 @@
 """A job gives what one machine gives, bit for bit, in any parts and any order of rows."""
 
 import json
+import os
 import shutil
+import signal
 from functools import partial
 
 import numpy as np
@@ -372,3 +374,96 @@ def test_candidates_of_all_users_are_what_the_bundle_answers(tmp_path):
     train(other, tmp_path / "bundle", overwrite=True)
     with pytest.raises(JobError, match="recommended-4 was made with another bundle"):
         job_of(recipe, tmp_path / "work-1").recommend(tmp_path / "bundle", 4)
+
+
+def of_days(frame):
+    day = pl.date(2024, 1, 1) + pl.duration(days=(pl.col("t") - 1_600_000_000) // 20)
+    return frame.with_columns(day.alias("t"))
+
+
+FORMS = {
+    "dates": (of_days, {}),
+    "dates with a time": (lambda f: f.with_columns(pl.from_epoch("t", time_unit="s")), {}),
+    "ISO text": (lambda f: of_days(f).with_columns(pl.col("t").cast(pl.String)), {}),
+    "dates as numbers": (
+        lambda f: of_days(f).with_columns(pl.col("t").dt.strftime("%Y%m%d").cast(pl.Int32)),
+        {},
+    ),
+    "fractions of seconds": (lambda f: f.with_columns(pl.col("t") / 2 + 8e8), {}),
+    "small counts": (lambda f: f.with_columns((pl.col("t") - 1_600_000_000).cast(pl.UInt16)), {}),
+    "a unit that is said": (lambda f: f, {"time_unit": "number"}),
+    "sessions": (
+        lambda f: f.with_columns(s=pl.col("t") // 7 * 1000 + pl.col("u")),
+        {"session": "s"},
+    ),
+    "missing ids, dropped": (
+        lambda f: f.with_columns(i=pl.when(pl.int_range(pl.len()) % 9 > 0).then("i")),
+        {"null_ids": "drop", "tie": "file"},
+    ),
+    "missing ids, and lines": (
+        lambda f: f.with_columns(u=pl.when(pl.int_range(pl.len()) % 7 > 0).then("u")),
+        {"null_ids": "drop", "order": "file", "time": None},
+    ),
+    "negative weights below the least": (
+        lambda f: f.with_columns(pl.col("w") - 1),
+        {"weight": "w", "min_weight": 0.5},
+    ),
+    "categories": (lambda f: f.with_columns(pl.col("i").cast(pl.String).cast(pl.Categorical)), {}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_columns_of_every_form_are_read_as_by_one_machine(form, tmp_path):
+    world(tmp_path, 18)
+    change, data = FORMS[form]
+    frame = pl.concat([pl.read_parquet(tmp_path / "log" / f"{n}.parquet") for n in range(3)])
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "log").mkdir()
+    changed = change(frame)
+    for number, rows in enumerate((changed[:150], changed[150:])):
+        rows.write_parquet(tmp_path / "log" / f"{number}.parquet", row_group_size=40)
+    reader = {"channels": {"near": {"kind": "item-to-item"}}} if "session" in data else {}
+    recipe = recipe_of(tmp_path, data=data, **reader)
+    same_split(job_of(recipe, tmp_path / "work", 4, 18), recipe)
+
+
+@pytest.mark.parametrize("write", ["csv", "ndjson", "hive"])
+def test_files_that_only_one_process_can_type_are_read_whole(write, tmp_path):
+    frame = world(tmp_path, 19)
+    (tmp_path / "other").mkdir()
+    if write == "csv":
+        frame[:200].write_csv(tmp_path / "other" / "0.csv")
+        frame[200:].write_csv(tmp_path / "other" / "1.csv")
+    elif write == "ndjson":
+        frame.write_ndjson(tmp_path / "other" / "0.jsonl")
+    else:
+        for day in ("a", "b"):
+            (tmp_path / "other" / f"day={day}").mkdir()
+            part = frame[:200] if day == "a" else frame[200:]
+            part.write_parquet(tmp_path / "other" / f"day={day}" / "0.parquet")
+    recipe = recipe_of(tmp_path, data={"interactions": "other"})
+    same_split(job_of(recipe, tmp_path / "work"), recipe)
+
+
+def test_times_that_do_not_tell_one_unit_in_parts_must_be_said(tmp_path):
+    frame = world(tmp_path, 20)
+    odd = pl.when(pl.int_range(pl.len()) % 2 == 0).then("t").otherwise(pl.int_range(pl.len()))
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "log").mkdir()
+    frame.with_columns(t=odd).write_parquet(tmp_path / "log" / "0.parquet")
+    with pytest.raises(DataError, match=r"column 't': the sizes of the times, .*data\.time_unit"):
+        job_of(recipe_of(tmp_path), tmp_path / "work").prepare()
+    said = recipe_of(tmp_path, data={"time_unit": "number"})
+    same_split(job_of(said, tmp_path / "work"), said)
+
+
+def test_a_process_that_is_killed_is_one_error_and_leaves_no_stage(tmp_path):
+    engine = Local(tmp_path / "work", processes=2)
+    frame = engine.each(engine.rows(pa.table({"a": [1]})), killed, pa.schema({"a": pa.int64()}))
+    with pytest.raises(JobError, match="a process of the job was ended from outside"):
+        engine.collected(frame)
+    engine.close()
+
+
+def killed(table):
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -83,6 +83,11 @@ def row_blocks(
         return
     if queries.users is None or not len(queries):
         return
+    if not data.knows_users and queries.recent is None:
+        raise QueryError(
+            "this bundle was saved without its log and knows no user's history: ask with "
+            "histories or recent, or load it with a store of histories"
+        )
     others = data.met.before(queries.before) if data.met and queries.exclude_seen else None
     rows = torch.from_numpy(data.users.rows(queries.users))
     if queries.forgotten is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shortlist.asking.capabilities import Channel
-from shortlist.blending.retrievers import RETRIEVERS
+from shortlist.blending.retrievers import RETRIEVERS, parts
 from shortlist.bundle.data_files import data_fields, data_files, read_data
 from shortlist.bundle.formats import JSON, bytes_of, dump_json, dump_tensors, load_json
 from shortlist.bundle.migration import migrated
@@ -21,6 +21,7 @@ from shortlist.bundle.schema import check_fields, check_manifest, named_parts
 from shortlist.bundle.store import FORMAT, Manifest, publish, verify
 from shortlist.channels.kept import check_finite, check_tensors
 from shortlist.channels.learned.base import usable_device
+from shortlist.data.histories import Histories
 from shortlist.errors import BundleError, MissingPackageError, OutputError, ShortlistError, nameless
 from shortlist.histories.events import Watermark
 from shortlist.outputs import kept_name
@@ -69,7 +70,8 @@ class Bundle:
     def forgets_met(self) -> bool:
         """Whether it was made before bundles kept what users rated below min_weight."""
         data = (self.recipe or {}).get("data", {})
-        return data.get("min_weight") is not None and self.retriever.data.met is None
+        kept = self.retriever.data
+        return data.get("min_weight") is not None and kept.met is None and kept.counts is None
 
 
 def save(
@@ -81,23 +83,28 @@ def save(
     findings: Sequence[Mapping[str, str]] = (),
     index: Mapping[str, Any] | None = None,
     watermark: Watermark | None = None,
+    log: bool = True,
     overwrite: bool = False,
 ) -> str:
     """Write a fitted retriever with its data as a bundle; return the bundle's id.
 
     metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. findings: `Finding.to_dict()` of each
     mistake the doctor found in training. index: what was measured of its index. watermark: the last
-    event of a store that is in its log. The directory appears whole or not at all; one that exists
-    is refused unless `overwrite` is set.
-    Errors: BundleError.
+    event of a store that is in its log. log: whether the events are kept; without them histories
+    come with the queries, or from a store given to `load`. The directory appears whole or not at
+    all; one that exists is refused unless `overwrite` is set. Errors: BundleError.
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
     if name is None:
         own = type(retriever).__name__
         raise BundleError(f"a {own} cannot be saved: it {nameless('CHANNELS', own)}")
     settings, states = retriever.state()
-    files = data_files(retriever.data)
-    described = data_fields(retriever.data, files)
+    data = retriever.data
+    if not log:
+        check_without_log(retriever)
+        data = data.without_log()
+    files = data_files(data)
+    described = data_fields(data, files)
     space = embedding_space(settings, states, described)
     for file, tensors in states.items():
         files[f"{file}.safetensors"] = dump_tensors(tensors | {"embedding_space": space})
@@ -117,6 +124,15 @@ def save(
         fields["parts"] = [part._asdict() for part in parts]
     _check_written(fields)
     return publish(Path(directory), files, fields, overwrite)
+
+
+def check_without_log(retriever: Channel) -> None:
+    """Refuse to save a retriever without its log that answers from it. Errors: BundleError."""
+    for name, channel in parts(retriever).items():
+        if getattr(channel, "reads_log", True):
+            raise BundleError(
+                f"{name} answers from the log itself, so a bundle of it cannot be saved without it"
+            )
 
 
 def save_or_keep(
@@ -145,8 +161,16 @@ def _kept(retriever: Channel, directory: Path, fields: Mapping[str, Any]) -> Pat
     return None
 
 
-def load(directory: str | Path, *, device: str = "cpu", plugins: Iterable[Plugin] = ()) -> Bundle:
+def load(
+    directory: str | Path,
+    *,
+    device: str = "cpu",
+    plugins: Iterable[Plugin] = (),
+    store: Histories | None = None,
+) -> Bundle:
     """Verify every byte of a bundle, then load it.
+
+    store: where the histories of users are, instead of in the bundle's log (`data.histories`).
 
     plugins: the modules, or their names, of parts that are not Shortlist's: see `use_plugins`. The
     bundle itself says what it needs, and imports nothing.
@@ -166,7 +190,7 @@ def load(directory: str | Path, *, device: str = "cpu", plugins: Iterable[Plugin
             del state["embedding_space"]
         settings, states = migrated(manifest, states)
         kind = RETRIEVERS[manifest.fields["retriever"]]
-        retriever = kind.from_state(read_data(manifest), settings, states, device=device)
+        retriever = kind.from_state(read_data(manifest, store), settings, states, device=device)
     return Bundle(retriever, manifest)
 
 

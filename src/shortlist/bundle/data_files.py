@@ -14,6 +14,7 @@ from shortlist.bundle.parquet import unpacked
 from shortlist.bundle.store import Manifest
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import ENCODERS, FeatureTable, encode
+from shortlist.data.histories import Histories
 from shortlist.data.impressions import Shows
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.ragged import Ragged
@@ -51,6 +52,8 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
         files["item_table.parquet"] = dump_frame(data.item_frame)
     if data.shows is not None:
         files["shows.parquet"] = dump_frame(pl.DataFrame(asdict(data.shows)))
+    if data.counts is not None:
+        files["counts.parquet"] = dump_frame(pl.DataFrame({"events": data.counts}))
     if data.met is not None:
         files["met.parquet"] = dump_frame(_columns(data.met, MET_COLUMNS))
     return files
@@ -82,8 +85,10 @@ def data_fields(data: TrainingData, files: Mapping[str, bytes]) -> dict[str, JSO
     return {**fields, "fingerprint": fingerprint(data, fields, tables)}
 
 
-def read_data(manifest: Manifest) -> TrainingData:
+def read_data(manifest: Manifest, store: Histories | None = None) -> TrainingData:
     """Return the data a bundle was saved with; raises BundleError if its parts disagree.
+
+    store: what is asked for histories instead of its log.
 
     The manifest's fields are those of `bundle.schema`, checked.
     """
@@ -114,6 +119,8 @@ def read_data(manifest: Manifest) -> TrainingData:
         shows=_shows(manifest, items),
         removed=frozenset(removed),
         met=met,
+        counts=_counts(manifest, log, items),
+        store=store,
     )
     described = {key: value for key, value in fields.items() if key != "fingerprint"}
     tables = {name: manifest.files[name].sha256 for name in TABLES if name in manifest.files}
@@ -154,6 +161,9 @@ def log_fingerprint(data: TrainingData) -> "hashlib._Hash":
         digest.update(b"shows")
         digest.update(np.ascontiguousarray(data.shows.shown).tobytes())
         digest.update(np.ascontiguousarray(data.shows.clicked).tobytes())
+    if data.counts is not None:
+        digest.update(b"counts")
+        digest.update(np.ascontiguousarray(data.counts).tobytes())
     if data.met is not None:
         for name in MET_COLUMNS:
             if (column := getattr(data.met, name)) is not None:
@@ -218,6 +228,20 @@ def _shows(manifest: Manifest, items: Vocabulary) -> Shows | None:
     sound = ((shows.clicked >= 0) & (shows.clicked <= shows.shown)).all()
     _require(manifest, sound, file, "an item was clicked more often than shown")
     return shows
+
+
+def _counts(manifest: Manifest, log: Interactions, items: Vocabulary) -> NDArray[np.int64] | None:
+    """How often each trained item stood in a log that is not kept."""
+    file = "counts.parquet"
+    if file not in manifest.files:
+        return None
+    frame = _frame(manifest, file)
+    whole = dict(frame.schema) == {"events": pl.Int64} and not any(frame.null_count().row(0))
+    _require(manifest, whole, file, "one whole column")
+    _require(manifest, len(frame) == items.trained + 1, file, "a row for each trained item")
+    _require(manifest, (frame["events"] >= 0).all(), file, "a count is below 0")
+    _require(manifest, not len(log), file, "it stands for a log, and there is one")
+    return frame["events"].to_numpy(writable=True)
 
 
 def _encoders(table: FeatureTable) -> list[JSON]:

@@ -41,7 +41,13 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 DATA_FILES = ("log.parquet", "users.parquet", "items.parquet")
 """Tables of every bundle."""
 
-OPTIONAL_FILES = ("user_table.parquet", "item_table.parquet", "shows.parquet", "met.parquet")
+OPTIONAL_FILES = (
+    "user_table.parquet",
+    "item_table.parquet",
+    "shows.parquet",
+    "met.parquet",
+    "counts.parquet",
+)
 """Tables of some."""
 
 

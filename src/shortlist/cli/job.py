@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from shortlist import outputs
-from shortlist.cli.options import JsonFlag, Overwrite, QuietFlag
+from shortlist.cli.options import JsonFlag, Overwrite, QuietFlag, WithoutLog
 from shortlist.cli.screen import notes, out, print_json
 from shortlist.errors import QueryError
 from shortlist.outputs import Output, output_at
@@ -83,6 +83,7 @@ def job(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    without_log: WithoutLog = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -91,7 +92,16 @@ def job(
     Every stage is a folder under --work that appears whole; the same command goes on after a stop.
     The bundle is that of `train`, byte for byte.
     """
-    _check(stage, {"--out": target, "--bundle": bundle, "--k": k, "--json": json_ or None})
+    _check(
+        stage,
+        {
+            "--out": target,
+            "--bundle": bundle,
+            "--k": k,
+            "--json": json_ or None,
+            "--without-log": without_log or None,
+        },
+    )
     if overwrite and target is None:
         raise QueryError("--overwrite does nothing without --out")
     _check_engine(engine, {"--processes": processes, "--master": master, "--conf": conf})
@@ -131,7 +141,7 @@ def job(
         if target is None:
             {"prepare": steps.prepare, "counts": steps.counts, "item-cf": steps.item_cf}[stage]()
             return
-        run = steps.bundle(target, overwrite=overwrite)
+        run = steps.bundle(target, overwrite=overwrite, log=not without_log)
     finally:
         running.close()
     if json_:
@@ -147,6 +157,7 @@ def job(
 OWN = {"--out": ("bundle", True), "--bundle": ("recommend", True)} | {
     "--k": ("recommend", False),
     "--json": ("bundle", False),
+    "--without-log": ("bundle", False),
 }
 """Options of one stage: of which, and whether it needs them."""
 

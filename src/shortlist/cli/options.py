@@ -24,6 +24,14 @@ WatermarkText = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what the command would write, if it is there.")
 ]
+WithoutLog = Annotated[
+    bool,
+    typer.Option(
+        "--without-log",
+        help="Leave the events out of the bundle: it is asked with histories, and cannot be "
+        "measured or updated.",
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 

@@ -382,12 +382,13 @@ def inspection(bundle: "Bundle") -> RenderableType:
     """Return what `inspect` prints: what it is, what it was fitted on, its figures, its files."""
     fields: Any = bundle.manifest.fields
     data = fields["data"]
+    left_out = "counts.parquet" in bundle.manifest.files
+    events = "left out" if left_out else f"{data['events']:,} events"
     about = Table(title=f"Bundle {bundle.id[:12]}", show_header=False)
     rows = {
         "retriever": fields["retriever"],
         "made by": f"{bundle.manifest.created_by}, format {bundle.manifest.format}",
-        "log": f"{data['events']:,} events, split {data['split']}, "
-        f"fingerprint {data['fingerprint'][:12]}",
+        "log": f"{events}, split {data['split']}, fingerprint {data['fingerprint'][:12]}",
         "fitted on": f"{data['fit']}: {data['trained_users']:,} users, "
         f"{data['trained_items']:,} items",
         "embedding space": fields["embedding_space"][:12],

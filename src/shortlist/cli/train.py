@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shortlist import outputs
-from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag, WatermarkText
+from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag, WatermarkText, WithoutLog
 from shortlist.cli.screen import (
     notes,
     notes_unless,
@@ -101,6 +101,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set training.seed=N.")] = None,
     overwrite: Overwrite = False,
+    without_log: WithoutLog = False,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -154,6 +155,7 @@ def train(
             checkpoints=checkpoints,
             watermark=mark,
             overwrite=overwrite,
+            log=not without_log,
         )
     if json_:
         print_json(run.to_dict())
@@ -204,6 +206,7 @@ def _carried_out(
     checkpoints: "Checkpoints | None",
     watermark: "Watermark | None",
     overwrite: bool,
+    log: bool,
 ) -> "Run":
     """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
     from shortlist.cli import show
@@ -218,6 +221,7 @@ def _carried_out(
             checkpoints=checkpoints,
             watermark=watermark,
             overwrite=overwrite,
+            log=log,
         )
     except KeyboardInterrupt:
         if checkpoints is not None and checkpoints.directory.exists():

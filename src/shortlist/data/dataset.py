@@ -347,6 +347,9 @@ class TrainingData:
     met: in rows, what users met without its being a positive (below min_weight): kept out of their
     answers, by role as the log is, and of everything that learns. None where that is not known.
     follows: sentences about features that are columns of the other side; not part of a bundle.
+    counts: of data without their log, how often each trained item row stood in the training log,
+    [items.trained + 1]; the log is then empty. store: what is asked for histories instead of the
+    log; not part of a bundle.
     """
 
     users: Vocabulary
@@ -369,11 +372,32 @@ class TrainingData:
     remembered: Remembered = field(default_factory=Remembered, compare=False, repr=False)
     met: Interactions | None = None
     follows: tuple[str, ...] = ()
+    counts: NDArray[np.int64] | None = None
+    store: Histories | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def histories(self) -> Histories:
-        """What users met: the log, in which a bundle keeps it."""
-        return LoggedHistories(self.log)
+        """What users met: the log, in which a bundle keeps it, or the store that is given."""
+        return LoggedHistories(self.log) if self.store is None else self.store
+
+    @property
+    def knows_users(self) -> bool:
+        """Whether it can tell what its users met: by its log, or by a store."""
+        return self.counts is None or self.store is not None
+
+    def without_log(self) -> "TrainingData":
+        """Return the data without their events: ids, features and counts of items stay."""
+        users = len(self.users) + 1
+        no_events = self.log.keep(np.zeros(len(self.log), dtype=np.bool_))
+        return replace(self, log=replace(no_events, users=users), met=None, counts=self.item_counts)
+
+    def require_log(self, what: str) -> None:
+        """Refuse what needs the events, of data without them. what: it, as a sentence begins."""
+        if self.counts is not None:
+            raise ModelError(
+                f"{what} needs the log, and this bundle was saved without it: train again, and "
+                "keep the log"
+            )
 
     @cached_property
     def newest_time(self) -> int | float:
@@ -389,6 +413,8 @@ class TrainingData:
     @cached_property
     def item_counts(self) -> NDArray[np.int64]:
         """How often each trained item row stands in the training log, [items.trained + 1]."""
+        if self.counts is not None:
+            return self.counts
         return self.training_log.item_counts(self.items.trained)
 
     def candidates(self, *, with_features: bool) -> NDArray[np.int64]:
@@ -422,6 +448,7 @@ class TrainingData:
         users: each user with an event there, ascending; the distinct items of user i are
         items[offsets[i]:offsets[i + 1]], offsets [U + 1].
         """
+        self.require_log("measuring")
         held_out = self.log.at(cut)
         width = len(self.items) + 1
         pairs = np.unique(held_out.user.astype(np.int64) * width + held_out.item)

@@ -187,6 +187,7 @@ def with_events(
     item and time) is left out and counted. Raises ModelError unless the data were fitted on all
     rows: held-out rows would become known, and every figure worthless.
     """
+    data.require_log("taking new events")
     if data.fit != "all":
         raise ModelError(
             f"these data were fitted on '{data.fit}', and rows are held out to measure on: new "

@@ -144,14 +144,18 @@ class Subject:
         report: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> "Subject":
-        """A fitted retriever, with its report and recipe as a bundle keeps them."""
+        """A fitted retriever, with its report and recipe as a bundle keeps them.
+
+        Of one without its log only the report and the settings can be looked at.
+        """
         sections: Any = recipe or {}
         learned = retriever if isinstance(retriever, Learner) else None
+        kept = retriever.data.counts is None
         return cls(
             model=None if learned is None else learned.model_section,
             training=None if learned is None else learned.training_section,
-            data=retriever.data,
-            retriever=retriever if isinstance(retriever, TwoTower) else None,
+            data=retriever.data if kept else None,
+            retriever=retriever if kept and isinstance(retriever, TwoTower) else None,
             report=report,
             epochs=() if learned is None else learned.epochs_run,
             tie=sections.get("data", {}).get("tie", "hash"),

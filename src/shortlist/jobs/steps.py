@@ -107,7 +107,7 @@ class Job:
             for fit in self._fits():
                 self._item_cf(name, channel, fit)
 
-    def bundle(self, out: Path, *, overwrite: bool = False) -> Run:
+    def bundle(self, out: Path, *, overwrite: bool = False, log: bool = True) -> Run:
         """Make the bundle that `train` makes, its neighbours taken from the stages."""
         if any(isinstance(channel, ItemCF) for channel in self._channels().values()):
             self.item_cf()
@@ -120,7 +120,9 @@ class Job:
         split = prepared_split(
             self.recipe, self.stages.path("log"), self.stages.manifest("log")["told"]
         )
-        run = carry_out(self.recipe, split, out, retriever=retriever, overwrite=overwrite)
+        run = carry_out(
+            *(self.recipe, split, out), retriever=retriever, overwrite=overwrite, log=log
+        )
         for channel in channels.values():
             if isinstance(channel, ItemCF):
                 channel.found = None  # what comes later is another log

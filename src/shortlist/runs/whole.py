@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shortlist import outputs
 from shortlist.asking.capabilities import Channel
-from shortlist.bundle.bundle import save_or_keep
+from shortlist.bundle.bundle import check_without_log, save_or_keep
 from shortlist.config import Recipe, load_recipe
 from shortlist.data.dataset import Split
 from shortlist.doctor import Finding, Subject, examine
@@ -51,6 +51,7 @@ def train(
     watermark: Watermark | None = None,
     overwrite: bool = False,
     plugins: Iterable[Plugin] = (),
+    log: bool = True,
 ) -> Run:
     """Train a recipe, measure it on its test rows and save it: what `shortlist train` does.
 
@@ -59,9 +60,9 @@ def train(
     checkpoints: where towers are saved while they train; removed once the bundle is there.
     watermark: the last event of a store that is in the log, as `events export` tells it; by
     default what such files among the inputs say. plugins: modules, or their names, with parts that
-    are not Shortlist's: see `use_plugins`. Paths and keys are checked before anything is read.
-    Errors: RecipeError, DataError, ModelError, TrainingError, OutputError, BundleError,
-    PluginError.
+    are not Shortlist's: see `use_plugins`. log: whether the bundle keeps the events. Paths and keys
+    are checked before anything is read. Errors: RecipeError, DataError, ModelError, TrainingError,
+    OutputError, BundleError, PluginError.
 
         run = shortlist.train("recipe.toml", "runs/first")
         print(run.report.table())
@@ -83,6 +84,7 @@ def train(
         checkpoints=checkpoints,
         watermark=watermark,
         overwrite=overwrite,
+        log=log,
     )
 
 
@@ -97,16 +99,20 @@ def carry_out(
     watermark: Watermark | None = None,
     overwrite: bool = False,
     retriever: Channel | None = None,
+    log: bool = True,
 ) -> Run:
     """Train on a split that is there, measure, examine and save; the arguments are as in `train`.
 
-    retriever: the one to fit, as `pipeline.build` makes it of the recipe.
+    retriever: the one to fit, as `pipeline.build` makes it of the recipe. log: whether the bundle
+    keeps the events, as `bundle.save` has it.
 
     A trained model is kept whatever the doctor runs into, and where `out` cannot be written it is
     kept elsewhere, as the error says.
     """
     for path in recipe.inputs.values() if watermark is None else ():
         watermark = watermark if path is None else learned_with(watermark, path)
+    if not log:
+        check_without_log(pipeline.build(recipe) if retriever is None else retriever)
     trained = pipeline.train(
         *(recipe, split),
         device=device,
@@ -125,6 +131,7 @@ def carry_out(
             recipe=description,
             findings=[finding.to_dict() for finding in findings],
             watermark=watermark,
+            log=log,
             overwrite=overwrite,
         )
     if checkpoints is not None:

@@ -46,7 +46,8 @@ def use_onnx(retriever: Any) -> bool:
     except UnsupportedTowerError as reason:
         logger.info("the user tower is encoded by torch: %s", reason)
         return False
-    users = retriever.data.users.ids.head(COMPARED - 1).to_list()
+    compared = COMPARED - 1 if retriever.data.knows_users else 0
+    users = retriever.data.users.ids.head(compared).to_list()
     known = [next(row_blocks(Queries(users=[user]), retriever.data)) for user in users]
     for block in (*known, next(row_blocks(Queries(histories=[[]]), retriever.data))):
         wanted, given = retriever.encode_block(block), encoder(block)

@@ -162,7 +162,9 @@ def self_test(served: Served) -> None:
     load_compiled()
     trained = served.data.users.trained
     asked = [Queries(histories=[[]])]
-    if trained:
+    if not served.data.knows_users:
+        asked.append(Queries(histories=[served.data.items.ids.head(TRIED).to_list()]))
+    elif trained:
         rows = np.unique(np.linspace(1, trained, TRIED).astype(np.int64))
         users = served.data.users.external(rows).to_list()
         asked += [Queries(users=users, exclude_seen=False), Queries(users=users)]

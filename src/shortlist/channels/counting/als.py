@@ -67,6 +67,8 @@ class ALS(HistoryScorer[ALSOptions]):
     and items that came since are neither recommended nor asked with.
     """
 
+    reads_log = False
+
     options_type = ALSOptions
 
     _cosines: ExactIndex | None

@@ -34,6 +34,9 @@ class Counting(Answering, Generic[Chosen]):
 
     options_type: ClassVar[type[Section]]
 
+    reads_log: ClassVar[bool] = True
+    """Whether it answers from the log itself, and not from what it learned and a history."""
+
     data: TrainingData
     options: Chosen
 

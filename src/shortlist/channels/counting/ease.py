@@ -57,6 +57,8 @@ class EASE(HistoryScorer[EASEOptions]):
     fit, and items that came since are neither recommended nor asked with.
     """
 
+    reads_log = False
+
     options_type = EASEOptions
 
     def learn(self) -> None:

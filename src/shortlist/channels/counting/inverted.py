@@ -127,6 +127,8 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     and nobody is a stranger. Else a query whose history has no value gets popular items, flagged.
     """
 
+    reads_log = False
+
     options_type: ClassVar[type[Section]] = InvertedOptions
 
     _members: Members

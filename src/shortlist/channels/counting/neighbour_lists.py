@@ -27,6 +27,8 @@ class NeighbourScorer(HistoryScorer[Profiled]):
     A subclass provides `learn`, which gives the lists to `_keep`.
     """
 
+    reads_log = False
+
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
         """Return the sums over the neighbours of a history, [B, C], -inf where there are none."""
         return dense_sums(profile, self.neighbours)

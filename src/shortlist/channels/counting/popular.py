@@ -71,6 +71,11 @@ class Popular(Explaining):
     data: TrainingData
     options: PopularOptions
 
+    @property
+    def reads_log(self) -> bool:
+        """Whether answers need more of the log than the counts of items."""
+        return self.options.half_life is not None or self.options.segment is not None
+
     def __init__(
         self, options: PopularOptions | None = None, *, device: str = "cpu", **given: Any
     ) -> None:
@@ -103,6 +108,8 @@ class Popular(Explaining):
             weight = decay(log, options.half_life, data.time_unit)
         # Events observed since may be of items that become candidates with the next fit only.
         counts = np.bincount(log.item, weight, minlength=items.trained + 1)[: items.trained + 1]
+        if data.counts is not None:
+            counts = data.counts.astype(np.float64)
         self._global = np.zeros(len(items) + 1)
         self._global[: items.trained + 1] = counts
         if options.segment is not None:

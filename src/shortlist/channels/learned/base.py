@@ -104,6 +104,7 @@ class Learner(Explaining):
     """
 
     positives: ClassVar[str]
+    reads_log: ClassVar[bool] = True
     placed: ClassVar[str]
     reasons_sum: ClassVar[bool] = False
     reads: ClassVar[Reads]

@@ -27,6 +27,7 @@ class ItemVectors(Learner, FindingSimilar):
     """A trained retriever that answers with the items nearest to the vector of a query."""
 
     placed: ClassVar[str] = "item_vectors"
+    reads_log: ClassVar[bool] = False
 
     def search(self, block: RowQueries, k: int) -> Hits:
         """Return the k items nearest to each of B queries."""
