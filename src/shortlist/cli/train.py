@@ -100,6 +100,14 @@ def train(
         typer.Option("--set", help="section.key=value, over the recipe; may be repeated."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set training.seed=N.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Train with so many seeds, the recipe's and those after it: a bundle each below "
+            "--out, and the figures over all. Run again after a stop, it goes on.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     without_log: WithoutLog = False,
     checkpoint: Annotated[
@@ -121,13 +129,17 @@ def train(
     """Train a recipe, measure it on the full catalogue beside popularity, save it as a bundle."""
     if every is not None and checkpoint is None:
         raise QueryError("--checkpoint-every does nothing without --checkpoint")
+    if seeds is not None and checkpoint is not None:
+        raise QueryError("--checkpoint is for one training: --seeds goes on with the next seed")
 
     from shortlist.blending.blend import Blend
     from shortlist.cli import show
-    from shortlist.config import load_recipe
+    from shortlist.config import Recipe, load_recipe
     from shortlist.doctor import TrainingWatch
     from shortlist.histories.events import Watermark
     from shortlist.runs.pipeline import check, load_split
+    from shortlist.runs.seeds import check_seeds, train_seeds
+    from shortlist.runs.whole import Run
 
     mark = None if watermark is None else Watermark.parse(watermark)
     quiet = quiet or context.obj["quiet"]
@@ -135,28 +147,38 @@ def train(
     read = load_recipe(recipe, chosen)
     outputs.check(
         {
-            "--out": Output(bundle, "bundle", overwrite=overwrite),
+            "--out": Output(bundle, "bundle" if seeds is None else "folder", overwrite=overwrite),
             "--checkpoint": output_at(checkpoint, "folder"),
         },
         {"the recipe": recipe, **read.inputs},
     )
     check(read)
+    if seeds is not None:
+        check_seeds(read, seeds)
     checkpoints = _checkpoints(read, checkpoint, every)
     split = load_split(read)
     if not quiet:
         _warn_of_bfloat16(read, device or context.obj["device"])
         for line in split.dataset.report.lines():
             notes.print(line)
-    with progress_bars(quiet) as progress:
-        run = _carried_out(
-            *(read, split, bundle),
-            device=device or context.obj["device"],
-            watch=TrainingWatch(progress),
-            checkpoints=checkpoints,
-            watermark=mark,
-            overwrite=overwrite,
-            log=not without_log,
-        )
+
+    def carried_out(one: Recipe, target: Path) -> Run:
+        with progress_bars(quiet) as progress:
+            return _carried_out(
+                *(one, split, target),
+                device=device or context.obj["device"],
+                watch=TrainingWatch(progress),
+                checkpoints=checkpoints,
+                watermark=mark,
+                overwrite=overwrite,
+                log=not without_log,
+            )
+
+    if seeds is not None:
+        found = train_seeds(read, bundle, seeds, carried_out, overwrite=overwrite)
+        print_json(found.to_dict()) if json_ else out.print(found.table())
+        return
+    run = carried_out(read, bundle)
     if json_:
         print_json(run.to_dict())
         return

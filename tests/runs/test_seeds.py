@@ -1,0 +1,86 @@
+"""Several seeds of one recipe: their spread worked by hand, and a command that goes on."""
+
+import json
+import math
+import sys
+
+import pytest
+
+from shortlist.cli import main
+from shortlist.data.synthetic import planted_world
+from shortlist.runs.seeds import spreads
+
+RECIPE = """
+[data]
+interactions = "log.csv"
+time = "timestamp"
+
+[model]
+dim = 4
+
+[training]
+epochs = 1
+batch_size = 64
+
+[evaluation]
+k = [5]
+ladder = false
+"""
+
+
+def test_the_spread_is_what_a_hand_works_out():
+    """Means .1 and .3: deviation .1414; users' errors .01 and .03 each give .0005 on average."""
+    half = {0.1: 1.96 * 0.01, 0.3: 1.96 * 0.03}
+    reports = [{"ndcg@5": {"mean": m, "low": m - h, "high": m + h}} for m, h in half.items()]
+    spread = spreads(reports)["ndcg@5"]
+    assert spread.mean == pytest.approx(0.2)
+    assert spread.deviation == pytest.approx(math.sqrt(0.02))
+    wide = 1.96 * math.sqrt(0.0005 + 0.02 / 2)
+    assert (spread.low, spread.high) == pytest.approx((0.2 - wide, 0.2 + wide))
+
+
+def call(capsys, *arguments):
+    """Run the command line; return its exit code, what it printed and what it complained of."""
+    old, sys.argv = sys.argv, ["shortlist", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = old
+    return code, *capsys.readouterr()
+
+
+def test_each_seed_has_its_bundle_and_the_command_goes_on_after_a_stop(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    world = planted_world(users=60, items=60, events=600, seed=3)
+    world.interactions.write_csv(tmp_path / "log.csv")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    train = ("train", tmp_path / "recipe.toml", "--out", tmp_path / "runs", "--quiet", "--json")
+    code, said, _ = call(capsys, *train, "--seeds", 2)
+    first = json.loads(said)
+    assert code == 0
+    assert list(first["seeds"]) == ["0", "1"]
+    alone = [json.loads((tmp_path / f"runs/seed-{s}/manifest.json").read_text()) for s in (0, 1)]
+    means = [m["metrics"]["metrics"]["ndcg@5"]["mean"] for m in alone]
+    assert first["metrics"]["ndcg@5"]["mean"] == pytest.approx(sum(means) / 2)
+    assert means[0] != means[1]
+    stamps = [(tmp_path / f"runs/seed-{s}/manifest.json").stat().st_mtime_ns for s in (0, 1)]
+    code, said, _ = call(capsys, *train, "--seeds", 3)
+    assert list(json.loads(said)["seeds"]) == ["0", "1", "2"]
+    assert stamps == [
+        (tmp_path / f"runs/seed-{s}/manifest.json").stat().st_mtime_ns for s in (0, 1)
+    ]
+    code, _, complaint = call(capsys, *train, "--seeds", 2, "--set", "model.dim=8")
+    assert code != 0
+    assert "another recipe" in complaint
+    (tmp_path / "plain.toml").write_text(
+        RECIPE.split("[model]", maxsplit=1)[0] + '[channels.cf]\nkind = "item-cf"\n'
+    )
+    code, _, complaint = call(
+        capsys, "train", tmp_path / "plain.toml", "--out", tmp_path / "c", "--seeds", 2
+    )
+    assert code != 0
+    assert "without towers" in complaint
