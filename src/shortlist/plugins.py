@@ -107,7 +107,9 @@ def _annotate(why: str, hidden: list[str]) -> str:
 def _members(protocol: type, *, but: Collection[str] = ()) -> list[str]:
     """The names that a protocol asks for."""
     asked = [kind for kind in protocol.__mro__ if getattr(kind, "_is_protocol", False)]
-    said = {name for kind in asked for name in (*vars(kind), *vars(kind).get("__annotations__", {}))}
+    said = {
+        name for kind in asked for name in (*vars(kind), *vars(kind).get("__annotations__", {}))
+    }
     return sorted(name for name in said if not name.startswith("_") and name not in but)
 
 
