@@ -213,3 +213,94 @@ def test_a_count_of_each_users_events_is_not_taken_for_the_user(tmp_path):
     places = {name: tmp_path / f"{name}.dat" for name in tables}
     made = draft(places["ratings"], users=places["users"], items=places["movies"])
     assert made.content["data"]["columns"][:2] == ["user_id", "item_id"]
+
+
+TIME = "2020-09-13T12:26:40Z"
+STRANGERS = {
+    # ids that a frame has made floats, half of the users missing, dates with strokes
+    "retail.csv": (
+        "InvoiceNo,StockCode,Quantity,InvoiceDate,CustomerID\n",
+        lambda n: (
+            f"{n // 3},8512{n % 17}A,{n % 5},{n % 12 + 1}/{n % 28 + 1}/2020 8:26,"
+            + (f"178{n % 29}.0\n" if n % 2 else "\n")
+        ),
+        {"user": "CustomerID", "item": "StockCode", "time": "InvoiceDate", "null_ids": "drop"}
+        | {"weight": "Quantity", "min_weight": 0},
+    ),
+    # a rating of -1 says that there is none
+    "anime.csv": (
+        "user_id,anime_id,rating\n",
+        lambda n: f"{n % 29},{n % 17},{n % 12 - 1}\n",
+        {"user": "user_id", "item": "anime_id", "weight": "rating", "min_weight": 0},
+    ),
+    # sessions beside users who are mostly unknown
+    "diginetica.csv": (
+        "sessionId;userId;itemId;eventdate\n",
+        lambda n: f"{n // 5};{'NA' if n % 3 else n % 29};{n % 17};2016-05-{n % 28 + 1:02d}\n",
+        {"user": "userId", "item": "itemId", "time": "eventdate", "null_ids": "drop"}
+        | {"null_values": ["NA"]},
+    ),
+    # Chinese, as spreadsheets in China write it
+    "export.csv": (
+        "用户ID,商品ID,商品类目ID,时间\n",
+        lambda n: f"{n % 29},{n % 17},{n % 7 // 4},2020-09-{n % 28 + 1:02d} 10:00:00\n",
+        {"user": "用户ID", "item": "商品ID", "time": "时间"},
+    ),
+    # ids with a point are no decimals
+    "analytics.csv": (
+        "event_timestamp,event_name,user_pseudo_id,item_id\n",
+        lambda n: f"{1_600_000_000_000_000 + n},view,{n % 29}.16{n % 29},SKU{n % 17}\n",
+        {"user": "user_pseudo_id", "item": "item_id", "time": "event_timestamp"},
+    ),
+    # objects in objects
+    "segment.jsonl": (
+        "",
+        lambda n: (
+            json.dumps(
+                {
+                    "userId": f"u{n % 29}",
+                    "messageId": f"m{n}",
+                    "timestamp": TIME.replace("13", "14"),
+                }
+                | {"properties": {"product_id": f"p{n % 17}", "price": n % 7 / 2}}
+            )
+            + "\n"
+        ),
+        {"user": "userId", "item": "properties.product_id"},
+    ),
+    # places beside times, no header
+    "checkins.txt": (
+        "",
+        lambda n: (
+            f"{n % 29}\t2010-10-{n % 28 + 1:02d}T23:55:27Z\t30.{n % 17}\t-97.{n % 17}"
+            f"\t2284{n % 17}\n"
+        ),
+        {"user": "user_id", "item": "item_id", "time": "timestamp"}
+        | {"columns": ["user_id", "timestamp", "column_3", "column_4", "item_id"]},
+    ),
+    # spaces between fields
+    "trust.txt": (
+        "",
+        lambda n: f"{n % 29 + 1} {n % 17 + 100} {n % 5 + 1}\n",
+        {"user": "user_id", "item": "item_id", "weight": "rating", "min_weight": 1}
+        | {"columns": ["user_id", "item_id", "rating"], "separator": " "},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_files_of_strangers_are_guessed_too(tmp_path, name):
+    header, row, roles = STRANGERS[name]
+    text = header + "".join(row(n) for n in range(300))
+    (tmp_path / name).write_text(text, encoding="gb18030" if "用户" in header else "utf-8")
+    data = dict(draft(str(tmp_path / name)).content["data"])
+    del data["interactions"]
+    assert data.pop("encoding", None) == ("gb18030" if "用户" in header else None)
+    assert data == roles
+
+
+def test_ids_that_are_floats_in_parquet_are_refused_as_train_does(tmp_path):
+    frame = pl.DataFrame({"user_id": [1.0, 1.0, 2.0], "item_id": [1, 2, 1], "visit_id": [1, 1, 2]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match="ids are floats"):
+        draft(str(tmp_path / "log.parquet"))

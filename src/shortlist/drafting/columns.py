@@ -51,6 +51,23 @@ class Column:
         return len(self.values) - len(self.given)
 
     @cached_property
+    def unknown(self) -> float:
+        """Which share of the rows has none, or a word for nothing."""
+        words = self.given.is_in(self.null_words).sum() if self.null_words else 0
+        return (self.missing + int(words)) / max(len(self.values), 1)
+
+    @property
+    def reach(self) -> str:
+        """From which number to which its values go.
+
+        >>> Column("x", pl.Series([1 / 3, 2.0])).reach
+        '0.333333 to 2'
+        """
+        ends = self.given.cast(pl.Int64 if self.is_whole else pl.Float64)
+        form = "d" if self.is_whole else ".6g"
+        return f"{format(ends.min(), form)} to {format(ends.max(), form)}"
+
+    @cached_property
     def distinct(self) -> int:
         """How many different values there are."""
         if self.is_nested or not len(self.given):
@@ -109,7 +126,7 @@ class Column:
         try:
             keys, unit = checked_times(self.given, "")
         except DataError as error:
-            return None, str(error)
+            return None, str(error).removeprefix(": ")
         return unit, told(keys, unit)
 
     @property
@@ -117,16 +134,20 @@ class Column:
         """Whether no value is below the one before it."""
         return bool(self.given.is_sorted())
 
-    @cached_property
-    def counts_rows(self) -> bool:
-        """Whether it goes up by one from row to row, and begins anew now and then: a position.
+    def counts(self, other: "Column") -> bool:
+        """Whether it counts the rows of each value of another column: a position, and no id.
 
-        >>> Column("n", pl.Series([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5])).counts_rows
+        >>> users, place = Column("u", pl.Series([7, 7, 7, 9, 9])), pl.Series([0, 1, 2, 0, 1])
+        >>> Column("n", place).counts(users)
         True
         """
-        if not self.is_whole or self.distinct == len(self.given):
+        if not self.is_whole or len(self.given) != len(other.given) or self.runs < 3:
             return False
-        return 5 * int((self.given.diff() == 1).sum()) > 4 * (len(self.given) - 1)
+        goes_on = self.given.diff().slice(1) == 1
+        same = (other.given == other.given.shift()).slice(1)
+        if not goes_on.any() or goes_on.all():
+            return False
+        return bool((goes_on == same).all())
 
     @property
     def is_binary(self) -> bool:

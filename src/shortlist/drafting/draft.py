@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from shortlist.config.reading import DATA_VARIABLE
-from shortlist.data.columns import typed_text
+from shortlist.data.columns import exact_text, typed_text
 from shortlist.data.unfolding import unfolded
 from shortlist.drafting import names
 from shortlist.drafting.columns import Column
@@ -95,7 +95,7 @@ def draft(
     _roles(made, log, roles, renamed)
     _lists(made, log, roles, renamed)
     _forms(made, [log, *(sides[side] for side in kept)])
-    _ids(made, log, roles)
+    _ids(made, roles)
     for side in SIDES:
         if side in kept:
             _features(made, side, sides[side], *kept[side])
@@ -199,9 +199,7 @@ def _columns(head: Head, rows: str | None) -> list[Column]:
     plain = [name for name in head.frame.columns if not head.frame[name].dtype.is_nested()]
     paths = [path for path, inner in head.table.inner.items() if inner.list in (None, rows)]
     if not paths:
-        return [
-            Column(name, head.frame[name], named=not head.headless) for name in head.frame.columns
-        ]
+        return [_column(head, name) for name in head.frame.columns]
     frame = head.table.load([*plain, *paths]).head(ROWS)
     return [
         Column(name, _plain(frame[name]))
@@ -234,6 +232,17 @@ def _lists(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
     elif "time" not in roles.columns and not own.is_duplicated().any():
         made.guesses.pop("data.time", None)
         made.say(Guess("data.order", "file", "each user has one list, in its order", "check"))
+
+
+def _column(head: Head, name: str) -> Column:
+    """A column of a file; ids that look like decimals, such as 17850.0, are text as they stand."""
+    found = Column(name, head.frame[name], named=not head.headless)
+    nouns = (names.USERS, names.ITEMS)
+    if head.is_text and found.values.dtype.is_float():
+        numbered = names.bare(found.words)[1]
+        if max(names.says(found.words, known) for known in nouns) >= (2 if numbered else 3):
+            return Column(name, exact_text(head.raw(name)))
+    return found
 
 
 def _plain(values: pl.Series) -> pl.Series:
@@ -301,15 +310,15 @@ def _sure_of(head: Head) -> Any:
     return next((g.confidence for g in head.guesses if g.key.endswith("columns")), "likely")
 
 
-def _ids(made: Draft, log: Head, roles: Roles) -> None:
+def _ids(made: Draft, roles: Roles) -> None:
     """What is to be done about ids that are missing."""
     sides = [roles.columns[role] for role in ("user", "item")]
     words = sorted({word for column in sides for word in column.null_words})
     if words:
         made.say(Guess("data.null_values", words, "ids that look like missing values", "check"))
-    missing = sum(column.missing for column in sides)
-    if missing or words:
-        reason = f"{missing:,} of {len(log.frame):,} rows have no user or no item"
+    missing = max(column.unknown for column in sides)
+    if missing:
+        reason = f"{missing:.1%} of the rows have no user, or no item"
         made.say(Guess("data.null_ids", "drop", reason, "check"))
 
 

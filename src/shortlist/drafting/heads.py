@@ -33,7 +33,6 @@ FILES = 3
 """Files of a folder or a list whose heads are read."""
 
 _TRIED = (";", "\t", ",", "|", "::", " ")
-_LATIN = re.compile("[À-ÖØ-öø-ÿ’‘“”–—€™®©ŒœŠšŽž«»¿¡ªº°]")
 
 
 @dataclass(frozen=True)
@@ -241,17 +240,10 @@ def _encoding(files: Sequence[Path]) -> str | None:
         pass
     else:
         return None
-    try:
-        text = data.decode("gb18030")
-        strange = [character for character in text if ord(character) > 127]
-        common = sum(
-            "\u4e00" <= character <= "\u9fa5" or character in "，。！？、："
-            for character in strange
-        )
-        if common > 0.9 * len(strange) and len(strange) > 10:
-            return "gb18030"
-    except UnicodeDecodeError:
-        pass
+    runs = re.findall(rb"[\x80-\xff]+", data)
+    pairs = sum(len(run) % 2 == 0 and min(run) > 0xA0 for run in runs)
+    if pairs > 0.9 * len(runs):  # Chinese characters are two such bytes, accents are one
+        return "gb18030"
     try:
         data.decode("cp1252")
     except UnicodeDecodeError:

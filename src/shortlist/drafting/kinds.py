@@ -177,7 +177,7 @@ def _several(given: pl.Series, mark: str) -> int | None:
 
 def _number(column: Column) -> tuple[str | None, str, str | None]:
     given, distinct = column.given, column.distinct
-    shown = f"{given.min()!s} to {given.max()!s}"
+    shown = column.reach
     if given.dtype.is_float() and not bool(given.is_finite().all()):
         return None, "not all of its numbers are finite", None
     if float(given.cast(pl.Float64).abs().max() or 0) > 1e15:  # type: ignore[arg-type]

@@ -114,6 +114,8 @@ OTHERS = (
 )
 """Words that say a column is about a user or an item, and not the one itself."""
 
+OTHERS_ZH = ("类", "名", "价", "时间", "日期", "品牌", "等级", "性别", "年龄", "城市", "标题", "数")
+
 
 def bare(words: Sequence[str]) -> tuple[tuple[str, ...], bool]:
     """Return the words of a name without those for "id", and whether it had one.
@@ -142,7 +144,8 @@ def says(words: Sequence[str], known: Sequence[str], weak: Sequence[str] = ()) -
     """
     nouns, numbered = bare(words)
     if any(not word.isascii() and noun in word for word in nouns for noun in known):
-        return 4
+        about = any(other in word for word in nouns for other in OTHERS_ZH)
+        return 1 if about else 4
     others = [noun for noun in nouns if noun not in known]
     if len(nouns) > len(others):
         if not others:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from shortlist.data.columns import checked_ids
 from shortlist.drafting import names
 from shortlist.drafting.columns import Column
 from shortlist.drafting.guesses import Confidence, Guess
@@ -50,6 +51,7 @@ def find_roles(
     roles = Roles()
     usable = [column for column in columns if len(column.given)]
     ids = [column for column in usable if _could_be_id(column)]
+    _refuse_floats(usable, where)
     _user(roles, ids, known, where, whole=whole)
     _item(roles, ids, known, where, whole=whole)
     _time(roles, roles.free(usable))
@@ -58,6 +60,14 @@ def find_roles(
     _weight(roles, roles.free(usable))
     _session(roles, roles.free(usable))
     return roles
+
+
+def _refuse_floats(columns: Sequence[Column], where: str) -> None:
+    """Refuse ids that have been floats, where the name says that they are the ids."""
+    for column in columns:
+        said = [names.says(column.words, nouns) for nouns in (names.USERS, names.ITEMS)]
+        if column.values.dtype.is_float() and max(said) == 4:
+            checked_ids(column.given, where)
 
 
 def _could_be_id(column: Column) -> bool:
@@ -84,7 +94,7 @@ def _user(
             continue
         if said < 3 and (column.is_clock or _is_kind(column) or _is_item(column)):
             continue
-        if said < 3 and column.counts_rows:
+        if said < 3 and any(column.counts(other) for other in ids):
             continue
         if not said and names.says(column.words, names.ITEMS) >= 3:
             continue
@@ -107,6 +117,8 @@ def _user(
     if shared >= 0.5 and known.get("user"):
         reason += f"; {shared:.0%} of them in the users file"
     sure: Confidence = "sure" if said >= 3 else "likely" if said or shared > 0.9 else "check"
+    if best.unknown > 0.5:
+        sure, reason = "check", f"{reason}; {best.unknown:.0%} of the rows have none"
     if said < 2 and len(found) > 1 and found[1][0] == found[0][0]:
         sure = "check"
     if sure == "check" and len(found) > 1:
@@ -130,7 +142,7 @@ def _item(
         said = names.says(column.words, names.ITEMS, names.WEAK_ITEMS)
         if column.distinct < 2 and said < 3:
             continue
-        if said < 3 and (column.is_clock or _is_kind(column) or column.counts_rows):
+        if said < 3 and (column.is_clock or _is_kind(column) or column.counts(user)):
             continue
         if column.repeats == 1 and said < 3 and (whole or column.ordered):
             continue  # the number of the row, or a text of its own
@@ -286,28 +298,11 @@ def _shares(column: Column) -> str:
 def _weight(roles: Roles, columns: Sequence[Column]) -> None:
     found = []
     for place, column in enumerate(columns):
-        if not column.is_number or column.missing or column.distinct < 2:
-            continue
-        values = column.given.cast(pl.Float64)
-        if not values.is_finite().all() or float(values.min()) < 0:  # type: ignore[arg-type]
-            continue
-        told = 0.0
-        if not column.named:
-            told = 4.0 * _is_rating(column)
-        elif names.mentions(column.words, names.RATINGS) and "count" not in column.words:
-            told = 4
-        elif names.mentions(column.words, names.CLICKS) and column.is_binary:
-            told = (
-                3
-                - min(names.CLICKS.index(word) for word in column.words if word in names.CLICKS) / 9
-            )
-        elif names.mentions(column.words, names.AMOUNTS):
-            told = 2
-        if told:
-            found.append((told, -place, column))
-    if not found:
+        if column.is_number and not column.missing and column.distinct > 1:
+            found.append((_weighs(column), -place, column))
+    told, _, best = max(found, key=lambda entry: entry[:2], default=(0.0, 0, None))
+    if best is None or not told:
         return
-    told, _, best = max(found, key=lambda entry: entry[:2])
     values = best.given.cast(pl.Float64)
     if best.is_binary:
         reason = f"1 in {int(values.sum()) / len(values):.0%} of the rows, 0 in the others"
@@ -316,13 +311,31 @@ def _weight(roles: Roles, columns: Sequence[Column]) -> None:
             Guess("data.min_weight", 1, f"rows with {best.name} = 0 are no positives", "check")
         )
         return
-    low, high = best.given.min(), best.given.max()
-    roles.take("weight", best, f"{low!s} to {high!s}", "likely" if told == 4 else "check")
+    roles.take("weight", best, best.reach, "likely" if told == 4 else "check")
+    least = best.given.filter(best.given >= 0).min()
     reason = "each row is a positive; a higher number keeps lower ones out of what is learned"
     sure: Confidence = "likely"
-    if low == 0:
+    if bool((values < 0).any()):
+        reason, sure = "rows with less are no positives", "check"
+    elif least == 0:
         reason, sure = f"0 may mean that nothing is known, and not the least: {reason}", "check"
-    roles.guesses.append(Guess("data.min_weight", low, reason, sure))
+    roles.guesses.append(Guess("data.min_weight", least, reason, sure))
+
+
+def _weighs(column: Column) -> float:
+    """How clearly a column of numbers is a rating, a click or an amount."""
+    values = column.given.cast(pl.Float64)
+    rated = names.mentions(column.words, names.RATINGS) and "count" not in column.words
+    if not values.is_finite().all() or (bool((values < 0).any()) and not rated):
+        return 0.0
+    if not column.named:
+        return 4.0 * _is_rating(column)
+    if rated:
+        return 4.0
+    if names.mentions(column.words, names.CLICKS) and column.is_binary:
+        clicks = [names.CLICKS.index(word) for word in column.words if word in names.CLICKS]
+        return 3 - min(clicks) / 9
+    return 2.0 * names.mentions(column.words, names.AMOUNTS)
 
 
 def _is_rating(column: Column) -> bool:

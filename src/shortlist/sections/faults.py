@@ -75,7 +75,9 @@ def _where(loc: tuple[int | str, ...]) -> str:
 
 def key_text(text: str) -> str:
     """Return a key as TOML writes it, quoted where it has to be."""
-    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text)
+    if re.fullmatch(r"[A-Za-z0-9_-]+", text):
+        return text
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _meaning(loc: tuple[int | str, ...], sections: Mapping[str, type[BaseModel]]) -> str:
