@@ -22,18 +22,21 @@ class Queries:
     users: ids; or histories: one list of item ids each, oldest first, also as a column of lists of
     polars or Arrow. recent: with users, one list
     of item ids each, oldest first, of what they met since: it follows what is stored of them, as
-    events of weight 1 at the time of the newest event of the log. met: with users, one list of item
-    ids each that are left out like what was met, and that nothing reads. forgotten: with users,
-    whether each is answered as somebody unknown, of whom `recent` and `met` alone are known.
+    events of weight 1 at the time of the newest event of the log; where the log has kinds of events
+    (`Schema.events`), any event of a query is of the first kind of the table that is no target.
+    met: with users, one list of item ids each that are left out like what was met, and that nothing
+    reads. forgotten: with users, whether each is answered as somebody unknown, of whom `recent` and
+    `met` alone are known.
     features: of the users as they are now, {"age": [31, None]}, one value a query, None for what is
     stored; only a query tower with user features reads them, and others refuse them.
     before: which stored events of a user count as known; 'test' keeps the test rows out of sight.
     exclude_seen: leave out the items the user is known to have met, also those rated below
-    min_weight. where: a condition on the items' columns (`data.predicates`); allow, deny: item ids
-    that alone may, or must not, be recommended. The three are of all queries. quota: at most so
-    many items of each value of a column in every answer, {"genre": 3}; the best list that keeps to
-    it is found, and items without a value are not limited. rows: bool [items + 1], the rows that
-    alone may be recommended, for callers that know rows.
+    min_weight, but not those met in events of kinds with seen = false alone. where: a condition on
+    the items' columns (`data.predicates`); allow, deny: item ids that alone may, or must not, be
+    recommended. The three are of all queries. quota: at most so many items of each value of a
+    column in every answer, {"genre": 3}; the best list that keeps to it is found, and items without
+    a value are not limited. rows: bool [items + 1], the rows that alone may be recommended, for
+    callers that know rows.
     """
 
     users: Ids | None = None

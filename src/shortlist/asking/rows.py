@@ -14,8 +14,9 @@ from shortlist.asking.queries import Queries
 from shortlist.data.batches import histories
 from shortlist.data.dataset import TrainingData
 from shortlist.data.histories import Events
+from shortlist.data.kinds import Kinds
 from shortlist.data.predicates import allowed_rows, as_predicate
-from shortlist.data.ragged import Ragged, joined, taken
+from shortlist.data.ragged import Ragged, joined, keep, taken
 from shortlist.data.vocabulary import flat_ids
 from shortlist.errors import QueryError
 
@@ -29,8 +30,9 @@ class RowQueries:
     exclude: whether the history must not be recommended; weight: [total] float32, of each event of
     the history, None where the log has no weights or the history came with the query. allow: bool
     [items + 1], the rows any query may get, None for all. time: like weight, in the log's unit;
-    None unless asked for. met: item rows that were met besides, which nothing reads: with the
-    history they must not be recommended. described: features that came with the queries.
+    None unless asked for. kind: like weight, codes of `kinds`; both None where the log has no kinds
+    of events. met: item rows that were met besides, which nothing reads: with the history they must
+    not be recommended. described: features that came with the queries.
     """
 
     users: Tensor
@@ -41,14 +43,29 @@ class RowQueries:
     time: Tensor | None = None
     met: Ragged | None = None
     described: Described | None = None
+    kind: Tensor | None = None
+    kinds: Kinds | None = None
 
     @cached_property
     def seen(self) -> tuple[Tensor, Tensor] | None:
         """The rows each query must not get, as an index takes them."""
-        if self.exclude and self.met is not None:
-            both = joined(self.history, self.met)
-            return both.values, both.offsets
-        return (self.history.values, self.history.offsets) if self.exclude else None
+        if not self.exclude:
+            return None
+        hidden = self.history
+        if self.kind is not None and self.kinds is not None:
+            hides = self.kinds.hides(self.kind.numpy())
+            hidden = hidden if hides is None else keep(hidden, torch.from_numpy(hides))
+        if self.met is not None:
+            hidden = joined(hidden, self.met)
+        return hidden.values, hidden.offsets
+
+    @cached_property
+    def worth(self) -> Tensor | None:
+        """What each event counts for its kind, [total] float32; None where all count 1."""
+        if self.kind is None or self.kinds is None:
+            return None
+        worth = self.kinds.worth(self.kind.numpy())
+        return None if worth is None else torch.from_numpy(worth)
 
     def take(self, which: Tensor) -> "RowQueries":
         """Return the queries of these numbers, in their order, [n] int64."""
@@ -62,6 +79,7 @@ class RowQueries:
             history=self._events(self.history.values, which),
             weight=of_events(self.weight),
             time=of_events(self.time),
+            kind=of_events(self.kind),
             met=None if self.met is None else taken(self.met, which),
             described=None if self.described is None else self.described.take(which),
         )
@@ -102,7 +120,9 @@ def row_blocks(
             since = _rows_of_lists(queries.met[at : at + size], data)
             met = since if met is None else joined(met, since)
         block = RowQueries(
-            *(users, known.items, queries.exclude_seen, known.weight, allow, known.time, met)
+            *(users, known.items, queries.exclude_seen, known.weight, allow, known.time, met),
+            kind=known.kind,
+            kinds=data.log.kinds,
         )
         yield _with_features(block, queries, at, data)
 
@@ -129,7 +149,8 @@ def _followed(
         return joined(Ragged(column, known.items.offsets), Ragged(added, later.offsets)).values
 
     time = None if known.time is None else behind(known.time, data.newest_time)
-    return Events(joined(known.items, later), behind(known.weight, 1), time)
+    kind = None if data.log.kinds is None else behind(known.kind, data.log.kinds.unnamed)
+    return Events(joined(known.items, later), behind(known.weight, 1), time, kind)
 
 
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
@@ -161,8 +182,11 @@ def _from_histories(
     exclude: bool,
     allow: Tensor | None,
 ) -> RowQueries:
-    users = torch.zeros(len(lists), dtype=torch.int64)
-    return RowQueries(users, _rows_of_lists(lists, data), exclude, None, allow)
+    users, rows = torch.zeros(len(lists), dtype=torch.int64), _rows_of_lists(lists, data)
+    kind, kinds = None, data.log.kinds
+    if kinds is not None:
+        kind = torch.full((len(rows.values),), kinds.unnamed, dtype=torch.int8)
+    return RowQueries(users, rows, exclude, None, allow, kind=kind, kinds=kinds)
 
 
 def _rows_of_lists(lists: Sequence[Sequence[Any]] | pl.Series, data: TrainingData) -> Ragged:

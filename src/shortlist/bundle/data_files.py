@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from shortlist.data.features import ENCODERS, FeatureTable, encode
 from shortlist.data.histories import Histories
 from shortlist.data.impressions import Shows
 from shortlist.data.interactions import Interactions, Role
+from shortlist.data.kinds import Kinds
 from shortlist.data.ragged import Ragged
 from shortlist.data.text import TextFormat
 from shortlist.data.vocabulary import Vocabulary
@@ -29,6 +30,7 @@ LOG_COLUMNS: dict[str, tuple[Any, ...]] = {
     "time": (pl.Int64, pl.Float64),
     "weight": (pl.Float32,),
     "session": (pl.Int32,),
+    "kind": (pl.Int8,),
 }
 """The columns a log can have, and the type of each."""
 
@@ -81,6 +83,8 @@ def data_fields(data: TrainingData, files: Mapping[str, bytes]) -> dict[str, JSO
         "removed_items": sorted(data.removed),
         "rows": {name: unpacked(content).rows for name, content in files.items()},
     }
+    if data.log.kinds is not None:
+        fields["kinds"] = [dict(kind._asdict()) for kind in data.log.kinds.rows()]
     tables = {name: hashlib.sha256(files[name]).hexdigest() for name in TABLES if name in files}
     return {**fields, "fingerprint": fingerprint(data, fields, tables)}
 
@@ -95,6 +99,13 @@ def read_data(manifest: Manifest, store: Histories | None = None) -> TrainingDat
     fields: Any = manifest.fields["data"]
     users, items = _vocabulary(manifest, "user"), _vocabulary(manifest, "item")
     log, met = _events(manifest, LOG_COLUMNS, users, items), None
+    kinds = Kinds.from_rows(fields["kinds"]) if "kinds" in fields else None
+    known = 0 if kinds is None else len(kinds.names)
+    _require(
+        manifest, (log.kind is not None) == (kinds is not None), "log.parquet", "kinds of events"
+    )
+    _require(manifest, _within(log.kind, 0, known - 1), "log.parquet", "a kind has no name")
+    log = replace(log, kinds=kinds)
     if "met.parquet" in manifest.files:
         met = _events(manifest, MET_COLUMNS, users, items, "met")
     user_frame, item_frame = _entities(manifest, users), _entities(manifest, items)
@@ -192,10 +203,10 @@ def _events(
             _require(manifest, frame.schema.get(name) in kinds, file, f"{name} must be {kinds}")
     _require(manifest, set(frame.columns) <= columns.keys(), file, "it has other columns")
     _require(manifest, not any(frame.null_count().row(0)), file, "a value is missing")
-    log = Interactions(
-        users=len(users) + 1,
-        **{name: frame[name].to_numpy(writable=True) for name in columns if name in frame},
-    )
+    given: dict[str, Any] = {
+        name: frame[name].to_numpy(writable=True) for name in columns if name in frame
+    }
+    log = Interactions(users=len(users) + 1, **given)
     _require(manifest, (log.time is not None) == fields["ordered"], file, "ordered means a time")
     _require(manifest, _within(log.user, 1, len(users)), file, "a user has no id")
     _require(manifest, _within(log.item, 1, len(items)), file, "an item has no id")

@@ -32,6 +32,7 @@ from shortlist.errors import BundleError, suggest_part
 from shortlist.index import INDEXES
 from shortlist.plugins import TABLES, OwnPart, missing_parts
 from shortlist.sections.base import Section
+from shortlist.sections.events import MOST
 from shortlist.sections.kinds import SplitKind
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -103,6 +104,21 @@ class Text(Section):
     columns: list[Name]
     null_values: list[Name]
     item_separator: Name | None = None
+
+
+class Kind(Section):
+    """A kind of events: `data.kinds.Described`."""
+
+    name: Name
+    target: bool
+    weight: Annotated[float, Field(gt=0)]
+    seen: bool
+
+
+class Kinds(Section):
+    """The kinds of events that are read, by code."""
+
+    kinds: Annotated[list[Kind], Field(min_length=1, max_length=MOST)]
 
 
 class Data(Section):
@@ -285,7 +301,10 @@ def check_manifest(manifest: Manifest) -> None:
 def check_fields(fields: Mapping[str, Any], *, exact: bool) -> set[str]:
     """Return the names of the tensor files that these fields ask for. Errors: ValueError."""
     _check_parts(_checked(Fields, fields, "", exact).parts or ())
-    _checked(Data, fields["data"], "data", exact)
+    # Only bundles of a log with kinds of events have this key; older versions refuse it by name.
+    _checked(Data, {k: v for k, v in fields["data"].items() if k != "kinds"}, "data", exact)
+    if "kinds" in fields["data"]:
+        _check_kinds(fields["data"]["kinds"])
     kind, settings = fields["retriever"], fields["settings"]
     _known("retriever", kind, RETRIEVERS)
     data = fields["data"]
@@ -340,6 +359,13 @@ def _check_parts(parts: Iterable[Part]) -> None:
         _known("parts: table", part.table, TABLES)
     if reason := missing_parts(OwnPart(part.table, part.name, part.module) for part in parts):
         raise ValueError(reason)
+
+
+def _check_kinds(given: Any) -> None:
+    kinds = _checked(Kinds, {"kinds": given}, "data", exact=True).kinds
+    _distinct("data.kinds", [kind.name for kind in kinds])
+    if not any(kind.target for kind in kinds):
+        raise ValueError("data.kinds: none of them is a target")
 
 
 def _channel(kind: str, settings: Any, where: str, exact: bool) -> set[str]:

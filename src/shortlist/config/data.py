@@ -11,6 +11,7 @@ from shortlist.sections.base import (
     Section,
     Text,
 )
+from shortlist.sections.events import EventKind
 
 
 class Data(Section):
@@ -69,6 +70,20 @@ class Data(Section):
     )
     weight: Text | None = Field(
         default=None, description="Column of a rating, label or strength.", examples=["rating"]
+    )
+    event: Text | None = Field(
+        default=None,
+        description="Column that names the kind of each event, such as view and purchase; "
+        "data.events says what each kind is for.",
+        examples=["event"],
+    )
+    events: dict[Text, EventKind] = Field(
+        default={},
+        description="What each kind of event is for, every kind of the column named: target, "
+        "learned and predicted (and read); history, read; weight, what an event counts; seen, "
+        "whether its item is left out of answers; drop, whether its rows are left out. A number "
+        'may be a range: "4.." is 4 and more.',
+        examples=[{"purchase": {"target": True, "weight": 3.0}, "view": {"seen": False}}],
     )
     session: Text | None = Field(
         default=None,

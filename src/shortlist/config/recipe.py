@@ -18,8 +18,9 @@ from shortlist.config.parts import CHOICES, kept, named
 from shortlist.config.split import Split
 from shortlist.config.training import TRAINING_PARTS, Training
 from shortlist.config.tune import Tune
-from shortlist.errors import ModelError, RecipeError, suggest, suggest_part
+from shortlist.errors import DataError, ModelError, RecipeError, suggest, suggest_part
 from shortlist.sections.base import Section, Text
+from shortlist.sections.events import checked_events
 from shortlist.sections.faults import explain
 from shortlist.sections.kinds import SplitKind
 
@@ -29,8 +30,9 @@ LEARNED_KINDS = ["two-tower", "item-to-item", "user-to-user"]
 SHOWN_METRICS = ("ctr", "conversion")
 """Metrics of channels that read data.impressions."""
 
-ROLES = ("user", "item", "time", "weight", "session")
-"""The keys of [data] that name a column of the log; no two name the same one."""
+ROLES = ("user", "item", "time", "weight", "session", "event")
+"""The keys of [data] that name a column of the log; no two name the same one, but that a weight may
+be the kind of its event, too."""
 
 
 class Recipe(Section):
@@ -170,7 +172,7 @@ class Recipe(Section):
         roles["split.column"] = self.split.column
         owner: dict[str, str] = {}
         for role, column in roles.items():
-            if column in owner:
+            if column in owner and (owner[column], role) != ("data.weight", "data.event"):
                 found.append(f"{owner[column]} and {role} are both the column {column!r}")
             if column is not None:
                 owner[column] = role
@@ -182,8 +184,7 @@ class Recipe(Section):
                 )
         if data.time_unit != "auto" and data.time is None:
             found.append("data.time_unit needs data.time, the column of the times")
-        if data.min_weight is not None and data.weight is None:
-            found.append("data.min_weight needs data.weight, the column it is compared with")
+        found += self._positive_conflicts()
         for key, own, file in (
             ("users_id", data.users_id, data.users),
             ("items_id", data.items_id, data.items),
@@ -214,6 +215,22 @@ class Recipe(Section):
                 if name in owner
             ]
             owner = owner | keys
+        return found
+
+    def _positive_conflicts(self) -> list[str]:
+        """What is wrong with what is said of positives."""
+        data, found = self.data, []
+        if data.min_weight is not None and data.weight is None:
+            found.append("data.min_weight needs data.weight, the column it is compared with")
+        if data.min_weight is not None and data.events:
+            found.append(
+                "data.min_weight and data.events both say what is a positive: leave min_weight "
+                'out, and name ranges of the weight in data.events, such as "4.."'
+            )
+        try:
+            checked_events(data.event, data.events)
+        except DataError as error:
+            found.append(str(error).rstrip("."))
         return found
 
     @property

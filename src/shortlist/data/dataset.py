@@ -15,7 +15,8 @@ from shortlist.data.features import FeatureTable
 from shortlist.data.histories import Histories, LoggedHistories
 from shortlist.data.id_columns import align_ids
 from shortlist.data.impressions import Shown, Shows, read_shown
-from shortlist.data.interactions import Cut, Interactions, Role
+from shortlist.data.interactions import COLUMNS, Cut, Interactions, Role
+from shortlist.data.kinds import Kinds
 from shortlist.data.log_features import (
     ROW,
     VERSION,
@@ -48,9 +49,9 @@ class Dataset:
 
     `log` holds codes: positions in `user_ids` and `item_ids`, which are sorted. Nothing here is a
     statistic: what must not see the future is made by `Split.training_data`. met: events below the
-    schema's min_weight, in codes too: nothing is learned from them, but their users have met these
-    items; None where the schema has no min_weight. met_split_values: their `split_values`.
-    described: what the log says of the sides that have no table.
+    schema's min_weight, or of kinds that are not read, in codes too: nothing is learned from them,
+    but their users have met these items; None where the schema has none. met_split_values: their
+    `split_values`. described: what the log says of the sides that have no table.
     """
 
     schema: Schema
@@ -101,8 +102,9 @@ class Dataset:
         item_ids, item, met_item = _encode(frame["item"], item_frame, met)
         by_file = "file" in (schema.tie, schema.order)
         keys = None if by_file else pair_hash(user_ids, item_ids, user, item)
-        time = _numpy(frame, "time")
-        order = _order(user, time, keys)
+        time, kind = _numpy(frame, "time"), _numpy(frame, "kind")
+        kinds = Kinds.of(schema.events) if kind is not None else None
+        order = _order(user, time, keys, kind, kinds)
         met_log = met_values = by_user = None
         met_keys = np.zeros(0, dtype=np.uint64)
         if met is not None:
@@ -123,6 +125,8 @@ class Dataset:
             time=None if time is None else time[order],
             weight=None if (w := _numpy(frame, "weight")) is None else w.astype(np.float32)[order],
             session=_sessions(frame, order),
+            kind=None if kind is None else kind[order],
+            kinds=kinds,
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         described = _described(read, order, by_user, None if keys is None else (keys, met_keys))
@@ -135,6 +139,7 @@ class Dataset:
             report,
             beside=(*said, *(log.line() for log in shown.values())),
             warnings=(
+                *report.warnings,
                 *(warning for warning in unshared if warning),
                 *(said for side in described.values() for said in side.follows),
             ),
@@ -199,16 +204,18 @@ class Dataset:
         if not self.ordered:
             notes.append("no time column: histories are unordered sets")
         for role in (Role.VALIDATION, Role.TEST):
-            if not (roles == role).any():
+            held_out = roles == role
+            if not (held_out if self.log.target is None else held_out & self.log.target).any():
+                rows = "rows" if self.log.target is None else "targets"
                 raise SplitError(
                     f"the {kind} split leaves no {role.name.lower()} row: the log has "
-                    f"{len(self.log)} rows of {len(self.user_ids)} users"
+                    f"{len(self.log.targets)} {rows} of {len(self.user_ids)} users"
                 )
         log = replace(self.log, role=roles)
         return Split(self, log, kind, tuple(notes), self._met(log, kind, at, seed))
 
     def _met(self, log: Interactions, kind: str, at: Any, seed: int) -> Interactions | None:
-        """The events below min_weight with roles: which cut knows them (docs/decisions/0010)."""
+        """The events that are met only, with roles: which cut knows them (docs/decisions/0010)."""
         if self.met is None:
             return None
         if kind == "column":
@@ -218,7 +225,7 @@ class Dataset:
             keys = pair_hash(self.user_ids, self.item_ids, self.met.user, self.met.item, seed + 1)
             roles = splits.random_hold_out(self.met, keys, 0.8 if at is None else at)
         else:
-            roles = splits.known_before(log, self.met, one_moment=kind == "global-time")
+            roles = splits.known_before(log.targets, self.met, one_moment=kind == "global-time")
         return replace(self.met, role=roles)
 
     def _refuse_grouped(self) -> None:
@@ -251,11 +258,17 @@ class Dataset:
         if self.split_values is None:
             raise SplitError("split.kind 'column' needs split.column (Schema.split): its name")
         roles = splits.from_column(self.split_values, self.schema.split or "split")
-        if not (roles == Role.VALIDATION).any():
-            splits.carve(self.log, roles, keys, 0.1, Role.VALIDATION)
+        target = slice(None) if self.log.target is None else self.log.target
+        drawn = roles[target]
+        if not (drawn == Role.VALIDATION).any():
+            splits.carve(self.log.targets, drawn, keys[target], 0.1, Role.VALIDATION)
+            held_out = np.where(drawn == Role.VALIDATION, drawn, Role.TRAIN).astype(np.int8)
+            if self.log.target is not None:
+                held_out = splits.of_pairs(self.log, held_out)
+            roles = np.maximum(roles, held_out)
             notes.append(
                 "the split column names no validation row: a seeded tenth of each user's training "
-                f"rows ({int((roles == Role.VALIDATION).sum()):,}) is held out for validation"
+                f"rows ({int((drawn == Role.VALIDATION).sum()):,}) is held out for validation"
             )
         return roles
 
@@ -264,7 +277,7 @@ class Dataset:
 class Split:
     """A dataset whose rows have roles; notes say what a reader of the figures must know.
 
-    met: the events below min_weight, each with the role that says which cuts know it.
+    met: the events that are met only, each with the role that says which cuts know it.
     """
 
     dataset: Dataset
@@ -344,10 +357,12 @@ class TrainingData:
     logged: by name of a log of negatives, the item rows of
     each user row; not part of a bundle. shows: of each item before the cut, where impressions are.
     remembered: the answers of `data.predicates`. removed: item rows that must not be recommended.
-    met: in rows, what users met without its being a positive (below min_weight): kept out of their
-    answers, by role as the log is, and of everything that learns. None where that is not known.
-    follows: sentences about features that are columns of the other side; not part of a bundle.
-    counts: of data without their log, how often each trained item row stood in the training log,
+    log: with kinds of events it holds what is read; `log.targets` are the positives among it.
+    met: in rows, what users met without its being read (below min_weight, or of such a kind): kept
+    out of their answers, by role as the log is, and of everything that learns. None where that is
+    not known. follows: sentences about features that are columns of the other side; not part of a
+    bundle.
+    counts: of data without their log, how often each trained item row was a positive in training,
     [items.trained + 1]; the log is then empty. store: what is asked for histories instead of the
     log; not part of a bundle.
     """
@@ -407,35 +422,47 @@ class TrainingData:
 
     @cached_property
     def training_log(self) -> Interactions:
-        """The events the statistics and the model may see."""
+        """The events the statistics and the model may see: all that are read."""
         return self.log.before(FIT_BEFORE[self.fit])
 
     @cached_property
+    def training_targets(self) -> Interactions:
+        """The positives among them: the same object where all are."""
+        return self.training_log.targets
+
+    @cached_property
     def item_counts(self) -> NDArray[np.int64]:
-        """How often each trained item row stands in the training log, [items.trained + 1]."""
+        """How many positives each trained item row has in training, [items.trained + 1]."""
         if self.counts is not None:
             return self.counts
-        return self.training_log.item_counts(self.items.trained)
+        return self.training_targets.item_counts(self.items.trained)
 
     def candidates(self, *, with_features: bool) -> NDArray[np.int64]:
         """Return the item rows that can be recommended: none of those `removed`.
 
-        Trained items, and for a model that reads item features also catalogue items nobody has
-        touched yet: their features place them. Ascending; made once, as every request asks,
-        and not to be changed.
+        Trained items that were a positive, and for a model that reads item features also catalogue
+        items nobody has touched yet: their features place them. Ascending; made once, as every
+        request asks, and not to be changed.
         """
         return self._placed_by_features if with_features else self._trained_candidates
 
     @cached_property
+    def _targeted(self) -> NDArray[np.int64]:
+        """Trained rows that were a positive: all of them, where every event is one."""
+        if self.log.kinds is None or all(self.log.kinds.targets):
+            return np.arange(1, self.items.trained + 1)
+        return np.flatnonzero(self.item_counts)
+
+    @cached_property
     def _trained_candidates(self) -> NDArray[np.int64]:
-        return self._without_removed(np.arange(1, self.items.trained + 1))
+        return self._without_removed(self._targeted)
 
     @cached_property
     def _placed_by_features(self) -> NDArray[np.int64]:
         if self.item_frame is None or not self.item_features.columns:
             return self._trained_candidates
-        trained = np.arange(1, self.items.trained + 1)
-        return self._without_removed(np.union1d(trained, self.items.rows(self.item_frame["id"])))
+        rows = np.union1d(self._targeted, self.items.rows(self.item_frame["id"]))
+        return self._without_removed(rows)
 
     def _without_removed(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         if self.removed:
@@ -625,14 +652,26 @@ def _encoded(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, 
 
 
 def _order(
-    user: NDArray[np.int32], time: NDArray[Any] | None, keys: NDArray[np.uint64] | None
+    user: NDArray[np.int32],
+    time: NDArray[Any] | None,
+    keys: NDArray[np.uint64] | None,
+    kind: NDArray[np.int8] | None = None,
+    kinds: Kinds | None = None,
 ) -> NDArray[np.uint32]:
-    """Sort by user, then time, then the tie rule (hash, or file order where keys is None)."""
+    """Sort by user, then time, then the tie rule (hash, or file order where keys is None).
+
+    By the hash, targets stand before what is only read at the same time: nobody knows that it came
+    before them, and no history of theirs may hold it.
+    """
     columns: dict[str, NDArray[Any]] = {"user": user}
     if time is not None:
         columns["time"] = time
     if keys is not None:
+        if kind is not None and kinds is not None and (target := kinds.target(kind)) is not None:
+            columns["read"] = ~target
         columns["tie"] = keys
+        if kind is not None:
+            columns["kind"] = kind
     sort = pl.arg_sort_by(list(columns), maintain_order=keys is None)
     return pl.DataFrame(columns).select(sort.alias("order"))["order"].to_numpy()
 
@@ -673,8 +712,6 @@ def _by_user_row(
         return renamed
     order = np.argsort(renamed.user, kind="stable")
     columns = {
-        name: column[order]
-        for name in ("user", "item", "role", "time", "weight", "session")
-        if (column := getattr(renamed, name)) is not None
+        name: column[order] for name in COLUMNS if (column := getattr(renamed, name)) is not None
     }
     return replace(renamed, **columns)

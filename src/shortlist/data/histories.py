@@ -16,13 +16,14 @@ from shortlist.data.ragged import Ragged, windows
 class Events(NamedTuple):
     """Lists of events, one a user, oldest first.
 
-    items: rows; weight, time: [total] like items.values, each None where the store has none (time
-    also where it was not asked for).
+    items: rows; weight, time, kind: [total] like items.values, each None where the store has none
+    (time also where it was not asked for). kind: codes of the log's `kinds`.
     """
 
     items: Ragged
     weight: Tensor | None = None
     time: Tensor | None = None
+    kind: Tensor | None = None
 
 
 class Histories(Protocol):
@@ -51,11 +52,11 @@ class LoggedHistories:
         known = self.log.before(before)
         start = torch.from_numpy(known.indptr)
         begin, length = start[users], start[users + 1] - start[users]
-        weight, time = (
+        weight, time, kind = (
             None if column is None else windows(torch.from_numpy(column), begin, length).values
-            for column in (known.weight, known.time if timed else None)
+            for column in (known.weight, known.time if timed else None, known.kind)
         )
-        return Events(histories(known, users, None), weight, time)
+        return Events(histories(known, users, None), weight, time, kind)
 
     def append(self, users: Tensor, events: Events) -> "LoggedHistories":
         """Return a log with these events behind the others; they are known at the end alone."""
@@ -67,7 +68,10 @@ class LoggedHistories:
             "role": np.full(count, Role.TEST),
             "time": None if events.time is None else events.time.numpy(),
             "weight": np.ones(count) if events.weight is None else events.weight.numpy(),
+            "kind": None if events.kind is None else events.kind.numpy(),
         }
+        if log.kinds is not None and events.kind is None:
+            given["kind"] = np.full(count, log.kinds.unnamed)
         columns = {}
         for name, added in given.items():
             old: NDArray[Any] | None = getattr(log, name)
@@ -86,5 +90,7 @@ class LoggedHistories:
                 role=grown.get("role"),
                 time=grown.get("time"),
                 weight=grown.get("weight"),
+                kind=grown.get("kind"),
+                kinds=log.kinds,
             )
         )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist.data.kinds import Kinds
 from shortlist.errors import ModelError
 
 Cut = Literal["validation", "test", "end"]
@@ -23,14 +24,18 @@ class Role(IntEnum):
 
 BEFORE: dict[Cut, int] = {"validation": 1, "test": 2, "end": 3}
 
+COLUMNS = ("user", "item", "role", "time", "weight", "session", "kind")
+"""What is known of each event."""
+
 
 @dataclass(frozen=True)
 class Interactions:
     """n events sorted by user, then time, then the tie rule.
 
     user, item: [n] int32, rows (or codes before a split has made rows); role: [n] int8, see Role;
-    time: [n] int64 or float64, weight: [n] float32, session: [n] int32, each None where not given.
-    `users` is the highest user number + 1.
+    time: [n] int64 or float64, weight: [n] float32, session: [n] int32, kind: [n] int8, each None
+    where not given. `users` is the highest user number + 1. kinds: what the codes of `kind` mean;
+    without it every event is a target.
     """
 
     user: NDArray[np.int32]
@@ -40,6 +45,8 @@ class Interactions:
     time: NDArray[Any] | None = None
     weight: NDArray[np.float32] | None = None
     session: NDArray[np.int32] | None = None
+    kind: NDArray[np.int8] | None = None
+    kinds: Kinds | None = None
 
     def __len__(self) -> int:
         """How many events there are."""
@@ -58,19 +65,38 @@ class Interactions:
         return self.keep(self.role < BEFORE[cut])
 
     def at(self, cut: Cut) -> "Interactions":
-        """Return the events that a cut holds out: what is to be predicted."""
+        """Return the targets that a cut holds out: what is to be predicted."""
         if self.role is None:
             raise ValueError("the log has no split")
-        return self.keep(self.role == BEFORE[cut])
+        held_out = self.role == BEFORE[cut]
+        return self.keep(held_out if self.target is None else held_out & self.target)
+
+    @cached_property
+    def target(self) -> NDArray[np.bool_] | None:
+        """Which events are positives, bool [n]; None where all are."""
+        if self.kind is None or self.kinds is None:
+            return None
+        mask = self.kinds.target(self.kind)
+        return None if mask is None or mask.all() else mask
+
+    @cached_property
+    def targets(self) -> "Interactions":
+        """The events that are positives, in order; the same object where all are."""
+        return self if self.target is None else self.keep(self.target)
+
+    @cached_property
+    def worth(self) -> NDArray[np.float32] | None:
+        """What each event counts for its kind, [n]; None where all count 1."""
+        if self.kind is None or self.kinds is None:
+            return None
+        return self.kinds.worth(self.kind)
 
     def keep(self, mask: NDArray[np.bool_]) -> "Interactions":
         """Return the events where `mask` [n] is true, in order."""
         if mask.all():
             return self
         columns = {
-            name: column[mask]
-            for name in ("user", "item", "role", "time", "weight", "session")
-            if (column := getattr(self, name)) is not None
+            name: column[mask] for name in COLUMNS if (column := getattr(self, name)) is not None
         }
         return replace(self, **columns)
 

@@ -4,7 +4,7 @@ The only door external ids come in by. Ids leave it as Int64 or as byte-exact St
 been floats.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ from shortlist.data.id_columns import (
     text_among_numbers,
     with_ids,
 )
+from shortlist.data.kind_column import coded
+from shortlist.data.kinds import read_codes
 from shortlist.data.log_features import (
     BESIDE,
     ROW,
@@ -45,6 +47,7 @@ from shortlist.data.times import checked_times, refuse_beyond, told
 from shortlist.data.unfolding import unfolded
 from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError
+from shortlist.sections.events import Events
 
 
 def read_frame(
@@ -64,10 +67,12 @@ def read_frame(
 
 @dataclass(frozen=True)
 class Log:
-    """A log as it was read: its positives, and what was met besides.
+    """A log as it was read: its events, and what was met besides.
 
-    met: rows below `schema.min_weight`, with the columns user, item, time and split that the schema
-    names; None without a min_weight. versions: what the rows say of the sides that have no table;
+    events: positives, and with kinds of events those that are only read, too; kind: Int8, the code
+    in `Kinds.of(schema.events)`. met: rows below `schema.min_weight`, or of kinds that are not read
+    and yet seen, with the columns user, item, time and split that the schema names; None where the
+    schema says nothing of the kind. versions: what the rows say of the sides that have no table;
     then both frames have `log_features.BESIDE` too.
     """
 
@@ -78,7 +83,7 @@ class Log:
 
 
 def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, ReadReport]:
-    """Read the positives of a log: `read_log` without what was met besides."""
+    """Read the events of a log: `read_log` without what was met besides."""
     log = read_log(source, schema)
     return log.events, log.report
 
@@ -96,7 +101,8 @@ def read_log(
     Rows equal in all of these are merged. Where the weight alone differs, the largest is kept, so
     that the order of rows changes nothing; with `tie="file"` the last row is kept in both cases, as
     in a log where a later rating replaces an earlier one. Then rows below `min_weight` are parted
-    from the positives; a log without any positive is refused unless `only_met` is set.
+    from the positives; a log without any positive is refused unless `only_met` is set. Rows of two
+    kinds of events are never equal; those of kinds to be dropped are left out first.
 
     described: the sides whose features are columns of the log, read into `Log.versions`. They take
     no part in the merging: the row that is kept keeps what it says.
@@ -105,7 +111,13 @@ def read_log(
     beside = [name for side in described for name in columns_of(schema, side)]
     _require_described(table, beside)
     frame, unit, found = _checked_roles(
-        table, schema.roles(), schema.min_weight, schema.null_ids, schema.time_unit, beside
+        table,
+        schema.roles(),
+        schema.min_weight,
+        schema.null_ids,
+        schema.time_unit,
+        schema.events,
+        beside,
     )
     versions: dict[Side, Versions] = {}
     for side in described:
@@ -128,14 +140,29 @@ def read_log(
         )
     times = told(frame["time"], unit) if unit is not None else None
     rows_read = frame.height + found.dropped
+    if schema.events:
+        dropped = [code for code, kind in enumerate(schema.events.values()) if kind.drop]
+        frame = frame.filter(~pl.col("kind").is_in(dropped)) if dropped else frame
     frame, duplicates, conflicts = _merge_repeats(frame, schema.tie)
-    met, zero = None, 0
+    met, zero, kinds = None, 0, _Kinds()
+    besides = [n for n in ("user", "item", "time", "split", *BESIDE) if n in frame.columns]
+    if schema.min_weight is not None:
+        met = frame.filter(pl.col("weight") < schema.min_weight).select(besides)
+        frame = frame.filter(pl.col("weight") >= schema.min_weight)
+    elif schema.events:
+        kinds = _kinds(frame["kind"], found.kinds, schema)
+        if not kinds.targets and not only_met:
+            raise fault(
+                table.where,
+                str(schema.event),
+                f"no row is of a kind that is a target: there are {', '.join(kinds.listed())}.",
+            )
+        code = read_codes(schema.events)[frame["kind"].to_numpy()]
+        frame, read = frame.with_columns(kind=pl.Series(code)), pl.Series(code >= 0)
+        if any(kind.seen and not kind.read for kind in schema.events.values()):
+            met = frame.filter(~read).select(besides)
+        frame = frame.filter(read)
     if schema.weight is not None:
-        if schema.min_weight is not None:
-            names = ("user", "item", "time", "split", *BESIDE)
-            kept = [name for name in names if name in frame.columns]
-            met = frame.filter(pl.col("weight") < schema.min_weight).select(kept)
-            frame = frame.filter(pl.col("weight") >= schema.min_weight)
         zero = int((frame["weight"] == 0).sum())
     if not frame.height and not only_met:
         raise DataError(
@@ -148,7 +175,7 @@ def read_log(
         rows=frame.height,
         duplicates=duplicates,
         conflicts=conflicts,
-        below_min_weight=0 if met is None else met.height,
+        below_min_weight=0 if met is None or schema.events else met.height,
         zero_weight=zero,
         min_weight=schema.min_weight,
         tie=schema.tie,
@@ -156,7 +183,9 @@ def read_log(
         times=times,
         null_ids=found.dropped,
         text=table.text,
+        kinds=kinds.found,
         notes=tuple(found.notes),
+        warnings=() if only_met else kinds.absent(str(schema.event)),
     )
     return Log(frame, met, report, versions)
 
@@ -188,7 +217,7 @@ def read_roles(
     order of the file, the unit of their times, and what errors call the source.
     """
     table = open_table(source, name, schema.text_of(name))
-    frame, unit_read, _ = _checked_roles(table, roles, min_weight, schema.null_ids, unit)
+    frame, unit_read, _ = _checked_roles(table, roles, min_weight, schema.null_ids, unit, {})
     return frame, unit_read, table.where
 
 
@@ -308,13 +337,42 @@ def _require_described(table: Table, columns: list[str]) -> None:
 class _Found(NamedTuple):
     """Rows dropped for a missing id, what else was noticed, and the other columns, unchecked.
 
-    where: what errors call the rows that are left.
+    kinds: the rows of each kind of events. where: what errors call the rows that are left.
     """
 
     dropped: int
+    kinds: tuple[int, ...]
     notes: list[str]
     where: str
     beside: pl.DataFrame
+
+
+class _Kinds(NamedTuple):
+    """found: name, rows and use of each kind, as `ReadReport.kinds`; targets: how many rows."""
+
+    found: tuple[tuple[str, int, str], ...] = ()
+    targets: int = 0
+
+    def listed(self) -> list[str]:
+        """Each kind with its rows."""
+        return [f"{name!r} ({rows:,})" for name, rows, _ in self.found]
+
+    def absent(self, column: str) -> tuple[str, ...]:
+        """Say which kinds of the table no row is of."""
+        names = [repr(name) for name, rows, _ in self.found if not rows]
+        if not names:
+            return ()
+        return (f"no row of column '{column}' is of the kind {' or '.join(names)} (data.events)",)
+
+
+def _kinds(codes: pl.Series, read: Sequence[int], schema: Schema) -> _Kinds:
+    """What became of each kind; codes: of the rows that are kept; read: rows of each before."""
+    kept = np.bincount(codes.to_numpy(), minlength=len(schema.events))
+    found = tuple(
+        (name, int(before if kind.drop else after), kind.use())
+        for (name, kind), before, after in zip(schema.events.items(), read, kept, strict=True)
+    )
+    return _Kinds(found, sum(rows for _, rows, use in found if use == "target"))
 
 
 def _checked_roles(
@@ -323,18 +381,21 @@ def _checked_roles(
     min_weight: float | None,
     null_ids: NullIds,
     written: TimeUnit | WrittenUnit,
+    events: Events,
     beside: Iterable[str] = (),
 ) -> tuple[pl.DataFrame, TimeUnit | None, _Found]:
     """Return the columns that play a role, checked, typed and named by it; and the times' unit.
 
-    beside: other columns to read with them.
+    The column of kinds is named "kind", and holds their places in the table `events`. beside: other
+    columns to read with them.
     """
     table.require(roles.values())
+    kinds: tuple[int, ...] = ()
     apart = None if table.text is None else table.text.item_separator
     if (table.recbole_types or {}).get(roles.get("item", "")) == "token_seq":
         apart = " "
     loaded, where, notes = unfolded(
-        table.load([*roles.values(), *beside]), roles, apart, table.where
+        table.load([*dict.fromkeys(roles.values()), *beside]), roles, apart, table.where
     )
     loaded, dropped = with_ids(
         loaded,
@@ -348,7 +409,9 @@ def _checked_roles(
     unit: TimeUnit | None = None
     checked: list[pl.Series] = []
     for role, name in roles.items():
-        column = columns.pop(name)  # let go of the raw column: a log may be most of the memory
+        # Let go of the raw column: a log may be most of the memory.
+        shared = role == "weight" and roles.get("event") == name
+        column = columns[name] if shared else columns.pop(name)
         if role == "time":
             column = typed_text(table.with_points(column)) if table.text is not None else column
             column, unit = checked_times(column, where, written)
@@ -356,14 +419,17 @@ def _checked_roles(
             column = checked_weights(table.with_points(column), where, min_weight)
         elif role == "split":
             column = checked_split(column, where)
+        elif role == "event":
+            column = typed_text(table.with_points(column)) if table.text is not None else column
+            column, kinds = coded(column, events, where)
         else:
             column = exact_text(column) if table.text is not None else column
             column = given_ids(column, where, null_ids)
             if table.text is not None:
                 notes += text_among_numbers(column, where)
-        checked.append(column.alias(role))
+        checked.append(column.alias("kind" if role == "event" else role))
     others = pl.DataFrame(list(columns.values()))
-    return pl.DataFrame(checked), unit, _Found(dropped, notes, where, others)
+    return pl.DataFrame(checked), unit, _Found(dropped, kinds, notes, where, others)
 
 
 def _said_of(

@@ -17,7 +17,8 @@ class ReadReport:
     is, for `times.time_key`; None without a time column. times: what that column was taken for.
     null_ids: rows left out as their user or item is missing. text: how the file is written, None if
     it is no text. notes: what else was noticed in its values. beside: what became of other logs.
-    warnings: what is wrong, most likely.
+    kinds: of each kind of events, its name, its rows that were kept (or dropped), and what it is
+    for. warnings: what is wrong, most likely.
     """
 
     where: str
@@ -33,6 +34,7 @@ class ReadReport:
     times: str | None = None
     null_ids: int = 0
     text: TextFormat | None = None
+    kinds: tuple[tuple[str, int, str], ...] = ()
     notes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -56,6 +58,9 @@ class ReadReport:
                 f"{counted(self.conflicts, 'row')} repeated another with a different weight; "
                 f"{kept} was kept."
             )
+        if self.kinds:
+            listed = (f"{name!r} {rows:,} ({use})" for name, rows, use in self.kinds)
+            said.append(f"Kinds of events: {', '.join(listed)}.")
         if self.below_min_weight:
             said.append(
                 f"{counted(self.below_min_weight, 'row')} below the smallest weight of a positive, "

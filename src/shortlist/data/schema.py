@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from shortlist.data.text import TextFormat
 from shortlist.durations import WrittenUnit
 from shortlist.errors import DataError, suggest
+from shortlist.sections.events import checked_events
 from shortlist.sections.kinds import FeatureKind
 
 Order = Literal["time", "file"]
@@ -61,6 +62,10 @@ class Schema:
     other columns may be absent (None).
     `min_weight`: only rows with at least this weight are positives; by default every row is one.
     The items of the other rows are met: they are not recommended to their user.
+    `event`: the column that names the kind of each event, and `events` what each kind is for:
+    `{"purchase": {"target": True, "weight": 3.0}, "view": {"seen": False}}`, each entry a table of
+    these keys or an `EventKind`. Every kind of the column must be named. Of numbers a name may be a
+    range: "4.." is 4 and more. Takes the place of `min_weight`.
     `time_unit`: what a time column of numbers holds; "auto" reads it off their size.
     `order`: events are ordered by their time ("time"), or without one as their lines are ("file").
     `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
@@ -100,6 +105,8 @@ class Schema:
     users_id: str | None = None
     items_id: str | None = None
     null_ids: NullIds = "refuse"
+    event: str | None = None
+    events: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         # Lists are what TOML and people write; the frozen schema keeps tuples.
@@ -107,6 +114,7 @@ class Schema:
         object.__setattr__(self, "item_features", tuple(self.item_features))
         object.__setattr__(self, "users_columns", tuple(self.users_columns))
         object.__setattr__(self, "items_columns", tuple(self.items_columns))
+        object.__setattr__(self, "events", checked_events(self.event, self.events))
         self._check_roles()
         if self.order not in ORDERS:
             raise DataError(f"there is no order {self.order!r}." + suggest(str(self.order), ORDERS))
@@ -147,6 +155,7 @@ class Schema:
             "weight": self.weight,
             "session": self.session,
             "split": self.split,
+            "event": self.event,
         }
         return {role: column for role, column in columns.items() if column is not None}
 
@@ -166,7 +175,8 @@ class Schema:
         taken: dict[str, str] = {}
         for role, column in self.roles().items():
             _check_name(role, column)
-            if column in taken:
+            # A rating may be the kind of an event and its weight.
+            if column in taken and {role, taken[column]} != {"event", "weight"}:
                 raise DataError(
                     f"{taken[column]} and {role} both name the column '{column}'; "
                     "each needs a column of its own."
@@ -176,6 +186,11 @@ class Schema:
     def _check_min_weight(self) -> None:
         if self.min_weight is None:
             return
+        if self.events:
+            raise DataError(
+                "min_weight and events both say what is a positive: leave min_weight out, and name "
+                "ranges of the weight in events, such as '4..'."
+            )
         if self.weight is None:
             raise DataError("min_weight needs a weight column; name it with weight.")
         if not math.isfinite(self.min_weight):

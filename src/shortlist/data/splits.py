@@ -24,12 +24,15 @@ def leave_last_out(log: Interactions) -> Roles:
     """Hold out each user's last event as test and the one before it as validation.
 
     A user with two events gives no validation case, one with a single event only trains: a history
-    of at least one training event stays with everybody. Returns roles, [n] int8.
+    of at least one training event stays with everybody. With kinds of events those that count are
+    the targets, and what is only read belongs to the cut it came after. Returns roles, [n] int8.
     """
     if log.time is None:
         raise SplitError(
             "split.kind 'leave-last-out' needs an order: name data.time, or use kind 'random'"
         )
+    if log.target is not None:
+        return _after_targets(log, leave_last_out(log.targets))
     size = np.diff(log.indptr)
     from_end = log.indptr[log.user + 1] - 1 - np.arange(len(log))
     events = size[log.user]
@@ -42,15 +45,17 @@ def leave_last_out(log: Interactions) -> Roles:
 def global_time(log: Interactions, at: Any = 0.9, validation_at: Any = None) -> Roles:
     """Cut the whole log at one moment: rows at or after it are test. Returns roles, [n] int8.
 
-    at: a quantile in (0, 1) of the event times, or a value of the time column. Validation is cut
-    the same way from what is left (`validation_at`, default: the same share again).
+    at: a quantile in (0, 1) of the times of targets, or a value of the time column. Validation is
+    cut the same way from what is left (`validation_at`, default: the same share again).
     """
     if log.time is None:
         raise SplitError("split.kind 'global-time' needs data.time")
-    test_at = _moment(log.time, at)
-    rest = log.time[log.time < test_at]
-    check_moment(at, len(rest), len(log), log.time.min(), log.time.max())
-    share = len(rest) / len(log)
+    times = log.targets.time
+    assert times is not None
+    test_at = _moment(times, at)
+    rest = times[times < test_at]
+    check_moment(at, len(rest), len(times), times.min(), times.max())
+    share = len(rest) / len(times)
     cut = _moment(rest, share if validation_at is None else validation_at)
     roles = at_moments(log.time, cut, test_at)
     if not (roles == Role.TRAIN).any():
@@ -80,8 +85,11 @@ def random_hold_out(log: Interactions, keys: NDArray[np.uint64], at: float = 0.8
 
     Validation is cut the same way from what is left. keys: [n] a seeded hash of (user, item);
     the events with the highest keys are held out, so the split is a pure function of the set
-    of rows. A user keeps at least one training event.
+    of rows. A user keeps at least one training event. With kinds of events the targets are drawn,
+    and what is only read of a pair (user, item) goes with it.
     """
+    if log.target is not None:
+        return of_pairs(log, random_hold_out(log.targets, keys[log.target], at))
     if not 0 < at < 1:
         raise SplitError(f"split.at must be a share between 0 and 1 for kind 'random', got {at}")
     roles = np.zeros(len(log), dtype=np.int8)
@@ -106,6 +114,38 @@ def carve(
     rank = np.arange(len(training)) - start[user[order]]
     held_out = rank >= (count - take)[user[order]]
     roles[training[order[held_out]]] = role
+
+
+def _after_targets(log: Interactions, roles: Roles) -> Roles:
+    """Return the roles of all events of an ordered log, [n]; roles: of its targets alone.
+
+    What is only read has the role of the latest of its user's targets before it: it is known once
+    that one is.
+    """
+    assert log.target is not None
+    every = np.zeros(len(log), dtype=np.int64)
+    every[log.target] = roles
+    # One running maximum serves all users: those of later ones are larger.
+    span = len(Role)
+    latest = np.maximum.accumulate(log.user.astype(np.int64) * span + every)
+    result: Roles = (latest - log.user.astype(np.int64) * span).astype(np.int8)
+    return result
+
+
+def of_pairs(log: Interactions, roles: Roles) -> Roles:
+    """Return the roles of all events of a log, [n]; roles: of its targets alone.
+
+    What is only read has the highest role of a target of the same user and item, if there is one:
+    where no time says what came first, it must not give away what is held out.
+    """
+    assert log.target is not None
+    width = int(log.item.max(initial=0)) + 1
+    _, pair = np.unique(log.user.astype(np.int64) * width + log.item, return_inverse=True)
+    highest = np.zeros(int(pair.max(initial=0)) + 1, dtype=np.int8)
+    np.maximum.at(highest, pair[log.target], roles)
+    every = highest[pair]
+    every[log.target] = roles
+    return every
 
 
 def from_column(

@@ -12,6 +12,7 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.features import FeatureTable, encode
 from shortlist.data.id_columns import align_ids
 from shortlist.data.interactions import Interactions, Role
+from shortlist.data.kinds import Kinds
 from shortlist.data.log_features import ROW, VERSION, Side, Versions, ages_of, as_told, renewed
 from shortlist.data.readers import is_text, read_log
 from shortlist.data.remembered import Remembered
@@ -26,7 +27,7 @@ from shortlist.errors import DataError, ModelError
 class Update(NamedTuple):
     """Data with new events, and what came: events added, repeated ones left out, new ids.
 
-    met: events below min_weight that were added to what is known as met. described: of how many
+    met: events that are not read and were added to what is known as met. described: of how many
     users and items the new events say what they are. warnings: what is wrong, most likely.
     """
 
@@ -41,7 +42,8 @@ class Update(NamedTuple):
 
     def line(self) -> str:
         """Say what came."""
-        met = f"{self.met:,} below min_weight, known as met from now on; " if self.met else ""
+        why = "below min_weight" if self.data.log.kinds is None else "of kinds that are not read"
+        met = f"{self.met:,} {why}, known as met from now on; " if self.met else ""
         described = f"{self.described:,} users and items described; " if self.described else ""
         return (
             f"{self.events:,} new events, {self.repeated:,} that were there already left out; "
@@ -66,6 +68,7 @@ def read_events(
     read = read_log(source, schema, only_met=True, described=described)
     frame, met, report = read.events, read.met, read.report
     _refuse_rewritten(data, report)
+    frame = _coded_as(data, frame, schema)
     if report.time_unit != data.time_unit:
         own = (
             "none"
@@ -157,6 +160,20 @@ def _last_times(data: TrainingData, side: Side, count: int) -> NDArray[np.float6
     return last
 
 
+def _coded_as(data: TrainingData, events: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """Events whose kinds have the codes they have in the data: by name, not by place."""
+    if data.log.kinds is None:
+        return events
+    names = Kinds.of(schema.events).names
+    if set(names) != set(data.log.kinds.names):
+        raise DataError(
+            f"data.events reads the kinds {', '.join(names) or '(none)'}, and the data were fitted "
+            f"with {', '.join(data.log.kinds.names)}: give the same table"
+        )
+    codes = np.array([data.log.kinds.names.index(name) for name in names], dtype=np.int8)
+    return events.with_columns(kind=pl.Series(codes[events["kind"].to_numpy()]))
+
+
 def _after(data: TrainingData, events: pl.DataFrame) -> pl.DataFrame:
     """Events whose times are line numbers, counted on from the last line of the data."""
     known = [log.time for log in (data.log, data.met) if log is not None and log.time is not None]
@@ -181,11 +198,12 @@ def with_events(
 ) -> Update:
     """Return the data with new events, the rows of old ids unchanged.
 
-    events: user and item, ids of the vocabularies' types; time and weight where the log has them,
-    in its units. New ids get rows after the others. met: such events below min_weight; left out of
-    data that keep none (`data.met` is None). An event that is there already (same user,
-    item and time) is left out and counted. Raises ModelError unless the data were fitted on all
-    rows: held-out rows would become known, and every figure worthless.
+    events: user and item, ids of the vocabularies' types; time, weight and kind (codes of
+    `data.log.kinds`) where the log has them, in its units. New ids get rows after the others. met:
+    such events below min_weight, or of kinds that are not read; left out of data that keep none
+    (`data.met` is None). An event that is there already (same user, item, time and kind) is left
+    out and counted. Raises ModelError unless the data were fitted on all rows: held-out rows would
+    become known, and every figure worthless.
     """
     data.require_log("taking new events")
     if data.fit != "all":
@@ -195,7 +213,7 @@ def with_events(
         )
     if data.log.session is not None:
         raise ModelError("the log has sessions, and new events cannot join them: fit again")
-    for name in ("user", "item", "time", "weight"):
+    for name in ("user", "item", "time", "weight", "kind"):
         needed = name in ("user", "item") or getattr(data.log, name) is not None
         if needed and name not in events.columns:
             raise DataError(f"new events need the column '{name}', as the log has it")
@@ -256,16 +274,20 @@ def _merged(
         columns["time"] = time.astype(log.time.dtype)
     if log.weight is not None:
         columns["weight"] = events["weight"].to_numpy().astype(np.float32)
+    if log.kind is not None:
+        columns["kind"] = events["kind"].to_numpy().astype(np.int8)
     if log.role is not None:
         columns["role"] = np.full(len(events), Role.TRAIN, dtype=np.int8)
     old = pl.DataFrame({name: getattr(log, name) for name in columns})
-    keys = [name for name in ("user", "item", "time") if name in columns]
+    keys = [name for name in ("user", "item", "time", "kind") if name in columns]
     fresh = pl.DataFrame(columns).unique(keys, keep="last", maintain_order=True)
     fresh = fresh.join(old.select(keys).unique(), on=keys, how="anti", maintain_order="left")
     order = [name for name in ("user", "time") if name in columns]
     both = pl.concat([old, fresh]).sort(order, maintain_order=True)
     merged = Interactions(
-        users=len(users) + 1, **{name: both[name].to_numpy(writable=True) for name in columns}
+        users=len(users) + 1,
+        kinds=log.kinds,
+        **{name: both[name].to_numpy(writable=True) for name in columns},
     )
     return merged, len(fresh)
 

@@ -65,6 +65,8 @@ def schema_of(recipe: Recipe) -> Schema:
         users_id=data.users_id,
         items_id=data.items_id,
         null_ids=data.null_ids,
+        event=data.event,
+        events=data.events,
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from shortlist.errors import suggest
+from shortlist.sections.events import EventKind
 
 _LIMITS = {
     "greater_than": (">", "gt"),
@@ -60,6 +61,8 @@ def explain(detail: ErrorDetails, sections: Mapping[str, type[BaseModel]]) -> st
 
 def _unknown(loc: tuple[int | str, ...], sections: Mapping[str, type[BaseModel]]) -> str:
     key, where = str(loc[-1]), _where(loc)
+    if loc[:2] == ("data", "events"):
+        return f"{where} is not a key.{suggest(key, EventKind.model_fields)}"
     homes = [name for name, section in sections.items() if key in section.model_fields]
     if homes:
         return f"{where} is not a key: {key!r} belongs to [{homes[0]}]."

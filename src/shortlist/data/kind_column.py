@@ -1,0 +1,91 @@
+"""Of which kind is each row of a log? The column that names kinds, read by the table of kinds."""
+
+import json
+import re
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from shortlist.data.columns import fault, first_row, refuse_null
+from shortlist.sections.events import RANGE, Events, ranges
+
+SHOWN = 12
+"""How many kinds of a file a message lists at most."""
+
+
+class Coded(NamedTuple):
+    """codes: [n] int8, the place in the table of each row's kind; counts: the rows of each kind."""
+
+    codes: pl.Series
+    counts: tuple[int, ...]
+
+
+def coded(column: pl.Series, events: Events, where: str) -> Coded:
+    """Return the kind of each row of the column that names it. Errors: DataError.
+
+    Numbers are compared as numbers, and a name of the table may then be a range: "4.." is 4 and
+    more, "..4" less than 4, "1..4" from 1 to less than 4. Text is compared as it stands.
+    """
+    refuse_null(column, where, "the kind of the event is missing; every row needs one.")
+    if column.dtype.is_numeric():
+        codes = _of_numbers(column, events)
+    elif column.dtype == pl.Boolean or column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        codes = _of_text(column, events, where)
+    else:
+        raise fault(where, column.name, f"kinds are text or numbers, not {column.dtype}.")
+    if codes.null_count():
+        _refuse_unnamed(column, codes, events, where)
+    found = np.bincount(codes.to_numpy(), minlength=len(events))
+    return Coded(codes.alias("kind"), tuple(int(count) for count in found))
+
+
+def _of_numbers(column: pl.Series, events: Events) -> pl.Series:
+    values = column.cast(pl.Float64).to_numpy()
+    codes = np.full(len(values), -1, dtype=np.int8)
+    for code, span in enumerate(ranges(events)):
+        if span is not None:
+            codes[(values >= span[0]) & (values < span[1])] = code
+    return pl.Series(column.name, codes).set(pl.Series(codes < 0), None)
+
+
+def _of_text(column: pl.Series, events: Events, where: str) -> pl.Series:
+    for name in events:
+        if RANGE.fullmatch(name):
+            raise fault(
+                where,
+                column.name,
+                f"data.events has the range {name!r}, and the column holds text such as "
+                f"{str(column[0])!r}: name its values.",
+                1,
+            )
+    places = {name: code for code, name in enumerate(events)}
+    text = column.cast(pl.String)
+    codes = text.replace_strict(
+        list(places), list(places.values()), default=None, return_dtype=pl.Int8
+    )
+    return codes.alias(column.name)
+
+
+def _refuse_unnamed(column: pl.Series, codes: pl.Series, events: Events, where: str) -> None:
+    """Refuse a kind that the table does not name, with all that the file has."""
+    text = column.cast(pl.String)
+    counts = text.value_counts().sort(["count", text.name], descending=[True, False])
+    listed = [f"{name!r} ({count:,})" for name, count in counts.head(SHOWN).iter_rows()]
+    if len(counts) > SHOWN:
+        listed.append(f"{len(counts) - SHOWN:,} more")
+    row = first_row(codes.is_null())
+    name = text[row - 1]
+    raise fault(
+        where,
+        column.name,
+        f"the kind {name!r} is not in data.events, which names "
+        f"{', '.join(map(repr, events))}. The file has {', '.join(listed)}. Give it a table "
+        f"[data.events.{_key(name)}], with drop = true if its rows are to be left out.",
+        row,
+    )
+
+
+def _key(name: str) -> str:
+    """Write a name as a key of TOML."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
