@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,8 @@ class PairBatches:
     """(user, item) positives: every training event, its history gathered from the sorted log.
 
     The log stays as it is (one copy, int32); a batch costs a few gathers, whatever its histories.
+    With kinds of events the targets alone are positives, and weigh what their kind counts;
+    histories and `known` hold all that was read.
     """
 
     def __init__(
@@ -70,9 +73,12 @@ class PairBatches:
         self._user = torch.from_numpy(log.user).to(device)
         self._item = torch.from_numpy(log.item).to(device)
         self._start = torch.from_numpy(log.indptr).to(device)
-        self._weight = None
-        if weighted:
-            self._weight = torch.from_numpy(log.weights_for("weighted training")).to(device)
+        self._weight = event_weights(log, weighted=weighted)
+        if self._weight is not None:
+            self._weight = self._weight.to(device)
+        self._targets = None
+        if log.target is not None:
+            self._targets = torch.from_numpy(np.flatnonzero(log.target)).to(device)
         self._ordered = ordered
         self._with_known = with_known
         self.batch_size = batch_size
@@ -80,16 +86,18 @@ class PairBatches:
 
     @property
     def positives(self) -> int:
-        """How many positives an epoch has: every training event."""
-        return len(self._user)
+        """How many positives an epoch has: every training event, or every target."""
+        return len(self._user if self._targets is None else self._targets)
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        return max(1, -(-len(self._user) // self.batch_size))
+        return max(1, -(-self.positives // self.batch_size))
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each training event once, shuffled by `generator`."""
-        order = torch.randperm(len(self._user), generator=generator).to(self._user.device)
+        order = torch.randperm(self.positives, generator=generator).to(self._user.device)
+        if self._targets is not None:
+            order = self._targets[order]
         # Batches of equal size (to one): a tiny last one would have almost no in-batch negatives.
         for events in torch.tensor_split(order, len(self)):
             yield self.gather(events)
@@ -125,6 +133,18 @@ class PairBatches:
         owner = places.owners()
         step = (events - begin)[owner] + 1 + places.values
         return Ragged(self._item[begin[owner] + step % size[owner]], places.offsets)
+
+
+def event_weights(log: Interactions, *, weighted: bool) -> Tensor | None:
+    """Return what each event counts in a loss, [n] float32; None where all count 1.
+
+    The weight of its kind, and with `weighted` times its own (ModelError for a log without any).
+    """
+    own = torch.from_numpy(log.weights_for("weighted training")) if weighted else None
+    if log.worth is None:
+        return own
+    worth = torch.from_numpy(log.worth)
+    return worth if own is None else worth * own
 
 
 def _long(lists: Ragged) -> Ragged:

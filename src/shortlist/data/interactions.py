@@ -85,6 +85,13 @@ class Interactions:
         return self if self.target is None else self.keep(self.target)
 
     @cached_property
+    def hides(self) -> NDArray[np.bool_] | None:
+        """Which events take their item out of answers, bool [n]; None where all do."""
+        if self.kind is None or self.kinds is None:
+            return None
+        return self.kinds.hides(self.kind)
+
+    @cached_property
     def worth(self) -> NDArray[np.float32] | None:
         """What each event counts for its kind, [n]; None where all count 1."""
         if self.kind is None or self.kinds is None:

@@ -28,33 +28,48 @@ def sessions(log: Interactions, gap: float | None = None) -> Ragged:
     >>> sessions(log, gap=10)
     Ragged(values=tensor([7, 8, 7]), offsets=tensor([0, 2, 3]))
     """
-    user, item, cut = _by_session(log) if gap is None else _by_gap(log, gap)
+    return sessions_and_targets(log, gap)[0]
+
+
+def sessions_and_targets(
+    log: Interactions, gap: float | None = None
+) -> tuple[Ragged, Tensor | None]:
+    """Return `sessions`, and which of their items were a target there, bool [total].
+
+    None where all are: in a log without kinds of events.
+    """
+    order, cut = _by_session(log) if gap is None else _by_gap(log, gap)
+    user, item = log.user[order], log.item[order]
     new = np.ones(len(log), dtype=np.bool_)
     new[1:] = cut | (np.diff(user) != 0)
     number = np.cumsum(new) - 1
     width = int(item.max(initial=0)) + 1
-    _, first = np.unique(number * width + item, return_index=True)
+    keys, first = np.unique(number * width + item, return_index=True)
     kept = np.sort(first)
     counts = np.bincount(number[kept], minlength=int(new.sum()))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Ragged(torch.from_numpy(item[kept].astype(np.int64)), torch.from_numpy(offsets))
+    found = Ragged(torch.from_numpy(item[kept].astype(np.int64)), torch.from_numpy(offsets))
+    if log.target is None:
+        return found, None
+    aimed = np.unique((number * width + item)[log.target[order]])
+    return found, torch.from_numpy(np.isin(keys, aimed)[np.argsort(first)])
 
 
-def _by_session(log: Interactions) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Users and items ordered by (user, session), and where one session follows another."""
+def _by_session(log: Interactions) -> tuple[Any, NDArray[np.bool_]]:
+    """The order of events by (user, session), and where one session follows another."""
     if log.session is None:
         raise DataError(
             "pairs of items need sessions: name the session column (data.session), or give "
             "session_gap, the time without an event after which a session ends"
         )
     order = np.lexsort((log.session, log.user))  # stable: within a session the order stays
-    return log.user[order], log.item[order], np.diff(log.session[order]) != 0
+    return order, np.diff(log.session[order]) != 0
 
 
-def _by_gap(log: Interactions, gap: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+def _by_gap(log: Interactions, gap: float) -> tuple[Any, NDArray[np.bool_]]:
     if log.time is None:
         raise DataError("session_gap needs data.time, the column of the times it compares")
-    return log.user, log.item, np.diff(log.time) > gap
+    return slice(None), np.diff(log.time) > gap
 
 
 class ItemPairs:
@@ -62,7 +77,7 @@ class ItemPairs:
 
     A session of n items gives n pairs an epoch, not n², and over the epochs all of them. The query
     is the one item of `Batch.history`; `Batch.users` is 0, as no user takes part. Sessions of one
-    item give no pair.
+    item give no pair. With kinds of events the other is a target; the query may be any.
     """
 
     def __init__(
@@ -72,23 +87,32 @@ class ItemPairs:
         batch_size: int,
         window: int | None = None,
         with_known: bool = False,
+        targets: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         """Take sessions of distinct items; partners lie at most `window` places apart.
 
         with_known: every item of the session is a known positive, not just the query's own.
+        targets: bool [total], the items that can be partners; None: all.
         """
         self._item = sessions.values.to(device)
         self._start = sessions.offsets.to(device)
         self._session = sessions.owners().to(device)
         self._window = window
         self._with_known = with_known
-        self._events = (sessions.lengths >= 2)[sessions.owners()].nonzero().squeeze(1).to(device)
+        every = torch.ones(len(self._item), dtype=torch.bool)
+        self._target = (every if targets is None else targets).to(device)
+        self._places = self._target.nonzero().squeeze(1)
+        self._upto = torch.zeros(len(self._item) + 1, dtype=torch.int64, device=device)
+        torch.cumsum(self._target, 0, out=self._upto[1:])
+        self._events = (self._reach(torch.arange(len(self._item), device=device))[2] > 0).nonzero()
+        self._events = self._events.squeeze(1)
         self.batch_size = batch_size
         if not len(self._events):
             raise DataError(
-                "no session of the training rows holds two items, so there is no pair to learn "
-                "from: check data.session, or raise session_gap"
+                "no session of the training rows holds two items"
+                + (", one of them a target" if targets is not None else "")
+                + ", so there is no pair to learn from: check data.session, or raise session_gap"
             )
 
     @property
@@ -108,10 +132,12 @@ class ItemPairs:
 
     def gather(self, events: Tensor, generator: torch.Generator) -> Batch:
         """Return the batch of the given places [B] in the sessions."""
-        low, others = self._reach(events)
+        low, _, others = self._reach(events)
         draw = torch.rand(len(events), generator=generator, dtype=torch.float64)
-        partner = low + (draw.to(events.device) * others).long()
-        partner += partner >= events  # the event itself is not among the others
+        place = self._upto[low] + (draw.to(events.device) * others).long()
+        # The event itself is not among the others.
+        place += self._target[events] & (place >= self._upto[events])
+        partner = self._places[place]
         single = torch.arange(len(events) + 1, device=events.device)
         query = Ragged(self._item[events], single)
         known = query
@@ -132,22 +158,23 @@ class ItemPairs:
         This is the stream that in-batch negatives are drawn from: an event near the middle of a
         window's reach is chosen more often than one at the end of a session.
         """
-        low, others = self._reach(self._events)
-        chance = torch.zeros(len(self._item) + 1, dtype=torch.float64, device=low.device)
+        _, _, others = self._reach(self._events)
+        chance = torch.zeros(len(self._item) + 1, dtype=torch.float64, device=others.device)
         chance[self._events + 1] = 1 / others.double()
         upto = chance.cumsum(0)
-        # Reach is mutual: the events that may choose this one are those it may choose.
-        chosen = upto[low + others + 1] - upto[low] - chance[self._events + 1]
+        # Reach is mutual: the events that may choose this one are those it may reach.
+        low, end, _ = self._reach(self._places)
+        chosen = upto[end] - upto[low] - chance[self._places + 1]
         counts = torch.zeros(items + 1, dtype=torch.float64, device=low.device)
-        return counts.index_add_(0, self._item[self._events], chosen)
+        return counts.index_add_(0, self._item[self._places], chosen)
 
-    def _reach(self, events: Tensor) -> tuple[Tensor, Tensor]:
-        """The first place within reach of each event, and how many others are, [B] each."""
+    def _reach(self, events: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the reach of each event begins and ends, and how many other targets are in it."""
         low, end = self._start[self._session[events]], self._start[self._session[events] + 1]
         if self._window is not None:
             low = torch.maximum(low, events - self._window)
             end = torch.minimum(end, events + self._window + 1)
-        return low, end - low - 1
+        return low, end, self._upto[end] - self._upto[low] - self._target[events].long()
 
 
 class UserHalves:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shortlist.data.batches import Batch
+from shortlist.data.batches import Batch, event_weights
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, like_lengths, windows
 from shortlist.errors import ModelError
@@ -37,6 +37,10 @@ class SequenceBatches:
     window is filled up with older context, so that it reads L events, as serving does. A user's
     first event is no positive: nothing comes before it.
 
+    With kinds of events a position is asked for the event after it where that is a target, and for
+    nothing else: each target is a positive once, after all that was read before it, and weighs what
+    its kind counts. Windows without one are left out.
+
     Windows of like length go together, so that little is spent on padding; `batch_size` bounds the
     positions of a batch, padding included. With `stretch` any windows go together, about
     `batch_size` positives in each batch. The log stays as it is.
@@ -56,9 +60,11 @@ class SequenceBatches:
     ) -> None:
         self._item = torch.from_numpy(log.item)
         self._start = torch.from_numpy(log.indptr)
-        self._weight = None
-        if weighted:
-            self._weight = torch.from_numpy(log.weights_for("weighted training"))
+        self._weight = event_weights(log, weighted=weighted)
+        self._upto = self._target = None
+        if log.target is not None:
+            self._target = torch.from_numpy(log.target)
+            self._upto = torch.cat([torch.zeros(1, dtype=torch.int64), self._target.cumsum(0)])
         self._time = None
         if with_time:
             if log.time is None:
@@ -71,14 +77,25 @@ class SequenceBatches:
         self.history_length = history_length
         self._stretch = stretch
         events = self._start.diff()
-        self._users = (events > 1).nonzero().squeeze(1)
+        several = events > 1
+        if self._upto is not None:
+            several &= self._targets(self._start[:-1] + 1, self._start[1:]) > 0
+        self._users = several.nonzero().squeeze(1)
         self._followed = events[self._users] - 1
         if not len(self._users):
+            if self._upto is not None:
+                raise ModelError(
+                    "no user has a training target with an event before it: there is no sequence "
+                    "to learn from"
+                )
             raise ModelError("no user has two training events: there is no sequence to learn from")
 
     @property
     def positives(self) -> int:
         """How many positives an epoch has."""
+        if self._upto is not None:
+            first = self._start[self._users]
+            return int(self._targets(first + 1, first + 1 + self._followed).sum())
         return int(self._followed.sum())
 
     def __len__(self) -> int:
@@ -99,7 +116,8 @@ class SequenceBatches:
         owner, cut = self._cut(generator)
         mixed = torch.randperm(len(owner), generator=generator)
         if self._stretch is not None:
-            done = cut.fresh[mixed].cumsum(0)
+            asked = cut.fresh if self._upto is None else self._asked(cut)
+            done = asked[mixed].cumsum(0)
             batches = max(1, -(-int(done[-1]) // self.batch_size))
             sizes = torch.bincount((done - 1) * batches // done[-1])
             parts = torch.split(mixed, sizes.tolist())
@@ -123,7 +141,20 @@ class SequenceBatches:
         begin = (end - context).clamp(min=0)
         log_start = self._start[self._users[user]]
         cut = _Windows(log_start + begin, end - begin, end - start)
-        return self._users[user], cut
+        if self._upto is None:
+            return self._users[user], cut
+        there = self._asked(cut) > 0
+        return self._users[user[there]], _Windows(*(part[there] for part in cut))
+
+    def _targets(self, begin: Tensor, end: Tensor) -> Tensor:
+        """How many targets stand from `begin` to before `end` in the log, each [n]."""
+        assert self._upto is not None
+        return (self._upto[end] - self._upto[begin]).clamp(min=0)
+
+    def _asked(self, cut: _Windows) -> Tensor:
+        """How many targets each window is the one to train on, [W]."""
+        end = cut.begin + cut.length + 1
+        return self._targets(end - cut.fresh, end)
 
     def _gather(self, users: Tensor, cut: _Windows) -> Batch:
         """Return the batch of some windows; users: [W] rows."""
@@ -133,6 +164,9 @@ class SequenceBatches:
         place = places[places >= (history.offsets[1:] - cut.fresh)[owner]]
         owner = owner[place]
         event = (cut.begin - history.offsets[:-1])[owner] + place + 1
+        if self._target is not None:
+            asked = self._target[event]
+            place, owner, event = place[asked], owner[asked], event[asked]
         rows = users[owner]
         known = None
         if self._with_known:

@@ -221,7 +221,7 @@ class Subject:
 
     def random_batch(self, random: torch.Generator) -> Batch:
         """Pick random training events, as many as training has in a batch; without histories."""
-        log = self.data.training_log
+        log = self.data.training_targets
         rows = -(-len(log) // len(self.batches))
         events = torch.randint(len(log), (rows,), generator=random)
         nothing = Ragged(

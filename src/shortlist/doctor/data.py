@@ -8,14 +8,14 @@ from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
 from shortlist.data.ragged import Ragged
 from shortlist.data.text import NULL_WORDS
 from shortlist.doctor.base import Subject, check
-from shortlist.doctor.leaks import held_out
+from shortlist.doctor.leaks import held_out_targets
 
 FEWEST_USERS = 100
 
 
 def tied(subject: Subject) -> tuple[int, int] | None:
     """How many users have a tied last time, of how many with two events; None without an order."""
-    log = subject.data.log
+    log = subject.data.log.targets
     if log.time is None:
         return None
     ends = log.indptr[1:][np.diff(log.indptr) >= 2] - 1
@@ -83,7 +83,7 @@ def held_out_items_unknown(subject: Subject) -> str | None:
     """Much of what is held out are items without a training event, and no feature places them:
     nobody can be recommended them.
     """
-    data, hidden = subject.data, held_out(subject.data)
+    data, hidden = subject.data, held_out_targets(subject.data)
     if hidden is None or data.item_features.columns:
         return None
     cold = data.log.item[hidden] > data.items.trained

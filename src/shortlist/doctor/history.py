@@ -32,7 +32,9 @@ class Probe(NamedTuple):
 def probe(subject: Subject) -> Probe:
     """Gather random training events as training does."""
     log = subject.data.training_log
-    events = torch.randperm(len(log), generator=generator())[:PROBED]
+    events = torch.randperm(len(log.targets), generator=generator())[:PROBED]
+    if log.target is not None:
+        events = torch.from_numpy(np.flatnonzero(log.target))[events]
     batch = subject.batches.gather(events)
     items = torch.from_numpy(log.item).long()
     begin = torch.from_numpy(log.indptr)[batch.users]

@@ -22,6 +22,15 @@ def held_out(data: TrainingData) -> NDArray[np.bool_] | None:
     return mask if mask.any() else None
 
 
+def held_out_targets(data: TrainingData) -> NDArray[np.bool_] | None:
+    """Which of these are positives, [n]: with kinds of events the others are not predicted."""
+    mask = held_out(data)
+    if mask is None or data.log.target is None:
+        return mask
+    mask = mask & data.log.target
+    return mask if mask.any() else None
+
+
 @check(
     "held-out-in-training",
     "error",
@@ -40,7 +49,8 @@ def held_out_in_training(subject: Subject) -> str | None:
     extra = len(data.training_log) - int(before.sum())
     if extra > 0:
         found.append(f"{extra:,} held-out events are among the training events")
-    counts = np.bincount(data.log.item[before], minlength=data.items.trained + 1)
+    aimed = before if data.log.target is None else before & data.log.target
+    counts = np.bincount(data.log.item[aimed], minlength=data.items.trained + 1)
     if len(counts) == len(data.item_counts) and (counts[1:] != data.item_counts[1:]).any():
         off = int(np.abs(counts[1:] - data.item_counts[1:]).sum())
         found.append(f"item counts are off by {off:,} events")
@@ -93,11 +103,12 @@ def duplicates_across_cut(subject: Subject) -> str | None:
     """The same (user, item) stands on both sides of the cut: seen items are left out of the
     lists, so these held-out events cannot be hit.
     """
-    data, hidden = subject.data, held_out(subject.data)
-    if hidden is None or not subject.exclude_seen:
+    data, hidden, past = subject.data, held_out_targets(subject.data), held_out(subject.data)
+    if hidden is None or past is None or not subject.exclude_seen:
         return None
     keys = data.log.user.astype(np.int64) * (len(data.items) + 1) + data.log.item
-    known = np.sort(keys[~hidden])
+    hides = data.log.hides
+    known = np.sort(keys[~past if hides is None else ~past & hides])
     if not len(known):
         return None
     place = np.minimum(np.searchsorted(known, keys[hidden]), len(known) - 1)
@@ -118,7 +129,7 @@ def feature_knows_target(subject: Subject) -> str | None:
     """A feature holds what is to be predicted: it was made from the whole log, the held-out
     events included.
     """
-    hidden = held_out(subject.data)
+    hidden = held_out_targets(subject.data)
     if hidden is None:
         return None
     found = [
@@ -194,13 +205,16 @@ def _agreement(cases: pl.DataFrame) -> float:
 
 def _numbers_that_count_the_future(data: TrainingData, hidden: NDArray[np.bool_]) -> list[str]:
     """Numeric features that follow the held-out count where the training count is accounted for."""
-    found = []
+    found: list[str] = []
+    past = held_out(data)
+    if past is None:
+        return found
     for side, table, rows, size in (
         ("item", data.item_features, data.log.item, data.items.trained + 1),
         ("user", data.user_features, data.log.user, data.users.trained + 1),
     ):
         after = np.bincount(rows[hidden], minlength=size)[1:size].astype(np.float64)
-        before = np.bincount(rows[~hidden], minlength=size)[1:size].astype(np.float64)
+        before = np.bincount(rows[~past], minlength=size)[1:size].astype(np.float64)
         for name, encoder in table.encoders.items():
             if encoder.kind != "numeric" or size <= FEWEST:
                 continue

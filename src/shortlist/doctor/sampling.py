@@ -157,9 +157,10 @@ def too_few_negatives(subject: Subject) -> str | None:
             f"{count} negatives a row for a softmax over {trained:,} items: a pool that small "
             "hardly ever holds a rival of the positive"
         )
-    median = subject.sampler.log_q(torch.arange(1, trained + 1), subject.batch).median().exp()
+    drawn = torch.from_numpy(np.flatnonzero(subject.data.item_counts))
+    median = subject.sampler.log_q(drawn, subject.batch).median().exp()
     shared = subject.negatives.ids.dim() == 1
-    pools = len(subject.batches) if shared else len(subject.data.training_log)
+    pools = len(subject.batches) if shared else len(subject.data.training_targets)
     draws = float(median) * pools * subject.training.epochs
     if draws >= 5:
         return None

@@ -95,6 +95,8 @@ def compare(
         and (a.log.item == b.log.item).all()
         and (a.log.role is b.log.role or (a.log.role == b.log.role).all())  # type: ignore[union-attr]
     )
+    for mine, other in ((a.log.target, b.log.target), (a.log.hides, b.log.hides)):
+        same = same and (mine is other or np.array_equal(mine, other))  # type: ignore[arg-type]
     met, also_met = (np.zeros(0) if data.met is None else data.met.item for data in (a, b))
     if not same or not np.array_equal(met, also_met):
         raise ModelError(

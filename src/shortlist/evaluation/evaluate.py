@@ -64,7 +64,9 @@ def evaluate(
 
     Each user with held-out events is asked once, with what was known of them before the cut. All
     candidate items are ranked, and items met before are left out unless `exclude_seen` is off
-    (repeat consumption); those rated below min_weight before the cut were met, too. A held-out item
+    (repeat consumption); those rated below min_weight before the cut were met, too, and those of
+    kinds of events with seen = false were not. With kinds of events the held-out rows are targets,
+    and what is read of a history came before the cut. A held-out item
     that cannot be recommended (not a candidate, or met before) counts as a miss and is reported.
     Definitions: `shortlist.metrics`. metrics: functions of the kind that `metrics.PER_USER` holds,
     measured beside those of it, each under its own name. by: columns of the items' or users' table
@@ -231,7 +233,10 @@ def _catalogue(
 
 
 def met_below_min_weight(data: TrainingData, users: NDArray[np.int64], cut: Cut) -> int:
-    """Count the events below min_weight that these user rows had before the cut."""
+    """Count the events that these user rows had before the cut and that are met, but not read:
+
+    those below min_weight, or of kinds that are not read.
+    """
     return 0 if data.met is None else int(np.isin(data.met.before(cut).user, users).sum())
 
 
@@ -246,7 +251,8 @@ def _unreachable(
     known = data.log.before(cut)
     owners = np.repeat(cases.users, np.diff(cases.offsets))
     width = len(data.items) + 1
-    pairs = [known.user.astype(np.int64) * width + known.item]
+    hiding = known if known.hides is None else known.keep(known.hides)
+    pairs = [hiding.user.astype(np.int64) * width + hiding.item]
     if data.met is not None:
         others = data.met.before(cut)
         pairs.append(others.user.astype(np.int64) * width + others.item)

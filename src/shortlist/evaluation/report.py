@@ -194,8 +194,8 @@ class Report:
             "recommended (unseen in training, no features): misses",
             "held_out_items_already_seen": "held-out events repeat an item the user had met, "
             "which is left out of the lists: misses",
-            "met_below_min_weight": "events below min_weight that these users had before the cut: "
-            "their items are left out of the lists, too",
+            "met_below_min_weight": "events below min_weight that these users had before the cut, "
+            "or of kinds of events that are not read: their items are left out of the lists, too",
             "users_without_history": "users had no event before the cut",
             "users_answered_by_fallback": "users were unknown and got popular items",
         }

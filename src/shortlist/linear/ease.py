@@ -25,8 +25,10 @@ def gram_matrix(matrix: Matrix) -> Dense:
     return gram
 
 
-def closed_form(matrix: Matrix, l2: float) -> Dense:
+def closed_form(matrix: Matrix, l2: float, aims: Matrix | None = None) -> Dense:
     """Return B [n, n]: the least squares weights of X ≈ XB with a zero diagonal (Steck 2019).
+
+    aims: T, [users, n]: the weights of T ≈ XB instead, by two more matrices of that size.
 
     X: [users, n]. With P = (XᵀX + l2·I)⁻¹, B[i, j] = -P[i, j] / P[j, j] off the diagonal. One n × n
     array in float32 serves as Gram matrix, Cholesky factor, inverse and answer; n³ multiplications
@@ -47,11 +49,31 @@ def closed_form(matrix: Matrix, l2: float) -> Dense:
         )
     _mirror(weights)
     inverse: Dense = weights.T  # symmetric, and now its rows lie together in memory
+    if aims is not None:
+        return _towards(inverse, matrix, aims)
     scale = -1.0 / inverse.diagonal()
     for start in range(0, len(inverse), TILE):
         inverse[start : start + TILE] *= scale
     np.fill_diagonal(inverse, 0.0)
     return inverse
+
+
+def _towards(inverse: Dense, matrix: Matrix, aims: Matrix) -> Dense:
+    """The weights of T ≈ XB: with P the inverse and C = XᵀT, PC, less what empties the diagonal.
+
+    The Lagrangian of a zero diagonal takes γ_j P e_j from column j of PC, γ_j = (PC)_jj / P_jj.
+    """
+    turned, items = matrix.T.tocsr(), len(inverse)
+    product = np.empty((items, items), dtype=np.float32)
+    for start in range(0, items, TILE):
+        part = slice(start, start + TILE)
+        product[:, part] = inverse @ (turned @ aims[:, part]).toarray().astype(np.float32)
+    scale = product.diagonal() / inverse.diagonal()
+    for start in range(0, items, TILE):
+        part = slice(start, start + TILE)
+        product[part] -= inverse[part] * scale
+    np.fill_diagonal(product, 0.0)
+    return product
 
 
 def strongest(weights: Dense, neighbours: int) -> Matrix:

@@ -75,15 +75,18 @@ def tastes_of(
     recency: float | None = None,
     latest: int | None = None,
     mean: bool = False,
+    worth: NDArray[np.float32] | None = None,
 ) -> Tastes:
     """Return the taste of each of B histories: the share of every value, times its `scale` [V].
 
     history: [E] item rows, oldest first; history_start: [B + 1]. trained: items of a larger row
     count for nothing. recency: half-life of an event, in events; latest: how many of the latest
-    events count; None: all alike, and all.
+    events count; None: all alike, and all. worth: [E], what each event counts; None: 1.
     """
     counted = 2**31 if latest is None else latest
-    shares = _shares(history, history_start, trained, recency or np.inf, counted, members, scale)
+    each = np.zeros(0, dtype=np.float32) if worth is None else worth
+    half_life = recency or np.inf
+    shares = _shares(history, each, history_start, trained, half_life, counted, members, scale)
     return Tastes(*shares, mean)
 
 
@@ -139,6 +142,7 @@ def _fill(
 @compiled
 def _shares(
     history: Rows,
+    worth: NDArray[np.float32],
     history_start: Rows,
     trained: int,
     recency: float,
@@ -164,6 +168,8 @@ def _shares(
             if age == latest:
                 break
             weight = 2.0 ** (-age / recency)
+            if len(worth) > 0:
+                weight *= worth[event]
             age += 1
             if weight == 0.0:
                 break  # and so is every older one

@@ -12,13 +12,16 @@ Matrix: TypeAlias = Any
 """A `csr_array` of scipy's: float32, indices of int32 or int64; users or queries by item rows."""
 
 
-def user_item_matrix(log: Interactions, items: int, values: Values = "implicit") -> Matrix:
+def user_item_matrix(
+    log: Interactions, items: int, values: Values = "implicit", *, targets: bool = False
+) -> Matrix:
     """Return A [users, items + 1] float32: one entry for each distinct pair of the log.
 
     items: the highest item row that counts; events of later rows, and of row 0, are left out.
     implicit: 1 where the user met the item. explicit: the weight of the last of their events; a
-    pair of weight 0 has no entry. Columns of a row ascend. Raises ModelError for explicit values of
-    a log without weights, or with none above 0.
+    pair of weight 0 has no entry. With kinds of events, either is multiplied with the most that one
+    of the pair's events counts; targets: only pairs of which one is a target. Columns of a row
+    ascend. Raises ModelError for explicit values of a log without weights, or with none above 0.
     """
     weight = log.weights_for("values = 'explicit'") if values == "explicit" else None
     kept = (log.item > 0) & (log.item <= items)
@@ -32,6 +35,13 @@ def user_item_matrix(log: Interactions, items: int, values: Values = "implicit")
     data = np.ones(len(chosen), dtype=np.float32)
     if weight is not None:
         data = weight[kept][chosen].astype(np.float32)
+    first = np.flatnonzero(np.concatenate([[True], last[:-1]])[: len(last)])
+    if log.worth is not None and len(first):
+        data *= np.maximum.reduceat(log.worth[kept][order], first)
+    if targets and log.target is not None and len(first):
+        aimed = np.logical_or.reduceat(log.target[kept][order], first)
+        chosen, data = chosen[aimed], data[aimed]
+    if weight is not None:
         chosen, data = chosen[data != 0], data[data != 0]
     counts = np.bincount(user[chosen], minlength=log.users)
     indptr = np.concatenate([[0], np.cumsum(counts)])

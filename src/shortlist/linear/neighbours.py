@@ -1,6 +1,6 @@
 """Which N items are nearest to each item, by the users they share? Never the full matrix."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,16 @@ class Pairs:
     """The distinct (user, item) pairs of a log, a user's in the order in which they last came.
 
     start: [users + 1] int64; item: [pairs] uint32, item rows; event: [pairs] int64, the place in
-    the log of the pair's last event.
+    the log of the pair's last event. With kinds of events: target, [pairs], whether one of its
+    events is a target; worth, [pairs] float64, the most that one of them counts. None where all are
+    targets, or count 1.
     """
 
     start: NDArray[np.int64]
     item: NDArray[np.uint32]
     event: NDArray[np.int64]
+    target: NDArray[np.bool_] | None = None
+    worth: Floats | None = None
 
     @property
     def user(self) -> NDArray[np.int64]:
@@ -45,7 +49,13 @@ class Pairs:
             return self
         counts = np.bincount(self.user[mask], minlength=len(self.start) - 1)
         start = np.concatenate([[0], np.cumsum(counts)])
-        return Pairs(start, self.item[mask], self.event[mask])
+        return Pairs(
+            start,
+            self.item[mask],
+            self.event[mask],
+            None if self.target is None else self.target[mask],
+            None if self.worth is None else self.worth[mask],
+        )
 
     def latest(self, most: int | None) -> "Pairs":
         """Return the last `most` pairs of each user: the distinct items they met last."""
@@ -61,6 +71,12 @@ class Pairs:
     def users_of_items(self, items: int) -> NDArray[np.int64]:
         """How many users each item has, [items + 1]."""
         return np.bincount(self.item, minlength=items + 1)
+
+    def targets_of_items(self, items: int) -> NDArray[np.int64]:
+        """How many users have each item as a target, [items + 1]."""
+        if self.target is None:
+            return self.users_of_items(items)
+        return np.bincount(self.item[self.target], minlength=items + 1)
 
 
 @dataclass(frozen=True)
@@ -129,12 +145,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Formula:
-    """What a co-count becomes: s_ij = c_ij · left_i · right_j, or c_ij / (left_i + left_j - c_ij).
+    """What a co-count becomes: s_ij = c_ij · left_i · right_j, or c_ij / (left_i + right_j - c_ij).
 
     c_ij sums, over the users that i and j share, user_weight_u · value_ui · value_uj ·
-    2^(-|time_ui - time_uj| / half_life). left, right: [items + 1] float64; union: the second form,
-    right is not read. value, time: [pairs] float64 or None (1, and no decay); user_weight: [users]
-    or None. shrinkage: s_ij is multiplied by n_ij / (n_ij + shrinkage), n_ij the shared users.
+    2^(-|time_ui - time_uj| / half_life); with kinds of events, over those of whom j is a target.
+    left, right: [items + 1] float64; union: the second form. value, time: [pairs] float64 or None
+    (1, and no decay); user_weight: [users] or None. shrinkage: s_ij is multiplied by
+    n_ij / (n_ij + shrinkage), n_ij the shared users.
     """
 
     left: Floats
@@ -153,7 +170,28 @@ def distinct_pairs(log: Interactions, items: int) -> Pairs:
     start = np.empty(log.users + 1, dtype=np.int64)
     count = _last_events(log.indptr, log.item, items, kept, start)
     event = kept[:count]
-    return Pairs(start, log.item[event].astype(np.uint32), event)
+    pairs = Pairs(start, log.item[event].astype(np.uint32), event)
+    if log.target is None and log.worth is None:
+        return pairs
+    return replace(pairs, **_of_kinds(log, items, event))
+
+
+def _of_kinds(log: Interactions, items: int, event: NDArray[np.int64]) -> dict[str, Any]:
+    """What `Pairs` says of kinds; event: [pairs], the last event of each pair."""
+    keys = log.user.astype(np.int64) * (items + 1) + log.item
+    order = np.argsort(keys[event], kind="stable")
+    place = np.searchsorted(keys[event][order], keys)
+    place[place == len(order)] = 0
+    known = (log.item > 0) & (log.item <= items)
+    pair = order[place[known]] if len(order) else place[:0]
+    found: dict[str, Any] = {}
+    if log.target is not None:
+        found["target"] = np.zeros(len(event), dtype=np.bool_)
+        found["target"][pair[log.target[known]]] = True
+    if log.worth is not None:
+        found["worth"] = np.zeros(len(event))
+        np.maximum.at(found["worth"], pair, log.worth[known].astype(np.float64))
+    return found
 
 
 def counted_pairs(
@@ -274,7 +312,8 @@ class _Lists:
     """The items of each user, in places, and for each item where its users' lists start.
 
     list: [users + pairs] uint32, lists one after the other, each led by its length, so that one
-    look into memory finds both; users of one item are left out, they tie it to nothing.
+    look into memory finds both; users of one item are left out, they tie it to nothing. With kinds
+    of events the lists hold targets alone, and each item finds the lists of those who met it.
     list_value, list_time: beside it, of length 0 where all are alike. item_start: [items + 2];
     item_list: [pairs] uint32, starts of lists; item_value: beside it, with the user's weight.
     """
@@ -310,6 +349,7 @@ class _Lists:
             none if value is None else value,
             none if formula.time is None else formula.time,
             none if formula.user_weight is None else formula.user_weight,
+            np.empty(0, dtype=np.bool_) if pairs.target is None else pairs.target,
             lists,
             list_value,
             list_time,
@@ -348,6 +388,7 @@ def _turn(
     value: Any,
     time: Any,
     user_weight: Any,
+    target: Any,
     lists: Any,
     list_value: Any,
     list_time: Any,
@@ -357,22 +398,26 @@ def _turn(
     item_time: Any,
 ) -> int:
     """Write the lists of `_Lists`, users ascending in both; return how much of them is used."""
+    some = len(target) > 0
     used = 0
     users = len(start) - 1
     for user in range(users):
         length = start[user + 1] - start[user]
         if length < 2:
             continue
-        lists[used] = length
+        head = used
         used += 1
         for at in range(start[user], start[user + 1]):
+            item_start[items[at] + 1] += 1
+            if some and not target[at]:
+                continue
             lists[used] = items[at]
             if len(value) > 0:
                 list_value[used] = value[at]
             if len(time) > 0:
                 list_time[used] = time[at]
-            item_start[items[at] + 1] += 1
             used += 1
+        lists[head] = used - head - 1
     for place in range(1, len(item_start)):
         item_start[place] += item_start[place - 1]
     fill = item_start.copy()
@@ -381,16 +426,16 @@ def _turn(
         length = start[user + 1] - start[user]
         if length < 2:
             continue
-        for at in range(head + 1, head + 1 + length):
-            place = lists[at]
+        for at in range(start[user], start[user + 1]):
+            place = items[at]
             item_list[fill[place]] = head
             if len(value) > 0:
                 weight = user_weight[user] if len(user_weight) > 0 else 1.0
-                item_value[fill[place]] = list_value[at] * weight
+                item_value[fill[place]] = value[at] * weight
             if len(time) > 0:
-                item_time[fill[place]] = list_time[at]
+                item_time[fill[place]] = time[at]
             fill[place] += 1
-        head += 1 + length
+        head += 1 + lists[head]
     return used
 
 
@@ -461,7 +506,7 @@ def _nearest(  # noqa: PLR0912, PLR0915
                     amount = total[j]
                     total[j] = 0.0
                 if union:
-                    score = amount / (left[i] + left[j] - amount)
+                    score = amount / (left[i] + right[j] - amount)
                 else:
                     score = amount * (left[i] * right[j])
                 if shrinkage > 0:

@@ -30,14 +30,14 @@ def posterior(
     Only what lies before the cut counts. half_life: of "recent", see `in_units`; prior_strength: of
     "ctr" and "conversion". Raises ModelError where the data does not have what the metric needs.
     """
-    log, items = data.training_log, data.items.trained
+    log, items = data.training_targets, data.items.trained
     events = data.item_counts[: items + 1]  # those observed since may be of later rows
     if metric == "recent":
         if half_life is None:
             raise ModelError("metric = 'recent' needs half_life, such as '7d'")
         return decayed_counts(log, items, half_life, data.time_unit)
     if metric == "count":
-        return events.astype(np.float64)
+        return counted(log, items)
     if data.shows is None:
         raise ModelError(
             f"metric = '{metric}' divides by how often an item was shown: give the impressions "
@@ -48,6 +48,18 @@ def posterior(
         # Of items that were never shown a rate cannot be told: their events would make it any.
         clicks = np.where(shows > 0, events, 0)
     return smoothed_rate(clicks, shows, prior_strength, metric)
+
+
+def counted(log: Interactions, items: int) -> NDArray[np.float64]:
+    """Return what the events of each item row count together, [items + 1]: 1 each, or its kind's.
+
+    >>> counted(Interactions(np.ones(3, int), np.array([1, 1, 2]), 2), 2)
+    array([0., 2., 1.])
+    """
+    summed = np.bincount(log.item, weights=log.worth, minlength=items + 1)[: items + 1]
+    counts: NDArray[np.float64] = summed.astype(np.float64)
+    counts[0] = 0
+    return counts
 
 
 def decayed_counts(
@@ -63,6 +75,8 @@ def decayed_counts(
     array([0.  , 1.25, 0.5 ])
     """
     weights = decay(log, half_life, unit)
+    if log.worth is not None:
+        weights = weights * log.worth
     counts = np.bincount(log.item, weights=weights, minlength=items + 1)[: items + 1]
     counts[0] = 0
     return counts.astype(np.float64)

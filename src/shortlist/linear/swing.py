@@ -32,7 +32,8 @@ def swing(
     w_u = 1 / sqrt(|I_u|). At most `users` users of i are compared: those with the smallest seeded
     hash of (user key, tie key of the item), so the sample does not depend on other users, and s is
     not quite symmetric where it bites. Time: for each item its compared users squared, times the
-    length of their lists. user_keys: [users], a fixed hash of each user row.
+    length of their lists. With kinds of events I_u is all that u met, and j a target of both.
+    user_keys: [users], a fixed hash of each user row.
     """
     start, user = _sample(pairs, tie_keys, user_keys, items, users, seed)
     weight = 1 / np.sqrt(np.maximum(pairs.items_of_users(), 1))
@@ -46,7 +47,9 @@ def swing(
     while len(wanted):
         ends = np.zeros(len(wanted) + 1, dtype=np.int64)
         done = _swing(
-            wanted, start, user, pairs.start, pairs.item, weight, float(alpha), near, value, ends
+            *(wanted, start, user, pairs.start, pairs.item),
+            np.empty(0, dtype=np.bool_) if pairs.target is None else pairs.target,
+            *(weight, float(alpha), near, value, ends),
         )
         block, number, wanted = number[:done], number[done:], wanted[done:]
         keys = best_of_lists(ends[: done + 1], near, value, None, ties, neighbours)
@@ -82,12 +85,13 @@ def _sample(
 
 
 @compiled
-def _swing(
+def _swing(  # noqa: PLR0912
     wanted: Any,
     start: Any,
     user: Any,
     user_start: Any,
     user_item: Any,
+    target: Any,
     weight: Any,
     alpha: float,
     near: Any,
@@ -98,6 +102,8 @@ def _swing(
     items = len(start) - 2
     total = np.zeros(items + 1, dtype=np.float64)
     mark = np.full(items + 1, -1, dtype=np.int64)
+    some = len(target) > 0
+    aimed = np.full(items + 1 if some else 1, -1, dtype=np.int64)
     touched = np.zeros(items + 1, dtype=np.bool_)
     used, step = 0, 0
     for at in range(len(wanted)):
@@ -110,6 +116,8 @@ def _swing(
             step += 1
             for e in range(user_start[u], user_start[u + 1]):
                 mark[user_item[e]] = step
+                if some and target[e]:
+                    aimed[user_item[e]] = step
             for b in range(a + 1, start[i + 1]):
                 v = user[b]
                 common = 0
@@ -120,6 +128,8 @@ def _swing(
                 gain = weight[u] * weight[v] / (alpha + common)
                 for e in range(user_start[v], user_start[v + 1]):
                     j = user_item[e]
+                    if some and not (target[e] and aimed[j] == step):
+                        continue
                     if mark[j] == step and j != i:
                         total[j] += gain
                         if not touched[j]:

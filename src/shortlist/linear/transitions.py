@@ -28,11 +28,12 @@ COMMON = 20_000
 
 @dataclass(frozen=True)
 class Steps:
-    """What it is worth that j comes d places after i: closeness_d · value_i · value_j.
+    """What it is worth that j comes d places after i: closeness_d · value_i · aim_j.
 
     The score of j after i is the sum of these over the log, times left_i · right_j. closeness:
     [window + 1] float64, place 0 is not read; backward: what the same steps count the other way,
-    i after j, as a share; value: [events] float64 or None (1). left, right: [items + 1] float64.
+    i after j, as a share; value: [events] float64 or None (1); aim: the same of what is come to,
+    None for value. left, right: [items + 1] float64.
     """
 
     closeness: Floats
@@ -40,6 +41,7 @@ class Steps:
     left: Floats
     right: Floats
     value: Floats | None = None
+    aim: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,18 @@ class Alike:
         length = np.sqrt(np.bincount(owner, worth**2, items + 1))[owner]
         return cls(start, code, np.divide(worth, length, where=length > 0, out=worth * 0), weight)
 
-    def by_value(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    def by_value(
+        self, among: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """The same by value: where each code starts, the items that have it, and their worth.
 
-        Values of no worth have no items.
+        Values of no worth have no items. among: [items + 1], the items that count; None: all.
         """
+        owner = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
         order = np.argsort(self.code, kind="stable")
         order = order[self.worth[order] != 0]
-        owner = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+        if among is not None:
+            order = order[among[owner[order]]]
         counts = np.bincount(self.code[order], minlength=self.code.max(initial=0) + 1)
         return np.concatenate([[0], np.cumsum(counts)]), owner[order], self.worth[order]
 
@@ -111,8 +117,11 @@ def followers(
     event_start = np.concatenate([[0], np.cumsum(np.bincount(item, minlength=items + 1))])
     if alike is None:
         alike = Alike(np.zeros(items + 2, np.int64), np.empty(0, np.int64), np.empty(0), 0.0)
-    value_start, value_item, value_worth = alike.by_value()
+    # With kinds of events, what never was a target is like others, and follows none.
+    among = None if log.target is None else steps.right > 0
+    value_start, value_item, value_worth = alike.by_value(among)
     value = np.empty(0) if steps.value is None else steps.value
+    aim = value if steps.aim is None else steps.aim
     found = Found(items + 1)
     for first, keys in _blocks(items, neighbours):
         _followers(
@@ -121,6 +130,7 @@ def followers(
             begin,
             end,
             value,
+            aim,
             event_start,
             event,
             steps.closeness,
@@ -165,6 +175,7 @@ def _followers(
     begin: Any,
     end: Any,
     value: Any,
+    aim: Any,
     event_start: Any,
     event: Any,
     closeness: Any,
@@ -205,7 +216,7 @@ def _followers(
                     j = item[other]
                     amount = mine * share * closeness[d] * right[j]
                     if len(value) > 0:
-                        amount *= value[other]
+                        amount *= aim[other]
                     touched[many] = j
                     many += 1 - state[j]
                     state[j] = 1

@@ -63,6 +63,9 @@ class ALS(HistoryScorer[ALSOptions]):
     Unlike its siblings it is not linear in the history; the contributions of events to a score
     are those of Hu et al. (section 5), where the matrix of the user is held.
 
+    With kinds of events a user's vector is that of all they read, each event with the confidence
+    of its weight, and an item's is fitted to the users of whom it is a target.
+
     `observe` changes the histories only: the vectors of items stay as fitted until the next fit,
     and items that came since are neither recommended nor asked with.
     """
@@ -79,14 +82,21 @@ class ALS(HistoryScorer[ALSOptions]):
         check_order(data, options)
         events = user_item_matrix(data.training_log, data.items.trained, options.values)
         _check_weights(events)
-        by_item = events.T.tocsr()
+        aimed = user_item_matrix(
+            data.training_log, data.items.trained, options.values, targets=True
+        )
+        by_item = aimed.T.tocsr()
         self._mass = np.array([_mass(events, options.alpha).mean()])
         random = np.random.default_rng(options.seed)
         items = (data.items.trained + 1, options.factors)
         self._vectors = random.standard_normal(items, dtype=np.float32) / np.float32(
             options.factors
         )
-        self._vectors[0] = 0
+        # Row 0 is nobody; with kinds of events, an item that never was a target has no vector.
+        none = np.arange(len(self._vectors)) == 0
+        if data.training_log.target is not None:
+            none = np.diff(by_item.indptr) == 0
+        self._vectors[none] = 0
         self._biases = np.zeros(len(self._vectors), dtype=np.float32)
         others = _mass(by_item, options.alpha)
         ridge = self._ridge(others, others[1:].mean())
@@ -96,7 +106,7 @@ class ALS(HistoryScorer[ALSOptions]):
             vectors[0], biases[0] = 0, 0
             fitted = solve(self._side(vectors, biases), by_item, options.alpha, ridge)
             self._vectors, self._biases = self._parted(fitted)
-            self._vectors[0], self._biases[0] = 0, 0
+            self._vectors[none], self._biases[none] = 0, 0
         self._prepare()
 
     def _take_events(self, data: TrainingData) -> None:

@@ -53,6 +53,8 @@ class EASE(HistoryScorer[EASEOptions]):
     matrix of items x items, and takes items³ multiplications and additions (41,000 items: 7 GB and
     about 20 minutes of a core). Above that take GraphFilter, which never makes the matrix.
 
+    With kinds of events A stands for all that was read, and what it is to give are the targets.
+
     `observe` changes the histories only: the weights between items stay as fitted until the next
     fit, and items that came since are neither recommended nor asked with.
     """
@@ -73,23 +75,29 @@ class EASE(HistoryScorer[EASEOptions]):
                 f"{options.max_items**2 * 4 / 1e9:.1f} GB; raise max_items, leave rare items out, "
                 "or take the graph filter, which never makes that matrix"
             )
-        matrix = user_item_matrix(data.training_log, items, options.values)[:, 1:]
-        dense = closed_form(matrix, options.l2)
+        log = data.training_log
+        matrix = user_item_matrix(log, items, options.values)[:, 1:]
+        aims = None
+        if log.target is not None:
+            aims = user_item_matrix(log, items, options.values, targets=True)[:, 1:]
+        dense = closed_form(matrix, options.l2, aims)
         few = options.neighbours is not None and options.neighbours < items - 1
         self._weights: Dense | Matrix = dense
         if few:
             self._weights = strongest(dense, int(options.neighbours or 0))
-        self._set_fitted(np.arange(items + 1))
+        self._set_fitted(np.arange(items + 1), data)
 
     def _take_events(self, data: TrainingData) -> None:
         """Take new events into the histories; the weights between items stay as fitted."""
         check_order(data, self.options)
-        self._set_fitted(self._fitted[rows_before(self.data.items, data.items)])
+        self._set_fitted(self._fitted[rows_before(self.data.items, data.items)], data)
         self._take(data)
 
-    def _set_fitted(self, fitted: NDArray[np.int64]) -> None:
+    def _set_fitted(self, fitted: NDArray[np.int64], data: TrainingData) -> None:
         """Say which row of the weights, from 1, each item row has, [items + 1]; 0: none."""
         self._fitted, self._rows = fitted, np.flatnonzero(fitted)
+        if data.training_log.target is not None:
+            self._rows = np.intersect1d(self._rows, np.flatnonzero(data.item_counts))
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended: those of the last fit."""
@@ -145,7 +153,7 @@ class EASE(HistoryScorer[EASEOptions]):
             check_rows("learned: indices", tensors["indices"], 0, fitted - 1)
             check_offsets("learned: indptr", tensors["indptr"], len(tensors["data"]))
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        self._set_fitted(arrays["fitted"])
+        self._set_fitted(arrays["fitted"], self.data)
         if "weights" in arrays:
             self._weights = arrays["weights"]
         else:

@@ -14,6 +14,7 @@ from shortlist.channels.counting.history import (
     HistoryScorer,
     ProfileOptions,
     check_order,
+    of_rows,
     scaled_columns,
 )
 from shortlist.channels.kept import check_tensors
@@ -162,6 +163,9 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
     Scores are linear in the history. The matrix of items x items is never made: R and Rᵀ are
     multiplied with blocks of histories. Only V is kept; R is made of the data again.
 
+    With kinds of events R is made of all that was read, each with what it counts: a filter smooths
+    histories and predicts nothing; what never was a target is no candidate.
+
     `observe` makes R of all events, the new ones too, so items that came since have neighbours at
     once; V stays as fitted until the next fit, and has nothing of them.
     """
@@ -223,6 +227,7 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
                 columns += smooth
             columns *= power(self._degrees, numbers.tilt)[:, None]
             scores[part] = columns[1:].T
+        scores = of_rows(scores, self.candidate_rows())
         scores[scores == 0] = -np.inf
         return scores
 

@@ -184,7 +184,8 @@ class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
 def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix:
     """Return the weights of the histories, [B, items.trained + 1]: distinct trained items.
 
-    An item met twice counts where it was met last; what weighs 0 has no entry.
+    An item met twice counts where it was met last, and for the most that its kind of event counts;
+    what weighs 0 has no entry.
     """
     history = block.history
     values, owners = history.values.numpy(), history.owners().numpy()
@@ -199,6 +200,12 @@ def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix
     weight = np.ones(len(kept), dtype=np.float32)
     if options.values == "explicit" and block.weight is not None:
         weight = block.weight.numpy()[kept].astype(np.float32)
+    if block.worth is not None:
+        found = np.argsort(keys[kept])
+        pair = found[np.searchsorted(keys[kept][found], keys[known])]
+        most = np.zeros(len(kept), dtype=np.float32)
+        np.maximum.at(most, pair, block.worth.numpy()[known])
+        weight *= most
     if options.recency is not None:
         weight *= np.exp2(-age / options.recency).astype(np.float32)
     if options.latest_items is not None:
@@ -233,6 +240,11 @@ def no_profile(
     there = slice(None) if known is None else known[profile.indices]
     owners = np.repeat(np.arange(profile.shape[0]), np.diff(profile.indptr))[there]
     return torch.from_numpy(np.bincount(owners, minlength=profile.shape[0]) == 0)
+
+
+def of_rows(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the columns of these item rows, [B, n], of scores of the rows 1..C, [B, C]."""
+    return scores if len(rows) == scores.shape[1] else scores[:, rows - 1]
 
 
 def check_order(data: TrainingData, options: ProfileOptions) -> None:

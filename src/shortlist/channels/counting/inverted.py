@@ -30,7 +30,7 @@ from shortlist.linear.inverted_lists import (
     fill_lists,
     tastes_of,
 )
-from shortlist.linear.posterior import PRIOR_STRENGTH, Metric, posterior
+from shortlist.linear.posterior import PRIOR_STRENGTH, Metric, counted, posterior
 from shortlist.sections.base import Count, Duration, Names, Positive, Section, Text
 from shortlist.training.progress import Progress
 
@@ -151,7 +151,10 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         metric the data cannot give, and for values no trained item has.
         """
         self._prepare()
-        sizes = np.bincount(self._members.value, minlength=len(self.values))
+        listed = np.zeros(len(self._members.start) - 1, dtype=np.bool_)
+        listed[self._listed()] = True
+        has = np.repeat(listed, np.diff(self._members.start))
+        sizes = np.bincount(self._members.value[has], minlength=len(self.values))
         start = np.concatenate([[0], np.cumsum(np.minimum(sizes, self.options.list_length))])
         total = int(start[-1])
         self._lists = SortedLists(start, np.zeros(total, np.int64), np.zeros(total, np.float32))
@@ -332,9 +335,12 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         if self.options.taste == "share":
             return np.ones(len(self.values))
         trained, start = self.data.items.trained, self._members.start
-        events = np.repeat(self.data.item_counts[: trained + 1], np.diff(start[: trained + 2]))
+        counts = counted(self.data.training_targets, trained)
+        events = np.repeat(counts, np.diff(start[: trained + 2]))
         met = np.bincount(self._members.value, events, minlength=len(self.values))
-        lifts: NDArray[np.float64] = met.sum() / met
+        # A value of items that were read alone is in no target: its list is empty.
+        lifts: NDArray[np.float64] = np.zeros(len(met))
+        np.divide(met.sum(), met, out=lifts, where=met > 0)
         return lifts
 
     def _worth(self, data: TrainingData) -> NDArray[np.float32]:
@@ -347,9 +353,15 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
             prior_strength=options.prior_strength or PRIOR_STRENGTH,
         ).astype(np.float32)
 
+    def _listed(self) -> NDArray[np.int64]:
+        """The item rows that stand in lists: trained ones that were a target."""
+        if self.data.training_log.target is None:
+            return np.arange(1, self.data.items.trained + 1)
+        return self.data.candidates(with_features=False)
+
     def _sort(self, wanted: NDArray[np.bool_], worth: NDArray[np.float32]) -> None:
         """Fill the lists of the values `wanted` [V] by what items are worth."""
-        rows = np.arange(1, self.data.items.trained + 1)
+        rows = self._listed()
         if not wanted.all():
             has = np.concatenate([[0], np.cumsum(wanted[self._members.value])])
             has = has[self._members.start]
@@ -387,6 +399,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
             recency=options.recency,
             latest=options.latest_items,
             mean=options.combine == "mean",
+            worth=None if block.worth is None else block.worth.numpy(),
         )
 
     def _hits(self, tastes: Tastes, block: RowQueries, k: int) -> Hits:

@@ -132,6 +132,9 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
     The score of an item is the sum of its similarities to what the user has met, each item met
     speaking for its own nearest `neighbours`. Beside EASE it needs no dense matrix, and a catalogue
     of any size; beside UserCF its neighbours are stored, not looked for with each query.
+
+    With kinds of events, i of s_ij is anything that was met, and j a target: V_i are those who met
+    i, V_j those of whom j is a target.
     """
 
     options_type = ItemCFOptions
@@ -150,9 +153,10 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
         """Take new events: only rows that can differ are made anew, the others are kept.
 
         A row can differ where a user of the item has changed, or where the item shares a user with
-        an item whose norm has changed. Weights that read the whole log (tf-idf, bm25) leave none.
+        an item whose norm has changed. Weights that read the whole log (tf-idf, bm25) leave none;
+        with kinds of events all rows are made anew.
         """
-        if self.options.item_weighting != "none":
+        if self.options.item_weighting != "none" or data.log.kinds is not None:
             self.fit_data(data)
             return
         old, kept, given = self.data, self.neighbours, self._weighed(data)
@@ -169,7 +173,13 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
     def _norms(self, data: TrainingData, given: Weighed) -> tuple[Floats, Floats]:
         weight = None if given.user_weight is None else given.user_weight[given.pairs.user]
         item, items = given.pairs.item, data.items.trained
-        return sides(self.options, sums_of_items(self.options, item, given.value, weight, items))
+        found = sides(self.options, sums_of_items(self.options, item, given.value, weight, items))
+        if (to := given.pairs.target) is None:
+            return found
+        # With kinds of events the right side is made of targets alone.
+        value, weight = (None if of is None else of[to] for of in (given.value, weight))
+        aimed = sums_of_items(self.options, item[to], value, weight, items)
+        return found[0], sides(self.options, aimed)[1]
 
     def _nearest(
         self, data: TrainingData, given: Weighed, rows: NDArray[np.int64] | None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.asking.rows import RowQueries
-from shortlist.channels.counting.history import HistoryScorer, ProfileOptions
+from shortlist.channels.counting.history import HistoryScorer, ProfileOptions, of_rows
 from shortlist.channels.kept import check_offsets, check_rows, check_tensors
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
@@ -31,7 +31,7 @@ class NeighbourScorer(HistoryScorer[Profiled]):
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
         """Return the sums over the neighbours of a history, [B, C], -inf where there are none."""
-        return dense_sums(profile, self.neighbours)
+        return of_rows(dense_sums(profile, self.neighbours), self.candidate_rows())
 
     def search(self, block: RowQueries, k: int) -> Hits:
         """Answer B queries from what their histories touch: the scores of `scores`."""

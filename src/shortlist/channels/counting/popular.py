@@ -61,6 +61,8 @@ class PopularOptions(Section):
 class Popular(Explaining):
     """Items by the number of their training events; equal counts go by the tie rule.
 
+    With kinds of events targets alone are counted, each with the weight of its kind.
+
     It scores catalogue items nobody has touched with 0. Without a segment it needs nothing of the
     user; with one the score is count in the user's segment + strength · share of all events, and a
     user of whom no segment is known gets the list of the shares, and the fallback flag.
@@ -102,10 +104,12 @@ class Popular(Explaining):
         Raises ModelError for a half-life without times, or a segment no categorical column has.
         """
         self.data = data
-        options, log, items = self.options, data.training_log, data.items
+        options, log, items = self.options, data.training_targets, data.items
         weight = np.ones(len(log))
         if options.half_life is not None:
             weight = decay(log, options.half_life, data.time_unit)
+        if log.worth is not None:
+            weight = weight * log.worth
         # Events observed since may be of items that become candidates with the next fit only.
         counts = np.bincount(log.item, weight, minlength=items.trained + 1)[: items.trained + 1]
         if data.counts is not None:
@@ -128,7 +132,7 @@ class Popular(Explaining):
 
     def _count_segments(self, segment: str, weight: NDArray[np.float64]) -> None:
         """Count what each segment met: pairs of (segment, item), by item and by score."""
-        data, log, width = self.data, self.data.training_log, len(self.data.items) + 1
+        data, log, width = self.data, self.data.training_targets, len(self.data.items) + 1
         self._segments, self._segment_of = categories(
             segment, data.user_frame, data.user_features, data.users
         )

@@ -48,11 +48,15 @@ def weighed(
             raise ModelError(f"{name} needs data.time: without it a history has no order")
     pairs = counted_pairs(log, items, options.values, options.most_items)
     value, time, weight = None, None, None
-    if options.values == "explicit" or options.item_weighting != "none":
+    # What a kind of event counts adds up under cosine and dot; the other similarities are of sets.
+    worth = pairs.worth if options.similarity in ("cosine", "dot") else None
+    if options.values == "explicit" or options.item_weighting != "none" or worth is not None:
         value = np.ones(len(pairs.item))
         if options.values == "explicit":
             assert log.weight is not None
             value = log.weight[pairs.event].astype(np.float64)
+        if worth is not None:
+            value = value * worth
     counts = pairs.items_of_users()
     if value is not None and options.item_weighting == "tf-idf":
         value = tf_idf(value, pairs.user, counts, items)
@@ -105,12 +109,11 @@ def sums_of_items(
 
     item, value: [pairs], and weight [pairs], of the pair's user; an item's in the order of users.
     """
-    if not sums_values(options):
-        return np.bincount(item, minlength=items + 1)
-    if options.similarity == "jaccard":
+    if options.similarity == "jaccard" and weight is not None:
         return np.bincount(item, weight, items + 1)
-    assert value is not None
-    return np.bincount(item, value**2, items + 1)
+    if options.similarity == "cosine" and value is not None:
+        return np.bincount(item, value**2, items + 1)
+    return np.bincount(item, minlength=items + 1)
 
 
 def sides(options: "ItemCFOptions", sums: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -121,8 +124,8 @@ def sides(options: "ItemCFOptions", sums: NDArray[Any]) -> tuple[Floats, Floats]
     if options.similarity == "conditional":
         alpha = 0.5 if options.alpha is None else options.alpha
         return _power(sums, -1.0), _power(sums, -alpha)
-    ones = np.ones(len(sums))
-    return (sums.astype(np.float64) if options.similarity == "jaccard" else ones), ones
+    same = sums.astype(np.float64) if options.similarity == "jaccard" else np.ones(len(sums))
+    return same, same
 
 
 def found_neighbours(

@@ -9,10 +9,12 @@ from pydantic import Field, model_validator
 from shortlist.channels.counting.attributes import value_lists
 from shortlist.channels.counting.history import ProfileOptions
 from shortlist.channels.counting.neighbour_lists import NeighbourScorer
+from shortlist.data.interactions import Interactions
 from shortlist.errors import ModelError
 from shortlist.linear.transitions import Alike, Steps, followers
 from shortlist.sections.base import Count, Positive, Text
 
+Floats = NDArray[np.float64]
 Part = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -88,6 +90,9 @@ class Transitions(NeighbourScorer[TransitionsOptions]):
     users share, it asks what comes next, and needs no training; attribute values let items follow
     each other that never did.
 
+    With kinds of events the steps are to targets, from whatever was read, each end counting what
+    its kind does; n_j are the targets.
+
     `observe` is a whole fit, which is linear in the log: equal to one, bit for bit.
     """
 
@@ -105,16 +110,18 @@ class Transitions(NeighbourScorer[TransitionsOptions]):
         value = None
         if options.values == "explicit":
             value = log.weights_for("values = 'explicit'").astype(np.float64)
+        value, aim = _of_kinds(log, value)
         longest = int(np.diff(log.indptr).max(initial=1))
         places = np.arange(-1, min(options.window, longest))
         closeness = np.exp2(-places / options.decay)
-        counts = log.item_counts(items)
+        counts, aimed = log.item_counts(items), log.targets.item_counts(items)
         steps = Steps(
             closeness,
             options.backward,
             _power(counts, options.from_power),
-            _power(counts, options.to_power),
+            _power(aimed, options.to_power),
             value,
+            aim,
         )
         found = followers(
             log,
@@ -135,6 +142,16 @@ class Transitions(NeighbourScorer[TransitionsOptions]):
         )
         weight = 0.4 if options.attribute_weight is None else options.attribute_weight
         return Alike.by_rarity(offsets, codes, items, weight)
+
+
+def _of_kinds(log: Interactions, value: Floats | None) -> tuple[Floats | None, Floats | None]:
+    """What each event counts, [events], where a step begins and where it ends; None: 1."""
+    if log.worth is not None:
+        value = (np.ones(len(log)) if value is None else value) * log.worth
+    if log.target is None:
+        return value, value
+    value = np.ones(len(log)) if value is None else value
+    return value, value * log.target
 
 
 def _power(counts: NDArray[np.int64], exponent: float) -> NDArray[np.float64]:

@@ -65,7 +65,8 @@ class UserCFOptions(ProfileOptions):
 class UserCF(Counting[UserCFOptions], Explaining):
     """The items of the users whose histories are most like the query's (Resnick et al. 1994).
 
-    r_qj = sum over the nearest users v of sim(q, v) · A_vj. A known user is no neighbour of their
+    r_qj = sum over the nearest users v of sim(q, v) · A_vj; with kinds of events sim is of all that
+    they met, and j a target of v. A known user is no neighbour of their
     own; a history that comes without a user is compared with all users, so who asks for a trained
     user by the list of their items meets that user as the first neighbour. Nothing is stored beside
     the log: new events count at once. Beside ItemCF, whose neighbours are stored, each answer costs
@@ -84,20 +85,31 @@ class UserCF(Counting[UserCFOptions], Explaining):
         items = data.items.trained
         if options.most_items is not None:
             pairs = counted_pairs(log, items, options.values, options.most_items)
-            counts_here = np.zeros(len(log), dtype=np.bool_)
-            counts_here[pairs.event] = True
-            log = log.keep(counts_here)
-        matrix: Matrix = user_item_matrix(log, items, options.values)
-        matrix = matrix[: data.users.trained + 1].astype(np.float64)
+            keys = log.user.astype(np.int64) * (items + 1) + log.item
+            log = log.keep(np.isin(keys, keys[pairs.event]) & (log.item <= items))
+        matrix = self._by_user(user_item_matrix(log, items, options.values))
+        lent = matrix
+        if log.target is not None:
+            lent = self._by_user(user_item_matrix(log, items, options.values, targets=True))
         counts = np.bincount(matrix.indices, minlength=items + 1)
         weight = np.ones(items + 1)
         if options.item_weighting == "iuf":
             weight = inverse_frequency(counts)
-        self._matrix, self._weight = matrix, weight
+        self._matrix, self._lent, self._weight = matrix, lent, weight
         self._by_item = (diags_array(weight) @ matrix.T).tocsr()
         self._norm = self._size(matrix)
         self._user_ties = TieRanks.of(data.users.tie_keys[: data.users.trained + 1])
         self._item_ties = TieRanks.of(data.items.tie_keys[: items + 1])
+
+    def _by_user(self, matrix: Matrix) -> Matrix:
+        """The rows of trained users; under jaccard as sets, which know no weights of kinds."""
+        rows = matrix[: self.data.users.trained + 1].astype(np.float64)
+        return self._as_sets(rows)
+
+    def _as_sets(self, matrix: Matrix) -> Matrix:
+        if self.options.similarity == "jaccard" and self.data.log.worth is not None:
+            matrix.data[:] = 1
+        return matrix
 
     def search(self, block: RowQueries, k: int) -> Hits:
         """Answer B queries: the neighbours' items, added up."""
@@ -107,7 +119,7 @@ class UserCF(Counting[UserCFOptions], Explaining):
         near = self.neighbours_of(block)
         allow = None if block.allow is None else block.allow.numpy()
         met = block.seen
-        for start, stop, sums in _products(near, self._matrix):
+        for start, stop, sums in _products(near, self._lent):
             seen = None
             if met is not None:
                 ends = met[1].numpy()[start : stop + 1]
@@ -148,7 +160,7 @@ class UserCF(Counting[UserCFOptions], Explaining):
 
     def profile(self, block: RowQueries) -> Matrix:
         """Return the weights of the histories, [B, items.trained + 1], as for linear channels."""
-        return profiles(block, self.options, self.data.items.trained)
+        return self._as_sets(profiles(block, self.options, self.data.items.trained))
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
         """Return what each event gives (cosine), or each neighbour (jaccard).
@@ -162,7 +174,7 @@ class UserCF(Counting[UserCFOptions], Explaining):
         for query, wanted in enumerate(items):
             rows = wanted.numpy()[(wanted.numpy() > 0) & (wanted.numpy() <= trained)]
             users, similar = near[[query]].indices, near[[query]].data
-            gains = self._matrix[users][:, rows].toarray()  # [neighbours, items]
+            gains = self._lent[users][:, rows].toarray()  # [neighbours, items]
             kind, because = "user", users
             if self.options.similarity == "jaccard":
                 gains = similar[:, None] * gains

@@ -20,7 +20,7 @@ from shortlist.channels.learned.item_vectors import ItemVectors
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import TrainingData
-from shortlist.data.pairs import ItemPairs, sessions
+from shortlist.data.pairs import ItemPairs, sessions_and_targets
 from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.durations import in_units
 from shortlist.errors import ModelError
@@ -129,8 +129,10 @@ class ItemToItem(ItemVectors):
         cut = None
         if gap is not None:
             cut = in_units(gap, data.time_unit, "session_gap")
+        found, targets = sessions_and_targets(data.training_log, cut)
         return ItemPairs(
-            sessions(data.training_log, cut),
+            found,
+            targets=targets,
             batch_size=training.batch_size,
             window=training.pair_window or (NEAR if data.ordered else None),
             with_known=training.mask_known,

@@ -81,7 +81,8 @@ class UserToUser(Learner):
 
     `similar` asks for users. `recommend` sums, over the `neighbours` nearest users, their
     similarity for each item they met in training: UserCF with learned similarities. Items that no
-    neighbour met are no candidates, so a list may be shorter than k.
+    neighbour met are no candidates, so a list may be shorter than k. With kinds of events the
+    halves hold all that was read, and neighbours lend their targets.
 
     Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
     """
@@ -309,8 +310,8 @@ def _forget(scores: Tensor, history: Ragged, part: slice, column: Tensor) -> Non
 
 
 def _distinct_items(data: TrainingData) -> Ragged:
-    """The distinct items each user row met in the training rows, as lists by row."""
-    log = data.training_log
+    """The distinct targets of each user row in the training rows, as lists by row."""
+    log = data.training_targets
     width = len(data.items) + 1
     pairs = np.unique(log.user.astype(np.int64) * width + log.item)
     counts = np.bincount(pairs // width, minlength=log.users)
