@@ -73,6 +73,8 @@ CHANGES: dict[str, list[Any]] = {
     "data.weight": ["rating"],
     "data.session": ["session"],
     "data.min_weight": [4.0],
+    "data.event": ["rating"],
+    "data.events": [{"4..": {"target": True}, "..4": {"weight": 0.5}}],
     "data.tie": ["file"],
     "data.separator": [";"],
     "data.quote": ["none"],
@@ -110,6 +112,11 @@ CHANGES: dict[str, list[Any]] = {
 SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "data.weight": [{}, {"channels.cf.values": "explicit"}, {"data.min_weight": 3.0}, TOWERS],
     "data.min_weight": [{"data.weight": "rating"}],
+    "data.event": [{}, {"data.events": {"3..": {"target": True}, "..3": {}}}],
+    "data.events": [
+        {},
+        {"data.event": "rating", "data.events": {"3..": {"target": True}, "..3": {"drop": True}}},
+    ],
     "data.session": [{}, TOWERS],
     "data.order": [{}, UNORDERED],
     "data.tie": [{"data.interactions": "tied.csv"}],
