@@ -24,6 +24,7 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.pairs import ItemPairs, sessions_and_targets
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.sequences import SequenceBatches
+from shortlist.errors import QueryError
 from shortlist.evaluation.evaluate import evaluate
 
 BUY, VIEW = 3.0, 0.5
@@ -347,6 +348,38 @@ def test_what_is_read_after_the_cut_changes_nothing(kind):
     np.testing.assert_array_equal(found[0][1], found[1][1])
     np.testing.assert_array_equal(found[0][2], found[1][2])
     assert found[0][3] == found[1][3]
+
+
+def test_an_event_of_a_request_is_of_the_kind_it_names_or_of_the_first_that_is_no_target(split):
+    model = ItemCF().fit(split)
+
+    def asked(**queries):
+        found = model.recommend(Queries(**queries), ITEMS)
+        return found.rows[0].tolist(), found.scores[0].tolist()
+
+    plain = asked(histories=[[1, 2, 3]])
+    assert plain == asked(histories=[[1, 2, 3]], kinds=[["view", None, "view"]])
+    bought = asked(histories=[[1, 2, 3]], kinds=[["buy", "buy", "buy"]])
+    rows = set(model.data.items.rows([1, 2, 3]).tolist())
+    assert rows & set(plain[0])  # seen = false
+    assert not rows & set(bought[0])
+    log = model.data.log
+    item = next(item for item in range(1, ITEMS) if item not in log.item[log.user == 1])
+    user, new = model.data.users.ids[0], model.data.items.ids[item - 1]
+    since = asked(users=[user], recent=[[new]], kinds=[["buy"]])
+    assert since != asked(users=[user], recent=[[new]])
+    wrong = [
+        (
+            {"histories": [[1]], "kinds": [["sell"]]},
+            "kind 'sell' is read; those that are: buy, view",
+        ),
+        ({"histories": [[1]], "kinds": [[]]}, r"kinds\[0\] needs one name for each of 1"),
+        ({"histories": [[1]], "kinds": []}, "one list for each of the 1"),
+        ({"users": [user], "kinds": [["buy"]]}, "recent or histories"),
+    ]
+    for queries, message in wrong:
+        with pytest.raises(QueryError, match=message):
+            asked(**queries)
 
 
 def generator():

@@ -10,11 +10,14 @@ from patience import PATIENCE, PATIENT
 from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load, save
 from shortlist.channels.counting.popular import Popular
+from shortlist.channels.counting.user_cf import UserCF
 from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
+from shortlist.data.updates import read_events
 from shortlist.errors import EventStoreError, ServingError
 from shortlist.histories.events import Watermark
+from shortlist.histories.export import LogWriter
 from shortlist.histories.sqlite import rows
 from shortlist.serving.settings import Limits, Settings, Timeouts
 
@@ -248,6 +251,44 @@ def test_events_below_the_smallest_weight_are_met_and_not_liked(shop, split, wor
     history = place.reader.post("/v1/history", {"user": NEW}).json
     assert history["items"] == [best[1]]
     assert best[0] in place.recommend([NEW], exclude_seen=False)["items"][0]
+
+
+def test_a_stored_event_is_for_what_its_kind_is_for(shop, world, tmp_path):
+    marked = world.interactions.with_columns(
+        e=pl.when(pl.col("rating") >= 4).then(pl.lit("buy")).otherwise(pl.lit("view"))
+    )
+    table = {
+        "buy": {"target": True},
+        "view": {"seen": False},
+        "hide": {"history": False},
+        "ping": {"drop": True},
+    }
+    schema = Schema(time="timestamp", event="e", events=table)
+    split = Dataset.load(marked, schema=schema).split("leave-last-out")
+    # Written as a bundle keeps it, with sorted keys.
+    recipe = {
+        "data": {"interactions": "log.csv", "event": "e", "events": dict(sorted(table.items()))}
+    }
+    save(UserCF().fit(split, "all"), tmp_path / "kinds", recipe=recipe)
+    place = shop(tmp_path / "kinds")
+    model = place.app.watch.current.retriever
+    sent = dict(zip(("buy", "view", "hide", "ping"), model.data.items.ids.head(4), strict=True))
+    for kind, item in sent.items():
+        assert place.send(user=NEW, item=item, kind=kind).status == 200
+    recent, kinds = [[sent["buy"], sent["view"]]], [["buy", "view"]]
+    told = Queries([NEW], recent=recent, kinds=kinds, met=[[sent["hide"]]])
+    said = place.recommend([NEW])["items"]
+    assert said == model.recommend(told, 20).ids
+    assert not {sent["buy"], sent["hide"]} & set(said[0])
+    refused = place.send(user=NEW, item=sent["buy"], kind="purchase")
+    assert refused.status == 422
+    assert "'purchase' is no kind of the bundle's log, which has buy" in str(refused.json)
+    # An export names the kinds as the log does, and those without one as requests are taken.
+    place.send(user=NEW, item=sent["buy"])
+    writer = LogWriter(schema, model.data, kinds=False)
+    written = writer.frame(rows(place.app.settings.events))
+    assert written["e"].to_list() == ["buy", "view", "hide", "ping", "view"]
+    assert read_events(model.data, written, schema).met == 1
 
 
 def test_a_deleted_user_is_a_stranger_at_once_and_later_events_are_their_first(

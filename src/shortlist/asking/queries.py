@@ -23,7 +23,9 @@ class Queries:
     polars or Arrow. recent: with users, one list
     of item ids each, oldest first, of what they met since: it follows what is stored of them, as
     events of weight 1 at the time of the newest event of the log; where the log has kinds of events
-    (`Schema.events`), any event of a query is of the first kind of the table that is no target.
+    (`Schema.events`), an event of a query is of the first kind of the table that is no target;
+    kinds: with histories or recent, a list beside each of them of the name of each event's kind,
+    None for that first one.
     met: with users, one list of item ids each that are left out like what was met, and that nothing
     reads. forgotten: with users, whether each is answered as somebody unknown, of whom `recent` and
     `met` alone are known.
@@ -52,6 +54,7 @@ class Queries:
     met: Sequence[Sequence[Any]] | None = None
     forgotten: Sequence[bool] | None = None
     features: Mapping[str, Sequence[Any]] | None = None
+    kinds: Sequence[Sequence[str | None]] | None = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -65,6 +68,8 @@ class Queries:
         for name in ("recent", "met"):
             if (lists := getattr(self, name)) is not None:
                 object.__setattr__(self, name, self._one_a_user(name, checked_lists(lists, name)))
+        if self.kinds is not None:
+            self._check_kinds(self.kinds)
         if self.forgotten is not None:
             for flag in self._one_a_user("forgotten", self.forgotten):
                 check_flag("forgotten", flag)
@@ -77,6 +82,19 @@ class Queries:
             isinstance(self.rows, Tensor) and self.rows.dtype == torch.bool and self.rows.ndim == 1
         ):
             raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
+
+    def _check_kinds(self, kinds: Any) -> None:
+        events = self.recent if self.histories is None else self.histories
+        if events is None:
+            raise QueryError("kinds are those of the events in recent or histories: give these")
+        whole = isinstance(kinds, Sequence) and not isinstance(kinds, str)
+        if not whole or len(kinds) != len(events):
+            raise QueryError(f"kinds needs one list for each of the {len(events)} lists of events")
+        for number, (names, items) in enumerate(zip(kinds, events, strict=True)):
+            if isinstance(names, str) or len(names) != len(items):
+                raise QueryError(
+                    f"kinds[{number}] needs one name for each of {len(items)} events, or None"
+                )
 
     def _one_a_user(self, name: str, given: Sequence[Any]) -> Sequence[Any]:
         if self.users is None:

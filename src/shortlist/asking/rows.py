@@ -96,7 +96,8 @@ def row_blocks(
     if queries.histories is not None:
         for at in range(0, len(queries), size):
             part = queries.histories[at : at + size]
-            block = _from_histories(part, data, queries.exclude_seen, allow)
+            kinds = None if queries.kinds is None else queries.kinds[at : at + size]
+            block = _from_histories(part, data, queries.exclude_seen, allow, kinds)
             yield _with_features(block, queries, at, data)
         return
     if queries.users is None or not len(queries):
@@ -114,7 +115,8 @@ def row_blocks(
         users = rows[at : at + size]
         known = data.histories.latest(users, queries.before, timed=timed)
         if queries.recent is not None:
-            known = _followed(known, queries.recent[at : at + size], data)
+            kinds = None if queries.kinds is None else queries.kinds[at : at + size]
+            known = _followed(known, queries.recent[at : at + size], data, kinds)
         met = None if others is None else histories(others, users, None)
         if queries.met is not None and queries.exclude_seen:
             since = _rows_of_lists(queries.met[at : at + size], data)
@@ -137,7 +139,10 @@ def _with_features(block: RowQueries, queries: Queries, at: int, data: TrainingD
 
 
 def _followed(
-    known: Events, recent: Sequence[Sequence[Any]] | pl.Series, data: TrainingData
+    known: Events,
+    recent: Sequence[Sequence[Any]] | pl.Series,
+    data: TrainingData,
+    kinds: Sequence[Sequence[str | None]] | None,
 ) -> Events:
     """Return the events with those that came since behind them."""
     later = _rows_of_lists(recent, data)
@@ -149,7 +154,9 @@ def _followed(
         return joined(Ragged(column, known.items.offsets), Ragged(added, later.offsets)).values
 
     time = None if known.time is None else behind(known.time, data.newest_time)
-    kind = None if data.log.kinds is None else behind(known.kind, data.log.kinds.unnamed)
+    kind, came = known.kind, _codes_of_kinds(kinds, len(later.values), data)
+    if kind is not None and came is not None:
+        kind = joined(Ragged(kind, known.items.offsets), Ragged(came, later.offsets)).values
     return Events(joined(known.items, later), behind(known.weight, 1), time, kind)
 
 
@@ -181,12 +188,34 @@ def _from_histories(
     data: TrainingData,
     exclude: bool,
     allow: Tensor | None,
+    names: Sequence[Sequence[str | None]] | None,
 ) -> RowQueries:
     users, rows = torch.zeros(len(lists), dtype=torch.int64), _rows_of_lists(lists, data)
-    kind, kinds = None, data.log.kinds
-    if kinds is not None:
-        kind = torch.full((len(rows.values),), kinds.unnamed, dtype=torch.int8)
-    return RowQueries(users, rows, exclude, None, allow, kind=kind, kinds=kinds)
+    kind = _codes_of_kinds(names, len(rows.values), data)
+    return RowQueries(users, rows, exclude, None, allow, kind=kind, kinds=data.log.kinds)
+
+
+def _codes_of_kinds(
+    names: Sequence[Sequence[str | None]] | None, events: int, data: TrainingData
+) -> Tensor | None:
+    """The codes of the kinds of a query's events, [events]; None for a log without kinds."""
+    kinds = data.log.kinds
+    if kinds is None:
+        if names is not None:
+            raise QueryError("the log has no kinds of events (data.event): leave kinds out")
+        return None
+    if names is None:
+        return torch.full((events,), kinds.unnamed, dtype=torch.int8)
+    code: dict[str | None, int] = {name: place for place, name in enumerate(kinds.names)}
+    code[None] = kinds.unnamed
+    given = [name for part in names for name in part]
+    for name in given:
+        if name not in code:
+            raise QueryError(
+                f"no event of the kind {name!r:.60} is read; those that are: "
+                f"{', '.join(kinds.names)}"
+            )
+    return torch.tensor([code[name] for name in given], dtype=torch.int8)
 
 
 def _rows_of_lists(lists: Sequence[Sequence[Any]] | pl.Series, data: TrainingData) -> Ragged:

@@ -85,6 +85,11 @@ class LogWriter:
             plain = 1.0 if least is None else max(1.0, least)
             weights = [plain if row.weight is None else row.weight for row in kept]
             columns[schema.weight] = pl.Series(weights, dtype=pl.Float64)
+        if schema.event is not None and schema.event not in columns and self.data.log.kinds:
+            known = self.data.log.kinds
+            unnamed = known.names[known.unnamed]
+            names = [row.kind if row.kind is not None else unnamed for row in kept]
+            columns[schema.event] = pl.Series(names, dtype=pl.String)
         if self.kinds and KIND not in columns:
             columns[KIND] = pl.Series([row.kind for row in kept], dtype=pl.String)
         self.written += len(kept)

@@ -93,6 +93,18 @@ def checked_events(event: Any, events: Any) -> Events:
     return table
 
 
+def kind_of(value: str | float | None, events: Events) -> str | None:
+    """Return the name of the kind that a value of the column of kinds is of; None for none.
+
+    >>> kind_of(4.5, {"4..": EventKind(target=True), "..4": EventKind()})
+    '4..'
+    """
+    if value is None or isinstance(value, str):
+        return value if value in events else None
+    spans = zip(events, ranges(events), strict=True)
+    return next((name for name, span in spans if span and span[0] <= value < span[1]), None)
+
+
 def _entry(name: Any, kind: Any) -> EventKind:
     if isinstance(kind, EventKind):
         return kind

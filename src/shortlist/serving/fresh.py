@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from shortlist.errors import QueryError
-from shortlist.histories.events import Event, Id, refused_id
+from shortlist.histories.events import Event, Id, Stored, refused_id
 from shortlist.outputs import is_bundle
+from shortlist.sections.events import kind_of
 from shortlist.serving.event_log import EventLog
 from shortlist.serving.messages import EventsRequest, Ids, RequestError
 from shortlist.serving.served import Served, check_ids, shown
@@ -18,21 +19,28 @@ AHEAD = 86_400.0
 
 
 class Fresh(NamedTuple):
-    """What `Queries` takes of stored events, one of each a user. available: the store answered."""
+    """What `Queries` takes of stored events, one of each a user. available: the store answered.
+
+    kinds: of the events in `recent`, where the log has kinds of events.
+    """
 
     recent: list[Ids] | None = None
     met: list[Ids] | None = None
     forgotten: list[bool] | None = None
     available: bool = True
+    kinds: list[list[str | None]] | None = None
 
     def asked(self, since: list[Ids] | None) -> dict[str, Any]:
         """Return the arguments of `Queries`; since: what the request holds, which comes last."""
-        recent = self.recent
+        recent, kinds = self.recent, self.kinds
+        if kinds is not None and since is not None:
+            kinds = [[*old, *[None] * len(new)] for old, new in zip(kinds, since, strict=True)]
         if recent is None:
             recent = since
         elif since is not None:
             recent = [[*old, *new] for old, new in zip(recent, since, strict=True)]
-        return {"recent": recent, "met": self.met, "forgotten": self.forgotten}
+        asked = {"recent": recent, "met": self.met, "forgotten": self.forgotten}
+        return asked if kinds is None else asked | {"kinds": kinds}
 
 
 def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
@@ -41,13 +49,16 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
         return Fresh()
     least = served.min_weight
     since = served.learned(log.store.identity)
-    stored = log.latest(users, since, detailed=least is not None)
+    kinds = served.kinds_of_events
+    stored = log.latest(users, since, detailed=least is not None or bool(kinds))
     if stored is None:
         forgotten = [user in log.forgotten for user in users]
         return Fresh(None, None, forgotten if any(forgotten) else None, available=False)
     if not any(one.items or one.forgotten for one in stored):
         return Fresh()
     forgotten = [one.forgotten for one in stored]
+    if kinds:
+        return _of_kinds(stored, served)
     if least is None:
         recent = [one.items for one in stored]
         return Fresh(recent, None, forgotten if any(forgotten) else None)
@@ -57,6 +68,27 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
         recent.append([item for item, good in zip(one.items, liked, strict=True) if good])
         met.append([item for item, good in zip(one.items, liked, strict=True) if not good])
     return Fresh(recent, met if any(met) else None, forgotten if any(forgotten) else None)
+
+
+def _of_kinds(stored: Sequence[Stored], served: Served) -> Fresh:
+    """What the table of kinds makes of stored events: read, met alone, or nothing."""
+    table = served.kinds_of_events
+    recent: list[Ids] = []
+    met: list[Ids] = []
+    kinds: list[list[str | None]] = []
+    for one in stored:
+        values: Sequence[Any] = (one.weights if served.kinds_by_weight else one.kinds) or ()
+        names = [kind_of(value, table) for value in values]
+        read = [name is None or table[name].read for name in names]
+        recent.append([item for item, kept in zip(one.items, read, strict=True) if kept])
+        kinds.append([name for name, kept in zip(names, read, strict=True) if kept])
+        seen = [
+            name is not None and not table[name].read and not table[name].drop for name in names
+        ]
+        met.append([item for item, kept in zip(one.items, seen, strict=True) if kept])
+    forgotten = [one.forgotten for one in stored]
+    gone = forgotten if any(forgotten) else None
+    return Fresh(recent, met if any(met) else None, gone, kinds=kinds)
 
 
 def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
@@ -90,6 +122,14 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
         ):
             raise RequestError(
                 "invalid_request", f"events[{place}].weight: a positive's weight is at least 0"
+            )
+        table = served.kinds_of_events
+        named = event.kind is not None and not served.kinds_by_weight
+        if table and named and event.kind not in table:
+            raise RequestError(
+                "invalid_request",
+                f"events[{place}].kind: {event.kind!r:.60} is no kind of the bundle's log, which "
+                f"has {', '.join(table)}",
             )
         time = None if event.time is None else round(event.time * 1e6)
         events.append(Event(event.user, event.item, event.kind, time, event.weight, event.id))

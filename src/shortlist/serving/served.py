@@ -20,6 +20,7 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.predicates import Predicate, allowed_rows, parse
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError, QueryError
+from shortlist.sections.events import Events, checked_events
 from shortlist.serving.messages import RequestError
 
 TRIED = 3
@@ -65,6 +66,18 @@ class Served:
         """The weight below which an event is no positive; None where there is no such weight."""
         least: float | None = (self.bundle.recipe or {}).get("data", {}).get("min_weight")
         return least
+
+    @cached_property
+    def kinds_of_events(self) -> Events:
+        """What each kind of event is for, by the bundle's recipe; empty where it tells none."""
+        said = (self.bundle.recipe or {}).get("data", {})
+        return checked_events(said.get("event"), said.get("events", {}))
+
+    @cached_property
+    def kinds_by_weight(self) -> bool:
+        """Whether the weight of an event says of which kind it is."""
+        said = (self.bundle.recipe or {}).get("data", {})
+        return bool(self.kinds_of_events) and said.get("event") == said.get("weight")
 
     def learned(self, store: str) -> int:
         """The number of the last event of this store that the bundle has learned from."""
