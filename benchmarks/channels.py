@@ -59,7 +59,7 @@ def measure_channels(
     fitted = {n: c for n, c in blend.channels.items() if n not in skip}
     for name, channel in fitted.items():
         start = time.process_time()
-        channel.fit(split)
+        channel.fit(split, "train" if not alone or refit == "none" else refit)
         costs[name] = time.process_time() - start
         print(path.stem, name, f"fitted in {costs[name]:.1f} CPU s", flush=True)
     if not alone:
@@ -68,7 +68,7 @@ def measure_channels(
         chances = Blend(three, method="calibrated")
         chances._adopt()  # fitted already
         chances._learn()
-    if refit != "none":
+    if not alone and refit != "none":
         for channel in fitted.values():
             channel.refit(split, refit)
     for name, channel in fitted.items():
