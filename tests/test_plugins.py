@@ -384,7 +384,7 @@ class Half:
         ({"LOSSES": {"my-focal": Hidden}}, r"no recipe could say its hardness: annotate"),
         (
             {"LOSSES": {"my-focal": Half}},
-            r"it lacks correction, needs_raw_cosine, own_scale, .*__call__",
+            r"it lacks correction, needs_raw, own_scale, .*__call__",
         ),
         ({"LOSSES": {"my-focal": Focal()}}, "it must be a class"),
         ({"LOSSES": {"my-focal": Clashing}}, "epochs is a key already"),

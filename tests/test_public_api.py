@@ -96,6 +96,7 @@ def test_no_name_goes_from_a_table_that_a_recipe_or_bundle_may_say():
         "neg",
         "sampled_softmax",
         "softmax",
+        "squared",
         "squared_cosine",
         "triplet_logistic",
     }

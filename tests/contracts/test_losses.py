@@ -18,9 +18,15 @@ def scores(loss) -> Scores:
     valid = torch.rand(6, 9, generator=generator) < 0.7
     assert valid.any(1).all()
     assert not valid.all()
-    if loss.needs_raw_cosine:
+    if loss.needs_raw is not None:
         positive, negative = positive.tanh(), negative.tanh()
-    return Scores(positive, negative, valid, rate=torch.linspace(0.1, 0.6, 6).double())
+    return Scores(
+        positive,
+        negative,
+        valid,
+        rate=torch.linspace(0.1, 0.6, 6).double(),
+        value=torch.linspace(1, 5, 6).double(),
+    )
 
 
 def row(scores, i) -> Scores:
@@ -87,13 +93,13 @@ def test_scores_of_200_give_finite_float32_values_and_gradients(loss):
         rows.sum().backward()
         assert rows.dtype == torch.float32
         assert rows.isfinite().all()
-        assert loss.needs_raw_cosine or (rows >= 0).all()  # no cosine is 200
+        assert loss.needs_raw == "cosine" or (rows >= 0).all()  # no cosine is 200
         assert positive.grad.isfinite().all()
         assert negative.grad.isfinite().all()
 
 
 def test_it_falls_as_the_positive_rises_wherever_it_is_active_and_never_rises(loss, scores):
-    reach = 1 if loss.needs_raw_cosine else 10
+    reach = 10 if loss.needs_raw is None else 1
     steps = torch.linspace(-reach, reach, 81, dtype=torch.float64)
     for i in range(6):
         many = Scores(*(part.expand(81, *part.shape[1:]) for part in row(scores, i)))
@@ -104,8 +110,9 @@ def test_it_falls_as_the_positive_rises_wherever_it_is_active_and_never_rises(lo
 
 
 def test_it_rises_as_a_negative_does_wherever_it_is_active_and_never_falls(loss, scores):
-    reach = 1 if loss.needs_raw_cosine else 10
-    steps = torch.linspace(-reach, reach, 81, dtype=torch.float64)
+    reach = 10 if loss.needs_raw is None else 1
+    least = 0 if loss.needs_raw == "dot" else -reach  # a target of 0
+    steps = torch.linspace(least, reach, 81, dtype=torch.float64)
     for i in range(6):
         many = Scores(*(part.expand(81, *part.shape[1:]).clone() for part in row(scores, i)))
         column = int(scores.valid[i].nonzero()[0])
@@ -145,8 +152,10 @@ def test_a_fixed_correction_says_why(loss):
     ],
     ids=str,
 )
-def test_a_loss_on_the_raw_cosine_is_given_nothing_else(loss, options):
-    if loss.needs_raw_cosine:
+def test_a_loss_on_a_raw_similarity_is_given_nothing_else(loss, options):
+    if loss.needs_raw == "dot" and options == {"similarity": "dot"}:
+        Objective(loss, **options)
+    elif loss.needs_raw is not None:
         with pytest.raises(ModelError):
             Objective(loss, **options)
     elif loss.own_scale and "learn_temperature" in options:

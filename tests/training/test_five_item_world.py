@@ -20,6 +20,7 @@ from shortlist.losses import (
     NoiseContrastiveLoss,
     SoftmaxLoss,
     SquaredCosineLoss,
+    SquaredLoss,
     TripletLogisticLoss,
 )
 from shortlist.sampling import Negatives, build_sampler
@@ -275,6 +276,12 @@ def test_squared_cosines_settle_between_the_pull_of_positives_and_of_draws(size)
     objective = Objective(SquaredCosineLoss(), "cosine", mask_hits=False)
     angles = learned(objective, Outcomes([Q] * size), vectors=as_angles, start=1.0)
     assert same(angles.cos(), (P - size * Q) / (P + size * Q))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_squares_settle_between_the_ones_met_and_the_zeros_drawn(size):
+    objective = Objective(SquaredLoss(), "dot", mask_hits=False)
+    assert same(learned(objective, Outcomes([Q] * size)), P / (P + size * Q))
 
 
 def test_the_catalogue_sampler_makes_softmax_learn_the_truth():

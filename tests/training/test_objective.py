@@ -138,11 +138,11 @@ def test_what_the_objective_needs_and_does_not_get_is_named():
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_an_in_batch_pool_is_the_explicit_pool_of_the_other_rows(loss, similarity):
     rows, built = 5, LOSSES[loss]()
-    if built.needs_raw_cosine and similarity != "cosine":
-        with pytest.raises(ModelError, match="defined on the raw cosine"):
+    if built.needs_raw not in (None, similarity):
+        with pytest.raises(ModelError, match="defined on the raw"):
             Objective(built, similarity)
         return
-    temperature = 1.0 if built.needs_raw_cosine else 0.5
+    temperature = 0.5 if built.needs_raw is None else 1.0
     ids = torch.tensor([3, 1, 3, 2, 5])
     q = torch.tensor([0.1, 0.3, 0.1, 0.05, 0.2], dtype=torch.float64).log()
     others = torch.tensor([[j for j in range(rows) if j != i] for i in range(rows)])
@@ -283,8 +283,8 @@ def test_the_bias_is_learned_and_its_start_is_remembered():
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_only_a_loss_that_a_shift_would_change_has_a_bias(loss):
     built = LOSSES[loss]()
-    has_none = built.shift_invariant or built.needs_raw_cosine
-    assert (Objective(built).bias is None) == has_none
+    has_none = built.shift_invariant or built.needs_raw is not None
+    assert (Objective(built, built.needs_raw or "cosine").bias is None) == has_none
 
 
 def test_names_and_options_become_an_objective():

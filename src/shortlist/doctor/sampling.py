@@ -187,7 +187,7 @@ def in_batch_pointwise_collapse(subject: Subject) -> str | None:
     if not pointwise or not bool((subject.negatives.source >= 0).any()):
         return None
     lacks = []
-    if objective.loss.needs_raw_cosine:
+    if objective.loss.needs_raw is not None:
         meant_for = objective.loss.usual_negatives
         if meant_for is not None and count > 10 * meant_for:
             lacks.append(f"a loss meant for {meant_for} negatives a row")

@@ -14,6 +14,7 @@ from shortlist.losses.logistic import (
     NoiseContrastiveLoss,
 )
 from shortlist.losses.softmax import SoftmaxLoss
+from shortlist.losses.squared import SquaredLoss
 from shortlist.losses.squared_cosine import SquaredCosineLoss
 from shortlist.losses.triplet_logistic import TripletLogisticLoss
 
@@ -22,6 +23,7 @@ LOSSES: dict[str, type[Loss]] = {
     "neg": NegativeSamplingLoss,
     "nce": NoiseContrastiveLoss,
     "gbce": GeneralizedBinaryCrossEntropyLoss,
+    "squared": SquaredLoss,
     "squared_cosine": SquaredCosineLoss,
     "bpr": BPRLoss,
     "hinge": HingeLoss,
@@ -68,6 +70,7 @@ __all__ = [
     "Scores",
     "SoftmaxLoss",
     "SquaredCosineLoss",
+    "SquaredLoss",
     "TripletLogisticLoss",
     "build_loss",
 ]

@@ -1,7 +1,7 @@
 """What a loss sees, what it returns, and the facts about it that the objective needs."""
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor
@@ -25,12 +25,14 @@ class Scores(NamedTuple):
 
     positive: [B]; negative: [B, M]; valid: [B, M] bool, False where a negative is masked.
     rate: how often the pool is expected to hold the positive's item, [B], where the sampler says.
+    value: the value of each row's event, [B], where the loss reads values.
     """
 
     positive: Tensor
     negative: Tensor
     valid: Tensor
     rate: Tensor | None = None
+    value: Tensor | None = None
 
     def masked_negative(self) -> Tensor:
         """The negatives with -inf in the masked places, [B, M]: they cost and move nothing."""
@@ -67,6 +69,21 @@ class Correction:
         return wanted
 
 
+@runtime_checkable
+class ReadsValues(Protocol):
+    """What a loss has besides that can be fitted to the values of events (data.weight)."""
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether it is: then data.weight is what scores shall be, and nothing is drawn."""
+        ...
+
+
+def reads_values(loss: object) -> bool:
+    """Whether a loss is fitted to the values of events."""
+    return isinstance(loss, ReadsValues) and loss.reads_values
+
+
 class Loss(Protocol):
     """A training objective over rows of scores.
 
@@ -74,8 +91,8 @@ class Loss(Protocol):
     False the objective learns such a constant beside the towers (a scalar bias).
     own_scale: it is measured in the similarity's own units (a margin, a scale, a target), so that
     the temperature is 1 by default and never learned.
-    needs_raw_cosine: it is defined on a plain cosine, from -1 to 1: any other similarity and any
-    temperature but 1 are refused, and no bias is learned.
+    needs_raw: the similarity whose plain value it is defined on, "cosine" (from -1 to 1) or "dot":
+    any other, and any temperature but 1, is refused, and no bias is learned. None: any will do.
     usual_negatives: how many it is meant for, where draws for each row are not counted by hand.
     correction: what the sampling-bias correction means for it.
     """
@@ -85,7 +102,7 @@ class Loss(Protocol):
     @property
     def own_scale(self) -> bool: ...  # noqa: D102
     @property
-    def needs_raw_cosine(self) -> bool: ...  # noqa: D102
+    def needs_raw(self) -> str | None: ...  # noqa: D102
     @property
     def usual_negatives(self) -> int | None: ...  # noqa: D102
     @property

@@ -35,7 +35,7 @@ class CosineContrastiveLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = True
-    needs_raw_cosine: ClassVar[bool] = True
+    needs_raw: ClassVar[str | None] = "cosine"
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,

@@ -35,7 +35,7 @@ class GeneralizedBinaryCrossEntropyLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False
-    needs_raw_cosine: ClassVar[bool] = False
+    needs_raw: ClassVar[str | None] = None
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,

@@ -27,7 +27,7 @@ class HingeLoss:
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = True
-    needs_raw_cosine: ClassVar[bool] = False
+    needs_raw: ClassVar[str | None] = None
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,

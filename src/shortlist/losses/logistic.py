@@ -34,7 +34,7 @@ class BinaryCrossEntropyLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False
-    needs_raw_cosine: ClassVar[bool] = False
+    needs_raw: ClassVar[str | None] = None
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(default=True)
 
@@ -56,7 +56,7 @@ class NegativeSamplingLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False
-    needs_raw_cosine: ClassVar[bool] = False
+    needs_raw: ClassVar[str | None] = None
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,
@@ -84,7 +84,7 @@ class NoiseContrastiveLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = False
-    needs_raw_cosine: ClassVar[bool] = False
+    needs_raw: ClassVar[str | None] = None
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=True,

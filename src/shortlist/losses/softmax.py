@@ -24,7 +24,7 @@ class SoftmaxLoss:
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = False
-    needs_raw_cosine: ClassVar[bool] = False
+    needs_raw: ClassVar[str | None] = None
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(default=True)
 

@@ -23,7 +23,7 @@ class SquaredCosineLoss:
 
     shift_invariant: ClassVar[bool] = False
     own_scale: ClassVar[bool] = True
-    needs_raw_cosine: ClassVar[bool] = True
+    needs_raw: ClassVar[str | None] = "cosine"
     usual_negatives: ClassVar[int | None] = 3
     correction: ClassVar[Correction] = Correction(
         default=False,

@@ -31,7 +31,7 @@ class TripletLogisticLoss:
 
     shift_invariant: ClassVar[bool] = True
     own_scale: ClassVar[bool] = True
-    needs_raw_cosine: ClassVar[bool] = False
+    needs_raw: ClassVar[str | None] = None
     usual_negatives: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:

@@ -64,6 +64,12 @@ class CommonModel(Section):
     item_layers: Counts = Field(
         default=(), description="Widths of the hidden layers of the item tower."
     )
+    biases: bool = Field(
+        default=False,
+        description="Whether users and items have a bias each: two of the dim numbers of a vector. "
+        "With values = 'explicit' (loss = 'squared') the mean of all values stands beside them, so "
+        "that a score is the value itself. For similarity = 'dot'.",
+    )
     dropout: Share = Field(
         default=0.2,
         description="Share of the pooled history and of hidden layers dropped in training.",

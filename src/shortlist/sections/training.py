@@ -18,7 +18,13 @@ def _mode(value: object) -> object:
     return names[value] if type(value) is int and 0 <= value < len(names) else value
 
 
+NEG_RMSE = "neg_rmse"
+"""The figure of a loss that is fitted to values: the more, the better, so the error is negative."""
+
+
 def _monitor(text: str) -> str:
+    if text == NEG_RMSE:
+        return text
     name, _, k = text.partition("@")
     if name not in PER_USER or not re.fullmatch("[1-9][0-9]{0,8}", k):
         reason = "" if name in PER_USER else suggest_part(name, PER_USER)
@@ -172,7 +178,8 @@ class CommonTraining(Section):
     )
     monitor: Annotated[str, AfterValidator(_monitor)] = Field(
         default="ndcg@10",
-        description="Validation figure that picks the epoch, with @k.",
+        description="Validation figure that picks the epoch, with @k; neg_rmse, where values are "
+        "fitted (loss = 'squared'), is minus the root of the mean squared error.",
     )
     seed: Seed = Field(default=0, description="Of the weights, the batches and the negatives.")
     refit: Literal["none", "train+validation", "all"] = Field(

@@ -74,6 +74,8 @@ class OnnxEncoder:
         self._history = tower.history
         self._width = tower.dim
         inputs: dict[str, tuple[int, ...]] = {}
+        if tower.biases:
+            raise UnsupportedTowerError("biases")
         if self._history is not None:
             if retriever.towers.reads_items:
                 raise UnsupportedTowerError("histories read with the item tower's vectors")

@@ -55,6 +55,7 @@ class QueryTower(nn.Module):
                 "this user tower reads none of them: leave them out"
             )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
+        self.biases = shape.biases
 
     @property
     def causal(self) -> bool:
@@ -108,7 +109,11 @@ class QueryTower(nn.Module):
             direct.append(self.id(features[ID]))
         if self.top is not None:
             direct.append(self.top(torch.cat(_for_each_interest(parts), dim=-1)))
-        return torch.stack(_for_each_interest(direct)).sum(dim=0)
+        vectors = torch.stack(_for_each_interest(direct)).sum(dim=0)
+        if not self.biases:
+            return vectors
+        # ..., bias of the user, 1, which the item's bias is multiplied with.
+        return torch.cat([vectors[..., :-1], torch.ones_like(vectors[..., -1:])], dim=-1)
 
 
 class ItemTower(nn.Module):
@@ -144,6 +149,10 @@ class ItemTower(nn.Module):
             if self.fields
             else None
         )
+        self.biases = shape.biases
+        self.mean: Tensor
+        if shape.biases:
+            self.register_buffer("mean", torch.zeros(()))
 
     def forward(self, features: Features) -> Tensor:
         """Return item vectors [B, D]."""
@@ -155,7 +164,12 @@ class ItemTower(nn.Module):
             parts.append(own)
         if self.fields is not None and self.top is not None:
             parts.append(self.top(self.fields(features)))
-        return torch.stack(parts).sum(dim=0)
+        vectors = torch.stack(parts).sum(dim=0)
+        if not self.biases:
+            return vectors
+        # ..., 1, which the user's bias is multiplied with, bias of the item and the mean of all.
+        one = torch.ones_like(vectors[:, -1:])
+        return torch.cat([vectors[:, :-2], one, vectors[:, -1:] + self.mean], dim=1)
 
 
 class TwoTowers(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
 from shortlist.losses import Loss, Scores, SoftmaxLoss, build_loss
+from shortlist.losses.base import reads_values
 from shortlist.sampling import check_sampler
 from shortlist.sampling.base import (
     Dropped,
@@ -32,6 +33,7 @@ class Rows(NamedTuple):
     positive_log_q: Tensor | None = None
     known: Ragged | None = None
     groups: Tensor | None = None
+    value: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -49,8 +51,8 @@ class Objective(nn.Module):
     The slot that is the row's own positive is always dropped.
 
     A loss that a shift of all scores would change gets a learned scalar bias, unless it is defined
-    on the raw cosine. It starts, at the first training batch, where the whole pool weighs about as
-    much as the one positive, so that thousands of negatives do not swamp it.
+    on a raw similarity. It starts, at the first training batch, where the whole pool weighs about
+    as much as the one positive, so that thousands of negatives do not swamp it.
     """
 
     def __init__(
@@ -67,8 +69,8 @@ class Objective(nn.Module):
         super().__init__()
         check_similarity(similarity)
         _check_temperature(temperature)
-        if loss.needs_raw_cosine:
-            _check_raw_cosine(similarity, temperature)
+        if loss.needs_raw is not None:
+            _check_raw(loss.needs_raw, similarity, temperature)
         self.loss = loss
         self.similarity = similarity
         self.correct_sampling = loss.correction.resolve(correct_sampling)
@@ -81,7 +83,7 @@ class Objective(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias: nn.Parameter | None = None
         self.bias_started: Tensor
-        if not (loss.shift_invariant or loss.needs_raw_cosine):
+        if not (loss.shift_invariant or loss.needs_raw is not None):
             self.bias = nn.Parameter(torch.zeros(()))
             self.register_buffer("bias_started", torch.tensor(False))
 
@@ -106,10 +108,15 @@ class Objective(nn.Module):
     ) -> Tensor:
         """Return the mean loss of the rows, by their weight [B]; otherwise as `forward`.
 
+        For a loss that reads values `weight` is the value of each row, and all weigh the same.
+
         A softmax over one pool for all rows is computed in blocks, without the scores of all rows
         at once; bfloat16 then halves the bits that are multiplied. Otherwise it does nothing.
         """
         rows = Rows(positive_ids, negatives, positive_log_q, known, groups)
+        if reads_values(self.loss):
+            fitted: Tensor = self(queries, positives, pool, **rows._replace(value=weight)._asdict())
+            return fitted.mean()
         if self.in_blocks(pool):
             return self._softmax_mean(queries, positives, pool, rows, weight, bfloat16)
         costs: Tensor = self(queries, positives, pool, **rows._asdict())
@@ -130,6 +137,7 @@ class Objective(nn.Module):
         positive_log_q: Tensor | None = None,
         known: Ragged | None = None,
         groups: Tensor | None = None,
+        value: Tensor | None = None,
     ) -> Tensor:
         """Return one loss a row, [B].
 
@@ -137,9 +145,10 @@ class Objective(nn.Module):
         [M, D] or [B, M, D]; positive_ids: item rows, [B]; positive_log_q: the sampler's log_q of
         them, [B], where corrected or where the loss asks for their rate; known: each user's known
         item rows, where masked; groups: [B], equal for rows of one user's history: a slot that is
-        a positive of the row's own group is no independent draw, and is dropped.
+        a positive of the row's own group is no independent draw, and is dropped. value: [B], for a
+        loss that reads values.
         """
-        rows = Rows(positive_ids, negatives, positive_log_q, known, groups)
+        rows = Rows(positive_ids, negatives, positive_log_q, known, groups, value)
         logits = self._logits(rows)
         positive = logits.of_positives(
             logits.scaled(pair_score(queries, positives, self.similarity))
@@ -147,7 +156,7 @@ class Objective(nn.Module):
         negative = logits.of_negatives(logits.scaled(score(queries, pool, self.similarity)))
         valid = ~self._dropped(rows)
         rate = None if positive_log_q is None else positive_log_q.exp()
-        return self.loss(self._shifted(Scores(positive, negative, valid, rate)))
+        return self.loss(self._shifted(Scores(positive, negative, valid, rate, value)))
 
     def _logits(self, rows: Rows) -> "_Logits":
         """What makes scores of these rows logits."""
@@ -356,16 +365,24 @@ def _check_learnable(temperature: float, loss: Loss) -> None:
         )
 
 
-def _check_raw_cosine(similarity: str, temperature: float) -> None:
-    """Refuse any other score than the cosine itself."""
+RAW = {
+    "cosine": "the raw cosine, from -1 to 1",
+    "dot": "the raw dot product, which is the number itself",
+}
+"""What a loss is defined on that needs a raw similarity."""
+
+
+def _check_raw(raw: str, similarity: str, temperature: float) -> None:
+    """Refuse any other score than the similarity itself."""
     cure = "or use loss = 'bce' or 'softmax'"
-    if similarity != "cosine":
+    if similarity != raw:
         raise ModelError(
-            f"similarity = '{similarity}': this loss is defined on the raw cosine, from -1 to 1; "
-            f"use similarity = 'cosine', {cure}"
+            f"similarity = '{similarity}': this loss is defined on {RAW[raw]}; "
+            f"use similarity = '{raw}', {cure}"
         )
     if temperature != 1:
+        where = "out of its bounds -1 and 1" if raw == "cosine" else "off its targets"
         raise ModelError(
-            f"temperature = {temperature:g}: this loss is defined on the raw cosine, which another "
-            f"scale would take out of its bounds -1 and 1; leave temperature out, {cure}"
+            f"temperature = {temperature:g}: this loss is defined on {RAW[raw]}, which another "
+            f"scale would take {where}; leave temperature out, {cure}"
         )

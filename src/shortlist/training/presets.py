@@ -8,8 +8,10 @@ from shortlist.config import Mode, Training
 from shortlist.config.parts import given
 from shortlist.errors import ModelError
 from shortlist.losses import LOSSES, SoftmaxLoss
+from shortlist.losses.base import reads_values
 from shortlist.sampling import build_sampler
 from shortlist.sampling.base import NegativeSampler
+from shortlist.sampling.nothing import NoNegatives
 from shortlist.training.objective import Objective, build_objective
 
 
@@ -90,6 +92,9 @@ def softmax_over_one_pool(training: Training, objective: Objective) -> bool:
 def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
     """Build the sampler of a section. counts: training events by item row, [N + 1]."""
     choice = choose(training)
+    if choice.loss in LOSSES and reads_values(LOSSES[choice.loss](**given(training, "loss"))):
+        _refuse_beside_values(training)
+        return NoNegatives()
     if choice.sampler in IN_BATCH and training.batch_size < 2:
         raise ModelError("in-batch negatives need training.batch_size of at least 2")
     return build_sampler(
@@ -99,3 +104,19 @@ def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
         shared=choice.shared,
         **given(training, "sampler"),
     )
+
+
+def _refuse_beside_values(training: Training) -> None:
+    """Refuse what would do nothing where scores are fitted to data.weight."""
+    drawn = ("sampler", "negatives", "shared", "mask_hits", "mask_known", "hard")
+    for key in drawn:
+        if getattr(training, key) not in (None, False):
+            raise ModelError(
+                f"training.{key} does nothing where a loss is fitted to the values of events "
+                "(values = 'explicit'), which has no negatives: leave it out"
+            )
+    if training.weighted:
+        raise ModelError(
+            "training.weighted weighs the loss by data.weight, and values = 'explicit' fits scores "
+            "to it: leave one of them out"
+        )

@@ -262,5 +262,6 @@ class Trainer:
         places = place.split([r.numel() for r in rows])
         # Not vectors[p]: with threads its gradient adds up in another order each time.
         return [
-            vectors.index_select(0, p).view(*r.shape, -1) for r, p in zip(rows, places, strict=True)
+            vectors.index_select(0, p).view(*r.shape, vectors.shape[1])
+            for r, p in zip(rows, places, strict=True)
         ]

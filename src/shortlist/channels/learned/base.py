@@ -22,13 +22,16 @@ from shortlist.channels.learned.item_updates import with_changed_items
 from shortlist.config import Model, Training, section_from
 from shortlist.config.parts import kept, keys_of, named_by
 from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.interactions import Cut
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import ModelError, QueryError
 from shortlist.index import INDEXES, kind_of
 from shortlist.index.base import VectorIndex
+from shortlist.losses.base import reads_values
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
+from shortlist.sections.training import NEG_RMSE
 from shortlist.similarity import comparable, normalize
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, Fitted, fit_towers
@@ -125,7 +128,11 @@ class Learner(Explaining):
         sections = sections_for(self.positives, model, training, options, self.reads, self.unread)
         # These refuse what cannot work, before any data.
         sampler_of(sections[1], torch.tensor([0, 1]))
-        check_hard_options(sections[1], objective_of(sections[1]))
+        objective = objective_of(sections[1])
+        check_hard_options(sections[1], objective)
+        _check_values(
+            sections[1], fitted=reads_values(objective.loss), can="weighted" in self.reads
+        )
         self._begin(*sections, device)
 
     def _begin(self, model: Model, training: Training, device: str) -> None:
@@ -535,8 +542,10 @@ def _check_alike(what: str, rows: Tensor, given: Tensor, expected: Tensor) -> No
 
 def validation_score(retriever: Channel, monitor: str) -> float:
     """The monitored figure on the validation rows, through `recommend`: the code that serves."""
-    name, k = monitor.split("@")
     data = retriever.data
+    if monitor == NEG_RMSE:
+        return -value_error(retriever, "validation")
+    name, k = monitor.split("@")
     users, items, offsets = data.targets("validation")
     if len(users) > VALIDATION_USERS:
         pick = np.sort(np.random.default_rng(0).permutation(len(users))[:VALIDATION_USERS])
@@ -552,6 +561,38 @@ def validation_score(retriever: Channel, monitor: str) -> float:
     rows = np.pad(rows, ((0, 0), (0, int(k) - rows.shape[1])), constant_values=-1)
     found = hit_slots(rows, items, offsets)
     return float(per_user(found, np.diff(offsets), [int(k)])[f"{name}@{k}"].mean())
+
+
+def value_error(retriever: Any, on: Cut) -> float:
+    """The root of the mean squared error of the values of the events held out at a cut.
+
+    A score is the value where model.biases are on. An unknown user or item has the mean, and the
+    other's bias.
+    """
+    events = retriever.data.log.at(on)
+    values = events.weights_for("the error of values")
+    users, which = np.unique(events.user, return_inverse=True)
+    ids = retriever.data.users.external(users)
+    blocks = row_blocks(Queries(ids, before=on), retriever.data, timed=retriever.timed)
+    queries = torch.cat([retriever.encode_block(block) for block in blocks])
+    rows, item = np.unique(events.item, return_inverse=True)
+    items = retriever.encode_item_rows(torch.from_numpy(rows).long())
+    scores = (queries[torch.from_numpy(which)] * items[torch.from_numpy(item)]).sum(1)
+    return float((scores.double() - torch.from_numpy(values)).square().mean().sqrt())
+
+
+def _check_values(training: Training, *, fitted: bool, can: bool) -> None:
+    """Refuse a loss fitted to values where pairs have none, and its figure where there is none."""
+    if fitted and not can:
+        raise ModelError(
+            f"values = 'explicit' fits scores to data.weight of an event of a user, and positives "
+            f"= '{training.positives}' are pairs of another kind: take positives = 'u2i'"
+        )
+    if training.monitor == NEG_RMSE and not fitted:
+        raise ModelError(
+            f"training.monitor = '{NEG_RMSE}' is the error of values, and nothing is fitted to "
+            "them: take loss = 'squared' with values = 'explicit', or another figure"
+        )
 
 
 def sections_for(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from shortlist.asking.rows import RowQueries
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import ALWAYS_READ, HARD_KEYS, Reads
 from shortlist.channels.learned.item_vectors import ItemVectors
+from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
@@ -18,6 +20,7 @@ from shortlist.data.sequences import SequenceBatches
 from shortlist.errors import ModelError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
+from shortlist.losses.base import reads_values
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.towers import TOWERS
 from shortlist.towers.mlp import has_perceptron
@@ -39,7 +42,7 @@ READS = ALWAYS_READ | {
     *("history", "history_length", "history_reads", "history_windows"),
     *("history_dropout", "shared_items", "user_id", "user_features", "user_layers"),
     *("item_id", "item_features", "item_layers", "id_dropout"),
-    *("mask_known", *HARD_KEYS, "weighted"),
+    *("mask_known", "biases", *HARD_KEYS, "weighted"),
 }
 """The keys of [model] and [training] that do something here, beside options of parts."""
 
@@ -66,6 +69,27 @@ class TwoTower(ItemVectors):
     towers: TwoTowers
     _encoder: Callable[[RowQueries], Tensor] | None
     _by_angle: tuple[Tensor, ExactIndex] | None
+
+    def __init__(
+        self,
+        *,
+        model: Model | None = None,
+        training: Training | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        super().__init__(model=model, training=training, device=device, **options)
+        section, similarity = self.model_section, self.training_section.similarity
+        if section.biases and similarity != "dot":
+            raise ModelError(
+                f"model.biases are added to a score, and similarity = '{similarity}' is no sum: "
+                "take similarity = 'dot', or leave biases out"
+            )
+        if section.biases and section.dim < 3:
+            raise ModelError(
+                f"model.biases take two of the numbers of a vector, and model.dim = {section.dim} "
+                "leaves none: take 3 or more"
+            )
 
     def strangers(self, block: RowQueries) -> Tensor:
         """Return the queries of which the query tower would read nothing, bool [B].
@@ -180,6 +204,10 @@ class TwoTower(ItemVectors):
         training = self.training_section
         counts = torch.from_numpy(data.item_counts).to(self.device)
         objective = objective_of(training).to(self.device)
+        if reads_values(objective.loss):
+            values = data.training_log.weights_for("values = 'explicit'")
+            if self.model_section.biases:
+                self.towers.item.mean.fill_(float(values.mean(dtype=np.float64)))
         return Trainer(
             self.towers,
             Encoders(self._encode_batch, self._encode_items, has_perceptron(self.towers)),
@@ -196,7 +224,7 @@ class TwoTower(ItemVectors):
             "batch_size": training.batch_size,
             "history_length": self.model_section.history_length,
             "with_known": needs_known(training),
-            "weighted": training.weighted,
+            "weighted": training.weighted or reads_values(objective_of(training).loss),
             "device": self.device,
         }
         if self.towers.query.causal:
@@ -235,6 +263,12 @@ class TwoTower(ItemVectors):
             now = {name: column.to(self.device) for name, column in told.columns.items()}
             features = {**features, **now}
         return self.towers.encode_queries(features, history, place, self._item_table, time)
+
+    def encode_item_rows(self, rows: Tensor) -> Tensor:
+        """Return the vectors of any item rows [N], those without a place in the index too."""
+        self.towers.eval()
+        with torch.no_grad():
+            return self._encode_items(rows).cpu()
 
     def _encode_items(self, rows: Tensor) -> Tensor:
         return self.towers.encode_items(self._item_table.take(rows.to(self.device)))
