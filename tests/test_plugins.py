@@ -537,6 +537,7 @@ def test_the_page_runs_as_it_stands(page, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_parts.py").write_text("\n\n".join(parts), encoding="utf-8")
     world = planted_world(users=80, items=60, events=900, seed=3)
     world.interactions.write_csv(tmp_path / "log.csv")
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     try:

@@ -9,6 +9,8 @@ import shortlist
 from shortlist import TwoTower
 from shortlist.channels.learned.base import value_error
 from shortlist.channels.learned.item_to_item import ItemToItem
+from shortlist.config import Recipe
+from shortlist.config.unread import unread
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.errors import ModelError
@@ -90,6 +92,13 @@ def test_what_cannot_work_beside_values_is_refused(options, message):
     given = {k: v for k, v in (VALUES | options).items() if v is not None}
     with pytest.raises(ModelError, match=message):
         TwoTower(**given)
+
+
+def test_a_recipe_fits_values_with_the_weights_it_names():
+    data = {"interactions": "log.csv", "weight": "r"}
+    training = {k: VALUES[k] for k in ("loss", "mode", "similarity", "values", "monitor")}
+    assert not list(unread(Recipe.model_validate({"data": data, "training": training})))
+    assert "data.weight" in next(unread(Recipe.model_validate({"data": data})))
 
 
 def test_values_need_a_column_and_pairs_have_none(rated):

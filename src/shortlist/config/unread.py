@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shortlist.config.features import Features
+from shortlist.config.parts import given
 from shortlist.config.recipe import LEARNED_KINDS, Recipe
+from shortlist.config.training import Training
 
 
 def unread(recipe: Recipe) -> Iterator[str]:
@@ -18,8 +20,8 @@ def unread(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.data.weight is not None and not _weighs(recipe, tables):
         yield (
-            "data.weight does nothing: give data.min_weight, training.weighted, or a channel with "
-            'values = "explicit"; or leave it out'
+            "data.weight does nothing: give data.min_weight, training.weighted, or a channel or "
+            'loss with values = "explicit"; or leave it out'
         )
     kept = {*recipe.features.users.values(), *recipe.features.items.values()}
     separator = Features.model_fields["separator"].default
@@ -37,18 +39,23 @@ def _weighs(recipe: Recipe, tables: list[dict[str, Any]]) -> bool:
     tried = () if recipe.tune is None else recipe.tune.space
     return (
         recipe.data.min_weight is not None
-        or (recipe.has_towers and recipe.training.weighted)
+        or (recipe.has_towers and (recipe.training.weighted or _fitted(recipe.training)))
         or any(table.get("weighted") or table.get("values") == "explicit" for table in tables)
         or any(name.rpartition(".")[2] in ("weighted", "values") for name in tried)
     )
+
+
+def _fitted(training: Training) -> bool:
+    """Whether its loss is fitted to the weights of events."""
+    return given(training, "loss").get("values") == "explicit"
 
 
 def _overridden(recipe: Recipe, towers: list[Mapping[str, Any]]) -> Iterator[str]:
     """Keys of [model] and [training] in whose place every channel with towers has its own."""
     for name, section in (("model", recipe.model), ("training", recipe.training)):
         for key, field in type(section).model_fields.items():
-            given = getattr(section, key) != field.default and key not in ("refit", "seed")
-            if towers and given and all(key in table for table in towers):
+            said = getattr(section, key) != field.default and key not in ("refit", "seed")
+            if towers and said and all(key in table for table in towers):
                 yield (
                     f"{name}.{key} does nothing: every channel with towers has its own {key}; "
                     "leave it out"

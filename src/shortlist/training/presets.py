@@ -7,7 +7,7 @@ from torch import Tensor
 from shortlist.config import Mode, Training
 from shortlist.config.parts import given
 from shortlist.errors import ModelError
-from shortlist.losses import LOSSES, SoftmaxLoss
+from shortlist.losses import LOSSES, SoftmaxLoss, build_loss
 from shortlist.losses.base import reads_values
 from shortlist.sampling import build_sampler
 from shortlist.sampling.base import NegativeSampler
@@ -92,7 +92,7 @@ def softmax_over_one_pool(training: Training, objective: Objective) -> bool:
 def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
     """Build the sampler of a section. counts: training events by item row, [N + 1]."""
     choice = choose(training)
-    if choice.loss in LOSSES and reads_values(LOSSES[choice.loss](**given(training, "loss"))):
+    if reads_values(build_loss(choice.loss, **given(training, "loss"))):
         _refuse_beside_values(training)
         return NoNegatives()
     if choice.sampler in IN_BATCH and training.batch_size < 2:
