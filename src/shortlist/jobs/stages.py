@@ -28,7 +28,7 @@ class Stages:
 
     def __init__(self, root: Path) -> None:
         outputs.check({"--work": Output(root, "folder")})
-        self.root = root
+        self.root = Path(os.path.abspath(root))  # executors have other working folders
         self.made: list[str] = []
 
     def path(self, name: str) -> Path:

@@ -1,0 +1,70 @@
+"""The command `job`: its stages one after the other, and what does nothing with another of them."""
+
+import sys
+
+import polars as pl
+import pytest
+
+from jobs.worlds import recipe_of, world
+from shortlist.bundle.bundle import load
+from shortlist.cli import main
+from shortlist.config import to_toml
+from shortlist.jobs.local import files_in
+from shortlist.runs.whole import train
+
+
+def call(monkeypatch, *arguments):
+    """Run the command line in this process; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["shortlist", "job", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    world(tmp_path, 30)
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe_of(tmp_path)), encoding="utf-8")
+    return path
+
+
+def test_the_stages_end_in_the_bundle_of_train_and_its_candidates(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    file, work, bundle = recipe, tmp_path / "work", tmp_path / "bundle"
+    assert call(monkeypatch, "item-cf", file, "--work", work, "--parts", 3) == 0
+    assert call(monkeypatch, "bundle", file, "--work", work, "--out", bundle) == 0
+    said = capsys.readouterr().err
+    assert "making item-cf-cf-train" in said
+    assert "item-cf-cf-train is there already" in said
+    assert load(bundle).id == train(recipe, tmp_path / "other").bundle
+    assert call(monkeypatch, "recommend", file, "--work", work, "--bundle", bundle, "--k", 2) == 0
+    found = pl.concat([pl.read_parquet(path) for path in files_in(work / "recommended-2")])
+    assert found.columns == ["user", "rank", "item", "score", "fallback"]
+
+
+IDLE = {
+    "--out is of the stage bundle": ["counts", "--out", "b"],
+    "the stage bundle needs --out": ["bundle"],
+    "the stage recommend needs --bundle": ["recommend"],
+    "--k is of the stage recommend": ["prepare", "--k", "3"],
+    "--without-log is of the stage bundle": ["counts", "--without-log"],
+    "--overwrite does nothing without --out": ["counts", "--overwrite"],
+    "--master is of --engine spark": ["counts", "--master", "local[2]"],
+    "--processes is of --engine local": ["counts", "--engine", "spark", "--processes", "2"],
+    "--conf is key=value": ["counts", "--engine", "spark", "--conf", "memory"],
+}
+
+
+@pytest.mark.parametrize("said", IDLE)
+def test_options_that_do_nothing_are_refused_before_anything_is_read(
+    said, capsys, tmp_path, monkeypatch
+):
+    stage, *rest = IDLE[said]
+    assert call(monkeypatch, stage, tmp_path / "no.toml", "--work", tmp_path / "work", *rest) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "work").exists()
