@@ -294,7 +294,8 @@ def _roles(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
         if guess.key == "data.event":
             made.notes.append(
                 f"'{renamed.get(guess.value, guess.value)}' tells kinds of events "
-                f"({guess.reason}): each row counts as an event"
+                f"({guess.reason}): each row counts as an event, until data.event names the "
+                "column and [data.events] says which are targets and which are only read"
             )
             continue
         reason = (
