@@ -38,8 +38,11 @@ from shortlist.losses.softmax import SoftmaxLoss
 from shortlist.plugins import OWN, TABLES, use_plugins
 from shortlist.runs.pipeline import build
 from shortlist.sampling import UniformSampler
+from shortlist.sampling.hard.hardest import HardestNegatives
 from shortlist.serving.measures import Measures
 from shortlist.serving.watching import Watch
+from shortlist.towers.gru import GRU
+from shortlist.towers.interests import SelfAttentiveInterests
 from shortlist.towers.pooling import MeanPooling
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide"
@@ -198,6 +201,59 @@ def test_a_recipe_names_channels_of_ones_own_with_towers_or_without():
     blend = build(Recipe.from_dict(content))
     assert [type(channel) for channel in blend.channels.values()] == [Named, Walk]
     assert blend.channels["a"].model_section.dim == 8
+
+
+class Tilted(UniformSampler):
+    """A sampler with an option."""
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts,
+        negatives=4,
+        shared=False,
+        tilt: Annotated[float, Field(ge=0, description="A tilt.")] = 1.0,
+    ):
+        made = super().from_counts(counts, negatives=negatives, shared=shared)
+        made.tilt = tilt
+        return made
+
+
+class Lucky(HardestNegatives):
+    """A source of hard negatives with an option."""
+
+    @classmethod
+    def build(cls, world, luck: Annotated[int, Field(ge=0, description="Luck.")] = 1):
+        return cls()
+
+
+class Gated(GRU):
+    """A tower that is asked at every event."""
+
+
+class Several(SelfAttentiveInterests):
+    """A tower of interests."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": Tilted, "tilt": 2.0},
+        {"hard": Lucky, "hard_luck": 3},
+        {"history": Gated, "history_layers": 2},
+        {"history": Several, "interests": 3},
+    ],
+    ids=str,
+)
+def test_parts_of_every_table_train_and_come_back(options, split, tmp_path):
+    tables = {"SAMPLERS": {"my-tilted": Tilted}, "HARD": {"my-lucky": Lucky}}
+    use_plugins([tables | {"TOWERS": {"my-gated": Gated, "my-several": Several}}])
+    trained = TwoTower(**options, **SMALL).fit(split)
+    save(trained, tmp_path / "bundle")
+    again = load(tmp_path / "bundle").retriever
+    assert again.training_section == trained.training_section
+    assert again.model_section == trained.model_section
+    assert again.recommend([10_001], 5).ids == trained.recommend([10_001], 5).ids
 
 
 # What is not known is refused, and nothing is imported for it.

@@ -235,8 +235,9 @@ def _read(plugin: Plugin) -> tuple[str, dict[str, Mapping[str, Any]]]:
             raise PluginError(f"{label}: {name} must map names to parts, got {table!r:.80}")
         if table is TABLES[name].parts:
             raise PluginError(
-                f"{label}: {name} is Shortlist's own table. Leave that alone, and write a table of "
-                f'your own: {name} = {{"my-part": MyPart}}'
+                f"{label}: {name} is Shortlist's own table. Leave it as it is, import it by "
+                "another name if you read it, and write one of your own: "
+                f'{name} = {{"my-part": MyPart}}'
             )
     if not any(tables.values()):
         raise PluginError(f"{label} has no parts: write one of the tables {known}")

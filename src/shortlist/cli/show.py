@@ -393,6 +393,8 @@ def inspection(bundle: "Bundle") -> RenderableType:
         f"{data['trained_items']:,} items",
         "embedding space": fields["embedding_space"][:12],
     }
+    if parts := fields.get("parts"):
+        rows["parts not ours"] = ", ".join(f"{part['name']} ({part['module']})" for part in parts)
     if (met := data.get("met_events")) is not None:
         rows["met besides"] = f"{met:,} events below min_weight, left out of their users' answers"
     if bundle.forgets_met:

@@ -262,7 +262,10 @@ class Recipe(Section):
             ]
             if idle:
                 say = f"{idle[0]} does" if len(idle) == 1 else f"{', '.join(idle)} do"
-                found.append(f"{say} nothing: no channel has towers")
+                found.append(
+                    f"{say} nothing: no channel has towers (a kind of your own that has needs its "
+                    "module: --plugin MODULE)"
+                )
         return found
 
     def _log_conflicts(self) -> list[str]:
