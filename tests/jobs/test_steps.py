@@ -457,6 +457,34 @@ def test_times_that_do_not_tell_one_unit_in_parts_must_be_said(tmp_path):
     same_split(job_of(said, tmp_path / "work"), said)
 
 
+@pytest.mark.parametrize("text", [False, True], ids=["Parquet", "CSV"])
+def test_a_unit_that_puts_all_times_beyond_2100_is_refused(text, tmp_path):
+    frame = world(tmp_path, 23).with_columns(pl.col("t") * 1000)
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "log").mkdir()
+    path = tmp_path / "log" / ("0.csv" if text else "0.parquet")
+    (frame.write_csv if text else frame.write_parquet)(path)
+    recipe = recipe_of(tmp_path, data={"time_unit": "s"})
+    with pytest.raises(DataError, match="lies after 2100"):
+        pipeline.load_split(recipe)
+    with pytest.raises(DataError, match="lies after 2100"):
+        job_of(recipe, tmp_path / "work").prepare()
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_parts_of_users_without_any_positive_are_parts_like_others(session, tmp_path):
+    frame = world(tmp_path, 24).with_columns(s=pl.col("t") // 9)
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "log").mkdir()
+    low = pl.when(pl.col("u") % 3 == 0).then(0.5).otherwise("w")
+    frame.with_columns(w=low).write_parquet(tmp_path / "log" / "0.parquet")
+    data = {"weight": "w", "min_weight": 1.5}
+    near = {"channels": {"near": {"kind": "item-to-item"}}}
+    with_session = {"data": data | {"session": "s"}, **near}
+    recipe = recipe_of(tmp_path, **(with_session if session else {"data": data}))
+    same_split(job_of(recipe, tmp_path / "work", 60), recipe)  # some parts hold a user or none
+
+
 def test_a_process_that_is_killed_is_one_error_and_leaves_no_stage(tmp_path):
     engine = Local(tmp_path / "work", processes=2)
     frame = engine.each(engine.rows(pa.table({"a": [1]})), killed, pa.schema({"a": pa.int64()}))

@@ -92,6 +92,8 @@ def read_in_parts(
             source, roles, "interactions", schema, written, schema.min_weight
         )
         refuse_unit_of_dates(table.where, schema, unit)
+        if unit is not None and unit == schema.time_unit:
+            refuse_beyond(table.where, str(schema.time), frame["time"], unit)
         plain, roles, written = scratch / "log.parquet", {role: role for role in roles}, "number"
         frame.write_parquet(plain)
         found = _facts(engine, _slices(plain), roles, schema)
@@ -240,7 +242,7 @@ def _facts(
         if ("time" in roles)
         else set()
     )
-    sized = schema.time_unit == "auto" and all(kind.is_numeric() for kind in kinds) and bool(kinds)
+    sized = bool(kinds) and all(kind.is_numeric() for kind in kinds)
     lines = "file" in (schema.order, schema.tie)
     step = partial(
         facts_of,
@@ -267,15 +269,14 @@ def _numbered(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _unit(found: Sequence[Mapping[str, Any]], where: str, schema: Schema) -> TimeUnit | None:
     """What the numbers of the times are; None where they are dates, which say it themselves."""
     name = str(schema.time)
-    if schema.time_unit != "auto":
-        return schema.time_unit
     sizes = [TimeSizes(**part["sizes"]) for part in found if part["sizes"] is not None]
     if not sizes:
-        return None
+        return None if schema.time_unit == "auto" else schema.time_unit
     joined = TimeSizes.joined(sizes)
-    unit = joined.unit(name, where)
-    refuse_beyond(where, name, pl.Series(name, [joined.low, joined.high]), unit)
-    return unit
+    if schema.time_unit == "auto":
+        return joined.unit(name, where)
+    refuse_beyond(where, name, pl.Series(name, [joined.low, joined.high]), schema.time_unit)
+    return schema.time_unit
 
 
 def _id_types(

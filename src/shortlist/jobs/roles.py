@@ -76,7 +76,7 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
     if data.met_split_values is not None:
         besides["split"] = data.met_split_values
     if "session" in events.columns:  # what is met only has none: any value of the type will do
-        besides["session"] = pl.Series([frame["session"][0]]).new_from_index(0, len(met))
+        besides["session"] = pl.Series([table["session"][0].as_py()]).new_from_index(0, len(met))
     events = events.with_columns(met=pl.lit(value=False))
     rest = pl.DataFrame(besides).select(events.columns).cast(events.schema)
     return pl.concat([events, rest]).to_arrow()
