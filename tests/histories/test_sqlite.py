@@ -86,6 +86,13 @@ def test_a_user_has_so_many_events_and_what_they_push_out_is_counted(path, opene
     assert store.trimmed == 2 + 2 + 6
 
 
+@pytest.mark.parametrize("keeping", [{"of_user": 0}, {"days": float("nan")}, {"days": -1.0}])
+def test_how_much_is_kept_must_be_something(path, keeping):
+    with pytest.raises(EventStoreError, match="must be > 0"):
+        SQLiteEvents(path, Keeping(**keeping))
+    assert not path.exists()
+
+
 def test_old_events_expire_and_old_ids_are_forgotten(path, opened, monkeypatch):
     store = opened(path, days=2, days_of_ids=1)
     store.append([[Event(1, 1, id="a")]])

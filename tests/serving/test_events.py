@@ -382,3 +382,12 @@ def test_a_store_that_is_damaged_keeps_a_service_from_starting(shop, tmp_path):
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(EventStoreError, match="is damaged"):
         shop()
+
+
+def test_an_event_is_in_the_next_answer_although_the_last_one_knew_none(shop, monkeypatch):
+    monkeypatch.setattr("shortlist.serving.known_events.FRESH", 1e9)  # however busy the machine is
+    place = shop()
+    for number, item in enumerate(ITEMS):
+        history = place.reader.post("/v1/history", {"user": NEW}).json
+        assert history["items"] == ITEMS[:number]
+        place.send(user=NEW, item=item)

@@ -11,6 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shortlist.data.readers import read_log
+from shortlist.data.schema import Schema
+from shortlist.histories.export import LogWriter
+from shortlist.histories.sqlite import rows
 from shortlist.serving.app import ROUTES
 from shortlist.serving.settings import Limits, Settings
 
@@ -232,6 +236,26 @@ def test_a_body_near_the_truth_is_answered_or_refused(either, writer, path):
         check(either, path, "POST", either.post(path, value))
 
     run()
+
+
+def test_what_is_left_in_the_store_can_be_read_as_a_log(writer):
+    either = st.integers(10_001, 10_004) | some_ids(writer)
+    fields = st.fixed_dictionaries({"events": st.lists(events(either), min_size=1, max_size=3)})
+
+    @many
+    @given(fields)
+    def run(value):
+        check(writer, "/v1/events", "POST", writer.post("/v1/events", value))
+
+    run()
+    stored = list(rows(writer.app.settings.events))
+    assert stored
+    schema = Schema(time="timestamp", weight="rating")
+    data = writer.app.watch.current.data
+    log = LogWriter(schema, data, kinds=True)
+    found = read_log(log.frame(stored), schema)
+    assert (log.written, log.strange) == (len(stored), 0)
+    assert found.report.rows_read == len(stored)
 
 
 @pytest.mark.parametrize("path", POSTS)

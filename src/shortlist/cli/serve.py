@@ -65,6 +65,12 @@ def serve(
             "power; normal ones survive the end of the process."
         ),
     ] = "normal",
+    events_days: Annotated[
+        float, typer.Option(help="With --events: how many days they are kept; must be > 0.")
+    ] = 90.0,
+    events_per_user: Annotated[
+        int, typer.Option(min=1, help="With --events: the newest of each user that are kept.")
+    ] = 500,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Print one JSON line a request on standard output.")
     ] = False,
@@ -82,8 +88,9 @@ def serve(
     A request waits while all workers are busy: about queue / workers answers long, so a short
     queue refuses early, and a long one keeps clients waiting until --timeout.
     """
-    if not events and (events_file is not None or events_sync != "normal"):
-        raise QueryError("--events-file and --events-sync do nothing without --events")
+    own = (events_file, events_sync, events_days, events_per_user)
+    if not events and own != (None, "normal", 90.0, 500):
+        raise QueryError("--events-file, -sync, -days and -per-user do nothing without --events")
     write_token = os.environ.get("SHORTLIST_WRITE_TOKEN") or None
     if events and write_token is None:
         raise QueryError("--events needs SHORTLIST_WRITE_TOKEN: what those send who send events")
@@ -105,7 +112,7 @@ def serve(
         private_copy=private_copy,
         write_token=write_token,
         events=(events_file or beside(bundle)) if events else None,
-        keeping=Keeping(synchronous=events_sync),
+        keeping=Keeping(events_per_user, events_days, synchronous=events_sync),
         timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),
     )
     level = logging.getLevelNamesMapping()[log_level.upper()]

@@ -102,6 +102,16 @@ class Keeping(NamedTuple):
     days_of_ids: float = 1.0
     synchronous: Synchronous = "normal"
 
+    def checked(self) -> "Keeping":
+        """Return it, if it can be. Errors: EventStoreError."""
+        for name in ("of_user", "days", "days_of_ids"):
+            value = getattr(self, name)
+            if not 0 < value < 2**31:
+                raise EventStoreError(f"{name} must be > 0 and less than 2^31, got {value}")
+        if self.synchronous not in ("normal", "full"):
+            raise EventStoreError(f"synchronous must be normal or full, got {self.synchronous!r}")
+        return self
+
 
 class SQLiteEvents:
     """A store of events in one file, which is made where it is missing. Errors: EventStoreError.
@@ -113,7 +123,7 @@ class SQLiteEvents:
 
     def __init__(self, path: str | Path, keeping: Keeping | None = None) -> None:
         self.path = Path(path)
-        self.keeping = keeping or Keeping()
+        self.keeping = (keeping or Keeping()).checked()
         self.trimmed = 0  # events that newer ones of their users pushed out
         before = agreed(self.path)
         with _refusing(self.path):
