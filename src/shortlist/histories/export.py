@@ -16,7 +16,7 @@ from shortlist.histories.events import Watermark
 from shortlist.histories.sqlite import Row
 
 KIND = "kind"
-"""The column of the kinds of events, which is there where an event has one."""
+"""The column of the kinds of events, where an event has one and the log has no column of them."""
 
 MARK = "shortlist.events"
 """The key of a Parquet file that says which events are in it."""
@@ -90,7 +90,7 @@ class LogWriter:
             unnamed = known.names[known.unnamed]
             names = [row.kind if row.kind is not None else unnamed for row in kept]
             columns[schema.event] = pl.Series(names, dtype=pl.String)
-        if self.kinds and KIND not in columns:
+        if self.kinds and schema.event is None and KIND not in columns:
             columns[KIND] = pl.Series([row.kind for row in kept], dtype=pl.String)
         self.written += len(kept)
         return pl.DataFrame(columns)
