@@ -40,6 +40,11 @@ class Column:
         parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+", written)
         return tuple(part.lower() for part in parts)
 
+    @property
+    def can_be_named(self) -> bool:
+        """Whether a recipe can name it."""
+        return bool(self.name) and "\0" not in self.name
+
     @cached_property
     def given(self) -> pl.Series:
         """The values that are there."""
@@ -63,9 +68,9 @@ class Column:
         >>> Column("x", pl.Series([1 / 3, 2.0])).reach
         '0.333333 to 2'
         """
-        ends = self.given.cast(pl.Int64 if self.is_whole else pl.Float64)
-        form = "d" if self.is_whole else ".6g"
-        return f"{format(ends.min(), form)} to {format(ends.max(), form)}"
+        values = self.given.cast(pl.Float64) if not self.is_whole else self.given
+        ends = (values.to_numpy().min(), values.to_numpy().max())
+        return " to ".join(str(end) if self.is_whole else f"{end:.6g}" for end in ends)
 
     @cached_property
     def distinct(self) -> int:
@@ -161,7 +166,8 @@ class Column:
         """Which of its values are words for nothing, such as NULL."""
         if self.values.dtype != pl.String:
             return []
-        return sorted(self.given.filter(self.given.is_in(NULL_WORDS)).unique().to_list())
+        odd = self.given.is_in(NULL_WORDS) | (self.given.str.strip_chars() == "")
+        return sorted(self.given.filter(odd).unique().to_list())
 
     @cached_property
     def several(self) -> str | None:

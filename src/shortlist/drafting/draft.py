@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from shortlist.config.reading import DATA_VARIABLE
-from shortlist.data.columns import exact_text, typed_text
+from shortlist.data.columns import checked_ids, exact_text, typed_text
+from shortlist.data.id_columns import align_ids, given_ids
 from shortlist.data.unfolding import unfolded
 from shortlist.drafting import names
 from shortlist.drafting.columns import Column
@@ -90,12 +91,12 @@ def draft(
     made.say(Guess("data.interactions", _placed(log.source, base), _written(log), "sure"))
     kept = {}
     for side, head in sides.items():
-        if (found := _side(made, side, head, roles, renamed, base)) is not None:
+        if (found := _side(made, side, head, log, roles, renamed, base)) is not None:
             kept[side] = found
     _roles(made, log, roles, renamed)
     _lists(made, log, roles, renamed)
     _forms(made, [log, *(sides[side] for side in kept)])
-    _ids(made, roles)
+    _ids(made, log, roles)
     for side in SIDES:
         if side in kept:
             _features(made, side, sides[side], *kept[side])
@@ -311,10 +312,20 @@ def _sure_of(head: Head) -> Any:
     return next((g.confidence for g in head.guesses if g.key.endswith("columns")), "likely")
 
 
-def _ids(made: Draft, roles: Roles) -> None:
-    """What is to be done about ids that are missing."""
+def _ids(made: Draft, log: Head, roles: Roles) -> None:
+    """What is to be done about ids that are missing, or look so."""
     sides = [roles.columns[role] for role in ("user", "item")]
     words = sorted({word for column in sides for word in column.null_words})
+    if words and not log.is_text:
+        for column in sides:
+            checked_ids(column.given, log.table.where)  # blank ones are none
+            if column.missing:  # both cannot be mended
+                given_ids(column.values, log.table.where, "drop")
+        reason = (
+            f"ids called {' and '.join(words)} stay ids; write them as missing to leave them out"
+        )
+        made.say(Guess("data.null_ids", "keep", reason, "check"))
+        return
     if words:
         made.say(Guess("data.null_values", words, "ids that look like missing values", "check"))
     missing = max(column.unknown for column in sides)
@@ -347,6 +358,7 @@ def _side(
     made: Draft,
     side: str,
     head: Head,
+    log: Head,
     roles: Roles,
     renamed: Mapping[str, str],
     base: Path | None,
@@ -360,8 +372,14 @@ def _side(
     found = max(shares, key=lambda name: (name == wanted, shares[name]), default=None)
     if wanted in head.frame.columns and wanted not in shares:
         found = None
-    if found is None or (shares[found] == 0 and found != wanted):
-        why = "no column holds each id once" if found is None else "it shares no id with the log"
+    why = None
+    if found is None:
+        why = "no column holds each id once"
+    elif shares[found] == 0 and found != wanted:
+        why = "it shares no id with the log"
+    else:
+        why = _of_two_types(own, log, head, found)
+    if found is None or why is not None:
         made.say(Guess(f"data.{side}", None, f"{head.source}: {why}", "check"))
         return None
     names_: tuple[str, ...] = ()
@@ -375,6 +393,18 @@ def _side(
     sure: Confidence = "sure" if share > 0.5 else "check"
     made.say(Guess(f"data.{side}", _placed(head.source, base), reason, sure))
     return found, names_
+
+
+def _of_two_types(own: Column, log: Head, head: Head, found: str) -> str | None:
+    """Why the reader would refuse a table's ids beside those of the log; None if it does not."""
+    try:
+        left, right = (
+            checked_ids(values, "") for values in (own.given.unique(), _plain(head.frame[found]))
+        )
+        align_ids(left, right, left_text=log.is_text, right_text=head.is_text, where="")
+    except DataError as error:
+        return str(error).removeprefix(": ")
+    return None
 
 
 def _features(made: Draft, side: str, head: Head, key: str, names_: tuple[str, ...]) -> None:

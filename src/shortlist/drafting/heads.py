@@ -79,6 +79,10 @@ def read_head(source: str | list[str], key: str) -> Head:
         form, guesses = TextFormat(), []
     table = open_table(_some(source, files), key, form, most=MOST)
     frame = table.typed(table.names, exact=()).head(ROWS)
+    if table.text is not None and not form.columns:
+        written = first_fields(files[0], form, MOST)
+        named = zip(frame.columns, written, strict=False)  # folders say more columns
+        frame = frame.drop(name for name, field in named if not field)
     whole = len(files) <= FILES and all(_is_small(file) for file in files) and len(frame) < ROWS
     return Head(source, frame, table, form, whole, tuple(guesses))
 

@@ -32,6 +32,7 @@ class Kinds:
 def find_kinds(columns: Sequence[Column], *, titled: bool) -> Kinds:
     """Guess what each column is to a tower. titled: whether one may be the title."""
     kinds = Kinds()
+    columns = [column for column in columns if column.can_be_named]
     if titled:
         kinds.title = _title(columns)
     for column in columns:

@@ -49,7 +49,7 @@ def find_roles(
     whether the rows are all there are.
     """
     roles = Roles()
-    usable = [column for column in columns if len(column.given)]
+    usable = [column for column in columns if len(column.given) and column.can_be_named]
     ids = [column for column in usable if _could_be_id(column)]
     _refuse_floats(usable, where)
     _user(roles, ids, known, where, whole=whole)
@@ -249,7 +249,8 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
 
 def _left_out(roles: Roles, column: Column) -> None:
     """A time column that cannot be read: taken as a number if it is one, else said."""
-    if column.is_number and not column.missing:
+    plain = column.is_whole or column.values.dtype.is_float()
+    if plain and not column.missing and bool(column.given.is_finite().all()):
         roles.take("time", column, "numbers of no known unit; an order, no dates", "check")
         roles.guesses.append(Guess("data.time_unit", "number", column.times, "check"))
         return
@@ -313,6 +314,8 @@ def _weight(roles: Roles, columns: Sequence[Column]) -> None:
         return
     roles.take("weight", best, best.reach, "likely" if told == 4 else "check")
     least = best.given.filter(best.given >= 0).min()
+    if not best.is_whole:
+        least = float(values.filter(values >= 0).to_numpy().min())
     reason = "each row is a positive; a higher number keeps lower ones out of what is learned"
     sure: Confidence = "likely"
     if bool((values < 0).any()):
