@@ -162,6 +162,9 @@ def test_guesses_come_as_json_with_a_reason_and_a_confidence_each(tmp_path, caps
     assert guesses["data.time"]["confidence"] == "sure"
     assert guesses["data.user"]["confidence"] == "check"
     assert "or column 2" in guesses["data.user"]["reason"]
+    (note,) = told["notes"]
+    assert "'event' tells kinds of events" in note
+    assert "data.event" in note
 
 
 def test_ids_called_otherwise_in_the_table_are_named(tmp_path):
