@@ -115,7 +115,7 @@ def test_a_split_by_a_column_draws_validation_rows_where_the_whole_log_names_non
     names = frame.select(rank.alias("rank"))["rank"].to_list()
     frame.with_columns(s=pl.Series([late[at] for at in names])).write_parquet(log / "0.parquet")
     recipe = recipe_of(tmp_path, split={"column": "s", "seed": 3})
-    same_split(job_of(recipe, tmp_path / "work"), recipe)
+    same_split(job_of(recipe, tmp_path / "work", 60), recipe)
 
 
 def test_a_text_log_and_a_table_whose_ids_are_text_are_joined_as_by_one_machine(tmp_path):
