@@ -40,6 +40,7 @@ def asked_of(client):
             value = body if route.method == "POST" else None
             yield client.ask(route.method, route.path, value, headers=headers, query="search=10001")
     yield client.get("/v1/secret-word/10001")
+    yield client.ask("DELETE", "/v1/users/10001")
     yield client.ask("PUT", "/v1/recommend", body)
     yield client.post("/v1/recommend", body=b"10001", headers={"content-type": "secret-word"})
     yield client.get("/healthz", headers={"host": None})
@@ -53,7 +54,7 @@ def test_every_answer_has_its_line_and_no_line_has_a_secret(logged, lines, caplo
         (line["id"], line["status"], line["bytes"]) for line in written
     ]
     assert {line["route"] for line in written} == {
-        *(route.path for route in ROUTES if "{" not in route.path),
+        *(route.path for route in ROUTES if route.path != "/page/{file}"),
         "other",
     }
     for line in written:
