@@ -8,8 +8,11 @@ from bundle.make_golden import made, world
 from shortlist.asking.queries import Queries
 from shortlist.blending.retrievers import RETRIEVERS, parts
 from shortlist.bundle.bundle import load, save
+from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.counting.popular import Popular
+from shortlist.data.dataset import Dataset
 from shortlist.data.histories import LoggedHistories
+from shortlist.data.schema import Schema
 from shortlist.data.updates import with_events
 from shortlist.doctor import Subject, examine
 from shortlist.errors import BundleError, ModelError, QueryError
@@ -81,3 +84,17 @@ def test_a_service_takes_a_bundle_without_its_log_and_answers_histories(split, t
     served = Served(load(tmp_path / "bundle"), tmp_path / "bundle", 0.0)
     self_test(served)
     assert examine(Subject.of_retriever(served.retriever)) == []
+
+
+def test_items_that_were_never_a_target_stay_out_of_answers_without_the_log(tmp_path):
+    rows = [(u, i, 10 * u + n) for u in range(1, 9) for n, i in enumerate((1, 2, 3 + u % 2, 9))]
+    kinds = ["buy" if i != 9 else "view" for _, i, _ in rows]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "t"], orient="row")
+    schema = Schema(time="t", event="e", events={"buy": {"target": True}, "view": {}})
+    split = Dataset.load(log.with_columns(e=pl.Series(kinds)), schema=schema).split()
+    for channel in (Popular(), ItemCF()):
+        save(channel.fit(split), tmp_path / "with", overwrite=True)
+        save(channel, tmp_path / "without", log=False, overwrite=True)
+        asked = Queries(histories=[[1], [9], []])
+        with_log, without = (load(tmp_path / n).retriever for n in ("with", "without"))
+        same(without.recommend(asked, 6), with_log.recommend(asked, 6))

@@ -96,6 +96,8 @@ def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor on the CPU, not copied where it is contiguous."""
+    if not tensor.numel():
+        return memoryview(b"")  # of no numbers: its strides may be any
     flat: memoryview = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return flat
 
