@@ -24,6 +24,7 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.pairs import ItemPairs, sessions_and_targets
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.sequences import SequenceBatches
+from shortlist.doctor import Subject, examine
 from shortlist.errors import QueryError
 from shortlist.evaluation.evaluate import evaluate
 
@@ -497,3 +498,20 @@ def test_views_that_predict_purchases_are_worth_it_and_views_of_the_future_are_n
     assert told > 0.8
     assert alone < 0.3
     assert late < 0.3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sampler": "uniform"},
+        {"sampler": "popularity", "correct_sampling": False},
+        {"sampler": "mixed"},
+    ],
+)
+def test_the_doctor_asks_no_sampler_for_an_item_that_was_only_read(options):
+    split = data_of(log())
+    tower = TwoTower(dim=4, epochs=1, batch_size=32, user_id=True, **options).fit(split)
+    assert (tower.data.item_counts[1:] == 0).any()
+    codes = {finding.code for finding in examine(Subject.of_retriever(tower))}
+    assert "logq-from-another-law" not in codes

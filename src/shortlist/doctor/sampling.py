@@ -32,6 +32,11 @@ HARD_TOP = 10
 """The part of a list in which known positives are counted."""
 
 
+def _in_the_law(subject: Subject) -> Tensor:
+    """The item rows that a sampler can draw: not those that were only read, never a positive."""
+    return torch.from_numpy(np.flatnonzero(subject.data.item_counts))
+
+
 def drawn_and_expected(subject: Subject) -> tuple[Tensor, Tensor]:
     """Draw pools for random batches: how often a row met each item, and how often log_q says.
 
@@ -39,7 +44,7 @@ def drawn_and_expected(subject: Subject) -> tuple[Tensor, Tensor]:
     """
     random = generator()
     trained = subject.data.items.trained
-    every = torch.arange(1, trained + 1)
+    every = _in_the_law(subject)
     drawn = torch.zeros(trained + 1, dtype=torch.float64)
     expected = torch.zeros(trained + 1, dtype=torch.float64)
     slots = pools = 0
@@ -52,7 +57,7 @@ def drawn_and_expected(subject: Subject) -> tuple[Tensor, Tensor]:
         else:
             met = torch.full(negatives.ids.shape, 1 / rows, dtype=torch.float64)
         drawn.index_add_(0, negatives.ids.flatten(), met.flatten())
-        expected[1:] += subject.sampler.log_q(every, batch).double().exp()
+        expected[every] += subject.sampler.log_q(every, batch).double().exp()
         slots += negatives.ids.numel()
         pools += 1
     return drawn, expected
@@ -128,8 +133,8 @@ def loss_learns_ratio(subject: Subject) -> str | None:
 
 def _pressure(subject: Subject) -> str | None:
     """How much harder the sampler presses on the most drawn items than on the median one."""
-    trained, _ = subject.data.items.trained, subject.negatives  # a sampler may learn as it draws
-    log_q = subject.sampler.log_q(torch.arange(1, trained + 1), subject.batch)
+    _ = subject.negatives  # a sampler may learn as it draws
+    log_q = subject.sampler.log_q(_in_the_law(subject), subject.batch)
     factor = float((log_q.max() - log_q.median()).exp())
     if factor < 2:
         return None
