@@ -97,7 +97,9 @@ def _foreign_statistics(
     "duplicates-across-cut",
     "warning",
     "data",
-    cure="Remove repeated events; or, where repeats are wanted, evaluation.exclude_seen = false.",
+    cure="Remove repeated events; where repeats are wanted, evaluation.exclude_seen = false; where an "
+    "event of another kind comes first, as a view before a purchase, seen = false in its "
+    "data.events table.",
 )
 def duplicates_across_cut(subject: Subject) -> str | None:
     """The same (user, item) stands on both sides of the cut: seen items are left out of the
