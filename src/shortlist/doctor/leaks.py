@@ -97,8 +97,8 @@ def _foreign_statistics(
     "duplicates-across-cut",
     "warning",
     "data",
-    cure="Remove repeated events; where repeats are wanted, evaluation.exclude_seen = false; where an "
-    "event of another kind comes first, as a view before a purchase, seen = false in its "
+    cure="Remove repeated events; where repeats are wanted, evaluation.exclude_seen = false; where "
+    "an event of another kind comes first, as a view before a purchase, seen = false in its "
     "data.events table.",
 )
 def duplicates_across_cut(subject: Subject) -> str | None:
