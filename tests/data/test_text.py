@@ -301,3 +301,9 @@ def test_any_table_is_read_as_it_was_written_or_refused(
         return
     assert quote is None, refused
     assert "row " in refused or "the header: " in refused
+
+
+def test_bytes_that_are_no_text_are_refused_by_their_first_line(tmp_path):
+    path = write(tmp_path / "log.csv", b'us\r"er",item,x\n1,2,3\n')
+    with pytest.raises(DataError, match="the first line cannot be read"):
+        open_text(path, TextFormat())

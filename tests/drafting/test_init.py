@@ -307,3 +307,10 @@ def test_ids_that_are_floats_in_parquet_are_refused_as_train_does(tmp_path):
     frame.write_parquet(tmp_path / "log.parquet")
     with pytest.raises(DataError, match="ids are floats"):
         draft(str(tmp_path / "log.parquet"))
+
+
+def test_a_packed_file_that_is_not_what_its_name_says_is_refused_in_a_sentence(tmp_path, capsys):
+    (tmp_path / "log.csv.gz").write_bytes(b"user,item\n1,2\n")
+    for rest in (("init", tmp_path / "log.csv.gz"), ("doctor", tmp_path / "log.csv.gz")):
+        out = ("--out", tmp_path / "recipe.toml") if rest[0] == "init" else ()
+        assert "cannot be read; it is damaged" in refusal(capsys, *rest, *out)

@@ -175,11 +175,11 @@ def _open_file(path: Path, text: TextFormat, most: int | None) -> Table:
         rows = None if most is None else HEAD_ROWS
         return _open_lazy(pl.scan_parquet(path, glob=False, n_rows=rows), str(path))
     if suffix in json_lines.SUFFIXES:
-        objects = _reading(str(path), lambda: json_lines.open_json(path, most))
+        objects = reading(str(path), lambda: json_lines.open_json(path, most))
         return _open_parts(str(path), objects.schema, objects.parts)
     if not is_text_file(path):
         raise DataError(f"{path}: cannot read '{path.suffix}' files; give {KINDS}.")
-    found = _reading(str(path), lambda: open_text(path, text, most))
+    found = reading(str(path), lambda: open_text(path, text, most))
     return _open_lazy(
         found.lazy, str(path), text=found.format, rows=found.rows, recbole=is_recbole(path)
     )
@@ -266,12 +266,12 @@ def _open_lazy(
     recbole: bool = False,
 ) -> Table:
     def load(columns: list[str]) -> pl.DataFrame:
-        read: pl.DataFrame = _reading(
+        read: pl.DataFrame = reading(
             where, lambda: nested.select(lazy, columns, inner).collect(), text
         )
         return read
 
-    schema = _reading(where, lazy.collect_schema)
+    schema = reading(where, lazy.collect_schema)
     names = schema.names()
     inner = {path: at for path, at in nested.inner_columns(schema).items() if path not in names}
     types: dict[str, str] = {}
@@ -304,7 +304,7 @@ def _open_parts(
             )
             return pl.concat([part.collect() for part in found])
 
-        return _reading(where, read)
+        return reading(where, read)
 
     return Table(where, list(schema), load, inner=inner)
 
@@ -363,7 +363,7 @@ def _from_pandas(column: Any, where: str, pandas: Any) -> pl.Series:
     return converted.alias(name)
 
 
-def _reading(where: str, read: Callable[[], Result], text: TextFormat | None = None) -> Result:
+def reading(where: str, read: Callable[[], Result], text: TextFormat | None = None) -> Result:
     """Run a read; what polars says about a broken file becomes one clear error."""
     try:
         return read()

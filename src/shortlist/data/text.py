@@ -153,6 +153,7 @@ def suffix_of(path: Path) -> str:
 class _Begun(NamedTuple):
     """A text file of which the separator is decided; mark: it, as one byte of `data`."""
 
+    where: str
     data: Bytes
     encoding: str
     start: int
@@ -163,7 +164,14 @@ class _Begun(NamedTuple):
 
     def first(self) -> tuple[str, ...]:
         """The fields of the first line."""
-        return _header(_head(self.data, self.start)[0], self.mark.decode(), self.quote)
+        line = _head(self.data, self.start)[0]
+        try:
+            return _header(line, self.mark.decode(), self.quote)
+        except csv.Error as error:
+            raise DataError(
+                f"{self.where}: the first line cannot be read ({error}): the file is no text, or "
+                'quotes in it are characters: say data.quote = "none".'
+            ) from error
 
 
 def first_fields(path: Path, asked: TextFormat, most: int | None = None) -> tuple[str, ...]:
@@ -181,7 +189,7 @@ def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
     """
     where = str(path)
     begun = _begun(path, asked, most)
-    data, encoding, start, separator, mark, quote, asked = begun
+    _, data, encoding, start, separator, mark, quote, asked = begun
     first = begun.first()
     names = asked.columns or first
     if both := [name for name in asked.columns if name in first]:
@@ -249,7 +257,7 @@ def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
         data, mark = _one_byte(data[start:], mark, where)
         asked, start = replace(asked, quote="none"), 0
     quote = {None: '"', "none": ""}.get(asked.quote, asked.quote) or ""
-    return _Begun(data, encoding, start, separator, mark, quote, asked)
+    return _Begun(where, data, encoding, start, separator, mark, quote, asked)
 
 
 def undecodable(path: Path, where: str) -> DataError | None:

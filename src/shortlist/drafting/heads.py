@@ -4,13 +4,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from shortlist.data.columns import typed_text
 from shortlist.data.files import files_of
-from shortlist.data.tables import Table, open_table
+from shortlist.data.tables import Table, open_table, reading
 from shortlist.data.text import (
     TextFormat,
     first_fields,
@@ -232,7 +233,7 @@ def _has_comma(column: pl.Series) -> bool:
 
 def _encoding(files: Sequence[Path]) -> str | None:
     """The encoding of bytes that are no UTF-8, as far as it can be told; None: the reader knows."""
-    heads = [unpacked(file, MOST)[:MOST] for file in files]
+    heads = [reading(str(file), partial(unpacked, file, MOST))[:MOST] for file in files]
     if all(head[:2] in (b"\xff\xfe", b"\xfe\xff") for head in heads):
         return None
     data = b"".join(head.rpartition(b"\n")[0] if len(head) >= MOST else head for head in heads)
