@@ -83,6 +83,16 @@ def test_what_is_no_list_is_refused(split, lists):
         Listed(lists, split, rank="place")
     with pytest.raises(DataError, match="not both"):
         Listed(lists, split, rank="rank", score="rank")
+    with pytest.raises(DataError, match="both the column 'item'"):
+        Listed(lists, split, user="item")
+    with pytest.raises(DataError, match=r"a split, such as data.split\(\), got Dataset"):
+        Listed(lists, split.dataset)
+    with pytest.raises(DataError, match="one row a candidate"):
+        Listed(lists.group_by("user").agg("item"), split)
+    with pytest.raises(shortlist.ShortlistError, match=r"write \['title'\]"):
+        shortlist.evaluate_lists(lists, split, by="title")
+    with pytest.raises(QueryError, match="both its user and its item"):
+        shortlist.evaluate_lists(lists.with_columns(user=-lists["user"] - 1), split)
     with pytest.raises(QueryError, match="ids"):
         shortlist.evaluate_lists(lists.with_columns(item=-lists["item"] - 1), split)
     with pytest.raises(shortlist.ShortlistError, match="fitted on 'all'"):

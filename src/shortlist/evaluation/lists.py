@@ -50,6 +50,12 @@ class Listed(Answering):
         """
         if rank is not None and score is not None:
             raise DataError("the lists have one order: name rank or score, not both")
+        if user == item:
+            raise DataError(f"user and item are both the column '{user}': name one for each")
+        if not isinstance(split, Split):
+            raise DataError(
+                f"split must be a split, such as data.split(), got {type(split).__name__}"
+            )
         self.data: TrainingData = split.training_data(fit)
         frame = read_frame(lists, "lists", ids=(user, item))
         order = rank or score
@@ -60,6 +66,8 @@ class Listed(Answering):
                 )
             if (row := frame[name].is_null().arg_max()) is not None and frame[name].null_count():
                 raise fault("the lists", name, "a value is missing.", row + 1)
+            if frame[name].dtype.is_nested():
+                raise fault("the lists", name, "a row holds several values: one row a candidate.")
         users, items = (
             _rows(frame[name], vocabulary, text=is_text(lists))
             for name, vocabulary in ((user, self.data.users), (item, self.data.items))
@@ -140,7 +148,10 @@ def evaluate_lists(
     """
     listed = Listed(lists, split, user=user, item=item, rank=rank, score=score, fit=fit)
     if not len(listed.candidate_rows()):
-        raise QueryError("no item of the lists is in the log: are their ids those of the log?")
+        raise QueryError(
+            "no entry of the lists has both its user and its item in the log: are their ids those "
+            "of the log?"
+        )
     report = evaluate(listed, on=on, k=k, exclude_seen=exclude_seen, by=by, ladder=ladder)
     asked = listed.data.targets(on)[0]
     said = {

@@ -95,6 +95,8 @@ def sliced(
     of a column with several values an item, or of the common values alone, need not. Errors:
     ModelError for a column that is not there.
     """
+    if isinstance(by, str):
+        raise ModelError(f"by must be a list of columns, got the text {by!r}: write [{by!r}]")
     parts = [*_by_history(data, cases, cut), *_by_training(data, cases)]
     for column in by:
         parts += _by_column(data, cases, column)
