@@ -384,6 +384,7 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
         (("--all-users",), "go together"),
         (("--all-users", "--out", "y.parquet", "--json"), "--json is for answers"),
         (("--user", "10001", "--quota", "price"), "--quota is COLUMN=N"),
+        (("--user", "10001", "--quota", "price=1", "--quota", "price=2"), "given once"),
         (("--user", "10001", "--quota", "price=0"), "whole number >= 1"),
         (("--user", "10001", "--quota", "tags=1"), "several values"),
         (("--all-users", "--users-file", "x.csv", "--out", "y.parquet"), "give one of"),

@@ -57,7 +57,7 @@ def recommend(
         bool, typer.Option("--include-seen", help="Allow items the user has met.")
     ] = False,
     quota: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(help="COLUMN=N: at most N items of each value of a column of the items."),
     ] = None,
     json_: JsonFlag = False,
@@ -150,13 +150,15 @@ def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
     return vocabulary.parse(text.split(",")).to_list()
 
 
-def _quota(given: str | None) -> dict[str, int] | None:
+def _quota(given: list[str] | None) -> dict[str, int] | None:
     """Read COLUMN=N."""
-    if given is None:
+    if not given:
         return None
-    column, _, most = given.rpartition("=")
+    if len(given) > 1:
+        raise QueryError(f"--quota is given once, as a quota is of one column, got {given}")
+    column, _, most = given[0].rpartition("=")
     if not (column and most.isdecimal() and most.isascii()):
-        raise QueryError(f"--quota is COLUMN=N, such as genre=3, got {given!r}")
+        raise QueryError(f"--quota is COLUMN=N, such as genre=3, got {given[0]!r}")
     return {column: int(most)}
 
 
