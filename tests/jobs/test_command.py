@@ -68,3 +68,13 @@ def test_options_that_do_nothing_are_refused_before_anything_is_read(
     assert call(monkeypatch, stage, tmp_path / "no.toml", "--work", tmp_path / "work", *rest) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "work").exists()
+
+
+def test_a_bundle_that_is_not_there_is_refused_before_the_log_is_prepared(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    work = tmp_path / "work"
+    assert call(monkeypatch, "recommend", recipe, "--work", work, "--bundle", tmp_path / "no") == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "there is no bundle at" in said
+    assert "making log" not in said

@@ -130,8 +130,8 @@ class Job:
 
     def recommend(self, bundle: Path, k: int) -> Path:
         """Ask a bundle for the candidates of all users of the log: `recommended-K`."""
-        self.prepare()
         identity = verify(bundle).id
+        self.prepare()
         name = f"recommended-{k}"
         settings: dict[str, JSON] = {"bundle": identity, "k": k}
         if not self._is_made(name, settings, ("log",)):
