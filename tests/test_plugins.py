@@ -489,7 +489,7 @@ def test_one_plug_in_that_is_no_list_is_refused():
         ("x = 1 / 0", r"cannot be imported: ZeroDivisionError.*own_broken\.py, line 1"),
         ("import own_missing", r"cannot be imported: ModuleNotFoundError.*own_missing"),
         ("import sys\nsys.exit(3)", "cannot be imported: SystemExit"),
-        ("def f(:", "cannot be imported: SyntaxError"),
+        ("def f(:", r"cannot be imported: SyntaxError: .*\(own_broken\.py, line 1\)$"),
         ("x = 1", "own_broken has no parts: write one of the tables LOSSES"),
     ],
 )

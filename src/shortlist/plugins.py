@@ -267,9 +267,10 @@ def _imported(name: str) -> ModuleType:
                 "put the folder that holds it on Python's path (PYTHONPATH=FOLDER)"
             ) from error
         last = traceback.extract_tb(error.__traceback__)[-1]
+        # The text of a SyntaxError names its line; the last frame is Python's own importer.
+        place = "" if isinstance(error, SyntaxError) else f" ({last.filename}, line {last.lineno})"
         raise PluginError(
-            f"the plug-in {name} cannot be imported: {type(error).__name__}: {error!s:.200} "
-            f"({last.filename}, line {last.lineno})"
+            f"the plug-in {name} cannot be imported: {type(error).__name__}: {error!s:.200}{place}"
         ) from error
 
 
