@@ -58,6 +58,8 @@ def test_what_cannot_be_written_or_cannot_work_is_refused_before_the_log_is_read
     )
     with pytest.raises(ModelError, match="recency"):
         shortlist.train(idle, folder / "out")
+    with pytest.raises(RecipeError, match="a path or a Recipe, got dict"):
+        shortlist.train({"data": {}}, folder / "out")
     with pytest.raises(RecipeError, match="overrides"):
         shortlist.train(recipe, folder / "out", overrides=["model.dim=8"])
     assert not (folder / "out").exists()

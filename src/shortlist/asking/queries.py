@@ -91,7 +91,8 @@ class Queries:
         if not whole or len(kinds) != len(events):
             raise QueryError(f"kinds needs one list for each of the {len(events)} lists of events")
         for number, (names, items) in enumerate(zip(kinds, events, strict=True)):
-            if isinstance(names, str) or len(names) != len(items):
+            listed = isinstance(names, Sequence) and not isinstance(names, str)
+            if not listed or len(names) != len(items):
                 raise QueryError(
                     f"kinds[{number}] needs one name for each of {len(items)} events, or None"
                 )

@@ -69,6 +69,11 @@ def train(
     """
     use_plugins(plugins)
     inputs = {}
+    if not isinstance(recipe, Recipe | str | Path):
+        raise RecipeError(
+            f"recipe must be a path or a Recipe, got {type(recipe).__name__}; of a dict, "
+            "shortlist.config.Recipe.from_dict makes one"
+        )
     if not isinstance(recipe, Recipe):
         inputs["the recipe"] = Path(recipe)
         recipe = load_recipe(Path(recipe), list(overrides))
