@@ -96,7 +96,7 @@ def test_blocks_take_their_own_part_of_the_features(data, towers, monkeypatch):
     ("features", "message"),
     [
         ({"aeg": [1]}, "'aeg' does nothing for this retriever: it reads age"),
-        ({"age": ["young"]}, "age"),
+        ({"age": ["young"]}, "features: age: query 1: expected a number, got 'young'"),
         ({"age": [float("nan")]}, "age"),
         ({"age": [1e30]}, "too large"),
         ({"age": [1, 2]}, "needs one value a query: 1 queries, 2 values"),

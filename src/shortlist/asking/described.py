@@ -1,6 +1,7 @@
 """What does a question tell of its users? Features of now, encoded as those of training were."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -63,6 +64,8 @@ def _encoded(name: str, values: Sequence[Any], encoder: Encoder) -> tuple[Tensor
     separator = encoder.separator if isinstance(encoder, MultiValuedEncoder) else None
     try:
         # 1 and 2.5 may stand in one column, which polars does not guess.
+        if encoder.kind == "numeric":
+            _refuse_others(values)
         column = pl.Series(name, list(values), dtype=_NUMBERS.get(encoder.kind))
         kind = Feature(name, encoder.kind, separator)
         column = checked_feature(column, "features", kind)
@@ -73,6 +76,13 @@ def _encoded(name: str, values: Sequence[Any], encoder: Encoder) -> tuple[Tensor
         raise QueryError(f"features: {name}: {why:.200}") from error
     told = [value is not None for value in values]
     return torch.tensor(told, dtype=torch.bool), encoded
+
+
+def _refuse_others(values: Sequence[Any]) -> None:
+    """Refuse what is no number, before polars says it in words of its own. Errors: ValueError."""
+    for number, value in enumerate(values):
+        if value is not None and not isinstance(value, Number):
+            raise ValueError(f"query {number + 1}: expected a number, got {value!r:.60}")
 
 
 def _instead(
