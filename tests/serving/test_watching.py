@@ -236,6 +236,13 @@ def test_a_seal_that_cannot_be_read_is_told_and_holds_up_nothing(watch, versions
     assert [refused.name for refused in watch.refused] == ["v2"]
 
 
+def test_a_directory_without_a_bundle_is_told_once(watch, caplog):
+    watch.start(0.001)
+    wait_until(lambda: "there is no bundle in bundles yet" in caplog.text)
+    watch.stop()
+    assert caplog.text.count("there is no bundle") == 1
+
+
 def test_an_empty_directory_may_become_a_bundle(versions, tmp_path):
     watch = Watch(tmp_path, Measures())
     assert not watch.look()

@@ -106,12 +106,18 @@ class Watch:
         self._stop.set()
 
     def _run(self, poll: float) -> None:
+        told = False
         while True:
             try:
                 self.look()
             except Exception:
                 # Whatever it was, the bundle in service is whole, and the next look may succeed.
                 logger.exception("looking for bundles failed")
+            if self.current is None and not self.refused and not told:
+                logger.warning(
+                    "there is no bundle in %s yet: publish one into it", shown(self.path.name)
+                )
+                told = True
             if self._stop.wait(poll):
                 return
 
