@@ -138,6 +138,13 @@ def test_a_recipe_to_fill_in_is_short_and_sound(tmp_path, model):
     check(load_recipe(path))
 
 
+def test_one_line_to_check_is_one_line(tmp_path, capsys):
+    rows = "".join(f"{n % 7},{n % 11},{n % 3}\n" for n in range(90))
+    (tmp_path / "log.csv").write_text("user_id,item_id,x\n" + rows)
+    assert call("init", tmp_path / "log.csv", "--out", tmp_path / "recipe.toml") == 0
+    assert "; 1 line to check" in " ".join(capsys.readouterr().out.split())
+
+
 def test_options_that_do_not_go_together_are_refused(tmp_path, capsys):
     assert "stands alone" in refusal(capsys, "init", "a.toml", "log.csv")
     assert "--full shows every key" in refusal(capsys, "init", "--full", "--model", "sasrec")

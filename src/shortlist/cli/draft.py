@@ -168,7 +168,8 @@ def _say(place: Path, made: "Draft | None", *, json_: bool) -> None:
         notes.print(f"check {guess.key} = {shown}: {guess.reason}", soft_wrap=True)
     for note in made.notes:
         notes.print(note, soft_wrap=True)
-    unsure = f"; {len(made.unsure())} lines to check" if made.unsure() else ""
+    count = len(made.unsure())
+    unsure = f"; {count} {'line' if count == 1 else 'lines'} to check" if count else ""
     out.print(
         f"Wrote {place} from {made.looked}{unsure}. Next: shortlist train {place} --out BUNDLE"
     )
