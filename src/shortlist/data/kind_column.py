@@ -81,7 +81,8 @@ def _refuse_unnamed(column: pl.Series, codes: pl.Series, events: Events, where: 
         column.name,
         f"the kind {name!r} is not in data.events, which names "
         f"{', '.join(map(repr, events))}. The file has {', '.join(listed)}. Give it a table "
-        f"[data.events.{_key(name)}], with drop = true if its rows are to be left out.",
+        f"[data.events.{_key(name)}], with drop = true if its rows are to be left out; "
+        "a bundle that is there knows it after the next training only.",
         row,
     )
 
