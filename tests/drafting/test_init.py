@@ -203,6 +203,14 @@ def test_missing_ids_and_words_for_nothing_are_dropped_and_marked(tmp_path):
     assert {"data.null_values", "data.null_ids"} <= {guess.key for guess in made.unsure()}
 
 
+def test_a_row_of_totals_does_not_cost_the_time_of_all_others(tmp_path):
+    rows = [(f"u{e.user}", e.item, e.time) for e in LOG]
+    lines(tmp_path / "log.csv", [("user", "item", "time"), *rows, ("Total", "", "")])
+    made = draft(str(tmp_path / "log.csv"))
+    assert made.content["data"]["time"] == "time"
+    assert made.content["data"]["null_ids"] == "drop"
+
+
 def test_a_comment_cannot_be_left_by_what_stands_in_a_file(tmp_path):
     rows = [(e.user, e.item, f'line"\r\n[model]\ndim = {e.item}') for e in LOG]
     frame = pl.DataFrame(rows, schema=["user", "item", 'ti"tle\n[x'], orient="row")

@@ -1,7 +1,7 @@
 """Which column of a log is the user, the item, the time, the event, the weight, the session?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -54,7 +54,7 @@ def find_roles(
     _refuse_floats(usable, where)
     _user(roles, ids, known, where, whole=whole)
     _item(roles, ids, known, where, whole=whole)
-    _time(roles, roles.free(usable))
+    _time(roles, _of_events(roles, usable))
     _split(roles, roles.free(usable))
     _event(roles, roles.free(usable))
     _weight(roles, roles.free(usable))
@@ -68,6 +68,14 @@ def _refuse_floats(columns: Sequence[Column], where: str) -> None:
         said = [names.says(column.words, nouns) for nouns in (names.USERS, names.ITEMS)]
         if column.values.dtype.is_float() and max(said) == 4:
             checked_ids(column.given, where)
+
+
+def _of_events(roles: Roles, columns: Sequence[Column]) -> list[Column]:
+    """The columns without a role, of the rows that have a user and an item: others are dropped."""
+    ids = [roles.columns[role].values.is_not_null() for role in ("user", "item")]
+    kept = ids[0] & ids[1]
+    free = roles.free(columns)
+    return free if kept.all() else [replace(c, values=c.values.filter(kept)) for c in free]
 
 
 def _could_be_id(column: Column) -> bool:
