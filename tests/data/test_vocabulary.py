@@ -58,6 +58,9 @@ def test_typed_ids_are_read_as_the_vocabularys_type():
     assert Vocabulary(pl.Series([7]), 1).parse([" 7"]).to_list() == [7]
     with pytest.raises(QueryError, match="'x'"):
         Vocabulary(pl.Series([7]), 1, "user").parse(["x"])
+    for other in ("007", "+7", "7.0"):  # another id, if it is one
+        with pytest.raises(QueryError, match="integers"):
+            Vocabulary(pl.Series([7]), 1, "user").parse([other])
 
 
 def test_hashes_are_pinned_so_that_ties_never_move_between_versions():

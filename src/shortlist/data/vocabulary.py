@@ -87,11 +87,15 @@ class Vocabulary:
         return self.ids.gather(np.asarray(rows, dtype=np.int64) - 1)
 
     def parse(self, texts: Sequence[str]) -> pl.Series:
-        """Read ids typed by a person (a command line) as this vocabulary's type."""
+        """Read ids typed by a person (a command line) as this vocabulary's type.
+
+        Integers are read as they are written: 007 and +7 are not 7. Errors: QueryError.
+        """
         if self.ids.dtype == pl.String:
             return pl.Series(texts, dtype=pl.String)
-        parsed = pl.Series(texts, dtype=pl.String).str.strip_chars().cast(pl.Int64, strict=False)
-        if (bad := parsed.is_null()).any():
+        written = pl.Series(texts, dtype=pl.String).str.strip_chars()
+        parsed = written.cast(pl.Int64, strict=False)
+        if (bad := parsed.is_null() | (parsed.cast(pl.String) != written)).any():
             raise QueryError(
                 f"{self.name} ids of this data are integers, got {texts[bad.arg_true()[0]]!r}"
             )
