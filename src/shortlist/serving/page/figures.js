@@ -115,7 +115,8 @@ function quality(metrics) {
 function ladder(metrics) {
   const rungs = metrics?.ladder ?? [];
   if (!rungs.length) return null;
-  const shown = Object.keys(rungs[0].metrics).slice(0, 2);
+  const [k] = sizes(rungs[0].metrics);
+  const shown = ["recall", "ndcg"].map((metric) => `${metric}@${k}`);
   const rows = rungs.map((rung) =>
     make(
       "tr",
@@ -142,7 +143,7 @@ function ladder(metrics) {
 function slices(metrics) {
   const parts = metrics?.slices ?? [];
   if (!parts.length) return null;
-  const [name] = Object.keys(parts[0].metrics);
+  const name = `recall@${sizes(parts[0].metrics)[0]}`;
   const groups = [...new Set(parts.map((part) => part.by))];
   const bodies = groups.map((by) =>
     make(
