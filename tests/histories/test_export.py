@@ -1,6 +1,8 @@
 """Stored events become a log with its columns and units, and nothing that cannot be read again."""
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from shortlist.data.schema import Schema
 from shortlist.data.updates import read_events
 from shortlist.errors import QueryError
 from shortlist.histories.events import Watermark, refused_id
-from shortlist.histories.export import LogWriter, Span
+from shortlist.histories.export import MARK, LogWriter, Span, learned_with
 from shortlist.histories.sqlite import Row
 
 MOMENT = 1_700_000_000_250_000  # 2023-11-14 22:13:20.25
@@ -97,3 +99,33 @@ def test_what_is_no_watermark_is_refused():
     for text in ("7", "x:7", f"{'0' * 16}:-1", f"{'0' * 16}:", f"{'0' * 16}:7\n"):
         with pytest.raises(QueryError, match="a watermark is STORE:NUMBER"):
             Watermark.parse(text)
+
+
+def spans(folder, *given):
+    """Files that say of themselves which events they hold: (since, until), of one store."""
+    paths = []
+    for since, until in given:
+        table = pa.table({"user_id": [1]})
+        said = {MARK: f"{STORE}:{until} since {since}"}
+        paths.append(folder / f"{since}.parquet")
+        pq.write_table(table.replace_schema_metadata(said), paths[-1])
+    return paths
+
+
+STORE = "00c0ffee00c0ffee"
+
+
+def test_exports_are_learned_in_any_order_and_a_gap_before_or_between_them_is_refused(tmp_path):
+    first, last = spans(tmp_path, (0, 100), (100, 300))
+    learned = learned_with(None, [last, None, first])
+    assert learned == Watermark(STORE, 300)
+    with pytest.raises(QueryError, match="--since 0"):
+        learned_with(None, [last])
+    (far,) = spans(tmp_path, (200, 300))
+    for files in ([first, far], [far, first]):
+        with pytest.raises(QueryError, match="--since 100"):
+            learned_with(None, files)
+    other = Watermark("00c0ffee00c0ffef", 999)
+    with pytest.raises(QueryError, match="--since 0"):
+        learned_with(other, [far])
+    assert learned_with(Watermark(STORE, 250), [far]) == Watermark(STORE, 300)

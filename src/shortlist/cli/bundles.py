@@ -62,9 +62,11 @@ def update(
     loaded = load(bundle, device=device or context.obj["device"])
     if loaded.recipe is None:
         raise QueryError("this bundle has no recipe, which tells the columns: update it in Python")
-    mark = learned_with(loaded.watermark, events)
-    if watermark is not None:
-        mark = Watermark.parse(watermark)
+    mark = (
+        learned_with(loaded.watermark, [events])
+        if watermark is None
+        else Watermark.parse(watermark)
+    )
     recipe = Recipe.from_dict(loaded.recipe)
     came = read_events(
         loaded.retriever.data, events, schema_of(recipe), described=recipe.described_sides

@@ -137,19 +137,21 @@ def span_of(path: Path) -> Span | None:
     return None if said is None else Span.parse(said.decode(errors="replace"))
 
 
-def learned_with(learned: Watermark | None, path: Path) -> Watermark | None:
-    """Return up to which event something has learned that now learns from this file as well.
+def learned_with(learned: Watermark | None, files: Iterable[Path | None]) -> Watermark | None:
+    """Return up to which event something has learned that now learns from these files as well.
 
-    Errors: QueryError where events between the two are missing.
+    files: of any kind and in any order; only exports count. Errors: QueryError where events
+    before or between those of the exports are missing.
     """
-    span = span_of(path)
-    if span is None:
-        return learned
-    if learned is None or learned.store != span.until.store:
-        return span.until
-    if learned.sequence < span.since:
-        raise QueryError(
-            f"{path} holds the events after {span.since}, and the bundle has learned up to "
-            f"{learned.sequence}: those between are missing; export with --since {learned.sequence}"
-        )
-    return max(learned, span.until)
+    spans = [(span, path) for path in files if path is not None and (span := span_of(path))]
+    for span, path in sorted(spans, key=lambda found: found[0].since):
+        same = learned is not None and learned.store == span.until.store
+        known = learned.sequence if learned is not None and same else 0
+        if known < span.since:
+            raise QueryError(
+                f"{path} holds the events after {span.since}, and up to {known} are learned: those "
+                f"between are missing; export with --since {known}, or, if the log holds them, say "
+                f"--watermark {span.until}"
+            )
+        learned = max(learned, span.until) if learned is not None and same else span.until
+    return learned

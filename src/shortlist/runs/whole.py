@@ -114,8 +114,8 @@ def carry_out(
     A trained model is kept whatever the doctor runs into, and where `out` cannot be written it is
     kept elsewhere, as the error says.
     """
-    for path in recipe.inputs.values() if watermark is None else ():
-        watermark = watermark if path is None else learned_with(watermark, path)
+    if watermark is None:
+        watermark = learned_with(None, recipe.inputs.values())
     if not log:
         check_without_log(pipeline.build(recipe) if retriever is None else retriever)
     trained = pipeline.train(
