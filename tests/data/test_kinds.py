@@ -11,6 +11,7 @@ from shortlist.data.readers import read_log
 from shortlist.data.schema import Schema
 from shortlist.data.updates import read_events
 from shortlist.errors import DataError, RecipeError
+from shortlist.sections.events import EventKind, kind_of
 
 TABLE = {
     "buy": {"target": True, "weight": 3.0},
@@ -232,3 +233,18 @@ def test_an_update_reads_kinds_by_name_and_keeps_their_uses():
     grown = came.data.log.keep(came.data.log.user == 2)
     assert [came.data.log.kinds.names[kind] for kind in grown.kind] == ["buy", "view", "buy"]
     assert read_events(came.data, new, turned).events == 0
+
+
+def test_a_rating_of_32_bits_is_on_the_side_of_a_limit_that_it_is_written_on():
+    rows = log((1, 10, 1, 0.7), (1, 11, 2, 0.6), (2, 10, 1, 0.8), (2, 11, 2, 0.7))
+    narrow = rows.with_columns(pl.col("e").cast(pl.Float32))
+    table = {"0.7..": {"target": True}, "..0.7": {}}
+    found = Dataset.load(narrow, schema=Schema(time="t", event="e", events=table)).log
+    assert found.target.tolist() == [True, False, True, True]
+    least = Schema(time="t", weight="e", min_weight=0.7)
+    assert [len(Dataset.load(f, schema=least).log) for f in (rows, narrow)] == [3, 3]
+
+
+def test_a_flag_of_a_request_is_of_the_kind_that_the_column_of_flags_has():
+    assert kind_of(True, {"true": EventKind(target=True), "false": EventKind()}) == "true"
+    assert kind_of(True, {"1..": EventKind(target=True), "..1": EventKind()}) is None

@@ -163,9 +163,20 @@ def test_dates_have_limits_and_a_date_is_the_whole_day(column):
         (DATES, {"min": "0001-01-01T00:00+23:00"}, "must be a number, or a date"),
         (DATES, {"min": "soon"}, "where.min must be a number, or a date"),
         (pl.Series(["a", "b", None, "c", "d"]), {"min": "2024-02-01"}, "with a date: .*'a'"),
+        (pl.Series(DAYS), {"max": "2024-W05"}, "date such as '2024-02-01', got '2024-W05'"),
         (pl.Series([1, 2, 3, 4, 5]), {"min": "2024-02-01"}, "holds numbers"),
     ],
 )
 def test_what_is_no_date_is_told(column, where, message):
     with pytest.raises(QueryError, match=message):
         chosen({"column": "day"} | where, dated(column))
+
+
+def test_a_column_of_32_bits_holds_a_number_as_it_would_be_written():
+    items = ITEMS.with_columns(pl.col("price").truediv(10).cast(pl.Float32))
+    log = pl.DataFrame({"user_id": [1] * 3, "item_id": [10, 20, 30], "time": [*range(3)]})
+    dataset = Dataset.load(log, items=items, schema=Schema(time="time"))
+    data = dataset.split("leave-last-out").training_data("all")
+    for price, item in ((0.1, 10), (0.2, 20), (0.3, 30)):
+        assert chosen({"column": "price", "eq": price}, data) == [item]
+        assert chosen({"column": "price", "min": price, "max": price}, data) == [item]

@@ -75,3 +75,9 @@ def test_new_events_of_a_bundle_are_read_as_its_log_was(tmp_path):
     (tmp_path / "comma.csv").write_text("user,items\nu1,i3 i4\n")
     with pytest.raises(DataError, match="separator"):
         read_log(tmp_path / "comma.csv", Schema(user="user", item="items", text=text))
+
+
+def test_a_row_whose_times_are_missing_beside_its_items_is_refused():
+    log = pl.DataFrame({"user_id": [1, 2], "item_id": [[1, 3], [2]], "t": [None, [5]]})
+    with pytest.raises(DataError, match=r"row 1.*0 values for 2 items"):
+        read_log(log, Schema(time="t"))

@@ -120,3 +120,12 @@ def test_new_events_that_share_no_id_with_the_bundle_are_warned_of(data):
     )
     assert update.line().endswith("the file 999).")
     assert read_events(data, strange.with_columns(item_id=10), SCHEMA).warnings == ()
+
+
+def test_new_times_with_fractions_are_refused_beside_whole_ones(data):
+    """Cut off, 6.2 and 6.7 would be one event, and 5.9 one that is there already."""
+    came = pl.DataFrame({"user_id": [1, 1], "item_id": [40, 40], "time": [6.0, 6.7]})
+    with pytest.raises(DataError, match=r"6\.7 has a fraction"):
+        read_events(data, came, SCHEMA)
+    whole = read_events(data, came.head(1), SCHEMA)
+    assert (whole.events, whole.repeated) == (1, 0)

@@ -42,10 +42,11 @@ def coded(column: pl.Series, events: Events, where: str) -> Coded:
 
 def _of_numbers(column: pl.Series, events: Events) -> pl.Series:
     values = column.cast(pl.Float64).to_numpy()
+    own = np.float32 if column.dtype == pl.Float32 else np.float64  # as the column holds a limit
     codes = np.full(len(values), -1, dtype=np.int8)
     for code, span in enumerate(ranges(events)):
         if span is not None:
-            codes[(values >= span[0]) & (values < span[1])] = code
+            codes[(values >= own(span[0])) & (values < own(span[1]))] = code
     return pl.Series(column.name, codes).set(pl.Series(codes < 0), None)
 
 

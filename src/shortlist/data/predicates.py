@@ -5,6 +5,7 @@ As JSON or Python: {"column": "genre", "in": ["Drama", "War"]}, {"column": "genr
 {"or": [...]}, {"not": {...}}.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -29,6 +30,9 @@ MOST_DEEP = 8
 MOST_VALUES = 10_000
 
 Scalar: TypeAlias = str | int | float | bool
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}($|[T ])")
+"""How a written date begins. A week, 2024-W05, would be read as its Monday alone."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,7 @@ def _limit(value: object, at: str) -> float | str | None:
 def _span(value: object, what: str) -> tuple[datetime, datetime]:
     """Return when a written date begins and ends (the first moment after it), in UTC."""
     try:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not _DATE.match(value):
             raise ValueError
         start = datetime.fromisoformat(value)
         if start.tzinfo is not None:
@@ -310,6 +314,8 @@ def _among(
         if kind.is_integer():
             whole = tuple(v for v in values if abs(v) < 2**63 and v == int(v))  # type: ignore[arg-type]
         values = tuple(int(v) if kind.is_integer() else float(v) for v in whole)
+    if kind == pl.Float32:  # a column of 32 bits holds 0.1 as the nearest of its own numbers
+        values = tuple(float(np.float32(value)) for value in values)
     if kind != dtype:
         return reduce(or_, (one.list.contains(value) for value in values), pl.lit(False))
     return one.is_in(list(values))

@@ -88,6 +88,14 @@ def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, Rea
     return log.events, log.report
 
 
+def lighter(weights: pl.Series, least: float) -> pl.Series:
+    """Return which weights are below the least, [n] bool.
+
+    Weights are kept in 32 bits and compared so: a column of 32 bits holds 0.7 in its own way.
+    """
+    return weights.cast(pl.Float32).cast(pl.Float64) < float(np.float32(least))
+
+
 def read_log(
     source: Source, schema: Schema, *, only_met: bool = False, described: Collection[Side] = ()
 ) -> Log:
@@ -147,8 +155,8 @@ def read_log(
     met, zero, kinds = None, 0, _Kinds()
     besides = [n for n in ("user", "item", "time", "split", *BESIDE) if n in frame.columns]
     if schema.min_weight is not None:
-        met = frame.filter(pl.col("weight") < schema.min_weight).select(besides)
-        frame = frame.filter(pl.col("weight") >= schema.min_weight)
+        below = lighter(frame["weight"], schema.min_weight)
+        met, frame = frame.filter(below).select(besides), frame.filter(~below)
     elif schema.events:
         kinds = _kinds(frame["kind"], found.kinds, schema)
         if not kinds.targets and not only_met:

@@ -42,13 +42,15 @@ def unfolded(
 
 def _as_long(values: pl.Series, items: pl.Series, where: str) -> pl.Series:
     """Refuse a row whose lists are not equally long."""
-    uneven = (values.list.len() != items.list.len()).fill_null(False)
+    held = items.list.len().fill_null(0)  # a row without items is no event
+    uneven = (values.list.len().fill_null(0) != held) & (held > 0)
     if uneven.any():
         row = first_row(uneven)
+        given = 0 if values[row - 1] is None else len(values[row - 1])
         raise fault(
             where,
             values.name,
-            f"{counted(len(values[row - 1]), 'value')} for {counted(len(items[row - 1]), 'item')}; "
+            f"{counted(given, 'value')} for {counted(len(items[row - 1]), 'item')}; "
             "lists of one row must be equally long.",
             row,
         )

@@ -83,6 +83,7 @@ def read_events(
         frame, met = _after(data, frame), None if met is None else _after(data, met)
     elif data.log.time is not None:
         came = frame["time"] if met is None else pl.concat([frame["time"], met["time"]])
+        _refuse_fractions(report.where, str(schema.time), came, data.log.time)
         refuse_far(report.where, str(schema.time), came, data.log.time, known)
     strange: list[str] = []
     for side, known_ids in (("user", data.users.ids), ("item", data.items.ids)):
@@ -109,6 +110,17 @@ def read_events(
         data = replace(data, item_frame=found["item"][0])
     count = sum(count for _, count in found.values())
     return with_events(data, frame, met)._replace(described=count, warnings=tuple(strange))
+
+
+def _refuse_fractions(where: str, name: str, times: pl.Series, log: NDArray[Any]) -> None:
+    """Refuse times with a fraction beside a log without: cut off, two events would become one."""
+    if log.dtype.kind != "i" or not times.dtype.is_float():
+        return
+    if (cut := times != times.floor()).any():
+        raise DataError(
+            f"{where}: column '{name}': {times.filter(cut)[0]} has a fraction, and the times of "
+            "the bundle's log are whole: write new events as the log was written"
+        )
 
 
 def _newly_described(

@@ -17,7 +17,7 @@ from shortlist.data.files import files_of, hive_values
 from shortlist.data.id_columns import align_ids, with_ids
 from shortlist.data.interactions import Role
 from shortlist.data.log_features import described_sides
-from shortlist.data.readers import is_text, read_entities, read_roles, refuse_unit_of_dates
+from shortlist.data.readers import is_text, lighter, read_entities, read_roles, refuse_unit_of_dates
 from shortlist.data.schema import Schema
 from shortlist.data.tables import Slice, open_table
 from shortlist.data.text import TextFormat, suffix_of
@@ -165,7 +165,7 @@ def facts_of(
             told[-1]["sizes"] = asdict(TimeSizes.of(times)) if len(times) else None
         if "split" in roles:
             if schema.min_weight is not None:
-                loaded = loaded.filter(pl.col(roles["weight"]) >= schema.min_weight)
+                loaded = loaded.filter(~lighter(loaded[roles["weight"]], schema.min_weight))
             names = loaded[roles["split"]].cast(pl.String).drop_nulls().unique().sort().to_list()
             told[-1]["splits"] = names
     return _texts(told)

@@ -61,12 +61,11 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
     if data.met is None:
         return events.to_arrow()
     met, roles = data.met, _roles_of_met(data, log, cuts)
+    below = float(np.nextafter(np.float32(columns.min_weight or 0.0), np.float32(-np.inf)))
     besides = {
         "user": data.user_ids.gather(met.user),
         "item": data.item_ids.gather(met.item),
-        "weight": pl.Series([np.nextafter(columns.min_weight or 0.0, -np.inf)]).new_from_index(
-            0, len(met)
-        ),
+        "weight": pl.Series([below], dtype=pl.Float64).new_from_index(0, len(met)),
         "place": _places(met),
         "role": roles,
         "met": np.ones(len(met), dtype=np.bool_),

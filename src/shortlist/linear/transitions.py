@@ -215,7 +215,7 @@ def _followers(
                     other = at + d if ahead == 0 else at - d
                     j = item[other]
                     amount = mine * share * closeness[d] * right[j]
-                    if len(value) > 0:
+                    if len(aim) > 0:
                         amount *= aim[other]
                     touched[many] = j
                     many += 1 - state[j]

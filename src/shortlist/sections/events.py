@@ -99,6 +99,8 @@ def kind_of(value: str | float | None, events: Events) -> str | None:
     >>> kind_of(4.5, {"4..": EventKind(target=True), "..4": EventKind()})
     '4..'
     """
+    if isinstance(value, bool):
+        value = str(value).lower()  # as a column of true and false is read
     if value is None or isinstance(value, str):
         return value if value in events else None
     spans = zip(events, ranges(events), strict=True)
