@@ -419,6 +419,15 @@ class Alphabetic(SoftmaxLoss):
     alpha: Annotated[float, Field(description="Not that of the samplers.")] = 2.0
 
 
+class Plain:
+    """Nothing that pydantic knows."""
+
+
+@dataclass(frozen=True)
+class Unknown(SoftmaxLoss):
+    hardness: Annotated[Plain, Field(description="Of a type that no recipe can write.")] = None
+
+
 class Vague(ExactIndex):
     def __init__(self, similarity, width=3) -> None:
         super().__init__(similarity)
@@ -445,6 +454,7 @@ class Half:
         ({"LOSSES": {"my-focal": Focal()}}, "it must be a class"),
         ({"LOSSES": {"my-focal": Clashing}}, "epochs is a key already"),
         ({"LOSSES": {"my-focal": Alphabetic}}, "alpha is a key already"),
+        ({"LOSSES": {"my-focal": Unknown}}, "schema"),
         ({"TOWERS": {"my-even": Focal}}, r"subclass of torch\.nn\.Module"),
         ({"CHANNELS": {"walk": Focal}}, "it lacks answered, "),
         ({"INDEXES": {"near": Focal}}, "it lacks add, build"),

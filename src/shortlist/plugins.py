@@ -283,7 +283,7 @@ def _add(module: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
         TABLES[table].parts[name] = part
     try:
         take_parts()
-    except TypeError as error:
+    except Exception as error:  # whatever the type of an option makes of pydantic
         for (table, name, _), old in zip(new, before, strict=True):
             if old is None:
                 del TABLES[table].parts[name]

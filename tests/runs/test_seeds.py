@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from shortlist.cli import main
+from shortlist.config import Recipe
 from shortlist.data.synthetic import planted_world
-from shortlist.runs.seeds import spreads
+from shortlist.errors import RecipeError
+from shortlist.runs.seeds import check_seeds, spreads
 
 RECIPE = """
 [data]
@@ -83,4 +85,14 @@ def test_each_seed_has_its_bundle_and_the_command_goes_on_after_a_stop(
         capsys, "train", tmp_path / "plain.toml", "--out", tmp_path / "c", "--seeds", 2
     )
     assert code != 0
-    assert "without towers" in complaint
+    assert "draws anything" in complaint
+
+
+def test_a_seed_that_the_recipe_holds_still_has_no_spread():
+    towers = {"data": {"interactions": "log.csv"}, "channels": {"a": {"kind": "two-tower"}}}
+    check_seeds(Recipe.from_dict(towers), 2)
+    towers["channels"]["a"]["seed"] = 7
+    with pytest.raises(RecipeError, match=r"channels\.a\.seed = 7"):
+        check_seeds(Recipe.from_dict(towers), 2)
+    drawn = {"data": {"interactions": "log.csv"}, "channels": {"a": {"kind": "als"}}}
+    check_seeds(Recipe.from_dict(drawn), 2)

@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from shortlist.asking.capabilities import Channel
+from shortlist.blending.retrievers import parts
 from shortlist.bundle.bundle import Bundle, load
+from shortlist.channels.learned.base import Learner
 from shortlist.config import Recipe
 from shortlist.errors import BundleError, RecipeError
 from shortlist.evaluation.report import SAME_FOR_ONE
+from shortlist.runs.pipeline import build
 
 WIDTH = 1.96
 """Standard errors on each side of a 95 % interval."""
@@ -70,8 +74,27 @@ def check_seeds(recipe: Recipe, seeds: int) -> None:
     """Refuse a number of seeds that tells nothing, and a recipe that no seed changes."""
     if seeds < 2:
         raise RecipeError(f"seeds must be at least 2, got {seeds}: one seed has no spread")
-    if not recipe.has_towers:
-        raise RecipeError("seeds do nothing for a recipe without towers: it is fitted by no chance")
+    first, second = (_drawn_from(build(seeded(recipe, number))) for number in (0, 1))
+    if not first:
+        raise RecipeError("seeds do nothing here: no channel of the recipe draws anything")
+    for name, seed in first.items():
+        if second[name] == seed:
+            channel = name if name in recipe.channels else next(iter(recipe.channels))
+            raise RecipeError(
+                f"channels.{channel}.seed = {seed} is the same for every seed: leave it out, so "
+                "that it follows training.seed"
+            )
+
+
+def _drawn_from(retriever: Channel) -> dict[str, int]:
+    """The seed of each part of a retriever that draws anything, by name."""
+    seeds = {}
+    for name, part in parts(retriever).items():
+        own = part.training_section if isinstance(part, Learner) else getattr(part, "options", None)
+        seed = getattr(own, "seed", None)
+        if seed is not None:
+            seeds[name] = int(seed)
+    return seeds
 
 
 def seeded(recipe: Recipe, number: int) -> Recipe:
