@@ -19,7 +19,7 @@ from shortlist.bundle.bundle import load
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.errors import DataError, JobError, SplitError
 from shortlist.jobs.engine import blocks_of
-from shortlist.jobs.local import Local, bucket_of, files_in
+from shortlist.jobs.local import THREADS, Local, bucket_of, files_in
 from shortlist.jobs.neighbours import dealt
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.stages import SUCCESS
@@ -495,3 +495,13 @@ def test_a_process_that_is_killed_is_one_error_and_leaves_no_stage(tmp_path):
 
 def killed(table):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_processes_of_a_job_have_one_thread_each_and_this_one_keeps_its_own(tmp_path):
+    before = {name: os.environ.get(name) for name in THREADS}
+    engine = Local(tmp_path, processes=2)
+    try:
+        assert engine._all(os.getenv, [(name,) for name in THREADS]) == ["1"] * len(THREADS)
+    finally:
+        engine.close()
+    assert {name: os.environ.get(name) for name in THREADS} == before

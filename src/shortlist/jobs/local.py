@@ -2,10 +2,10 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from shortlist.jobs.engine import Part, stepped
 Step = tuple[Part, pa.Schema]
 
 
+THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
+"""Environment variables that say how many threads a process of a job has."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """A table in parts: files to read, or small tables, and the steps that are still to be done."""
@@ -37,7 +41,7 @@ class Local:
     """Steps on one machine. processes: how many work at a time; 1 is this process itself.
 
     parts: into how many parts groups are dealt; the largest must fit in memory once a process.
-    scratch: the folder for what is dealt, on a disk that holds the log once more.
+    scratch: the folder for what is dealt: several times the log, removed at the end.
     """
 
     def __init__(self, scratch: Path, processes: int = 1, parts: int | None = None) -> None:
@@ -101,9 +105,10 @@ class Local:
         if self._pool is None:
             # A fork would copy locks that threads of polars and torch may hold at that moment.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.processes, context, initializer=_one_thread)
+            self._pool = ProcessPoolExecutor(self.processes, context)
         try:
-            return list(self._pool.map(function, *zip(*tasks, strict=True))) if tasks else []
+            with _one_thread_each():
+                return list(self._pool.map(function, *zip(*tasks, strict=True))) if tasks else []
         except BrokenProcessPool as error:
             raise JobError(
                 "a process of the job was ended from outside, most likely for its memory: give "
@@ -132,9 +137,19 @@ def bucket_of(column: pa.ChunkedArray, buckets: int, *, dense: bool = False) -> 
     return (hash_ids(keys, 7) % np.uint64(buckets)).astype(np.int64)
 
 
-def _one_thread() -> None:
-    """Processes share the cores among them."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes that start meanwhile share the cores: libraries read this when they load."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _table(source: tuple[Path, ...] | pa.Table) -> pa.Table:

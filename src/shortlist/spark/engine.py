@@ -89,7 +89,7 @@ class Spark:
     def rows(self, table: pa.Table) -> Rows:
         """Return a small table as about a row a part."""
         frame = self.session.createDataFrame(table)
-        return Rows(frame.repartition(table.num_rows, table.column_names[0]))
+        return Rows(frame.repartition(max(table.num_rows, 1), table.column_names[0]))
 
     def read(self, folder: Path) -> Rows:
         """Return the files of a folder, each read by the part it is."""
