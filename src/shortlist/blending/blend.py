@@ -394,7 +394,8 @@ class Blend(Explaining):
             raise ModelError("the quotas are not planned yet: fit the blend first")
         key = (k, *(quotas.get(name, 0) for name in self.channels))
         if key not in self._orders:
-            self._orders = {key: slot_order(np.array(key[1:]), k)}
+            kept = {one: order for one, order in self._orders.items() if one[0] == k}
+            self._orders = {**kept, key: slot_order(np.array(key[1:]), k)}
         return self._orders[key]
 
     def _fill_up(self, block: RowQueries, merged: Merged) -> None:

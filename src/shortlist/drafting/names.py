@@ -79,7 +79,6 @@ EVENTS = (
     *("event", "behavior", "behaviour", "action", "interaction", "activity", "feedback"),
     *("type", "btag", "行为"),
 )
-SPLITS = ("split", "fold", "subset", "partition", "set")
 
 RATINGS = (
     "rating",
