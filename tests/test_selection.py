@@ -4,7 +4,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shortlist.selection import NOTHING, best_to_front, key_of, score_of
+from shortlist.selection import (
+    NOTHING,
+    best_to_front,
+    empty_held,
+    hold,
+    key_of,
+    score_of,
+    write_best,
+)
 
 SCORES = st.floats(width=32, allow_nan=False)
 
@@ -29,3 +37,16 @@ def test_the_greatest_keys_come_to_the_front_and_none_is_lost(keys, best):
         assert sorted(held[:best].tolist()) == sorted(keys)[-best:]
     if best < len(keys):
         assert held[best - 1] == sorted(keys)[-best]
+
+
+@given(st.integers(0, 400), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_what_is_held_one_by_one_ends_in_the_greatest_keys_and_then_nothing(many, best, seed):
+    keys = (np.random.default_rng(seed).permutation(many) - 200).tolist()
+    held, count, floor = empty_held(best), 0, NOTHING
+    for key in keys:
+        count, floor = hold(held, count, floor, best, key)
+    written = np.zeros(best, dtype=np.int64)
+    write_best(held, count, written)
+    kept = sorted(keys)[-best:]
+    assert sorted(written[: len(kept)].tolist()) == kept
+    assert (written[len(kept) :] == NOTHING).all()

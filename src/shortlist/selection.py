@@ -56,3 +56,36 @@ def best_to_front(keys: Any, count: int, best: int) -> None:
             low = up
         else:
             break
+
+
+@compiled
+def empty_held(best: int) -> Any:
+    """Make the room, int64, in which `hold` keeps the greatest `best` keys of any number."""
+    return np.empty(2 * best + 64, dtype=np.int64)
+
+
+@compiled
+def hold(held: Any, count: int, floor: Any, best: int, key: Any) -> Any:
+    """Hold a key if it may be among the `best` greatest; return the new count and floor.
+
+    held: `room_for(best)`, of which the first `count` are in use. floor: no key up to it is among
+    the best; NOTHING at first. When the room is full, the best are kept and the floor rises.
+    """
+    if key <= floor:
+        return count, floor
+    held[count] = key
+    count += 1
+    if count < len(held):
+        return count, floor
+    best_to_front(held, count, best)
+    return best, held[best - 1]
+
+
+@compiled
+def write_best(held: Any, count: int, keys: Any) -> None:
+    """Write the greatest of the `count` held keys into keys [N], in any order, then NOTHING."""
+    kept = min(count, len(keys))
+    if kept > 0:
+        best_to_front(held, count, kept)
+    keys[:kept] = held[:kept]
+    keys[kept:] = NOTHING

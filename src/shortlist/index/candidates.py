@@ -19,7 +19,7 @@ from shortlist.index.pairs import (
     score_pairs,
     scores_of,
 )
-from shortlist.selection import NOTHING, best_to_front, key_of, score_of
+from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, write_best
 
 LAST = 2**31 - 1
 """Ranks in keys are LAST - column: of equal scores the lower column is the better."""
@@ -195,7 +195,7 @@ def _keys_of_columns(
     keys: Any,
 ) -> None:
     """Write the keys of the best of some columns, in any order, then NOTHING."""
-    held = np.empty(2 * best + 64, dtype=np.int64)
+    held = empty_held(best)
     run = np.empty(RUN, dtype=np.int64)
     scores = np.empty(RUN, dtype=np.float32)
     total = len(ids) if every else len(some)
@@ -213,16 +213,8 @@ def _keys_of_columns(
                 key = key_of(scores[place], LAST - run[place])
                 if key <= floor or (len(out) > 0 and holds(out, ids[run[place]])):
                     continue
-                held[count] = key
-                count += 1
-                if count == len(held):
-                    best_to_front(held, count, best)
-                    count, floor = best, held[best - 1]
-        if count > best:
-            best_to_front(held, count, best)
-            count = best
-        keys[row, :count] = held[:count]
-        keys[row, count:] = NOTHING
+                count, floor = hold(held, count, floor, best, key)
+        write_best(held, count, keys[row])
 
 
 @compiled

@@ -11,13 +11,10 @@ from shortlist.data.interactions import Interactions
 from shortlist.errors import ModelError
 from shortlist.linear.matrix import Values
 from shortlist.linear.ranking import TieRanks, best_first
-from shortlist.selection import NOTHING, best_to_front, key_of, score_of
+from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, write_best
 
 ROWS = 4096
 """How many items one call of the kernel works on: a report of progress can come between calls."""
-
-ROOM = 2
-"""How many candidates are held for each neighbour that is kept."""
 
 Floats = NDArray[np.float64]
 
@@ -440,7 +437,7 @@ def _turn(
 
 
 @compiled
-def _nearest(  # noqa: PLR0912, PLR0915
+def _nearest(
     wanted: Any,
     lists: Any,
     list_value: Any,
@@ -464,7 +461,7 @@ def _nearest(  # noqa: PLR0912, PLR0915
     because a signed index costs a test for being negative.
     """
     items, best = len(left) - 1, keys.shape[1]
-    held = np.empty(ROOM * best + 64, dtype=np.int64)
+    held = empty_held(best)
     shared = np.zeros(items + 1, dtype=np.int32)
     weighted, decays = len(list_value) > 0, len(list_time) > 0
     total = np.zeros(items + 1 if weighted or decays else 1, dtype=np.float64)
@@ -495,37 +492,24 @@ def _nearest(  # noqa: PLR0912, PLR0915
                 if decays:
                     amount *= np.exp2(-rate * abs(list_time[e] - item_time[place]))
                 total[j] += amount
-        count_held, floor, key_floor = 0, np.float32(-np.inf), np.int64(NOTHING)
-        for t in range(many + one):
-            if t < many:
-                j = touched[t]
-                count = shared[j]
-                shared[j] = 0
-                amount = np.float64(count)
-                if weighted or decays:
-                    amount = total[j]
-                    total[j] = 0.0
-                if union:
-                    score = amount / (left[i] + right[j] - amount)
-                else:
-                    score = amount * (left[i] * right[j])
-                if shrinkage > 0:
-                    score *= count / (count + shrinkage)
-                single = np.float32(score)
-                if single < floor or single == 0 or j == i:
-                    continue
-                key = key_of(single, items - rank[j])
-                if key <= key_floor:
-                    continue
-                held[count_held] = key
-                count_held += 1
-                if count_held < len(held):
-                    continue
-            if count_held <= best:
+        count_held, floor = 0, np.int64(NOTHING)
+        for t in range(many):
+            j = touched[t]
+            count = shared[j]
+            shared[j] = 0
+            amount = np.float64(count)
+            if weighted or decays:
+                amount = total[j]
+                total[j] = 0.0
+            if union:
+                score = amount / (left[i] + right[j] - amount)
+            else:
+                score = amount * (left[i] * right[j])
+            if shrinkage > 0:
+                score *= count / (count + shrinkage)
+            single = np.float32(score)
+            if single < score_of(floor) or single == 0 or j == i:
                 continue
-            best_to_front(held, count_held, best)
-            count_held = best
-            key_floor = held[best - 1]
-            floor = score_of(key_floor)
-        keys[at, :count_held] = held[:count_held]
-        keys[at, count_held:] = NOTHING
+            key = key_of(single, items - rank[j])
+            count_held, floor = hold(held, count_held, floor, best, key)
+        write_best(held, count_held, keys[at])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.compiled import compiled
-from shortlist.selection import NOTHING, best_to_front, key_of, score_of
+from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, write_best
 
 
 @dataclass(frozen=True)
@@ -114,31 +114,19 @@ def _best_of_lists(
     """Write the keys of the best of each list."""
     last, best = len(rank) - 1, keys.shape[1]
     out = np.zeros(room, dtype=np.int64)
-    held = np.empty(2 * best + 64, dtype=np.int64)
+    held = empty_held(best)
     for at in range(len(keys)):
         for place in range(banned_start[at], banned_start[at + 1]):
             if banned[place] > 0 and banned[place] <= last:
                 out[slot_of(out, banned[place])] = banned[place]
         count, floor = 0, np.int64(NOTHING)
-        for place in range(start[at], start[at + 1] + 1):
-            if place < start[at + 1]:
-                if len(allow) > 0 and not allow[row[place]]:
-                    continue
-                if banned_start[at] < banned_start[at + 1] and out[slot_of(out, row[place])] != 0:
-                    continue
-                key = key_of(score[place], last - rank[row[place]])
-                if key <= floor:
-                    continue
-                held[count] = key
-                count += 1
-                if count < len(held):
-                    continue
-            if count <= best:
+        for place in range(start[at], start[at + 1]):
+            if len(allow) > 0 and not allow[row[place]]:
                 continue
-            best_to_front(held, count, best)
-            count = best
-            floor = held[best - 1]
-        keys[at, :count] = held[:count]
-        keys[at, count:] = NOTHING
+            if banned_start[at] < banned_start[at + 1] and out[slot_of(out, row[place])] != 0:
+                continue
+            key = key_of(score[place], last - rank[row[place]])
+            count, floor = hold(held, count, floor, best, key)
+        write_best(held, count, keys[at])
         if banned_start[at] < banned_start[at + 1]:
             out[:] = 0

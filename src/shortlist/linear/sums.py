@@ -9,7 +9,7 @@ from shortlist.compiled import compiled
 from shortlist.linear.matrix import Matrix
 from shortlist.linear.neighbours import Neighbours
 from shortlist.linear.ranking import TieRanks, best_first, room_for, slot_of
-from shortlist.selection import NOTHING, best_to_front, key_of, score_of
+from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, write_best
 
 
 def dense_sums(profile: Matrix, neighbours: Neighbours) -> NDArray[np.float32]:
@@ -76,7 +76,7 @@ def _dense(
 
 
 @compiled
-def _best(  # noqa: PLR0912
+def _best(
     start: Any,
     item: Any,
     weight: Any,
@@ -99,7 +99,7 @@ def _best(  # noqa: PLR0912
     total = np.zeros(room, dtype=np.float64)
     banned = np.zeros(room, dtype=np.bool_)
     taken = np.empty(room, dtype=np.int64)
-    held = np.empty(2 * best + 64, dtype=np.int64)
+    held = empty_held(best)
     for query in range(len(start) - 1):
         many = 0
         for at in range(seen_start[query], seen_start[query + 1]):
@@ -119,30 +119,16 @@ def _best(  # noqa: PLR0912
                     taken[many] = slot
                     many += 1
                 total[slot] += weight[at] * np.float64(scores[place])
-        count, floor, key_floor = 0, np.float32(-np.inf), np.int64(NOTHING)
-        for t in range(many + 1):
-            if t < many:
-                slot = taken[t]
-                j = row_of[slot]
-                out = banned[slot] or (len(allow) > 0 and not allow[j])
-                score = np.float32(total[slot]) + np.float32(0)  # -0 is 0
-                row_of[slot] = 0
-                total[slot] = 0
-                banned[slot] = False
-                if out or score < floor:
-                    continue
-                key = key_of(score, items - rank[j])
-                if key <= key_floor:
-                    continue
-                held[count] = key
-                count += 1
-                if count < len(held):
-                    continue
-            if count <= best:
+        count, floor = 0, np.int64(NOTHING)
+        for t in range(many):
+            slot = taken[t]
+            j = row_of[slot]
+            out = banned[slot] or (len(allow) > 0 and not allow[j])
+            score = np.float32(total[slot]) + np.float32(0)  # -0 is 0
+            row_of[slot] = 0
+            total[slot] = 0
+            banned[slot] = False
+            if out or score < score_of(floor):
                 continue
-            best_to_front(held, count, best)
-            count = best
-            key_floor = held[best - 1]
-            floor = score_of(key_floor)
-        keys[query, :count] = held[:count]
-        keys[query, count:] = NOTHING
+            count, floor = hold(held, count, floor, best, key_of(score, items - rank[j]))
+        write_best(held, count, keys[query])

@@ -11,7 +11,7 @@ from shortlist.compiled import compiled
 from shortlist.data.interactions import Interactions
 from shortlist.linear.neighbours import Found, Neighbours
 from shortlist.linear.ranking import TieRanks, best_first
-from shortlist.selection import NOTHING, best_to_front, key_of
+from shortlist.selection import NOTHING, empty_held, hold, key_of, write_best
 
 Floats = NDArray[np.float64]
 
@@ -195,7 +195,7 @@ def _followers(
     total = np.zeros(len(left), dtype=np.float64)
     state = np.zeros(len(left), dtype=np.uint8)
     touched = np.empty(len(left) + 1, dtype=np.int32)
-    held = np.empty(2 * keys.shape[1] + 64, dtype=np.int64)
+    held = empty_held(keys.shape[1])
     window = len(closeness) - 1
     for row in range(len(keys)):
         i = first + row
@@ -249,7 +249,7 @@ def _second_hop(
     total = np.zeros(len(rank), dtype=np.float64)
     state = np.zeros(len(rank), dtype=np.uint8)
     touched = np.empty(len(rank) + 1, dtype=np.int32)
-    held = np.empty(2 * keys.shape[1] + 64, dtype=np.int64)
+    held = empty_held(keys.shape[1])
     for row in range(len(keys)):
         i = first + row
         state[i] = 1
@@ -287,25 +287,11 @@ def _best_touched(
     """Write the keys [N] of the best totals that were touched, and clear these."""
     last, best = len(rank) - 1, len(keys)
     count, floor = 0, np.int64(NOTHING)
-    for t in range(many + 1):
-        if t < many:
-            j = touched[t]
-            score = np.float32(total[j])
-            total[j] = 0
-            state[j] = 0
-            if score == 0:
-                continue
-            key = key_of(score, last - rank[j])
-            if key <= floor:
-                continue
-            held[count] = key
-            count += 1
-            if count < len(held):
-                continue
-        if count <= best:
-            continue
-        best_to_front(held, count, best)
-        count = best
-        floor = held[best - 1]
-    keys[:count] = held[:count]
-    keys[count:] = NOTHING
+    for t in range(many):
+        j = touched[t]
+        score = np.float32(total[j])
+        total[j] = 0
+        state[j] = 0
+        if score != 0:
+            count, floor = hold(held, count, floor, best, key_of(score, last - rank[j]))
+    write_best(held, count, keys)
