@@ -161,7 +161,11 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         ("features", {"items": {"a b": "numbr"}}, "features.items.\"a b\" cannot be 'numbr'. Did"),
         ("features", {"items": ["genres"]}, "features.items must be a table, got ['genres']"),
         ("features", {"separator": ""}, "features.separator must be text of at least one"),
-        ("split", {"kind": "random", "at": 3}, "split.at must be a share between 0 and 1"),
+        (
+            "split",
+            {"kind": "random", "at": 3},
+            "split.at must be a share between 0 and 1 for split.kind",
+        ),
         ("split", {"kind": "global-time", "at": True}, "split.at must be a number, a text or"),
         ("data", {"interactions": "a", "root": "\0"}, "data.root must be text"),
         ("data", {}, "data.interactions is required: The log, one row an event"),
@@ -217,6 +221,22 @@ def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, me
             'split.kind = "leave-last-out" needs data.time',
         ),
         ({"split": {"at": 0.5}}, "split.at is for split.kind"),
+        ({"split": {"items": "newest"}}, 'split.items is for split.kind = "cold-items"'),
+        (
+            {"data": {"interactions": "a"}, "split": {"kind": "cold-items", "items": "newest"}},
+            'split.items = "newest" needs data.time',
+        ),
+        (
+            {
+                "data": {"interactions": "a", "time": "t"},
+                "split": {"kind": "cold-items", "items": "newest", "seed": 2},
+            },
+            'split.seed does nothing for split.items = "newest"',
+        ),
+        (
+            {"split": {"kind": "cold-items", "at": 3}},
+            'split.at must be a share between 0 and 1 for split.kind = "cold-items"',
+        ),
         (
             {"data": {"interactions": "a", "time": "t"}, "split": {"seed": 3}},
             'split.seed does nothing for split.kind = "leave-last-out"',
@@ -450,6 +470,7 @@ def test_each_example_of_the_template_can_be_used():
     del content["data"]["min_weight"]  # The events of the example say what is a positive.
     del content["split"]["at"]  # Not for the kind in the example.
     del content["split"]["column"]
+    del content["split"]["items"]
     del content["training"]["session_gap"]  # For pairs of items.
     del content["training"]["pair_window"]
     del content["model"]["interests"]  # For histories that give several vectors.

@@ -96,6 +96,7 @@ CHANGES: dict[str, list[Any]] = {
     "split.at": [0.5],
     "split.column": ["held_out"],
     "split.seed": [7],
+    "split.items": ["newest"],
     "evaluation.k": [[3]],
     "evaluation.exclude_seen": [False],
     "evaluation.ladder": [True],
@@ -146,6 +147,7 @@ SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "split.at": [{}, RANDOM, {"split.kind": "global-time"}],
     "split.seed": [{}, RANDOM, UNORDERED],
     "split.column": [{}, {"split.kind": "column"}],
+    "split.items": [{}, {"split.kind": "cold-items"}],
     **{
         f"blend.{key}": [{"blend": {"method": method}} for method in
                          ("quotas", "reciprocal-rank", "weighted", "calibrated")]

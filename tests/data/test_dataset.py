@@ -1,11 +1,13 @@
 """The log sorted once, split without leaks, and rows that never depend on the future."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
@@ -13,6 +15,7 @@ from shortlist.data.interactions import Role
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.updates import read_events
 from shortlist.errors import DataError, ModelError, SplitError
+from shortlist.evaluation.evaluate import evaluate
 
 TIMED = Schema(time="time")
 
@@ -106,6 +109,12 @@ def test_a_split_column_is_obeyed_and_missing_validation_is_carved_and_said(tiny
         (TIMED, "random", {"at": 1.5}, "between 0 and 1"),
         (TIMED, "global-time", {"at": 1000}, "leaves 8 of 8 rows"),
         (TIMED, "column", {}, "split.column"),
+        (TIMED, "random", {"items": "newest"}, "split.items does nothing for kind 'random'"),
+        (TIMED, "cold-items", {"at": 5}, "between 0 and 1"),
+        (TIMED, "cold-items", {"at": 0.99}, "of 4 items leaves 4 to train, 0 to validate and 0"),
+        (TIMED, "cold-items", {"items": "oldest"}, "'random' or 'newest', got 'oldest'"),
+        (TIMED, "cold-items", {"items": "newest", "seed": 2}, "split.seed does nothing"),
+        (Schema(), "cold-items", {"items": "newest"}, "data.time"),
     ],
 )
 def test_a_split_the_log_cannot_give_is_refused_with_the_reason(
@@ -113,6 +122,105 @@ def test_a_split_the_log_cannot_give_is_refused_with_the_reason(
 ):
     with pytest.raises(SplitError, match=message):
         Dataset.load(tiny_log, schema=schema).split(kind, **options)
+
+
+FIVE = pl.DataFrame(
+    {
+        "user_id": [1, 1, 1, 2, 2, 2, 2, 3],
+        "item_id": [10, 20, 50, 20, 30, 40, 50, 10],
+        "time": [1, 2, 9, 3, 4, 5, 6, 7],
+    }
+)
+"""Five items, which first appear in the order of their ids."""
+
+
+def roles_by_item(split):
+    """The role of each item's events; fails where an item has two."""
+    ids = split.dataset.item_ids.gather(split.log.item).to_list()
+    found = {}
+    for item, role in zip(ids, split.log.role.tolist(), strict=True):
+        assert found.setdefault(item, role) == role
+    return found
+
+
+def test_the_newest_items_are_held_out_with_all_their_events():
+    """Of five items at = .6 holds out 2 for test, and of the 3 left 1.2, so 1, for validation."""
+    split = Dataset.load(FIVE, schema=TIMED).split("cold-items", at=0.6, items="newest")
+    assert roles_by_item(split) == {10: 0, 20: 0, 30: 1, 40: 2, 50: 2}
+    data = split.training_data()
+    assert data.items.ids[: data.items.trained].to_list() == [10, 20]
+    assert data.item_counts.tolist() == [0, 2, 2]
+    assert "2 items are held out for test and those of 1 others for validation" in data.notes[0]
+    users, items, offsets = data.targets("test")
+    assert data.users.external(users).to_list() == [1, 2]
+    assert [data.items.external(items[offsets[u] : offsets[u + 1]]).to_list() for u in (0, 1)] in (
+        [[50], [40, 50]],
+        [[50], [50, 40]],
+    )
+
+
+def test_cold_items_are_drawn_by_the_seed_whatever_the_order_of_rows():
+    drawn = [
+        roles_by_item(Dataset.load(frame, schema=TIMED).split("cold-items", at=0.6, seed=seed))
+        for frame in (FIVE, FIVE.reverse())
+        for seed in range(5)
+    ]
+    assert drawn[:5] == drawn[5:]
+    assert len({str(sorted(each.items())) for each in drawn}) > 1
+    assert all(sorted(each.values()) == [0, 0, 1, 2, 2] for each in drawn)
+
+
+@pytest.mark.parametrize("items", ["random", "newest"])
+def test_nothing_that_is_fitted_changes_with_the_events_of_cold_items(world, world_schema, items):
+    """Nor with those below min_weight, with what was shown, or with columns of the log."""
+    schema = replace(world_schema, min_weight=3.0, click="click")
+    shown = world.interactions.select("user_id", "item_id", "timestamp", click=pl.lit(0))
+
+    def load(log, impressions):
+        return Dataset.load(
+            *(log,), users=world.users, items=world.items, impressions=impressions, schema=schema
+        )
+
+    split = load(world.interactions, shown).split("cold-items", items=items)
+    held = split.dataset.item_ids.gather(np.unique(split.log.item[split.log.role > 0]))
+    cold = pl.col("item_id").is_in(held.implode())
+    # As many events of cold items as before, so that they stay cold: of other users, liked.
+    turned = world.interactions.with_columns(
+        pl.when(cold).then(pl.col("user_id").reverse()).otherwise("user_id").alias("user_id"),
+        pl.when(cold).then(pl.lit(5.0)).otherwise("rating").alias("rating"),
+    ).unique(["user_id", "item_id", "timestamp"], maintain_order=True)
+    other = load(turned, shown.with_columns(click=cold.cast(pl.Int64))).split(
+        "cold-items", items=items
+    )
+    assert set(roles_by_item(other)) >= set(held)
+    assert {i for i, role in roles_by_item(other).items() if role > 0} == set(held)
+    one, two = (each.training_data() for each in (split, other))
+    assert one.items.ids[: one.items.trained].equals(two.items.ids[: two.items.trained])
+    assert not one.items.ids[: one.items.trained].is_in(held.implode()).any()
+    assert one.users.ids[: one.users.trained].equals(two.users.ids[: two.users.trained])
+    assert (one.training_log.item == two.training_log.item).all()
+    assert (one.training_log.user == two.training_log.user).all()
+    assert one.item_features.encoders == two.item_features.encoders
+    assert one.met.before("validation").item.tolist() == two.met.before("validation").item.tolist()
+    assert not np.isin(one.logged["exposed"].values.numpy(), one.items.rows(held)).any()
+    assert one.shows.clicked[one.items.rows(held)].sum() == 0
+    assert two.shows.clicked.sum() == 0
+
+
+def test_a_model_of_features_finds_cold_items_and_one_of_ids_says_that_it_cannot(
+    world, world_schema
+):
+    split = Dataset.load(
+        world.interactions, users=world.users, items=world.items, schema=world_schema
+    ).split("cold-items")
+    by_features = evaluate(TwoTower(dim=16, epochs=3, batch_size=128, seed=1).fit(split), k=[50])
+    assert by_features.candidate_items == 200
+    assert by_features.counts["held_out_items_not_candidates"] == 0
+    assert by_features.metrics["recall@50"].mean > 50 / 200
+    by_ids = evaluate(ItemCF().fit(split), k=[50])
+    assert by_ids.metrics["recall@50"].mean == 0
+    assert by_ids.counts["held_out_items_not_candidates"] == by_ids.counts["held_out_events"]
+    assert any("all there are, name an item that this model cannot" in s for s in by_ids.lines())
 
 
 def test_one_interaction_users_leave_nothing_to_validate():

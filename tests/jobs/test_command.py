@@ -70,6 +70,15 @@ def test_options_that_do_nothing_are_refused_before_anything_is_read(
     assert not (tmp_path / "work").exists()
 
 
+def test_a_split_that_parts_of_users_cannot_make_is_refused(recipe, tmp_path, capsys, monkeypatch):
+    cold = tmp_path / "cold.toml"
+    cold.write_text(f'{recipe.read_text()}\n[split]\nkind = "cold-items"\n')
+    assert call(monkeypatch, "prepare", cold, "--work", tmp_path / "work") != 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert 'jobs do not make split.kind = "cold-items"' in said
+    assert "shortlist train" in said
+
+
 def test_a_bundle_that_is_not_there_is_refused_before_the_log_is_prepared(
     recipe, tmp_path, capsys, monkeypatch
 ):

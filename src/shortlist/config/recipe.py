@@ -297,17 +297,27 @@ class Recipe(Section):
             found.append('split.kind = "column" needs split.column')
         if kind != "column" and column is not None:
             found.append(f'split.column needs split.kind = "column", got "{kind}"')
-        if kind in {"leave-last-out", "global-time"} and not self.is_ordered:
+        newest = kind == "cold-items" and self.split.items == "newest"
+        drawn = kind not in {"leave-last-out", "global-time"} and not newest
+        said = 'split.items = "newest"' if newest else f'split.kind = "{kind}"'
+        if kind != "cold-items" and self.split.items is not None:
+            found.append(f'split.items is for split.kind = "cold-items", got "{kind}"')
+        if not drawn and not self.is_ordered:
             found.append(
-                f'split.kind = "{kind}" needs data.time, the column that orders events, or '
-                "data.order = 'file'"
+                f"{said} needs data.time, the column that orders events, or data.order = 'file'"
             )
-        if kind in {"leave-last-out", "global-time"} and self.split.seed:
-            found.append(f'split.seed does nothing for split.kind = "{kind}", which draws nothing')
+        if not drawn and self.split.seed:
+            found.append(f"split.seed does nothing for {said}, which draws nothing")
         if kind in {"leave-last-out", "column"} and at is not None:
-            found.append(f'split.at is for split.kind = "global-time" or "random", got "{kind}"')
-        if kind == "random" and at is not None and not (isinstance(at, float) and 0 < at < 1):
-            found.append(f"split.at must be a share between 0 and 1 for a random split, got {at!r}")
+            found.append(
+                'split.at is for split.kind = "global-time", "random" or "cold-items", '
+                f'got "{kind}"'
+            )
+        share = at is None or (isinstance(at, float) and 0 < at < 1)
+        if kind in {"random", "cold-items"} and not share:
+            found.append(
+                f'split.at must be a share between 0 and 1 for split.kind = "{kind}", got {at!r}'
+            )
         return found
 
     def _input_gaps(self) -> list[str]:

@@ -11,7 +11,7 @@ from shortlist.sections.base import (
     Seed,
     Text,
 )
-from shortlist.sections.kinds import SplitKind
+from shortlist.sections.kinds import ColdItems, SplitKind
 
 
 def _cut(value: object) -> object:
@@ -30,7 +30,9 @@ class Split(Section):
     kind: SplitKind | None = Field(
         default=None,
         description='"leave-last-out": each user\'s last event; "global-time": all events from a '
-        'moment on; "random": a random share; "column": as a column of the log says. '
+        'moment on; "random": a random share; "column": as a column of the log says; '
+        '"cold-items": some items with all their events, which only a model that reads features '
+        "of items can find. "
         'Unset: "column" where split.column is given, "leave-last-out" where data.time is, '
         'else "random".',
         examples=["leave-last-out"],
@@ -38,7 +40,8 @@ class Split(Section):
     at: Annotated[int | float | str | None, BeforeValidator(_cut)] = Field(
         default=None,
         description="global-time: the cut, a quantile where it is a fraction below 1, else a time; "
-        "random: the share that stays for training. Unset: 0.9 and 0.8.",
+        "random, cold-items: the share of each user's events, or of the items, that stays for "
+        "training. Unset: 0.9 for global-time, else 0.8.",
         examples=[0.8],
     )
     column: Text | None = Field(
@@ -46,6 +49,12 @@ class Split(Section):
         description="Column of the log that says train, validation or test.",
         examples=["split"],
     )
+    items: ColdItems | None = Field(
+        default=None,
+        description='Which items cold-items holds out: "random", or "newest", those that appeared '
+        'last in the log. Unset: "random".',
+        examples=["newest"],
+    )
     seed: Seed = Field(
-        default=0, description="Of the random split, and of validation rows drawn at random."
+        default=0, description="Of what is drawn: events, items, and validation rows."
     )

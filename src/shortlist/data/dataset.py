@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ from shortlist.data.features import FeatureTable
 from shortlist.data.histories import Histories, LoggedHistories
 from shortlist.data.id_columns import align_ids
 from shortlist.data.impressions import Shown, Shows, read_shown
-from shortlist.data.interactions import COLUMNS, Cut, Interactions, Role
+from shortlist.data.interactions import BEFORE, COLUMNS, Cut, Interactions, Role
 from shortlist.data.kinds import Kinds
 from shortlist.data.log_features import (
     ROW,
@@ -36,6 +36,7 @@ from shortlist.data.times import time_key
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, ModelError, SplitError
+from shortlist.sections.kinds import ColdItems
 
 logger = logging.getLogger("shortlist.data")
 
@@ -173,18 +174,24 @@ class Dataset:
         at: Any = None,
         validation_at: Any = None,
         seed: int = 0,
+        items: ColdItems | None = None,
     ) -> "Split":
         """Give each row its role: train, validation or test.
 
-        kind: 'leave-last-out', 'global-time', 'random' or 'column' (schema.split names it); the
-        default is the column if there is one, else leave-last-out, or random without a time.
-        at: where global-time and random cut. Where a column names no validation rows, or the log
+        kind: 'leave-last-out', 'global-time', 'random', 'cold-items' or 'column' (schema.split
+        names it); the default is the column if there is one, else leave-last-out, or random without
+        a time. at: where global-time, random and cold-items cut. items: which items cold-items
+        holds out, with all their events: 'random' (by default) or 'newest', those that appeared
+        last. Where a column names no validation rows, or the log
         has no time, validation is a seeded tenth of each user's training rows, and a note says so.
         """
         kind = kind or self._default_split()
         splits.check_kind(kind)
         notes: list[str] = []
         keys = pair_hash(self.user_ids, self.item_ids, self.log.user, self.log.item, seed + 1)
+        of_item = None
+        if kind != "cold-items":
+            _refuse(kind, items=items)
         if kind in ("leave-last-out", "global-time"):
             _refuse(kind, seed=seed or None)  # nothing is drawn
         if kind == "leave-last-out":
@@ -198,6 +205,10 @@ class Dataset:
         elif kind == "random":
             _refuse(kind, validation_at=validation_at)
             roles = splits.random_hold_out(self.log, keys, 0.8 if at is None else at)
+        elif kind == "cold-items":
+            _refuse(kind, validation_at=validation_at)
+            of_item = self._cold_items(items or "random", 0.8 if at is None else at, seed, notes)
+            roles = of_item[self.log.item]
         else:
             _refuse(kind, at=at, validation_at=validation_at)
             roles = self._column_roles(keys, notes)
@@ -212,12 +223,20 @@ class Dataset:
                     f"{len(self.log.targets)} {rows} of {len(self.user_ids)} users"
                 )
         log = replace(self.log, role=roles)
-        return Split(self, log, kind, tuple(notes), self._met(log, kind, at, seed))
+        met = self._met(log, kind, at, seed, of_item)
+        return Split(self, log, kind, tuple(notes), met)
 
-    def _met(self, log: Interactions, kind: str, at: Any, seed: int) -> Interactions | None:
-        """The events that are met only, with roles: which cut knows them (docs/decisions/0010)."""
+    def _met(
+        self, log: Interactions, kind: str, at: Any, seed: int, of_item: splits.Roles | None
+    ) -> Interactions | None:
+        """The events that are met only, with roles: which cut knows them (docs/decisions/0010).
+
+        of_item: the role of each item, where items are held out whole.
+        """
         if self.met is None:
             return None
+        if of_item is not None:
+            return replace(self.met, role=of_item[self.met.item])
         if kind == "column":
             assert self.met_split_values is not None
             roles = splits.from_column(self.met_split_values, self.schema.split or "split", ())
@@ -228,7 +247,34 @@ class Dataset:
             roles = splits.known_before(log.targets, self.met, one_moment=kind == "global-time")
         return replace(self.met, role=roles)
 
-    def _refuse_grouped(self) -> None:
+    def _cold_items(self, which: ColdItems, at: Any, seed: int, notes: list[str]) -> splits.Roles:
+        """The role of each item, and of all its events."""
+        if which not in get_args(ColdItems):
+            raise SplitError(f"split.items must be 'random' or 'newest', got {which!r:.60}")
+        keys: NDArray[Any] = hash_ids(self.item_ids, seed + 1)
+        if which == "newest":
+            _refuse("cold-items' of the newest items", seed=seed or None)  # nothing is drawn
+            if self.log.time is None:
+                raise SplitError("split.items = 'newest' needs data.time")
+            self._refuse_grouped("split.items = 'newest'", "items = 'random'")
+            keys = splits.first_seen(len(self.item_ids), self.log, self.met)
+        roles = splits.cold_items(self.log, keys, at)
+        test, validation = ((roles == role).sum() for role in (Role.TEST, Role.VALIDATION))
+        notes.append(
+            f"cold items: all events of {test:,} items are held out for test and those of "
+            f"{validation:,} others for validation; of other items all events are known, later "
+            "ones, too"
+        )
+        if "item" in self.described:
+            notes.append(
+                "the features of items are columns of the log, whose rows of cold items are not "
+                "known: a table of items (data.items) would place them"
+            )
+        return roles
+
+    def _refuse_grouped(
+        self, what: str = "split.kind 'global-time'", instead: str = "kind 'leave-last-out'"
+    ) -> None:
         """Refuse one cut through all users where lines order events and each user has a block."""
         log = self.log
         if self.report.time_unit != "line" or log.time is None:
@@ -239,8 +285,8 @@ class Dataset:
         several = len(log) > len(order) > 1
         if several and bool((last[order][:-1] < first[order][1:]).all()):
             raise SplitError(
-                "split.kind 'global-time' needs an order among users, and the lines of the log "
-                "stand user by user: give data.time, or use kind 'leave-last-out'"
+                f"{what} needs an order among users, and the lines of the log stand user by user: "
+                f"give data.time, or use {instead}"
             )
 
     def _moment(self, at: Any) -> Any:
@@ -306,11 +352,16 @@ class Split:
         items, item_rows = _vocabulary(data.item_ids, fitted.item, "item")
         log = _by_user_row(self.log, user_rows, item_rows, len(users))
         one_moment = self.kind == "global-time"
+        every = data.shown
+        if self.kind == "cold-items":
+            assert self.log.role is not None
+            cold = np.bincount(self.log.item[self.log.role >= BEFORE[cut]], minlength=len(items))
+            every = {name: shown.without(cold > 0) for name, shown in every.items()}
         pairs = {
             name: shown.negatives(self.log, cut, one_moment=one_moment)
-            for name, shown in data.shown.items()
+            for name, shown in every.items()
         }
-        exposed = data.shown.get("exposed")
+        exposed = every.get("exposed")
         frames = {"user": data.users, "item": data.items} | {
             side: described.known(self.log, self.met, cut)
             for side, described in data.described.items()

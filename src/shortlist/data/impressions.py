@@ -1,6 +1,6 @@
 """What was shown and not clicked, or recalled and dropped: logs of negatives, never the future."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,17 @@ class Shown:
         if self.unknown:
             said += f" {self.unknown:,} of users or items that are in no other table left out."
         return said
+
+    def without(self, items: NDArray[np.bool_]) -> "Shown":
+        """Return the rows of all but these items, bool [items]."""
+        kept = ~items[self.item]
+        return replace(
+            self,
+            user=self.user[kept],
+            item=self.item[kept],
+            time=self.time[kept],
+            clicked=None if self.clicked is None else self.clicked[kept],
+        )
 
     def negatives(self, log: Interactions, cut: Cut, *, one_moment: bool) -> "LoggedPairs":
         """Return the distinct pairs that lie before a cut and were not clicked before it.

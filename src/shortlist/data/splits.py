@@ -116,6 +116,42 @@ def carve(
     roles[training[order[held_out]]] = role
 
 
+def cold_items(log: Interactions, keys: NDArray[Any], at: Any = 0.8) -> Roles:
+    """Keep a share `at` of the items for training and hold out the rest, with all their events.
+
+    keys: [items] of each item; those with the highest are held out for test, the next highest for
+    validation, cut the same way from what is left. Items that are no target of any event stay.
+    Returns the role of each item, [items] int8: that of all its events.
+    """
+    if not (isinstance(at, float) and 0 < at < 1):
+        raise SplitError(
+            f"split.at must be a share between 0 and 1 for kind 'cold-items', got {at}"
+        )
+    present = np.unique(log.targets.item)
+    ordered = present[np.argsort(keys[present], kind="stable")]
+    kept = len(ordered) - round(len(ordered) * (1 - at))
+    trained = kept - round(kept * (1 - at))
+    if not 0 < trained < kept < len(ordered):
+        raise SplitError(
+            f"split.at = {at} of {len(ordered)} items leaves {trained} to train, "
+            f"{kept - trained} to validate and {len(ordered) - kept} to test: each needs one"
+        )
+    roles = np.full(len(keys), Role.TRAIN, dtype=np.int8)
+    roles[ordered[trained:kept]] = Role.VALIDATION
+    roles[ordered[kept:]] = Role.TEST
+    return roles
+
+
+def first_seen(items: int, *logs: Interactions | None) -> NDArray[Any]:
+    """Return the time of the first event of each item in any of the logs, [items]."""
+    given = [log for log in logs if log is not None]
+    times = np.concatenate([log.time for log in given if log.time is not None])
+    never = np.inf if times.dtype.kind == "f" else np.iinfo(times.dtype).max
+    first = np.full(items, never, dtype=times.dtype)
+    np.minimum.at(first, np.concatenate([log.item for log in given]), times)
+    return first
+
+
 def _after_targets(log: Interactions, roles: Roles) -> Roles:
     """Return the roles of all events of an ordered log, [n]; roles: of its targets alone.
 

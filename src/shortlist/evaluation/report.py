@@ -199,6 +199,16 @@ class Report:
             "users_without_history": "users had no event before the cut",
             "users_answered_by_fallback": "users were unknown and got popular items",
         }
+        held, unreachable = (
+            self.counts.get(name, 0)
+            for name in ("held_out_events", "held_out_items_not_candidates")
+        )
+        if 0 < held == unreachable:
+            said["held_out_items_not_candidates"] = (
+                "held-out events, all there are, name an item that this model cannot recommend: "
+                "it has no training events, and the model reads no features of items that would "
+                "place it"
+            )
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts.get(n))
         channels = (channel.line(name) for name, channel in self.channels.items())
         return (*self.notes, *counted, *channels)

@@ -18,6 +18,9 @@ from shortlist.data.schema import Schema
 from shortlist.errors import JobError, SplitError
 from shortlist.jobs.engine import Engine, Frame
 
+SPLITS = ("leave-last-out", "global-time", "random", "column")
+"""The kinds of splits that can be made of some users alone, once a few figures are known."""
+
 BUCKETS = 65_536
 """Into how many ranges times are counted, to find the one that holds a quantile."""
 

@@ -30,7 +30,7 @@ from shortlist.jobs.neighbours import Asked, item_cf, neighbours_in
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.reading import Read, read_in_parts
 from shortlist.jobs.recommending import recommend, recommended_schema
-from shortlist.jobs.roles import Cuts, cuts_of, log_schema, with_roles
+from shortlist.jobs.roles import SPLITS, Cuts, cuts_of, log_schema, with_roles
 from shortlist.jobs.stages import Stages
 from shortlist.linear.neighbours import Neighbours
 from shortlist.runs import pipeline
@@ -57,6 +57,11 @@ class Job:
         for key in ("impressions", "dropped"):
             if getattr(recipe.data, key) is not None:
                 raise JobError(f"jobs do not read data.{key} yet: use shortlist train")
+        if recipe.split_kind not in SPLITS:
+            raise JobError(
+                f'jobs do not make split.kind = "{recipe.split_kind}": use one of '
+                f"{', '.join(SPLITS)}, or shortlist train"
+            )
         self.recipe, self.engine, self.stages = recipe, engine, Stages(work)
         self._blocks = blocks or engine.parts
         self._told = told if told is not None else logger.info

@@ -175,7 +175,7 @@ def load_dataset(recipe: Recipe) -> Dataset:
 def split_of(recipe: Recipe, dataset: Dataset) -> Split:
     """Split a dataset as a recipe says."""
     section = recipe.split
-    return dataset.split(section.kind, at=section.at, seed=section.seed)
+    return dataset.split(section.kind, at=section.at, seed=section.seed, items=section.items)
 
 
 def train(

@@ -5,5 +5,8 @@ from typing import Literal
 FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
 """How a column is read: one category, a number, several categories, or a list of numbers."""
 
-SplitKind = Literal["leave-last-out", "global-time", "random", "column"]
+SplitKind = Literal["leave-last-out", "global-time", "random", "column", "cold-items"]
 """Which events are held out; `data.splits` says how."""
+
+ColdItems = Literal["random", "newest"]
+"""Which items a split of kind cold-items holds out."""
