@@ -71,14 +71,32 @@ class Answering(FittedFirst, ABC):
         """The features of users that `search` reads from a question."""
         return frozenset()
 
-    def check_features(self, queries: Queries) -> None:
-        """Refuse features that would do nothing. Errors: QueryError."""
+    @property
+    def reads_clock(self) -> bool:
+        """Whether `search` reads when a question is asked (model.request_time)."""
+        return False
+
+    def check_told(self, queries: Queries) -> None:
+        """Refuse features and times that would do nothing. Errors: QueryError."""
+        self._check_times(queries)
         idle = (queries.features or {}).keys() - self.query_features
         if not idle:
             return
         reads = ", ".join(sorted(self.query_features))
         does = f"it reads {reads}" if reads else "it reads no features of users from a question"
         raise QueryError(f"features: {min(idle)!r:.60} does nothing for this retriever: {does}")
+
+    def _check_times(self, queries: Queries) -> None:
+        if queries.time is not None and not self.reads_clock:
+            raise QueryError(
+                "time does nothing for this retriever: no model of it reads when a question is "
+                "asked (model.request_time)"
+            )
+        if queries.times is not None and not self.timed:
+            raise QueryError(
+                "times do nothing for this retriever: no model of it reads when an event was "
+                "(model.history_time, model.request_time)"
+            )
 
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
         """Return the k best items of each query, without the items it has met.
@@ -87,7 +105,7 @@ class Answering(FittedFirst, ABC):
         the popular items and the fallback flag. Errors: QueryError.
         """
         asked = as_queries(queries)
-        self.check_features(asked)
+        self.check_told(asked)
         k = check_k(k, len(self.candidate_rows()))
         quota = None if asked.quota is None else Quota.of(self.data, asked.quota)
         blocks = row_blocks(asked, self.data, timed=self.timed, size=self.queries_at_a_time)

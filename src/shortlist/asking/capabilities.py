@@ -34,6 +34,11 @@ class Answers(Protocol):
         """The features of users that `search` reads from a question."""
         ...
 
+    @property
+    def reads_clock(self) -> bool:
+        """Whether `search` reads when a question is asked (model.request_time)."""
+        ...
+
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended at all."""
         ...

@@ -50,7 +50,7 @@ class Explaining(Answering):
         the retriever cannot score has no row. Errors: QueryError.
         """
         asked = as_queries(queries)
-        self.check_features(asked)
+        self.check_told(asked)
         lists = lists_of_items(items, len(asked))
         parts, start = [pl.DataFrame(schema=REASONS)], 0
         for block in row_blocks(asked, self.data, timed=self.timed, size=self.queries_at_a_time):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shortlist.data.interactions import BEFORE, Cut
+from shortlist.data.moments import is_listed
 from shortlist.data.predicates import Predicate
 from shortlist.data.vocabulary import Ids, checked_histories, checked_ids, checked_lists
 from shortlist.errors import QueryError
@@ -21,11 +22,16 @@ class Queries:
 
     users: ids; or histories: one list of item ids each, oldest first, also as a column of lists of
     polars or Arrow. recent: with users, one list
-    of item ids each, oldest first, of what they met since: it follows what is stored of them, as
-    events of weight 1 at the time of the newest event of the log; where the log has kinds of events
-    (`Schema.events`), an event of a query is of the first kind of the table that is no target;
-    kinds: with histories or recent, a list beside each of them of the name of each event's kind,
-    None for that first one.
+    of item ids each, oldest first, of what they met since: it follows what is stored of them.
+    kinds, times, weights: with histories or recent, a list beside each of them that says of each
+    event the name of its kind, when it was, and what it weighs. None, or no list: where the log has
+    kinds of events (`Schema.events`), the first kind of the table that is no target; the time of
+    the request, or else that of the newest event of the log (in histories it is not known); 1.
+    time: when each query is asked, one for all or a list, one a query, each as the log writes its
+    times: a number in its unit, ISO 8601 text, a date; None where that is not known: then a query
+    is answered as at the moment of the newest event that is known of it. A tensor holds steps of
+    the log, for callers that know them. Only a model with `request_time` reads it, others refuse
+    it; nobody's clock is read here.
     met: with users, one list of item ids each that are left out like what was met, and that nothing
     reads. forgotten: with users, whether each is answered as somebody unknown, of whom `recent` and
     `met` alone are known.
@@ -55,6 +61,9 @@ class Queries:
     forgotten: Sequence[bool] | None = None
     features: Mapping[str, Sequence[Any]] | None = None
     kinds: Sequence[Sequence[str | None]] | None = None
+    times: Sequence[Sequence[Any]] | None = None
+    weights: Sequence[Sequence[float | None]] | None = None
+    time: Any = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -68,8 +77,8 @@ class Queries:
         for name in ("recent", "met"):
             if (lists := getattr(self, name)) is not None:
                 object.__setattr__(self, name, self._one_a_user(name, checked_lists(lists, name)))
-        if self.kinds is not None:
-            self._check_kinds(self.kinds)
+        self._check_beside()
+        object.__setattr__(self, "time", self._one_a_query(self.time))
         if self.forgotten is not None:
             for flag in self._one_a_user("forgotten", self.forgotten):
                 check_flag("forgotten", flag)
@@ -83,19 +92,42 @@ class Queries:
         ):
             raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
 
-    def _check_kinds(self, kinds: Any) -> None:
-        events = self.recent if self.histories is None else self.histories
-        if events is None:
-            raise QueryError("kinds are those of the events in recent or histories: give these")
-        whole = isinstance(kinds, Sequence) and not isinstance(kinds, str)
-        if not whole or len(kinds) != len(events):
-            raise QueryError(f"kinds needs one list for each of the {len(events)} lists of events")
-        for number, (names, items) in enumerate(zip(kinds, events, strict=True)):
-            listed = isinstance(names, Sequence) and not isinstance(names, str)
-            if not listed or len(names) != len(items):
+    def _check_beside(self) -> None:
+        """Refuse what stands beside events and is not one list for each of theirs, as long."""
+        events: Any = self.recent if self.histories is None else self.histories
+        for name, one in (("kinds", "name"), ("times", "time"), ("weights", "weight")):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if events is None:
                 raise QueryError(
-                    f"kinds[{number}] needs one name for each of {len(items)} events, or None"
+                    f"{name} are those of the events in recent or histories: give these"
                 )
+            if not is_listed(given) or len(given) != len(events):
+                raise QueryError(
+                    f"{name} needs one list for each of the {len(events)} lists of events"
+                )
+            for number, (values, items) in enumerate(zip(given, events, strict=True)):
+                if not is_listed(values) or len(values) != len(items):
+                    raise QueryError(
+                        f"{name}[{number}] needs one {one} for each of {len(items)} events, or None"
+                    )
+
+    def _one_a_query(self, time: Any) -> Any:
+        """Return a time for each query: one that is given for all is that of each."""
+        if time is None:
+            return None
+        if isinstance(time, Tensor):
+            if time.ndim != 1 or len(time) != len(self):
+                raise QueryError(f"time must be a tensor [{len(self)}], got {list(time.shape)}")
+            return time
+        if not is_listed(time):
+            return [time] * len(self)
+        if len(time) != len(self):
+            raise QueryError(
+                f"time needs one for all, or one a query: {len(self)} queries, {len(time)} times"
+            )
+        return time
 
     def _one_a_user(self, name: str, given: Sequence[Any]) -> Sequence[Any]:
         if self.users is None:

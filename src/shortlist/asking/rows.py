@@ -1,9 +1,11 @@
 """The door from ids to rows: a question of users or histories becomes blocks of row numbers."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from numbers import Real
+from typing import Any, NamedTuple
 
 import polars as pl
 import torch
@@ -15,6 +17,7 @@ from shortlist.data.batches import histories
 from shortlist.data.dataset import TrainingData
 from shortlist.data.histories import Events
 from shortlist.data.kinds import Kinds
+from shortlist.data.moments import is_known, told_times
 from shortlist.data.predicates import allowed_rows, as_predicate
 from shortlist.data.ragged import Ragged, joined, keep, taken
 from shortlist.data.vocabulary import flat_ids
@@ -28,11 +31,13 @@ BLOCK = 4096
 class RowQueries:
     """B queries in rows. users: [B] int64, 0 unknown; history: item rows, oldest first, all of it;
     exclude: whether the history must not be recommended; weight: [total] float32, of each event of
-    the history, None where the log has no weights or the history came with the query. allow: bool
-    [items + 1], the rows any query may get, None for all. time: like weight, in the log's unit;
-    None unless asked for. kind: like weight, codes of `kinds`; both None where the log has no kinds
-    of events. met: item rows that were met besides, which nothing reads: with the history they must
-    not be recommended. described: features that came with the queries.
+    the history, None where the log has no weights, or the history came with the query without any.
+    allow: bool [items + 1], the rows any query may get, None for all. time: like weight, in the
+    log's unit; None unless asked for, and some may be unknown (`data.moments`). asked: when each
+    query was asked, [B], in the log's unit, unknown ones among them; None where nobody said.
+    kind: like weight, codes of `kinds`; both None where the log has no kinds of events. met: item
+    rows that were met besides, which nothing reads: with the history they must not be recommended.
+    described: features that came with the queries.
     """
 
     users: Tensor
@@ -45,6 +50,7 @@ class RowQueries:
     described: Described | None = None
     kind: Tensor | None = None
     kinds: Kinds | None = None
+    asked: Tensor | None = None
 
     @cached_property
     def seen(self) -> tuple[Tensor, Tensor] | None:
@@ -82,6 +88,7 @@ class RowQueries:
             kind=of_events(self.kind),
             met=None if self.met is None else taken(self.met, which),
             described=None if self.described is None else self.described.take(which),
+            asked=None if self.asked is None else self.asked[which],
         )
 
     def _events(self, column: Tensor, which: Tensor) -> Ragged:
@@ -92,12 +99,20 @@ def row_blocks(
     queries: Queries, data: TrainingData, *, timed: bool = False, size: int = BLOCK
 ) -> Iterator[RowQueries]:
     """Translate queries to rows, `size` at a time; timed: with the times of their events."""
-    allow = allowed(queries, data)
+    allow, asked = allowed(queries, data), _asked(queries, data)
     if queries.histories is not None:
         for at in range(0, len(queries), size):
             part = queries.histories[at : at + size]
-            kinds = None if queries.kinds is None else queries.kinds[at : at + size]
-            block = _from_histories(part, data, queries.exclude_seen, allow, kinds)
+            now = None if asked is None else asked[at : at + size]
+            told = _Told.of(queries, slice(at, at + size), _rows_of_lists(part, data), data)
+            users = torch.zeros(len(part), dtype=torch.int64)
+            block = RowQueries(
+                *(users, told.items, queries.exclude_seen, told.weight, allow),
+                time=told.time if timed else None,
+                kind=told.kind,
+                kinds=data.log.kinds,
+                asked=now,
+            )
             yield _with_features(block, queries, at, data)
         return
     if queries.users is None or not len(queries):
@@ -114,9 +129,11 @@ def row_blocks(
     for at in range(0, len(rows), size):
         users = rows[at : at + size]
         known = data.histories.latest(users, queries.before, timed=timed)
+        now = None if asked is None else asked[at : at + size]
         if queries.recent is not None:
-            kinds = None if queries.kinds is None else queries.kinds[at : at + size]
-            known = _followed(known, queries.recent[at : at + size], data, kinds)
+            since = _rows_of_lists(queries.recent[at : at + size], data)
+            told = _Told.of(queries, slice(at, at + size), since, data)
+            known = _followed(known, told, data.newest_time, now)
         met = None if others is None else histories(others, users, None)
         if queries.met is not None and queries.exclude_seen:
             since = _rows_of_lists(queries.met[at : at + size], data)
@@ -125,6 +142,7 @@ def row_blocks(
             *(users, known.items, queries.exclude_seen, known.weight, allow, known.time, met),
             kind=known.kind,
             kinds=data.log.kinds,
+            asked=now,
         )
         yield _with_features(block, queries, at, data)
 
@@ -138,26 +156,96 @@ def _with_features(block: RowQueries, queries: Queries, at: int, data: TrainingD
     return replace(block, described=described(part, block.users, data))
 
 
-def _followed(
-    known: Events,
-    recent: Sequence[Sequence[Any]] | pl.Series,
-    data: TrainingData,
-    kinds: Sequence[Sequence[str | None]] | None,
-) -> Events:
-    """Return the events with those that came since behind them."""
-    later = _rows_of_lists(recent, data)
+class _Told(NamedTuple):
+    """Events as some queries tell them; each column is None where none of them has any."""
 
-    def behind(column: Tensor | None, value: float) -> Tensor | None:
+    items: Ragged
+    weight: Tensor | None = None
+    time: Tensor | None = None
+    kind: Tensor | None = None
+
+    @classmethod
+    def of(cls, queries: Queries, part: slice, items: Ragged, data: TrainingData) -> "_Told":
+        """Return the events of a part of the queries; items: rows."""
+        kinds, times, weights = queries.kinds, queries.times, queries.weights
+        return cls(
+            items,
+            None if weights is None else _weights(weights[part], data),
+            None if times is None else _times(times[part], data),
+            _codes_of_kinds(None if kinds is None else kinds[part], len(items.values), data),
+        )
+
+
+def _followed(known: Events, told: _Told, newest: float, asked: Tensor | None) -> Events:
+    """Return the events with those that came since behind them.
+
+    One without a time is of that of its query, or of the newest event of the log.
+    """
+
+    def behind(column: Tensor | None, added: Tensor | None, value: float) -> Tensor | None:
         if column is None:
             return None
-        added = torch.full((len(later.values),), value, dtype=column.dtype)
-        return joined(Ragged(column, known.items.offsets), Ragged(added, later.offsets)).values
+        if added is None:
+            added = torch.full((len(told.items.values),), value, dtype=column.dtype)
+        both = Ragged(column, known.items.offsets), Ragged(added, told.items.offsets)
+        return joined(*both).values
 
-    time = None if known.time is None else behind(known.time, data.newest_time)
-    kind, came = known.kind, _codes_of_kinds(kinds, len(later.values), data)
-    if kind is not None and came is not None:
-        kind = joined(Ragged(kind, known.items.offsets), Ragged(came, later.offsets)).values
-    return Events(joined(known.items, later), behind(known.weight, 1), time, kind)
+    time = told.time
+    if known.time is not None:
+        at = torch.full((len(told.items.lengths),), newest, dtype=known.time.dtype)
+        if asked is not None:
+            at = torch.where(is_known(asked), asked, at)
+        default = at[told.items.owners()]
+        time = default if time is None else torch.where(is_known(time), time, default)
+    return Events(
+        joined(known.items, told.items),
+        behind(known.weight, told.weight, 1),
+        behind(known.time, time, 0),
+        behind(known.kind, told.kind, 0),
+    )
+
+
+def _asked(queries: Queries, data: TrainingData) -> Tensor | None:
+    """When each query was asked, [B], in steps of the log; None where the queries do not say."""
+    if queries.time is None:
+        return None
+    kind = _kind_of_times(data, "time")
+    if isinstance(queries.time, Tensor):
+        return queries.time.to(kind)
+    return told_times(queries.time, "time", data.time_unit, kind, clock=data.of_clock)
+
+
+def _times(lists: Sequence[Sequence[Any]], data: TrainingData) -> Tensor:
+    """When each event of some queries was, [total], in steps of the log."""
+    kind, unit, clock = _kind_of_times(data, "times"), data.time_unit, data.of_clock
+    parts = [
+        told_times(times, f"times[{number}]", unit, kind, clock=clock)
+        for number, times in enumerate(lists)
+    ]
+    return torch.cat([torch.zeros(0, dtype=kind), *parts])
+
+
+def _kind_of_times(data: TrainingData, name: str) -> torch.dtype:
+    """The type of the times of the log, which a question is told in."""
+    if data.log.time is None or data.time_unit == "line":
+        raise QueryError(f"the log has no times (data.time): leave {name} out")
+    return torch.from_numpy(data.log.time[:0]).dtype
+
+
+def _weights(lists: Sequence[Sequence[float | None]], data: TrainingData) -> Tensor:
+    """What each event of some queries weighs, [total] float32; 1 where that is not said."""
+    if data.log.weight is None:
+        raise QueryError("the events of the log have no weights (data.weight): leave weights out")
+    found: list[float] = []
+    for number, weights in enumerate(lists):
+        for place, weight in enumerate(weights):
+            value = 1.0 if weight is None else weight
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf:
+                raise QueryError(
+                    f"weights[{number}][{place}] must be a number of at least 0, got {value!r:.60}"
+                )
+            found.append(float(value))
+    return torch.tensor(found, dtype=torch.float32)
 
 
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
@@ -181,18 +269,6 @@ def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
         mask[torch.from_numpy(data.items.rows(queries.deny))] = False
     mask[0] = False
     return mask
-
-
-def _from_histories(
-    lists: Sequence[Sequence[Any]] | pl.Series,
-    data: TrainingData,
-    exclude: bool,
-    allow: Tensor | None,
-    names: Sequence[Sequence[str | None]] | None,
-) -> RowQueries:
-    users, rows = torch.zeros(len(lists), dtype=torch.int64), _rows_of_lists(lists, data)
-    kind = _codes_of_kinds(names, len(rows.values), data)
-    return RowQueries(users, rows, exclude, None, allow, kind=kind, kinds=data.log.kinds)
 
 
 def _codes_of_kinds(

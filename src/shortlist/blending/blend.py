@@ -155,6 +155,11 @@ class Blend(Explaining):
         return any(channel.timed for channel in self.channels.values())
 
     @property
+    def reads_clock(self) -> bool:
+        """Whether any channel that is asked reads when a question is asked."""
+        return any(self.channels[name].reads_clock for name in self.channels if self._asked(name))
+
+    @property
     def query_features(self) -> frozenset[str]:
         """The features of users that a channel that is asked reads from a question."""
         asked = [channel for name, channel in self.channels.items() if self._asked(name)]

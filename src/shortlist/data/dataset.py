@@ -32,7 +32,7 @@ from shortlist.data.remembered import Remembered
 from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat
-from shortlist.data.times import time_key
+from shortlist.data.times import is_of_clock, time_key
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, ModelError, SplitError
@@ -472,6 +472,11 @@ class TrainingData:
         return newest
 
     @cached_property
+    def of_clock(self) -> bool:
+        """Whether the times of the log are of the size of a clock's."""
+        return self.log.time is not None and is_of_clock(self.log.time, self.time_unit)
+
+    @cached_property
     def training_log(self) -> Interactions:
         """The events the statistics and the model may see: all that are read."""
         return self.log.before(FIT_BEFORE[self.fit])
@@ -532,6 +537,19 @@ class TrainingData:
         pairs = np.unique(held_out.user.astype(np.int64) * width + held_out.item)
         users, counts = np.unique(pairs // width, return_counts=True)
         return users, pairs % width, np.concatenate([[0], np.cumsum(counts)])
+
+    def times_of_targets(self, cut: Cut) -> NDArray[Any] | None:
+        """Return when each of the users that `targets` gives met the first of what a cut holds out.
+
+        [U], in steps of the log; None for a log without times.
+        """
+        held_out = self.log.at(cut)
+        if held_out.time is None:
+            return None
+        users, place = np.unique(held_out.user, return_inverse=True)
+        first = np.full(len(users), held_out.time.max(initial=0), dtype=held_out.time.dtype)
+        np.minimum.at(first, place, held_out.time)
+        return first
 
     def titles(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the display title of each item row, or its id where there is none."""

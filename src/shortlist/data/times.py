@@ -311,6 +311,56 @@ def refuse_far(
         )
 
 
+def is_of_clock(times: NDArray[Any], unit: TimeUnit | None) -> bool:
+    """Whether times of a unit lie between 1990 and 2100, most of them, as those of a clock do.
+
+    >>> is_of_clock(np.array([0, 1_600_000_000, 1_600_000_060]), "s")
+    True
+    """
+    if unit not in STEPS or not len(times):
+        return False
+    low, high = _of_a_clock(unit)
+    return bool(low <= np.median(times) <= high)
+
+
+def refuse_other_clock(value: object, key: float, unit: TimeUnit) -> None:
+    """Refuse a time that no clock of today shows, in a log whose times are a clock's.
+
+    value: as it was written, to be told. Errors: DataError.
+    """
+    low, high = _of_a_clock(unit)
+    if low <= key <= high:
+        return
+    number = isinstance(value, int | float)
+    found = _by_size(value, value) if number else None
+    meant = "write one between 1990 and 2100"
+    if found is not None and found != unit:
+        meant = f"it has the size of {NAMES[found]}; write {NAMES[unit]}, or ISO 8601 text"
+    raise DataError(
+        f"the time {value!r:.60} would be {_written(key, unit)}, as the log's times are "
+        f"{NAMES[unit]}: {meant}"
+    )
+
+
+def clock_key(nanoseconds: int, unit: TimeUnit, *, whole: bool) -> float:
+    """Return a moment since 1970 as a key of a log; whole: its times have no fractions.
+
+    >>> clock_key(86_400_500_000_000, "ms", whole=True)
+    86400500
+    >>> clock_key(86_400 * 10**9 * 3 // 2, "day", whole=False)
+    1.5
+    """
+    steps = STEPS[unit]
+    if not whole:
+        return nanoseconds / 1e9 * steps
+    return nanoseconds // round(1e9 / steps)
+
+
+def _of_a_clock(unit: TimeUnit) -> tuple[float, float]:
+    """1990 and 2100 in the steps of a unit."""
+    return _SINCE * STEPS[unit], _UNTIL * STEPS[unit]
+
+
 def _bounds(column: pl.Series) -> tuple[float, float]:
     """The lowest and the highest of some numbers."""
     low, high = column.min(), column.max()

@@ -14,6 +14,7 @@ from torch.nn.functional import (
     silu,
 )
 
+from shortlist.data.moments import is_known
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
 from shortlist.sections.base import Count
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         """Return the vector after each event, [total, D]; it has seen no later event.
 
         table: item embeddings [N + 1, D], row 0 unknown and zero. Lists are at most `length` long.
-        time: of each event, [total], with history_time; None where it is not known.
+        time: of each event, [total], with history_time; None where none is known.
         """
         padded = Padded.of(history)
         read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
@@ -112,6 +113,8 @@ class Attention(nn.Module):
         when = time.new_zeros(rows * length).index_copy(0, padded.slots, time).view(rows, length)
         gap = (when.unsqueeze(2) - when.unsqueeze(1)).clamp(min=0).double()
         buckets = (gap + 1).log2().floor().long().clamp(max=BUCKETS - 1)
+        known = is_known(when)
+        buckets = buckets.masked_fill(~(known.unsqueeze(2) & known.unsqueeze(1)), BUCKETS)
         if self.training:
             left_out = torch.rand(rows, 1, 1, device=time.device) < TIMELESS
             buckets = buckets.masked_fill(left_out, BUCKETS)

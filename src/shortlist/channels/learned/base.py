@@ -274,7 +274,7 @@ class Learner(Explaining):
         QueryError for a query of which nothing is known (`strangers`).
         """
         asked, blocks = as_queries(queries), []
-        self.check_features(asked)
+        self.check_told(asked)
         for block in row_blocks(asked, self.data, timed=self.timed):
             if (cold := self.strangers(block)).any():
                 raise QueryError(

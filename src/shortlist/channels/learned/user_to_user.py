@@ -124,7 +124,9 @@ class UserToUser(Learner):
         """
         k = check_k(k, max(len(self.user_rows) - 1, 1))
         answers = []
-        for block in row_blocks(as_queries(queries), self.data):
+        asked = as_queries(queries)
+        self.check_told(asked)
+        for block in row_blocks(asked, self.data):
             strangers = self.strangers(block)
             _refuse_strangers(strangers)
             answers.append(Answer(self.near_users(block, k), strangers))

@@ -1,0 +1,89 @@
+"""Which times are known? Times of events and of questions as tensors, in steps of their log."""
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shortlist.data.times import refuse_other_clock, time_key
+from shortlist.durations import TimeUnit
+from shortlist.errors import DataError, QueryError
+
+_NOT_A_TIME = torch.iinfo(torch.int64).min
+"""A whole time that is not known, as numpy's NaT; one with fractions is NaN."""
+
+
+def unknown_time(kind: torch.dtype) -> float:
+    """Return what stands for a time that is not known: lowest int64, or NaN."""
+    return math.nan if kind.is_floating_point else _NOT_A_TIME
+
+
+def is_known(times: Tensor) -> Tensor:
+    """Return which times are known, bool like `times`.
+
+    >>> is_known(torch.tensor([5.0, torch.nan])), is_known(torch.tensor([5, -2**63]))
+    (tensor([ True, False]), tensor([ True, False]))
+    """
+    return ~times.isnan() if times.is_floating_point() else times != _NOT_A_TIME
+
+
+def told_times(
+    values: Iterable[Any], where: str, unit: TimeUnit | None, kind: torch.dtype, *, clock: bool
+) -> Tensor:
+    """Return times as a question tells them, [n] of `kind`: what `time_key` reads, None unknown.
+
+    where: what errors call the list. clock: whether the log's times are of the size of a clock's,
+    so that one far from it is of another unit. A log of whole steps gets whole ones: of days the
+    day that a moment lies in. Errors: QueryError.
+    """
+    unit = unit or "number"
+    read = []
+    for place, value in enumerate(values):
+        try:
+            read.append(_key(value, unit, kind, clock=clock))
+        except DataError as error:
+            raise QueryError(f"{where}[{place}]: {error}") from None
+    return torch.tensor(read, dtype=kind)
+
+
+def _key(value: Any, unit: TimeUnit, kind: torch.dtype, *, clock: bool) -> float:
+    if value is None:
+        return unknown_time(kind)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | str | date):
+        raise DataError(f"{value!r:.60} is no time; write {like(unit)}")
+    if isinstance(value, numbers.Real):
+        try:
+            value = value if isinstance(value, int) and math.isfinite(value) else float(value)
+        except OverflowError:
+            raise DataError(f"{value!r:.60} is no time; write {like(unit)}") from None
+    key = time_key(value, unit)
+    if clock:
+        refuse_other_clock(value, key, unit)
+    if kind.is_floating_point:
+        return key
+    if not -(2**63) < key < 2**63:
+        raise DataError(f"{value!r:.60} lies beyond 2^63 steps of the log's times")
+    return math.floor(key)
+
+
+def like(unit: TimeUnit) -> str:
+    """Say how a time can be written for a log of a unit."""
+    if unit in ("number", "line"):
+        return "a number as the log's times are"
+    text = '"2024-01-31"' if unit in ("day", "yyyymmdd") else '"2024-01-31T09:30:00"'
+    return f"ISO 8601 text such as {text}, or a number as the log writes its times"
+
+
+def is_listed(value: Any) -> bool:
+    """Whether something is a list or a column of values, and no text."""
+    several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return several or (
+        hasattr(value, "__len__") and hasattr(value, "__array__") and value.ndim == 1
+    )
