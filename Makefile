@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server spark soak kills fuzz data-fuzz format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server spark soak kills fuzz data-fuzz site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -22,6 +22,7 @@ help:
 	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
 	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
 	@echo "make data-fuzz  text files in any mixture of separator, quotes, encoding and line ends, 5,000 and more"
+	@echo "make site    the documentation site, into site/; a link that leads nowhere fails"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
 	@echo "make clean   remove .venv and caches"
@@ -109,9 +110,18 @@ data-fuzz: .venv/.setup
 fuzz: .venv/.setup
 	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-400} $(BIN)/python -m pytest tests/serving/test_fuzz.py tests/bundle/test_resealed.py $(ARGS)
 
+# Reading the docstrings needs no PyTorch: the site has an environment of its own.
+site: .venv-site/.setup
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict $(ARGS)
+
+.venv-site/.setup: docs/requirements.txt | .venv/.setup
+	$(BIN)/python -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@touch $@
+
 format: .venv/.setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-milvus .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-milvus .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -30,7 +30,7 @@ from shortlist.training.objective import LEARNED_TEMPERATURES, Objective, build_
 from shortlist.training.presets import Choice, choose
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide"
-PAGES = [GUIDE / "en.md", GUIDE / "zh.md"]
+PAGES = [GUIDE / "losses.md", GUIDE / "losses.zh.md"]
 
 P = torch.tensor([0.40, 0.30, 0.15, 0.10, 0.05], dtype=torch.float64)
 Q = torch.tensor([0.60, 0.05, 0.20, 0.05, 0.10], dtype=torch.float64)

@@ -47,7 +47,7 @@ class NegativeSampler(Protocol):
 
     A trainer asks `log_q` about a batch after `sample` has drawn for it.
     refuses: options of `build_sampler` that it cannot use, each with the reason.
-    exactness: what its correction is worth (docs/guide/en.md, Negatives).
+    exactness: what its correction is worth (docs/guide/losses.md, Negatives).
     """
 
     refuses: ClassVar[dict[str, str]]

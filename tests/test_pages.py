@@ -1,0 +1,66 @@
+"""The pages lead somewhere, and the first page does what it says."""
+
+import re
+import shlex
+from pathlib import Path
+
+import shortlist
+from shortlist.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+START = ["index.md", "index.zh.md"]
+
+
+def test_every_link_to_a_file_of_the_repository_leads_somewhere():
+    lost = []
+    for page in PAGES:
+        text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not re.match(r"[a-z]+:|#", link) and not (page.parent / link.split("#")[0]).exists():
+                generated = link.split("#")[0] == "decisions/index.md"  # by docs/site_hooks.py
+                lost += [] if generated else [f"{page.relative_to(ROOT)}: {link}"]
+    assert lost == []
+
+
+def test_the_reference_names_every_public_name_once():
+    pages = [page.read_text(encoding="utf-8") for page in sorted((DOCS / "reference").glob("*.md"))]
+    named = re.findall(r"heading: shortlist\.(\w+)", "".join(pages))
+    assert sorted(named) == sorted(shortlist.__all__)
+    for home, name in re.findall(r"^::: shortlist\.([\w.]+)\.(\w+)$", "".join(pages), re.MULTILINE):
+        assert getattr(shortlist, name).__module__ == f"shortlist.{home}"
+
+
+def test_every_guide_stands_in_the_menu_of_the_site():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    missing = {page for page in pages if not page.startswith("decisions/") and page not in menu}
+    assert missing == set()
+
+
+def test_both_first_pages_have_the_same_lines():
+    english, chinese = (BLOCK.findall((DOCS / page).read_text(encoding="utf-8")) for page in START)
+    assert english == chinese
+
+
+def test_the_first_page_goes_from_a_file_to_titles(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for kind, text in BLOCK.findall((DOCS / START[0]).read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(compile(text, START[0], "exec"), names)
+        else:
+            for line in text.strip().splitlines():
+                command, *arguments = shlex.split(line)
+                assert command == "shortlist"
+                app(arguments, standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "Product" in said
+    assert "ndcg@10" in said
+    # The shop of the page has tastes to find: most of what a customer is shown is of one shelf.
+    shown = names["retriever"].recommend([f"c{number}" for number in range(100)], k=5).ids
+    shelves = [[int(product[1:]) % 12 for product in row] for row in shown]
+    assert sum(max(map(row.count, row)) for row in shelves) > 0.6 * 5 * len(shelves)
