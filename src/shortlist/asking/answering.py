@@ -23,6 +23,7 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
+from shortlist.showing import Facts, Showing
 
 
 class Everybody(Protocol):
@@ -35,7 +36,7 @@ class Everybody(Protocol):
         ...
 
 
-class Answering(FittedFirst, ABC):
+class Answering(FittedFirst, Showing, ABC):
     """What every retriever does alike: it takes questions in ids and answers in ids.
 
     A subclass says which rows it can recommend (`candidate_rows`), answers blocks of queries
@@ -48,6 +49,12 @@ class Answering(FittedFirst, ABC):
 
     data: TrainingData
     popular: Everybody | None = None
+
+    def facts(self) -> Facts:
+        """Return how many users it knows and how many items it can recommend, once it is fitted."""
+        if "data" not in self.__dict__:
+            return {"fitted": False}
+        return {"users": len(self.data.users), "items": len(self.candidate_rows())}
 
     @abstractmethod
     def candidate_rows(self) -> NDArray[np.int64]:

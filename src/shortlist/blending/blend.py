@@ -44,7 +44,7 @@ CALIBRATED_DEPTH = 500
 """How deep the lists are that chances of a hit are measured on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Blended(Candidates):
     """Candidates that remember where they come from.
 

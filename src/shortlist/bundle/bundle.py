@@ -26,6 +26,7 @@ from shortlist.errors import BundleError, MissingPackageError, OutputError, Shor
 from shortlist.histories.events import Watermark
 from shortlist.outputs import kept_name
 from shortlist.plugins import Plugin, own_parts, use_plugins
+from shortlist.showing import Facts, Showing
 
 SPACE = {"embedding_space": (torch.uint8, (32,))}
 
@@ -36,12 +37,20 @@ UNFORESEEN = (
 """What parsers and libraries raise over content that no check had thought of."""
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, repr=False)
+class Bundle(Showing):
     """A loaded bundle. metrics: the report saved with it, which names the fit it measured."""
 
     retriever: Channel
     manifest: Manifest
+
+    def facts(self) -> Facts:
+        """Return the start of the id, and what is in it."""
+        return {"id": self.id[:12], "retriever": self.manifest.fields["retriever"]} | {
+            name: figure["mean"]
+            for name, figure in ((self.metrics or {}).get("metrics") or {}).items()
+            if name in ("recall@10", "ndcg@10")
+        }
 
     @property
     def id(self) -> str:

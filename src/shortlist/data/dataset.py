@@ -37,6 +37,7 @@ from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, ModelError, SplitError
 from shortlist.sections.kinds import ColdItems
+from shortlist.showing import Facts, Showing
 
 logger = logging.getLogger("shortlist.data")
 
@@ -44,8 +45,8 @@ Fit = Literal["train", "train+validation", "all"]
 FIT_BEFORE: dict[Fit, Cut] = {"train": "validation", "train+validation": "test", "all": "end"}
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Showing):
     """A log sorted by user and time, with the raw features of users and items.
 
     `log` holds codes: positions in `user_ids` and `item_ids`, which are sorted. Nothing here is a
@@ -67,6 +68,20 @@ class Dataset:
     met: Interactions | None = None
     met_split_values: NDArray[Any] | None = None
     described: Mapping[Side, Described] = field(default_factory=dict)
+
+    def facts(self) -> Facts:
+        """Return how many users, items and events it has, and which features."""
+        met = {} if self.met is None else {"met_only": len(self.met)}
+        features = {
+            f"{side}_features": ", ".join(feature.name for feature in declared)
+            for side, declared in (
+                ("user", self.schema.user_features),
+                ("item", self.schema.item_features),
+            )
+            if declared
+        }
+        counts = {"users": len(self.user_ids), "items": len(self.item_ids), "events": len(self.log)}
+        return counts | met | features
 
     @classmethod
     def load(
@@ -319,8 +334,8 @@ class Dataset:
         return roles
 
 
-@dataclass(frozen=True)
-class Split:
+@dataclass(frozen=True, repr=False)
+class Split(Showing):
     """A dataset whose rows have roles; notes say what a reader of the figures must know.
 
     met: the events that are met only, each with the role that says which cuts know it.
@@ -332,6 +347,14 @@ class Split:
     notes: tuple[str, ...] = ()
     met: Interactions | None = None
     _latest: dict[Fit, "TrainingData"] = field(default_factory=dict, compare=False, repr=False)
+
+    def facts(self) -> Facts:
+        """Return the kind of the split, and how many events each part has."""
+        roles = (Role.TRAIN, Role.VALIDATION, Role.TEST)
+        assert self.log.role is not None
+        return {"kind": self.kind} | {
+            role.name.lower(): int((self.log.role == role).sum()) for role in roles
+        }
 
     def training_data(self, fit: Fit = "train") -> "TrainingData":
         """Build vocabularies and feature statistics from the rows that `fit` names, no others.
