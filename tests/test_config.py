@@ -221,6 +221,12 @@ def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, me
             'split.kind = "leave-last-out" needs data.time',
         ),
         ({"split": {"at": 0.5}}, "split.at is for split.kind"),
+        ({"split": {"folds": 2}}, 'split.folds is for split.kind = "rolling"'),
+        ({"split": {"kind": "rolling", "folds": 1}}, "split.folds must be >= 2"),
+        (
+            {"data": {"interactions": "a"}, "split": {"kind": "rolling"}},
+            'split.kind = "rolling" needs data.time',
+        ),
         ({"split": {"items": "newest"}}, 'split.items is for split.kind = "cold-items"'),
         (
             {"data": {"interactions": "a"}, "split": {"kind": "cold-items", "items": "newest"}},
@@ -471,6 +477,7 @@ def test_each_example_of_the_template_can_be_used():
     del content["split"]["at"]  # Not for the kind in the example.
     del content["split"]["column"]
     del content["split"]["items"]
+    del content["split"]["folds"]
     del content["training"]["session_gap"]  # For pairs of items.
     del content["training"]["pair_window"]
     del content["model"]["interests"]  # For histories that give several vectors.

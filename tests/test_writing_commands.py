@@ -88,7 +88,7 @@ def _no_work(monkeypatch):
         raise AssertionError("the command worked before it refused")
 
     for module, name in (
-        *((bundles, "load"), (pipeline, "load_split"), (pipeline, "train")),
+        *((bundles, "load"), (pipeline, "load_dataset"), (pipeline, "train")),
         *((demo, "world"), (tuning, "tune"), (tuning, "load_split"), (obtaining, "taken")),
     ):
         monkeypatch.setattr(module, name, works)

@@ -16,7 +16,7 @@ from shortlist.config.recipe import SECTIONS
 from shortlist.config.template import toml_value
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ShortlistError
-from shortlist.runs.pipeline import check, load_split, train
+from shortlist.runs.pipeline import check, folds_of, load_dataset, train
 
 WALKED = ("model", "training")
 """Sections that test_options.py walks."""
@@ -97,6 +97,7 @@ CHANGES: dict[str, list[Any]] = {
     "split.column": ["held_out"],
     "split.seed": [7],
     "split.items": ["newest"],
+    "split.folds": [4],
     "evaluation.k": [[3]],
     "evaluation.exclude_seen": [False],
     "evaluation.ladder": [True],
@@ -148,6 +149,7 @@ SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "split.seed": [{}, RANDOM, UNORDERED],
     "split.column": [{}, {"split.kind": "column"}],
     "split.items": [{}, {"split.kind": "cold-items"}],
+    "split.folds": [{}, {"split.kind": "rolling"}],
     **{
         f"blend.{key}": [{"blend": {"method": method}} for method in
                          ("quotas", "reciprocal-rank", "weighted", "calibrated")]
@@ -237,7 +239,7 @@ def shown(content: dict[str, Any], folder) -> Any:
     try:
         recipe = load_recipe(path)
         check(recipe)
-        split = load_split(recipe)
+        split = folds_of(recipe, load_dataset(recipe))[-1]
         trained = train(recipe, split)
     except ShortlistError as refusal:
         return str(refusal)

@@ -109,6 +109,7 @@ def test_a_split_column_is_obeyed_and_missing_validation_is_carved_and_said(tiny
         (TIMED, "random", {"at": 1.5}, "between 0 and 1"),
         (TIMED, "global-time", {"at": 1000}, "leaves 8 of 8 rows"),
         (TIMED, "column", {}, "split.column"),
+        (TIMED, "rolling", {}, "Dataset.folds gives them"),
         (TIMED, "random", {"items": "newest"}, "split.items does nothing for kind 'random'"),
         (TIMED, "cold-items", {"at": 5}, "between 0 and 1"),
         (TIMED, "cold-items", {"at": 0.99}, "of 4 items leaves 4 to train, 0 to validate and 0"),
@@ -221,6 +222,82 @@ def test_a_model_of_features_finds_cold_items_and_one_of_ids_says_that_it_cannot
     assert by_ids.metrics["recall@50"].mean == 0
     assert by_ids.counts["held_out_items_not_candidates"] == by_ids.counts["held_out_events"]
     assert any("all there are, name an item that this model cannot" in s for s in by_ids.lines())
+
+
+ONE_A_MOMENT = pl.DataFrame(
+    {
+        "user_id": [1, 2, 3, 1, 2, 3, 1, 2, 3, 1],
+        "item_id": [1, 1, 1, 2, 2, 2, 3, 3, 3, 4],
+        "time": range(10),
+    }
+)
+
+
+def test_each_fold_tests_what_comes_next_and_knows_nothing_of_later():
+    """Ten events: the first cut at .4 is at time 4; three folds share six events: 4-5, 6-7, 8-9."""
+    folds = Dataset.load(ONE_A_MOMENT, schema=TIMED).folds(3, at=0.4)
+    tested = [sorted(f.log.time[f.log.role == Role.TEST].tolist()) for f in folds]
+    assert tested == [[4, 5], [6, 7], [8, 9]]
+    assert [len(f.log) for f in folds] == [6, 8, 10]
+    # Validation takes the same share of what is left as global-time: 4 of 6 of the first 4 train.
+    assert [sorted(f.log.time[f.log.role == Role.TRAIN].tolist()) for f in folds] == [
+        [0, 1],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4, 5],
+    ]
+    assert {f.kind for f in folds} == {"global-time"}
+    assert folds[0].notes == ("fold 1 of 3: its log ends after 6 of 10 events",)
+    whole = Dataset.load(ONE_A_MOMENT, schema=TIMED).split("global-time", at=8)
+    assert (folds[-1].log.role == whole.log.role).all()
+
+
+def test_a_fold_is_the_global_cut_of_the_log_as_it_was_then(world, world_schema):
+    """All of it: ids, statistics, what was met below min_weight, shown, or told by the log."""
+    log = world.interactions.join(world.items.select("item_id", "price"), on="item_id")
+    # A price that changes with time: the latest known value is kept.
+    log = log.with_columns(price=pl.col("price") + pl.col("timestamp") % 97).sort("timestamp")
+    schema = replace(
+        world_schema,
+        min_weight=2.0,
+        click="click",
+        title=None,
+        item_features=(Feature("price", "numeric"),),
+    )
+    shown = log.select("user_id", "item_id", "timestamp", click=pl.lit(0))
+
+    def load(frame, impressions):
+        return Dataset.load(frame, users=world.users, impressions=impressions, schema=schema)
+
+    moments = [int(log["timestamp"].quantile(q)) for q in (0.6, 0.8)]
+    fold = load(log, shown).folds(2, at=moments[0])[0]
+    end = fold.log.time.max()
+    assert end < moments[1] + 1
+    then = pl.col("timestamp") <= end
+    alone = load(log.filter(then), shown.filter(then)).split("global-time", at=moments[0])
+    one, two = fold.training_data("all"), alone.training_data("all")
+    for mine, other in ((one, two), (fold.training_data(), alone.training_data())):
+        trained = mine.items.ids[: mine.items.trained]
+        assert trained.equals(other.items.ids[: other.items.trained])
+        assert (mine.item_counts == other.item_counts).all()
+        assert mine.item_features.encoders == other.item_features.encoders
+        known = mine.item_frame.join(other.item_frame, on=["id", "price"])
+        assert len(known) == len(mine.item_frame) == len(other.item_frame)
+        assert len(mine.met) == len(other.met)
+        assert mine.shows.shown.sum() == other.shows.shown.sum()
+        assert len(mine.logged["exposed"].values) == len(other.logged["exposed"].values)
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "message"),
+    [
+        (1, 0.5, "must be 2 or more, got 1"),
+        (4, 7, "too many for the 3 different times"),
+        (2, 100, "leaves 10 of 10 rows"),
+    ],
+)
+def test_folds_that_the_log_cannot_give_are_refused(number, at, message):
+    with pytest.raises(SplitError, match=message):
+        Dataset.load(ONE_A_MOMENT, schema=TIMED).folds(number, at=at)
 
 
 def test_one_interaction_users_leave_nothing_to_validate():

@@ -10,7 +10,8 @@ from shortlist.cli import main
 from shortlist.config import Recipe
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import RecipeError
-from shortlist.runs.seeds import check_seeds, spreads
+from shortlist.runs.seeds import check_seeds
+from shortlist.runs.several import spreads
 
 RECIPE = """
 [data]
@@ -34,7 +35,7 @@ def test_the_spread_is_what_a_hand_works_out():
     """Means .1 and .3: deviation .1414; users' errors .01 and .03 each give .0005 on average."""
     half = {0.1: 1.96 * 0.01, 0.3: 1.96 * 0.03}
     reports = [{"ndcg@5": {"mean": m, "low": m - h, "high": m + h}} for m, h in half.items()]
-    spread = spreads(reports)["ndcg@5"]
+    spread = spreads(reports, same_users=True)["ndcg@5"]
     assert spread.mean == pytest.approx(0.2)
     assert spread.deviation == pytest.approx(math.sqrt(0.02))
     wide = 1.96 * math.sqrt(0.0005 + 0.02 / 2)

@@ -270,22 +270,44 @@ def evaluate(
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Measure a bundle on the full catalogue, with the code that serves, beside popularity."""
+    """Measure a bundle on the full catalogue, with the code that serves, beside popularity.
+
+    Of the folder that train left of several seeds or folds it gives the figures over all of them.
+    """
     from shortlist.bundle.bundle import load
     from shortlist.evaluation.evaluate import evaluate as measure
+    from shortlist.evaluation.report import Report
+    from shortlist.runs.several import Several, bundles_in
 
-    loaded = load(bundle, device=device or context.obj["device"])
-    section = (loaded.recipe or {}).get("evaluation", {})
-    report = measure(
-        loaded.retriever,
-        on=on,
-        k=k or section.get("k", (10, 20, 100)),
-        exclude_seen=not include_seen and section.get("exclude_seen", True),
-        by=by or (),
-        ladder=ladder and section.get("ladder", True),
-    )
+    def measured(path: Path) -> tuple[str, Report]:
+        loaded = load(path, device=device or context.obj["device"])
+        section = (loaded.recipe or {}).get("evaluation", {})
+        report = measure(
+            loaded.retriever,
+            on=on,
+            k=k or section.get("k", (10, 20, 100)),
+            exclude_seen=not include_seen and section.get("exclude_seen", True),
+            by=by or (),
+            ladder=ladder and section.get("ladder", True),
+        )
+        return loaded.id, report
+
+    if (several := bundles_in(bundle)) is not None:
+        of, places = several
+        if (by or slices) and not json_:
+            raise QueryError(
+                f"slices are of one bundle: evaluate {next(iter(places.values()))}, or add --json"
+            )
+        reports = {number: measured(place)[1].to_dict() for number, place in places.items()}
+        together = Several.of_reports(of, places, reports)
+        if json_:
+            print_json(together.to_dict())
+        else:
+            out.print(together.table(), together.each_table(), sep="\n")
+        return
+    identity, report = measured(bundle)
     if json_:
-        print_json({"bundle": loaded.id, **report.to_dict()})
+        print_json({"bundle": identity, **report.to_dict()})
         return
     out.print(report.table())
     if report.ladder:

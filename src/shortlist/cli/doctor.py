@@ -69,14 +69,15 @@ def doctor(
 def _before_training(recipe: "Recipe") -> "Subject":
     """What there is to examine of a recipe: less where it, or its data, is refused."""
     from shortlist.doctor import Subject
-    from shortlist.runs.pipeline import check, load_split
+    from shortlist.runs.pipeline import check, folds_of, load_dataset
 
     try:
         check(recipe)
     except ShortlistError as failure:
         return Subject(failure=failure)
     try:
-        return Subject.of_recipe(recipe, load_split(recipe))
+        # Of several folds the last one knows most of the log.
+        return Subject.of_recipe(recipe, folds_of(recipe, load_dataset(recipe))[-1])
     except ShortlistError as failure:
         return Subject.of_recipe(recipe, failure=failure)
 

@@ -132,12 +132,11 @@ def train(
     if seeds is not None and checkpoint is not None:
         raise QueryError("--checkpoint is for one training: --seeds goes on with the next seed")
 
-    from shortlist.blending.blend import Blend
-    from shortlist.cli import show
     from shortlist.config import Recipe, load_recipe
     from shortlist.doctor import TrainingWatch
     from shortlist.histories.events import Watermark
-    from shortlist.runs.pipeline import check, load_split
+    from shortlist.runs.folds import train_folds
+    from shortlist.runs.pipeline import check, folds_of, load_dataset
     from shortlist.runs.seeds import check_seeds, train_seeds
     from shortlist.runs.whole import Run
 
@@ -145,9 +144,10 @@ def train(
     quiet = quiet or context.obj["quiet"]
     chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
     read = load_recipe(recipe, chosen)
+    several = _is_of_several(read, seeds, checkpoint)
     outputs.check(
         {
-            "--out": Output(bundle, "bundle" if seeds is None else "folder", overwrite=overwrite),
+            "--out": Output(bundle, "folder" if several else "bundle", overwrite=overwrite),
             "--checkpoint": output_at(checkpoint, "folder"),
         },
         {"the recipe": recipe, **read.inputs},
@@ -156,13 +156,16 @@ def train(
     if seeds is not None:
         check_seeds(read, seeds)
     checkpoints = _checkpoints(read, checkpoint, every)
-    split = load_split(read)
+    dataset = load_dataset(read)
+    splits = folds_of(read, dataset)
     if not quiet:
         _warn_of_bfloat16(read, device or context.obj["device"])
-        for line in split.dataset.report.lines():
+        for line in dataset.report.lines():
             notes.print(line)
 
-    def carried_out(one: Recipe, target: Path) -> Run:
+    def carried_out(one: Recipe, target: Path, split: "Split" = splits[0]) -> Run:
+        if len(splits) > 1 and not quiet:
+            notes.print(f"{split.notes[0]}.")
         with progress_bars(quiet) as progress:
             return _carried_out(
                 *(one, split, target),
@@ -174,14 +177,37 @@ def train(
                 log=not without_log,
             )
 
-    if seeds is not None:
-        found = train_seeds(read, bundle, seeds, carried_out, overwrite=overwrite)
-        print_json(found.to_dict()) if json_ else out.print(found.table())
+    if several:
+        found = (
+            train_folds(
+                *(read, bundle),
+                folds=splits,
+                train=lambda split, target: carried_out(read, target, split),
+                overwrite=overwrite,
+            )
+            if seeds is None
+            else train_seeds(read, bundle, seeds, carried_out, overwrite=overwrite)
+        )
+        if json_:
+            print_json(found.to_dict())
+        else:
+            out.print(found.table(), found.each_table(), sep="\n")
+        if len(splits) > 1 and not quiet:
+            last = list(found.bundles.values())[-1]
+            notes.print(f"The bundle of the last fold, {last}, knows most of the log.")
         return
     run = carried_out(read, bundle)
     if json_:
         print_json(run.to_dict())
-        return
+    else:
+        _show_run(run, bundle, quiet=quiet)
+
+
+def _show_run(run: "Run", bundle: Path, *, quiet: bool) -> None:
+    """What a training came to, for people."""
+    from shortlist.blending.blend import Blend
+    from shortlist.cli import show
+
     if not quiet and isinstance(run.retriever, Blend) and run.retriever.plan is not None:
         notes.print(show.planned(run.retriever.plan))
     out.print(run.report.table())
@@ -194,6 +220,18 @@ def train(
         for line in run.report.lines():
             notes.print(line)
         notes.print(f"Saved as {bundle} ({run.bundle[:12]}).")
+
+
+def _is_of_several(recipe: "Recipe", seeds: int | None, checkpoint: Path | None) -> bool:
+    """Whether a training makes several bundles. Errors: QueryError for options of one."""
+    rolling = recipe.split_kind == "rolling"
+    if rolling and (seeds is not None or checkpoint is not None):
+        given = "--checkpoint" if seeds is None else "--seeds"
+        raise QueryError(
+            f'{given} is for one split, and split.kind = "rolling" trains several: the same '
+            "command goes on with the next fold"
+        )
+    return rolling or seeds is not None
 
 
 def _warn_of_bfloat16(recipe: "Recipe", device: str) -> None:

@@ -298,10 +298,12 @@ class Recipe(Section):
         if kind != "column" and column is not None:
             found.append(f'split.column needs split.kind = "column", got "{kind}"')
         newest = kind == "cold-items" and self.split.items == "newest"
-        drawn = kind not in {"leave-last-out", "global-time"} and not newest
+        drawn = kind not in {"leave-last-out", "global-time", "rolling"} and not newest
         said = 'split.items = "newest"' if newest else f'split.kind = "{kind}"'
         if kind != "cold-items" and self.split.items is not None:
             found.append(f'split.items is for split.kind = "cold-items", got "{kind}"')
+        if kind != "rolling" and self.split.folds is not None:
+            found.append(f'split.folds is for split.kind = "rolling", got "{kind}"')
         if not drawn and not self.is_ordered:
             found.append(
                 f"{said} needs data.time, the column that orders events, or data.order = 'file'"
@@ -310,7 +312,7 @@ class Recipe(Section):
             found.append(f"split.seed does nothing for {said}, which draws nothing")
         if kind in {"leave-last-out", "column"} and at is not None:
             found.append(
-                'split.at is for split.kind = "global-time", "random" or "cold-items", '
+                'split.at is for split.kind = "global-time", "rolling", "random" or "cold-items", '
                 f'got "{kind}"'
             )
         share = at is None or (isinstance(at, float) and 0 < at < 1)

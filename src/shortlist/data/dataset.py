@@ -202,6 +202,11 @@ class Dataset(Showing):
         """
         kind = kind or self._default_split()
         splits.check_kind(kind)
+        if kind == "rolling":
+            raise SplitError(
+                "split.kind 'rolling' makes several splits: Dataset.folds gives them, and "
+                "'global-time' is one"
+            )
         notes: list[str] = []
         keys = pair_hash(self.user_ids, self.item_ids, self.log.user, self.log.item, seed + 1)
         of_item = None
@@ -229,6 +234,58 @@ class Dataset(Showing):
             roles = self._column_roles(keys, notes)
         if not self.ordered:
             notes.append("no time column: histories are unordered sets")
+        self._check_roles(roles, kind)
+        log = replace(self.log, role=roles)
+        met = self._met(log, kind, at, seed, of_item)
+        return Split(self, log, kind, tuple(notes), met)
+
+    def folds(self, number: int = 3, *, at: Any = 0.7) -> tuple["Split", ...]:
+        """Split the log at several moments, one after the other: the folds of kind 'rolling'.
+
+        Each fold tests on what comes between its moment and the next and knows only what came
+        before, so that each event from the first moment on is tested once; validation is cut as
+        global-time does. at: the first moment, a quantile or a time.
+        """
+        if type(number) is not int or number < 2:
+            raise SplitError(f"split.folds must be 2 or more, got {number!r:.60}")
+        self._refuse_grouped("split.kind 'rolling'")
+        moments = splits.rolling(self.log, number, self._moment(at))
+        found = []
+        for fold, (moment, end) in enumerate(zip(moments, [*moments[1:], None], strict=True), 1):
+            part = self if end is None else self._until(end)
+            note = (
+                f"fold {fold} of {number}: its log ends after {len(part.log):,} of "
+                f"{len(self.log):,} events"
+            )
+            found.append(part._split_as(splits.at_moment(part.log, moment), note))
+        return tuple(found)
+
+    def _until(self, end: Any) -> "Dataset":
+        """The dataset as it was before a time: no event from then on, whatever kind of log."""
+        assert self.log.time is not None
+        kept = self.log.time < end
+        met_kept = None if self.met is None or self.met.time is None else self.met.time < end
+        values, met_values = self.split_values, self.met_split_values
+        return replace(
+            self,
+            log=self.log.keep(kept),
+            met=None if self.met is None or met_kept is None else self.met.keep(met_kept),
+            split_values=None if values is None else values[kept],
+            met_split_values=None if met_values is None else met_values[met_kept],
+            shown={name: shown.rows(shown.time < end) for name, shown in self.shown.items()},
+            described={side: each.part(kept, met_kept) for side, each in self.described.items()},
+        )
+
+    def _split_as(self, roles: splits.Roles, note: str) -> "Split":
+        """A split at a moment, with its roles and what is to be known of it."""
+        self._check_roles(roles, "rolling")
+        log = replace(self.log, role=roles)
+        return Split(
+            self, log, "global-time", (note,), self._met(log, "global-time", None, 0, None)
+        )
+
+    def _check_roles(self, roles: splits.Roles, kind: str) -> None:
+        """Refuse a split that holds out nothing."""
         for role in (Role.VALIDATION, Role.TEST):
             held_out = roles == role
             if not (held_out if self.log.target is None else held_out & self.log.target).any():
@@ -237,9 +294,6 @@ class Dataset(Showing):
                     f"the {kind} split leaves no {role.name.lower()} row: the log has "
                     f"{len(self.log.targets)} {rows} of {len(self.user_ids)} users"
                 )
-        log = replace(self.log, role=roles)
-        met = self._met(log, kind, at, seed, of_item)
-        return Split(self, log, kind, tuple(notes), met)
 
     def _met(
         self, log: Interactions, kind: str, at: Any, seed: int, of_item: splits.Roles | None
@@ -379,7 +433,7 @@ class Split(Showing):
         if self.kind == "cold-items":
             assert self.log.role is not None
             cold = np.bincount(self.log.item[self.log.role >= BEFORE[cut]], minlength=len(items))
-            every = {name: shown.without(cold > 0) for name, shown in every.items()}
+            every = {name: shown.rows(~(cold > 0)[shown.item]) for name, shown in every.items()}
         pairs = {
             name: shown.negatives(self.log, cut, one_moment=one_moment)
             for name, shown in every.items()

@@ -48,9 +48,8 @@ class Shown:
             said += f" {self.unknown:,} of users or items that are in no other table left out."
         return said
 
-    def without(self, items: NDArray[np.bool_]) -> "Shown":
-        """Return the rows of all but these items, bool [items]."""
-        kept = ~items[self.item]
+    def rows(self, kept: NDArray[np.bool_]) -> "Shown":
+        """Return some of the rows, bool [n]."""
         return replace(
             self,
             user=self.user[kept],

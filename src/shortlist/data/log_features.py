@@ -5,7 +5,7 @@ contradict each other are counted, and the latest before the cut holds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -182,6 +182,18 @@ class Described:
     met: NDArray[np.int32] | None
     ages: tuple[NDArray[np.int64], NDArray[np.int64]] | None
     follows: tuple[str, ...] = ()
+
+    def part(self, kept: NDArray[np.bool_], met_kept: NDArray[np.bool_] | None) -> "Described":
+        """Return the same of some of the events, bool [n], and of those met besides."""
+        log_ages, met_ages = self.ages or (None, None)
+        return replace(
+            self,
+            log=self.log[kept],
+            met=None if self.met is None else self.met[met_kept],
+            ages=None
+            if log_ages is None or met_ages is None
+            else (log_ages[kept], met_ages if met_kept is None else met_ages[met_kept]),
+        )
 
     def known(self, log: Interactions, met: Interactions | None, cut: Cut) -> pl.DataFrame:
         """Return the table of this side as the events before a cut tell it, a row an id.

@@ -1,5 +1,6 @@
 """Which rows train, validate and test: roles for a sorted log that never leak the future."""
 
+from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
@@ -52,7 +53,40 @@ def global_time(log: Interactions, at: Any = 0.9, validation_at: Any = None) -> 
         raise SplitError("split.kind 'global-time' needs data.time")
     times = log.targets.time
     assert times is not None
-    test_at = _moment(times, at)
+    return _at_moment(log, _moment(times, at), at, validation_at)
+
+
+def rolling(log: Interactions, folds: int, at: Any = 0.7) -> list[Any]:
+    """Return where the test rows of each fold begin, the first as `global_time` cuts at `at`.
+
+    From there on, each fold tests as many events of targets, but for those of equal times.
+    """
+    if log.time is None:
+        raise SplitError("split.kind 'rolling' needs data.time")
+    times = log.targets.time
+    assert times is not None
+    first = _moment(times, at)
+    rest = np.sort(times[times >= first])
+    check_moment(at, len(times) - len(rest), len(times), times.min(), times.max())
+    moments = [first, *(rest[len(rest) * fold // folds] for fold in range(1, folds))]
+    if any(late <= early for early, late in pairwise(moments)):
+        raise SplitError(
+            f"split.folds = {folds} is too many for the {len(np.unique(rest))} different times "
+            f"from split.at = {at!r} on: a fold needs one of its own"
+        )
+    return moments
+
+
+def at_moment(log: Interactions, moment: Any) -> Roles:
+    """Return the roles of a log whose test rows begin at a time, as `global_time` gives them."""
+    return _at_moment(log, moment, moment, None)
+
+
+def _at_moment(log: Interactions, test_at: Any, at: Any, validation_at: Any) -> Roles:
+    """The roles of a log with times. at: how the user wrote the moment of the test rows."""
+    times = log.targets.time
+    assert times is not None
+    assert log.time is not None
     rest = times[times < test_at]
     check_moment(at, len(rest), len(times), times.min(), times.max())
     share = len(rest) / len(times)

@@ -156,7 +156,12 @@ def _learner(
 
 
 def load_split(recipe: Recipe) -> Split:
-    """Read a recipe's files and split the log as it says."""
+    """Read a recipe's files and split the log as it says. Errors: RecipeError for several folds."""
+    if recipe.split_kind == "rolling":
+        raise RecipeError(
+            'split.kind = "rolling" makes several splits, which shortlist train and shortlist.runs.'
+            'folds.train_folds train one by one; where one is needed, use "global-time"'
+        )
     return split_of(recipe, load_dataset(recipe))
 
 
@@ -170,6 +175,14 @@ def load_dataset(recipe: Recipe) -> Dataset:
         dropped=recipe.dropped_path,
         schema=schema_of(recipe),
     )
+
+
+def folds_of(recipe: Recipe, dataset: Dataset) -> tuple[Split, ...]:
+    """Split a dataset as a recipe says: into several folds, or the one split of another kind."""
+    section = recipe.split
+    if recipe.split_kind != "rolling":
+        return (split_of(recipe, dataset),)
+    return dataset.folds(section.folds or 3, at=0.7 if section.at is None else section.at)
 
 
 def split_of(recipe: Recipe, dataset: Dataset) -> Split:

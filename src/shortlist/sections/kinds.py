@@ -5,7 +5,7 @@ from typing import Literal
 FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
 """How a column is read: one category, a number, several categories, or a list of numbers."""
 
-SplitKind = Literal["leave-last-out", "global-time", "random", "column", "cold-items"]
+SplitKind = Literal["leave-last-out", "global-time", "random", "column", "cold-items", "rolling"]
 """Which events are held out; `data.splits` says how."""
 
 ColdItems = Literal["random", "newest"]
