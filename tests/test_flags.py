@@ -56,7 +56,7 @@ def asked(command, folder):
         "recommend": ("recommend", bundle, "--user", "10001"),
         "similar": ("similar", bundle, "--item", "500001"),
         "explain": ("explain", bundle, "--user", "10001"),
-        "compare": ("compare", bundle, bundle),
+        "compare": ("compare", bundle, f"again={bundle}"),
         "update": ("update", bundle, "--events", folder / "log.csv", "--out", folder / "new"),
         "encode": ("encode", bundle, "--items", folder / "items.parquet"),
         "index": ("index", bundle, "--out", folder / "new"),

@@ -142,8 +142,16 @@ def test_one_channel_alone_is_its_own_bundle(folder, capsys):
     changed = ("--set", "channels.ease.l2=50.0", "--out", other, "--quiet")
     assert call("train", recipe, *changed) == 0
     found = answer(capsys, "compare", folder / "one", other, "--k", "5")
-    mean = {side: found[side]["ndcg@5"]["mean"] for side in ("first", "second", "difference")}
-    assert mean["difference"] == pytest.approx(mean["first"] - mean["second"])
+    one, two = (found["metrics"][name]["ndcg@5"]["mean"] for name in ("one", "other"))
+    assert found["difference"]["other"]["ndcg@5"]["mean"] == pytest.approx(one - two)
+    assert found["first"] == "one"
+    named = answer(capsys, "compare", folder / "one", other, f"again={folder / 'one'}", "--k", "5")
+    assert list(named["bundles"]) == ["one", "other", "again"]
+    assert named["difference"]["again"]["ndcg@5"]["holm"] == 1
+    assert call("compare", folder / "one", folder / "one") == 2
+    assert "name one of them, as NAME=PATH" in capsys.readouterr().err
+    assert call("compare", folder / "one") == 2
+    assert "two bundles or more" in capsys.readouterr().err
     capsys.readouterr()
     assert call("compare", folder / "one", folder / "blend") == 2
     assert "fitted on 'all'" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_lists_have_the_figures_of_the_retriever_that_made_them(
         assert report.metrics == ours.metrics
         assert report.slices == ours.slices
     paired = shortlist.compare(fitted, Listed(mixed, split, **order), k=(5, 10))
-    assert {figure.mean for figure in paired.difference.values()} == {0.0}
+    assert {(each.mean, each.p) for each in paired.differences["second"].values()} == {(0.0, 1.0)}
 
 
 def test_items_met_before_are_taken_out_as_from_our_own_lists(split, fitted, lists):
@@ -118,7 +118,7 @@ def test_the_page_on_reports_shows_code_that_runs(page, tmp_path, monkeypatch, c
     names = {"split": split, "model": model}
     exec(code, names)
     assert any(part.by == "genres" for part in names["report"].slices)
-    assert names["paired"].difference["recall@10"].mean == 0
+    assert names["paired"].differences["second"]["recall@10"].mean == 0
 
 
 def test_the_two_pages_on_reports_show_the_same_figures():

@@ -111,6 +111,6 @@ def test_an_exact_index_is_named_and_asked_no_second_time(fitted, monkeypatch):
 
 def test_a_comparison_names_the_indexes_of_both(indexed):
     found = compare(searched_exactly(indexed), indexed, k=(5,))
-    first, second = found.to_dict()["channels"]
+    first, second = found.to_dict()["channels"].values()
     assert (first["two-tower"]["index"], second["two-tower"]["index"]) == ("exact", "lossy")
     assert "lossy (kept even)" in str(found.table().caption)

@@ -8,7 +8,9 @@ from shortlist.evaluation import significance
 from shortlist.evaluation.significance import (
     bootstrap_interval,
     bootstrap_intervals,
+    holm,
     paired_interval,
+    paired_p,
 )
 
 
@@ -98,6 +100,41 @@ def test_models_measured_on_other_users_are_refused():
         paired_interval(np.ones(3), np.ones(1), seed=1)
     with pytest.raises(DataError, match="same users"):
         bootstrap_intervals({"a": np.ones(3), "b": np.ones(2)}, seed=1)
+
+
+def test_p_of_a_pair_is_what_a_table_of_t_gives():
+    """Mean .75, deviation .5, of 4 users: t = 3 with 3 degrees of freedom."""
+    assert paired_p(np.array([1.0, 1.0, 0.0, 1.0])) == pytest.approx(0.05767, abs=1e-5)
+    assert paired_p(-np.array([1.0, 1.0, 0.0, 1.0])) == pytest.approx(0.05767, abs=1e-5)
+
+
+def test_p_where_nothing_or_everything_differs():
+    assert paired_p(np.zeros(50)) == 1.0
+    assert paired_p(np.array([0.5])) == 1.0
+    assert paired_p(np.full(50, 0.25)) == 0.0
+    with pytest.raises(DataError, match="finite"):
+        paired_p(np.array([np.nan, 1.0]))
+
+
+def test_p_of_models_that_are_alike_is_even():
+    generator = np.random.default_rng(2)
+    found = np.array([paired_p(generator.normal(size=40)) for _ in range(2000)])
+    assert (found < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    assert (found < 0.5).mean() == pytest.approx(0.5, abs=0.035)
+
+
+@pytest.mark.parametrize(
+    ("p", "corrected"),
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # .01 x 3, .03 x 2, .04 x 1 but no less than .06
+        ([0.2], [0.2]),
+        ([0.4, 0.01, 0.6, 0.02], [0.8, 0.04, 0.8, 0.06]),
+        ([0.7, 0.9], [1.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_is_what_a_hand_works_out(p, corrected):
+    assert holm(p) == pytest.approx(corrected)
 
 
 @pytest.mark.parametrize("options", [{"samples": 0}, {"level": 0.0}, {"level": 1.0}, {"level": 95}])

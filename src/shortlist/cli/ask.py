@@ -319,20 +319,53 @@ def evaluate(
 
 def compare(
     context: typer.Context,
-    bundle: BundlePath,
-    other: Annotated[Path, typer.Argument(help="The bundle it is compared with.")],
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE BUNDLE...",
+            help="Two bundles or more, each with a name of yours as NAME=PATH; else its folder's.",
+        ),
+    ],
     k: Annotated[list[int] | None, typer.Option(help="List length; may be repeated.")] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Is one bundle better than another? Both on the test rows, the difference paired by user."""
+    """Is the first bundle better than the others? All on the test rows, paired by user."""
     from shortlist.bundle.bundle import load
     from shortlist.evaluation.compare import compare as compare_retrievers
 
+    places = _named(bundles)
     device = device or context.obj["device"]
-    pair = [load(path, device=device) for path in (bundle, other)]
-    found = compare_retrievers(pair[0].retriever, pair[1].retriever, k=k or (10, 20, 100))
+    loaded = {name: load(path, device=device) for name, path in places.items()}
+    found = compare_retrievers(
+        *(bundle.retriever for bundle in loaded.values()),
+        names=list(loaded),
+        k=k or (10, 20, 100),
+    )
     if json_:
-        print_json({"bundles": [loaded.id for loaded in pair], **found.to_dict()})
+        identities = {name: bundle.id for name, bundle in loaded.items()}
+        print_json({"bundles": identities, **found.to_dict()})
     else:
         out.print(found.table())
+
+
+def _named(given: list[str]) -> dict[str, Path]:
+    """Return the path of each bundle by its name: that of its folder, or as NAME=PATH says."""
+    if len(given) < 2:
+        raise QueryError("a comparison needs two bundles or more, got one")
+    pairs = []
+    for text in given:
+        name, equals, path = text.partition("=")
+        if equals and not Path(text).exists():
+            if not name or not path:
+                raise QueryError(f"{text!r} must be a path, or NAME=PATH")
+            pairs.append((name, Path(path)))
+        else:
+            pairs.append((Path(text).resolve().name, Path(text)))
+    heads = [name for name, _ in pairs]
+    # Folders of one name are told apart by their paths, as they are given.
+    pairs = [(name if heads.count(name) == 1 else str(path), path) for name, path in pairs]
+    heads = [name for name, _ in pairs]
+    if twice := next((name for name in heads if heads.count(name) > 1), None):
+        raise QueryError(f"two bundles are called {twice!r}: name one of them, as NAME=PATH")
+    return dict(pairs)

@@ -1,118 +1,214 @@
-"""Which of two retrievers is better, on the same users, and is it more than luck?"""
+"""Which of several retrievers is better, on the same users, and is it more than luck?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from shortlist.asking.capabilities import Answers
+from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Cut
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weight, user_figures
+from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.report import Figures
 from shortlist.evaluation.searching import Searched, searched
-from shortlist.evaluation.significance import bootstrap_intervals
+from shortlist.evaluation.significance import bootstrap_intervals, holm, paired_p
+
+NAMES = ("first", "second", "third", "fourth", "fifth")
+"""What retrievers without names are called; later ones by their number."""
+
+
+class Difference(NamedTuple):
+    """The first retriever minus another, paired by user.
+
+    mean, low, high: with its 95 % bootstrap interval. p: of the paired t-test; holm: the same,
+    corrected for all the others that are compared (`significance.holm`).
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    holm: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of two retrievers on the same cases, and the first minus the second, by user.
+    """Figures of several retrievers on the same cases, and the first minus each other, by user.
 
-    channels: how the channels of vectors of each of the two were trained and searched. met: events
-    below min_weight before the cut, whose items are left out of the lists of their users, too.
+    figures: of each, by name, the first one first. differences: of each other, by name. channels:
+    how the channels of vectors of each were trained and searched. met: events below min_weight
+    before the cut, whose items are left out of the lists of their users, too.
     """
 
     users: int
-    first: Figures
-    second: Figures
-    difference: Figures
-    channels: tuple[Mapping[str, Searched], Mapping[str, Searched]] = ({}, {})
+    figures: Mapping[str, Figures]
+    differences: Mapping[str, Mapping[str, Difference]]
+    channels: Mapping[str, Mapping[str, Searched]]
     met: int = 0
 
+    @property
+    def first(self) -> str:
+        """The name of the retriever that the others are compared with."""
+        return next(iter(self.figures))
+
     def to_dict(self) -> dict[str, Any]:
-        """Return one JSON-safe object; each metric maps to mean, low and high."""
-        plain = {
-            name: {metric: figure._asdict() for metric, figure in figures.items()}
-            for name, figures in (
-                ("first", self.first),
-                ("second", self.second),
-                ("difference", self.difference),
-            )
+        """Return one JSON-safe object; each metric maps to mean, low and high.
+
+        `difference` holds the first one minus each other, with p and its correction by Holm.
+        """
+        return {
+            "users": self.users,
+            "counts": {"met_below_min_weight": self.met},
+            "first": self.first,
+            "metrics": _plain(self.figures),
+            "difference": _plain(self.differences),
+            "channels": {
+                name: {channel: how.to_dict() for channel, how in each.items()}
+                for name, each in self.channels.items()
+            },
         }
-        channels = [{n: c.to_dict() for n, c in each.items()} for each in self.channels]
-        counts = {"met_below_min_weight": self.met}
-        return {"users": self.users, "counts": counts, **plain, "channels": channels}
 
     def table(self) -> Table:
-        """Return a table for people."""
+        """Return a table for people: recall and ndcg of each, and the differences."""
+        others = len(self.differences)
+        corrected = f", corrected by Holm for {others} comparisons" if others > 1 else ""
         table = Table(
-            "metric",
-            "first",
-            "second",
-            "difference",
             title=f"{self.users:,} users, full ranking",
             caption=" ".join(
                 [
-                    "The difference is paired by user, with its 95 % bootstrap interval.",
+                    f"The difference is {self.first} minus the other, paired by user, with its "
+                    f"95 % bootstrap interval; p is of the paired t-test{corrected}.",
                     *([f"Left out, too: {self.met:,} events below min_weight."] * bool(self.met)),
                     *(
-                        f"The {side} retriever's {channel.line(name)}"
-                        for side, each in zip(("first", "second"), self.channels, strict=True)
-                        for name, channel in each.items()
+                        f"{name}: {channel.line(part)}"
+                        for name, each in self.channels.items()
+                        for part, channel in each.items()
                     ),
                 ]
             ),
         )
-        for name, figure in self.difference.items():
-            table.add_row(
-                name,
-                f"{self.first[name].mean:.4f}",
-                f"{self.second[name].mean:.4f}",
-                f"{figure.mean:+.4f} [{figure.low:+.4f}, {figure.high:+.4f}]",
-            )
+        table.add_column("metric", no_wrap=True)
+        table.add_column("bundle")
+        for head in ("mean", "difference", "p"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for metric in next(iter(self.figures.values())):
+            if metric.split("@")[0] not in SHOWN:
+                continue
+            table.add_section()
+            for name, figures in self.figures.items():
+                cells = ["", ""]
+                if name in self.differences:
+                    found = self.differences[name][metric]
+                    interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
+                    cells = [f"{found.mean:+.4f} {interval}", _p(found.holm)]
+                shown = metric if name == self.first else ""
+                table.add_row(shown, name, f"{figures[metric].mean:.4f}", *cells)
         return table
 
 
 def compare(
     first: Answers,
-    second: Answers,
-    *,
+    *others: Answers,
+    names: Sequence[str] = (),
     on: Cut = "test",
     k: Sequence[int] = (10, 20, 100),
     exclude_seen: bool = True,
 ) -> Comparison:
-    """Measure both on the held-out rows of one log, and the difference paired by user.
+    """Measure all on the held-out rows of one log, and the first against each other by user.
 
-    Raises ModelError if their logs or splits are not the same, or either was fitted on the rows.
+    names: of all of them, in order; "first", "second" and so on by default. With several others,
+    p is corrected by Holm within each metric. Raises ModelError if their logs or splits are not the
+    same, or one was fitted on the rows.
     """
-    a, b = (checked_data(r, on, exclude_seen) for r in (first, second))
+    retrievers = (first, *others)
+    if not others:
+        raise QueryError("a comparison needs two retrievers or more, got one")
+    names = _names(names, len(retrievers))
+    datas = [checked_data(each, on, exclude_seen) for each in retrievers]
+    for name, data in zip(names[1:], datas[1:], strict=True):
+        if not _same_cases(datas[0], data):
+            raise ModelError(
+                f"{names[0]!r} and {name!r} have other logs, splits or fits, or leave out other "
+                "items: figures of other cases cannot be compared"
+            )
+    figures = [user_figures(each, k=k, on=on, exclude_seen=exclude_seen) for each in retrievers]
+    users = datas[0].targets(on)[0]
+    return Comparison(
+        users=len(users),
+        figures={
+            name: bootstrap_intervals(mine, SEED) for name, mine in zip(names, figures, strict=True)
+        },
+        differences=_differences(names, figures),
+        channels={
+            name: searched(each, users, max(k), on, exclude_seen=exclude_seen)
+            for name, each in zip(names, retrievers, strict=True)
+        },
+        met=met_below_min_weight(datas[0], users, on) if exclude_seen else 0,
+    )
+
+
+def _differences(
+    names: Sequence[str], figures: Sequence[Mapping[str, NDArray[np.float64]]]
+) -> dict[str, dict[str, Difference]]:
+    """The first minus each other, by its name and by metric; p corrected within a metric."""
+    first, others = figures[0], dict(zip(names[1:], figures[1:], strict=True))
+    gained = {
+        name: {metric: first[metric] - mine[metric] for metric in first}
+        for name, mine in others.items()
+    }
+    chances = {
+        name: {metric: paired_p(value) for metric, value in mine.items()}
+        for name, mine in gained.items()
+    }
+    corrected = {
+        metric: dict(zip(others, holm([chances[name][metric] for name in others]), strict=True))
+        for metric in first
+    }
+    return {
+        name: {
+            metric: Difference(*interval, chances[name][metric], corrected[metric][name])
+            for metric, interval in bootstrap_intervals(mine, SEED).items()
+        }
+        for name, mine in gained.items()
+    }
+
+
+def _same_cases(a: TrainingData, b: TrainingData) -> bool:
+    """Whether two retrievers are asked the same questions, with the same held out and left out."""
     same = a.log is b.log or (
         a.users.ids.equals(b.users.ids)
         and a.items.ids.equals(b.items.ids)
         and len(a.log) == len(b.log)
-        and (a.log.item == b.log.item).all()
-        and (a.log.role is b.log.role or (a.log.role == b.log.role).all())  # type: ignore[union-attr]
+        and bool((a.log.item == b.log.item).all())
+        and (a.log.role is b.log.role or bool((a.log.role == b.log.role).all()))  # type: ignore[union-attr]
     )
     for mine, other in ((a.log.target, b.log.target), (a.log.hides, b.log.hides)):
         same = same and (mine is other or np.array_equal(mine, other))  # type: ignore[arg-type]
     met, also_met = (np.zeros(0) if data.met is None else data.met.item for data in (a, b))
-    if not same or not np.array_equal(met, also_met):
-        raise ModelError(
-            "the two have other logs, splits or fits, or leave out other items: figures of other "
-            "cases cannot be compared"
-        )
-    figures = [user_figures(r, k=k, on=on, exclude_seen=exclude_seen) for r in (first, second)]
-    users = a.targets(on)[0]
-    channels = [searched(r, users, max(k), on, exclude_seen=exclude_seen) for r in (first, second)]
-    return Comparison(
-        met=met_below_min_weight(a, users, on) if exclude_seen else 0,
-        channels=(channels[0], channels[1]),
-        users=len(next(iter(figures[0].values()))),
-        first=bootstrap_intervals(figures[0], SEED),
-        second=bootstrap_intervals(figures[1], SEED),
-        difference=bootstrap_intervals(
-            {name: value - figures[1][name] for name, value in figures[0].items()}, SEED
-        ),
-    )
+    return bool(same and np.array_equal(met, also_met))
+
+
+def _names(names: Sequence[str], count: int) -> list[str]:
+    """The names of so many retrievers. Errors: QueryError."""
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise QueryError(f"names must be a list of texts, got {names!r:.60}")
+    if names and (len(names) != count or len(set(names)) != count):
+        raise QueryError(f"{count} retrievers need as many different names, got {list(names)}")
+    numbered = (*NAMES, *(str(number + 1) for number in range(len(NAMES), count)))
+    return list(names or numbered[:count])
+
+
+def _plain(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {metric: figure._asdict() for metric, figure in each.items()}
+        for name, each in figures.items()
+    }
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

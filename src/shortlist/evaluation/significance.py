@@ -1,10 +1,11 @@
 """Is a figure, or the difference of two models, more than the luck of these users?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from shortlist.errors import DataError, ModelError
 
@@ -51,6 +52,45 @@ def paired_interval(
             f"two models need figures for the same users, got {np.shape(a)} and {np.shape(b)}"
         )
     return bootstrap_interval(np.asarray(a) - np.asarray(b), seed, samples, level)
+
+
+def paired_p(differences: NDArray[np.float64]) -> float:
+    """The chance of a mean difference this far from 0 were both alike: the paired t-test.
+
+    differences: [U], one a user, of two models. Two-sided (Student 1908); for figures of retrieval
+    it agrees with resampling, which gives no small figures (Smucker, Allan & Carterette 2007). It
+    speaks of other users, and needs some tens of them; with fewer than two nothing is shown: 1.
+
+    >>> round(paired_p(np.array([1.0, 1.0, 0.0, 1.0])), 4)
+    0.0577
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise DataError("differences must hold a finite figure for each user")
+    if len(values) < 2 or not values.any():
+        return 1.0
+    error = float(values.std(ddof=1)) / np.sqrt(len(values))
+    if error == 0:
+        return 0.0
+    return float(2 * stdtr(len(values) - 1, -abs(float(values.mean())) / error))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Correct the p of several comparisons, so that none is found by trying often (Holm 1979).
+
+    The smallest is multiplied by their number m, the next by m - 1, and so on; none is smaller than
+    the one before, nor above 1. Whatever depends on whatever, the chance that any of those below
+    .05 is an accident stays below .05.
+
+    >>> [round(p, 4) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(chances, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    steps = np.minimum(np.arange(len(p), 0, -1) * p[order], 1.0)
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(steps) if len(p) else steps
+    return [float(each) for each in corrected]
 
 
 def bootstrap_intervals(

@@ -1,0 +1,43 @@
+"""Several retrievers beside each other: pairs by user, names, and what cannot be compared."""
+
+import numpy as np
+import pytest
+
+from shortlist import ItemCF, Popular, Transitions, compare
+from shortlist.errors import ModelError, QueryError
+from shortlist.evaluation.evaluate import user_figures
+from shortlist.evaluation.significance import bootstrap_interval, holm, paired_p
+
+
+def test_each_other_is_paired_with_the_first_and_corrected_within_a_metric(split):
+    models = {"cf": ItemCF().fit(split), "popular": Popular().fit(split)}
+    models["walk"] = Transitions().fit(split)
+    found = compare(*models.values(), names=list(models), k=(5,))
+    figures = {name: user_figures(model, k=(5,)) for name, model in models.items()}
+    for metric in ("recall@5", "ndcg@5"):
+        gains = {n: figures["cf"][metric] - figures[n][metric] for n in ("popular", "walk")}
+        chances = [paired_p(each) for each in gains.values()]
+        for (name, gain), chance, corrected in zip(
+            gains.items(), chances, holm(chances), strict=True
+        ):
+            got = found.differences[name][metric]
+            assert got[:3] == pytest.approx(bootstrap_interval(gain, 0))
+            assert (got.p, got.holm) == (chance, corrected)
+    assert found.first == "cf"
+    assert found.users == len(np.unique(models["cf"].data.log.at("test").user))
+    said = found.to_dict()
+    assert list(said["metrics"]) == ["cf", "popular", "walk"]
+    assert set(said["difference"]["walk"]["ndcg@5"]) == {"mean", "low", "high", "p", "holm"}
+    assert "corrected by Holm for 2 comparisons" in str(found.table().caption)
+
+
+def test_what_cannot_be_compared_is_named(split):
+    model = Popular().fit(split)
+    other = Popular().fit(split.dataset.split("random"))
+    with pytest.raises(ModelError, match="'first' and 'third' have other logs"):
+        compare(model, model, other)
+    with pytest.raises(QueryError, match="two retrievers or more"):
+        compare(model)
+    for names in (["a"], ["a", "a"], "ab", [1, 2]):
+        with pytest.raises(QueryError, match="names"):
+            compare(model, model, names=names)
