@@ -157,6 +157,33 @@ def test_a_quota_of_the_command_line_is_the_library_s(capsys, bundle):
     assert [entry["item"] for entry in found["users"][0]["items"]] == expected
 
 
+def test_conditions_of_the_command_line_are_the_library_s(capsys, bundle):
+    where = {"column": "price", "max": 8.0}
+    best = load(bundle).retriever.recommend(Queries([10_001], where=where), 4).ids[0]
+    deny, allow = best[:1], best[1:3]
+    for option, queries in (
+        ((), Queries([10_001], where=where)),
+        (("--deny", f"{deny[0]}"), Queries([10_001], where=where, deny=deny)),
+        (("--allow", f"{allow[0]}, {allow[1]}"), Queries([10_001], where=where, allow=allow)),
+    ):
+        asked = ("recommend", bundle, "--user", 10_001, "--k", 4, "--where", json.dumps(where))
+        found = json.loads(output(capsys, *asked, *option, "--json"))
+        given = [entry["item"] for entry in found["users"][0]["items"]]
+        assert given == load(bundle).retriever.recommend(queries, 4).ids[0] != []
+
+
+def test_ids_of_a_history_are_read_as_a_line_of_csv(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [(f"u{n}", item) for n in range(60) for item in ("Alien, 1979", "Up", "Heat")]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_csv("log.csv")
+    recipe = '[data]\ninteractions = "log.csv"\n[channels.cf]\nkind = "item-cf"\n'
+    (tmp_path / "recipe.toml").write_text(recipe + '[split]\nkind = "random"\n')
+    output(capsys, "train", "recipe.toml", "--out", "b", "--json")
+    asked = ("recommend", "b", "--history", '"Alien, 1979",  Up', "--json")
+    found = json.loads(output(capsys, *asked))["users"][0]["items"]
+    assert [entry["item"] for entry in found] == ["Heat"]
+
+
 def test_all_users_become_a_file_in_groups_of_rows_and_are_answered_as_one_by_one(
     capsys, bundle, tmp_path, monkeypatch
 ):
@@ -389,6 +416,9 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
         (("--user", "10001", "--quota", "tags=1"), "several values"),
         (("--all-users", "--users-file", "x.csv", "--out", "y.parquet"), "give one of"),
         (("--user", "10001", "--out", "y.parquet"), "go together"),
+        (("--user", "10001", "--where", "price < 3"), "--where is JSON"),
+        (("--user", "10001", "--where", "[]"), "one JSON object"),
+        (("--user", "10001", "--deny", '500001,"5'), "double quotes"),
         (("--users-file", "x.csv", "--out", "y.parquet"), "x.csv"),
     ],
 )

@@ -131,3 +131,23 @@ def test_a_console_of_ours_takes_text_literally_wherever_it_stands():
     assert "\U0001f680" not in said.getvalue()
     assert "\x1b[31m" not in said.getvalue()
     assert "\x1b]8" not in said.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_figures_of_a_table_stand_whole_however_narrow_the_screen(terminal):
+    table = Table(title="Figures")
+    table.add_column("metric", no_wrap=True)
+    for name in ("model", "popular", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("popularity_percentile@100", "0.1234 ± 0.0012", "0.2345", "+0.3456 ± 0.0034")
+    written = io.StringIO()
+    screen = Screen(file=written, width=60, force_terminal=terminal, color_system=None)
+    screen.print(table)
+    assert screen.width == 60
+    lines = written.getvalue().splitlines()
+    assert any(
+        all(figure in line for figure in ("0.1234 ± 0.0012", "0.2345", "+0.3456 ± 0.0034"))
+        for line in lines
+    )
+    assert (max(map(len, lines)) <= 60) == terminal
+    assert "".join(lines).replace(" ", "").count("popularity_percentile@100") == (not terminal)

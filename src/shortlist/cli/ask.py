@@ -1,5 +1,7 @@
 """Commands that ask a bundle: recommend, similar, explain, evaluate and compare."""
 
+import csv
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -60,6 +62,19 @@ def recommend(
         list[str] | None,
         typer.Option(help="COLUMN=N: at most N items of each value of a column of the items."),
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help='A condition on the columns of the items, as JSON: {"column": "genre", "in": '
+            '["Drama"]}, {"column": "price", "max": 9.5}, {"and": [...]}, {"not": {...}}.'
+        ),
+    ] = None,
+    allow: Annotated[
+        str | None, typer.Option(help="Item ids that alone may be recommended: ID,ID,...")
+    ] = None,
+    deny: Annotated[
+        str | None, typer.Option(help="Item ids that must not be recommended: ID,ID,...")
+    ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
@@ -91,7 +106,11 @@ def recommend(
         {"--out": output_at(target, "file", PARQUET, overwrite=overwrite)},
         {"the bundle": bundle, "--users-file": users_file},
     )
-    asked: dict[str, Any] = {"exclude_seen": not include_seen, "quota": _quota(quota)}
+    asked: dict[str, Any] = {
+        "exclude_seen": not include_seen,
+        "quota": _quota(quota),
+        "where": _condition(where),
+    }
 
     from shortlist.asking.queries import Queries
     from shortlist.bundle.bundle import load
@@ -101,6 +120,8 @@ def recommend(
     data = loaded.retriever.data
     if loaded.forgets_met:
         notes.print(f"Items met below min_weight are {show.FORGETS}.")
+    for name, listed in (("allow", allow), ("deny", deny)):
+        asked[name] = None if listed is None else _ids(data.items, listed)
     if target is not None:
         told = users_file if with_features else None
         _recommend_file(loaded, users_file, told, target, k, overwrite=overwrite, **asked)
@@ -146,8 +167,29 @@ def _recommend_file(
 
 
 def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
-    """Read ID,ID,..."""
-    return vocabulary.parse(text.split(",")).to_list()
+    """Read ID, ID, ... as a line of CSV: an id with a comma in it stands in double quotes."""
+    try:
+        fields = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise QueryError(
+            f"the ids {text!r:.60} cannot be read as a line of CSV ({error}): put an id that has a "
+            "comma or a quote in it between double quotes, and write its own quotes twice"
+        ) from error
+    return vocabulary.parse([field.strip() for field in fields] or [""]).to_list()
+
+
+def _condition(text: str | None) -> dict[str, Any] | None:
+    """Read a condition as JSON; what it says is checked where it is used."""
+    if text is None:
+        return None
+    example = '{"column": "genre", "in": ["Drama"]}'
+    try:
+        read = json.loads(text)
+    except ValueError as error:
+        raise QueryError(f"--where is JSON, such as '{example}': {error}") from error
+    if not isinstance(read, dict):
+        raise QueryError(f"--where is one JSON object, such as '{example}', got {text!r:.60}")
+    return read
 
 
 def _quota(given: list[str] | None) -> dict[str, int] | None:
@@ -230,7 +272,7 @@ def explain(
     queries = (
         Queries(data.users.parse([user]))
         if user is not None
-        else Queries(histories=[data.items.parse((history or "").split(",")).to_list()])
+        else Queries(histories=[_ids(data.items, history or "")])
     )
     for line in show.strangers(loaded.retriever, queries):
         notes.print(line)

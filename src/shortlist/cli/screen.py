@@ -8,13 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from shortlist.training.progress import Progress
 
 # Control characters, those that turn the direction of a line, and halves of surrogate pairs.
+_ANY = 100_000
+"""More columns than any table has."""
+
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -27,6 +33,31 @@ class Screen(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, markup=False, emoji=False, highlight=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, and give each table the room that its figures need."""
+        tables = [printed for printed in objects if isinstance(printed, Table)]
+        given = self._width
+        try:
+            for table in tables:
+                self._fit(table)
+            super().print(*objects, **options)
+        finally:
+            self._width = given
+
+    def _fit(self, table: Table) -> None:
+        """Let words fold and figures stand whole; what is no terminal gets lines of any length."""
+        wanted = Measurement.get(self, self.options.update(max_width=_ANY), table).maximum
+        if wanted > self.width:
+            if not self.is_terminal:
+                self.width = wanted
+                return
+            table.box, table.padding = SIMPLE, (0, 0)
+            for column in table.columns:
+                column.no_wrap = column.justify == "right"
+                column.overflow = "fold"
+            least = Measurement.get(self, self.options, table).minimum
+            self.width = max(self.width, least)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text with its control characters written out."""

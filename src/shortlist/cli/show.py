@@ -22,6 +22,7 @@ from shortlist.channels.learned.base import Learner
 from shortlist.cli.screen import visible
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
+from shortlist.evaluation.report import SAME_FOR_ONE
 from shortlist.evaluation.searching import channels_of, settled
 from shortlist.index import INDEXES
 from shortlist.index.settings import settings_of
@@ -411,7 +412,7 @@ def inspection(bundle: "Bundle") -> RenderableType:
         used = {channel["index"] for channel in bundle.metrics.get("channels", {}).values()}
         by = f", through {' and '.join(sorted(used))} indexes" if used else ""
         rows["figures of"] = f"the fit on {fit}, {users:,} users{by}"
-        for name, figure in bundle.metrics["metrics"].items():
+        for name, figure in _in_order(bundle.metrics["metrics"]):
             rows[name] = f"{figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
     for name, value in rows.items():
         about.add_row(name, str(value))
@@ -419,3 +420,19 @@ def inspection(bundle: "Bundle") -> RenderableType:
     for name, entry in bundle.manifest.files.items():
         files.add_row(name, f"{entry.size:,}", entry.sha256[:12])
     return Group(about, files)
+
+
+def _in_order(figures: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return figures by metric, then by k as a number; once what is the same by its meaning."""
+    same = {
+        name
+        for name, figure in figures.items()
+        for metric, _, k in [name.partition("@")]
+        if metric in SAME_FOR_ONE and figure == figures.get(f"{SAME_FOR_ONE[metric]}@{k}")
+    }
+
+    def place(name: str) -> tuple[str, int]:
+        metric, _, k = name.partition("@")
+        return metric, int(k) if k.isdecimal() else 0
+
+    return [(name, figures[name]) for name in sorted(figures, key=place) if name not in same]
