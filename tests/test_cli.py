@@ -174,10 +174,11 @@ def test_conditions_of_the_command_line_are_the_library_s(capsys, bundle):
 
 def test_ids_of_a_history_are_read_as_a_line_of_csv(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [(f"u{n}", item) for n in range(60) for item in ("Alien, 1979", "Up", "Heat")]
-    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_csv("log.csv")
-    recipe = '[data]\ninteractions = "log.csv"\n[channels.cf]\nkind = "item-cf"\n'
-    (tmp_path / "recipe.toml").write_text(recipe + '[split]\nkind = "random"\n')
+    met = ("Alien, 1979", "Up", "Heat", "Up", "Heat")
+    rows = [(f"u{n}", item, at) for n in range(6) for at, item in enumerate(met)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row").write_csv("log.csv")
+    recipe = '[data]\ninteractions = "log.csv"\ntime = "at"\n[channels.cf]\nkind = "item-cf"\n'
+    (tmp_path / "recipe.toml").write_text(recipe)
     output(capsys, "train", "recipe.toml", "--out", "b", "--json")
     asked = ("recommend", "b", "--history", '"Alien, 1979",  Up', "--json")
     found = json.loads(output(capsys, *asked))["users"][0]["items"]
