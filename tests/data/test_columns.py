@@ -24,6 +24,11 @@ def test_text_ids_come_back_exactly_whatever_is_in_them(values):
     assert [str(value) for value in typed] == values
 
 
+@given(st.lists(st.text("0179+-. e_٧", min_size=1, max_size=4), min_size=1, max_size=3))
+def test_text_that_is_nearly_a_number_comes_back_exactly(values):
+    assert [str(value) for value in exact_text(pl.Series("id", values))] == values
+
+
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_integers_written_as_text_become_the_same_integers(values):
     typed = exact_text(pl.Series("id", [str(value) for value in values]))

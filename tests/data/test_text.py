@@ -2,14 +2,17 @@
 
 import csv
 import io
+import mmap
 import os
+from random import Random
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shortlist.data.lines import Layout, read_quotes
+from shortlist.data.lines import Layout, _regular, count_lines, read_quotes
 from shortlist.data.readers import read_entities, read_frame, read_log
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.text import TextFormat, open_text
@@ -111,6 +114,67 @@ def test_the_walk_in_machine_code_finds_what_the_plain_one_finds(tmp_path):
     assert (small.good, small.bad, small.first_bad, small.inner) == (2, 1, 8, 2)
     assert large[1:] == small[1:]
     assert large.records == small.records + 20_000
+
+
+def test_blocks_of_any_size_find_what_one_walk_through_the_file_finds(monkeypatch):
+    random = Random(0)
+    usual = [
+        "a",
+        "12345",
+        "",
+        "x" * 70,
+        '"a,b"',
+        '"say ""hi"""',
+        '""',
+        '""""',
+        '"' + "y" * 80 + '"',
+    ]
+    odd = ['"two\nlines"', '"a,b,c\nd,e,f"', '12" x', '"x" y', '"open', '"\n"', "one,more", "\r"]
+    for columns in (1, 2, 3, 5):
+        for end in ("\n", "\r\n"):
+            for share in (0, 0, 0.01, 0.1):
+                rows = (
+                    ",".join(random.choice(odd if random.random() < share else usual) for _ in row)
+                    for row in [range(columns)] * random.randrange(1, 60)
+                )
+                data = (end.join(rows) + random.choice([end, end * 3, ""])).encode()
+                layout = Layout("log", 0, b",", columns, True, ",")
+                plain = read_quotes(data, layout, '"')
+                with monkeypatch.context() as patch:
+                    patch.setattr("shortlist.data.lines._SMALL", 0)
+                    for size in (64, 200, 1 << 20):
+                        patch.setattr("shortlist.data.lines._BLOCK", size)
+                        assert read_quotes(data, layout, '"') == plain
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_fields_in_quotes_are_read_64_bytes_at_a_time(end):
+    row = f'"say ""a, b""",12345,"","{"x" * 50}"{end}'
+    data, found = (row * 100).encode(), np.zeros(11, dtype=np.int64)
+    taken = _regular(np.frombuffer(data, "<u8", len(data) // 64 * 8), 44, 34, 4, found)
+    assert len(data) - len(row) - 64 < taken <= len(data)
+    assert taken == len(row) * found[0]
+    assert found[1] == 3 * found[0]
+
+
+def test_a_long_file_leaves_the_memory_behind_what_was_looked_at(tmp_path):
+    given = []
+
+    class Watched(mmap.mmap):
+        def madvise(self, option, start, length):
+            given.append((option, start, length))
+
+    for field in ("some words", '"some words"'):
+        path = write(tmp_path / "log.csv", f"{field},2\n" * 300_000)
+        with path.open("rb") as file:
+            data = Watched(file.fileno(), 0, access=mmap.ACCESS_READ)
+        layout = Layout("log", 0, b",", 2, True, ",")
+        if count_lines(data, layout, '"') is None:
+            assert read_quotes(data, layout, '"').records == 300_000
+        assert all(option == mmap.MADV_DONTNEED for option, *_ in given)
+        assert sum(length for *_, length in given) >= len(data)
+        assert max(length for *_, length in given) < 2 << 20
+        given.clear()
 
 
 # --- lines

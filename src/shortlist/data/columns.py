@@ -58,7 +58,24 @@ def exact_text(column: pl.Series) -> pl.Series:
     numbers = column.cast(pl.Int64, strict=False)
     if numbers.null_count() != column.null_count():
         return column
-    return numbers if bool((numbers.cast(pl.String) == column).all()) else column
+    # Each other way to write a number takes more characters, so that the sum tells.
+    return numbers if _characters(numbers) == column.str.len_bytes().sum() else column
+
+
+def _characters(numbers: pl.Series) -> int:
+    """How many characters Int64 numbers take when they are written as usual.
+
+    >>> _characters(pl.Series([7, -12, 0, None]))
+    5
+    """
+    if not (count := len(numbers) - numbers.null_count()):
+        return 0
+    low, high = int(numbers.min()), int(numbers.max())  # type: ignore[arg-type]
+    written = count + int((numbers < 0).sum()) if low < 0 else count
+    for power in (10**n for n in range(1, len(str(max(high, -low))))):
+        written += count if low >= power else int((numbers >= power).sum())
+        written += int((numbers <= -power).sum()) if low < 0 else 0
+    return written
 
 
 def typed_text(column: pl.Series) -> pl.Series:

@@ -5,7 +5,7 @@ Bytes are looked at, not parsed: a parser that is asked for some of the columns 
 
 import mmap
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -62,8 +62,14 @@ def excerpt(line: bytes) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
-def count_lines(data: Bytes, layout: Layout) -> int:
-    """Count the lines without blank ones at the end, each a record whose quotes mean nothing.
+@overload
+def count_lines(data: Bytes, layout: Layout) -> int: ...
+@overload
+def count_lines(data: Bytes, layout: Layout, quote: str) -> int | None: ...
+def count_lines(data: Bytes, layout: Layout, quote: str = "") -> int | None:
+    """Count the lines without blank ones at the end, each a record.
+
+    quote: return None if it is met, as lines may then be no records; "": it means nothing.
 
     Errors: DataError for the first line that has another number of fields and is not blank.
     """
@@ -71,14 +77,17 @@ def count_lines(data: Bytes, layout: Layout) -> int:
     others = bytes(set(range(256)) - {separator[0], 10})
     one_line = separator * breaks + b"\n"
     lines = last = 0
-    for block in _blocks(data, layout.start):
-        marks = block.translate(None, others)
+    for block in blocks(data, layout.start):
+        if quote and quote.encode() in block:
+            return None
+        whole = block if block.endswith(b"\n") else block + b"\n"
+        marks = whole.translate(None, others)
         count = len(marks) // layout.fields
         if breaks and marks == one_line * count:
             lines += count
             last = lines
             continue
-        numbers = np.frombuffer(block, dtype=np.uint8)
+        numbers = np.frombuffer(whole, dtype=np.uint8)
         ends = np.flatnonzero(numbers == 10)
         starts = np.concatenate([[0], ends[:-1] + 1])
         places = np.flatnonzero(numbers == separator[0])
@@ -87,7 +96,7 @@ def count_lines(data: Bytes, layout: Layout) -> int:
         wrong = np.flatnonzero((found != breaks) & ~blank)
         if len(wrong):
             at = int(wrong[0])
-            line = block[starts[at] : ends[at]]
+            line = whole[starts[at] : ends[at]]
             raise layout.ragged(lines + at + 1, int(found[at]) + 1, line)
         filled = np.flatnonzero(~blank)
         last = lines + int(filled[-1]) + 1 if len(filled) else last
@@ -95,15 +104,23 @@ def count_lines(data: Bytes, layout: Layout) -> int:
     return last
 
 
-def _blocks(data: Bytes, start: int) -> Iterator[bytes]:
-    """The bytes in blocks of whole lines; the last line gets its end if it has none."""
+def blocks(data: Bytes, start: int = 0) -> Iterator[bytes]:
+    """The bytes from a place on, in blocks of whole lines; files leave the memory behind them."""
     while start < len(data):
         end = min(start + _BLOCK, len(data))
         if end < len(data):
             end = data.rfind(b"\n", start, end) + 1 or data.find(b"\n", end) + 1 or len(data)
-        block = data[start:end]
-        yield block if block.endswith(b"\n") else block + b"\n"
+        yield data[start:end]
+        _let_go(data, start, end - start)
         start = end
+
+
+def _let_go(data: Bytes, start: int, size: int) -> None:
+    """Give back the memory of a part of a file that has been looked at; it stays readable."""
+    advise = getattr(data, "madvise", None)  # neither bytes nor files on every system have it
+    if advise is not None and size > 0:
+        page = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        advise(mmap.MADV_DONTNEED, page, start + size - page)
 
 
 class Quotes(NamedTuple):
@@ -127,14 +144,23 @@ class Quotes(NamedTuple):
 
 
 def read_quotes(data: Bytes, layout: Layout, quote: str) -> Quotes:
-    """Walk through the file as a parser does that knows quotes."""
-    found = np.zeros(len(Quotes._fields), dtype=np.int64)
-    given: Any = (layout.start, layout.separator[0], ord(quote), layout.fields, found)
-    if len(data) < _SMALL:
-        _walk.function(data[:], *given)  # type: ignore[attr-defined]
-    else:
-        _walk(np.frombuffer(data, dtype=np.uint8), *given)
-    return Quotes(*map(int, found))
+    """Walk through the file as a parser does that knows quotes, in blocks of whole records."""
+    found = np.zeros(len(Quotes._fields) + 1, dtype=np.int64)  # the last: records, blank ones too
+    small = len(data) < _SMALL
+    walk = _walk.function if small else _walk  # type: ignore[attr-defined]
+    given: Any = (layout.separator[0], ord(quote), layout.fields, found)
+    start, size = layout.start, _BLOCK
+    while start < len(data):
+        block = data[start : start + size]
+        whole = start + size >= len(data)
+        taken = 0 if small else _regular(np.frombuffer(block, "<u8", len(block) // 64 * 8), *given)
+        if not taken:
+            bytes_ = block if small else np.frombuffer(block, dtype=np.uint8)
+            taken = int(walk(bytes_, start, whole, *given))
+        _let_go(data, start, taken)
+        start += taken
+        size = _BLOCK if taken else 2 * size  # no record ends in this block
+    return Quotes(*map(int, found[:-1]))
 
 
 def are_quotes(data: Bytes, layout: Layout, quote: str, found: Quotes, *, said: bool) -> bool:
@@ -175,25 +201,32 @@ def refuse_ragged(data: Bytes, layout: Layout, found: Quotes) -> None:
 # One function, as it runs as machine code and, for small files, as plain Python.
 @compiled
 def _walk(  # noqa: PLR0912, PLR0915
-    data: Any, start: int, separator: int, quote: int, fields: int, found: Any
-) -> None:
-    """Fill `found` with the numbers of `Quotes`."""
+    data: Any, offset: int, whole: bool, separator: int, quote: int, fields: int, found: Any
+) -> int:
+    """Add a block's records to the numbers of `Quotes`; return how many bytes these take.
+
+    offset: where the block begins in the file; whole: nothing comes after it. Otherwise what may go
+    on after the block is left for the next one.
+    """
     size = len(data)
-    at = begin = start
-    record = last = good = bad = first_bad = inner = double = bad_at = 0
-    ragged = ragged_fields = ragged_at = 0
+    at = begin = 0
+    last, good, bad, first_bad, inner = found[0], found[1], found[2], found[3], found[4]
+    double, ragged, ragged_fields, ragged_at = found[5], found[6], found[7], found[8]
+    bad_at, record = found[9], found[10]
     count = 1  # fields of this record
     marks = 0  # separators since the last end of a line, inside of quotes too
     several = False  # the record has more than one line
-    whole = True  # and each of them so far could be a record
+    all_lines = True  # and each of them so far could be a record
     opening = True
     most = max(separator, quote, 10)  # nearly all letters and digits are above it
-    while at < size or begin < size:
+    while at < size or (whole and begin < size):
         while not opening and at < size and data[at] > most:
             at += 1
+        if at == size and not whole:
+            break
         byte = data[at] if at < size else 10
         if opening and byte == quote:
-            end, inside, lines, all_whole = at + 1, marks, 0, whole
+            end, inside, lines, all_whole = at + 1, marks, 0, all_lines
             while end < size:
                 if data[end] > most:
                     end += 1
@@ -211,6 +244,8 @@ def _walk(  # noqa: PLR0912, PLR0915
                     inside = 0
                 end += 1
             after = end + 1
+            if after + 1 >= size and not whole:
+                break
             closed = end < size and (
                 after == size
                 or data[after] == separator
@@ -221,11 +256,11 @@ def _walk(  # noqa: PLR0912, PLR0915
             if closed:
                 good += 1
                 several = several or lines > 0
-                marks, whole, at = inside, all_whole, after
+                marks, all_lines, at = inside, all_whole, after
                 continue
             bad += 1
             if first_bad == 0:
-                first_bad, bad_at = record + 1, at
+                first_bad, bad_at = record + 1, offset + at
         elif byte == quote:
             inner += 1
         opening = False
@@ -239,16 +274,102 @@ def _walk(  # noqa: PLR0912, PLR0915
             if not blank:
                 last = record
                 if count != fields and ragged == 0:
-                    ragged, ragged_fields, ragged_at = record, count, begin
-                if several and whole and marks == fields - 1 and double == 0:
+                    ragged, ragged_fields, ragged_at = record, count, offset + begin
+                if several and all_lines and marks == fields - 1 and double == 0:
                     double = record
-            count, marks, several, whole, opening, begin = 1, 0, False, True, True, at + 1
+            count, marks, several, all_lines, opening, begin = 1, 0, False, True, True, at + 1
+            found[0], found[1], found[2], found[3], found[4] = last, good, bad, first_bad, inner
+            found[5], found[6], found[7], found[8] = double, ragged, ragged_fields, ragged_at
+            found[9], found[10] = bad_at, record
         at += 1
-    found[0], found[1], found[2], found[3], found[4] = last, good, bad, first_bad, inner
-    found[5], found[6], found[7], found[8], found[9] = (
-        double,
-        ragged,
-        ragged_fields,
-        ragged_at,
-        bad_at,
-    )
+    return min(begin, size)
+
+
+_ONE = np.uint64(1)
+_ALL = ~np.uint64(0)
+_EACH = _ALL // np.uint64(255)  # 1 in each byte
+_LOW = _EACH * np.uint64(127)  # all bits of each byte but the highest
+_GATHER = np.uint64(0x0102040810204080)
+
+
+@compiled
+def _regular(words: Any, separator: int, quote: int, fields: int, found: Any) -> int:
+    """Add a block's records as `_walk` does, 64 bytes at a time; return how many bytes they take.
+
+    words: the bytes, eight in a number, [n] uint64. Returns 0, and adds nothing, where the block
+    is not as nearly all are: quotes around whole fields or doubled within them, one line a record,
+    and in each record as many fields as there should be. One that does not end here is left out.
+
+    Bit i of a mask stands for byte i of the 64 (Langdale & Lemire 2019).
+    """
+    inside_before = np.uint64(0)  # all bits, where the 64 bytes begin within quotes
+    mark_before = _ONE  # whether the byte before is a quote, a separator or an end
+    closed_before = np.uint64(0)  # whether it is a quote that closes
+    return_before = np.uint64(0)  # whether it is a carriage return after such a quote
+    records = good = met = count = end = 0
+    for at in range(0, len(words), 8):
+        quotes = separators = ends = np.uint64(0)
+        for n in range(8):
+            word, place = words[at + n], np.uint64(8 * n)
+            quotes |= _where(word, quote) << place
+            separators |= _where(word, separator) << place
+            ends |= _where(word, 10) << place
+        marks = quotes | separators | ends
+        inside = quotes  # from a quote that opens to the byte before the one that closes
+        for step in (1, 2, 4, 8, 16, 32):
+            inside = inside ^ (inside << np.uint64(step))
+        inside = inside ^ inside_before
+        inside_before = _ALL * (inside >> np.uint64(63))
+        opens, closes = quotes & inside, quotes & ~inside
+        closed = (closes << _ONE) | closed_before
+        closed_before = closes >> np.uint64(63)
+        if (ends & inside) | (opens & ~((marks << _ONE) | mark_before)) | (return_before & ~ends):
+            return 0
+        mark_before = marks >> np.uint64(63)
+        return_before = np.uint64(0)
+        odd = closed & ~marks
+        if odd:
+            returns = np.uint64(0)
+            for n in range(8):
+                returns |= _where(words[at + n], 13) << np.uint64(8 * n)
+            if (odd & ~returns) | ((odd << _ONE) & ~ends):
+                return 0
+            return_before = odd >> np.uint64(63)
+        begun = opens & ~closed
+        separators = separators & ~inside
+        while ends:
+            below = (ends & (~ends + _ONE)) - _ONE
+            line_end = at * 8 + _bits(below)
+            count += _bits(separators & below)
+            if count != fields - 1 or line_end - end < 2:  # a blank line, or perhaps one
+                return 0
+            records += 1
+            good = met + _bits(begun & below)
+            count, end = 0, line_end + 1
+            separators = separators & ~below
+            ends = ends & (ends - _ONE)
+        count += _bits(separators)
+        met += _bits(begun)
+    if records:
+        found[10] += records
+        found[0] = found[10]
+        found[1] += good
+    return end
+
+
+@compiled
+def _where(word: Any, byte: int) -> Any:
+    """Which of the eight bytes of a word are this one, as a mask of eight bits."""
+    other = word ^ (_EACH * np.uint64(byte))
+    zeros = ~(((other & _LOW) + _LOW) | other | _LOW)  # the highest bit of each byte that is 0
+    return ((zeros >> np.uint64(7)) * _GATHER) >> np.uint64(56)
+
+
+@compiled
+def _bits(mask: Any) -> Any:
+    """How many bits of a mask are set."""
+    two = mask - ((mask >> _ONE) & (_EACH * np.uint64(0x55)))
+    pairs = _EACH * np.uint64(0x33)
+    four = (two & pairs) + ((two >> np.uint64(2)) & pairs)
+    eight = (four + (four >> np.uint64(4))) & (_EACH * np.uint64(0x0F))
+    return np.int64((eight * _EACH) >> np.uint64(56))

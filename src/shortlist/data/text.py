@@ -8,7 +8,9 @@ import codecs
 import csv
 import io
 import mmap
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -18,6 +20,7 @@ from shortlist.data.lines import (
     Bytes,
     Layout,
     are_quotes,
+    blocks,
     count_lines,
     read_quotes,
     refuse_ragged,
@@ -199,16 +202,15 @@ def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
         )
     layout = Layout(where, start, mark, len(names), not asked.columns, separator)
     quoted: bool | None = None
-    if quote and data.find(quote.encode(), start) >= 0:
+    records = count_lines(data, layout, quote)
+    if records is None:
         found = read_quotes(data, layout, quote)
         quoted = are_quotes(data, layout, quote, found, said=asked.quote is not None)
-    if quoted:
-        refuse_ragged(data, layout, found)
-        records = found.records
-        if found.inner:
-            data, start = _requoted(data[start:], mark, quote), 0
-    else:
-        records = count_lines(data, layout)
+        if quoted:
+            refuse_ragged(data, layout, found)
+        records = found.records if quoted else count_lines(data, layout)
+        if quoted and found.inner:
+            data, start = _requoted(data, start, mark, quote), 0
     decided = TextFormat(
         separator=separator,
         quote=asked.quote or (None if quoted is None else quote if quoted else "none"),
@@ -254,7 +256,7 @@ def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
                 f"{where}: quote = {asked.quote!r} does nothing with a separator of several "
                 f"characters, {separator!r}; remove data.quote."
             )
-        data, mark = _one_byte(data[start:], mark, where)
+        data, mark = _one_byte(data, start, mark, where)
         asked, start = replace(asked, quote="none"), 0
     quote = {None: '"', "none": ""}.get(asked.quote, asked.quote) or ""
     return _Begun(where, data, encoding, start, separator, mark, quote, asked)
@@ -311,21 +313,47 @@ def _as_utf8(path: Path, encoding: str | None, most: int | None = None) -> tuple
     if name in ("utf-8", "utf-8-sig", "ascii"):
         return data, "utf-8", 3 if marked else 0
     try:
-        text = data[:].decode(name)
+        written, plain = _recoded(data, name)
     except UnicodeDecodeError as error:
-        raise _not_decoded(error, where) from error
-    if name.startswith(("iso8859", "cp125")) and not text.isascii() and _is_utf8(data[:]):
+        raise _not_decoded(_whole(error, data, name), where) from error
+    if name.startswith(("iso8859", "cp125")) and not plain and _is_utf8(data):
         # Any bytes are text in these encodings; but accents of theirs are not UTF-8 by chance.
         raise DataError(f"{where}: this is UTF-8 text; leave out data.encoding = {encoding!r}.")
-    return text.removeprefix("\ufeff").encode(), name, 0
+    return written, name, 0
 
 
-def _is_utf8(data: bytes) -> bool:
+def _decoded(data: Bytes, name: str) -> Iterator[str]:
+    """The text of a file in parts, so that memory holds one of them."""
+    decoder = codecs.getincrementaldecoder(name)()
+    for start in range(0, len(data), _HEAD):
+        yield decoder.decode(data[start : start + _HEAD], start + _HEAD >= len(data))
+
+
+def _recoded(data: Bytes, name: str) -> tuple[bytes, bool]:
+    """Return the bytes as UTF-8 without a mark of byte order, and whether all of it is ASCII."""
+    target, plain = io.BytesIO(), True
+    for part in _decoded(data, name):
+        target.write((part if target.tell() else part.removeprefix("\ufeff")).encode())
+        plain = plain and part.isascii()
+    return target.getvalue(), plain
+
+
+def _is_utf8(data: Bytes) -> bool:
     try:
-        data.decode()
+        for _ in _decoded(data, "utf-8"):
+            pass
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _whole(error: UnicodeDecodeError, data: Bytes, name: str) -> UnicodeDecodeError:
+    """The error of a part of a file as one of the whole file, whose rows can be counted."""
+    try:
+        data[:].decode(name)
+    except UnicodeDecodeError as found:
+        return found
+    return error
 
 
 def unpacked(path: Path, most: int | None = None) -> Bytes:
@@ -411,26 +439,33 @@ def _separator(head: list[str], suffix: str, where: str) -> str:
     return found[0] if found else usual or "\t"
 
 
-def _one_byte(data: bytes, mark: bytes, where: str) -> tuple[bytes, bytes]:
+def _one_byte(data: Bytes, start: int, mark: bytes, where: str) -> tuple[bytes, bytes]:
     """Put a byte that the file does not hold in place of a separator of several bytes."""
     for unused in _UNUSED:
-        if unused not in data:
-            return data.replace(mark, unused), unused
+        if not any(unused in block for block in blocks(data, start)):
+            target = io.BytesIO()
+            target.writelines(block.replace(mark, unused) for block in blocks(data, start))
+            return target.getvalue(), unused
     raise DataError(
         f"{where}: the file holds control characters, and a separator of several characters cannot "
         "be told from them; write it with one character."
     )
 
 
-def _requoted(data: bytes, mark: bytes, quote: str) -> bytes:
+def _requoted(data: Bytes, start: int, mark: bytes, quote: str) -> bytes:
     """Write a file anew, with all quotes in quotes: some stand inside of fields without any."""
     shape: Any = {"delimiter": mark.decode(), "quotechar": quote}
-    target = io.StringIO(newline="")
+    target = io.BytesIO()
     limit = csv.field_size_limit(len(data) + 1)
     try:
-        text = io.StringIO(data.decode(errors="surrogateescape"), newline="")
-        writer = csv.writer(target, lineterminator="\n", **shape)
-        writer.writerows(row or [""] for row in csv.reader(text, **shape))
+        lines = chain.from_iterable(
+            io.StringIO(block.decode(errors="surrogateescape"), newline="")
+            for block in blocks(data, start)
+        )
+        text = io.TextIOWrapper(target, "utf-8", errors="surrogateescape", newline="")
+        writer = csv.writer(text, lineterminator="\n", **shape)
+        writer.writerows(row or [""] for row in csv.reader(lines, **shape))
+        text.flush()
     finally:
         csv.field_size_limit(limit)
-    return target.getvalue().encode(errors="surrogateescape")
+    return target.getvalue()
