@@ -152,7 +152,7 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         ),
         ("training", 5, "training must be a table of keys, got 5"),
         ("model", {"dropout": 1}, "model.dropout must be < 1, got 1"),
-        ("model", {"dim": "wide"}, "model.dim must be a whole number, got 'wide'"),
+        ("model", {"dim": "wide"}, 'model.dim must be a whole number, or "auto", got'),
         ("model", {"user_layers": [64, 0]}, "model.user_layers[1] must be >= 1, got 0"),
         ("model", {"user_layers": 64}, "model.user_layers must be a list, got 64"),
         ("evaluation", {"k": []}, "evaluation.k must be a list of at least one, got []"),

@@ -771,6 +771,7 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
     ("a learning rate of 1e-9", "loss-does-not-fall", lambda: fit(learning_rate=1e-9)),
     ("that model, beside popularity", "worse-than-popular", lambda: fit(learning_rate=1e-9)),
     ("bfloat16 on a CPU without it", "bfloat16-emulated", without_bfloat16),
+    ("three epochs of one batch", "too-few-steps", lambda: before(epochs=3, batch_size=8192)),
     ("three epochs at a low rate", "still-improving", lambda: fit(epochs=3, learning_rate=0.001)),
     ("a figure that only falls", "best-at-first-epoch", lambda: told(0.2, 0.15, 0.1)),
     ("a learning rate of 1e30", "training-stopped", exploded),

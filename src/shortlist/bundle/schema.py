@@ -152,7 +152,9 @@ class Epoch(Section):
 
 
 class LearnedSettings(Section):
-    """Settings of a retriever with towers."""
+    """Settings of a retriever with towers. auto: why, for each key that said "auto"."""
+
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"auto"})
 
     model: dict[str, Any]
     training: dict[str, Any]
@@ -160,6 +162,7 @@ class LearnedSettings(Section):
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     epochs: list[Epoch]
     index: str | None = None
+    auto: dict[Name, str] | None = None
 
 
 class CountingSettings(Section):

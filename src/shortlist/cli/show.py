@@ -379,6 +379,25 @@ def contents(bundle: "Bundle") -> dict[str, Any]:
     }
 
 
+def chosen(retriever: Channel) -> dict[str, str]:
+    """What each key that said "auto" came to, and why, behind the channel where there are several.
+
+    Empty where none did.
+    """
+    several = len(parts(retriever)) > 1
+    found = {}
+    for name, channel in channels_of(retriever).items():
+        for key, number in channel.numbers.items():
+            said = f"{name}: {key}" if several else key
+            found[f"{said} (auto)"] = f"{number}, {channel.auto[key]}"
+    return found
+
+
+def chosen_lines(retriever: Channel) -> list[str]:
+    """Return the same as sentences."""
+    return [f"{key}: {value}." for key, value in chosen(retriever).items()]
+
+
 def inspection(bundle: "Bundle") -> RenderableType:
     """Return what `inspect` prints: what it is, what it was fitted on, its figures, its files."""
     fields: Any = bundle.manifest.fields
@@ -400,6 +419,7 @@ def inspection(bundle: "Bundle") -> RenderableType:
         rows["met besides"] = f"{met:,} events below min_weight, left out of their users' answers"
     if bundle.forgets_met:
         rows["met besides"] = FORGETS
+    rows |= chosen(bundle.retriever)
     if isinstance(bundle.retriever, Learner):
         choice = choose(bundle.retriever.training_section)
         exactness = SAMPLERS[choice.sampler].exactness

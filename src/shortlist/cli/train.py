@@ -217,7 +217,7 @@ def _show_run(run: "Run", bundle: Path, *, quiet: bool) -> None:
     if not quiet:
         if run.findings:
             notes.print(show.findings(run.findings))
-        for line in run.report.lines():
+        for line in (*run.report.lines(), *show.chosen_lines(run.retriever)):
             notes.print(line)
         notes.print(f"Saved as {bundle} ({run.bundle[:12]}).")
 

@@ -17,6 +17,7 @@ from shortlist.data.ragged import Ragged
 from shortlist.doctor.watch import TrainingWatch
 from shortlist.errors import ShortlistError
 from shortlist.sampling.base import Negatives, NegativeSampler, own_slots
+from shortlist.training.auto import Facts, settle
 from shortlist.training.fitting import Epoch
 from shortlist.training.objective import Objective
 from shortlist.training.precision import multiplies_bfloat16
@@ -115,10 +116,14 @@ class Subject:
 
         watch: what training told before the failure that ended it.
         """
+        data = None if split is None else split.training_data("train")
+        positives = 0 if data is None else len(data.training_targets)
+        facts = None if data is None else Facts.of(data, positives)
+        model, training, _ = settle(recipe.model, recipe.training, facts)
         return cls(
-            model=recipe.model if not recipe.channels else None,
-            training=recipe.training if not recipe.channels else None,
-            data=None if split is None else split.training_data("train"),
+            model=model if not recipe.channels else None,
+            training=training if not recipe.channels else None,
+            data=data,
             dataset=None if split is None else split.dataset,
             epochs=watch.epochs if watch else (),
             failure=failure,

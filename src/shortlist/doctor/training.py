@@ -4,6 +4,13 @@ import math
 
 from shortlist.doctor.base import Subject, check
 from shortlist.errors import TrainingError
+from shortlist.training.trainer import step_share
+
+LEAST_WAY = 0.5
+"""How far a weight must be able to move in a training: Adam moves one by about the step size."""
+
+MANY_STEPS = 5_000
+"""So many steps are enough, whatever their size."""
 
 
 @check(
@@ -61,23 +68,50 @@ def bfloat16_emulated(subject: Subject) -> str | None:
 
 
 @check(
+    "too-few-steps",
+    "warning",
+    "training",
+    "data",
+    cure="Set training.batch_size and training.epochs to 'auto', which follow from the log; or "
+    "raise epochs.",
+)
+def too_few_steps(subject: Subject) -> str | None:
+    """Training has too few steps: no weight can move far from where it was drawn."""
+    training = subject.training
+    steps = training.epochs * len(subject.batches)
+    if steps >= MANY_STEPS:
+        return None
+    way = training.learning_rate * math.fsum(
+        step_share(step, training.schedule, training.warmup, steps) for step in range(steps)
+    )
+    if way >= LEAST_WAY:
+        return None
+    return (
+        f"{steps:,} steps, {len(subject.batches):,} an epoch, at learning_rate "
+        f"{training.learning_rate:g} and less: together a weight moves by about {way:.2g} at most"
+    )
+
+
+@check(
     "still-improving",
     "warning",
     "epochs",
     "training",
-    cure="Raise training.epochs.",
+    cure="Raise training.epochs, or set training.batch_size and training.epochs to 'auto'.",
 )
 def still_improving(subject: Subject) -> str | None:
     """The validation figure was still rising when the epochs ran out."""
     epochs = subject.epochs
-    if len(epochs) < 3 or len(epochs) < subject.training.epochs:
+    if len(epochs) < 3 or epochs[-1].epoch < subject.training.epochs:
         return None
-    before = max(epoch.score for epoch in epochs[:-1])
-    if epochs[-1].score <= 1.05 * before:
+    late = math.ceil(len(epochs) / 4)
+    before = max(epoch.score for epoch in epochs[:-late])
+    best = max(epochs, key=lambda epoch: epoch.score)
+    if best.score <= 1.1 * before:
         return None
     return (
-        f"{subject.training.monitor} {before:.4f} before, {epochs[-1].score:.4f} in the last of "
-        f"{len(epochs)} epochs"
+        f"{subject.training.monitor} {before:.4f} up to epoch {epochs[-late - 1].epoch}, "
+        f"{best.score:.4f} in epoch {best.epoch} of at most {subject.training.epochs}"
     )
 
 
@@ -157,6 +191,7 @@ CHECKS = (
     figures_not_finite,
     loss_does_not_fall,
     bfloat16_emulated,
+    too_few_steps,
     still_improving,
     best_at_first_epoch,
     worse_than_popular,

@@ -11,7 +11,7 @@ from shortlist.blending.retrievers import parts
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.options import on_cpu, options_of
 from shortlist.channels.table import CHANNELS, LEARNED
-from shortlist.config import Recipe
+from shortlist.config import Model, Recipe, Training
 from shortlist.config.unread import unread
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
@@ -20,6 +20,7 @@ from shortlist.errors import ModelError, RecipeError, suggest_part
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import Report
 from shortlist.towers.two_tower import check_features
+from shortlist.training.auto import autos
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.precision import is_slow
 from shortlist.training.progress import Progress
@@ -92,6 +93,32 @@ def check(recipe: Recipe) -> None:
                 )
     check_features("user", recipe.model.user_features or (), users, items)
     check_features("item", recipe.model.item_features or (), items, users)
+
+
+def settled(recipe: Recipe, retriever: Channel) -> Recipe:
+    """Return the recipe with the numbers that a fit put in place of "auto".
+
+    Trained again, also on a log that has grown, it has the same ones. Where channels came to
+    different numbers, each has its own in its table.
+    """
+    found = {
+        name: part.numbers for name, part in parts(retriever).items() if isinstance(part, Learner)
+    }
+    if not any(found.values()):
+        return recipe
+    said = recipe.to_dict()
+    if not recipe.channels:
+        (numbers,) = found.values()
+        for section in ("model", "training"):
+            said[section] |= {key: v for key, v in numbers.items() if key in said[section]}
+        return Recipe.from_dict(said, recipe.base)
+    names = dict(zip(parts(retriever), recipe.channels, strict=True))
+    for name, numbers in found.items():
+        said["channels"][names[name]] |= numbers
+    for section, default in (("model", Model()), ("training", Training())):
+        for key in autos(getattr(recipe, section)):
+            said[section][key] = getattr(default, key)
+    return Recipe.from_dict(said, recipe.base)
 
 
 def is_slow_in_bfloat16(recipe: Recipe, device: str) -> bool:

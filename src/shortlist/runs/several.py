@@ -14,6 +14,7 @@ from shortlist.errors import BundleError
 from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.report import SAME_FOR_ONE
 from shortlist.metrics import PER_USER
+from shortlist.runs.pipeline import settled
 
 WIDTH = 1.96
 """Standard errors on each side of a 95 % interval."""
@@ -223,7 +224,8 @@ def _is_there(path: Path, recipe: Recipe) -> bool:
     """Whether the bundle of this recipe is at a path. Errors: BundleError for another."""
     if not path.exists():
         return False
-    if load(path).recipe != recipe.to_dict():
+    there = load(path)
+    if there.recipe != settled(recipe, there.retriever).to_dict():
         raise BundleError(
             f"{path} is a bundle of another recipe: take another --out, or --overwrite"
         )

@@ -125,7 +125,8 @@ def carry_out(
         checkpoints=checkpoints,
         retriever=retriever,
     )
-    report, description = trained.report.to_dict(), recipe.to_dict()
+    report = trained.report.to_dict()
+    description = pipeline.settled(recipe, trained.retriever).to_dict()
     findings: list[Finding] = []
     try:
         findings = examine(Subject.of_retriever(trained.retriever, report, description))

@@ -1,8 +1,17 @@
 """What is a section of a recipe, and which types can its keys have?"""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WrapValidator,
+)
 
 from shortlist.durations import checked_duration
 
@@ -26,6 +35,28 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+AUTO = "auto"
+"""The value of a key whose number follows from the log, once there is one."""
+
+
+def is_auto(value: object) -> bool:
+    """Tell whether a value stands for the number that follows from the log."""
+    return isinstance(value, str) and value == AUTO
+
+
+def _or_auto(what: str) -> tuple[object, ...]:
+    """Let a number be "auto" as well. It is typed as the number, which `training.auto` puts in."""
+
+    def read(value: object, check: Callable[[object], object]) -> object:
+        if is_auto(value):
+            return value
+        if isinstance(value, str):
+            raise ValueError(f'must be {what}, or "{AUTO}"')
+        return check(value)
+
+    return WrapValidator(read), PlainSerializer(lambda value: value)
+
+
 Text = Annotated[str, AfterValidator(plain)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -34,6 +65,9 @@ Duration = Annotated[float | str, BeforeValidator(checked_duration)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(as_tuple), AfterValidator(distinct)]
+CountOrAuto = Annotated[Count, *_or_auto("a whole number")]
+WholeOrAuto = Annotated[int, Field(ge=0, lt=2**31), *_or_auto("a whole number")]
+ShareOrAuto = Annotated[Share, *_or_auto("a number")]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(as_tuple)]
 
 

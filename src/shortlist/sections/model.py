@@ -4,13 +4,26 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from shortlist.sections.base import Count, Counts, Names, Section, Share, Text
+from shortlist.sections.base import (
+    Count,
+    CountOrAuto,
+    Counts,
+    Names,
+    Section,
+    Share,
+    ShareOrAuto,
+    Text,
+)
 
 
 class CommonModel(Section):
     """The two towers."""
 
-    dim: Count = Field(default=64, description="Width of the user and item vectors.")
+    dim: CountOrAuto = Field(
+        default=64,
+        description='Width of the user and item vectors; "auto": wider where an item has many '
+        "events.",
+    )
     history: Text = Field(
         default="recency",
         description='How the items of a history become vectors: "attention" and "gru" read them in '
@@ -70,9 +83,10 @@ class CommonModel(Section):
         "With values = 'explicit' (loss = 'squared') the mean of all values stands beside them, so "
         "that a score is the value itself. For similarity = 'dot'.",
     )
-    dropout: Share = Field(
+    dropout: ShareOrAuto = Field(
         default=0.2,
-        description="Share of the pooled history and of hidden layers dropped in training.",
+        description="Share of the pooled history and of hidden layers dropped in training; "
+        '"auto": more where an item has few events.',
     )
 
     latest_items: Count | None = Field(

@@ -7,7 +7,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shortlist.errors import suggest_part
 from shortlist.metrics import PER_USER
-from shortlist.sections.base import Count, Duration, NotNegative, Positive, Section, Seed, Text
+from shortlist.sections.base import (
+    Count,
+    CountOrAuto,
+    Duration,
+    NotNegative,
+    Positive,
+    Section,
+    Seed,
+    Text,
+    WholeOrAuto,
+    is_auto,
+)
 
 Mode = Literal["pointwise", "pairwise", "listwise"]
 Similarity = Literal["cosine", "dot", "euclidean"]
@@ -130,8 +141,10 @@ class CommonTraining(Section):
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="How the step size falls to nothing over the epochs."
     )
-    warmup: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=0, description="Steps over which the step size first rises to learning_rate."
+    warmup: WholeOrAuto = Field(
+        default=0,
+        description='Steps over which the step size first rises to learning_rate; "auto": a '
+        "twentieth of them, at most 100.",
     )
     clip: Positive | None = Field(
         default=None,
@@ -155,9 +168,15 @@ class CommonTraining(Section):
         "a softmax over a shared pool. Histories, sums and weights stay float32. "
         '"auto": bfloat16 where the device has arithmetic for it and it does something.',
     )
-    epochs: Count = Field(default=10, description="At most so many passes over the log.")
-    batch_size: Count = Field(
-        default=1024, description="Positives in one step; with attention, about so many."
+    epochs: CountOrAuto = Field(
+        default=10,
+        description='At most so many passes over the log; "auto": as many as a budget of steps '
+        "allows, with patience and validation rows to stop earlier.",
+    )
+    batch_size: CountOrAuto = Field(
+        default=1024,
+        description='Positives in one step; with attention, about so many. "auto": fewer on a '
+        "small log, so that an epoch has hundreds of steps.",
     )
     compile: bool = Field(
         default=False,
@@ -173,8 +192,10 @@ class CommonTraining(Section):
     validate_every: Count = Field(
         default=1, description="Epochs between two looks at the validation rows."
     )
-    patience: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=3, description="Epochs without a better figure before training stops; 0: never."
+    patience: WholeOrAuto = Field(
+        default=3,
+        description='Epochs without a better figure before training stops; 0: never; "auto": a '
+        "quarter of them.",
     )
     monitor: Annotated[str, AfterValidator(_monitor)] = Field(
         default="ndcg@10",
@@ -190,6 +211,11 @@ class CommonTraining(Section):
 
     @model_validator(mode="after")
     def _blocks_act(self) -> Self:
+        if self.encode_rows is not None and is_auto(self.batch_size):
+            raise ValueError(
+                "encode_rows is for batches too large for memory, which batch_size = 'auto' never "
+                "chooses: give batch_size as a number."
+            )
         if self.encode_rows is not None and self.encode_rows >= self.batch_size:
             raise ValueError(
                 f"encode_rows = {self.encode_rows} must be below batch_size = {self.batch_size}: "

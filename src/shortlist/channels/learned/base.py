@@ -33,6 +33,7 @@ from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.sections.training import NEG_RMSE
 from shortlist.similarity import comparable, normalize
+from shortlist.training.auto import Facts, number_of, settle
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, Fitted, fit_towers
 from shortlist.training.hard import check_hard_options
@@ -103,7 +104,8 @@ class Learner(Explaining):
     vector in its index, as a bundle names the file. reads: the keys of the sections that do
     something here; all others are refused, with the reason in `unread` where it has one.
     precision: in which the last fit multiplied, "float32" or "bfloat16", where training.precision
-    may say "auto". Options are the keys of a recipe's [model] and [training] sections.
+    may say "auto". auto: why the fit chose the number of each key that said "auto"; until then the
+    sections say "auto". Options are the keys of a recipe's [model] and [training] sections.
     """
 
     positives: ClassVar[str]
@@ -127,17 +129,18 @@ class Learner(Explaining):
     ) -> None:
         sections = sections_for(self.positives, model, training, options, self.reads, self.unread)
         # These refuse what cannot work, before any data.
-        sampler_of(sections[1], torch.tensor([0, 1]))
-        objective = objective_of(sections[1])
-        check_hard_options(sections[1], objective)
-        _check_values(
-            sections[1], fitted=reads_values(objective.loss), can="weighted" in self.reads
-        )
+        training = settle(*sections, None).training
+        sampler_of(training, torch.tensor([0, 1]))
+        objective = objective_of(training)
+        check_hard_options(training, objective)
+        _check_values(training, fitted=reads_values(objective.loss), can="weighted" in self.reads)
         self._begin(*sections, device)
 
     def _begin(self, model: Model, training: Training, device: str) -> None:
         """Take over sections that were checked, now or when a bundle was trained."""
         self.model_section, self.training_section = model, training
+        self._asked = model, training
+        self.auto: dict[str, str] = {}
         self.device = usable_device(device)
         self.epochs_run: tuple[Epoch, ...] = ()
         self.best_epoch = 0
@@ -196,10 +199,13 @@ class Learner(Explaining):
 
         Then only is there something to measure: the validation rows choose the epoch.
         """
+        data = split.training_data(fit)
+        if fit == "train":
+            self._settle(data)
         training = self.training_section
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            self.set_data(split.training_data(fit))
+            self.set_data(data)
             trainer = self._trainer(self.data)
             self.precision = trainer.precision
             fitted = fit_towers(
@@ -213,6 +219,21 @@ class Learner(Explaining):
             )
             self._place()
         return fitted
+
+    def _settle(self, data: TrainingData) -> None:
+        """Put numbers in place of "auto"; a refit keeps those of the fit before it."""
+        found = settle(*self._asked, Facts.of(data, self._positives(data)))
+        self.model_section, self.training_section = found.model, found.training
+        self.auto = {key: one.reason for key, one in found.chosen.items()}
+
+    @property
+    def numbers(self) -> dict[str, int | float]:
+        """What the last fit put in place of "auto", by key."""
+        return {key: number_of(key, self.model_section, self.training_section) for key in self.auto}
+
+    def _positives(self, data: TrainingData) -> int:
+        """About how many positives an epoch has."""
+        return len(data.training_targets)
 
     def _measured(self) -> float:
         """The monitored figure on the validation rows, of the towers as they are."""
@@ -327,6 +348,8 @@ class Learner(Explaining):
         rows, vectors = self._placed()
         placed = {"rows": rows, "vectors": vectors}
         states = {"towers": dict(self.towers.state_dict()), self.placed: placed}
+        if self.auto:
+            settings["auto"] = dict(self.auto)
         settings["index"] = kind_of(self.index)
         states["index"] = self.index.state()
         return settings, states
@@ -350,6 +373,7 @@ class Learner(Explaining):
         retriever._begin(*sections, device)
         retriever.epochs_run = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
+        retriever.auto = dict(settings.get("auto", {}))
         retriever.precision = settings.get("precision", retriever.precision)
         with torch.random.fork_rng(devices=[]), _Unfilled():
             retriever.set_data(data)

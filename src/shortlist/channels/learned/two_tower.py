@@ -22,6 +22,7 @@ from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.losses.base import reads_values
 from shortlist.sampling.hard.base import HardWorld
+from shortlist.sections.base import is_auto
 from shortlist.towers import TOWERS
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import TwoTowers
@@ -85,7 +86,7 @@ class TwoTower(ItemVectors):
                 f"model.biases are added to a score, and similarity = '{similarity}' is no sum: "
                 "take similarity = 'dot', or leave biases out"
             )
-        if section.biases and section.dim < 3:
+        if section.biases and not is_auto(section.dim) and section.dim < 3:
             raise ModelError(
                 f"model.biases take two of the numbers of a vector, and model.dim = {section.dim} "
                 "leaves none: take 3 or more"

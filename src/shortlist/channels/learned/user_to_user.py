@@ -194,6 +194,9 @@ class UserToUser(Learner):
     def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
         self.set_users(rows, vectors, index)
 
+    def _positives(self, data: TrainingData) -> int:
+        return int((np.diff(data.training_log.indptr) >= 2).sum())
+
     @property
     def _neighbours(self) -> int:
         return self.model_section.neighbours or NEIGHBOURS
