@@ -188,6 +188,18 @@ REFUSED = {
     "'..4' and '3..' overlap": {"event": "t", "events": {"..4": {"target": True}, "3..": {}}},
     "the range '4..4' holds no number": {"event": "t", "events": {"4..4": {"target": True}}},
     "the kind '3' is not in data.events": {"event": "t", "events": {"..3": {"target": True}}},
+    "the column holds numbers, and '1 - 4' of .* '1..4' .from 1 to less than 4.": {
+        "event": "t",
+        "events": {"5..": {"target": True}, "1 - 4": {}},
+    },
+    "the column holds numbers, and '>=4' of data.events": {
+        "event": "t",
+        "events": {">=4": {"target": True}, "..4": {}},
+    },
+    "The end 2 is no part of the range '0..2'": {
+        "event": "t",
+        "events": {"0..2": {"target": True}, "3..": {}},
+    },
     "has the range '4..', and the column holds text": {"events": {"4..": {"target": True}}},
     "min_weight and events both": {"min_weight": 1.0, "weight": "e"},
     "both name the column 't'": {"event": "t"},

@@ -317,6 +317,29 @@ def test_files_of_strangers_are_guessed_too(tmp_path, name):
     assert data == roles
 
 
+SCRIPTS = {
+    "gb18030": "三体,周星馳電影,霸王別姬,大话西游,無間道,臥虎藏龍,活着,紅高粱,鎔,囧途",
+    "cp1251": "Война и мир,Сталкер,Ирония судьбы,Брат,Иди и смотри,Летят журавли,Я",
+    "koi8-r": "Война и мир,Сталкер,Ирония судьбы,Брат,Иди и смотри,Летят журавли,Я",
+    "latin-1": "Amélie,Le Fabuleux Destin,Das Leben der Anderen,Señora,Über uns,À bout",
+    "cp1252": "Amélie – le film,L’été,Das Boot,“Señora”,Über uns,À bout de souffle",
+}
+
+
+@pytest.mark.parametrize("encoding", SCRIPTS)
+def test_an_encoding_is_a_guess_that_says_how_another_is_named(tmp_path, encoding):
+    titles = SCRIPTS[encoding].split(",")
+    rows = "".join(
+        f"{n % 29},{n % 17},{titles[n % 17 % len(titles)]} {n % 17}\n" for n in range(300)
+    )
+    (tmp_path / "log.csv").write_text("user,item,title\n" + rows, encoding=encoding)
+    made = draft(str(tmp_path / "log.csv"))
+    guess = made.guesses["data.encoding"]
+    assert (guess.value, guess.confidence) == (encoding, "check")
+    assert "not certain" in guess.reason
+    assert "name the encoding" in guess.reason
+
+
 def test_ids_that_are_floats_in_parquet_are_refused_as_train_does(tmp_path):
     frame = pl.DataFrame({"user_id": [1.0, 1.0, 2.0], "item_id": [1, 2, 1], "visit_id": [1, 1, 2]})
     frame.write_parquet(tmp_path / "log.parquet")

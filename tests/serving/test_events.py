@@ -253,6 +253,18 @@ def test_events_below_the_smallest_weight_are_met_and_not_liked(shop, split, wor
     assert best[0] in place.recommend([NEW], exclude_seen=False)["items"][0]
 
 
+def test_a_weight_is_refused_where_the_log_has_none(shop, world, tmp_path):
+    data = Dataset.load(world.interactions, schema=Schema(time="timestamp")).split()
+    save(Popular().fit(data), tmp_path / "bundle")
+    place = shop(tmp_path / "bundle")
+    refused = place.send({"user": NEW, "item": ITEMS[0], "weight": 2})
+    assert (refused.status, refused.code) == (422, "invalid_request")
+    assert (
+        "events[0].weight: the log of the bundle has no weights" in refused.json["error"]["message"]
+    )
+    assert place.send({"user": NEW, "item": ITEMS[0]}).status == 200
+
+
 def test_a_stored_event_is_for_what_its_kind_is_for(shop, world, tmp_path):
     marked = world.interactions.with_columns(
         e=pl.when(pl.col("rating") >= 4).then(pl.lit("buy")).otherwise(pl.lit("view"))

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from shortlist.data.columns import fault, first_row, refuse_null
-from shortlist.sections.events import RANGE, Events, ranges
+from shortlist.sections.events import RANGE, RANGES, Events, is_nearly_range, ranges
 
 SHOWN = 12
 """How many kinds of a file a message lists at most."""
@@ -29,7 +29,7 @@ def coded(column: pl.Series, events: Events, where: str) -> Coded:
     """
     refuse_null(column, where, "the kind of the event is missing; every row needs one.")
     if column.dtype.is_numeric():
-        codes = _of_numbers(column, events)
+        codes = _of_numbers(column, events, where)
     elif column.dtype == pl.Boolean or column.dtype in (pl.String, pl.Categorical, pl.Enum):
         codes = _of_text(column, events, where)
     else:
@@ -40,7 +40,15 @@ def coded(column: pl.Series, events: Events, where: str) -> Coded:
     return Coded(codes.alias("kind"), tuple(int(count) for count in found))
 
 
-def _of_numbers(column: pl.Series, events: Events) -> pl.Series:
+def _of_numbers(column: pl.Series, events: Events, where: str) -> pl.Series:
+    for name in events:
+        if is_nearly_range(name):
+            raise fault(
+                where,
+                column.name,
+                f"the column holds numbers, and {name!r} of data.events is neither a number nor a "
+                f"range: {RANGES}.",
+            )
     values = column.cast(pl.Float64).to_numpy()
     own = np.float32 if column.dtype == pl.Float32 else np.float64  # as the column holds a limit
     codes = np.full(len(values), -1, dtype=np.int8)
@@ -77,13 +85,15 @@ def _refuse_unnamed(column: pl.Series, codes: pl.Series, events: Events, where: 
         listed.append(f"{len(counts) - SHOWN:,} more")
     row = first_row(codes.is_null())
     name = text[row - 1]
+    ends = [kind for kind in events if (found := RANGE.fullmatch(kind)) and found[2] == name]
+    hint = f" The end {name} is no part of the range {ends[0]!r}: {RANGES}." if ends else ""
     raise fault(
         where,
         column.name,
         f"the kind {name!r} is not in data.events, which names "
         f"{', '.join(map(repr, events))}. The file has {', '.join(listed)}. Give it a table "
         f"[data.events.{_key(name)}], with drop = true if its rows are to be left out; "
-        "a bundle that is there knows it after the next training only.",
+        f"a bundle that is there knows it after the next training only.{hint}",
         row,
     )
 

@@ -281,7 +281,7 @@ def _not_decoded(error: UnicodeDecodeError, where: str) -> DataError:
     begin = error.object.rfind(b"\n", 0, error.start) + 1
     line = error.object[begin : begin + 60].split(b"\n")[0]
     cure = (
-        'Say how it is written: data.encoding = "latin-1", "cp1252" or "gb18030" are usual'
+        'Say how it is written: data.encoding = "latin-1", "cp1251" or "gb18030" are usual'
         if error.encoding == "utf-8"
         else "Give data.encoding another value"
     )

@@ -136,9 +136,7 @@ def _written(files: Sequence[Path], key: str) -> tuple[TextFormat, list[Guess]]:
     form = TextFormat()
     if (encoding := _encoding(files)) is not None:
         form = replace(form, encoding=encoding)
-        guesses.append(
-            Guess("data.encoding", encoding, "the bytes are no UTF-8; look at the accents", "check")
-        )
+        guesses.append(Guess("data.encoding", encoding, _NO_UTF8, "check"))
     form = _separated(files[0], form, key, guesses)
     names = first_fields(files[0], form, MOST)
     plain = tuple(f"column_{number + 1}" for number in range(len(names)))
@@ -160,6 +158,11 @@ def _written(files: Sequence[Path], key: str) -> tuple[TextFormat, list[Guess]]:
             guesses.append(Guess("data.decimal", ",", f"numbers are written {shown}", "likely"))
     return form, guesses
 
+
+_NO_UTF8 = (
+    "not certain: the bytes are no UTF-8, and do not say what they are; if letters look wrong, "
+    "name the encoding they were written in: latin-1, cp1252, cp1251, gb18030, big5, shift_jis"
+)
 
 _COLUMNS = {
     "interactions": "columns",
@@ -245,15 +248,27 @@ def _encoding(files: Sequence[Path]) -> str | None:
         pass
     else:
         return None
+    # Accents stand alone among ASCII; in other scripts whole words are beyond it.
     runs = re.findall(rb"[\x80-\xff]+", data)
-    pairs = sum(len(run) % 2 == 0 and min(run) > 0xA0 for run in runs)
-    if pairs > 0.9 * len(runs):  # Chinese characters are two such bytes, accents are one
+    words = sum(len(run) > 1 for run in runs) > len(runs) / 2
+    if words and _share(data, "gb18030", "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]") > 0.9:
         return "gb18030"
+    if words and _share(data, "cp1251", "[\u0400-\u04ff]") > 0.9:  # as many letters in KOI8
+        return max(("cp1251", "koi8-r"), key=lambda name: _share(data, name, "[\u0430-\u044f]"))
     try:
         data.decode("cp1252")
     except UnicodeDecodeError:
         return "latin-1"
     return "cp1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
+
+
+def _share(data: bytes, encoding: str, letters: str) -> float:
+    """Which share of the characters beyond ASCII are these letters, in an encoding; or 0."""
+    try:
+        beyond = [char for char in data.decode(encoding) if not char.isascii()]
+    except UnicodeDecodeError:
+        return 0.0
+    return sum(bool(re.match(letters, char)) for char in beyond) / max(len(beyond), 1)
 
 
 # --- headers --------------------------------------------------------------------------------------

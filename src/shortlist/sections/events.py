@@ -16,6 +16,10 @@ MOST = 100
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 RANGE = re.compile(rf"({_NUMBER})?\.\.({_NUMBER})?")
+RANGES = (
+    "ranges are written '4..' (4 and more), '..4' (less than 4), '1..4' (from 1 to less than 4)"
+)
+_NEARLY = re.compile(r"(?i:[\s\de.,:;<>=≤≥+*~_\-\u2010-\u2015\u2212…()\[\]|/]|to|and)*")
 
 
 class EventKind(Section):
@@ -105,6 +109,16 @@ def kind_of(value: str | float | None, events: Events) -> str | None:
         return value if value in events else None
     spans = zip(events, ranges(events), strict=True)
     return next((name for name, span in spans if span and span[0] <= value < span[1]), None)
+
+
+def is_nearly_range(name: str) -> bool:
+    """Return whether a name of digits and signs is neither a number nor a range.
+
+    >>> [name for name in ("4..", "4-5", ">= 4", "4", "view") if is_nearly_range(name)]
+    ['4-5', '>= 4']
+    """
+    known = RANGE.fullmatch(name) or re.fullmatch(_NUMBER, name)
+    return not known and bool(re.search(r"\d", name) and _NEARLY.fullmatch(name))
 
 
 def _entry(name: Any, kind: Any) -> EventKind:

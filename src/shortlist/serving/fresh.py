@@ -115,6 +115,12 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
                 f"events[{place}].time: {event.time:.0f} is more than a day ahead of this "
                 "machine's clock; times are seconds since 1970",
             )
+        if event.weight is not None and least is None and not served.has_weights:
+            raise RequestError(
+                "invalid_request",
+                f"events[{place}].weight: the log of the bundle has no weights (data.weight), so "
+                "nothing would be done with it: leave it out",
+            )
         if (
             event.weight is not None
             and event.weight < 0

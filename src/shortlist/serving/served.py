@@ -68,6 +68,12 @@ class Served:
         return least
 
     @cached_property
+    def has_weights(self) -> bool:
+        """Whether events have a weight in the log: otherwise nothing is done with that of one."""
+        said = (self.bundle.recipe or {}).get("data", {})
+        return said.get("weight") is not None or self.data.log.weight is not None
+
+    @cached_property
     def kinds_of_events(self) -> Events:
         """What each kind of event is for, by the bundle's recipe; empty where it tells none."""
         said = (self.bundle.recipe or {}).get("data", {})
