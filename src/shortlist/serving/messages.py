@@ -134,8 +134,8 @@ class EventSent(Message):
     """A user met an item, known or not.
 
     kind: what it was, such as "click". time: seconds since 1970, or when it arrived. weight: as in
-    the log, if that has weights; left out, it counts as a positive of weight 1. id: what the sender calls it; sent again
-    within a day, it is not counted again.
+    the log, if that has weights; left out, it counts as a positive of weight 1. id: what the sender
+    calls it; sent again within a day, it is not counted again.
     """
 
     user: Id
