@@ -97,7 +97,8 @@ def refusal(capsys, *arguments):
 def test_evaluate_prints_the_object_that_training_saved(capsys, bundle):
     measured = json.loads(output(capsys, "evaluate", bundle, "--json"))
     saved = json.loads(output(capsys, "inspect", bundle, "--json"))["metrics"]
-    assert {k: v for k, v in measured.items() if k != "bundle"} == saved
+    assert measured["costs"]["this model"]["query_cpu_us"] > 0
+    assert {k: v for k, v in measured.items() if k not in ("bundle", "costs")} == saved
     assert measured["users"] == 200
     assert set(measured["metrics"]["hit_rate@5"]) == {"mean", "low", "high"}
     assert "recall@10" in measured["baseline"]["popularity"]

@@ -22,6 +22,7 @@ from shortlist.metrics import (
     exposure,
     gini,
     hits,
+    novelty,
     per_user,
     popularity_percentile,
 )
@@ -274,6 +275,14 @@ def test_what_lists_do_to_the_catalogue_by_hand():
     assert gini(shown) == pytest.approx(pairs / (2 * shown.mean()))
 
 
+def test_novelty_is_what_a_hand_works_out():
+    """Shares 4/8, 3/8, 1/8 of the events; the item without one counts as one with one."""
+    shown = np.array([2, 0, 1, 1])
+    popularity = np.array([4, 3, 1, 0])
+    assert novelty(shown, popularity) == pytest.approx((2 * 1 + 3 + 3) / 4)
+    assert novelty(shown, popularity * 5) == pytest.approx((2 + 3 + math.log2(40)) / 4)
+
+
 def test_random_lists_are_neutral_in_popularity_and_popular_ones_are_not():
     generator = np.random.default_rng(2)
     popularity = np.sort(generator.zipf(1.5, size=500))
@@ -288,6 +297,7 @@ def test_empty_lists_have_no_popularity_and_cover_nothing():
     assert math.isnan(gini(shown))
     assert math.isnan(average_popularity(shown, shown))
     assert math.isnan(popularity_percentile(shown, shown))
+    assert math.isnan(novelty(shown, shown))
 
 
 def test_exposure_adds_up_over_blocks_of_users():

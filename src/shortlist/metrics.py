@@ -227,6 +227,24 @@ def popularity_percentile(shown: Ints, popularity: Ints) -> float:
     return float(shown @ ((below + up_to) / 2)) / (slots * len(popularity))
 
 
+def novelty(shown: Ints, popularity: Ints) -> float:
+    """Mean self-information of a recommended slot, in bits: how little known its item is.
+
+    -log2 of the item's share of all training events (Zhou et al. 2010; Vargas & Castells 2011); an
+    item without one counts as if it had one. shown, popularity: as in `average_popularity`, where
+    popularity holds all training events. Twice as rare is one bit more. NaN if nothing is
+    recommended or nothing was trained on.
+
+    >>> novelty(np.array([1, 0, 1]), popularity=np.array([4, 3, 1]))  # 1 bit and 3 bits
+    2.0
+    """
+    slots, events = int(shown.sum()), int(popularity.sum())
+    if not slots or not events:
+        return float("nan")
+    bits = np.log2(events / np.maximum(popularity, 1).astype(np.float64))
+    return float(shown @ bits) / slots
+
+
 def gini(shown: Ints) -> float:
     """How unequally the lists share their slots among candidates: 0 alike, towards 1 one item.
 

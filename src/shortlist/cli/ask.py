@@ -349,7 +349,7 @@ def evaluate(
         return
     identity, report = measured(bundle)
     if json_:
-        print_json({"bundle": identity, **report.to_dict()})
+        print_json({"bundle": identity, **report.to_dict(), "costs": report.costs_dict()})
         return
     out.print(report.table())
     if report.ladder:

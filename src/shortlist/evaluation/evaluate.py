@@ -1,6 +1,7 @@
 """The honest figure: full catalogue, seen items out, exactly the code that serves."""
 
 from collections.abc import Mapping, Sequence
+from time import process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ from shortlist.channels.counting.popular import Popular
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.errors import ModelError, QueryError
-from shortlist.evaluation.ladder import SHOWN, Rung, rungs
-from shortlist.evaluation.report import Report
+from shortlist.evaluation.diversity import LISTS, Vectors, intra_list_distance, item_vectors
+from shortlist.evaluation.ladder import SHOWN, Method, Rung, rungs
+from shortlist.evaluation.report import MODEL, Cost, Report
 from shortlist.evaluation.searching import searched, searched_exactly
 from shortlist.evaluation.significance import bootstrap_intervals
 from shortlist.evaluation.slices import Cases, sliced
@@ -24,6 +26,7 @@ from shortlist.metrics import (
     exposure,
     gini,
     hits,
+    novelty,
     per_user,
     popularity_percentile,
     with_metrics,
@@ -42,12 +45,16 @@ class _Answers(NamedTuple):
     """Figures of each user by name, [U]; how often each item row was shown, by k; fallbacks.
 
     places: of each held-out event, its item's place in the list, from 1; 0 where it is not there.
+    distances: of some lists, how far apart their items are, by k, [lists]; see `diversity`.
+    seconds: CPU seconds that the answers took.
     """
 
     figures: dict[str, NDArray[np.float64]]
     shown: dict[int, NDArray[np.int64]]
     fallbacks: int
     places: NDArray[np.int64]
+    distances: dict[int, NDArray[np.float64]]
+    seconds: float
 
 
 def evaluate(
@@ -81,14 +88,18 @@ def evaluate(
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     measured = with_metrics(metrics)
     cases = Cases(*data.targets(on))
-    answers = _answers(retriever, cases, ks, on, exclude_seen, measured)
+    vectors = item_vectors(data)
+    answers = _answers(retriever, cases, ks, on, exclude_seen, measured, vectors)
     exact = searched_exactly(retriever)
     exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen, measured)
-    baseline = _answers(Popular().fit_data(data), cases, ks, on, exclude_seen, measured)
-    below = {"popular": baseline}
-    if ladder:
-        for name, rung in rungs(data).items():
-            below[name] = _answers(rung, cases, ks, on, exclude_seen)
+    popular, fitting = _fitted(Popular(), data)
+    baseline = _answers(popular, cases, ks, on, exclude_seen, measured, vectors)
+    below, costs = {"popular": baseline}, {MODEL: Cost.of(answers.seconds, len(cases.users))}
+    costs["popular"] = Cost.of(baseline.seconds, len(cases.users), fitting)
+    for name, rung in (rungs(data) if ladder else {}).items():
+        fitted, fitting = _fitted(rung, data)
+        below[name] = _answers(fitted, cases, ks, on, exclude_seen)
+        costs[name] = Cost.of(below[name].seconds, len(cases.users), fitting)
     candidates = retriever.candidate_rows()
     counts = _unreachable(data, cases, candidates, on, exclude_seen)
     return Report(
@@ -100,9 +111,9 @@ def evaluate(
         candidate_items=len(candidates),
         counts=counts | {"users_answered_by_fallback": answers.fallbacks},
         metrics=bootstrap_intervals(answers.figures, SEED),
-        catalogue=_catalogue(answers.shown, data, candidates),
+        catalogue=_catalogue(answers, data, candidates),
         popularity=bootstrap_intervals(baseline.figures, SEED),
-        popularity_catalogue=_catalogue(baseline.shown, data, candidates),
+        popularity_catalogue=_catalogue(baseline, data, candidates),
         differences=bootstrap_intervals(
             {name: value - baseline.figures[name] for name, value in answers.figures.items()}, SEED
         ),
@@ -111,7 +122,16 @@ def evaluate(
         exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
         ladder=tuple(_rung(n, answers, b) for n, b in below.items()) if ladder else (),
         slices=sliced(data, cases, on, answers.places, baseline.places, ks, by, SEED),
+        diversity_by=vectors.by,
+        costs=costs,
     )
+
+
+def _fitted(method: Method, data: TrainingData) -> tuple[Method, float]:
+    """A method fitted on data, and the CPU seconds it took."""
+    start = process_time()
+    fitted = method.fit_data(data)
+    return fitted, process_time() - start
 
 
 def _rung(name: str, ours: _Answers, theirs: _Answers) -> Rung:
@@ -167,19 +187,29 @@ def _answers(
     cut: Cut,
     exclude_seen: bool,
     metrics: Mapping[str, Metric] | None = None,
+    vectors: Vectors | None = None,
 ) -> _Answers:
-    """Ask for every case and compare; blocks of users, so that memory does not grow with them."""
+    """Ask for every case and compare; blocks of users, so that memory does not grow with them.
+
+    vectors: what the items of a list are told apart by, where that is asked for.
+    """
     figures: dict[str, list[NDArray[np.float64]]] = {}
     shown = {k: np.zeros(len(retriever.data.items) + 1, dtype=np.int64) for k in ks}
     places: list[NDArray[np.int64]] = []
-    fallbacks = 0
+    fallbacks, seconds = 0, 0.0
+    distances: dict[int, list[NDArray[np.float64]]] = {k: [] for k in ks}
+    spread = np.zeros(len(cases.users), dtype=np.bool_)
+    if vectors is not None:
+        spread[np.random.default_rng(0).permutation(len(spread))[:LISTS]] = True
     step = max(1, min(USERS_AT_A_TIME, SLOTS_AT_A_TIME // max(ks)))
     for at in range(0, len(cases.users), step):
         block = slice(at, at + step)
         ids = retriever.data.users.external(cases.users[block])
+        start = process_time()
         answer = retriever.recommend(
             Queries(ids, before=cut, exclude_seen=exclude_seen), min(max(ks), len(shown[ks[0]]))
         )
+        seconds += process_time() - start
         top = _padded(answer.rows, max(ks))
         ends = cases.offsets[at : at + len(ids) + 1]
         wanted = cases.items[ends[0] : ends[-1]]
@@ -189,9 +219,13 @@ def _answers(
             figures.setdefault(name, []).append(values)
         for k in ks:
             shown[k] += exposure(top[:, :k], len(shown[k]))
+            if vectors is not None:
+                some = top[spread[block], :k]
+                distances[k].append(intra_list_distance(some, vectors.rows))
         fallbacks += int(answer.fallback.sum())
     whole = {name: np.concatenate(values) for name, values in figures.items()}
-    return _Answers(whole, shown, fallbacks, np.concatenate(places))
+    apart = {k: np.concatenate(each) for k, each in distances.items() if each}
+    return _Answers(whole, shown, fallbacks, np.concatenate(places), apart, seconds)
 
 
 def _places(
@@ -217,18 +251,22 @@ def _padded(rows: NDArray[np.int64], width: int) -> NDArray[np.int64]:
 
 
 def _catalogue(
-    shown: Mapping[int, NDArray[np.int64]], data: TrainingData, candidates: NDArray[np.int64]
+    answers: _Answers, data: TrainingData, candidates: NDArray[np.int64]
 ) -> dict[str, float]:
-    """Coverage, popularity bias and inequality of the lists, by k."""
+    """Coverage, popularity bias, inequality, novelty and diversity of the lists, by k."""
     counts = np.zeros(len(data.items) + 1, dtype=np.int64)
     counts[: data.items.trained + 1] = data.item_counts
     figures: dict[str, float] = {}
-    for k, by_row in shown.items():
+    for k, by_row in answers.shown.items():
         slots, popularity = by_row[candidates], counts[candidates]
         figures[f"coverage@{k}"] = coverage(slots)
         figures[f"average_popularity@{k}"] = average_popularity(slots, popularity)
         figures[f"popularity_percentile@{k}"] = popularity_percentile(slots, popularity)
         figures[f"gini@{k}"] = gini(slots)
+        figures[f"novelty@{k}"] = novelty(slots, popularity)
+        apart = answers.distances[k]
+        apart = apart[~np.isnan(apart)]
+        figures[f"diversity@{k}"] = float(apart.mean()) if len(apart) else float("nan")
     return figures
 
 

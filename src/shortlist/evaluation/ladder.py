@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from shortlist.asking.capabilities import Channel
+from shortlist.channels.counting.base import Counting
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.counting.transitions import Transitions
@@ -17,6 +17,10 @@ RECENT = 20
 
 SHOWN = ("recall", "ndcg")
 """The metrics of a rung."""
+
+
+Method: TypeAlias = Popular | Counting[Any]
+"""A method without training."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,19 @@ class Rung:
         }
 
 
-def rungs(data: TrainingData) -> dict[str, Channel]:
-    """Return the methods that a log allows, by name and fitted on its training rows.
+def rungs(data: TrainingData) -> dict[str, Method]:
+    """Return the methods that a log allows, by name, to be fitted on its training rows.
 
     The items popular of late need times with a unit, the items that follow the last ones met need
     an order, and co-counts of item-cf need neither. The popular items themselves are measured in
     every report.
     """
-    made: dict[str, Channel] = {}
+    made: dict[str, Method] = {}
     if (half_life := _half_life(data)) is not None:
-        made["popular of late"] = Popular(half_life=half_life).fit_data(data)
+        made["popular of late"] = Popular(half_life=half_life)
     if data.ordered:
-        made["transitions"] = Transitions().fit_data(data)
-    made["item-cf"] = ItemCF().fit_data(data)
+        made["transitions"] = Transitions()
+    made["item-cf"] = ItemCF()
     return made
 
 

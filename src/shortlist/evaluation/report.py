@@ -1,9 +1,9 @@
 """What an evaluation says: figures with intervals, for machines (dict) and for people (table)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
@@ -20,8 +20,27 @@ SAME_FOR_ONE = {"hit_rate": "recall", "map": "mrr"}
 SHOWN_SLICES = ("history", "items")
 """The slices that are always shown; `to_dict` has all of them."""
 
-SHOWN_OF_CATALOGUE = ("coverage", "popularity_percentile")
-"""What the table shows of the lists as a whole; `to_dict` has all of it."""
+SHOWN_OF_CATALOGUE = ("coverage", "gini", "popularity_percentile", "novelty", "diversity")
+"""What the table shows of the lists as a whole, at the first k; `to_dict` has all of it."""
+
+MODEL = "this model"
+"""The name of the model among the methods that it is compared with."""
+
+
+class Cost(NamedTuple):
+    """What something takes on this machine, in CPU time over all threads.
+
+    fit: seconds of the fit, None where it was not seen; query: microseconds a query, where queries
+    are asked together.
+    """
+
+    fit: float | None
+    query: float
+
+    @classmethod
+    def of(cls, seconds: float, queries: int, fit: float | None = None) -> "Cost":
+        """Return the cost of so many queries that took so many seconds together."""
+        return cls(fit, seconds / max(queries, 1) * 1e6)
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,9 @@ class Report:
     of vectors was trained and searched. exact: `metrics` once more, through exact indexes; None
     where all of them are exact. ladder: methods without training beside it;
     empty where they were not asked for. slices: recall by kinds of users and of items.
+    diversity_by: what tells the items of a list apart. costs: of the model and of each method
+    beside it, by name; they differ from run to run, so that they are no part of `to_dict` (nor of a
+    bundle), nor of what makes two reports equal.
     """
 
     cut: str
@@ -53,6 +75,8 @@ class Report:
     exact: Figures | None = None
     ladder: tuple[Rung, ...] = ()
     slices: tuple[Slice, ...] = ()
+    diversity_by: str = ""
+    costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; metrics map `recall@10` to mean, low and high.
@@ -72,6 +96,7 @@ class Report:
             "counts": dict(self.counts),
             "metrics": _plain(self.metrics),
             "catalogue": _defined(self.catalogue),
+            "diversity_by": self.diversity_by,
             "baseline": {
                 "popularity": _plain(self.popularity),
                 "popularity_catalogue": _defined(self.popularity_catalogue),
@@ -81,6 +106,13 @@ class Report:
             "channels": {name: channel.to_dict() for name, channel in self.channels.items()},
             "ladder": [rung.to_dict() for rung in self.ladder],
             "slices": [part.to_dict() for part in self.slices],
+        }
+
+    def costs_dict(self) -> dict[str, Any]:
+        """Return the costs as one JSON-safe object: CPU seconds of the fit, µs a query."""
+        return {
+            name: {"fit_cpu_seconds": cost.fit, "query_cpu_us": cost.query}
+            for name, cost in self.costs.items()
         }
 
     def table(self) -> Table:
@@ -93,7 +125,8 @@ class Report:
             f"{self.split} {self.cut}, seen items {'out' if self.exclude_seen else 'in'}",
             caption="Mean over users ± half of the 95 % bootstrap interval; the difference is "
             f"paired. Fitted on: {self.fit}."
-            + "".join(f" Here {same} equals {shown}." for same, shown in self._same().items()),
+            + "".join(f" Here {same} equals {shown}." for same, shown in self._same().items())
+            + (f" Diversity is by {self.diversity_by}." if self.diversity_by else ""),
         )
         table.add_column("metric", no_wrap=True)
         model = ("model",) if self.exact is None else ("exact", "indexed")
@@ -111,9 +144,9 @@ class Report:
                 _interval(self.differences[name], "+"),
             )
         table.add_section()
-        for name, value in self.catalogue.items():
-            if name.split("@")[0] not in SHOWN_OF_CATALOGUE:
-                continue
+        first = next(iter(self.catalogue), "").partition("@")[2]
+        for name in (f"{kind}@{first}" for kind in SHOWN_OF_CATALOGUE if first):
+            value = self.catalogue[name]
             beside = self.popularity_catalogue[name]
             blank = [""] * (len(model) - 1)
             table.add_row(name, *blank, _number(value), _number(beside), "")
@@ -152,7 +185,7 @@ class Report:
             table.add_row(*cells)
         table.add_section()
         own = [cell for name in shown for cell in (f"{self.metrics[name].mean:.4f}", "")]
-        table.add_row("this model", *own)
+        table.add_row(MODEL, *own)
         return table
 
     def slices_table(self, *, whole: bool = False) -> Table:
@@ -211,7 +244,15 @@ class Report:
             )
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts.get(n))
         channels = (channel.line(name) for name, channel in self.channels.items())
-        return (*self.notes, *counted, *channels)
+        return (*self.notes, *counted, *channels, *self._cost_lines())
+
+    def _cost_lines(self) -> Iterator[str]:
+        if (cost := self.costs.get(MODEL)) is None:
+            return
+        fit = "" if cost.fit is None else f"{cost.fit:,.1f} CPU seconds for the fit, "
+        others = [f"{name} {each.query:,.0f}" for name, each in self.costs.items() if name != MODEL]
+        beside = f" ({', '.join(others)})" if others else ""
+        yield f"cost here: {fit}{cost.query:,.0f} CPU µs a query asked in blocks{beside}."
 
 
 def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
 
 from shortlist.errors import DataError, ModelError
+from shortlist.linear.from_scipy import stdtr
 
 WEIGHTS = 4_000_000  # Resampling weights held at a time: 32 MB.
 
@@ -72,7 +72,7 @@ def paired_p(differences: NDArray[np.float64]) -> float:
     error = float(values.std(ddof=1)) / np.sqrt(len(values))
     if error == 0:
         return 0.0
-    return float(2 * stdtr(len(values) - 1, -abs(float(values.mean())) / error))
+    return 2 * stdtr(len(values) - 1, -abs(float(values.mean())) / error)
 
 
 def holm(chances: Sequence[float]) -> list[float]:

@@ -32,3 +32,10 @@ def isotonic_regression(*arguments: Any, **options: Any) -> Any:
     from scipy.optimize import isotonic_regression as fitted
 
     return fitted(*arguments, **options)
+
+
+def stdtr(freedom: float, value: float) -> float:
+    """The chance that Student's t with so many degrees of freedom is at most a value."""
+    from scipy.special import stdtr as found
+
+    return float(found(freedom, value))

@@ -1,5 +1,7 @@
 """A recipe carried out: read, split, train, measure. What the command line and the demo share."""
 
+from dataclasses import replace
+from time import process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from shortlist.data.schema import Feature, Schema
 from shortlist.data.text import TextFormat
 from shortlist.errors import ModelError, RecipeError, suggest_part
 from shortlist.evaluation.evaluate import evaluate
-from shortlist.evaluation.report import Report
+from shortlist.evaluation.report import MODEL, Report
 from shortlist.towers.two_tower import check_features
 from shortlist.training.auto import autos
 from shortlist.training.checkpoint import Checkpoints
@@ -240,13 +242,18 @@ def train(
     if checkpoints is not None:
         check_resumable(recipe)
         saved = {"checkpoints": checkpoints}
+    start = process_time()
     retriever.fit(split, "train", progress=progress, **saved)
     if refit == "train+validation":
         retriever.refit(split, refit, progress=progress, **saved)
+    seconds = process_time() - start
     report = measure(retriever, recipe)
     if refit == "all":
+        start = process_time()
         retriever.refit(split, "all", progress=progress, **saved)
-    return Trained(retriever, report)
+        seconds += process_time() - start
+    costs = {**report.costs, MODEL: report.costs[MODEL]._replace(fit=seconds)}
+    return Trained(retriever, replace(report, costs=costs))
 
 
 def measure(retriever: Channel, recipe: Recipe) -> Report:

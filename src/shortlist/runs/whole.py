@@ -37,7 +37,8 @@ class Run:
     def to_dict(self) -> dict[str, object]:
         """Return the id, the report and the findings as one JSON-safe object."""
         findings = [finding.to_dict() for finding in self.findings]
-        return {"bundle": self.bundle, **self.report.to_dict(), "findings": findings}
+        costs = {"costs": self.report.costs_dict()}
+        return {"bundle": self.bundle, **self.report.to_dict(), **costs, "findings": findings}
 
 
 def train(
