@@ -58,6 +58,7 @@ def asked(command, folder):
         "explain": ("explain", bundle, "--user", "10001"),
         "compare": ("compare", bundle, f"again={bundle}"),
         "update": ("update", bundle, "--events", folder / "log.csv", "--out", folder / "new"),
+        "refresh": ("refresh", bundle, "--events", folder / "log.csv", "--out", folder / "new"),
         "encode": ("encode", bundle, "--items", folder / "items.parquet"),
         "index": ("index", bundle, "--out", folder / "new"),
     }.get(command, (command, bundle))

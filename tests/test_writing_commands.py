@@ -122,6 +122,9 @@ BUNDLES = {
     "index": lambda at, to: ("index", at / "bundle", "--kind", "exact", "--out", to),
 }
 FOLDERS = {
+    "refresh": lambda at, to: (
+        *("refresh", at / "bundle", "--events", at / "log.csv", "--out", to),
+    ),
     "tune": lambda at, to: ("tune", at / "recipe.toml", "--out", to),
     "train-checkpoint": lambda at, to: (
         *("train", at / "recipe.toml", "--out", at / "unused", "--checkpoint", to),

@@ -119,6 +119,14 @@ def is_kept(name: str) -> bool:
     return _KEPT.fullmatch(name) is not None
 
 
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a key by which v9 stands before v10: bundles of a folder are ordered by it."""
+    return [
+        (0, int(number), "") if number else (1, 0, text)
+        for number, text in re.findall(r"([0-9]+)|([^0-9]+)", name)
+    ]
+
+
 @contextmanager
 def whole(path: Path, suffixes: tuple[str, ...] = (), *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a path to write a file to; after the block it is synced and moved to `path`.

@@ -15,7 +15,9 @@ from shortlist.asking.queries import Queries
 from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.blending.blend import Blend
 from shortlist.blending.retrievers import RETRIEVERS
+from shortlist.channels.counting.als import ALS
 from shortlist.channels.counting.history import ProfileOptions
+from shortlist.channels.counting.inverted import Inverted
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.table import CHANNELS
@@ -24,8 +26,11 @@ from shortlist.data.histories import Events, LoggedHistories
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.predicates import allowed_rows, parse
 from shortlist.data.ragged import Ragged
+from shortlist.data.renewal import renewed
 from shortlist.data.schema import Schema
+from shortlist.data.updates import with_events
 from shortlist.errors import DataError, ModelError, NotFittedError, QueryError, ShortlistError
+from shortlist.training.lesson import Lesson
 
 OPTIONS = {
     "inverted": {"attribute": "tags"},
@@ -493,6 +498,45 @@ def test_only_training_data_is_observed_and_what_to_give_is_said(channel):
     for junk in (None, "events", pl.DataFrame({"user": [1], "item": [1]})):
         with pytest.raises(DataError, match=r"got a \w+: write observe\(with_events\("):
             channel.observe(junk)
+
+
+@pytest.fixture(scope="module")
+def moved(split):
+    """Data in which users and items have come and gone, and the newest events are held out."""
+    data = split.training_data("train")
+    rows = data.users.external(np.arange(1, 61)), data.items.external(np.arange(1, 31))
+    newest = int(data.log.time.max())
+    events = pl.DataFrame(
+        {
+            "user": [*rows[0], *range(1, 41), *rows[0]],
+            "item": [*([777] * 60), *rows[1], *rows[1][:10], *rows[1], *rows[1]],
+            "time": np.arange(160) * 100 + newest,
+            "weight": [4.0] * 160,
+        }
+    )
+    oldest = float(np.quantile(data.log.time, 0.3))
+    came = with_events(data, events, learns=True)
+    return renewed(data, came, window=newest + 15_900 - oldest, held_out=0.1)
+
+
+def test_a_channel_goes_on_over_data_whose_ids_have_come_and_gone(channel, moved):
+    """Counts and closed forms are those of a whole fit; the others know what is new, and answer."""
+    before = dict(channel.__dict__)
+    data = moved.data
+    new = channel.refreshed(data, Lesson(moved.unlearned & ~moved.held_out, epochs=1))
+    assert (type(new), new.data.items.ids.equals(data.items.ids)) == (type(channel), True)
+    assert channel.__dict__.keys() == before.keys()
+    assert all(channel.__dict__[name] is value for name, value in before.items())
+    users = data.users.ids[:40]
+    found = new.recommend(users, 15)
+    again = type(new).from_state(data, *new.state()).recommend(users, 15)
+    assert_same(new, found, again.rows, again.scores)
+    assert len(data.items.ids.filter(data.items.ids == 777)) == 1
+    if not isinstance(channel, Inverted):
+        assert data.items.rows([777])[0] in new.candidate_rows()
+    if not isinstance(channel, Learner | ALS | Blend):
+        whole = type(channel)(channel.options).fit_data(data).recommend(users, 15)
+        assert_same(new, found, whole.rows, whole.scores)
 
 
 def test_what_is_fitted_needs_no_second_copy_of_the_data(split, channels):

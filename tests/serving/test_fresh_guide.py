@@ -120,13 +120,14 @@ TOKENS = ("SHORTLIST_WRITE_TOKEN", "SHORTLIST_ADMIN_TOKEN")
 def test_the_page_does_what_it_says(reader):
     for kind, text in blocks("fresh.md"):
         getattr(reader, kind)(text)
-        if "update" in text:
-            watch = reader.servers[0].app.watch
-            wait_until(lambda watch=watch: watch.current.name == "v2")
+        for command, made in (("shortlist update", "v2"), ("shortlist refresh", "v3")):
+            if command in text:
+                watch = reader.servers[0].app.watch
+                wait_until(lambda watch=watch, made=made: watch.current.name == made)
     before, kept, after, _, deleted = reader.said
     assert kept == {"sequence": [1], "repeated": 0}
     assert before["items"][0][0] == 500093
     assert 500093 not in after["items"][0]
-    assert deleted == {"user": 77, "events": 2, "held_by": ["v2"]}
+    assert deleted == {"user": 77, "events": 2, "held_by": ["v2", "v3"]}
     served = reader.servers[0].app.watch.current
-    assert (served.name, served.bundle.watermark.sequence) == ("v2", 4)
+    assert (served.name, served.bundle.watermark.sequence) == ("v3", 304)

@@ -18,6 +18,7 @@ from shortlist.asking.rows import RowQueries
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.vocabulary import Ids
 from shortlist.index.base import Hits
+from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress
 
 State = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
@@ -174,6 +175,17 @@ class EncodesItems(Encodes, Protocol):
 
     def encode_items(self) -> tuple[pl.Series, Tensor]:
         """Return the ids of all candidate items and their vectors [N, D]."""
+        ...
+
+
+@runtime_checkable
+class Refreshes(Channel, Protocol):
+    """It can go on from what it has learned, on other data."""
+
+    def refreshed(
+        self, data: TrainingData, lesson: Lesson, *, progress: Progress | None = None
+    ) -> Self:
+        """Return the same, gone on: the rows of `data` may be others than those it knows."""
         ...
 
 

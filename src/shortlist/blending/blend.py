@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.asking.candidates import Answer, Candidates, Origin
-from shortlist.asking.capabilities import Channel, Explains, FindsSimilar, State
+from shortlist.asking.capabilities import Channel, Explains, FindsSimilar, Refreshes, State
 from shortlist.asking.explaining import Explaining
 from shortlist.asking.rows import RowQueries
 from shortlist.asking.unfitted import check_data, check_split
@@ -34,6 +34,7 @@ from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import ModelError, QueryError, nameless
 from shortlist.index.base import Hits
 from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress
 
 POPULAR = "(popular)"
@@ -271,6 +272,23 @@ class Blend(Explaining):
         check_data(data)
         new = copy(self)
         new.channels = {name: channel.observe(data) for name, channel in self.channels.items()}
+        new._adopt()
+        return new
+
+    def refreshed(
+        self, data: TrainingData, lesson: Lesson, *, progress: Progress | None = None
+    ) -> Self:
+        """Return the blend with every channel gone on; quotas and chances stay."""
+        check_data(data)
+        new = copy(self)
+        new.channels = {}
+        for name, channel in self.channels.items():
+            if not isinstance(channel, Refreshes):
+                raise ModelError(
+                    f"the channel {name}, a {type(channel).__name__}, cannot go on from what it "
+                    "learned: train again"
+                )
+            new.channels[name] = channel.refreshed(data, lesson.of(name), progress=progress)
         new._adopt()
         return new
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shortlist import __version__
-from shortlist.cli import ask, bundles, doctor, draft, events, job, known, serve, train
+from shortlist.cli import ask, bundles, doctor, draft, events, job, known, refresh, serve, train
 from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
 from shortlist.errors import OutputError, QueryError, ShortlistError
@@ -20,7 +20,7 @@ COMMANDS = {
     ),
     "Ask a bundle": (ask.recommend, ask.similar, ask.explain, ask.evaluate, ask.compare),
     "Look into a bundle, or make another of it": (
-        *(bundles.inspect, bundles.update, bundles.encode, bundles.index),
+        *(bundles.inspect, bundles.update, refresh.refresh, bundles.encode, bundles.index),
     ),
     "Serve": (serve.serve,),
     "Work in parts": (job.job,),

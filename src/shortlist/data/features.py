@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,6 +58,10 @@ class CategoricalEncoder:
         """Give a code to each value of the training entities, in sorted order."""
         return cls(tuple(column.cast(pl.String).drop_nulls().unique().sort()))
 
+    def grown(self, column: pl.Series, least: int) -> "CategoricalEncoder":
+        """Return it with the values that `least` of these rows have; old codes stay."""
+        return replace(self, values=_more(self.values, column.cast(pl.String), least))
+
     def encode(self, column: pl.Series) -> Tensor:
         """Return codes, [n] int64."""
         return _codes(column, self.values)
@@ -81,6 +85,11 @@ class MultiValuedEncoder:
         """Give a code to each value of the training entities, in sorted order."""
         values = _lists(column, separator).explode().drop_nulls().unique().sort()
         return cls(tuple(values), separator)
+
+    def grown(self, column: pl.Series, least: int) -> "MultiValuedEncoder":
+        """Return it with the values that `least` of these rows have; old codes stay."""
+        lists = _lists(column, self.separator).list.unique().explode()
+        return replace(self, values=_more(self.values, lists, least))
 
     def encode(self, column: pl.Series) -> Ragged:
         """Return codes as n lists; a missing or empty value is an empty list."""
@@ -213,6 +222,35 @@ class FeatureTable:
         """The same table on another device."""
         moved = {name: column.to(device) for name, column in self.columns.items()}
         return FeatureTable(self.encoders, moved, self.trained)
+
+
+def _more(values: tuple[str, ...], column: pl.Series, least: int) -> tuple[str, ...]:
+    """Return the values with those behind them that stand in `least` rows of the column."""
+    counts = column.drop_nulls().alias("value").value_counts()
+    new = counts.filter((pl.col("count") >= least) & ~pl.col("value").is_in(list(values)))
+    return (*values, *new["value"].sort())
+
+
+def grown_table(
+    table: FeatureTable, frame: pl.DataFrame | None, ids: pl.Series, trained: int, least: int
+) -> FeatureTable:
+    """Return the features of other ids, in which values that `least` trained ids have get codes.
+
+    Codes that a value has, and what numbers are standardised by, stay: weights were learned for
+    them. frame: as for `FeatureTable.fit`. Errors: DataError for a number too far from the others.
+    """
+    if frame is None or not table.encoders:
+        return FeatureTable(table.encoders, {}, trained)
+    aligned = pl.DataFrame({"id": ids}).join(frame, on="id", how="left", maintain_order="left")
+    encoders = {
+        name: encoder.grown(aligned[name].head(trained), least)
+        if isinstance(encoder, CategoricalEncoder | MultiValuedEncoder)
+        else encoder
+        for name, encoder in table.encoders.items()
+    }
+    for name, encoder in encoders.items():
+        refuse_far(encoder, aligned[name], ids)
+    return FeatureTable(encoders, encode(encoders, aligned), trained)
 
 
 def refuse_far(encoder: Encoder, column: pl.Series, ids: pl.Series) -> None:

@@ -24,7 +24,7 @@ class Role(IntEnum):
 
 BEFORE: dict[Cut, int] = {"validation": 1, "test": 2, "end": 3}
 
-COLUMNS = ("user", "item", "role", "time", "weight", "session", "kind")
+COLUMNS = ("user", "item", "role", "time", "weight", "session", "kind", "asked")
 """What is known of each event."""
 
 
@@ -35,7 +35,8 @@ class Interactions:
     user, item: [n] int32, rows (or codes before a split has made rows); role: [n] int8, see Role;
     time: [n] int64 or float64, weight: [n] float32, session: [n] int32, kind: [n] int8, each None
     where not given. `users` is the highest user number + 1. kinds: what the codes of `kind` mean;
-    without it every event is a target.
+    without it every event is a target. asked: [n] bool, which events alone are positives of a
+    training that goes on with new ones; the others are read. None for all others.
     """
 
     user: NDArray[np.int32]
@@ -47,6 +48,7 @@ class Interactions:
     session: NDArray[np.int32] | None = None
     kind: NDArray[np.int8] | None = None
     kinds: Kinds | None = None
+    asked: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """How many events there are."""
@@ -74,9 +76,11 @@ class Interactions:
     @cached_property
     def target(self) -> NDArray[np.bool_] | None:
         """Which events are positives, bool [n]; None where all are."""
-        if self.kind is None or self.kinds is None:
-            return None
-        mask = self.kinds.target(self.kind)
+        mask = self.asked
+        if self.kind is not None and self.kinds is not None:
+            of_kind = self.kinds.target(self.kind)
+            if of_kind is not None:
+                mask = of_kind if mask is None else mask & of_kind
         return None if mask is None or mask.all() else mask
 
     @cached_property

@@ -196,7 +196,11 @@ class UserHalves:
         self._user = torch.from_numpy(log.user).long().to(device)
         self._item = torch.from_numpy(log.item).long().to(device)
         self._start = torch.from_numpy(log.indptr).to(device)
-        self._users = (self._start.diff() >= 2).nonzero().squeeze(1)
+        several = self._start.diff() >= 2
+        if log.asked is not None:  # a training that goes on learns from those with new events
+            asked = np.bincount(log.user[log.asked], minlength=len(several)) > 0
+            several &= torch.from_numpy(asked).to(device)
+        self._users = several.nonzero().squeeze(1)
         self._halves: tuple[Ragged, Ragged] | None = None
         self.batch_size = batch_size
         self.history_length = history_length

@@ -21,14 +21,21 @@ from shortlist.data.schema import Schema
 from shortlist.data.tables import Source
 from shortlist.data.times import refuse_far, told
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
+from shortlist.durations import STEPS, in_units
 from shortlist.errors import DataError, ModelError
+
+SESSION_GAP = "30min"
+"""After so long without an event of a user, events that come without sessions begin another."""
+
+NONE = np.zeros(0, dtype=np.bool_)
 
 
 class Update(NamedTuple):
     """Data with new events, and what came: events added, repeated ones left out, new ids.
 
     met: events that are not read and were added to what is known as met. described: of how many
-    users and items the new events say what they are. warnings: what is wrong, most likely.
+    users and items the new events say what they are. warnings: what is wrong, most likely. fresh:
+    which events of the log came now, and of what is known as met, bool.
     """
 
     data: TrainingData
@@ -39,6 +46,8 @@ class Update(NamedTuple):
     met: int = 0
     described: int = 0
     warnings: tuple[str, ...] = ()
+    fresh: NDArray[np.bool_] = NONE
+    fresh_met: NDArray[np.bool_] = NONE
 
     def line(self) -> str:
         """Say what came."""
@@ -54,9 +63,16 @@ class Update(NamedTuple):
 
 
 def read_events(
-    data: TrainingData, source: Source, schema: Schema, *, described: Collection[Side] = ()
+    data: TrainingData,
+    source: Source,
+    schema: Schema,
+    *,
+    described: Collection[Side] = (),
+    learns: bool = False,
 ) -> Update:
     """Read new events with the columns of the log and add them. Errors: DataError, ModelError.
+
+    learns: as for `with_events`.
 
     described: the sides whose features are columns of the log. Users get their latest values. Items
     of the bundle keep theirs until the next fit, as their vectors were made of them; new items
@@ -82,9 +98,9 @@ def read_events(
     if data.time_unit == "line":
         frame, met = _after(data, frame), None if met is None else _after(data, met)
     elif data.log.time is not None:
-        came = frame["time"] if met is None else pl.concat([frame["time"], met["time"]])
-        _refuse_fractions(report.where, str(schema.time), came, data.log.time)
-        refuse_far(report.where, str(schema.time), came, data.log.time, known)
+        times = frame["time"] if met is None else pl.concat([frame["time"], met["time"]])
+        _refuse_fractions(report.where, str(schema.time), times, data.log.time)
+        refuse_far(report.where, str(schema.time), times, data.log.time, known)
     strange: list[str] = []
     for side, known_ids in (("user", data.users.ids), ("item", data.items.ids)):
         given = frame[side] if met is None else pl.concat([frame[side], met[side]])
@@ -109,7 +125,8 @@ def read_events(
     if "item" in found:
         data = replace(data, item_frame=found["item"][0])
     count = sum(count for _, count in found.values())
-    return with_events(data, frame, met)._replace(described=count, warnings=tuple(strange))
+    came = with_events(data, frame, met, learns=learns)
+    return came._replace(described=count, warnings=tuple(strange))
 
 
 def _refuse_fractions(where: str, name: str, times: pl.Series, log: NDArray[Any]) -> None:
@@ -206,7 +223,11 @@ def _refuse_rewritten(data: TrainingData, report: ReadReport) -> None:
 
 
 def with_events(
-    data: TrainingData, events: pl.DataFrame, met: pl.DataFrame | None = None
+    data: TrainingData,
+    events: pl.DataFrame,
+    met: pl.DataFrame | None = None,
+    *,
+    learns: bool = False,
 ) -> Update:
     """Return the data with new events, the rows of old ids unchanged.
 
@@ -216,15 +237,21 @@ def with_events(
     (`data.met` is None). An event that is there already (same user, item, time and kind) is left
     out and counted. Raises ModelError unless the data were fitted on all rows: held-out rows would
     become known, and every figure worthless.
+
+    learns: whoever asks learns from the log anew and holds other rows out (`renewal`), so that any
+    fit will do, and sessions. Events without the column session join those of their user by time.
     """
     data.require_log("taking new events")
-    if data.fit != "all":
+    if data.fit != "all" and not learns:
         raise ModelError(
             f"these data were fitted on '{data.fit}', and rows are held out to measure on: new "
-            "events are for a model fitted on all rows (training.refit = 'all')"
+            "events are for a model fitted on all rows (training.refit = 'all'), or for `refresh`"
         )
-    if data.log.session is not None:
-        raise ModelError("the log has sessions, and new events cannot join them: fit again")
+    if data.log.session is not None and not learns:
+        raise ModelError(
+            "the log has sessions, and new events cannot join them without a fit: take `refresh`, "
+            "or train again"
+        )
     for name in ("user", "item", "time", "weight", "kind"):
         needed = name in ("user", "item") or getattr(data.log, name) is not None
         if needed and name not in events.columns:
@@ -234,10 +261,13 @@ def with_events(
     users, user = grown(data.users, pl.concat([events["user"], met["user"]]))
     items, item = grown(data.items, pl.concat([events["item"], met["item"]]))
     count = len(events)
-    log, added = _merged(data.log, users, user[:count], item[:count], events)
-    others, came = data.met, 0
+    by_time = data.log.session is not None and "session" not in events.columns
+    gap = _session_gap(data) if by_time else None
+    log, fresh = _merged(data.log, users, user[:count], item[:count], events, gap)
+    others, fresh_met = data.met, NONE
     if others is not None:
-        others, came = _merged(others, users, user[count:], item[count:], met)
+        others, fresh_met = _merged(others, users, user[count:], item[count:], met)
+    added, came = int(fresh.sum()), int(fresh_met.sum())
     joined = replace(
         data,
         users=users,
@@ -255,7 +285,28 @@ def with_events(
         len(users) - len(data.users),
         len(items) - len(data.items),
         came,
+        fresh=fresh,
+        fresh_met=fresh_met,
     )
+
+
+def no_events(data: TrainingData) -> pl.DataFrame:
+    """Return a table of no events, as `with_events` takes it."""
+    columns = {"user": data.users.ids.head(0), "item": data.items.ids.head(0)}
+    for name in ("time", "weight", "kind"):
+        if (column := getattr(data.log, name)) is not None:
+            columns[name] = pl.Series(name, column[:0])
+    return pl.DataFrame(columns)
+
+
+def _session_gap(data: TrainingData) -> float:
+    """How long a user must be away for a new session to begin, in the log's unit of time."""
+    if data.time_unit not in STEPS:
+        raise ModelError(
+            "the log has sessions, and nothing says how long it takes between its events (data."
+            "time_unit): where a session of the new events ends is not known; train again"
+        )
+    return in_units(SESSION_GAP, data.time_unit)
 
 
 def grown(vocabulary: Vocabulary, ids: pl.Series) -> tuple[Vocabulary, NDArray[np.int64]]:
@@ -275,8 +326,12 @@ def _merged(
     user: NDArray[np.int64],
     item: NDArray[np.int64],
     events: pl.DataFrame,
-) -> tuple[Interactions, int]:
-    """The log with the new events in their places, after old ones of the same time."""
+    gap: float | None = None,
+) -> tuple[Interactions, NDArray[np.bool_]]:
+    """The log with the new events in their places, after old ones of the same time; which are new.
+
+    gap: what parts the sessions of events that come without, where the log has sessions.
+    """
     time = events["time"].to_numpy() if log.time is not None else None
     columns: dict[str, NDArray[Any]] = {
         "user": user.astype(np.int32),
@@ -290,18 +345,47 @@ def _merged(
         columns["kind"] = events["kind"].to_numpy().astype(np.int8)
     if log.role is not None:
         columns["role"] = np.full(len(events), Role.TRAIN, dtype=np.int8)
+    if log.session is not None:
+        # The log keeps no names of its sessions: those of the new events are others.
+        first, named = int(log.session.max(initial=0)) + 1, "session" in events.columns
+        columns["session"] = np.full(len(events), -1, dtype=np.int32)
+        if named:
+            ranks = events["session"].rank("dense").cast(pl.Int32).to_numpy()
+            columns["session"] = ranks + np.int32(first)
     old = pl.DataFrame({name: getattr(log, name) for name in columns})
     keys = [name for name in ("user", "item", "time", "kind") if name in columns]
     fresh = pl.DataFrame(columns).unique(keys, keep="last", maintain_order=True)
     fresh = fresh.join(old.select(keys).unique(), on=keys, how="anti", maintain_order="left")
     order = [name for name in ("user", "time") if name in columns]
-    both = pl.concat([old, fresh]).sort(order, maintain_order=True)
-    merged = Interactions(
-        users=len(users) + 1,
-        kinds=log.kinds,
-        **{name: both[name].to_numpy(writable=True) for name in columns},
-    )
-    return merged, len(fresh)
+    both = pl.concat(
+        [old.with_columns(fresh=pl.lit(False)), fresh.with_columns(fresh=pl.lit(True))]
+    ).sort(order, maintain_order=True)
+    made = {name: both[name].to_numpy(writable=True) for name in columns}
+    if gap is not None:
+        made["session"] = _sessions_by_time(made["user"], made["time"], made["session"], gap)
+    merged = Interactions(users=len(users) + 1, kinds=log.kinds, **made)
+    return merged, both["fresh"].to_numpy()
+
+
+def _sessions_by_time(
+    user: NDArray[np.int32], time: NDArray[Any], session: NDArray[np.int32], gap: float
+) -> NDArray[np.int32]:
+    """Fill in sessions that are -1, [n]: that of the user's event before, or another after a gap.
+
+    >>> one = np.array([1, 1, 1, 2], dtype=np.int32)
+    >>> told = np.array([7, -1, -1, -1], dtype=np.int32)
+    >>> _sessions_by_time(one, np.array([0, 5, 50, 50]), told, gap=10).tolist()
+    [7, 7, 8, 9]
+    """
+    unknown = session < 0
+    away = np.ones(len(user), dtype=np.bool_)
+    away[1:] = (np.diff(user) != 0) | (np.diff(time) > gap)
+    begins = unknown & away
+    filled = session.copy()
+    filled[begins] = int(session.max(initial=0)) + 1 + np.arange(int(begins.sum()))
+    known = np.where(unknown & ~away, 0, np.arange(len(user)))
+    filled = filled[np.maximum.accumulate(known)]
+    return filled
 
 
 def features_of(table: FeatureTable, frame: pl.DataFrame | None, ids: Vocabulary) -> FeatureTable:

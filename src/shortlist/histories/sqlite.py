@@ -32,6 +32,9 @@ Synchronous = Literal["normal", "full"]
 
 DAY = 86_400.0
 
+HEADER = b"SQLite format 3\0"
+"""What each file of SQLite begins with."""
+
 AT_A_TIME = 50_000
 """Events that are read together."""
 
@@ -344,6 +347,29 @@ def parts(path: str | Path, since: int = 0, until: int = 2**62) -> Iterator[list
                 if checksum(part[-1]) != check:
                     raise damaged(path, f"event {part[-1].sequence} is not what was stored")
             yield part
+
+
+def is_store(path: str | Path) -> bool:
+    """Return whether a file is a database of SQLite, as a store is."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(HEADER)) == HEADER
+    except OSError:
+        return False
+
+
+def deleted(path: str | Path, until: int) -> dict[Id, list[Row]]:
+    """Return the users who were deleted, with all that is stored of them, up to number `until`."""
+    path = Path(path)
+    found: dict[Id, list[Row]] = {}
+    with _refusing(path), closing(_opened_to_read(path)) as file:
+        for (user,) in file.execute("SELECT user FROM forgotten").fetchall():
+            later = file.execute(
+                "SELECT * FROM events WHERE user = ? AND sequence <= ? ORDER BY sequence",
+                (user, until),
+            )
+            found[user] = [Row(*values) for *values, _ in later]
+    return found
 
 
 def rows(path: str | Path) -> Iterator[Row]:

@@ -409,7 +409,7 @@ class ExplainAnswer(Message):
 
 
 class HistoryAnswer(Message):
-    """What a user met, oldest first. events: how many there are in all."""
+    """Known items that a user met, oldest first. events: how many there are in all."""
 
     bundle: str
     user: Id

@@ -255,12 +255,13 @@ class Service:
         data = served.data
         queries = self._of_user(served, asked.user)
         block = next(iter(row_blocks(queries, data)))
-        rows = block.history.values[-asked.limit :].numpy()
+        met = block.history.values
+        rows = met[met > 0][-asked.limit :].numpy()  # of others the bundle knows no id
         return {
             "bundle": served.id,
             "user": asked.user,
             "known": bool(block.users[0] > 0),
-            "events": len(block.history.values),
+            "events": len(met),
             "items": data.items.external(rows).to_list(),
             "titles": served.titles(rows),
         }

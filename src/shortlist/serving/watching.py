@@ -10,7 +10,6 @@ A bundle that is published over another of the same name is newer than it.
 import errno
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 from shortlist.bundle.bundle import load
 from shortlist.bundle.store import MANIFEST, SEAL
 from shortlist.errors import BundleError, ShortlistError
-from shortlist.outputs import is_kept, is_temporary
+from shortlist.outputs import is_kept, is_temporary, natural
 from shortlist.serving.free_memory import give_back_memory
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
@@ -130,7 +129,7 @@ class Watch:
             except OSError as error:
                 logger.warning("the directory of bundles cannot be read: %s", error.strerror)
                 return []
-        paths.sort(key=lambda path: _natural(path.name), reverse=True)
+        paths.sort(key=lambda path: natural(path.name), reverse=True)
         found = [(path, seal) for path in paths if (seal := _seal(path)) is not None]
         if not found and (seal := _seal(self.path)) is not None:
             return [(self.path, seal)]  # an empty directory has become a bundle
@@ -175,7 +174,7 @@ class Watch:
 
     def _is_older(self, path: Path) -> bool:
         served = self.current
-        return served is not None and _natural(path.name) < _natural(served.directory.name)
+        return served is not None and natural(path.name) < natural(served.directory.name)
 
     def _take(self, path: Path, seal: str, files: Any) -> bool:
         try:
@@ -221,14 +220,6 @@ def check_path(path: Path) -> None:
 def _is_aside(name: str) -> bool:
     """Whether the name is hidden, or of something that was not published under its own."""
     return name.startswith(".") or is_temporary(name) or is_kept(name)
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A key by which v9 stands before v10."""
-    return [
-        (0, int(number), "") if number else (1, 0, text)
-        for number, text in re.findall(r"([0-9]+)|([^0-9]+)", name)
-    ]
 
 
 def _seal(path: Path) -> str | None:

@@ -1,5 +1,6 @@
 """The step: AdamW for what is small, and for large tables one that touches only the rows read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -96,6 +97,40 @@ class Optimizer:
             elif self._adam is not None:
                 parameter = self._dense[int(number)]
                 self._adam.state[parameter][rest[0]] = value.to(parameter.device)
+
+    def memory(self, names: Mapping[int, str]) -> dict[str, Tensor]:
+        """Return what it remembers, by the names of the parameters (by their identity)."""
+        kept = {
+            f"{names[id(table)]}.sums": sums
+            for table, sums in zip(self._tables, self._sums, strict=True)
+        }
+        if self._adam is not None:
+            for parameter in self._dense:
+                for name, value in self._adam.state[parameter].items():
+                    kept[f"{names[id(parameter)]}.{name}"] = value
+        return kept
+
+    def remember(self, names: Mapping[int, str], kept: Mapping[str, Tensor]) -> None:
+        """Take over what `memory` gave; parameters of which nothing fits begin anew."""
+        for table, sums in zip(self._tables, self._sums, strict=True):
+            value = kept.get(f"{names[id(table)]}.sums")
+            if value is not None and value.shape == sums.shape:
+                sums.copy_(value)
+        if self._adam is None:
+            return
+        for parameter in self._dense:
+            found = {
+                name: kept.get(f"{names[id(parameter)]}.{name}")
+                for name in ("step", "exp_avg", "exp_avg_sq")
+            }
+            moments = [found["exp_avg"], found["exp_avg_sq"]]
+            if found["step"] is None or any(
+                value is None or value.shape != parameter.shape for value in moments
+            ):
+                continue
+            for name, value in found.items():
+                assert value is not None
+                self._adam.state[parameter][name] = value.clone().to(parameter.device)
 
     @torch.no_grad()
     def _step_rows(self, table: Tensor, sums: Tensor, rate: float) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
@@ -189,6 +189,37 @@ class Trainer:
         self._begin = generator["begin"]
         self._generator.set_state(generator["now"])
         torch.set_rng_state(generator["torch"])
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what outlives a training that goes on with other data: see `remember`.
+
+        That is what the optimiser remembers, and the objective's own weights, by name.
+        """
+        kept = {
+            f"optimizer.{name}": value
+            for name, value in self._optimizer.memory(self._names()).items()
+        }
+        own = self._objective.state_dict().items()
+        return kept | {f"objective.{name}": value.clone() for name, value in own}
+
+    def remember(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on with what the `memory` of an earlier training was, of weights of equal shapes."""
+        self._optimizer.remember(self._names(), part_of(kept, "optimizer"))
+        own = self._objective.state_dict()
+        before = part_of(kept, "objective")
+        if before.keys() == own.keys():
+            self._objective.load_state_dict(before)
+
+    def _names(self) -> dict[int, str]:
+        parts: dict[str, nn.Module] = {"model": self._model, "objective": self._objective}
+        named = {
+            id(parameter): name
+            for part, module in parts.items()
+            for name, parameter in module.named_parameters(prefix=part)
+        }
+        if self._hard is not None:  # the temperature is the same one
+            named = {id(p): f"hard.{n}" for n, p in enumerate(self._hard.parameters())} | named
+        return named
 
     def _begun(self) -> Iterator[Batch]:
         """The batches of a new epoch."""

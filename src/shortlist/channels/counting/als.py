@@ -67,7 +67,7 @@ class ALS(HistoryScorer[ALSOptions]):
     of its weight, and an item's is fitted to the users of whom it is a target.
 
     `observe` changes the histories only: the vectors of items stay as fitted until the next fit,
-    and items that came since are neither recommended nor asked with.
+    and items that came since are neither recommended nor asked with. `refreshed` does a round.
     """
 
     reads_log = False
@@ -78,6 +78,16 @@ class ALS(HistoryScorer[ALSOptions]):
 
     def learn(self) -> None:
         """Alternate. Errors: ModelError for weights that are not > 0."""
+        random = np.random.default_rng(self.options.seed)
+        items = (self.data.items.trained + 1, self.options.factors)
+        self._vectors = random.standard_normal(items, dtype=np.float32) / np.float32(
+            self.options.factors
+        )
+        self._biases = np.zeros(len(self._vectors), dtype=np.float32)
+        self._alternate(self.options.iterations)
+
+    def _alternate(self, rounds: int) -> None:
+        """Solve all users, then all items, so many times, from the vectors that are there."""
         data, options = self.data, self.options
         check_order(data, options)
         events = user_item_matrix(data.training_log, data.items.trained, options.values)
@@ -87,20 +97,14 @@ class ALS(HistoryScorer[ALSOptions]):
         )
         by_item = aimed.T.tocsr()
         self._mass = np.array([_mass(events, options.alpha).mean()])
-        random = np.random.default_rng(options.seed)
-        items = (data.items.trained + 1, options.factors)
-        self._vectors = random.standard_normal(items, dtype=np.float32) / np.float32(
-            options.factors
-        )
         # Row 0 is nobody; with kinds of events, an item that never was a target has no vector.
         none = np.arange(len(self._vectors)) == 0
         if data.training_log.target is not None:
             none = np.diff(by_item.indptr) == 0
-        self._vectors[none] = 0
-        self._biases = np.zeros(len(self._vectors), dtype=np.float32)
+        self._vectors[none], self._biases[none] = 0, 0
         others = _mass(by_item, options.alpha)
         ridge = self._ridge(others, others[1:].mean())
-        for _ in range(options.iterations):
+        for _ in range(rounds):
             users = self._solve(self._item_side(), events)
             vectors, biases = self._parted(users)
             vectors[0], biases[0] = 0, 0
@@ -116,6 +120,14 @@ class ALS(HistoryScorer[ALSOptions]):
         self._vectors, self._biases = self._vectors[rows], self._biases[rows]
         self._take(data)
         self._prepare()
+
+    def _go_on(self, data: TrainingData) -> None:
+        """Do one more round from the vectors there were: a new item's is what its users make it."""
+        check_order(data, self.options)
+        rows = rows_before(self.data.items, data.items)
+        self._vectors, self._biases = self._vectors[rows], self._biases[rows]
+        self._take(data)
+        self._alternate(1)
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended: those of the last fit."""

@@ -19,6 +19,7 @@ from shortlist.channels.counting.popular import Popular
 from shortlist.channels.options import checked_options, on_cpu
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.sections.base import Section
+from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress
 
 logger = logging.getLogger("shortlist.channels")
@@ -97,6 +98,25 @@ class Counting(Answering, Generic[Chosen]):
 
     def _take_events(self, data: TrainingData) -> None:
         self.fit_data(data)
+
+    def refreshed(
+        self,
+        data: TrainingData,
+        lesson: Lesson,  # noqa: ARG002 - of towers
+        *,
+        progress: Progress | None = None,  # noqa: ARG002
+    ) -> Self:
+        """Return this channel on other data: what a whole fit would give, at less cost if it can.
+
+        Where `_take_events` keeps what was fitted, a subclass says in `_go_on` what to do instead.
+        """
+        check_data(data)
+        new = copy(self)
+        new._go_on(data)
+        return new
+
+    def _go_on(self, data: TrainingData) -> None:
+        self._take_events(data)
 
     def state(self) -> State:
         """Return what a bundle keeps beside the data: the options and what was learned."""

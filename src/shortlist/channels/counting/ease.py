@@ -93,6 +93,10 @@ class EASE(HistoryScorer[EASEOptions]):
         self._set_fitted(self._fitted[rows_before(self.data.items, data.items)], data)
         self._take(data)
 
+    def _go_on(self, data: TrainingData) -> None:
+        """Fit again: what stays as it was fitted is all there is to learn."""
+        self.fit_data(data)
+
     def _set_fitted(self, fitted: NDArray[np.int64], data: TrainingData) -> None:
         """Say which row of the weights, from 1, each item row has, [items + 1]; 0: none."""
         self._fitted, self._rows = fitted, np.flatnonzero(fitted)

@@ -187,6 +187,10 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
         self._take(data)
         self._prepare()
 
+    def _go_on(self, data: TrainingData) -> None:
+        """Fit again: what stays as it was fitted is all there is to learn."""
+        self.fit_data(data)
+
     @property
     def numbers(self) -> Numbers:
         """What the filter is made of, the options put over its own numbers."""

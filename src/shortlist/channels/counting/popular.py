@@ -22,6 +22,7 @@ from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
 from shortlist.linear.posterior import decay
 from shortlist.sections.base import Duration, Positive, Section, Text
+from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress
 
 STRENGTH = 1000.0
@@ -235,6 +236,16 @@ class Popular(Explaining):
         """Return popularity with new events: `data` is the old data with them."""
         check_data(data)
         return type(self)(self.options, device=self.device).fit_data(data)
+
+    def refreshed(
+        self,
+        data: TrainingData,
+        lesson: Lesson,  # noqa: ARG002 - of towers
+        *,
+        progress: Progress | None = None,  # noqa: ARG002
+    ) -> Self:
+        """Return popularity counted on other data."""
+        return self.observe(data)
 
     def state(self) -> State:
         """Return the options: the counts are made from the data."""

@@ -18,6 +18,7 @@ from shortlist.asking.queries import Queries, as_queries
 from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.asking.unfitted import check_data, check_split
 from shortlist.channels.kept import check_rows, check_tensors
+from shortlist.channels.learned.going_on import gone_on
 from shortlist.channels.learned.item_updates import with_changed_items
 from shortlist.config import Model, Training, section_from
 from shortlist.config.parts import kept, keys_of, named_by
@@ -37,6 +38,7 @@ from shortlist.training.auto import Facts, number_of, settle
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, Fitted, fit_towers
 from shortlist.training.hard import check_hard_options
+from shortlist.training.lesson import Lesson
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
 from shortlist.training.trainer import Trainer
@@ -253,6 +255,13 @@ class Learner(Explaining):
         """
         check_data(data)
         return self.from_state(data, *self.state(), device=self.device)
+
+    def refreshed(
+        self, data: TrainingData, lesson: Lesson, *, progress: Progress | None = None
+    ) -> Self:
+        """Return this retriever trained on, on other data: see `going_on` and `Lesson`."""
+        check_data(data)
+        return gone_on(self, data, lesson, progress)
 
     def change_items(
         self,

@@ -142,7 +142,10 @@ class ItemToItem(ItemVectors):
     def _trainer(self, data: TrainingData) -> Trainer:
         pairs = self._pairs(data)
         counts = pairs.expected_counts(data.items.trained)
-        self._paired = counts.nonzero().squeeze(1).cpu()
+        paired = counts
+        if data is not self.data:  # a training that goes on asks for some of the pairs
+            paired = self._pairs(self.data).expected_counts(data.items.trained)
+        self._paired = paired.nonzero().squeeze(1).cpu()
         training = self.training_section
         # The query itself is a known positive of the batch: it must not be its own negative.
         masked = training.model_copy(update={"mask_known": True})

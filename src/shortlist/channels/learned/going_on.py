@@ -1,0 +1,238 @@
+"""Towers that go on from their weights: tables grow with the vocabularies, old rows stay."""
+
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shortlist.data.dataset import FIT_BEFORE, TrainingData
+from shortlist.data.features import FeatureTable
+from shortlist.data.interactions import BEFORE
+from shortlist.data.ragged import windows
+from shortlist.errors import ModelError
+from shortlist.index import build_index, kind_of
+from shortlist.index.exact import ExactIndex
+from shortlist.index.milvus import MilvusCollection
+from shortlist.towers.features import Fields
+from shortlist.towers.two_tower import ItemTower, QueryTower, TwoTowers
+from shortlist.training.fitting import fit_towers
+from shortlist.training.lesson import Lesson
+from shortlist.training.progress import Progress, Quiet
+
+Trained = TypeVar("Trained", bound=Any)
+Rows = NDArray[np.int64]
+
+BEFORE_IT = 10
+"""A new item's row begins as the mean of those of so many items that its users met before it."""
+
+
+def gone_on(
+    retriever: Trained, data: TrainingData, lesson: Lesson, progress: Progress | None = None
+) -> Trained:
+    """Return a retriever like this one, trained on: its weights, on other data; see `Lesson`.
+
+    data: with at least the ids that shall be kept; rows may be others. Rows of ids that are new
+    begin as `_begin_new` says. The trainer is the one of `fit`, at the full learning rate.
+    Errors: those of `fit`.
+    """
+    if isinstance(retriever.index, MilvusCollection):
+        raise ModelError(
+            "the index is a Milvus collection, which other programs read: refresh the bundle with "
+            "its exact index, and publish a new collection"
+        )
+    # An item that is not admitted yet has no row of a table: it is met, and nothing is read of it.
+    known = data.log.item <= data.items.trained
+    own = replace(data, log=data.log.keep(known))
+    section = retriever.training_section
+    changes = {"epochs": lesson.epochs, "schedule": "constant", "warmup": 0}
+    new = copy(retriever)
+    new.training_section = section.model_copy(update=changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lesson.seed)
+        new.set_data(own)
+        moves = dict(_moves(new.towers, retriever.data, own))
+        _take_over(new.towers, retriever.towers.state_dict(), moves)
+        _begin_new(new.towers, retriever.data, own)
+        learn = lesson.positives(_positives(data))[known]
+        practice = replace(own, log=replace(own.log, asked=learn)) if learn.any() else own
+        trainer = new._trainer(practice)
+        trainer.remember(_moved(lesson.before.get(lesson.part, {}), new.towers, moves))
+        if learn.any():
+            fit_towers(
+                *(trainer, new.towers, new.training_section, progress or Quiet()),
+                measure=None,
+                epochs=lesson.epochs,
+            )
+        lesson.after[lesson.part] = {k: v.detach().cpu() for k, v in trainer.memory().items()}
+        new.precision = trainer.precision
+        new._place()
+    new.training_section = section
+    _index_as(new, retriever.index)
+    whole: Trained = type(retriever).from_state(data, *new.state(), device=retriever.device)
+    return whole
+
+
+def _positives(data: TrainingData) -> NDArray[np.bool_]:
+    """Which events are positives of the training rows, of items that have a row."""
+    log = data.log
+    assert log.role is not None
+    rows: NDArray[np.bool_] = log.role < BEFORE[FIT_BEFORE[data.fit]]
+    rows &= log.item <= data.items.trained
+    return rows if log.target is None else rows & log.target
+
+
+def _index_as(new: Any, old: Any) -> None:
+    """Search as before: by the same kind of index with the same settings."""
+    if isinstance(old, ExactIndex):
+        return
+    settings = dict(old.settings()) if hasattr(old, "settings") else {}
+    index = build_index(kind_of(old), old.similarity, **settings)
+    new._put_back(*new._placed(), index.build(*new.placed_vectors()))
+
+
+def _moves(
+    towers: nn.Module, old: TrainingData, new: TrainingData
+) -> Iterator[tuple[str, tuple[Rows, Rows]]]:
+    """Yield the table of each name whose rows are ids or values, and which rows go where.
+
+    The rows that both have: those of the old table, and those of the new one.
+    """
+    of = {side: _same_ids(getattr(old, f"{side}s"), getattr(new, f"{side}s")) for side in _SIDES}
+    for name, module in towers.named_modules():
+        if not isinstance(module, QueryTower | ItemTower):
+            continue
+        start = f"{name}." if name else ""
+        side = "user" if isinstance(module, QueryTower) else "item"
+        if module.id is not None:
+            yield f"{start}id.weight", of[side]
+        if hasattr(module, "table"):
+            yield f"{start}table.weight", of["item"]
+        if module.fields is not None:
+            was: FeatureTable = getattr(old, f"{side}_features")
+            for number, width in _codes(module.fields, was):
+                same = np.arange(width, dtype=np.int64)
+                yield f"{start}fields.maps.{number}.weight", (same, same)
+
+
+_SIDES = ("user", "item")
+
+
+def _codes(fields: Fields, was: FeatureTable) -> Iterator[tuple[int, int]]:
+    """The tables of a tower's features: the number of each, and how many codes there were."""
+    for number, name in enumerate(fields.names):
+        if isinstance(fields.maps[number], nn.Embedding):
+            yield number, was.encoders[name].width
+
+
+def _same_ids(old: Any, new: Any) -> tuple[Rows, Rows]:
+    """The rows of the ids that both vocabularies were trained on, and row 0."""
+    rows = old.rows(new.ids.head(new.trained))
+    there = np.flatnonzero((rows > 0) & (rows <= old.trained))
+    none = np.zeros(1, dtype=np.int64)
+    return np.concatenate([none, rows[there]]), np.concatenate([none, there + 1])
+
+
+@torch.no_grad()
+def _take_over(
+    towers: nn.Module,
+    weights: Mapping[str, Tensor],
+    moves: Mapping[str, tuple[Rows, Rows]],
+) -> None:
+    """Put the old weights in their places, those of tables row by row."""
+    state = towers.state_dict()
+    for name, own in state.items():
+        given = weights[name].to(own.device)
+        if name in moves:
+            before, after = (torch.from_numpy(rows).to(own.device) for rows in moves[name])
+            own[after] = given[before]
+        else:
+            own.copy_(given)
+
+
+def _moved(
+    kept: Mapping[str, Tensor], towers: nn.Module, moves: Mapping[str, tuple[Rows, Rows]]
+) -> dict[str, Tensor]:
+    """What the optimiser remembers of each row, where the row is now; nothing of new rows."""
+    sizes = {name: len(value) for name, value in towers.state_dict().items() if value.dim()}
+    moved = {}
+    for name, value in kept.items():
+        table = name.removeprefix("optimizer.model.").rpartition(".")[0]
+        if table in moves and value.dim():
+            before, after = (torch.from_numpy(rows) for rows in moves[table])
+            if int(before.max()) >= len(value):
+                continue  # of another table: it begins anew
+            grown = value.new_zeros(sizes[table], *value.shape[1:])
+            grown[after] = value[before]
+            moved[name] = grown
+        else:
+            moved[name] = value
+    return moved
+
+
+@torch.no_grad()
+def _begin_new(towers: nn.Module, old: TrainingData, new: TrainingData) -> None:
+    """Give rows of new ids their first weights.
+
+    Where an item is its row alone, that begins as the mean of the rows of what its users met before
+    it (drawn, where that is nothing); beside features it begins at zero, so that the vector is what
+    these say. A user beside a history or features begins at zero, too; one that is a row alone as
+    the mean of their items'.
+    """
+    fresh = {
+        side: np.setdiff1d(
+            np.arange(1, getattr(new, f"{side}s").trained + 1),
+            _same_ids(getattr(old, f"{side}s"), getattr(new, f"{side}s"))[1],
+        )
+        for side in _SIDES
+    }
+    query = next((m for m in towers.modules() if isinstance(m, QueryTower)), None)
+    item = next((m for m in towers.modules() if isinstance(m, ItemTower)), None)
+    if len(fresh["item"]):
+        before = _met_before(new, fresh["item"])
+        if item is not None and item.id is not None:
+            if item.fields is None:
+                _mean_of(item.id.weight, item.id.weight, *before)
+            else:
+                item.id.weight[torch.from_numpy(fresh["item"])] = 0
+        if query is not None and hasattr(query, "table"):
+            _mean_of(query.table.weight, query.table.weight, *before)
+    if len(fresh["user"]) and query is not None and query.id is not None:
+        rows = torch.from_numpy(fresh["user"])
+        query.id.weight[rows] = 0
+        alone = query.history is None and query.fields is None
+        if alone and isinstance(towers, TwoTowers) and towers.item.id is not None:
+            _mean_of(query.id.weight, towers.item.id.weight, *_met_by(new, fresh["user"]))
+
+
+def _met_before(data: TrainingData, items: Rows) -> tuple[Tensor, Tensor]:
+    """Pairs of a new item's row and that of an old one met just before it by the same user."""
+    log = data.training_log
+    place = np.flatnonzero(np.isin(log.item, items))
+    begin = np.maximum(log.indptr[log.user[place]], place - BEFORE_IT)
+    met = windows(
+        torch.from_numpy(log.item), torch.from_numpy(begin), torch.from_numpy(place - begin)
+    )
+    of = torch.from_numpy(log.item[place].astype(np.int64))[met.owners()]
+    old = ~torch.isin(met.values, torch.from_numpy(items))
+    return of[old], met.values[old].long()
+
+
+def _met_by(data: TrainingData, users: Rows) -> tuple[Tensor, Tensor]:
+    """Pairs of a new user's row and that of an item they met."""
+    log = data.training_log
+    there = np.isin(log.user, users)
+    return tuple(torch.from_numpy(part[there].astype(np.int64)) for part in (log.user, log.item))  # type: ignore[return-value]
+
+
+def _mean_of(table: Tensor, of: Tensor, rows: Tensor, others: Tensor) -> None:
+    """Set table rows to the mean of rows of another (or the same) table, as pairs say."""
+    rows, others = rows.to(table.device), others.to(table.device)
+    sums = torch.zeros_like(table).index_add_(0, rows, of[others])
+    count = torch.bincount(rows, minlength=len(table)).unsqueeze(1)
+    some = (count > 0).squeeze(1)
+    table[some] = sums[some] / count[some]

@@ -1,0 +1,63 @@
+"""Which events has a bundle not learned from, in a store or in a file of them?"""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from shortlist.data.dataset import TrainingData
+from shortlist.data.schema import Schema
+from shortlist.data.tables import Source
+from shortlist.errors import QueryError
+from shortlist.histories import sqlite
+from shortlist.histories.events import Id, Watermark
+from shortlist.histories.export import LogWriter, learned_with, span_of
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """Events that a bundle has not learned from, as a log.
+
+    source: a table, or the path of one; None where there are none. until: what the bundle that
+    learns them has learned up to; None where nobody has said. deleted: users of whom only these
+    events count. exported: they come from a store, which knows neither sessions nor features.
+    strange: left out, their ids being of another type.
+    """
+
+    source: Source | None
+    until: Watermark | None
+    deleted: tuple[Id, ...] = ()
+    exported: bool = False
+    strange: int = 0
+
+
+def unlearned(
+    path: Path, learned: Watermark | None, schema: Schema, data: TrainingData
+) -> Unlearned:
+    """Return the events of a store, of an export of one, or of any log as the bundle's is written.
+
+    Errors: EventStoreError; QueryError for an export that does not follow what is learned.
+    """
+    if not path.exists():
+        raise QueryError(f"{path}: there is neither a store of events nor a file of them")
+    if not sqlite.is_store(path):
+        exported = span_of(path) is not None
+        none = exported and not pq.read_metadata(path).num_rows
+        return Unlearned(None if none else path, learned_with(learned, [path]), exported=exported)
+    until = Watermark(*sqlite.identity_of(path))
+    same = learned is not None and learned.store == until.store
+    since = learned.sequence if learned is not None and same else 0
+    gone = sqlite.deleted(path, until.sequence)
+    log = LogWriter(schema, data, kinds=sqlite.have_kinds(path, 0, until.sequence))
+    # What a deleted user did afterwards stands in the bundle beside what is to go: it is read anew.
+    parts = chain(
+        [[row for rows in gone.values() for row in rows if row.sequence <= since]],
+        sqlite.parts(path, since, until.sequence),
+    )
+    frames = [frame for frame in map(log.frame, parts) if len(frame)]
+    kind = type(data.users.ids[0]) if len(data.users.ids) else int
+    users = tuple(user for user in gone if type(user) is kind)
+    events = pl.concat(frames) if frames else None
+    return Unlearned(events, until, users, exported=True, strange=log.strange)

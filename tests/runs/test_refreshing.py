@@ -1,0 +1,348 @@
+"""A bundle follows the day: what it learns, what stays, and what is refused to be published."""
+
+from threading import Event as Stop
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shortlist.asking.queries import Queries
+from shortlist.bundle.bundle import load
+from shortlist.data.synthetic import planted_world
+from shortlist.errors import DataError, ModelError, QueryError
+from shortlist.histories.events import Event, Watermark
+from shortlist.histories.sqlite import SQLiteEvents
+from shortlist.runs.refreshing import Plan, follow, newest, next_name, refresh
+from shortlist.runs.whole import train
+
+TOWERS = "[model]\ndim = 8\n[training]\nepochs = 3\nbatch_size = 128\nlearning_rate = 0.01\n"
+NEAR = "[channels.near]\nkind = 'item-cf'\n[training]\n"
+SOON = Plan(least_users=20)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return planted_world(users=120, items=80, events=2_400, seed=3)
+
+
+def parts_of(log, share=0.7):
+    cut = int(len(log) * share)
+    return log.head(cut), log.tail(len(log) - cut)
+
+
+def recipe(folder, log, text, refit="all", data=""):
+    folder.mkdir(exist_ok=True)
+    log.write_csv(folder / "log.csv")
+    (folder / "recipe.toml").write_text(
+        f"[data]\ninteractions = '{folder}/log.csv'\ntime = 'timestamp'\n{data}\n{text}"
+        f"refit = '{refit}'\n[evaluation]\nladder = false\n"
+    )
+    return folder / "recipe.toml"
+
+
+def stored(path, events):
+    """A store that holds these events."""
+    store = SQLiteEvents(path)
+    store.append(
+        [[Event(user, item, None, time * 10**6)] for user, item, time in events.iter_rows()]
+    )
+    store.close()
+    return path
+
+
+def bare(events):
+    return events.select("user_id", "item_id", "timestamp")
+
+
+@pytest.fixture(scope="module")
+def begun(world, tmp_path_factory):
+    """Bundles from the first part of the log, by name; and a store of the rest."""
+    folder = tmp_path_factory.mktemp("begun")
+    old, new = parts_of(world.interactions)
+    for name, text, refit in (
+        ("near", NEAR, "all"),
+        ("towers", TOWERS, "all"),
+        ("measured", TOWERS, "none"),
+    ):
+        train(recipe(folder / name, old, text, refit), folder / name / "v1")
+    stored(folder / "events.sqlite", bare(new))
+    return folder
+
+
+def test_a_refreshed_counting_bundle_is_what_a_whole_fit_gives(begun, world, tmp_path):
+    made = refresh(begun / "near" / "v1", begun / "events.sqlite", tmp_path / "v2", plan=SOON)
+    assert made.decision == "published", made.reason
+    train(recipe(tmp_path / "whole", bare(world.interactions), NEAR), tmp_path / "whole" / "v1")
+    ours, whole = (load(path).retriever for path in (tmp_path / "v2", tmp_path / "whole" / "v1"))
+    users = whole.data.users.ids
+    assert ours.data.users.ids.equals(users)
+    found, wanted = ours.recommend(users, 10), whole.recommend(users, 10)
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
+@pytest.mark.parametrize(("name", "learned"), [("towers", True), ("measured", False)])
+def test_what_was_held_out_is_learned_where_the_bundle_learns_all(begun, tmp_path, name, learned):
+    made = refresh(begun / name / "v1", begun / "events.sqlite", tmp_path / "v2", plan=SOON)
+    bundle = load(tmp_path / "v2")
+    data = bundle.retriever.data
+    assert (made.decision, made.learned_held_out) == ("published", learned)
+    assert data.fit == ("all" if learned else "train")
+    held = int((data.log.role == 2).sum())
+    assert held == made.held_out == round(0.2 * made.events)
+    assert len(data.training_log) == len(data.log) - (0 if learned else held)
+    assert bundle.metrics["split"]["fit"] == "train"
+    assert bundle.watermark == made.watermark == Watermark(made.watermark.store, 720)
+    again = refresh(tmp_path / "v2", begun / "events.sqlite", tmp_path / "v3", plan=SOON)
+    assert (again.decision, again.events) == ("nothing new", 0)
+    assert not (tmp_path / "v3").exists()
+
+
+def test_a_new_item_is_answered_and_unknown_to_the_old_bundle(begun, world, tmp_path):
+    fan = world.interactions["user_id"].unique().sort().head(60)
+    last = int(world.interactions["timestamp"].max())
+    near = world.interactions.filter(pl.col("item_id") == 500_001)["user_id"].unique()
+    fans = pl.concat([near, fan]).unique(maintain_order=True)
+    came = pl.DataFrame(
+        {"user_id": fans, "item_id": [777] * len(fans), "timestamp": np.arange(len(fans)) + last}
+    )
+    store = stored(tmp_path / "e.sqlite", came)
+    for name in ("near", "towers"):
+        made = refresh(begun / name / "v1", store, tmp_path / name, plan=Plan(least_users=5))
+        assert made.decision == "published", made.reason
+        assert made.vocabulary["items"]["came"] == 1
+        assert made.drift.unknown["items"] == 1.0
+        found = load(tmp_path / name).retriever
+        row = found.data.items.rows([777])[0]
+        others = found.data.users.ids.filter(~found.data.users.ids.is_in(fans.implode()))
+        lists = found.recommend(others, 20).rows
+        assert (lists == row).any(), name
+        assert load(begun / name / "v1").retriever.data.items.rows([777])[0] == 0
+
+
+def test_a_refresh_that_is_worse_is_refused_and_nothing_is_published(begun, world, tmp_path):
+    """Bots that click at random for a day: neighbours of items become noise."""
+    random = np.random.default_rng(0)
+    _, new = parts_of(bare(world.interactions), 0.9)
+    last = int(world.interactions["timestamp"].max())
+    items = world.interactions["item_id"].unique().sort().to_numpy()
+    bots = pl.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(1, 301), 20),
+            "item_id": random.choice(items, 6_000),
+            "timestamp": last + random.integers(0, 1_000, 6_000),
+        }
+    )
+    later = new.with_columns(pl.col("timestamp") - int(new["timestamp"].min()) + last + 1_000)
+    store = stored(tmp_path / "e.sqlite", pl.concat([bots, later]))
+    plan = Plan(hold_out=len(later) / (len(bots) + len(later)), least_users=20)
+    made = refresh(begun / "near" / "v1", store, tmp_path / "v2", plan=plan)
+    assert made.decision == "refused", made.comparison
+    assert made.comparison.difference.high < 0
+    assert not (tmp_path / "v2").exists()
+    assert made.bundle is None
+
+
+def test_with_too_few_users_nothing_is_decided(begun, tmp_path):
+    many = Plan(least_users=10_000)
+    made = refresh(begun / "near" / "v1", begun / "events.sqlite", tmp_path / "v2", plan=many)
+    assert (made.decision, made.bundle) == ("not decided", None)
+    assert "10,000 are needed" in made.reason
+    assert not (tmp_path / "v2").exists()
+
+
+def test_towers_go_on_from_what_the_optimiser_remembers_of_this_very_bundle(begun, tmp_path):
+    events = begun / "events.sqlite"
+    first = refresh(begun / "towers" / "v1", events, tmp_path / "v2", plan=SOON)
+    assert "began anew" in first.optimiser
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v2", "v2.training"]
+    log = load(tmp_path / "v2").retriever.data
+    more = pl.DataFrame(
+        {
+            "user_id": log.users.ids.head(60),
+            "item_id": log.items.ids.gather(np.arange(60)),
+            "timestamp": np.arange(60) + int(log.newest_time) + 1,
+        }
+    )
+    later = stored(tmp_path / "later.sqlite", more)
+    second = refresh(tmp_path / "v2", later, tmp_path / "v3", plan=Plan(least_users=5))
+    assert second.optimiser.startswith("went on from")
+    # Of another bundle it is not used.
+    other = refresh(
+        *(begun / "towers" / "v1", events, tmp_path / "v4"),
+        plan=SOON,
+        training=tmp_path / "v2.training",
+    )
+    assert "began anew" in other.optimiser
+
+
+def test_a_deleted_user_is_forgotten_and_their_later_events_are_their_first(begun, tmp_path):
+    old = load(begun / "near" / "v1").retriever.data
+    user, other = old.users.ids[0], old.users.ids[1]
+    store = SQLiteEvents(tmp_path / "e.sqlite")
+    moment = (int(old.newest_time) + 1) * 10**6
+    store.append([[Event(u, old.items.ids[7], None, moment)] for u in old.users.ids[1:]])
+    store.forget(user)
+    store.forget(other)
+    store.append([[Event(other, old.items.ids[5], None, moment)]])
+    store.close()
+    for name, before in (("v2", begun / "near" / "v1"), ("v3", tmp_path / "v2")):
+        if name == "v3":  # more to learn, and the same users deleted
+            store = SQLiteEvents(tmp_path / "e.sqlite")
+            store.append(
+                [[Event(u, old.items.ids[9], None, moment + 1)] for u in old.users.ids[9:]]
+            )
+            store.close()
+        made = refresh(before, tmp_path / "e.sqlite", tmp_path / name, plan=Plan(least_users=5))
+        assert made.decision == "published", made.reason
+        data = load(tmp_path / name).retriever.data
+        assert data.users.rows([user])[0] == 0
+        mine = data.log.user == data.users.rows([other])[0]
+        assert data.items.external(data.log.item[mine].astype(np.int64)).to_list() == [
+            old.items.ids[5]
+        ]
+
+
+def test_the_window_forgets_events_and_ids_and_files_stay_small(world, tmp_path):
+    """Twenty days of a moving catalogue: what a bundle holds does not grow."""
+    random = np.random.default_rng(1)
+    day, users = 86_400, 60
+
+    def events(number):
+        count = 240
+        return pl.DataFrame(
+            {
+                "user_id": random.integers(1, users, count) + 10 * number,
+                "item_id": random.integers(1, 50, count) + 5 * number,
+                "timestamp": number * day + np.sort(random.integers(0, day, count)),
+            }
+        )
+
+    start = pl.concat([events(number) for number in range(4)]).unique(maintain_order=True)
+    train(recipe(tmp_path / "r", start, TOWERS, data="time_unit = 's'"), tmp_path / "v0")
+    rows, sizes = [], []
+    for number in range(4, 24):
+        new = events(number)
+        new.write_parquet(tmp_path / "new.parquet")
+        made = refresh(
+            *(tmp_path / f"v{number - 4}", tmp_path / "new.parquet", tmp_path / f"v{number - 3}"),
+            plan=Plan(least_users=5, window="4d", epochs=1, hold_out=0.1),
+            training=tmp_path / "kept",
+        )
+        assert made.decision == "published", (number, made.comparison)
+        folder = tmp_path / f"v{number - 3}"
+        sizes.append(sum(path.stat().st_size for path in folder.iterdir()))
+        kept = [path for path in (tmp_path / "kept").iterdir()]
+        sizes[-1] += sum(path.stat().st_size for path in kept)
+        assert len(kept) == 2
+        data = load(folder).retriever.data
+        rows.append((len(data.log), len(data.users), len(data.items)))
+        assert data.log.time.max() - data.log.time.min() <= 4 * day
+    first, last = np.array(rows[3:8]).mean(axis=0), np.array(rows[-5:]).mean(axis=0)
+    assert (last <= first * 1.05).all(), (first, last)
+    assert max(sizes[3:]) <= 1.1 * min(sizes[3:])
+
+
+def test_an_item_is_learned_from_so_many_events_on(begun, world, tmp_path):
+    last = int(world.interactions["timestamp"].max())
+    users = world.interactions["user_id"].unique().sort()
+    rare = pl.DataFrame(
+        {"user_id": users[:2], "item_id": [888, 888], "timestamp": [last - 5, last - 4]}
+    ).cast(bare(world.interactions).schema)
+    _, new = parts_of(bare(world.interactions))
+    store = stored(tmp_path / "e.sqlite", pl.concat([new, rare]))
+    for admit, learned in ((3, False), (2, True)):
+        place = tmp_path / f"admit-{admit}"
+        plan = Plan(least_users=20, admit=admit)
+        assert refresh(begun / "towers" / "v1", store, place, plan=plan).decision == "published"
+        retriever = load(place).retriever
+        row = retriever.data.items.rows([888])[0]
+        assert row > 0
+        assert (row <= retriever.data.items.trained) == learned
+        assert (row in retriever.candidate_rows()) == learned
+        history = Queries(histories=[[888], retriever.data.items.ids[:3].to_list()])
+        assert retriever.recommend(history, 5).fallback.tolist() == [not learned, False]
+
+
+def test_a_log_with_sessions_takes_events_that_have_none(world, tmp_path):
+    """They join the session of their user that is running, or begin another."""
+    old, new = parts_of(bare(world.interactions), 0.95)
+    named = old.with_columns(session=pl.col("timestamp") // 10**6)
+    text = TOWERS.replace("[training]", "[training]\npositives = 'i2i'")
+    made = recipe(tmp_path / "r", named, text, data="session = 'session'\ntime_unit = 's'")
+    train(made, tmp_path / "v1")
+    before = load(tmp_path / "v1").retriever.data
+    user, last = new["user_id"][0], before.log.time
+    mine = before.log.user == before.users.rows([user])[0]
+    soon = pl.DataFrame(
+        {
+            "user_id": [user, user],
+            "item_id": new["item_id"][:2],
+            "timestamp": [int(last[mine].max()) + 60, int(last[mine].max()) + 10_000],
+        }
+    )
+    store = stored(tmp_path / "e.sqlite", pl.concat([new.tail(100), soon]))
+    plan = Plan(least_users=5, hold_out=0.5)
+    assert refresh(tmp_path / "v1", store, tmp_path / "v2", plan=plan).decision == "published"
+    after = load(tmp_path / "v2").retriever.data
+    mine = np.flatnonzero(after.log.user == after.users.rows([user])[0])
+    session = dict(
+        zip(after.log.time[mine].tolist(), after.log.session[mine].tolist(), strict=True)
+    )
+    begins = int(soon["timestamp"][0]) - 60
+    assert session[begins] == session[begins + 60] != session[begins + 10_000]
+    assert session[begins + 10_000] > before.log.session.max()
+
+
+def test_what_cannot_be_asked_for_is_said(begun, tmp_path):
+    near, events = begun / "near" / "v1", begun / "events.sqlite"
+    with pytest.raises(QueryError, match="neither a store of events nor a file"):
+        refresh(near, tmp_path / "none", tmp_path / "v2")
+    with pytest.raises(QueryError, match="hold_out must be a share"):
+        refresh(near, events, tmp_path / "v2", plan=Plan(hold_out=1.0))
+    with pytest.raises(ModelError, match="take a longer window"):
+        refresh(near, events, tmp_path / "v2", plan=Plan(window=0.5, hold_out=0.99))
+    (tmp_path / "e.csv").write_text("user_id,thing\n1,2\n")
+    with pytest.raises(DataError, match="item_id"):
+        refresh(near, tmp_path / "e.csv", tmp_path / "v2")
+
+
+def test_a_process_publishes_into_a_folder_until_it_is_stopped(begun, world, tmp_path):
+    folder = tmp_path / "live"
+    folder.mkdir()
+    stop, told, failed = Stop(), [], []
+
+    def after(made):
+        told.append((made.decision, made.path and made.path.name))
+        if len(told) == 2:
+            stop.set()
+
+    follow(
+        *(begun / "near" / "v1", begun / "events.sqlite", folder, 0.01),
+        told=after,
+        failed=failed.append,
+        stop=stop,
+        plan=SOON,
+    )
+    assert told == [("published", "v1-r1"), ("nothing new", None)]
+    assert not failed
+    assert newest(folder).name == "v1-r1"
+    assert [path.name for path in folder.iterdir()] == ["v1-r1"]
+    assert [next_name(name) for name in ("v1-r9", "v2")] == ["v1-r10", "v2-r1"]
+
+
+def test_a_process_goes_on_after_what_cannot_be_done(begun, tmp_path):
+    stop, failed = Stop(), []
+
+    def after(error):
+        failed.append(error)
+        if len(failed) == 2:
+            stop.set()
+
+    follow(
+        *(begun / "near" / "v1", tmp_path / "not yet", tmp_path, 0.01),
+        told=lambda made: None,
+        failed=after,
+        stop=stop,
+    )
+    assert "neither a store of events" in str(failed[0])
