@@ -118,6 +118,8 @@ class Queries:
         if time is None:
             return None
         if isinstance(time, Tensor):
+            if time.ndim == 0:
+                return time.expand(len(self))
             if time.ndim != 1 or len(time) != len(self):
                 raise QueryError(f"time must be a tensor [{len(self)}], got {list(time.shape)}")
             return time

@@ -216,7 +216,14 @@ def kept(section: Section) -> dict[str, Any]:
             read = getattr(section, key) in {one.part for one in options}
             if not read and getattr(section, option) == fields[option].default:
                 idle.add(option)
+    idle |= {key for key in later_keys(section) if getattr(section, key) == fields[key].default}
     return section.model_dump(mode="json", exclude=idle)
+
+
+def later_keys(section: Section | type[Section]) -> frozenset[str]:
+    """Return the keys of a section that a bundle has only where they are not at their defaults."""
+    keys: frozenset[str] = getattr(section, "may_be_missing", frozenset())
+    return keys
 
 
 Known = TypeVar("Known", bound=Section)

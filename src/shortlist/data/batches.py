@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, windows
+from shortlist.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Batch:
     the log has no order). known: every positive of the user in the training log, this one
     included; None unless asked for.
     time: of each event of `history`, [total] in the unit of the log; None unless asked for.
+    asked: when each positive was, [B], like `time`: the moment it is asked for.
     place: None where list i of `history` is that of row i. Else histories are shared by rows, and
     row i is asked after the event history.values[place[i]]: [B] int64, ascending.
     """
@@ -32,6 +34,7 @@ class Batch:
     known: Ragged | None = None
     place: Tensor | None = None
     time: Tensor | None = None
+    asked: Tensor | None = None
 
 
 class Batches(Protocol):
@@ -66,6 +69,7 @@ class PairBatches:
         ordered: bool,
         batch_size: int,
         history_length: int,
+        with_time: bool = False,
         with_known: bool = False,
         weighted: bool = False,
         device: torch.device | str = "cpu",
@@ -79,6 +83,11 @@ class PairBatches:
         self._targets = None
         if log.target is not None:
             self._targets = torch.from_numpy(np.flatnonzero(log.target)).to(device)
+        self._time = None
+        if with_time:
+            if log.time is None:
+                raise ModelError("times of events need data.time: the column of the times")
+            self._time = torch.from_numpy(log.time).to(device)
         self._ordered = ordered
         self._with_known = with_known
         self.batch_size = batch_size
@@ -106,9 +115,12 @@ class PairBatches:
         """Return the batch of the given log positions [B]."""
         users = self._user[events].long()
         begin, end = self._start[users], self._start[users + 1]
+        time = asked = None
         if self._ordered:
             first = torch.maximum(begin, events - self.history_length)
             history = windows(self._item, first, events - first)
+            if self._time is not None:
+                time, asked = windows(self._time, first, events - first).values, self._time[events]
         else:
             history = self._others(events, begin, end)
         known = windows(self._item, begin, end - begin) if self._with_known else None
@@ -118,6 +130,8 @@ class PairBatches:
             weight=self._weights(events),
             history=_long(history),
             known=None if known is None else _long(known),
+            time=time,
+            asked=asked,
         )
 
     def _weights(self, events: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class SequenceBatches:
         self._time = None
         if with_time:
             if log.time is None:
-                raise ModelError("times between events need data.time: the column of the times")
+                raise ModelError("times of events need data.time: the column of the times")
             self._time = torch.from_numpy(log.time)
         self._with_known = with_known
         self._device = device
@@ -172,9 +172,10 @@ class SequenceBatches:
         if self._with_known:
             begin = self._start[rows]
             known = windows(self._item, begin, self._start[rows + 1] - begin)
-        time = None
+        time = moment = None
         if self._time is not None:
             time = windows(self._time, cut.begin, cut.length).values.to(self._device)
+            moment = self._time[event].to(self._device)
         weight = torch.ones(len(event)) if self._weight is None else self._weight[event]
         return Batch(
             users=rows.to(self._device),
@@ -186,4 +187,5 @@ class SequenceBatches:
             else Ragged(known.values.long(), known.offsets).to(self._device),
             place=place.to(self._device),
             time=time,
+            asked=moment,
         )

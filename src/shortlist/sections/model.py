@@ -1,6 +1,6 @@
 """What does [model] say, beside the options of its parts?"""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,9 @@ from shortlist.sections.base import (
 
 class CommonModel(Section):
     """The two towers."""
+
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"request_time"})
+    """Keys that came after format 3 of bundles: kept where they are given (docs/decisions/0012)."""
 
     dim: CountOrAuto = Field(
         default=64,
@@ -37,6 +40,12 @@ class CommonModel(Section):
         default="ids",
         description='What stands for an item of a history: "ids", its id embedding; "items", its '
         "vector of the item tower, features included.",
+    )
+    request_time: bool = Field(
+        default=False,
+        description="Whether a query is read with the time it is asked at: hour, weekday and the "
+        "time since the last event, and with history_time how long ago each event was. In training "
+        "that is the time of the positive.",
     )
     history_windows: bool = Field(
         default=False,

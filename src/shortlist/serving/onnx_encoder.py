@@ -76,6 +76,8 @@ class OnnxEncoder:
         inputs: dict[str, tuple[int, ...]] = {}
         if tower.biases:
             raise UnsupportedTowerError("biases")
+        if tower.clock is not None:
+            raise UnsupportedTowerError("the time of the request")
         if self._history is not None:
             if retriever.towers.reads_items:
                 raise UnsupportedTowerError("histories read with the item tower's vectors")

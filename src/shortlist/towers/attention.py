@@ -20,6 +20,7 @@ from shortlist.errors import ModelError
 from shortlist.sections.base import Count
 from shortlist.sections.model import CommonModel
 from shortlist.towers.base import Layers
+from shortlist.towers.clock import BUCKETS, TIMELESS, bucket_of
 from shortlist.towers.noise import dropout
 from shortlist.towers.padding import Padded
 
@@ -28,13 +29,6 @@ LONGEST_WAVE = 10_000.0
 
 WIDENING = 2
 """How many times wider than the vectors the hidden layer of a block is."""
-
-
-BUCKETS = 64
-"""Of the time between two events: bucket b holds less than 2^(b + 1) units, and 2^b - 1 or more."""
-
-TIMELESS = 0.1
-"""Share of the histories of a batch that train as if their times were not known."""
 
 
 class Attention(nn.Module):
@@ -47,7 +41,8 @@ class Attention(nn.Module):
     With `history_time` each head of each block adds to the weight of an earlier event a number that
     is learned for the time between it and the event that looks (TiSASRec, Li et al. 2020; as a
     bias, Zhai et al. 2024): one for each power of two. A query looks from its last event, so no
-    clock is read. A history without times (a stranger's) has a number of its own for any two
+    clock is read; with `request_time` from when it is asked, and each event from when the next one
+    came. A history without times (a stranger's) has a number of its own for any two
     events, which a share of the training histories learns.
     """
 
@@ -89,32 +84,41 @@ class Attention(nn.Module):
         self.register_buffer("turn", torch.stack([angle.cos(), angle.sin()]), persistent=False)
         self.turn: Tensor
 
-    def forward(self, history: Ragged, table: Tensor, time: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        history: Ragged,
+        table: Tensor,
+        time: Tensor | None = None,
+        anchor: Tensor | None = None,
+    ) -> Tensor:
         """Return the vector after each event, [total, D]; it has seen no later event.
 
         table: item embeddings [N + 1, D], row 0 unknown and zero. Lists are at most `length` long.
-        time: of each event, [total], with history_time; None where none is known.
+        time: of each event, [total], with history_time; None where none is known. anchor: the
+        moment each event looks back from, [total]; without it its own.
         """
         padded = Padded.of(history)
         read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
         if self.training and self.event_dropout > 0:
             read = read * (torch.rand(len(read), 1, device=read.device) >= self.event_dropout)
         hidden = padded.spread(dropout(read, self.dropout, self.training))
-        gaps = self._gaps(padded, time) if self.timed else None
+        gaps = self._gaps(padded, time, anchor) if self.timed else None
         for block in self.blocks:
             hidden = block(hidden, self.turn[:, : hidden.shape[1]], gaps)
         return rms_norm(padded.gather(hidden), (self.width,), self.norm)
 
-    def _gaps(self, padded: Padded, time: Tensor | None) -> Tensor:
+    def _gaps(self, padded: Padded, time: Tensor | None, anchor: Tensor | None = None) -> Tensor:
         """The bucket of the time between each two events, [B, L, L]; BUCKETS: not known."""
         rows, length = padded.rows, padded.length
         if time is None:
             return torch.full((rows, length, length), BUCKETS, device=padded.slots.device)
-        when = time.new_zeros(rows * length).index_copy(0, padded.slots, time).view(rows, length)
-        gap = (when.unsqueeze(2) - when.unsqueeze(1)).clamp(min=0).double()
-        buckets = (gap + 1).log2().floor().long().clamp(max=BUCKETS - 1)
-        known = is_known(when)
-        buckets = buckets.masked_fill(~(known.unsqueeze(2) & known.unsqueeze(1)), BUCKETS)
+        when, now = (
+            time.new_zeros(rows * length).index_copy(0, padded.slots, of).view(rows, length)
+            for of in (time, time if anchor is None else anchor)
+        )
+        buckets = bucket_of(now.unsqueeze(2) - when.unsqueeze(1))
+        known = is_known(now).unsqueeze(2) & is_known(when).unsqueeze(1)
+        buckets = buckets.masked_fill(~known, BUCKETS)
         if self.training:
             left_out = torch.rand(rows, 1, 1, device=time.device) < TIMELESS
             buckets = buckets.masked_fill(left_out, BUCKETS)

@@ -52,10 +52,17 @@ class TimedTower(Protocol):
     causal: ClassVar[Literal[True]]
     timed: bool
 
-    def __call__(self, history: Ragged, table: Tensor, time: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        history: Ragged,
+        table: Tensor,
+        time: Tensor | None = None,
+        anchor: Tensor | None = None,
+    ) -> Tensor:
         """Return [total, D], as SequenceTower.
 
-        time: of each value of `history`, [total], any unit; None where it is not known.
+        time: of each value of `history`, [total], any unit; None where it is not known. anchor:
+        with model.request_time, the moment each value looks back from, [total]; else its own.
         """
         ...
 

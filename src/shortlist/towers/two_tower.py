@@ -6,25 +6,35 @@ import torch
 from torch import Tensor, nn
 
 from shortlist.data.features import ID, Encoder, Features, FeatureTable
+from shortlist.data.moments import is_known, unknown_time
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, suggest
 from shortlist.sections.model import CommonModel
 from shortlist.towers import build_history
 from shortlist.towers.base import InterestTower, TimedTower
+from shortlist.towers.clock import Clock, anchors, last_times
 from shortlist.towers.features import Fields, embedding, rows_read
 from shortlist.towers.mlp import mlp
 from shortlist.towers.noise import dropout
 
 
 class QueryTower(nn.Module):
-    """A user as one vector, or as K of them: id, features and history.
+    """A user as one vector, or as K of them: id, features, history and the time of the question.
 
     Sum of what speaks the items' language directly (the weighted segments of a pooled history, the
-    state of a sequence tower or an interest, and the id embedding) and of a perceptron over
-    segments or interest and features side by side.
+    state of a sequence tower or an interest, the id embedding and the clock) and of a perceptron
+    over segments or interest and features side by side, and with hidden layers over the clock.
+
+    steps: of the log's times in a second, for shape.request_time.
     """
 
-    def __init__(self, users: FeatureTable, items: FeatureTable, shape: CommonModel) -> None:
+    def __init__(
+        self,
+        users: FeatureTable,
+        items: FeatureTable,
+        shape: CommonModel,
+        steps: float = 1.0,
+    ) -> None:
         super().__init__()
         self.dim = shape.dim
         self.dropout = shape.dropout
@@ -49,12 +59,17 @@ class QueryTower(nn.Module):
                 "the user tower has nothing to read: turn model.user_id on, name features of users "
                 "in model.user_features, or choose a model.history"
             )
+        self.clock: Clock | None = None
+        if shape.request_time:
+            self.clock = Clock(shape.dim, steps, since=self.history is not None)
+            width += shape.dim if shape.user_layers else 0
         if shape.user_layers and width == 0:
             raise ModelError(
-                "model.user_layers are over user features, a pooled history or interests, and "
-                "this user tower reads none of them: leave them out"
+                "model.user_layers are over user features, a pooled history, interests or the time "
+                "of the request, and this user tower reads none of them: leave them out"
             )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
+        self.layered = bool(shape.user_layers)
         self.biases = shape.biases
 
     @property
@@ -74,6 +89,7 @@ class QueryTower(nn.Module):
         items: nn.Embedding | Tensor | None = None,
         place: Tensor | None = None,
         time: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
         """Return user vectors [B, D], or [B, K, D] of a tower of interests.
 
@@ -81,13 +97,23 @@ class QueryTower(nn.Module):
         towers share one. place: for a sequence tower or a pooled history, which events of the
         histories the vectors are asked after, [B], positions in history.values; without it after
         the last of each list, and a list without events adds nothing. time: [total], of the events,
-        for a tower that reads it (timed).
+        for a tower that reads it (timed, clock); asked: [B], when each row is asked, for a clock;
+        unknown, it is when the event came after which the row is asked.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
+        further: dict[str, Tensor | None] = {"time": time} if self.timed else {}
+        if self.clock is not None:
+            rows = len(history.offsets) - 1 if place is None else len(place)
+            asked, last = _moments(time, history.offsets, place, asked, rows)
+            moment = self.clock(asked, last)
+            direct.append(moment)
+            if self.layered:
+                parts.append(moment)
+            if self.timed and time is not None:
+                further["anchor"] = anchors(time, history.offsets, place, asked)
         if self.history is not None:
             read, table = rows_read(history, self.table if items is None else items)
-            further: dict[str, Tensor | None] = {"time": time} if self.timed else {}
             if place is not None and not self.causal:
                 further["place"] = place
             with torch.autocast(history.values.device.type, enabled=False):
@@ -173,12 +199,21 @@ class ItemTower(nn.Module):
 
 
 class TwoTowers(nn.Module):
-    """Both towers. Matrix factorisation is the case of two ids: history 'none', no features."""
+    """Both towers. Matrix factorisation is the case of two ids: history 'none', no features.
 
-    def __init__(self, users: FeatureTable, items: FeatureTable, shape: CommonModel) -> None:
+    steps: of the log's times in a second, for shape.request_time.
+    """
+
+    def __init__(
+        self,
+        users: FeatureTable,
+        items: FeatureTable,
+        shape: CommonModel,
+        steps: float = 1.0,
+    ) -> None:
         super().__init__()
         self.shape = shape
-        self.query = QueryTower(users, items, shape)
+        self.query = QueryTower(users, items, shape, steps)
         self.item = ItemTower(users, items, shape)
         if self.reads_items and self.item.fields is None:
             raise ModelError(
@@ -198,18 +233,19 @@ class TwoTowers(nn.Module):
         place: Tensor | None = None,
         catalogue: FeatureTable | None = None,
         time: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
         """Return user vectors, [B, D] or [B, K, D] of a tower of interests.
 
-        history: item rows, oldest first; place, time: as QueryTower; catalogue: the features of all
-        items, where histories are read with the item tower's vectors.
+        history: item rows, oldest first; place, time, asked: as QueryTower; catalogue: the features
+        of all items, where histories are read with the item tower's vectors.
         """
         shared: nn.Embedding | Tensor | None = self.item.id if self.shape.shares_items else None
         if self.reads_items:
             if catalogue is None:
                 raise ModelError("history_reads = 'items' needs the features of the items")
             history, shared = self._read(history, catalogue)
-        vectors: Tensor = self.query(features, history, shared, place, time)
+        vectors: Tensor = self.query(features, history, shared, place, time, asked)
         return vectors
 
     def _read(self, history: Ragged, catalogue: FeatureTable) -> tuple[Ragged, Tensor]:
@@ -228,6 +264,18 @@ class TwoTowers(nn.Module):
     def reads_item_features(self) -> bool:
         """Whether the item tower can place an item nobody has touched yet."""
         return self.item.fields is not None
+
+
+def _moments(
+    time: Tensor | None, offsets: Tensor, place: Tensor | None, asked: Tensor | None, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Return when each row is asked, and when the event before was, both [B], as far as known."""
+    if time is None:
+        kind = torch.int64 if asked is None else asked.dtype
+        last = torch.full((rows,), unknown_time(kind), dtype=kind, device=offsets.device)
+    else:
+        last = last_times(time, offsets, place)
+    return (last if asked is None else torch.where(is_known(asked), asked, last)), last
 
 
 def _for_each_interest(parts: list[Tensor]) -> list[Tensor]:

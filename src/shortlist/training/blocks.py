@@ -86,6 +86,7 @@ def parts(batch: Batch, rows: int) -> Iterator[Batch]:
             ),
             place=None if batch.place is None else batch.place[asked] - start,
             time=None if batch.time is None else batch.time[start:end],
+            asked=None if batch.asked is None else batch.asked[asked],
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from shortlist.asking.capabilities import Channel, State
+from shortlist.asking.clock import held_out_times
 from shortlist.asking.explaining import REASONS, Explaining
 from shortlist.asking.queries import Queries, as_queries
 from shortlist.asking.rows import RowQueries, row_blocks
@@ -540,6 +541,7 @@ def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
     return RowQueries(
         *(users, history, False, of_events(one.weight), None, of_events(one.time)),
         described=None if told is None else told.take(torch.zeros(len(kept), dtype=torch.int64)),
+        asked=None if one.asked is None else one.asked.repeat(len(kept)),
     )
 
 
@@ -580,6 +582,7 @@ def validation_score(retriever: Channel, monitor: str) -> float:
         return -value_error(retriever, "validation")
     name, k = monitor.split("@")
     users, items, offsets = data.targets("validation")
+    time = held_out_times(retriever, "validation")
     if len(users) > VALIDATION_USERS:
         pick = np.sort(np.random.default_rng(0).permutation(len(users))[:VALIDATION_USERS])
         chosen = windows(
@@ -588,7 +591,8 @@ def validation_score(retriever: Channel, monitor: str) -> float:
             torch.from_numpy(np.diff(offsets)[pick]),
         )
         users, items, offsets = users[pick], chosen.values.numpy(), chosen.offsets.numpy()
-    queries = Queries(data.users.external(users), before="validation")
+        time = None if time is None else time[torch.from_numpy(pick)]
+    queries = Queries(data.users.external(users), before="validation", time=time)
     rows = retriever.recommend(queries, int(k)).rows
     # Lists are shorter than k where the catalogue is: empty slots are misses.
     rows = np.pad(rows, ((0, 0), (0, int(k) - rows.shape[1])), constant_values=-1)
@@ -602,11 +606,12 @@ def value_error(retriever: Any, on: Cut) -> float:
     A score is the value where model.biases are on. An unknown user or item has the mean, and the
     other's bias.
     """
-    events = retriever.data.log.at(on)
+    events, time = retriever.data.log.at(on), held_out_times(retriever, on)
     values = events.weights_for("the error of values")
     users, which = np.unique(events.user, return_inverse=True)
     ids = retriever.data.users.external(users)
-    blocks = row_blocks(Queries(ids, before=on), retriever.data, timed=retriever.timed)
+    asked = Queries(ids, before=on, time=time)
+    blocks = row_blocks(asked, retriever.data, timed=retriever.timed)
     queries = torch.cat([retriever.encode_block(block) for block in blocks])
     rows, item = np.unique(events.item, return_inverse=True)
     items = retriever.encode_item_rows(torch.from_numpy(rows).long())

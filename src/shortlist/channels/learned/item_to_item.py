@@ -46,6 +46,7 @@ UNREAD = {
     "history_length": "a query is made of the latest_items",
     "history_dropout": "a query in training is one item",
     "history_time": "a query in training is one item",
+    "request_time": "a query in training is one item",
     "history_windows": "a query in training is one item",
     "history_reads": "a query is the mean of the latest items' own vectors",
     "shared_items": "one tower encodes both items, so they share everything",

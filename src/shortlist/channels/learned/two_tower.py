@@ -17,6 +17,7 @@ from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
 from shortlist.data.sequences import SequenceBatches
+from shortlist.durations import STEPS
 from shortlist.errors import ModelError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
@@ -24,6 +25,7 @@ from shortlist.losses.base import reads_values
 from shortlist.sampling.hard.base import HardWorld
 from shortlist.sections.base import is_auto
 from shortlist.towers import TOWERS
+from shortlist.towers.clock import tells_hours
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import TwoTowers
 from shortlist.training.blocks import Encoders
@@ -40,7 +42,7 @@ share of history_length. Few, as they are no negatives of each other; many, as w
 is read once for all of them."""
 
 READS = ALWAYS_READ | {
-    *("history", "history_length", "history_reads", "history_windows"),
+    *("history", "history_length", "history_reads", "history_windows", "request_time"),
     *("history_dropout", "shared_items", "user_id", "user_features", "user_layers"),
     *("item_id", "item_features", "item_layers", "id_dropout"),
     *("mask_known", "biases", *HARD_KEYS, "weighted"),
@@ -117,7 +119,12 @@ class TwoTower(ItemVectors):
     @property
     def timed(self) -> bool:
         """Whether the query tower reads the times of the events."""
-        return bool(self.towers.query.timed)
+        return bool(self.towers.query.timed) or self.reads_clock
+
+    @property
+    def reads_clock(self) -> bool:
+        """Whether the query tower reads when a question is asked."""
+        return self.towers.query.clock is not None
 
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
         """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
@@ -131,19 +138,21 @@ class TwoTower(ItemVectors):
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         first = history.offsets[1:] - length
         latest = windows(history.values, first, length)
-        if not self.towers.query.causal or not len(block.users):
-            return self._encode(block.users, latest, told=block.described)
         when = None
-        if self.towers.query.timed and block.time is not None:
+        if self.timed and block.time is not None:
             known = block.time[self._readable[block.history.values]]
             when = Ragged(windows(known, first, length).values, latest.offsets)
+        if not self.towers.query.causal or not len(block.users):
+            time = None if when is None else when.values
+            return self._encode(block.users, latest, time, block.described, block.asked)
         groups = like_lengths(latest.lengths, POSITIONS)
         parts = [
             self._encode(
                 block.users[group],
                 taken(latest, group),
                 None if when is None else taken(when, group).values,
-                told=None if block.described is None else block.described.take(group),
+                None if block.described is None else block.described.take(group),
+                None if block.asked is None else block.asked[group],
             )
             for group in groups
         ]
@@ -185,7 +194,9 @@ class TwoTower(ItemVectors):
                 "model.history_windows reads events in their order, and the log has no time column "
                 "(data.time): give one, or leave it out"
             )
-        self.towers = TwoTowers(data.user_features, data.item_features, section).to(self.device)
+        steps = self._steps(data) if section.request_time else 1.0
+        features = data.user_features, data.item_features
+        self.towers = TwoTowers(*features, section, steps).to(self.device)
         if self.towers.query.timed and data.time_unit == "line":
             raise ModelError(
                 "model.history_time reads the time between events, and data.order = 'file' tells "
@@ -193,6 +204,20 @@ class TwoTower(ItemVectors):
             )
         self._mark_readable()
         self.popular = Popular().fit_data(data)
+
+    def _steps(self, data: TrainingData) -> float:
+        """How many steps of the log's times make a second. Errors: ModelError where none do."""
+        if not data.ordered or data.time_unit == "line":
+            raise ModelError(
+                "model.request_time reads when a question is asked, and the log has no times: give "
+                "data.time, or leave it out"
+            )
+        if data.time_unit not in STEPS:
+            raise ModelError(
+                "model.request_time reads a clock, and the log's times are plain numbers in no "
+                "known unit: say what they are (data.time_unit), or leave it out"
+            )
+        return STEPS[data.time_unit]
 
     def _mark_readable(self) -> None:
         """Note which items of a history something stands for: an id, or features that are read."""
@@ -205,6 +230,11 @@ class TwoTower(ItemVectors):
         training = self.training_section
         counts = torch.from_numpy(data.item_counts).to(self.device)
         objective = objective_of(training).to(self.device)
+        if (clock := self.towers.query.clock) is not None:
+            times = data.training_log.time
+            clock.hours.fill_(
+                times is not None and tells_hours(torch.from_numpy(times), clock.steps)
+            )
         if reads_values(objective.loss):
             values = data.training_log.weights_for("values = 'explicit'")
             if self.model_section.biases:
@@ -224,13 +254,13 @@ class TwoTower(ItemVectors):
         options: dict[str, Any] = {
             "batch_size": training.batch_size,
             "history_length": self.model_section.history_length,
+            "with_time": self.timed,
             "with_known": needs_known(training),
             "weighted": training.weighted or reads_values(objective_of(training).loss),
             "device": self.device,
         }
         if self.towers.query.causal:
-            timed = self.towers.query.timed
-            return SequenceBatches(data.training_log, **options, with_time=timed)
+            return SequenceBatches(data.training_log, **options)
         if self.model_section.history_windows:
             stretch = max(STRETCH, self.model_section.history_length // STRETCH_SHARE)
             return SequenceBatches(data.training_log, **options, stretch=stretch)
@@ -249,7 +279,9 @@ class TwoTower(ItemVectors):
         )
 
     def _encode_batch(self, batch: Batch) -> Tensor:
-        return self._encode_queries(batch.users, batch.history, batch.place, batch.time)
+        return self._encode_queries(
+            batch.users, batch.history, batch.place, batch.time, asked=batch.asked
+        )
 
     def _encode_queries(
         self,
@@ -258,12 +290,14 @@ class TwoTower(ItemVectors):
         place: Tensor | None,
         time: Tensor | None,
         told: Described | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
         features = self._user_table.take(users)
         if told is not None:
             now = {name: column.to(self.device) for name, column in told.columns.items()}
             features = {**features, **now}
-        return self.towers.encode_queries(features, history, place, self._item_table, time)
+        catalogue = self._item_table
+        return self.towers.encode_queries(features, history, place, catalogue, time, asked)
 
     def encode_item_rows(self, rows: Tensor) -> Tensor:
         """Return the vectors of any item rows [N], those without a place in the index too."""
@@ -286,15 +320,16 @@ class TwoTower(ItemVectors):
         history: Ragged,
         time: Tensor | None = None,
         told: Described | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
         """Encode users [B] with the histories their tower reads, and the times of the events.
 
-        told: features in place of those that are stored.
+        told: features in place of those that are stored. asked: when each is asked, [B].
         """
         with torch.no_grad():
             users, history = users.to(self.device), history.to(self.device)
-            time = None if time is None else time.to(self.device)
-            return self._encode_queries(users, history, None, time, told).cpu()
+            time, asked = (None if of is None else of.to(self.device) for of in (time, asked))
+            return self._encode_queries(users, history, None, time, told, asked).cpu()
 
     def _known(self, history: Ragged) -> Ragged:
         """Leave out items that nothing stands for: unknown ones, and those never trained on.

@@ -52,6 +52,7 @@ UNREAD = {
     "shared_items": NO_ITEM,
     "history_reads": NO_ITEM,
     "history_time": "the halves of a history keep no times",
+    "request_time": "the halves of a history keep no times",
     "history_windows": "a pair is two halves of a history",
     "id_dropout": NO_ITEM,
     "session_gap": "it cuts sessions for positives = 'i2i'",
