@@ -55,6 +55,7 @@ DOORS = {
     "uvicorn": "serving/run.py",
     "prometheus_client": "serving/measures.py",
     "typer": "cli",
+    "yaml": "drafting/foreign/yaml_files.py",
     "pyspark": "spark",
 }
 

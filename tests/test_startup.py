@@ -32,7 +32,7 @@ expect("shortlist 0", "--version")
 expect("COMMAND", "--help")
 expect("COMMAND")
 for command in app.registered_commands:
-    name = command.callback.__name__
+    name = command.callback.__name__.rstrip("_")
     expect("shortlist " + name, name, "--help")
 expect("No such option", "recommend", "--usr", "1")
 expect("No such command", "recomend")

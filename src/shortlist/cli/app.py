@@ -16,7 +16,8 @@ from shortlist.systems import check_system
 
 COMMANDS = {
     "Train": (
-        *(train.demo, known.data, draft.init, train.train, train.tune, train.plan, doctor.doctor),
+        *(train.demo, known.data, draft.init, draft.import_, train.train, train.tune, train.plan),
+        doctor.doctor,
     ),
     "Ask a bundle": (ask.recommend, ask.similar, ask.explain, ask.evaluate, ask.compare),
     "Look into a bundle, or make another of it": (
@@ -51,7 +52,8 @@ for heading, groups in GROUPS.items():
 for heading, commands in COMMANDS.items():
     for command in commands:
         plain = command in WITHOUT_PARTS
-        app.command(rich_help_panel=heading)(command if plain else with_plugins(command))
+        named = command.__name__.rstrip("_")  # import_ is a word of Python
+        app.command(named, rich_help_panel=heading)(command if plain else with_plugins(command))
 
 
 @app.callback(invoke_without_command=True)

@@ -56,7 +56,7 @@ def doctor(
         loaded = load(target, device=wanted)
         subject = Subject.of_retriever(loaded.retriever, loaded.metrics, loaded.recipe)
     else:
-        subject = _before_training(load_recipe(target, overrides or []))
+        subject = before_training(load_recipe(target, overrides or []))
     found = examine(subject)
     if json_:
         print_json({"findings": [finding.to_dict() for finding in found]})
@@ -66,7 +66,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _before_training(recipe: "Recipe") -> "Subject":
+def before_training(recipe: "Recipe") -> "Subject":
     """What there is to examine of a recipe: less where it, or its data, is refused."""
     from shortlist.doctor import Subject
     from shortlist.runs.pipeline import check, folds_of, load_dataset

@@ -1,4 +1,4 @@
-"""The command that writes a recipe: init."""
+"""The commands that write a recipe: init, and import from other libraries."""
 
 import shlex
 from pathlib import Path
@@ -83,6 +83,75 @@ def init(
     _say(place, made, json_=json_)
 
 
+def import_(
+    library: Annotated[
+        str, typer.Argument(metavar="{recbole|rectools}", help="Whose configuration it is.")
+    ],
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="RecBole: its YAML files, a later one over an earlier one. RecTools: what "
+            "model.get_config(simple_types=True) gives, as JSON or YAML."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, where the command line named it.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="RecBole: the data set, where the command line named it.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="RecBole: the folder of the atomic files. RecTools: the log."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="The recipe to write. Default: recipe.toml.")
+    ] = None,
+    json_: JsonFlag = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a configuration of RecBole or RecTools into a recipe; list what cannot be carried.
+
+    Configurations and data are read, never code. Where the data are there, the doctor looks at the
+    recipe, and so at what the original did.
+    """
+    from shortlist.drafting.foreign import FOREIGN
+    from shortlist.drafting.foreign.base import Given
+    from shortlist.errors import suggest
+
+    if library not in FOREIGN:
+        raise QueryError(f"unknown library '{library}'.{suggest(library, FOREIGN)}")
+    if not configs and model is None:
+        raise QueryError("name a configuration, or at least a model: --model SASRec")
+    place = target or DEFAULT
+    inputs = {f"CONFIG {at}": file for at, file in enumerate(configs or [], 1)}
+    inputs |= {"--data": data} if data else {}
+    outputs.check({"--out": Output(place, overwrite=overwrite)}, inputs)
+    given = Given(configs or [], model, dataset, data, place.absolute().parent)
+    made = FOREIGN[library](given)
+    options = {"--model": model, "--dataset": dataset, "--data": data}
+    words = [library, *map(str, configs or [])]
+    words += [word for key, value in options.items() if value for word in (key, str(value))]
+    text = _text(made, words, "import")
+    with whole(place, overwrite=overwrite) as written:
+        written.write_text(text, encoding="utf-8")
+    _say(place, made, json_=json_)
+    if not json_:
+        _examine(place)
+
+
+def _examine(recipe: Path) -> None:
+    """Tell what the doctor finds in a recipe whose log is there."""
+    from shortlist.cli import show
+    from shortlist.cli.doctor import before_training
+    from shortlist.config import load_recipe
+    from shortlist.doctor import examine
+
+    read = load_recipe(recipe, [])
+    if all(path is None or path.exists() for path in read.inputs.values()):
+        out.print(show.findings(examine(before_training(read))))
+
+
 def _named(model: str | None) -> dict[str, Any] | None:
     from shortlist.drafting.named import named_model
 
@@ -142,7 +211,7 @@ def _drafted(
     return made
 
 
-def _text(made: "Draft", words: list[str]) -> str:
+def _text(made: "Draft", words: list[str], command: str = "init") -> str:
     """The draft as text, which is read once to make sure that it is a recipe."""
     import tomllib
 
@@ -150,7 +219,7 @@ def _text(made: "Draft", words: list[str]) -> str:
     from shortlist.drafting.writing import written
     from shortlist.runs.pipeline import check
 
-    text = written(made, shlex.join(["shortlist", "init", *words]))
+    text = written(made, shlex.join(["shortlist", command, *words]))
     check(Recipe.from_dict(tomllib.loads(text), source="the drafted recipe"))
     return text
 
@@ -158,7 +227,8 @@ def _text(made: "Draft", words: list[str]) -> str:
 def _say(place: Path, made: "Draft | None", *, json_: bool) -> None:
     if json_:
         guesses = [] if made is None else [guess.to_dict() for guess in made.guesses.values()]
-        print_json({"recipe": str(place), "guesses": guesses, "notes": made.notes if made else []})
+        said = {"notes": made.notes, "not_carried": made.lost} if made else {"notes": []}
+        print_json({"recipe": str(place), "guesses": guesses, **said})
         return
     if made is None:
         out.print(f"Wrote {place}, to be filled in. Next: shortlist train {place} --out BUNDLE")
@@ -168,6 +238,8 @@ def _say(place: Path, made: "Draft | None", *, json_: bool) -> None:
         notes.print(f"check {guess.key} = {shown}: {guess.reason}", soft_wrap=True)
     for note in made.notes:
         notes.print(note, soft_wrap=True)
+    for lost in made.lost:
+        notes.print(f"not carried over: {lost}", soft_wrap=True)
     count = len(made.unsure())
     unsure = f"; {count} {'line' if count == 1 else 'lines'} to check" if count else ""
     out.print(

@@ -37,7 +37,8 @@ class Draft:
 
     notes: what a reader of the recipe should know besides. marks: of each side, what separates the
     values of a feature. reasons: of each feature, as "items.genre". distinct: how many values each
-    column of the log has in its head. looked: how much of each file was read.
+    column of the log has in its head. looked: how much of each file was read. lost: what another
+    library's configuration says and a recipe cannot.
     """
 
     content: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Draft:
     reasons: dict[str, str] = field(default_factory=dict)
     distinct: dict[str, int] = field(default_factory=dict)
     looked: str = ""
+    lost: list[str] = field(default_factory=list)
 
     def say(self, guess: Guess) -> None:
         """Add a guess; the key stands in the recipe unless its value is None."""

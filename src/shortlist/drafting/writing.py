@@ -12,7 +12,7 @@ from shortlist.sections.faults import key_text
 
 WIDTH = 100
 
-SECTIONS = ("data", "features", "split", "model", "training", "evaluation")
+SECTIONS = ("data", "features", "split", "model", "training", "channels", "evaluation")
 """In the order they are written."""
 
 
@@ -43,9 +43,16 @@ def written(made: Draft, command: str) -> str:
             for note in made.notes:
                 own += _comment(note)
         lines += ["", f"[{section}]", *own] if own else []
-        for side, features in table.items():
-            if isinstance(features, dict):
-                lines += _side(made, side, features)
+        for side, inner in table.items():
+            if isinstance(inner, dict) and section == "features":
+                lines += _side(made, side, inner)
+            elif isinstance(inner, dict) and section == "channels":
+                lines += ["", f"[channels.{key_text(side)}]"]
+                lines += [f"{key_text(key)} = {toml_value(value)}" for key, value in inner.items()]
+    if made.lost:
+        lines += ["", "# Not carried over:"]
+        for lost in made.lost:
+            lines += _comment(f"- {lost}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,22 @@
+"""YAML as plain values: no tag of it makes an object."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shortlist.errors import RecipeError
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Return the table of a YAML file, {} of an empty one. Errors: RecipeError."""
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise RecipeError(f"{file}: cannot be read as YAML: {why}") from error
+    if read is None:
+        return {}
+    if not isinstance(read, dict):
+        raise RecipeError(f"{file}: a configuration is a table of keys, got {read!r:.60}")
+    return read
