@@ -210,8 +210,6 @@ def _asked(queries: Queries, data: TrainingData) -> Tensor | None:
     if queries.time is None:
         return None
     kind = _kind_of_times(data, "time")
-    if isinstance(queries.time, Tensor):
-        return queries.time.to(kind)
     return told_times(queries.time, "time", data.time_unit, kind, clock=data.of_clock)
 
 

@@ -8,9 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from shortlist.asking.capabilities import Channel
+from shortlist.asking.clock import held_out_times
 from shortlist.asking.queries import Queries, checked_count
 from shortlist.blending.merging import fill_slots, slot_order
 from shortlist.data.dataset import FIT_BEFORE
@@ -126,7 +128,9 @@ class Lists:
         self.rows: list[NDArray[np.int64]] = []
         ranks = []
         for channel in channels.values():
-            answer = channel.recommend(Queries(ids, before=on), depth)
+            time = held_out_times(channel, on)
+            time = None if time is None else time[torch.from_numpy(pick)]
+            answer = channel.recommend(Queries(ids, before=on, time=time), depth)
             rows = np.where(answer.fallback[:, None], -1, answer.rows)
             self.rows.append(rows)
             ranks.append(_ranks(rows, sought, width))

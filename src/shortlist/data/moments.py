@@ -39,8 +39,10 @@ def told_times(
 
     where: what errors call the list. clock: whether the log's times are of the size of a clock's,
     so that one far from it is of another unit. A log of whole steps gets whole ones: of days the
-    day that a moment lies in. Errors: QueryError.
+    day that a moment lies in. A tensor holds steps of the log already. Errors: QueryError.
     """
+    if isinstance(values, Tensor):
+        return values.to(kind)
     unit = unit or "number"
     read = []
     for place, value in enumerate(values):

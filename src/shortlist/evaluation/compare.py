@@ -42,7 +42,8 @@ class Comparison:
 
     figures: of each, by name, the first one first. differences: of each other, by name. channels:
     how the channels of vectors of each were trained and searched. met: events below min_weight
-    before the cut, whose items are left out of the lists of their users, too.
+    before the cut, whose items are left out of the lists of their users, too. clocked: which of
+    them read when they are asked, which is at the time of the held-out event.
     """
 
     users: int
@@ -50,6 +51,7 @@ class Comparison:
     differences: Mapping[str, Mapping[str, Difference]]
     channels: Mapping[str, Mapping[str, Searched]]
     met: int = 0
+    clocked: tuple[str, ...] = ()
 
     @property
     def first(self) -> str:
@@ -61,7 +63,7 @@ class Comparison:
 
         `difference` holds the first one minus each other, with p and its correction by Holm.
         """
-        return {
+        return ({"clocked": list(self.clocked)} if self.clocked else {}) | {
             "users": self.users,
             "counts": {"met_below_min_weight": self.met},
             "first": self.first,
@@ -84,6 +86,10 @@ class Comparison:
                     f"The difference is {self.first} minus the other, paired by user, with its "
                     f"95 % bootstrap interval; p is of the paired t-test{corrected}.",
                     *([f"Left out, too: {self.met:,} events below min_weight."] * bool(self.met)),
+                    *(
+                        f"{name} reads when it is asked: at the time of the held-out event."
+                        for name in self.clocked
+                    ),
                     *(
                         f"{name}: {channel.line(part)}"
                         for name, each in self.channels.items()
@@ -149,6 +155,7 @@ def compare(
             for name, each in zip(names, retrievers, strict=True)
         },
         met=met_below_min_weight(datas[0], users, on) if exclude_seen else 0,
+        clocked=tuple(n for n, each in zip(names, retrievers, strict=True) if each.reads_clock),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.asking.capabilities import Answers
+from shortlist.asking.clock import held_out_times
 from shortlist.asking.queries import Queries, check_flag, checked_count
 from shortlist.channels.counting.popular import Popular
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
@@ -83,6 +84,10 @@ def evaluate(
     Where a channel searches an approximate index, the same is measured once more through exact ones
     and stands beside it, with the recall of each index; the retriever stays as it is.
 
+    A retriever that reads when it is asked (model.request_time) is asked at the time of the user's
+    first held-out event, and measured once more without the clock: asked as at the moment of the
+    user's last known event, which is how it answers a question without a time.
+
     Raises ModelError if the model was fitted on the rows it is to be measured on.
     """
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
@@ -90,6 +95,9 @@ def evaluate(
     cases = Cases(*data.targets(on))
     vectors = item_vectors(data)
     answers = _answers(retriever, cases, ks, on, exclude_seen, measured, vectors)
+    clockless = None
+    if retriever.reads_clock:
+        clockless = _answers(retriever, cases, ks, on, exclude_seen, measured, clock=False)
     exact = searched_exactly(retriever)
     exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen, measured)
     popular, fitting = _fitted(Popular(), data)
@@ -120,6 +128,13 @@ def evaluate(
         notes=data.notes,
         channels=searched(retriever, cases.users, max(ks), on, exclude_seen=exclude_seen),
         exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
+        without_clock=None if clockless is None else bootstrap_intervals(clockless.figures, SEED),
+        gained_by_clock=None
+        if clockless is None
+        else bootstrap_intervals(
+            {name: value - clockless.figures[name] for name, value in answers.figures.items()},
+            SEED,
+        ),
         ladder=tuple(_rung(n, answers, b) for n, b in below.items()) if ladder else (),
         slices=sliced(data, cases, on, answers.places, baseline.places, ks, by, SEED),
         diversity_by=vectors.by,
@@ -188,11 +203,15 @@ def _answers(
     exclude_seen: bool,
     metrics: Mapping[str, Metric] | None = None,
     vectors: Vectors | None = None,
+    *,
+    clock: bool = True,
 ) -> _Answers:
     """Ask for every case and compare; blocks of users, so that memory does not grow with them.
 
-    vectors: what the items of a list are told apart by, where that is asked for.
+    vectors: what the items of a list are told apart by, where that is asked for. clock: whether a
+    retriever that reads a clock is told the time of the held-out event.
     """
+    time = held_out_times(retriever, cut) if clock else None
     figures: dict[str, list[NDArray[np.float64]]] = {}
     shown = {k: np.zeros(len(retriever.data.items) + 1, dtype=np.int64) for k in ks}
     places: list[NDArray[np.int64]] = []
@@ -207,7 +226,13 @@ def _answers(
         ids = retriever.data.users.external(cases.users[block])
         start = process_time()
         answer = retriever.recommend(
-            Queries(ids, before=cut, exclude_seen=exclude_seen), min(max(ks), len(shown[ks[0]]))
+            Queries(
+                ids,
+                before=cut,
+                exclude_seen=exclude_seen,
+                time=None if time is None else time[block],
+            ),
+            min(max(ks), len(shown[ks[0]])),
         )
         seconds += process_time() - start
         top = _padded(answer.rows, max(ks))

@@ -51,8 +51,11 @@ class Report:
     minus popularity, paired by user. catalogue: figures of the lists as a whole. counts: what the
     reader must know: users, candidate items, cases nobody could answer. channels: how each channel
     of vectors was trained and searched. exact: `metrics` once more, through exact indexes; None
-    where all of them are exact. ladder: methods without training beside it;
-    empty where they were not asked for. slices: recall by kinds of users and of items.
+    where all of them are exact. without_clock: of a model that reads when it is asked
+    (model.request_time), `metrics` once more, asked as at the moment of the last known event;
+    gained_by_clock: `metrics` minus those, paired by user; both None for others. ladder: methods
+    without training beside it; empty where they were not asked for. slices: recall by kinds of
+    users and of items.
     diversity_by: what tells the items of a list apart. costs: of the model and of each method
     beside it, by name; they differ from run to run, so that they are no part of `to_dict` (nor of a
     bundle), nor of what makes two reports equal.
@@ -73,6 +76,8 @@ class Report:
     notes: tuple[str, ...] = ()
     channels: Mapping[str, Searched] = field(default_factory=dict)
     exact: Figures | None = None
+    without_clock: Figures | None = None
+    gained_by_clock: Figures | None = None
     ladder: tuple[Rung, ...] = ()
     slices: tuple[Slice, ...] = ()
     diversity_by: str = ""
@@ -82,13 +87,27 @@ class Report:
         """Return one JSON-safe object; metrics map `recall@10` to mean, low and high.
 
         Where an index is approximate, `index` maps each metric to its mean through the exact
-        indexes and through its own, which is that of `metrics`.
+        indexes and through its own, which is that of `metrics`. For a model that reads when it is
+        asked, `clock` maps each metric to what it is without the clock and to the difference.
         """
         beside = {
             name: {"exact": figure.mean, "indexed": self.metrics[name].mean}
             for name, figure in (self.exact or {}).items()
         }
-        return ({"index": beside} if beside else {}) | {
+        clock = {}
+        if self.without_clock is not None and self.gained_by_clock is not None:
+            clock = {
+                name: {"without": figure, "difference": self.gained_by_clock[name]}
+                for name, figure in self.without_clock.items()
+            }
+        return (
+            ({"index": beside} if beside else {})
+            | (
+                {"clock": {name: _plain(figures) for name, figures in clock.items()}}
+                if clock
+                else {}
+            )
+        ) | {
             "split": {"kind": self.split, "cut": self.cut, "fit": self.fit},
             "exclude_seen": self.exclude_seen,
             "users": self.users,
@@ -118,7 +137,8 @@ class Report:
     def table(self) -> Table:
         """Return a table for people: model, popularity, and the difference paired by user.
 
-        With an approximate index the model has two columns, its exact figures first.
+        With an approximate index the model has two columns, its exact figures first; one that reads
+        when it is asked has a column of its figures without the clock.
         """
         table = Table(
             title=f"{self.users:,} users × {self.candidate_items:,} items, full ranking, "
@@ -130,7 +150,8 @@ class Report:
         )
         table.add_column("metric", no_wrap=True)
         model = ("model",) if self.exact is None else ("exact", "indexed")
-        for name in (*model, "popular", "difference"):
+        plain = self.without_clock
+        for name in (*model, *(() if plain is None else ("no clock",)), "popular", "difference"):
             table.add_column(name, justify="right", no_wrap=True)
         left_out = self._same()
         for name, figure in self.metrics.items():
@@ -140,6 +161,7 @@ class Report:
                 name,
                 *(() if self.exact is None else (_interval(self.exact[name]),)),
                 _interval(figure),
+                *(() if plain is None else (_interval(plain[name]),)),
                 f"{self.popularity[name].mean:.4f}",
                 _interval(self.differences[name], "+"),
             )
@@ -149,12 +171,13 @@ class Report:
             value = self.catalogue[name]
             beside = self.popularity_catalogue[name]
             blank = [""] * (len(model) - 1)
-            table.add_row(name, *blank, _number(value), _number(beside), "")
+            last = () if plain is None else ("",)
+            table.add_row(name, *blank, _number(value), *last, _number(beside), "")
         return table
 
     def _same(self) -> dict[str, str]:
         """Metrics that repeat another in every column, as with one held-out item a user."""
-        columns = (self.metrics, self.popularity, self.exact or {})
+        columns = (self.metrics, self.popularity, self.exact or {}, self.without_clock or {})
         return {
             same: shown
             for same, shown in SAME_FOR_ONE.items()
@@ -244,7 +267,24 @@ class Report:
             )
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts.get(n))
         channels = (channel.line(name) for name, channel in self.channels.items())
-        return (*self.notes, *counted, *channels, *self._cost_lines())
+        return (*self.notes, *counted, *channels, *self._clock_lines(), *self._cost_lines())
+
+    def _clock_lines(self) -> Iterator[str]:
+        if self.without_clock is None or self.gained_by_clock is None:
+            return
+        yield (
+            "this model reads when it is asked: at the time of the first event held out of a user. "
+            "Without the clock (no clock) it is asked as at the moment of the user's last known "
+            "event."
+        )
+        for name, gained in self.gained_by_clock.items():
+            if name.split("@")[0] == "recall":
+                yield (
+                    f"{name}: {self.metrics[name].mean:.4f} with the clock, "
+                    f"{self.without_clock[name].mean:.4f} without, difference {gained.mean:+.4f} "
+                    f"[{gained.low:+.4f}, {gained.high:+.4f}], paired by user."
+                )
+                break
 
     def _cost_lines(self) -> Iterator[str]:
         if (cost := self.costs.get(MODEL)) is None:

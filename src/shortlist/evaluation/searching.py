@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shortlist.asking.candidates import Candidates
 from shortlist.asking.capabilities import Answers, Channel
+from shortlist.asking.clock import held_out_times
 from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blend
 from shortlist.blending.retrievers import parts
@@ -96,7 +97,9 @@ def searched(
         if not channel.index.is_exact:
             pick = np.sort(np.random.default_rng(0).permutation(len(users))[:USERS])
             ids = channel.data.users.external(users[pick])
-            asked = Queries(ids, before=cut, exclude_seen=exclude_seen)
+            time = held_out_times(channel, cut)
+            time = None if time is None else time[torch.from_numpy(pick)]
+            asked = Queries(ids, before=cut, exclude_seen=exclude_seen, time=time)
             answers = (r.recommend(asked, deep) for r in (channel, searched_exactly(channel)))
             recall = _recall(*answers)
         precision = channel.precision

@@ -1,11 +1,13 @@
 """Is a refreshed model as good as the one in service, on the newest events, and what has moved?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shortlist.asking.capabilities import Channel
 from shortlist.asking.queries import Queries
@@ -145,6 +147,8 @@ def judged(
     ids = data.users.external(users)
     own = Queries(ids, before="test", exclude_seen=exclude_seen)
     theirs = _as_served(new, users, ids, set(deleted), exclude_seen=exclude_seen)
+    theirs = _at_their_times(running, theirs, new, users)
+    own = replace(own, time=_times_of(refreshed, data, users))
     asked = {
         "running": _asked(running, theirs, k, data),
         "refreshed": _asked(refreshed, own, k, data),
@@ -162,6 +166,27 @@ def judged(
             len(users), metric, found["running"].mean, found["refreshed"].mean, found["difference"]
         )
     return comparison, _drift(running, refreshed, new, asked, k)
+
+
+def _times_of(model: Channel, data: TrainingData, users: NDArray[np.int64]) -> Tensor | None:
+    """When the held-out event of each of these users was; None for a model that reads no clock."""
+    times = data.times_of_targets("test") if model.reads_clock else None
+    if times is None:
+        return None
+    return torch.from_numpy(times[np.searchsorted(data.targets("test")[0], users)])
+
+
+def _at_their_times(
+    model: Channel, asked: Queries, new: Renewed, users: NDArray[np.int64]
+) -> Queries:
+    """The same question with the times of request and events, as far as the model reads them."""
+    log = new.data.log
+    given: dict[str, Any] = {}
+    if model.timed and log.time is not None:
+        known = ~new.held_out & new.fresh
+        recent = _lists(new.data, log, known, users)
+        given["times"] = [torch.from_numpy(log.time[places]) for _, places in recent]
+    return replace(asked, time=_times_of(model, new.data, users), **given)
 
 
 def _as_served(
