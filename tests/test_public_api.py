@@ -26,6 +26,7 @@ def test_public_names_are_these():
         "Bundle",
         "Candidates",
         "Dataset",
+        "EventFeature",
         "Feature",
         "GraphFilter",
         "Inverted",

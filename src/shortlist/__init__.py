@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shortlist.channels.learned.two_tower import TwoTower
     from shortlist.channels.learned.user_to_user import UserToUser
     from shortlist.data.dataset import Dataset, Split
-    from shortlist.data.schema import Feature, Schema
+    from shortlist.data.schema import EventFeature, Feature, Schema
     from shortlist.data.text import TextFormat
     from shortlist.evaluation.compare import compare
     from shortlist.evaluation.evaluate import evaluate
@@ -45,6 +45,7 @@ __all__ = [
     "Bundle",
     "Candidates",
     "Dataset",
+    "EventFeature",
     "Feature",
     "GraphFilter",
     "Inverted",
@@ -79,6 +80,7 @@ _HOMES = {
     "Bundle": "shortlist.bundle.bundle",
     "Candidates": "shortlist.asking.candidates",
     "Dataset": "shortlist.data.dataset",
+    "EventFeature": "shortlist.data.schema",
     "Feature": "shortlist.data.schema",
     "GraphFilter": "shortlist.channels.counting.graph_filter",
     "Inverted": "shortlist.channels.counting.inverted",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.asking.candidates import Answer, Candidates
+from shortlist.asking.context import check_told_of_events
 from shortlist.asking.queries import Queries, as_queries, check_k
 from shortlist.asking.quotas import Quota
 from shortlist.asking.rows import BLOCK, RowQueries, row_blocks
@@ -83,9 +84,23 @@ class Answering(FittedFirst, Showing, ABC):
         """Whether `search` reads when a question is asked (model.request_time)."""
         return False
 
+    @property
+    def query_context(self) -> frozenset[str]:
+        """The features of the event asked for that `search` reads."""
+        return frozenset()
+
+    @property
+    def history_features(self) -> frozenset[str]:
+        """The features of past events that `search` reads."""
+        return frozenset()
+
     def check_told(self, queries: Queries) -> None:
-        """Refuse features and times that would do nothing. Errors: QueryError."""
+        """Refuse features of users and events, and times, that would do nothing.
+
+        Errors: QueryError.
+        """
         self._check_times(queries)
+        check_told_of_events(queries, self.data, self.query_context, self.history_features)
         idle = (queries.features or {}).keys() - self.query_features
         if not idle:
             return

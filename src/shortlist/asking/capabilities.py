@@ -40,6 +40,16 @@ class Answers(Protocol):
         """Whether `search` reads when a question is asked (model.request_time)."""
         ...
 
+    @property
+    def query_context(self) -> frozenset[str]:
+        """The features of the event asked for that `search` reads."""
+        ...
+
+    @property
+    def history_features(self) -> frozenset[str]:
+        """The features of past events that `search` reads."""
+        ...
+
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended at all."""
         ...

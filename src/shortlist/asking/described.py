@@ -53,14 +53,19 @@ def described(
                 f"features: the users of this data have no feature {name!r:.60}."
                 + suggest(name, data.user_features.encoders)
             )
-        told, encoded = _encoded(name, values, encoder)
+        told, encoded = encoded_values("features", name, values, encoder)
         columns[name] = _instead(told, encoded, data.user_features.columns[name], users)
         given |= told
     return Described(columns, given)
 
 
-def _encoded(name: str, values: Sequence[Any], encoder: Encoder) -> tuple[Tensor, Tensor | Ragged]:
-    """Which values are there, bool [B], and all of them as the encoder has them."""
+def encoded_values(
+    what: str, name: str, values: Sequence[Any], encoder: Encoder
+) -> tuple[Tensor, Tensor | Ragged]:
+    """Return which values are there, bool [B], and all of them as the encoder has them.
+
+    what: of the question, as errors call it. Errors: QueryError.
+    """
     separator = encoder.separator if isinstance(encoder, MultiValuedEncoder) else None
     try:
         # 1 and 2.5 may stand in one column, which polars does not guess.
@@ -68,12 +73,12 @@ def _encoded(name: str, values: Sequence[Any], encoder: Encoder) -> tuple[Tensor
             _refuse_others(values)
         column = pl.Series(name, list(values), dtype=_NUMBERS.get(encoder.kind))
         kind = Feature(name, encoder.kind, separator)
-        column = checked_feature(column, "features", kind)
+        column = checked_feature(column, what, kind)
         refuse_far(encoder, column, pl.Series(range(len(column))))
         encoded = encoder.encode(column)
     except (DataError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        why = str(error).partition("\n")[0].removeprefix("features: ")
-        raise QueryError(f"features: {name}: {why:.200}") from error
+        why = str(error).partition("\n")[0].removeprefix(f"{what}: ")
+        raise QueryError(f"{what}: {name}: {why:.200}") from error
     told = [value is not None for value in values]
     return torch.tensor(told, dtype=torch.bool), encoded
 

@@ -37,6 +37,11 @@ class Queries:
     `met` alone are known.
     features: of the users as they are now, {"age": [31, None]}, one value a query, None for what is
     stored; only a query tower with user features reads them, and others refuse them.
+    context: what is known of the event asked for before it comes, {"device": ["tv", None]}, one
+    value a query, None for not known: features of events with known = "before". Without it nothing
+    is known; with `before` of a cut it is that of the user's first event held out there.
+    event_features: of the events in histories or recent, {"dwell": [[30.0, None]]}, a list beside
+    each of them.
     before: which stored events of a user count as known; 'test' keeps the test rows out of sight.
     exclude_seen: leave out the items the user is known to have met, also those rated below
     min_weight, but not those met in events of kinds with seen = false alone. where: a condition on
@@ -64,6 +69,8 @@ class Queries:
     times: Sequence[Sequence[Any]] | None = None
     weights: Sequence[Sequence[float | None]] | None = None
     time: Any = None
+    context: Mapping[str, Sequence[Any]] | None = None
+    event_features: Mapping[str, Sequence[Sequence[Any]]] | None = None
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.histories is None):
@@ -77,13 +84,11 @@ class Queries:
         for name in ("recent", "met"):
             if (lists := getattr(self, name)) is not None:
                 object.__setattr__(self, name, self._one_a_user(name, checked_lists(lists, name)))
-        self._check_beside()
-        object.__setattr__(self, "time", self._one_a_query(self.time))
+        object.__setattr__(self, "time", self._one_time_a_query(self.time))
         if self.forgotten is not None:
             for flag in self._one_a_user("forgotten", self.forgotten):
                 check_flag("forgotten", flag)
-        if self.features is not None:
-            self._check_features(self.features)
+        self._check_told()
         if not isinstance(self.before, str) or self.before not in BEFORE:
             raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
         check_flag("exclude_seen", self.exclude_seen)
@@ -92,28 +97,35 @@ class Queries:
         ):
             raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
 
-    def _check_beside(self) -> None:
+    def _check_told(self) -> None:
+        """Refuse what does not tell one thing of each query, or of each event it brings."""
+        for name, one in (("kinds", "name"), ("times", "time"), ("weights", "weight")):
+            if (given := getattr(self, name)) is not None:
+                self._check_beside(name, given, one)
+        if self.event_features is not None:
+            self._check_columns("event_features", self.event_features, '{"dwell": [[30.0]]}')
+            for name, lists in self.event_features.items():
+                self._check_beside(f"event_features: {name}", lists, "value")
+        if self.features is not None:
+            self._check_one_a_query("features", self.features, '{"age": [31]}')
+        if self.context is not None:
+            self._check_one_a_query("context", self.context, '{"device": ["tv"]}')
+
+    def _check_beside(self, name: str, given: Any, one: str) -> None:
         """Refuse what stands beside events and is not one list for each of theirs, as long."""
         events: Any = self.recent if self.histories is None else self.histories
-        for name, one in (("kinds", "name"), ("times", "time"), ("weights", "weight")):
-            given = getattr(self, name)
-            if given is None:
-                continue
-            if events is None:
+        if events is None:
+            key = name.partition(":")[0]
+            raise QueryError(f"{key} are those of the events in recent or histories: give these")
+        if not is_listed(given) or len(given) != len(events):
+            raise QueryError(f"{name} needs one list for each of the {len(events)} lists of events")
+        for number, (values, items) in enumerate(zip(given, events, strict=True)):
+            if not is_listed(values) or len(values) != len(items):
                 raise QueryError(
-                    f"{name} are those of the events in recent or histories: give these"
+                    f"{name}[{number}] needs one {one} for each of {len(items)} events, or None"
                 )
-            if not is_listed(given) or len(given) != len(events):
-                raise QueryError(
-                    f"{name} needs one list for each of the {len(events)} lists of events"
-                )
-            for number, (values, items) in enumerate(zip(given, events, strict=True)):
-                if not is_listed(values) or len(values) != len(items):
-                    raise QueryError(
-                        f"{name}[{number}] needs one {one} for each of {len(items)} events, or None"
-                    )
 
-    def _one_a_query(self, time: Any) -> Any:
+    def _one_time_a_query(self, time: Any) -> Any:
         """Return a time for each query: one that is given for all is that of each."""
         if time is None:
             return None
@@ -141,18 +153,18 @@ class Queries:
             )
         return given
 
-    def _check_features(self, features: Any) -> None:
-        if not isinstance(features, Mapping) or not all(isinstance(name, str) for name in features):
-            raise QueryError(
-                'features must be a mapping such as {"age": [31]}, one value a query, got '
-                f"{features!r:.60}"
-            )
-        for name, values in features.items():
+    def _check_columns(self, what: str, given: Any, example: str) -> None:
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise QueryError(f"{what} must be a mapping such as {example}, got {given!r:.60}")
+
+    def _check_one_a_query(self, what: str, given: Any, example: str) -> None:
+        self._check_columns(what, given, f"{example}, one value a query")
+        for name, values in given.items():
             if not isinstance(values, list | tuple | pl.Series | np.ndarray):
-                raise QueryError(f"features: {name} must be a list, one value a query")
+                raise QueryError(f"{what}: {name} must be a list, one value a query")
             if len(values) != len(self):
                 raise QueryError(
-                    f"features: {name} needs one value a query: {len(self)} queries, "
+                    f"{what}: {name} needs one value a query: {len(self)} queries, "
                     f"{len(values)} values"
                 )
 

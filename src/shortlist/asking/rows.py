@@ -1,8 +1,8 @@
 """The door from ids to rows: a question of users or histories becomes blocks of row numbers."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from shortlist.asking.context import context_of, is_told, told_of_events
 from shortlist.asking.described import Described, described
 from shortlist.asking.queries import Queries
 from shortlist.data.batches import histories
@@ -37,7 +38,9 @@ class RowQueries:
     query was asked, [B], in the log's unit, unknown ones among them; None where nobody said.
     kind: like weight, codes of `kinds`; both None where the log has no kinds of events. met: item
     rows that were met besides, which nothing reads: with the history they must not be recommended.
-    described: features that came with the queries.
+    described: features that came with the queries. columns: features of the events of the history,
+    [total] each; context: those of the event asked for, [B] each, as `event_columns.Columns`; both
+    empty where the log has none.
     """
 
     users: Tensor
@@ -51,6 +54,16 @@ class RowQueries:
     kind: Tensor | None = None
     kinds: Kinds | None = None
     asked: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tells(self, names: Iterable[str]) -> Tensor:
+        """Return of which queries any of these features of the event asked for is known, [B]."""
+        told = torch.zeros(len(self.users), dtype=torch.bool)
+        for name in names:
+            if name in self.context:
+                told |= is_told(self.context[name])
+        return told
 
     @cached_property
     def seen(self) -> tuple[Tensor, Tensor] | None:
@@ -89,6 +102,10 @@ class RowQueries:
             met=None if self.met is None else taken(self.met, which),
             described=None if self.described is None else self.described.take(which),
             asked=None if self.asked is None else self.asked[which],
+            columns={
+                name: self._events(column, which).values for name, column in self.columns.items()
+            },
+            context={name: column[which] for name, column in self.context.items()},
         )
 
     def _events(self, column: Tensor, which: Tensor) -> Ragged:
@@ -112,8 +129,9 @@ def row_blocks(
                 kind=told.kind,
                 kinds=data.log.kinds,
                 asked=now,
+                columns=data.event_features.whole(told.columns, told.kind, len(told.items.values)),
             )
-            yield _with_features(block, queries, at, data)
+            yield _with_told(block, queries, at, data)
         return
     if queries.users is None or not len(queries):
         return
@@ -133,7 +151,7 @@ def row_blocks(
         if queries.recent is not None:
             since = _rows_of_lists(queries.recent[at : at + size], data)
             told = _Told.of(queries, slice(at, at + size), since, data)
-            known = _followed(known, told, data.newest_time, now)
+            known = _followed(known, told, data, now)
         met = None if others is None else histories(others, users, None)
         if queries.met is not None and queries.exclude_seen:
             since = _rows_of_lists(queries.met[at : at + size], data)
@@ -143,12 +161,15 @@ def row_blocks(
             kind=known.kind,
             kinds=data.log.kinds,
             asked=now,
+            columns=data.event_features.whole(known.columns, known.kind, len(known.items.values)),
         )
-        yield _with_features(block, queries, at, data)
+        yield _with_told(block, queries, at, data)
 
 
-def _with_features(block: RowQueries, queries: Queries, at: int, data: TrainingData) -> RowQueries:
-    """Return a block that begins at query `at` with what the queries tell of their users."""
+def _with_told(block: RowQueries, queries: Queries, at: int, data: TrainingData) -> RowQueries:
+    """Return a block that begins at query `at` with what the queries tell of users and moment."""
+    if context := context_of(queries, at, block.users, data):
+        block = replace(block, context=context)
     if not queries.features:
         return block
     stop = at + len(block.users)
@@ -157,12 +178,16 @@ def _with_features(block: RowQueries, queries: Queries, at: int, data: TrainingD
 
 
 class _Told(NamedTuple):
-    """Events as some queries tell them; each column is None where none of them has any."""
+    """Events as some queries tell them; each column is None where none of them has any.
+
+    columns: features of the events that are told, [total] each.
+    """
 
     items: Ragged
     weight: Tensor | None = None
     time: Tensor | None = None
     kind: Tensor | None = None
+    columns: Mapping[str, Tensor] = {}
 
     @classmethod
     def of(cls, queries: Queries, part: slice, items: Ragged, data: TrainingData) -> "_Told":
@@ -173,10 +198,11 @@ class _Told(NamedTuple):
             None if weights is None else _weights(weights[part], data),
             None if times is None else _times(times[part], data),
             _codes_of_kinds(None if kinds is None else kinds[part], len(items.values), data),
+            told_of_events(queries.event_features, part, data),
         )
 
 
-def _followed(known: Events, told: _Told, newest: float, asked: Tensor | None) -> Events:
+def _followed(known: Events, told: _Told, data: TrainingData, asked: Tensor | None) -> Events:
     """Return the events with those that came since behind them.
 
     One without a time is of that of its query, or of the newest event of the log.
@@ -192,16 +218,25 @@ def _followed(known: Events, told: _Told, newest: float, asked: Tensor | None) -
 
     time = told.time
     if known.time is not None:
-        at = torch.full((len(told.items.lengths),), newest, dtype=known.time.dtype)
+        at = torch.full((len(told.items.lengths),), data.newest_time, dtype=known.time.dtype)
         if asked is not None:
             at = torch.where(is_known(asked), asked, at)
         default = at[told.items.owners()]
         time = default if time is None else torch.where(is_known(time), time, default)
+    of_events = data.event_features
+    stored = of_events.whole(known.columns, None, len(known.items.values))
+    added = of_events.whole(told.columns, None, len(told.items.values))
     return Events(
         joined(known.items, told.items),
         behind(known.weight, told.weight, 1),
         behind(known.time, time, 0),
         behind(known.kind, told.kind, 0),
+        {
+            name: joined(
+                Ragged(column, known.items.offsets), Ragged(added[name], told.items.offsets)
+            ).values
+            for name, column in stored.items()
+        },
     )
 
 

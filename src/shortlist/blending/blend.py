@@ -163,8 +163,21 @@ class Blend(Explaining):
     @property
     def query_features(self) -> frozenset[str]:
         """The features of users that a channel that is asked reads from a question."""
-        asked = [channel for name, channel in self.channels.items() if self._asked(name)]
-        return frozenset[str]().union(*(channel.query_features for channel in asked))
+        return frozenset[str]().union(*(channel.query_features for channel in self._those_asked()))
+
+    @property
+    def query_context(self) -> frozenset[str]:
+        """The features of the event asked for that a channel that is asked reads."""
+        return frozenset[str]().union(*(channel.query_context for channel in self._those_asked()))
+
+    @property
+    def history_features(self) -> frozenset[str]:
+        """The features of past events that a channel that is asked reads."""
+        read = (channel.history_features for channel in self._those_asked())
+        return frozenset[str]().union(*read)
+
+    def _those_asked(self) -> list[Channel]:
+        return [channel for name, channel in self.channels.items() if self._asked(name)]
 
     def search(self, block: RowQueries, k: int) -> Hits:
         """Return the k best items of B queries over all channels."""
@@ -172,8 +185,8 @@ class Blend(Explaining):
 
     def strangers(self, block: RowQueries) -> Tensor:
         """Return the queries of which no channel that is asked knows anything, bool [B]."""
-        asked = [channel for name, channel in self.channels.items() if self._asked(name)]
-        return torch.stack([channel.strangers(block) for channel in asked]).all(dim=0)
+        cold = [channel.strangers(block) for channel in self._those_asked()]
+        return torch.stack(cold).all(dim=0)
 
     def answered(self, block: RowQueries, k: int) -> Answer:
         """Ask every channel, merge their lists, and fill the ones that stay short.

@@ -286,6 +286,8 @@ def embedding_space(
     """
     digest = hashlib.sha256(dump_json(settings))
     described = {name: data[name] for name in ("user_encoders", "item_encoders", "fingerprint")}
+    if "event_encoders" in data:
+        described["event_encoders"] = data["event_encoders"]
     digest.update(dump_json(described))
     for file, tensors in sorted(states.items()):
         if file.split(".")[-1] == "towers":

@@ -13,7 +13,8 @@ from shortlist.bundle.formats import JSON, dump_frame, dump_json
 from shortlist.bundle.parquet import unpacked
 from shortlist.bundle.store import Manifest
 from shortlist.data.dataset import TrainingData
-from shortlist.data.features import ENCODERS, FeatureTable, encode
+from shortlist.data.event_columns import EventEncoder, EventFeatures
+from shortlist.data.features import ENCODERS, CategoricalEncoder, FeatureTable, encode
 from shortlist.data.histories import Histories
 from shortlist.data.impressions import Shows
 from shortlist.data.interactions import Interactions, Role
@@ -37,6 +38,9 @@ LOG_COLUMNS: dict[str, tuple[Any, ...]] = {
 MET_COLUMNS = ("user", "item", "role", "time")
 """Those of the events that nothing is learned from."""
 
+EVENT_COLUMNS = "event_columns.parquet"
+"""Features of the events, a row each as in the log, in bundles of such a log alone."""
+
 REQUIRED = ("user", "item", "role")
 TABLES = ("user_table.parquet", "item_table.parquet")
 
@@ -48,6 +52,8 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
         "users.parquet": dump_frame(pl.DataFrame({"id": data.users.ids})),
         "items.parquet": dump_frame(pl.DataFrame({"id": data.items.ids})),
     }
+    if data.log.columns:
+        files[EVENT_COLUMNS] = dump_frame(pl.DataFrame(data.log.columns, nan_to_null=True))
     if data.user_frame is not None:
         files["user_table.parquet"] = dump_frame(data.user_frame)
     if data.item_frame is not None:
@@ -85,6 +91,8 @@ def data_fields(data: TrainingData, files: Mapping[str, bytes]) -> dict[str, JSO
     }
     if data.log.kinds is not None:
         fields["kinds"] = [dict(kind._asdict()) for kind in data.log.kinds.rows()]
+    if data.event_features.encoders:
+        fields["event_encoders"] = _event_encoders(data.event_features)
     tables = {name: hashlib.sha256(files[name]).hexdigest() for name in TABLES if name in files}
     return {**fields, "fingerprint": fingerprint(data, fields, tables)}
 
@@ -105,7 +113,8 @@ def read_data(manifest: Manifest, store: Histories | None = None) -> TrainingDat
         manifest, (log.kind is not None) == (kinds is not None), "log.parquet", "kinds of events"
     )
     _require(manifest, _within(log.kind, 0, known - 1), "log.parquet", "a kind has no name")
-    log = replace(log, kinds=kinds)
+    events = _event_features(manifest, kinds)
+    log = replace(log, kinds=kinds, columns=_event_columns(manifest, events, len(log)))
     if "met.parquet" in manifest.files:
         met = _events(manifest, MET_COLUMNS, users, items, "met")
     user_frame, item_frame = _entities(manifest, users), _entities(manifest, items)
@@ -132,6 +141,7 @@ def read_data(manifest: Manifest, store: Histories | None = None) -> TrainingDat
         met=met,
         counts=_counts(manifest, log, items),
         store=store,
+        event_features=events,
     )
     described = {key: value for key, value in fields.items() if key != "fingerprint"}
     tables = {name: manifest.files[name].sha256 for name in TABLES if name in manifest.files}
@@ -168,6 +178,9 @@ def log_fingerprint(data: TrainingData) -> "hashlib._Hash":
         if (column := getattr(data.log, name)) is not None:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(column).tobytes())
+    for name, column in data.log.columns.items():
+        digest.update(f"event {name}".encode())
+        digest.update(np.ascontiguousarray(column).tobytes())
     if data.shows is not None:
         digest.update(b"shows")
         digest.update(np.ascontiguousarray(data.shows.shown).tobytes())
@@ -258,6 +271,59 @@ def _counts(manifest: Manifest, log: Interactions, items: Vocabulary) -> NDArray
 def _encoders(table: FeatureTable) -> list[JSON]:
     """Encoders in their order: it is the order of a tower's fields."""
     return [{"name": name, **asdict(encoder)} for name, encoder in table.encoders.items()]  # type: ignore[call-overload]
+
+
+def _event_encoders(features: EventFeatures) -> list[JSON]:
+    return [
+        {
+            "name": name,
+            "known": "after" if name in features.after else "before",
+            "of_kind": name == features.of_kind,
+            "encoder": asdict(encoder),
+        }
+        for name, encoder in features.encoders.items()
+    ]
+
+
+def _event_features(manifest: Manifest, kinds: Kinds | None) -> EventFeatures:
+    """How the features of events are encoded."""
+    encoders: dict[str, EventEncoder] = {}
+    after: set[str] = set()
+    of_kind = None
+    for feature in manifest.fields["data"].get("event_encoders", ()):
+        name, fields = feature["name"], dict(feature["encoder"])
+        if "values" in fields:
+            fields["values"] = tuple(fields["values"])
+        encoders[name] = ENCODERS[fields["kind"]](**fields)
+        if feature["known"] == "after":
+            after.add(name)
+        if feature["of_kind"]:
+            named = () if kinds is None else kinds.names
+            same = of_kind is None and fields.get("values") == named
+            _require(manifest, same, "manifest.json", f"'{name}' is not the kinds of events")
+            of_kind = name
+    return EventFeatures(encoders, frozenset(after), of_kind)
+
+
+def _event_columns(
+    manifest: Manifest, features: EventFeatures, events: int
+) -> dict[str, NDArray[Any]]:
+    """The features of the events of the log, as their encoders made them."""
+    there = EVENT_COLUMNS in manifest.files
+    _require(manifest, there == bool(features.held), EVENT_COLUMNS, "data.event_encoders name it")
+    if not there:
+        return {}
+    frame = _frame(manifest, EVENT_COLUMNS, events)
+    _require(manifest, frame.columns == [*features.held], EVENT_COLUMNS, "it has other columns")
+    for name in features.held:
+        encoder, column = features.encoders[name], frame[name]
+        if isinstance(encoder, CategoricalEncoder):
+            whole = column.dtype == pl.Int32 and not column.null_count()
+            sound = whole and bool(column.is_between(0, encoder.width - 1).all())
+        else:
+            sound = column.dtype == pl.Float32 and bool(column.is_finite().all())
+        _require(manifest, sound, EVENT_COLUMNS, f"'{name}' holds what no encoder gives")
+    return {name: frame[name].to_numpy(writable=True) for name in features.held}
 
 
 def _table(manifest: Manifest, vocabulary: Vocabulary, frame: pl.DataFrame | None) -> FeatureTable:

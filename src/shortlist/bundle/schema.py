@@ -33,7 +33,7 @@ from shortlist.index import INDEXES
 from shortlist.plugins import TABLES, OwnPart, missing_parts
 from shortlist.sections.base import Section
 from shortlist.sections.events import MOST
-from shortlist.sections.kinds import SplitKind
+from shortlist.sections.kinds import Known, SplitKind
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**62)]
@@ -50,6 +50,11 @@ OPTIONAL_FILES = (
     "counts.parquet",
 )
 """Tables of some."""
+
+LATER_FILES = ("event_columns.parquet",)
+LATER_DATA = ("kinds", "event_encoders")
+"""What only bundles of a log with kinds, or features, of events have: tables, and keys of the data.
+Older versions refuse them by name (docs/decisions/0012)."""
 
 
 class Categorical(Section):
@@ -119,6 +124,37 @@ class Kinds(Section):
     """The kinds of events that are read, by code."""
 
     kinds: Annotated[list[Kind], Field(min_length=1, max_length=MOST)]
+
+
+class EventCategories(Section):
+    """The encoder of a categorical feature of events."""
+
+    kind: Literal["categorical"]
+    values: list[str]
+
+
+class EventNumbers(Section):
+    """The encoder of a numeric feature of events."""
+
+    kind: Literal["numeric"]
+    mean: float
+    std: Annotated[float, Field(gt=0)]
+    width: Literal[2]
+
+
+class EventColumn(Section):
+    """A feature of events. of_kind: whether it is the kind of the event."""
+
+    name: Name
+    known: Known
+    of_kind: bool
+    encoder: Annotated[EventCategories | EventNumbers, Field(discriminator="kind")]
+
+
+class EventColumns(Section):
+    """All features of events, in the order of their columns."""
+
+    event_encoders: Annotated[list[EventColumn], Field(min_length=1)]
 
 
 class Data(Section):
@@ -294,7 +330,10 @@ def check_manifest(manifest: Manifest) -> None:
     given = {name.removesuffix(".safetensors") for name in manifest.files.keys() - tables}
     for name in (*sorted(set(DATA_FILES) - tables), *(f"{n}.safetensors" for n in files - given)):
         raise BundleError(f"{where} has no file {name}, which its manifest needs")
-    for name in (*sorted(tables - {*DATA_FILES, *OPTIONAL_FILES}), *sorted(given - files)):
+    for name in (
+        *sorted(tables - {*DATA_FILES, *OPTIONAL_FILES, *LATER_FILES}),
+        *sorted(given - files),
+    ):
         raise BundleError(f"{where}: nothing in a bundle of this kind is named {name}")
     rows = manifest.fields["data"].get("rows", {})
     if manifest.format == FORMAT and rows.keys() != tables:
@@ -304,8 +343,9 @@ def check_manifest(manifest: Manifest) -> None:
 def check_fields(fields: Mapping[str, Any], *, exact: bool) -> set[str]:
     """Return the names of the tensor files that these fields ask for. Errors: ValueError."""
     _check_parts(_checked(Fields, fields, "", exact).parts or ())
-    # Only bundles of a log with kinds of events have this key; older versions refuse it by name.
-    _checked(Data, {k: v for k, v in fields["data"].items() if k != "kinds"}, "data", exact)
+    _checked(Data, {k: v for k, v in fields["data"].items() if k not in LATER_DATA}, "data", exact)
+    if "event_encoders" in fields["data"]:
+        _check_event_columns(fields["data"]["event_encoders"])
     if "kinds" in fields["data"]:
         _check_kinds(fields["data"]["kinds"])
     kind, settings = fields["retriever"], fields["settings"]
@@ -369,6 +409,15 @@ def _check_kinds(given: Any) -> None:
     _distinct("data.kinds", [kind.name for kind in kinds])
     if not any(kind.target for kind in kinds):
         raise ValueError("data.kinds: none of them is a target")
+
+
+def _check_event_columns(given: Any) -> None:
+    said = {"event_encoders": given}
+    columns = _checked(EventColumns, said, "data", exact=True).event_encoders
+    _distinct("data.event_encoders", [column.name for column in columns])
+    for column in columns:
+        if isinstance(column.encoder, EventCategories):
+            _distinct(f"data.event_encoders: {column.name}", column.encoder.values)
 
 
 def _channel(kind: str, settings: Any, where: str, exact: bool) -> set[str]:

@@ -6,6 +6,7 @@ from shortlist.sections.base import (
     Section,
     Text,
 )
+from shortlist.sections.events import EventColumn
 from shortlist.sections.kinds import FeatureKind
 
 
@@ -26,6 +27,19 @@ class Features(Section):
         default={},
         description="Columns of data.items, or of the log, and their kinds.",
         examples=[{"genres": "multi-valued"}],
+    )
+    events: dict[Text, EventColumn] = Field(
+        default={},
+        description="Columns of the log that belong to the event, each with its kind (categorical "
+        'or numeric) and when it is known: "before" the event, as device and page are, so that '
+        'requests can tell them, too (context); or "after" it, as dwell time is, which is read of '
+        "past events alone. data.event and data.weight may be among them.",
+        examples=[
+            {
+                "device": {"kind": "categorical", "known": "before"},
+                "dwell": {"kind": "numeric", "known": "after"},
+            }
+        ],
     )
     separator: Text = Field(
         default="|", description="What stands between the values of a multi-valued."

@@ -203,6 +203,18 @@ class Recipe(Section):
             found.append(f"features.items must not hold the id {item!r}: it is always used")
         if item == self.features.title:
             found.append("features.title is the id: without a title, ids are shown; leave it out")
+        for name, column in self.features.events.items():
+            role = owner.get(name)
+            if role not in (None, "data.weight", "data.event"):
+                found.append(
+                    f"features.events holds {name!r}, which is {role}: it has a meaning of its own"
+                )
+            if role == "data.event" and column.kind != "categorical":
+                found.append(
+                    f"features.events.{name} is data.event, the kinds of events: its kind must be "
+                    '"categorical"'
+                )
+        owner = owner | dict.fromkeys(self.features.events, "features.events")
         for side in self.described_sides:
             keys = dict.fromkeys(getattr(self.features, f"{side}s"), f"features.{side}s")
             if side == "item" and self.features.title is not None:

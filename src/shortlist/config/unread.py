@@ -31,6 +31,8 @@ def unread(recipe: Recipe) -> Iterator[str]:
     divided = any(table.get("segment") for table in tables) or any(s.feature for s in segments)
     if tables and recipe.features.users and not (divided or "two-tower" in kinds):
         yield "features.users does nothing: no channel reads the features of users; leave it out"
+    if tables and recipe.features.events and "two-tower" not in kinds:
+        yield "features.events does nothing: no channel reads the features of events; leave it out"
     yield from _overridden(recipe, [t for t in tables if t.get("kind") in LEARNED_KINDS])
 
 
@@ -39,6 +41,7 @@ def _weighs(recipe: Recipe, tables: list[dict[str, Any]]) -> bool:
     tried = () if recipe.tune is None else recipe.tune.space
     return (
         recipe.data.min_weight is not None
+        or recipe.data.weight in recipe.features.events
         or (recipe.has_towers and (recipe.training.weighted or _fitted(recipe.training)))
         or any(table.get("weighted") or table.get("values") == "explicit" for table in tables)
         or any(name.rpartition(".")[2] in ("weighted", "values") for name in tried)

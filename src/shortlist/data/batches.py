@@ -1,13 +1,14 @@
 """Vectorised batches: each positive with the history before it, gathered when it is needed."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, windows
 from shortlist.errors import ModelError
@@ -23,6 +24,8 @@ class Batch:
     included; None unless asked for.
     time: of each event of `history`, [total] in the unit of the log; None unless asked for.
     asked: when each positive was, [B], like `time`: the moment it is asked for.
+    past: features of each event of `history` by name, [total] each, and context: of each positive,
+    [B] each, as `event_columns.Columns`; those asked for.
     place: None where list i of `history` is that of row i. Else histories are shared by rows, and
     row i is asked after the event history.values[place[i]]: [B] int64, ascending.
     """
@@ -35,6 +38,8 @@ class Batch:
     place: Tensor | None = None
     time: Tensor | None = None
     asked: Tensor | None = None
+    past: Mapping[str, Tensor] = field(default_factory=dict)
+    context: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Batches(Protocol):
@@ -59,7 +64,8 @@ class PairBatches:
 
     The log stays as it is (one copy, int32); a batch costs a few gathers, whatever its histories.
     With kinds of events the targets alone are positives, and weigh what their kind counts;
-    histories and `known` hold all that was read.
+    histories and `known` hold all that was read. past, context: columns of the log's events, for
+    those of the same names in a batch.
     """
 
     def __init__(
@@ -72,8 +78,11 @@ class PairBatches:
         with_time: bool = False,
         with_known: bool = False,
         weighted: bool = False,
+        past: Columns | None = None,
+        context: Columns | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        self._past, self._context = on_device(past, device), on_device(context, device)
         self._user = torch.from_numpy(log.user).to(device)
         self._item = torch.from_numpy(log.item).to(device)
         self._start = torch.from_numpy(log.indptr).to(device)
@@ -116,13 +125,18 @@ class PairBatches:
         users = self._user[events].long()
         begin, end = self._start[users], self._start[users + 1]
         time = asked = None
+        past: dict[str, Tensor] = {}
         if self._ordered:
             first = torch.maximum(begin, events - self.history_length)
             history = windows(self._item, first, events - first)
             if self._time is not None:
                 time, asked = windows(self._time, first, events - first).values, self._time[events]
+            for name, column in self._past.items():
+                past[name] = windows(column, first, events - first).values
         else:
-            history = self._others(events, begin, end)
+            others = self._others(events, begin, end)
+            history = Ragged(self._item[others.values], others.offsets)
+            past = {name: column[others.values] for name, column in self._past.items()}
         known = windows(self._item, begin, end - begin) if self._with_known else None
         return Batch(
             users=users,
@@ -132,6 +146,8 @@ class PairBatches:
             known=None if known is None else _long(known),
             time=time,
             asked=asked,
+            past=past,
+            context={name: column[events] for name, column in self._context.items()},
         )
 
     def _weights(self, events: Tensor) -> Tensor:
@@ -140,13 +156,14 @@ class PairBatches:
         return self._weight[events]
 
     def _others(self, events: Tensor, begin: Tensor, end: Tensor) -> Ragged:
-        """The events of the user that follow this one, round the corner: all but itself, or L."""
+        """The log positions of the events of the user that follow this one, round the corner: all
+        but itself, or L."""
         size = end - begin
         length = torch.clamp(size - 1, max=self.history_length)
         places = windows(torch.arange(self.history_length, device=events.device), 0 * begin, length)
         owner = places.owners()
         step = (events - begin)[owner] + 1 + places.values
-        return Ragged(self._item[begin[owner] + step % size[owner]], places.offsets)
+        return Ragged(begin[owner] + step % size[owner], places.offsets)
 
 
 def event_weights(log: Interactions, *, weighted: bool) -> Tensor | None:
@@ -159,6 +176,12 @@ def event_weights(log: Interactions, *, weighted: bool) -> Tensor | None:
         return own
     worth = torch.from_numpy(log.worth)
     return worth if own is None else worth * own
+
+
+def on_device(columns: Columns | None, device: torch.device | str) -> dict[str, Tensor]:
+    """Return columns of events as tensors there; none of None."""
+    given = {} if columns is None else columns
+    return {name: torch.from_numpy(column).to(device) for name, column in given.items()}
 
 
 def _long(lists: Ragged) -> Ragged:

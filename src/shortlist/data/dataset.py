@@ -11,11 +11,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.data import splits
+from shortlist.data.event_columns import EventFeatures, Values, taken_from
 from shortlist.data.features import FeatureTable
 from shortlist.data.histories import Histories, LoggedHistories
 from shortlist.data.id_columns import align_ids
 from shortlist.data.impressions import Shown, Shows, read_shown
-from shortlist.data.interactions import BEFORE, COLUMNS, Cut, Interactions, Role
+from shortlist.data.interactions import BEFORE, Cut, Interactions, Role
 from shortlist.data.kinds import Kinds
 from shortlist.data.log_features import (
     ROW,
@@ -53,7 +54,8 @@ class Dataset(Showing):
     statistic: what must not see the future is made by `Split.training_data`. met: events below the
     schema's min_weight, or of kinds that are not read, in codes too: nothing is learned from them,
     but their users have met these items; None where the schema has none. met_split_values: their
-    `split_values`. described: what the log says of the sides that have no table.
+    `split_values`. described: what the log says of the sides that have no table. event_values: of
+    the categorical features of events, which the log holds as places in them.
     """
 
     schema: Schema
@@ -68,6 +70,7 @@ class Dataset(Showing):
     met: Interactions | None = None
     met_split_values: NDArray[Any] | None = None
     described: Mapping[Side, Described] = field(default_factory=dict)
+    event_values: Values = field(default_factory=dict)
 
     def facts(self) -> Facts:
         """Return how many users, items and events it has, and which features."""
@@ -143,6 +146,7 @@ class Dataset(Showing):
             session=_sessions(frame, order),
             kind=None if kind is None else kind[order],
             kinds=kinds,
+            columns={name: column[order] for name, column in taken_from(frame).items()},
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         described = _described(read, order, by_user, None if keys is None else (keys, met_keys))
@@ -175,6 +179,7 @@ class Dataset(Showing):
             met_log,
             met_values,
             described,
+            read.values,
         )
 
     @property
@@ -428,6 +433,8 @@ class Split(Showing):
         users, user_rows = _vocabulary(data.user_ids, fitted.user, "user")
         items, item_rows = _vocabulary(data.item_ids, fitted.item, "item")
         log = _by_user_row(self.log, user_rows, item_rows, len(users))
+        events = EventFeatures.fit(data.schema.event_features, fitted, data.event_values)
+        log = replace(log, columns=events.encoded(log.columns, data.event_values))
         one_moment = self.kind == "global-time"
         every = data.shown
         if self.kind == "cold-items":
@@ -473,6 +480,7 @@ class Split(Showing):
             if self.met is None
             else _by_user_row(self.met, user_rows, item_rows, len(users)),
             follows=tuple(said for side in data.described.values() for said in side.follows),
+            event_features=events,
         )
 
 
@@ -492,7 +500,7 @@ class TrainingData:
     bundle.
     counts: of data without their log, how often each trained item row was a positive in training,
     [items.trained + 1]; the log is then empty. store: what is asked for histories instead of the
-    log; not part of a bundle.
+    log; not part of a bundle. event_features: what the columns of `log` are.
     """
 
     users: Vocabulary
@@ -517,6 +525,7 @@ class TrainingData:
     follows: tuple[str, ...] = ()
     counts: NDArray[np.int64] | None = None
     store: Histories | None = field(default=None, compare=False, repr=False)
+    event_features: EventFeatures = field(default_factory=EventFeatures)
 
     @cached_property
     def histories(self) -> Histories:
@@ -547,6 +556,24 @@ class TrainingData:
         """The time of the newest event of the log; 0 without times."""
         newest: int | float = 0 if self.log.time is None else self.log.time.max(initial=0).item()
         return newest
+
+    @cached_property
+    def first_held_out(self) -> dict[Cut, NDArray[np.int64]]:
+        """The place in the log of the first target of each user row at each cut, -1 without one.
+
+        That event is what a question "before" the cut is asked for, [users + 1].
+        """
+        found: dict[Cut, NDArray[np.int64]] = {}
+        for cut in ("validation", "test"):
+            first = np.full(self.log.users, -1, dtype=np.int64)
+            if self.log.role is not None:
+                held_out = self.log.role == BEFORE[cut]
+                if self.log.target is not None:
+                    held_out = held_out & self.log.target
+                places = np.flatnonzero(held_out)[::-1]
+                first[self.log.user[places]] = places  # of several the last one written stays
+            found[cut] = first
+        return found
 
     @cached_property
     def of_clock(self) -> bool:
@@ -856,8 +883,4 @@ def _by_user_row(
     renamed = replace(log, user=user_rows[log.user], item=item_rows[log.item], users=users + 1)
     if bool((np.diff(user_rows) > 0).all()):
         return renamed
-    order = np.argsort(renamed.user, kind="stable")
-    columns = {
-        name: column[order] for name in COLUMNS if (column := getattr(renamed, name)) is not None
-    }
-    return replace(renamed, **columns)
+    return renamed.at_places(np.argsort(renamed.user, kind="stable"))

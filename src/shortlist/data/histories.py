@@ -1,5 +1,6 @@
 """What did these users meet, and where is that kept? The seam between a retriever and a store."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.data.batches import histories
+from shortlist.data.event_columns import Columns, unknown_of
 from shortlist.data.interactions import Cut, Interactions, Role
 from shortlist.data.ragged import Ragged, windows
 
@@ -17,13 +19,15 @@ class Events(NamedTuple):
     """Lists of events, one a user, oldest first.
 
     items: rows; weight, time, kind: [total] like items.values, each None where the store has none
-    (time also where it was not asked for). kind: codes of the log's `kinds`.
+    (time also where it was not asked for). kind: codes of the log's `kinds`. columns: features of
+    the events, [total] each, as `event_columns.Columns`; those that the store lacks are not known.
     """
 
     items: Ragged
     weight: Tensor | None = None
     time: Tensor | None = None
     kind: Tensor | None = None
+    columns: Mapping[str, Tensor] = {}
 
 
 class Histories(Protocol):
@@ -56,7 +60,11 @@ class LoggedHistories:
             None if column is None else windows(torch.from_numpy(column), begin, length).values
             for column in (known.weight, known.time if timed else None, known.kind)
         )
-        return Events(histories(known, users, None), weight, time, kind)
+        columns = {
+            name: windows(torch.from_numpy(column), begin, length).values
+            for name, column in known.columns.items()
+        }
+        return Events(histories(known, users, None), weight, time, kind, columns)
 
     def append(self, users: Tensor, events: Events) -> "LoggedHistories":
         """Return a log with these events behind the others; they are known at the end alone."""
@@ -92,5 +100,19 @@ class LoggedHistories:
                 weight=grown.get("weight"),
                 kind=grown.get("kind"),
                 kinds=log.kinds,
+                columns=added_to(log.columns, events.columns, count, order),
             )
         )
+
+
+def added_to(
+    log: Columns, came: Mapping[str, Tensor], count: int, order: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of a log with those of `count` more events, put in order; unknown ones
+    where these have none."""
+    grown = {}
+    for name, old in log.items():
+        nothing = np.full(count, unknown_of(old.dtype), dtype=old.dtype)
+        new = came[name].numpy().astype(old.dtype) if name in came else nothing
+        grown[name] = np.concatenate([old, new])[order]
+    return grown

@@ -1,6 +1,6 @@
 """The log as frozen columns, sorted by user and time: one copy, read in place by everything."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist.data.event_columns import Columns
 from shortlist.data.kinds import Kinds
 from shortlist.errors import ModelError
 
@@ -36,7 +37,8 @@ class Interactions:
     time: [n] int64 or float64, weight: [n] float32, session: [n] int32, kind: [n] int8, each None
     where not given. `users` is the highest user number + 1. kinds: what the codes of `kind` mean;
     without it every event is a target. asked: [n] bool, which events alone are positives of a
-    training that goes on with new ones; the others are read. None for all others.
+    training that goes on with new ones; the others are read. None for all others. columns: features
+    of the events by name, [n] each; see `event_columns.Columns`.
     """
 
     user: NDArray[np.int32]
@@ -49,6 +51,7 @@ class Interactions:
     kind: NDArray[np.int8] | None = None
     kinds: Kinds | None = None
     asked: NDArray[np.bool_] | None = None
+    columns: Columns = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many events there are."""
@@ -104,12 +107,15 @@ class Interactions:
 
     def keep(self, mask: NDArray[np.bool_]) -> "Interactions":
         """Return the events where `mask` [n] is true, in order."""
-        if mask.all():
-            return self
-        columns = {
-            name: column[mask] for name in COLUMNS if (column := getattr(self, name)) is not None
+        return self if mask.all() else self.at_places(mask)
+
+    def at_places(self, which: NDArray[Any]) -> "Interactions":
+        """Return the events at these places, or where a mask [n] is true."""
+        given = {
+            name: column[which] for name in COLUMNS if (column := getattr(self, name)) is not None
         }
-        return replace(self, **columns)
+        columns = {name: column[which] for name, column in self.columns.items()}
+        return replace(self, **given, columns=columns)
 
     def weights_for(self, use: str) -> NDArray[np.float32]:
         """Return the weights, [n], for an option that reads them; ModelError if none can count.

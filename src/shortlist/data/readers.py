@@ -20,6 +20,7 @@ from shortlist.data.columns import (
     fault,
     typed_text,
 )
+from shortlist.data.event_columns import PREFIX, Values, names_of, read_columns
 from shortlist.data.files import are_text, files_of
 from shortlist.data.id_columns import (
     as_toml,
@@ -73,13 +74,15 @@ class Log:
     in `Kinds.of(schema.events)`. met: rows below `schema.min_weight`, or of kinds that are not read
     and yet seen, with the columns user, item, time and split that the schema names; None where the
     schema says nothing of the kind. versions: what the rows say of the sides that have no table;
-    then both frames have `log_features.BESIDE` too.
+    then both frames have `log_features.BESIDE` too. values: of the columns of events that the
+    schema declares, which `events` has beside.
     """
 
     events: pl.DataFrame
     met: pl.DataFrame | None
     report: ReadReport
     versions: Mapping[Side, Versions] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
 
 
 def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, ReadReport]:
@@ -113,11 +116,13 @@ def read_log(
     kinds of events are never equal; those of kinds to be dropped are left out first.
 
     described: the sides whose features are columns of the log, read into `Log.versions`. They take
-    no part in the merging: the row that is kept keeps what it says.
+    no part in the merging: the row that is kept keeps what it says. Nor do features of events.
     """
     table = open_table(source, "interactions", schema.text)
     beside = [name for side in described for name in columns_of(schema, side)]
     _require_described(table, beside)
+    of_events = names_of(schema)
+    _require_of_events(table, of_events)
     frame, unit, found = _checked_roles(
         table,
         schema.roles(),
@@ -125,8 +130,11 @@ def read_log(
         schema.null_ids,
         schema.time_unit,
         schema.events,
-        beside,
+        dict.fromkeys([*beside, *of_events]),
+        of_events,
     )
+    columns, values = read_columns(table, found.beside, frame, schema, found.where)
+    frame = frame.hstack(columns)
     versions: dict[Side, Versions] = {}
     for side in described:
         versions[side], said = read_versions(
@@ -195,7 +203,7 @@ def read_log(
         notes=tuple(found.notes),
         warnings=() if only_met else kinds.absent(str(schema.event)),
     )
-    return Log(frame, met, report, versions)
+    return Log(frame, met, report, versions, values)
 
 
 def refuse_unit_of_dates(where: str, schema: Schema, unit: TimeUnit | None) -> None:
@@ -342,6 +350,16 @@ def _require_described(table: Table, columns: list[str]) -> None:
         ) from None
 
 
+def _require_of_events(table: Table, columns: list[str]) -> None:
+    """Refuse a log that lacks a column of features of events."""
+    try:
+        table.require(columns)
+    except DataError as error:
+        raise DataError(
+            f"{error} Features of events (features.events) are columns of the log."
+        ) from None
+
+
 class _Found(NamedTuple):
     """Rows dropped for a missing id, what else was noticed, and the other columns, unchecked.
 
@@ -391,11 +409,13 @@ def _checked_roles(
     written: TimeUnit | WrittenUnit,
     events: Events,
     beside: Iterable[str] = (),
+    along: Collection[str] = (),
 ) -> tuple[pl.DataFrame, TimeUnit | None, _Found]:
     """Return the columns that play a role, checked, typed and named by it; and the times' unit.
 
     The column of kinds is named "kind", and holds their places in the table `events`. beside: other
-    columns to read with them.
+    columns to read with them; along: those among them that are of the event, and may be lists
+    beside lists of items.
     """
     table.require(roles.values())
     kinds: tuple[int, ...] = ()
@@ -403,7 +423,7 @@ def _checked_roles(
     if (table.recbole_types or {}).get(roles.get("item", "")) == "token_seq":
         apart = " "
     loaded, where, notes = unfolded(
-        table.load([*dict.fromkeys(roles.values()), *beside]), roles, apart, table.where
+        table.load([*dict.fromkeys(roles.values()), *beside]), roles, apart, table.where, along
     )
     loaded, dropped = with_ids(
         loaded,
@@ -469,7 +489,9 @@ def _said_of(
 
 def _merge_repeats(frame: pl.DataFrame, tie: Tie) -> tuple[pl.DataFrame, int, int]:
     """Return the log without repeats, and the counts of duplicates and conflicts among them."""
-    keys = [name for name in frame.columns if name not in ("weight", *BESIDE)]
+    of_events = [name for name in frame.columns if name.startswith(PREFIX)]
+    aside = (*of_events, *BESIDE)
+    keys = [name for name in frame.columns if name not in ("weight", *aside)]
     hashes = frame.select(keys).hash_rows()
     ordered = np.sort(hashes.to_numpy())
     repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]]).unique()
@@ -481,12 +503,12 @@ def _merge_repeats(frame: pl.DataFrame, tie: Tie) -> tuple[pl.DataFrame, int, in
     del hashes
     suspects = frame[rows].with_columns(rows.alias("place"))
     # The versions are sorted by what they say, so that the order of rows changes nothing.
-    largest = [name for name in ("weight", *VERSION.values()) if name in frame.columns]
+    largest = [name for name in ("weight", *of_events, *VERSION.values()) if name in frame.columns]
     order = ["place"] if tie == "file" else [*largest, "place"]
     descending = [True] if tie == "file" else [*(True for _ in largest), False]
-    ranked = suspects.sort(order, descending=descending)
+    ranked = suspects.sort(order, descending=descending, nulls_last=True)
     kept = ranked.unique(keys, keep="first", maintain_order=True)
-    distinct = suspects.n_unique([name for name in frame.columns if name not in BESIDE])
+    distinct = suspects.n_unique([name for name in frame.columns if name not in aside])
     mask = np.ones(frame.height, dtype=bool)
     mask[rows.to_numpy()] = False
     mask[kept["place"].to_numpy()] = True

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.features import grown_table
 from shortlist.data.impressions import Shows
-from shortlist.data.interactions import BEFORE, COLUMNS, Interactions, Role
+from shortlist.data.interactions import BEFORE, Interactions, Role
 from shortlist.data.log_features import Side
 from shortlist.data.remembered import Remembered
 from shortlist.data.updates import Update
@@ -257,13 +257,9 @@ def _moved(
     log: Interactions, user: NDArray[np.int32], item: NDArray[np.int32], users: int
 ) -> tuple[NDArray[np.int64], Interactions]:
     """The events under their new rows, sorted by user again, and the order they now stand in."""
-    renamed = user[log.user]
-    order = np.argsort(renamed, kind="stable")
-    columns = {
-        name: column[order] for name in COLUMNS if (column := getattr(log, name)) is not None
-    }
-    columns |= {"user": renamed[order], "item": item[log.item][order]}
-    return order, Interactions(users=users + 1, kinds=log.kinds, **columns)
+    renamed = replace(log, user=user[log.user], item=item[log.item], users=users + 1)
+    order = np.argsort(renamed.user, kind="stable")
+    return order, renamed.at_places(order)
 
 
 def _shows(shows: Shows, item: NDArray[np.int32], items: int) -> Shows:

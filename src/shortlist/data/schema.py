@@ -9,12 +9,14 @@ from shortlist.data.text import TextFormat
 from shortlist.durations import WrittenUnit
 from shortlist.errors import DataError, suggest
 from shortlist.sections.events import checked_events
-from shortlist.sections.kinds import FeatureKind
+from shortlist.sections.kinds import EventFeatureKind, FeatureKind, Known
 
 Order = Literal["time", "file"]
 Tie = Literal["hash", "file"]
 NullIds = Literal["refuse", "drop", "keep"]
 
+EVENT_FEATURE_KINDS: tuple[str, ...] = get_args(EventFeatureKind)
+KNOWN: tuple[str, ...] = get_args(Known)
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
 ORDERS: tuple[str, ...] = get_args(Order)
 TIES: tuple[str, ...] = get_args(Tie)
@@ -52,6 +54,35 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class EventFeature:
+    """One column of the log that belongs to the event: the device it came from, how long it lasted.
+
+    kind: `categorical` or `numeric`. known: "before" the event, as its device and its page are, or
+    "after" it, as dwell time and price paid are. A query tower may read the columns known before of
+    the event that it is asked for; of past events it may read all.
+
+    >>> EventFeature("dwell", "numeric", known="after")
+    EventFeature(name='dwell', kind='numeric', known='after')
+    """
+
+    name: str
+    kind: EventFeatureKind
+    known: Known
+
+    def __post_init__(self) -> None:
+        _check_name("the name of a feature of events", self.name)
+        for key, value, there in (
+            ("kind", self.kind, EVENT_FEATURE_KINDS),
+            ("known", self.known, KNOWN),
+        ):
+            if value not in there:
+                allowed = " or ".join(f"'{one}'" for one in there)
+                raise DataError(
+                    f"feature of events '{self.name}': {key} must be {allowed}, got {value!r:.60}."
+                )
+
+
+@dataclass(frozen=True)
 class Schema:
     """The columns of the interaction log and the features of both sides.
 
@@ -66,6 +97,8 @@ class Schema:
     `{"purchase": {"target": True, "weight": 3.0}, "view": {"seen": False}}`, each entry a table of
     these keys or an `EventKind`. Every kind of the column must be named. Of numbers a name may be a
     range: "4.." is 4 and more. Takes the place of `min_weight`.
+    `event_features`: columns of the log that are of the event, as `EventFeature`; the columns of
+    the kinds and of the weight may be among them.
     `time_unit`: what a time column of numbers holds; "auto" reads it off their size.
     `order`: events are ordered by their time ("time"), or without one as their lines are ("file").
     `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
@@ -107,11 +140,13 @@ class Schema:
     null_ids: NullIds = "refuse"
     event: str | None = None
     events: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    event_features: tuple[EventFeature, ...] = ()
 
     def __post_init__(self) -> None:
         # Lists are what TOML and people write; the frozen schema keeps tuples.
         object.__setattr__(self, "user_features", tuple(self.user_features))
         object.__setattr__(self, "item_features", tuple(self.item_features))
+        object.__setattr__(self, "event_features", tuple(self.event_features))
         object.__setattr__(self, "users_columns", tuple(self.users_columns))
         object.__setattr__(self, "items_columns", tuple(self.items_columns))
         object.__setattr__(self, "events", checked_events(self.event, self.events))
@@ -139,6 +174,7 @@ class Schema:
         self._check_min_weight()
         _check_features("user", self.id_of("users"), self.user_features)
         _check_features("item", self.id_of("items"), self.item_features)
+        self._check_event_features()
         if self.title is not None:
             _check_name("title", self.title)
             if self.title == self.id_of("items"):
@@ -182,6 +218,29 @@ class Schema:
                     "each needs a column of its own."
                 )
             taken[column] = role
+
+    def _check_event_features(self) -> None:
+        columns = {column: role for role, column in self.roles().items()}
+        seen: set[str] = set()
+        for feature in self.event_features:
+            if not isinstance(feature, EventFeature):
+                raise DataError(
+                    f"event_features must hold EventFeature objects, got {feature!r:.60}."
+                )
+            role = columns.get(feature.name)
+            if role not in (None, "weight", "event"):
+                raise DataError(
+                    f"feature of events '{feature.name}' is the column of {role}, which has a "
+                    "meaning of its own: leave it out."
+                )
+            if role == "event" and feature.kind != "categorical":
+                raise DataError(
+                    f"feature of events '{feature.name}' is the column of the kinds of events: its "
+                    "kind must be 'categorical'."
+                )
+            if feature.name in seen:
+                raise DataError(f"feature of events '{feature.name}' is declared twice.")
+            seen.add(feature.name)
 
     def _check_min_weight(self) -> None:
         if self.min_weight is None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shortlist.data.batches import Batch, event_weights
+from shortlist.data.batches import Batch, event_weights, on_device
+from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, like_lengths, windows
 from shortlist.errors import ModelError
@@ -43,7 +44,8 @@ class SequenceBatches:
 
     Windows of like length go together, so that little is spent on padding; `batch_size` bounds the
     positions of a batch, padding included. With `stretch` any windows go together, about
-    `batch_size` positives in each batch. The log stays as it is.
+    `batch_size` positives in each batch. The log stays as it is. past, context: columns of the
+    log's events, for those of the same names in a batch.
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class SequenceBatches:
         with_time: bool = False,
         with_known: bool = False,
         weighted: bool = False,
+        past: Columns | None = None,
+        context: Columns | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        self._past, self._context = on_device(past, "cpu"), on_device(context, "cpu")
         self._item = torch.from_numpy(log.item)
         self._start = torch.from_numpy(log.indptr)
         self._weight = event_weights(log, weighted=weighted)
@@ -188,4 +193,9 @@ class SequenceBatches:
             place=place.to(self._device),
             time=time,
             asked=moment,
+            past={
+                name: windows(column, cut.begin, cut.length).values.to(self._device)
+                for name, column in self._past.items()
+            },
+            context={name: c[event].to(self._device) for name, c in self._context.items()},
         )

@@ -1,6 +1,6 @@
 """When does one row of a log hold several events? A list of items is an event for each of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
@@ -11,13 +11,18 @@ from shortlist.errors import DataError
 
 
 def unfolded(
-    frame: pl.DataFrame, roles: Mapping[str, str], separator: str | None, where: str
+    frame: pl.DataFrame,
+    roles: Mapping[str, str],
+    separator: str | None,
+    where: str,
+    others: Iterable[str] = (),
 ) -> tuple[pl.DataFrame, str, list[str]]:
     """Return a row for each item of a list, what errors call the rows now, and what to say of it.
 
     Lists are list columns, text that writes lists throughout (`lists.listed`), and text whose items
     stand apart by `separator`. Other list columns beside the item's go along, if they are equally
-    long. A row without any item is no event. Errors: DataError with the row.
+    long: those of roles, and `others`. A row without any item is no event. Errors: DataError with
+    the row.
     """
     name = roles.get("item", "")
     if name not in frame.columns:
@@ -26,7 +31,7 @@ def unfolded(
     if items is None:
         return frame, where, []
     along = {name: items}
-    for other in dict.fromkeys(roles.values()):
+    for other in dict.fromkeys([*roles.values(), *others]):
         if other not in (name, roles.get("user")):
             values = _as_lists(frame[other], None, where)
             if values is not None:

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.data.dataset import TrainingData
+from shortlist.data.event_columns import PREFIX, Values, taken_from, unknown_of
 from shortlist.data.features import FeatureTable, encode
 from shortlist.data.id_columns import align_ids
 from shortlist.data.interactions import Interactions, Role
@@ -85,6 +86,7 @@ def read_events(
     frame, met, report = read.events, read.met, read.report
     _refuse_rewritten(data, report)
     frame = _coded_as(data, frame, schema)
+    frame = _encoded_as(data, frame, read.values, report.where)
     if report.time_unit != data.time_unit:
         own = (
             "none"
@@ -203,6 +205,23 @@ def _coded_as(data: TrainingData, events: pl.DataFrame, schema: Schema) -> pl.Da
     return events.with_columns(kind=pl.Series(codes[events["kind"].to_numpy()]))
 
 
+def _encoded_as(
+    data: TrainingData, events: pl.DataFrame, values: Values, where: str
+) -> pl.DataFrame:
+    """Events whose features are encoded as those of the data are."""
+    given, held = taken_from(events), data.event_features.held
+    if set(given) != set(held):
+        raise DataError(
+            f"features.events names {', '.join(given) or '(none)'}, and the data were fitted with "
+            f"{', '.join(held) or '(none)'}: give the same columns"
+        )
+    try:
+        columns = data.event_features.encoded(given, values)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return events.with_columns(pl.Series(PREFIX + name, column) for name, column in columns.items())
+
+
 def _after(data: TrainingData, events: pl.DataFrame) -> pl.DataFrame:
     """Events whose times are line numbers, counted on from the last line of the data."""
     known = [log.time for log in (data.log, data.met) if log is not None and log.time is not None]
@@ -232,11 +251,12 @@ def with_events(
     """Return the data with new events, the rows of old ids unchanged.
 
     events: user and item, ids of the vocabularies' types; time, weight and kind (codes of
-    `data.log.kinds`) where the log has them, in its units. New ids get rows after the others. met:
-    such events below min_weight, or of kinds that are not read; left out of data that keep none
-    (`data.met` is None). An event that is there already (same user, item, time and kind) is left
-    out and counted. Raises ModelError unless the data were fitted on all rows: held-out rows would
-    become known, and every figure worthless.
+    `data.log.kinds`) where the log has them, in its units; features of events as the log has them
+    (`event_columns.PREFIX` and the name), not known where they are missing. New ids get rows after
+    the others. met: such events below min_weight, or of kinds that are not read; left out of data
+    that keep none (`data.met` is None). An event that is there already (same user, item, time and
+    kind) is left out and counted. Raises ModelError unless the data were fitted on all rows:
+    held-out rows would become known, and every figure worthless.
 
     learns: whoever asks learns from the log anew and holds other rows out (`renewal`), so that any
     fit will do, and sessions. Events without the column session join those of their user by time.
@@ -354,7 +374,12 @@ def _merged(
             columns["session"] = ranks + np.int32(first)
     old = pl.DataFrame({name: getattr(log, name) for name in columns})
     keys = [name for name in ("user", "item", "time", "kind") if name in columns]
-    fresh = pl.DataFrame(columns).unique(keys, keep="last", maintain_order=True)
+    given, of_events = taken_from(events), {}
+    for name, column in log.columns.items():
+        nothing = np.full(len(events), unknown_of(column.dtype))
+        of_events[PREFIX + name] = given.get(name, nothing).astype(column.dtype)
+    old = old.with_columns(pl.Series(PREFIX + name, c) for name, c in log.columns.items())
+    fresh = pl.DataFrame(columns | of_events).unique(keys, keep="last", maintain_order=True)
     fresh = fresh.join(old.select(keys).unique(), on=keys, how="anti", maintain_order="left")
     order = [name for name in ("user", "time") if name in columns]
     both = pl.concat(
@@ -363,7 +388,12 @@ def _merged(
     made = {name: both[name].to_numpy(writable=True) for name in columns}
     if gap is not None:
         made["session"] = _sessions_by_time(made["user"], made["time"], made["session"], gap)
-    merged = Interactions(users=len(users) + 1, kinds=log.kinds, **made)
+    merged = Interactions(
+        users=len(users) + 1,
+        kinds=log.kinds,
+        **made,
+        columns={name: both[PREFIX + name].to_numpy(writable=True) for name in log.columns},
+    )
     return merged, both["fresh"].to_numpy()
 
 

@@ -16,12 +16,12 @@ from shortlist.channels.table import CHANNELS, LEARNED
 from shortlist.config import Model, Recipe, Training
 from shortlist.config.unread import unread
 from shortlist.data.dataset import Dataset, Split
-from shortlist.data.schema import Feature, Schema
+from shortlist.data.schema import EventFeature, Feature, Schema
 from shortlist.data.text import TextFormat
 from shortlist.errors import ModelError, RecipeError, suggest_part
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.evaluation.report import MODEL, Report
-from shortlist.towers.two_tower import check_features
+from shortlist.towers.two_tower import check_event_features, check_features
 from shortlist.training.auto import autos
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.precision import is_slow
@@ -70,6 +70,10 @@ def schema_of(recipe: Recipe) -> Schema:
         null_ids=data.null_ids,
         event=data.event,
         events=data.events,
+        event_features=tuple(
+            EventFeature(name, column.kind, column.known)
+            for name, column in features.events.items()
+        ),
     )
 
 
@@ -93,8 +97,33 @@ def check(recipe: Recipe) -> None:
                     f"features.{side} does nothing with positives = '{min(positives)}': no tower "
                     f"reads the features of {side} there; remove it"
                 )
+    _check_events(recipe, positives)
     check_features("user", recipe.model.user_features or (), users, items)
     check_features("item", recipe.model.item_features or (), items, users)
+
+
+def _check_events(recipe: Recipe, positives: set[str]) -> None:
+    """Refuse features of events that no tower can read, and those that none does."""
+    events, model = recipe.features.events, recipe.model
+    after = {name for name, column in events.items() if column.known == "after"}
+    check_event_features(model, events, after)
+    if not events or recipe.channels:
+        return
+    if "u2i" not in positives:
+        raise ModelError(
+            f"features.events does nothing with positives = '{min(positives)}': no tower reads the "
+            "features of events there; remove it"
+        )
+    past = () if model.history == "none" else model.history_features
+    read = {*(events if past is None else past)}
+    read |= events.keys() - after if model.context is None else {*model.context}
+    if idle := sorted(events.keys() - read):
+        raise ModelError(
+            f"features.events.{idle[0]} does nothing: name it in model.history_features"
+            + ("" if idle[0] in after else " or model.context")
+            + (", and give a model.history" if model.history == "none" else "")
+            + "; or remove it"
+        )
 
 
 def settled(recipe: Recipe, retriever: Channel) -> Recipe:

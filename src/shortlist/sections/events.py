@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from shortlist.errors import DataError, suggest
 from shortlist.sections.base import Section
+from shortlist.sections.kinds import EventFeatureKind, Known
 
 MOST = 100
 """How many kinds a table can have."""
@@ -71,6 +72,28 @@ class EventKind(Section):
         if self.read:
             return "history only"
         return "dropped" if self.drop else "met, not read"
+
+
+class EventColumn(Section):
+    """A column of the log that belongs to the event: a table [features.events.NAME] of a recipe.
+
+    Neither key has a default: each would be wrong for somebody, without a word.
+    """
+
+    kind: EventFeatureKind = Field(description="How it is read.")
+    known: Known = Field(
+        description='Whether it is known "before" the event or only "after" it.',
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_table(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            raise ValueError(
+                'must be a table that says when it is known, too: { kind = "categorical", known = '
+                '"before" } if a request can tell it, known = "after" if only the past can'
+            )
+        return given
 
 
 Events = Mapping[str, EventKind]

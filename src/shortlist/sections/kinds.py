@@ -10,3 +10,9 @@ SplitKind = Literal["leave-last-out", "global-time", "random", "column", "cold-i
 
 ColdItems = Literal["random", "newest"]
 """Which items a split of kind cold-items holds out."""
+
+EventFeatureKind = Literal["categorical", "numeric"]
+"""How a column of the log that belongs to the event is read."""
+
+Known = Literal["before", "after"]
+"""When such a column is known: before the event, so that a request can tell it, or after it."""

@@ -19,7 +19,9 @@ from shortlist.sections.base import (
 class CommonModel(Section):
     """The two towers."""
 
-    may_be_missing: ClassVar[frozenset[str]] = frozenset({"request_time"})
+    may_be_missing: ClassVar[frozenset[str]] = frozenset(
+        {"request_time", "history_features", "context"}
+    )
     """Keys that came after format 3 of bundles: kept where they are given (docs/decisions/0012)."""
 
     dim: CountOrAuto = Field(
@@ -46,6 +48,18 @@ class CommonModel(Section):
         description="Whether a query is read with the time it is asked at: hour, weekday and the "
         "time since the last event, and with history_time how long ago each event was. In training "
         "that is the time of the positive.",
+    )
+    history_features: Names | None = Field(
+        default=None,
+        description="Columns of features.events that are read of each event of a history: they "
+        "scale and shift its vector. Unset: all of them.",
+        examples=[["dwell"]],
+    )
+    context: Names | None = Field(
+        default=None,
+        description="Columns of features.events, known before the event, that the user tower reads "
+        "of the request: in training of the event to be predicted. Unset: all of these.",
+        examples=[["device"]],
     )
     history_windows: bool = Field(
         default=False,
@@ -114,8 +128,11 @@ class CommonModel(Section):
     def _keys_act(self) -> Self:
         given = {k for k, f in type(self).model_fields.items() if getattr(self, k) != f.default}
         if self.history == "none":
-            for key in ("history_length", "history_dropout", "history_reads", "shared_items"):
-                if key in given:
+            for key in (
+                *("history_length", "history_dropout", "history_reads", "history_features"),
+                "shared_items",
+            ):
+                if key in given and getattr(self, key) != ():
                     raise ValueError(f"{key} does nothing with history = 'none': leave it out.")
             if "dropout" in given and self.dropout and not (self.user_layers or self.item_layers):
                 raise ValueError(

@@ -78,6 +78,8 @@ class OnnxEncoder:
             raise UnsupportedTowerError("biases")
         if tower.clock is not None:
             raise UnsupportedTowerError("the time of the request")
+        if tower.past is not None or tower.context is not None:
+            raise UnsupportedTowerError("features of events")
         if self._history is not None:
             if retriever.towers.reads_items:
                 raise UnsupportedTowerError("histories read with the item tower's vectors")

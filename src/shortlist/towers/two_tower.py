@@ -1,10 +1,12 @@
 """The two-tower model: a query tower and an item tower that meet only at the score."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from shortlist.data.event_columns import EventEncoder, EventFeatures, as_inputs, sometimes_unknown
 from shortlist.data.features import ID, Encoder, Features, FeatureTable
 from shortlist.data.moments import is_known, unknown_time
 from shortlist.data.ragged import Ragged
@@ -16,6 +18,13 @@ from shortlist.towers.clock import Clock, anchors, last_times
 from shortlist.towers.features import Fields, embedding, rows_read
 from shortlist.towers.mlp import mlp
 from shortlist.towers.noise import dropout
+from shortlist.towers.past import PastEvents
+
+Columns: TypeAlias = Mapping[str, Tensor]
+"""Encoded features of events by name."""
+
+HIDDEN = 0.1
+"""Share of the events that train as if none of their features were known."""
 
 
 class QueryTower(nn.Module):
@@ -23,7 +32,9 @@ class QueryTower(nn.Module):
 
     Sum of what speaks the items' language directly (the weighted segments of a pooled history, the
     state of a sequence tower or an interest, the id embedding and the clock) and of a perceptron
-    over segments or interest and features side by side, and with hidden layers over the clock.
+    over segments or interest and features side by side, those of the user and those of the event
+    asked for (its context), and with hidden layers over the clock. Features of past events change
+    the vectors that its history reads.
 
     steps: of the log's times in a second, for shape.request_time.
     """
@@ -34,15 +45,19 @@ class QueryTower(nn.Module):
         items: FeatureTable,
         shape: CommonModel,
         steps: float = 1.0,
+        events: EventFeatures | None = None,
     ) -> None:
         super().__init__()
         self.dim = shape.dim
         self.dropout = shape.dropout
+        past, context = read_of_events(shape, events or EventFeatures())
+        self.past = PastEvents(past, shape.dim) if past else None
+        self.context = Fields(context, shape.dim) if context else None
         encoders = chosen("user", shape.user_features, users.encoders, items.encoders)
         self.fields = Fields(encoders, shape.dim) if encoders else None
         self.id = embedding(users.trained + 1, shape.dim) if shape.user_id else None
         self.history: nn.Module | None = None
-        width = self.fields.width if self.fields else 0
+        width = sum(part.width for part in (self.fields, self.context) if part)
         if shape.history != "none":
             tower = build_history(shape)
             assert isinstance(tower, nn.Module)
@@ -65,8 +80,9 @@ class QueryTower(nn.Module):
             width += shape.dim if shape.user_layers else 0
         if shape.user_layers and width == 0:
             raise ModelError(
-                "model.user_layers are over user features, a pooled history, interests or the time "
-                "of the request, and this user tower reads none of them: leave them out"
+                "model.user_layers are over user features, features of the event, a pooled "
+                "history, interests or the time of the request, and this user tower reads none of "
+                "them: leave them out"
             )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
         self.layered = bool(shape.user_layers)
@@ -90,6 +106,8 @@ class QueryTower(nn.Module):
         place: Tensor | None = None,
         time: Tensor | None = None,
         asked: Tensor | None = None,
+        past: Columns | None = None,
+        context: Columns | None = None,
     ) -> Tensor:
         """Return user vectors [B, D], or [B, K, D] of a tower of interests.
 
@@ -98,7 +116,9 @@ class QueryTower(nn.Module):
         histories the vectors are asked after, [B], positions in history.values; without it after
         the last of each list, and a list without events adds nothing. time: [total], of the events,
         for a tower that reads it (timed, clock); asked: [B], when each row is asked, for a clock;
-        unknown, it is when the event came after which the row is asked.
+        unknown, it is when the event came after which the row is asked. past: features of the
+        events, [total] each; context: of the event asked for, [B] each; for a tower that reads
+        them.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
@@ -117,7 +137,7 @@ class QueryTower(nn.Module):
             if place is not None and not self.causal:
                 further["place"] = place
             with torch.autocast(history.values.device.type, enabled=False):
-                found = self.history(read, table, **further)
+                found = self.history(*self._with_past(read, table, past or {}), **further)
                 if self.causal:
                     asked = _last(found, history) if place is None else found.index_select(0, place)
                     direct.append(asked)
@@ -129,8 +149,7 @@ class QueryTower(nn.Module):
                     pooled = dropout(found, self.dropout, self.training)  # [B, K, D]
                     direct.append(torch.einsum("bkd,k->bd", pooled, self.decay))
                     parts.append(pooled.flatten(1))
-        if self.fields is not None:
-            parts.append(self.fields(features))
+        parts += self._described(features, context or {})
         if self.id is not None:
             direct.append(self.id(features[ID]))
         if self.top is not None:
@@ -140,6 +159,24 @@ class QueryTower(nn.Module):
             return vectors
         # ..., bias of the user, 1, which the item's bias is multiplied with.
         return torch.cat([vectors[..., :-1], torch.ones_like(vectors[..., -1:])], dim=-1)
+
+    def _with_past(self, history: Ragged, table: Tensor, past: Columns) -> tuple[Ragged, Tensor]:
+        """The histories and the table to read them with, where features of events change it."""
+        if self.past is None:
+            return history, table
+        read: tuple[Ragged, Tensor] = self.past(history, table, self._told(past))
+        return read
+
+    def _described(self, features: Features, context: Columns) -> list[Tensor]:
+        """What the features of the users, and of the events asked for, become."""
+        parts = [] if self.fields is None else [self.fields(features)]
+        if self.context is not None:
+            parts.append(self.context(as_inputs(self._told(context))))
+        return parts
+
+    def _told(self, columns: Columns) -> Columns:
+        """Features of events as they are; in training some of them are hidden."""
+        return sometimes_unknown(columns, HIDDEN) if self.training else columns
 
 
 class ItemTower(nn.Module):
@@ -210,10 +247,11 @@ class TwoTowers(nn.Module):
         items: FeatureTable,
         shape: CommonModel,
         steps: float = 1.0,
+        events: EventFeatures | None = None,
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.query = QueryTower(users, items, shape, steps)
+        self.query = QueryTower(users, items, shape, steps, events)
         self.item = ItemTower(users, items, shape)
         if self.reads_items and self.item.fields is None:
             raise ModelError(
@@ -234,18 +272,21 @@ class TwoTowers(nn.Module):
         catalogue: FeatureTable | None = None,
         time: Tensor | None = None,
         asked: Tensor | None = None,
+        past: Columns | None = None,
+        context: Columns | None = None,
     ) -> Tensor:
         """Return user vectors, [B, D] or [B, K, D] of a tower of interests.
 
-        history: item rows, oldest first; place, time, asked: as QueryTower; catalogue: the features
-        of all items, where histories are read with the item tower's vectors.
+        history: item rows, oldest first; place, time, asked, past, context: as QueryTower;
+        catalogue: the features of all items, where histories are read with the item tower's
+        vectors.
         """
         shared: nn.Embedding | Tensor | None = self.item.id if self.shape.shares_items else None
         if self.reads_items:
             if catalogue is None:
                 raise ModelError("history_reads = 'items' needs the features of the items")
             history, shared = self._read(history, catalogue)
-        vectors: Tensor = self.query(features, history, shared, place, time, asked)
+        vectors: Tensor = self.query(features, history, shared, place, time, asked, past, context)
         return vectors
 
     def _read(self, history: Ragged, catalogue: FeatureTable) -> tuple[Ragged, Tensor]:
@@ -305,6 +346,42 @@ def chosen(
     """Return the features a tower reads, all of its side by default."""
     check_features(side, names or (), own, other)
     return {name: own[name] for name in (own if names is None else names)}
+
+
+def read_of_events(
+    shape: CommonModel, events: EventFeatures
+) -> tuple[dict[str, EventEncoder], dict[str, EventEncoder]]:
+    """Return the features of events that a query tower reads of the past, and of the request."""
+    check_event_features(shape, events.encoders, events.after)
+    past = events.encoders if shape.history_features is None else shape.history_features
+    context = events.before if shape.context is None else shape.context
+    if shape.history == "none":
+        past = ()
+    return (
+        {name: events.encoders[name] for name in past},
+        {name: events.encoders[name] for name in context},
+    )
+
+
+def check_event_features(
+    shape: CommonModel, declared: Collection[str], after: Collection[str]
+) -> None:
+    """Refuse features of events that a tower cannot read: unknown ones, and what is known too late.
+
+    after: those of the declared ones that are known after the event.
+    """
+    for key, names in (("history_features", shape.history_features), ("context", shape.context)):
+        for name in names or ():
+            if name not in declared:
+                hint = suggest(name, declared) if declared else " There is none."
+                raise ModelError(f"model.{key}: no feature of events '{name}'.{hint}")
+    for name in shape.context or ():
+        if name in after:
+            raise ModelError(
+                f"model.context names '{name}', which is known after the event "
+                f"(features.events.{name}), and a request comes before it: leave it to "
+                "model.history_features, which reads it of past events"
+            )
 
 
 def check_features(

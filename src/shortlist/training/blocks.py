@@ -87,6 +87,8 @@ def parts(batch: Batch, rows: int) -> Iterator[Batch]:
             place=None if batch.place is None else batch.place[asked] - start,
             time=None if batch.time is None else batch.time[start:end],
             asked=None if batch.asked is None else batch.asked[asked],
+            past={name: column[start:end] for name, column in batch.past.items()},
+            context={name: column[asked] for name, column in batch.context.items()},
         )
 
 

@@ -542,6 +542,8 @@ def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
         *(users, history, False, of_events(one.weight), None, of_events(one.time)),
         described=None if told is None else told.take(torch.zeros(len(kept), dtype=torch.int64)),
         asked=None if one.asked is None else one.asked.repeat(len(kept)),
+        columns={name: column.expand(len(kept), -1)[kept] for name, column in one.columns.items()},
+        context={name: column.repeat(len(kept)) for name, column in one.context.items()},
     )
 
 

@@ -47,6 +47,8 @@ UNREAD = {
     "history_dropout": "a query in training is one item",
     "history_time": "a query in training is one item",
     "request_time": "a query in training is one item",
+    "history_features": "a query in training is one item",
+    "context": NO_USER,
     "history_windows": "a query in training is one item",
     "history_reads": "a query is the mean of the latest items' own vectors",
     "shared_items": "one tower encodes both items, so they share everything",

@@ -41,11 +41,14 @@ STRETCH, STRETCH_SHARE = 16, 8
 share of history_length. Few, as they are no negatives of each other; many, as what came before them
 is read once for all of them."""
 
+NOTHING: Mapping[str, Tensor] = {}
+"""No feature of events."""
+
 READS = ALWAYS_READ | {
     *("history", "history_length", "history_reads", "history_windows", "request_time"),
     *("history_dropout", "shared_items", "user_id", "user_features", "user_layers"),
     *("item_id", "item_features", "item_layers", "id_dropout"),
-    *("mask_known", "biases", *HARD_KEYS, "weighted"),
+    *("mask_known", "biases", *HARD_KEYS, "weighted", "history_features", "context"),
 }
 """The keys of [model] and [training] that do something here, beside options of parts."""
 
@@ -108,6 +111,8 @@ class TwoTower(ItemVectors):
             nothing &= block.users == 0
             if block.described is not None:
                 nothing &= ~block.described.given
+        if self.towers.query.context is not None:
+            nothing &= ~block.tells(self.towers.query.context.names)
         return nothing
 
     @property
@@ -115,6 +120,18 @@ class TwoTower(ItemVectors):
         """The features of users that the query tower reads."""
         fields = self.towers.query.fields
         return frozenset() if fields is None else frozenset(fields.names)
+
+    @property
+    def query_context(self) -> frozenset[str]:
+        """The features of the event asked for that the query tower reads."""
+        context = self.towers.query.context
+        return frozenset() if context is None else frozenset(context.names)
+
+    @property
+    def history_features(self) -> frozenset[str]:
+        """The features of past events that the query tower reads."""
+        past = self.towers.query.past
+        return frozenset() if past is None else frozenset(past.fields.names)
 
     @property
     def timed(self) -> bool:
@@ -138,21 +155,32 @@ class TwoTower(ItemVectors):
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         first = history.offsets[1:] - length
         latest = windows(history.values, first, length)
-        when = None
+        readable = self._readable[block.history.values]
+        past, when = {}, None
+        if self.towers.query.past is not None:
+            for name, column in block.columns.items():
+                past[name] = windows(column[readable], first, length).values
         if self.timed and block.time is not None:
-            known = block.time[self._readable[block.history.values]]
-            when = Ragged(windows(known, first, length).values, latest.offsets)
+            when = windows(block.time[readable], first, length).values
         if not self.towers.query.causal or not len(block.users):
-            time = None if when is None else when.values
-            return self._encode(block.users, latest, time, block.described, block.asked)
+            told, context = block.described, block.context
+            return self._encode(
+                block.users, latest, when, told, block.asked, past=past, context=context
+            )
         groups = like_lengths(latest.lengths, POSITIONS)
+
+        def of_events(column: Tensor, group: Tensor) -> Tensor:
+            return taken(Ragged(column, latest.offsets), group).values
+
         parts = [
             self._encode(
                 block.users[group],
                 taken(latest, group),
-                None if when is None else taken(when, group).values,
+                None if when is None else of_events(when, group),
                 None if block.described is None else block.described.take(group),
                 None if block.asked is None else block.asked[group],
+                past={name: of_events(column, group) for name, column in past.items()},
+                context={name: column[group] for name, column in block.context.items()},
             )
             for group in groups
         ]
@@ -196,7 +224,8 @@ class TwoTower(ItemVectors):
             )
         steps = self._steps(data) if section.request_time else 1.0
         features = data.user_features, data.item_features
-        self.towers = TwoTowers(*features, section, steps).to(self.device)
+        towers = TwoTowers(*features, section, steps, data.event_features)
+        self.towers = towers.to(self.device)
         if self.towers.query.timed and data.time_unit == "line":
             raise ModelError(
                 "model.history_time reads the time between events, and data.order = 'file' tells "
@@ -259,6 +288,11 @@ class TwoTower(ItemVectors):
             "weighted": training.weighted or reads_values(objective_of(training).loss),
             "device": self.device,
         }
+        query, columns = self.towers.query, data.event_features.columns_of(data.training_log)
+        if query.past is not None:
+            options["past"] = {name: columns[name] for name in query.past.fields.names}
+        if query.context is not None:
+            options["context"] = {name: columns[name] for name in query.context.names}
         if self.towers.query.causal:
             return SequenceBatches(data.training_log, **options)
         if self.model_section.history_windows:
@@ -280,7 +314,10 @@ class TwoTower(ItemVectors):
 
     def _encode_batch(self, batch: Batch) -> Tensor:
         return self._encode_queries(
-            batch.users, batch.history, batch.place, batch.time, asked=batch.asked
+            *(batch.users, batch.history, batch.place, batch.time),
+            asked=batch.asked,
+            past=batch.past,
+            context=batch.context,
         )
 
     def _encode_queries(
@@ -291,13 +328,28 @@ class TwoTower(ItemVectors):
         time: Tensor | None,
         told: Described | None = None,
         asked: Tensor | None = None,
+        *,
+        past: Mapping[str, Tensor] = NOTHING,
+        context: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
         features = self._user_table.take(users)
         if told is not None:
             now = {name: column.to(self.device) for name, column in told.columns.items()}
             features = {**features, **now}
-        catalogue = self._item_table
-        return self.towers.encode_queries(features, history, place, catalogue, time, asked)
+        return self.towers.encode_queries(
+            *(features, history, place, self._item_table, time, asked),
+            past=self._read_of(self.history_features, past, len(history.values)),
+            context=self._read_of(self.query_context, context, len(users)),
+        )
+
+    def _read_of(
+        self, names: frozenset[str], columns: Mapping[str, Tensor], events: int
+    ) -> Mapping[str, Tensor]:
+        """These features of events; those that are missing among the columns are not known."""
+        if names <= columns.keys():
+            return {name: columns[name] for name in names}
+        nothing = self.data.event_features.unknown(events)
+        return {n: columns[n] if n in columns else nothing[n].to(self.device) for n in names}
 
     def encode_item_rows(self, rows: Tensor) -> Tensor:
         """Return the vectors of any item rows [N], those without a place in the index too."""
@@ -321,15 +373,23 @@ class TwoTower(ItemVectors):
         time: Tensor | None = None,
         told: Described | None = None,
         asked: Tensor | None = None,
+        *,
+        past: Mapping[str, Tensor] = NOTHING,
+        context: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
         """Encode users [B] with the histories their tower reads, and the times of the events.
 
-        told: features in place of those that are stored. asked: when each is asked, [B].
+        told: features in place of those that are stored. asked: when each is asked, [B]. past,
+        context: features of the events of the histories, and of those asked for.
         """
         with torch.no_grad():
             users, history = users.to(self.device), history.to(self.device)
             time, asked = (None if of is None else of.to(self.device) for of in (time, asked))
-            return self._encode_queries(users, history, None, time, told, asked).cpu()
+            return self._encode_queries(
+                *(users, history, None, time, told, asked),
+                past={name: column.to(self.device) for name, column in past.items()},
+                context={name: column.to(self.device) for name, column in context.items()},
+            ).cpu()
 
     def _known(self, history: Ragged) -> Ragged:
         """Leave out items that nothing stands for: unknown ones, and those never trained on.

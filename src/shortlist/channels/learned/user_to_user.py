@@ -53,6 +53,8 @@ UNREAD = {
     "history_reads": NO_ITEM,
     "history_time": "the halves of a history keep no times",
     "request_time": "the halves of a history keep no times",
+    "history_features": "the halves of a history keep no features of events",
+    "context": "a pair is two halves of a history, and no event is asked for",
     "history_windows": "a pair is two halves of a history",
     "id_dropout": NO_ITEM,
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -170,6 +172,7 @@ class UserToUser(Learner):
         """Build an untrained tower for this data."""
         self.data = data
         changes: dict[str, Any] = {"user_features": (), "shared_items": False}
+        changes |= {"history_features": (), "context": ()}
         if not data.ordered and self.model_section.history == "recency":
             changes["history"] = "mean"
         shape = self.model_section.model_copy(update=changes)

@@ -1,0 +1,119 @@
+"""What does a question tell of its moment, and of the events it brings? Encoded as in training."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shortlist.asking.described import encoded_values
+from shortlist.asking.queries import Queries
+from shortlist.data.dataset import TrainingData
+from shortlist.data.event_columns import EventFeatures
+from shortlist.errors import QueryError, suggest
+
+
+def context_of(queries: Queries, at: int, users: Tensor, data: TrainingData) -> dict[str, Tensor]:
+    """Return the features, known before it, of the event that each query is asked for, [B] each.
+
+    at: the number of the first of the B queries; users: their rows. What the queries do not tell is
+    not known. Asked for a cut without a context, it is that of the user's first held-out event.
+    """
+    features = data.event_features
+    if not features.before:
+        return {}
+    if queries.context is None and queries.before != "end":
+        place = torch.from_numpy(data.first_held_out[queries.before])[users]
+        return _at_places(features, data, place)
+    nothing = features.unknown(len(users))
+    given = queries.context or {}
+    stop = at + len(users)
+    return {
+        name: _told("context", name, given[name][at:stop], features)
+        if name in given
+        else nothing[name]
+        for name in features.before
+    }
+
+
+def _at_places(features: EventFeatures, data: TrainingData, place: Tensor) -> dict[str, Tensor]:
+    """What is known before the events at these places of the log, [B]; nothing of place -1."""
+    there, nothing = place >= 0, features.unknown(len(place))
+    columns = features.columns_of(data.log.at_places(place[there].numpy()))
+    found = {name: nothing[name] for name in features.before}
+    for name, column in found.items():
+        column[there] = torch.from_numpy(columns[name])
+    return found
+
+
+def told_of_events(
+    columns: Mapping[str, Sequence[Sequence[Any]]] | None, part: slice, data: TrainingData
+) -> dict[str, Tensor]:
+    """Return what a part of the queries tells of its events, [total]."""
+    return {
+        name: _told(
+            "event_features", name, list(chain.from_iterable(lists[part])), data.event_features
+        )
+        for name, lists in (columns or {}).items()
+    }
+
+
+def unknown_context(
+    names: Iterable[str],
+    context: Mapping[str, Sequence[Any]] | None,
+    queries: int,
+    features: EventFeatures,
+) -> list[int]:
+    """Count, for each query, the features of these names that are missing or no known value."""
+    counts = np.zeros(queries, dtype=np.int64)
+    for name in names:
+        given = (context or {}).get(name)
+        if given is None:
+            counts += 1
+        else:
+            counts += ~is_told(_told("context", name, given, features)).numpy()
+    return counts.tolist()
+
+
+def is_told(column: Tensor) -> Tensor:
+    """Return which values of an encoded feature of events are known, bool [n]."""
+    return ~column.isnan() if column.dtype.is_floating_point else column > 0
+
+
+def check_told_of_events(
+    queries: Queries, data: TrainingData, context: frozenset[str], history: frozenset[str]
+) -> None:
+    """Refuse features of events that are known too late, or would do nothing. Errors: QueryError.
+
+    context, history: the names that the retriever reads of the request, and of past events.
+    """
+    features = data.event_features
+    for key, given, reads in (
+        ("context", queries.context or {}, context),
+        ("event_features", queries.event_features or {}, history),
+    ):
+        for name in given:
+            if key == "context" and name in features.after:
+                raise QueryError(
+                    f"context: '{name}' is known after the event (features.events.{name}), and a "
+                    "request comes before it: leave it out"
+                )
+            if key == "event_features" and name == features.of_kind:
+                raise QueryError(f"event_features: '{name}' is the kind of the event: say kinds")
+            if name not in features.encoders:
+                hint = suggest(name, features.encoders) if features.encoders else ""
+                raise QueryError(f"{key}: this data has no feature of events {name!r:.60}.{hint}")
+            if name not in reads:
+                does = f"it reads {', '.join(sorted(reads))}" if reads else "it reads none"
+                raise QueryError(f"{key}: {name!r:.60} does nothing for this retriever: {does}")
+
+
+def _told(what: str, name: str, values: Sequence[Any], features: EventFeatures) -> Tensor:
+    """Values as an encoded column [n]; None is not known."""
+    told, encoded = encoded_values(what, name, values, features.encoders[name])
+    assert isinstance(encoded, Tensor)
+    if encoded.dtype.is_floating_point:
+        return encoded[:, 0].masked_fill(~told, torch.nan)
+    return encoded.int()

@@ -1,0 +1,213 @@
+"""What does a log say of each event itself? Columns such as device and dwell time, in codes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortlist.data.columns import LARGEST, checked_feature, fault, first_row
+from shortlist.data.features import CategoricalEncoder, Features, NumericEncoder
+from shortlist.data.schema import EventFeature, Feature, Schema
+from shortlist.data.tables import Table
+from shortlist.errors import DataError
+
+if TYPE_CHECKING:
+    from shortlist.data.interactions import Interactions
+
+PREFIX = "event: "
+"""What stands before the name of such a column in the frame of a log."""
+
+Columns: TypeAlias = Mapping[str, NDArray[Any]]
+"""By name, of n events, [n]: int32 codes of a categorical column, 0 not known; of a numeric one
+float32 standard deviations from the mean, NaN not known. Before they are encoded: int32 places in
+`Values` from 1, and float64."""
+
+Values: TypeAlias = Mapping[str, pl.Series]
+"""By name of each categorical column: its distinct values as text, sorted."""
+
+EventEncoder: TypeAlias = CategoricalEncoder | NumericEncoder
+
+
+@dataclass(frozen=True)
+class EventFeatures:
+    """The features of events: how each is encoded, fitted on training events only.
+
+    after: the names of those that are known after the event only. of_kind: the name of the one that
+    is the kind of the event, whose codes are those of the log's kinds, from 1; no column holds it.
+    """
+
+    encoders: Mapping[str, EventEncoder] = field(default_factory=dict)
+    after: frozenset[str] = frozenset()
+    of_kind: str | None = None
+
+    @classmethod
+    def fit(
+        cls, features: Iterable[EventFeature], training: "Interactions", values: Values
+    ) -> "EventFeatures":
+        """Fit encoders on training events, whose columns are not encoded yet."""
+        encoders: dict[str, EventEncoder] = {}
+        of_kind = None
+        for feature in features:
+            column = training.columns.get(feature.name)
+            if column is None:
+                assert training.kinds is not None
+                of_kind = feature.name
+                encoders[feature.name] = CategoricalEncoder(training.kinds.names)
+            elif feature.kind == "categorical":
+                present = np.unique(column)
+                known = values[feature.name].gather(present[present > 0] - 1)
+                encoders[feature.name] = CategoricalEncoder(tuple(known))
+            else:
+                numbers = pl.Series(feature.name, column, nan_to_null=True)
+                encoders[feature.name] = NumericEncoder.fit(numbers)
+        after = frozenset(feature.name for feature in features if feature.known == "after")
+        return cls(encoders, after, of_kind)
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The names of those that are known before the event: what a request can tell."""
+        return tuple(name for name in self.encoders if name not in self.after)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The names of those that are columns of the log, beside its kinds."""
+        return tuple(name for name in self.encoders if name != self.of_kind)
+
+    def encoded(self, columns: Columns, values: Values) -> dict[str, NDArray[Any]]:
+        """Encode the columns of n events. Errors: DataError for a number that lies too far."""
+        return {name: self._encoded(name, columns[name], values) for name in self.held}
+
+    def _encoded(self, name: str, column: NDArray[Any], values: Values) -> NDArray[Any]:
+        encoder = self.encoders[name]
+        if isinstance(encoder, CategoricalEncoder):
+            codes = encoder.encode(values[name]).numpy().astype(np.int32)
+            coded: NDArray[Any] = np.concatenate([np.zeros(1, dtype=np.int32), codes])[column]
+            return coded
+        deviations = (column - encoder.mean) / encoder.std
+        far = np.abs(deviations) > LARGEST
+        if far.any():
+            raise DataError(
+                f"column '{name}': {column[far][0]:g} is too large beside the values of training "
+                f"(mean {encoder.mean:g}, standard deviation {encoder.std:g}); correct it, or take "
+                "the logarithm of the column"
+            )
+        numbers: NDArray[Any] = deviations.astype(np.float32)
+        return numbers
+
+    def unknown(self, events: int) -> dict[str, Tensor]:
+        """Return the columns of events of which nothing is known, [events] each."""
+        return {
+            name: torch.zeros(events, dtype=torch.int32)
+            if isinstance(encoder, CategoricalEncoder)
+            else torch.full((events,), torch.nan)
+            for name, encoder in self.encoders.items()
+        }
+
+    def whole(
+        self, columns: Mapping[str, Tensor], kind: Tensor | None, events: int
+    ) -> dict[str, Tensor]:
+        """Return all columns of some events: those given, by their kinds, the others not known."""
+        if not self.encoders:
+            return {}
+        found = {**self.unknown(events), **columns}
+        if self.of_kind is not None and kind is not None:
+            found[self.of_kind] = kind.int() + 1
+        return found
+
+    def columns_of(self, log: "Interactions") -> dict[str, NDArray[Any]]:
+        """Return all columns of a log, [n] each, its kinds among them."""
+        columns = {name: log.columns[name] for name in self.held}
+        if self.of_kind is not None and log.kind is not None:
+            columns[self.of_kind] = log.kind.astype(np.int32) + 1
+        return columns
+
+
+def sometimes_unknown(columns: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return columns of n events in which a share of the events, drawn at random, is not known.
+
+    So a tower learns what to make of an event of which nothing is told, which a log may never show.
+    """
+    left_out = None
+    found = {}
+    for name, column in columns.items():
+        if left_out is None:
+            left_out = torch.rand(len(column), device=column.device) < share
+        found[name] = column.masked_fill(left_out, torch.nan if column.is_floating_point() else 0)
+    return found
+
+
+def unknown_of(kind: "np.dtype[Any]") -> float | int:
+    """Return what stands for a value that is not known in an encoded column of this type."""
+    return np.nan if kind.kind == "f" else 0
+
+
+def as_inputs(columns: Mapping[str, Tensor]) -> Features:
+    """Return encoded columns as a tower reads them: codes [n] int64, or (number, missing) [n, 2].
+
+    >>> as_inputs({"dwell": torch.tensor([0.5, torch.nan])})["dwell"].tolist()
+    [[0.5, 0.0], [0.0, 1.0]]
+    """
+    return {
+        name: torch.stack([column.nan_to_num(0.0), column.isnan().to(column.dtype)], dim=1)
+        if column.dtype.is_floating_point
+        else column.long()
+        for name, column in columns.items()
+    }
+
+
+def names_of(schema: Schema) -> list[str]:
+    """Return the columns of the log to read for its features of events, beside those of roles."""
+    return [f.name for f in schema.event_features if f.name not in (schema.event, schema.weight)]
+
+
+def read_columns(
+    table: Table, raw: pl.DataFrame, roles: pl.DataFrame, schema: Schema, where: str
+) -> tuple[pl.DataFrame, dict[str, pl.Series]]:
+    """Return the features of events as columns PREFIX + name, not encoded yet, and their values.
+
+    raw: the columns `names_of`, as `table` loaded them; roles: the others, checked, "weight" among
+    them. Categories are Int32 places among the values from 1, 0 where missing; numbers Float64,
+    null where missing.
+    """
+    columns: list[pl.Series] = []
+    values: dict[str, pl.Series] = {}
+    for feature in schema.event_features:
+        if feature.name == schema.event:
+            continue
+        if feature.name == schema.weight:
+            column = roles["weight"].alias(feature.name)
+        else:
+            column = _checked(table, raw[feature.name], feature, where)
+        if feature.kind == "categorical":
+            text = column.cast(pl.String)
+            values[feature.name] = text.drop_nulls().unique().sort()
+            places = text.cast(pl.Enum(values[feature.name])).to_physical()
+            column = (places.cast(pl.Int32) + 1).fill_null(0)
+        else:
+            column = column.cast(pl.Float64)
+        columns.append(column.alias(PREFIX + feature.name))
+    return pl.DataFrame(columns), values
+
+
+def _checked(table: Table, raw: pl.Series, feature: EventFeature, where: str) -> pl.Series:
+    column = table.typed_column(raw, exact=feature.kind != "numeric")
+    if column.dtype.is_nested():
+        row = first_row(column.is_not_null()) if column.null_count() < len(column) else None
+        raise fault(
+            where, feature.name, "a feature of events has one value an event, no list.", row
+        )
+    return checked_feature(column, where, Feature(feature.name, feature.kind))
+
+
+def taken_from(frame: pl.DataFrame) -> dict[str, NDArray[Any]]:
+    """Return the columns of events that a frame of a log holds, by name."""
+    return {
+        name.removeprefix(PREFIX): frame[name].to_numpy()
+        for name in frame.columns
+        if name.startswith(PREFIX)
+    }
