@@ -61,6 +61,10 @@ class TrainingError(ShortlistError):
     """Training that had to stop: a loss or vector that is not finite, say."""
 
 
+class PeerError(TrainingError):
+    """Another process of a training has ended, or cannot be reached."""
+
+
 class CheckpointError(ShortlistError):
     """A checkpoint that is damaged, of another training, or cannot be written."""
 

@@ -17,3 +17,8 @@ def check_system() -> None:
             "Shortlist runs on Linux and macOS; on Windows, run it inside WSL (`wsl --install`, "
             "https://learn.microsoft.com/windows/wsl)."
         )
+
+
+def started_beside_others() -> bool:
+    """Tell whether torchrun has started this process, and others beside it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1

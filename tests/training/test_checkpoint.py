@@ -72,12 +72,12 @@ def killed_after(steps, monkeypatch, go):
     """Run until so many optimizer steps are done; return whether it was still running then."""
     taken, whole = 0, Trainer._loss
 
-    def counted(self, batch):
+    def counted(self, *given):
         nonlocal taken
         if taken == steps:
             raise Killed
         taken += 1
-        return whole(self, batch)
+        return whole(self, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_loss", counted)

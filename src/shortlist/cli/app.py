@@ -8,11 +8,12 @@ import typer
 
 from shortlist import __version__
 from shortlist.cli import ask, bundles, doctor, draft, events, job, known, refresh, serve, train
+from shortlist.cli.company import first_speaks, is_first, speaks_for_all
 from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
 from shortlist.errors import OutputError, QueryError, ShortlistError
 from shortlist.outputs import reason_of
-from shortlist.systems import check_system
+from shortlist.systems import check_system, started_beside_others
 
 COMMANDS = {
     "Train": (
@@ -69,6 +70,11 @@ def options(
         raise typer.Exit
     group: Any = context.command  # of click, which names each command
     name = context.invoked_subcommand or ""
+    if started_beside_others() and name != "train":
+        raise QueryError(
+            f"torchrun starts several processes, which `train` alone can use: start {name} "
+            "without it"
+        )
     command = group.get_command(context, name)
     takes = set() if command is None else {parameter.name for parameter in command.params}
     if device is not None and command is not None and "device" not in takes:
@@ -81,15 +87,17 @@ def main() -> None:
     """Run the command line: an error on purpose is one line on stderr and an exit code."""
     try:
         check_system()
-        try:
-            app()
-        finally:
-            finish_output()
+        with first_speaks():
+            try:
+                app()
+            finally:
+                finish_output()
     except ShortlistError as error:
-        print_lines(problems, f"error: {error}", soft_wrap=True)
+        if speaks_for_all(error):
+            print_lines(problems, f"error: {error}", soft_wrap=True)
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
+        if stop.code == INTERRUPTED and (is_first() or not started_beside_others()):
             problems.print("interrupted: nothing is left half written")
         raise
     except OSError as error:

@@ -16,7 +16,7 @@ from shortlist.cli.screen import (
     problems,
     progress_bars,
 )
-from shortlist.errors import QueryError, TrainingError
+from shortlist.errors import PeerError, QueryError, TrainingError
 from shortlist.outputs import Output, output_at
 
 if TYPE_CHECKING:
@@ -136,10 +136,12 @@ def train(
     from shortlist.doctor import TrainingWatch
     from shortlist.histories.events import Watermark
     from shortlist.runs.folds import train_folds
-    from shortlist.runs.pipeline import check, folds_of, load_dataset
+    from shortlist.runs.pipeline import check, check_together, folds_of, load_dataset
     from shortlist.runs.seeds import check_seeds, train_seeds
     from shortlist.runs.whole import Run
+    from shortlist.training.ranks import together
 
+    context.with_resource(together())
     mark = None if watermark is None else Watermark.parse(watermark)
     quiet = quiet or context.obj["quiet"]
     chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
@@ -153,6 +155,7 @@ def train(
         {"the recipe": recipe, **read.inputs},
     )
     check(read)
+    check_together(read)
     if seeds is not None:
         check_seeds(read, seeds)
     checkpoints = _checkpoints(read, checkpoint, every)
@@ -287,6 +290,8 @@ def _carried_out(
         if checkpoints is not None and checkpoints.directory.exists():
             problems.print(f"The same command goes on from {checkpoints.directory}.")
         raise
+    except PeerError:
+        raise  # says nothing about the training
     except TrainingError as failure:
         problems.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
         raise

@@ -1,6 +1,6 @@
 """Vectorised batches: each positive with the history before it, gathered when it is needed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +12,14 @@ from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, windows
 from shortlist.errors import ModelError
+
+Steps = Callable[[int, int], int]
+"""How many batches an epoch has, of the number it would have and of the most it could have."""
+
+
+def as_they_come(batches: int, most: int) -> int:  # noqa: ARG001
+    """As many batches as it would have: the `Steps` of a process that trains alone."""
+    return batches
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class PairBatches:
     The log stays as it is (one copy, int32); a batch costs a few gathers, whatever its histories.
     With kinds of events the targets alone are positives, and weigh what their kind counts;
     histories and `known` hold all that was read. past, context: columns of the log's events, for
-    those of the same names in a batch.
+    those of the same names in a batch. steps: asked once.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class PairBatches:
         weighted: bool = False,
         past: Columns | None = None,
         context: Columns | None = None,
+        steps: Steps = as_they_come,
         device: torch.device | str = "cpu",
     ) -> None:
         self._past, self._context = on_device(past, device), on_device(context, device)
@@ -101,6 +110,7 @@ class PairBatches:
         self._with_known = with_known
         self.batch_size = batch_size
         self.history_length = history_length
+        self._steps = steps(max(1, -(-self.positives // batch_size)), self.positives)
 
     @property
     def positives(self) -> int:
@@ -109,7 +119,7 @@ class PairBatches:
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        return max(1, -(-self.positives // self.batch_size))
+        return self._steps
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each training event once, shuffled by `generator`."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shortlist.data.batches import Batch
+from shortlist.data.batches import Batch, Steps, as_they_come
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, windows
 from shortlist.errors import DataError, ModelError
@@ -88,6 +88,7 @@ class ItemPairs:
         window: int | None = None,
         with_known: bool = False,
         targets: Tensor | None = None,
+        steps: Steps = as_they_come,
         device: torch.device | str = "cpu",
     ) -> None:
         """Take sessions of distinct items; partners lie at most `window` places apart.
@@ -114,6 +115,7 @@ class ItemPairs:
                 + (", one of them a target" if targets is not None else "")
                 + ", so there is no pair to learn from: check data.session, or raise session_gap"
             )
+        self._steps = steps(max(1, -(-self.positives // batch_size)), self.positives)
 
     @property
     def positives(self) -> int:
@@ -122,7 +124,7 @@ class ItemPairs:
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        return max(1, -(-self.positives // self.batch_size))
+        return self._steps
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each event of a session of two or more once, with a partner from `generator`."""
@@ -191,6 +193,7 @@ class UserHalves:
         *,
         batch_size: int,
         history_length: int,
+        steps: Steps = as_they_come,
         device: torch.device | str = "cpu",
     ) -> None:
         self._user = torch.from_numpy(log.user).long().to(device)
@@ -208,6 +211,7 @@ class UserHalves:
             raise DataError(
                 "no user has two training events, so there are no two halves of a history"
             )
+        self._steps = steps(max(1, -(-self.positives // batch_size)), self.positives)
 
     @property
     def positives(self) -> int:
@@ -216,7 +220,7 @@ class UserHalves:
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
-        return max(1, -(-self.positives // self.batch_size))
+        return self._steps
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each user with two events or more once; halves and order come from `generator`."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shortlist.data.batches import Batch, event_weights, on_device
+from shortlist.data.batches import Batch, Steps, as_they_come, event_weights, on_device
 from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, like_lengths, windows
@@ -45,7 +45,7 @@ class SequenceBatches:
     Windows of like length go together, so that little is spent on padding; `batch_size` bounds the
     positions of a batch, padding included. With `stretch` any windows go together, about
     `batch_size` positives in each batch. The log stays as it is. past, context: columns of the
-    log's events, for those of the same names in a batch.
+    log's events, for those of the same names in a batch. steps: asked anew each epoch.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class SequenceBatches:
         weighted: bool = False,
         past: Columns | None = None,
         context: Columns | None = None,
+        steps: Steps = as_they_come,
         device: torch.device | str = "cpu",
     ) -> None:
         self._past, self._context = on_device(past, "cpu"), on_device(context, "cpu")
@@ -78,6 +79,7 @@ class SequenceBatches:
         self._with_known = with_known
         self._device = device
         self._batches: int | None = None
+        self._steps = steps
         self.batch_size = batch_size
         self.history_length = history_length
         self._stretch = stretch
@@ -126,11 +128,19 @@ class SequenceBatches:
             batches = max(1, -(-int(done[-1]) // self.batch_size))
             sizes = torch.bincount((done - 1) * batches // done[-1])
             parts = torch.split(mixed, sizes.tolist())
-            return owner, cut, [part for part in parts if len(part)]
+            return owner, cut, self._agreed([part for part in parts if len(part)])
         noise = torch.rand(len(owner), generator=generator)
         length = cut.length[mixed]
         groups = like_lengths((length + JITTER * length * noise).ceil().long(), self.batch_size)
-        return owner, cut, [mixed[group] for group in groups]
+        return owner, cut, self._agreed([mixed[group] for group in groups])
+
+    def _agreed(self, groups: list[Tensor]) -> list[Tensor]:
+        """Cut the largest groups in two, until there are as many as there have to be."""
+        steps = self._steps(len(groups), sum(len(group) for group in groups))
+        while len(groups) < steps:
+            largest = max(range(len(groups)), key=lambda number: len(groups[number]))
+            groups[largest : largest + 1] = torch.tensor_split(groups[largest], 2)
+        return groups
 
     def _cut(self, generator: torch.Generator) -> tuple[Tensor, _Windows]:
         """Cut each history; return the user row of each window [W], and the windows."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from rich.table import Table
 
@@ -82,6 +82,11 @@ class Report:
     slices: tuple[Slice, ...] = ()
     diversity_by: str = ""
     costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of_nothing(cls, note: str) -> Self:
+        """Return a report without figures, and why there are none."""
+        return cls("test", "", "", True, 0, 0, {}, {}, {}, {}, {}, {}, notes=(note,))
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; metrics map `recall@10` to mean, low and high.

@@ -26,6 +26,7 @@ from shortlist.training.auto import autos
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.precision import is_slow
 from shortlist.training.progress import Progress
+from shortlist.training.ranks import here
 
 
 class Trained(NamedTuple):
@@ -158,6 +159,20 @@ def is_slow_in_bfloat16(recipe: Recipe, device: str) -> bool:
     return any(is_slow(part.training_section.precision, part.device) for part in towers)
 
 
+def check_together(recipe: Recipe) -> None:
+    """Refuse a recipe that several processes cannot train together."""
+    if here().several and recipe.split_kind == "rolling":
+        raise ModelError(
+            'split.kind = "rolling" trains one model after the other: start it without torchrun'
+        )
+    if here().several and not isinstance(build(recipe), Learner):
+        what = "holds a blend of channels" if recipe.has_towers else "has no towers"
+        raise ModelError(
+            f"torchrun has started {here().size} processes, which train one model with towers "
+            f"together, and this recipe {what}: start it without torchrun"
+        )
+
+
 def check_resumable(recipe: Recipe) -> None:
     """Refuse checkpoints of a recipe that trains nothing."""
     if not recipe.has_towers:
@@ -264,6 +279,7 @@ def train(
     the retriever removes them afterwards. retriever: the one to fit, as `build` makes it.
 
     The figures of a refit on "all" are those of the fit before it: nothing is left to measure it.
+    On several ranks the first one has them, and the report of the others is empty.
     """
     refit = recipe.training.refit
     retriever = build(recipe, device) if retriever is None else retriever
@@ -281,13 +297,17 @@ def train(
         start = process_time()
         retriever.refit(split, "all", progress=progress, **saved)
         seconds += process_time() - start
+    if not here().first:
+        return Trained(retriever, report)
     costs = {**report.costs, MODEL: report.costs[MODEL]._replace(fit=seconds)}
     return Trained(retriever, replace(report, costs=costs))
 
 
 def measure(retriever: Channel, recipe: Recipe) -> Report:
-    """Evaluate as the recipe's [evaluation] says."""
+    """Evaluate as the recipe's [evaluation] says; on several ranks, on the first."""
     section = recipe.evaluation
+    if not here().first:
+        return Report.of_nothing("measured by the first process of the training")
     return evaluate(
         retriever, k=section.k, exclude_seen=section.exclude_seen, ladder=section.ladder
     )

@@ -10,12 +10,15 @@ from shortlist.config import Recipe
 from shortlist.errors import RecipeError
 from shortlist.runs.pipeline import build
 from shortlist.runs.several import Several, train_several
+from shortlist.training.ranks import here
 
 
 def check_seeds(recipe: Recipe, seeds: int) -> None:
     """Refuse a number of seeds that tells nothing, and a recipe that no seed changes."""
     if seeds < 2:
         raise RecipeError(f"seeds must be at least 2, got {seeds}: one seed has no spread")
+    if here().several:
+        raise RecipeError("--seeds trains one model after the other: start it without torchrun")
     first, second = (_drawn_from(build(seeded(recipe, number))) for number in (0, 1))
     if not first:
         raise RecipeError("seeds do nothing here: no channel of the recipe draws anything")

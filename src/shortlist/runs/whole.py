@@ -19,6 +19,7 @@ from shortlist.plugins import Plugin, use_plugins
 from shortlist.runs import pipeline
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
+from shortlist.training.ranks import here, together
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Run:
     """What became of a recipe.
 
     bundle: the id of the saved bundle. retriever: what is in it. report: its figures on the test
-    rows. findings: what the doctor found in the training.
+    rows. findings: what the doctor found in the training. Where several processes train together
+    the first one alone has figures and findings.
     """
 
     bundle: str
@@ -65,6 +67,8 @@ def train(
     are checked before anything is read. Errors: RecipeError, DataError, ModelError, TrainingError,
     OutputError, BundleError, PluginError.
 
+    Under torchrun all its processes train one model, and the first one saves it.
+
         run = shortlist.train("recipe.toml", "runs/first")
         print(run.report.table())
     """
@@ -83,15 +87,17 @@ def train(
     target = Output(Path(out), "bundle", overwrite=overwrite)
     outputs.check({"out": target}, {**inputs, **recipe.inputs})
     pipeline.check(recipe)
-    return carry_out(
-        *(recipe, pipeline.load_split(recipe), out),
-        device=device,
-        progress=progress,
-        checkpoints=checkpoints,
-        watermark=watermark,
-        overwrite=overwrite,
-        log=log,
-    )
+    with together():
+        pipeline.check_together(recipe)
+        return carry_out(
+            *(recipe, pipeline.load_split(recipe), out),
+            device=device,
+            progress=progress,
+            checkpoints=checkpoints,
+            watermark=watermark,
+            overwrite=overwrite,
+            log=log,
+        )
 
 
 def carry_out(
@@ -126,6 +132,9 @@ def carry_out(
         checkpoints=checkpoints,
         retriever=retriever,
     )
+    ranks = here()
+    if not ranks.first:
+        return Run(ranks.told_text(""), trained.retriever, trained.report)
     report = trained.report.to_dict()
     description = pipeline.settled(recipe, trained.retriever).to_dict()
     findings: list[Finding] = []
@@ -143,4 +152,6 @@ def carry_out(
         )
     if checkpoints is not None:
         checkpoints.remove()
+    if ranks.several:
+        ranks.told_text(identity)
     return Run(identity, trained.retriever, trained.report, tuple(findings))

@@ -24,6 +24,7 @@ from shortlist.data.ragged import Ragged
 from shortlist.errors import CheckpointError
 from shortlist.outputs import Output
 from shortlist.systems import check_system
+from shortlist.training.ranks import here
 
 FORMAT = 2
 """Of the files written here; another one is refused."""
@@ -79,11 +80,15 @@ class Checkpoints:
     def stage(self, name: str, fingerprint: str, precision: str) -> "Stage":
         """The checkpoint of one stage. fingerprint: of all that decides what it computes.
 
-        precision: in which it multiplies, which "auto" may choose otherwise elsewhere.
+        precision: in which it multiplies, which "auto" may choose otherwise elsewhere. On several
+        ranks it is of as many.
         Errors: OutputError for a directory that cannot be written, or lies in a bundle.
         """
         outputs.check({"the checkpoint": Output(self.directory, "folder")})
-        stage = Stage(self.directory, self._part + name, fingerprint, self.every, precision)
+        stage = Stage(
+            *(self.directory, self._part + name, fingerprint, self.every, precision),
+            processes=here().size,
+        )
         self._stages.append(stage)
         return stage
 
@@ -110,6 +115,7 @@ class Stage:
         fingerprint: str,
         every: float,
         precision: str = "float32",
+        processes: int = 1,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise CheckpointError(f"a checkpoint cannot be named {name!r}")
@@ -118,6 +124,7 @@ class Stage:
         self._fingerprint = fingerprint
         self._every = every
         self._precision = precision
+        self._processes = processes
         self._latest = time.monotonic()
 
     @property
@@ -145,6 +152,7 @@ class Stage:
             number, of = content["format"], content["fingerprint"]
             name, digest, plain = content["tensors"], content["sha256"], content["state"]
             precision = content["precision"] if number == FORMAT else self._precision
+            processes = int(content.get("processes", 1))  # absent: of one process
             sound = bool(_DIGEST.fullmatch(digest)) and name == self._file(name.split(".")[-3])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{self.path} is damaged: {_CURE}") from error
@@ -160,6 +168,11 @@ class Stage:
                 f"{self.path} is of a training in {precision!s:.20}, and this one would go on in "
                 f"{self._precision}: set training.precision = '{precision!s:.20}' to go on with "
                 f"it, or {_CURE}"
+            )
+        if processes != self._processes:
+            raise CheckpointError(
+                f"{self.path} is of a training on {processes} process{_es(processes)}, and this "
+                f"one runs on {self._processes}: start as many to go on with it, or {_CURE}"
             )
         return State(plain, self._tensors(name, digest))
 
@@ -178,6 +191,7 @@ class Stage:
                 "format": FORMAT,
                 "fingerprint": self._fingerprint,
                 "precision": self._precision,
+                **({"processes": self._processes} if self._processes > 1 else {}),
                 "tensors": name,
                 "sha256": _sha256(path),
                 "state": state.plain,
@@ -214,6 +228,10 @@ class Stage:
             for path in self._directory.glob("*.checkpoint.*"):
                 if own.fullmatch(path.name) and path.name not in but:
                     path.unlink(missing_ok=True)
+
+
+def _es(count: int) -> str:
+    return "" if count == 1 else "es"
 
 
 def fingerprint(described: Mapping[str, Any], data: TrainingData) -> str:

@@ -11,6 +11,7 @@ from shortlist.config import Training
 from shortlist.errors import TrainingError
 from shortlist.training.checkpoint import Stage, State, part_of
 from shortlist.training.progress import Progress
+from shortlist.training.ranks import Ranks, here
 from shortlist.training.trainer import Trainer
 
 logger = logging.getLogger("shortlist.training")
@@ -74,6 +75,8 @@ class _Run:
     def begun(cls, stage: Stage | None, trainer: Trainer) -> "_Run":
         """A new one, or the one that the checkpoint holds, and the trainer put where it was."""
         saved = None if stage is None else stage.load()
+        if stage is not None and here().several:
+            here().check_same(-1 if saved is None else saved.plain["epoch"])
         if saved is None:
             return cls()
         plain = dict(saved.plain)
@@ -100,7 +103,12 @@ def fit_towers(
     epochs and after the last one, and training stops when it no longer rises. None: exactly so
     many epochs, and the last weights stay. stage: where the training is saved as it goes on, and
     taken up again from, to the same weights.
+
+    On several ranks the first one measures and saves, and says when.
     """
+    ranks = here()
+    if measure is not None and ranks.several:
+        measure = _told(ranks, measure)
     run = _Run.begun(stage, trainer)
     known = run.finished
     for epoch in run.record:
@@ -119,9 +127,27 @@ def fit_towers(
         run.finished = last or waited
         run.epoch, run.loss, run.used, run.skipped = run.epoch + 1, 0.0, 0, 0
     if stage is not None and not known:
-        stage.save(run.state(trainer))
+        _save(stage, run, trainer)
     towers.load_state_dict(run.best)
     return Fitted(tuple(run.record), run.best_epoch)
+
+
+def _told(ranks: Ranks, measure: Callable[[], float]) -> Callable[[], float]:
+    """The same figure, measured by the first rank and told to the others."""
+    return lambda: ranks.told(measure() if ranks.first else 0.0)
+
+
+def _due(stage: Stage) -> bool:
+    """Whether it is time to save, by the clock of the first rank."""
+    ranks = here()
+    return bool(ranks.told(stage.due())) if ranks.several else stage.due()
+
+
+def _save(stage: Stage, run: _Run, trainer: Trainer) -> None:
+    """Save what all ranks have come to; the first one writes it."""
+    state = run.state(trainer)
+    if here().first:
+        stage.save(state)
 
 
 def _report(progress: Progress, training: Training, epoch: Epoch) -> None:
@@ -153,8 +179,8 @@ def _run_epoch(
         run.loss += step.loss * step.positives
         run.used += step.positives
         run.skipped += step.skipped
-        if stage is not None and stage.due():
-            stage.save(run.state(trainer))
+        if stage is not None and _due(stage):
+            _save(stage, run, trainer)
     if not run.used:
         raise TrainingError(
             "the weights of all positives are 0, so there is nothing to learn: training.weighted "

@@ -37,18 +37,20 @@ def softmax_mean(
     dropped: Dropped,
     weight: Tensor,
     *,
+    total: Tensor | None = None,
     bfloat16: bool = False,
 ) -> Tensor:
     """Return the weighted mean of log(1 + sum_j exp(q_i t_j + offset_j) / exp(positive_i)).
 
     queries: [B, D], scaled by 1/temperature, or [B, K, D], of which the best counts for each t_j;
     pool: [M, D]; positive: [B] logits; offset: [M], no gradient; dropped: slots left out of the
-    sum; weight: [B]. bfloat16: multiply in half the bits; sums, exponentials and what is returned
-    stay float32.
+    sum; weight: [B]; total: what the weights are divided by, unless it is their sum. bfloat16:
+    multiply in half the bits; sums, exponentials and what is returned stay float32.
     """
     if queries.dim() == 2:
         queries = queries.unsqueeze(1)
-    mean: Tensor = _SoftmaxMean.apply(queries, pool, positive, offset, dropped, weight, bfloat16)  # type: ignore[no-untyped-call]
+    share = weight / (weight.sum() if total is None else total)
+    mean: Tensor = _SoftmaxMean.apply(queries, pool, positive, offset, dropped, share, bfloat16)  # type: ignore[no-untyped-call]
     return mean
 
 
@@ -74,14 +76,13 @@ class _SoftmaxMean(torch.autograd.Function):
         positive: Tensor,
         offset: Tensor,
         dropped: Dropped,
-        weight: Tensor,
+        share: Tensor,
         bfloat16: bool,
     ) -> Tensor:
         interests = queries.shape[1]
         size = max(LEAST_ROWS, BLOCK_SCORES // max(len(pool) * interests, 1))
         kind = torch.bfloat16 if bfloat16 else queries.dtype
         items = pool.to(kind)
-        share = weight / weight.sum()
         to_queries, to_pool = torch.empty_like(queries), torch.zeros_like(pool)
         to_positive, losses = torch.empty_like(positive), torch.empty_like(positive)
         shift = offset * LOG2_E if bool(offset.any()) else None

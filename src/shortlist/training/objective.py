@@ -21,6 +21,7 @@ from shortlist.sampling.base import (
 )
 from shortlist.similarity import check_similarity, normalize, pair_score, score
 from shortlist.training.fused import softmax_mean
+from shortlist.training.ranks import ALONE, Ranks
 
 LEARNED_TEMPERATURES = (0.01, 100.0)
 
@@ -54,6 +55,9 @@ class Objective(nn.Module):
     on a raw similarity. It starts, at the first training batch, where the whole pool weighs about
     as much as the one positive, so that thousands of negatives do not swamp it.
     """
+
+    ranks: Ranks = ALONE
+    """The processes whose rows make a batch together."""
 
     def __init__(
         self,
@@ -104,11 +108,14 @@ class Objective(nn.Module):
         positive_log_q: Tensor | None = None,
         known: Ragged | None = None,
         groups: Tensor | None = None,
+        total: Tensor | None = None,
         bfloat16: bool = False,
     ) -> Tensor:
         """Return the mean loss of the rows, by their weight [B]; otherwise as `forward`.
 
         For a loss that reads values `weight` is the value of each row, and all weigh the same.
+        total: what the sum is divided by where these rows are a part of the batch; else it is the
+        sum of their weights.
 
         A softmax over one pool for all rows is computed in blocks, without the scores of all rows
         at once; bfloat16 then halves the bits that are multiplied. Otherwise it does nothing.
@@ -116,11 +123,11 @@ class Objective(nn.Module):
         rows = Rows(positive_ids, negatives, positive_log_q, known, groups)
         if reads_values(self.loss):
             fitted: Tensor = self(queries, positives, pool, **rows._replace(value=weight)._asdict())
-            return fitted.mean()
+            return fitted.mean() if total is None else fitted.sum() / total
         if self.in_blocks(pool):
-            return self._softmax_mean(queries, positives, pool, rows, weight, bfloat16)
+            return self._softmax_mean(queries, positives, pool, rows, weight, total, bfloat16)
         costs: Tensor = self(queries, positives, pool, **rows._asdict())
-        return (costs * weight).sum() / weight.sum()
+        return (costs * weight).sum() / (weight.sum() if total is None else total)
 
     def in_blocks(self, pool: Tensor) -> bool:
         """Tell whether `mean` computes these in blocks: a softmax over one pool for all rows."""
@@ -182,6 +189,7 @@ class Objective(nn.Module):
         pool: Tensor,
         rows: Rows,
         weight: Tensor,
+        total: Tensor | None,
         bfloat16: bool,
     ) -> Tensor:
         """The mean of SoftmaxLoss over a shared pool, a block of rows at a time."""
@@ -198,7 +206,9 @@ class Objective(nn.Module):
         positive = logits.of_positives(positive)
         offset = logits.of_negatives(torch.zeros_like(rows.negatives.log_q))
         dropped = self._dropped_pairs(rows)
-        return softmax_mean(scaled, pool, positive, offset, dropped, weight, bfloat16=bfloat16)
+        return softmax_mean(
+            scaled, pool, positive, offset, dropped, weight, total=total, bfloat16=bfloat16
+        )
 
     def _dropped(self, rows: Rows) -> Tensor:
         """True where a slot must not count for a row, [B, M]."""
@@ -246,9 +256,9 @@ class Objective(nn.Module):
         if self.training and not self.bias_started:
             with torch.no_grad():
                 weight = scores.masked_negative().logsumexp(dim=1)  # log of the pool's sum, [B]
-                weight = weight[weight.isfinite()]
-                if len(weight):
-                    self.bias.copy_(-weight.mean())
+                mean = self.ranks.mean(weight[weight.isfinite()])
+                if mean is not None:
+                    self.bias.copy_(-mean)
                     self.bias_started.fill_(True)
         return scores._replace(
             positive=scores.positive + self.bias, negative=scores.negative + self.bias

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from shortlist.config import Training
 from shortlist.errors import ModelError
+from shortlist.training.ranks import Ranks
 
 ROW_WISE_FROM = 8_000_000
 """Tables of so many numbers or more are trained by rows, unless the recipe says otherwise.
@@ -55,6 +56,10 @@ class Optimizer:
     def param_groups(self) -> list[dict[str, Any]]:
         """What AdamW trains: the model's own parameters, then the objective's, undecayed."""
         return [] if self._adam is None else self._adam.param_groups
+
+    def sum_gradients(self, ranks: Ranks) -> None:
+        """Add up the gradients of all ranks."""
+        ranks.sum_gradients(self._dense, self._tables)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
 from shortlist.errors import TrainingError
-from shortlist.sampling.base import NegativeSampler, Remembering
+from shortlist.losses.base import reads_values
+from shortlist.sampling.base import Negatives, NegativeSampler, Remembering
 from shortlist.training.blocks import Encoders, in_blocks
 from shortlist.training.checkpoint import State, part_of
 from shortlist.training.compiling import compiled
@@ -22,6 +24,7 @@ from shortlist.training.objective import Objective
 from shortlist.training.optimizer import Optimizer
 from shortlist.training.precision import chosen, in_bfloat16
 from shortlist.training.presets import softmax_over_one_pool
+from shortlist.training.ranks import ALONE, Ranks, Whole
 
 
 def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
@@ -36,6 +39,12 @@ def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
     left = max(1 - step / total, 0.0)
     falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}
     return rising * falling[schedule]
+
+
+def _seed(seed: int, *numbers: int) -> int:
+    """Return a seed of its own for each row of numbers, such as a rank and a step."""
+    text = " ".join(map(str, (seed, *numbers)))
+    return int.from_bytes(blake2b(text.encode(), digest_size=7).digest())
 
 
 class Step(NamedTuple):
@@ -54,6 +63,8 @@ class Trainer:
 
     That is on the same machine and with as many threads: matrix products round by their number.
     precision: in which it multiplies, "float32" or "bfloat16": what training.precision came to.
+    ranks: the processes that train the same model, each on batches of its own users. A step is that
+    of one process with the rows of all of them: the weights stay the same everywhere.
     An epoch is a generator of steps: progress, early stopping and time limits are the caller's.
     """
 
@@ -67,8 +78,10 @@ class Trainer:
         *,
         training: Training,
         hard: HardTerm | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model = model
+        self._ranks = ranks
         device = next(model.parameters()).device
         usable = encoders.perceptrons or softmax_over_one_pool(training, objective)
         self.precision = chosen(training.precision, usable=usable, device=device)
@@ -86,6 +99,11 @@ class Trainer:
         self._hard = hard
         self._training = training
         self._generator = torch.Generator().manual_seed(training.seed)
+        self._order = self._generator
+        if ranks.several:  # each deals its own users; what is drawn is drawn for all of them
+            self._order = torch.Generator().manual_seed(_seed(training.seed, ranks.rank))
+            for one in (objective, *([] if hard is None else [hard.objective])):
+                one.ranks = ranks
         self._total = training.epochs * len(batches)
         learned = list(objective.parameters())  # a temperature or bias must not decay
         if hard is not None:  # the temperature is the same one
@@ -97,12 +115,16 @@ class Trainer:
         self._steps = 0
         self._done = 0  # batches of the epoch that runs
         self._skip = 0  # of those, done before a restart
-        self._begin = self._generator.get_state()  # where the epoch that runs began
+        self._begin = self._order.get_state()  # where the epoch that runs began
+        self._of_others = 0  # positives
+        if ranks.several:
+            everyones = ranks.total(torch.tensor(batches.positives))
+            self._of_others = int(everyones) - batches.positives
 
     @property
     def positives(self) -> int:
-        """How many positives an epoch has."""
-        return self._batches.positives
+        """How many positives an epoch has, of all ranks."""
+        return self._batches.positives + self._of_others
 
     def epoch(self) -> Iterator[Step]:
         """Train on each positive once; TrainingError at the first loss that is not finite.
@@ -113,19 +135,27 @@ class Trainer:
         self._done, self._skip = self._skip, 0
         self._model.train()
         for batch in batches:
-            if self._training.weighted and not batch.weight.any():
+            whole = None
+            if self._ranks.several:
+                whole = self._ranks.whole(batch)
+                torch.manual_seed(_seed(self._training.seed, self._ranks.rank, self._steps))
+            dealt = batch if whole is None else whole.batch
+            rows = len(dealt.positive)
+            if self._training.weighted and not dealt.weight.any():
                 self._steps += 1  # the schedule goes by batches
                 self._done += 1
-                yield Step(0.0, 0, len(batch.positive))
+                yield Step(0.0, 0, rows)
                 continue
-            loss = self._loss(batch)
-            value = float(loss.detach())
-            if not torch.isfinite(loss):
+            loss = self._loss(batch, whole)
+            value = float(loss.detach() if whole is None else self._ranks.total(loss))
+            if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss is {value}: lower training.learning_rate or raise the temperature"
                 )
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if whole is not None:
+                self._optimizer.sum_gradients(self._ranks)
             training = self._training
             self._optimizer.step(
                 step_share(self._steps, training.schedule, training.warmup, self._total)
@@ -134,7 +164,7 @@ class Trainer:
             self._done += 1
             if training.ema is not None:
                 self._take_average(training.ema)
-            yield Step(value, len(batch.positive))
+            yield Step(value, rows)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -152,7 +182,8 @@ class Trainer:
     def state(self) -> State:
         """Return all that the next step depends on: ask after a step.
 
-        It covers torch's generator of the CPU, which dropout draws from; not that of a GPU.
+        It covers torch's generator of the CPU, which dropout draws from; not that of a GPU. On
+        several ranks all ask together, and the state is that of all of them.
         """
         parts = {
             "model": self._model.state_dict(),
@@ -167,6 +198,9 @@ class Trainer:
                 "torch": torch.get_rng_state(),
             },
         }
+        if self._ranks.several:
+            order = torch.stack([self._begin, self._order.get_state()])
+            parts["ranks"] = {"order": self._ranks.everyones(order)}  # [ranks, 2, bytes]
         tensors = {
             f"{part}.{k}": value for part, state in parts.items() for k, value in state.items()
         }
@@ -189,6 +223,10 @@ class Trainer:
         self._begin = generator["begin"]
         self._generator.set_state(generator["now"])
         torch.set_rng_state(generator["torch"])
+        if self._ranks.several:
+            order = part_of(state.tensors, "ranks")["order"][self._ranks.rank]
+            self._begin = order[0].clone()
+            self._order.set_state(order[1].clone())
 
     def memory(self) -> dict[str, Tensor]:
         """Return what outlives a training that goes on with other data: see `remember`.
@@ -223,12 +261,12 @@ class Trainer:
 
     def _begun(self) -> Iterator[Batch]:
         """The batches of a new epoch."""
-        self._begin = self._generator.get_state()
+        self._begin = self._order.get_state()
         if self._hard is not None:
             self._model.eval()
             with torch.no_grad():
                 self._hard.refresh(self._encoders.items)
-        return self._batches.epoch(self._generator)
+        return self._batches.epoch(self._order)
 
     def _resumed(self) -> Iterator[Batch]:
         """The batches that are left of an epoch begun before a restart.
@@ -236,11 +274,11 @@ class Trainer:
         The epoch is dealt again from where its generator began; what the batches that are done
         drew is then put right by the generator's own later state.
         """
-        now = self._generator.get_state()
-        self._generator.set_state(self._begin)
-        batches = self._batches.epoch(self._generator)
+        now = self._order.get_state()
+        self._order.set_state(self._begin)
+        batches = self._batches.epoch(self._order)
         deque(islice(batches, self._skip), maxlen=0)
-        self._generator.set_state(now)
+        self._order.set_state(now)
         return batches
 
     @torch.no_grad()
@@ -254,16 +292,29 @@ class Trainer:
             else:
                 average.copy_(value)
 
-    def _loss(self, batch: Batch) -> Tensor:
-        """Encode unique(positives, negatives) once and gather: any mix of samplers is free."""
-        pool = self._sampler.sample(batch, self._generator)
+    def _loss(self, batch: Batch, whole: Whole | None = None) -> Tensor:
+        """Encode unique(positives, negatives) once and gather: any mix of samplers is free.
+
+        whole: the batches of all ranks; the loss is then this rank's part of their mean.
+        """
+        dealt = batch if whole is None else whole.batch
+        pool = for_all = self._sampler.sample(dealt, self._generator)
+        total = None
+        if whole is not None:
+            pool = self._ranks.own(for_all, whole)
+            total = whole.weight
+            if reads_values(self._objective.loss):
+                total = total.new_tensor(sum(whole.sizes))
         queries = self._encoders.queries(batch)
         drawn = None
         if self._hard is not None:
-            drawn = self._hard.draw(batch, queries, pool, self._generator)
-        rows = [batch.positive, pool.ids, *([] if drawn is None else [drawn.ids])]
-        positives, pooled, *rest = self._encoded(rows)
-        positive_log_q = self._sampler.log_q(batch.positive, batch)
+            drawn = self._hard.draw(batch, queries, pool, self._order)
+        further = [] if drawn is None else [drawn.ids]
+        if whole is None or pool.ids.dim() == 2 or not len(pool.ids):
+            positives, pooled, *rest = self._encoded([batch.positive, pool.ids, *further])
+        else:
+            positives, pooled, *rest = self._shared(batch, for_all, whole, further)
+        positive_log_q = self._sampler.log_q(batch.positive, dealt)
         loss = self._objective.mean(
             queries,
             positives,
@@ -274,6 +325,7 @@ class Trainer:
             negatives=pool,
             known=batch.known,
             groups=None if batch.place is None else batch.users,
+            total=total,
             bfloat16=self._half,
         )
         if self._hard is not None:
@@ -283,8 +335,21 @@ class Trainer:
                 else self._hard.choose(batch, queries, positives, pool, pooled)
             )
             costs = self._hard.loss(batch, queries, positives, hard, vectors, positive_log_q)
-            loss = loss + (costs * batch.weight).sum() / batch.weight.sum()
+            sum_of_weights = batch.weight.sum() if whole is None else whole.weight
+            loss = loss + (costs * batch.weight).sum() / sum_of_weights
         return loss
+
+    def _shared(
+        self, batch: Batch, pool: Negatives, whole: Whole, further: list[Tensor]
+    ) -> list[Tensor]:
+        """Return what `_encoded` does, of a pool that was drawn for all ranks: each encodes a part.
+
+        Vectors travel once, and their gradients back.
+        """
+        turns = self._ranks.turns(pool, whole)
+        mine = pool.ids[turns == self._ranks.rank]
+        positives, part, *rest = self._encoded([batch.positive, mine, *further])
+        return [positives, self._ranks.joined(part, turns), *rest]
 
     def _encoded(self, rows: list[Tensor]) -> list[Tensor]:
         """Return the vectors of tensors of item rows, each distinct row encoded once."""

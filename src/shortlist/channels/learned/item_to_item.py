@@ -18,8 +18,9 @@ from shortlist.channels.learned.base import (
 )
 from shortlist.channels.learned.item_vectors import ItemVectors
 from shortlist.config import Model, Training
-from shortlist.data.batches import Batch
+from shortlist.data.batches import Batch, Steps, as_they_come
 from shortlist.data.dataset import TrainingData
+from shortlist.data.interactions import Interactions
 from shortlist.data.pairs import ItemPairs, sessions_and_targets
 from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.durations import in_units
@@ -29,6 +30,7 @@ from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
 from shortlist.training.blocks import Encoders
 from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.ranks import dealt, here
 from shortlist.training.trainer import Trainer
 
 NO_USER = "both sides are items, and no user tower is built"
@@ -121,7 +123,9 @@ class ItemToItem(ItemVectors):
         self.towers = tower.to(self.device)
         self.popular = Popular().fit_data(data)
 
-    def _pairs(self, data: TrainingData) -> ItemPairs:
+    def _pairs(
+        self, data: TrainingData, log: Interactions, steps: Steps = as_they_come
+    ) -> ItemPairs:
         training, gap = self.training_section, self.training_section.session_gap
         if gap is not None and data.log.session is not None:
             raise ModelError(
@@ -132,22 +136,26 @@ class ItemToItem(ItemVectors):
         cut = None
         if gap is not None:
             cut = in_units(gap, data.time_unit, "session_gap")
-        found, targets = sessions_and_targets(data.training_log, cut)
+        found, targets = sessions_and_targets(log, cut)
         return ItemPairs(
             found,
             targets=targets,
-            batch_size=training.batch_size,
+            batch_size=here().share(training.batch_size),
+            steps=steps,
             window=training.pair_window or (NEAR if data.ordered else None),
             with_known=training.mask_known,
             device=self.device,
         )
 
     def _trainer(self, data: TrainingData) -> Trainer:
-        pairs = self._pairs(data)
-        counts = pairs.expected_counts(data.items.trained)
-        paired = counts
+        log, ranks = data.training_log, here()
+        pairs = every = self._pairs(data, log)
+        if ranks.several:
+            pairs = dealt(log, lambda part: self._pairs(data, part, ranks.steps))
+        counts = paired = every.expected_counts(data.items.trained)
         if data is not self.data:  # a training that goes on asks for some of the pairs
-            paired = self._pairs(self.data).expected_counts(data.items.trained)
+            whole = self._pairs(self.data, self.data.training_log)
+            paired = whole.expected_counts(data.items.trained)
         self._paired = paired.nonzero().squeeze(1).cpu()
         training = self.training_section
         # The query itself is a known positive of the batch: it must not be its own negative.
@@ -159,6 +167,7 @@ class ItemToItem(ItemVectors):
             sampler_of(training, counts),
             pairs,
             training=training,
+            ranks=ranks,
         )
 
     @property

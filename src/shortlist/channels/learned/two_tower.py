@@ -15,6 +15,7 @@ from shortlist.channels.learned.item_vectors import ItemVectors
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, Batches, PairBatches
 from shortlist.data.dataset import TrainingData
+from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
 from shortlist.data.sequences import SequenceBatches
 from shortlist.durations import STEPS
@@ -31,6 +32,7 @@ from shortlist.towers.two_tower import TwoTowers
 from shortlist.training.blocks import Encoders
 from shortlist.training.hard import hard_term_of, needs_known
 from shortlist.training.presets import objective_of, sampler_of
+from shortlist.training.ranks import dealt, here
 from shortlist.training.trainer import Trainer
 
 POSITIONS = 32_768
@@ -276,29 +278,34 @@ class TwoTower(ItemVectors):
             self._batches(data),
             training=training,
             hard=hard_term_of(training, objective, self._hard_world(data)),
+            ranks=here(),
         )
 
     def _batches(self, data: TrainingData) -> Batches:
-        training = self.training_section
+        return dealt(data.training_log, lambda log: self._batches_of(log, data))
+
+    def _batches_of(self, log: Interactions, data: TrainingData) -> Batches:
+        training, ranks = self.training_section, here()
         options: dict[str, Any] = {
-            "batch_size": training.batch_size,
+            "batch_size": ranks.share(training.batch_size),
             "history_length": self.model_section.history_length,
             "with_time": self.timed,
             "with_known": needs_known(training),
             "weighted": training.weighted or reads_values(objective_of(training).loss),
+            "steps": ranks.steps,
             "device": self.device,
         }
-        query, columns = self.towers.query, data.event_features.columns_of(data.training_log)
+        query, columns = self.towers.query, data.event_features.columns_of(log)
         if query.past is not None:
             options["past"] = {name: columns[name] for name in query.past.fields.names}
         if query.context is not None:
             options["context"] = {name: columns[name] for name in query.context.names}
         if self.towers.query.causal:
-            return SequenceBatches(data.training_log, **options)
+            return SequenceBatches(log, **options)
         if self.model_section.history_windows:
             stretch = max(STRETCH, self.model_section.history_length // STRETCH_SHARE)
-            return SequenceBatches(data.training_log, **options, stretch=stretch)
-        return PairBatches(data.training_log, ordered=data.ordered, **options)
+            return SequenceBatches(log, **options, stretch=stretch)
+        return PairBatches(log, ordered=data.ordered, **options)
 
     def _hard_world(self, data: TrainingData) -> HardWorld:
         """What hard negatives are drawn from, on the device of the batches."""

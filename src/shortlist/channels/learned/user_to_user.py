@@ -20,8 +20,9 @@ from shortlist.channels.learned.base import (
     Reads,
 )
 from shortlist.config import Model, Training
-from shortlist.data.batches import Batch, histories
+from shortlist.data.batches import Batch, Steps, as_they_come, histories
 from shortlist.data.dataset import TrainingData
+from shortlist.data.interactions import Interactions
 from shortlist.data.pairs import UserHalves
 from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.data.vocabulary import Ids
@@ -33,6 +34,7 @@ from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
 from shortlist.training.blocks import Encoders
 from shortlist.training.presets import IN_BATCH, choose, objective_of, sampler_of
+from shortlist.training.ranks import dealt, here
 from shortlist.training.trainer import Trainer
 
 SAME_USER = "both halves belong to one user, so it would answer the question by itself"
@@ -207,12 +209,20 @@ class UserToUser(Learner):
 
     def _trainer(self, data: TrainingData) -> Trainer:
         training = self.training_section
-        halves = UserHalves(
-            data.training_log,
-            batch_size=training.batch_size,
-            history_length=self.model_section.history_length,
-            device=self.device,
-        )
+        ranks = here()
+
+        def halves_of(log: Interactions, steps: Steps) -> UserHalves:
+            return UserHalves(
+                log,
+                batch_size=ranks.share(training.batch_size),
+                history_length=self.model_section.history_length,
+                steps=steps,
+                device=self.device,
+            )
+
+        halves = every = halves_of(data.training_log, as_they_come)
+        if ranks.several:
+            halves = dealt(data.training_log, lambda log: halves_of(log, ranks.steps))
 
         def encode_queries(batch: Batch) -> Tensor:
             return self._encode(batch.history)
@@ -224,9 +234,10 @@ class UserToUser(Learner):
             self.towers,
             Encoders(encode_queries, encode_others, has_perceptron(self.towers)),
             objective_of(training).to(self.device),
-            sampler_of(training, halves.counts(data.users.trained)),
+            sampler_of(training, every.counts(data.users.trained)),
             halves,
             training=training,
+            ranks=ranks,
         )
 
     def _encode(self, history: Ragged) -> Tensor:

@@ -1,0 +1,32 @@
+"""One command in several processes, as torchrun starts them: which of them speaks?"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+from shortlist.errors import ShortlistError
+from shortlist.systems import started_beside_others
+
+
+@contextmanager
+def first_speaks() -> Iterator[None]:
+    """Let all processes but the first write to nowhere."""
+    if not started_beside_others() or is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def is_first() -> bool:
+    """Tell whether this is the first process of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def speaks_for_all(error: ShortlistError) -> bool:
+    """Tell whether this process is the one to say the error that all of them end with."""
+    if not started_beside_others():
+        return True
+    from shortlist.training.ranks import speaks_first
+
+    return speaks_first(error)

@@ -1,0 +1,123 @@
+"""Several ranks train what one process trains that is fed the rows of all of them."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from shortlist.bundle.bundle import load
+from shortlist.errors import CheckpointError
+from shortlist.training.checkpoint import Checkpoints
+from training import several
+
+TIMES = 4.0
+"""Rounding is chance: ranks may differ from one process by so many times what the order of rows
+does."""
+
+LEAST = 1e-6
+"""What float32 may do to a sum in any order, as a share of the greatest number."""
+
+
+def run_ranks(folder, size, cases):
+    """Train the cases on so many ranks; what each of them came to, by case."""
+    program = [sys.executable, several.__file__, str(folder)]
+    started = []
+    for rank in range(size):
+        with (folder / f"said.{rank}").open("w") as said:
+            text = [*program, str(rank), str(size), json.dumps(cases)]
+            started.append(subprocess.Popen(text, stdout=said, stderr=subprocess.STDOUT))
+    codes = [process.wait() for process in started]
+    assert not any(codes), [(folder / f"said.{rank}").read_text()[-600:] for rank in range(size)]
+    return [  # by case, then by rank
+        [torch.load(folder / f"{number}.{rank}.pt", weights_only=True) for rank in range(size)]
+        for number in range(len(cases))
+    ]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return several.split().training_data("train")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder, cases = tmp_path_factory.mktemp("ranks"), several.QUICK
+    (folder / "recipe.toml").write_text(several.RECIPE)
+    several.planted().interactions.write_csv(folder / "log.csv")
+    trained = run_ranks(folder, 2, list(cases.values()))
+    told = [json.loads((folder / f"told.{rank}").read_text()) for rank in range(2)]
+    return SimpleNamespace(
+        folder=folder,
+        trained=dict(zip(cases, trained, strict=True)),
+        resumed=[one["resumed"] for one in told],
+        printed=[one["printed"] for one in told],
+        refused=[one["refused"] for one in told],
+    )
+
+
+@pytest.mark.parametrize("case", several.QUICK)
+def test_two_ranks_are_one_process_with_the_rows_of_both(case, two_ranks, data):
+    options = several.QUICK[case]
+    first, second = two_ranks.trained[case]
+    one = several.alone(options, data, 2)
+    reordered = several.alone(options, data, 2, backwards=True)
+    rounding = several.apart(one, reordered)
+    found = several.apart(one, first)
+    assert {
+        part: (by, rounding[part])
+        for part, by in found.items()
+        if by > max(TIMES * rounding[part], LEAST)
+    } == {}
+    for part in ("gradients", "weights"):
+        for name, value in first[part].items():
+            torch.testing.assert_close(value, second[part][name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", several.RESUMED)
+def test_ranks_put_down_and_taken_up_again_come_to_the_same_bytes(case, two_ranks):
+    first, second = (told[case] for told in two_ranks.resumed)
+    assert len({*first, *second}) == 1
+
+
+def test_the_first_rank_alone_prints_and_saves(two_ranks):
+    first, second = two_ranks.printed
+    assert second == ""
+    loaded = load(two_ranks.folder / "bundle")
+    figures = json.loads(first)
+    assert figures["bundle"] == loaded.id
+    assert figures["metrics"] == loaded.metrics["metrics"]
+
+
+def test_a_checkpoint_of_two_ranks_is_refused_by_one_process(two_ranks):
+    saved = Checkpoints(two_ranks.folder / "memory")
+    with pytest.raises(CheckpointError, match="of a training on 2 processes, and this one runs on"):
+        several.built({"batch_size": 256, **several.RESUMED["memory"]}).fit(
+            several.split(), checkpoints=saved
+        )
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_with_one_sentence(two_ranks):
+    first, second = (told["nan"] for told in two_ranks.refused)
+    assert first == second
+    assert first[0] == "TrainingError"
+    assert first[1].startswith("the loss is nan: lower training.learning_rate")
+
+
+def test_a_rank_without_enough_users_is_named_on_all(two_ranks):
+    first, second = (told["few"] for told in two_ranks.refused)
+    assert first == second
+    assert first[0] == "TrainingError"
+    assert "start fewer processes" in first[1]
+
+
+def test_checkpoints_that_differ_from_machine_to_machine_are_refused(two_ranks):
+    assert [told["other checkpoint"][0] for told in two_ranks.refused] == ["CheckpointError"] * 2
+
+
+def test_a_rank_whose_other_is_gone_says_so(two_ranks):
+    kind, text = two_ranks.refused[0]["gone"]
+    assert kind == "PeerError"
+    assert text.startswith("another process of this training has ended")
