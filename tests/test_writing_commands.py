@@ -19,6 +19,7 @@ from shortlist.config import load_recipe
 from shortlist.data import obtaining
 from shortlist.data.known_sets import KNOWN_SETS
 from shortlist.data.synthetic import planted_world
+from shortlist.evaluation.compare import Comparison, Difference
 from shortlist.runs import pipeline, tuning
 
 RECIPE = """
@@ -76,6 +77,12 @@ def _made_already(monkeypatch, trained, folder):
     trial = tuning.Trial(0, {"model.dim": 4}, "complete", 0.5, (0.5,))
     tuned = tuning.Tuned("recall@5", (trial,), trial, recipe)
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: tuned)
+    # The bundle knows all rows, and could not be measured: its report was made before.
+    monkeypatch.setattr("shortlist.evaluation.evaluate.evaluate", lambda *_, **__: trained.report)
+    figures = trained.report.metrics
+    others = {"b": {name: Difference(0.0, 0.0, 0.0, 1.0, 1.0) for name in figures}}
+    compared = Comparison(1, {"a": figures, "b": figures}, others, {})
+    monkeypatch.setattr("shortlist.evaluation.compare.compare", lambda *_, **__: compared)
     known = obtaining.Obtained(folder, KNOWN_SETS["ml-1m"].forms[0], "From here.")
     monkeypatch.setattr(obtaining, "taken", lambda *_: known)
 
@@ -106,6 +113,12 @@ FILES = {
     ),
     "encode-users": lambda at, to: (
         *("encode", at / "bundle", "--users", to.with_suffix(".parquet")),
+    ),
+    "evaluate-page": lambda at, to: (
+        *("evaluate", at / "bundle", "--no-ladder", "--html", to.with_suffix(".html")),
+    ),
+    "compare-page": lambda at, to: (
+        *("compare", at / "bundle", f"again={at / 'bundle'}", "--html", to.with_suffix(".html")),
     ),
     "index-plot": lambda at, to: (
         *("index", at / "bundle", "--kind", "exact", "--out", at / "unused"),
@@ -373,6 +386,8 @@ def test_an_option_to_overwrite_nothing_is_refused(capsys, project):
     for asked, needed in (
         (("recommend", project / "bundle", "--user", "10001"), "--out"),
         (("tune", project / "recipe.toml", "--out", project / "tuned"), "--plot"),
+        (("evaluate", project / "bundle"), "--html"),
+        (("compare", project / "bundle", f"b={project / 'bundle'}"), "--html"),
     ):
         assert call(*asked, "--overwrite") == 2
         assert f"--overwrite does nothing without {needed}" in capsys.readouterr().err

@@ -41,6 +41,9 @@ ABANDONED = 24 * 3600.0
 PARQUET = (".parquet",)
 """What the name of a table that is written ends in."""
 
+PAGES = (".html",)
+"""What the name of a page that is written ends in."""
+
 _TEMPORARY = re.compile(r"tmp-(?:shortlist-([0-9a-f]{8})-[0-9a-f]{24}|[0-9a-f]{32})")
 _KEPT = re.compile(r".*\.kept-[0-9a-f]{8}(\..*)?", re.DOTALL)
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}

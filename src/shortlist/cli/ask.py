@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from shortlist import outputs
-from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite
+from shortlist.cli.options import BundlePath, Device, HtmlFile, JsonFlag, Overwrite
 from shortlist.cli.screen import notes, out, print_json
 from shortlist.errors import QueryError
-from shortlist.outputs import PARQUET, output_at
+from shortlist.outputs import PAGES, PARQUET, output_at
 
 if TYPE_CHECKING:
     from shortlist.bundle.bundle import Bundle
@@ -309,6 +309,8 @@ def evaluate(
     slices: Annotated[
         bool, typer.Option("--slices", help="Show every slice of users and items, at every k.")
     ] = False,
+    html: HtmlFile = None,
+    overwrite: Overwrite = False,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
@@ -320,6 +322,8 @@ def evaluate(
     from shortlist.evaluation.evaluate import evaluate as measure
     from shortlist.evaluation.report import Report
     from shortlist.runs.several import Several, bundles_in
+
+    _check_html(html, [bundle], overwrite=overwrite)
 
     def measured(path: Path) -> tuple[str, Report]:
         loaded = load(path, device=device or context.obj["device"])
@@ -336,6 +340,8 @@ def evaluate(
 
     if (several := bundles_in(bundle)) is not None:
         of, places = several
+        if html is not None:
+            raise QueryError(f"--html is of one bundle: evaluate {next(iter(places.values()))}")
         if (by or slices) and not json_:
             raise QueryError(
                 f"slices are of one bundle: evaluate {next(iter(places.values()))}, or add --json"
@@ -348,6 +354,8 @@ def evaluate(
             out.print(together.table(), together.each_table(), sep="\n")
         return
     identity, report = measured(bundle)
+    if html is not None:
+        _write_html(report.to_html(bundle.resolve().name), html, overwrite=overwrite)
     if json_:
         print_json({"bundle": identity, **report.to_dict(), "costs": report.costs_dict()})
         return
@@ -369,6 +377,8 @@ def compare(
         ),
     ],
     k: Annotated[list[int] | None, typer.Option(help="List length; may be repeated.")] = None,
+    html: HtmlFile = None,
+    overwrite: Overwrite = False,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
@@ -377,6 +387,7 @@ def compare(
     from shortlist.evaluation.compare import compare as compare_retrievers
 
     places = _named(bundles)
+    _check_html(html, list(places.values()), overwrite=overwrite)
     device = device or context.obj["device"]
     loaded = {name: load(path, device=device) for name, path in places.items()}
     found = compare_retrievers(
@@ -384,11 +395,27 @@ def compare(
         names=list(loaded),
         k=k or (10, 20, 100),
     )
+    if html is not None:
+        _write_html(found.to_html(), html, overwrite=overwrite)
     if json_:
         identities = {name: bundle.id for name, bundle in loaded.items()}
         print_json({"bundles": identities, **found.to_dict()})
     else:
         out.print(found.table())
+
+
+def _check_html(html: Path | None, bundles: list[Path], *, overwrite: bool) -> None:
+    """Refuse, before anything is measured, a page that could not be written."""
+    if overwrite and html is None:
+        raise QueryError("--overwrite does nothing without --html")
+    inputs = {f"bundle {number}": path for number, path in enumerate(bundles, 1)}
+    outputs.check({"--html": output_at(html, "file", PAGES, overwrite=overwrite)}, inputs)
+
+
+def _write_html(page: str, html: Path, *, overwrite: bool) -> None:
+    with outputs.whole(html, PAGES, overwrite=overwrite) as made:
+        made.write_text(page, encoding="utf-8")
+    notes.print(f"Written to {html}.")
 
 
 def _named(given: list[str]) -> dict[str, Path]:

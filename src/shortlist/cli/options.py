@@ -32,6 +32,12 @@ WithoutLog = Annotated[
         "measured or updated.",
     ),
 ]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", help="Write the figures as one page, too, for people who have never seen any."
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 

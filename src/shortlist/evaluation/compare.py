@@ -14,6 +14,7 @@ from shortlist.data.interactions import Cut
 from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weight, user_figures
 from shortlist.evaluation.ladder import SHOWN
+from shortlist.evaluation.page import comparison_page
 from shortlist.evaluation.report import Figures
 from shortlist.evaluation.searching import Searched, searched
 from shortlist.evaluation.significance import bootstrap_intervals, holm, paired_p
@@ -74,6 +75,10 @@ class Comparison:
                 for name, each in self.channels.items()
             },
         }
+
+    def to_html(self, title: str = "") -> str:
+        """Return the comparison as one HTML file, as `Report.to_html` does."""
+        return comparison_page(self, title or f"Is {self.first} better?")
 
     def table(self) -> Table:
         """Return a table for people: recall and ndcg of each, and the differences."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 from rich.table import Table
 
 from shortlist.evaluation.ladder import SHOWN, Rung
+from shortlist.evaluation.page import report_page
 from shortlist.evaluation.searching import Searched
 from shortlist.evaluation.significance import Interval
 from shortlist.evaluation.slices import Slice
@@ -139,6 +140,14 @@ class Report:
             for name, cost in self.costs.items()
         }
 
+    def to_html(self, title: str = "this model") -> str:
+        """Return the report as one HTML file, for readers who have never seen one.
+
+        It says what the model is worth, for whom and at what cost; it needs no network, and holds
+        no script. title: what the model is called.
+        """
+        return report_page(self, title)
+
     def table(self) -> Table:
         """Return a table for people: model, popularity, and the difference paired by user.
 
@@ -150,7 +159,9 @@ class Report:
             f"{self.split} {self.cut}, seen items {'out' if self.exclude_seen else 'in'}",
             caption="Mean over users ± half of the 95 % bootstrap interval; the difference is "
             f"paired. Fitted on: {self.fit}."
-            + "".join(f" Here {same} equals {shown}." for same, shown in self._same().items())
+            + "".join(
+                f" Here {same} equals {shown}." for same, shown in self.same_for_one().items()
+            )
             + (f" Diversity is by {self.diversity_by}." if self.diversity_by else ""),
         )
         table.add_column("metric", no_wrap=True)
@@ -158,7 +169,7 @@ class Report:
         plain = self.without_clock
         for name in (*model, *(() if plain is None else ("no clock",)), "popular", "difference"):
             table.add_column(name, justify="right", no_wrap=True)
-        left_out = self._same()
+        left_out = self.same_for_one()
         for name, figure in self.metrics.items():
             if name.split("@")[0] in left_out:
                 continue
@@ -180,8 +191,8 @@ class Report:
             table.add_row(name, *blank, _number(value), *last, _number(beside), "")
         return table
 
-    def _same(self) -> dict[str, str]:
-        """Metrics that repeat another in every column, as with one held-out item a user."""
+    def same_for_one(self) -> dict[str, str]:
+        """Return metrics that repeat another in every column, as with one held-out item a user."""
         columns = (self.metrics, self.popularity, self.exact or {}, self.without_clock or {})
         return {
             same: shown

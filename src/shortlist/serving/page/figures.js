@@ -16,6 +16,8 @@ const LISTS = {
   gini: ["gini", "0: every item is shown as often; 1: one item is all that is shown"],
   popularity_percentile: ["popularity percentile", "how popular a shown item is: 0.5 is a middling one"],
   average_popularity: ["average popularity", "events in training of a shown item"],
+  novelty: ["novelty", "bits: one more is half as often met in training"],
+  diversity: ["diversity", "how unlike the items of one list are: 0 all alike, 1 nothing in common"],
 };
 
 /** Return the nodes of the tab. report: /v1/report; bundle: /v1/bundle. */

@@ -1,0 +1,488 @@
+"""How does somebody read a report who has never seen one? As one HTML file that needs no other.
+
+Nothing in it is fetched or run: no script, no font, no image from elsewhere, which its own content
+policy forbids as well. All text goes through `make`, which escapes it.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from shortlist.evaluation.ladder import SHOWN
+from shortlist.evaluation.significance import Interval
+
+if TYPE_CHECKING:
+    from shortlist.evaluation.compare import Comparison
+    from shortlist.evaluation.report import Report
+    from shortlist.evaluation.slices import Slice
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+STYLE = """
+:root { color-scheme: light dark; --page: #f6f6f3; --card: #fff; --ink: #1b2130; --quiet: #565e70;
+  --line: #e3e3dd; --accent: #3046b8; --other: #b9bfce; --mark: #a4480a; }
+@media (prefers-color-scheme: dark) { :root { --page: #13151b; --card: #1b1e26; --ink: #e8eaf0;
+  --quiet: #a6adbd; --line: #2d313c; --accent: #9fb1ff; --other: #4b5263; --mark: #ffb277; } }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 1rem 1.25rem; margin: 1rem 0; overflow-x: auto; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
+p { margin: .4rem 0; } .quiet { color: var(--quiet); font-size: .875rem; }
+.verdict { font-size: 1.1rem; }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
+th, td { text-align: left; padding: .25rem .5rem; border-top: 1px solid var(--line);
+  vertical-align: middle; }
+thead th { border-top: 0; color: var(--quiet); font-weight: 500; font-size: .875rem; }
+th { font-weight: 500; } td.number { text-align: right; white-space: nowrap; }
+th.number { text-align: right; } tr.own th, tr.own td { font-weight: 700; }
+tr.group th { color: var(--quiet); padding-top: .75rem; }
+td.plot { min-width: 9rem; width: 30%; } svg { display: block; width: 100%; height: 1.1rem; }
+.bar { fill: var(--other); } .own .bar, .bar.own { fill: var(--accent); }
+.whisker { stroke: var(--ink); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
+.tick { stroke: var(--mark); stroke-width: 3; vector-effect: non-scaling-stroke; }
+dt { font-weight: 600; margin-top: .4rem; } dd { margin: 0; }
+@media print { section { break-inside: avoid; } }
+"""
+
+SPLITS = {
+    "leave-last-out": "Each user's last event was held out, and the model was asked what it would "
+    "be.",
+    "global-time": "All events from one moment on were held out, and the model, which knew only "
+    "what came before, was asked for them.",
+    "random": "A random share of each user's events was held out, and the model was asked for "
+    "them.",
+    "column": "A column of the log says which events were held out; the model was asked for them.",
+    "cold-items": "Some items were held out with all their events: the model had never seen "
+    "anybody take them, and was asked who would.",
+}
+"""What each kind of split asks, for somebody who has not read its name before."""
+
+METRICS = {
+    "recall": "the share of a user's held-out items that are among the first k of their list",
+    "hit_rate": "the share of users with at least one of them among the first k",
+    "ndcg": "as recall, but a hit counts more the higher it stands",
+    "mrr": "one over the place of the first hit, 0 without one",
+    "precision": "the share of the first k places that hold a held-out item",
+    "map": "the precision at the place of each hit, averaged",
+}
+
+LISTS = {
+    "coverage": "the share of all items that stand in anybody's list",
+    "gini": "how unequally the lists share their places: 0, all items have as many; near 1, a few "
+    "items have nearly all",
+    "popularity_percentile": "how popular a listed item is: 0.5 as lists drawn at random, 1 the "
+    "most popular",
+    "average_popularity": "the training events of a listed item",
+    "novelty": "how little known a listed item is, in bits: one more is half as often met in "
+    "training",
+    "diversity": "how unlike the items of one list are: 0 all alike, 1 nothing in common",
+}
+
+
+class Html(str):
+    """Text that is HTML already: `make` made it."""
+
+    __slots__ = ()
+
+
+def make(name: str, *children: str, **attributes: str) -> Html:
+    """Return an element; whatever is not HTML already is escaped. `class_` stands for class.
+
+    >>> make("td", "<b>", make("i", "&"), class_="number")
+    '<td class="number">&lt;b&gt;<i>&amp;</i></td>'
+    """
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+    )
+    inner = "".join(text if isinstance(text, Html) else escape(text) for text in children)
+    return Html(f"<{name}{given}>{inner}</{name}>")
+
+
+def report_page(report: "Report", title: str) -> str:
+    """Return a report as one HTML file: what the model is worth, for whom, and at what cost."""
+    return _page(
+        f"What is {title} worth?",
+        _summary(report),
+        _ladder(report),
+        _slices(report),
+        _quality(report),
+        _lists(report),
+        _costs(report),
+        _measured(report),
+    )
+
+
+def comparison_page(found: "Comparison", title: str) -> str:
+    """Return a comparison as one HTML file: which is better, by how much, and is it luck?"""
+    metrics = list(next(iter(found.figures.values())))
+    heads = [metric for metric in metrics if metric.split("@")[0] in SHOWN][: len(SHOWN)]
+    said = [
+        make("p", _better(found.first, name, heads[0], each[heads[0]], each[heads[0]].holm))
+        for name, each in found.differences.items()
+    ]
+    corrected = len(found.differences) > 1
+    note = (
+        f"{found.users:,} users were asked of all, on the full catalogue. The difference is "
+        f"{found.first} minus the other, user by user, with its 95 % interval over users. p is the "
+        "chance of a difference this large were both alike (paired t-test)"
+        + (
+            f", corrected by Holm's method for {len(found.differences)} comparisons, so that "
+            "nothing is found by trying often"
+            if corrected
+            else ""
+        )
+        + "."
+    )
+    rows: list[Html] = []
+    for metric in metrics:
+        top = max(each[metric].high for each in found.figures.values())
+        rows.append(_group(metric, 5))
+        for name, figures in found.figures.items():
+            own = name == found.first
+            cells = [Html(""), Html("")]
+            if not own:
+                more = found.differences[name][metric]
+                shown = "< 0.0001" if more.holm < 1e-4 else f"{more.holm:.4f}"
+                cells = [_signed(Interval(*more[:3])), Html(shown)]
+            rows.append(
+                _row(
+                    name, _bar(figures[metric], top), _plus_minus(figures[metric]), *cells, own=own
+                )
+            )
+    return _page(
+        title,
+        _section("Which is better?", *said, make("p", note, class_="quiet")),
+        _section(
+            "All figures",
+            _table(("", "", "figure", f"{found.first} minus it", "p"), rows),
+            _glossary(METRICS, metrics),
+        ),
+    )
+
+
+def _page(title: str, *sections: Html | None) -> str:
+    head = make(
+        "head",
+        Html('<meta charset="utf-8">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        make("title", title),
+        make("style", Html(STYLE)),
+    )
+    body = make("body", make("h1", title), *(part for part in sections if part is not None))
+    return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
+
+
+def _summary(report: "Report") -> Html:
+    """The answer in words: what it finds, what it adds, for whom it fails, and its cost."""
+    recall = next(name for name in report.metrics if name.startswith("recall@"))
+    k = recall.partition("@")[2]
+    own, popular = report.metrics[recall].mean, report.popularity[recall].mean
+    lines = [
+        make(
+            "p",
+            f"On average {own:.1%} of a user's held-out items stand among the first {k} of the "
+            f"model's list for that user. A list of the most popular items, the same for "
+            f"everybody, holds {popular:.1%}.",
+            class_="verdict",
+        ),
+        make("p", _verdict(report, recall), class_="verdict"),
+    ]
+    if report.without_clock is not None:
+        plain = report.without_clock[recall].mean
+        lines.append(
+            make(
+                "p",
+                f"It was told when the held-out event happened. Without that it has {plain:.1%}, "
+                "which is the figure to compare with models that are not told.",
+            )
+        )
+    weak = _weak(report.slices, int(k))
+    if weak:
+        lines.append(
+            make(
+                "p", "It is not shown to be better than popular items for: " + "; ".join(weak) + "."
+            )
+        )
+    return _section("In short", *lines)
+
+
+def _verdict(report: "Report", recall: str) -> str:
+    rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
+    if not rungs:
+        rungs = [("popular", report.differences[recall])]
+    ahead = [name for name, more in rungs if more.high < 0]
+    level = [name for name, more in rungs if more.low <= 0 <= more.high]
+    name, least = min(rungs, key=lambda each: each[1].mean)
+    by = f"the closest, {name}, is behind by {_points(least)}"
+    none = "" if report.ladder else " Other methods without training were not measured."
+    if ahead:
+        return f"It is worse than {_listed(ahead)}, which needs no training.{none}"
+    if level:
+        return (
+            f"It is not shown to be better than {_listed(level)}, which needs no training: the "
+            f"difference lies within what other users could give by luck.{none}"
+        )
+    return f"It is better than every method without training that was measured: {by}.{none}"
+
+
+def _weak(slices: Sequence["Slice"], k: int) -> list[str]:
+    """The slices where its difference to popular items is not above zero."""
+    return [
+        f"{part.by}: {part.name} ({part.events:,} held-out events)"
+        for part in slices
+        if part.difference[k].low <= 0
+    ]
+
+
+def _better(
+    first: str, other: str, metric: str, more: Interval | tuple[float, ...], chance: float
+) -> str:
+    mean, low, high = more[:3]
+    size = f"{abs(mean):.4f} in {metric} (95 % interval {low:+.4f} to {high:+.4f}, p {chance:.4f})"
+    if chance >= 0.05:
+        return f"{first} and {other} are not shown to differ: {size}."
+    return f"{first} is {'better' if mean > 0 else 'worse'} than {other} by {size}."
+
+
+def _ladder(report: "Report") -> Html | None:
+    if not report.ladder:
+        return None
+    shown = list(report.ladder[0].metrics)[: len(SHOWN)]
+    rows: list[Html] = []
+    for name in shown:
+        figures = {rung.name: rung.metrics[name] for rung in report.ladder}
+        top = max(each.high for each in (*figures.values(), report.metrics[name]))
+        rows.append(_group(name, 4))
+        rows += [
+            _row(
+                rung.name,
+                _bar(rung.metrics[name], top),
+                _plus_minus(rung.metrics[name]),
+                _signed(rung.difference[name]),
+            )
+            for rung in report.ladder
+        ]
+        own = report.metrics[name]
+        rows.append(_row("this model", _bar(own, top), _plus_minus(own), Html(""), own=True))
+    return _section(
+        "What does it add to methods without training?",
+        _table(("method", "", "figure", "this model minus it"), rows),
+        _quiet(
+            "Each method was fitted on the same events and asked for the same users. Popular of "
+            "late weighs recent events more; transitions counts what follows the last items met; "
+            "item-cf counts what users share. Where the interval of a difference holds 0, nothing "
+            "is shown."
+        ),
+    )
+
+
+def _slices(report: "Report") -> Html | None:
+    if not report.slices:
+        return None
+    k = next(iter(report.slices[0].recall))
+    top = max(part.recall[k].high for part in report.slices)
+    rows: list[Html] = []
+    for by, parts in groupby(report.slices, key=lambda part: part.by):
+        rows.append(_group(_BY.get(by, by), 6))
+        rows += [
+            _row(
+                part.name,
+                _bar(part.recall[k], top, tick=part.popularity[k].mean, own=True),
+                _plus_minus(part.recall[k]),
+                _number(part.popularity[k].mean),
+                Html(f"{part.users:,}"),
+                Html(f"{part.events:,}"),
+            )
+            for part in parts
+        ]
+    heads = ("", "", f"recall@{k}", "popular", "users", "held-out events")
+    return _section(
+        "For whom is it good, and for whom not?",
+        _table(heads, rows),
+        _quiet(
+            "The upright mark shows what the most popular items find for the same users. Items of "
+            "the head are the most popular ones that together have a third of the training events; "
+            "the torso has the next third, the tail the last; new items have none."
+        ),
+    )
+
+
+_BY = {
+    "history": "Users by how many of their events were known",
+    "users": "Users by whether they were trained on",
+    "items": "Held-out items by how popular they were",
+}
+
+
+def _quality(report: "Report") -> Html:
+    rows: list[Html] = []
+    same = report.same_for_one()
+    shown = [name for name in report.metrics if name.split("@")[0] not in same]
+    by_k = sorted(shown, key=lambda name: int(name.partition("@")[2]))
+    for k, names in groupby(by_k, key=lambda name: name.partition("@")[2]):
+        rows.append(_group(f"the first {k}", 5))
+        for name in names:
+            own, other = report.metrics[name], report.popularity[name]
+            top = max(own.high, other.high)
+            bar = _bar(own, top, tick=other.mean, own=True)
+            cells = (_plus_minus(own), _number(other.mean), _signed(report.differences[name]))
+            rows.append(_row(name.partition("@")[0], bar, *cells))
+    through = (
+        []
+        if report.exact is None
+        else [
+            _quiet(
+                "An approximate index was searched. Through an exact one: "
+                + ", ".join(
+                    f"{name} {figure.mean:.4f}"
+                    for name, figure in report.exact.items()
+                    if name.split("@")[0] in SHOWN
+                )
+                + "."
+            )
+        ]
+    )
+    return _section(
+        "How good are the lists?",
+        _table(("", "", "this model", "popular", "difference"), rows),
+        *through,
+        _quiet(
+            "± is half of the 95 % interval: another sample of such users would give a mean within "
+            "it. It says nothing of other trainings. The upright mark is the popular items' figure."
+        ),
+        *(_quiet(f"Here {one} equals {other}, and is left out.") for one, other in same.items()),
+        _glossary(METRICS, shown),
+    )
+
+
+def _lists(report: "Report") -> Html:
+    rows = [
+        _row(name.replace("_", " "), _number(value), _number(report.popularity_catalogue[name]))
+        for name, value in report.catalogue.items()
+    ]
+    by = f" Here by {report.diversity_by}." if report.diversity_by else ""
+    meanings = {**LISTS, "diversity": LISTS["diversity"] + "." + by} if by else LISTS
+    return _section(
+        "What do the lists do to the catalogue?",
+        _table(("", "this model", "popular"), rows),
+        _glossary(meanings, list(report.catalogue)),
+    )
+
+
+def _costs(report: "Report") -> Html | None:
+    if not report.costs:
+        return None
+    rows = [
+        _row(
+            name,
+            Html("–" if cost.fit is None else f"{cost.fit:,.2f}"),
+            Html(f"{cost.query:,.0f}"),
+            own=name == next(iter(report.costs)),
+        )
+        for name, cost in report.costs.items()
+    ]
+    return _section(
+        "At what cost?",
+        _table(("", "CPU seconds of the fit", "CPU µs a query"), rows),
+        _quiet(
+            "CPU time over all threads on the machine that measured, with queries asked in blocks. "
+            "–: the model was there already, and its fit was not seen."
+        ),
+    )
+
+
+def _measured(report: "Report") -> Html:
+    seen = "Items a user had met before were left out of the lists."
+    if not report.exclude_seen:
+        seen = "Items a user had met before were left in the lists."
+    lines = (
+        SPLITS.get(report.split, f"The split is of kind {report.split}."),
+        f"{report.users:,} users were asked once each, and all {report.candidate_items:,} items "
+        f"were ranked for each of them; none was sampled. {seen}",
+        f"Fitted on {report.fit}, measured on the {report.cut} rows.",
+        *report.lines(),
+    )
+    return _section("How was it measured?", *(make("p", line) for line in lines))
+
+
+def _section(title: str, *children: str) -> Html:
+    return make("section", make("h2", title), *children)
+
+
+def _quiet(text: str) -> Html:
+    return make("p", text, class_="quiet")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
+    plain = [make("th", head, scope="col") for head in heads[:1]]
+    rest = [make("th", head, scope="col", class_="number") for head in heads[1:]]
+    return make("table", make("thead", make("tr", *plain, *rest)), make("tbody", *rows))
+
+
+def _group(text: str, columns: int) -> Html:
+    return make("tr", make("th", text, colspan=str(columns), scope="rowgroup"), class_="group")
+
+
+def _row(name: str, *cells: Html, own: bool = False) -> Html:
+    made = [
+        make("td", cell, class_="plot" if cell.startswith("<svg") else "number") for cell in cells
+    ]
+    return make("tr", make("th", name, scope="row"), *made, class_="own" if own else "plain")
+
+
+def _bar(figure: Interval, top: float, tick: float | None = None, *, own: bool = False) -> Html:
+    """A bar as long as the mean, the interval as a line, and a mark where something else is."""
+
+    def at(value: float) -> str:
+        return f"{max(0.0, min(1.0, value / top if top > 0 else 0.0)) * 200:.1f}"
+
+    parts = [
+        f'<rect class="bar{" own" if own else ""}" x="0" y="3" height="10" '
+        f'width="{at(figure.mean)}"/>',
+        f'<line class="whisker" x1="{at(figure.low)}" x2="{at(figure.high)}" y1="8" y2="8"/>',
+    ]
+    if tick is not None:
+        parts.append(f'<line class="tick" x1="{at(tick)}" x2="{at(tick)}" y1="1" y2="15"/>')
+    label = f"{figure.mean:.4f}, 95 % interval {figure.low:.4f} to {figure.high:.4f}"
+    return Html(
+        f'<svg viewBox="0 0 200 16" preserveAspectRatio="none" role="img" aria-label="{label}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _glossary(meanings: Mapping[str, str], names: Sequence[str]) -> Html:
+    kinds = dict.fromkeys(name.partition("@")[0] for name in names)
+    entries = (
+        part
+        for kind in kinds
+        if kind in meanings
+        for part in (make("dt", kind.replace("_", " ")), make("dd", meanings[kind]))
+    )
+    return make("dl", *entries, class_="quiet")
+
+
+def _plus_minus(figure: Interval) -> Html:
+    return Html(f"{figure.mean:.4f} ± {(figure.high - figure.low) / 2:.4f}")
+
+
+def _signed(figure: Interval) -> Html:
+    return Html(f"{figure.mean:+.4f} ({figure.low:+.4f} to {figure.high:+.4f})")
+
+
+def _points(more: Interval) -> str:
+    return (
+        f"{more.mean:.1%} of the held-out items (95 % interval {more.low:.1%} to {more.high:.1%})"
+    )
+
+
+def _number(value: float) -> Html:
+    return Html("–" if value != value else f"{value:.4f}")  # noqa: PLR0124 - NaN: there is none
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
