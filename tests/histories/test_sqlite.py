@@ -14,6 +14,7 @@ import pytest
 from shortlist.errors import EventStoreError
 from shortlist.histories.damage import agreed
 from shortlist.histories.events import Event, EventConflictError, Kept, Stored
+from shortlist.histories.items import ItemStore, ItemValue
 from shortlist.histories.sqlite import DAY, Keeping, SQLiteEvents, identity_of, rows
 
 KILLS = int(os.environ.get("SHORTLIST_KILLS", "3"))
@@ -155,6 +156,9 @@ def full(path, opened):
         [[Event(u, f"item-{u}-{i}", "k", 7, 0.5, f"{i}") for i in range(20)] for u in range(20)]
     )
     store.close()
+    items = ItemStore(path)
+    items.append([ItemValue(n, "column price", 0, n / 3) for n in range(100)], "c", 0)
+    items.close()
     return path
 
 
@@ -209,13 +213,16 @@ def test_another_file_is_no_store_and_is_left_alone(path):
         "UPDATE about SET value = 'x' WHERE name = 'last'",
         "UPDATE about SET value = 3 WHERE name = 'last'",
         "UPDATE events SET item = 'another' WHERE sequence = 9",
-        "PRAGMA user_version = 2",
+        "UPDATE item_values SET value = '3' WHERE part = 'column price'",
+        "UPDATE item_changes SET undone = 1",
+        "PRAGMA user_version = 1",
+        "PRAGMA user_version = 3",
     ],
 )
 def test_tables_that_no_store_has_are_refused(full, change):
     with closing(sqlite3.connect(full, isolation_level=None)) as file:
         file.execute(change)
-    with pytest.raises(EventStoreError, match=r"is damaged|is a store of version 2"):
+    with pytest.raises(EventStoreError, match=r"is damaged|is a store of version 3"):
         SQLiteEvents(full)
 
 

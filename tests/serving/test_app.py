@@ -38,6 +38,8 @@ DOORS = {
     ("POST", "/v1/events"): "write",
     ("DELETE", "/v1/users/{user}"): "admin",
     ("POST", "/admin/items"): "admin",
+    ("POST", "/admin/items/revert"): "admin",
+    ("GET", "/admin/items/changes"): "admin",
     ("POST", "/admin/reload"): "admin",
 }
 

@@ -124,10 +124,17 @@ def test_the_page_does_what_it_says(reader):
             if command in text:
                 watch = reader.servers[0].app.watch
                 wait_until(lambda watch=watch, made=made: watch.current.name == made)
-    before, kept, after, _, deleted = reader.said
+    before, kept, after, _, first, cheap, second, left, listed, back, deleted = reader.said
     assert kept == {"sequence": [1], "repeated": 0}
     assert before["items"][0][0] == 500093
     assert 500093 not in after["items"][0]
+    assert (first["change"], second["change"], back["change"]) == (1, 2, 3)
+    assert first["durable"]
+    assert (set(cheap["items"][0]), left["items"]) == ({500014, 500013}, [[500014]])
+    assert [one["change"] for one in listed["changes"]] == [2, 1]
     assert deleted == {"user": 77, "events": 2, "held_by": ["v2", "v3"]}
     served = reader.servers[0].app.watch.current
     assert (served.name, served.bundle.watermark.sequence) == ("v3", 304)
+    assert (served.change, served.left_out) == (3, ())
+    titles = served.data.item_frame.filter(served.data.item_frame["price"] < 0.8)
+    assert set(titles["id"]) == {500014, 500013}

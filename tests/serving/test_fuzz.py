@@ -227,7 +227,17 @@ def test_a_body_near_the_truth_is_answered_or_refused(either, writer, path):
             "add": st.lists(new_items(), max_size=3),
             "remove": lists,
             "restore": lists,
+            "id": st.text(max_size=2) | ids,
+            "set": st.lists(new_items() | st.fixed_dictionaries({"id": ids}), max_size=3),
+            "available": st.lists(
+                st.fixed_dictionaries(
+                    {"id": ids},
+                    optional=dict.fromkeys(("from", "until"), st.none() | st.floats(0, 2e9) | ids),
+                ),
+                max_size=3,
+            ),
         },
+        "/admin/items/revert": {"change": st.integers(-1, 9) | ids},
     }[path]
 
     @many

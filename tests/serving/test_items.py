@@ -1,4 +1,4 @@
-"""Items changed while they are served: at once, for every thread, until the next bundle."""
+"""Items that come and go while they are served: at once, and for every thread."""
 
 from threading import Event, Thread
 
@@ -28,7 +28,15 @@ def recommended(client, **asked):
 def test_a_new_item_is_answered_found_by_its_columns_and_called_by_its_title(admin, bundle):
     before = recommended(admin)
     said = admin.post("/admin/items", {"add": [NEW]})
-    assert said.json == {"bundle": verify(bundle).id, "items": 201, "removed": 0}
+    assert said.json == {
+        "bundle": verify(bundle).id,
+        "items": 201,
+        "removed": 0,
+        "change": 1,
+        "repeated": False,
+        "durable": False,
+        "left_out": 0,
+    }
     assert set(recommended(admin)) == {*before, NEW["id"]}
     where = {"and": [{"column": "price", "eq": 7.5}, {"column": "tags", "eq": "sea"}]}
     assert NEW["id"] in recommended(admin, where=where)
@@ -51,7 +59,7 @@ def test_a_removed_item_is_gone_for_strangers_too_and_comes_back(admin):
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
-        ({}, "invalid_request", "give items to add, remove or restore"),
+        ({}, "invalid_request", "give items to add, remove, restore, set or make available"),
         ({"add": [{"id": 90_001}]}, "invalid_request", "none of the features"),
         ({"add": [NEW | {"colour": 1}]}, "invalid_request", "no column 'colour'"),
         ({"add": [NEW | {"id": TRAINED}]}, "invalid_request", "500005 was trained on"),
@@ -70,10 +78,19 @@ def test_what_cannot_be_changed_is_refused_whole(admin, body, code, message):
     assert admin.app.watch.current is before
 
 
-def test_a_bundle_whose_items_cannot_change_says_so(open_app, make_client, blend_bundle):
+def test_a_bundle_that_places_no_items_says_so_and_hides_those_that_are_removed(
+    open_app, make_client, blend_bundle
+):
     client = make_client(open_app(blend_bundle, SETTINGS), TOKEN)
-    said = client.post("/admin/items", {"remove": [TRAINED]})
+    said = client.post("/admin/items", {"add": [NEW]})
     assert (said.status, said.code) == (422, "not_supported")
+    before = recommended(client, exclude_seen=False)
+    said = client.post("/admin/items", {"remove": [TRAINED]}).json
+    assert (said["items"], said["removed"]) == (len(before) - 1, 1)
+    assert set(before) - set(recommended(client, exclude_seen=False)) == {TRAINED}
+    assert client.post("/admin/items", {"remove": [TRAINED]}).status == 422
+    assert client.post("/admin/items", {"restore": [TRAINED]}).status == 200
+    assert recommended(client, exclude_seen=False) == before
 
 
 def test_without_a_bundle_there_are_no_items(open_app, make_client, tmp_path):
@@ -81,13 +98,28 @@ def test_without_a_bundle_there_are_no_items(open_app, make_client, tmp_path):
     assert client.post("/admin/items", {"remove": [1]}).code == "not_ready"
 
 
-def test_a_look_keeps_the_change_and_the_next_bundle_ends_it(admin, bundle):
+def test_a_look_keeps_the_change_and_the_next_bundle_has_it_too(admin, bundle):
     admin.post("/admin/items", {"remove": [TRAINED]})
     assert not admin.app.watch.look(again=True)
     assert TRAINED not in recommended(admin, exclude_seen=False)
     admin.app.watch._seal = ""  # as if another had been published in its place
     assert admin.app.watch.look()
-    assert TRAINED in recommended(admin, exclude_seen=False)
+    assert TRAINED not in recommended(admin, exclude_seen=False)
+
+
+def test_an_item_that_came_and_went_comes_back(admin):
+    before = recommended(admin)
+    admin.post("/admin/items", {"add": [NEW]})
+    admin.post("/admin/items", {"remove": [NEW["id"]]})
+    assert recommended(admin) == before
+    assert admin.post("/v1/titles", {"items": [NEW["id"]]}).json["titles"] == ["the new one"]
+    admin.post("/admin/items", {"restore": [NEW["id"]]})
+    assert set(recommended(admin)) == {*before, NEW["id"]}
+    admin.post("/admin/items", {"remove": [NEW["id"]]})
+    admin.post("/admin/items", {"add": [NEW]})
+    assert set(recommended(admin)) == {*before, NEW["id"]}
+    assert admin.post("/admin/items/revert", {"change": 1}).json["items"] == 201
+    assert admin.post("/admin/items/revert", {"change": 5}).json["items"] == 200
 
 
 def test_changes_under_load_lose_no_request_and_never_show_half_of_one(running, bundle):

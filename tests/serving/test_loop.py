@@ -1,5 +1,6 @@
 """The loop closes: events are served, exported, learned from and published, and count once."""
 
+import json
 import sys
 
 import polars as pl
@@ -169,3 +170,46 @@ def test_a_deleted_user_is_in_no_later_export(served, tmp_path, capsys, make_cli
     out = tmp_path / "out.parquet"
     run(capsys, "events", "export", store, "--bundle", folder / "v1", "--out", out)
     assert pl.read_parquet(out)["user_id"].to_list() == [OTHER]
+
+
+def test_a_bundle_says_up_to_which_change_of_items_its_table_knows_and_its_heirs_say_so_too(
+    project, tmp_path, capsys
+):
+    mark = f"{'ab' * 8}:7"
+    command = ["train", project / "recipe.toml", "--out", tmp_path / "v1", "--quiet"]
+    code, said = run(capsys, *command, "--items-watermark", "7")
+    assert (code, "a watermark is STORE:NUMBER" in said) == (2, True)
+    code, said = run(capsys, *command, "--items-watermark", mark)
+    assert code == 0, said
+    new = pl.DataFrame({"user_id": [USER], "item_id": [500_001], "timestamp": [2_000_000_000]})
+    new.with_columns(rating=5.0).write_csv(tmp_path / "new.csv")
+    update = ["update", tmp_path / "v1", "--events", tmp_path / "new.csv", "--out", tmp_path / "v2"]
+    code, said = run(capsys, *update)
+    assert code == 0, said
+    for name in ("v1", "v2"):
+        assert load(tmp_path / name).items_watermark == Watermark("ab" * 8, 7)
+
+
+def test_changes_of_items_are_listed_and_taken_back_on_the_command_line(served, tmp_path, capsys):
+    app = served[2]
+    admin = {"authorization": f"Bearer {ADMIN}"}
+    windows = [{"id": 500_001, "until": 5}]
+    said = served[0].post("/admin/items", {"id": "w-1", "available": windows}, headers=admin)
+    assert said.json["change"] == 1
+    store = tmp_path / "e.sqlite"
+    code, text = run(capsys, "items", "changes", store)
+    assert (code, "id w-1: 500001 (available) [None, 5.0]" in text) == (0, True), text
+    code, text = run(capsys, "items", "revert", store, 1)
+    assert (code, "Change 1 is taken back, by change 2" in text) == (0, True), text
+    app.watch.follow()
+    assert app.watch.current.change == 2
+    assert app.watch.current.availability is None
+    assert "had been taken back, by change 2" in run(capsys, "items", "revert", store, 1)[1]
+    code, text = run(capsys, "items", "changes", store, "--json", "--limit", 1)
+    assert json.loads(text)["changes"][0]["undoes"] == 1
+    for number, why in ((2, "change 2 took back change 1"), (9, "there is no change 9")):
+        code, text = run(capsys, "items", "revert", store, number)
+        assert (code, why in text) == (2, True), text
+    code, text = run(capsys, "items", "changes", tmp_path / "none")
+    assert (code, "there is no such file" in text) == (2, True)
+    assert not (tmp_path / "none").exists()

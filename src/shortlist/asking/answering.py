@@ -94,6 +94,11 @@ class Answering(FittedFirst, Showing, ABC):
         """The features of past events that `search` reads."""
         return frozenset()
 
+    @property
+    def item_columns(self) -> frozenset[str]:
+        """The columns of the items table that what it has learned depends on."""
+        return frozenset()
+
     def check_told(self, queries: Queries) -> None:
         """Refuse features of users and events, and times, that would do nothing.
 

@@ -79,6 +79,11 @@ class Channel(Answers, Protocol):
         ...
 
     @property
+    def item_columns(self) -> frozenset[str]:
+        """The columns of the items table that what it has learned depends on."""
+        ...
+
+    @property
     def timed(self) -> bool:
         """Whether `search` reads the times of the events of a history."""
         ...

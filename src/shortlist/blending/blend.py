@@ -179,6 +179,11 @@ class Blend(Explaining):
     def _those_asked(self) -> list[Channel]:
         return [channel for name, channel in self.channels.items() if self._asked(name)]
 
+    @property
+    def item_columns(self) -> frozenset[str]:
+        """The columns of the items table that any channel depends on."""
+        return frozenset[str]().union(*(one.item_columns for one in self.channels.values()))
+
     def search(self, block: RowQueries, k: int) -> Hits:
         """Return the k best items of B queries over all channels."""
         return self.answered(block, k).hits

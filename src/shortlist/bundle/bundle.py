@@ -76,6 +76,12 @@ class Bundle(Showing):
         return None if mark is None else Watermark(**mark)
 
     @property
+    def items_watermark(self) -> Watermark | None:
+        """Up to which change of items of which store its items table knows them; None for none."""
+        mark: Mapping[str, Any] | None = self.manifest.fields.get("items_watermark")
+        return None if mark is None else Watermark(**mark)
+
+    @property
     def forgets_met(self) -> bool:
         """Whether it was made before bundles kept what users rated below min_weight."""
         data = (self.recipe or {}).get("data", {})
@@ -92,6 +98,7 @@ def save(
     findings: Sequence[Mapping[str, str]] = (),
     index: Mapping[str, Any] | None = None,
     watermark: Watermark | None = None,
+    items_watermark: Watermark | None = None,
     log: bool = True,
     overwrite: bool = False,
 ) -> str:
@@ -99,9 +106,11 @@ def save(
 
     metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. findings: `Finding.to_dict()` of each
     mistake the doctor found in training. index: what was measured of its index. watermark: the last
-    event of a store that is in its log. log: whether the events are kept; without them histories
-    come with the queries, or from a store given to `load`. The directory appears whole or not at
-    all; one that exists is refused unless `overwrite` is set. Errors: BundleError.
+    event of a store that is in its log. items_watermark: the last change of items that its items
+    table holds: later ones alone are made to it when it is served. log: whether the events are
+    kept; without them histories come with the queries, or from a store given to `load`. The
+    directory appears whole or not at all; one that exists is refused unless `overwrite` is set.
+    Errors: BundleError.
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
     if name is None:
@@ -129,6 +138,8 @@ def save(
     }
     if watermark is not None:
         fields["watermark"] = watermark._asdict()
+    if items_watermark is not None:
+        fields["items_watermark"] = items_watermark._asdict()
     if parts := own_parts(named_parts(fields)):
         fields["parts"] = [part._asdict() for part in parts]
     _check_written(fields)

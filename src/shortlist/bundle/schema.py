@@ -282,7 +282,7 @@ class Metrics(Reported):
 
 
 class Watermark(Section):
-    """The last event of a store that is in the log: `histories.events.Watermark`."""
+    """The last event of a store, or change of items: `histories.events.Watermark`."""
 
     store: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
     sequence: Whole
@@ -301,7 +301,7 @@ class Fields(Section):
     are for readers. parts: those that are not ours, where there are any.
     """
 
-    may_be_missing: ClassVar[frozenset[str]] = frozenset({"watermark", "parts"})
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"watermark", "items_watermark", "parts"})
     """In every format (docs/decisions/0012)."""
 
     retriever: str
@@ -313,6 +313,7 @@ class Fields(Section):
     findings: list[dict[str, str]] = Field(default=[])
     index: dict[str, Any] | None = None
     watermark: Watermark | None = None
+    items_watermark: Watermark | None = None
     parts: Annotated[list[Part], Field(min_length=1)] | None = None
 
 

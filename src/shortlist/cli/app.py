@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from shortlist import __version__
-from shortlist.cli import ask, bundles, doctor, draft, events, job, known, refresh, serve, train
+from shortlist.cli import (
+    ask,
+    bundles,
+    doctor,
+    draft,
+    events,
+    items,
+    job,
+    known,
+    refresh,
+    serve,
+    train,
+)
 from shortlist.cli.company import first_speaks, is_first, speaks_for_all
 from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
@@ -27,7 +39,7 @@ COMMANDS = {
     "Serve": (serve.serve,),
     "Work in parts": (job.job,),
 }
-GROUPS = {"Serve": {"events": events.events}}
+GROUPS = {"Serve": {"events": events.events, "items": items.items}}
 """The commands under the headings that `--help` gives them."""
 
 WITHOUT_PARTS = (train.demo, known.data)

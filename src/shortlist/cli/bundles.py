@@ -80,6 +80,7 @@ def update(
         findings=loaded.manifest.fields.get("findings", ()),
         index=loaded.manifest.fields.get("index"),  # its vectors are the same
         watermark=mark,
+        items_watermark=loaded.items_watermark,
     )
     notes.print(came.line())
     notes.print(f"Saved as {target} ({identity[:12]}).")
@@ -218,6 +219,7 @@ def index(
             findings=loaded.manifest.fields.get("findings", ()),
             index=show.tuned_answers(measured),
             watermark=loaded.watermark,
+            items_watermark=loaded.items_watermark,
         )
     if plot is not None:
         plot_tunings([measured], plot, overwrite=overwrite)

@@ -21,6 +21,14 @@ WatermarkText = Annotated[
         "service does not count them again.",
     ),
 ]
+ItemsWatermarkText = Annotated[
+    str | None,
+    typer.Option(
+        "--items-watermark",
+        help="STORE:NUMBER, as /admin/items/changes tells it: the items table has the changes of "
+        "items up to it, and a service makes only later ones.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what the command would write, if it is there.")
 ]

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shortlist import outputs
-from shortlist.cli.options import Device, JsonFlag, Overwrite, QuietFlag, WatermarkText, WithoutLog
+from shortlist.cli.options import (
+    Device,
+    ItemsWatermarkText,
+    JsonFlag,
+    Overwrite,
+    QuietFlag,
+    WatermarkText,
+    WithoutLog,
+)
 from shortlist.cli.screen import (
     notes,
     notes_unless,
@@ -122,6 +130,7 @@ def train(
         typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints; 300."),
     ] = None,
     watermark: WatermarkText = None,
+    items_watermark: ItemsWatermarkText = None,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,
@@ -143,6 +152,7 @@ def train(
 
     context.with_resource(together())
     mark = None if watermark is None else Watermark.parse(watermark)
+    items_mark = None if items_watermark is None else Watermark.parse(items_watermark)
     quiet = quiet or context.obj["quiet"]
     chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
     read = load_recipe(recipe, chosen)
@@ -176,6 +186,7 @@ def train(
                 watch=TrainingWatch(progress),
                 checkpoints=checkpoints,
                 watermark=mark,
+                items_watermark=items_mark,
                 overwrite=overwrite,
                 log=not without_log,
             )
@@ -268,6 +279,7 @@ def _carried_out(
     watch: "TrainingWatch",
     checkpoints: "Checkpoints | None",
     watermark: "Watermark | None",
+    items_watermark: "Watermark | None",
     overwrite: bool,
     log: bool,
 ) -> "Run":
@@ -283,6 +295,7 @@ def _carried_out(
             progress=watch,
             checkpoints=checkpoints,
             watermark=watermark,
+            items_watermark=items_watermark,
             overwrite=overwrite,
             log=log,
         )

@@ -1,11 +1,14 @@
 """New or changed items for data that are fitted already: read as strictly as the items table."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from shortlist.data.columns import checked_feature, checked_ids, family
 from shortlist.data.dataset import TrainingData
@@ -41,7 +44,7 @@ def item_table(data: TrainingData, items: Sequence[Mapping[str, Any]]) -> pl.Dat
                     f"{WHERE}: the items table has no column '{name}'.{suggest(name, known)}"
                 )
     columns = [
-        _column(data, name, [item.get(name) for item in items], dtype)
+        column_of(data, name, [item.get(name) for item in items], dtype)
         for name, dtype in frame.schema.items()
     ]
     table = pl.DataFrame(columns)
@@ -68,6 +71,53 @@ def with_items(data: TrainingData, table: pl.DataFrame) -> TrainingData:
     )
 
 
+def new_values(data: TrainingData, name: str, ids: list[Any], values: list[Any]) -> pl.Series:
+    """Return other values of one column for known items, read as strictly. Errors: DataError."""
+    frame = data.item_frame
+    if frame is None:
+        raise DataError("the data have no table of items, so no column of it can change")
+    if name not in frame.columns or name == "id":
+        known = [column for column in frame.columns if column != "id"]
+        raise DataError(f"the items table has no column '{name}'.{suggest(name, known)}")
+    column = column_of(data, name, values, frame.schema[name])
+    if (encoder := data.item_features.encoders.get(name)) is not None:
+        refuse_far(encoder, column, pl.Series(ids))
+    return column
+
+
+def with_values(
+    data: TrainingData, columns: Mapping[str, tuple[NDArray[np.int64], pl.Series]]
+) -> TrainingData:
+    """Return the data with other values in the items table: of each column, item rows and values.
+
+    values: as `new_values` returns them, one a row [n]. An item without a line in the table gets
+    one. Nothing that was prepared from the old values is carried over: no mask of a condition, no
+    code of a quota.
+    """
+    frame = data.item_frame
+    assert frame is not None
+    place = np.full(len(data.items) + 1, -1)
+    place[data.items.rows(frame["id"])] = np.arange(len(frame))
+    rows = np.unique(np.concatenate([rows for rows, _ in columns.values()]))
+    missing = rows[place[rows] < 0]
+    place[missing] = len(frame) + np.arange(len(missing))
+    if len(missing):
+        unlisted = pl.DataFrame({"id": data.items.external(missing)})
+        frame = pl.concat([frame, unlisted], how="diagonal")
+    for name, (rows, values) in columns.items():
+        taken = np.arange(len(frame))
+        taken[place[rows]] = len(frame) + np.arange(len(rows))
+        frame = frame.with_columns(pl.concat([frame[name], values.alias(name)]).gather(taken))
+    features = data.item_features
+    if columns.keys() & features.encoders.keys():
+        features = features_of(features, frame, data.items)
+    changed = copy(data)
+    if len(missing):  # which items the table lists is all of it that was kept of the old one
+        changed.__dict__.pop("_placed_by_features", None)
+    changed.__dict__.update(item_frame=frame, item_features=features, remembered=Remembered())
+    return changed
+
+
 def with_removed(data: TrainingData, removed: frozenset[int]) -> TrainingData:
     """Return the data with these item rows, and no others, out of the candidates."""
     return _same_log(data, removed=removed)
@@ -80,9 +130,16 @@ def _same_log(data: TrainingData, **changes: Any) -> TrainingData:
     return changed
 
 
-def _column(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
-    """The values of one column, in the type the table has."""
+def column_of(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
+    """Return plain values of one column in the type the table has; None is missing.
+
+    Dates are read from ISO text. Errors: DataError, for values of another type.
+    """
     try:
+        if dtype == pl.Date or isinstance(dtype, pl.Datetime):
+            return pl.Series(name, [_moment(value, dtype) for value in values], dtype=dtype)
+        if len(_kinds_of(values)) > 1:  # polars would make 1 of true and "5" of 5
+            raise TypeError
         if dtype.is_float():  # JSON writes 2 and 2.5 alike
             values = [float(value) if type(value) is int else value for value in values]
         column = pl.Series(name, values, strict=True)
@@ -102,6 +159,28 @@ def _column(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType
             f"{WHERE}: column '{name}': a value cannot be read as {dtype}: it must be as in the "
             "items table"
         ) from error
+
+
+def _kinds_of(values: Any) -> set[type]:
+    """Of which types plain values are, those in lists too; whole numbers are numbers."""
+    kinds: set[type] = set()
+    for value in values:
+        if isinstance(value, list):
+            kinds |= _kinds_of(value)
+        elif value is not None:
+            kinds.add(float if type(value) is int else type(value))
+    return kinds
+
+
+def _moment(value: Any, dtype: pl.DataType) -> date | datetime | None:
+    """A day or a moment from ISO text. Errors: ValueError, TypeError."""
+    if value is None:
+        return None
+    if not isinstance(dtype, pl.Datetime):
+        return date.fromisoformat(value)
+    moment = datetime.fromisoformat(value)
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    return moment if dtype.time_zone is not None else moment.replace(tzinfo=None)
 
 
 def _loses(column: pl.Series, dtype: pl.DataType) -> bool:

@@ -3,7 +3,8 @@
 import re
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -11,15 +12,7 @@ from zlib import crc32
 import orjson
 
 from shortlist.errors import EventStoreError
-
-MAGIC = 0x53484556
-"""PRAGMA application_id of a store: SHEV."""
-
-VERSION = 1
-"""PRAGMA user_version: of the tables."""
-
-COUNTS = ("last", "age", "seen", "changes")
-"""What a store says of itself in whole numbers, beside its identity."""
+from shortlist.histories.tables import MAGIC, VERSION, VERSIONS
 
 NEEDED = (3, 38, 0)
 """Of SQLite: strict tables and JSON functions."""
@@ -39,16 +32,20 @@ class Agreed(NamedTuple):
     whole: bool
 
 
-def checked(path: Path, tables: str) -> None:
-    """Refuse a file that is no store or is damaged; an empty one may become a store.
-
-    tables: the statements that make a store. Errors: EventStoreError; sqlite3.Error.
-    """
+def check_version() -> None:
+    """Refuse an SQLite that is too old. Errors: EventStoreError."""
     if sqlite3.sqlite_version_info < NEEDED:
         raise EventStoreError(
             f"a store of events needs SQLite {'.'.join(map(str, NEEDED))} or newer, and this "
             f"Python has {sqlite3.sqlite_version}"
         )
+
+
+def checked(path: Path) -> None:
+    """Refuse a file that is no store or is damaged; an empty one may become a store.
+
+    Errors: EventStoreError; sqlite3.Error.
+    """
     with path.open("rb") as file:
         start = file.read(len(_HEADER))
     if not start:
@@ -59,12 +56,12 @@ def checked(path: Path, tables: str) -> None:
     with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as opened:
         try:
             opened.execute("PRAGMA trusted_schema = 0")
-            _check(path, opened, tables)
+            _check(path, opened)
         except (sqlite3.DatabaseError, OverflowError, UnicodeError, TypeError) as error:
             raise damaged(path, str(error)) from error
 
 
-def _check(path: Path, file: sqlite3.Connection, tables: str) -> None:
+def _check(path: Path, file: sqlite3.Connection) -> None:
     made = _schema(file)
     if not made:  # its maker was killed before it had tables
         return
@@ -73,10 +70,12 @@ def _check(path: Path, file: sqlite3.Connection, tables: str) -> None:
     )
     if kind != MAGIC:
         raise EventStoreError(f"{path} is no store of events: give another path")
-    if version != VERSION:
+    if version not in VERSIONS:
         raise EventStoreError(
-            f"{path} is a store of version {version}, and this version of shortlist reads {VERSION}"
+            f"{path} is a store of version {version}, and this version of shortlist reads those up "
+            f"to {VERSION}"
         )
+    tables, counts = VERSIONS[version]
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
         model.executescript(tables)
         if made != _schema(model):
@@ -85,17 +84,33 @@ def _check(path: Path, file: sqlite3.Connection, tables: str) -> None:
         raise damaged(path, said)
     highest = 0
     for *values, check in file.execute("SELECT * FROM events"):
-        if crc32(orjson.dumps(values)) != check:
+        if checksum(values) != check:
             raise damaged(path, f"event {values[1]} is not what was stored")
         highest = max(highest, values[1])
     about = dict(file.execute("SELECT name, value FROM about"))
-    if about.keys() != {"identity", *COUNTS} or not (
-        all(isinstance(about[name], int) and about[name] >= 0 for name in COUNTS)
+    if about.keys() != {"identity", *counts} or not (
+        all(isinstance(about[name], int) and about[name] >= 0 for name in counts)
         and re.fullmatch("[0-9a-f]{16}", str(about["identity"]))
     ):
         raise damaged(path, "it does not say of itself what a store says")
     if about["last"] < highest:
         raise damaged(path, "it does not know the number of its last event")
+    if "items" in counts:
+        _check_items(path, file, about["items"])
+
+
+def _check_items(path: Path, file: sqlite3.Connection, last: int) -> None:
+    """Refuse changes of items that are not what was stored. last: the number of the last one."""
+    changes = "SELECT number, id, digest, undoes, undone, arrived, age, checksum FROM item_changes"
+    values = "SELECT number, item, part, value, checksum FROM item_values"
+    for number, *rest, check in (*file.execute(changes), *file.execute(values)):
+        if checksum((number, *rest)) != check or not 0 < number <= last:
+            raise damaged(path, f"change {number} of items is not what was stored")
+
+
+def checksum(values: Iterable[Any]) -> int:
+    """A number that tells whether a stored row is what it was."""
+    return crc32(orjson.dumps(list(values), default=bytes.hex))
 
 
 def damaged(path: Path, how: str) -> EventStoreError:
@@ -106,20 +121,26 @@ def damaged(path: Path, how: str) -> EventStoreError:
     )
 
 
-def agreed(path: Path) -> Agreed | None:
+def agreed(path: Path, held: ExitStack | None = None) -> Agreed | None:
     """Return what the users of a store had acknowledged of what is written ahead; None for nothing.
 
     Asked before the store is opened, it tells what a process that was killed had acknowledged:
-    SQLite itself takes a file that was cut short for one that never was longer.
+    SQLite itself takes a file that was cut short for one that never was longer. held: where the
+    file stays open that SQLite locks, needed while this process has the store open: to close it
+    would give up all locks that the process has on it, and the next process would begin it anew.
     """
-    try:
-        shared = Path(f"{path}-shm").read_bytes()[:48]
-        with Path(f"{path}-wal").open("rb") as file:
-            start = file.read(32)
-            size = file.seek(0, 2)
-        unchanged = Path(f"{path}-shm").read_bytes()[:48] == shared
-    except OSError:
-        return None
+    with ExitStack() as read:
+        try:
+            locked = Path(f"{path}-shm").open("rb", buffering=0)  # noqa: SIM115
+            (read if held is None else held).enter_context(locked)
+            shared = locked.read(48)
+            with Path(f"{path}-wal").open("rb") as file:
+                start = file.read(32)
+                size = file.seek(0, 2)
+            locked.seek(0)
+            unchanged = locked.read(48) == shared
+        except OSError:
+            return None
     if len(shared) < 48 or not shared[12] or not unchanged:
         return None
     frames = int.from_bytes(shared[16:20], sys.byteorder)

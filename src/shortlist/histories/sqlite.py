@@ -4,21 +4,17 @@ What was acknowledged survives the end of the process, however it ends; with syn
 also a loss of power. Several processes of one machine may share the file.
 """
 
-import os
-import secrets
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from zlib import crc32
+from typing import Any, NamedTuple
 
 import orjson
 
 from shortlist.errors import EventStoreError
-from shortlist.histories.damage import MAGIC, VERSION, agreed, checked, damaged, lost
+from shortlist.histories.damage import agreed, checksum, damaged, lost
 from shortlist.histories.events import (
     Event,
     EventConflictError,
@@ -27,33 +23,23 @@ from shortlist.histories.events import (
     Stored,
     as_values,
 )
-
-Synchronous = Literal["normal", "full"]
-
-DAY = 86_400.0
+from shortlist.histories.file import (
+    DAY,
+    Clock,
+    Place,
+    Synchronous,
+    about,
+    connected,
+    opened_to_read,
+    refusing,
+    transaction,
+)
 
 HEADER = b"SQLite format 3\0"
 """What each file of SQLite begins with."""
 
 AT_A_TIME = 50_000
 """Events that are read together."""
-
-TABLES = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE events (
-    user ANY NOT NULL, sequence INTEGER NOT NULL, item ANY NOT NULL, kind TEXT, time INTEGER,
-    weight REAL, arrived INTEGER NOT NULL, age INTEGER NOT NULL, checksum INTEGER NOT NULL,
-    PRIMARY KEY (user, sequence)
-) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX by_sequence ON events (sequence);
-CREATE TABLE sent (
-    user ANY NOT NULL, id TEXT NOT NULL, sequence INTEGER NOT NULL, digest BLOB NOT NULL,
-    age INTEGER NOT NULL,
-    PRIMARY KEY (user, id)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX sent_by_age ON sent (age);
-CREATE TABLE forgotten (user ANY PRIMARY KEY, age INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"""
 
 _OF_USER = """
 FROM events WHERE user = ?1 AND sequence > CASE
@@ -129,24 +115,24 @@ class SQLiteEvents:
         self.keeping = (keeping or Keeping()).checked()
         self.trimmed = 0  # events that newer ones of their users pushed out
         before = agreed(self.path)
-        with _refusing(self.path):
-            self._write = _connected(self.path, self.keeping.synchronous)
+        with refusing(self.path):
+            self._write = connected(self.path, self.keeping.synchronous)
             self._read = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._read.execute("PRAGMA query_only = 1")
-            self.identity = str(_about(self._write, "identity"))
-            self._changes = int(_about(self._write, "changes"))
-            self.clock = Clock(*(int(_about(self._write, name)) for name in ("age", "seen")))
-        self.incomplete = lost(before, agreed(self.path))
-        found = os.stat(self.path)
-        self._file = (found.st_dev, found.st_ino)
+            self.identity = str(about(self._write, "identity"))
+            self._changes = int(about(self._write, "changes"))
+            self.clock = Clock.of(self._write)
+        self._held = ExitStack()
+        self.incomplete = lost(before, agreed(self.path, self._held))
+        self._place = Place(self.path)
 
     def append(self, requests: Sequence[Sequence[Event]]) -> list[Kept | EventConflictError]:
         """Keep the events of several requests in one step; of each request all or none."""
         trimmed = 0
-        with _refusing(self.path):
-            self._check_there()
-            with _transaction(self._write) as run:
-                last = int(_about(self._write, "last"))
+        with refusing(self.path):
+            self._place.check()
+            with transaction(self._write) as run:
+                last = int(about(self._write, "last"))
                 answers: list[Kept | EventConflictError] = []
                 for events in requests:
                     try:
@@ -158,8 +144,8 @@ class SQLiteEvents:
                     if len(kept.sequence) > kept.repeated:
                         for user in dict.fromkeys(event.user for event in events):
                             trimmed += run(_TRIM, (user, self.keeping.of_user)).rowcount
-                about = {"last": last, "age": self.clock.age(), "seen": self.clock.now()}
-                for name, value in about.items():
+                said = {"last": last, "age": self.clock.age(), "seen": self.clock.now()}
+                for name, value in said.items():
                     run("UPDATE about SET value = ? WHERE name = ?", (value, name))
                 changes = self._changed()
         self._changes = changes
@@ -207,9 +193,9 @@ class SQLiteEvents:
 
     def forget(self, user: Id) -> int:
         """Remove all events of a user, a stranger from now on; return how many there were."""
-        with _refusing(self.path):
-            self._check_there()
-            with _transaction(self._write) as run:
+        with refusing(self.path):
+            self._place.check()
+            with transaction(self._write) as run:
                 count: int = run("DELETE FROM events WHERE user = ?", (user,)).rowcount
                 run("DELETE FROM sent WHERE user = ?", (user,))
                 run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, self.clock.age()))
@@ -222,28 +208,28 @@ class SQLiteEvents:
 
         Where another process has changed it meanwhile, that does not grow until `is_changed`.
         """
-        before = int(_about(self._write, "changes"))
+        before = int(about(self._write, "changes"))
         self._write.execute("UPDATE about SET value = ? WHERE name = 'changes'", (before + 1,))
         return before + 1 if before == self._changes else self._changes
 
     def is_changed(self) -> bool:
         """Return whether another process has changed the store since this was asked last."""
-        with _refusing(self.path):
-            self._check_there()
-            changes = int(_about(self._read, "changes"))
+        with refusing(self.path):
+            self._place.check()
+            changes = int(about(self._read, "changes"))
         # Asked while this process changes it, it may say so of that: too often does no harm.
         changed, self._changes = changes != self._changes, changes
         return changed
 
     def forgotten(self) -> list[Id]:
         """Return the users who were deleted."""
-        with _refusing(self.path):
+        with refusing(self.path):
             return [user for (user,) in self._write.execute("SELECT user FROM forgotten")]
 
     def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
         """Return what each user met after event number `since`; of a deleted one, all there is."""
-        with _refusing(self.path):
-            self._check_there()
+        with refusing(self.path):
+            self._place.check()
             found = []
             for user in users:
                 run = self._read.execute(_DETAILS if detailed else _ITEMS, (user, since))
@@ -259,9 +245,9 @@ class SQLiteEvents:
             for days in (self.keeping.days, self.keeping.days_of_ids)
         )
         removed = 0
-        with _refusing(self.path):
-            self._check_there()
-            with _transaction(self._write) as run:
+        with refusing(self.path):
+            self._place.check()
+            with transaction(self._write) as run:
                 run("DELETE FROM sent WHERE age < ?", (ids,))
                 while (count := run(_EXPIRE, (oldest,)).rowcount) > 0:
                     removed += count
@@ -275,52 +261,19 @@ class SQLiteEvents:
         """Let go of the file; what was written ahead goes into it."""
         self._read.close()
         self._write.close()
-
-    def _check_there(self) -> None:
-        """Refuse to go on where the file is not that one any more: writing would be for nobody."""
-        try:
-            found = os.stat(self.path)
-        except OSError as error:
-            raise EventStoreError(f"the store of events {self.path} is gone") from error
-        if (found.st_dev, found.st_ino) != self._file:
-            raise EventStoreError(f"the store of events {self.path} was replaced: restart")
-
-
-class Clock:
-    """The time of a process, and the age of a store: both in microseconds, and neither goes back.
-
-    The system's clock is read once, when the process starts: what it does later changes nothing.
-    age: how old the store was when it was last changed, which was at `seen` by the clock of then.
-    While nobody had the store open it has become a day older at most, so that a wrong clock does
-    not make everything old at once.
-    """
-
-    def __init__(self, age: int, seen: int) -> None:
-        self._start, self._since = time.time_ns() // 1000, time.monotonic_ns()
-        self._age = age + min(max(self._start - seen, 0), int(DAY * 1e6))
-
-    def now(self) -> int:
-        """Return the time since 1970."""
-        return self._start + self._passed()
-
-    def age(self) -> int:
-        """Return how old the store is."""
-        return self._age + self._passed()
-
-    def _passed(self) -> int:
-        return (time.monotonic_ns() - self._since) // 1000
+        self._held.close()
 
 
 def identity_of(path: str | Path) -> tuple[str, int]:
     """Return which store a file is, and the number of its last event. Errors: EventStoreError."""
-    with _refusing(Path(path)), closing(_opened_to_read(Path(path))) as file:
-        return str(_about(file, "identity")), int(_about(file, "last"))
+    with refusing(Path(path)), closing(opened_to_read(Path(path))) as file:
+        return str(about(file, "identity")), int(about(file, "last"))
 
 
 def have_kinds(path: str | Path, since: int, until: int) -> bool:
     """Return whether an event with a number above `since`, up to `until`, has a kind."""
     path = Path(path)
-    with _refusing(path), closing(_opened_to_read(path)) as file:
+    with refusing(path), closing(opened_to_read(path)) as file:
         found = file.execute(
             "SELECT 1 FROM events WHERE kind IS NOT NULL AND sequence > ? AND sequence <= ? "
             "LIMIT 1",
@@ -335,7 +288,7 @@ def parts(path: str | Path, since: int = 0, until: int = 2**62) -> Iterator[list
     Each is compared with its checksum. Errors: EventStoreError.
     """
     path = Path(path)
-    with _refusing(path), closing(_opened_to_read(path)) as file:
+    with refusing(path), closing(opened_to_read(path)) as file:
         found = file.execute(
             "SELECT * FROM events WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
             (since, until),
@@ -362,7 +315,7 @@ def deleted(path: str | Path, until: int) -> dict[Id, list[Row]]:
     """Return the users who were deleted, with all that is stored of them, up to number `until`."""
     path = Path(path)
     found: dict[Id, list[Row]] = {}
-    with _refusing(path), closing(_opened_to_read(path)) as file:
+    with refusing(path), closing(opened_to_read(path)) as file:
         for (user,) in file.execute("SELECT user FROM forgotten").fetchall():
             later = file.execute(
                 "SELECT * FROM events WHERE user = ? AND sequence <= ? ORDER BY sequence",
@@ -378,66 +331,5 @@ def rows(path: str | Path) -> Iterator[Row]:
         yield from part
 
 
-def checksum(row: Row) -> int:
-    """A number that tells whether a stored event is what it was."""
-    return crc32(orjson.dumps(tuple(row)))
-
-
 def _digest(event: Event) -> bytes:
     return blake2b(orjson.dumps(as_values(event)), digest_size=16).digest()
-
-
-def _connected(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
-    """Open the file to write, or make it; refuse one that is damaged."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    checked(path, TABLES)
-    file = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-    file.execute("PRAGMA journal_mode = WAL")
-    file.execute(f"PRAGMA synchronous = {synchronous}")
-    with _transaction(file) as run:
-        if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for table in TABLES.split(";"):
-                run(table)
-            run(f"PRAGMA application_id = {MAGIC}")
-            run(f"PRAGMA user_version = {VERSION}")
-            about = {"identity": secrets.token_hex(8), "last": 0, "age": 0, "seen": 0, "changes": 0}
-            for name, value in about.items():
-                run("INSERT INTO about VALUES (?, ?)", (name, value))
-    return file
-
-
-def _opened_to_read(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
-        raise EventStoreError(f"{path}: there is no store of events")
-    file = sqlite3.connect(path, isolation_level=None)
-    file.execute("PRAGMA query_only = 1")
-    return file
-
-
-def _about(file: sqlite3.Connection, name: str) -> Any:
-    found = file.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
-    if found is None:
-        raise EventStoreError(f"the store of events lacks its {name}: restore it from a copy")
-    return found[0]
-
-
-@contextmanager
-def _transaction(file: sqlite3.Connection) -> Iterator[Any]:
-    """All of the block or, after an error, nothing."""
-    file.execute("BEGIN IMMEDIATE")
-    try:
-        yield file.execute
-        file.execute("COMMIT")
-    except BaseException:
-        if file.in_transaction:
-            file.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Say what SQLite or the system cannot do as an EventStoreError."""
-    try:
-        yield
-    except (sqlite3.Error, OSError, orjson.JSONDecodeError) as error:
-        raise EventStoreError(f"the store of events {path} cannot be used: {error}") from error

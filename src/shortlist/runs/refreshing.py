@@ -183,6 +183,7 @@ def refresh(
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
         watermark=result.watermark,
+        items_watermark=loaded.items_watermark,
     )
     _keep(kept, out, final, memory)
     return replace(result, bundle=identity, path=out, cpu_seconds=time.process_time() - started)

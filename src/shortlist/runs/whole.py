@@ -52,6 +52,7 @@ def train(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     watermark: Watermark | None = None,
+    items_watermark: Watermark | None = None,
     overwrite: bool = False,
     plugins: Iterable[Plugin] = (),
     log: bool = True,
@@ -62,7 +63,8 @@ def train(
     bundle, which appears whole or not at all; one that exists is refused unless `overwrite` is set.
     checkpoints: where towers are saved while they train; removed once the bundle is there.
     watermark: the last event of a store that is in the log, as `events export` tells it; by
-    default what such files among the inputs say. plugins: modules, or their names, with parts that
+    default what such files among the inputs say. items_watermark: the last change of items that
+    the items table has, as the service lists it. plugins: modules, or their names, with parts that
     are not Shortlist's: see `use_plugins`. log: whether the bundle keeps the events. Paths and keys
     are checked before anything is read. Errors: RecipeError, DataError, ModelError, TrainingError,
     OutputError, BundleError, PluginError.
@@ -95,6 +97,7 @@ def train(
             progress=progress,
             checkpoints=checkpoints,
             watermark=watermark,
+            items_watermark=items_watermark,
             overwrite=overwrite,
             log=log,
         )
@@ -109,6 +112,7 @@ def carry_out(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     watermark: Watermark | None = None,
+    items_watermark: Watermark | None = None,
     overwrite: bool = False,
     retriever: Channel | None = None,
     log: bool = True,
@@ -147,6 +151,7 @@ def carry_out(
             recipe=description,
             findings=[finding.to_dict() for finding in findings],
             watermark=watermark,
+            items_watermark=items_watermark,
             log=log,
             overwrite=overwrite,
         )

@@ -23,13 +23,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shortlist.histories.items import ItemStore
 from shortlist.serving.access_log import CLIENT_GONE, Asked, log
 from shortlist.serving.event_log import EventLog, opened
 from shortlist.serving.fresh import events_of, held_by, user_of
-from shortlist.serving.item_changes import change_items
+from shortlist.serving.item_changes import ItemChanges
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (
     BundleAnswer,
+    ChangesAnswer,
+    ChangesRequest,
     EventsAnswer,
     EventsRequest,
     ExplainAnswer,
@@ -40,11 +43,13 @@ from shortlist.serving.messages import (
     ItemsAnswer,
     ItemsRequest,
     MapAnswer,
+    Message,
     RecommendAnswer,
     RecommendRequest,
     ReloadAnswer,
     ReportAnswer,
     RequestError,
+    RevertRequest,
     SimilarAnswer,
     SimilarRequest,
     StateAnswer,
@@ -94,6 +99,14 @@ ROUTES = (
         answers=ForgottenAnswer,
     ),
     Route("POST", "/admin/items", "admin", "Change items.", ItemsRequest, ItemsAnswer),
+    Route(
+        *("POST", "/admin/items/revert", "admin", "Take a change of items back."),
+        *(RevertRequest, ItemsAnswer),
+    ),
+    Route(
+        *("GET", "/admin/items/changes", "admin", "The newest changes of items."),
+        *(ChangesRequest, ChangesAnswer),
+    ),
     Route("POST", "/admin/reload", "admin", "Look for a newer bundle now.", answers=ReloadAnswer),
 )
 """Every route there is."""
@@ -173,6 +186,10 @@ class App:
         self.events = None
         if settings.events is not None:
             self.events = EventLog(opened(settings), settings, measures)
+        store = None
+        if settings.events is not None:
+            store = ItemStore(settings.events, settings.keeping.synchronous, is_open=True)
+        self.items = ItemChanges(store, watch, measures)
         self.service = Service(lambda: watch.current, settings.limits, measures, self.events)
         self.workers = Workers(settings.workers, settings.queue)
         self.draining = False
@@ -198,11 +215,12 @@ class App:
                 ("admin", settings.admin_token),
             )
         }
-        models = {asks: question.model for asks, question in self.service.questions.items()}
-        self._items_request = limited(ItemsRequest, settings.limits)
-        models[ItemsRequest] = self._items_request
-        self._events_request = limited(EventsRequest, settings.limits)
-        models[EventsRequest] = self._events_request
+        models: dict[type[Message], Any] = {
+            asks: question.model for asks, question in self.service.questions.items()
+        }
+        for asks in (EventsRequest, ItemsRequest, RevertRequest, ChangesRequest):
+            models[asks] = limited(asks, settings.limits)
+        self.models = models
         self.openapi = document(ROUTES, models, version("shortlist"))
         self.api = _api(self)
 
@@ -319,6 +337,7 @@ class App:
         self.workers.close()
         if self.events is not None:
             self.events.close()
+        self.items.close()
 
     async def run(self, work: Callable[..., bytes], *arguments: Any) -> bytes:
         """Do blocking work in the bounded pool. Errors: RequestError "busy"."""
@@ -340,17 +359,16 @@ class App:
         if route.token == "write":
             return Reply(200, await self._keep(body))
         if route.token == "admin":
+            change = self.items.change if route.asks is ItemsRequest else self.items.revert
             # Not in the pool: a change takes longer than an answer, and those are wanted meanwhile.
-            return Reply(
-                200, await asyncio.to_thread(change_items, self.watch, self._items_request, body)
-            )
+            return Reply(200, await asyncio.to_thread(change, self.models[route.asks], body))
         return Reply(200, await self.run(self.service.answer_bytes, route.asks, body))
 
     async def _keep(self, body: bytes) -> bytes:
         """Keep the events of a request; they survive the process when this returns."""
         log, served = self._event_log(), self.service.served()
         try:
-            sent = events_of(served, read(self._events_request, body), log.store.now() / 1e6)
+            sent = events_of(served, read(self.models[EventsRequest], body), log.store.now() / 1e6)
             log.check_pace(sent)
             kept = await log.append(sent)
         except RequestError:
@@ -516,6 +534,7 @@ def _api(app: App) -> FastAPI:
                 "retriever": served.kind,
                 "name": served.name,
                 "loaded_at": served.loaded_at,
+                "item_change": served.change,
                 "metrics": served.bundle.metrics,
                 "refused": _refused(watch),
             }
@@ -534,6 +553,13 @@ def _api(app: App) -> FastAPI:
     @api.get("/v1/users")
     async def users(asked: Annotated[users_request, Query()]) -> Response:
         return _ready(await app.run(app.service.answer, UsersRequest, asked))
+
+    changes_request: Any = app.models[ChangesRequest]
+
+    @api.get("/admin/items/changes")
+    async def changes(asked: Annotated[changes_request, Query()]) -> Response:
+        # Not in the pool: it waits while a bundle is loaded.
+        return _ready(await asyncio.to_thread(app.items.listed, asked))
 
     @api.post("/admin/reload")
     async def reload() -> Response:

@@ -12,12 +12,13 @@ from shortlist.serving.served import Served
 MOST_POINTS = 5_000
 
 
-def item_map(served: Served) -> dict[str, object]:
+def item_map(served: Served, available: Tensor | None = None) -> dict[str, object]:
     """Return columns of at most MOST_POINTS items: ids, titles, x, y, counts in training.
 
     With more items than that a fixed sample is shown, drawn by the hash of the ids. `explained`:
-    the share of the variance that each of the two directions holds. Errors: RequestError where the
-    retriever has no item vectors.
+    the share of the variance that each of the two directions holds. available: the rows that may be
+    shown, bool [items + 1]; None for all. Errors: RequestError where the retriever has no item
+    vectors, or none to show.
     """
     source = _with_vectors(served.retriever)
     if source is None:
@@ -27,6 +28,11 @@ def item_map(served: Served) -> dict[str, object]:
     ids, vectors = source.encode_items()
     items = served.data.items
     rows = items.rows(ids)
+    if available is not None:
+        seen = available.numpy()[rows]
+        rows, vectors = rows[seen], vectors[torch.from_numpy(seen)]
+        if not len(rows):
+            raise RequestError("not_supported", "no item is available now")
     if len(rows) > MOST_POINTS:
         chosen = np.sort(np.argsort(items.tie_keys[rows], kind="stable")[:MOST_POINTS])
         rows, vectors = rows[chosen], vectors[torch.from_numpy(chosen)]

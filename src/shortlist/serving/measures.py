@@ -59,6 +59,12 @@ class Measures:
             "Whether the store of events did what was asked last.",
             registry=self.registry,
         )
+        self.item_change = self._gauge(
+            "item_change", "The number of the last change of items that is served."
+        )
+        self.items_left_out = self._gauge(
+            "item_changes_left_out", "Values of changes of items that do not fit what is served."
+        )
         self._loads = Counter(
             "shortlist_bundle_loads",
             "Bundles that were taken into service, or refused.",
@@ -113,6 +119,9 @@ class Measures:
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""
         return generate_latest(self.registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"shortlist_{name}", meaning, registry=self.registry)
 
     def _counter(self, name: str, meaning: str) -> Counter:
         return Counter(f"shortlist_{name}", meaning, registry=self.registry)

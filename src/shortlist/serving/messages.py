@@ -117,17 +117,50 @@ class UsersRequest(Message):
     limit: int = 20
 
 
+class ItemWindow(Message):
+    """An item is answered from one moment on, until another: seconds since 1970.
+
+    Without `from` it always was, without `until` it always will be; without both it is always
+    available again.
+    """
+
+    id: Id
+    since: float | None = Field(default=None, alias="from")
+    until: float | None = None
+
+
 class ItemsRequest(Message):
-    """Items that come and go until the next bundle: all of these changes, or none of them.
+    """Changes of items, all of them or none: of this bundle and of those that come.
 
     add: rows of the items table, `{"id": ..., column: value}`, of items that were not trained on;
     a column left out is missing. remove: candidates that must not be answered any more. restore:
-    removed ones to take back.
+    removed ones to take back. set: other values of known items, `{"id": ..., column: value}`, in
+    columns that nothing was learned from; columns left out stay as they are. available: when items
+    are answered. id: what the sender calls the change; sent again, it is not made again.
     """
 
+    id: str | None = None
     add: list[dict[str, Any]] = []
     remove: Ids = []
     restore: Ids = []
+    set: list[dict[str, Any]] = []
+    available: list[ItemWindow] = []
+
+
+class RevertRequest(Message):
+    """Take a change of items back, by its number."""
+
+    change: int
+
+
+class ChangesRequest(Message):
+    """The newest changes of items: `limit` of them, with numbers below `before`."""
+
+    # It comes as a query string, where a number is text.
+    model_config = ConfigDict(strict=False)
+
+    before: int | None = None
+    limit: int = 20
 
 
 class EventSent(Message):
@@ -171,10 +204,10 @@ def limited(model: type[Asked], limits: Limits) -> type[Asked]:
     for name, field in model.model_fields.items():
         if name in kinds:
             kind = kinds[name]
-            if field.is_required():
-                fields[name] = (kind, ...)
-            else:
-                fields[name] = (kind | None if field.default is None else kind, field.default)
+            if not field.is_required():
+                kind = kind | None if field.default is None else kind
+            # As the model has it, with its default and the name that it has in JSON.
+            fields[name] = (kind, Field(field.default, alias=field.alias))
     return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
 
 
@@ -213,14 +246,28 @@ def _kinds(limits: Limits) -> dict[str, Any]:
 
 def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
     """What a name means in one model only."""
+    text = Annotated[str, Field(min_length=1, max_length=limits.id_length)]
+    number = Annotated[int, Field(ge=1, lt=2**63)]
     if model == "TitlesRequest":
         return {"items": _many(limits.ids, limits)}
     if model == "ItemsRequest":
         rows: Any = Annotated[list[dict[str, Any]], Field(max_length=limits.ids, fail_fast=True)]
         ids = _many(limits.ids, limits)
-        return {"add": rows, "remove": ids, "restore": ids}
+        window = limited(ItemWindow, limits)
+        windows = Annotated[
+            list[window],  # type: ignore[valid-type]
+            Field(max_length=limits.ids, fail_fast=True),
+        ]
+        own = {"id": text, "add": rows, "remove": ids, "restore": ids}
+        return own | {"set": rows, "available": windows}
+    if model == "ItemWindow":
+        moment = Annotated[float, Field(ge=0, lt=LATEST, allow_inf_nan=False)]
+        return {"id": _one(limits), "since": moment, "until": moment}
+    if model == "RevertRequest":
+        return {"change": number}
+    if model == "ChangesRequest":
+        return {"before": number}
     if model == "EventSent":
-        text = Annotated[str, Field(min_length=1, max_length=limits.id_length)]
         return {
             "item": _one(limits),
             "kind": Annotated[str, Field(min_length=1, max_length=limits.kind)],
@@ -468,12 +515,15 @@ class RefusedBundle(Message):
 
 
 class BundleAnswer(Message):
-    """What is served. loaded_at: seconds since 1970. refused: what was found and not taken."""
+    """What is served. loaded_at: seconds since 1970. item_change: the number of the last change of
+    items in it. refused: what was found and not taken.
+    """
 
     bundle: str
     retriever: str
     name: str
     loaded_at: float
+    item_change: int
     metrics: dict[str, Any] | None
     refused: list[RefusedBundle]
 
@@ -488,12 +538,67 @@ class ReloadAnswer(Message):
 
 class ItemsAnswer(Message):
     """What is served after the change. items: candidates there are now; removed: of all that the
-    bundle or a change brought, those that are not answered.
+    bundle or a change brought, those that are not answered. change: its number; repeated: it had
+    been made before, and nothing was done. durable: whether it survives the process, which takes
+    `serve --events`. left_out: how many values of all changes do not fit this bundle.
     """
 
     bundle: str
     items: int
     removed: int
+    change: int
+    repeated: bool
+    durable: bool
+    left_out: int
+
+
+class ChangedValue(Message):
+    """What a change says of an item.
+
+    part: a column of the items table, or "(added)", "(removed)" or "(available)".
+    """
+
+    item: Id
+    part: str
+    value: Any
+
+
+class ItemChange(Message):
+    """A change of items. made_at: seconds since 1970. reverts: the change that it took back;
+    reverted: by which it was taken back. total: how many values of it are kept; values: the first.
+    """
+
+    change: int
+    id: str | None
+    made_at: float
+    reverts: int | None
+    reverted: int | None
+    total: int
+    values: list[ChangedValue]
+
+
+class LeftOutValue(Message):
+    """A value that does not fit the bundle that is served, and why."""
+
+    change: int
+    item: Id
+    reason: str
+
+
+class ChangesAnswer(Message):
+    """Changes of items, the newest first, with 1,000 values at most. change: the number of the last
+    one that is served; watermark: what `train --items-watermark` is told of an items table that has
+    them all; durable: whether they survive the process. left_out: values that do not fit the
+    bundle, 1,000 at most, of `total_left_out`.
+    """
+
+    bundle: str
+    change: int
+    watermark: str
+    durable: bool
+    changes: list[ItemChange]
+    left_out: list[LeftOutValue]
+    total_left_out: int
 
 
 class EventsAnswer(Message):

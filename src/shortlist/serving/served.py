@@ -1,14 +1,16 @@
 """One loaded bundle, ready to answer: what a request holds on to from its start to its end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from shortlist.asking.candidates import Candidates
 from shortlist.asking.capabilities import Channel
@@ -19,21 +21,51 @@ from shortlist.compiled import load as load_compiled
 from shortlist.data.dataset import TrainingData
 from shortlist.data.predicates import Predicate, allowed_rows, parse
 from shortlist.data.vocabulary import Vocabulary
-from shortlist.errors import BundleError, QueryError
+from shortlist.errors import BundleError, QueryError, ShortlistError
+from shortlist.histories.events import Id
 from shortlist.sections.events import Events, checked_events
+from shortlist.serving.availability import Availability
 from shortlist.serving.messages import RequestError
 
 TRIED = 3
 """How many known users a self-test asks for."""
 
 
+class LeftOut(NamedTuple):
+    """A change of an item that does not fit the bundle, and why."""
+
+    change: int
+    item: Id
+    error: ShortlistError
+
+
 @dataclass(frozen=True)
 class Served:
-    """A bundle in service. directory: where it was read from; loaded_at: seconds since 1970."""
+    """A bundle in service. directory: where it was read from; loaded_at: seconds since 1970.
+
+    base: the bundle as it was read, where changes of items have been made to it (`living`). change:
+    the number of the last of them; left_out: those that do not fit the bundle. availability: of
+    items that are not always answered.
+    """
 
     bundle: Bundle
     directory: Path
     loaded_at: float
+    base: Bundle | None = None
+    change: int = 0
+    left_out: tuple[LeftOut, ...] = ()
+    availability: Availability | None = None
+
+    @property
+    def as_read(self) -> "Served":
+        """The bundle without any change."""
+        if self.base is None:
+            return self
+        return Served(self.base, self.directory, self.loaded_at)
+
+    def available(self, now: float) -> Tensor | None:
+        """Return which item rows may be answered now, bool [items + 1]; None where all may."""
+        return None if self.availability is None else self.availability.at(now)
 
     @property
     def id(self) -> str:
@@ -111,6 +143,22 @@ class Served:
                 "invalid_request", "where: a value cannot be compared with what its column holds"
             ) from error
 
+    def similar(self, asked: Any, k: int, now: float) -> Candidates:
+        """Return what is similar to items, or to users, of what is available now."""
+        finds: Any = self.retriever
+        found: Candidates = finds.similar(asked, k)
+        mask = None if isinstance(asked, Queries) else self.available(now)
+        if mask is None:
+            return found
+        shown = mask.numpy()
+        width = k
+        while True:
+            visible = (found.rows >= 0) & shown[found.rows]
+            if found.rows.shape[1] < width or bool((visible.sum(axis=1) >= k).all()):
+                return _first(found, visible, k)
+            width *= 4
+            found = finds.similar(asked, width)
+
     def lists(self, found: Candidates) -> tuple[list[Any], list[Any]]:
         """Return the item ids and the scores of each query, cut where the list ends."""
         return self.named(found, self._item_ids)
@@ -140,6 +188,15 @@ class Served:
         """Return the title of each item row, None for row 0."""
         titles = self.data.titles(np.where(rows > 0, rows, 1)) if len(rows) else []
         return [t if row > 0 else None for t, row in zip(titles, rows, strict=True)]
+
+
+def _first(found: Candidates, which: NDArray[np.bool_], k: int) -> Candidates:
+    """Return the first k of each list that are wanted, bool [B, n]."""
+    order = np.argsort(~which, axis=1, kind="stable")[:, :k]
+    kept = np.take_along_axis(which, order, axis=1)
+    rows = np.where(kept, np.take_along_axis(found.rows, order, axis=1), -1)
+    scores = np.where(kept, np.take_along_axis(found.scores, order, axis=1), -np.inf)
+    return replace(found, rows=rows, scores=scores.astype(found.scores.dtype))
 
 
 def shown(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ class Question:
 class Service:
     """Answers questions from the bundle that `current` returns; no HTTP, no files, no threads.
 
-    It may be asked from several threads at once. Each question takes one bundle at its start.
+    It may be asked from several threads at once. Each question takes one bundle at its start, and
+    the time of the clock (seconds since 1970), by which items are available or not.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Service:
         limits: Limits,
         measures: Measures,
         events: EventLog | None = None,
+        clock: Callable[[], float] = time,
     ) -> None:
         self.current = current
+        self.clock = clock
         self.events = events
         self.limits = limits
         self.measures = measures
@@ -94,7 +97,8 @@ class Service:
 
     def map(self) -> bytes:
         """Return where the items lie, in two dimensions, as JSON. Errors: RequestError."""
-        return encode(item_map(self.served()))
+        served = self.served()
+        return encode(item_map(served, served.available(self.clock())))
 
     def report(self) -> bytes:
         """Return the figures that were saved with the bundle, as JSON. Errors: RequestError."""
@@ -146,6 +150,7 @@ class Service:
             quota=asked.quota,
             allow=None if asked.allow is None else check_ids(asked.allow, data.items, "allow"),
             deny=None if asked.deny is None else check_ids(asked.deny, data.items, "deny"),
+            rows=served.available(self.clock()),
         )
         found = served.recommend(queries, asked.k)
         items, scores = served.lists(found)
@@ -215,7 +220,7 @@ class Service:
         given: Any = check_ids(ids, vocabulary, side)
         if side == "users":
             given = Queries(users=given, **fresh(self.events, served, given).asked(None))
-        found = retriever.similar(given, asked.k)
+        found = served.similar(given, asked.k, self.clock())
         names, scores = served.named(found, vocabulary.ids)
         if side == "users":
             names, scores = self._without_forgotten(names, scores)

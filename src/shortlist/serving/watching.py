@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from time import monotonic
+from typing import Any, Protocol
 
 from shortlist.bundle.bundle import load
 from shortlist.bundle.store import MANIFEST, SEAL
@@ -31,6 +32,21 @@ from shortlist.serving.served import Served, self_test, shown
 logger = logging.getLogger("shortlist.serving")
 
 _SEAL_LENGTH = 64
+
+FOLLOW = 0.5
+"""Seconds between looks for changes of items by other processes."""
+
+
+class Living(Protocol):
+    """The changes of items that are made to every bundle."""
+
+    def over(self, served: Served) -> Served:
+        """Return a bundle with all of them. It does not fail."""
+        ...
+
+    def is_changed(self) -> bool:
+        """Return whether there are others than those that `over` has made."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,8 @@ class Watch:
     """Holds the bundle that is served, and looks for a newer one.
 
     `current` is one reference, replaced in one step when the new bundle is verified, loaded and
-    tested. A look that finds nothing sound changes nothing.
+    tested. A look that finds nothing sound changes nothing. items: the changes of items that every
+    bundle gets before it is served.
     """
 
     def __init__(self, path: Path, measures: Measures, read: Callable[[Path], Any] = load) -> None:
@@ -59,6 +76,7 @@ class Watch:
         self.current: Served | None = None
         self.refused: tuple[Refused, ...] = ()
         self.is_bundle = (path / MANIFEST).exists() or (path / SEAL).exists()
+        self.items: Living | None = None
         self._read = read
         self._seal = ""  # of what is served, as it stood on the disk
         self._files: Any = None
@@ -84,16 +102,20 @@ class Watch:
         """Put what `change` makes of the served bundle in its place, and return it.
 
         No look comes between the two, so neither undoes the other; a request under way keeps what
-        it began with. The next bundle knows nothing of it. Errors: those of `change`, RequestError
-        "not_ready", BundleError where the self-test fails; then nothing has changed.
+        it began with. Errors: those of `change`, RequestError "not_ready"; then nothing has
+        changed.
         """
         with self._looking:
             if self.current is None:
                 raise RequestError("not_ready", "no bundle is loaded yet")
-            changed = change(self.current)
-            self_test(changed)
-            self.current = changed
-            return changed
+            self.current = change(self.current)
+            return self.current
+
+    def follow(self) -> None:
+        """Make the changes of items that another process has made."""
+        with self._looking:
+            if self.current is not None and self.items is not None and self.items.is_changed():
+                self.current = self.items.over(self.current)
 
     def start(self, poll: float) -> None:
         """Look every `poll` seconds from now on, in a thread of its own."""
@@ -106,9 +128,13 @@ class Watch:
 
     def _run(self, poll: float) -> None:
         told = False
+        looked = -poll
         while True:
             try:
-                self.look()
+                if monotonic() - looked >= poll:
+                    self.look()
+                    looked = monotonic()
+                self.follow()
             except Exception:
                 # Whatever it was, the bundle in service is whole, and the next look may succeed.
                 logger.exception("looking for bundles failed")
@@ -117,7 +143,7 @@ class Watch:
                     "there is no bundle in %s yet: publish one into it", shown(self.path.name)
                 )
                 told = True
-            if self._stop.wait(poll):
+            if self._stop.wait(min(poll, FOLLOW)):
                 return
 
     def _candidates(self) -> list[tuple[Path, str]]:
@@ -182,6 +208,8 @@ class Watch:
             use_onnx(bundle.retriever)
             served = Served(bundle, path, time.time())
             self_test(served)
+            if self.items is not None:
+                served = self.items.over(served)
         except ShortlistError as error:
             reason = str(error).replace(f"{path.parent}{os.sep}", "")
             self._refuse(Refused(shown(path.name), seal, shown(reason), files))

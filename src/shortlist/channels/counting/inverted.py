@@ -320,6 +320,11 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         if options.values is not None:
             self._rule = np.sort(self._known(options.values))
 
+    @property
+    def item_columns(self) -> frozenset[str]:
+        """The column whose values have lists."""
+        return frozenset((self.options.attribute,))
+
     def _attribute(
         self, data: TrainingData
     ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:

@@ -133,6 +133,12 @@ class Transitions(NeighbourScorer[TransitionsOptions]):
         )
         self._keep(found)
 
+    @property
+    def item_columns(self) -> frozenset[str]:
+        """The column that items are alike by."""
+        attribute = self.options.attribute
+        return frozenset(() if attribute is None else (attribute,))
+
     def _alike(self, items: int) -> Alike | None:
         options, data = self.options, self.data
         if options.attribute is None:

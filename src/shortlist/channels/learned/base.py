@@ -284,6 +284,12 @@ class Learner(Explaining):
         return changed
 
     @property
+    def item_columns(self) -> frozenset[str]:
+        """The features that the item tower reads."""
+        fields: Any = getattr(self.towers, "item", self.towers).fields
+        return frozenset(() if fields is None else fields.names)
+
+    @property
     def similarity(self) -> str:
         """How its vectors are compared: 'cosine', 'dot' or 'euclidean'."""
         return self.training_section.similarity

@@ -82,8 +82,8 @@ def _placed_again(retriever: Any, data: TrainingData, gone: Rows, come: Rows) ->
 
 def _check_new(retriever: Any, table: pl.DataFrame) -> None:
     """Refuse items that the tower cannot place, or has placed by what it learned of them."""
-    fields = getattr(retriever.towers, "item", retriever.towers).fields
-    if fields is None:
+    names = sorted(retriever.item_columns)
+    if not names:
         raise ModelError(
             "the item tower reads no features, so it cannot place an item it was not trained on"
         )
@@ -93,7 +93,6 @@ def _check_new(retriever: Any, table: pl.DataFrame) -> None:
     _check_rows(
         retriever.data, learned, (), "was trained on, and what was learned of it would be lost"
     )
-    names = list(fields.names)
     held = [
         pl.col(name).list.len().fill_null(0) > 0
         if isinstance(table.schema[name], pl.List)

@@ -1,0 +1,143 @@
+"""How is the file of a store opened, changed in one step, and known again?"""
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from shortlist.errors import EventStoreError
+from shortlist.histories.damage import check_version, checked
+from shortlist.histories.tables import ITEMS, MAGIC, VERSION, VERSIONS
+
+Synchronous = Literal["normal", "full"]
+
+DAY = 86_400.0
+
+
+class Place:
+    """A file that must stay where it is while it is used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found = os.stat(path)
+        self._file = (found.st_dev, found.st_ino)
+
+    def check(self) -> None:
+        """Refuse to go on where the file is not that one any more: writing would be for nobody."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise EventStoreError(f"the store of events {self.path} is gone") from error
+        if (found.st_dev, found.st_ino) != self._file:
+            raise EventStoreError(f"the store of events {self.path} was replaced: restart")
+
+
+class Clock:
+    """The time of a process, and the age of a store: both in microseconds, and neither goes back.
+
+    The system's clock is read once, when the process starts: what it does later changes nothing.
+    age: how old the store was when it was last changed, which was at `seen` by the clock of then.
+    While nobody had the store open it has become a day older at most, so that a wrong clock does
+    not make everything old at once.
+    """
+
+    def __init__(self, age: int, seen: int) -> None:
+        self._start, self._since = time.time_ns() // 1000, time.monotonic_ns()
+        self._age = age + min(max(self._start - seen, 0), int(DAY * 1e6))
+
+    @classmethod
+    def of(cls, file: sqlite3.Connection) -> "Clock":
+        """Return the clock of a store that is opened now."""
+        return cls(int(about(file, "age")), int(about(file, "seen")))
+
+    def now(self) -> int:
+        """Return the time since 1970."""
+        return self._start + self._passed()
+
+    def age(self) -> int:
+        """Return how old the store is."""
+        return self._age + self._passed()
+
+    def _passed(self) -> int:
+        return (time.monotonic_ns() - self._since) // 1000
+
+
+def connected(
+    path: Path | None, synchronous: Synchronous, *, is_open: bool = False
+) -> sqlite3.Connection:
+    """Open a store to write, or make it; refuse one that is damaged. None: one in memory.
+
+    is_open: this process has it open already, by another connection. Then nothing but SQLite may
+    open and close the file: a process gives up its locks on a file when it closes it once.
+    """
+    check_version()
+    if path is not None and not is_open:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        checked(path)
+    file = sqlite3.connect(
+        path or ":memory:", isolation_level=None, check_same_thread=False, timeout=5
+    )
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute(f"PRAGMA synchronous = {synchronous}")
+    with transaction(file) as run:
+        if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            made = VERSIONS[VERSION]
+            for table in made.tables.split(";"):
+                run(table)
+            run(f"PRAGMA application_id = {MAGIC}")
+            said = {"identity": secrets.token_hex(8), **dict.fromkeys(made.counts, 0)}
+            for name, value in said.items():
+                run("INSERT INTO about VALUES (?, ?)", (name, value))
+            run(f"PRAGMA user_version = {VERSION}")
+        elif run("PRAGMA user_version").fetchone()[0] == 1:
+            for table in ITEMS.split(";"):
+                run(table)
+            run("INSERT INTO about VALUES ('items', 0)")
+            run(f"PRAGMA user_version = {VERSION}")
+    return file
+
+
+def opened_to_read(path: Path) -> sqlite3.Connection:
+    """Open a store that is there, to read."""
+    if not path.is_file():
+        raise EventStoreError(f"{path}: there is no store of events")
+    file = sqlite3.connect(path, isolation_level=None)
+    file.execute("PRAGMA query_only = 1")
+    return file
+
+
+def about(file: sqlite3.Connection, name: str) -> Any:
+    """Return what a store says of itself under this name."""
+    found = file.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
+    if found is None:
+        raise EventStoreError(f"the store of events lacks its {name}: restore it from a copy")
+    return found[0]
+
+
+@contextmanager
+def transaction(file: sqlite3.Connection) -> Iterator[Any]:
+    """All of the block or, after an error, nothing."""
+    file.execute("BEGIN IMMEDIATE")
+    try:
+        yield file.execute
+        file.execute("COMMIT")
+    except BaseException:
+        if file.in_transaction:
+            file.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def refusing(path: Path | None) -> Iterator[None]:
+    """Say what SQLite or the system cannot do as an EventStoreError."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, orjson.JSONDecodeError) as error:
+        where = path or "in memory"
+        raise EventStoreError(f"the store of events {where} cannot be used: {error}") from error
