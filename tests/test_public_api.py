@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import shortlist
 from shortlist.blending.retrievers import RETRIEVERS
 from shortlist.data.synthetic import planted_world
+from shortlist.errors import install
 from shortlist.index import INDEXES
 from shortlist.losses import LOSSES
 from shortlist.sampling import HARD, SAMPLERS
@@ -150,3 +152,16 @@ def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), names)
     assert len(names["served"].recommend([1], k=10).ids[0]) == 10
     assert (tmp_path / "bundle" / "manifest.json").exists()
+
+
+def test_hints_name_packages_that_can_be_installed():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, packages in declared["optional-dependencies"].items():
+        hint = install(extra)
+        assert hint.startswith("pip install '")
+        for package in packages:
+            name = re.match(r"[\w-]+", package)[0]
+            assert (re.search(rf"'{name}\b", hint) is not None) == (name != "shortlist")
+        assert "shortlist" not in hint  # what it is called on an index is not for a hint to promise
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    assert "pip install 'shortlist" not in sources

@@ -5,7 +5,7 @@ each sampler and pool size, the gradient of the sampled loss less that of the fu
 same positives, averaged over many pools: its length, in shares of the full gradient's, is the bias.
 Samplers labelled exact have it, too: what they learn in the end is exact, not each step to it.
 
-    python docs/figures/sampling_bias.py            # 2 minutes; needs matplotlib (shortlist[plot])
+    python docs/figures/sampling_bias.py            # 2 minutes; needs matplotlib
 
 writes docs/images/sampling_bias.png and sampling_bias.json.
 """

@@ -1,5 +1,6 @@
 """Every error raised on purpose, as a tree: what was expected, what came, what to do."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -138,3 +139,26 @@ it is used: shortlist.use_plugins([{'LOSSES': {'my-part': Focal}}])"
         f"has no name in {table}, by which a recipe or a bundle could say what it is. Give it one "
         f"before it is used: shortlist.use_plugins([{{'{table}': {{'my-part': {kind}}}}}])"
     )
+
+
+def install(extra: str) -> str:
+    """Return the command that installs what an extra needs, as the package declares it."""
+    from importlib.metadata import PackageNotFoundError, requires  # noqa: PLC0415
+
+    def needed(name: str) -> list[str]:
+        found: list[str] = []
+        for line in requires("shortlist") or ():
+            package, _, condition = line.partition(";")
+            if re.search(rf"extra\s*==\s*[\"']{name}[\"']", condition):
+                own = re.match(r"shortlist\[([\w,-]+)\]", package)
+                parts = own[1].split(",") if own else []
+                found += [p for part in parts for p in needed(part)] or [package.strip()]
+        return found
+
+    try:
+        packages = needed(extra)
+    except PackageNotFoundError:  # run from its source, not installed
+        packages = []
+    if not packages:
+        return f"pip install '.[{extra}]', in the folder of Shortlist"
+    return "pip install " + " ".join(f"'{package}'" for package in packages)

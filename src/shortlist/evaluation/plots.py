@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, install
 from shortlist.outputs import Output, output_at, whole
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -25,7 +25,7 @@ def new_figure(**options: Any) -> Any:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        raise ModelError("plots need matplotlib: pip install 'shortlist[plot]'") from error
+        raise ModelError(f"plots need matplotlib: {install('plot')}") from error
     return Figure(layout="constrained", **options)
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from shortlist.errors import MissingPackageError, ModelError
+from shortlist.errors import MissingPackageError, ModelError, install
 from shortlist.index.approximate import ApproximateIndex, Kept, raised
 from shortlist.index.checks import longest
 from shortlist.index.pairs import Floats, Rows
@@ -57,9 +57,7 @@ class AnnoyForest(ApproximateIndex):
         try:
             from annoy import AnnoyIndex  # noqa: PLC0415
         except ImportError as error:
-            raise MissingPackageError(
-                "this index needs Annoy: pip install 'shortlist[annoy]'"
-            ) from error
+            raise MissingPackageError(f"this index needs Annoy: {install('annoy')}") from error
         # Annoy's own "dot" missed the very best of factors whose lengths differ.
         raises = self.similarity == "dot"
         metric = "angular" if self.similarity == "cosine" else "euclidean"

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from shortlist.errors import MissingPackageError
+from shortlist.errors import MissingPackageError, install
 from shortlist.index.approximate import ApproximateIndex, Kept, raised
 from shortlist.index.checks import longest
 from shortlist.index.pairs import Floats, Rows
@@ -225,9 +225,7 @@ def _client(uri: str | None) -> Any:
     try:
         from pymilvus import MilvusClient  # noqa: PLC0415
     except ImportError as error:
-        raise MissingPackageError(
-            "this index needs Milvus: pip install 'shortlist[milvus]'"
-        ) from error
+        raise MissingPackageError(f"this index needs Milvus: {install('milvus')}") from error
     if uri is None:
         folder = tempfile.TemporaryDirectory(prefix="shortlist-milvus-")
         client = MilvusClient(uri=str(Path(folder.name) / "milvus.db"))

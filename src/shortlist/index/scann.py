@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from shortlist.errors import MissingPackageError, ModelError
+from shortlist.errors import MissingPackageError, ModelError, install
 from shortlist.index.approximate import ApproximateIndex, Kept
 from shortlist.index.pairs import Floats, Rows
 from shortlist.index.settings import Refine
@@ -153,7 +153,5 @@ def _scann() -> Any:
     try:
         from scann import scann_ops_pybind  # noqa: PLC0415
     except ImportError as error:
-        raise MissingPackageError(
-            "this index needs ScaNN: pip install 'shortlist[scann]'"
-        ) from error
+        raise MissingPackageError(f"this index needs ScaNN: {install('scann')}") from error
     return scann_ops_pybind

@@ -13,7 +13,7 @@ from shortlist import outputs
 from shortlist.channels.learned.base import Learner
 from shortlist.config import Recipe, to_toml
 from shortlist.data.dataset import Split
-from shortlist.errors import ModelError, OutputError, RecipeError, TrainingError
+from shortlist.errors import ModelError, OutputError, RecipeError, TrainingError, install
 from shortlist.evaluation.plots import new_figure, write_figure
 from shortlist.outputs import Output, reason_of
 from shortlist.runs.pipeline import build, check, load_split
@@ -274,7 +274,7 @@ def _optuna() -> Any:
     try:
         import optuna  # noqa: PLC0415
     except ImportError as error:
-        raise ModelError("tuning needs optuna: pip install 'shortlist[tune]'") from error
+        raise ModelError(f"tuning needs optuna: {install('tune')}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

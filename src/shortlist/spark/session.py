@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from shortlist.errors import JobError, MissingPackageError
+from shortlist.errors import JobError, MissingPackageError, install
 
 JAVA = 17
 """The oldest Java that Spark 4 runs on."""
@@ -55,9 +55,7 @@ def check_packages() -> None:
         version("pyspark")
         pandas = version("pandas")
     except PackageNotFoundError as error:
-        raise MissingPackageError(
-            "--engine spark needs pyspark: pip install 'shortlist[spark]'"
-        ) from error
+        raise MissingPackageError(f"--engine spark needs pyspark: {install('spark')}") from error
     if int(pandas.split(".")[0]) >= 3:
         raise JobError(
             f"--engine spark needs pandas below 3, and {pandas} is installed: "
