@@ -1,6 +1,7 @@
 """Matrix completion on MovieLens-100K: the error of ratings, and 1 and 0 beside ALS.
 
-    SHORTLIST_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/ratings.py
+    shortlist data ml-100k                     # or SHORTLIST_DATA, where the folder ml-100k lies
+    OMP_NUM_THREADS=1 python benchmarks/ratings.py
 
 Ratings: five seeded random folds, each rating in the test rows of one; a tenth of the other rows
 chooses the epoch, then the model is trained again on both. The figures that papers print are of
@@ -87,7 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ratings.jsonl"))
     out = parser.parse_args().out
-    log = pl.read_parquet(Path(os.environ["SHORTLIST_DATA"]) / "ml-100k/interactions.parquet")
+    log = pl.read_parquet(Path(os.environ.get("SHORTLIST_DATA", ".")) / "ml-100k/interactions.parquet")
     described = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
     lines = [json.loads(text) for text in out.read_text().splitlines()] if out.exists() else []
