@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from shortlist import Blend, Dataset, ItemCF, Popular, Queries, Schema, load, save
+from shortlist import Blend, Dataset, ItemCF, Popular, Queries, Schema, evaluate, load, save
+from shortlist.errors import QueryError
 
 LOG = pl.DataFrame(
     {
@@ -43,3 +44,29 @@ def test_candidates_show_their_lists_with_everything_escaped(split):
     assert shown.count("<tr>") == 3  # the head, and a row a query
     frame = found.to_pandas()
     assert frame["item"].tolist() == found.to_frame()["item"].to_list()
+
+
+def test_a_report_is_a_line_a_frame_and_a_picture_of_the_same_figures(split):
+    pytest.importorskip("matplotlib")
+    report = evaluate(ItemCF().fit(split), k=[1, 2])
+    ndcg, recall = report.metrics["ndcg@1"].mean, report.metrics["recall@1"].mean
+    assert repr(report) == (
+        f"Report(split=leave-last-out test, users=2, recall@1={recall:.4f}, ndcg@1={ndcg:.4f})"
+    )
+    frame = report.to_frame()
+    assert frame.columns == ["method", "metric", "k", "mean", "low", "high"]
+    for method, figures in (("this model", report.metrics), ("popular", report.popularity)):
+        for name, figure in figures.items():
+            metric, k = name.split("@")
+            own = frame.filter(method=method, metric=metric, k=int(k)).drop("method", "metric", "k")
+            assert own.rows() == [tuple(figure)]
+    assert "hit_rate" not in report._repr_html_()  # the same as recall here
+    axes = report.plot("ndcg@2").axes[0]
+    drawn = dict(
+        zip((label.get_text() for label in axes.get_yticklabels()), axes.patches, strict=True)
+    )
+    for method, bar in drawn.items():
+        wanted = frame.filter(method=method, metric="ndcg", k=2)["mean"].item()
+        assert bar.get_width() == wanted
+    with pytest.raises(QueryError, match="ndcg@7"):
+        report.plot("ndcg@7")

@@ -5,13 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import polars as pl
 from rich.table import Table
 
+from shortlist.errors import QueryError
 from shortlist.evaluation.ladder import SHOWN, Rung
 from shortlist.evaluation.page import report_page
+from shortlist.evaluation.plots import new_figure
 from shortlist.evaluation.searching import Searched
 from shortlist.evaluation.significance import Interval
 from shortlist.evaluation.slices import Slice
+from shortlist.showing import Facts, Showing, html_table
 
 Figures = Mapping[str, Interval]
 
@@ -44,8 +48,8 @@ class Cost(NamedTuple):
         return cls(fit, seconds / max(queries, 1) * 1e6)
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Showing):
     """Metrics of a retriever on one cut, beside the popularity baseline on the same cases.
 
     metrics, baselines: name@k -> mean with a 95 % interval over users. differences: retriever
@@ -83,6 +87,65 @@ class Report:
     slices: tuple[Slice, ...] = ()
     diversity_by: str = ""
     costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
+
+    def facts(self) -> Facts:
+        """Return the split, how many users, and recall and ndcg of the shortest list."""
+        first = {name.partition("@")[0]: name for name in reversed([*self.metrics])}
+        shown = [first[name] for name in ("recall", "ndcg") if name in first]
+        return {"split": f"{self.split} {self.cut}", "users": self.users} | {
+            name: self.metrics[name].mean for name in shown
+        }
+
+    def _repr_html_(self) -> str:
+        """Show model, popularity and difference, a row a metric."""
+        head = ("metric", "model", "95 % interval", "popular", "difference", "95 % interval")
+        rows = [
+            (name, own.mean, _ends(own), self.popularity[name].mean, more.mean, _ends(more))
+            for name, own in self.metrics.items()
+            if name.partition("@")[0] not in self.same_for_one()
+            for more in (self.differences[name],)
+        ]
+        return html_table(repr(self), head, rows)
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return a row a method and metric: method, metric, k, mean, low, high.
+
+        The methods are the model, popularity and the ladder; low and high are the ends of the 95 %
+        interval over users.
+        """
+        methods = {MODEL: self.metrics, "popular": self.popularity}
+        methods |= {rung.name: rung.metrics for rung in self.ladder if rung.name not in methods}
+        rows = [
+            (method, *_metric_and_k(name), *figure)
+            for method, figures in methods.items()
+            for name, figure in figures.items()
+        ]
+        schema = {"method": pl.String, "metric": pl.String, "k": pl.Int64}
+        return pl.DataFrame(
+            rows, schema | dict.fromkeys(Interval._fields, pl.Float64), orient="row"
+        )
+
+    def plot(self, metric: str = "") -> Any:
+        """Return a matplotlib figure: the model and each method beside it, with their intervals.
+
+        metric: such as "recall@10"; by default recall of the shortest list. Errors: QueryError for
+        a metric that was not measured, ModelError without the extra "plot".
+        """
+        frame = self.to_frame().with_columns(name=pl.format("{}@{}", "metric", "k"))
+        if not metric:
+            metric = next((name for name in self.metrics if name.startswith("recall@")), "")
+        of_it = frame.filter(name=metric).sort("mean")
+        if not len(of_it):
+            known = ", ".join(self.metrics)
+            raise QueryError(f"there is no figure '{metric:.60}' in this report. Known: {known}")
+        figure = new_figure(figsize=(6, 0.8 + 0.35 * len(of_it)))
+        axes = figure.add_subplot()
+        mean = of_it["mean"].to_numpy()
+        around = [mean - of_it["low"].to_numpy(), of_it["high"].to_numpy() - mean]
+        colours = ["tab:blue" if name == MODEL else "tab:gray" for name in of_it["method"]]
+        axes.barh(of_it["method"].to_list(), mean, xerr=around, color=colours, capsize=3)
+        axes.set_xlabel(f"{metric}, mean of {self.users:,} users, 95 % interval")
+        return figure
 
     @classmethod
     def of_nothing(cls, note: str) -> Self:
@@ -322,6 +385,15 @@ def _number(value: float) -> str:
 
 def _plain(figures: Figures) -> dict[str, dict[str, float]]:
     return {name: figure._asdict() for name, figure in figures.items()}
+
+
+def _ends(figure: Interval) -> str:
+    return f"[{figure.low:.4f}, {figure.high:.4f}]"
+
+
+def _metric_and_k(name: str) -> tuple[str, int]:
+    metric, _, k = name.partition("@")
+    return metric, int(k)
 
 
 def _interval(figure: Interval, sign: str = "") -> str:
