@@ -21,6 +21,7 @@ from typing import Any
 
 from shortlist.config import load_recipe
 from shortlist.runs.pipeline import build, load_split, measure
+from shortlist.sections.base import is_auto
 from shortlist.training.checkpoint import Checkpoints
 
 
@@ -55,7 +56,8 @@ def run(path: Path, seed: int, most: int | None, saved: Path | None) -> dict[str
     points are then those since it went on.
     """
     recipe = load_recipe(path)
-    epochs = min(recipe.training.epochs, most or recipe.training.epochs)
+    said = recipe.training.epochs
+    epochs = said if most is None else most if is_auto(said) else min(said, most)
     wanted = {"seed": seed, "epochs": epochs}
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=wanted)})
     split = load_split(recipe)
@@ -68,7 +70,7 @@ def run(path: Path, seed: int, most: int | None, saved: Path | None) -> dict[str
         "recipe": path.stem,
         "data": recipe.interactions_path.parent.name,
         "seed": seed,
-        "epochs": epochs,
+        "epochs": getattr(retriever, "numbers", {}).get("epochs", epochs),
         "commit": commit(),
         "precision": getattr(retriever, "precision", None),
         "monitor": recipe.training.monitor,

@@ -216,15 +216,15 @@ def query_seconds(retriever: Channel) -> float:
 
 @cache
 def commit() -> str:
-    """Return the revision this process began with."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    return found.stdout.strip() or "unknown"
+    """Return the revision this process began with; "-dirty" where its code was changed since."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        return found.stdout.strip()
+
+    dirty = git("status", "--porcelain", "--", "src", "recipes", "benchmarks/*.py")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if dirty else "")
 
 
 def cpu() -> str:

@@ -134,7 +134,7 @@ def load_named(folder, name):
 def test_a_recipe_to_fill_in_is_short_and_sound(tmp_path, model):
     path = tmp_path / "recipe.toml"
     assert call("init", path, *(("--model", model) if model else ())) == 0
-    assert len(path.read_text().splitlines()) <= (25 if model is None else 50)
+    assert len(path.read_text().splitlines()) <= (28 if model is None else 50)
     check(load_recipe(path))
 
 
@@ -216,7 +216,9 @@ def test_a_comment_cannot_be_left_by_what_stands_in_a_file(tmp_path):
     frame = pl.DataFrame(rows, schema=["user", "item", 'ti"tle\n[x'], orient="row")
     frame.write_parquet(tmp_path / "log.parquet")
     text = written(draft(str(tmp_path / "log.parquet")), "shortlist init x\ny")
-    assert set(tomllib.loads(text)) <= {"data", "features", "split", "training"}
+    made = tomllib.loads(text)
+    assert set(made) <= {"data", "features", "split", "model", "training"}
+    assert made["model"] == {"dropout": "auto"}
 
 
 def test_a_count_of_each_users_events_is_not_taken_for_the_user(tmp_path):

@@ -6,7 +6,7 @@ from shortlist.doctor.base import Subject, check
 from shortlist.errors import TrainingError
 from shortlist.training.trainer import step_share
 
-LEAST_WAY = 0.5
+LEAST_WAY = 0.25
 """How far a weight must be able to move in a training: Adam moves one by about the step size."""
 
 MANY_STEPS = 5_000
@@ -72,8 +72,8 @@ def bfloat16_emulated(subject: Subject) -> str | None:
     "warning",
     "training",
     "data",
-    cure="Set training.batch_size and training.epochs to 'auto', which follow from the log; or "
-    "raise epochs.",
+    cure="Set training.batch_size and training.epochs to 'auto', which follow from the log; where "
+    "they say so already, the log is very small: raise learning_rate.",
 )
 def too_few_steps(subject: Subject) -> str | None:
     """Training has too few steps: no weight can move far from where it was drawn."""

@@ -18,8 +18,10 @@ from shortlist.drafting.columns import Column
 from shortlist.drafting.guesses import Confidence, Guess
 from shortlist.drafting.heads import ROWS, Head, read_head
 from shortlist.drafting.kinds import Kinds, find_kinds
+from shortlist.drafting.named import PLAIN
 from shortlist.drafting.roles import Roles, find_roles, overlap
 from shortlist.errors import DataError
+from shortlist.sections.base import AUTO, is_auto
 
 Source = str | list[str]
 
@@ -523,7 +525,10 @@ _IN_ORDER = ("attention", "gru")
 def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
     """Take model and training of a named recipe, or the plain ones."""
     if named is None:
-        made.content["training"] = {"mode": "listwise"}
+        for section, keys in PLAIN.items():
+            made.content[section] = dict(keys)
+            for key in (key for key, value in keys.items() if is_auto(value)):
+                made.say(Guess(f"{section}.{key}", AUTO, "follows from the log", "sure"))
         return
     for section in ("model", "training", "evaluation"):
         made.content[section] = dict(named.get(section, {}))

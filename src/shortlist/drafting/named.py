@@ -6,6 +6,17 @@ from typing import Any
 
 from shortlist.errors import RecipeError, suggest
 
+PLAIN: dict[str, dict[str, Any]] = {
+    "model": {"dropout": "auto"},
+    "training": {
+        "mode": "listwise",
+        "batch_size": "auto",
+        "epochs": "auto",
+        "patience": "auto",
+    },
+}
+"""Model and training of a recipe that names none."""
+
 
 def named_models() -> dict[str, str]:
     """Return the text of each named recipe, by its name: "sasrec", "youtube-dnn", ..."""

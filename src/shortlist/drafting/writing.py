@@ -8,6 +8,7 @@ from typing import Any
 from shortlist.config.template import toml_value
 from shortlist.drafting.draft import Draft
 from shortlist.drafting.guesses import Guess
+from shortlist.drafting.named import PLAIN
 from shortlist.sections.faults import key_text
 
 WIDTH = 100
@@ -72,7 +73,7 @@ def short_template(named: Mapping[str, Any] | None = None) -> str:
 
     named: a recipe whose model and training are taken.
     """
-    content = _PLACES | {"training": {"mode": "listwise"}}
+    content = _PLACES | PLAIN
     if named is not None:
         content |= {key: named[key] for key in ("model", "training", "evaluation") if key in named}
         if "features" not in named:

@@ -25,11 +25,17 @@ BUDGET = 20_000
 EPOCHS = (10, 40)
 """The fewest and the most passes over the log."""
 
+TINY = (1_000, 100)
+"""Steps that even a tiny log is to have, and the passes that are made for them at most."""
+
 WARMUP = 100
 """The most steps over which the step size rises."""
 
 DENSE = 100
-"""Events of an item from which on a log is dense: wider vectors, less dropout."""
+"""Positives of an item, on average, from which on vectors are wider."""
+
+SPARSE = 5
+"""Positives of an item, on average, below which more is dropped."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,8 @@ def _batch_size(facts: Facts) -> Chosen:
 
 
 def _epochs(steps: int) -> Chosen:
-    epochs = min(max(math.ceil(BUDGET / steps), EPOCHS[0]), EPOCHS[1])
+    epochs = min(max(BUDGET // steps, EPOCHS[0]), EPOCHS[1])
+    epochs = max(epochs, min(TINY[0] // steps, TINY[1]))
     return Chosen(epochs, f"at {steps:,} steps each, of a budget of {BUDGET:,} steps")
 
 
@@ -151,5 +158,5 @@ def _dim(model: Model, facts: Facts) -> Chosen:
 
 
 def _dropout(facts: Facts) -> Chosen:
-    share = 0.3 if facts.events_an_item >= DENSE else 0.5
+    share = 0.5 if facts.events_an_item < SPARSE else 0.3
     return Chosen(share, f"for {facts.events_an_item:,.1f} positives an item")
