@@ -121,9 +121,9 @@ def _channel_cell(path: Path, recipe: Recipe, name: str) -> Cell:
 
 def _digest(recipe: Recipe) -> str:
     """Of the recipe without what changes no figure, or only which of them are told."""
-    said = recipe.to_dict()
-    said.pop("evaluation")
-    said["training"].pop("seed", None)
+    said = recipe.model_dump(
+        mode="json", exclude_defaults=True, exclude={"evaluation": True, "training": {"seed"}}
+    )
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

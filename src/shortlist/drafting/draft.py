@@ -59,6 +59,13 @@ class Draft:
         if guess.value is not None:
             self.content.setdefault(section, {})[key] = guess.value
 
+    def clear(self, *sections: str) -> None:
+        """Leave out whole sections, and what was guessed of them."""
+        for section in sections:
+            self.content.pop(section, None)
+        for key in [key for key in self.guesses if key.partition(".")[0] in sections]:
+            del self.guesses[key]
+
     def unsure(self) -> list[Guess]:
         """The guesses that a person has to look at."""
         return [guess for guess in self.guesses.values() if guess.confidence == "check"]

@@ -25,6 +25,11 @@ BUDGET = 20_000
 EPOCHS = (10, 40)
 """The fewest and the most passes over the log."""
 
+MET_OFTEN = 20
+"""Positives of an item, on average, from which on half as many passes are the most: each pass
+shows an item so often, and more passes overfit.
+"""
+
 TINY = (1_000, 100)
 """Steps that even a tiny log is to have, and the passes that are made for them at most."""
 
@@ -122,7 +127,7 @@ def _all(model: Model, training: Training, facts: Facts) -> dict[str, Chosen]:
     found["batch_size"] = _batch_size(facts)
     rows = _or(training.batch_size, found["batch_size"])
     steps = max(1, math.ceil(facts.positives / rows))
-    found["epochs"] = _epochs(steps)
+    found["epochs"] = _epochs(steps, facts)
     epochs = int(_or(training.epochs, found["epochs"]))
     found["warmup"] = Chosen(
         min(WARMUP, steps * epochs // 20), f"of {steps * epochs:,} steps in all"
@@ -143,8 +148,9 @@ def _batch_size(facts: Facts) -> Chosen:
     return Chosen(rows, f"with which {facts.positives:,} positives make {steps:,} steps an epoch")
 
 
-def _epochs(steps: int) -> Chosen:
-    epochs = min(max(BUDGET // steps, EPOCHS[0]), EPOCHS[1])
+def _epochs(steps: int, facts: Facts) -> Chosen:
+    most = EPOCHS[1] // 2 if facts.events_an_item >= MET_OFTEN else EPOCHS[1]
+    epochs = min(max(BUDGET // steps, EPOCHS[0]), most)
     epochs = max(epochs, min(TINY[0] // steps, TINY[1]))
     return Chosen(epochs, f"at {steps:,} steps each, of a budget of {BUDGET:,} steps")
 

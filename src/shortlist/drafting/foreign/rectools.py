@@ -78,7 +78,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _channel(carrying: Carrying, name: str, **options: Any) -> None:
     carrying.say(f"channels.{name}", {"kind": name, **options}, "")
-    carrying.draft.content.pop("training", None)
+    carrying.draft.clear("model", "training")
 
 
 def _popular(carrying: Carrying) -> None:
@@ -144,7 +144,7 @@ LOSSES = {
 
 def _sasrec(carrying: Carrying) -> None:
     say = carrying.say
-    carrying.draft.content["training"] = {}
+    carrying.draft.clear("model", "training")
     say("model.history", "attention", "SASRecModel")
     say("model.dim", carrying.whole("n_factors", 256), "n_factors")
     say("model.history_layers", carrying.whole("n_blocks", 2), "n_blocks")
