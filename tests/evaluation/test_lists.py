@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import shortlist
-from shortlist import Dataset, ItemCF, Queries, Schema, evaluate
+from shortlist import Dataset, ItemCF, Popular, Queries, Schema, evaluate
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import DataError, QueryError
 from shortlist.evaluation.lists import Listed
@@ -54,7 +54,7 @@ def test_items_met_before_are_taken_out_as_from_our_own_lists(split, fitted, lis
     first = data.users.ids[0]
     met = data.items.external(data.log.item[data.log.user == 1][:3])
     before = pl.DataFrame({"user": [first] * 3, "item": met}).cast(pl.Int64)
-    ranked = before.with_columns(rank=pl.lit(0, pl.Int64))
+    ranked = before.with_columns(rank=pl.Series([-2, -1, 0]))
     padded = pl.concat([ranked, lists.cast(pl.Int64)])
     clean = shortlist.evaluate_lists(lists, split, rank="rank", k=(5,))
     assert shortlist.evaluate_lists(padded, split, rank="rank", k=(5,)).metrics == clean.metrics
@@ -73,6 +73,28 @@ def test_what_lists_lack_is_a_miss_and_is_said(split, fitted, lists):
         pl.concat([first, kept.select("user", "item")]), split, k=(1,)
     )
     assert pushed.metrics["recall@1"].mean == 0
+
+
+def test_equal_scores_are_ordered_as_our_own_whatever_the_order_of_rows():
+    """Each of twenty users trains on an item of their own: all items are as popular."""
+    log = pl.DataFrame(
+        {"user_id": [u for u in range(20) for _ in "abc"], "item_id": range(60), "time": range(60)}
+    )
+    split = Dataset.load(log, schema=Schema(time="time")).split()
+    popular = Popular().fit(split)
+    asked = Queries(popular.data.users.ids, before="test", exclude_seen=False)
+    ours = popular.recommend(asked, 20).ids
+    items = pl.DataFrame({"item": popular.data.items.ids[:20]})
+    level = pl.DataFrame({"user": range(20)}).join(items, how="cross")
+    level = level.with_columns(score=pl.lit(0.5))
+    for frame in (level, level.reverse(), level.sample(fraction=1, shuffle=True, seed=1)):
+        assert Listed(frame, split, score="score").recommend(asked, 20).ids == ours
+
+
+def test_equal_ranks_of_a_user_are_refused_with_the_row(split, lists):
+    two = lists.with_columns(rank=pl.when(pl.col("rank") == 3).then(2).otherwise("rank"))
+    with pytest.raises(DataError, match=r"row 3.*two items of a user have this rank"):
+        Listed(two, split, rank="rank")
 
 
 def test_what_is_no_list_is_refused(split, lists):

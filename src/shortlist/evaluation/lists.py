@@ -44,8 +44,9 @@ class Listed(Answering):
     ) -> None:
         """Read lists for the users of a split: one row a candidate, from a file or a frame.
 
-        user, item: columns of ids. The order of a list is that of the column `rank` (1 is best), or
-        of `score` (the largest is best), or that of the rows. fit: which rows the lists were made
+        user, item: columns of ids. The order of a list is that of the column `rank` (1 is best), of
+        which no two are equal; or of `score` (the largest is best), where equal ones are ordered by
+        the fixed hash that orders our own; or that of the rows. fit: which rows the lists were made
         from, so that lists made with the held-out rows are refused. Errors: DataError.
         """
         if rank is not None and score is not None:
@@ -81,7 +82,12 @@ class Listed(Answering):
             if not frame[order].dtype.is_numeric() or frame[order].is_nan().any():
                 raise fault("the lists", order, "must hold numbers.")
             places = frame[order].cast(pl.Float64).to_numpy() * (1 if rank else -1)
-        by_user = np.lexsort((places, users))
+        if rank and (equal := frame.select(user, rank).is_duplicated()).any():
+            row = int(equal.arg_true()[1])
+            cure = "rank them apart, or give the scores, as score=..."
+            raise fault("the lists", rank, f"two items of a user have this rank: {cure}", row + 1)
+        ties = self.data.items.tie_keys[items] if score else np.zeros(len(items))
+        by_user = np.lexsort((ties, places, users))
         by_user = by_user[users[by_user] > 0]
         starts = np.searchsorted(users[by_user], np.arange(len(self.data.users) + 2))
         self._lists = Ragged(torch.from_numpy(items[by_user]), torch.from_numpy(starts))
