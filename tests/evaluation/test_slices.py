@@ -1,5 +1,7 @@
 """Slices: worked by hand on a log of six users, and summing to the whole on a planted world."""
 
+from datetime import date
+
 import numpy as np
 import polars as pl
 import pytest
@@ -74,6 +76,73 @@ def test_slices_sum_to_the_whole(kind):
             assert sum(s.found[k] for s in parts) == pytest.approx(hits, abs=1e-6)
     assert np.diff(offsets).min() >= 1
     assert report.to_dict()["slices"][0]["metrics"]["recall@5"]["found"] >= 0
+
+
+def sliced_by(column, values, users=None, features=(), **dtype):
+    """Seven users' last events hold items 1 to 5: how often each value has one, in order."""
+    rows = [(u, 10 + u, u) for u in range(7)] + [(u, 20 + u, 50 + u) for u in range(7)]
+    rows += [(u, item, 100 + u) for u, item in enumerate([1, 1, 2, 3, 4, 5, 5])]
+    log = pl.DataFrame(rows, schema=COLUMNS, orient="row")
+    items = pl.DataFrame({"item_id": [1, 2, 3, 4, 5], column: pl.Series(values, **dtype)})
+    schema = Schema(time="time", item_features=features)
+    dataset = Dataset.load(log, items=items, users=users, schema=schema)
+    report = evaluate(Popular().fit(dataset.split()), k=(1,), by=[column, column])
+    return {(part.by, part.name): part.events for part in report.slices[-20:] if column in part.by}
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "found"),
+    [
+        ([9, 10, 30, 9, None], {}, {"9": 3, "10": 1, "30": 1, "(none)": 2}),
+        ([0.5, 2.0, 10.0, float("nan"), 0.5], {}, {"0.5": 4, "2": 1, "10": 1, "(none)": 1}),
+        ([True, False, True, None, False], {}, {"true": 3, "false": 3, "(none)": 1}),
+        ([[1, 2], [2], [], None, [3]], {}, {"1": 2, "2": 3, "3": 2, "(none)": 2}),
+        (
+            [date(2020, 1, d) for d in (3, 1, 2, 1, 1)],
+            {},
+            {"2020-01-01": 4, "2020-01-02": 1, "2020-01-03": 2},
+        ),
+        ([None] * 5, {"dtype": pl.String}, {"(none)": 7}),
+        ([None] * 5, {"dtype": pl.Float64}, {"(none)": 7}),
+        (["a", "b", "a", "b", "new"], {"dtype": pl.Categorical}, {"a": 3, "b": 2, "new": 2}),
+    ],
+)
+def test_a_column_of_any_values_parts_the_events(values, dtype, found):
+    assert {name: n for (_, name), n in sliced_by("c", values, **dtype).items()} == found
+
+
+def test_numbers_of_many_values_are_parted_into_ranges_of_as_many_events(monkeypatch):
+    """Values of the seven events: 1, 1, 2, 3, 4, 5, 5; their lower quartiles are 1, 3 and 4."""
+    monkeypatch.setattr("shortlist.evaluation.slices.MOST_VALUES", 4)
+    found = sliced_by("c", [1, 2, 3, 4, 5])
+    assert list(found.items()) == [
+        (("c", "1"), 2),
+        (("c", "2 to 3"), 2),
+        (("c", "4"), 1),
+        (("c", "5"), 2),
+    ]
+    declared = sliced_by("c", [1, 2, 3, 4, 5], features=(Feature("c", "numeric"),))
+    assert declared == found
+
+
+def test_a_column_of_both_tables_parts_by_both():
+    users = pl.DataFrame({"user_id": range(7), "c": ["x"] * 6 + ["y"]})
+    found = sliced_by("c", ["p", "p", "p", "p", "q"], users=users)
+    assert found == {
+        ("c of items", "p"): 5,
+        ("c of items", "q"): 2,
+        ("c of users", "x"): 6,
+        ("c of users", "y"): 1,
+    }
+
+
+@pytest.mark.parametrize("values", [[[0.5, 1.0]] * 5, [{"a": 1}] * 5])
+def test_a_column_without_values_to_tell_apart_is_refused_before_anything_is_asked(
+    values, monkeypatch
+):
+    monkeypatch.setattr("shortlist.evaluation.evaluate._answers", None)
+    with pytest.raises(ModelError, match="by: column 'c' holds"):
+        sliced_by("c", values)
 
 
 def test_a_column_that_no_table_has_is_refused_with_the_nearest_name():

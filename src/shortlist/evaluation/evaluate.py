@@ -19,7 +19,7 @@ from shortlist.evaluation.ladder import SHOWN, Method, Rung, rungs
 from shortlist.evaluation.report import MODEL, Cost, Report
 from shortlist.evaluation.searching import searched, searched_exactly
 from shortlist.evaluation.significance import bootstrap_intervals
-from shortlist.evaluation.slices import Cases, sliced
+from shortlist.evaluation.slices import Cases, parts_of, sliced
 from shortlist.metrics import (
     Metric,
     average_popularity,
@@ -93,6 +93,7 @@ def evaluate(
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     measured = with_metrics(metrics)
     cases = Cases(*data.targets(on))
+    parts = parts_of(data, cases, on, by)  # A column that is not there is told before the work.
     vectors = item_vectors(data)
     answers = _answers(retriever, cases, ks, on, exclude_seen, measured, vectors)
     clockless = None
@@ -136,7 +137,7 @@ def evaluate(
             SEED,
         ),
         ladder=tuple(_rung(n, answers, b) for n, b in below.items()) if ladder else (),
-        slices=sliced(data, cases, on, answers.places, baseline.places, ks, by, SEED),
+        slices=sliced(parts, cases, answers.places, baseline.places, ks, SEED),
         diversity_by=vectors.by,
         costs=costs,
     )

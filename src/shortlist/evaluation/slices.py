@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist.channels.counting.attributes import value_lists
 from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Cut
 from shortlist.errors import ModelError, suggest
+from shortlist.evaluation.column_values import ColumnValues, column_values
 from shortlist.evaluation.significance import Interval, bootstrap_intervals
 
 HISTORIES = ((0, "none"), (1, "1 to 4"), (5, "5 to 19"), (20, "20 and more"))
@@ -69,44 +69,44 @@ class Slice:
         return {"by": self.by, "slice": self.name, **counts, "metrics": figures}
 
 
-class _Part(NamedTuple):
-    """Which held-out events belong to a slice, [E] bool."""
+class Part(NamedTuple):
+    """Which held-out events belong to a slice, [E] bool; by and name as in `Slice`."""
 
     by: str
     name: str
     events: NDArray[np.bool_]
 
 
-def sliced(
-    data: TrainingData,
-    cases: Cases,
-    cut: Cut,
-    places: Rows,
-    popular: Rows,
-    ks: Sequence[int],
-    by: Iterable[str],
-    seed: int,
-) -> tuple[Slice, ...]:
-    """Return the figures of each slice that holds an event.
+def parts_of(data: TrainingData, cases: Cases, cut: Cut, by: Iterable[str]) -> list[Part]:
+    """Part the held-out events by history, by users, by items, and by columns of their tables.
 
-    places, popular: [E], the place of each held-out item in its user's list, from 1, and in that of
-    the popular items; 0 where it is not listed. by: columns of the items' or users' table. Slices
-    by history, of users and of items each part all events, so their counts sum to the whole; those
-    of a column with several values an item, or of the common values alone, need not. Errors:
-    ModelError for a column that is not there.
+    The first three each part all events, so their counts sum to the whole; the values of a column
+    need not, where an item has several. by: the columns. Errors: ModelError for a column that is
+    not there, or has no values to tell apart.
     """
     if isinstance(by, str):
         raise ModelError(f"by must be a list of columns, got the text {by!r}: write [{by!r}]")
     parts = [*_by_history(data, cases, cut), *_by_training(data, cases)]
-    for column in by:
+    for column in dict.fromkeys(by):
         parts += _by_column(data, cases, column)
+    return parts
+
+
+def sliced(
+    parts: Iterable[Part], cases: Cases, places: Rows, popular: Rows, ks: Sequence[int], seed: int
+) -> tuple[Slice, ...]:
+    """Return the figures of each part that holds an event.
+
+    places, popular: [E], the place of each held-out item in its user's list, from 1, and in that of
+    the popular items; 0 where it is not listed.
+    """
     return tuple(
         _figures(part, cases, places, popular, ks, seed) for part in parts if part.events.any()
     )
 
 
 def _figures(
-    part: _Part, cases: Cases, places: Rows, popular: Rows, ks: Sequence[int], seed: int
+    part: Part, cases: Cases, places: Rows, popular: Rows, ks: Sequence[int], seed: int
 ) -> Slice:
     users, owner = np.unique(cases.owners[part.events], return_inverse=True)
     counts = np.bincount(owner)
@@ -124,15 +124,15 @@ def _figures(
     return Slice(part.by, part.name, len(users), int(part.events.sum()), found, *kinds)
 
 
-def _by_history(data: TrainingData, cases: Cases, cut: Cut) -> list[_Part]:
+def _by_history(data: TrainingData, cases: Cases, cut: Cut) -> list[Part]:
     """Part the events by how many events of their user are known before the cut."""
     known = np.bincount(data.log.before(cut).user, minlength=len(data.users) + 1)
     least = np.array([start for start, _ in HISTORIES])
     group = np.searchsorted(least, known[cases.users], side="right")[cases.owners] - 1
-    return [_Part("history", name, group == n) for n, (_, name) in enumerate(HISTORIES)]
+    return [Part("history", name, group == n) for n, (_, name) in enumerate(HISTORIES)]
 
 
-def _by_training(data: TrainingData, cases: Cases) -> list[_Part]:
+def _by_training(data: TrainingData, cases: Cases) -> list[Part]:
     """Part the events by whether their user was trained on, and by how popular their item is.
 
     The most popular items that together have a third of the training events are the head, the next
@@ -148,16 +148,16 @@ def _by_training(data: TrainingData, cases: Cases) -> list[_Part]:
     third[counts == 0] = 3
     group = third[cases.items]
     return [
-        _Part("users", "trained", trained),
-        _Part("users", "new", ~trained),
+        Part("users", "trained", trained),
+        Part("users", "new", ~trained),
         *(
-            _Part("items", name, group == number)
+            Part("items", name, group == number)
             for number, name in enumerate(("head", "torso", "tail", "new"))
         ),
     ]
 
 
-def _by_column(data: TrainingData, cases: Cases, column: str) -> list[_Part]:
+def _by_column(data: TrainingData, cases: Cases, column: str) -> list[Part]:
     """Part the events by the values of a column of items, or of users."""
     sides = [
         (frame, features, vocabulary, rows)
@@ -174,18 +174,27 @@ def _by_column(data: TrainingData, cases: Cases, column: str) -> list[_Part]:
             f"by: no table of items or users has a column '{column}'."
             + (suggest(column, known) if known else " The model has no such table.")
         )
-    frame, features, vocabulary, rows = with_column[0]
-    values, start, codes = value_lists(column, frame, features, vocabulary)
-    length = (start[1:] - start[:-1])[rows]
+    parts: list[Part] = []
+    for frame, features, vocabulary, rows in with_column:
+        found = column_values(column, frame, features, vocabulary, rows, MOST_VALUES)
+        by = f"{column} of {vocabulary.name}s" if len(with_column) > 1 else column
+        parts += _of_values(by, found, rows)
+    return parts
+
+
+def _of_values(by: str, found: ColumnValues, rows: Rows) -> list[Part]:
+    """Part the events, of these rows [E], by the values that their rows have."""
+    starts, codes = found.starts, found.codes
+    length = (starts[1:] - starts[:-1])[rows]
     event = np.repeat(np.arange(len(rows)), length)
-    code = codes[np.repeat(start[rows + 1] - np.cumsum(length), length) + np.arange(len(event))]
-    common = np.argsort(-np.bincount(code, minlength=len(values) + 1)[1:], kind="stable")
+    code = codes[np.repeat(starts[rows + 1] - np.cumsum(length), length) + np.arange(len(event))]
+    counts = np.bincount(code, minlength=len(found.names))
+    common = np.argsort(-counts, kind="stable")[:MOST_VALUES]
     parts = []
-    for value in common[:MOST_VALUES]:
+    for value in np.sort(common) if found.ordered else common:
         mine = np.zeros(len(rows), dtype=np.bool_)
-        mine[event[code == value + 1]] = True
-        parts.append(_Part(column, values[value], mine))
-    rest = ~np.isin(code, common[:MOST_VALUES] + 1)
+        mine[event[code == value]] = True
+        parts.append(Part(by, found.names[value], mine))
     other = np.zeros(len(rows), dtype=np.bool_)
-    other[event[rest]] = True
-    return [*parts, _Part(column, "(others)", other), _Part(column, "(none)", length == 0)]
+    other[event[~np.isin(code, common)]] = True
+    return [*parts, Part(by, "(others)", other), Part(by, "(none)", length == 0)]

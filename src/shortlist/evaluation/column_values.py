@@ -1,0 +1,106 @@
+"""Which values does a column of users or items have, and which rows have each? To slice by them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shortlist.channels.counting.attributes import value_lists
+from shortlist.data.features import FeatureTable, MultiValuedEncoder
+from shortlist.data.schema import Feature
+from shortlist.data.vocabulary import Vocabulary
+from shortlist.errors import ModelError
+
+RANGES = 4
+"""Into so many ranges of as many events each numbers are parted, where they have many values."""
+
+Rows = NDArray[np.int64]
+
+
+class ColumnValues(NamedTuple):
+    """Names of values; row r has names[c] for each c in codes[starts[r]:starts[r + 1]].
+
+    starts: [rows + 2], as there is a row 0 of nobody. ordered: whether the names have an order of
+    their own, as ranges of numbers do.
+    """
+
+    names: tuple[str, ...]
+    starts: Rows
+    codes: Rows
+    ordered: bool
+
+
+def column_values(
+    column: str,
+    frame: pl.DataFrame,
+    features: FeatureTable,
+    vocabulary: Vocabulary,
+    rows: Rows,
+    most: int,
+) -> ColumnValues:
+    """Return the values of a column; of numbers and times, those of more than `most`, ranges.
+
+    rows: [E], the row of each event that is parted: the ranges hold about as many of them each. A
+    declared feature is read as it is declared, and values are taken of all rows, trained on or not.
+    Errors: ModelError for a column of vectors or records.
+    """
+    encoder = features.encoders.get(column)
+    dtype = frame[column].dtype
+    kind = None if encoder is None else encoder.kind
+    listed = isinstance(dtype, pl.List | pl.Array)
+    vectors = kind == "vector" or (listed and dtype.inner in (pl.Float32, pl.Float64))  # type: ignore[attr-defined]
+    if vectors or isinstance(dtype, pl.Struct) or (listed and dtype.inner.is_nested()):  # type: ignore[attr-defined]
+        raise ModelError(
+            f"by: column '{column}' holds {'vectors' if vectors else dtype}, which have no values "
+            "to tell apart: name a column of names or of numbers"
+        )
+    if kind == "numeric" or (kind is None and (dtype.is_numeric() or dtype.is_temporal())):
+        return _ranges(frame, column, vocabulary, rows, most)
+    if kind is None:
+        kind = "multi-valued" if listed else "categorical"
+        text = pl.List(pl.String) if listed else pl.String
+        frame = frame.with_columns(pl.col(column).cast(text))
+    separator = encoder.separator if isinstance(encoder, MultiValuedEncoder) else None
+    whole = Vocabulary(vocabulary.ids, len(vocabulary), vocabulary.name)
+    table = FeatureTable.fit([Feature(column, kind, separator)], frame, whole.ids, len(whole))
+    if not frame[column].null_count() < len(frame):
+        return ColumnValues((), np.zeros(len(whole) + 2, np.int64), np.zeros(0, np.int64), False)
+    names, starts, codes = value_lists(column, frame, table, whole)
+    return ColumnValues(names, starts, codes - 1, ordered=False)
+
+
+def _ranges(
+    frame: pl.DataFrame, column: str, vocabulary: Vocabulary, rows: Rows, most: int
+) -> ColumnValues:
+    """The values of a column of numbers or times, ascending, or ranges of them."""
+    raw = frame[column]
+    numbers = raw.to_physical().cast(pl.Float64, strict=False).fill_nan(None)
+    place = np.full(len(vocabulary) + 1, -1, dtype=np.int64)  # where in the table each row stands
+    place[vocabulary.rows(frame["id"])] = np.arange(len(frame))
+    place[0] = -1
+    value = np.full(len(place), np.nan)
+    value[place >= 0] = numbers.fill_null(np.nan).to_numpy()[place[place >= 0]]
+    asked = value[rows]
+    asked = asked[~np.isnan(asked)]
+    distinct = np.unique(asked)
+    upper = distinct
+    if len(distinct) > most:
+        cuts = np.arange(1, RANGES + 1) / RANGES
+        upper = np.unique(np.quantile(asked, cuts, method="lower"))
+    code = np.searchsorted(upper, value)
+    known = ~np.isnan(value) & (code < len(upper))
+    # The name says which values of the events are in the range.
+    names = []
+    for number in range(len(upper)):
+        inside = distinct[np.searchsorted(upper, distinct) == number]
+        low, high = (_written(raw, place, value, end) for end in (inside[0], inside[-1]))
+        names.append(low if low == high else f"{low} to {high}")
+    starts = np.concatenate([[0], np.cumsum(known)])
+    return ColumnValues(tuple(names), starts, code[known], ordered=True)
+
+
+def _written(raw: pl.Series, place: Rows, value: NDArray[np.float64], end: float) -> str:
+    """A value as its column has it: a number, a date."""
+    found: Any = raw[int(place[np.flatnonzero(value == end)[0]])]
+    return f"{found:g}" if isinstance(found, float) else str(found)
