@@ -88,7 +88,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ratings.jsonl"))
     out = parser.parse_args().out
-    log = pl.read_parquet(Path(os.environ.get("SHORTLIST_DATA", ".")) / "ml-100k/interactions.parquet")
+    log = pl.read_parquet(
+        Path(os.environ.get("SHORTLIST_DATA", ".")) / "ml-100k/interactions.parquet"
+    )
     described = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
     lines = [json.loads(text) for text in out.read_text().splitlines()] if out.exists() else []

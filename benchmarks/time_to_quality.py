@@ -101,7 +101,9 @@ def theirs(course: Course, epochs: int) -> None:
 
     torch.set_num_threads(1)
     read = {"sas_user_id": Columns.User, "sas_item_id": Columns.Item, "position": Columns.Datetime}
-    log = pd.read_parquet(Path(os.environ.get("SHORTLIST_DATA", ".")) / LOG, columns=[*read, "split"])
+    log = pd.read_parquet(
+        Path(os.environ.get("SHORTLIST_DATA", ".")) / LOG, columns=[*read, "split"]
+    )
     log = log.rename(columns=read)
     log[Columns.Datetime] = pd.to_datetime(log[Columns.Datetime].astype("int64"), unit="D")
     log[Columns.Weight] = 1.0
