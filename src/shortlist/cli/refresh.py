@@ -60,7 +60,7 @@ def refresh(
         int,
         typer.Option(min=1, help="With held-out events of fewer users nothing is decided."),
     ] = 50,
-    epochs: Annotated[int, typer.Option(min=1, help="How often towers learn a new event.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="How often towers learn a new event.")] = 1,
     replay: Annotated[
         float,
         typer.Option(min=0.0, help="Old events that towers learn beside each new one."),

@@ -55,7 +55,7 @@ class Plan:
     window: float | str | None = None
     hold_out: float = 0.2
     least_users: int = LEAST_USERS
-    epochs: int = 5
+    epochs: int = 1
     replay: float = 1.0
 
     def checked(self) -> "Plan":

@@ -22,7 +22,7 @@ class Lesson:
     """
 
     learn: NDArray[np.bool_]
-    epochs: int = 5
+    epochs: int = 1
     replay: float = 1.0
     seed: int = 0
     before: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
