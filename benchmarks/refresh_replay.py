@@ -34,12 +34,12 @@ from shortlist.runs.whole import train
 
 DAY = 86_400
 K = 20
+TRAINED = "[model]\ndim = 32\n[training]\nepochs = 10\nbatch_size = 256\nlearning_rate = 0.005\n"
 RECIPES = {
-    "towers": "[model]\ndim = 32\n[training]\nepochs = 10\nbatch_size = 256\nlearning_rate = 0.005\n",
+    "towers": TRAINED,
     "item-cf": "[channels.near]\nkind = 'item-cf'\n[training]\n",
     "blend": "[channels.near]\nkind = 'item-cf'\n[channels.towers]\nkind = 'two-tower'\n"
-    "[blend]\nmethod = 'rrf'\n"
-    "[model]\ndim = 32\n[training]\nepochs = 10\nbatch_size = 256\nlearning_rate = 0.005\n",
+    f"[blend]\nmethod = 'rrf'\n{TRAINED}",
 }
 
 
@@ -146,7 +146,7 @@ def recipe(folder: Path, log: pl.DataFrame, text: str) -> Path:
 def refreshing(parts: int, plan: Plan) -> Callable[[Model, pl.DataFrame, pl.DataFrame], None]:
     """Learn a day by so many refreshes, each from its part of the day."""
 
-    def learn(model: Model, known: pl.DataFrame, day: pl.DataFrame) -> None:  # noqa: ARG001
+    def learn(model: Model, known: pl.DataFrame, day: pl.DataFrame) -> None:
         model_log = load(model.bundle).retriever.data.newest_time
         waiting = pl.concat([known, day]).filter(pl.col("timestamp") > model_log)
         edges = np.linspace(day["timestamp"].min(), day["timestamp"].max() + 1, parts + 1)[1:]

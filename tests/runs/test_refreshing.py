@@ -264,6 +264,50 @@ def test_an_item_is_learned_from_so_many_events_on(begun, world, tmp_path):
         assert retriever.recommend(history, 5).fallback.tolist() == [not learned, False]
 
 
+SORTS = {
+    "min_weight": ("weight = 'rating'\nmin_weight = 3", NEAR),
+    "kinds": ("event = 'what'\n[data.events.buy]\ntarget = true\n[data.events.view]", NEAR),
+    "lines": ("order = 'file'", NEAR),
+    "no order": ("", NEAR),
+    "columns of events": (
+        "time = 'timestamp'\n[features.events.device]\nkind = 'categorical'\nknown = 'before'",
+        TOWERS.replace("epochs = 3", "epochs = 1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_store_is_learned_into_a_log_of_any_sort_once(world, tmp_path, sort):
+    random, log = np.random.default_rng(0), world.interactions
+    log = log.with_columns(
+        what=pl.Series(random.choice(["view", "buy"], len(log))),
+        device=pl.Series(random.choice(["tv", "phone"], len(log))),
+    )
+    old, new = parts_of(log)
+    old.write_csv(tmp_path / "log.csv")
+    data, text = SORTS[sort]
+    if sort in ("min_weight", "kinds"):
+        data = f"time = 'timestamp'\n{data}"
+    split = "[split]\nkind = 'random'\n" if sort == "no order" else ""
+    (tmp_path / "recipe.toml").write_text(
+        f"[data]\ninteractions = '{tmp_path}/log.csv'\n{data}\n{split}"
+        f"[evaluation]\nladder = false\n{text}"
+    )
+    train(tmp_path / "recipe.toml", tmp_path / "v1")
+    before = load(tmp_path / "v1").retriever.data
+    store = SQLiteEvents(tmp_path / "e.sqlite")
+    columns = new.select("user_id", "item_id", "what", "timestamp", "rating")
+    store.append([[Event(u, i, k, t * 10**6, float(w))] for u, i, k, t, w in columns.iter_rows()])
+    store.close()
+    made = refresh(tmp_path / "v1", tmp_path / "e.sqlite", tmp_path / "v2", plan=SOON)
+    assert made.decision == "published", made.reason
+    after = load(tmp_path / "v2").retriever.data
+    met = 0 if before.met is None else len(after.met) - len(before.met)
+    assert (made.events + met, len(after.log) - len(before.log)) == (len(new), made.events)
+    again = refresh(tmp_path / "v2", tmp_path / "e.sqlite", tmp_path / "v3", plan=SOON)
+    assert again.decision == "nothing new"
+
+
 def test_a_log_with_sessions_takes_events_that_have_none(world, tmp_path):
     """They join the session of their user that is running, or begin another."""
     old, new = parts_of(bare(world.interactions), 0.95)

@@ -86,7 +86,8 @@ def read_events(
     frame, met, report = read.events, read.met, read.report
     _refuse_rewritten(data, report)
     frame = _coded_as(data, frame, schema)
-    frame = _encoded_as(data, frame, read.values, report.where)
+    if not learns or schema.event_features:  # a store keeps none: then they are not known
+        frame = _encoded_as(data, frame, read.values, report.where)
     if report.time_unit != data.time_unit:
         own = (
             "none"

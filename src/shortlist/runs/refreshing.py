@@ -276,7 +276,7 @@ def _new_data(
     data, schema = loaded.retriever.data, schema_of(recipe)
     source = unlearned(events, loaded.watermark, schema, data)
     if source.exported:
-        schema = replace(schema, session=None)
+        schema = replace(schema, session=None, event_features=())
     described = recipe.described_sides
     kept = without_users(data, pl.Series(source.deleted, dtype=data.users.ids.dtype))
     read: tuple[Side, ...] = () if source.exported else described
