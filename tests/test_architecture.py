@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "shortlist"
 # `errors` is the ground on which all of them stand, `shortlist` the public names over them.
 FLOORS = (
     {"errors"},
-    {"compiled", "durations", "metrics", "outputs", "showing", "systems"},
+    {"compiled", "devices", "durations", "metrics", "outputs", "showing", "systems"},
     {"sections"},
     {"similarity", "losses", "selection"},
     {"data", "index"},

@@ -80,9 +80,9 @@ def planted():
     return planted_world(users=90, items=60, events=1300, seed=5)
 
 
-def split():
+def split(schema=SCHEMA):
     world = planted()
-    data = Dataset.load(world.interactions, users=world.users, items=world.items, schema=SCHEMA)
+    data = Dataset.load(world.interactions, users=world.users, items=world.items, schema=schema)
     return data.split("leave-last-out")
 
 
@@ -90,6 +90,8 @@ def built(options):
     options = dict(options)
     kind = KINDS[options.pop("positives", "u2i")]
     common = {key: value for key, value in COMMON.items() if key in kind.reads}
+    if options.get("history") == "none":
+        common = {key: value for key, value in common.items() if not key.startswith("history")}
     return kind(**{**common, **options})
 
 

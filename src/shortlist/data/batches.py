@@ -1,8 +1,8 @@
 """Vectorised batches: each positive with the history before it, gathered when it is needed."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,6 +49,16 @@ class Batch:
     past: Mapping[str, Tensor] = field(default_factory=dict)
     context: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: column.to(device) for name, column in value.items()}
+            return None if value is None else value.to(device)
+
+        return Batch(**{one.name: moved(getattr(self, one.name)) for one in fields(self)})
+
 
 class Batches(Protocol):
     """Where a trainer gets its batches."""
@@ -71,6 +81,7 @@ class PairBatches:
     """(user, item) positives: every training event, its history gathered from the sorted log.
 
     The log stays as it is (one copy, int32); a batch costs a few gathers, whatever its histories.
+    They are made where the log is, as their sizes depend on it, and moved to the device whole.
     With kinds of events the targets alone are positives, and weigh what their kind counts;
     histories and `known` hold all that was read. past, context: columns of the log's events, for
     those of the same names in a batch. steps: asked once.
@@ -91,21 +102,20 @@ class PairBatches:
         steps: Steps = as_they_come,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._past, self._context = on_device(past, device), on_device(context, device)
-        self._user = torch.from_numpy(log.user).to(device)
-        self._item = torch.from_numpy(log.item).to(device)
-        self._start = torch.from_numpy(log.indptr).to(device)
+        self._past, self._context = on_device(past, "cpu"), on_device(context, "cpu")
+        self._user = torch.from_numpy(log.user)
+        self._item = torch.from_numpy(log.item)
+        self._start = torch.from_numpy(log.indptr)
         self._weight = event_weights(log, weighted=weighted)
-        if self._weight is not None:
-            self._weight = self._weight.to(device)
         self._targets = None
         if log.target is not None:
-            self._targets = torch.from_numpy(np.flatnonzero(log.target)).to(device)
+            self._targets = torch.from_numpy(np.flatnonzero(log.target))
         self._time = None
         if with_time:
             if log.time is None:
                 raise ModelError("times of events need data.time: the column of the times")
-            self._time = torch.from_numpy(log.time).to(device)
+            self._time = torch.from_numpy(log.time)
+        self._device = device
         self._ordered = ordered
         self._with_known = with_known
         self.batch_size = batch_size
@@ -123,7 +133,7 @@ class PairBatches:
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield each training event once, shuffled by `generator`."""
-        order = torch.randperm(self.positives, generator=generator).to(self._user.device)
+        order = torch.randperm(self.positives, generator=generator)
         if self._targets is not None:
             order = self._targets[order]
         # Batches of equal size (to one): a tiny last one would have almost no in-batch negatives.
@@ -131,7 +141,10 @@ class PairBatches:
             yield self.gather(events)
 
     def gather(self, events: Tensor) -> Batch:
-        """Return the batch of the given log positions [B]."""
+        """Return the batch of the given log positions [B], on the device."""
+        return self._gathered(events.cpu()).to(self._device)
+
+    def _gathered(self, events: Tensor) -> Batch:
         users = self._user[events].long()
         begin, end = self._start[users], self._start[users + 1]
         time = asked = None

@@ -45,7 +45,7 @@ class _Run:
     """
 
     epoch: int = 1
-    loss: float = 0.0
+    loss: float | Tensor = 0.0
     used: int = 0
     skipped: int = 0
     record: list[Epoch] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Run:
         """All of it, with what the next step depends on; a finished one keeps the weights alone."""
         plain: dict[str, Any] = {
             "epoch": self.epoch,
-            "loss": self.loss,
+            "loss": float(self.loss),
             "used": self.used,
             "skipped": self.skipped,
             "record": [list(epoch) for epoch in self.record],
@@ -176,7 +176,7 @@ def _run_epoch(
     progress.advance(run.used)
     for step in trainer.epoch():
         progress.advance(step.positives)
-        run.loss += step.loss * step.positives
+        run.loss = run.loss + step.loss * step.positives
         run.used += step.positives
         run.skipped += step.skipped
         if stage is not None and _due(stage):
@@ -186,4 +186,4 @@ def _run_epoch(
             "the weights of all positives are 0, so there is nothing to learn: training.weighted "
             "reads data.weight"
         )
-    return run.loss / run.used
+    return float(run.loss) / run.used

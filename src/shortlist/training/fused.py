@@ -8,12 +8,14 @@ the gradient can be made at once.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from shortlist.devices import free_to_read
 from shortlist.sampling.base import Dropped
 
 BLOCK_SCORES = 2**20
@@ -34,7 +36,7 @@ def softmax_mean(
     pool: Tensor,
     positive: Tensor,
     offset: Tensor,
-    dropped: Dropped,
+    dropped: Dropped | Callable[[slice], Tensor],
     weight: Tensor,
     *,
     total: Tensor | None = None,
@@ -44,8 +46,9 @@ def softmax_mean(
 
     queries: [B, D], scaled by 1/temperature, or [B, K, D], of which the best counts for each t_j;
     pool: [M, D]; positive: [B] logits; offset: [M], no gradient; dropped: slots left out of the
-    sum; weight: [B]; total: what the weights are divided by, unless it is their sum. bfloat16:
-    multiply in half the bits; sums, exponentials and what is returned stay float32.
+    sum, or what says of some rows which these are, bool [r, M]; weight: [B]; total: what the
+    weights are divided by, unless it is their sum. bfloat16: multiply in half the bits; sums,
+    exponentials and what is returned stay float32.
     """
     if queries.dim() == 2:
         queries = queries.unsqueeze(1)
@@ -67,6 +70,13 @@ def _best(block: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
     return best.values, best.indices
 
 
+def _bounds(dropped: Dropped, rows: int, size: int) -> list[int]:
+    """Where the pairs of each `size` rows begin, and the last of them end."""
+    starts = torch.arange(0, rows + size, size, device=dropped.rows.device)
+    found: list[int] = torch.searchsorted(dropped.rows, starts).tolist()
+    return found
+
+
 class _SoftmaxMean(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -75,7 +85,7 @@ class _SoftmaxMean(torch.autograd.Function):
         pool: Tensor,
         positive: Tensor,
         offset: Tensor,
-        dropped: Dropped,
+        dropped: Dropped | Callable[[slice], Tensor],
         share: Tensor,
         bfloat16: bool,
     ) -> Tensor:
@@ -85,10 +95,8 @@ class _SoftmaxMean(torch.autograd.Function):
         items = pool.to(kind)
         to_queries, to_pool = torch.empty_like(queries), torch.zeros_like(pool)
         to_positive, losses = torch.empty_like(positive), torch.empty_like(positive)
-        shift = offset * LOG2_E if bool(offset.any()) else None
-        bounds = torch.searchsorted(
-            dropped.rows, torch.arange(0, len(queries) + size, size, device=queries.device)
-        ).tolist()
+        shift = None if free_to_read(offset) and not bool(offset.any()) else offset * LOG2_E
+        bounds = _bounds(dropped, len(queries), size) if isinstance(dropped, Dropped) else []
         for number, begin in enumerate(range(0, len(queries), size)):
             rows = slice(begin, begin + size)
             block = queries[rows]
@@ -96,12 +104,20 @@ class _SoftmaxMean(torch.autograd.Function):
             scores = scores.to(queries.dtype)
             if shift is not None:
                 scores += shift
-            out = slice(bounds[number], bounds[number + 1])
-            where = (dropped.rows[out] - begin, dropped.columns[out])
-            scores[where] = -math.inf
+            where: Any
+            if isinstance(dropped, Dropped):
+                out = slice(bounds[number], bounds[number + 1])
+                where = (dropped.rows[out] - begin, dropped.columns[out])
+                scores[where] = -math.inf
+            else:
+                where = dropped(rows)
+                scores.masked_fill_(where, -math.inf)
             best = scores.amax(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
             scores.sub_(best).clamp_(min=LOWEST).exp2_()
-            scores[where] = 0.0
+            if isinstance(dropped, Dropped):
+                scores[where] = 0.0
+            else:
+                scores.masked_fill_(where, 0.0)
             total = scores.sum(dim=1)
             gap = (total.log2() + best.squeeze(1)) / LOG2_E - positive[rows]
             losses[rows] = softplus(gap)

@@ -1,12 +1,15 @@
 """From vectors to a loss: the one place where similarity, τ, correction and masks are ordered."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from shortlist.data.ragged import Ragged
+from shortlist.devices import free_to_read
 from shortlist.errors import ModelError
 from shortlist.losses import Loss, Scores, SoftmaxLoss, build_loss
 from shortlist.losses.base import reads_values
@@ -87,6 +90,7 @@ class Objective(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias: nn.Parameter | None = None
         self.bias_started: Tensor
+        self._begun = False  # what `bias_started` said last
         if not (loss.shift_invariant or loss.needs_raw is not None):
             self.bias = nn.Parameter(torch.zeros(()))
             self.register_buffer("bias_started", torch.tensor(False))
@@ -205,7 +209,9 @@ class Objective(nn.Module):
             positive = (scaled * positives.unsqueeze(1)).sum(2).amax(dim=1)
         positive = logits.of_positives(positive)
         offset = logits.of_negatives(torch.zeros_like(rows.negatives.log_q))
-        dropped = self._dropped_pairs(rows)
+        dropped: Dropped | Callable[[slice], Tensor] = partial(self._dropped_of, rows)
+        if self._by_pairs(rows):
+            dropped = self._dropped_pairs(rows)
         return softmax_mean(
             scaled, pool, positive, offset, dropped, weight, total=total, bfloat16=bfloat16
         )
@@ -213,6 +219,8 @@ class Objective(nn.Module):
     def _dropped(self, rows: Rows) -> Tensor:
         """True where a slot must not count for a row, [B, M]."""
         negatives, positive_ids = rows.negatives, rows.positive_ids
+        if negatives.ids.dim() == 1 and not self._by_pairs(rows):
+            return self._dropped_of(rows, slice(None))
         if negatives.ids.dim() == 1:
             pairs = self._dropped_pairs(rows)
             dropped = torch.zeros(
@@ -226,6 +234,18 @@ class Objective(nn.Module):
             dropped = dropped | accidental_hits(negatives, positive_ids)
         if self.mask_known:
             dropped = dropped | known_items(negatives, _asked_for(rows.known), positive_ids)
+        return dropped
+
+    def _by_pairs(self, rows: Rows) -> bool:
+        """Whether dropped slots are counted, rather than looked for in all: not on a GPU."""
+        return free_to_read(rows.negatives.ids) or self.mask_known
+
+    def _dropped_of(self, rows: Rows, part: slice) -> Tensor:
+        """True where a slot of a shared pool must not count for these rows, [r, M]."""
+        owner, asker = _owners(rows)
+        dropped = owner == asker[part].unsqueeze(1)
+        if self._drops_hits(rows.negatives):
+            dropped |= rows.negatives.ids == rows.positive_ids[part].unsqueeze(1)
         return dropped
 
     def _dropped_pairs(self, rows: Rows) -> Dropped:
@@ -253,13 +273,15 @@ class Objective(nn.Module):
         """Add the learned bias, if the loss needs one."""
         if self.bias is None:
             return scores
-        if self.training and not self.bias_started:
+        if self.training and not self._begun and not self.bias_started:
             with torch.no_grad():
                 weight = scores.masked_negative().logsumexp(dim=1)  # log of the pool's sum, [B]
                 mean = self.ranks.mean(weight[weight.isfinite()])
                 if mean is not None:
                     self.bias.copy_(-mean)
                     self.bias_started.fill_(True)
+        if self.training and not self._begun:  # so that no later step has to look
+            self._begun = bool(self.bias_started)
         return scores._replace(
             positive=scores.positive + self.bias, negative=scores.negative + self.bias
         )

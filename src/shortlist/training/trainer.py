@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
+from shortlist.devices import free_to_read
 from shortlist.errors import TrainingError
 from shortlist.losses.base import reads_values
 from shortlist.sampling.base import Negatives, NegativeSampler, Remembering
@@ -25,6 +26,9 @@ from shortlist.training.optimizer import Optimizer
 from shortlist.training.precision import chosen, in_bfloat16
 from shortlist.training.presets import softmax_over_one_pool
 from shortlist.training.ranks import ALONE, Ranks, Whole
+
+CHECKED_EVERY = 16
+"""Steps on a GPU after which the losses are looked at: each look waits for all work before it."""
 
 
 def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
@@ -47,13 +51,30 @@ def _seed(seed: int, *numbers: int) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=7).digest())
 
 
+def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each id once, [n], and where each of `ids` [N] stands among them, [N].
+
+    Where it costs a wait to know how many there are: N of them, with 0 after the last.
+    """
+    if free_to_read(ids):
+        found: tuple[Tensor, Tensor] = torch.unique(ids, return_inverse=True)
+        return found
+    ordered, order = ids.sort()
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    number = first.cumsum(0) - 1
+    distinct = torch.zeros_like(ids).scatter(0, number, ordered)
+    return distinct, torch.empty_like(order).scatter(0, order, number)
+
+
 class Step(NamedTuple):
     """One optimiser step: its mean loss, and how many positives it used.
 
+    loss: on a GPU a tensor, which nobody has looked at yet: float64, no dimensions.
     skipped: positives of a batch whose weights are all 0; then no step was made, and none used.
     """
 
-    loss: float
+    loss: float | Tensor
     positives: int
     skipped: int = 0
 
@@ -112,6 +133,7 @@ class Trainer:
         self._average: dict[str, Tensor] = {}
         if training.ema is not None:
             self._average = {name: value.clone() for name, value in model.state_dict().items()}
+        self._unchecked: list[Tensor] = []  # the losses that nobody has looked at
         self._steps = 0
         self._done = 0  # batches of the epoch that runs
         self._skip = 0  # of those, done before a restart
@@ -129,6 +151,8 @@ class Trainer:
     def epoch(self) -> Iterator[Step]:
         """Train on each positive once; TrainingError at the first loss that is not finite.
 
+        On a GPU that is found at the latest CHECKED_EVERY steps later, and before anything is saved
+        or measured.
         After `load_state` in the middle of an epoch: on those of its positives that are left.
         """
         batches = self._resumed() if self._skip else self._begun()
@@ -147,11 +171,7 @@ class Trainer:
                 yield Step(0.0, 0, rows)
                 continue
             loss = self._loss(batch, whole)
-            value = float(loss.detach() if whole is None else self._ranks.total(loss))
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value}: lower training.learning_rate or raise the temperature"
-                )
+            value = self._seen(loss.detach() if whole is None else self._ranks.total(loss))
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             if whole is not None:
@@ -165,6 +185,27 @@ class Trainer:
             if training.ema is not None:
                 self._take_average(training.ema)
             yield Step(value, rows)
+        self._check()
+
+    def _seen(self, loss: Tensor) -> float | Tensor:
+        """Return a loss, after a look at it if that is free or due."""
+        self._unchecked.append(loss)
+        if free_to_read(loss):
+            return self._check()
+        if len(self._unchecked) == CHECKED_EVERY:
+            self._check()
+        return loss.double()
+
+    def _check(self) -> float:
+        """Return the latest loss; refuse to go on after one that is not finite."""
+        values = torch.stack(self._unchecked).tolist() if self._unchecked else [0.0]
+        self._unchecked.clear()
+        for value in values:
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss is {value}: lower training.learning_rate or raise the temperature"
+                )
+        return float(values[-1])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -185,6 +226,7 @@ class Trainer:
         It covers torch's generator of the CPU, which dropout draws from; not that of a GPU. On
         several ranks all ask together, and the state is that of all of them.
         """
+        self._check()
         parts = {
             "model": self._model.state_dict(),
             "objective": self._objective.state_dict(),
@@ -353,9 +395,9 @@ class Trainer:
 
     def _encoded(self, rows: list[Tensor]) -> list[Tensor]:
         """Return the vectors of tensors of item rows, each distinct row encoded once."""
-        ids, place = torch.unique(torch.cat([r.flatten() for r in rows]), return_inverse=True)
+        ids, place = _distinct(torch.cat([r.flatten() for r in rows]))
         vectors = self._encoders.items(ids)
-        places = place.split([r.numel() for r in rows])
+        places = torch.split(place, [r.numel() for r in rows])
         # Not vectors[p]: with threads its gradient adds up in another order each time.
         return [
             vectors.index_select(0, p).view(*r.shape, vectors.shape[1])
