@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server spark soak kills fuzz data-fuzz site format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server spark ranks soak kills fuzz data-fuzz site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -18,6 +18,7 @@ help:
 	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime, DuckDB and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
 	@echo "make spark   jobs on Spark beside one machine, bit for bit; needs Java 17 or newer (Debian: openjdk-17-jre-headless)"
+	@echo "make ranks   training on 1, 2 and 3 processes beside one, and ten kills: some 15 minutes"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
 	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
 	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
@@ -97,6 +98,9 @@ spark: .venv-spark/.setup
 	$(BIN)/python -m venv .venv-spark
 	.venv-spark/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,spark]"
 	@touch $@
+
+ranks: .venv/.setup
+	SHORTLIST_RANKS=1 $(BIN)/python -m pytest tests/training/test_ranks.py tests/training/test_ranks_grid.py $(ARGS)
 
 soak: .venv/.setup
 	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)
