@@ -69,6 +69,9 @@ def test_a_change_under_a_known_id_is_made_once_and_another_one_is_refused(path,
     with pytest.raises(ChangeConflictError, match="'a' was used for another change"):
         change(store, price(1, 5), id_="a")
     assert store.number() == 2
+    store.revert(1)
+    with pytest.raises(ChangeConflictError, match="was taken back by change 3"):
+        change(store, price(1, 3), id_="a")
 
 
 def test_a_change_that_was_not_made_of_the_newest_state_is_not_kept(path, opened):

@@ -161,17 +161,22 @@ class ItemStore:
     def known(self, id_: str, values: Sequence[ItemValue]) -> int | None:
         """Return the number of the change that was made under this id; None if none was.
 
-        Errors: ChangeConflictError, where it was another one.
+        Errors: ChangeConflictError, where it was another one, or was taken back.
         """
         with refusing(self.path):
             self._check_there()
             found = self._file.execute(
-                "SELECT number, digest FROM item_changes WHERE id = ?", (id_,)
+                "SELECT number, digest, undone FROM item_changes WHERE id = ?", (id_,)
             ).fetchone()
         if found is None:
             return None
         if found[1] != _digest(values):
             raise ChangeConflictError(f"the change id {id_!r:.80} was used for another change")
+        if found[2] is not None:
+            raise ChangeConflictError(
+                f"change {found[0]}, of id {id_!r:.80}, was taken back by change {found[2]}: to "
+                "make it again, give it another id"
+            )
         return int(found[0])
 
     def append(self, values: Sequence[ItemValue], id_: str | None, after: int) -> KeptChange | None:

@@ -192,6 +192,7 @@ class ItemChanges:
             if served.change != now.number:
                 served = self._made(served, now)
             _check_candidates(served, now, values)
+            _check_new(served, values)
             changed = self._made(served, InEffect(number, _with(now.values, values, number)))
             for one in changed.left_out:
                 if one.change == number:
@@ -326,6 +327,18 @@ def _refuse_twice(ids: Sequence[Id], fault: str) -> None:
         if item in met:
             raise RequestError("invalid_request", f"item {item!r:.40} {fault}")
         met.add(item)
+
+
+def _check_new(served: Served, values: Iterable[ItemValue]) -> None:
+    """Refuse to add what was trained on. Errors: RequestError."""
+    items = served.as_read.data.items
+    ids: list[Any] = [value.item for value in values if value.part == ADDED]
+    for item, row in zip(ids, items.rows(ids).tolist(), strict=True):
+        if 0 < row <= items.trained:
+            raise RequestError(
+                "invalid_request",
+                f"item {item!r:.40} was trained on, and what was learned of it would be lost",
+            )
 
 
 def _check_candidates(served: Served, now: InEffect, values: Iterable[ItemValue]) -> None:

@@ -136,15 +136,12 @@ class _Making:
         """Place the items that came; the columns that changed since are those of their rows."""
         coming = {item: one for item, one in wanted.items() if one.added is not None}
         rows = self._rows(coming)
-        placed: list[Id] = []
-        for item, one in coming.items():
-            if 0 < rows[item] <= self.data.items.trained:
-                self.leave_out(one.added, DataError(f"item {item!r:.40} {LEARNED}"))
-            elif not isinstance(self.retriever, ChangesItems):
-                self.leave_out(one.added, ModelError("this bundle places no new items"))
-            else:
-                placed.append(item)
-        if not placed:
+        # One that the bundle was trained on has come, with a row of its own in the table.
+        trained = self.data.items.trained
+        placed = [item for item in coming if not 0 < rows[item] <= trained]
+        if not isinstance(self.retriever, ChangesItems):
+            for item in placed:
+                self.leave_out(coming[item].added, ModelError("this bundle places no new items"))
             return
         table = {item: self._row(item, coming[item]) for item in placed}
 
@@ -160,7 +157,8 @@ class _Making:
         more, still = _sound(list(again), place)
         for item, error in (*(one for one in refused if one[0] not in again), *still):
             self.leave_out(coming[item].added, error)
-        if fits := [*fits, *more]:
+        fits += more
+        if fits:
             self.retriever = place(fits)
         for item in placed:
             coming[item].columns = {}
@@ -281,9 +279,6 @@ class _Making:
         rows = np.array(self.hidden.rows, dtype=np.int64)
         windows = np.array(self.hidden.windows, dtype=np.float64)
         return Availability(len(self.data.items), rows, windows[:, 0], windows[:, 1])
-
-
-LEARNED = "was trained on, and what was learned of it would be lost"
 
 
 def _sound(
