@@ -129,22 +129,26 @@ def _table(name: str, lines: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _ladder(name: str, lines: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What towers add to methods without training, paired by user; the first seed of each."""
     second = SHOWN.get(name, ("hit_rate@10", "ndcg@10"))[1]
-    newest = {line["recipe"]: line for line in lines if line.get("ladder") and line["seed"] == 0}
+    newest = {
+        (line["recipe"], line["row"]): line
+        for line in lines
+        if line.get("ladder") and line["seed"] == 0
+    }
     if not newest:
         return
     rungs = list(dict.fromkeys(rung["name"] for one in newest.values() for rung in one["ladder"]))
     yield f"What towers add to methods without training: {_title(second)}, paired by user, with the"
     yield "95 % interval; seed 0."
     yield ""
-    yield f"| recipe | {' | '.join(rungs)} |"
-    yield "|---|" + "---|" * len(rungs)
-    for recipe, line in newest.items():
+    yield f"| recipe | channel | {' | '.join(rungs)} |"
+    yield "|---|---|" + "---|" * len(rungs)
+    for (recipe, row), line in newest.items():
         found = {rung["name"]: rung["difference"][second] for rung in line["ladder"]}
         cells = [
             "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**found[rung]) if rung in found else ""
             for rung in rungs
         ]
-        yield f"| {recipe} | {' | '.join(cells)} |"
+        yield f"| {recipe} | {row} | {' | '.join(cells)} |"
     yield ""
 
 
@@ -170,7 +174,7 @@ def _left(left: Sequence[Cell]) -> Iterator[str]:
     yield ""
     for (recipe, row), seeds in rows.items():
         cost = f", about {DEAR[recipe, row]} CPU minutes a seed" if (recipe, row) in DEAR else ""
-        told = f", seeds {', '.join(map(str, seeds))}" if row == "towers" else ""
+        told = f", seeds {', '.join(map(str, seeds))}" if row.startswith("towers") else ""
         yield f"- {recipe}, {row}{told}{cost}"
 
 

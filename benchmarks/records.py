@@ -60,6 +60,12 @@ DEAR = {
 }
 """CPU minutes of the cells that take more than three, about."""
 
+VARIANTS = {
+    ("ml-100k", "towers, pairwise"): ["training.mode=pairwise"],
+    ("ml-100k", "towers, pointwise"): ["training.mode=pointwise"],
+}
+"""Towers of a recipe with other values of some keys: rows beside "towers"."""
+
 SEEDS = 3
 DEPTHS = (10, 20, 100, 200)
 ASKED = 2_000
@@ -68,8 +74,9 @@ ASKED = 2_000
 
 @dataclass(frozen=True)
 class Cell:
-    """One line to be made: the towers of a recipe with a seed (row "towers"), or a channel of it.
+    """One line to be made: the towers of a recipe with a seed, or a channel of it.
 
+    row: "towers", a row of VARIANTS, or the name of the channel.
     digest: of all in the recipe that decides the figures.
     """
 
@@ -83,6 +90,11 @@ class Cell:
     def minutes(self) -> int:
         """How long it takes; 0 for a few minutes at most."""
         return DEAR.get((self.path.stem, self.row), 0)
+
+    @property
+    def place(self) -> str:
+        """The name of the folder its checkpoints lie in."""
+        return f"{self.path.stem}-{self.row.replace(', ', '-')}-{self.seed}"
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -100,7 +112,12 @@ def cells(seeds: int = SEEDS) -> list[Cell]:
         if recipe.channels:
             found += [_channel_cell(path, recipe, name) for name in recipe.channels]
         else:
-            found += [_tower_cell(path, recipe, seed) for seed in range(seeds)]
+            rows = {"towers": recipe}
+            for (stem, row), overrides in VARIANTS.items():
+                if stem == path.stem:
+                    rows[row] = load_recipe(path, overrides)
+            for row, one in rows.items():
+                found += [_tower_cell(path, row, one, seed) for seed in range(seeds)]
     return sorted(found, key=lambda cell: cell.minutes)
 
 
@@ -108,10 +125,10 @@ def _set_of(recipe: Recipe) -> str:
     return Path(str(recipe.data.interactions)).parent.name
 
 
-def _tower_cell(path: Path, recipe: Recipe, seed: int) -> Cell:
+def _tower_cell(path: Path, row: str, recipe: Recipe, seed: int) -> Cell:
     training = recipe.training.model_copy(update={"seed": seed})
     one = recipe.model_copy(update={"training": training})
-    return Cell(path, "towers", seed, one, _digest(one))
+    return Cell(path, row, seed, one, _digest(one))
 
 
 def _channel_cell(path: Path, recipe: Recipe, name: str) -> Cell:
@@ -149,7 +166,7 @@ def run(cell: Cell, saved: Path) -> Iterator[dict[str, Any]]:
     retriever = build(cell.recipe)
     kept: dict[str, Any] = {}
     if isinstance(retriever, Learner):
-        kept = {"checkpoints": Checkpoints(saved / f"{cell.path.stem}-{cell.seed}")}
+        kept = {"checkpoints": Checkpoints(saved / cell.place)}
     begun = time.process_time()
     refit = cell.recipe.training.refit
     if isinstance(retriever, Learner) or refit == "none":
@@ -268,7 +285,7 @@ def main() -> None:
         lines = list(run(cell, arguments.checkpoints))
         with arguments.out.open("a", encoding="utf-8") as out:
             out.writelines(json.dumps(line) + "\n" for line in lines)
-        shutil.rmtree(arguments.checkpoints / f"{cell.path.stem}-{cell.seed}", ignore_errors=True)
+        shutil.rmtree(arguments.checkpoints / cell.place, ignore_errors=True)
 
 
 if __name__ == "__main__":
