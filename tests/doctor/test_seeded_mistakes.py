@@ -23,7 +23,7 @@ from shortlist.data.batches import PairBatches, _long
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.features import FeatureTable
 from shortlist.data.ragged import Ragged, windows
-from shortlist.data.schema import Feature, Schema
+from shortlist.data.schema import EventFeature, Feature, Schema
 from shortlist.data.synthetic import World, planted_world
 from shortlist.doctor import CHECKS, Finding, Subject, TrainingWatch, examine
 from shortlist.doctor.page import findings_table, table
@@ -364,6 +364,16 @@ def joined_with(feature: str, side: str) -> Subject:
     return before(Dataset.load(log, schema=schema).split(), user_features=(), item_features=())
 
 
+def asked_with(page: pl.Expr) -> Subject:
+    """A log joined with its items, of which a column is declared as known before the event."""
+    w = world()
+    log = w.interactions.join(w.items, on="item_id").with_columns(page=page)
+    known = EventFeature("page", "categorical", known="before")
+    return before(
+        Dataset.load(log, schema=Schema(time="timestamp", event_features=[known])).split()
+    )
+
+
 def repeated_events() -> Subject:
     log = world().interactions
     again = log.sort("timestamp").group_by("user_id").first()
@@ -650,6 +660,16 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
         "a genre of the item, joined to the log, as a user feature",
         "feature-follows-event",
         lambda: joined_with("studio", "user"),
+    ),
+    (
+        "the page of the item itself as the page of the request",
+        "context-knows-item",
+        lambda: asked_with(pl.col("item_id").hash(3).cast(pl.String)),
+    ),
+    (
+        "a shelf of the item as the page of the request",
+        "context-knows-item",
+        lambda: asked_with(pl.col("item_id") % 25),
     ),
     (
         "views of the whole log as an item feature",

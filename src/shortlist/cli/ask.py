@@ -16,6 +16,7 @@ from shortlist.outputs import PAGES, PARQUET, output_at
 if TYPE_CHECKING:
     from shortlist.bundle.bundle import Bundle
     from shortlist.cli.show import Side
+    from shortlist.data.dataset import TrainingData
     from shortlist.data.vocabulary import Vocabulary
 
 
@@ -44,6 +45,22 @@ def recommend(
             "in place of what the bundle knows; an empty field leaves that.",
         ),
     ] = False,
+    with_context: Annotated[
+        bool,
+        typer.Option(
+            "--with-context",
+            help="With --users-file: read what is known of the moment of each query from its "
+            "columns of the names of features of events.",
+        ),
+    ] = False,
+    moment: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--context",
+            help="NAME=VALUE: what is known of the moment, of all queries: a feature of events "
+            "that is known before. May be repeated.",
+        ),
+    ] = None,
     all_users: Annotated[
         bool, typer.Option("--all-users", help="Every user of the bundle; needs --out.")
     ] = False,
@@ -91,6 +108,14 @@ def recommend(
             "--with-features reads the columns of a --users-file: give one",
         ),
         (
+            with_context and users_file is None,
+            "--with-context reads the columns of a --users-file: give one",
+        ),
+        (
+            with_context and moment is not None,
+            "--context is of all queries, and --with-context of each: give one of the two",
+        ),
+        (
             target is not None and json_,
             "--json is for answers that are printed, and --out writes Parquet",
         ),
@@ -122,17 +147,25 @@ def recommend(
         notes.print(f"Items met below min_weight are {show.FORGETS}.")
     for name, listed in (("allow", allow), ("deny", deny)):
         asked[name] = None if listed is None else _ids(data.items, listed)
+    told_of_all = _context(data, moment)
     if target is not None:
-        told = users_file if with_features else None
-        _recommend_file(loaded, users_file, told, target, k, overwrite=overwrite, **asked)
+        features = users_file if with_features else None
+        moments: Path | dict[str, Any] = told_of_all
+        if with_context and users_file is not None:
+            moments = users_file
+        _recommend_file(
+            loaded, users_file, features, moments, target, k, overwrite=overwrite, **asked
+        )
         return
+    count = len(user or history or ())
+    asked["context"] = {name: [value] * count for name, value in told_of_all.items()} or None
     if user is not None:
         since = None if recent is None else [_ids(data.items, text) for text in recent]
         queries = Queries(data.users.parse(user), recent=since, **asked)
     else:
         lists = [_ids(data.items, text) for text in history or []]
         queries = Queries(histories=lists, **asked)
-    for line in show.strangers(loaded.retriever, queries):
+    for line in (*show.strangers(loaded.retriever, queries), *show.gaps(loaded.retriever, queries)):
         notes.print(line)
     if json_:
         print_json(show.answers(loaded.retriever, queries, k))
@@ -144,13 +177,15 @@ def _recommend_file(
     loaded: "Bundle",
     users_file: Path | None,
     features_file: Path | None,
+    context: "Path | dict[str, Any]",
     target: Path,
     k: int,
     **asked: Any,
 ) -> None:
     """Write the candidates of the users of a file, or of all users.
 
-    features_file: the same file, where it tells features of the users.
+    features_file: the same file, where it tells features of the users. context: the same file,
+    where it tells the moment of each, or what is known of the moments of all.
     """
     from shortlist.cli import files
 
@@ -160,6 +195,10 @@ def _recommend_file(
         users = files.read_users(loaded.retriever, users_file, section.get("user"))
     if features_file is not None:
         asked["features"] = files.read_user_features(loaded.retriever, features_file)
+    if isinstance(context, Path):
+        asked["context"] = files.read_context(loaded.retriever, context)
+    elif context:
+        asked["context"] = files.context_of_all(context, len(users))
     strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
     notes.print(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:
@@ -176,6 +215,27 @@ def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
             "comma or a quote in it between double quotes, and write its own quotes twice"
         ) from error
     return vocabulary.parse([field.strip() for field in fields] or [""]).to_list()
+
+
+def _context(data: "TrainingData", given: list[str] | None) -> dict[str, Any]:
+    """Read NAME=VALUE, the value as the feature of events of that name has it."""
+    found: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise QueryError(f"--context is NAME=VALUE, such as device=tv, got {text!r:.60}")
+        if name in found:
+            raise QueryError(f"--context gives {name!r} twice")
+        encoder = data.event_features.encoders.get(name)
+        found[name] = value
+        if encoder is not None and encoder.kind == "numeric":
+            try:
+                found[name] = float(value)
+            except ValueError:
+                raise QueryError(
+                    f"--context {name}: expected a number, got {value!r:.60}"
+                ) from None
+    return found
 
 
 def _condition(text: str | None) -> dict[str, Any] | None:

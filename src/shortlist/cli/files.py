@@ -31,12 +31,13 @@ def recommend_file(
     *,
     overwrite: bool = False,
     features: pl.DataFrame | None = None,
+    context: pl.DataFrame | None = None,
     **asked: Any,
 ) -> int:
     """Write the candidates of these users to a file: user, rank, item, score, fallback.
 
-    features: of the users as they are now, a row each. asked: what else `Queries` may hold, of all
-    of them.
+    features: of the users as they are now, a row each; context: of the moment of each. asked: what
+    else `Queries` may hold, of all of them.
 
     Users are answered in blocks and written as they are: memory does not grow with their number,
     nor with k. The file appears whole or not at all. Return how many of the users were unknown and
@@ -47,8 +48,11 @@ def recommend_file(
     with parquet(target, overwrite) as write:
         for at in range(0, len(users), step):
             block = users[at : at + step]
-            told = None if features is None else features[at : at + step].to_dict(as_series=False)
-            answer = retriever.recommend(Queries(block, features=told, **asked), k)
+            told, moment = (
+                None if frame is None else frame[at : at + step].to_dict(as_series=False)
+                for frame in (features, context)
+            )
+            answer = retriever.recommend(Queries(block, features=told, context=moment, **asked), k)
             strangers += int(answer.fallback.sum())
             found = answer.to_frame()
             write(
@@ -144,6 +148,21 @@ def read_user_features(retriever: Channel, path: Path) -> pl.DataFrame:
         read = f"it reads {', '.join(sorted(reads))}" if reads else "it reads none"
         raise QueryError(f"{path} has no column of a feature that the bundle reads: {read}")
     return frame.select(names)
+
+
+def read_context(retriever: Channel, path: Path) -> pl.DataFrame:
+    """Read the columns of a users file that say what the retriever reads of a moment."""
+    reads, frame = retriever.query_context, read_frame(path, "users file")
+    names = [name for name in frame.columns if name in reads]
+    if not names:
+        read = f"it reads {', '.join(sorted(reads))}" if reads else "it reads none"
+        raise QueryError(f"{path} has no column of a context that the bundle reads: {read}")
+    return frame.select(names)
+
+
+def context_of_all(context: Mapping[str, Any], queries: int) -> pl.DataFrame:
+    """Return one moment for each of so many queries."""
+    return pl.DataFrame({name: [value] * queries for name, value in context.items()})
 
 
 def _is_whole(text: str) -> bool:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from shortlist.asking.candidates import Candidates
 from shortlist.asking.capabilities import Channel, Explains, FindsSimilar, FindsSimilarUsers
+from shortlist.asking.context import unknown_context
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.blending.blend import Blended
@@ -212,6 +213,19 @@ def planned(plan: "Plan") -> RenderableType:
     for name, row in zip(plan.quotas, plan.overlap, strict=True):
         overlap.add_row(name, *(f"{share:.2f}" for share in row))
     return Group(table, overlap)
+
+
+def gaps(retriever: Channel, queries: Queries) -> list[str]:
+    """Say of how many queries the retriever would know more, if they told their context."""
+    features, said = retriever.data.event_features, []
+    for name in sorted(retriever.query_context):
+        missing = sum(unknown_context([name], queries.context, len(queries), features))
+        if missing:
+            said.append(
+                f"{missing} of {len(queries)} queries: '{name}' (context) is missing or was never "
+                "seen in training, and taken as unknown."
+            )
+    return said
 
 
 def recommendations(retriever: Channel, queries: Queries, k: int) -> RenderableType:

@@ -261,4 +261,50 @@ def feature_follows_event(subject: Subject) -> str | None:
     return "; ".join(subject.data.follows) or None
 
 
-CHECKS = (held_out_in_training, duplicates_across_cut, feature_knows_target, feature_follows_event)
+@check(
+    "context-knows-item",
+    "warning",
+    "data",
+    cure='Say known = "after" of it (features.events), or leave it out of model.context, if it '
+    "comes with the item or after it; if requests can tell it beforehand, all is well.",
+)
+def context_knows_item(subject: Subject) -> str | None:
+    """A column of events that is declared as known before the event gives the item away: the
+    figures count on an answer that stands in the question.
+    """
+    data, targets = subject.data, subject.data.training_targets
+    found = []
+    for name in data.event_features.before:
+        values = data.event_features.columns_of(targets)[name]
+        told = values > 0 if values.dtype.kind == "i" else ~np.isnan(values)
+        if told.sum() < FEWEST:
+            continue
+        pairs = pl.DataFrame({"value": values[told], "target": targets.item[told]})
+        if said := _gives_away(pairs):
+            found.append(f"'{name}': {said}")
+    return "; ".join(found) or None
+
+
+def _gives_away(pairs: pl.DataFrame) -> str | None:
+    """What a column says of the item of its event, or the item of it: value, target."""
+    if (agreed := _agreement(pairs)) > 0.5:
+        return f"{agreed:.0%} of the pairs of events with one value are of one item"
+    several = pairs["value"].n_unique()
+    if several < FEWEST:
+        return None  # so few values may well be what decides
+    swapped = pairs.rename({"value": "target", "target": "value"})
+    if (fixed := _agreement(swapped)) > 0.99:
+        return (
+            f"it has {several:,} values, and {fixed:.0%} of the pairs of events of one item have "
+            "the same: it is a column of the item"
+        )
+    return None
+
+
+CHECKS = (
+    held_out_in_training,
+    duplicates_across_cut,
+    feature_knows_target,
+    feature_follows_event,
+    context_knows_item,
+)

@@ -126,7 +126,7 @@ def evaluate(
         differences=bootstrap_intervals(
             {name: value - baseline.figures[name] for name, value in answers.figures.items()}, SEED
         ),
-        notes=data.notes,
+        notes=(*data.notes, *_moments(retriever, cases)),
         channels=searched(retriever, cases.users, max(ks), on, exclude_seen=exclude_seen),
         exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
         without_clock=None if clockless is None else bootstrap_intervals(clockless.figures, SEED),
@@ -194,6 +194,17 @@ def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
             "would be worthless. The bundle keeps the figures of the fit before."
         )
     return data
+
+
+def _moments(retriever: Answers, cases: Cases) -> tuple[str, ...]:
+    """Say whose context stands in a question, where users have several held-out events."""
+    names = ", ".join(sorted(retriever.query_context))
+    if not names or len(cases.items) == len(cases.users):
+        return ()
+    return (
+        f"each user is asked once, in the context ({names}) of the first held-out event: the "
+        "answer is measured on all of them",
+    )
 
 
 def _answers(

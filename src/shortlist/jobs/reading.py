@@ -73,6 +73,11 @@ def read_in_parts(
     table.require(roles.values())
     if unknown := sorted(roles.keys() - KNOWN):
         raise JobError(f"jobs cannot carry the column of data.{unknown[0]} yet: use train")
+    if schema.event_features:
+        raise JobError(
+            "jobs do not read features of events (features.events) yet: leave them out, or use "
+            "train"
+        )
     sides = described_sides(schema, tables.get("users"), tables.get("items"))
     if sides:
         raise JobError(

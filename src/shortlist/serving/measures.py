@@ -36,6 +36,9 @@ class Measures:
         self.unknown_items = self._counter(
             "unknown_items", "Items of histories that the bundle does not know."
         )
+        self.unknown_context = self._counter(
+            "unknown_context", "Features of the moment of a query that were missing or never seen."
+        )
         self.waiting = Gauge(
             "shortlist_waiting", "Requests that wait or are being answered.", registry=self.registry
         )

@@ -60,6 +60,9 @@ class RecommendRequest(Message):
     is stored and are left out of the answer like it.
     features: of the users as they are now, {"age": [31, null]}, one value a query, null for what is
     stored; refused where the bundle reads none of that name.
+    context: what is known of the moment, {"device": ["tv", null]}, one value a query, null where it
+    is not known. event_features: of the events in histories or recent, {"dwell": [[30, null]]}, a
+    list beside each of them. Both are features of events (`features.events`) of the bundle's log.
     where: a condition on the items' columns; allow, deny: items that alone may, or must not, be
     recommended. The three are of all queries. quota: at most so many items of each value of one
     column in every answer, {"genre": 3}. An unknown user or an empty history gets the popular
@@ -70,6 +73,8 @@ class RecommendRequest(Message):
     histories: list[Ids] | None = None
     recent: list[Ids] | None = None
     features: dict[str, list[FeatureValue]] | None = None
+    context: dict[str, list[FeatureScalar]] | None = None
+    event_features: dict[str, list[list[FeatureScalar]]] | None = None
     k: int = 10
     exclude_seen: bool = True
     where: dict[str, Any] | None = None
@@ -224,6 +229,11 @@ def _kinds(limits: Limits) -> dict[str, Any]:
         "recent": histories,
         "history": _many(limits.history, limits),
         "features": _features(limits),
+        "context": _columns(_scalar(limits), limits),
+        "event_features": _columns(
+            Annotated[list[_scalar(limits)], Field(max_length=limits.history, fail_fast=True)],  # type: ignore[misc]
+            limits,
+        ),
         "items": _many(limits.queries, limits),
         "allow": _many(limits.ids, limits),
         "deny": _many(limits.ids, limits),
@@ -286,11 +296,21 @@ def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
 
 def _features(limits: Limits) -> Any:
     """Columns of values, one a query; a value is one of plain JSON, or a list of such."""
+    one: Any = _scalar(limits)
+    several: Any = Annotated[list[one], Field(max_length=limits.history)]
+    return _columns(one | several, limits)
+
+
+def _scalar(limits: Limits) -> Any:
+    """A value of plain JSON."""
     text = Annotated[str, Field(max_length=limits.id_length)]
     number = Annotated[float, Field(allow_inf_nan=False)]
-    one: Any = bool | IdNumber | number | text | None
-    several: Any = Annotated[list[one], Field(max_length=limits.history)]
-    column: Any = Annotated[list[one | several], Field(max_length=limits.queries, fail_fast=True)]
+    return bool | IdNumber | number | text | None
+
+
+def _columns(one: Any, limits: Limits) -> Any:
+    """Columns by name, one of these a query."""
+    column: Any = Annotated[list[one], Field(max_length=limits.queries, fail_fast=True)]
     name = Annotated[str, Field(max_length=limits.id_length)]
     return Annotated[dict[name, column], Field(max_length=limits.features)]
 
@@ -406,7 +426,9 @@ class RecommendAnswer(Message):
 
     users: as asked, null for histories. fallback: true where nothing was known and popular items
     stand in. channels: only from a blend, which channel gave each item. unknown_items: only for
-    histories, how many items of each were passed over; so for recent. without_events: only where
+    histories, how many items of each were passed over; so for recent. unknown_context: only from a
+    bundle that reads the moment of a query, how many features of it were missing, or had a value
+    that training never saw. without_events: only where
     the service keeps events; true where the store was not available, so that none are counted.
     """
 
@@ -417,6 +439,7 @@ class RecommendAnswer(Message):
     fallback: list[bool]
     channels: list[list[str]] = []
     unknown_items: list[int] = []
+    unknown_context: list[int] = []
     without_events: bool = False
 
 

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from shortlist.asking.capabilities import Explains, FindsSimilar, FindsSimilarUsers
+from shortlist.asking.context import unknown_context
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.data.vocabulary import Vocabulary
@@ -143,8 +144,10 @@ class Service:
         queries = Queries(
             users=known,
             histories=histories,
-            **since.asked(asked.recent),
+            **(follow := since.asked(asked.recent)),
             features=asked.features,
+            context=asked.context,
+            event_features=_behind(asked.event_features, told, follow["recent"]),
             exclude_seen=asked.exclude_seen,
             where=None if asked.where is None else condition(asked.where),
             quota=asked.quota,
@@ -168,6 +171,10 @@ class Service:
         if told is not None:
             answer["unknown_items"] = unknown = _unknown(told, data.items)
             self.measures.unknown_items.inc(sum(unknown))
+        if reads := served.retriever.query_context:
+            features, context = data.event_features, asked.context
+            answer["unknown_context"] = gaps = unknown_context(reads, context, count, features)
+            self.measures.unknown_context.inc(sum(gaps))
         self.measures.answered(len(found), int(found.fallback.sum()))
         return answer
 
@@ -317,6 +324,32 @@ def report(served: Served) -> Columns:
         "plan": fields["settings"].get("plan"),
         "index": fields.get("index"),
     }
+
+
+def _behind(
+    columns: dict[str, list[list[Any]]] | None,
+    told: list[list[Any]] | None,
+    asked: list[list[Any]] | None,
+) -> dict[str, list[list[Any]]] | None:
+    """Features of the events of a request, behind stored ones, of which none is known.
+
+    told: the items of the request's events, asked: those of all.
+    """
+    if columns is None or told is None or asked is None or not _one_each(columns, told):
+        return columns  # what does not fit is told with its name, by whoever reads it
+    return {
+        name: [
+            [*[None] * (len(every) - len(values)), *values]
+            for every, values in zip(asked, lists, strict=True)
+        ]
+        for name, lists in columns.items()
+    }
+
+
+def _one_each(columns: dict[str, list[list[Any]]], told: list[list[Any]]) -> bool:
+    """Whether each column has a value for each event that is told."""
+    lengths = [len(items) for items in told]
+    return all([len(values) for values in lists] == lengths for lists in columns.values())
 
 
 def _unknown(histories: list[list[Any]], items: Vocabulary) -> list[int]:
