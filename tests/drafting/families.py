@@ -580,6 +580,11 @@ def sequences_in_brackets(at: Path) -> None:
     quoted(at / "sequences.csv", ["user", "sequence"], rows)
 
 
+def aimed_at(target: str, *others: str) -> dict[str, dict[str, bool]]:
+    """What [data.events] says of kinds whose names are known."""
+    return {target: {"target": True}} | {kind: {"seen": False} for kind in others}
+
+
 FAMILIES: dict[str, Family] = {
     "mind": Family(
         mind,
@@ -697,13 +702,22 @@ FAMILIES: dict[str, Family] = {
             "user": "user_id",
             "item": "item_id",
             "time": "timestamp",
+            "event": "event",
+            "events": aimed_at("buy", "pv", "cart"),
         },
-        {"user", "item"},
+        {"user", "item", "event", "events"},
     ),
     "retailrocket": Family(
         retailrocket,
         {"log": "events.csv"},
-        {"user": "visitorid", "item": "itemid", "time": "timestamp"},
+        {
+            "user": "visitorid",
+            "item": "itemid",
+            "time": "timestamp",
+            "event": "event",
+            "events": aimed_at("transaction", "view", "addtocart"),
+        },
+        {"events"},
     ),
     "h-and-m": Family(
         hm,
@@ -796,7 +810,14 @@ FAMILIES: dict[str, Family] = {
     "otto": Family(
         otto,
         {"log": "otto.jsonl"},
-        {"user": "session", "item": "events.aid", "time": "events.ts"},
+        {
+            "user": "session",
+            "item": "events.aid",
+            "time": "events.ts",
+            "event": "events.type",
+            "events": aimed_at("orders", "clicks", "carts"),
+        },
+        {"events"},
     ),
     "criteo": Family(
         criteo,

@@ -169,9 +169,66 @@ def test_guesses_come_as_json_with_a_reason_and_a_confidence_each(tmp_path, caps
     assert guesses["data.time"]["confidence"] == "sure"
     assert guesses["data.user"]["confidence"] == "check"
     assert "or column 2" in guesses["data.user"]["reason"]
-    (note,) = told["notes"]
-    assert "'event' tells kinds of events" in note
-    assert "data.event" in note
+    kinds = guesses["data.events"]
+    assert kinds["value"] == {
+        "buy": {"target": True},
+        "pv": {"seen": False},
+        "cart": {"seen": False},
+    }
+    assert kinds["confidence"] == "check"
+    assert kinds["reason"] == "by their names: buy predicted, pv, cart read"
+
+
+def log_of_kinds(tmp_path, kinds, each=20):
+    """A log in which 40 users have `each` events of these kinds in turn, and a draft of it."""
+    rows = [(u, (7 * u + n) % 30, 1_700_000_000 + 60 * n) for u in range(40) for n in range(each)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "time"], orient="row")
+    named = [kinds[n % len(kinds)] for n in range(len(rows))]
+    log = log.with_columns(
+        event=pl.Series(named),
+        device=pl.Series(["tv", "phone", "desk", "tv", "tv"] * (len(rows) // 5)),
+        dwell_seconds=pl.int_range(len(rows)) * 0.37 % 11,
+    )
+    log.write_csv(tmp_path / "log.csv")
+    assert call("init", tmp_path / "log.csv", "--out", tmp_path / "recipe.toml") == 0
+    return (tmp_path / "recipe.toml").read_text()
+
+
+def test_kinds_whose_names_are_known_are_written_as_a_table_and_marked_as_a_guess(tmp_path):
+    text = log_of_kinds(tmp_path, ["view", "view", "add_to_cart", "purchase"])
+    assert "# check: by their names: purchase predicted, view, add_to_cart read" in text
+    data = load_recipe(tmp_path / "recipe.toml").data
+    assert data.event == "event"
+    assert {name: kind.use() for name, kind in data.events.items()} == {
+        "purchase": "target",
+        "view": "history only",
+        "add_to_cart": "history only",
+    }
+    assert not data.events["view"].seen
+    out = ("--out", tmp_path / "bundle", "--set", "training.epochs=1", "--quiet")
+    assert call("train", tmp_path / "recipe.toml", *out) == 0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "why"),
+    [
+        (["view", "purchase", "refund"], "what 'refund' is for is not known"),
+        (["view", "click"], "none of them is known to be what is aimed at"),
+        (["view"] * 19 + ["purchase"], "40 rows are purchase, too few to learn from alone"),
+    ],
+)
+def test_kinds_that_cannot_be_told_stay_a_comment_that_says_why(tmp_path, kinds, why):
+    text = " ".join(log_of_kinds(tmp_path, kinds).replace("\n#", "").split())
+    assert why in text
+    assert "[data.events.view]" not in text
+    assert not load_recipe(tmp_path / "recipe.toml").data.events
+
+
+def test_columns_that_may_be_of_the_event_are_proposed_as_a_comment_alone(tmp_path):
+    text = " ".join(log_of_kinds(tmp_path, ["view", "purchase"]).replace("\n#", "").split())
+    assert 'device = { kind = "categorical", known = "before" }' in text
+    assert 'dwell_seconds = { kind = "numeric", known = "after" }' in text
+    assert not load_recipe(tmp_path / "recipe.toml").features.events
 
 
 def test_ids_called_otherwise_in_the_table_are_named(tmp_path):

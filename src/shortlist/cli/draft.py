@@ -233,8 +233,12 @@ def _say(place: Path, made: "Draft | None", *, json_: bool) -> None:
     if made is None:
         out.print(f"Wrote {place}, to be filled in. Next: shortlist train {place} --out BUNDLE")
         return
+    from shortlist.config.template import toml_value
+
     for guess in made.unsure():
         shown = "left out" if guess.value is None else str(guess.value)
+        if isinstance(guess.value, dict):
+            shown = toml_value(guess.value)
         notes.print(f"check {guess.key} = {shown}: {guess.reason}", soft_wrap=True)
     for note in made.notes:
         notes.print(note, soft_wrap=True)

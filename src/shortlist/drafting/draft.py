@@ -18,6 +18,7 @@ from shortlist.drafting.columns import Column
 from shortlist.drafting.guesses import Confidence, Guess
 from shortlist.drafting.heads import ROWS, Head, read_head
 from shortlist.drafting.kinds import Kinds, find_kinds
+from shortlist.drafting.moments import columns_of_events, kinds_of_events
 from shortlist.drafting.named import PLAIN
 from shortlist.drafting.roles import Roles, find_roles, overlap
 from shortlist.errors import DataError
@@ -113,6 +114,7 @@ def draft(
             _features(made, side, sides[side], *kept[side])
         else:
             _own_features(made, side, log, roles)
+    _moments(made, log, roles)
     _one_mark(made)
     _split(made, roles)
     _model(made, named)
@@ -304,11 +306,7 @@ def _roles(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
         )
     for guess in roles.guesses:
         if guess.key == "data.event":
-            made.notes.append(
-                f"'{renamed.get(guess.value, guess.value)}' tells kinds of events "
-                f"({guess.reason}): each row counts as an event, until data.event names the "
-                "column and [data.events] says which are targets and which are only read"
-            )
+            _events(made, roles, replace(guess, value=renamed.get(guess.value, guess.value)))
             continue
         reason = (
             re.sub(r"\bcolumn_(\d+)\b", r"column \1", guess.reason) if renamed else guess.reason
@@ -317,6 +315,22 @@ def _roles(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
             renamed.get(guess.value, guess.value) if isinstance(guess.value, str) else guess.value
         )
         made.say(replace(guess, value=value, reason=reason))
+
+
+def _events(made: Draft, roles: Roles, guess: Guess) -> None:
+    """The kinds of events and what each is for, or why nobody can tell."""
+    table, reason = kinds_of_events(roles.columns["event"], roles.columns["user"])
+    if any(known.key == "data.min_weight" for known in roles.guesses):
+        table, reason = None, "min_weight says what is a positive"
+    if table is None:
+        made.notes.append(
+            f"'{guess.value}' tells kinds of events ({guess.reason}), and {reason}: each row "
+            "counts as an event, until data.event names the column and [data.events] says which "
+            "are targets and which are only read"
+        )
+        return
+    made.say(guess)
+    made.say(Guess("data.events", table, reason, "check"))
 
 
 def _sure_of(head: Head) -> Any:
@@ -459,6 +473,15 @@ def _own_features(made: Draft, side: str, log: Head, roles: Roles) -> None:
     kinds = find_kinds(columns, titled=side == "items")
     kinds.left.clear()
     _kinds(made, side, kinds, None, f"in the log, one value for each {_ROLE_OF[side]}: ")
+
+
+def _moments(made: Draft, log: Head, roles: Roles) -> None:
+    """Say which columns of the log may be of its events: when they are known nobody can tell."""
+    told = {name for side in SIDES for name in made.content.get("features", {}).get(side, ())}
+    free = roles.free(_columns(log, roles.rows)) if roles.rows is None else []
+    said = columns_of_events([c for c in free if c.name not in told and c.can_be_named])
+    if said is not None:
+        made.notes.append(said)
 
 
 _TOLD = 0.95

@@ -47,6 +47,8 @@ def written(made: Draft, command: str) -> str:
         for side, inner in table.items():
             if isinstance(inner, dict) and section == "features":
                 lines += _side(made, side, inner)
+            elif isinstance(inner, dict) and section == "data":
+                lines += _events(made, side, inner)
             elif isinstance(inner, dict) and section == "channels":
                 lines += ["", f"[channels.{key_text(side)}]"]
                 lines += [f"{key_text(key)} = {toml_value(value)}" for key, value in inner.items()]
@@ -66,6 +68,16 @@ def _side(made: Draft, side: str, features: Mapping[str, str]) -> list[str]:
     for name, kind in features.items():
         lines += _key(name, kind, replace(guess, reason=made.reasons.get(f"{side}.{name}", "")))
     return lines
+
+
+def _events(made: Draft, key: str, kinds: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The kinds of events, a table each; the guess stands over the first."""
+    guess = made.guesses[f"data.{key}"]
+    lines = ["", *_comment(f"check: {guess.reason}")]
+    for kind, said in kinds.items():
+        lines += [f"[data.{key}.{key_text(kind)}]"]
+        lines += [f"{name} = {toml_value(value)}" for name, value in said.items()] + [""]
+    return lines[:-1]
 
 
 def short_template(named: Mapping[str, Any] | None = None) -> str:
