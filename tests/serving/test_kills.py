@@ -51,6 +51,7 @@ class Senders:
                 answer = connection.getresponse()
                 body = json.loads(answer.read())
             except (OSError, http.client.HTTPException):
+                connection.close()
                 return
             if answer.status == 503:  # no bundle is loaded yet
                 number -= 1

@@ -7,26 +7,32 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 
 import polars as pl
 import pytest
 
 from patience import PATIENCE, wait_until
+from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blend
-from shortlist.bundle.bundle import save
+from shortlist.bundle.bundle import load, save
 from shortlist.channels.counting.ease import EASE
 from shortlist.channels.counting.inverted import Inverted
 from shortlist.channels.counting.transitions import Transitions
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
+from shortlist.data.predicates import parse
 from shortlist.data.schema import Schema
 from shortlist.histories.events import Watermark
-from shortlist.histories.items import ItemStore
+from shortlist.histories.items import COLUMN, REMOVED, WINDOW, InEffect, ItemStore, ItemValue
 from shortlist.histories.sqlite import SQLiteEvents
 from shortlist.serving import item_changes
+from shortlist.serving.living import with_changes
+from shortlist.serving.served import Served
 from shortlist.serving.settings import Settings
 
+GOLDEN = Path(__file__).parents[1] / "bundle" / "golden"
 TOKEN = "admin-admin-admin-admin"
 USER, A, B, C = 10_001, 500_005, 500_006, 500_007
 
@@ -178,6 +184,37 @@ def test_a_catalogue_with_a_column_of_dates_takes_dates(world, open_app, make_cl
     assert recommended(client, where={"column": "day", "min": "2026-02-01"}) == [A]
     said = client.post("/admin/items", {"set": [{"id": A, "day": "soon"}]})
     assert "column 'day'" in said.json["error"]["message"]
+
+
+KINDS = sorted(
+    path.parent for path in max(GOLDEN.iterdir(), key=lambda one: one.name).glob("*/manifest.json")
+)
+
+
+@pytest.mark.parametrize("path", KINDS, ids=lambda path: path.name)
+def test_every_kind_of_retriever_answers_as_before_but_for_what_changed(path):
+    served = Served(load(path), path, 0.0)
+    items = served.data.items
+
+    def answer(changed, now=0.0, **more):
+        asked = {"histories": [items.ids.head(4).to_list()], "exclude_seen": False, **more}
+        found = changed.recommend(Queries(**asked, rows=changed.available(now)), 20)
+        return items.external(found.rows[found.rows > 0]).to_list()
+
+    before = answer(served)
+    best = before[0]
+
+    def changed(*values):
+        made = with_changes(served, InEffect(1, [ItemValue(best, *value) for value in values]))
+        assert made.left_out == ()
+        return made
+
+    dearer = changed((f"{COLUMN}studio", 1, "mine"), (WINDOW, 1, [None, 5.0]))
+    assert answer(dearer) == before
+    assert answer(dearer, where=parse({"column": "studio", "eq": "mine"})) == [best]
+    assert answer(dearer, now=5.0) == answer(served, deny=[best])
+    assert best not in answer(changed((REMOVED, 1, True)))
+    assert answer(changed((REMOVED, 1, False))) == before
 
 
 # Windows.
@@ -436,6 +473,7 @@ def test_an_acknowledged_change_is_there_after_a_kill(open_app, make_client, ble
                     answer = connection.getresponse()
                     said = json.loads(answer.read())
                 except (OSError, http.client.HTTPException):
+                    connection.close()
                     return
                 if answer.status != 503:  # no bundle is loaded yet
                     assert answer.status == 200, said

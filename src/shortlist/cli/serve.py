@@ -51,7 +51,8 @@ def serve(
     events: Annotated[
         bool,
         typer.Option(
-            "--events", help="Take events (POST /v1/events), keep them, and answer by them."
+            "--events",
+            help="Take events (POST /v1/events), answer by them, keep them and changes of items.",
         ),
     ] = False,
     events_file: Annotated[
