@@ -547,6 +547,22 @@ def test_the_next_bundle_has_the_changes_and_what_does_not_fit_it_is_said(
     assert {one["change"] for one in left_out} == {3}
 
 
+def test_a_bundle_that_learned_an_item_from_events_alone_knows_it_by_the_row_that_was_sent(
+    open_app, make_client, world, world_schema, bundle, durable, tmp_path
+):
+    new = {"id": 90_001, "title": "new", "tags": ["sea"], "price": 7.5, "studio": "x"}
+    change(make_client(open_app(bundle, durable), TOKEN), add=[new])
+    log = world.interactions.with_columns(
+        world.interactions["item_id"].replace({500_009: new["id"]})
+    )
+    split = Dataset.load(log, items=world.items, schema=replace(world_schema, user_features=()))
+    save(EASE().fit(split.split()), tmp_path / "next")
+    client = make_client(open_app(tmp_path / "next", durable), TOKEN)
+    assert client.app.watch.current.left_out == ()
+    assert client.post("/v1/titles", {"items": [90_001]}).json["titles"] == ["new"]
+    assert recommended(client, where={"column": "studio", "eq": "x"}) == [90_001]
+
+
 def test_changes_events_and_swaps_at_once_never_show_half_of_a_change(
     running, blended, durable, tmp_path
 ):

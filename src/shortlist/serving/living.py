@@ -91,6 +91,13 @@ def by_item(values: Iterable[ItemValue]) -> dict[Id, Wanted]:
     return {item: one.later() for item, one in found.items()}
 
 
+def _as_columns(wanted: Wanted) -> dict[str, ItemValue]:
+    """What the row of an item that came says, as if each column had been changed."""
+    assert wanted.added is not None
+    row = wanted.added.value.items()
+    return {name: wanted.added._replace(value=value) for name, value in row} | wanted.columns
+
+
 class _Making:
     """A retriever that is changed step by step, and what had to be left out."""
 
@@ -136,9 +143,11 @@ class _Making:
         """Place the items that came; the columns that changed since are those of their rows."""
         coming = {item: one for item, one in wanted.items() if one.added is not None}
         rows = self._rows(coming)
-        # One that the bundle was trained on has come, with a row of its own in the table.
-        trained = self.data.items.trained
-        placed = [item for item in coming if not 0 < rows[item] <= trained]
+        # One that the bundle was trained on has come, and what its table says of it holds.
+        trained = {item for item, row in rows.items() if 0 < row <= self.data.items.trained}
+        for item in trained - self._listed(trained):
+            coming[item].columns = _as_columns(coming[item])
+        placed = [item for item in coming if item not in trained]
         if not isinstance(self.retriever, ChangesItems):
             for item in placed:
                 self.leave_out(coming[item].added, ModelError("this bundle places no new items"))
@@ -162,6 +171,14 @@ class _Making:
             self.retriever = place(fits)
         for item in placed:
             coming[item].columns = {}
+
+    def _listed(self, items: Iterable[Id]) -> set[Id]:
+        """Those that have a row in the table of items."""
+        frame = self.data.item_frame
+        if frame is None:
+            return set()
+        ids = pl.Series(list(items), dtype=frame["id"].dtype)
+        return set(ids.filter(ids.is_in(frame["id"].implode())))
 
     def _row(self, item: Id, wanted: Wanted) -> dict[str, Any]:
         """The row of an item that came, without columns that are no longer there."""
