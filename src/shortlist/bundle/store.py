@@ -184,6 +184,11 @@ def verify(directory: Path) -> Manifest:
         raise BundleError(f"{directory} was never published: use the bundle it was written for.")
     if not directory.is_dir():
         raise BundleError(f"there is no bundle at {directory}: expected a directory.")
+    if not os.path.lexists(directory / MANIFEST) and (held := _bundles_in(directory)):
+        raise BundleError(
+            f"{directory} is no bundle, but holds some: {', '.join(held)}; name one of them, as "
+            f"{directory / held[-1]}"
+        )
     text = _read_small(directory / MANIFEST)
     bundle_id = hashlib.sha256(text).hexdigest()
     if _read_small(directory / SEAL) != _seal(bundle_id):
@@ -384,6 +389,13 @@ def _open_regular(path: Path) -> Iterator[BufferedReader]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise BundleError(f"{path} must be a regular file, not a directory or device.")
         yield file
+
+
+def _bundles_in(directory: Path) -> list[str]:
+    """The names of folders that look like bundles, as a training of several leaves them."""
+    return sorted(
+        name for name in os.listdir(directory) if os.path.lexists(directory / name / MANIFEST)
+    )
 
 
 def _read_small(path: Path) -> bytes:
