@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from shortlist.data.dataset import TrainingData
     from shortlist.data.vocabulary import Vocabulary
 
+TimeOfRequest = Annotated[
+    str | None,
+    typer.Option(
+        help="When it is asked, as the log writes its times or as ISO text "
+        "(2024-01-31T20:15:00); for a model with request_time. Default: this machine's clock."
+    ),
+]
+
 
 def recommend(
     context: typer.Context,
@@ -34,8 +42,15 @@ def recommend(
             help="With --user, once for each: item ids met since then, oldest first: ID,ID,..."
         ),
     ] = None,
+    time: TimeOfRequest = None,
     users_file: Annotated[
         Path | None, typer.Option(help="A table whose user column (or first column) holds ids.")
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(
+            help="With --users-file: its column of the times to ask at, each written as --time."
+        ),
     ] = None,
     with_features: Annotated[
         bool,
@@ -119,6 +134,14 @@ def recommend(
             target is not None and json_,
             "--json is for answers that are printed, and --out writes Parquet",
         ),
+        (
+            time_column is not None and users_file is None,
+            "--time-column is a column of a --users-file: give one",
+        ),
+        (
+            time_column is not None and time is not None,
+            "--time is one time for all, and --time-column one for each: give one of the two",
+        ),
         (target is None and overwrite, "--overwrite does nothing without --out"),
         (
             recent is not None and user is None,
@@ -148,14 +171,14 @@ def recommend(
     for name, listed in (("allow", allow), ("deny", deny)):
         asked[name] = None if listed is None else _ids(data.items, listed)
     told_of_all = _context(data, moment)
+    asked["time"] = None if time_column is not None else _time(loaded, time)
     if target is not None:
         features = users_file if with_features else None
         moments: Path | dict[str, Any] = told_of_all
         if with_context and users_file is not None:
             moments = users_file
-        _recommend_file(
-            loaded, users_file, features, moments, target, k, overwrite=overwrite, **asked
-        )
+        asked |= {"overwrite": overwrite, "time_column": time_column}
+        _recommend_file(loaded, users_file, features, moments, target, k, **asked)
         return
     count = len(user or history or ())
     asked["context"] = {name: [value] * count for name, value in told_of_all.items()} or None
@@ -180,14 +203,20 @@ def _recommend_file(
     context: "Path | dict[str, Any]",
     target: Path,
     k: int,
+    *,
+    time_column: str | None,
     **asked: Any,
 ) -> None:
     """Write the candidates of the users of a file, or of all users.
 
     features_file: the same file, where it tells features of the users. context: the same file,
-    where it tells the moment of each, or what is known of the moments of all.
+    where it tells the moment of each, or what is known of the moments of all. time_column: of the
+    file.
     """
     from shortlist.cli import files
+
+    if users_file is not None and time_column is not None:
+        asked["time"] = files.read_times(loaded.retriever, users_file, time_column)
 
     users = loaded.retriever.data.users.ids
     if users_file is not None:
@@ -203,6 +232,18 @@ def _recommend_file(
     notes.print(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:
         notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
+
+
+def _time(loaded: "Bundle", text: str | None) -> Any:
+    """Read --time; without it this machine's clock, for a model that reads one, and say so."""
+    from shortlist.asking.clock import now, written
+
+    if text is not None:
+        return written(text)
+    moment = now(loaded.retriever)
+    if moment is not None:
+        notes.print(f"Asked at {moment:%Y-%m-%d %H:%M:%S} UTC, this machine's clock (--time).")
+    return moment
 
 
 def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
@@ -304,6 +345,7 @@ def explain(
         list[str] | None,
         typer.Option(help="An item id; may be repeated. Default: the first three candidates."),
     ] = None,
+    time: TimeOfRequest = None,
     reasons: Annotated[
         int | None, typer.Option(min=1, help="How many reasons a table shows. Default: 5.")
     ] = None,
@@ -329,10 +371,11 @@ def explain(
     data = loaded.retriever.data
     if not isinstance(loaded.retriever, Explains):
         raise QueryError("this retriever cannot say why: it has no reasons")
+    moment = _time(loaded, time)
     queries = (
-        Queries(data.users.parse([user]))
+        Queries(data.users.parse([user]), time=moment)
         if user is not None
-        else Queries(histories=[_ids(data.items, history or "")])
+        else Queries(histories=[_ids(data.items, history or "")], time=moment)
     )
     for line in show.strangers(loaded.retriever, queries):
         notes.print(line)

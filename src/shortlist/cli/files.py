@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import torch
 
 from shortlist.asking.capabilities import Channel, Encodes, EncodesItems
+from shortlist.asking.clock import now, written
 from shortlist.asking.queries import Queries
+from shortlist.data.moments import told_times
 from shortlist.data.readers import read_frame
 from shortlist.data.text import NULL_WORDS
 from shortlist.errors import QueryError, suggest
@@ -32,12 +34,13 @@ def recommend_file(
     overwrite: bool = False,
     features: pl.DataFrame | None = None,
     context: pl.DataFrame | None = None,
+    time: Any = None,
     **asked: Any,
 ) -> int:
     """Write the candidates of these users to a file: user, rank, item, score, fallback.
 
-    features: of the users as they are now, a row each; context: of the moment of each. asked: what
-    else `Queries` may hold, of all of them.
+    features: of the users as they are now, a row each; context: of the moment of each. time: when
+    all are asked, or a tensor [U]. asked: what else `Queries` may hold, of all of them.
 
     Users are answered in blocks and written as they are: memory does not grow with their number,
     nor with k. The file appears whole or not at all. Return how many of the users were unknown and
@@ -52,7 +55,9 @@ def recommend_file(
                 None if frame is None else frame[at : at + step].to_dict(as_series=False)
                 for frame in (features, context)
             )
-            answer = retriever.recommend(Queries(block, features=told, context=moment, **asked), k)
+            when = time[at : at + step] if isinstance(time, torch.Tensor) else time
+            queries = Queries(block, features=told, context=moment, time=when, **asked)
+            answer = retriever.recommend(queries, k)
             strangers += int(answer.fallback.sum())
             found = answer.to_frame()
             write(
@@ -88,13 +93,15 @@ def write_user_vectors(
 ) -> int:
     """Write `id, vector` of every user that has one, from all known events; return how many.
 
+    A model that reads when it is asked is asked by this machine's clock.
     Of a user with K interests, `vector` is an array of K of them. facts: the file's metadata.
     """
     ids = retriever.encodable_users()
+    time = now(retriever)
     with parquet(path, overwrite, facts) as write:
         for at in range(0, len(ids), USERS_AT_A_TIME):
             block = ids[at : at + USERS_AT_A_TIME]
-            write(_vector_frame(block, retriever.encode_users(Queries(block))))
+            write(_vector_frame(block, retriever.encode_users(Queries(block, time=time))))
     return len(ids)
 
 
@@ -163,6 +170,25 @@ def read_context(retriever: Channel, path: Path) -> pl.DataFrame:
 def context_of_all(context: Mapping[str, Any], queries: int) -> pl.DataFrame:
     """Return one moment for each of so many queries."""
     return pl.DataFrame({name: [value] * queries for name, value in context.items()})
+
+
+def read_times(retriever: Channel, path: Path, column: str) -> torch.Tensor:
+    """Read when each user of a file is asked, in steps of the log; an empty field is not known."""
+    frame, data = read_frame(path, "users file"), retriever.data
+    if column not in frame.columns:
+        raise QueryError(f"{path} has no column '{column}'.{suggest(column, frame.columns)}")
+    if data.log.time is None:
+        raise QueryError("the log has no times (data.time): leave --time-column out")
+    values = [written(v) if isinstance(v, str) else v for v in frame[column].to_list()]
+    kind = torch.from_numpy(data.log.time[:0]).dtype
+    found = []
+    for row, value in enumerate(values, 1):
+        try:
+            found.append(told_times([value], "", data.time_unit, kind, clock=data.of_clock))
+        except QueryError as error:
+            said = str(error).removeprefix("[0]: ")
+            raise QueryError(f"{path}, column '{column}', row {row:,}: {said}") from None
+    return torch.cat([torch.zeros(0, dtype=kind), *found])
 
 
 def _is_whole(text: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shortlist.data.times import refuse_other_clock, time_key
+from shortlist.data.times import is_plain, refuse_other_clock, time_key, within_clock
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, QueryError
 
@@ -44,6 +44,10 @@ def told_times(
     if isinstance(values, Tensor):
         return values.to(kind)
     unit = unit or "number"
+    values = list(values)
+    plain = clock and is_plain(unit) and all(type(value) is int for value in values)
+    if plain and values and within_clock(min(values), max(values), unit):  # many, of a store
+        return torch.tensor(values, dtype=kind)
     read = []
     for place, value in enumerate(values):
         try:
@@ -86,6 +90,5 @@ def like(unit: TimeUnit) -> str:
 def is_listed(value: Any) -> bool:
     """Whether something is a list or a column of values, and no text."""
     several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return several or (
-        hasattr(value, "__len__") and hasattr(value, "__array__") and value.ndim == 1
-    )
+    array = hasattr(value, "__len__") and hasattr(value, "__array__")
+    return several or (array and getattr(value, "ndim", 1) == 1)

@@ -342,18 +342,34 @@ def refuse_other_clock(value: object, key: float, unit: TimeUnit) -> None:
     )
 
 
-def clock_key(nanoseconds: int, unit: TimeUnit, *, whole: bool) -> float:
-    """Return a moment since 1970 as a key of a log; whole: its times have no fractions.
+def written_time(microseconds: int, unit: TimeUnit) -> float | dt.datetime | None:
+    """Return a moment since 1970 as a log of a unit has it; None where nobody knows the unit.
 
-    >>> clock_key(86_400_500_000_000, "ms", whole=True)
-    86400500
-    >>> clock_key(86_400 * 10**9 * 3 // 2, "day", whole=False)
-    1.5
+    >>> written_time(86_400_500_000, "s"), written_time(86_400_500_000, "ms")
+    (86400.5, 86400500)
     """
+    if unit not in STEPS:
+        return None
+    if unit in _DATE_FORMS:
+        return _EPOCH + dt.timedelta(microseconds=microseconds)
     steps = STEPS[unit]
-    if not whole:
-        return nanoseconds / 1e9 * steps
-    return nanoseconds // round(1e9 / steps)
+    if steps >= 1e6:
+        return microseconds * round(steps / 1e6)
+    size = round(1e6 / steps)
+    return microseconds // size if microseconds % size == 0 else microseconds / size
+
+
+def is_plain(unit: TimeUnit) -> bool:
+    """Whether numbers of a unit are keys as they are, and do not write a date."""
+    return unit not in _DATE_FORMS
+
+
+def within_clock(low: float, high: float, unit: TimeUnit) -> bool:
+    """Whether two keys lie between 1990 and 2100."""
+    if unit not in STEPS:
+        return False
+    first, last = _of_a_clock(unit)
+    return first <= low <= high <= last
 
 
 def _of_a_clock(unit: TimeUnit) -> tuple[float, float]:

@@ -36,13 +36,15 @@ class Event(NamedTuple):
 class Stored(NamedTuple):
     """What a store knows of one user: items that were met, oldest first.
 
-    kinds, weights: of each, None where nobody asked for them. forgotten: the user was deleted, so
-    that nothing else that is known of them counts.
+    kinds, weights, times: of each, None where nobody asked for them; times in microseconds since
+    1970, those of arrival where the sender gave none. forgotten: the user was deleted, so that
+    nothing else that is known of them counts.
     """
 
     items: list[Id]
     kinds: list[str | None] | None = None
     weights: list[float | None] | None = None
+    times: list[int] | None = None
     forgotten: bool = False
 
 
@@ -115,7 +117,7 @@ class EventStore(Protocol):
         ...
 
     def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
-        """Return what each user met after event number `since`; detailed: with kinds and weights.
+        """Return what each user met after event number `since`; detailed: with all of it.
 
         Of a user who was deleted, all that is stored of them.
         """

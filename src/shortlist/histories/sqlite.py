@@ -49,8 +49,9 @@ ORDER BY sequence
 _FORGOTTEN = "(SELECT 1 FROM forgotten WHERE user = ?1)"
 _ITEMS = f"SELECT {_FORGOTTEN}, json_group_array(item) FROM (SELECT item {_OF_USER})"
 _DETAILS = f"""
-SELECT {_FORGOTTEN}, json_group_array(item), json_group_array(kind), json_group_array(weight)
-FROM (SELECT item, kind, weight {_OF_USER})
+SELECT {_FORGOTTEN}, json_group_array(item), json_group_array(kind), json_group_array(weight),
+    json_group_array(coalesce(time, arrived))
+FROM (SELECT item, kind, weight, time, arrived {_OF_USER})
 """
 """One row a user: a call of SQLite gives up the interpreter lock for each row that it returns."""
 

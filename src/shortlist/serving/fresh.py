@@ -1,11 +1,13 @@
 """What has come since the bundle: events as they are sent, and as a question asks by them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from shortlist.data.times import within_clock, written_time
 from shortlist.errors import QueryError
 from shortlist.histories.events import Event, Id, Stored, refused_id
 from shortlist.outputs import is_bundle
@@ -14,6 +16,8 @@ from shortlist.serving.event_log import EventLog
 from shortlist.serving.messages import EventsRequest, Ids, RequestError
 from shortlist.serving.served import Served, check_ids, shown
 
+NOTHING: Mapping[str, list[list[Any]] | None] = MappingProxyType({})
+
 AHEAD = 86_400.0
 """Seconds that the clock of whoever sends an event may be ahead."""
 
@@ -21,26 +25,45 @@ AHEAD = 86_400.0
 class Fresh(NamedTuple):
     """What `Queries` takes of stored events, one of each a user. available: the store answered.
 
-    kinds: of the events in `recent`, where the log has kinds of events.
+    beside: what is known of the events in `recent`, by the name that `Queries` has for it: kinds,
+    times and weights, as far as the bundle reads them.
     """
 
     recent: list[Ids] | None = None
     met: list[Ids] | None = None
     forgotten: list[bool] | None = None
     available: bool = True
-    kinds: list[list[str | None]] | None = None
+    beside: Mapping[str, list[list[Any]]] = MappingProxyType({})
 
-    def asked(self, since: list[Ids] | None) -> dict[str, Any]:
-        """Return the arguments of `Queries`; since: what the request holds, which comes last."""
-        recent, kinds = self.recent, self.kinds
-        if kinds is not None and since is not None:
-            kinds = [[*old, *[None] * len(new)] for old, new in zip(kinds, since, strict=True)]
-        if recent is None:
-            recent = since
-        elif since is not None:
-            recent = [[*old, *new] for old, new in zip(recent, since, strict=True)]
-        asked = {"recent": recent, "met": self.met, "forgotten": self.forgotten}
-        return asked if kinds is None else asked | {"kinds": kinds}
+    def asked(
+        self, since: list[Ids] | None, told: Mapping[str, list[list[Any]] | None] = NOTHING
+    ) -> dict[str, Any]:
+        """Return the arguments of `Queries`; since: what the request holds, which comes last.
+
+        told: what it tells of those events, as `beside`; lists of another length stay for `Queries`
+        to refuse.
+        """
+        given = {name: lists for name, lists in told.items() if lists is not None}
+        asked: dict[str, Any] = {"recent": since, "met": self.met, "forgotten": self.forgotten}
+        if self.recent is None:
+            return asked | given
+        if since is None:
+            return asked | {"recent": self.recent, **self.beside} | given
+        asked["recent"] = _joined(self.recent, since)
+        for name in {**self.beside, **given}:
+            old = self.beside.get(name) or _unsaid(self.recent)
+            new = given.get(name) or _unsaid(since)
+            asked[name] = _joined(old, new) if len(old) == len(new) else new
+        return asked
+
+
+def _joined(old: list[list[Any]], new: list[list[Any]]) -> list[list[Any]]:
+    return [[*mine, *more] for mine, more in zip(old, new, strict=True)]
+
+
+def _unsaid(events: list[Ids]) -> list[list[Any]]:
+    """Nothing beside each of these events."""
+    return [[None] * len(items) for items in events]
 
 
 def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
@@ -50,45 +73,54 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
     least = served.min_weight
     since = served.learned(log.store.identity)
     kinds = served.kinds_of_events
-    stored = log.latest(users, since, detailed=least is not None or bool(kinds))
+    reads = served.reads_of_events
+    stored = log.latest(users, since, detailed=least is not None or bool(kinds or reads))
     if stored is None:
         forgotten = [user in log.forgotten for user in users]
         return Fresh(None, None, forgotten if any(forgotten) else None, available=False)
     if not any(one.items or one.forgotten for one in stored):
         return Fresh()
-    forgotten = [one.forgotten for one in stored]
-    if kinds:
-        return _of_kinds(stored, served)
-    if least is None:
-        recent = [one.items for one in stored]
-        return Fresh(recent, None, forgotten if any(forgotten) else None)
-    recent, met = [], []
-    for one in stored:
-        liked = [weight is None or weight >= least for weight in one.weights or ()]
-        recent.append([item for item, good in zip(one.items, liked, strict=True) if good])
-        met.append([item for item, good in zip(one.items, liked, strict=True) if not good])
-    return Fresh(recent, met if any(met) else None, forgotten if any(forgotten) else None)
-
-
-def _of_kinds(stored: Sequence[Stored], served: Served) -> Fresh:
-    """What the table of kinds makes of stored events: read, met alone, or nothing."""
-    table = served.kinds_of_events
     recent: list[Ids] = []
     met: list[Ids] = []
-    kinds: list[list[str | None]] = []
+    beside: dict[str, list[list[Any]]] = {name: [] for name in reads}
+    if kinds:
+        beside["kinds"] = []
     for one in stored:
-        values: Sequence[Any] = (one.weights if served.kinds_by_weight else one.kinds) or ()
-        names = [kind_of(value, table) for value in values]
-        read = [name is None or table[name].read for name in names]
+        columns = {"times": _times(one, served), "weights": one.weights} if reads else {}
+        read, seen = [True] * len(one.items), [False] * len(one.items)
+        if kinds:
+            read, seen, columns["kinds"] = _by_kinds(one, served)
+        elif least is not None:
+            read = [weight is None or weight >= least for weight in one.weights or ()]
+            seen = [not good for good in read]
         recent.append([item for item, kept in zip(one.items, read, strict=True) if kept])
-        kinds.append([name for name, kept in zip(names, read, strict=True) if kept])
-        seen = [
-            name is not None and not table[name].read and not table[name].drop for name in names
-        ]
         met.append([item for item, kept in zip(one.items, seen, strict=True) if kept])
+        for name, lists in beside.items():
+            values = columns[name] or ()
+            lists.append([value for value, kept in zip(values, read, strict=True) if kept])
     forgotten = [one.forgotten for one in stored]
     gone = forgotten if any(forgotten) else None
-    return Fresh(recent, met if any(met) else None, gone, kinds=kinds)
+    return Fresh(recent, met if any(met) else None, gone, beside=beside)
+
+
+def _by_kinds(one: Stored, served: Served) -> tuple[list[bool], list[bool], list[str | None]]:
+    """Which events the table of kinds reads, which are met alone, and the kind of each."""
+    table = served.kinds_of_events
+    values: Sequence[Any] = (one.weights if served.kinds_by_weight else one.kinds) or ()
+    names = [kind_of(value, table) for value in values]
+    read = [name is None or table[name].read for name in names]
+    seen = [name is not None and not table[name].read and not table[name].drop for name in names]
+    return read, seen, names
+
+
+def _times(one: Stored, served: Served) -> list[Any]:
+    """When each event was, as the log writes its times; None where no such log could have it."""
+    data, found = served.data, []
+    unit = data.time_unit or "number"
+    for time in one.times or ():
+        usable = not data.of_clock or within_clock(time, time, "us")
+        found.append(written_time(time, unit) if usable else None)
+    return found
 
 
 def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:

@@ -49,6 +49,9 @@ Id: TypeAlias = IdNumber | str
 Ids: TypeAlias = list[Id]
 
 
+Time: TypeAlias = IdNumber | float | str | None
+
+
 FeatureScalar: TypeAlias = bool | IdNumber | float | str | None
 FeatureValue: TypeAlias = FeatureScalar | list[FeatureScalar]
 
@@ -58,6 +61,10 @@ class RecommendRequest(Message):
 
     recent: with users, a list of items each, oldest first, of what they met since; they follow what
     is stored and are left out of the answer like it.
+    kinds, times, weights: of the events in recent or histories, a list beside each of them, null
+    for not said. time: when the queries are asked, one for all or a list; by default now, where the
+    bundle reads it (model.request_time). Times are as the log writes them: numbers in its unit, or
+    text such as "2024-01-31T20:15:00Z".
     features: of the users as they are now, {"age": [31, null]}, one value a query, null for what is
     stored; refused where the bundle reads none of that name.
     context: what is known of the moment, {"device": ["tv", null]}, one value a query, null where it
@@ -72,6 +79,10 @@ class RecommendRequest(Message):
     users: Ids | None = None
     histories: list[Ids] | None = None
     recent: list[Ids] | None = None
+    kinds: list[list[str | None]] | None = None
+    times: list[list[Time]] | None = None
+    weights: list[list[float | None]] | None = None
+    time: Time | list[Time] = None
     features: dict[str, list[FeatureValue]] | None = None
     context: dict[str, list[FeatureScalar]] | None = None
     event_features: dict[str, list[list[FeatureScalar]]] | None = None
@@ -92,11 +103,15 @@ class SimilarRequest(Message):
 
 
 class ExplainRequest(Message):
-    """Why do items have their scores, for a user or for a history: one of the two."""
+    """Why do items have their scores, for a user or for a history: one of the two.
+
+    time: when it is asked, as in a question for candidates.
+    """
 
     user: Id | None = None
     history: Ids | None = None
     items: Ids
+    time: Time | list[Time] = None
 
 
 class HistoryRequest(Message):
@@ -228,6 +243,14 @@ def _kinds(limits: Limits) -> dict[str, Any]:
         "histories": histories,
         "recent": histories,
         "history": _many(limits.history, limits),
+        "kinds": _beside(Annotated[str, Field(min_length=1, max_length=limits.kind)], limits),
+        "times": _beside(_time(limits), limits),
+        "weights": _beside(Annotated[float, Field(ge=0, le=HEAVIEST, allow_inf_nan=False)], limits),
+        "time": _time(limits)
+        | Annotated[
+            list[_time(limits) | None],  # type: ignore[misc]
+            Field(max_length=limits.queries, fail_fast=True),
+        ],
         "features": _features(limits),
         "context": _columns(_scalar(limits), limits),
         "event_features": _columns(
@@ -313,6 +336,18 @@ def _columns(one: Any, limits: Limits) -> Any:
     column: Any = Annotated[list[one], Field(max_length=limits.queries, fail_fast=True)]
     name = Annotated[str, Field(max_length=limits.id_length)]
     return Annotated[dict[name, column], Field(max_length=limits.features)]
+
+
+def _time(limits: Limits) -> Any:
+    """A moment as a log writes it: what it may be is for its own data to say."""
+    number = Annotated[float, Field(allow_inf_nan=False)]
+    return IdNumber | number | Annotated[str, Field(max_length=limits.id_length)]
+
+
+def _beside(one: Any, limits: Limits) -> Any:
+    """Lists of as many values as a list of events has, null for each that is not said."""
+    several: Any = Annotated[list[one | None], Field(max_length=limits.history, fail_fast=True)]
+    return Annotated[list[several], Field(max_length=limits.queries, fail_fast=True)]
 
 
 def _one(limits: Limits) -> Any:

@@ -117,6 +117,13 @@ class Served:
         said = (self.bundle.recipe or {}).get("data", {})
         return bool(self.kinds_of_events) and said.get("event") == said.get("weight")
 
+    @cached_property
+    def reads_of_events(self) -> tuple[str, ...]:
+        """What the bundle reads of events that come after it, beside items and kinds."""
+        timed = self.retriever.timed and self.data.log.time is not None
+        weighted = self.data.log.weight is not None
+        return ("times",) * timed + ("weights",) * weighted
+
     def learned(self, store: str) -> int:
         """The number of the last event of this store that the bundle has learned from."""
         mark = self.bundle.watermark

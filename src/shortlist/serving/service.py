@@ -11,6 +11,7 @@ import polars as pl
 import torch
 
 from shortlist.asking.capabilities import Explains, FindsSimilar, FindsSimilarUsers
+from shortlist.asking.clock import now
 from shortlist.asking.context import unknown_context
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
@@ -141,10 +142,13 @@ class Service:
         if users is not None:
             known = check_ids(users, data.users, "users")
             since = fresh(self.events, served, known)
+        beside = {"kinds": asked.kinds, "times": asked.times, "weights": asked.weights}
+        self._check_weights(served, asked.weights)
         queries = Queries(
             users=known,
             histories=histories,
-            **(follow := since.asked(asked.recent)),
+            **(follow := since.asked(asked.recent, beside)),
+            time=now(served.retriever) if asked.time is None else asked.time,
             features=asked.features,
             context=asked.context,
             event_features=_behind(asked.event_features, told, follow["recent"]),
@@ -191,10 +195,23 @@ class Service:
         )
         return names, scores
 
-    def _of_user(self, served: Served, user: Any) -> Queries:
-        """What to ask about a user with all that is known of them."""
+    def _of_user(self, served: Served, user: Any, time: Any = None) -> Queries:
+        """What to ask about a user with all that is known of them; time: when, None for now."""
         users = check_ids([user], served.data.users, "user")
-        return Queries(users=users, **fresh(self.events, served, users).asked(None))
+        time = now(served.retriever) if time is None else time
+        return Queries(users=users, time=time, **fresh(self.events, served, users).asked(None))
+
+    def _check_weights(self, served: Served, weights: list[list[float | None]] | None) -> None:
+        """Refuse events that are no positives, and would be read as such."""
+        least = served.min_weight
+        for number, values in enumerate(weights or ()):
+            for place, weight in enumerate(values):
+                if weight is not None and least is not None and weight < least:
+                    raise RequestError(
+                        "invalid_request",
+                        f"weights[{number}][{place}]: {weight:g} is below min_weight = {least:g} "
+                        "of the bundle's log, so that the event is no positive: leave it out",
+                    )
 
     def _check_histories(
         self, served: Served, lists: list[list[Any]], name: str = "histories"
@@ -250,10 +267,11 @@ class Service:
             if row == 0:
                 raise RequestError("invalid_request", f"item {item!r:.40} is unknown")
         if asked.user is not None:
-            queries = self._of_user(served, asked.user)
+            queries = self._of_user(served, asked.user, asked.time)
         else:
             self._check_histories(served, [asked.history or []])
-            queries = Queries(histories=[asked.history or []])
+            time = now(retriever) if asked.time is None else asked.time
+            queries = Queries(histories=[asked.history or []], time=time)
         frame = retriever.explain(queries, [items]).drop("query")
         reasons = {name: frame[name].to_list() for name in frame.columns}
         return {
