@@ -23,7 +23,7 @@ LEAST = 1e-6
 
 def run_ranks(folder, size, cases):
     """Train the cases on so many ranks; what each of them came to, by case."""
-    program = [sys.executable, several.__file__, str(folder)]
+    program = [sys.executable, "-W", "error", several.__file__, str(folder)]
     started = []
     for rank in range(size):
         with (folder / f"said.{rank}").open("w") as said:

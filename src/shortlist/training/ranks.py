@@ -192,7 +192,7 @@ class Ranks:
             return
         every = torch.cat(self._gathered(rows, sizes)).unsqueeze(0)
         slopes = torch.cat(self._gathered(values, sizes))
-        table.grad = torch.sparse_coo_tensor(every, slopes, table.shape)
+        table.grad = torch.sparse_coo_tensor(every, slopes, table.shape, check_invariants=False)
 
     def everyones(self, values: Tensor) -> Tensor:
         """Return a tensor of the same shape of each rank, stacked, [size, ...]."""
