@@ -123,6 +123,11 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         ("chanels", {}, "[chanels] is not a section. Did you mean 'channels'?"),
         ("trainng", {}, "[trainng] is not a section. Did you mean 'training'?"),
         ("epochs", 3, "epochs is not a key: 'epochs' belongs to [training]."),
+        (
+            "features",
+            {"event": {"device": "categorical"}},
+            "'event' belongs to [data], or is 'features.events' meant?",
+        ),
         ("training", {"mode": "listwse"}, "training.mode cannot be 'listwse'. Did you mean 'list"),
         ("training", {"mode": 3}, "training.mode cannot be 3. Known: listwise, pairwise, point"),
         ("training", {"mode": True}, "training.mode cannot be True."),

@@ -65,7 +65,10 @@ def _unknown(loc: tuple[int | str, ...], sections: Mapping[str, type[BaseModel]]
         return f"{where} is not a key.{suggest(key, EventKind.model_fields)}"
     homes = [name for name, section in sections.items() if key in section.model_fields]
     if homes:
-        return f"{where} is not a key: {key!r} belongs to [{homes[0]}]."
+        own = sections[str(loc[0])].model_fields if len(loc) > 1 and str(loc[0]) in sections else {}
+        near = [name for name in own if key in (name.removesuffix("s"), f"{name}s")]
+        or_own = f", or is '{loc[0]}.{near[0]}' meant?" if near else "."
+        return f"{where} is not a key: {key!r} belongs to [{homes[0]}]{or_own}"
     if len(loc) == 1:
         return f"[{where}] is not a section.{suggest(key, [*sections, 'channels'])}"
     return f"{where} is not a key.{suggest(key, sections[str(loc[0])].model_fields)}"
