@@ -203,6 +203,57 @@ def test_a_deleted_user_is_forgotten_and_their_later_events_are_their_first(begu
         ]
 
 
+def test_who_wants_to_be_forgotten_does_not_wait_for_new_events(begun, tmp_path):
+    for name in ("near", "measured"):
+        first = load(begun / name / "v1")
+        old = first.retriever.data
+        user = old.users.ids[3]
+        store = SQLiteEvents(tmp_path / f"{name}.sqlite")
+        store.forget(user)
+        store.close()
+        made = refresh(begun / name / "v1", tmp_path / f"{name}.sqlite", tmp_path / name)
+        assert (made.decision, made.deleted, made.events) == ("published", 1, 0)
+        bundle = load(tmp_path / name)
+        data = bundle.retriever.data
+        assert (data.users.rows([user])[0], len(data.users)) == (0, len(old.users) - 1)
+        assert (data.fit, bundle.metrics) == (old.fit, first.metrics)
+        mine = old.log.user == old.users.rows([user])[0]
+        roles = [np.bincount(log.role, minlength=3) for log in (old.log, data.log)]
+        gone = np.bincount(old.log.role[mine], minlength=3)
+        np.testing.assert_array_equal(roles[1], roles[0] - gone)
+        again = refresh(tmp_path / name, tmp_path / f"{name}.sqlite", tmp_path / "no")
+        assert again.decision == "nothing new"
+
+
+def test_newer_tables_tell_the_features_of_new_items(world, tmp_path):
+    old, new = parts_of(bare(world.interactions))
+    late = [500_001, 500_002, 500_003]
+    items = world.items.select("item_id", "studio", "title")
+    items.filter(~pl.col("item_id").is_in(late)).write_csv(tmp_path / "items.csv")
+    items.with_columns(studio=pl.lit("Another")).head(3).write_csv(tmp_path / "newer.csv")
+    features = f"items = '{tmp_path}/items.csv'\n[features]\ntitle = 'title'\n"
+    features += "[features.items]\nstudio = 'categorical'"
+    log = old.filter(~pl.col("item_id").is_in(late))
+    train(recipe(tmp_path / "r", log, TOWERS, data=features), tmp_path / "v1")
+    store = stored(tmp_path / "e.sqlite", new)
+    place = tmp_path / "v2"
+    plan = Plan(least_users=10, items=tmp_path / "newer.csv")
+    made = refresh(tmp_path / "v1", store, place, plan=plan)
+    assert made.decision == "published", made.reason
+    assert made.drift.unknown["values"] == {"item.studio": 1}
+    data = load(place).retriever.data
+    encoder = data.item_features.encoders["studio"]
+    assert encoder.values[-1] == "Another"
+    codes = data.item_features.columns["studio"][data.items.rows(late)]
+    assert codes.tolist() == [len(encoder.values)] * 3
+    assert data.titles(data.items.rows(late)) == items["title"].head(3).to_list()
+    (tmp_path / "bad.csv").write_text("item_id,title\n1,x\n")
+    with pytest.raises(DataError, match="studio"):
+        refresh(tmp_path / "v1", store, tmp_path / "v3", plan=Plan(items=tmp_path / "bad.csv"))
+    with pytest.raises(DataError, match="no table of users"):
+        refresh(tmp_path / "v1", store, tmp_path / "v3", plan=Plan(users=tmp_path / "newer.csv"))
+
+
 def test_the_window_forgets_events_and_ids_and_files_stay_small(world, tmp_path):
     """Twenty days of a moving catalogue: what a bundle holds does not grow."""
     random = np.random.default_rng(1)

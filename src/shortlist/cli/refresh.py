@@ -65,6 +65,14 @@ def refresh(
         float,
         typer.Option(min=0.0, help="Old events that towers learn beside each new one."),
     ] = 1.0,
+    users: Annotated[
+        Path | None,
+        typer.Option(help="The table of users as it is now: its rows replace the bundle's."),
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(help="The table of items as it is now: its rows replace the bundle's."),
+    ] = None,
     training: Annotated[
         Path | None,
         typer.Option(
@@ -89,7 +97,9 @@ def refresh(
     from shortlist.runs import refreshing
 
     plan = refreshing.Plan(
-        *(admit, _duration("--window", window), hold_out, least_users, epochs, replay)
+        *(admit, _duration("--window", window), hold_out, least_users, epochs, replay),
+        users=users,
+        items=items,
     ).checked()
     mark = None if watermark is None else Watermark.parse(watermark)
     device = device or context.obj["device"]

@@ -14,7 +14,7 @@ from shortlist.data.impressions import Shows
 from shortlist.data.interactions import BEFORE, Interactions, Role
 from shortlist.data.log_features import Side
 from shortlist.data.remembered import Remembered
-from shortlist.data.updates import Update
+from shortlist.data.updates import Update, features_of, grown
 from shortlist.data.vocabulary import Ids, Vocabulary, hash_ids, mix
 from shortlist.durations import in_units
 from shortlist.errors import DataError, ModelError
@@ -76,13 +76,41 @@ def without_users(data: TrainingData, users: Ids) -> TrainingData:
     )
 
 
+def with_table(data: TrainingData, side: Side, table: pl.DataFrame) -> TrainingData:
+    """Return the data with newer rows of the table of a side, `id` first; others stay.
+
+    There is such a table. Errors: DataError for a column that is missing or of another type.
+    """
+    own: pl.DataFrame | None = getattr(data, f"{side}_frame")
+    assert own is not None
+    if missing := [name for name in own.columns if name not in table.columns]:
+        raise DataError(f"the table of {side}s has no column '{missing[0]}', as the bundle's has")
+    try:
+        newer = table.select(own.columns).cast(own.schema)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"the table of {side}s does not fit the bundle's, whose columns are {own.schema}: "
+            f"{error!s:.200}"
+        ) from error
+    frame = pl.concat([own.join(newer, on="id", how="anti"), newer])
+    ids, _ = grown(getattr(data, f"{side}s"), newer["id"])
+    features = features_of(getattr(data, f"{side}_features"), frame, ids)
+    changed: dict[str, Any] = {
+        f"{side}s": ids,
+        f"{side}_frame": frame,
+        f"{side}_features": features,
+        "remembered": Remembered(),
+    }
+    return replace(data, **changed)
+
+
 def renewed(
     before: TrainingData,
     came: Update,
     *,
     admit: int = 1,
     window: float | str | None = None,
-    held_out: float = 0.0,
+    held_out: float | None = 0.0,
     described: Collection[Side] = (),
 ) -> Renewed:
     """Number users and items anew, and hold the newest of the new events out.
@@ -91,17 +119,20 @@ def renewed(
     is learned from so many training events on; below, it has a row and no more. window: events
     that are older than this, back from the newest, are left out, and with their last event users
     and items go that no table holds. held_out: the share of the new targets, by time, or drawn by
-    a hash where the log has no order. described: the sides whose features the log itself tells.
+    a hash where the log has no order; None leaves the split as it was. described: the sides whose
+    features the log itself tells.
 
     Errors: DataError for a window of a log without times; ModelError if nothing would be left.
     """
     data, log = came.data, came.data.log
     assert log.role is not None
     unlearned = came.fresh | (log.role >= BEFORE[FIT_BEFORE[before.fit]])
-    roles = np.where(_held_out(data, came.fresh, held_out), Role.TEST, Role.TRAIN)
+    roles = log.role
+    if held_out is not None:
+        roles = np.where(_held_out(data, came.fresh, held_out), Role.TEST, Role.TRAIN)
     log = replace(log, role=roles.astype(np.int8))
     met, fresh_met = data.met, came.fresh_met
-    if met is not None:
+    if met is not None and held_out is not None:
         met = replace(met, role=_beside(met, fresh_met, log))
     kept, kept_met = np.ones(len(log), dtype=np.bool_), np.ones(len(fresh_met), dtype=np.bool_)
     if window is not None:
@@ -115,11 +146,15 @@ def renewed(
         data,
         log=log.keep(kept),
         met=None if met is None else met.keep(kept_met),
-        fit="train" if before.fit == "all" else before.fit,
-        kind="global-time" if data.ordered else "random",
-        notes=_notes(data.ordered, int((roles == Role.TEST).sum()), int(came.fresh.sum())),
         remembered=Remembered(),
     )
+    if held_out is not None:
+        data = replace(
+            data,
+            fit="train" if before.fit == "all" else before.fit,
+            kind="global-time" if data.ordered else "random",
+            notes=_notes(data.ordered, int((roles == Role.TEST).sum()), int(came.fresh.sum())),
+        )
     order, order_met, data = _renumbered(data, admit, described)
     return Renewed(
         data,

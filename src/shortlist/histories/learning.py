@@ -1,7 +1,6 @@
 """Which events has a bundle not learned from, in a store or in a file of them?"""
 
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -22,13 +21,15 @@ class Unlearned:
 
     source: a table, or the path of one; None where there are none. until: what the bundle that
     learns them has learned up to; None where nobody has said. deleted: users of whom only these
-    events count. exported: they come from a store, which knows neither sessions nor features.
+    events count, while the bundle holds others. none_new: there are no events but theirs, which
+    the bundle knows. exported: they come from a store, which knows neither sessions nor features.
     strange: left out, their ids being of another type.
     """
 
     source: Source | None
     until: Watermark | None
     deleted: tuple[Id, ...] = ()
+    none_new: bool = False
     exported: bool = False
     strange: int = 0
 
@@ -49,15 +50,30 @@ def unlearned(
     until = Watermark(*sqlite.identity_of(path))
     same = learned is not None and learned.store == until.store
     since = learned.sequence if learned is not None and same else 0
-    gone = sqlite.deleted(path, until.sequence)
+    gone = {
+        user: [row for row in rows if row.sequence <= since]
+        for user, rows in sqlite.deleted(path, until.sequence).items()
+    }
+    gone = {user: rows for user, rows in gone.items() if _events_of(data, user) > len(rows)}
     log = LogWriter(schema, data, kinds=sqlite.have_kinds(path, 0, until.sequence))
     # What a deleted user did afterwards stands in the bundle beside what is to go: it is read anew.
-    parts = chain(
-        [[row for rows in gone.values() for row in rows if row.sequence <= since]],
-        sqlite.parts(path, since, until.sequence),
+    known = log.frame([row for rows in gone.values() for row in rows])
+    new = [log.frame(part) for part in sqlite.parts(path, since, until.sequence)]
+    frames = [frame for frame in (known, *new) if len(frame)]
+    return Unlearned(
+        pl.concat(frames) if frames else None,
+        until,
+        tuple(gone),
+        none_new=not any(map(len, new)),
+        exported=True,
+        strange=log.strange,
     )
-    frames = [frame for frame in map(log.frame, parts) if len(frame)]
-    kind = type(data.users.ids[0]) if len(data.users.ids) else int
-    users = tuple(user for user in gone if type(user) is kind)
-    events = pl.concat(frames) if frames else None
-    return Unlearned(events, until, users, exported=True, strange=log.strange)
+
+
+def _events_of(data: TrainingData, user: Id) -> int:
+    """How many events the data hold of a user."""
+    if type(user) is not (int if data.users.ids.dtype == pl.Int64 else str):
+        return 0
+    row = data.users.rows(pl.Series([user]))[0]
+    logs = [log for log in (data.log, data.met) if log is not None]
+    return sum(int((log.user == row).sum()) for log in logs) if row else 0

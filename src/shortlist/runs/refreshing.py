@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from shortlist import outputs
@@ -18,10 +19,12 @@ from shortlist.bundle.store import verify
 from shortlist.channels.learned.base import Learner
 from shortlist.config import Recipe
 from shortlist.data.dataset import TrainingData
+from shortlist.data.id_columns import align_ids
 from shortlist.data.log_features import Side
-from shortlist.data.renewal import Renewed, renewed, without_users
+from shortlist.data.readers import is_text, read_entities
+from shortlist.data.renewal import Renewed, renewed, with_table, without_users
 from shortlist.data.updates import Update, no_events, read_events, with_events
-from shortlist.errors import CheckpointError, ModelError, QueryError, ShortlistError
+from shortlist.errors import CheckpointError, DataError, ModelError, QueryError, ShortlistError
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.histories.events import Watermark
 from shortlist.histories.learning import Unlearned, unlearned
@@ -48,7 +51,8 @@ class Plan:
     newest, are forgotten, and users and items with their last one; None keeps all. hold_out: the
     share of the new events, the newest, that the two models are compared on. least_users: with
     held-out events of fewer, nothing is decided. epochs: how often towers learn a new event.
-    replay: old events, drawn at random, that they learn beside each new one.
+    replay: old events, drawn at random, that they learn beside each new one. users, items: newer
+    tables of these, whose rows take the place of those that the bundle has.
     """
 
     admit: int = 1
@@ -57,6 +61,8 @@ class Plan:
     least_users: int = LEAST_USERS
     epochs: int = 1
     replay: float = 1.0
+    users: Path | None = None
+    items: Path | None = None
 
     def checked(self) -> "Plan":
         """Return it, if it can be. Errors: QueryError."""
@@ -125,13 +131,6 @@ class Refresh:
             yield f"Saved as {self.path} ({self.bundle[:12]})."
 
 
-class _Candidate(NamedTuple):
-    """A model that has learned the new events but for the held-out ones, with its data."""
-
-    model: Channel
-    new: Renewed
-
-
 def refresh(
     bundle: str | Path,
     events: str | Path,
@@ -173,13 +172,14 @@ def refresh(
         return replace(made, cpu_seconds=time.process_time() - started)
     result, candidate, memory, final = made
     recipe = Recipe.from_dict(loaded.recipe or {})
-    report = evaluate(
-        candidate.model, k=recipe.evaluation.k, exclude_seen=recipe.evaluation.exclude_seen
-    )
+    metrics = loaded.metrics
+    if candidate is not None:
+        section = recipe.evaluation
+        metrics = evaluate(candidate, k=section.k, exclude_seen=section.exclude_seen).to_dict()
     identity = save_or_keep(
         *(final, out),
         overwrite=overwrite,
-        metrics=report.to_dict(),
+        metrics=metrics,
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
         watermark=result.watermark,
@@ -196,8 +196,11 @@ def _refreshed(
     watermark: Watermark | None,
     kept: Path,
     progress: Progress | None,
-) -> "Refresh | tuple[Refresh, _Candidate, Memory, Channel]":
-    """Learn and compare; what is to be published only where it should be."""
+) -> "Refresh | tuple[Refresh, Channel | None, Memory, Channel]":
+    """Learn and compare; only what is to be published comes with the model.
+
+    The first model is the one that was compared, which figures are measured of.
+    """
     running = loaded.retriever
     if loaded.recipe is None:
         raise QueryError("this bundle has no recipe, which tells the columns: refresh needs one")
@@ -217,7 +220,7 @@ def _refreshed(
         vocabulary=_vocabulary(running.data, new.data),
         warnings=_warnings(came, source, new),
     )
-    if not came.events and not came.met and not _holds(running.data, source.deleted):
+    if not came.events and not came.met and not source.deleted:
         return result
     memory, said = _remembered(kept, loaded)
     lesson = Lesson(
@@ -225,6 +228,12 @@ def _refreshed(
         *(plan.epochs, plan.replay, recipe.training.seed),
         before=memory,
     )
+    if source.none_new:  # somebody wants to be forgotten: that does not wait for others
+        lesson = replace(lesson, learn=np.zeros(len(new.data.log), dtype=np.bool_))
+        final = running.refreshed(new.data, lesson, progress=progress)
+        reason = "who was deleted is gone. There was nothing new to learn, or to compare on."
+        result = replace(result, decision="published", reason=reason)
+        return result, None, lesson.after, final
     candidate = running.refreshed(new.data, lesson, progress=progress)
     comparison, drift = judged(
         *(running, candidate, new),
@@ -257,7 +266,7 @@ def _refreshed(
             "the next refresh does that."
         )
         result = replace(result, decision="published", reason=reason)
-        return result, _Candidate(candidate, new), lesson.after, candidate
+        return result, candidate, lesson.after, candidate
     whole = new.whole()
     lesson = replace(lesson, learn=whole.held_out, before=lesson.after, after={})
     final = candidate.refreshed(whole.data, lesson, progress=progress)
@@ -266,7 +275,7 @@ def _refreshed(
         "figures are of the model before that."
     )
     result = replace(result, decision="published", reason=reason, learned_held_out=True)
-    return result, _Candidate(candidate, new), lesson.after, final
+    return result, candidate, lesson.after, final
 
 
 def _new_data(
@@ -279,6 +288,7 @@ def _new_data(
         schema = replace(schema, session=None, event_features=())
     described = recipe.described_sides
     kept = without_users(data, pl.Series(source.deleted, dtype=data.users.ids.dtype))
+    kept = _with_tables(kept, recipe, {"user": plan.users, "item": plan.items})
     read: tuple[Side, ...] = () if source.exported else described
     if source.source is None:
         came = with_events(kept, no_events(kept), learns=True)
@@ -289,17 +299,35 @@ def _new_data(
         came,
         admit=plan.admit,
         window=plan.window,
-        held_out=plan.hold_out,
+        held_out=None if source.none_new else plan.hold_out,
         described=described,
     )
     return new, came, source
 
 
-def _holds(data: TrainingData, users: Sequence[Any]) -> bool:
-    """Whether the data have any of these users."""
-    return bool(len(users)) and bool(
-        data.users.rows(pl.Series(users, dtype=data.users.ids.dtype)).any()
-    )
+def _with_tables(
+    data: TrainingData, recipe: Recipe, tables: Mapping[Side, Path | None]
+) -> TrainingData:
+    """The data with what newer tables of users and items say."""
+    schema = schema_of(recipe)
+    for side, path in tables.items():
+        if path is None:
+            continue
+        name = f"{side}s"
+        if getattr(data, f"{side}_frame") is None:
+            raise DataError(f"the bundle has no table of {name}, so a newer one says nothing to it")
+        features = schema.user_features if side == "user" else schema.item_features
+        table = read_entities(
+            *(path, schema.id_of(name), features, schema.title if side == "item" else None, name),
+            text=schema.text_of(name),
+            null_ids=schema.null_ids,
+        )
+        known = getattr(data, name).ids
+        _, ids = align_ids(
+            known, table["id"], left_text=False, right_text=is_text(path), where=str(path)
+        )
+        data = with_table(data, side, table.with_columns(ids.alias("id")))
+    return data
 
 
 def _warnings(came: Update, source: Unlearned, new: Renewed) -> tuple[str, ...]:
