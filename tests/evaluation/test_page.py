@@ -106,6 +106,13 @@ def test_slices_that_are_no_better_than_popular_items_are_named(split, report):
     assert f"{weak.by}: {weak.name} ({weak.events:,} held-out" in words(report.to_html())
 
 
+def test_a_model_that_cannot_reach_what_was_held_out_is_said_to_be(split):
+    cold = evaluate(ItemCF().fit(split.dataset.split("cold-items")), k=(5,), ladder=True)
+    said = words(cold.to_html())
+    assert "It cannot recommend any of the held-out items" in said
+    assert "Some items were held out with all their events" in said
+
+
 def test_a_model_that_is_told_the_time_is_said_to_be(report):
     half = {name: Interval(figure.mean / 2, 0.0, 1.0) for name, figure in report.metrics.items()}
     clocked = replace(report, without_clock=half, gained_by_clock=half)

@@ -212,6 +212,11 @@ def _summary(report: "Report") -> Html:
 
 
 def _verdict(report: "Report", recall: str) -> str:
+    if report.reaches_nothing:
+        return (
+            "It cannot recommend any of the held-out items: they have no training events, and it "
+            "reads no features of items that would place them."
+        )
     rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
     if not rungs:
         rungs = [("popular", report.differences[recall])]

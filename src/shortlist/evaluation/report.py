@@ -254,6 +254,12 @@ class Report(Showing):
             table.add_row(name, *blank, _number(value), *last, _number(beside), "")
         return table
 
+    @property
+    def reaches_nothing(self) -> bool:
+        """Whether no held-out item can be recommended, as by a model of ids of cold items."""
+        held = self.counts.get("held_out_events", 0)
+        return 0 < held == self.counts.get("held_out_items_not_candidates")
+
     def same_for_one(self) -> dict[str, str]:
         """Return metrics that repeat another in every column, as with one held-out item a user."""
         columns = (self.metrics, self.popularity, self.exact or {}, self.without_clock or {})
@@ -334,11 +340,7 @@ class Report(Showing):
             "users_without_history": "users had no event before the cut",
             "users_answered_by_fallback": "users were unknown and got popular items",
         }
-        held, unreachable = (
-            self.counts.get(name, 0)
-            for name in ("held_out_events", "held_out_items_not_candidates")
-        )
-        if 0 < held == unreachable:
+        if self.reaches_nothing:
             said["held_out_items_not_candidates"] = (
                 "held-out events, all there are, name an item that this model cannot recommend: "
                 "it has no training events, and the model reads no features of items that would "
