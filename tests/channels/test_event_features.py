@@ -195,6 +195,16 @@ def test_nothing_of_the_event_that_is_predicted_is_seen_but_what_is_known_before
 # --- what is refused ------------------------------------------------------------------------------
 
 
+def test_columns_of_polars_tell_what_lists_tell(trained):
+    known = Queries([1, 2], context={"device": ["tv", None]})
+    column = Queries([1, 2], context={"device": pl.Series(["tv", None])})
+    assert trained.recommend(known, 5).ids == trained.recommend(column, 5).ids
+    lists = [Queries(histories=[[3]], event_features={"device": d}) for d in ([["tv"]],)]
+    lists.append(Queries(histories=[[3]], event_features={"device": [pl.Series(["tv"])]}))
+    one, two = (trained.recommend(asked, 5) for asked in lists)
+    assert one.ids == two.ids
+
+
 def test_what_is_known_after_the_event_is_no_input_of_a_request(devices):
     split = split_of(by_dwell(users=6), DWELL, **KINDS)
     with pytest.raises(ModelError, match=r"model.context names 'dwell', which is known after"):
@@ -211,7 +221,11 @@ def test_questions_that_tell_what_nobody_reads_are_refused(devices, trained):
         (trained, {"context": {"device": ["tv", "tv"]}}, "one value a query: 1 queries, 2"),
         (trained, {"context": {"device": "tv"}}, "must be a list"),
         (trained, {"context": ["tv"]}, "context must be a mapping"),
-        (trained, {"context": {"device": [["tv"]]}}, "context: device: "),
+        (
+            trained,
+            {"context": {"device": [["tv"]]}},
+            "context: device: expected one value, no list",
+        ),
         (
             popular,
             {"context": {"device": ["tv"]}},

@@ -5,6 +5,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -112,6 +113,9 @@ def check_told_of_events(
 
 def _told(what: str, name: str, values: Sequence[Any], features: EventFeatures) -> Tensor:
     """Values as an encoded column [n]; None is not known."""
+    for value in values:
+        if isinstance(value, list | tuple | dict | set | np.ndarray | pl.Series):
+            raise QueryError(f"{what}: {name}: expected one value, no list, got {value!r:.60}")
     told, encoded = encoded_values(what, name, values, features.encoders[name])
     assert isinstance(encoded, Tensor)
     if encoded.dtype.is_floating_point:
