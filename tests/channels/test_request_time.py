@@ -18,6 +18,7 @@ from shortlist.data.schema import Schema
 from shortlist.data.sequences import SequenceBatches
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError, QueryError
+from shortlist.evaluation.evaluate import evaluate
 from shortlist.metrics import hits, per_user
 from shortlist.towers.clock import anchors, last_times
 
@@ -278,8 +279,12 @@ def log_of(times):
         ([START + day * DAY for day in (1, 2, 3, 4, 5)] + [START + 60], True),
     ],
 )
-def test_a_log_of_dates_alone_tells_no_hour(times, told):
+def test_a_log_of_dates_alone_tells_no_hour_and_it_is_said(times, told, caplog):
     split = Dataset.load(log_of(times), schema=Schema(time="t")).split()
+    plain = TwoTower(**SMALL, request_time=True).fit(split)
+    said = [record.message for record in caplog.records if "reads no hour" in record.message]
+    assert len(said) == (not plain.towers.query.clock.hours)
+    assert any("reads no hour" in note for note in evaluate(plain, k=[2]).notes) == bool(said)
     model = loud(TwoTower(**SMALL, request_time=True).fit(split, fit="all"))
     morning, evening, tomorrow = model.encode_users(
         Queries([1] * 3, time=["2024-01-31T08:00", "2024-01-31T20:00", "2024-02-01T08:00"])

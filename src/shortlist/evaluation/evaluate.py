@@ -11,13 +11,14 @@ from shortlist.asking.capabilities import Answers
 from shortlist.asking.clock import held_out_times
 from shortlist.asking.queries import Queries, check_flag, checked_count
 from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import HOURLESS, TwoTower
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
 from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.diversity import LISTS, Vectors, intra_list_distance, item_vectors
 from shortlist.evaluation.ladder import SHOWN, Method, Rung, rungs
 from shortlist.evaluation.report import MODEL, Cost, Report
-from shortlist.evaluation.searching import searched, searched_exactly
+from shortlist.evaluation.searching import channels_of, searched, searched_exactly
 from shortlist.evaluation.significance import bootstrap_intervals
 from shortlist.evaluation.slices import Cases, parts_of, sliced
 from shortlist.metrics import (
@@ -126,7 +127,7 @@ def evaluate(
         differences=bootstrap_intervals(
             {name: value - baseline.figures[name] for name, value in answers.figures.items()}, SEED
         ),
-        notes=(*data.notes, *_moments(retriever, cases)),
+        notes=(*data.notes, *_moments(retriever, cases), *_hours(retriever)),
         channels=searched(retriever, cases.users, max(ks), on, exclude_seen=exclude_seen),
         exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
         without_clock=None if clockless is None else bootstrap_intervals(clockless.figures, SEED),
@@ -205,6 +206,13 @@ def _moments(retriever: Answers, cases: Cases) -> tuple[str, ...]:
         f"each user is asked once, in the context ({names}) of the first held-out event: the "
         "answer is measured on all of them",
     )
+
+
+def _hours(retriever: Answers) -> tuple[str, ...]:
+    """Say that a channel reads when it is asked, and not the hour."""
+    learned = channels_of(retriever).values()
+    told = any(isinstance(channel, TwoTower) and channel.hourless for channel in learned)
+    return (f"{HOURLESS}.",) * told
 
 
 def _answers(

@@ -1,5 +1,6 @@
 """Towers and an index as one channel: train, place the items, answer queries."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -35,6 +36,8 @@ from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.ranks import dealt, here
 from shortlist.training.trainer import Trainer
 
+logger = logging.getLogger("shortlist.channels")
+
 POSITIONS = 32_768
 """How many positions of histories, padding included, a sequence tower reads at a time."""
 
@@ -45,6 +48,12 @@ is read once for all of them."""
 
 NOTHING: Mapping[str, Tensor] = {}
 """No feature of events."""
+
+HOURLESS = (
+    "model.request_time reads no hour here: every time of the training rows is a date alone, or "
+    "that of midnight; weekdays and the time since the last event are read"
+)
+"""What is said of a log that tells no hours."""
 
 READS = ALWAYS_READ | {
     *("history", "history_length", "history_reads", "history_windows", "request_time"),
@@ -144,6 +153,12 @@ class TwoTower(ItemVectors):
     def reads_clock(self) -> bool:
         """Whether the query tower reads when a question is asked."""
         return self.towers.query.clock is not None
+
+    @property
+    def hourless(self) -> bool:
+        """Whether it reads when a question is asked, and its log told no hours."""
+        clock = self.towers.query.clock
+        return clock is not None and not bool(clock.hours)
 
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
         """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
@@ -266,6 +281,8 @@ class TwoTower(ItemVectors):
             clock.hours.fill_(
                 times is not None and tells_hours(torch.from_numpy(times), clock.steps)
             )
+            if self.hourless and data.fit == "train":
+                logger.warning(HOURLESS)
         if reads_values(objective.loss):
             values = data.training_log.weights_for("values = 'explicit'")
             if self.model_section.biases:
