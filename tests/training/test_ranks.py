@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from shortlist.bundle.bundle import load
-from shortlist.errors import CheckpointError
+from shortlist.config import load_recipe
+from shortlist.errors import CheckpointError, ModelError, RecipeError
+from shortlist.runs.pipeline import check_together
+from shortlist.runs.seeds import check_seeds
+from shortlist.training import ranks as ranks_module
 from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.ranks import Ranks
 from training import several
 
 TIMES = 4.0
@@ -121,3 +126,45 @@ def test_a_rank_whose_other_is_gone_says_so(two_ranks):
     kind, text = two_ranks.refused[0]["gone"]
     assert kind == "PeerError"
     assert text.startswith("another process of this training has ended")
+
+
+def recipe_of(tmp_path, text):
+    place = tmp_path / "recipe.toml"
+    place.write_text('[data]\ninteractions = "log.csv"\n' + text)
+    return load_recipe(place)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[channels.cf]\nkind = "item-cf"\n', "this recipe has no towers: start it without"),
+        (
+            '[channels.cf]\nkind = "item-cf"\n[channels.dssm]\nkind = "two-tower"\n',
+            "this recipe holds a blend of channels: start it without",
+        ),
+        ('order = "file"\n[split]\nkind = "rolling"\n', "trains one model after the other"),
+    ],
+)
+def test_what_several_ranks_cannot_train_is_refused_before_anything_is_read(
+    text, said, tmp_path, monkeypatch
+):
+    recipe = recipe_of(tmp_path, text)
+    check_together(recipe)
+    monkeypatch.setattr(ranks_module, "_joined", [Ranks(0, 2)])
+    with pytest.raises(ModelError, match=said):
+        check_together(recipe)
+
+
+def test_other_commands_and_several_seeds_are_refused_under_torchrun(monkeypatch, capsys, tmp_path):
+    for name, value in (("TORCHELASTIC_RUN_ID", "1"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["shortlist", "inspect", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        several.command_line()
+    assert stop.value.code == 2
+    assert "which `train` alone can use: start inspect without" in capsys.readouterr().err
+    recipe = recipe_of(tmp_path, "[training]\nseed = 1\n")
+    check_seeds(recipe, 2)
+    monkeypatch.setattr(ranks_module, "_joined", [Ranks(0, 2)])
+    with pytest.raises(RecipeError, match="start it without torchrun"):
+        check_seeds(recipe, 2)

@@ -93,7 +93,16 @@ def test_the_pairs_are_many(cases):
         assert any(own.items() <= options.items() for options in cases)
 
 
-@pytest.mark.parametrize(("size", "every"), [(1, 12), (2, 1), (3, 4)])
+def test_one_rank_is_one_process_bit_for_bit(tmp_path, cases, data):
+    cases = cases[::12]
+    for options, (found,) in zip(cases, run_ranks(tmp_path, 1, cases), strict=True):
+        as_ever = several.beside_others(options, data)
+        assert as_ever["losses"].tolist() == found["losses"].tolist()
+        for name, value in as_ever["weights"].items():
+            assert torch.equal(value, found["weights"][name]), (options, name)
+
+
+@pytest.mark.parametrize(("size", "every"), [(2, 1), (3, 4)])
 def test_ranks_are_one_process_with_the_rows_of_all(size, every, tmp_path, cases, data):
     cases = cases[::every]
     found = run_ranks(tmp_path, size, cases)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from shortlist.data.batches import Batch
 from shortlist.data.interactions import Interactions
@@ -288,7 +289,12 @@ def together() -> Iterator[Ranks]:
                 kinds = "cpu:gloo,cuda:nccl"
                 own = int(os.environ.get("LOCAL_RANK", "0"))
                 torch.cuda.set_device(own % torch.cuda.device_count())
-            dist.init_process_group(kinds, timeout=PATIENCE)
+            store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+            # Started again by torchrun, it must not read where those before it were.
+            store = dist.PrefixStore(f"shortlist/{_attempt()}", store)  # type: ignore[attr-defined]
+            dist.init_process_group(
+                kinds, store=store, rank=rank, world_size=size, timeout=PATIENCE
+            )
         _joined.append(Ranks(dist.get_rank(), dist.get_world_size()))
     try:
         yield here()
@@ -297,6 +303,11 @@ def together() -> Iterator[Ranks]:
         if begun:
             with suppress(RuntimeError):
                 dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """How often torchrun has started the processes again."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def speaks_first(error: ShortlistError) -> bool:
@@ -312,8 +323,7 @@ def speaks_first(error: ShortlistError) -> bool:
     try:
         place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         store = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5))  # type: ignore[attr-defined]
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return bool(store.add(f"shortlist/said/{attempt}", 1) == 1)
+        return bool(store.add(f"shortlist/{_attempt()}/said", 1) == 1)
     except (RuntimeError, KeyError):
         return True
 
