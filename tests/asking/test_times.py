@@ -59,6 +59,8 @@ def test_a_time_is_read_in_every_form_that_the_log_could_have(seconds):
         dt.datetime.fromtimestamp(START + 61, dt.UTC).isoformat(),
         dt.datetime.fromtimestamp(START + 61, dt.UTC).replace(tzinfo=None),
         "2023-11-14T23:14:21+01:00",
+        np.datetime64("2023-11-14T22:14:21", "s"),
+        np.datetime64("2023-11-14T22:14:21", "ns"),
         torch.tensor([START + 61]),
     ):
         assert asked(seconds, time) == [START + 61]
@@ -73,6 +75,10 @@ def test_a_time_is_read_in_every_form_that_the_log_could_have(seconds):
 
 
 def test_one_time_is_that_of_all_and_none_is_not_known(seconds):
+    moments = pl.Series([dt.datetime(2023, 11, 14, 22, 13, 20), None])
+    column = next(row_blocks(Queries([1, 2], time=moments), seconds)).asked
+    assert is_known(column).tolist() == [True, False]
+    assert column[0] == START
     queries = Queries([1, 2, 9], time=[START, None, "2023-11-14T22:13:21"])
     found = next(row_blocks(queries, seconds)).asked
     assert is_known(found).tolist() == [True, False, True]

@@ -58,11 +58,14 @@ def told_times(
 
 
 def _key(value: Any, unit: TimeUnit, kind: torch.dtype, *, clock: bool) -> float:
-    if value is None:
-        return unknown_time(kind)
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]")  # of nanoseconds numpy would give a number
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real | str | date):
+    if value is None:
+        return unknown_time(kind)
+    missing = isinstance(value, date) and value != value  # noqa: PLR0124 - pandas' NaT
+    if missing or isinstance(value, bool) or not isinstance(value, numbers.Real | str | date):
         raise DataError(f"{value!r:.60} is no time; write {like(unit)}")
     if isinstance(value, numbers.Real):
         try:
