@@ -141,7 +141,11 @@ def test_no_name_goes_from_a_table_that_a_recipe_or_bundle_may_say():
 
 
 def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    code, chinese = (
+        re.search(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL).group(1)
+        for name in ("README.md", "README.zh.md")
+    )
+    assert code == chinese
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     world = planted_world(users=200, items=150, events=4_000)
     users = world.interactions["user_id"] - 10_000
