@@ -371,3 +371,9 @@ def test_bytes_that_are_no_text_are_refused_by_their_first_line(tmp_path):
     path = write(tmp_path / "log.csv", b'us\r"er",item,x\n1,2,3\n')
     with pytest.raises(DataError, match="the first line cannot be read"):
         open_text(path, TextFormat())
+
+
+def test_utf_16_without_its_mark_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "log.csv").write_bytes("user_id,item_id\n1,2\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r'log\.csv: this is no text in utf-16: .*"utf-16-le"'):
+        read_frame(tmp_path / "log.csv", "log", text=TextFormat(encoding="utf-16"))

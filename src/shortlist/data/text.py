@@ -316,6 +316,11 @@ def _as_utf8(path: Path, encoding: str | None, most: int | None = None) -> tuple
         written, plain = _recoded(data, name)
     except UnicodeDecodeError as error:
         raise _not_decoded(_whole(error, data, name), where) from error
+    except UnicodeError as error:  # what a decoder asks of the whole, as a mark of byte order
+        raise DataError(
+            f"{where}: this is no text in {name}: {error}. Say another data.encoding, such as "
+            '"utf-16-le" where the mark is left out.'
+        ) from error
     if name.startswith(("iso8859", "cp125")) and not plain and _is_utf8(data):
         # Any bytes are text in these encodings; but accents of theirs are not UTF-8 by chance.
         raise DataError(f"{where}: this is UTF-8 text; leave out data.encoding = {encoding!r}.")
