@@ -23,7 +23,7 @@ from shortlist.channels.table import CHANNELS
 from shortlist.config import Model, Training
 from shortlist.config.parts import CHOICES, keys_of
 from shortlist.data.dataset import Dataset, Split
-from shortlist.data.schema import Feature, Schema
+from shortlist.data.schema import EventFeature, Feature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError, QueryError, ShortlistError
 from shortlist.sections.base import Section
@@ -63,6 +63,8 @@ BESIDE: dict[Any, dict[str, Any]] = {
 VALUES: dict[str, list[Any]] = {
     "user_features": [[], ["age"]],
     "item_features": [[], ["price"]],
+    "history_features": [["device"]],
+    "context": [["device"]],
     "user_layers": [(6,)],
     "item_layers": [(6,)],
     "mixture": [{"uniform": 1.0, "popularity": 3.0}, {"in_batch": 1.0, "uniform": 1.0}],
@@ -193,15 +195,22 @@ def tiny() -> Split:
             Feature("studio", "categorical"),
             Feature("price", "numeric"),
         ),
+        event_features=(
+            EventFeature("device", "categorical", known="before"),
+            EventFeature("battery", "numeric", known="before"),
+        ),
     )
     world = planted_world(users=40, items=40, events=360, seed=3)
     log = world.interactions.select("user_id", "item_id", "timestamp")
+    moments = world.interactions.with_columns(
+        device=pl.int_range(pl.len()) % 3, battery=pl.int_range(pl.len()) * 7 % 11
+    )
     # Every other event was a click; as many items were shown, or dropped, to no use.
     idle = log.with_columns(pl.col("item_id").reverse()).gather_every(2)
     clicked = log.gather_every(2).with_columns(clicked=1)
     shown = pl.concat([clicked, idle.with_columns(clicked=0)])
     return Dataset.load(
-        world.interactions,
+        moments,
         users=world.users,
         items=world.items,
         impressions=shown,

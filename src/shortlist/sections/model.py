@@ -132,7 +132,7 @@ class CommonModel(Section):
                 *("history_length", "history_dropout", "history_reads", "history_features"),
                 "shared_items",
             ):
-                if key in given and getattr(self, key) != ():
+                if key in given:
                     raise ValueError(f"{key} does nothing with history = 'none': leave it out.")
             if "dropout" in given and self.dropout and not (self.user_layers or self.item_layers):
                 raise ValueError(
