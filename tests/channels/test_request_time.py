@@ -63,7 +63,9 @@ def split():
 @pytest.fixture(scope="module")
 def timed(split):
     """A tower whose clock and biases are loud, so that what they read is seen."""
-    options = SMALL | ATTENTION | {"history_time": True, "request_time": True}
+    # Two layers: what an earlier event looked back from is a part of what a later one reads.
+    options = SMALL | ATTENTION | {"history_layers": 2}
+    options |= {"history_time": True, "request_time": True}
     return loud(TwoTower(**options).fit(split))
 
 
