@@ -394,7 +394,7 @@ def main(folder, rank, size, cases):
     with together() as ranks:
         for number, options in enumerate(cases):
             torch.save(beside_others(options, data), f"{folder}/{number}.{rank}.pt")
-        if size == 2:
+        if Path(f"{folder}/recipe.toml").exists():
             said = {
                 "resumed": resumed(folder, world),
                 "printed": command(folder, ranks),

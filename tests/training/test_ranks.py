@@ -142,6 +142,10 @@ def recipe_of(tmp_path, text):
             '[channels.cf]\nkind = "item-cf"\n[channels.dssm]\nkind = "two-tower"\n',
             "this recipe holds a blend of channels: start it without",
         ),
+        (
+            'time = "t"\n[training]\npositives = "u2u"\nmode = "pairwise"\n',
+            "cannot give each row negatives of its own",
+        ),
         ('order = "file"\n[split]\nkind = "rolling"\n', "trains one model after the other"),
     ],
 )

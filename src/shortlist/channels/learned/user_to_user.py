@@ -114,6 +114,12 @@ class UserToUser(Learner):
                 "mask_hits does nothing with positives = 'u2u' and negatives of the batch, which "
                 "holds each user once: leave it out"
             )
+        if here().several and choose(training).shared is False:
+            raise ModelError(
+                "positives = 'u2u' on several processes cannot give each row negatives of its own: "
+                "they are users, whose events other processes have. Set training.shared = true, "
+                "or start it without torchrun"
+            )
         if self.model_section.history == "none":
             raise ModelError("positives = 'u2u' compares histories: model.history cannot be 'none'")
         if self.model_section.query_vectors is not None:
