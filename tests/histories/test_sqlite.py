@@ -54,6 +54,16 @@ def test_ids_come_back_as_they_were_and_1_is_not_text_1(path, opened):
     assert [(row.user, row.item) for row in rows(path)] == [(u, i) for u in ids for i in ids]
 
 
+def test_a_whole_number_is_a_weight_like_another(path, opened):
+    store = opened(path)
+    assert store.append([[Event(1, 2, weight=3, id="a"), Event(1, 2, weight=3.0, id="a")]]) == [
+        Kept([1, 1], 1)
+    ]
+    [found] = store.latest([1], 0, detailed=True)
+    assert found.weights == [3.0]
+    assert [row.weight for row in rows(path)] == [3.0]
+
+
 def test_sequence_numbers_go_up_and_are_never_used_again(path, opened):
     store = opened(path)
     assert store.append([[Event(1, 1)], [Event(2, 1), Event(1, 2)]]) == [

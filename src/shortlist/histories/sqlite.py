@@ -160,7 +160,10 @@ class SQLiteEvents:
         fresh: list[tuple[Any, ...]] = []
         sent: dict[tuple[Id, str], tuple[int, bytes]] = {}
         repeated = 0
-        for event in events:
+        for given in events:
+            # As the file has it: 2 and 2.0 have other checksums.
+            weight = None if given.weight is None else float(given.weight)
+            event = given._replace(weight=weight)
             if event.id is not None:
                 digest = _digest(event)
                 before = sent.get((event.user, event.id)) or self._sent(event)
