@@ -98,6 +98,7 @@ def test_time_keys_of_a_cut_follow_the_unit_of_the_log():
     assert time_key("1970-01-02T12:00", "day") == 1.5
     assert time_key(dt.date(1969, 12, 31), "ns") == -86_400 * 10**9
     assert time_key(3.5, "number") == 3.5
+    assert time_key("1970-01-02 12:00:00 UTC", "day") == 1.5
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,8 @@ def test_shown_items_in_another_unit_than_the_log_are_refused():
         (["2024/01/31 07:30:15", "2024/02/01 00:00:00"], "2024-01-31T07:30:15"),
         (["11/9/2019 9:05:58 PM", "11/15/2019 1:22:32 AM"], "2019-11-09T21:05:58"),
         (["01/02/2024 11:00", "31/01/2024 10:00"], "2024-02-01T11:00:00"),
+        (["2019-10-01 00:00:04 UTC", "2019-10-31 23:59:59 UTC"], "2019-10-01T00:00:04"),
+        (["2015-12-31T23:59:59.5GMT", "2016-01-01T00:00:00.0GMT"], "2015-12-31T23:59:59.5"),
     ],
 )
 def test_dates_as_spreadsheets_write_them_are_read_where_all_say_the_same(texts, first):
@@ -286,6 +289,7 @@ def test_dates_as_spreadsheets_write_them_are_read_where_all_say_the_same(texts,
         (["1.5.20", "2.5.20"], "not ISO 8601"),
         (["01/31/2024", "31/01/2024"], "not ISO 8601"),
         (["31.01.2024", "2024-02-01"], "is not written like most"),
+        (["2019-10-01 00:00:04 UTC"] * 3 + ["2019-10-01 00:00:04 EST"], "is not written like most"),
     ],
 )
 def test_dates_that_can_be_read_in_two_ways_or_none_are_refused(texts, said):

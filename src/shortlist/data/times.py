@@ -5,6 +5,7 @@ Each function that takes a column raises a DataError that names the file, the co
 
 import datetime as dt
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,9 @@ NAMES: dict[TimeUnit, str] = {
 }
 
 # Tried in this order on the first value; the whole column must then follow that one form.
+_UTC = re.compile(r" ?(UTC|GMT)$")
+"""How text ends that names its zone by a word."""
+
 _ISO_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z")
 _OTHER_FORMS = (
     *("%Y/%m/%d", "%Y/%m/%dT%H:%M", "%Y/%m/%dT%H:%M:%S%.f"),
@@ -220,7 +224,7 @@ def time_key(value: str | float | dt.date, unit: TimeUnit) -> int | float:
         )
     if isinstance(value, str):
         try:
-            value = dt.datetime.fromisoformat(value)
+            value = dt.datetime.fromisoformat(_UTC.sub("Z", value))
         except ValueError as error:
             raise DataError(f"{value!r} is not an ISO 8601 date or time.") from error
     if not isinstance(value, dt.datetime):
@@ -482,7 +486,7 @@ def moments(column: pl.Series, where: str) -> pl.Series:
 
 def parse_iso(column: pl.Series, where: str) -> pl.Series:
     """Return text as dates with a time; the form of the first is that of all, else DataError."""
-    text = column.str.replace(" ", "T", literal=True)
+    text = _iso_text(column)
     # Nanoseconds reach from 1677 to 2262 only: they are taken where microseconds would lose digits.
     unit: Literal["ns", "us"] = "ns" if text.str.contains(r"\.\d{7}").any() else "us"
     for form in _ISO_FORMS:
@@ -492,6 +496,13 @@ def parse_iso(column: pl.Series, where: str) -> pl.Series:
         if not times.null_count():
             return times
     raise _odd_time(column, text, where)
+
+
+def _iso_text(column: pl.Series) -> pl.Series:
+    """Return text with a T before the clock, and Z for a zone written UTC, as REES46 has it."""
+    if len(column) and (first := column[0]) is not None and _UTC.search(first):
+        column = column.str.replace(_UTC.pattern, "Z")
+    return column.str.replace(" ", "T", literal=True)
 
 
 def _parse(column: pl.Series, where: str) -> pl.Series:
