@@ -8,7 +8,12 @@ PATIENCE = 300.0
 """Seconds. No test waits so long on purpose, and none asserts that something is quick."""
 
 PATIENT = Timeouts(
-    head=PATIENCE, body=PATIENCE, answer=PATIENCE, write=PATIENCE, keep_alive=PATIENCE
+    head=PATIENCE,
+    body=PATIENCE,
+    answer=PATIENCE,
+    write=PATIENCE,
+    keep_alive=PATIENCE,
+    store=PATIENCE,
 )
 """Of a server that gives up on nobody: for tests of anything but time."""
 

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from answers import assert_same_up_to_rounding
-from patience import PATIENCE, PATIENT
+from patience import PATIENT
 from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load, save
 from shortlist.channels.counting.item_cf import ItemCF
@@ -26,7 +25,6 @@ HOUR, DAY = 3600, 86_400
 NOW = 1_760_000_000
 USERS = [10_001, 10_002, 10_003]
 WRITER = "writer-writer-writer"
-WAITING = replace(PATIENT, store=PATIENCE)
 
 
 def log_in(unit):
@@ -157,7 +155,7 @@ def test_a_time_that_is_none_or_does_nothing_is_a_request_that_cannot_be_answere
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "yyyymmdd", "yyyymmddhhmmss", "float"])
 def test_stored_events_are_read_with_their_times(unit, open_app, make_client, tmp_path):
     save(clocked(unit), tmp_path / "bundle")
-    settings = Settings(events=tmp_path / "events.sqlite", write_token=WRITER, timeouts=WAITING)
+    settings = Settings(events=tmp_path / "events.sqlite", write_token=WRITER, timeouts=PATIENT)
     app = open_app(tmp_path / "bundle", settings)
     writer, client = make_client(app, WRITER), make_client(app)
     items, seconds = [500_003, 500_010, 500_003], [NOW - 9 * DAY, NOW - 3 * HOUR, NOW - 60]
@@ -192,7 +190,7 @@ def test_stored_events_are_read_with_their_times(unit, open_app, make_client, tm
 def test_stored_events_have_their_weights_and_one_of_1970_no_time(
     folder, open_app, make_client, tmp_path
 ):
-    settings = Settings(events=tmp_path / "events.sqlite", write_token=WRITER, timeouts=WAITING)
+    settings = Settings(events=tmp_path / "events.sqlite", write_token=WRITER, timeouts=PATIENT)
     app = open_app(folder / "plain", settings)
     writer, client = make_client(app, WRITER), make_client(app)
     events = [{"user": USERS[0], "item": 500_003, "weight": 5.0, "time": 0.0}]

@@ -1,6 +1,7 @@
 """Events: what a user did a moment ago is in the next answer, and survives whatever happens."""
 
 import asyncio
+from dataclasses import replace
 from threading import Event as Gate
 
 import polars as pl
@@ -20,7 +21,7 @@ from shortlist.errors import EventStoreError, ServingError
 from shortlist.histories.events import Watermark
 from shortlist.histories.export import LogWriter
 from shortlist.histories.sqlite import rows
-from shortlist.serving.settings import Limits, Settings, Timeouts
+from shortlist.serving.settings import Limits, Settings
 
 READER, WRITER, ADMIN = "reader-reader-reader", "writer-writer-writer", "admin-admin-admin"
 USER, OTHER, NEW = 10_001, 10_002, 99_001
@@ -159,7 +160,7 @@ def test_a_user_who_sends_too_many_is_told_to_wait_and_others_are_not(shop):
 
 
 def test_a_slow_store_leaves_its_events_out_of_the_answer_which_says_so(shop, fitted, monkeypatch):
-    place, gate = shop(timeouts=Timeouts(store=0.01)), Gate()
+    place, gate = shop(timeouts=replace(PATIENT, store=0.01)), Gate()
     place.send(user=USER, item=ITEMS[0])
     store = place.app.events.store
     latest = store.latest
