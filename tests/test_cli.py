@@ -173,6 +173,17 @@ def test_conditions_of_the_command_line_are_the_library_s(capsys, bundle):
         assert given == load(bundle).retriever.recommend(queries, 4).ids[0] != []
 
 
+@pytest.mark.parametrize("option", ["--allow", "--deny"])
+def test_items_to_allow_or_deny_that_are_unknown_are_said(capsys, bundle, option):
+    known = load(bundle).retriever.data.items.ids[0]
+    asked = ("recommend", bundle, "--user", 10_001, "--json", option)
+    assert call(*asked, f"{known},7777777") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"1 of 2 items of {option} are unknown and do nothing, such as 7777777." in said
+    assert call(*asked, f"{known}") == 0
+    assert "unknown" not in capsys.readouterr().err
+
+
 def test_ids_of_a_history_are_read_as_a_line_of_csv(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     met = ("Alien, 1979", "Up", "Heat", "Up", "Heat")

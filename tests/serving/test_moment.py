@@ -107,7 +107,7 @@ def test_events_of_a_request_have_their_columns_over_http(client, served):
         ({"context": {"devise": ["tv"]}}, "no feature of events 'devise'"),
         ({"context": {"battery": ["full"]}}, "battery"),
         ({"context": {"device": ["tv", "tv"]}}, "one value a query"),
-        ({"context": {"device": [["tv"]]}}, "context.device"),
+        ({"context": {"device": [["tv"]]}}, "context.device[0]: Input should be"),
         ({"event_features": {"dwell": [[3]]}}, "histories"),
         ({"recent": [[4]], "event_features": {"dwell": [[3, 4]]}}, "1 events"),
         ({"recent": [[4]], "event_features": {"kind": [["buy"]]}}, "say kinds"),
@@ -147,6 +147,9 @@ def test_a_file_of_users_tells_the_moment_of_each(folder, served, tmp_path, caps
     ask = ("recommend", folder / "bundle", "--users-file", tmp_path / "users.csv", "--k", 4)
     out = tmp_path / "out.parquet"
     command(*ask, "--with-context", "--out", out)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 3 queries: 'device' (context)" in said
+    assert "3 of 3 queries: 'battery' (context)" in said
     wanted = served.recommend(Queries([1, 2, 3], context={"device": ["tv", None, "phone"]}), 4)
     assert pl.read_parquet(out)["item"].to_list() == [i for ids in wanted.ids for i in ids]
     command(*ask, "--context", "device=tv", "--out", out, "--overwrite")

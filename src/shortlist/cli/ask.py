@@ -170,6 +170,8 @@ def recommend(
         notes.print(f"Items met below min_weight are {show.FORGETS}.")
     for name, listed in (("allow", allow), ("deny", deny)):
         asked[name] = None if listed is None else _ids(data.items, listed)
+    for line in show.unlisted(loaded.retriever, allow=asked["allow"], deny=asked["deny"]):
+        notes.print(line)
     told_of_all = _context(data, moment)
     asked["time"] = None if time_column is not None else _time(loaded, time)
     if target is not None:
@@ -188,7 +190,8 @@ def recommend(
     else:
         lists = [_ids(data.items, text) for text in history or []]
         queries = Queries(histories=lists, **asked)
-    for line in (*show.strangers(loaded.retriever, queries), *show.gaps(loaded.retriever, queries)):
+    unknown = show.gaps(loaded.retriever, queries.context, len(queries))
+    for line in (*show.strangers(loaded.retriever, queries), *unknown):
         notes.print(line)
     if json_:
         print_json(show.answers(loaded.retriever, queries, k))
@@ -213,7 +216,7 @@ def _recommend_file(
     where it tells the moment of each, or what is known of the moments of all. time_column: of the
     file.
     """
-    from shortlist.cli import files
+    from shortlist.cli import files, show
 
     if users_file is not None and time_column is not None:
         asked["time"] = files.read_times(loaded.retriever, users_file, time_column)
@@ -228,6 +231,10 @@ def _recommend_file(
         asked["context"] = files.read_context(loaded.retriever, context)
     elif context:
         asked["context"] = files.context_of_all(context, len(users))
+    told = asked.get("context")
+    moments = None if told is None else told.to_dict(as_series=False)
+    for line in show.gaps(loaded.retriever, moments, len(users)):
+        notes.print(line)
     strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
     notes.print(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:

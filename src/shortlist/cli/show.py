@@ -1,7 +1,7 @@
 """Answers for people and for machines: titles beside histories, tables, JSON objects."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import getdoc
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -215,15 +215,31 @@ def planned(plan: "Plan") -> RenderableType:
     return Group(table, overlap)
 
 
-def gaps(retriever: Channel, queries: Queries) -> list[str]:
+def gaps(
+    retriever: Channel, context: Mapping[str, Sequence[Any]] | None, queries: int
+) -> list[str]:
     """Say of how many queries the retriever would know more, if they told their context."""
     features, said = retriever.data.event_features, []
     for name in sorted(retriever.query_context):
-        missing = sum(unknown_context([name], queries.context, len(queries), features))
+        missing = sum(unknown_context([name], context, queries, features))
         if missing:
             said.append(
-                f"{missing} of {len(queries)} queries: '{name}' (context) is missing or was never "
+                f"{missing:,} of {queries:,} queries: '{name}' (context) is missing or was never "
                 "seen in training, and taken as unknown."
+            )
+    return said
+
+
+def unlisted(retriever: Channel, **listed: Sequence[Any] | None) -> list[str]:
+    """Say how many items of each option (allow, deny) the bundle does not know: they do nothing."""
+    said = []
+    for name, ids in listed.items():
+        unknown = int((retriever.data.items.rows(ids) == 0).sum()) if ids else 0
+        if ids and unknown:
+            example = next(id_ for id_ in ids if retriever.data.items.rows([id_])[0] == 0)
+            said.append(
+                f"{unknown:,} of {len(ids):,} items of --{name} are unknown and do nothing, such "
+                f"as {example!r:.60}."
             )
     return said
 

@@ -17,6 +17,9 @@ from shortlist.serving.settings import Limits
 MESSAGE_LENGTH = 300
 """Characters of an error message: what was sent may be quoted, but not all of it."""
 
+TYPES = {"int", "str", "bool", "float", "none"}
+"""What stands in the place of a fault for a type that a value might have had."""
+
 LATEST = 4_102_444_800
 """2100, in seconds since 1970: later times are refused by whoever reads a log, too."""
 
@@ -434,7 +437,7 @@ def _place(fault: ErrorDetails) -> str:
     for part in fault["loc"]:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif "constrained" not in part and part not in {"int", "str"}:
+        elif "constrained" not in part and part not in TYPES:
             place += f".{part}" if place else part
     return place
 
