@@ -5,15 +5,24 @@ from threading import Event as Stop
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from shortlist.asking.queries import Queries
+from shortlist.asking.rows import row_blocks
 from shortlist.bundle.bundle import load
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.data.dataset import Dataset
+from shortlist.data.renewal import renewed
+from shortlist.data.schema import EventFeature, Schema
 from shortlist.data.synthetic import planted_world
+from shortlist.data.updates import read_events
 from shortlist.errors import DataError, ModelError, QueryError
 from shortlist.histories.events import Event, Watermark
 from shortlist.histories.sqlite import SQLiteEvents
+from shortlist.runs.guard import judged
 from shortlist.runs.refreshing import Plan, follow, newest, next_name, refresh
 from shortlist.runs.whole import train
+from shortlist.training.lesson import Lesson
 
 TOWERS = "[model]\ndim = 8\n[training]\nepochs = 3\nbatch_size = 128\nlearning_rate = 0.01\n"
 NEAR = "[channels.near]\nkind = 'item-cf'\n[training]\n"
@@ -441,3 +450,45 @@ def test_a_process_goes_on_after_what_cannot_be_done(begun, tmp_path):
         stop=stop,
     )
     assert "neither a store of events" in str(failed[0])
+
+
+def test_the_guard_asks_both_models_with_the_same_events_in_the_same_moment(world, monkeypatch):
+    """One is told them, the other finds them in its log; then both read the same numbers."""
+    random = np.random.default_rng(0)
+    log = world.interactions.with_columns(
+        what=pl.Series(random.choice(["view", "buy"], 2_400)),
+        device=pl.Series(random.choice(["tv", "phone", None], 2_400)),
+        dwell=pl.Series(random.gamma(2, 30, 2_400)),
+    )
+    features = (
+        EventFeature("device", "categorical", known="before"),
+        EventFeature("dwell", "numeric", known="after"),
+    )
+    schema = Schema(
+        **{"event": "what", "events": {"view": {}, "buy": {"target": True}}},
+        **{"time": "timestamp", "time_unit": "s", "weight": "rating"},
+        event_features=(*features, EventFeature("what", "categorical", known="before")),
+    )
+    old, new = parts_of(log)
+    tiny = {"dim": 4, "epochs": 1, "history": "recency", "request_time": True}
+    running = TwoTower(**tiny).fit(Dataset.load(old, schema=schema).split(), "all")
+    came = renewed(running.data, read_events(running.data, new, schema, learns=True), held_out=0.2)
+    refreshed = running.refreshed(came.data, Lesson(np.zeros(len(came.data.log), dtype=bool)))
+    asked = {}
+
+    def kept(self, queries, k):
+        (asked[self],) = row_blocks(queries, self.data, timed=True)
+        return recommend(self, queries, k)
+
+    recommend = TwoTower.recommend
+    monkeypatch.setattr(TwoTower, "recommend", kept)
+    judged(running, refreshed, came, depths=[5])
+    theirs, ours = asked[running], asked[refreshed]
+    items = [a.data.items.external(asked[a].history.values) for a in (running, refreshed)]
+    assert items[0].equals(items[1])
+    for name in ("weight", "time", "kind", "asked"):
+        torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), msg=name)
+    assert set(theirs.context) == {"device", "what"}
+    assert set(theirs.columns) == {"device", "what", "dwell"}
+    for found, wanted in ((theirs.context, ours.context), (theirs.columns, ours.columns)):
+        torch.testing.assert_close(found, wanted, equal_nan=True)

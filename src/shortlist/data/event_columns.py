@@ -99,6 +99,21 @@ class EventFeatures:
         numbers: NDArray[Any] = deviations.astype(np.float32)
         return numbers
 
+    def told(self, name: str, column: NDArray[Any]) -> list[str | float | None]:
+        """Return values of an encoded column as a question tells them; None for what is not known.
+
+        >>> told = EventFeatures({"dwell": NumericEncoder(10.0, 2.0)}).told
+        >>> told("dwell", np.array([0.5, np.nan]))
+        [11.0, None]
+        """
+        encoder = self.encoders[name]
+        if isinstance(encoder, CategoricalEncoder):
+            return [encoder.values[code - 1] if code else None for code in column]
+        return [
+            None if np.isnan(number) else float(number) * encoder.std + encoder.mean
+            for number in column
+        ]
+
     def unknown(self, events: int) -> dict[str, Tensor]:
         """Return the columns of events of which nothing is known, [events] each."""
         return {

@@ -146,8 +146,7 @@ def judged(
         users, offsets = users[chosen], np.concatenate([[0], lengths.cumsum()])
     ids = data.users.external(users)
     own = Queries(ids, before="test", exclude_seen=exclude_seen)
-    theirs = _as_served(new, users, ids, set(deleted), exclude_seen=exclude_seen)
-    theirs = _at_their_times(running, theirs, new, users)
+    theirs = _as_served(running, new, users, ids, set(deleted), exclude_seen=exclude_seen)
     own = replace(own, time=_times_of(refreshed, data, users))
     asked = {
         "running": _asked(running, theirs, k, data),
@@ -176,20 +175,8 @@ def _times_of(model: Channel, data: TrainingData, users: NDArray[np.int64]) -> T
     return torch.from_numpy(times[np.searchsorted(data.targets("test")[0], users)])
 
 
-def _at_their_times(
-    model: Channel, asked: Queries, new: Renewed, users: NDArray[np.int64]
-) -> Queries:
-    """The same question with the times of request and events, as far as the model reads them."""
-    log = new.data.log
-    given: dict[str, Any] = {}
-    if model.timed and log.time is not None:
-        known = ~new.held_out & new.fresh
-        recent = _lists(new.data, log, known, users)
-        given["times"] = [torch.from_numpy(log.time[places]) for _, places in recent]
-    return replace(asked, time=_times_of(model, new.data, users), **given)
-
-
 def _as_served(
+    running: Channel,
     new: Renewed,
     users: NDArray[np.int64],
     ids: Ids,
@@ -197,14 +184,34 @@ def _as_served(
     *,
     exclude_seen: bool,
 ) -> Queries:
-    """The question that a service would ask the running model of these users now."""
+    """The question that a service would ask the running model of these users now.
+
+    It tells what the model reads of the moment and of the events since its log, as far as the new
+    log knows it: what the refreshed model finds there.
+    """
     data, log = new.data, new.data.log
     known = ~new.held_out & new.fresh
     recent = _lists(data, log, known, users)
-    given: dict[str, Any] = {"recent": [items for items, _ in recent]}
+    given: dict[str, Any] = {
+        "recent": [items for items, _ in recent],
+        "time": _times_of(running, data, users),
+    }
     if log.kinds is not None and log.kind is not None:
         names = log.kinds.names
         given["kinds"] = [[names[code] for code in log.kind[places]] for _, places in recent]
+    if running.timed and log.time is not None:
+        given["times"] = [torch.from_numpy(log.time[places]) for _, places in recent]
+    if log.weight is not None:
+        given["weights"] = [log.weight[places].tolist() for _, places in recent]
+    features, columns = data.event_features, data.event_features.columns_of(log)
+    given["event_features"] = {
+        name: [features.told(name, columns[name][places]) for _, places in recent]
+        for name in running.history_features - {features.of_kind}
+    }
+    asked_for = data.first_held_out["test"][users]
+    given["context"] = {
+        name: features.told(name, columns[name][asked_for]) for name in running.query_context
+    }
     if data.met is not None and data.met.role is not None:
         before = new.fresh_met & (data.met.role == 0)
         given["met"] = [items for items, _ in _lists(data, data.met, before, users)]
