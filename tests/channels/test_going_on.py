@@ -7,8 +7,12 @@ import polars as pl
 import pytest
 import torch
 
+from shortlist.channels.learned.item_to_item import ItemToItem
 from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.channels.learned.user_to_user import UserToUser
+from shortlist.data.batches import Batch
 from shortlist.data.dataset import Dataset
+from shortlist.data.ragged import Ragged
 from shortlist.data.renewal import renewed
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.updates import with_events
@@ -129,3 +133,27 @@ def test_only_new_events_and_as_many_old_ones_are_learned(fitted, monkeypatch):
     for replay, wanted in ((0.0, 3), (1.0, 6), (2.5, 11)):
         fitted.refreshed(data.data, Lesson(data.fresh, epochs=1, replay=replay))
         assert asked[-1] == wanted
+
+
+@pytest.mark.parametrize("sampler", ["catalogue", "uniform", "popularity", "mixture", "mixed"])
+@pytest.mark.parametrize("kind", [TwoTower, ItemToItem, UserToUser])
+def test_negatives_are_drawn_from_all_there_are_however_few_are_learned(monkeypatch, kind, sampler):
+    trainers, inner = [], kind._trainer
+    monkeypatch.setattr(kind, "_trainer", lambda *a: trainers.append(inner(*a)) or trainers[-1])
+    drawn = {} if sampler == "catalogue" else {"negatives": 2_000}
+    keys = {"dim": 4, "epochs": 1, "loss": "softmax", "sampler": sampler, **drawn}
+    if kind is ItemToItem:
+        keys["session_gap"] = 1_000
+    split = Dataset.load(log(), schema=Schema(time="time", time_unit="s")).split("leave-last-out")
+    fitted = kind(**keys).fit(split, "all")
+    new = came(fitted.data, [1, 1], [20, 30], [1_001, 1_002])
+    fitted.refreshed(new.data, Lesson(new.fresh, replay=0.0))
+    known = new.data.users.rows([1]) if kind is UserToUser else new.data.items.rows([20, 30])
+    positive = torch.from_numpy(known)
+    none = Ragged(positive[:0], torch.zeros(len(known) + 1, dtype=torch.int64))
+    batch = Batch(torch.ones_like(positive), positive, torch.ones(len(known)), none)
+    pools = [one._sampler.sample(batch, torch.Generator().manual_seed(0)) for one in trainers[-2:]]
+    before, after = ({*pool.ids.tolist()} for pool in pools)
+    assert after >= before
+    assert len(before) > 15
+    assert pools[1].log_q.isfinite().all()

@@ -68,9 +68,9 @@ def test_the_sampler_counts_the_stream_of_positives_not_the_log(split, monkeypat
     given = []
     real = item_to_item.sampler_of
 
-    def sampler_of(training, counts):
+    def sampler_of(training, counts, drawn):
         given.append(counts)
-        return real(training, counts)
+        return real(training, counts, drawn)
 
     monkeypatch.setattr(item_to_item, "sampler_of", sampler_of)
     model = ItemToItem(**SMALL | {"session_gap": 2_000_000}, pair_window=2).fit(split)

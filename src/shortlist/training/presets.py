@@ -9,7 +9,7 @@ from shortlist.config.parts import given
 from shortlist.errors import ModelError
 from shortlist.losses import LOSSES, SoftmaxLoss, build_loss
 from shortlist.losses.base import reads_values
-from shortlist.sampling import build_sampler
+from shortlist.sampling import MixedSampler, build_sampler
 from shortlist.sampling.base import NegativeSampler
 from shortlist.sampling.nothing import NoNegatives
 from shortlist.training.objective import Objective, build_objective
@@ -37,6 +37,13 @@ PRESETS: dict[Mode, Preset] = {
 
 IN_BATCH = ("in_batch", "in_batch_streaming")
 """Samplers whose pool is the batch, and nothing else."""
+
+DRAWN = ("catalogue", "uniform", "popularity", "mixture")
+"""Samplers whose pool does not depend on the batches."""
+
+
+NEXT_TO_NEVER = 1e-9
+"""What an item counts that no batch holds."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +96,40 @@ def softmax_over_one_pool(training: Training, objective: Objective) -> bool:
     return type(objective.loss) is SoftmaxLoss and choose(training).shared is not False
 
 
-def sampler_of(training: Training, counts: Tensor) -> NegativeSampler:
-    """Build the sampler of a section. counts: training events by item row, [N + 1]."""
+def sampler_of(training: Training, counts: Tensor, drawn: Tensor | None = None) -> NegativeSampler:
+    """Build the sampler of a section. counts: positives of the batches by item row, [N + 1].
+
+    drawn: the same of the whole log, of a training that goes on with some of it: negatives that do
+    not come from the batches are drawn by these, as otherwise the other items would never be any.
+    """
     choice = choose(training)
     if reads_values(build_loss(choice.loss, **given(training, "loss"))):
         _refuse_beside_values(training)
         return NoNegatives()
     if choice.sampler in IN_BATCH and training.batch_size < 2:
         raise ModelError("in-batch negatives need training.batch_size of at least 2")
-    return build_sampler(
-        choice.sampler,
-        counts,
-        negatives=choice.negatives,
-        shared=choice.shared,
-        **given(training, "sampler"),
-    )
+
+    def of(counts: Tensor) -> NegativeSampler:
+        return build_sampler(
+            choice.sampler,
+            counts,
+            negatives=choice.negatives,
+            shared=choice.shared,
+            **given(training, "sampler"),
+        )
+
+    if drawn is None:
+        return of(counts)
+    if choice.sampler in DRAWN:
+        return of(drawn)
+    if choice.sampler != "mixed":
+        return of(counts)
+    # No batch holds the other items: next to never, as the log of never has no sum.
+    batches = of(counts.double().masked_fill((counts == 0) & (drawn > 0), NEXT_TO_NEVER))
+    whole = of(drawn)
+    assert isinstance(batches, MixedSampler)
+    assert isinstance(whole, MixedSampler)
+    return MixedSampler((batches.parts[0], *whole.parts[1:]))
 
 
 def _refuse_beside_values(training: Training) -> None:

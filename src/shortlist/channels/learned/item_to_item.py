@@ -164,7 +164,7 @@ class ItemToItem(ItemVectors):
             self.towers,
             Encoders(self._encode_batch, self._encode_items, has_perceptron(self.towers)),
             objective_of(masked).to(self.device),
-            sampler_of(training, counts),
+            sampler_of(training, counts, paired),
             pairs,
             training=training,
             ranks=ranks,

@@ -274,7 +274,9 @@ class TwoTower(ItemVectors):
 
     def _trainer(self, data: TrainingData) -> Trainer:
         training = self.training_section
-        counts = torch.from_numpy(data.item_counts).to(self.device)
+        counts, drawn = torch.from_numpy(data.item_counts).to(self.device), None
+        if data is not self.data:  # a training that goes on asks for some of the events
+            drawn = torch.from_numpy(self.data.item_counts).to(self.device)
         objective = objective_of(training).to(self.device)
         if (clock := self.towers.query.clock) is not None:
             times = data.training_log.time
@@ -291,7 +293,7 @@ class TwoTower(ItemVectors):
             self.towers,
             Encoders(self._encode_batch, self._encode_items, has_perceptron(self.towers)),
             objective,
-            sampler_of(training, counts),
+            sampler_of(training, counts, drawn),
             self._batches(data),
             training=training,
             hard=hard_term_of(training, objective, self._hard_world(data)),

@@ -229,6 +229,9 @@ class UserToUser(Learner):
         halves = every = halves_of(data.training_log, as_they_come)
         if ranks.several:
             halves = dealt(data.training_log, lambda log: halves_of(log, ranks.steps))
+        trained, drawn = data.users.trained, None
+        if data is not self.data:  # a training that goes on asks for some of the users
+            drawn = halves_of(self.data.training_log, as_they_come).counts(trained)
 
         def encode_queries(batch: Batch) -> Tensor:
             return self._encode(batch.history)
@@ -240,7 +243,7 @@ class UserToUser(Learner):
             self.towers,
             Encoders(encode_queries, encode_others, has_perceptron(self.towers)),
             objective_of(training).to(self.device),
-            sampler_of(training, every.counts(data.users.trained)),
+            sampler_of(training, every.counts(trained), drawn),
             halves,
             training=training,
             ranks=ranks,
