@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shortlist.data.dataset import Dataset
 from shortlist.data.readers import read_log
-from shortlist.data.schema import Schema
+from shortlist.data.schema import EventFeature, Feature, Schema
 from shortlist.data.updates import read_events
 from shortlist.errors import QueryError
 from shortlist.histories.events import Watermark, refused_id
@@ -90,6 +90,37 @@ def test_ids_of_another_type_are_left_out_and_counted():
     frame = writer.frame([Row(user, 1, "x", None, None, None, MOMENT, 0) for user in ("a", 1)])
     assert frame.columns == ["user_id", "item_id", "time"]
     assert (frame["user_id"].to_list(), writer.written, writer.strange) == (["a"], 1, 1)
+
+
+def test_an_export_is_read_beside_a_log_of_more_columns_and_changes_no_known_value():
+    features = (EventFeature("device", "categorical", known="before"),)
+    features += (EventFeature("dwell", "numeric", known="after"),)
+    schema = Schema(
+        time="time",
+        title="title",
+        event_features=features,
+        user_features=(Feature("zip", "categorical"),),
+        item_features=(Feature("price", "numeric"),),
+    )
+    log = pl.DataFrame(
+        {"user_id": ["a", "a", "a", "b", "b", "b"], "item_id": ["x", "y", "z"] * 2}
+        | {"time": [1_600_000_000 + n for n in range(6)], "device": [1, 2, 1, None, 2, 1]}
+        | {"dwell": [0.5 * n for n in range(6)], "zip": [7, 7, 7, 8, 8, 8]}
+        | {"price": [1, 2, 3] * 2, "title": ["X", "Y", "Z"] * 2}
+    )
+    data = Dataset.load(log, schema=schema).split("leave-last-out").training_data("all")
+    writer = LogWriter(schema, data, kinds=False, described=("user", "item"))
+    rows = [Row(user, 1, "x", None, None, None, MOMENT, 0) for user in ("b", "new")]
+    frame = writer.frame(rows)
+    assert sorted(frame.columns) == sorted(log.columns)
+    came = read_events(data, frame, schema, described=("user", "item"))
+    assert came.data.user_frame.filter(id="b")["zip"].to_list() == [8]
+    assert came.data.user_frame.filter(id="new")["zip"].to_list() == [None]
+    assert came.data.item_frame.equals(data.item_frame)
+    assert came.data.log.columns["device"][-1] == 0  # not known
+    both = pl.concat([log, frame.select(log.columns)], how="vertical_relaxed")
+    again = Dataset.load(both, schema=schema).split("leave-last-out").training_data("all")
+    assert again.user_frame.equals(came.data.user_frame)
 
 
 def test_what_is_no_watermark_is_refused():

@@ -62,10 +62,12 @@ def export(
     if since is None:
         since = learned.sequence if learned is not None and learned.store == until.store else 0
     span = Span(since, until)
+    recipe = Recipe.from_dict(loaded.recipe)
     log = LogWriter(
-        schema_of(Recipe.from_dict(loaded.recipe)),
+        schema_of(recipe),
         loaded.retriever.data,
         kinds=sqlite.have_kinds(store, since, until.sequence),
+        described=recipe.described_sides,
     )
     with files.parquet(target, overwrite, {MARK: str(span)}) as write:
         write(log.frame([]))

@@ -1,6 +1,6 @@
 """How do stored events become a log that training reads, with its columns and units?"""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shortlist.data.dataset import TrainingData
+from shortlist.data.log_features import Side
 from shortlist.data.schema import Schema
 from shortlist.durations import STEPS, TimeUnit
 from shortlist.errors import QueryError
@@ -56,10 +57,27 @@ class LogWriter:
     A time that a log cannot hold (its times are plain numbers in no known unit) becomes a number
     behind those of the log, in the order in which the events came. strange: events left out as
     their ids are of another type than those of the data. kinds: whether there is a column of them.
+    described: the sides whose features are columns of the log. These, and features of events, are
+    columns without a value: a store keeps none.
     """
 
-    def __init__(self, schema: Schema, data: TrainingData, *, kinds: bool) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        data: TrainingData,
+        *,
+        kinds: bool,
+        described: Collection[Side] = (),
+    ) -> None:
         self.schema, self.data, self.kinds = schema, data, kinds
+        self._untold: dict[str, pl.DataType] = {
+            one.name: pl.Float64() if one.kind == "numeric" else pl.String()
+            for one in schema.event_features
+        }
+        for side in described:
+            frame = data.user_frame if side == "user" else data.item_frame
+            if frame is not None:
+                self._untold |= {name: kind for name, kind in frame.schema.items() if name != "id"}
         self.written = self.strange = 0
         times = data.log.time
         self._whole = times is None or times.dtype.kind == "i"
@@ -92,6 +110,8 @@ class LogWriter:
             columns[schema.event] = pl.Series(names, dtype=pl.String)
         if self.kinds and schema.event is None and KIND not in columns:
             columns[KIND] = pl.Series([row.kind for row in kept], dtype=pl.String)
+        for name, dtype in self._untold.items():
+            columns.setdefault(name, pl.Series([None] * len(kept), dtype=dtype))
         self.written += len(kept)
         return pl.DataFrame(columns)
 
