@@ -70,3 +70,5 @@ def test_a_report_is_a_line_a_frame_and_a_picture_of_the_same_figures(split):
         assert bar.get_width() == wanted
     with pytest.raises(QueryError, match="ndcg@7"):
         report.plot("ndcg@7")
+    with pytest.raises(QueryError, match="no figure 3"):
+        report.plot(3)

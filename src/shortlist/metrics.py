@@ -155,6 +155,8 @@ def with_metrics(more: Sequence[Metric]) -> dict[str, Metric]:
     ['map', 'first']
     """
     metrics = dict(PER_USER)
+    if not isinstance(more, Iterable) or isinstance(more, str):
+        raise ModelError(f"metrics must be a list of functions, got {more!r:.80}")
     for metric in more:
         name = getattr(metric, "__name__", "")
         if not callable(metric) or not name.isidentifier():

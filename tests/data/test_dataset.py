@@ -80,6 +80,14 @@ def test_random_hold_out_takes_the_share_from_each_user_and_is_seeded(world):
     held = np.bincount(first.log.user[first.log.role == Role.TEST], minlength=300)
     assert (held == np.round(np.diff(first.log.indptr) * 0.25)).all()
     assert "unordered" in first.notes[0]
+    for wrong, message in (
+        ({"at": "a"}, "a share between 0 and 1 for kind 'random', got 'a'"),
+        ({"at": 1}, "a share between 0 and 1 for kind 'random', got 1"),
+        ({"seed": "a"}, "split.seed must be a whole number, got 'a'"),
+        ({"seed": 0.5}, "split.seed must be a whole number, got 0.5"),
+    ):
+        with pytest.raises(SplitError, match=re.escape(message)):
+            dataset.split("random", **wrong)
 
 
 def test_a_split_column_is_obeyed_and_missing_validation_is_carved_and_said(tiny_log):

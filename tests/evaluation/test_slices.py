@@ -125,6 +125,18 @@ def test_numbers_of_many_values_are_parted_into_ranges_of_as_many_events(monkeyp
     assert declared == found
 
 
+def test_columns_and_metrics_that_are_no_lists_are_refused():
+    rows = [(u, item, item) for u in range(3) for item in range(4)]
+    log = pl.DataFrame(rows, schema=COLUMNS, orient="row")
+    model = Popular().fit(Dataset.load(log, schema=Schema(time="time")).split())
+    for by in ("c", None, 3, [3], [["c"]]):
+        with pytest.raises(ModelError, match="by must be a list of columns, got"):
+            evaluate(model, by=by)
+    for metrics in ("ndcg", None, 3):
+        with pytest.raises(ModelError, match="metrics must be a list of functions, got"):
+            evaluate(model, metrics=metrics)
+
+
 def test_a_column_of_both_tables_parts_by_both():
     users = pl.DataFrame({"user_id": range(7), "c": ["x"] * 6 + ["y"]})
     found = sliced_by("c", ["p", "p", "p", "p", "q"], users=users)

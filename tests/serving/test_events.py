@@ -124,8 +124,8 @@ def test_a_repeated_event_id_changes_nothing_and_another_event_of_that_id_is_ref
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        ({"user": "a"}, "user ids of this data are integers"),
-        ({"item": "a"}, "item ids of this data are integers"),
+        ({"user": "a"}, "events[1].user: user ids of this data are integers"),
+        ({"item": "a"}, "events[1].item: item ids of this data are integers"),
         ({"time": -1}, "time"),
         ({"time": 1e12}, "time"),
         ({"time": 4_000_000_000}, "ahead of this machine's clock"),

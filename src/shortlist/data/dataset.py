@@ -212,6 +212,8 @@ class Dataset(Showing):
                 "split.kind 'rolling' makes several splits: Dataset.folds gives them, and "
                 "'global-time' is one"
             )
+        if not isinstance(seed, int | np.integer):
+            raise SplitError(f"split.seed must be a whole number, got {seed!r:.60}")
         notes: list[str] = []
         keys = pair_hash(self.user_ids, self.item_ids, self.log.user, self.log.item, seed + 1)
         of_item = None

@@ -124,8 +124,8 @@ def random_hold_out(log: Interactions, keys: NDArray[np.uint64], at: float = 0.8
     """
     if log.target is not None:
         return of_pairs(log, random_hold_out(log.targets, keys[log.target], at))
-    if not 0 < at < 1:
-        raise SplitError(f"split.at must be a share between 0 and 1 for kind 'random', got {at}")
+    if not (isinstance(at, float) and 0 < at < 1):
+        raise SplitError(f"split.at must be a share between 0 and 1 for kind 'random', got {at!r}")
     roles = np.zeros(len(log), dtype=np.int8)
     carve(log, roles, keys, 1 - at, Role.TEST)
     carve(log, roles, keys, 1 - at, Role.VALIDATION)
@@ -159,7 +159,7 @@ def cold_items(log: Interactions, keys: NDArray[Any], at: Any = 0.8) -> Roles:
     """
     if not (isinstance(at, float) and 0 < at < 1):
         raise SplitError(
-            f"split.at must be a share between 0 and 1 for kind 'cold-items', got {at}"
+            f"split.at must be a share between 0 and 1 for kind 'cold-items', got {at!r}"
         )
     present = np.unique(log.targets.item)
     ordered = present[np.argsort(keys[present], kind="stable")]

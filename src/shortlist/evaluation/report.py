@@ -132,12 +132,15 @@ class Report(Showing):
         a metric that was not measured, ModelError without the extra "plot".
         """
         frame = self.to_frame().with_columns(name=pl.format("{}@{}", "metric", "k"))
-        if not metric:
+        if metric == "":
             metric = next((name for name in self.metrics if name.startswith("recall@")), "")
-        of_it = frame.filter(name=metric).sort("mean")
+        of_it = frame.filter(
+            pl.Series([name == metric for name in frame["name"]], dtype=pl.Boolean)
+        )
+        of_it = of_it.sort("mean")
         if not len(of_it):
             known = ", ".join(self.metrics)
-            raise QueryError(f"there is no figure '{metric:.60}' in this report. Known: {known}")
+            raise QueryError(f"there is no figure {metric!r:.60} in this report. Known: {known}")
         figure = new_figure(figsize=(6, 0.8 + 0.35 * len(of_it)))
         axes = figure.add_subplot()
         mean = of_it["mean"].to_numpy()

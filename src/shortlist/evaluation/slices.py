@@ -86,8 +86,11 @@ def parts_of(data: TrainingData, cases: Cases, cut: Cut, by: Iterable[str]) -> l
     """
     if isinstance(by, str):
         raise ModelError(f"by must be a list of columns, got the text {by!r}: write [{by!r}]")
+    columns = list(by) if isinstance(by, Iterable) else [by]
+    if not all(isinstance(column, str) for column in columns):
+        raise ModelError(f"by must be a list of columns, got {by!r:.60}")
     parts = [*_by_history(data, cases, cut), *_by_training(data, cases)]
-    for column in dict.fromkeys(by):
+    for column in dict.fromkeys(columns):
         parts += _by_column(data, cases, column)
     return parts
 

@@ -131,7 +131,7 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
     data, sent = served.data, asked.events
     for name, vocabulary in (("user", data.users), ("item", data.items)):
         ids = [getattr(event, name) for event in sent]
-        check_ids(ids, vocabulary, f"events.{name}")
+        check_ids(ids, vocabulary, f"events[].{name}")
         for place, value in enumerate(ids):
             why = refused_id(value)
             if why is not None and not vocabulary.rows([value])[0]:

@@ -216,17 +216,25 @@ def shown(name: str) -> str:
 
 
 def check_ids(ids: Sequence[Any], vocabulary: Vocabulary, place: str) -> Any:
-    """Return the ids; refuse those of another type: "1" is not 1. Errors: RequestError."""
+    """Return the ids; refuse those of another type: "1" is not 1. Errors: RequestError.
+
+    place: where they were sent, as "items", or "events[].user" where each stands in an object.
+    """
     wanted: type = int if vocabulary.ids.dtype == pl.Int64 else str
     for position, value in enumerate(ids):
         if type(value) is not wanted:
             names = "integers" if wanted is int else "strings"
             raise RequestError(
                 "invalid_request",
-                f"{place}[{position}]: {vocabulary.name} ids of this data are {names}, "
+                f"{_at(place, position)}: {vocabulary.name} ids of this data are {names}, "
                 f"got {value!r:.40}",
             )
     return ids
+
+
+def _at(place: str, position: int) -> str:
+    """The place of one of several: "items[3]", or "events[3].user"."""
+    return (place if "[]" in place else f"{place}[]").replace("[]", f"[{position}]")
 
 
 def condition(tree: Any) -> Predicate:
