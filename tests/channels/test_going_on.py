@@ -157,3 +157,18 @@ def test_negatives_are_drawn_from_all_there_are_however_few_are_learned(monkeypa
     assert after >= before
     assert len(before) > 15
     assert pools[1].log_q.isfinite().all()
+
+
+def test_hard_negatives_are_mined_among_all_items_however_few_are_learned(monkeypatch):
+    """With kinds of events, what can be recommended was a target of some event, not of the new."""
+    kinds = {"event": "kind", "events": {"view": {}, "buy": {"target": True}}}
+    bought = log().with_columns(kind=pl.Series(["buy", "view", "buy"] * 100))
+    split = Dataset.load(bought, schema=Schema(time="time", **kinds)).split("leave-last-out")
+    fitted = TwoTower(dim=4, epochs=1, hard="mined", hard_ranks=(1, 12)).fit(split, "all")
+    events = pl.DataFrame({"user": [1, 2], "item": [20, 30], "time": [1_001, 1_002]})
+    events = events.with_columns(kind=pl.lit(fitted.data.log.kinds.names.index("buy"), pl.Int8))
+    new = renewed(fitted.data, with_events(fitted.data, events, learns=True))
+    trainers, inner = [], TwoTower._trainer
+    monkeypatch.setattr(TwoTower, "_trainer", lambda *a: trainers.append(inner(*a)) or trainers[-1])
+    gone = fitted.refreshed(new.data, Lesson(new.fresh, replay=0.0))
+    assert trainers[0]._hard.source.candidates.tolist() == gone.candidate_rows().tolist()

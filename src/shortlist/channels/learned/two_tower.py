@@ -296,7 +296,7 @@ class TwoTower(ItemVectors):
             sampler_of(training, counts, drawn),
             self._batches(data),
             training=training,
-            hard=hard_term_of(training, objective, self._hard_world(data)),
+            hard=hard_term_of(training, objective, self._hard_world(self.data)),
             ranks=here(),
         )
 
