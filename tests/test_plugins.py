@@ -583,7 +583,9 @@ def test_every_command_that_reads_a_recipe_or_a_bundle_takes_plug_ins(monkeypatc
     commands |= {(g, name): each for g, some in groups.items() for name, each in some.items()}
     takes = {words for words, each in commands.items() if "plugin" in {p.name for p in each.params}}
     reads = {
-        w for w, each in commands.items() if {"recipe", "bundle"} & {p.name for p in each.params}
+        w
+        for w, each in commands.items()
+        if {"recipe", "bundle", "bundles"} & {p.name for p in each.params}
     }
     reads -= {("demo",), ("data",)}  # these write one
     assert reads | {("init",), ("doctor",)} == takes

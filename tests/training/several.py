@@ -377,6 +377,7 @@ def refused(ranks, world):
 def command(folder, ranks):
     """What `shortlist train` prints on each rank that torchrun has started."""
     os.environ |= {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "RANK": str(ranks.rank)}
+    os.environ.pop("SHORTLIST_DATA", None)  # the paths of the recipe start at its folder
     place = ("train", f"{folder}/recipe.toml", "--out", f"{folder}/bundle", "--json")
     given = mock.patch("sys.argv", ["shortlist", *place])
     with redirect_stdout(StringIO()) as said, given, pytest.raises(SystemExit) as stop:

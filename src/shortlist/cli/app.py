@@ -42,7 +42,7 @@ COMMANDS = {
 GROUPS = {"Serve": {"events": events.events, "items": items.items}}
 """The commands under the headings that `--help` gives them."""
 
-WITHOUT_PARTS = (train.demo, known.data)
+WITHOUT_PARTS = (train.demo, known.data, draft.import_)
 """Commands that read neither a recipe nor somebody's bundle, and so need no plug-in."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
