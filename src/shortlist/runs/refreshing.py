@@ -213,7 +213,7 @@ def _refreshed(
     new, came, source = _new_data(loaded, recipe, events, plan)
     result = Refresh(
         "nothing new",
-        "the bundle has learned from all events there are.",
+        "no event has come that the bundle does not know.",
         events=came.events,
         watermark=watermark or source.until,
         deleted=len(source.deleted),
