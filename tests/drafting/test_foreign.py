@@ -101,7 +101,7 @@ def test_a_sequential_model_of_recbole_keeps_every_number(shop):
         "seed": 2020,
         "monitor": "hit_rate@5",
     }
-    assert recipe["evaluation"] == {"k": [5, 10]}
+    assert recipe["evaluation"] == {"k": [5, 10], "exclude_seen": False}
     for told in ("temperature_of_mine", "uni100", "user_inter_num_interval", "attn_dropout_prob"):
         assert told in lost
     assert "show_progress" not in lost  # changes no result
@@ -143,6 +143,10 @@ def test_a_carried_recipe_trains(shop, capsys):
     recipe, lost = carried("recbole", "a.yaml", "--data", "data/shop")
     assert recipe["channels"]["item-cf"] == {"kind": "item-cf", "neighbours": 7}
     assert "random order" in lost
+    (shop / "b.yaml").write_text("knn_method: user\nrepeatable: False\n")
+    by_users, _ = carried("recbole", "a.yaml", "b.yaml", "--data", "data/shop")
+    assert by_users["channels"] == {"user-cf": {"kind": "user-cf", "neighbours": 7}}
+    assert by_users["evaluation"] == {"k": [10]}
     assert call("train", "recipe.toml", "--out", "bundle", "--json") == 0
 
 
@@ -195,6 +199,7 @@ def test_models_of_rectools_keep_every_number(shop):
         ("recbole", "model: BPR\ndataset: shop\neval_args: {split: {RS: 3}}\n", "needs shares"),
         ("recbole", "!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
         ("rectools", "cls: SASRecModel\nloss: mystery\n", "loss must be one of"),
+        ("recbole", "model: ItemKNN\ndataset: shop\nknn_method: both\n", "knn_method must be"),
         ("rectools", "n_factors: 3\n", "names no model"),
         ("rectools", "cls: HSTUModel\n", "causal attention"),
     ],

@@ -215,12 +215,9 @@ def _evaluation(carrying: Carrying, *, trained: bool, sequential: bool) -> None:
     topk = carrying.get("topk", [10])
     topk = [topk] if isinstance(topk, int) else list(topk)
     carrying.say("evaluation.k", topk, "topk")
-    if carrying.get("repeatable", False):
-        carrying.say("evaluation.exclude_seen", False, "repeatable")
-    elif sequential:
-        carrying.lose(
-            "RecBole's sequential models may recommend items the user has had; here these are left "
-            "out of the lists. evaluation.exclude_seen = false is theirs"
+    if carrying.get("repeatable", sequential):
+        carrying.say(
+            "evaluation.exclude_seen", False, "repeatable, the default of sequential models there"
         )
     metric = str(carrying.get("valid_metric", "MRR@10")).lower().replace("hit@", "hit_rate@")
     if trained:
@@ -301,13 +298,16 @@ def _pop(carrying: Carrying) -> None:
 
 
 def _item_knn(carrying: Carrying) -> None:
-    channel: dict[str, Any] = {"kind": "item-cf", "neighbours": carrying.whole("k", 100)}
+    kind = f"{carrying.get('knn_method', 'item')}-cf"
+    if kind not in ("item-cf", "user-cf"):
+        raise RecipeError(f"knn_method must be item or user, got {kind.removesuffix('-cf')!r:.60}")
+    channel: dict[str, Any] = {"kind": kind, "neighbours": carrying.whole("k", 100)}
     if shrink := carrying.number("shrink", 0.0):
         carrying.lose(
             f"shrink = {shrink:g} is added to the product of the norms there; shrinkage = n here "
             "multiplies a cosine by shared / (shared + n)"
         )
-    carrying.say("channels.item-cf", channel, "")
+    carrying.say(f"channels.{kind}", channel, "")
 
 
 def _ease(carrying: Carrying) -> None:

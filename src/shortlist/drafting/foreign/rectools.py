@@ -1,4 +1,4 @@
-"""RecTools: what `model.get_config(simple_types=True)` gives, as JSON or YAML. Of version 0.17."""
+"""RecTools: what `model.get_config(simple_types=True)` gives, as JSON or YAML. Of version 0.19."""
 
 import json
 from collections.abc import Mapping
