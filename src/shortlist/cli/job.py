@@ -15,7 +15,17 @@ from shortlist.outputs import Output, output_at
 if TYPE_CHECKING:
     from shortlist.jobs.engine import Engine
 
-Stage = Literal["prepare", "counts", "item-cf", "bundle", "recommend"]
+Stage = Literal[
+    "prepare",
+    "counts",
+    "item-cf",
+    "swing",
+    "user-cf",
+    "popular",
+    "inverted",
+    "bundle",
+    "recommend",
+]
 
 
 def job(
@@ -24,8 +34,10 @@ def job(
         Stage,
         typer.Argument(
             help="prepare: the log, checked and split; counts: of items; item-cf: neighbours of "
-            "items; bundle: all of it as `train` saves it; recommend: candidates of all users of "
-            "the log. Each makes what it needs and is not there.",
+            "items; swing: of its channels with that similarity; user-cf: the nearest users of all "
+            "users; popular, inverted: lists of items, of everybody, of a segment, or of a value; "
+            "bundle: all of it as `train` saves it; recommend: candidates of all users of the log. "
+            "Each makes what it needs and is not there.",
             show_default=False,
         ),
     ],
@@ -139,7 +151,7 @@ def job(
             told(f"Wrote candidates of all users of the log to {made}.")
             return
         if target is None:
-            {"prepare": steps.prepare, "counts": steps.counts, "item-cf": steps.item_cf}[stage]()
+            getattr(steps, stage.replace("-", "_"))()
             return
         run = steps.bundle(target, overwrite=overwrite, log=not without_log)
     finally:

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,27 +10,36 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from shortlist.data.dataset import FIT_BEFORE, Fit
-from shortlist.data.interactions import BEFORE
+from shortlist.data.interactions import BEFORE, Interactions
+from shortlist.data.kinds import Kinds
 from shortlist.jobs.engine import Engine, Frame
 
 
-def counted_items(engine: Engine, log: Frame, kind: pa.DataType, fit: Fit) -> pl.DataFrame:
-    """Return the items of the rows that `fit` names: id, row, events, users; by id.
+def counted_items(
+    engine: Engine, log: Frame, kind: pa.DataType, fit: Fit, kinds: Kinds | None = None
+) -> pl.DataFrame:
+    """Return the items of the rows that `fit` names: id, row, events, users, targets; by id.
 
     kind: the type of the ids. Rows are those of `Split.training_data`: 1 to n, in order of the ids.
+    targets: how many of the events are one, by `kinds`.
     """
-    schema = pa.schema([("id", kind), ("events", pa.int64()), ("users", pa.int64())])
-    counted = engine.each(log, partial(count_items, fit=fit), schema)
+    counts = ("events", "users", "targets")
+    schema = pa.schema([("id", kind), *((name, pa.int64()) for name in counts)])
+    counted = engine.each(log, partial(count_items, fit=fit, kinds=kinds), schema)
     summed = engine.collected(engine.whole(counted, "id", add_up, schema))
     items = pl.DataFrame(pl.from_arrow(summed)).sort("id")
-    return items.select("id", pl.int_range(1, pl.len() + 1).alias("row"), "events", "users")
+    return items.select("id", pl.int_range(1, pl.len() + 1).alias("row"), *counts)
 
 
-def count_items(table: pa.Table, *, fit: Fit) -> pa.Table:
-    """Step: the events and the users of each item among whole users."""
+def count_items(table: pa.Table, *, fit: Fit, kinds: Kinds | None) -> pa.Table:
+    """Step: the events, the users and the targets of each item among whole users."""
     log = fitted_rows(table, fit)
+    aimed = None if kinds is None else kinds.target(log["kind"].to_numpy())
+    log = log.with_columns(aimed=pl.lit(value=True) if aimed is None else pl.Series(aimed))
     counted = log.group_by("item").agg(
-        events=pl.len().cast(pl.Int64), users=pl.col("user").n_unique().cast(pl.Int64)
+        events=pl.len().cast(pl.Int64),
+        users=pl.col("user").n_unique().cast(pl.Int64),
+        targets=pl.col("aimed").sum().cast(pl.Int64),
     )
     return counted.rename({"item": "id"}).to_arrow()
 
@@ -47,6 +57,21 @@ def fitted_rows(table: pa.Table, fit: Fit) -> pl.DataFrame:
     if "met" in frame.columns:
         kept &= ~pl.col("met")
     return frame.filter(kept).sort("user", "place")
+
+
+def interactions_of(frame: pl.DataFrame, items: Path, kinds: Kinds | None) -> Interactions:
+    """Return rows that `fitted_rows` gave as a log: users 0 to n - 1 in order, items in their rows.
+
+    items: a file that `counted_items` made.
+    """
+    user = frame["user"].rle_id().to_numpy().astype(np.int32)
+    given: dict[str, Any] = {
+        name: frame[name].to_numpy() for name in ("time", "kind") if name in frame.columns
+    }
+    if "weight" in frame.columns:
+        given["weight"] = frame["weight"].to_numpy().astype(np.float32)
+    rows = item_rows(items, frame["item"])
+    return Interactions(user, rows, int(user.max(initial=-1)) + 1, kinds=kinds, **given)
 
 
 def item_rows(path: Path, ids: pl.Series) -> NDArray[np.int32]:

@@ -10,11 +10,15 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from shortlist.errors import JobError
 
 Part: TypeAlias = Callable[[pa.Table], pa.Table]
 """A step: a function of a module, or a `functools.partial` of one, so that it can travel."""
+
+MOST_ENTRIES = 2**31
+"""Entries of all lists of one table from which their places are not known to Arrow."""
 
 Frame: TypeAlias = Any
 """A table in parts, as the engine that made it has it."""
@@ -68,6 +72,20 @@ def stepped(table: pa.Table, part: Part, schema: pa.Schema) -> pa.Table:
             f"{', '.join(schema.names)} were promised"
         )
     return made.select(schema.names).cast(schema)
+
+
+def offsets_of(ends: NDArray[np.int64], longest: Callable[[], str]) -> pa.Array:
+    """Return where the lists of a column start and end. longest: names the longest, for an error.
+
+    Errors: JobError for more entries than a column can have.
+    """
+    if ends[-1] >= MOST_ENTRIES:
+        raise JobError(
+            f"the lists of one part hold {ends[-1]:,} entries, more than a table can have, the "
+            f"longest that of {longest()}: give more --parts or fewer --blocks, or set most_items "
+            "in the channel's options"
+        )
+    return pa.array(ends, pa.int32())
 
 
 def blocks_of(table: pa.Table, key: str) -> Iterator[pa.Table]:

@@ -21,12 +21,12 @@ from shortlist.channels.counting.similarities import (
     weighed,
 )
 from shortlist.data.dataset import Fit
-from shortlist.data.interactions import Interactions
+from shortlist.data.kinds import Kinds
 from shortlist.data.vocabulary import hash_ids
 from shortlist.durations import TimeUnit
 from shortlist.errors import JobError
-from shortlist.jobs.counts import fitted_rows, item_rows
-from shortlist.jobs.engine import Engine, Frame, blocks_of
+from shortlist.jobs.counts import fitted_rows, interactions_of
+from shortlist.jobs.engine import Engine, Frame, blocks_of, offsets_of
 from shortlist.linear.neighbours import Neighbours, Pairs
 
 HEAD = 20
@@ -44,8 +44,9 @@ NEIGHBOURS = pa.schema(
 class Asked:
     """What the steps must know: options of item-cf, rows that are fitted on, unit of the times.
 
-    items: a Parquet file of the items that are fitted, `trained` of them (`counts.counted_items`);
-    for later steps it has more columns: length, or left, right and block.
+    kinds: of the events of the log, None where it has none. items: a Parquet file of the items that
+    are fitted, `trained` of them (`counts.counted_items`); for later steps it has more columns:
+    length, or left, right and block.
     """
 
     options: ItemCFOptions
@@ -53,6 +54,7 @@ class Asked:
     unit: TimeUnit | None
     items: Path
     trained: int
+    kinds: Kinds | None = None
 
 
 def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked, blocks: int) -> Frame:
@@ -94,14 +96,7 @@ def neighbours_in(table: pa.Table, items: int) -> Neighbours:
 def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
     """Step: the distinct pairs of whole users that count, in order, with what each weighs."""
     frame = fitted_rows(table, asked.fit)
-    user = frame["user"].rle_id().to_numpy().astype(np.int32)
-    log = Interactions(
-        user,
-        item_rows(asked.items, frame["item"]),
-        int(user.max(initial=-1)) + 1,
-        time=frame["time"].to_numpy() if "time" in frame.columns else None,
-        weight=frame["weight"].to_numpy().astype(np.float32) if "weight" in frame.columns else None,
-    )
+    log = interactions_of(frame, asked.items, asked.kinds)
     lengths = _column(asked.items, "length") if asked.options.item_weighting == "bm25" else None
     found = weighed(asked.options, log, asked.trained, lengths)
     columns = {
@@ -156,7 +151,12 @@ def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
     size = length[who]
     ends = np.concatenate([[0], np.cumsum(size)])
     place = np.repeat(start[who] - ends[:-1], size) + np.arange(ends[-1])
-    offsets = pa.array(ends, pa.int32())
+
+    def longest() -> str:
+        at = int(length.argmax())
+        return f"user {frame['user'][int(start[at])]!r} with {length[at]:,} items"
+
+    offsets = offsets_of(ends, longest)
     columns = {
         "block": pa.array(block),
         "user": frame["user"].gather(start[who]).to_arrow(),

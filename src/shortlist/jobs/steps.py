@@ -3,28 +3,38 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from shortlist import outputs
 from shortlist.asking.capabilities import Channel
 from shortlist.blending.retrievers import parts
 from shortlist.bundle.formats import JSON
 from shortlist.bundle.store import verify
+from shortlist.channels.counting.inverted import Inverted
 from shortlist.channels.counting.item_cf import ItemCF
+from shortlist.channels.counting.popular import Popular
+from shortlist.channels.counting.user_cf import UserCF
 from shortlist.config import Recipe
 from shortlist.data.dataset import Fit, TrainingData
 from shortlist.data.files import files_of
 from shortlist.data.interactions import Role
+from shortlist.data.kinds import Kinds
 from shortlist.data.times import time_key
-from shortlist.errors import DataError, JobError, SplitError
+from shortlist.errors import DataError, JobError, ModelError, SplitError
+from shortlist.jobs import similar_users
+from shortlist.jobs.catalogue import catalogue_of, listed_inverted, listed_popular, segments_of
 from shortlist.jobs.counts import counted_items
 from shortlist.jobs.engine import Engine
+from shortlist.jobs.item_sums import Summing, sums_of_items
 from shortlist.jobs.local import files_in
 from shortlist.jobs.neighbours import Asked, item_cf, neighbours_in
 from shortlist.jobs.prepared import prepared_split
@@ -99,38 +109,69 @@ class Job:
             return
         with self._making(name, {"fit": fit}, ("log",)) as (folder, told):
             log = self.engine.read(self.stages.path("log"))
-            items = counted_items(self.engine, log, self._kind("item"), fit)
+            items = counted_items(self.engine, log, self._kind("item"), fit, self._kinds)
             items.write_parquet(folder / "part-00000.parquet")
             told |= {"items": len(items), "events": int(items["events"].sum())}
 
     def item_cf(self) -> None:
         """Find the neighbours of all items, for each channel of this kind: `item-cf-NAME-FIT`."""
-        channels = {n: c for n, c in self._channels().items() if isinstance(c, ItemCF)}
+        self._each(ItemCF, self._item_cf, "'item-cf'")
+
+    def swing(self) -> None:
+        """The same, for the channels of this kind whose similarity is swing."""
+        channels = {
+            name: channel
+            for name, channel in self._channels().items()
+            if isinstance(channel, ItemCF) and channel.options.similarity == "swing"
+        }
         if not channels:
-            raise JobError("the recipe has no channel of kind 'item-cf'")
+            raise JobError(
+                "the recipe has no channel of kind 'item-cf' with similarity = \"swing\""
+            )
         for name, channel in channels.items():
             for fit in self._fits():
                 self._item_cf(name, channel, fit)
 
+    def user_cf(self) -> None:
+        """Find the nearest users of all users, for each channel of this kind."""
+        self._each(UserCF, self._user_cf, "'user-cf'")
+
+    def popular(self) -> None:
+        """List items by popularity, for each channel of this kind: `popular-NAME-FIT`."""
+        self._each(Popular, self._popular, "'popular'")
+
+    def inverted(self) -> None:
+        """Sort the lists of the values of an attribute, for each channel of this kind."""
+        self._each(Inverted, self._inverted, "'inverted'")
+
     def bundle(self, out: Path, *, overwrite: bool = False, log: bool = True) -> Run:
-        """Make the bundle that `train` makes, its neighbours taken from the stages."""
-        if any(isinstance(channel, ItemCF) for channel in self._channels().values()):
-            self.item_cf()
+        """Make the bundle that `train` makes, with what the stages have found.
+
+        Neighbours of items and the worth of items of inverted lists come from stages. User-cf and
+        popularity keep nothing beside the log, so they are fitted from it, as towers are.
+        """
         self.prepare()
         retriever = pipeline.build(self.recipe)
         channels = self._channels(retriever)
-        for name, channel in channels.items():
+        found = {n: c for n, c in channels.items() if isinstance(c, ItemCF | Inverted)}
+        for name, channel in found.items():
             if isinstance(channel, ItemCF):
                 channel.found = _Found(self, name)
+            elif channel.options.metric in ("count", "recent"):
+                channel.found = _Worth(self, name)
+            for fit in self._fits():
+                if isinstance(channel, ItemCF):
+                    self._item_cf(name, channel, fit)
+                elif channel.found is not None:
+                    self._inverted(name, channel, fit)
         split = prepared_split(
             self.recipe, self.stages.path("log"), self.stages.manifest("log")["told"]
         )
         run = carry_out(
             *(self.recipe, split, out), retriever=retriever, overwrite=overwrite, log=log
         )
-        for channel in channels.values():
-            if isinstance(channel, ItemCF):
-                channel.found = None  # what comes later is another log
+        for channel in found.values():
+            channel.found = None  # what comes later is another log
         return run
 
     def recommend(self, bundle: Path, k: int) -> Path:
@@ -150,24 +191,125 @@ class Job:
 
     def neighbours(self, name: str, fit: Fit, items: int) -> Neighbours:
         """Return what `item_cf` found for a channel."""
-        folder = self.stages.path(_stage_of(name, fit))
+        folder = self.stages.path(_stage_of("item-cf", name, fit))
         return neighbours_in(pa.concat_tables(pq.read_table(p) for p in files_in(folder)), items)
 
+    def worth(self, name: str, data: TrainingData) -> NDArray[np.float32]:
+        """Return what `inverted` found each trained item to be worth, [items.trained + 1].
+
+        An item that no list of a channel has room for has 0: it is behind all that are there.
+        """
+        folder = self.stages.path(_stage_of("inverted", name, data.fit))
+        lists = pl.concat([pl.read_parquet(path) for path in files_in(folder)])
+        found = np.zeros(data.items.trained + 1, dtype=np.float32)
+        found[data.items.rows(lists["item"])] = lists["worth"].to_numpy()
+        return found
+
+    def _each(self, kind: type, make: Callable[[str, Any, Fit], None], said: str) -> None:
+        """Make the stages of all channels of a kind, for each fit."""
+        channels = {n: c for n, c in self._channels().items() if isinstance(c, kind)}
+        if not channels:
+            raise JobError(f"the recipe has no channel of kind {said}")
+        for name, channel in channels.items():
+            for fit in self._fits():
+                make(name, channel, fit)
+
     def _item_cf(self, name: str, channel: ItemCF, fit: Fit) -> None:
-        self.counts(fit)
-        stage, parents = _stage_of(name, fit), ("log", f"counts-{fit}")
-        settings = {"options": channel.options.model_dump(mode="json"), "fit": fit}
-        if self._is_made(stage, settings, parents):
-            return
-        with self._making(stage, settings, parents) as (folder, told), _scratch(folder) as scratch:
-            items = pl.read_parquet(self.stages.path(f"counts-{fit}") / "part-00000.parquet")
-            items.select("id").write_parquet(scratch / "items.parquet")
+        with self._of_channel("item-cf", name, channel, fit) as (folder, told, scratch):
+            if folder is None:
+                return
+            items, trained = self._items(fit, scratch)
             unit = self.stages.manifest("log")["told"]["unit"]
-            asked = Asked(channel.options, fit, unit, scratch / "items.parquet", len(items))
+            asked = Asked(channel.options, fit, unit, items, trained, self._kinds)
             log = self.engine.read(self.stages.path("log"))
             found = item_cf(self.engine, log, self._kind("user"), asked, self._blocks)
             self.engine.write(found, folder)
             told["neighbours"] = _rows_in(folder)
+
+    def _user_cf(self, name: str, channel: UserCF, fit: Fit) -> None:
+        with self._of_channel("user-cf", name, channel, fit) as (folder, told, scratch):
+            if folder is None:
+                return
+            items, trained = self._items(fit, scratch)
+            asked = similar_users.Asked(
+                *(channel.options, fit, items, trained, self._has("time"), self._blocks),
+                kinds=self._kinds,
+            )
+            log = self.engine.read(self.stages.path("log"))
+            found = similar_users.user_cf(self.engine, log, self._kind("user"), asked)
+            self.engine.write(found, folder)
+            told["neighbours"] = _rows_in(folder)
+
+    def _popular(self, name: str, channel: Popular, fit: Fit) -> None:
+        with self._of_channel("popular", name, channel, fit) as (folder, told, scratch):
+            if folder is None:
+                return
+            options, summing = channel.options, self._summing(channel.options.half_life, fit)
+            users = None
+            if options.segment is not None:
+                users = scratch / "segments.parquet"
+                segments_of(self.recipe, options.segment, self._kind("user")).write_parquet(users)
+            sums = self._sums(replace(summing, segments=users))
+            listed = listed_popular(channel, self._catalogue(fit), sums)
+            listed.write_parquet(folder / "part-00000.parquet")
+            told["rows"] = len(listed)
+
+    def _inverted(self, name: str, channel: Inverted, fit: Fit) -> None:
+        options = channel.options
+        if options.metric not in ("count", "recent"):
+            raise JobError(
+                f'channels.{name}: a job does not sort lists by metric = "{options.metric}": rates '
+                "are of impressions, which are read by one process, in the stage bundle"
+            )
+        with self._of_channel("inverted", name, channel, fit) as (folder, told, _):
+            if folder is None:
+                return
+            sums = self._sums(self._summing(options.half_life, fit))
+            listed = listed_inverted(channel, self._catalogue(fit), sums)
+            listed.write_parquet(folder / "part-00000.parquet")
+            told["rows"] = len(listed)
+
+    @contextmanager
+    def _of_channel(
+        self, kind: str, name: str, channel: Any, fit: Fit
+    ) -> Iterator[tuple[Path | None, dict[str, JSON], Path]]:
+        """The folder of a channel's stage to fill, None where it is there; and one for scratch."""
+        self.counts(fit)
+        stage, parents = _stage_of(kind, name, fit), ("log", f"counts-{fit}")
+        settings: dict[str, JSON] = {"options": channel.options.model_dump(mode="json"), "fit": fit}
+        if kind in ("popular", "inverted"):
+            settings["features"] = self.recipe.features.model_dump(mode="json")
+        if self._is_made(stage, settings, parents):
+            yield None, {}, Path()
+            return
+        with self._making(stage, settings, parents) as (folder, told), _scratch(folder) as scratch:
+            yield folder, told, scratch
+
+    def _items(self, fit: Fit, scratch: Path) -> tuple[Path, int]:
+        """A file of the ids of the fitted items, in the order of their rows, and how many."""
+        items = self._counted(fit).select("id")
+        items.write_parquet(scratch / "items.parquet")
+        return scratch / "items.parquet", len(items)
+
+    def _counted(self, fit: Fit) -> pl.DataFrame:
+        return pl.read_parquet(self.stages.path(f"counts-{fit}") / "part-00000.parquet")
+
+    def _summing(self, half_life: float | str | None, fit: Fit) -> Summing:
+        unit = self.stages.manifest("log")["told"]["unit"]
+        if half_life is not None and not self._has("time"):
+            raise ModelError("half_life needs data.time, the column an event's age is told from")
+        return Summing(fit, self._kinds, half_life, unit)
+
+    def _sums(self, summing: Summing) -> pl.DataFrame:
+        log = self.engine.read(self.stages.path("log"))
+        time = self._kind("time") if self._has("time") else pa.int64()
+        return sums_of_items(
+            self.engine, log, (self._kind("user"), self._kind("item"), time), summing
+        )
+
+    def _catalogue(self, fit: Fit) -> TrainingData:
+        told = self.stages.manifest("log")["told"]
+        return catalogue_of(self.recipe, self._counted(fit), fit, told["unit"], self._has("time"))
 
     def _write_roles(self, read: Read, folder: Path, scratch: Path) -> None:
         split, columns = self.recipe.split, read.columns
@@ -214,7 +356,19 @@ class Job:
 
     def _kind(self, column: str) -> pa.DataType:
         """The type of a column of the prepared log."""
-        return pq.read_schema(files_in(self.stages.path("log"))[0]).field(column).type
+        return self._columns().field(column).type
+
+    def _has(self, column: str) -> bool:
+        return column in self._columns().names
+
+    def _columns(self) -> pa.Schema:
+        return pq.read_schema(files_in(self.stages.path("log"))[0])
+
+    @property
+    def _kinds(self) -> Kinds | None:
+        """What the kinds of events of the log mean; None where it has none."""
+        events = pipeline.schema_of(self.recipe).events
+        return Kinds.of(events) if events else None
 
     def _is_made(
         self, name: str, settings: Mapping[str, JSON], parents: tuple[str, ...] = ()
@@ -242,6 +396,16 @@ class _Found:
         return self._job.neighbours(self._name, data.fit, data.items.trained)
 
 
+class _Worth:
+    """What items of one channel of inverted lists are worth, as `Inverted.found` asks for it."""
+
+    def __init__(self, job: Job, name: str) -> None:
+        self._job, self._name = job, name
+
+    def __call__(self, data: TrainingData) -> NDArray[np.float32]:
+        return self._job.worth(self._name, data)
+
+
 def _same(table: pa.Table) -> pa.Table:
     """Step: nothing but bringing groups together."""
     return table
@@ -258,8 +422,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
         outputs.remove(scratch)
 
 
-def _stage_of(name: str, fit: Fit) -> str:
-    return f"item-cf-{name}-{fit}"
+def _stage_of(kind: str, name: str, fit: Fit) -> str:
+    return f"{kind}-{name}-{fit}"
 
 
 def _of_log(recipe: Recipe) -> dict[str, JSON]:

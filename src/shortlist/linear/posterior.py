@@ -74,22 +74,37 @@ def decayed_counts(
     >>> decayed_counts(log, 2, half_life=10, unit=None)
     array([0.  , 1.25, 0.5 ])
     """
-    weights = decay(log, half_life, unit)
-    if log.worth is not None:
-        weights = weights * log.worth
+    weights = weights_of_events(log, half_life, unit)
     counts = np.bincount(log.item, weights=weights, minlength=items + 1)[: items + 1]
     counts[0] = 0
     return counts.astype(np.float64)
 
 
-def decay(log: Interactions, half_life: float | str, unit: TimeUnit | None) -> NDArray[np.float64]:
+def weights_of_events(
+    log: Interactions,
+    half_life: float | str | None,
+    unit: TimeUnit | None,
+    newest: float | None = None,
+) -> NDArray[np.float64]:
+    """Return what each event counts for its kind and, with a half-life, for its age, [n].
+
+    newest: the time that ages are told from, where `log` is a part; None: that of its newest event.
+    """
+    weights = np.ones(len(log)) if half_life is None else decay(log, half_life, unit, newest)
+    return weights if log.worth is None else weights * log.worth
+
+
+def decay(
+    log: Interactions, half_life: float | str, unit: TimeUnit | None, newest: float | None = None
+) -> NDArray[np.float64]:
     """Return what each event counts for its age, [n] in (0, 1]: see `decayed_counts`."""
     if log.time is None:
         raise ModelError("half_life needs data.time, the column an event's age is told from")
     if not len(log):
         return np.zeros(0)
     with np.errstate(over="ignore", under="ignore"):
-        age = (log.time.max() - log.time) / in_units(half_life, unit, "half_life")
+        newest = log.time.max() if newest is None else log.time.dtype.type(newest)
+        age = (newest - log.time) / in_units(half_life, unit, "half_life")
         weights: NDArray[np.float64] = np.exp2(-age)
     return weights
 

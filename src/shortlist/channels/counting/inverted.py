@@ -1,6 +1,6 @@
 """Which items have what the user likes? Lists of items by attribute value, best first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -130,6 +130,9 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     reads_log = False
 
     options_type: ClassVar[type[Section]] = InvertedOptions
+
+    found: Callable[[TrainingData], NDArray[np.float32]] | None = None
+    """Where a job has found what items are worth already: what `learn` asks first."""
 
     _members: Members
     _lists: SortedLists
@@ -266,6 +269,19 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
             parts.append(pl.DataFrame(part, schema=REASONS))
         return pl.concat(parts)
 
+    def listed(self) -> pl.DataFrame:
+        """Return the lists: value, rank, item and what it is worth, best first."""
+        lists = self._lists
+        value = np.repeat(np.arange(len(self.values)), np.diff(lists.start))
+        return pl.DataFrame(
+            {
+                "value": pl.Series(self.values, dtype=pl.String).gather(value),
+                "rank": np.arange(len(value)) - lists.start[value] + 1,
+                "item": self.data.items.external(lists.item),
+                "worth": lists.worth,
+            }
+        )
+
     def learned(self) -> dict[str, Tensor]:
         """The lists: after a refresh of some, they are not those of a fit."""
         return {
@@ -350,6 +366,8 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
 
     def _worth(self, data: TrainingData) -> NDArray[np.float32]:
         """The metric of each trained item row, [items.trained + 1]."""
+        if self.found is not None:
+            return self.found(data)
         options = self.options
         return posterior(
             data,

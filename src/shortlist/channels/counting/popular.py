@@ -20,13 +20,16 @@ from shortlist.compiled import compiled
 from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
-from shortlist.linear.posterior import decay
+from shortlist.linear.posterior import weights_of_events
 from shortlist.sections.base import Duration, Positive, Section, Text
 from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress
 
 STRENGTH = 1000.0
 """Events that the shares of all users count as in a segment, where nobody says how many."""
+
+NO_KEYS = np.zeros(0, dtype=np.int64)
+NO_COUNTS = np.zeros(0)
 
 
 class PopularOptions(Section):
@@ -104,50 +107,88 @@ class Popular(Explaining):
 
         Raises ModelError for a half-life without times, or a segment no categorical column has.
         """
-        self.data = data
         options, log, items = self.options, data.training_targets, data.items
-        weight = np.ones(len(log))
-        if options.half_life is not None:
-            weight = decay(log, options.half_life, data.time_unit)
-        if log.worth is not None:
-            weight = weight * log.worth
+        weight = weights_of_events(log, options.half_life, data.time_unit)
         # Events observed since may be of items that become candidates with the next fit only.
-        counts = np.bincount(log.item, weight, minlength=items.trained + 1)[: items.trained + 1]
+        counts = _summed(log.item, weight, items.trained + 1)[: items.trained + 1]
         if data.counts is not None:
             counts = data.counts.astype(np.float64)
+        if options.segment is None:
+            return self.rank(data, counts)
+        values, self._segment_of = categories(
+            options.segment, data.user_frame, data.user_features, data.users
+        )
+        of = self._segment_of[log.user]
+        known = (of > 0) & (log.item <= items.trained)
+        keys, place = np.unique(of[known] * (len(items) + 1) + log.item[known], return_inverse=True)
+        return self.rank(data, counts, values, keys, _summed(place, weight[known], len(keys)))
+
+    def rank(
+        self,
+        data: TrainingData,
+        counts: NDArray[np.float64],
+        segments: tuple[str, ...] = (),
+        keys: NDArray[np.int64] = NO_KEYS,
+        count: NDArray[np.float64] = NO_COUNTS,
+    ) -> Self:
+        """Rank items by what their events count together, [items.trained + 1].
+
+        keys: segment · (items + 1) + item row, ascending, segments numbered from 1; count: what the
+        events of each key count together.
+        """
+        self.data = data
+        options, items = self.options, data.items
         self._global = np.zeros(len(items) + 1)
         self._global[: items.trained + 1] = counts
         if options.segment is not None:
             self._global *= (options.strength or STRENGTH) / max(counts.sum(), 1.0)
-            self._count_segments(options.segment, weight)
+            self._segments, self._pairs, self._count = segments, keys, count
+            self._list_segments()
         rows = torch.from_numpy(data.candidates(with_features=True))
         scores = torch.from_numpy(self._global.astype(np.float32))
-        keys = torch.from_numpy(items.tie_keys)
+        tie_keys = torch.from_numpy(items.tie_keys)
         # One vector of one number, minus the rank: no two are equal, so the order is one sort.
-        order = torch.argsort(keys[rows], stable=True)
+        order = torch.argsort(tie_keys[rows], stable=True)
         order = order[torch.argsort(scores[rows][order], descending=True, stable=True)]
         self._scores, self._rows = scores, rows[order]
         ranks = -torch.arange(len(order), dtype=torch.float32)[:, None]
         self._index = ExactIndex("dot").build(self._rows, ranks)
         return self
 
-    def _count_segments(self, segment: str, weight: NDArray[np.float64]) -> None:
-        """Count what each segment met: pairs of (segment, item), by item and by score."""
-        data, log, width = self.data, self.data.training_targets, len(self.data.items) + 1
-        self._segments, self._segment_of = categories(
-            segment, data.user_frame, data.user_features, data.users
-        )
-        of = self._segment_of[log.user]
-        known = (of > 0) & (log.item <= data.items.trained)
-        keys = of[known] * width + log.item[known]
-        self._pairs, place = np.unique(keys, return_inverse=True)
-        self._count = np.bincount(place, weight[known], minlength=len(self._pairs))
-        owner, met = self._pairs // width, self._pairs % width
+    def _list_segments(self) -> None:
+        """List what each segment met, by item and by score."""
+        items = self.data.items
+        owner, met = self._pairs // (len(items) + 1), self._pairs % (len(items) + 1)
         sizes = np.bincount(owner, minlength=len(self._segments) + 1)
         start = np.concatenate([[0], np.cumsum(sizes)])
         scores = (self._count + self._global[met]).astype(np.float32)
-        order = np.lexsort((data.items.tie_keys[met], -scores, owner))
+        order = np.lexsort((items.tie_keys[met], -scores, owner))
         self._lists = start, met, met[order], scores[order]
+
+    def listed(self) -> pl.DataFrame:
+        """Return the lists: segment (null: that of everybody), rank, item and score, best first.
+
+        A segment's own list holds what its users met; of other items they get those of everybody.
+        """
+        everybody, scores = self._rows.numpy(), self._scores.numpy()
+        names: list[str | None] = [None] * len(everybody)
+        lists = [(names, np.arange(len(everybody)), everybody, scores[everybody])]
+        if self.options.segment is not None:
+            start, _, rows, own = self._lists
+            owner = np.repeat(np.arange(len(start) - 1), np.diff(start))
+            texts = pl.Series(["", *self._segments]).gather(owner).to_list()
+            lists.append((texts, np.arange(len(rows)) - start[owner], rows, own))
+        return pl.concat(
+            pl.DataFrame(
+                {
+                    "segment": pl.Series(texts, dtype=pl.String),
+                    "rank": rank + 1,
+                    "item": self.data.items.external(rows),
+                    "score": own,
+                }
+            )
+            for texts, rank, rows, own in lists
+        )
 
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended at all."""
@@ -263,6 +304,10 @@ class Popular(Explaining):
         """Count again. Bundles from before there were options have none."""
         options = PopularOptions.model_validate(settings.get("options", {}))
         return cls(options, device=device).fit_data(data)
+
+
+def _summed(keys: NDArray[Any], weight: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    return np.asarray(np.bincount(keys, weight, length), dtype=np.float64)
 
 
 @compiled

@@ -20,6 +20,7 @@ from shortlist.channels.counting.history import (
     profiles,
 )
 from shortlist.channels.kept import check_tensors
+from shortlist.data.interactions import Interactions
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.linear.from_scipy import csr_array, diags_array
@@ -82,34 +83,15 @@ class UserCF(Counting[UserCFOptions], Explaining):
         for name in ("recency", "latest_items", "most_items"):
             if getattr(options, name) is not None and log.time is None:
                 raise ModelError(f"{name} needs data.time: without it a history has no order")
-        items = data.items.trained
-        if options.most_items is not None:
-            pairs = counted_pairs(log, items, options.values, options.most_items)
-            keys = log.user.astype(np.int64) * (items + 1) + log.item
-            log = log.keep(np.isin(keys, keys[pairs.event]) & (log.item <= items))
-        matrix = self._by_user(user_item_matrix(log, items, options.values))
-        lent = matrix
-        if log.target is not None:
-            lent = self._by_user(user_item_matrix(log, items, options.values, targets=True))
+        items, users = data.items.trained, data.users.trained
+        matrix, lent = met_by_users(options, log, items, users)
         counts = np.bincount(matrix.indices, minlength=items + 1)
-        weight = np.ones(items + 1)
-        if options.item_weighting == "iuf":
-            weight = inverse_frequency(counts)
+        weight = weights_of_items(options, counts)
         self._matrix, self._lent, self._weight = matrix, lent, weight
         self._by_item = (diags_array(weight) @ matrix.T).tocsr()
         self._norm = self._size(matrix)
         self._user_ties = TieRanks.of(data.users.tie_keys[: data.users.trained + 1])
         self._item_ties = TieRanks.of(data.items.tie_keys[: items + 1])
-
-    def _by_user(self, matrix: Matrix) -> Matrix:
-        """The rows of trained users; under jaccard as sets, which know no weights of kinds."""
-        rows = matrix[: self.data.users.trained + 1].astype(np.float64)
-        return self._as_sets(rows)
-
-    def _as_sets(self, matrix: Matrix) -> Matrix:
-        if self.options.similarity == "jaccard" and self.data.log.worth is not None:
-            matrix.data[:] = 1
-        return matrix
 
     def search(self, block: RowQueries, k: int) -> Hits:
         """Answer B queries: the neighbours' items, added up."""
@@ -133,23 +115,12 @@ class UserCF(Counting[UserCFOptions], Explaining):
 
         float32 values, columns ascending; equal similarities go by the users' tie keys.
         """
-        profile = self.profile(block).astype(np.float64)
-        size, own = self._size(profile), block.users.numpy()
-        count = min(self.options.neighbours, max(self.data.users.trained, 1))
-        ids = np.zeros((len(own), count), dtype=np.int64)
-        similar = np.zeros((len(own), count), dtype=np.float32)
-        for start, stop, shared in _products(profile, self._by_item):
-            query = np.repeat(np.arange(start, stop), np.diff(shared.indptr))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                if self.options.similarity == "jaccard":
-                    below = size[query] + self._norm[shared.indices] - shared.data
-                else:
-                    below = size[query] * self._norm[shared.indices]
-                shared.data = np.where(below > 0, shared.data / below, 0.0)
-            owner = own[start:stop], np.arange(stop - start + 1)
-            keys = _keys(shared, owner, self._user_ties, count)
-            best_first(keys, self._user_ties, ids[start:stop], similar[start:stop])
-        query, place = np.nonzero((ids > 0) & (similar != 0))
+        profile, own = self.profile(block).astype(np.float64), block.users.numpy()
+        sizes = self._size(profile), self._norm
+        ids, similar = nearest_users(
+            self.options, profile, self._by_item, sizes, own, self._user_ties
+        )
+        query, place = np.nonzero(ids > 0)
         values = similar[query, place].astype(np.float64)
         shape = (len(own), self._matrix.shape[0])
         return csr_array((values, (query, ids[query, place])), shape=shape)
@@ -160,7 +131,7 @@ class UserCF(Counting[UserCFOptions], Explaining):
 
     def profile(self, block: RowQueries) -> Matrix:
         """Return the weights of the histories, [B, items.trained + 1], as for linear channels."""
-        return self._as_sets(profiles(block, self.options, self.data.items.trained))
+        return profile_of(block, self.options, self.data.items.trained)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
         """Return what each event gives (cosine), or each neighbour (jaccard).
@@ -205,11 +176,86 @@ class UserCF(Counting[UserCFOptions], Explaining):
         self.learn()
 
     def _size(self, matrix: Matrix) -> NDArray[np.float64]:
-        """The size of each history: its length as a vector, or as a (weighted) set."""
-        if self.options.similarity == "jaccard":
-            return np.asarray(matrix @ self._weight)
-        squares: NDArray[np.float64] = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
-        return np.sqrt(squares)
+        return sizes_of(self.options, matrix, self._weight)
+
+
+def met_by_users(
+    options: UserCFOptions, log: Interactions, items: int, users: int
+) -> tuple[Matrix, Matrix]:
+    """Return what users are compared by, and what they lend, [users + 1, items + 1] float64 each.
+
+    A row needs the events of its own user only. Under jaccard both are sets, which know no weights
+    of kinds; with kinds of events the second is of targets alone.
+    """
+    if options.most_items is not None:
+        pairs = counted_pairs(log, items, options.values, options.most_items)
+        keys = log.user.astype(np.int64) * (items + 1) + log.item
+        log = log.keep(np.isin(keys, keys[pairs.event]) & (log.item <= items))
+
+    def matrix(*, targets: bool) -> Matrix:
+        made = user_item_matrix(log, items, options.values, targets=targets)
+        return _as_sets(options, made[: users + 1].astype(np.float64))
+
+    compared = matrix(targets=False)
+    return compared, compared if log.target is None else matrix(targets=True)
+
+
+def profile_of(block: RowQueries, options: UserCFOptions, items: int) -> Matrix:
+    """Return the weights of the histories, [B, items + 1], as for linear channels."""
+    return _as_sets(options, profiles(block, options, items))
+
+
+def weights_of_items(options: UserCFOptions, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what a shared item counts, [items + 1]; counts: how many users each has."""
+    return inverse_frequency(counts) if options.item_weighting == "iuf" else np.ones(len(counts))
+
+
+def sizes_of(
+    options: UserCFOptions, matrix: Matrix, weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the size of each history: its length as a vector, or as a (weighted) set."""
+    if options.similarity == "jaccard":
+        return np.asarray(matrix @ weight)
+    squares: NDArray[np.float64] = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
+    return np.sqrt(squares)
+
+
+def nearest_users(
+    options: UserCFOptions,
+    profile: Matrix,
+    by_item: Matrix,
+    sizes: tuple[NDArray[np.float64], NDArray[np.float64]],
+    own: NDArray[np.int64],
+    ties: TieRanks,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the rows of the users nearest to B histories, and how near, [B, N]; 0 past the end.
+
+    profile: [B, items + 1]; by_item: [items + 1, users + 1], what they met, weighed; sizes: of the
+    histories [B] and of the users [users + 1]; own: [B], whose history it is, 0 for nobody's.
+    """
+    count = min(options.neighbours, max(len(ties.rank) - 1, 1))
+    ids = np.zeros((len(own), count), dtype=np.int64)
+    similar = np.zeros((len(own), count), dtype=np.float32)
+    size, norm = sizes
+    for start, stop, shared in _products(profile, by_item):
+        query = np.repeat(np.arange(start, stop), np.diff(shared.indptr))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if options.similarity == "jaccard":
+                below = size[query] + norm[shared.indices] - shared.data
+            else:
+                below = size[query] * norm[shared.indices]
+            shared.data = np.where(below > 0, shared.data / below, 0.0)
+        owner = own[start:stop], np.arange(stop - start + 1)
+        keys = _keys(shared, owner, ties, count)
+        best_first(keys, ties, ids[start:stop], similar[start:stop])
+    ids[similar == 0] = 0
+    return ids, similar
+
+
+def _as_sets(options: UserCFOptions, matrix: Matrix) -> Matrix:
+    if options.similarity == "jaccard":
+        matrix.data[:] = 1
+    return matrix
 
 
 def _products(left: Matrix, right: Matrix) -> Iterator[tuple[int, int, Matrix]]:

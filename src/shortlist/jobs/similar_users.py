@@ -1,0 +1,241 @@
+"""Which users are nearest to each user? UserCF, on blocks of users and the items they have met.
+
+It is `neighbours` turned round: an item's list of users goes once to each block that it touches.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from shortlist.asking.rows import RowQueries
+from shortlist.channels.counting.user_cf import (
+    UserCFOptions,
+    met_by_users,
+    nearest_users,
+    profile_of,
+    sizes_of,
+    weights_of_items,
+)
+from shortlist.data.dataset import Fit
+from shortlist.data.interactions import Interactions
+from shortlist.data.kinds import Kinds
+from shortlist.data.ragged import Ragged
+from shortlist.data.vocabulary import hash_ids
+from shortlist.errors import ModelError
+from shortlist.jobs.counts import fitted_rows, interactions_of
+from shortlist.jobs.engine import Engine, Frame, blocks_of, offsets_of
+from shortlist.jobs.local import bucket_of
+from shortlist.linear.from_scipy import csr_array, diags_array
+from shortlist.linear.matrix import Matrix
+from shortlist.linear.ranking import TieRanks
+
+BESIDE = {"value": pa.float32(), "norm": pa.float64(), "asked": pa.float32(), "size": pa.float64()}
+"""What stands beside a user who met an item: the entry of what the user is compared by and its
+size, and the entry of the profile that the user is asked with and its size; an entry is NaN where
+there is none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the steps must know: options of user-cf, rows that are fitted on, kinds of events.
+
+    items: a Parquet file of the items that are fitted, `trained` of them (`counts.counted_items`);
+    for later steps it has the column `users`: how many have an entry of each. ordered: whether the
+    log tells the order of events.
+    """
+
+    options: UserCFOptions
+    fit: Fit
+    items: Path
+    trained: int
+    ordered: bool
+    blocks: int
+    kinds: Kinds | None = None
+
+
+def similar_schema(kind: pa.DataType) -> pa.Schema:
+    """Return the columns of the nearest users of each user; kind: of their ids."""
+    return pa.schema(
+        [("user", kind), ("rank", pa.int32()), ("near", kind), ("similarity", pa.float32())]
+    )
+
+
+def user_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked) -> Frame:
+    """Return the nearest users of all users who are fitted, in parts. log: a prepared log.
+
+    kind: of its user ids. Errors: ModelError for options that need an order; JobError for an item
+    of more users than a table can hold, by its id.
+    """
+    for name in ("recency", "latest_items", "most_items"):
+        if getattr(asked.options, name) is not None and not asked.ordered:
+            raise ModelError(f"{name} needs data.time: without it a history has no order")
+    counted = pa.schema({"row": pa.int32(), "users": pa.int64()})
+    counts = engine.whole(
+        engine.each(log, partial(count_users, asked=asked), counted), "row", add_users, counted
+    )
+    asked = _with_users(asked, engine.collected(counts))
+    given = pa.schema({"user": kind, "row": pa.int32(), **BESIDE})
+    pairs = engine.each(log, partial(pairs_of, asked=asked), given)
+    lists = {name: pa.list_(dtype) for name, dtype in BESIDE.items()}
+    schema = pa.schema({"block": pa.int64(), "row": pa.int32(), "users": pa.list_(kind), **lists})
+    dealt = engine.whole(pairs, "row", partial(lists_of, asked=asked), schema)
+    step = partial(near, asked=asked)
+    return engine.whole(dealt, "block", step, similar_schema(kind), dense=True)
+
+
+def count_users(table: pa.Table, *, asked: Asked) -> pa.Table:
+    """Step: how many of these whole users have an entry of each item."""
+    log = interactions_of(fitted_rows(table, asked.fit), asked.items, asked.kinds)
+    matrix, _ = met_by_users(asked.options, log, asked.trained, log.users - 1)
+    rows, counts = np.unique(matrix.indices, return_counts=True)
+    return pa.table({"row": rows.astype(np.int32), "users": counts.astype(np.int64)})
+
+
+def add_users(table: pa.Table) -> pa.Table:
+    """Step: the counts of each row, added up."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame.group_by("row").agg(pl.col("users").sum()).to_arrow()
+
+
+def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+    """Step: each item of each of these whole users, with its entries and the user's sizes."""
+    frame = fitted_rows(table, asked.fit)
+    log = interactions_of(frame, asked.items, asked.kinds)
+    weight = weights_of_items(asked.options, _users_of_items(asked.items))
+    matrix, _ = met_by_users(asked.options, log, asked.trained, log.users - 1)
+    profile = profile_of(_asked_with(log), asked.options, asked.trained).astype(np.float64)
+    width = asked.trained + 1
+    keys = [_keys_of(entries, width) for entries in (matrix, profile)]
+    every = np.union1d(*keys)
+    owner, row = every // width, (every % width).astype(np.int32)
+    columns = {"user": frame["user"].unique(maintain_order=True).gather(owner), "row": row}
+    for (name, size), key, entries in zip(
+        (("value", "norm"), ("asked", "size")), keys, (matrix, profile), strict=True
+    ):
+        found = np.full(len(every), np.nan, dtype=np.float32)
+        found[np.searchsorted(every, key)] = entries.data
+        columns |= {name: found, size: sizes_of(asked.options, entries, weight)[owner]}
+    return pl.DataFrame(columns).to_arrow()
+
+
+def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+    """Step: the users of each whole item, once for each block of users that is asked with it."""
+    order = np.argsort(table["row"].to_numpy(), kind="stable")
+    table = table.take(pa.array(order))
+    row = table["row"].to_numpy()
+    length = np.unique(row, return_counts=True)[1]
+    start = np.concatenate([[0], np.cumsum(length)])
+    owner = np.repeat(np.arange(len(length)), length)
+    wanted = ~np.isnan(table["asked"].to_numpy())
+    block = bucket_of(table["user"], asked.blocks)
+    touched = np.unique(owner[wanted] * asked.blocks + block[wanted])
+    item, block = touched // asked.blocks, touched % asked.blocks
+    size = length[item]
+    ends = np.concatenate([[0], np.cumsum(size)])
+
+    def longest() -> str:
+        at = int(length.argmax())
+        return f"item {_ids(asked.items)[int(row[start[at]]) - 1]!r} with {length[at]:,} users"
+
+    offsets = offsets_of(ends, longest)
+    place = pa.array(np.repeat(start[item] - ends[:-1], size) + np.arange(ends[-1]))
+    columns = {"block": pa.array(block), "row": pa.array(row[start[item]], pa.int32())}
+    for name in ("user", *BESIDE):
+        column = table[name].take(place).combine_chunks()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        columns["users" if name == "user" else name] = pa.ListArray.from_arrays(offsets, column)
+    return pa.table(columns)
+
+
+def near(table: pa.Table, *, asked: Asked) -> pa.Table:
+    """Step: the nearest users of the users of whole blocks, from all lists that touch each."""
+    made = [_near_in(block, asked) for block in blocks_of(table, "block")]
+    kind = table.schema.field("users").type.value_type
+    return pa.concat_tables(made) if made else similar_schema(kind).empty_table()
+
+
+def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
+    """The nearest users of the users of one block: its items and users in their order, from 1."""
+    block = table["block"][0].as_py()
+    table = table.sort_by("row")
+    frame = pl.DataFrame(pl.from_arrow(table)).explode("users", *BESIDE)
+    users = frame["users"].unique().sort()
+    user = np.asarray(users.search_sorted(frame["users"])) + 1
+    rows, item = np.unique(frame["row"].to_numpy(), return_inverse=True)
+    shape = len(users) + 1, len(rows)
+
+    def entries(name: str) -> Matrix:
+        value = frame[name].to_numpy()
+        there = ~np.isnan(value)
+        found = value[there].astype(np.float64), (user[there], item[there])
+        return csr_array(found, shape=shape)
+
+    def of_users(name: str) -> NDArray[np.float64]:
+        found = np.zeros(len(users) + 1)
+        found[user] = frame[name].to_numpy()
+        return found
+
+    own = 1 + np.flatnonzero(bucket_of(pa.chunked_array([users.to_arrow()]), asked.blocks) == block)
+    profile = entries("asked")[own]
+    weight = weights_of_items(asked.options, _users_of_items(asked.items))[rows]
+    ids, similar = nearest_users(
+        asked.options,
+        profile,
+        (diags_array(weight) @ entries("value").T).tocsr(),
+        (of_users("size")[own], of_users("norm")),
+        own,
+        TieRanks.of(np.append(0, hash_ids(users).view(np.int64))),
+    )
+    query, place = np.nonzero(ids)
+    rank = np.arange(len(query)) - np.searchsorted(query, query) + 1
+    return pa.table(
+        {
+            "user": users.gather(own[query] - 1).to_arrow(),
+            "rank": pa.array(rank, pa.int32()),
+            "near": users.gather(ids[query, place] - 1).to_arrow(),
+            "similarity": pa.array(similar[query, place]),
+        }
+    ).cast(similar_schema(table.schema.field("users").type.value_type))
+
+
+def _asked_with(log: Interactions) -> RowQueries:
+    """The users of a log, each asking with all they have met."""
+    return RowQueries(
+        torch.arange(log.users),
+        Ragged(torch.from_numpy(log.item).long(), torch.from_numpy(log.indptr)),
+        exclude=True,
+        weight=None if log.weight is None else torch.from_numpy(log.weight),
+        kind=None if log.kind is None else torch.from_numpy(log.kind),
+        kinds=log.kinds,
+    )
+
+
+def _keys_of(entries: Matrix, width: int) -> NDArray[np.int64]:
+    owner = np.repeat(np.arange(entries.shape[0]), np.diff(entries.indptr)).astype(np.int64)
+    return np.asarray(owner * width + entries.indices)
+
+
+def _with_users(asked: Asked, counted: pa.Table) -> Asked:
+    """The items with how many users have an entry of each, in another file beside the first."""
+    users = np.zeros(asked.trained + 1, dtype=np.int64)
+    users[counted["row"].to_numpy()] = counted["users"].to_numpy()
+    path = asked.items.with_name("items-users.parquet")
+    pl.read_parquet(asked.items).with_columns(users=pl.Series(users[1:])).write_parquet(path)
+    return replace(asked, items=path)
+
+
+@lru_cache(maxsize=2)
+def _users_of_items(path: Path) -> NDArray[np.int64]:
+    """How many users have an entry of each row, [items + 1]; kept in the process."""
+    return np.append(0, pl.read_parquet(path, columns=["users"])["users"].to_numpy())
+
+
+@lru_cache(maxsize=2)
+def _ids(path: Path) -> pl.Series:
+    return pl.read_parquet(path, columns=["id"])["id"]
