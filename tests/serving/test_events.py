@@ -207,12 +207,37 @@ def test_a_full_disk_is_503_and_nothing_acknowledged_is_lost(shop, monkeypatch):
     assert not place.recommend()["without_events"]
 
 
+def test_the_newest_events_of_all_users_are_listed_and_those_of_a_deleted_one_are_not(shop, fitted):
+    place = shop()
+    first = {"user": USER, "item": ITEMS[0], "kind": "click", "time": 1_700_000_000, "id": "e-1"}
+    place.send(first)
+    place.send({"user": OTHER, "item": ITEMS[1]}, first, {"user": NEW, "item": 1})
+    place.send(first)  # sent again, it is no new one
+    listed = place.reader.get("/v1/events").json
+    assert listed["sequence"] == [3, 2, 1]
+    assert (listed["users"], listed["items"]) == ([NEW, OTHER, USER], [1, ITEMS[1], ITEMS[0]])
+    titles = fitted.data.titles(fitted.data.items.rows(ITEMS[:2]))
+    assert listed["titles"] == [None, *titles[::-1]]
+    assert listed["kinds"] == [None, None, "click"]
+    assert listed["times"][2] == 1_700_000_000
+    assert listed["item_change"] == 0
+    assert place.reader.get("/v1/events", "limit=1").json["users"] == [NEW]
+    assert place.reader.get("/v1/events", "limit=0").code == "invalid_request"
+    place.admin.ask("DELETE", f"/v1/users/{OTHER}")
+    assert place.reader.get("/v1/events").json["users"] == [NEW, USER]
+    place.app.events.store.forget(NEW)  # as another process does
+    place.app.events._leave(place.app.events.store.forgotten())  # as whoever tidies finds
+    assert place.reader.get("/v1/events").json["users"] == [USER]
+
+
 def test_events_of_a_service_that_keeps_none_are_refused(open_app, make_client, bundle):
     client = make_client(open_app(bundle, Settings(write_token=WRITER, admin_token=ADMIN)), WRITER)
     said = client.post("/v1/events", {"events": [{"user": USER, "item": 1}]})
     assert (said.status, said.code) == (422, "not_supported")
     client.token = ADMIN
     assert client.ask("DELETE", f"/v1/users/{USER}").code == "not_supported"
+    client.token = None
+    assert client.get("/v1/events").code == "not_supported"
 
 
 def test_tokens_that_open_two_doors_are_refused():

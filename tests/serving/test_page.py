@@ -4,15 +4,17 @@ The journeys need Playwright (a Python package) and a Chromium (Debian: chromium
 SHORTLIST_CHROMIUM names. Without them they are skipped, and only the files are examined.
 """
 
+import json
 import os
 import re
 import shutil
+from urllib.request import Request, urlopen
 
 import numpy as np
 import polars as pl
 import pytest
 
-from patience import PATIENCE
+from patience import PATIENCE, PATIENT
 from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import save
 from shortlist.channels.counting.popular import Popular
@@ -153,14 +155,16 @@ def test_the_journey_with_towers(fitted, tmp_path, running, visit):
         assert page.locator("#status").inner_text() == (
             f"20 candidates for user {user}, {len(met)} events met."
         )
-        page.get_by_text("is no sum of reasons").first.wait_for()
+        row = page.locator("#candidates .row").first
+        row.get_by_text("because of ").wait_for()  # what its score would lose without an item
+        assert row.locator(".under").inner_text().removeprefix("because of ") in met
 
         page.locator("#candidates .row").nth(2).click()
         assert page.locator("#item-name").inner_text() == expected(fitted, user)[2]
-        alone = fitted.recommend(user_and(fitted, user, 2), 6)
+        alike = fitted.similar([fitted.recommend([user], 20).ids[0][2]], 6)
         page.locator("#similar .row").first.wait_for()
         shown = page.locator("#similar .row > span:first-child").all_inner_texts()
-        assert shown == titles_of(fitted, alone.ids[0])
+        assert shown == titles_of(fitted, alike.ids[0])
 
         page.get_by_label("Leave out what they have met").uncheck()
         page.locator("#candidates .seen").first.wait_for()
@@ -203,11 +207,6 @@ def test_the_index_is_drawn_and_told_with_its_trials(bundle, running, visit):
         across, down = np.array(places).T
         assert (np.diff(across) > 0).all()  # slower: further right
         assert (np.diff(down) < 0).all()  # more recall: higher up
-
-
-def user_and(retriever, user, place):
-    """What somebody is asked for who met only the candidate at a place."""
-    return Queries(histories=[[retriever.recommend([user], 20).ids[0][place]]])
 
 
 def service_report(service):
@@ -507,6 +506,171 @@ def test_a_new_bundle_is_noticed_and_the_question_asked_again(
         page.locator("#bundle", has_text=identity[:10]).wait_for()
         page.locator("#candidates .row", has_text=expected(later, user)[0]).first.wait_for()
         assert candidates(page) == expected(later, user)
+
+
+WRITER, ADMIN = "writer-writer-writer", "admin-admin-admin-admin"
+
+
+def open_shop(tmp_path, **more):
+    """Settings of a service that keeps events."""
+    tokens = {"write_token": WRITER, "admin_token": ADMIN}
+    return Settings(events=tmp_path / "events.sqlite", timeouts=PATIENT, **tokens | more)
+
+
+def give_token(page, label, token):
+    page.get_by_label(label).fill(token)
+    page.keyboard.press("Enter")
+
+
+def tell(service, path, body, token):
+    """Ask the service from outside the page."""
+    headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}
+    address = f"http://127.0.0.1:{service.port}{path}"
+    with urlopen(Request(address, json.dumps(body).encode(), headers)) as said:
+        return json.load(said)
+
+
+def test_one_acts_as_a_user_and_the_list_follows_each_click(
+    fitted, bundle, tmp_path, running, visit
+):
+    user = fitted.data.users.ids[0]
+    before = fitted.recommend([user], 20).ids[0]
+    first = before[2]
+    with running(bundle, open_shop(tmp_path)) as service:
+        page = visit(service.port, f"/#user={user}")
+        assert candidates(page) == expected(fitted, user)
+        page.get_by_text("None since the service began.").wait_for()
+        page.get_by_label(f"Act as user {user}").focus()
+        page.keyboard.press("Space")
+        page.locator("#candidates .act-click").nth(2).focus()
+        page.keyboard.press("Enter")
+        page.get_by_text("keeps events only of those who send its token").wait_for()
+        give_token(page, "Token for events", "reader-reader-reader")
+        page.get_by_text("does not take this token").wait_for()
+        give_token(page, "Token for events", WRITER)
+        name = titles_of(fitted, [first])[0]
+        page.locator("#status", has_text=f"Event 1: user {user} has met {name}.").wait_for()
+        after = Queries([user], recent=[[first]])
+        assert candidates(page) == titles_of(fitted, fitted.recommend(after, 20).ids[0])
+        assert page.locator("#history .row").first.inner_text() == name
+        listed = page.locator("#live-list .row")
+        assert listed.count() == 1
+        assert listed.inner_text().startswith(name)
+        assert f"user {user}" in listed.inner_text()
+
+        # What has changed is said of the list, and of each candidate.
+        now, was = fitted.recommend(after, 20).ids[0], [item for item in before if item != first]
+        marks = ["new" if item not in was else f"was {was.index(item) + 1}"
+                 for place, item in enumerate(now) if was[place:place + 1] != [item]]  # fmt: skip
+        assert page.locator("#candidates .moved").all_inner_texts() == marks
+        assert (
+            f"{marks.count('new')} of 20 candidates are new" in page.locator("#status").inner_text()
+        )
+
+        # A second click, of a kind, goes without a question; the focus stays at its place.
+        page.get_by_label("Kind of event").fill("view")
+        button = page.locator("#candidates .act-click").first
+        button.focus()
+        page.keyboard.press("Enter")
+        page.locator("#status", has_text="Event 2:").wait_for()
+        page.locator("#live-list .row").first.get_by_text("view").wait_for()
+        assert page.evaluate("document.activeElement.matches('#candidates .act-click')")
+        assert candidates(page) == titles_of(
+            fitted, fitted.recommend(Queries([user], recent=[[first, now[0]]]), 20).ids[0]
+        )
+        kept = page.evaluate(
+            "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie,"
+            " location.href, document.documentElement.outerHTML,"
+            " [...document.querySelectorAll('input')].map((field) => field.value)])"
+        )
+        assert WRITER not in kept
+
+
+def test_events_of_others_and_changes_of_items_show_as_they_come(
+    fitted, bundle, tmp_path, running, visit
+):
+    users, items = fitted.data.users.ids, fitted.data.items.ids
+    best = fitted.recommend([users[0]], 20).ids[0]
+    with running(bundle, open_shop(tmp_path)) as service:
+        page = visit(service.port, f"/#user={users[0]}")
+        assert candidates(page) == expected(fitted, users[0])
+        page.locator("#candidates .row").nth(3).click()  # an open item stays open
+        page.locator("#item-name:focus").wait_for()
+        events = [{"user": users[1], "item": items[0]}, {"user": users[0], "item": -5},
+                  {"user": users[0], "item": best[0]}]  # fmt: skip
+        tell(service, "/v1/events", {"events": events}, WRITER)
+        page.locator("#status", has_text=f"User {users[0]} has met something else.").wait_for()
+        shown = page.locator("#live-list .row > span:first-child").all_inner_texts()
+        assert shown == [*titles_of(fitted, [best[0]]), "-5", *titles_of(fitted, [items[0]])]
+        page.locator("#live-list").get_by_text("unknown to this bundle").wait_for()
+        recent = Queries([users[0]], recent=[[-5, best[0]]])
+        now = fitted.recommend(recent, 21).ids[0]
+        assert candidates(page) == titles_of(fitted, now[:20])
+        assert page.locator("#item-name:focus").count() == 1
+
+        # An item is sold out, and leaves the list.
+        change = {"available": [{"id": now[0], "until": 1}]}
+        tell(service, "/admin/items", change, ADMIN)
+        page.locator("#status", has_text="Items have changed.").wait_for()
+        assert candidates(page) == titles_of(fitted, now[1:])
+        page.get_by_text("the last change is number 1").wait_for()
+        page.get_by_role("button", name="Show changes of items").click()
+        page.get_by_text("tells this only to those who send its administrator").wait_for()
+        give_token(page, "Administrator's token", ADMIN)
+        page.locator("#changes-body").get_by_text(
+            f"{titles_of(fitted, now[:1])[0]}: available"
+        ).wait_for()
+        tell(service, "/admin/items/revert", {"change": 1}, ADMIN)
+        page.locator("#changes-body").get_by_text("takes change 1 back").wait_for()
+        assert candidates(page) == titles_of(fitted, now[:20])
+
+        page.locator("#live-list .row").last.click()
+        page.get_by_text(f"for user {users[1]},").wait_for()
+
+
+def test_a_service_without_events_offers_no_acting(fitted, bundle, running, visit):
+    with running(bundle) as service:
+        page = visit(service.port, f"/#user={fitted.data.users.ids[0]}")
+        candidates(page)
+        assert page.locator("#act").is_hidden()
+        assert page.locator("#live").is_hidden()
+
+
+def test_enter_takes_the_only_match_and_an_old_error_goes(fitted, bundle, running, visit):
+    users, items = fitted.data.users.ids, fitted.data.items.ids
+    with running(bundle) as service:
+        page = visit(service.port)
+        page.get_by_text("The bundle knows").wait_for()
+        field, problem = page.get_by_label("User id"), page.get_by_role("alert")
+        field.fill("ada")
+        page.keyboard.press("Enter")
+        problem.get_by_text("“ada” is none").wait_for()
+        start = next(
+            text for text in (str(user)[:-1] for user in users)
+            if sum(str(user).startswith(text) for user in users) == 1
+        )  # fmt: skip
+        (only,) = [user for user in users if str(user).startswith(start)]
+        field.fill(start)
+        assert problem.is_hidden()  # of a text that is not there any more
+        page.keyboard.press("Enter")
+        page.get_by_text(f"for user {only},").wait_for()
+        assert field.input_value() == str(only)
+
+        page.get_by_label("Somebody unknown").check()
+        page.get_by_text("20 candidates for somebody unknown").wait_for()
+        field = page.get_by_label("Items they met")
+        name = titles_of(fitted, [items[0]])[0]
+        field.press_sequentially(name)
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name=f"Take out {name}").wait_for()
+
+        page.route("**/v1/report", lambda route: route.abort())
+        page.get_by_role("tab", name="Figures").click()
+        problem.get_by_text("The service does not answer.").wait_for()
+        page.unroute("**/v1/report")
+        page.get_by_role("button", name="Try again").click()
+        page.get_by_text("saved without an evaluation").wait_for()
+        assert problem.is_hidden()
 
 
 HOSTILE = '<img src=x onerror="document.title=1"><b>&amp;</b>'

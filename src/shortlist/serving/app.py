@@ -42,6 +42,8 @@ from shortlist.serving.messages import (
     HistoryRequest,
     ItemsAnswer,
     ItemsRequest,
+    LatestAnswer,
+    LatestRequest,
     MapAnswer,
     Message,
     RecommendAnswer,
@@ -94,6 +96,7 @@ ROUTES = (
     Route("POST", "/v1/history", "read", "What a user met.", HistoryRequest, HistoryAnswer),
     Route("POST", "/v1/titles", "read", "How items are called.", TitlesRequest, TitlesAnswer),
     Route("POST", "/v1/events", "write", "Keep what users did.", EventsRequest, EventsAnswer),
+    Route("GET", "/v1/events", "read", "The newest events.", LatestRequest, LatestAnswer),
     Route(
         *("DELETE", "/v1/users/{user}", "admin", "Forget what a user did."),
         answers=ForgottenAnswer,
@@ -366,7 +369,7 @@ class App:
 
     async def _keep(self, body: bytes) -> bytes:
         """Keep the events of a request; they survive the process when this returns."""
-        log, served = self._event_log(), self.service.served()
+        log, served = self.service.event_log(), self.service.served()
         try:
             sent = events_of(served, read(self.models[EventsRequest], body), log.store.now() / 1e6)
             log.check_pace(sent)
@@ -378,16 +381,11 @@ class App:
 
     async def _forget(self, path: str) -> bytes:
         """Remove a user from the store, and say which bundles still hold them."""
-        log, served = self._event_log(), self.service.served()
+        log, served = self.service.event_log(), self.service.served()
         user = user_of(served, path.removeprefix(_USERS))
         count = await log.forget(user)
         holding = await asyncio.to_thread(held_by, self.watch.path, served, user)
         return encode({"user": user, "events": count, "held_by": holding})
-
-    def _event_log(self) -> EventLog:
-        if self.events is None:
-            raise RequestError("not_supported", "this service keeps no events: serve --events does")
-        return self.events
 
     async def _body(self, heads: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """Read a JSON body within its limits of size and time. Errors: RequestError."""
@@ -553,6 +551,12 @@ def _api(app: App) -> FastAPI:
     @api.get("/v1/users")
     async def users(asked: Annotated[users_request, Query()]) -> Response:
         return _ready(await app.run(app.service.answer, UsersRequest, asked))
+
+    latest_request: Any = app.service.questions[LatestRequest].model
+
+    @api.get("/v1/events")
+    async def latest(asked: Annotated[latest_request, Query()]) -> Response:
+        return _ready(await app.run(app.service.answer, LatestRequest, asked))
 
     changes_request: Any = app.models[ChangesRequest]
 

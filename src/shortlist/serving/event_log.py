@@ -7,13 +7,13 @@ for once. Another reads, so that whoever answers can give up waiting for it.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from shortlist.errors import EventStoreError
 from shortlist.histories.events import Event, EventConflictError, EventStore, Id, Kept, Stored
@@ -36,6 +36,9 @@ PENDING = 4_096
 TOGETHER = 512
 """Requests that are written in one step at most."""
 
+SHOWN = 100
+"""Events that `newest` holds at most."""
+
 TIDY_EVERY = 600.0
 """Seconds between removals of what is too old."""
 
@@ -43,11 +46,20 @@ GONE = "the store of events is not available: send them again later"
 LATE = "the events were not kept in time, and may be yet: send them again with the same ids"
 
 
+class Newest(NamedTuple):
+    """An event that this process has kept. time: microseconds since 1970."""
+
+    number: int
+    event: Event
+    time: int
+
+
 class EventLog:
     """A store of events beside a service. `append` and `forget` are for its event loop.
 
     forgotten: users who were deleted; another process may delete more, which `latest` tells at once
-    and this some minutes later.
+    and this some minutes later. newest: the last events that this process has kept, newest first,
+    of users who were not deleted since.
     """
 
     def __init__(self, store: EventStore, settings: Settings, measures: Measures) -> None:
@@ -64,6 +76,8 @@ class EventLog:
         self._ill = False
         self._trimmed = store.trimmed
         self.forgotten = frozenset(store.forgotten())
+        self.newest: tuple[Newest, ...] = ()
+        self._noting = Lock()  # whoever changes `newest` holds it
         self._threads = [
             Thread(target=work, name=name, daemon=True)
             for name, work in (("write-events", self._write), ("read-events", self._read))
@@ -85,6 +99,7 @@ class EventLog:
         if isinstance(told, EventStoreError):
             raise RequestError("store_unavailable", GONE)
         self.measures.kept(len(told.sequence) - told.repeated, told.repeated)
+        self._note(told.sequence, events)
         return told
 
     def check_pace(self, events: Sequence[Event]) -> None:
@@ -105,7 +120,7 @@ class EventLog:
         except EventStoreError:
             raise RequestError("store_unavailable", GONE) from None
         self._known.drop([user])
-        self.forgotten |= {user}
+        self._leave({user})
         return count
 
     def latest(
@@ -139,6 +154,25 @@ class EventLog:
         if not any(thread.is_alive() for thread in self._threads):
             self.store.close()
 
+    def _note(self, numbers: Sequence[int], events: Sequence[Event]) -> None:
+        """Put events before those that are newest; one that was sent again is no new one."""
+        now = self.store.now()
+        with self._noting:
+            last = self.newest[0].number if self.newest else 0
+            fresh = {
+                number: Newest(number, event, now if event.time is None else event.time)
+                for number, event in zip(numbers, events, strict=True)
+                if number > last
+            }
+            self.newest = (*reversed(fresh.values()), *self.newest)[:SHOWN]
+
+    def _leave(self, users: Iterable[Id]) -> None:
+        """Forget users who were deleted meanwhile."""
+        gone = frozenset(users) - self.forgotten
+        self.forgotten |= gone
+        with self._noting:
+            self.newest = tuple(one for one in self.newest if one.event.user not in gone)
+
     async def _in_time(self, work: Any) -> Any:
         try:
             async with asyncio.timeout(self._times.answer):
@@ -153,7 +187,7 @@ class EventLog:
                 with suppress(EventStoreError):
                     if self._change(self.store.tidy):
                         self._known.clear()
-                    self.forgotten |= frozenset(self._change(self.store.forgotten))
+                    self._leave(self._change(self.store.forgotten))
                 tidied = monotonic()
             try:
                 jobs = [self._waiting.get(timeout=TIDY_EVERY)]

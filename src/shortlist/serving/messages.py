@@ -186,6 +186,15 @@ class ChangesRequest(Message):
     limit: int = 20
 
 
+class LatestRequest(Message):
+    """The newest `limit` events, of all users."""
+
+    # It comes as a query string, where a number is text.
+    model_config = ConfigDict(strict=False)
+
+    limit: int = 20
+
+
 class EventSent(Message):
     """A user met an item, known or not.
 
@@ -541,6 +550,22 @@ class UsersAnswer(Message):
     bundle: str
     users: Ids
     total: int
+
+
+class LatestAnswer(Message):
+    """The newest events that this process has kept, newest first: 100 at most, none of before it
+    began. A column each: the event's number, user, item, its title (null for an unknown item),
+    kind, and its time, in seconds since 1970. item_change: the number of the last change of items.
+    """
+
+    bundle: str
+    item_change: int
+    sequence: list[int]
+    users: Ids
+    items: Ids
+    titles: list[str | None]
+    kinds: list[str | None]
+    times: list[float]
 
 
 class MapAnswer(Message):

@@ -24,6 +24,7 @@ from shortlist.serving.measures import Measures
 from shortlist.serving.messages import (
     ExplainRequest,
     HistoryRequest,
+    LatestRequest,
     Message,
     RecommendRequest,
     RequestError,
@@ -76,6 +77,7 @@ class Service:
             HistoryRequest: self._history,
             TitlesRequest: self._titles,
             UsersRequest: self._users,
+            LatestRequest: self._latest,
         }
         self.questions = {
             model: Question(limited(model, limits), answer) for model, answer in answers.items()
@@ -112,6 +114,12 @@ class Service:
         if served is None:
             raise RequestError("not_ready", "no bundle is loaded yet")
         return served
+
+    def event_log(self) -> EventLog:
+        """Return where events are kept. Errors: RequestError "not_supported"."""
+        if self.events is None:
+            raise RequestError("not_supported", "this service keeps no events: serve --events does")
+        return self.events
 
     def _ask(self, question: Question, asked: Message) -> Columns:
         served = self.served()
@@ -314,6 +322,24 @@ class Service:
             "bundle": served.id,
             "users": ids.head(asked.limit).to_list(),
             "total": len(ids),
+        }
+
+    def _latest(self, served: Served, asked: LatestRequest) -> Columns:
+        newest = self.event_log().newest[: asked.limit]
+        items = served.data.items
+        # A bundle of before may have had ids of the other type.
+        own = int if items.ids.dtype == pl.Int64 else str
+        ids: Any = [one.event.item for one in newest if isinstance(one.event.item, own)]
+        names = dict(zip(ids, served.titles(items.rows(ids)), strict=True))
+        return {
+            "bundle": served.id,
+            "item_change": served.change,
+            "sequence": [one.number for one in newest],
+            "users": [one.event.user for one in newest],
+            "items": [one.event.item for one in newest],
+            "titles": [names.get(one.event.item) for one in newest],
+            "kinds": [one.event.kind for one in newest],
+            "times": [one.time / 1e6 for one in newest],
         }
 
 

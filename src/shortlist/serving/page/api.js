@@ -1,10 +1,10 @@
 /** Ask the service: JSON there and back, the token in memory, and errors a person can read. */
 
-let token = "";
+const tokens = { read: "", write: "", admin: "" };
 
-/** Remember a token until the page is left: in no cookie and in no storage. */
-export function useToken(value) {
-  token = value.trim();
+/** Remember the token of a door until the page is left: in no cookie and in no storage. */
+export function useToken(value, door = "read") {
+  tokens[door] = value.trim();
 }
 
 /** An answer that is not what was asked for. code: the service's, or "unreachable". */
@@ -15,8 +15,13 @@ export class Refused extends Error {
   }
 }
 
+/** Whether another token may open a door: none was sent, or not the right one. */
+export const isLocked = ({ code }, door) =>
+  code === "unauthorized" || (code === "forbidden" && tokens[door] !== "");
+
 /** Ask a route: GET without a body, POST with one. Throws Refused, or AbortError if given up. */
-export async function ask(path, body = undefined, signal = undefined) {
+export async function ask(path, body = undefined, signal = undefined, door = "read") {
+  const token = tokens[door];
   const headers = {};
   if (body !== undefined) headers["content-type"] = "application/json";
   if (token) headers.authorization = `Bearer ${token}`;
@@ -39,15 +44,19 @@ export async function ask(path, body = undefined, signal = undefined) {
   const value = read(text);
   if (status >= 200 && status < 300 && value !== undefined) return value;
   const code = value?.error?.code ?? "unreadable";
-  throw new Refused(code, inWords(code, value?.error?.message ?? `it answered ${status}`, path));
+  throw new Refused(code, inWords(code, value?.error?.message ?? `it answered ${status}`, path, door));
 }
 
-function inWords(code, message, path) {
+const LOCKED = {
+  read: "This service answers only those who send its token.",
+  write: "The service keeps events only of those who send its token for events.",
+  admin: "The service tells this only to those who send its administrator's token.",
+};
+
+function inWords(code, message, path, door) {
   switch (code) {
     case "unauthorized":
-      return token
-        ? "The service does not take this token."
-        : "This service answers only those who send its token.";
+      return tokens[door] ? "The service does not take this token." : LOCKED[door];
     case "forbidden":
       return `The service does not allow this: ${message}.`;
     case "busy":

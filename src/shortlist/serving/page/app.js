@@ -1,8 +1,10 @@
 /** The explorer: who is asked about, what the service answers, and how the parts hang together. */
 
-import { Refused, ask, idOf, isWhole, useToken } from "./api.js";
+import { Acting } from "./act.js";
+import { Refused, ask, idOf, isLocked, isWhole, useToken } from "./api.js";
 import { count, figure, find, make, several } from "./dom.js";
 import { figures } from "./figures.js";
+import { Live } from "./live.js";
 import { ItemMap } from "./map.js";
 import { Picker } from "./picker.js";
 
@@ -25,6 +27,7 @@ let answer = null;
 let running = new AbortController();
 let looking = new AbortController();
 let opener = null; // what had the focus before an item was opened
+let opened; // the item in the panel
 
 function begin() {
   return {
@@ -41,8 +44,8 @@ function begin() {
 }
 
 /** Ask, and notice when another bundle answers than the one this page knows. */
-async function asked(path, body, signal) {
-  const said = await ask(path, body, signal);
+async function asked(path, body, signal, door) {
+  const said = await ask(path, body, signal, door);
   if (known.bundle !== null && said.bundle !== undefined && said.bundle !== known.bundle) {
     known.bundle = null; // once is enough, however many answers are on their way
     say("A new bundle has taken over. Asking it …");
@@ -81,8 +84,11 @@ async function start() {
     return;
   }
   find("token-form").hidden = true;
+  map.points = null;
   loadMap();
   if (shownFigures) loadFigures();
+  await live.start();
+  if (mine.signal.aborted) return;
   if (question === null) question = fromAddress();
   if (question === null) welcome();
   else await show();
@@ -100,6 +106,8 @@ function fromAddress() {
 
 function welcome() {
   say("");
+  quiet();
+  acting.offer(undefined);
   find("history-name").textContent = "History";
   find("candidates-name").textContent = "Candidates";
   find("history-body").replaceChildren(
@@ -131,7 +139,7 @@ function trouble(error, again) {
   say("");
   const problem = find("problem");
   problem.hidden = false;
-  if (error.code === "unauthorized") {
+  if (isLocked(error, "read")) {
     problem.replaceChildren(make("p", {}, error.message));
     find("token-form").hidden = false;
     find("token").focus();
@@ -156,11 +164,22 @@ function sound(...fields) {
   for (const field of fields) field.removeAttribute("aria-invalid");
 }
 
+/** Take back what was said of a field when its text changes. */
+function forgive(field) {
+  if (!field.hasAttribute("aria-invalid")) return;
+  sound(field);
+  quiet();
+}
+
 // The question.
 
 const userField = find("user");
 const itemsField = find("items");
 const sizeField = find("k");
+for (const field of [userField, itemsField, sizeField]) {
+  field.addEventListener("input", () => forgive(field));
+}
+
 let chosen = []; // ids that somebody unknown met, oldest first
 
 const unknownPerson = () => document.querySelector("[name=who]:checked").value === "anybody";
@@ -188,7 +207,9 @@ new Picker(
   itemsField,
   find("items-list"),
   (text) => {
-    if (!map.points || text.length < 2 || /[,;]/.test(text)) return { choices: [], more: "" };
+    if (!map.points || text.length < 2 || /[,;]/.test(text)) {
+      return { choices: [], more: "", asIs: true };
+    }
     const wanted = text.toLowerCase();
     const found = [];
     for (const index of map.order) {
@@ -202,6 +223,8 @@ new Picker(
         note: String(map.points.items[index]),
       })),
       more: found.length > OFFERED ? "More items fit: type on" : "",
+      // Ids come before titles that are like one.
+      asIs: known.itemIsWhole ? idOf(text, true) !== undefined : map.points.items.includes(text),
     };
   },
   (item) => choose([...chosen, item]),
@@ -294,7 +317,12 @@ function size() {
 
 // The answer.
 
-async function show() {
+/**
+ * Ask the question on the page. calm: nobody has asked another, so what is open stays open.
+ * change: {words, without}: what has happened, and the item that has left the list by it; the list
+ * then says how it differs from the one before.
+ */
+async function show({ calm = false, change = null } = {}) {
   const k = size();
   if (k === undefined || known.bundle === null) return;
   running.abort();
@@ -302,26 +330,62 @@ async function show() {
   const columns = find("columns");
   columns.setAttribute("aria-busy", "true");
   const late = setTimeout(() => say("Asking …"), 200);
+  const before = answer;
   try {
     const next = await load(question, k, signal);
     if (signal.aborted) return;
     answer = next;
   } catch (error) {
-    if (error.name !== "AbortError") trouble(error, show);
+    if (error.name !== "AbortError") trouble(error, () => show());
     return;
   } finally {
     clearTimeout(late);
     if (!signal.aborted) columns.removeAttribute("aria-busy");
   }
   quiet();
-  closeItem(false);
+  acting.offer(question.user);
+  const moves = change && before ? moved(before.items, change.without) : new Map();
+  const back = calm ? keepFocus() : () => {};
+  if (!calm) closeItem(false);
   renderChosen();
   renderHistory();
-  renderCandidates();
-  markMap();
+  renderCandidates(moves);
+  if (calm && !find("item").hidden) aboutItem();
+  else markMap();
+  back();
   const met = question.user === undefined ? "" : `, ${several(answer.events, "event")} met`;
-  say(`${several(answer.items.length, "candidate")} for ${whom()}${met}.`);
+  say(change && before
+    ? `${change.words} ${differs(before, moves)}`
+    : `${several(answer.items.length, "candidate")} for ${whom()}${met}.`);
   explainAll(signal);
+}
+
+/** Where each candidate stood before, if not here: its place, or 0 where it is new. */
+function moved(before, without) {
+  const old = answer.items.includes(without) ? before : before.filter((item) => item !== without);
+  const places = answer.items.map((item, index) => [item, old.indexOf(item), index]);
+  return new Map(places.filter(([, was, index]) => was !== index).map(([item, was]) => [item, was + 1]));
+}
+
+function differs(before, moves) {
+  const left = before.items.filter((item) => !answer.items.includes(item)).length;
+  const fresh = [...moves.values()].filter((was) => was === 0).length;
+  if (left + moves.size === 0) return "The list is the same.";
+  return `${count(fresh)} of ${several(answer.items.length, "candidate")} are new, ` +
+    `${count(moves.size - fresh)} stand elsewhere, ${count(left)} have left the list.`;
+}
+
+/** Return what gives the focus back to the same place of a list that is made anew. */
+function keepFocus() {
+  for (const list of ["history-body", "candidates-body"]) {
+    const place = [...find(list).querySelectorAll("button")].indexOf(document.activeElement);
+    if (place < 0) continue;
+    return () => {
+      const buttons = find(list).querySelectorAll("button");
+      (buttons[Math.min(place, buttons.length - 1)] ?? find("candidates-name")).focus();
+    };
+  }
+  return () => {};
 }
 
 const whom = () => (question.user === undefined ? "somebody unknown" : `user ${question.user}`);
@@ -329,8 +393,10 @@ const whom = () => (question.user === undefined ? "somebody unknown" : `user ${q
 async function load({ user, history: met }, k, signal) {
   const body = { k, exclude_seen: find("exclude").checked };
   const who = user === undefined ? { histories: [met] } : { users: [user] };
+  const candidates = () => asked("/v1/recommend", { ...who, ...body }, signal);
+  // A store that is slow once is asked once more before the list goes without its events.
   const [said, past] = await Promise.all([
-    asked("/v1/recommend", { ...who, ...body }, signal),
+    candidates().then((first) => (first.without_events ? candidates() : first)),
     user === undefined
       ? { known: false, events: met.length, items: met, titles: [] }
       : asked("/v1/history", { user, limit: MOST }, signal),
@@ -345,6 +411,7 @@ async function load({ user, history: met }, k, signal) {
     scores: said.scores[0],
     channels: said.channels?.[0] ?? null,
     fallback: said.fallback[0],
+    withoutEvents: said.without_events === true,
     unknown: said.unknown_items?.[0] ?? 0,
   };
 }
@@ -414,7 +481,7 @@ function historyRow(item) {
     isStrange(item) ? make("span", { class: "under" }, "unknown to this bundle") : null);
 }
 
-function renderCandidates() {
+function renderCandidates(moves) {
   const { items, scores, channels, fallback, unknown } = answer;
   find("candidates-name").replaceChildren("Candidates ",
     make("span", { class: "quiet" }, `for ${whom()}`));
@@ -423,6 +490,9 @@ function renderCandidates() {
     notes.push(question.user !== undefined && !answer.known
       ? "This user is unknown, so popular items stand in."
       : "There is nothing to go by, so popular items stand in.");
+  }
+  if (answer.withoutEvents) {
+    notes.push("The store of events did not answer in time: this list goes without the latest ones.");
   }
   if (unknown > 0) notes.push(`${several(unknown, "item")} unknown to the bundle: passed over.`);
   const head = notes.map((text) => make("p", { class: "aside" }, text));
@@ -433,7 +503,7 @@ function renderCandidates() {
   }
   const met = new Set(answer.history);
   const rows = items.map((item, index) =>
-    make("li", {}, make(
+    make("li", acting.isOn ? { class: "acted" } : {}, make(
       "button",
       { type: "button", class: "row ranked", click: (event) => openItem(item, event) },
       make("span", { class: "rank" }, String(index + 1)),
@@ -442,8 +512,11 @@ function renderCandidates() {
         figure(scores[index])),
       make("span", { class: "under" },
         channels ? make("span", { class: "channel" }, channels[index]) : null,
-        met.has(item) ? make("span", { class: "seen" }, "met") : null),
-    )),
+        met.has(item) ? make("span", { class: "seen" }, "met") : null,
+        moves.has(item)
+          ? make("span", { class: "moved" }, moves.get(item) ? `was ${moves.get(item)}` : "new")
+          : null),
+    ), acting.button(item, title(item))),
   );
   find("candidates-body").replaceChildren(...head, make("p", { class: "note", id: "why-note" }),
     make("ol", { class: "rows" }, ...rows));
@@ -514,10 +587,10 @@ function byItem(reasons) {
   return found;
 }
 
-function inWords({ kind, because, title: name }) {
+function inWords({ kind, because, contribution, title: name }) {
   switch (kind) {
     case "event":
-      return `because of ${name ?? because}`;
+      return `${contribution < 0 ? "despite" : "because of"} ${name ?? because}`;
     case "user":
       return `user ${because}, who is alike, met it`;
     case "attribute":
@@ -557,32 +630,39 @@ async function openItem(item, event) {
   const { signal } = (looking = new AbortController());
   const panel = find("item");
   if (event && !panel.contains(event.currentTarget)) opener = event.currentTarget;
-  const place = answer?.items.indexOf(item) ?? -1;
-  const facts = [`id ${item}`];
-  if (place >= 0) facts.push(`candidate ${place + 1}`, `score ${figure(answer.scores[place])}`);
-  if (answer?.history.includes(item)) facts.push("met");
-  const times = map.count(item);
-  if (times !== undefined) facts.push(`met ${several(times, "time")} in training`);
+  opened = item;
   const name = make("h2", { id: "item-name", tabindex: "-1" }, title(item));
   const why = make("div", { id: "why" });
   const alike = make("div", { id: "similar" }, make("p", { class: "note" }, "Asking …"));
   panel.replaceChildren(
     make("div", { class: "title-row" }, name,
       make("button", { type: "button", class: "plain", click: () => closeItem(true) }, "Back")),
-    make("p", { class: "note" }, facts.join(" · ")),
+    make("p", { class: "note", id: "item-facts" }),
     why,
     alike,
     make("p", { class: "actions" }, make("button", {
       type: "button",
       class: "plain",
       click: () => askWith(item),
-    }, "Ask for somebody who met this")),
+    }, "Ask for somebody who met this"), acting.button(item, title(item))),
   );
   panel.hidden = false;
   name.focus();
-  markMap(item);
-  markRow(item);
+  aboutItem();
   await Promise.all([sayWhy(item, why, signal), saySimilar(item, alike, signal)]);
+}
+
+/** Say what is known of the item in the panel, and show where it stands. */
+function aboutItem() {
+  const place = answer?.items.indexOf(opened) ?? -1;
+  const facts = [`id ${opened}`];
+  if (place >= 0) facts.push(`candidate ${place + 1}`, `score ${figure(answer.scores[place])}`);
+  if (answer?.history.includes(opened)) facts.push("met");
+  const times = map.count(opened);
+  if (times !== undefined) facts.push(`met ${several(times, "time")} in training`);
+  find("item-facts").textContent = facts.join(" · ");
+  markMap(opened);
+  markRow(opened);
 }
 
 function askWith(item) {
@@ -598,7 +678,7 @@ function closeItem(back) {
   find("item").hidden = true;
   markRow(undefined);
   markMap();
-  if (back && opener?.isConnected) opener.focus();
+  if (back) (opener?.isConnected ? opener : find("candidates-name")).focus();
 }
 
 find("item").addEventListener("keydown", (event) => {
@@ -747,12 +827,12 @@ async function loadMap() {
     find("map-body").hidden = true;
     find("zoom").hidden = true;
   };
-  map.points = null;
-  plain("Loading the map …");
+  if (!map.points) plain("Loading the map …");
   try {
     const columns = await asked("/v1/map");
     if (bundle !== known.bundle) return;
     if (columns.items.length === 0) {
+      map.points = null;
       plain("There are no items to draw.");
       return;
     }
@@ -776,6 +856,30 @@ find("zoom-in").addEventListener("click", () => map.zoom(1.6));
 find("zoom-out").addEventListener("click", () => map.zoom(1 / 1.6));
 find("zoom-all").addEventListener("click", () => map.whole());
 
+// What happens now.
+
+const live = new Live(asked, chooseUser, ({ users, items }) => {
+  if (items) {
+    known.titles.clear();
+    loadMap();
+  }
+  if (question === null || (!items && !users.has(question.user))) return;
+  const words = items ? "Items have changed." : `User ${question.user} has met something else.`;
+  show({ calm: true, change: { words } });
+});
+
+const acting = new Acting(
+  live,
+  () => {
+    if (answer !== null) renderCandidates(new Map());
+  },
+  ({ user, item }, number) => {
+    const words = `Event ${number}: user ${user} has met ${title(item)}.`;
+    if (question?.user === user) show({ calm: true, change: { words, without: item } });
+    else say(words);
+  },
+);
+
 // The figures.
 
 async function loadFigures() {
@@ -785,6 +889,7 @@ async function loadFigures() {
   try {
     known.report = await asked("/v1/report");
     body.replaceChildren(...figures(known.report, known.about));
+    quiet();
   } catch (error) {
     if (!(error instanceof Refused)) return;
     body.replaceChildren(make("p", { class: "note" }, error.message));

@@ -6,11 +6,13 @@ const PAUSE = 120; // milliseconds without a key before the service is asked
 
 export class Picker {
   /**
-   * offers(text) -> {choices: [{value, label, note}], more: a line of text or ""}, or a promise.
+   * offers(text) -> {choices: [{value, label, note}], more: a line of text or "", asIs: whether
+   * Enter takes the text as it is, also where there is one choice only}, or a promise.
    * pick(value): a choice was taken.
    */
   constructor(input, list, offers, pick) {
-    Object.assign(this, { input, list, offers, pick, choices: [], at: -1, turn: 0 });
+    Object.assign(this, { input, list, offers, pick, choices: [], at: -1, turn: 0,
+      due: false });
     input.addEventListener("input", () => this.soon());
     input.addEventListener("focus", () => this.soon(0));
     input.addEventListener("blur", () => this.close());
@@ -20,15 +22,18 @@ export class Picker {
   }
 
   soon(wait = PAUSE) {
+    this.due = true; // what is listed is of another text
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.open(), wait);
   }
 
   async open() {
     const turn = ++this.turn;
-    const { choices, more } = await this.offers(this.input.value.trim());
+    const { choices, more, asIs = false } = await this.offers(this.input.value.trim());
     if (turn !== this.turn || document.activeElement !== this.input) return;
+    this.due = false;
     this.choices = choices;
+    this.only = choices.length === 1 && !asIs;
     this.at = -1;
     const options = choices.map(({ label, note }, index) =>
       make(
@@ -53,6 +58,7 @@ export class Picker {
   close() {
     clearTimeout(this.timer);
     this.turn += 1;
+    this.due = this.only = false;
     this.choices = [];
     this.show(false);
     this.point(-1);
@@ -79,6 +85,19 @@ export class Picker {
     this.pick(value);
   }
 
+  /** Take the only choice; without one, the form takes the text as it is. */
+  async enter() {
+    clearTimeout(this.timer);
+    if (this.due) await this.open();
+    if (this.due) return; // another text meanwhile
+    if (this.only) {
+      this.take(0);
+      return;
+    }
+    this.close();
+    this.input.form.requestSubmit();
+  }
+
   key(event) {
     const open = !this.list.hidden && this.choices.length > 0;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -93,6 +112,9 @@ export class Picker {
     } else if (event.key === "Enter" && open && this.at >= 0) {
       event.preventDefault();
       this.take(this.at);
+    } else if (event.key === "Enter" && this.input.value.trim() && (this.due || this.only)) {
+      event.preventDefault();
+      this.enter();
     } else if (event.key === "Enter") {
       this.close(); // the form takes the text as it is
     } else if (event.key === "Escape" && !this.list.hidden) {
