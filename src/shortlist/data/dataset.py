@@ -96,11 +96,8 @@ class Dataset(Showing):
         impressions: Any = None,
         dropped: Any = None,
         schema: Schema | None = None,
-        part: Any = False,
     ) -> "Dataset":
         """Read a log, and features if there are any, from paths or frames.
-
-        part: these are the events of some users only; what only all of them can lack is not missed.
 
         impressions: what was shown, with schema.click; dropped: what a later stage threw away.
         Both are logs of hard negatives (`shown`), with the columns of the interactions.
@@ -109,9 +106,34 @@ class Dataset(Showing):
         interactions, users, items: a CSV, TSV, Parquet or RecBole atomic file, or a polars, pandas
         or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
         """
-        schema = schema or Schema()
+        data, _, _ = cls._loaded(
+            *(interactions, users, items, impressions, dropped, schema or Schema(), False)
+        )
+        return data
+
+    @classmethod
+    def part(cls, events: pl.DataFrame, schema: Schema) -> tuple["Dataset", pl.DataFrame]:
+        """Return the events of some users only, as `load` does, and their rows in its order.
+
+        What only the events of all users can lack is not missed.
+        """
+        data, frame, order = cls._loaded(events, None, None, None, None, schema, True)
+        return data, frame[order]
+
+    @classmethod
+    def _loaded(
+        cls,
+        interactions: Any,
+        users: Any,
+        items: Any,
+        impressions: Any,
+        dropped: Any,
+        schema: Schema,
+        part: bool,
+    ) -> tuple["Dataset", pl.DataFrame, NDArray[np.uint32]]:
+        """The dataset, its events as they were read, and the order that the log has them in."""
         sides = described_sides(schema, users, items)
-        read = read_log(interactions, schema, only_met=bool(part), described=sides)
+        read = read_log(interactions, schema, only_met=part, described=sides)
         frame, met, report = read.events, read.met, read.report
         refuse_idle_text(schema, interactions, users, items, impressions, dropped)
         said: list[str] = []
@@ -166,7 +188,7 @@ class Dataset(Showing):
         )
         for line in report.lines():
             logger.info("%s", line)
-        return cls(
+        data = cls(
             schema,
             user_ids,
             item_ids,
@@ -181,6 +203,7 @@ class Dataset(Showing):
             described,
             read.values,
         )
+        return data, frame, order
 
     @property
     def ordered(self) -> bool:

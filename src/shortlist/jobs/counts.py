@@ -56,7 +56,19 @@ def fitted_rows(table: pa.Table, fit: Fit) -> pl.DataFrame:
     kept = pl.col("role") < BEFORE[FIT_BEFORE[fit]]
     if "met" in frame.columns:
         kept &= ~pl.col("met")
-    return frame.filter(kept).sort("user", "place")
+    found = frame.filter(kept)
+    return found if _is_sorted(found) else found.sort("user", "place")
+
+
+def _is_sorted(frame: pl.DataFrame) -> bool:
+    """Whether rows stand by user and place, as they were written: to look costs less than to sort.
+
+    Those that were met only have places of their own and stand behind the others of their part.
+    """
+    if not frame["user"].is_sorted():
+        return False
+    falls = (pl.col("place").diff() <= 0) & (pl.col("user") == pl.col("user").shift())
+    return not frame.select(falls.any()).item()
 
 
 def interactions_of(frame: pl.DataFrame, items: Path, kinds: Kinds | None) -> Interactions:

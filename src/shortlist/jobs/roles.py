@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from shortlist.data import splits
 from shortlist.data.dataset import Dataset, pair_hash
 from shortlist.data.interactions import Interactions, Role
-from shortlist.data.readers import read_log
 from shortlist.data.schema import Schema
-from shortlist.errors import JobError, SplitError
+from shortlist.errors import SplitError
 from shortlist.jobs.engine import Engine, Frame
 
 SPLITS = ("leave-last-out", "global-time", "random", "column")
@@ -60,7 +59,9 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
         return log_schema(table.schema, columns).empty_table()
     data, frame = _loaded(table, columns)
     log = _with_roles(data, cuts)
-    events = _ordered(data, log, frame, columns)
+    events = frame.with_columns(
+        place=pl.Series(_places(log)), role=pl.Series(log.role, dtype=pl.Int8)
+    )
     if data.met is None:
         return events.to_arrow()
     met, roles = data.met, _roles_of_met(data, log, cuts)
@@ -200,12 +201,11 @@ def ends_of(table: pa.Table) -> pa.Table:
 
 
 def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame]:
-    """The events of a part as the one-machine code has them, and as `read_log` does."""
+    """The events of a part as the one-machine code has them, and their rows in its order."""
     frame = pl.DataFrame(pl.from_arrow(table))
     if "line" in frame.columns:
         frame = frame.sort("line").drop("line")
-    data = Dataset.load(frame, schema=columns, part=True)
-    return data, read_log(frame, columns, only_met=True).events
+    return Dataset.part(frame, columns)
 
 
 def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
@@ -244,24 +244,6 @@ def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.in
             roles[met.time >= moment] = role
         return roles
     return splits.known_before(log, met, one_moment=False)
-
-
-def _ordered(
-    data: Dataset, log: Interactions, frame: pl.DataFrame, columns: Schema
-) -> pl.DataFrame:
-    """The rows as they were read, in the order of the log, with places and roles."""
-    user = np.asarray(data.user_ids.search_sorted(frame["user"]))
-    item = np.asarray(data.item_ids.search_sorted(frame["item"]))
-    sort = [user] if log.time is None else [frame["time"].to_numpy(), user]
-    if columns.tie == "hash":
-        codes = user.astype(np.int32), item.astype(np.int32)
-        sort = [pair_hash(data.user_ids, data.item_ids, *codes), *sort]
-    order = np.lexsort(sort)
-    if not (np.array_equal(user[order], log.user) and np.array_equal(item[order], log.item)):
-        raise JobError("a part of the log came out in another order than it was read in")
-    return frame[order].with_columns(
-        place=pl.Series(_places(log)), role=pl.Series(log.role, dtype=pl.Int8)
-    )
 
 
 def _places(log: Interactions) -> NDArray[np.int32]:
