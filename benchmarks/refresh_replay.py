@@ -1,15 +1,16 @@
 """What does a model that follows the day gain, and what does it cost, beside refitting and resting?
 
-A stream is replayed day by day. Each day every model is asked for the day's events before it has
-seen them, as a service asks: the users' events since its log come with the question, as `recent`.
-Then the day's events are learned: by nobody ("rest"), by `refresh` once a day or several times a
-day, or by a new training in the night ("refit", refit = "all", as `shortlist train` does it).
-Recall@20 is the mean over users and days, also of the events of old items alone: those of the
-first training. CPU seconds are of one core, of learning alone. Nothing is refused: the guard
-judges and is counted, but `least_users` of a real service would let small days wait.
+A stream is replayed part by part of each day (24: by the hour). Every model is asked for the
+events of the part before it has seen them, as a service asks: the users' events since its log come
+with the question, as `recent`. Then they are learned: by nobody ("rest"), by `refresh` after each
+part or at the end of the day, or by a new training in the night ("refit", refit = "all", as
+`shortlist train` does it). Recall@20 is the mean over users and parts, also of the events of old
+items alone: those of the first training. CPU seconds are of one core, of learning alone. The guard
+judges: what it refuses, or cannot decide with fewer than --least-users, waits for the next
+refresh, and is counted.
 
     python benchmarks/refresh_replay.py planted
-    SHORTLIST_DATA=FOLDER python benchmarks/refresh_replay.py ml-100k --days 30
+    SHORTLIST_DATA=FOLDER python benchmarks/refresh_replay.py ml-100k --parts 24 --days 10
     python benchmarks/refresh_replay.py bounded --refreshes 200
 """
 
@@ -44,12 +45,18 @@ RECIPES = {
 
 
 def planted(
-    days: int = 40, users: int = 600, events: int = 1_500, seed: int = 0, moves: float = 0.04
+    days: int = 40,
+    users: int = 600,
+    events: int = 1_500,
+    seed: int = 0,
+    moves: float = 0.04,
+    lives: int | None = None,
 ) -> pl.DataFrame:
     """A log in which tastes move and the catalogue grows: user_id, item_id, timestamp.
 
     Ten groups of items; each day each user moves to another group with a chance of `moves`, and
-    each group gets a new item, which is popular at first and fades by half in ten days.
+    each group gets a new item, which is popular at first and fades by half in ten days. lives: so
+    many days after an item came nobody meets it any more, so that the catalogue stops growing.
     """
     random = np.random.default_rng(seed)
     groups, start = 10, 30
@@ -65,6 +72,8 @@ def planted(
         born = np.concatenate([born, np.full(groups, float(day))])
         hit = np.concatenate([hit, random.lognormal(0, 0.7, groups)])
         weight = hit * 0.5 ** ((day - born) / 10) + 0.02 * hit
+        if lives is not None:
+            weight[day - born > lives] = 0
         user = random.integers(0, users, events)
         item = np.empty(events, dtype=np.int64)
         anywhere = random.random(events) < 0.15
@@ -87,15 +96,26 @@ def ml_100k() -> pl.DataFrame:
 
 @dataclass
 class Model:
-    """One way to follow the stream, and how it fared: recall of each user and day, CPU seconds."""
+    """One way to follow the stream, and how it fared: recall of each user and part, CPU seconds.
+
+    after_part, after_day: what it does with the events that came, given those before them.
+    """
 
     name: str
     bundle: Path
-    learn: Callable[["Model", pl.DataFrame, pl.DataFrame], None]
+    after_part: "Learn"
+    after_day: "Learn"
     recall: list[float] = field(default_factory=list)
     old: list[float] = field(default_factory=list)
     seconds: float = 0.0
     decisions: dict[str, int] = field(default_factory=dict)
+    loaded: tuple[Path, Bundle] | None = None
+
+    def asked(self) -> Bundle:
+        """The bundle, loaded once."""
+        if self.loaded is None or self.loaded[0] != self.bundle:
+            self.loaded = (self.bundle, load(self.bundle))
+        return self.loaded[1]
 
     def told(self, days: int) -> dict[str, object]:
         """The figures, as JSON has them."""
@@ -107,19 +127,25 @@ class Model:
         return {
             "model": self.name,
             **found,
+            "questions": len(self.recall),
             "cpu_seconds_a_day": round(self.seconds / days, 2),
             "decisions": self.decisions,
             "megabytes": round(size / 1e6, 2),
         }
 
 
-def asked(bundle: Bundle, known: pl.DataFrame, day: pl.DataFrame, old: set[int]) -> Iterator[tuple]:
-    """Ask for the day's events; yield recall of each user, and that of old items (None: none)."""
+Learn = Callable[[Model, pl.DataFrame, pl.DataFrame], None]
+
+
+def asked(
+    bundle: Bundle, known: pl.DataFrame, coming: pl.DataFrame, old: set[int]
+) -> Iterator[tuple[float, float | None]]:
+    """Ask for the coming events; yield recall of each user, and that of old items (None: none)."""
     data = bundle.retriever.data
     learned = 0 if data.log.time is None else int(data.log.time.max())
     since = known.filter(pl.col("timestamp") > learned)
-    recent = dict(since.group_by("user_id").agg("item_id").iter_rows())
-    wanted = dict(day.group_by("user_id").agg("item_id").iter_rows())
+    recent = dict(since.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
+    wanted = dict(coming.group_by("user_id").agg("item_id").iter_rows())
     users = sorted(wanted)
     queries = Queries(users, recent=[recent.get(user, []) for user in users])
     answer = bundle.retriever.recommend(queries, K)
@@ -143,37 +169,31 @@ def recipe(folder: Path, log: pl.DataFrame, text: str) -> Path:
     return folder / "recipe.toml"
 
 
-def refreshing(parts: int, plan: Plan) -> Callable[[Model, pl.DataFrame, pl.DataFrame], None]:
-    """Learn a day by so many refreshes, each from its part of the day."""
+def refreshing(plan: Plan) -> Learn:
+    """Learn by a refresh, what waits from before with it."""
 
-    def learn(model: Model, known: pl.DataFrame, day: pl.DataFrame) -> None:
-        model_log = load(model.bundle).retriever.data.newest_time
-        waiting = pl.concat([known, day]).filter(pl.col("timestamp") > model_log)
-        edges = np.linspace(day["timestamp"].min(), day["timestamp"].max() + 1, parts + 1)[1:]
-        for edge in edges:
-            file = model.bundle.parent / "new.parquet"
-            new = waiting.filter(pl.col("timestamp") < edge)
-            if not len(new):
-                continue
-            new.write_parquet(file)
-            out = model.bundle.with_name(f"v{int(model.bundle.name[1:]) + 1}")
-            made = refresh(model.bundle, file, out, plan=plan, training=out.parent / "training")
-            model.seconds += made.cpu_seconds
-            model.decisions[made.decision] = model.decisions.get(made.decision, 0) + 1
-            if made.bundle is not None:
-                shutil.rmtree(model.bundle)
-                model.bundle = out
-                waiting = waiting.filter(pl.col("timestamp") >= edge)
+    def learn(model: Model, known: pl.DataFrame, came: pl.DataFrame) -> None:
+        learned = model.asked().retriever.data.newest_time
+        waiting = pl.concat([known, came]).filter(pl.col("timestamp") > learned)
+        file = model.bundle.parent / "new.parquet"
+        waiting.write_parquet(file)
+        out = model.bundle.with_name(f"v{int(model.bundle.name[1:]) + 1}")
+        made = refresh(model.bundle, file, out, plan=plan, training=out.parent / "training")
+        model.seconds += made.cpu_seconds
+        model.decisions[made.decision] = model.decisions.get(made.decision, 0) + 1
+        if made.bundle is not None:
+            shutil.rmtree(model.bundle)
+            model.bundle = out
 
     return learn
 
 
-def refitting(text: str) -> Callable[[Model, pl.DataFrame, pl.DataFrame], None]:
-    """Learn a day by a new training on all there is."""
+def refitting(text: str) -> Learn:
+    """Learn by a new training on all there is."""
 
-    def learn(model: Model, known: pl.DataFrame, day: pl.DataFrame) -> None:
+    def learn(model: Model, known: pl.DataFrame, came: pl.DataFrame) -> None:
         folder = model.bundle.parent
-        made = recipe(folder / "refit", pl.concat([known, day]), text)
+        made = recipe(folder / "refit", pl.concat([known, came]), text)
         out = model.bundle.with_name(f"v{int(model.bundle.name[1:]) + 1}")
         started = time.process_time()
         train(made, out)
@@ -184,7 +204,7 @@ def refitting(text: str) -> Callable[[Model, pl.DataFrame, pl.DataFrame], None]:
     return learn
 
 
-def resting(model: Model, known: pl.DataFrame, day: pl.DataFrame) -> None:
+def resting(model: Model, known: pl.DataFrame, came: pl.DataFrame) -> None:
     """Learn nothing."""
 
 
@@ -194,7 +214,7 @@ def replay(
     first: int,
     plan: Plan,
     *,
-    hourly: int = 8,
+    parts: int = 8,
     only: set[str] | None = None,
     days: int | None = None,
 ) -> list[dict[str, object]]:
@@ -203,10 +223,10 @@ def replay(
     later = log.filter(pl.col("timestamp") >= first * DAY)
     old = set(start["item_id"].to_list())
     ways = {
-        "rest": resting,
-        "refresh, daily": refreshing(1, plan),
-        f"refresh, {hourly} a day": refreshing(hourly, plan),
-        "refit, nightly": refitting(text),
+        "rest": (resting, resting),
+        "refresh, daily": (resting, refreshing(plan)),
+        f"refresh, {parts} a day": (refreshing(plan), resting),
+        "refit, nightly": (resting, refitting(text)),
     }
     with tempfile.TemporaryDirectory() as place:
         begun = Path(place) / "begun"
@@ -216,45 +236,57 @@ def replay(
             if only is None or name in only:
                 folder = Path(place) / f"model-{number}"
                 shutil.copytree(begun, folder / "v0")
-                models.append(Model(name, folder / "v0", learn))
+                models.append(Model(name, folder / "v0", *learn))
         known, count = start, 0
         numbers = (later["timestamp"] // DAY).unique().sort().to_list()[:days]
         for number in numbers:
             day = later.filter(pl.col("timestamp") // DAY == number)
+            before = known
+            for _, came in day.group_by(
+                pl.col("timestamp") % DAY * parts // DAY, maintain_order=True
+            ):
+                for model in models:
+                    for share, of_old in asked(model.asked(), known, came, old):
+                        model.recall.append(share)
+                        if of_old is not None:
+                            model.old.append(of_old)
+                    model.after_part(model, known, came)
+                known = pl.concat([known, came])
             for model in models:
-                for share, of_old in asked(load(model.bundle), known, day, old):
-                    model.recall.append(share)
-                    if of_old is not None:
-                        model.old.append(of_old)
-                model.learn(model, known, day)
-            known, count = pl.concat([known, day]), count + 1
+                model.after_day(model, before, day)
+            count += 1
         return [model.told(count) for model in models]
 
 
 def bounded(refreshes: int) -> list[dict[str, object]]:
-    """So many daily refreshes with a window of ten days: sizes of what a bundle holds."""
-    log = planted(days=refreshes + 10, users=200, events=400, seed=1)
+    """So many daily refreshes with a window of ten days: what bundle, folder and process hold.
+
+    An item is met for twenty days, so that the catalogue is as large on each day.
+    """
+    log = planted(days=refreshes + 20, users=200, events=400, seed=1, lives=20)
     found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        start = log.filter(pl.col("timestamp") < 10 * DAY)
+        start = log.filter(pl.col("timestamp").is_between(10 * DAY, 20 * DAY, closed="left"))
         train(recipe(folder / "first", start, RECIPES["towers"]), folder / "v0")
-        model = Model("refresh, daily", folder / "v0", resting)
-        learn = refreshing(1, Plan(least_users=1, window="10d", epochs=2))
-        for number in range(10, refreshes + 10):
+        learn = refreshing(Plan(least_users=1, window="10d", epochs=2))
+        model = Model("refresh, daily", folder / "v0", resting, learn)
+        for number in range(20, refreshes + 20):
             learn(model, log.head(0), log.filter(pl.col("timestamp") // DAY == number))
-            if (number - 9) % max(1, refreshes // 10) == 0:
-                data = load(model.bundle).retriever.data
+            if (number - 19) % max(1, refreshes // 10) == 0:
+                data = model.asked().retriever.data
                 size = sum(p.stat().st_size for p in model.bundle.iterdir())
                 kept = sum(p.stat().st_size for p in (folder / "training").iterdir())
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
                 found.append(
                     {
-                        "refreshes": number - 9,
+                        "refreshes": number - 19,
                         "events": len(data.log),
                         "users": len(data.users),
                         "items": len(data.items),
                         "bundle_bytes": size,
                         "training_bytes": kept,
+                        "resident_megabytes": round(pages * os.sysconf("SC_PAGESIZE") / 1e6),
                         "decisions": dict(model.decisions),
                     }
                 )
@@ -269,7 +301,7 @@ def main() -> None:
     parser.add_argument("--days", type=int)
     parser.add_argument("--refreshes", type=int, default=200)
     parser.add_argument("--only", action="append")
-    parser.add_argument("--hourly", type=int, default=8, help="refreshes a day")
+    parser.add_argument("--parts", type=int, default=8, help="parts of a day")
     parser.add_argument("--epochs", type=int, default=Plan.epochs)
     parser.add_argument("--replay", type=float, default=Plan.replay)
     parser.add_argument("--window")
@@ -288,12 +320,13 @@ def main() -> None:
         first = 20 if given.stream == "planted" else int(log["timestamp"].max()) // DAY * 3 // 4
         found = replay(
             *(log, RECIPES[given.recipe], first, plan),
-            hourly=given.hourly,
+            parts=given.parts,
             only=set(given.only) if given.only else None,
             days=given.days,
         )
+    said = {"stream": given.stream, "recipe": given.recipe}
     for line in found:
-        print(json.dumps(line))
+        print(json.dumps(said | line), flush=True)
 
 
 if __name__ == "__main__":

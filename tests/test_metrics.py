@@ -322,3 +322,8 @@ def test_every_metric_can_pick_the_epoch():
     fitted = TwoTower(epochs=1, dim=4, batch_size=128, history="mean").fit(split)
     for name in PER_USER:
         assert 0 < validation_score(fitted, f"{name}@20") <= 1
+
+
+def test_novelty_is_of_all_training_events_where_some_items_are_no_candidates():
+    shown = np.array([2, 0])
+    assert novelty(shown, np.array([4, 4]), events=32) == pytest.approx(3)

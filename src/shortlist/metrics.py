@@ -229,18 +229,20 @@ def popularity_percentile(shown: Ints, popularity: Ints) -> float:
     return float(shown @ ((below + up_to) / 2)) / (slots * len(popularity))
 
 
-def novelty(shown: Ints, popularity: Ints) -> float:
+def novelty(shown: Ints, popularity: Ints, events: int | None = None) -> float:
     """Mean self-information of a recommended slot, in bits: how little known its item is.
 
     -log2 of the item's share of all training events (Zhou et al. 2010; Vargas & Castells 2011); an
-    item without one counts as if it had one. shown, popularity: as in `average_popularity`, where
-    popularity holds all training events. Twice as rare is one bit more. NaN if nothing is
-    recommended or nothing was trained on.
+    item without one counts as if it had one. shown, popularity: as in `average_popularity`. events:
+    all training events, those of items that are no candidates (removed ones, say) with them; None
+    where popularity holds all. Twice as rare is one bit more. NaN if nothing is recommended or
+    nothing was trained on.
 
     >>> novelty(np.array([1, 0, 1]), popularity=np.array([4, 3, 1]))  # 1 bit and 3 bits
     2.0
     """
-    slots, events = int(shown.sum()), int(popularity.sum())
+    slots = int(shown.sum())
+    events = int(popularity.sum()) if events is None else events
     if not slots or not events:
         return float("nan")
     bits = np.log2(events / np.maximum(popularity, 1).astype(np.float64))

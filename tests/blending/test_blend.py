@@ -12,6 +12,10 @@ from shortlist.channels.counting.als import ALS
 from shortlist.channels.counting.ease import EASE
 from shortlist.channels.counting.inverted import Inverted
 from shortlist.channels.counting.popular import Popular
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.data.dataset import Dataset
+from shortlist.data.schema import EventFeature, Schema
+from shortlist.data.synthetic import planted_world
 from shortlist.errors import ModelError, QueryError
 
 
@@ -253,3 +257,57 @@ def test_similar_items_come_from_a_channel_that_knows(blend):
     nobody._adopt()
     with pytest.raises(QueryError, match="none of the channels"):
         nobody.similar([item], 5)
+
+
+def test_a_plan_for_lists_that_could_hold_every_item_is_that_of_short_ones(split, caplog):
+    made = channels("popular", "ease", "als")
+    for channel in made.values():
+        channel.fit(split)
+    items = len(made["popular"].candidate_rows())
+    found = plan(made, 2 * items)
+    assert f"could hold all {items} items" in caplog.text
+    assert sum(found.quotas.values()) == 2 * items
+    short = plan(made, max(items // 10, 3))
+    share = {name: quota / short.size for name, quota in short.quotas.items()}
+    assert short.expected > short.equal  # else they are dealt alike
+    assert found.quotas == pytest.approx({n: s * 2 * items for n, s in share.items()}, abs=1)
+    twins = {name: Popular().fit(split) for name in "abc"}
+    assert sorted(plan(twins, 2 * items).quotas.values())[0] > 0
+
+
+def test_what_a_question_may_say_follows_from_the_channels_and_not_from_their_slots():
+    """A retraining may leave a tower without slots: clients go on as before."""
+    log = planted_world(users=40, items=40, events=400, seed=0).interactions
+    log = log.with_columns(device=pl.Series(["tv", "phone"] * 200))
+    features = (
+        EventFeature("device", "categorical", known="before"),
+        EventFeature("rating", "numeric", known="after"),
+    )
+    split = Dataset.load(
+        log, schema=Schema(time="timestamp", time_unit="s", event_features=features)
+    ).split()
+    towers = TwoTower(
+        dim=4,
+        epochs=1,
+        history="mean",
+        request_time=True,
+        context=["device"],
+        history_features=["rating"],
+    )
+    for options in (
+        {"quotas": {"towers": 0, "popular": 10}},
+        {"quotas": {"popular": 10}, "fallback": ("towers",)},
+    ):
+        blend = Blend({"towers": towers, "popular": Popular()}, **options).fit(split)
+        assert blend.reads_clock == towers.reads_clock is True
+        assert blend.query_context == towers.query_context == {"device"}
+        assert blend.history_features == towers.history_features == {"rating"}
+        items = blend.data.items.ids.head(2).to_list()
+        asked = Queries(
+            histories=[items],
+            times=[[10**9, 10**9 + 1]],
+            time=10**9,
+            context={"device": ["tv"]},
+            event_features={"rating": [[1.0, 2.0]]},
+        )
+        assert blend.recommend(asked, 3).rows.shape == (1, 3)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from shortlist.data.dataset import Dataset
-from shortlist.data.predicates import MOST_DEEP, allowed_rows, parse
+from shortlist.data.predicates import MOST_DEEP, Range, allowed_rows, parse
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import QueryError
 
@@ -180,3 +180,16 @@ def test_a_column_of_32_bits_holds_a_number_as_it_would_be_written():
     for price, item in ((0.1, 10), (0.2, 20), (0.3, 30)):
         assert chosen({"column": "price", "eq": price}, data) == [item]
         assert chosen({"column": "price", "min": price, "max": price}, data) == [item]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(3, 2.5), ("2024-02-02", "2024-02-01"), ("2024-02-01T12:00", "2024-02-01T11")]
+)
+def test_a_range_that_nothing_lies_in_is_refused_where_it_stands(low, high):
+    tree = {"and": [{"column": "a", "eq": 1}, {"not": {"column": "x", "min": low, "max": high}}]}
+    with pytest.raises(QueryError, match=r"where\.and\[1\]\.not: column 'x': min = .* above max"):
+        parse(tree)
+    with pytest.raises(QueryError, match="no item would be left"):
+        Range("x", low, high)
+    assert parse({"column": "x", "min": 2, "max": 2}) == Range("x", 2, 2)
+    assert parse({"column": "x", "min": "2024-02-01T12:00", "max": "2024-02-01"}).low

@@ -104,3 +104,17 @@ def test_the_sampler_takes_each_batch_in_before_it_answers():
     wanted = [math.log(4 * share) for share in (0.6, 0.6, 0.2, 0.6, 0.2)]
     assert pool.log_q.tolist() == pytest.approx(wanted, rel=1e-6)
     assert pool.source.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_estimate_that_begins_with_counts_knows_the_shares_and_follows_the_stream():
+    estimate = StreamingFrequency(buckets=4096)
+    estimate.begin(torch.tensor([0.0, 60.0, 30.0, 9.5, 0.5]))
+    rows = torch.arange(1, 5)
+    torch.testing.assert_close(
+        estimate.of(rows), torch.tensor([0.6, 0.3, 0.095, 0.005], dtype=torch.float64)
+    )
+    for _ in range(200):
+        estimate.update(torch.tensor([4, 4, 4, 1]))
+    torch.testing.assert_close(
+        estimate.of(rows[[3, 0]]), torch.tensor([0.75, 0.25], dtype=torch.float64), atol=0.1, rtol=0
+    )

@@ -47,3 +47,18 @@ def test_it_remembers_no_more_than_it_was_told(size):
     sampler = build_sampler("memory", COUNTS, negatives=size)
     sampler.sample(batch([1, 1, 2, 3, 1]), None)
     assert len(sampler.sample(batch([2]), None).ids) == 1 + size
+
+
+def test_one_that_goes_on_remembers_the_training_before_and_counts_its_slots_by_its_shares():
+    earlier, now = torch.tensor([0, 6, 2, 0]), torch.tensor([0, 0, 1, 3])
+    sampler = build_sampler("memory", now, negatives=4000)
+    sampler.go_on(now, earlier, torch.Generator().manual_seed(0))
+    pool = sampler.sample(batch([3, 2]), None)
+    shares = torch.bincount(pool.ids[2:], minlength=4) / 4000
+    torch.testing.assert_close(shares, torch.tensor([0, 0.75, 0.25, 0]), atol=0.02, rtol=0)
+    rows = torch.tensor([1, 2, 3])
+    expected = sampler.log_q(rows, batch([3, 2])).exp()  # 1 slot of now, 4,000 of before
+    torch.testing.assert_close(expected, torch.tensor([3000.0, 1000.25, 0.75]))
+    sampler.sample(batch([3, 2]), None)  # two of the old ones have made room
+    expected = sampler.log_q(rows, batch([3, 2])).exp()
+    torch.testing.assert_close(expected, torch.tensor([2998.5, 1000.25, 2.25]))

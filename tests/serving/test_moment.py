@@ -15,6 +15,7 @@ from shortlist.cli import main
 RECIPE = """
 [data]
 interactions = "log.csv"
+users = "users.csv"
 time = "time"
 event = "kind"
 
@@ -23,6 +24,9 @@ target = true
 
 [data.events.view]
 seen = false
+
+[features.users]
+age = "numeric"
 
 [features.events]
 device = { kind = "categorical", known = "before" }
@@ -66,6 +70,8 @@ def events(count=600, seed=0):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("moment")
     events().write_csv(folder / "log.csv")
+    ages = pl.DataFrame({"user_id": range(60), "age": [20.0 + user for user in range(60)]})
+    ages.write_csv(folder / "users.csv")
     (folder / "recipe.toml").write_text(RECIPE)
     command("train", folder / "recipe.toml", "--out", folder / "bundle", "--quiet")
     return folder
@@ -138,7 +144,56 @@ def test_the_command_line_tells_the_moment_of_all_queries(folder, served, capsys
         ("device", "NAME=VALUE"),
     ):
         command(*ask, "--context", wrong)
-        assert message in " ".join(capsys.readouterr().err.split())
+        said = " ".join(capsys.readouterr().err.split())
+        assert message in said
+        assert "queries:" not in said  # what is refused is refused before anything is noted
+    command("recommend", folder / "bundle", "--user", 999, "--feature", "height=3")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'height' does nothing for this retriever: it reads age" in said
+    assert "unknown" not in said
+    command("recommend", folder / "bundle", "--user", 1, "--json", "--feature", "age=70")
+    answer = json.loads(capsys.readouterr().out)["users"][0]
+    wanted = served.recommend(Queries([1], features={"age": [70.0]}), 10)
+    assert [one["item"] for one in answer["items"]] == wanted.ids[0]
+
+
+def test_explain_takes_what_recommend_takes(folder, client, served, capsys):
+    items = [4, 5, 6]
+    told = {
+        "recent": [[7, 8]],
+        "kinds": [["buy", None]],
+        "event_features": {"dwell": [[3.0, None]]},
+        "context": {"device": ["tv"], "battery": [0.5]},
+        "features": {"age": [70.0]},
+    }
+    said = client.post("/v1/explain", {"user": 1, "items": items, **told}).json["reasons"]
+    frame = served.explain(Queries([1], **told), [items])
+    assert said["contribution"] == pytest.approx(frame["contribution"].to_list(), rel=1e-4)
+    assert said["because"] == frame["because"].to_list()
+    bare = served.explain(Queries([1]), [items])["contribution"].to_list()
+    assert frame["contribution"].to_list() != pytest.approx(bare, rel=1e-3)
+    ask = ("explain", folder / "bundle", "--user", 1, "--json")
+    command(
+        *(*ask, "--recent", "7,8", "--feature", "age=70", "--context", "device=tv"),
+        *("--context", "battery=0.5", *(part for item in items for part in ("--item", item))),
+    )
+    answer = json.loads(capsys.readouterr().out)["reasons"]
+    told = {name: told[name] for name in ("recent", "context", "features")}
+    frame = served.explain(Queries([1], **told), [items])
+    assert [one["because"] for one in answer] == frame["because"].to_list()
+    gives = [one["contribution"] for one in answer]
+    assert gives == pytest.approx(frame["contribution"].to_list(), rel=1e-4)
+    for wrong, message in (
+        ({"context": {"devise": ["tv"]}}, "no feature of events 'devise'"),
+        ({"recent": [[4], [5]]}, "recent needs one list of items a user"),
+        ({"time": 3}, "time"),
+    ):
+        said = client.post("/v1/explain", {"user": 1, "items": items, **wrong})
+        assert message in said.json["error"]["message"]
+    command(*ask, "--item", 999, "--context", "device=tv")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "item 999 is unknown" in said
+    assert "battery" not in said
 
 
 def test_a_file_of_users_tells_the_moment_of_each(folder, served, tmp_path, capsys):
@@ -197,7 +252,10 @@ def test_update_reads_the_columns_and_refuses_a_file_without_them(folder, tmp_pa
         ),
         (["features.events.device.kind='vector'"], "categorical"),
         (["model.context=[]", "model.history_features=[]"], "features.events.battery does nothing"),
-        (["training.positives='u2u'"], "features.events does nothing with positives = 'u2u'"),
+        (
+            ["training.positives='u2u'", "features.users={}"],
+            "features.events does nothing with positives = 'u2u'",
+        ),
         (
             ["model.history='none'", "model.user_id=true"],
             "features.events.dwell does nothing: name it in model.history_features, and give",

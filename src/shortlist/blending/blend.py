@@ -157,27 +157,27 @@ class Blend(Explaining):
 
     @property
     def reads_clock(self) -> bool:
-        """Whether any channel that is asked reads when a question is asked."""
-        return any(self.channels[name].reads_clock for name in self.channels if self._asked(name))
+        """Whether any channel reads when a question is asked.
+
+        As for `query_features`, those without slots count, too: what a question may say follows
+        from the recipe, and not from what a plan has found.
+        """
+        return any(channel.reads_clock for channel in self.channels.values())
 
     @property
     def query_features(self) -> frozenset[str]:
-        """The features of users that a channel that is asked reads from a question."""
-        return frozenset[str]().union(*(channel.query_features for channel in self._those_asked()))
+        """The features of users that any channel reads from a question."""
+        return frozenset[str]().union(*(one.query_features for one in self.channels.values()))
 
     @property
     def query_context(self) -> frozenset[str]:
-        """The features of the event asked for that a channel that is asked reads."""
-        return frozenset[str]().union(*(channel.query_context for channel in self._those_asked()))
+        """The features of the event asked for that any channel reads."""
+        return frozenset[str]().union(*(one.query_context for one in self.channels.values()))
 
     @property
     def history_features(self) -> frozenset[str]:
-        """The features of past events that a channel that is asked reads."""
-        read = (channel.history_features for channel in self._those_asked())
-        return frozenset[str]().union(*read)
-
-    def _those_asked(self) -> list[Channel]:
-        return [channel for name, channel in self.channels.items() if self._asked(name)]
+        """The features of past events that any channel reads."""
+        return frozenset[str]().union(*(one.history_features for one in self.channels.values()))
 
     @property
     def item_columns(self) -> frozenset[str]:
@@ -190,7 +190,8 @@ class Blend(Explaining):
 
     def strangers(self, block: RowQueries) -> Tensor:
         """Return the queries of which no channel that is asked knows anything, bool [B]."""
-        cold = [channel.strangers(block) for channel in self._those_asked()]
+        asked = [channel for name, channel in self.channels.items() if self._asked(name)]
+        cold = [channel.strangers(block) for channel in asked]
         return torch.stack(cold).all(dim=0)
 
     def answered(self, block: RowQueries, k: int) -> Answer:

@@ -1,7 +1,9 @@
 """Which channel deserves how many slots? Measured on validation rows, for two budgets."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
 from time import perf_counter
 from typing import Any, Self
@@ -29,7 +31,12 @@ TIMED = 50
 MOST_CHANNELS = 10
 """Of so many channels every subset is tried against a latency budget."""
 
+SHORT = 10
+"""A list that could hold every item says nothing: the plan is then made for this share of them."""
+
 Floats = NDArray[np.float64]
+
+logger = logging.getLogger("shortlist.blending")
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ class Lists:
         kept = np.isin(owner, pick)
         self.names = tuple(channels)
         self.depth = depth
+        candidates = (channel.candidate_rows() for channel in channels.values())
+        self.candidates = len(reduce(np.union1d, candidates))
         self.users = len(pick)
         self.owner, self.item = np.searchsorted(pick, owner[kept]), items[kept]
         self.weight = 1 / (np.diff(offsets)[pick][self.owner] * len(pick))
@@ -198,6 +207,8 @@ def plan(
     and slots given one block after the other to whoever finds most new items (greedy coverage,
     Nemhauser et al. 1978), blocks of slots change
     hands while that helps. latency: microseconds that the chosen channels may take together.
+    A list that could hold every item is as good whoever fills it: then the quotas are those of a
+    list of a tenth of the items, stretched to `size`, and a warning says so.
     Errors: ModelError, QueryError.
     """
     size = checked_count("size", size)
@@ -216,7 +227,8 @@ def plan_lists(lists: Lists, size: int, latency: float | None = None) -> Plan:
     """`plan` from answers that are there."""
     count = len(lists.names)
     every = tuple(range(count))
-    quotas = _best(lists, size, _affordable(lists, latency) if latency is not None else [every])
+    sets = _affordable(lists, latency) if latency is not None else [every]
+    quotas = _best(lists, size, sets) if size < lists.candidates else _of_short(lists, size, sets)
     best = lists.recall(quotas)
     marginal = {}
     for channel, name in enumerate(lists.names):
@@ -244,6 +256,22 @@ def plan_lists(lists: Lists, size: int, latency: float | None = None) -> Plan:
         expected=best,
         equal=lists.recall(even),
     )
+
+
+def _of_short(lists: Lists, size: int, sets: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
+    """The quotas of a list that is short beside the catalogue, stretched to `size` slots, [C]."""
+    count = len(lists.names)
+    short = min(size, max(lists.candidates // SHORT, count))
+    logger.warning(
+        "the %d slots that quotas are planned for could hold all %d items, whoever gives them: the "
+        "plan is that of %d slots, stretched; set blend.size to fewer than the items",
+        *(size, lists.candidates, short),
+    )
+    planned = _best(lists, short, sets)
+    even = np.bincount(slot_order(_ones(count, max(sets, key=len)), short), minlength=count)
+    if lists.recall(even) >= lists.recall(planned):
+        planned = even
+    return np.bincount(slot_order(planned, size), minlength=count)
 
 
 def _affordable(lists: Lists, latency: float) -> list[tuple[int, ...]]:

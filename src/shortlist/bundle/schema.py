@@ -188,9 +188,12 @@ class Epoch(Section):
 
 
 class LearnedSettings(Section):
-    """Settings of a retriever with towers. auto: why, for each key that said "auto"."""
+    """Settings of a retriever with towers. auto: why, for each key that said "auto".
 
-    may_be_missing: ClassVar[frozenset[str]] = frozenset({"auto"})
+    learned: what was learned beside the towers, where something was.
+    """
+
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"auto", "learned"})
 
     model: dict[str, Any]
     training: dict[str, Any]
@@ -199,6 +202,7 @@ class LearnedSettings(Section):
     epochs: list[Epoch]
     index: str | None = None
     auto: dict[Name, str] | None = None
+    learned: dict[Name, Annotated[float, Field(allow_inf_nan=False)]] | None = None
 
 
 class CountingSettings(Section):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from shortlist.errors import QueryError
 from shortlist.outputs import PAGES, PARQUET, output_at
 
 if TYPE_CHECKING:
+    from shortlist.asking.queries import Queries
     from shortlist.bundle.bundle import Bundle
     from shortlist.cli.show import Side
     from shortlist.data.dataset import TrainingData
@@ -24,6 +26,25 @@ TimeOfRequest = Annotated[
     typer.Option(
         help="When it is asked, as the log writes its times or as ISO text "
         "(2024-01-31T20:15:00); for a model with request_time. Default: this machine's clock."
+    ),
+]
+
+
+Moment = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--context",
+        help="NAME=VALUE: what is known of the moment, of all queries: a feature of events that is "
+        "known before. May be repeated.",
+    ),
+]
+
+Features = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feature",
+        help="NAME=VALUE: a feature of the user as it is now, in place of what the bundle knows. "
+        "May be repeated.",
     ),
 ]
 
@@ -68,14 +89,8 @@ def recommend(
             "columns of the names of features of events.",
         ),
     ] = False,
-    moment: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--context",
-            help="NAME=VALUE: what is known of the moment, of all queries: a feature of events "
-            "that is known before. May be repeated.",
-        ),
-    ] = None,
+    moment: Moment = None,
+    feature: Features = None,
     all_users: Annotated[
         bool, typer.Option("--all-users", help="Every user of the bundle; needs --out.")
     ] = False,
@@ -131,6 +146,10 @@ def recommend(
             "--context is of all queries, and --with-context of each: give one of the two",
         ),
         (
+            feature is not None and (target is not None or len(user or history or ()) > 1),
+            "--feature is of one --user or --history; for a --users-file there is --with-features",
+        ),
+        (
             target is not None and json_,
             "--json is for answers that are printed, and --out writes Parquet",
         ),
@@ -166,37 +185,59 @@ def recommend(
 
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
-    if loaded.forgets_met:
-        notes.print(f"Items met below min_weight are {show.FORGETS}.")
+    # Notes follow the answer: a question that is refused has none.
+    said = [f"Items met below min_weight are {show.FORGETS}."] if loaded.forgets_met else []
     for name, listed in (("allow", allow), ("deny", deny)):
         asked[name] = None if listed is None else _ids(data.items, listed)
-    for line in show.unlisted(loaded.retriever, allow=asked["allow"], deny=asked["deny"]):
-        notes.print(line)
-    told_of_all = _context(data, moment)
-    asked["time"] = None if time_column is not None else _time(loaded, time)
+    said += show.unlisted(loaded.retriever, allow=asked["allow"], deny=asked["deny"])
+    told_of_all = _told("--context", data.event_features.encoders, moment)
+    asked["time"] = None if time_column is not None else _time(loaded, time, said)
     if target is not None:
         features = users_file if with_features else None
         moments: Path | dict[str, Any] = told_of_all
         if with_context and users_file is not None:
             moments = users_file
         asked |= {"overwrite": overwrite, "time_column": time_column}
-        _recommend_file(loaded, users_file, features, moments, target, k, **asked)
+        said += _recommend_file(loaded, users_file, features, moments, target, k, **asked)
+        for line in said:
+            notes.print(line)
         return
-    count = len(user or history or ())
-    asked["context"] = {name: [value] * count for name, value in told_of_all.items()} or None
+    asked |= _beside(len(user or history or ()), data, told_of_all, feature)
     if user is not None:
         since = None if recent is None else [_ids(data.items, text) for text in recent]
         queries = Queries(data.users.parse(user), recent=since, **asked)
     else:
         lists = [_ids(data.items, text) for text in history or []]
         queries = Queries(histories=lists, **asked)
-    unknown = show.gaps(loaded.retriever, queries.context, len(queries))
-    for line in (*show.strangers(loaded.retriever, queries), *unknown):
-        notes.print(line)
     if json_:
-        print_json(show.answers(loaded.retriever, queries, k))
+        answer: Any = show.answers(loaded.retriever, queries, k)
     else:
-        out.print(show.recommendations(loaded.retriever, queries, k))
+        answer = show.recommendations(loaded.retriever, queries, k)
+    _print_notes(loaded, queries, said)
+    if json_:
+        print_json(answer)
+    else:
+        out.print(answer)
+
+
+def _print_notes(loaded: "Bundle", queries: "Queries", said: list[str]) -> None:
+    """Say what was said, and what the bundle does not know of the queries."""
+    from shortlist.cli import show
+
+    unknown = show.gaps(loaded.retriever, queries.context, len(queries))
+    for line in (*said, *show.strangers(loaded.retriever, queries), *unknown):
+        notes.print(line)
+
+
+def _beside(
+    count: int, data: "TrainingData", told: dict[str, Any], feature: list[str] | None
+) -> dict[str, Any]:
+    """What is told of each of so many queries: context and features, as `Queries` takes them."""
+    features = _told("--feature", data.user_features.encoders, feature)
+    return {
+        key: {name: [value] * count for name, value in values.items()} or None
+        for key, values in (("context", told), ("features", features))
+    }
 
 
 def _recommend_file(
@@ -209,8 +250,8 @@ def _recommend_file(
     *,
     time_column: str | None,
     **asked: Any,
-) -> None:
-    """Write the candidates of the users of a file, or of all users.
+) -> list[str]:
+    """Write the candidates of the users of a file, or of all users; return what is to be said.
 
     features_file: the same file, where it tells features of the users. context: the same file,
     where it tells the moment of each, or what is known of the moments of all. time_column: of the
@@ -233,15 +274,15 @@ def _recommend_file(
         asked["context"] = files.context_of_all(context, len(users))
     told = asked.get("context")
     moments = None if told is None else told.to_dict(as_series=False)
-    for line in show.gaps(loaded.retriever, moments, len(users)):
-        notes.print(line)
     strangers = files.recommend_file(loaded.retriever, users, target, k, **asked)
-    notes.print(f"Wrote candidates of {len(users):,} users to {target}.")
+    said = show.gaps(loaded.retriever, moments, len(users))
+    said.append(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:
-        notes.print(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
+        said.append(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
+    return said
 
 
-def _time(loaded: "Bundle", text: str | None) -> Any:
+def _time(loaded: "Bundle", text: str | None, said: list[str]) -> Any:
     """Read --time; without it this machine's clock, for a model that reads one, and say so."""
     from shortlist.asking.clock import now, written
 
@@ -249,7 +290,7 @@ def _time(loaded: "Bundle", text: str | None) -> Any:
         return written(text)
     moment = now(loaded.retriever)
     if moment is not None:
-        notes.print(f"Asked at {moment:%Y-%m-%d %H:%M:%S} UTC, this machine's clock (--time).")
+        said.append(f"Asked at {moment:%Y-%m-%d %H:%M:%S} UTC, this machine's clock (--time).")
     return moment
 
 
@@ -265,24 +306,22 @@ def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
     return vocabulary.parse([field.strip() for field in fields] or [""]).to_list()
 
 
-def _context(data: "TrainingData", given: list[str] | None) -> dict[str, Any]:
-    """Read NAME=VALUE, the value as the feature of events of that name has it."""
+def _told(option: str, encoders: Mapping[str, Any], given: list[str] | None) -> dict[str, Any]:
+    """Read NAME=VALUE of an option, the value as the feature of that name has it."""
     found: dict[str, Any] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
         if not (name and equals and value):
-            raise QueryError(f"--context is NAME=VALUE, such as device=tv, got {text!r:.60}")
+            raise QueryError(f"{option} is NAME=VALUE, such as device=tv, got {text!r:.60}")
         if name in found:
-            raise QueryError(f"--context gives {name!r} twice")
-        encoder = data.event_features.encoders.get(name)
+            raise QueryError(f"{option} gives {name!r} twice")
+        encoder = encoders.get(name)
         found[name] = value
         if encoder is not None and encoder.kind == "numeric":
             try:
                 found[name] = float(value)
             except ValueError:
-                raise QueryError(
-                    f"--context {name}: expected a number, got {value!r:.60}"
-                ) from None
+                raise QueryError(f"{option} {name}: expected a number, got {value!r:.60}") from None
     return found
 
 
@@ -352,7 +391,13 @@ def explain(
         list[str] | None,
         typer.Option(help="An item id; may be repeated. Default: the first three candidates."),
     ] = None,
+    recent: Annotated[
+        str | None,
+        typer.Option(help="With --user: item ids met since then, oldest first: ID,ID,..."),
+    ] = None,
     time: TimeOfRequest = None,
+    moment: Moment = None,
+    feature: Features = None,
     reasons: Annotated[
         int | None, typer.Option(min=1, help="How many reasons a table shows. Default: 5.")
     ] = None,
@@ -366,6 +411,8 @@ def explain(
     """
     if (user is None) == (history is None):
         raise QueryError("give --user or --history: one of the two")
+    if recent is not None and user is None:
+        raise QueryError("--recent follows what is stored of a --user: give both")
     if json_ and reasons is not None:
         raise QueryError("--reasons is of the tables, and --json gives every reason: leave it out")
 
@@ -378,23 +425,31 @@ def explain(
     data = loaded.retriever.data
     if not isinstance(loaded.retriever, Explains):
         raise QueryError("this retriever cannot say why: it has no reasons")
-    moment = _time(loaded, time)
+    said: list[str] = []
+    asked = {
+        "time": _time(loaded, time, said),
+        **_beside(1, data, _told("--context", data.event_features.encoders, moment), feature),
+    }
+    since = None if recent is None else [_ids(data.items, recent)]
     queries = (
-        Queries(data.users.parse([user]), time=moment)
+        Queries(data.users.parse([user]), recent=since, **asked)
         if user is not None
-        else Queries(histories=[_ids(data.items, history or "")], time=moment)
+        else Queries(histories=[_ids(data.items, history or "")], **asked)
     )
-    for line in show.strangers(loaded.retriever, queries):
-        notes.print(line)
     chosen = data.items.parse(item).to_list() if item else None
     if chosen is None:
         chosen = loaded.retriever.recommend(queries, 3).ids[0]
     if unknown := [i for i, row in zip(chosen, data.items.rows(chosen), strict=True) if row == 0]:
         raise QueryError(f"item {unknown[0]} is unknown to this bundle")
     if json_:
-        print_json(show.explanation_answers(loaded.retriever, queries, chosen))
+        answer: Any = show.explanation_answers(loaded.retriever, queries, chosen)
     else:
-        out.print(show.explanation(loaded.retriever, queries, chosen, reasons or 5))
+        answer = show.explanation(loaded.retriever, queries, chosen, reasons or 5)
+    _print_notes(loaded, queries, said)
+    if json_:
+        print_json(answer)
+    else:
+        out.print(answer)
 
 
 def evaluate(

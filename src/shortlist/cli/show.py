@@ -340,8 +340,8 @@ def strangers(retriever: Channel, queries: Queries) -> list[str]:
         rows = data.users.rows(queries.users)
         said = [
             f"user {user} is unknown: the answer can only be popular items."
-            if queries.recent is None
-            else f"user {user} is unknown: only the recent items tell of them."
+            if all(told is None for told in (queries.recent, queries.features, queries.context))
+            else f"user {user} is unknown: only what the question says tells of them."
             for user, row in zip(queries.users, rows, strict=True)
             if row == 0
         ]

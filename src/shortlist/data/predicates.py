@@ -47,12 +47,27 @@ class In:
 class Range:
     """The column's number, or date, lies between the two, both included; None is no limit.
 
-    Dates are ISO text; one without a time is the whole day.
+    Dates are ISO text; one without a time is the whole day. Errors: QueryError where the first is
+    above the second, so that nothing could lie between.
     """
 
     column: str
     low: float | str | None
     high: float | str | None
+
+    def __post_init__(self) -> None:
+        low, high = self.low, self.high
+        if isinstance(low, str) and isinstance(high, str):
+            what = f"column '{self.column}': a limit must be a date"
+            empty = _span(low, what)[0] >= _span(high, what)[1]
+        else:
+            numbers = isinstance(low, int | float) and isinstance(high, int | float)
+            empty = numbers and not low <= high  # type: ignore[operator]
+        if empty:
+            raise QueryError(
+                f"column '{self.column}': min = {low!r} is above max = {high!r}, so no item would "
+                "be left: change one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -180,14 +195,21 @@ def _parse(tree: object, at: str, depth: int, count: list[int]) -> Predicate:
             raise QueryError(f"{at}.in must be a list of at most {MOST_VALUES:,} values")
         return In(column, tuple(_scalar(value, f"{at}.in[{n}]") for n, value in enumerate(values)))
     if keys in ({"column", "min"}, {"column", "max"}, {"column", "min", "max"}):
-        low, high = (_limit(tree.get(key), f"{at}.{key}") for key in ("min", "max"))
-        if low is None and high is None:
-            raise QueryError(f"{at} needs a number or a date for min or max")
-        return Range(column, low, high)
+        return _range(column, tree, at)
     raise QueryError(
         f"{at}: beside 'column' there must be 'eq', 'in', or 'min' and 'max'; "
         f"got {sorted(map(str, keys))}"
     )
+
+
+def _range(column: str, tree: Mapping[Any, Any], at: str) -> Range:
+    low, high = (_limit(tree.get(key), f"{at}.{key}") for key in ("min", "max"))
+    if low is None and high is None:
+        raise QueryError(f"{at} needs a number or a date for min or max")
+    try:
+        return Range(column, low, high)
+    except QueryError as error:
+        raise QueryError(f"{at}: {error}") from None
 
 
 def _scalar(value: object, at: str) -> Scalar:

@@ -308,7 +308,7 @@ def _catalogue(
         figures[f"average_popularity@{k}"] = average_popularity(slots, popularity)
         figures[f"popularity_percentile@{k}"] = popularity_percentile(slots, popularity)
         figures[f"gini@{k}"] = gini(slots)
-        figures[f"novelty@{k}"] = novelty(slots, popularity)
+        figures[f"novelty@{k}"] = novelty(slots, popularity, int(counts.sum()))
         apart = answers.distances[k]
         apart = apart[~np.isnan(apart)]
         figures[f"diversity@{k}"] = float(apart.mean()) if len(apart) else float("nan")

@@ -218,7 +218,7 @@ def _refreshed(
         watermark=watermark or source.until,
         deleted=len(source.deleted),
         vocabulary=_vocabulary(running.data, new.data),
-        warnings=_warnings(came, source, new),
+        warnings=(*_warnings(came, source, new), *_unlearned(running)),
     )
     if not came.events and not came.met and not source.deleted:
         return result
@@ -337,6 +337,18 @@ def _warnings(came: Update, source: Unlearned, new: Renewed) -> tuple[str, ...]:
     if new.gone:
         said.append(f"{new.gone:,} events were older than the window, and are forgotten")
     return tuple(said)
+
+
+def _unlearned(running: Channel) -> Iterator[str]:
+    """What was learned, and is not in a bundle of an older version."""
+    for name, part in parts(running).items():
+        if not isinstance(part, Learner) or "objective.log_scale" in part.learned:
+            continue
+        if part.training_section.learn_temperature:
+            yield (
+                f"the bundle is of an older version and does not hold the temperature that {name} "
+                f"learned: it begins at {part.training_section.temperature:g} again"
+            )
 
 
 def _vocabulary(old: TrainingData, new: TrainingData) -> dict[str, dict[str, int]]:

@@ -79,6 +79,18 @@ class Remembering(Protocol):
         ...
 
 
+@runtime_checkable
+class GoesOn(Protocol):
+    """A sampler that has learned from the positives it met, and does not begin with nothing."""
+
+    def go_on(self, counts: Tensor, earlier: Tensor, generator: torch.Generator) -> None:
+        """Go on in a training on some positives, after one on others.
+
+        counts, earlier: how often each item row is a positive here, and was one before, [N + 1].
+        """
+        ...
+
+
 class Dropped(NamedTuple):
     """Slots of a shared pool that do not count: pairs of row and column, rows ascending, [n]."""
 

@@ -60,6 +60,19 @@ class StreamingFrequency:
         self._last_seen[places] = self.events
         self._seen[places] = seen
 
+    def begin(self, counts: Tensor) -> None:
+        """Know how often each item row comes, [N + 1], as after a look at a stream of these."""
+        known = counts.nonzero().squeeze(1)
+        own = counts[known].double()
+        count = torch.zeros_like(self._interval)
+        for places in self._places(known):  # items that share a place come together
+            count.index_add_(0, places, own)
+        filled = count > 0
+        self.events = int(own.sum().ceil())
+        self._seen = count.ceil().to(torch.int64)
+        self._interval = torch.where(filled, own.sum() / count, 0)
+        self._last_seen = torch.where(filled, self.events, 0)
+
     def of(self, ids: Tensor) -> Tensor:
         """Return the estimated share of each item row, float64, like ids.
 

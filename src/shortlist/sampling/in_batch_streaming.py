@@ -54,6 +54,10 @@ class StreamingInBatchSampler:
         draws = max(len(batch.positive) - 1, 1)
         return (self.frequency.of(ids) * draws).log().float()
 
+    def go_on(self, counts: Tensor, earlier: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
+        """Begin with the counts of the positives that come now: they can be counted."""
+        self.frequency.begin(counts)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the estimate as it is now."""
         return self.frequency.state_dict()

@@ -42,6 +42,9 @@ class MemorySampler:
         self.capacity = capacity
         self._earlier = torch.zeros(0, dtype=torch.int64)  # the newest first
         self._recalled = 0  # how many of them were in the latest pool
+        self._before: Tensor | None = None  # shares in the training before this one, [N + 1]
+        self._old = 0  # how many are of that one: the last of those remembered
+        self._old_recalled = 0
 
     @classmethod
     def from_counts(cls, counts: Tensor, *, negatives: int = 4096) -> Self:
@@ -61,13 +64,31 @@ class MemorySampler:
             [torch.arange(len(ours), device=ours.device), torch.full_like(earlier, -1)]
         )
         self._recalled = len(earlier)
+        self._old_recalled = self._old
         self._earlier = ids[: self.capacity]
+        self._old = max(self._old - (len(ids) - len(self._earlier)), 0)
         return Negatives(ids, self.log_q(ids, batch), source, distinct=False)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of (B - 1 + m)·Q for each id, where the latest pool had m remembered slots."""
-        slots = len(batch.positive) - 1 + self._recalled
-        return log_expected(self.frequency, ids, max(slots, 1))
+        """Log of (B - 1 + m)·Q for each id, where the latest pool had m remembered slots.
+
+        Slots of a training before this one have its shares instead.
+        """
+        slots = len(batch.positive) - 1 + self._recalled - self._old_recalled
+        if self._before is None or not self._old_recalled:
+            return log_expected(self.frequency, ids, max(slots, 1))
+        total = slots + self._old_recalled
+        both = slots * self.frequency + self._old_recalled * self._before.to(self.frequency.device)
+        return log_expected(both / total, ids, total)
+
+    def go_on(self, counts: Tensor, earlier: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
+        """Remember M positives of the training before, drawn as they came there."""
+        self._before = frequencies(earlier)
+        edges = self._before.cumsum(0)
+        drawn = torch.rand(self.capacity, generator=generator, dtype=torch.float64)
+        drawn = drawn.to(edges.device) * edges[-1]
+        self._earlier = torch.searchsorted(edges, drawn, right=True)
+        self._old = self.capacity
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the positives it remembers, and how many of them were in the latest pool."""

@@ -45,7 +45,7 @@ class Fresh(NamedTuple):
         """
         given = {name: lists for name, lists in told.items() if lists is not None}
         asked: dict[str, Any] = {"recent": since, "met": self.met, "forgotten": self.forgotten}
-        if self.recent is None:
+        if self.recent is None or (since is not None and len(since) != len(self.recent)):
             return asked | given
         if since is None:
             return asked | {"recent": self.recent, **self.beside} | given

@@ -108,13 +108,21 @@ class SimilarRequest(Message):
 class ExplainRequest(Message):
     """Why do items have their scores, for a user or for a history: one of the two.
 
-    time: when it is asked, as in a question for candidates.
+    All else says what it does in a question for candidates, of one query: lists of one each, such
+    as {"recent": [[7, 9]], "context": {"device": ["tv"]}}.
     """
 
     user: Id | None = None
     history: Ids | None = None
     items: Ids
+    recent: list[Ids] | None = None
+    kinds: list[list[str | None]] | None = None
+    times: list[list[Time]] | None = None
+    weights: list[list[float | None]] | None = None
     time: Time | list[Time] = None
+    features: dict[str, list[FeatureValue]] | None = None
+    context: dict[str, list[FeatureScalar]] | None = None
+    event_features: dict[str, list[list[FeatureScalar]]] | None = None
 
 
 class HistoryRequest(Message):

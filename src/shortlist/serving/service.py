@@ -140,26 +140,13 @@ class Service:
                 f"{count} queries of {asked.k} candidates: at most {self.limits.candidates} "
                 "candidates a request",
             )
-        told = asked.recent if histories is None else histories
-        if told is not None:
-            name = "recent" if histories is None else "histories"
-            self._check_histories(served, told, name)
         if asked.where is not None:
             check_condition(asked.where, self.limits)
-        since, known = Fresh(), None
-        if users is not None:
-            known = check_ids(users, data.users, "users")
-            since = fresh(self.events, served, known)
-        beside = {"kinds": asked.kinds, "times": asked.times, "weights": asked.weights}
-        self._check_weights(served, asked.weights)
+        known = None if users is None else check_ids(users, data.users, "users")
+        told = asked.recent if histories is None else histories
+        since, question = self._question(served, asked, known, histories)
         queries = Queries(
-            users=known,
-            histories=histories,
-            **(follow := since.asked(asked.recent, beside)),
-            time=now(served.retriever) if asked.time is None else asked.time,
-            features=asked.features,
-            context=asked.context,
-            event_features=_behind(asked.event_features, told, follow["recent"]),
+            **question,
             exclude_seen=asked.exclude_seen,
             where=None if asked.where is None else condition(asked.where),
             quota=asked.quota,
@@ -190,6 +177,32 @@ class Service:
         self.measures.answered(len(found), int(found.fallback.sum()))
         return answer
 
+    def _question(
+        self,
+        served: Served,
+        asked: RecommendRequest | ExplainRequest,
+        users: Any,
+        histories: list[list[Any]] | None,
+    ) -> tuple[Fresh, dict[str, Any]]:
+        """What the store adds, and what `Queries` is told of users or histories and the moment."""
+        told = asked.recent if histories is None else histories
+        if told is not None:
+            name = "recent" if histories is None else "histories"
+            self._check_histories(served, told, name)
+        since = Fresh() if users is None else fresh(self.events, served, users)
+        beside = {"kinds": asked.kinds, "times": asked.times, "weights": asked.weights}
+        self._check_weights(served, asked.weights)
+        follow = since.asked(asked.recent, beside)
+        return since, {
+            "users": users,
+            "histories": histories,
+            **follow,
+            "time": now(served.retriever) if asked.time is None else asked.time,
+            "features": asked.features,
+            "context": asked.context,
+            "event_features": _behind(asked.event_features, told, follow["recent"]),
+        }
+
     def _without_forgotten(self, names: list[Any], scores: list[Any]) -> tuple[Any, Any]:
         """Leave users who were deleted out of lists of users."""
         gone = frozenset() if self.events is None else self.events.forgotten
@@ -203,11 +216,12 @@ class Service:
         )
         return names, scores
 
-    def _of_user(self, served: Served, user: Any, time: Any = None) -> Queries:
-        """What to ask about a user with all that is known of them; time: when, None for now."""
+    def _of_user(self, served: Served, user: Any) -> Queries:
+        """What to ask about a user now with all that is known of them."""
         users = check_ids([user], served.data.users, "user")
-        time = now(served.retriever) if time is None else time
-        return Queries(users=users, time=time, **fresh(self.events, served, users).asked(None))
+        return Queries(
+            users=users, time=now(served.retriever), **fresh(self.events, served, users).asked(None)
+        )
 
     def _check_weights(self, served: Served, weights: list[list[float | None]] | None) -> None:
         """Refuse events that are no positives, and would be read as such."""
@@ -274,12 +288,9 @@ class Service:
         for item, row in zip(items, data.items.rows(items), strict=True):
             if row == 0:
                 raise RequestError("invalid_request", f"item {item!r:.40} is unknown")
-        if asked.user is not None:
-            queries = self._of_user(served, asked.user, asked.time)
-        else:
-            self._check_histories(served, [asked.history or []])
-            time = now(retriever) if asked.time is None else asked.time
-            queries = Queries(histories=[asked.history or []], time=time)
+        users = None if asked.user is None else check_ids([asked.user], data.users, "user")
+        histories = None if asked.history is None else [asked.history]
+        queries = Queries(**self._question(served, asked, users, histories)[1])
         frame = retriever.explain(queries, [items]).drop("query")
         reasons = {name: frame[name].to_list() for name in frame.columns}
         return {

@@ -1,7 +1,7 @@
 """Which epochs are run, and whose weights are kept: a training that can be put down anywhere."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,10 +30,11 @@ class Epoch(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The epochs that were measured, and the number of the best of them."""
+    """The epochs that were measured, the number of the best of them, and what it had `learned`."""
 
     epochs: tuple[Epoch, ...]
     best: int
+    learned: Mapping[str, float]
 
 
 @dataclass
@@ -41,7 +42,8 @@ class _Run:
     """How far a training has come.
 
     loss: summed over the `used` positives of the epoch that runs; skipped: others of it; record:
-    the epochs measured; best: the weights of the best of them.
+    the epochs measured; best: the weights of the best of them; learned: what it had learned beside
+    these, as numbers.
     """
 
     epoch: int = 1
@@ -51,6 +53,7 @@ class _Run:
     record: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+    learned: dict[str, float] = field(default_factory=dict)
     finished: bool = False
 
     def state(self, trainer: Trainer) -> State:
@@ -62,6 +65,7 @@ class _Run:
             "skipped": self.skipped,
             "record": [list(epoch) for epoch in self.record],
             "best_epoch": self.best_epoch,
+            "learned": self.learned,
             "finished": self.finished,
         }
         tensors = {f"best.{name}": value for name, value in self.best.items()}
@@ -119,7 +123,7 @@ def fit_towers(
         looked = last or (measure is not None and run.epoch % training.validate_every == 0)
         if looked:
             with trainer.averaged():
-                _look(run, loss, towers, measure)
+                _look(run, loss, trainer, towers, measure)
             if measure is not None:
                 _report(progress, training, run.record[-1])
         stale = run.epoch - run.best_epoch
@@ -129,7 +133,7 @@ def fit_towers(
     if stage is not None and not known:
         _save(stage, run, trainer)
     towers.load_state_dict(run.best)
-    return Fitted(tuple(run.record), run.best_epoch)
+    return Fitted(tuple(run.record), run.best_epoch, run.learned)
 
 
 def _told(ranks: Ranks, measure: Callable[[], float]) -> Callable[[], float]:
@@ -157,7 +161,13 @@ def _report(progress: Progress, training: Training, epoch: Epoch) -> None:
     progress.report(epoch.epoch, epoch.loss, training.monitor, epoch.score, epoch.skipped)
 
 
-def _look(run: _Run, loss: float, towers: nn.Module, measure: Callable[[], float] | None) -> None:
+def _look(
+    run: _Run,
+    loss: float,
+    trainer: Trainer,
+    towers: nn.Module,
+    measure: Callable[[], float] | None,
+) -> None:
     """Measure the weights as they are, and keep them if none were better."""
     if measure is not None:
         score = measure()
@@ -166,6 +176,7 @@ def _look(run: _Run, loss: float, towers: nn.Module, measure: Callable[[], float
             return
     run.best_epoch = run.epoch
     run.best = {name: value.clone() for name, value in towers.state_dict().items()}
+    run.learned = trainer.learned()
 
 
 def _run_epoch(

@@ -1,7 +1,7 @@
 """From vectors to a loss: the one place where similarity, τ, correction and masks are ordered."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -99,6 +99,27 @@ class Objective(nn.Module):
     def temperature(self) -> float:
         """The temperature τ as it is now."""
         return self._temperature if self.log_scale is None else math.exp(-self.log_scale.item())
+
+    def learned(self) -> dict[str, float]:
+        """Return what it has learned, as numbers by name; a bias only once it has started."""
+        found = {}
+        if self.log_scale is not None:
+            found["log_scale"] = self.log_scale.item()
+        if self.bias is not None and bool(self.bias_started):
+            found["bias"] = self.bias.item()
+        return found
+
+    @torch.no_grad()
+    def take_over(self, learned: Mapping[str, float], start: str) -> set[str]:
+        """Go on from what another one learned, under names with this start; return what it took."""
+        taken = set()
+        for name, own in (("log_scale", self.log_scale), ("bias", self.bias)):
+            if own is not None and start + name in learned:
+                own.fill_(learned[start + name])
+                taken.add(name)
+        if "bias" in taken:
+            self.bias_started.fill_(True)
+        return taken
 
     def mean(
         self,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from shortlist.config import Mode, Training
@@ -10,7 +11,7 @@ from shortlist.errors import ModelError
 from shortlist.losses import LOSSES, SoftmaxLoss, build_loss
 from shortlist.losses.base import reads_values
 from shortlist.sampling import MixedSampler, build_sampler
-from shortlist.sampling.base import NegativeSampler
+from shortlist.sampling.base import GoesOn, NegativeSampler
 from shortlist.sampling.nothing import NoNegatives
 from shortlist.training.objective import Objective, build_objective
 
@@ -101,6 +102,7 @@ def sampler_of(training: Training, counts: Tensor, drawn: Tensor | None = None) 
 
     drawn: the same of the whole log, of a training that goes on with some of it: negatives that do
     not come from the batches are drawn by these, as otherwise the other items would never be any.
+    A sampler that learns from what it meets goes on from them.
     """
     choice = choose(training)
     if reads_values(build_loss(choice.loss, **given(training, "loss"))):
@@ -122,6 +124,9 @@ def sampler_of(training: Training, counts: Tensor, drawn: Tensor | None = None) 
         return of(counts)
     if choice.sampler in DRAWN:
         return of(drawn)
+    if isinstance(goes_on := of(counts), GoesOn):
+        goes_on.go_on(counts, drawn, torch.Generator().manual_seed(training.seed))
+        return goes_on
     if choice.sampler != "mixed":
         return of(counts)
     # No batch holds the other items: next to never, as the log of never has no sum.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from shortlist.config import Training
 from shortlist.data.batches import Batch, Batches
 from shortlist.devices import free_to_read
-from shortlist.errors import TrainingError
+from shortlist.errors import ModelError, TrainingError
 from shortlist.losses.base import reads_values
 from shortlist.sampling.base import Negatives, NegativeSampler, Remembering
 from shortlist.training.blocks import Encoders, in_blocks
@@ -273,22 +273,36 @@ class Trainer:
     def memory(self) -> dict[str, Tensor]:
         """Return what outlives a training that goes on with other data: see `remember`.
 
-        That is what the optimiser remembers, and the objective's own weights, by name.
+        That is what the optimiser remembers, by name.
         """
-        kept = {
+        return {
             f"optimizer.{name}": value
             for name, value in self._optimizer.memory(self._names()).items()
         }
-        own = self._objective.state_dict().items()
-        return kept | {f"objective.{name}": value.clone() for name, value in own}
 
-    def remember(self, kept: Mapping[str, Tensor]) -> None:
-        """Go on with what the `memory` of an earlier training was, of weights of equal shapes."""
+    def remember(self, kept: Mapping[str, Tensor], learned: Mapping[str, float]) -> None:
+        """Go on with the `memory` of an earlier training, of weights of equal shapes.
+
+        learned: what that one `learned` beside the towers.
+        """
         self._optimizer.remember(self._names(), part_of(kept, "optimizer"))
-        own = self._objective.state_dict()
-        before = part_of(kept, "objective")
-        if before.keys() == own.keys():
-            self._objective.load_state_dict(before)
+        known = {f"objective.{name}" for name in self._objective.take_over(learned, "objective.")}
+        if self._hard is not None:
+            known |= {f"hard.{name}" for name in self._hard.objective.take_over(learned, "hard.")}
+        if strange := sorted(learned.keys() - known):
+            raise ModelError(
+                f"the bundle says that its training learned {strange[0]!r:.60}, and its recipe has "
+                "nothing of that name to learn: train again"
+            )
+
+    def learned(self) -> dict[str, float]:
+        """Return what is learned beside the towers: temperature and biases as numbers, by name."""
+        found = {f"objective.{k}": value for k, value in self._objective.learned().items()}
+        if self._hard is not None:
+            own = self._hard.objective.learned()
+            own.pop("log_scale", None)  # the easy term's
+            found |= {f"hard.{name}": value for name, value in own.items()}
+        return found
 
     def _names(self) -> dict[int, str]:
         parts: dict[str, nn.Module] = {"model": self._model, "objective": self._objective}

@@ -106,6 +106,7 @@ class Learner(Explaining):
     positives: the value of training.positives it learns from. placed: what of the data has a
     vector in its index, as a bundle names the file. reads: the keys of the sections that do
     something here; all others are refused, with the reason in `unread` where it has one.
+    learned: what the last fit learned beside the towers, the temperature and biases, by name.
     precision: in which the last fit multiplied, "float32" or "bfloat16", where training.precision
     may say "auto". auto: why the fit chose the number of each key that said "auto"; until then the
     sections say "auto". Options are the keys of a recipe's [model] and [training] sections.
@@ -147,6 +148,7 @@ class Learner(Explaining):
         self.device = usable_device(device)
         self.epochs_run: tuple[Epoch, ...] = ()
         self.best_epoch = 0
+        self.learned: dict[str, float] = {}
         self.precision: str = self.training_section.precision
 
     def fit(
@@ -220,6 +222,7 @@ class Learner(Explaining):
                 epochs=epochs or training.epochs,
                 stage=self._stage(checkpoints, epochs),
             )
+            self.learned = dict(fitted.learned)
             self._place()
         return fitted
 
@@ -366,6 +369,8 @@ class Learner(Explaining):
         states = {"towers": dict(self.towers.state_dict()), self.placed: placed}
         if self.auto:
             settings["auto"] = dict(self.auto)
+        if self.learned:
+            settings["learned"] = dict(self.learned)
         settings["index"] = kind_of(self.index)
         states["index"] = self.index.state()
         return settings, states
@@ -390,6 +395,7 @@ class Learner(Explaining):
         retriever.epochs_run = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
         retriever.auto = dict(settings.get("auto", {}))
+        retriever.learned = dict(settings.get("learned", {}))
         retriever.precision = settings.get("precision", retriever.precision)
         with torch.random.fork_rng(devices=[]), _Unfilled():
             retriever.set_data(data)

@@ -61,13 +61,15 @@ def gone_on(
         learn = lesson.positives(_positives(data))[known]
         practice = replace(own, log=replace(own.log, asked=learn)) if learn.any() else own
         trainer = new._trainer(practice)
-        trainer.remember(_moved(lesson.before.get(lesson.part, {}), new.towers, moves))
+        before = _moved(lesson.before.get(lesson.part, {}), new.towers, moves)
+        trainer.remember(before, retriever.learned)
         if learn.any():
-            fit_towers(
+            fitted = fit_towers(
                 *(trainer, new.towers, new.training_section, progress or Quiet()),
                 measure=None,
                 epochs=lesson.epochs,
             )
+            new.learned = dict(fitted.learned)
         lesson.after[lesson.part] = {k: v.detach().cpu() for k, v in trainer.memory().items()}
         new.precision = trainer.precision
         new._place()
