@@ -30,6 +30,7 @@ DOORS = {
     ("GET", "/v1/report"): "read",
     ("GET", "/v1/map"): "read",
     ("GET", "/v1/events"): "read",
+    ("GET", "/v1/feedback"): "read",
     ("GET", "/v1/users"): "read",
     ("POST", "/v1/recommend"): "read",
     ("POST", "/v1/similar"): "read",

@@ -72,6 +72,14 @@ def serve(
     events_per_user: Annotated[
         int, typer.Option(min=1, help="With --events: the newest of each user that are kept.")
     ] = 500,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="When an alarm is raised, as NAME=SHARE: click_through=0.5 of its running figure, "
+            "fallback=0.5 of lists, index_recall=0.9; check=0.01 of requests is compared with an "
+            "exact scan. Repeat it for others."
+        ),
+    ] = None,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Print one JSON line a request on standard output.")
     ] = False,
@@ -99,6 +107,7 @@ def serve(
     from shortlist.histories.sqlite import Keeping
     from shortlist.serving import run
     from shortlist.serving.access_log import printed
+    from shortlist.serving.alarms import Guards
     from shortlist.serving.event_log import beside
     from shortlist.serving.settings import Settings, Timeouts
 
@@ -114,6 +123,7 @@ def serve(
         write_token=write_token,
         events=(events_file or beside(bundle)) if events else None,
         keeping=Keeping(events_per_user, events_days, synchronous=events_sync),
+        guards=Guards.parse(guard or []),
         timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),
     )
     level = logging.getLevelNamesMapping()[log_level.upper()]

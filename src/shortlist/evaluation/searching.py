@@ -101,13 +101,13 @@ def searched(
             time = None if time is None else time[torch.from_numpy(pick)]
             asked = Queries(ids, before=cut, exclude_seen=exclude_seen, time=time)
             answers = (r.recommend(asked, deep) for r in (channel, searched_exactly(channel)))
-            recall = _recall(*answers)
+            recall = recall_against(*answers)
         precision = channel.precision
         found[name] = Searched(kind, settings, channel.index.is_exact, recall, deep, precision)
     return found
 
 
-def _recall(answer: Candidates, truth: Candidates) -> float:
+def recall_against(answer: Candidates, truth: Candidates) -> float:
     """The share of the true items that are in the answer, of users of whom something is known."""
     known = ~truth.fallback
     hits = (

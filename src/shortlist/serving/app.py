@@ -26,6 +26,7 @@ from starlette.responses import Response
 from shortlist.histories.items import ItemStore
 from shortlist.serving.access_log import CLIENT_GONE, Asked, log
 from shortlist.serving.event_log import EventLog, opened
+from shortlist.serving.feedback import Feedback
 from shortlist.serving.fresh import events_of, held_by, user_of
 from shortlist.serving.item_changes import ItemChanges
 from shortlist.serving.measures import Measures
@@ -37,6 +38,7 @@ from shortlist.serving.messages import (
     EventsRequest,
     ExplainAnswer,
     ExplainRequest,
+    FeedbackAnswer,
     ForgottenAnswer,
     HistoryAnswer,
     HistoryRequest,
@@ -86,6 +88,7 @@ ROUTES = (
     Route("GET", "/v1/bundle", "read", "What is served.", answers=BundleAnswer),
     Route("GET", "/v1/report", "read", "The figures of the bundle.", answers=ReportAnswer),
     Route("GET", "/v1/map", "read", "Where the items lie.", answers=MapAnswer),
+    Route("GET", "/v1/feedback", "read", "What came of lists.", answers=FeedbackAnswer),
     Route("GET", "/v1/users", "read", "Some user ids.", UsersRequest, UsersAnswer),
     Route(
         *("POST", "/v1/recommend", "read", "Candidates of users or histories."),
@@ -193,7 +196,14 @@ class App:
         if settings.events is not None:
             store = ItemStore(settings.events, settings.keeping.synchronous, is_open=True)
         self.items = ItemChanges(store, watch, measures)
-        self.service = Service(lambda: watch.current, settings.limits, measures, self.events)
+        self.feedback = Feedback(settings)
+        measures.counted(self.feedback.families)
+        if self.events is not None:
+            self.events.alarms = self.feedback.alarms
+        self.service = Service(
+            *(lambda: watch.current, settings.limits, measures, self.events),
+            feedback=self.feedback,
+        )
         self.workers = Workers(settings.workers, settings.queue)
         self.draining = False
         self.arrivals = select.poll()  # of the sockets on which connections come
@@ -338,6 +348,7 @@ class App:
         """Let the threads end."""
         self.watch.stop()
         self.workers.close()
+        self.feedback.close()
         if self.events is not None:
             self.events.close()
         self.items.close()
@@ -371,12 +382,15 @@ class App:
         """Keep the events of a request; they survive the process when this returns."""
         log, served = self.service.event_log(), self.service.served()
         try:
-            sent = events_of(served, read(self.models[EventsRequest], body), log.store.now() / 1e6)
+            asked = read(self.models[EventsRequest], body)
+            sent = events_of(served, asked, log.store.now() / 1e6)
+            told = self.feedback.read(asked.events)
             log.check_pace(sent)
             kept = await log.append(sent)
         except RequestError:
             self.measures.refused_events.inc()
             raise
+        self.feedback.happened(served, sent, told, kept)
         return encode({"sequence": kept.sequence, "repeated": kept.repeated})
 
     async def _forget(self, path: str) -> bytes:
@@ -541,6 +555,10 @@ def _api(app: App) -> FastAPI:
     @api.get("/v1/report")
     async def report() -> Response:
         return _ready(await app.run(app.service.report))
+
+    @api.get("/v1/feedback")
+    async def feedback() -> Response:
+        return _json({"bundle": app.service.served().id, **app.feedback.columns()})
 
     @api.get("/v1/map")
     async def items() -> Response:

@@ -19,6 +19,7 @@ from shortlist.errors import EventStoreError
 from shortlist.histories.events import Event, EventConflictError, EventStore, Id, Kept, Stored
 from shortlist.histories.sqlite import SQLiteEvents
 from shortlist.outputs import is_bundle
+from shortlist.serving.alarms import Alarms
 from shortlist.serving.known_events import KnownEvents
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
@@ -73,7 +74,7 @@ class EventLog:
         self._changing = Lock()
         self._known = KnownEvents()
         self._begun: float | None = None  # when the question that is read now was begun
-        self._ill = False
+        self.alarms = Alarms()
         self._trimmed = store.trimmed
         self.forgotten = frozenset(store.forgotten())
         self.newest: tuple[Newest, ...] = ()
@@ -250,18 +251,14 @@ class EventLog:
         try:
             done = work(*arguments, **more)
         except Exception as error:
-            if not self._ill:
-                logger.error("%s", error)
-            self._ill = True
             self.measures.store_up.set(0)
+            self.alarms.tell("store", crossed=True, said=str(error))
             if isinstance(error, EventStoreError):
                 raise
             logger.exception("the store of events failed")
             raise EventStoreError(str(error)) from error
-        if self._ill:
-            logger.info("the store of events is available again")
-        self._ill = False
         self.measures.store_up.set(1)
+        self.alarms.tell("store", crossed=False, said="the store of events is available again")
         return done
 
 

@@ -1,12 +1,46 @@
 """What does the service say of itself? Counters and histograms in the Prometheus text format."""
 
+from collections.abc import Callable, Iterable
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 BUCKETS = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )
 """Upper bounds in seconds."""
+
+
+class Family:
+    """Figures of one name that somebody else counts: each with a value for every label."""
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        labels: tuple[str, ...],
+        kind: Literal["counter", "gauge"] = "counter",
+    ) -> None:
+        self.name, self.meaning, self.labels, self.kind = name, meaning, labels, kind
+        self.samples: list[tuple[tuple[str, ...], float]] = []
+
+
+class _Counted(Collector):
+    """Figures that are asked for when they are read."""
+
+    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        for family in self._families():
+            kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            found = kind(f"shortlist_{family.name}", family.meaning, labels=family.labels)
+            for values, number in family.samples:
+                found.add_metric(values, number)
+            yield found
 
 
 class Measures:
@@ -118,6 +152,10 @@ class Measures:
     def refused(self) -> None:
         """Take that a bundle was refused."""
         self._loads.labels("refused").inc()
+
+    def counted(self, families: Callable[[], Iterable[Family]]) -> None:
+        """Tell these figures, too; families: called whenever they are read."""
+        self.registry.register(_Counted(families))
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""

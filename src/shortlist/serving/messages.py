@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from shortlist.errors import ServingError
+from shortlist.serving.request_ids import LENGTH
 from shortlist.serving.settings import Limits
 
 MESSAGE_LENGTH = 300
@@ -208,7 +209,8 @@ class EventSent(Message):
 
     kind: what it was, such as "click". time: seconds since 1970, or when it arrived. weight: as in
     the log, if that has weights; left out, it counts as a positive of weight 1. id: what the sender
-    calls it; sent again within a day, it is not counted again.
+    calls it; sent again within a day, it is not counted again. request: the id of the list that the
+    user saw, as `requests` of an answer has it; it is counted, not kept.
     """
 
     user: Id
@@ -217,6 +219,7 @@ class EventSent(Message):
     time: float | None = None
     weight: float | None = None
     id: str | None = None
+    request: str | None = None
 
 
 class EventsRequest(Message):
@@ -327,6 +330,7 @@ def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
             "time": Annotated[float, Field(ge=0, lt=LATEST, allow_inf_nan=False)],
             "weight": Annotated[float, Field(ge=-HEAVIEST, le=HEAVIEST, allow_inf_nan=False)],
             "id": text,
+            "request": Annotated[str, Field(min_length=1, max_length=LENGTH)],
         }
     if model == "EventsRequest":
         one = limited(EventSent, limits)
@@ -485,6 +489,8 @@ class RecommendAnswer(Message):
     bundle that reads the moment of a query, how many features of it were missing, or had a value
     that training never saw. without_events: only where
     the service keeps events; true where the store was not available, so that none are counted.
+    requests: only where the service keeps events, the id of each list: an event that carries it as
+    `request` says what came of the list.
     """
 
     bundle: str
@@ -496,6 +502,7 @@ class RecommendAnswer(Message):
     unknown_items: list[int] = []
     unknown_context: list[int] = []
     without_events: bool = False
+    requests: list[str] = []
 
 
 class SimilarAnswer(Message):
@@ -710,6 +717,52 @@ class ForgottenAnswer(Message):
     user: Id
     events: int
     held_by: list[str]
+
+
+class FeedbackFigures(Message):
+    """A row each: of all lists, and by bundle, fallback, slice (known events of the user), channel.
+
+    lists, items: that were answered with an id. clicked: lists of which an item was met afterwards.
+    clicks: items that were met after a list, shown: those that stood in it; the recalls: in its
+    first 10 places, its first 100, anywhere, as a share of clicks; null without clicks. Channels
+    have items and clicks alone.
+    """
+
+    by: list[str]
+    value: list[str]
+    lists: list[int]
+    items: list[int]
+    clicked: list[int]
+    clicks: list[int]
+    shown: list[int]
+    recall_at_10: list[float | None]
+    recall_at_100: list[float | None]
+    recall: list[float | None]
+
+
+class IndexFigures(Message):
+    """recall: what the index finds of an exact scan, over the last 100 requests compared; null
+    where none was, as with an exact index. skipped: requests that the thread had no time for.
+    """
+
+    recall: float | None
+    compared: int
+    skipped: int
+
+
+class FeedbackAnswer(Message):
+    """What this process has seen of its lists since it began.
+
+    requests: new events by what their request id is: of a known list, of one that was answered more
+    than a day ago (late), of none of ours (unknown), or not sent (none). alarms: guards that are
+    crossed now.
+    """
+
+    bundle: str
+    figures: FeedbackFigures
+    requests: dict[str, int]
+    index: IndexFigures
+    alarms: list[str]
 
 
 class StateAnswer(Message):

@@ -22,6 +22,7 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.predicates import Predicate, allowed_rows, parse
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError, QueryError, ShortlistError
+from shortlist.evaluation.searching import channels_of
 from shortlist.histories.events import Id
 from shortlist.sections.events import Events, checked_events
 from shortlist.serving.availability import Availability
@@ -124,6 +125,11 @@ class Served:
         weighted = self.data.log.weight is not None
         return ("times",) * timed + ("weights",) * weighted
 
+    @cached_property
+    def approximate(self) -> bool:
+        """Whether it searches with an index that may miss something."""
+        return not all(channel.index.is_exact for channel in channels_of(self.retriever).values())
+
     def learned(self, store: str) -> int:
         """The number of the last event of this store that the bundle has learned from."""
         mark = self.bundle.watermark
@@ -190,6 +196,19 @@ class Served:
         names = np.array(found.channels)
         lengths = (found.rows >= 0).sum(axis=1)
         return [names[by[:length]].tolist() for by, length in zip(found.by, lengths, strict=True)]
+
+    def channel_numbers(self, found: Candidates) -> tuple[tuple[str, ...], list[bytes]]:
+        """Return the names of channels, and of each list the number of each candidate's channel.
+
+        Both are empty without channels.
+        """
+        if not isinstance(found, Blended):
+            return (), [b""] * len(found)
+        lengths = (found.rows >= 0).sum(axis=1)
+        by = found.by.astype(np.uint8)
+        return found.channels, [
+            line[:length].tobytes() for line, length in zip(by, lengths, strict=True)
+        ]
 
     def titles(self, rows: Any) -> list[str | None]:
         """Return the title of each item row, None for row 0."""

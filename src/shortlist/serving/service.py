@@ -18,6 +18,7 @@ from shortlist.asking.rows import row_blocks
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import QueryError
 from shortlist.serving.event_log import EventLog
+from shortlist.serving.feedback import Feedback
 from shortlist.serving.fresh import Fresh, fresh
 from shortlist.serving.map import item_map
 from shortlist.serving.measures import Measures
@@ -64,10 +65,12 @@ class Service:
         measures: Measures,
         events: EventLog | None = None,
         clock: Callable[[], float] = time,
+        feedback: Feedback | None = None,
     ) -> None:
         self.current = current
         self.clock = clock
         self.events = events
+        self.feedback = feedback
         self.limits = limits
         self.measures = measures
         answers: Mapping[type[Message], Callable[[Served, Any], Columns]] = {
@@ -167,6 +170,11 @@ class Service:
             answer["channels"] = channels
         if self.events is not None:
             answer["without_events"] = not since.available
+        if self.feedback is not None:
+            self.feedback.answered(served, queries, asked.k, found)
+            if self.events is not None:
+                known_events = _known_events(served, known, queries, since)
+                answer["requests"] = self.feedback.shown(served, found, items, known_events)
         if told is not None:
             answer["unknown_items"] = unknown = _unknown(told, data.items)
             self.measures.unknown_items.inc(sum(unknown))
@@ -405,6 +413,22 @@ def _one_each(columns: dict[str, list[list[Any]]], told: list[list[Any]]) -> boo
     """Whether each column has a value for each event that is told."""
     lengths = [len(items) for items in told]
     return all([len(values) for values in lists] == lengths for lists in columns.values())
+
+
+def _known_events(
+    served: Served, users: list[Any] | None, queries: Queries, since: Fresh
+) -> list[int]:
+    """How many events are known of whoever asks each query."""
+    if users is None:
+        return [len(events) for events in queries.histories or ()]
+    log, rows = served.data.log, served.data.users.rows(users)
+    logged = (log.indptr[rows + 1] - log.indptr[rows]).tolist()
+    gone = since.forgotten or [False] * len(users)
+    recent = queries.recent or [[]] * len(users)
+    return [
+        len(events) + (0 if forgotten else old)
+        for events, forgotten, old in zip(recent, gone, logged, strict=True)
+    ]
 
 
 def _unknown(histories: list[list[Any]], items: Vocabulary) -> list[int]:

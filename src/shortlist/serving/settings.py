@@ -9,6 +9,7 @@ from pathlib import Path
 from shortlist.data.predicates import MOST_DEEP, MOST_NODES, MOST_VALUES
 from shortlist.errors import ServingError
 from shortlist.histories.sqlite import Keeping
+from shortlist.serving.alarms import Guards
 
 SHORTEST_TOKEN = 16
 
@@ -86,7 +87,7 @@ class Settings:
     administrators send, None closes the admin routes. access_log: a line a request, by the logger
     `shortlist.access`. private_copy: serve from a copy of the files. events: the file that events
     are kept in, None to keep none; write_token: what those who send events send, None closes that
-    route; keeping: how much is kept. Errors: ServingError.
+    route; keeping: how much is kept. guards: when an alarm is raised. Errors: ServingError.
     """
 
     workers: int = 2
@@ -101,6 +102,7 @@ class Settings:
     events: Path | None = None
     write_token: str | None = field(default=None, repr=False)
     keeping: Keeping = field(default_factory=Keeping)
+    guards: Guards = field(default_factory=Guards)
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 

@@ -1,0 +1,301 @@
+"""How does what is answered do? Lists that were shown, and what users then did with them."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from time import time
+from typing import Any, NamedTuple
+
+from shortlist.asking.candidates import Candidates
+from shortlist.asking.queries import Queries
+from shortlist.errors import ServingError
+from shortlist.evaluation.slices import HISTORIES
+from shortlist.histories.events import Event, Kept
+from shortlist.sections.events import kind_of
+from shortlist.serving.alarms import Alarms, ClickThrough, Fallback, IndexRecall
+from shortlist.serving.index_check import IndexCheck
+from shortlist.serving.measures import Family
+from shortlist.serving.messages import EventSent, RequestError
+from shortlist.serving.request_ids import BUNDLE, RequestIds, Shown, mark_of, marks_of
+from shortlist.serving.served import Served
+from shortlist.serving.settings import Settings
+
+WINDOW = 86_400
+"""Seconds after an answer within which a click on it counts."""
+
+PLACES = ((10, "1-10"), (100, "11-100"), (1_000, "101-1000"))
+"""The last place of each group of places, and its name."""
+
+NOWHERE = "none"
+"""The place of an item that was not in the list."""
+
+REMEMBERED = 100_000
+"""Clicks that are remembered, so that a second event on the same item of a list is no second."""
+
+BUNDLES, CHANNELS = 4, 50
+"""Bundles and channels that have figures of their own: the newest bundles, the first channels."""
+
+SAID = ("known", "late", "unknown", "none")
+"""What the request ids of events are: of a list; of one too long ago; not of ours; not sent."""
+
+Key = tuple[str, str]
+
+
+@dataclass
+class Counts:
+    """Lists, their items, lists of which an item was clicked, and clicks by group of places."""
+
+    lists: int = 0
+    items: int = 0
+    clicked: int = 0
+    clicks: dict[str, int] = field(
+        default_factory=lambda: {name: 0 for _, name in PLACES} | {NOWHERE: 0}
+    )
+
+
+class Told(NamedTuple):
+    """What the request id of an event says: one of SAID, and the list where it is "known"."""
+
+    what: str
+    shown: Shown | None = None
+
+
+class Feedback:
+    """Counts lists and clicks, and raises the alarms. Several threads may use it.
+
+    Counts are of this process: lists that it answered, and clicks that it was told of.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time) -> None:
+        self.ids = RequestIds(settings.write_token)
+        self.clock, self.alarms = clock, Alarms()
+        guards, now = settings.guards, clock()
+        self.index = IndexRecall(guards.index_recall, self.alarms)
+        self.check = IndexCheck(guards.check, self._compared)
+        self._through = ClickThrough(guards.click_through, self.alarms, now)
+        self._fallback = Fallback(guards.fallback, self.alarms, now)
+        self._counts: OrderedDict[Key, Counts] = OrderedDict()
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._said = dict.fromkeys(SAID, 0)
+        self._checked: Served | None = None
+        self._lock = Lock()
+
+    @property
+    def remembered(self) -> int:
+        """How many clicks are remembered."""
+        return len(self._seen)
+
+    def shown(
+        self,
+        served: Served,
+        found: Candidates,
+        items: Sequence[Sequence[Any]],
+        known: Iterable[int],
+    ) -> list[str]:
+        """Count an answer; return the id of each of its lists. known: events of each user."""
+        names, by = served.channel_numbers(found)
+        made_at = min(max(int(self.clock()), 0), 2**32 - 1)
+        lists = [
+            Shown(
+                made_at,
+                self.ids.nonce(),
+                served.id[:BUNDLE],
+                bool(fallback),
+                _slice(events),
+                marks_of(listed),
+                names,
+                channels,
+            )
+            for fallback, events, listed, channels in zip(
+                found.fallback, known, items, by, strict=True
+            )
+        ]
+        with self._lock:
+            for one in lists:
+                for counts in self._of(one):
+                    counts.lists += 1
+                    counts.items += len(one.marks) // 3
+                for number in one.by:
+                    self._count(("channel", one.channels[number])).items += 1
+            self._through.take(len(lists), 0, self.clock())
+        return [self.ids.write(one) for one in lists]
+
+    def answered(self, served: Served, queries: Queries, k: int, found: Candidates) -> None:
+        """Take an answer for the guards: it may be compared with an exact scan, too."""
+        with self._lock:
+            self._fallback.take(len(found), int(found.fallback.sum()), self.clock())
+        self.check.offer(served, queries, k)
+
+    def read(self, events: Sequence[EventSent]) -> list[Told]:
+        """Return what the events say of their lists. Errors: RequestError for what is no id."""
+        return [self._told(place, event.request) for place, event in enumerate(events)]
+
+    def _told(self, place: int, request: str | None) -> Told:
+        if request is None:
+            return Told("none")
+        try:
+            shown = self.ids.read(request)
+        except ServingError as error:
+            raise RequestError("invalid_request", f"events[{place}].request {error}") from None
+        if shown is None:
+            return Told("unknown")
+        if abs(self.clock() - shown.made_at) > WINDOW:
+            return Told("late")
+        return Told("known", shown)
+
+    def happened(
+        self, served: Served, events: Sequence[Event], told: Sequence[Told], kept: Kept
+    ) -> None:
+        """Count the events that were kept now, of those that an answer reads as something met."""
+        count = len(kept.sequence) - kept.repeated
+        fresh = set(sorted(set(kept.sequence))[-count:]) if count else set()
+        with self._lock:
+            for event, said, number in zip(events, told, kept.sequence, strict=True):
+                if number not in fresh or not is_met(served, event):
+                    continue
+                fresh.discard(number)
+                self._said[said.what] += 1
+                if said.shown is not None:
+                    self._click(said.shown, event.item)
+
+    def _click(self, shown: Shown, item: int | str) -> None:
+        if not self._is_first(shown.nonce + mark_of(item)):
+            return
+        place = shown.place(item)
+        group = next((name for last, name in PLACES if 0 < place <= last), NOWHERE)
+        first = place > 0 and self._is_first(shown.nonce)
+        for counts in self._of(shown):
+            counts.clicks[group] += 1
+            counts.clicked += first
+        channel = shown.channel(place) if place else None
+        if channel is not None:
+            self._count(("channel", channel)).clicks[group] += 1
+        if first:
+            self._through.take(0, 1, self.clock())
+
+    def _is_first(self, key: bytes) -> bool:
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return True
+
+    def _of(self, shown: Shown) -> list[Counts]:
+        """The counts that a list belongs to."""
+        keys = [
+            ("all", ""),
+            ("bundle", shown.bundle),
+            ("fallback", str(shown.fallback).lower()),
+            ("slice", HISTORIES[shown.slice][1]),
+        ]
+        return [self._count(key) for key in keys]
+
+    def _count(self, key: Key) -> Counts:
+        found = self._counts.get(key)
+        if found is not None:
+            return found
+        of_kind = [other for other in self._counts if other[0] == key[0]]
+        if key[0] == "channel" and len(of_kind) >= CHANNELS:
+            return self._counts.setdefault(("channel", "(others)"), Counts())
+        if key[0] == "bundle" and len(of_kind) >= BUNDLES:
+            del self._counts[of_kind[0]]
+        return self._counts.setdefault(key, Counts())
+
+    def _compared(self, served: Served, recall: float) -> None:
+        with self._lock:
+            if self._checked is not None and self._checked.id != served.id:
+                self.index.clear()
+            self._checked = served
+            self.index.take(recall)
+
+    def columns(self) -> dict[str, Any]:
+        """Return everything as columns of an answer."""
+        with self._lock:
+            rows = [
+                {"by": by, "value": value, **figures(one)}
+                for (by, value), one in self._counts.items()
+            ]
+            said = dict(self._said)
+        names = rows[0] if rows else {"by": "", "value": "", **figures(Counts())}
+        return {
+            "figures": {name: [row[name] for row in rows] for name in names},
+            "requests": said,
+            "index": {
+                "recall": self.index.recall,
+                "compared": self.check.compared,
+                "skipped": self.check.skipped,
+            },
+            "alarms": [name for name, raised in self.alarms.raised.items() if raised],
+        }
+
+    def families(self) -> list[Family]:
+        """Return everything for Prometheus."""
+        labels = ("by", "value")
+        found = [
+            Family("shown_lists", "Lists that were answered with an id.", labels),
+            Family("shown_items", "Items in these lists.", labels),
+            Family("clicked_lists", "Lists of which an item was clicked.", labels),
+            Family(
+                "clicks",
+                "Items that were met after a list, once each, by their place in it.",
+                (*labels, "place"),
+            ),
+            Family("event_requests", "New events by what their request id is.", ("request",)),
+            Family("index_checks", "Requests that were to be compared.", ("outcome",)),
+            Family("alarm", "Whether a guard is crossed.", ("guard",), "gauge"),
+            Family("index_recall", "What the index finds of an exact scan.", (), "gauge"),
+        ]
+        lists, items, clicked, clicks, requests, checks, alarms, recall = found
+        with self._lock:
+            for key, one in self._counts.items():
+                if key[0] != "channel":
+                    lists.samples.append((key, one.lists))
+                    clicked.samples.append((key, one.clicked))
+                items.samples.append((key, one.items))
+                clicks.samples += [((*key, place), number) for place, number in one.clicks.items()]
+            requests.samples += [((what,), number) for what, number in self._said.items()]
+        done = {"compared": self.check.compared, "skipped": self.check.skipped}
+        checks.samples += [((what,), number) for what, number in done.items()]
+        alarms.samples += [((name,), int(on)) for name, on in self.alarms.raised.items()]
+        if self.index.recall is None:
+            return found[:-1]
+        recall.samples.append(((), self.index.recall))
+        return found
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self.check.close()
+
+
+def figures(counts: Counts) -> dict[str, Any]:
+    """Return what counts say: recall of the first 10 and 100 places, and of the whole lists."""
+    clicks = sum(counts.clicks.values())
+    first = counts.clicks[PLACES[0][1]]
+    second = first + counts.clicks[PLACES[1][1]]
+    shown = clicks - counts.clicks[NOWHERE]
+    return {
+        "lists": counts.lists,
+        "items": counts.items,
+        "clicked": counts.clicked,
+        "clicks": clicks,
+        "shown": shown,
+        "recall_at_10": first / clicks if clicks else None,
+        "recall_at_100": second / clicks if clicks else None,
+        "recall": shown / clicks if clicks else None,
+    }
+
+
+def is_met(served: Served, event: Event) -> bool:
+    """Whether answers read an event as something that was met."""
+    table, least = served.kinds_of_events, served.min_weight
+    if table:
+        name = kind_of(event.weight if served.kinds_by_weight else event.kind, table)
+        return name is None or table[name].read
+    return least is None or event.weight is None or event.weight >= least
+
+
+def _slice(known: int) -> int:
+    """The number of the slice of a user with so many known events."""
+    return sum(known >= least for least, _ in HISTORIES) - 1
