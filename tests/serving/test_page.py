@@ -585,6 +585,13 @@ def test_one_acts_as_a_user_and_the_list_follows_each_click(
         )
         assert WRITER not in kept
 
+        # Both clicks are counted as what came of the lists they were made in.
+        page.get_by_role("tab", name="Figures").click()
+        row = page.locator("#feedback tbody tr", has_text="all lists")
+        row.wait_for()
+        assert row.locator("td").all_inner_texts()[4:] == ["2", "1.0000", "1.0000"]
+        assert "Alarm" not in page.locator("#feedback").inner_text()
+
 
 def test_events_of_others_and_changes_of_items_show_as_they_come(
     fitted, bundle, tmp_path, running, visit

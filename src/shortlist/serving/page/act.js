@@ -22,9 +22,12 @@ export class Acting {
     });
   }
 
-  /** Offer it for a user; for nobody where undefined, or where the service keeps no events. */
-  offer(user) {
-    this.user = user;
+  /**
+   * Offer it for a user; for nobody where undefined, or where the service keeps no events.
+   * request: the id of the list that is shown.
+   */
+  offer(user, request = undefined) {
+    Object.assign(this, { user, request });
     find("act").hidden = user === undefined || !this.live.here;
     find("act-name").textContent = `Act as user ${user}`;
   }
@@ -44,6 +47,7 @@ export class Acting {
     const event = { user: this.user, item, id: newId() };
     const kind = find("act-kind").value.trim();
     if (kind) event.kind = kind;
+    if (this.request !== undefined) event.request = this.request;
     return this.send(event);
   }
 

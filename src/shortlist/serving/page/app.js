@@ -3,6 +3,7 @@
 import { Acting } from "./act.js";
 import { Refused, ask, idOf, isLocked, isWhole, useToken } from "./api.js";
 import { count, figure, find, make, several } from "./dom.js";
+import { showFeedback } from "./feedback.js";
 import { figures } from "./figures.js";
 import { Live } from "./live.js";
 import { ItemMap } from "./map.js";
@@ -343,7 +344,7 @@ async function show({ calm = false, change = null } = {}) {
     if (!signal.aborted) columns.removeAttribute("aria-busy");
   }
   quiet();
-  acting.offer(question.user);
+  acting.offer(question.user, answer.request);
   const moves = change && before ? moved(before.items, change.without) : new Map();
   const back = calm ? keepFocus() : () => {};
   if (!calm) closeItem(false);
@@ -411,6 +412,7 @@ async function load({ user, history: met }, k, signal) {
     scores: said.scores[0],
     channels: said.channels?.[0] ?? null,
     fallback: said.fallback[0],
+    request: said.requests?.[0],
     withoutEvents: said.without_events === true,
     unknown: said.unknown_items?.[0] ?? 0,
   };
@@ -883,7 +885,9 @@ const acting = new Acting(
 // The figures.
 
 async function loadFigures() {
-  if (known.bundle === null || known.report !== null) return;
+  if (known.bundle === null) return;
+  showFeedback(asked);
+  if (known.report !== null) return;
   const body = find("figures-body");
   body.replaceChildren(make("p", { class: "note" }, "Loading the figures …"));
   try {
