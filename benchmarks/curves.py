@@ -24,6 +24,8 @@ from shortlist.runs.pipeline import build, load_split, measure
 from shortlist.sections.base import is_auto
 from shortlist.training.checkpoint import Checkpoints
 
+LINES = ("-", "--", ":", "-.")
+
 
 class Recorder:
     """A progress that keeps when each figure was known, in CPU seconds of the process."""
@@ -109,16 +111,18 @@ def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
     for axes in panels[len(wanted) :]:
         axes.remove()
     for axes, (data, monitor) in zip(panels, wanted, strict=False):
-        shown: dict[str, Any] = {}
+        shown: dict[str, dict[str, Any]] = {}
         for line in drawn_lines:
             if (line["data"], line["monitor"]) != (data, monitor):
                 continue
             minutes = [point["cpu_seconds"] / 60 for point in line["points"]]
             scores = [point["score"] for point in line["points"]]
             name = line["recipe"]
-            label = None if name in shown else name
-            (drawn,) = axes.plot(minutes, scores, color=shown.get(name), label=label, linewidth=1.2)
-            shown[name] = drawn.get_color()
+            if name not in shown:  # ten colours, then the same ten dashed
+                shown[name] = {"color": f"C{len(shown) % 10}", "ls": LINES[len(shown) // 10 % 4]}
+                shown[name]["label"] = name
+            axes.plot(minutes, scores, linewidth=1.2, **shown[name])
+            shown[name]["label"] = None  # one entry a recipe, however many seeds
         axes.set_xlabel("CPU minutes, validation included")
         axes.set_ylabel(f"{monitor} on the validation rows")
         axes.set_title(data)

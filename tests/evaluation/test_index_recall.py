@@ -1,10 +1,20 @@
 """Recall and cost of an index: by hand, and on small worlds where the cheapest is known."""
 
+import re
+
 import pytest
 import torch
 
 from shortlist.errors import ModelError, QueryError
-from shortlist.evaluation.index_recall import measure_index, plot_tunings, recall_of, tune_index
+from shortlist.evaluation.index_recall import (
+    IndexTrial,
+    Measured,
+    Tuning,
+    measure_index,
+    plot_tunings,
+    recall_of,
+    tune_index,
+)
 from shortlist.index import ExactIndex, FaissHNSW, Hits
 
 
@@ -116,3 +126,23 @@ def test_the_picture_is_a_file_of_the_kind_its_name_says(tmp_path):
     drawn = (tmp_path / "recall.svg").read_text()
     assert drawn.startswith("<?xml")
     assert "recall@10" in drawn or '<g id="axes_1">' in drawn
+
+
+@pytest.mark.parametrize("times", [(46.69, 47.83), (12.0, 95.0), (20.0, 9_000.0), (50.0, 50.0)])
+def test_times_are_written_as_plain_numbers_and_no_recall_stands_above_one(times, tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    trials = [
+        IndexTrial("faiss-hnsw", {"m": 4, "ef_search": 8}, 0.1, Measured(recall, time, time))
+        for recall, time in zip((1.0, 0.98), times, strict=True)
+    ]
+    tuning = Tuning(10, 0.99, trials, trials[0], None)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # so that the file has its text as text
+        plot_tunings([tuning], tmp_path / "recall.svg")
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "recall.svg").read_text())
+    ticks = [float(word) for word in words if re.fullmatch(r"[0-9.]+", word)]
+    assert "µs a query" in words
+    assert not [word for word in words if "10^" in word or "mathdefault" in word]
+    across, up = [tick for tick in ticks if tick <= 1], [tick for tick in ticks if tick > 1]
+    assert len(across) >= 3
+    assert 2 <= len(up) <= 12
+    assert up == sorted(set(up))

@@ -680,6 +680,82 @@ def test_enter_takes_the_only_match_and_an_old_error_goes(fitted, bundle, runnin
         assert problem.is_hidden()
 
 
+def no_violation(page, view):
+    """Examine what the page shows now, in both widths, with axe-core."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright",
+        reason="these need the rules of axe-core: pip install axe-playwright-python",
+    )
+    found = []
+    for width in (1280, 320):
+        page.set_viewport_size({"width": width, "height": 900})
+        said = axe.Axe().run(page, options=AXE).response
+        found += [
+            (view, width, rule["id"], [node["target"] for node in rule["nodes"]])
+            for rule in said["violations"]
+        ]
+        assert said["passes"], "axe-core has examined nothing"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert found == []
+
+
+AXE = {
+    "rules": {name: {"enabled": True} for name in ("label-content-name-mismatch", "target-size")}
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_view_breaks_a_rule_of_accessibility(scheme, fitted, tmp_path, running, visit):
+    report = evaluate(fitted, k=[10], ladder=True)
+    save(fitted, tmp_path / "bundle", metrics=report.to_dict())
+    written = report.to_html("the model")
+    user, item = fitted.data.users.ids[0], fitted.data.items.ids[0]
+    settings = open_shop(tmp_path, token="reader-reader-reader")
+    with running(tmp_path / "bundle", settings) as service:
+        page = visit(service.port, color_scheme=scheme)
+        page.get_by_text("answers only those who send its token").wait_for()
+        no_violation(page, "a token is asked for")
+        give_token(page, "This service asks for a token", "reader-reader-reader")
+        page.get_by_text("The bundle knows").wait_for()
+        page.get_by_label("User id").focus()
+        page.get_by_role("option").first.wait_for()
+        no_violation(page, "nobody is chosen, and users are offered")
+        ask(page, user)
+        page.locator("#candidates .row").first.click()
+        page.locator("#why .reasons li").first.wait_for()
+        page.locator("#similar .row").first.wait_for()
+        no_violation(page, "candidates, and one that is opened")
+        page.get_by_label(f"Act as user {user}").check()
+        page.locator("#candidates .act-click").first.click()
+        page.get_by_label("Token for events").wait_for()
+        page.get_by_role("button", name="Show changes of items").click()
+        page.get_by_label("Administrator's token").wait_for()
+        no_violation(page, "tokens for events and changes")
+        give_token(page, "Token for events", WRITER)
+        page.locator("#live-list .row").wait_for()
+        tell(service, "/admin/items", {"remove": [item]}, ADMIN)
+        give_token(page, "Administrator's token", ADMIN)
+        page.locator("#changes-body").get_by_text("removed").wait_for()
+        page.locator("#candidates .moved").first.wait_for(state="attached")
+        no_violation(page, "one acts, and items have changed")
+        page.get_by_label("Somebody unknown").check()
+        page.get_by_text("so popular items stand in").wait_for()
+        page.get_by_label("Items they met").fill("-5, x")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").get_by_text("is none").wait_for()
+        no_violation(page, "somebody unknown, and a mistake")
+        page.get_by_role("tab", name="Figures").click()
+        page.get_by_text("Coverage and popularity bias").wait_for()
+        no_violation(page, "figures")
+        page.route(
+            "**/report.html", lambda route: route.fulfill(body=written, content_type="text/html")
+        )
+        page.goto(f"http://127.0.0.1:{service.port}/report.html")
+        page.get_by_text("What is the model worth?").first.wait_for()
+        no_violation(page, "the report as a file")
+
+
 HOSTILE = '<img src=x onerror="document.title=1"><b>&amp;</b>'
 
 

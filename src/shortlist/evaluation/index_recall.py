@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from shortlist.errors import ModelError, QueryError
-from shortlist.evaluation.plots import new_figure, write_figure
+from shortlist.evaluation.plots import new_figure, plain_numbers, write_figure
 from shortlist.index import INDEXES, ExactIndex, Hits, VectorIndex, build_index, check_kind
 from shortlist.index.approximate import ApproximateIndex
 from shortlist.index.settings import Choices, check_settings, grid_of, late_settings
@@ -167,7 +167,13 @@ def plot_tunings(tunings: Sequence[Tuning], path: Path, *, overwrite: bool = Fal
     for target in sorted({tuning.target_recall for tuning in tunings}):
         axes.axvline(target, color="grey", linewidth=0.8, linestyle=":")
     depths = ", ".join(str(k) for k in sorted({tuning.k for tuning in tunings}))
-    axes.set(xlabel=f"recall@{depths} against exact", ylabel="microseconds a query", yscale="log")
+    axes.set(xlabel=f"recall@{depths} against exact", ylabel="µs a query", yscale="log")
+    recalls = [trial.measured.recall for tuning in tunings for trial in tuning.trials]
+    least = min([*recalls, *(tuning.target_recall for tuning in tunings)])
+    room = max(1 - least, 0.01) / 20  # none above 1, which no recall exceeds
+    axes.set_xlim(least - room, 1 + room)
+    plain_numbers(axes.yaxis)
+    axes.grid(alpha=0.3)
     axes.set_title("Star: the cheapest setting that reaches the target (dotted)", fontsize=10)
     axes.legend(fontsize=8)
     write_figure(figure, path, overwrite=overwrite)

@@ -21,9 +21,9 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f3; --card: #fff; --ink: #1b2130; --quiet: #565e70;
-  --line: #e3e3dd; --accent: #3046b8; --other: #b9bfce; --mark: #a4480a; }
+  --line: #e3e3dd; --own: #7486e0; --other: #8b93a5; --mark: #a4480a; }
 @media (prefers-color-scheme: dark) { :root { --page: #13151b; --card: #1b1e26; --ink: #e8eaf0;
-  --quiet: #a6adbd; --line: #2d313c; --accent: #9fb1ff; --other: #4b5263; --mark: #ffb277; } }
+  --quiet: #a6adbd; --line: #2d313c; --own: #5a6cc4; --other: #6b7385; --mark: #ffb277; } }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -35,15 +35,20 @@ p { margin: .4rem 0; } .quiet { color: var(--quiet); font-size: .875rem; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
 th, td { text-align: left; padding: .25rem .5rem; border-top: 1px solid var(--line);
   vertical-align: middle; }
-thead th { border-top: 0; color: var(--quiet); font-weight: 500; font-size: .875rem; }
-th { font-weight: 500; } td.number { text-align: right; white-space: nowrap; }
-th.number { text-align: right; } tr.own th, tr.own td { font-weight: 700; }
+thead > tr > * { border-top: 0; }
+thead th { color: var(--quiet); font-weight: 500; font-size: .875rem; }
+th, td { overflow-wrap: normal; } th { font-weight: 500; }
+tbody th { overflow-wrap: anywhere; min-width: 4.5rem; } .number { text-align: right; }
+.number span, td.number { white-space: nowrap; } tr.own th, tr.own td { font-weight: 700; }
 tr.group th { color: var(--quiet); padding-top: .75rem; }
 td.plot { min-width: 9rem; width: 30%; } svg { display: block; width: 100%; height: 1.1rem; }
-.bar { fill: var(--other); } .own .bar, .bar.own { fill: var(--accent); }
+.bar { fill: var(--other); } .own .bar, .bar.own { fill: var(--own); }
 .whisker { stroke: var(--ink); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .tick { stroke: var(--mark); stroke-width: 3; vector-effect: non-scaling-stroke; }
 dt { font-weight: 600; margin-top: .4rem; } dd { margin: 0; }
+@media (max-width: 40rem) { section { padding: .75rem; } table { font-size: .8125rem; }
+  th, td { padding: .25rem .2rem; } thead th { font-size: .75rem; }
+  .plot { display: none; } td.number, .number span { white-space: normal; } }
 @media print { section { break-inside: avoid; } }
 """
 
@@ -173,23 +178,34 @@ def _page(title: str, *sections: Html | None) -> str:
         make("title", title),
         make("style", Html(STYLE)),
     )
-    body = make("body", make("h1", title), *(part for part in sections if part is not None))
+    shown = [part for part in sections if part is not None]
+    body = make("body", make("main", make("h1", title), *shown))
     return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
+
+
+def _found(report: "Report", recall: str) -> str:
+    """What the model finds, and what the most popular items do, in words."""
+    k = recall.partition("@")[2]
+    own, popular = report.metrics[recall].mean, report.popularity[recall].mean
+    if report.same_for_one().get("hit_rate") == "recall":  # one held-out item a user
+        return (
+            f"For {own:.1%} of the users the item that was held out of their log is among the "
+            f"first {k} of the model's list. A list of the most popular items, the same for "
+            f"everybody, holds it for {popular:.1%}."
+        )
+    return (
+        f"On average {own:.1%} of a user's held-out items are among the first {k} of the "
+        f"model's list for that user. A list of the most popular items, the same for "
+        f"everybody, holds {popular:.1%}."
+    )
 
 
 def _summary(report: "Report") -> Html:
     """The answer in words: what it finds, what it adds, for whom it fails, and its cost."""
     recall = next(name for name in report.metrics if name.startswith("recall@"))
     k = recall.partition("@")[2]
-    own, popular = report.metrics[recall].mean, report.popularity[recall].mean
     lines = [
-        make(
-            "p",
-            f"On average {own:.1%} of a user's held-out items stand among the first {k} of the "
-            f"model's list for that user. A list of the most popular items, the same for "
-            f"everybody, holds {popular:.1%}.",
-            class_="verdict",
-        ),
+        make("p", _found(report, recall), class_="verdict"),
         make("p", _verdict(report, recall), class_="verdict"),
     ]
     if report.without_clock is not None:
@@ -225,12 +241,14 @@ def _verdict(report: "Report", recall: str) -> str:
     name, least = min(rungs, key=lambda each: each[1].mean)
     by = f"the closest, {name}, is behind by {_points(least)}"
     none = "" if report.ladder else " Other methods without training were not measured."
+    behind = [name for name, more in rungs if more.low > 0]
+    better = f" It is better than {_listed(behind, 'and')}." if behind else ""
     if ahead:
-        return f"It is worse than {_listed(ahead)}, which needs no training.{none}"
+        return f"It is worse than {_listed(ahead)}, {_untrained(ahead)}.{better}{none}"
     if level:
         return (
-            f"It is not shown to be better than {_listed(level)}, which needs no training: the "
-            f"difference lies within what other users could give by luck.{none}"
+            f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the "
+            f"difference is no larger than chance among users may make it.{better}{none}"
         )
     return f"It is better than every method without training that was measured: {by}.{none}"
 
@@ -238,10 +256,28 @@ def _verdict(report: "Report", recall: str) -> str:
 def _weak(slices: Sequence["Slice"], k: int) -> list[str]:
     """The slices where its difference to popular items is not above zero."""
     return [
-        f"{part.by}: {part.name} ({part.events:,} held-out events)"
+        f"{_WHO.get((part.by, part.name)) or _who(part)} ({part.events:,} held-out "
+        f"event{'' if part.events == 1 else 's'})"
         for part in slices
         if part.difference[k].low <= 0
     ]
+
+
+def _who(part: "Slice") -> str:
+    if part.by == "history":
+        return f"users with {part.name} known events"
+    return f"{part.by} = {part.name}"
+
+
+_WHO = {
+    ("history", "none"): "users without a known event",
+    ("users", "trained"): "users who were trained on",
+    ("users", "new"): "users who are new",
+    ("items", "head"): "the most popular items (the head)",
+    ("items", "torso"): "items of middling popularity (the torso)",
+    ("items", "tail"): "the least popular items (the tail)",
+    ("items", "new"): "new items",
+}
 
 
 def _better(
@@ -276,13 +312,14 @@ def _ladder(report: "Report") -> Html | None:
         rows.append(_row("this model", _bar(own, top), _plus_minus(own), Html(""), own=True))
     return _section(
         "What does it add to methods without training?",
-        _table(("method", "", "figure", "this model minus it"), rows),
+        _table(("method", "", "figure", "this model minus it (95 % interval)"), rows),
         _quiet(
             "Each method was fitted on the same events and asked for the same users. Popular of "
             "late weighs recent events more; transitions counts what follows the last items met; "
             "item-cf counts what users share. Where the interval of a difference holds 0, nothing "
             "is shown."
         ),
+        _glossary(METRICS, shown),
     )
 
 
@@ -354,7 +391,7 @@ def _quality(report: "Report") -> Html:
     )
     return _section(
         "How good are the lists?",
-        _table(("", "", "this model", "popular", "difference"), rows),
+        _table(("", "", "this model", "popular", "difference (95 % interval)"), rows),
         *through,
         _quiet(
             "± is half of the 95 % interval: another sample of such users would give a mean within "
@@ -366,10 +403,14 @@ def _quality(report: "Report") -> Html:
 
 
 def _lists(report: "Report") -> Html:
-    rows = [
-        _row(name.replace("_", " "), _number(value), _number(report.popularity_catalogue[name]))
-        for name, value in report.catalogue.items()
-    ]
+    rows: list[Html] = []
+    by_k = sorted(report.catalogue, key=lambda name: int(name.partition("@")[2]))
+    for k, names in groupby(by_k, key=lambda name: name.partition("@")[2]):
+        rows.append(_group(f"the first {k}", 3))
+        for name in names:
+            kind = name.partition("@")[0]
+            shown = (figures[name] for figures in (report.catalogue, report.popularity_catalogue))
+            rows.append(_row(kind.replace("_", " "), *(_with_unit(kind, value) for value in shown)))
     by = f" Here by {report.diversity_by}." if report.diversity_by else ""
     meanings = {**LISTS, "diversity": LISTS["diversity"] + "." + by} if by else LISTS
     return _section(
@@ -410,13 +451,14 @@ def _measured(report: "Report") -> Html:
         f"{report.users:,} users were asked once each, and all {report.candidate_items:,} items "
         f"were ranked for each of them; none was sampled. {seen}",
         f"Fitted on {report.fit}, measured on the {report.cut} rows.",
-        *report.lines(),
+        *(f"{line[:1].upper()}{line[1:]}" for line in report.lines()),
     )
     return _section("How was it measured?", *(make("p", line) for line in lines))
 
 
 def _section(title: str, *children: str) -> Html:
-    return make("section", make("h2", title), *children)
+    """A part of the page; a keyboard can reach it, as one with a wide table has to be scrolled."""
+    return make("section", make("h2", title), *children, tabindex="0", aria_label=title)
 
 
 def _quiet(text: str) -> Html:
@@ -424,9 +466,14 @@ def _quiet(text: str) -> Html:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
-    plain = [make("th", head, scope="col") for head in heads[:1]]
-    rest = [make("th", head, scope="col", class_="number") for head in heads[1:]]
-    return make("table", make("thead", make("tr", *plain, *rest)), make("tbody", *rows))
+    """A table whose first column names the rows; a column without a name has bars, or names."""
+    cells = [
+        make("th", head, scope="col", class_="number" if place else "name")
+        if head
+        else make("td", class_="plot" if place else "name")
+        for place, head in enumerate(heads)
+    ]
+    return make("table", make("thead", make("tr", *cells)), make("tbody", *rows))
 
 
 def _group(text: str, columns: int) -> Html:
@@ -472,11 +519,14 @@ def _glossary(meanings: Mapping[str, str], names: Sequence[str]) -> Html:
 
 
 def _plus_minus(figure: Interval) -> Html:
-    return Html(f"{figure.mean:.4f} ± {(figure.high - figure.low) / 2:.4f}")
+    return Html(
+        f"<span>{figure.mean:.4f}</span> <span>± {(figure.high - figure.low) / 2:.4f}</span>"
+    )
 
 
 def _signed(figure: Interval) -> Html:
-    return Html(f"{figure.mean:+.4f} ({figure.low:+.4f} to {figure.high:+.4f})")
+    interval = f"({figure.low:+.4f} to {figure.high:+.4f})"
+    return Html(f"<span>{figure.mean:+.4f}</span> <span>{interval}</span>")
 
 
 def _points(more: Interval) -> str:
@@ -489,5 +539,18 @@ def _number(value: float) -> Html:
     return Html("–" if value != value else f"{value:.4f}")  # noqa: PLR0124 - NaN: there is none
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+def _with_unit(kind: str, value: float) -> Html:
+    """A figure of the lists: a share, or a count with its unit."""
+    digits, unit = _UNITS.get(kind, (4, ""))
+    return Html("–" if value != value else f"{value:,.{digits}f}{unit}")  # noqa: PLR0124
+
+
+_UNITS = {"average_popularity": (1, " events"), "novelty": (2, " bits")}
+
+
+def _untrained(names: Sequence[str]) -> str:
+    return "which needs no training" if len(names) == 1 else "which need no training"
+
+
+def _listed(names: Sequence[str], last: str = "or") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -29,6 +29,23 @@ def new_figure(**options: Any) -> Any:
     return Figure(layout="constrained", **options)
 
 
+def plain_numbers(axis: Any) -> None:
+    """Write the ticks of a logarithmic axis as 50 and 120, not as powers of ten."""
+    from matplotlib.ticker import (  # noqa: PLC0415
+        LogLocator,
+        MaxNLocator,
+        NullLocator,
+        ScalarFormatter,
+    )
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(6))
+    axis.set_minor_locator(NullLocator())
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    axis.set_major_formatter(formatter)
+
+
 def write_figure(figure: Any, path: Path, *, overwrite: bool = False) -> None:
     """Write a figure in the format that the name ends in, whole or not at all."""
     with whole(path, FORMATS, overwrite=overwrite) as made:

@@ -14,7 +14,7 @@ from shortlist.channels.learned.base import Learner
 from shortlist.config import Recipe, to_toml
 from shortlist.data.dataset import Split
 from shortlist.errors import ModelError, OutputError, RecipeError, TrainingError, install
-from shortlist.evaluation.plots import new_figure, write_figure
+from shortlist.evaluation.plots import new_figure, plain_numbers, write_figure
 from shortlist.outputs import Output, reason_of
 from shortlist.runs.pipeline import build, check, load_split
 from shortlist.training.checkpoint import fingerprint
@@ -260,6 +260,7 @@ def plot_trials(tuned: Tuned, path: Path, *, overwrite: bool = False) -> None:
         tried = [trial.values[name] for trial in shown] if name else []
         if _is_wide(tried):
             panel.set_xscale("log")
+            plain_numbers(panel.xaxis)
     panels[0].set_ylabel(f"validation {tuned.monitor}")
     panels[0].legend(fontsize=8)
     write_figure(figure, path, overwrite=overwrite)

@@ -16,9 +16,14 @@ const LISTS = {
   gini: ["gini", "0: every item is shown as often; 1: one item is all that is shown"],
   popularity_percentile: ["popularity percentile", "how popular a shown item is: 0.5 is a middling one"],
   average_popularity: ["average popularity", "events in training of a shown item"],
-  novelty: ["novelty", "bits: one more is half as often met in training"],
+  novelty: ["novelty", "one bit more: half as often met in training"],
   diversity: ["diversity", "how unlike the items of one list are: 0 all alike, 1 nothing in common"],
 };
+
+const UNITS = { average_popularity: "events", novelty: "bits" };
+
+const inUnit = (name, value) => (UNITS[name] && value !== undefined && value !== null
+  ? `${value.toFixed(1)} ${UNITS[name]}` : figure(value));
 
 /** Return the nodes of the tab. report: /v1/report; bundle: /v1/bundle. */
 export function figures(report, bundle) {
@@ -47,8 +52,9 @@ function identity(report, bundle) {
     ["Bundle", make("code", { id: "bundle-id" }, report.bundle)],
     ["Name", bundle.name],
     ["Retriever", report.retriever],
-    ["Fitted on", `${count(data.events)} events, ${several(data.users, "user")}, ` +
-      `${several(data.items, "item")} (${data.fitted_on} of a ${data.split} split)`],
+    ["Log", `${count(data.events)} events, ${several(data.users, "user")}, ` +
+      `${several(data.items, "item")}`],
+    ["Fitted on", `the ${data.fitted_on} rows of a ${data.split} split`],
     ["Made by", report.made_by],
     ["Loaded", new Date(bundle.loaded_at * 1000).toLocaleString()],
   ];
@@ -69,6 +75,7 @@ function quality(metrics) {
     return card("Quality", note("This bundle was saved without an evaluation. " +
       "“shortlist train” writes one; “shortlist evaluate” measures a bundle that is there."));
   }
+  const same = repeated(metrics.metrics);
   const popularity = metrics.baseline?.popularity ?? {};
   const difference = metrics.difference?.popularity ?? {};
   const bodies = sizes(metrics.metrics).map((k) =>
@@ -78,7 +85,7 @@ function quality(metrics) {
       make("tr", {}, make("th", { colspan: 5, scope: "rowgroup", class: "group" },
         `The first ${k} candidates`)),
       ...Object.entries(METRICS)
-        .filter(([name]) => `${name}@${k}` in metrics.metrics)
+        .filter(([name]) => `${name}@${k}` in metrics.metrics && !same.has(name))
         .map(([name, meaning]) => {
           const whole = `${name}@${k}`;
           const [own, beside, more] = [metrics.metrics[whole], popularity[whole], difference[whole]];
@@ -109,8 +116,16 @@ function quality(metrics) {
       "In small print: 95 % bootstrap intervals; the difference is paired by user."),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads, plot)),
       ...bodies),
+    ...[...same].map(([name, other]) => note(`Here ${name} equals ${other}, and is left out.`)),
     ...[...counted(metrics.counts ?? {}), ...(metrics.notes ?? [])].map(note),
   );
+}
+
+/** Metrics that repeat another, as with one held-out item a user: {name: the other}. */
+function repeated(figures) {
+  return new Map(Object.entries({ hit_rate: "recall", map: "mrr" }).filter(([name, other]) =>
+    sizes(figures).every((k) =>
+      figures[`${name}@${k}`]?.mean === figures[`${other}@${k}`]?.mean)));
 }
 
 /** What methods without training get on the same rows. */
@@ -118,28 +133,38 @@ function ladder(metrics) {
   const rungs = metrics?.ladder ?? [];
   if (!rungs.length) return null;
   const [k] = sizes(rungs[0].metrics);
-  const shown = ["recall", "ndcg"].map((metric) => `${metric}@${k}`);
-  const rows = rungs.map((rung) =>
+  const bodies = ["recall", "ndcg"].map((metric) => `${metric}@${k}`).map((name) =>
     make(
-      "tr",
+      "tbody",
       {},
-      make("th", { scope: "row" }, rung.name),
-      ...shown.flatMap((name) => [
-        make("td", {}, rung.metrics[name].mean.toFixed(4)),
-        make("td", {}, ...interval(rung.difference[name], true)),
-      ]),
-    ),
-  );
-  const heads = ["Method", ...shown.flatMap((name) => [name, "This bundle minus it"])].map((head) =>
+      make("tr", {}, make("th", { colspan: 3, scope: "rowgroup", class: "group" }, name)),
+      ...rungs.map((rung) =>
+        make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, rung.name),
+          make("td", {}, ...interval(rung.metrics[name])),
+          make("td", {}, ...interval(rung.difference[name], true)),
+        )),
+      make("tr", { class: "served" }, make("th", { scope: "row" }, "this bundle"),
+        make("td", {}, ...interval(metrics.metrics[name])), make("td", {})),
+    ));
+  const heads = ["Method", "Figure", "This bundle minus it"].map((head) =>
     make("th", { scope: "col" }, head),
   );
   return card(
     "What it adds to methods without training",
     note("Fitted on the same rows and asked for the same users; the difference is paired by user."),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
-      make("tbody", {}, ...rows)),
+      ...bodies),
   );
 }
+
+const SLICES = {
+  history: "users by how many of their events were known",
+  users: "users by whether they were trained on",
+  items: "held-out items by how popular they were",
+};
 
 /** For whom, and of which items: the slices at the first length of the list. */
 function slices(metrics) {
@@ -151,7 +176,8 @@ function slices(metrics) {
     make(
       "tbody",
       {},
-      make("tr", {}, make("th", { colspan: 5, scope: "rowgroup", class: "group" }, by)),
+      make("tr", {}, make("th", { colspan: 5, scope: "rowgroup", class: "group" },
+        SLICES[by] ?? by)),
       ...parts.filter((part) => part.by === by).map((part) => {
         const own = part.metrics[name];
         return make(
@@ -234,8 +260,8 @@ function lists(metrics) {
             "tr",
             {},
             make("th", { scope: "row" }, title, make("span", { class: "meaning" }, meaning)),
-            make("td", {}, figure(metrics.catalogue[`${name}@${k}`])),
-            make("td", {}, figure(beside[`${name}@${k}`])),
+            make("td", {}, inUnit(name, metrics.catalogue[`${name}@${k}`])),
+            make("td", {}, inUnit(name, beside[`${name}@${k}`])),
           ),
         ),
     ),
@@ -271,7 +297,7 @@ function speed(index) {
   return card(
     title,
     note("Recall against exact search of the same vectors. Wanted: at least " +
-      `${index.target_recall} (dashed), as cheaply as can be.`),
+      `${index.target_recall} (dashed), as cheaply as can be. The large point is the chosen setting.`),
     curve(trials, index.target_recall),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
       make("tbody", {}, ...rows)),
@@ -304,7 +330,8 @@ function curve(trials, target) {
   for (const time of new Set([fast, slow])) {
     picture.append(text(x(time), height - 12, "middle", `${figure(time)} µs`));
   }
-  picture.append(line(left, top, left, height - bottom, "axis"),
+  picture.append(text((left + width - right) / 2, height - 12, "middle", "one query"),
+    line(left, top, left, height - bottom, "axis"),
     line(left, height - bottom, width - right, height - bottom, "axis"),
     line(left, y(target), width - right, y(target), "target"));
   const builds = new Map(); // one line for each index that was built
