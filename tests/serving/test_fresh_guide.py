@@ -33,6 +33,7 @@ class Reader:
         self.servers: list[run.Server] = []
         self.threads: list[Thread] = []
         self.names: dict = {}
+        self.elsewhere: dict[str, str] = {}  # what the page says, and where the store is here
         self.said: list = []  # what each curl was answered
 
     def python(self, text):
@@ -42,6 +43,8 @@ class Reader:
         Path("recipe.toml").write_text(text)
 
     def sh(self, text):
+        for told, new in self.elsewhere.items():
+            text = text.replace(told, new)
         for line in text.replace("\\\n", " ").strip().splitlines():
             words = shlex.split(os.path.expandvars(line.replace("'", "\0")).replace("\0", "'"))
             {"shortlist": self.shortlist, "export": self.export, "curl": self.curl}[words[0]](
@@ -93,12 +96,15 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch):
+def reader(tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     for name in ("SHORTLIST_DATA", "SHORTLIST_TOKEN", *TOKENS):
         monkeypatch.setenv(name, "")  # and what the page sets is undone
         monkeypatch.delenv(name)
     made = Reader()
+    if os.environ.get("SHORTLIST_STORE") == "redis":
+        url = request.getfixturevalue("redis").url()
+        made.elsewhere = {"live --events\n": f"live --events {url}\n", "live.events.sqlite": url}
 
     class Server(run.Server):
         def __init__(self, app, *arguments):

@@ -25,7 +25,8 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.predicates import parse
 from shortlist.data.schema import Schema
 from shortlist.histories.events import Watermark
-from shortlist.histories.items import COLUMN, REMOVED, WINDOW, InEffect, ItemStore, ItemValue
+from shortlist.histories.items import COLUMN, REMOVED, WINDOW, InEffect, ItemValue
+from shortlist.histories.places import items_at
 from shortlist.histories.sqlite import SQLiteEvents
 from shortlist.serving import item_changes
 from shortlist.serving.living import with_changes
@@ -38,8 +39,8 @@ USER, A, B, C = 10_001, 500_005, 500_006, 500_007
 
 
 @pytest.fixture
-def durable(tmp_path):
-    return Settings(admin_token=TOKEN, write_token=TOKEN[::-1], events=tmp_path / "events.sqlite")
+def durable(events_place):
+    return Settings(admin_token=TOKEN, write_token=TOKEN[::-1], events=events_place)
 
 
 @pytest.fixture
@@ -424,11 +425,11 @@ def test_a_change_that_another_process_comes_between_is_looked_at_again(
 
 
 def test_a_store_that_is_gone_changes_nothing_and_the_service_goes_on(
-    open_app, make_client, blend_bundle, durable
+    events_file, open_app, make_client, blend_bundle, durable
 ):
     client = make_client(open_app(blend_bundle, durable), TOKEN)
     change(client, set=[{"id": A, "price": 30}])
-    durable.events.unlink()
+    events_file.unlink()
     for path, body in (
         ("/admin/items", {"set": [{"id": A, "price": 31}]}),
         ("/admin/items", {"id": "x", "set": [{"id": A, "price": 31}]}),
@@ -445,11 +446,11 @@ def test_a_store_that_is_gone_changes_nothing_and_the_service_goes_on(
 
 PROGRAM = """
 import sys
-from pathlib import Path
+from shortlist.histories.places import place_of
 from shortlist.serving.run import serve
 from shortlist.serving.settings import Settings
 settings = Settings(
-    events=Path(sys.argv[2]), admin_token="admin-admin-admin-admin", write_token="w" * 20
+    events=place_of(sys.argv[2]), admin_token="admin-admin-admin-admin", write_token="w" * 20
 )
 serve(sys.argv[1], port=0, settings=settings,
       ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())
@@ -486,8 +487,9 @@ def test_an_acknowledged_change_is_there_after_a_kill(open_app, make_client, ble
         wait_until(lambda: len(acknowledged) >= 5)
         child.send_signal(signal.SIGKILL)
         sender.join(PATIENCE)
-    SQLiteEvents(durable.events).close()
-    store = ItemStore(durable.events)
+    if isinstance(durable.events, Path):
+        SQLiteEvents(durable.events).close()
+    store = items_at(durable.events)
     kept = {one.number: {v.value for v in one.values} for one in store.changes(2**62, 10**6, 10**6)}
     store.close()
     assert all(len(values) == 1 for values in kept.values())  # no half of one
@@ -536,7 +538,7 @@ def test_the_next_bundle_has_the_changes_and_what_does_not_fit_it_is_said(
     text = other.get("/metrics").body.decode()
     assert f"shortlist_item_changes_left_out {len(said)}.0" in text
     # One whose table holds the changes up to the second gets the third alone.
-    store = ItemStore(durable.events)
+    store = items_at(durable.events)
     mark = Watermark(store.identity, 2)
     store.close()
     save(trained, tmp_path / "knows", items_watermark=mark)

@@ -66,7 +66,10 @@ for heading, commands in COMMANDS.items():
     for command in commands:
         plain = command in WITHOUT_PARTS
         named = command.__name__.rstrip("_")  # import_ is a word of Python
-        app.command(named, rich_help_panel=heading)(command if plain else with_plugins(command))
+        own = serve.Serve if command is serve.serve else None
+        app.command(named, cls=own, rich_help_panel=heading)(
+            command if plain else with_plugins(command)
+        )
 
 
 @app.callback(invoke_without_command=True)

@@ -22,7 +22,12 @@ def group() -> None:
 @events.command()
 @with_plugins
 def export(
-    store: Annotated[Path, typer.Argument(help="The file that `serve --events` keeps them in.")],
+    store: Annotated[
+        str,
+        typer.Argument(
+            help="The file that `serve --events` keeps them in, or redis://HOST:PORT/DB."
+        ),
+    ],
     bundle: Annotated[
         Path, typer.Option(help="A bundle: the columns, ids and times are those of its log.")
     ],
@@ -41,23 +46,25 @@ def export(
 
     The file says which events it holds, and `update` makes that the watermark of the new bundle.
     """
+    from shortlist.histories.places import place_of, reader_at
+
+    place = place_of(store)
     outputs.check(
         {"--out": Output(target, "file", PARQUET, overwrite=overwrite)},
-        {"the store": store, "the bundle": bundle},
+        {"the store": place if isinstance(place, Path) else None, "the bundle": bundle},
     )
 
     from shortlist.bundle.bundle import load
     from shortlist.cli import files
     from shortlist.config import Recipe
-    from shortlist.histories import sqlite
-    from shortlist.histories.events import Watermark
     from shortlist.histories.export import MARK, LogWriter, Span
     from shortlist.runs.pipeline import schema_of
 
     loaded = load(bundle)
     if loaded.recipe is None:
         raise QueryError("this bundle has no recipe, which tells the columns: export by another")
-    until = Watermark(*sqlite.identity_of(store))
+    kept = reader_at(place)
+    until = kept.until
     learned = loaded.watermark
     if since is None:
         since = learned.sequence if learned is not None and learned.store == until.store else 0
@@ -66,12 +73,12 @@ def export(
     log = LogWriter(
         schema_of(recipe),
         loaded.retriever.data,
-        kinds=sqlite.have_kinds(store, since, until.sequence),
+        kinds=kept.have_kinds(since),
         described=recipe.described_sides,
     )
     with files.parquet(target, overwrite, {MARK: str(span)}) as write:
         write(log.frame([]))
-        for part in sqlite.parts(store, since, until.sequence):
+        for part in kept.parts(since):
             write(log.frame(part))
     if json_:
         facts = {"events": log.written, "left_out": log.strange, "since": since}

@@ -1,7 +1,6 @@
 """The commands for changes of items that a service keeps: items changes, items revert."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,9 @@ items = typer.Typer(
     help="Changes of items (POST /admin/items) that `serve --events` has kept.",
     no_args_is_help=True,
 )
-StorePath = Annotated[Path, typer.Argument(help="The file that `serve --events` keeps.")]
+StorePath = Annotated[
+    str, typer.Argument(help="The file that `serve --events` keeps, or redis://HOST:PORT/DB.")
+]
 
 
 @items.callback()
@@ -96,10 +97,8 @@ def revert(
     notes.print(f"Change {change} {was} taken back, by change {kept.number}.")
 
 
-def _opened(store: Path) -> "ItemStore":
+def _opened(store: str) -> "ItemStore":
     """Open a store that is there. Errors: QueryError, EventStoreError."""
-    from shortlist.histories.items import ItemStore
+    from shortlist.histories.places import items_at, place_of
 
-    if not store.is_file():
-        raise QueryError(f"{store}: there is no such file")
-    return ItemStore(store)
+    return items_at(place_of(store))

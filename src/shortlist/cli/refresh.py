@@ -19,10 +19,10 @@ def refresh(
     context: typer.Context,
     bundle: BundlePath,
     events: Annotated[
-        Path,
+        str,
         typer.Option(
-            help="The store that `serve --events` keeps, an export of it, or a log as the "
-            "bundle's is written."
+            help="The store that `serve --events` keeps (a file, or redis://HOST:PORT/DB), an "
+            "export of it, or a log as the bundle's is written."
         ),
     ],
     target: Annotated[
@@ -94,6 +94,7 @@ def refresh(
     """
     from shortlist.durations import checked_duration, seconds_of
     from shortlist.histories.events import Watermark
+    from shortlist.histories.places import place_of
     from shortlist.runs import refreshing
 
     plan = refreshing.Plan(
@@ -101,6 +102,7 @@ def refresh(
         users=users,
         items=items,
     ).checked()
+    place = place_of(events)
     mark = None if watermark is None else Watermark.parse(watermark)
     device = device or context.obj["device"]
     quiet = quiet or context.obj["quiet"]
@@ -115,7 +117,7 @@ def refresh(
     if every is None:
         with progress_bars(quiet) as progress:
             made = refreshing.refresh(
-                *(bundle, events, target),
+                *(bundle, place, target),
                 plan=plan,
                 watermark=mark,
                 training=training,
@@ -135,7 +137,7 @@ def refresh(
         raise QueryError(f"--every {every!r} {error}") from None
     outputs.check(
         {"--out": Output(target, "folder"), "--training": output_at(training, "folder")},
-        {"--events": events},
+        {"--events": place if isinstance(place, Path) else None},
     )
     refreshing.newest(bundle)
 
@@ -143,7 +145,7 @@ def refresh(
         problems.print(f"error: {error}", soft_wrap=True, highlight=False, markup=False)
 
     refreshing.follow(
-        *(bundle, events, target, seconds),
+        *(bundle, place, target, seconds),
         told=told,
         failed=failed,
         keep=keep,

@@ -4,12 +4,30 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from shortlist.cli.screen import notes
 from shortlist.errors import QueryError
+
+
+class Serve(TyperCommand):
+    """The command, which also reads `--events redis://HOST:PORT/DB`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the address behind `--events` as the value of `--events-file`."""
+        read: list[str] = []
+        for text in args:
+            flag, _, value = text.partition("=")
+            if flag == "--events" and value:
+                read += ["--events", "--events-file", value]
+            elif read[-1:] == ["--events"] and "://" in text:
+                read += ["--events-file", text]
+            else:
+                read.append(text)
+        return super().parse_args(ctx, read)
 
 
 def serve(
@@ -52,12 +70,16 @@ def serve(
         bool,
         typer.Option(
             "--events",
-            help="Take events (POST /v1/events), answer by them, keep them and changes of items.",
+            help="Take events (POST /v1/events), answer by them, keep them and changes of items. "
+            "--events redis://HOST:PORT/DB keeps them in Redis, for services on several machines.",
         ),
     ] = False,
     events_file: Annotated[
-        Path | None,
-        typer.Option(help="With --events: where. Default: BUNDLE.events.sqlite, beside it."),
+        str | None,
+        typer.Option(
+            help="With --events: where, a file or the address of a Redis server. Default: "
+            "BUNDLE.events.sqlite, beside it."
+        ),
     ] = None,
     events_sync: Annotated[
         Literal["normal", "full"],
@@ -104,7 +126,8 @@ def serve(
     if events and write_token is None:
         raise QueryError("--events needs SHORTLIST_WRITE_TOKEN: what those send who send events")
 
-    from shortlist.histories.sqlite import Keeping
+    from shortlist.histories.events import Keeping
+    from shortlist.histories.places import place_of
     from shortlist.serving import run
     from shortlist.serving.access_log import printed
     from shortlist.serving.alarms import Guards
@@ -121,7 +144,7 @@ def serve(
         access_log=access_log,
         private_copy=private_copy,
         write_token=write_token,
-        events=(events_file or beside(bundle)) if events else None,
+        events=place_of(events_file or beside(bundle)) if events else None,
         keeping=Keeping(events_per_user, events_days, synchronous=events_sync),
         guards=Guards.parse(guard or []),
         timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),

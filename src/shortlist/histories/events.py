@@ -5,14 +5,22 @@ no bundle knows yet. `data.histories` is the other side, which speaks the rows o
 """
 
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, Protocol
+
+import orjson
 
 from shortlist.data.columns import SCIENTIFIC
 from shortlist.data.text import NULL_WORDS
 from shortlist.errors import EventStoreError, QueryError
 
 Id = int | str
+
+Synchronous = Literal["normal", "full"]
+
+DAY = 86_400.0
+"""Seconds."""
 
 _ROUNDED = re.compile(SCIENTIFIC)
 _WATERMARK = re.compile(r"([0-9a-f]{16}):([0-9]{1,18})")
@@ -55,6 +63,42 @@ class Kept(NamedTuple):
     repeated: int
 
 
+class Row(NamedTuple):
+    """A stored event. time, arrived: microseconds since 1970. age: of the store when it came."""
+
+    user: Id
+    sequence: int
+    item: Id
+    kind: str | None
+    time: int | None
+    weight: float | None
+    arrived: int
+    age: int
+
+
+class Keeping(NamedTuple):
+    """How much is kept, and for how long.
+
+    of_user: the newest events of each user. days: of events; days_of_ids: within which an event
+    that is sent again under its id is known. synchronous: "full" waits for the disk.
+    """
+
+    of_user: int = 500
+    days: float = 90.0
+    days_of_ids: float = 1.0
+    synchronous: Synchronous = "normal"
+
+    def checked(self) -> "Keeping":
+        """Return it, if it can be. Errors: EventStoreError."""
+        for name in ("of_user", "days", "days_of_ids"):
+            value = getattr(self, name)
+            if not 0 < value < 2**31:
+                raise EventStoreError(f"{name} must be > 0 and less than 2^31, got {value}")
+        if self.synchronous not in ("normal", "full"):
+            raise EventStoreError(f"synchronous must be normal or full, got {self.synchronous!r}")
+        return self
+
+
 class Watermark(NamedTuple):
     """Up to which event of which store something has learned.
 
@@ -86,6 +130,25 @@ class Watermark(NamedTuple):
 class EventConflictError(EventStoreError):
     """An event id that was used for another event of the same user."""
 
+    @classmethod
+    def of(cls, event: Event) -> "EventConflictError":
+        """Return the error for the later one of the two."""
+        return cls(
+            f"the event id {event.id!r:.80} of user {event.user!r:.40} was used for another event"
+        )
+
+
+class PaceError(EventStoreError):
+    """A request with more events of one user than all services together may take in a minute."""
+
+    def __init__(self, user: Id) -> None:
+        super().__init__(f"user {user!r:.40} sends too many events")
+        self.user = user
+
+
+Told = Kept | EventConflictError | PaceError
+"""What a store says of the events of a request."""
+
 
 class EventStore(Protocol):
     """A store of events. Errors of all its methods: EventStoreError.
@@ -94,10 +157,12 @@ class EventStore(Protocol):
     other store has. trimmed: how many events newer ones of the same user have pushed out so far.
     """
 
-    identity: str
     trimmed: int
 
-    def append(self, requests: Sequence[Sequence[Event]]) -> list[Kept | EventConflictError]:
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    def append(self, requests: Sequence[Sequence[Event]]) -> Sequence[Told]:
         """Keep the events of several requests, of each all or none; they survive the process."""
         ...
 
@@ -153,6 +218,33 @@ def refused_id(value: Id) -> str | None:
     return None
 
 
+class EventReader(Protocol):
+    """What a store holds, to be read in the order in which it came. Errors: EventStoreError.
+
+    until: the store, and the number of its last event when the reader was opened; no later ones
+    are told of.
+    """
+
+    until: Watermark
+
+    def have_kinds(self, since: int = 0) -> bool:
+        """Return whether an event with a number above `since` has a kind."""
+        ...
+
+    def parts(self, since: int = 0) -> Iterator[list[Row]]:
+        """Yield the events with numbers above `since`."""
+        ...
+
+    def deleted(self) -> dict[Id, list[Row]]:
+        """Return the users who were deleted, with all that is stored of them."""
+        ...
+
+
 def as_values(event: Event) -> tuple[Any, ...]:
     """What tells two events of one id apart: all of it but the id."""
     return event[:-1]
+
+
+def digest(event: Event) -> bytes:
+    """Return what tells two events of one id apart, in 16 bytes."""
+    return blake2b(orjson.dumps(as_values(event)), digest_size=16).digest()

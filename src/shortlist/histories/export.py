@@ -13,8 +13,7 @@ from shortlist.data.log_features import Side
 from shortlist.data.schema import Schema
 from shortlist.durations import STEPS, TimeUnit
 from shortlist.errors import QueryError
-from shortlist.histories.events import Watermark
-from shortlist.histories.sqlite import Row
+from shortlist.histories.events import Row, Watermark
 
 KIND = "kind"
 """The column of the kinds of events, where an event has one and the log has no column of them."""

@@ -7,17 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from shortlist.errors import EventStoreError
 from shortlist.histories.damage import check_version, checked
+from shortlist.histories.events import DAY, Synchronous
 from shortlist.histories.tables import ITEMS, MAGIC, VERSION, VERSIONS
-
-Synchronous = Literal["normal", "full"]
-
-DAY = 86_400.0
 
 
 class Place:

@@ -7,18 +7,16 @@ later change took back is in effect. Several processes of one machine may share 
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from shortlist.errors import EventStoreError
 from shortlist.histories.damage import checksum
-from shortlist.histories.events import Id
+from shortlist.histories.events import DAY, Id, Synchronous
 from shortlist.histories.file import (
-    DAY,
     Clock,
     Place,
-    Synchronous,
     about,
     connected,
     refusing,
@@ -111,7 +109,62 @@ class ChangeConflictError(EventStoreError):
     """A change id that was used for another change, or a change that cannot be taken back."""
 
 
-class ItemStore:
+class ItemStore(Protocol):
+    """Changes of items where several services may share them. Errors: EventStoreError.
+
+    One thread at a time may use it. identity: that of the store of events beside it. durable:
+    whether the changes survive the process.
+    """
+
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    @property
+    def durable(self) -> bool: ...  # noqa: D102
+
+    def number(self) -> int:
+        """Return the number of the last change."""
+        ...
+
+    def in_effect(self) -> InEffect:
+        """Return the values that hold now."""
+        ...
+
+    def known(self, id_: str, values: Sequence[ItemValue]) -> int | None:
+        """Return the number of the change that was made under this id; None if none was.
+
+        Errors: ChangeConflictError, where it was another one, or was taken back.
+        """
+        ...
+
+    def append(self, values: Sequence[ItemValue], id_: str | None, after: int) -> KeptChange | None:
+        """Keep a change, which then survives the process; None where `after` is not the last one.
+
+        The values get the number of the change, whatever theirs is.
+        """
+        ...
+
+    def revert(self, number: int) -> KeptChange:
+        """Take a change back: what held before it holds again, where nothing later says otherwise.
+
+        Returns the number of the change that does it. Errors: ChangeConflictError for a change that
+        is not there, or that takes back one itself.
+        """
+        ...
+
+    def changes(self, before: int, limit: int, values: int) -> list[ItemChange]:
+        """Return the changes with numbers below `before`, the newest first.
+
+        values: how many of their values at most, of all together.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class SQLiteItems:
     """Changes of items in the file of a store of events; without a path in memory alone.
 
     One thread at a time may use it. is_open: this process has the store of events open already.
@@ -170,14 +223,7 @@ class ItemStore:
             ).fetchone()
         if found is None:
             return None
-        if found[1] != _digest(values):
-            raise ChangeConflictError(f"the change id {id_!r:.80} was used for another change")
-        if found[2] is not None:
-            raise ChangeConflictError(
-                f"change {found[0]}, of id {id_!r:.80}, was taken back by change {found[2]}: to "
-                "make it again, give it another id"
-            )
-        return int(found[0])
+        return same_change(id_, values, int(found[0]), found[1].hex(), found[2])
 
     def append(self, values: Sequence[ItemValue], id_: str | None, after: int) -> KeptChange | None:
         """Keep a change, which then survives the process; None where `after` is not the last one.
@@ -191,7 +237,7 @@ class ItemStore:
                     return KeptChange(number, repeated=True)
                 if int(about(self._file, "items")) != after:
                     return None
-                number = self._begin(id_, _digest(values), None)
+                number = self._begin(id_, digest_of(values), None)
                 rows = [(number, v.item, v.part, orjson.dumps(v.value).decode()) for v in values]
                 self._file.executemany(
                     "INSERT INTO item_values (number, item, part, value, checksum) "
@@ -215,13 +261,7 @@ class ItemStore:
                 found = run(
                     "SELECT undoes, undone FROM item_changes WHERE number = ?", (number,)
                 ).fetchone()
-                if found is None:
-                    raise ChangeConflictError(f"there is no change {number} of items")
-                if found[0] is not None:
-                    raise ChangeConflictError(
-                        f"change {number} took back change {found[0]}: to make that once more, "
-                        "send it again"
-                    )
+                check_revert(number, found is not None, None if found is None else found[0])
                 if found[1] is not None:
                     return KeptChange(int(found[1]), repeated=True)
                 undoing = self._begin(None, b"", number)
@@ -282,9 +322,38 @@ class ItemStore:
         self._file.execute(_EXPIRE, (self.clock.age() - int(DAYS * DAY * 1e6),))
 
 
-def _digest(values: Sequence[ItemValue]) -> bytes:
+def digest_of(values: Sequence[ItemValue]) -> bytes:
+    """Return what tells two changes of one id apart, in 16 bytes."""
     said = [(value.item, value.part, value.value) for value in values]
     return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def same_change(
+    id_: str, values: Sequence[ItemValue], number: int, digest: str, undone: int | None
+) -> int:
+    """Return the number of the change of an id, if it is this one and holds.
+
+    digest: of that change, in hexadecimal digits; undone: by which it was taken back. Errors:
+    ChangeConflictError.
+    """
+    if digest != digest_of(values).hex():
+        raise ChangeConflictError(f"the change id {id_!r:.80} was used for another change")
+    if undone is not None:
+        raise ChangeConflictError(
+            f"change {number}, of id {id_!r:.80}, was taken back by change {undone}: to make it "
+            "again, give it another id"
+        )
+    return number
+
+
+def check_revert(number: int, there: bool, undoes: int | None) -> None:
+    """Refuse to take a change back that is not there or takes back one: ChangeConflictError."""
+    if not there:
+        raise ChangeConflictError(f"there is no change {number} of items")
+    if undoes is not None:
+        raise ChangeConflictError(
+            f"change {number} took back change {undoes}: to make that once more, send it again"
+        )
 
 
 def shown_part(part: str) -> str:

@@ -10,9 +10,10 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.schema import Schema
 from shortlist.data.tables import Source
 from shortlist.errors import QueryError
-from shortlist.histories import sqlite
 from shortlist.histories.events import Id, Watermark
 from shortlist.histories.export import LogWriter, learned_with, span_of
+from shortlist.histories.places import StorePlace, reader_at
+from shortlist.histories.sqlite import is_store
 
 
 @dataclass(frozen=True)
@@ -35,30 +36,31 @@ class Unlearned:
 
 
 def unlearned(
-    path: Path, learned: Watermark | None, schema: Schema, data: TrainingData
+    place: StorePlace, learned: Watermark | None, schema: Schema, data: TrainingData
 ) -> Unlearned:
     """Return the events of a store, of an export of one, or of any log as the bundle's is written.
 
     Errors: EventStoreError; QueryError for an export that does not follow what is learned.
     """
-    if not path.exists():
-        raise QueryError(f"{path}: there is neither a store of events nor a file of them")
-    if not sqlite.is_store(path):
-        exported = span_of(path) is not None
-        none = exported and not pq.read_metadata(path).num_rows
-        return Unlearned(None if none else path, learned_with(learned, [path]), exported=exported)
-    until = Watermark(*sqlite.identity_of(path))
+    if isinstance(place, Path) and not place.exists():
+        raise QueryError(f"{place}: there is neither a store of events nor a file of them")
+    if isinstance(place, Path) and not is_store(place):
+        exported = span_of(place) is not None
+        none = exported and not pq.read_metadata(place).num_rows
+        return Unlearned(None if none else place, learned_with(learned, [place]), exported=exported)
+    store = reader_at(place)
+    until = store.until
     same = learned is not None and learned.store == until.store
     since = learned.sequence if learned is not None and same else 0
     gone = {
         user: [row for row in rows if row.sequence <= since]
-        for user, rows in sqlite.deleted(path, until.sequence).items()
+        for user, rows in store.deleted().items()
     }
     gone = {user: rows for user, rows in gone.items() if _events_of(data, user) > len(rows)}
-    log = LogWriter(schema, data, kinds=sqlite.have_kinds(path, 0, until.sequence))
+    log = LogWriter(schema, data, kinds=store.have_kinds())
     # What a deleted user did afterwards stands in the bundle beside what is to go: it is read anew.
     known = log.frame([row for rows in gone.values() for row in rows])
-    new = [log.frame(part) for part in sqlite.parts(path, since, until.sequence)]
+    new = [log.frame(part) for part in store.parts(since)]
     frames = [frame for frame in (known, *new) if len(frame)]
     return Unlearned(
         pl.concat(frames) if frames else None,

@@ -7,27 +7,28 @@ also a loss of power. Several processes of one machine may share the file.
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from shortlist.errors import EventStoreError
 from shortlist.histories.damage import agreed, checksum, damaged, lost
 from shortlist.histories.events import (
+    DAY,
     Event,
     EventConflictError,
     Id,
+    Keeping,
     Kept,
+    Row,
     Stored,
-    as_values,
+    Told,
+    Watermark,
+    digest,
 )
 from shortlist.histories.file import (
-    DAY,
     Clock,
     Place,
-    Synchronous,
     about,
     connected,
     opened_to_read,
@@ -67,42 +68,6 @@ DELETE FROM events WHERE user = ?1 AND sequence <= (
 """
 
 
-class Row(NamedTuple):
-    """A stored event. time, arrived: microseconds since 1970. age: of the store when it came."""
-
-    user: Id
-    sequence: int
-    item: Id
-    kind: str | None
-    time: int | None
-    weight: float | None
-    arrived: int
-    age: int
-
-
-class Keeping(NamedTuple):
-    """How much is kept, and for how long.
-
-    of_user: the newest events of each user. days: of events; days_of_ids: within which an event
-    that is sent again under its id is known. synchronous: "full" waits for the disk.
-    """
-
-    of_user: int = 500
-    days: float = 90.0
-    days_of_ids: float = 1.0
-    synchronous: Synchronous = "normal"
-
-    def checked(self) -> "Keeping":
-        """Return it, if it can be. Errors: EventStoreError."""
-        for name in ("of_user", "days", "days_of_ids"):
-            value = getattr(self, name)
-            if not 0 < value < 2**31:
-                raise EventStoreError(f"{name} must be > 0 and less than 2^31, got {value}")
-        if self.synchronous not in ("normal", "full"):
-            raise EventStoreError(f"synchronous must be normal or full, got {self.synchronous!r}")
-        return self
-
-
 class SQLiteEvents:
     """A store of events in one file, which is made where it is missing. Errors: EventStoreError.
 
@@ -127,14 +92,14 @@ class SQLiteEvents:
         self.incomplete = lost(before, agreed(self.path, self._held))
         self._place = Place(self.path)
 
-    def append(self, requests: Sequence[Sequence[Event]]) -> list[Kept | EventConflictError]:
+    def append(self, requests: Sequence[Sequence[Event]]) -> list[Told]:
         """Keep the events of several requests in one step; of each request all or none."""
         trimmed = 0
         with refusing(self.path):
             self._place.check()
             with transaction(self._write) as run:
                 last = int(about(self._write, "last"))
-                answers: list[Kept | EventConflictError] = []
+                answers: list[Told] = []
                 for events in requests:
                     try:
                         kept, last = self._kept(events, last)
@@ -165,18 +130,15 @@ class SQLiteEvents:
             weight = None if given.weight is None else float(given.weight)
             event = given._replace(weight=weight)
             if event.id is not None:
-                digest = _digest(event)
+                said = digest(event)
                 before = sent.get((event.user, event.id)) or self._sent(event)
                 if before is not None:
-                    if before[1] != digest:
-                        raise EventConflictError(
-                            f"the event id {event.id!r:.80} of user {event.user!r:.40} was used "
-                            "for another event"
-                        )
+                    if before[1] != said:
+                        raise EventConflictError.of(event)
                     numbers.append(before[0])
                     repeated += 1
                     continue
-                sent[event.user, event.id] = (last + 1, digest)
+                sent[event.user, event.id] = (last + 1, said)
             last += 1
             row = Row(event.user, last, *event[1:-1], now, age)
             fresh.append((*row, checksum(row)))
@@ -184,7 +146,7 @@ class SQLiteEvents:
         self._write.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
         self._write.executemany(
             "INSERT INTO sent VALUES (?, ?, ?, ?, ?)",
-            [(user, id_, number, digest, age) for (user, id_), (number, digest) in sent.items()],
+            [(user, id_, number, said, age) for (user, id_), (number, said) in sent.items()],
         )
         return Kept(numbers, repeated), last
 
@@ -335,5 +297,21 @@ def rows(path: str | Path) -> Iterator[Row]:
         yield from part
 
 
-def _digest(event: Event) -> bytes:
-    return blake2b(orjson.dumps(as_values(event)), digest_size=16).digest()
+class SQLiteReader:
+    """What a file holds. Errors: EventStoreError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.until = Watermark(*identity_of(path))
+
+    def have_kinds(self, since: int = 0) -> bool:
+        """Return whether an event with a number above `since` has a kind."""
+        return have_kinds(self._path, since, self.until.sequence)
+
+    def parts(self, since: int = 0) -> Iterator[list[Row]]:
+        """Yield the events with numbers above `since`, in the order they came."""
+        return parts(self._path, since, self.until.sequence)
+
+    def deleted(self) -> dict[Id, list[Row]]:
+        """Return the users who were deleted, with all that is stored of them."""
+        return deleted(self._path, self.until.sequence)

@@ -28,6 +28,7 @@ from shortlist.errors import CheckpointError, DataError, ModelError, QueryError,
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.histories.events import Watermark
 from shortlist.histories.learning import Unlearned, unlearned
+from shortlist.histories.places import StorePlace, place_of
 from shortlist.outputs import Output, is_bundle, is_kept, is_temporary, natural
 from shortlist.runs.guard import Comparison, Drift, judged
 from shortlist.runs.pipeline import schema_of
@@ -133,7 +134,7 @@ class Refresh:
 
 def refresh(
     bundle: str | Path,
-    events: str | Path,
+    events: str | StorePlace,
     out: str | Path,
     *,
     plan: Plan | None = None,
@@ -158,16 +159,16 @@ def refresh(
     Errors: BundleError, DataError, ModelError, QueryError, EventStoreError, OutputError.
     """
     started = time.process_time()
-    bundle, events, out = Path(bundle), Path(events), Path(out)
+    bundle, place, out = Path(bundle), place_of(events), Path(out)
     plan = (plan or Plan()).checked()
     kept = out.with_name(f"{out.name}.training") if training is None else Path(training)
     before = bundle.with_name(f"{bundle.name}.training") if training is None else kept
     outputs.check(
         {"--out": Output(out, "bundle", overwrite=overwrite), "--training": Output(kept, "folder")},
-        {"the bundle": bundle, "--events": events},
+        {"the bundle": bundle, "--events": place if isinstance(place, Path) else None},
     )
     loaded = load(bundle, device=device)
-    made = _refreshed(loaded, events, plan, watermark, before, progress)
+    made = _refreshed(loaded, place, plan, watermark, before, progress)
     if isinstance(made, Refresh):
         return replace(made, cpu_seconds=time.process_time() - started)
     result, candidate, memory, final = made
@@ -191,7 +192,7 @@ def refresh(
 
 def _refreshed(
     loaded: Bundle,
-    events: Path,
+    events: StorePlace,
     plan: Plan,
     watermark: Watermark | None,
     kept: Path,
@@ -279,7 +280,7 @@ def _refreshed(
 
 
 def _new_data(
-    loaded: Bundle, recipe: Recipe, events: Path, plan: Plan
+    loaded: Bundle, recipe: Recipe, events: StorePlace, plan: Plan
 ) -> tuple[Renewed, Update, Unlearned]:
     """Read the events and number the data anew."""
     data, schema = loaded.retriever.data, schema_of(recipe)
@@ -444,7 +445,7 @@ def _tidy(folder: Path, keep: int) -> None:
 
 def follow(
     bundle: str | Path,
-    events: str | Path,
+    events: str | StorePlace,
     folder: str | Path,
     every: float,
     *,

@@ -23,7 +23,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shortlist.histories.items import ItemStore
+from shortlist.histories.items import ItemStore, SQLiteItems
+from shortlist.histories.redis_items import RedisItems
+from shortlist.histories.redis_server import RedisPlace
 from shortlist.serving.access_log import CLIENT_GONE, Asked, log
 from shortlist.serving.event_log import EventLog, opened
 from shortlist.serving.feedback import Feedback
@@ -192,9 +194,11 @@ class App:
         self.events = None
         if settings.events is not None:
             self.events = EventLog(opened(settings), settings, measures)
-        store = None
-        if settings.events is not None:
-            store = ItemStore(settings.events, settings.keeping.synchronous, is_open=True)
+        store: ItemStore | None = None
+        if isinstance(settings.events, RedisPlace):
+            store = RedisItems(settings.events)
+        elif settings.events is not None:
+            store = SQLiteItems(settings.events, settings.keeping.synchronous, is_open=True)
         self.items = ItemChanges(store, watch, measures)
         self.feedback = Feedback(settings)
         measures.counted(self.feedback.families)

@@ -16,7 +16,17 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from shortlist.errors import EventStoreError
-from shortlist.histories.events import Event, EventConflictError, EventStore, Id, Kept, Stored
+from shortlist.histories.events import (
+    Event,
+    EventConflictError,
+    EventStore,
+    Id,
+    Kept,
+    PaceError,
+    Stored,
+)
+from shortlist.histories.places import events_at
+from shortlist.histories.redis_events import RedisEvents
 from shortlist.histories.sqlite import SQLiteEvents
 from shortlist.outputs import is_bundle
 from shortlist.serving.alarms import Alarms
@@ -43,7 +53,7 @@ SHOWN = 100
 TIDY_EVERY = 600.0
 """Seconds between removals of what is too old."""
 
-GONE = "the store of events is not available: send them again later"
+GONE = "the store of events is not available: send them again later, with the same ids"
 LATE = "the events were not kept in time, and may be yet: send them again with the same ids"
 
 
@@ -78,6 +88,7 @@ class EventLog:
         self._trimmed = store.trimmed
         self.forgotten = frozenset(store.forgotten())
         self.newest: tuple[Newest, ...] = ()
+        self._of = store.identity  # the store that they are in
         self._noting = Lock()  # whoever changes `newest` holds it
         self._threads = [
             Thread(target=work, name=name, daemon=True)
@@ -97,6 +108,8 @@ class EventLog:
         told: Told = await self._in_time(future)
         if isinstance(told, EventConflictError):
             raise RequestError("invalid_request", str(told))
+        if isinstance(told, PaceError):
+            raise self._too_many(told.user)
         if isinstance(told, EventStoreError):
             raise RequestError("store_unavailable", GONE)
         self.measures.kept(len(told.sequence) - told.repeated, told.repeated)
@@ -107,10 +120,12 @@ class EventLog:
         """Refuse events of a user who has sent too many. Errors: RequestError."""
         slow = self.pace.take(Counter(event.user for event in events))
         if slow is not None:
-            raise RequestError(
-                "too_many",
-                f"user {slow!r:.40}: at most {self.pace.a_minute} events a minute",
-            )
+            raise self._too_many(slow)
+
+    def _too_many(self, user: Any) -> RequestError:
+        return RequestError(
+            "too_many", f"user {user!r:.40}: at most {self.pace.a_minute} events a minute"
+        )
 
     async def forget(self, user: Id) -> int:
         """Remove a user from the store; return how many events there were. Errors: RequestError."""
@@ -159,6 +174,8 @@ class EventLog:
         """Put events before those that are newest; one that was sent again is no new one."""
         now = self.store.now()
         with self._noting:
+            if self._of != self.store.identity:  # a server has come back without its data
+                self._of, self.newest = self.store.identity, ()
             last = self.newest[0].number if self.newest else 0
             fresh = {
                 number: Newest(number, event, now if event.time is None else event.time)
@@ -268,21 +285,29 @@ def beside(served: Path) -> Path:
     return served.with_name(f"{served.name}.events.sqlite")
 
 
-def opened(settings: Settings) -> SQLiteEvents:
-    """Open the store that the settings name, or make it. Errors: EventStoreError."""
-    assert settings.events is not None
-    for folder in settings.events.absolute().parents:
+def opened(settings: Settings) -> EventStore:
+    """Open the store that the settings name, or make it. Errors: EventStoreError.
+
+    What it promises is said once.
+    """
+    place = settings.events
+    assert place is not None
+    for folder in place.absolute().parents if isinstance(place, Path) else ():
         if is_bundle(folder):
             raise EventStoreError(
-                f"the store of events {settings.events} would lie in the bundle {folder}, which "
+                f"the store of events {place} would lie in the bundle {folder}, which "
                 "holds its own files only: give a path outside it"
             )
-    store = SQLiteEvents(settings.events, settings.keeping)
-    if store.incomplete:
+    store = events_at(place, settings.keeping, settings.limits.user_events)
+    if isinstance(store, RedisEvents):
+        lasting = store.lasting
+        level = logging.INFO if lasting.sure else logging.WARNING
+        logger.log(level, "events are kept in %s: %s", place, lasting.said)
+    if isinstance(store, SQLiteEvents) and store.incomplete:
         logger.error(
             "the last events that were written to %s before the service ended are lost: the file "
             "beside it (-wal) was cut short or damaged, or power was lost",
-            settings.events,
+            place,
         )
     return store
 

@@ -20,6 +20,7 @@ from shortlist.histories.items import (
     ItemStore,
     ItemValue,
     KeptChange,
+    SQLiteItems,
     shown_part,
 )
 from shortlist.serving.living import by_item, with_changes
@@ -56,13 +57,14 @@ class ItemChanges:
     def __init__(self, store: ItemStore | None, watch: Watch, measures: Measures) -> None:
         self._store, self.watch, self.measures = store, watch, measures
         self._known = InEffect(0, [])
+        self._of = ""  # the store that says so
         watch.items = self
 
     @property
     def store(self) -> ItemStore:
         """Where the changes are kept. Errors: EventStoreError."""
         if self._store is None:
-            self._store = ItemStore(None)
+            self._store = SQLiteItems(None)
         return self._store
 
     def close(self) -> None:
@@ -78,7 +80,7 @@ class ItemChanges:
         if self._store is None:
             return served
         try:
-            self._known = self._store.in_effect()
+            self._known, self._of = self._store.in_effect(), self._store.identity
         except EventStoreError as error:
             logger.error("%s", error)
         try:
@@ -96,7 +98,8 @@ class ItemChanges:
         if self._store is None:
             return False
         try:
-            return self._store.number() != self._known.number
+            number = self._store.number()
+            return (number, self._store.identity) != (self._known.number, self._of)
         except EventStoreError:
             return False  # whoever changes something, or loads a bundle, is told
 
@@ -122,6 +125,7 @@ class ItemChanges:
                     continue  # another process was faster: what fitted may not any more
                 kept = made
                 self._known = InEffect(now.number + 1, _with(now.values, values, made.number))
+                self._of = self.store.identity
                 return self._noted(changed)
             raise RequestError("busy", "other processes change items: try again later")
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from itertools import combinations
 from math import isfinite
-from pathlib import Path
 
 from shortlist.data.predicates import MOST_DEEP, MOST_NODES, MOST_VALUES
 from shortlist.errors import ServingError
-from shortlist.histories.sqlite import Keeping
+from shortlist.histories.events import Keeping
+from shortlist.histories.places import StorePlace
 from shortlist.serving.alarms import Guards
 
 SHORTEST_TOKEN = 16
@@ -85,9 +85,10 @@ class Settings:
     between looks at the bundles. connections: open ones; head_bytes: of a request's line and
     headers. token: what readers send, None lets everybody on this machine read; admin_token: what
     administrators send, None closes the admin routes. access_log: a line a request, by the logger
-    `shortlist.access`. private_copy: serve from a copy of the files. events: the file that events
-    are kept in, None to keep none; write_token: what those who send events send, None closes that
-    route; keeping: how much is kept. guards: when an alarm is raised. Errors: ServingError.
+    `shortlist.access`. private_copy: serve from a copy of the files. events: the file or server
+    that events are kept in, None to keep none; write_token: what those who send events send, None
+    closes that route; keeping: how much is kept. guards: when an alarm is raised. Errors:
+    ServingError.
     """
 
     workers: int = 2
@@ -99,7 +100,7 @@ class Settings:
     admin_token: str | None = field(default=None, repr=False)
     access_log: bool = False
     private_copy: bool = False
-    events: Path | None = None
+    events: StorePlace | None = None
     write_token: str | None = field(default=None, repr=False)
     keeping: Keeping = field(default_factory=Keeping)
     guards: Guards = field(default_factory=Guards)
