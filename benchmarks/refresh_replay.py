@@ -302,7 +302,8 @@ def main() -> None:
     parser.add_argument("--refreshes", type=int, default=200)
     parser.add_argument("--only", action="append")
     parser.add_argument("--parts", type=int, default=8, help="parts of a day")
-    parser.add_argument("--epochs", type=int, default=Plan.epochs)
+    parser.add_argument("--epochs", type=int, default=Plan.epochs, help="of a refresh")
+    parser.add_argument("--fit-epochs", type=int, default=10, help="of a training")
     parser.add_argument("--replay", type=float, default=Plan.replay)
     parser.add_argument("--window")
     parser.add_argument("--least-users", type=int, default=20)
@@ -318,8 +319,9 @@ def main() -> None:
         )
         log = planted() if given.stream == "planted" else ml_100k()
         first = 20 if given.stream == "planted" else int(log["timestamp"].max()) // DAY * 3 // 4
+        text = RECIPES[given.recipe].replace("epochs = 10", f"epochs = {given.fit_epochs}")
         found = replay(
-            *(log, RECIPES[given.recipe], first, plan),
+            *(log, text, first, plan),
             parts=given.parts,
             only=set(given.only) if given.only else None,
             days=given.days,

@@ -36,6 +36,10 @@ class ModelError(ShortlistError):
     exit_code = 2
 
 
+class NothingToLearnError(DataError, ModelError):
+    """No positive is there to learn from, such as a pair of items of one session."""
+
+
 class MissingPackageError(ModelError):
     """An index whose library is an extra that is not installed."""
 

@@ -52,6 +52,7 @@ IDLE = {
     "the stage bundle needs --out": ["bundle"],
     "the stage recommend needs --bundle": ["recommend"],
     "--k is of the stage recommend": ["prepare", "--k", "3"],
+    "--time is of the stage recommend": ["bundle", "--out", "b", "--time", "3"],
     "--without-log is of the stage bundle": ["counts", "--without-log"],
     "--overwrite does nothing without --out": ["counts", "--overwrite"],
     "--master is of --engine spark": ["counts", "--master", "local[2]"],

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from jobs.worlds import OPEN, AnyOrder, recipe_of, small_slices, world
 from shortlist.asking.queries import Queries
-from shortlist.bundle.bundle import load
+from shortlist.bundle.bundle import load, save
 from shortlist.channels.counting.item_cf import ItemCF
-from shortlist.errors import DataError, JobError, SplitError
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.data.dataset import Dataset
+from shortlist.data.schema import Schema
+from shortlist.errors import DataError, JobError, QueryError, SplitError
 from shortlist.jobs.engine import blocks_of
 from shortlist.jobs.local import THREADS, Local, bucket_of, files_in
 from shortlist.jobs.neighbours import dealt
@@ -379,6 +382,30 @@ def test_candidates_of_all_users_are_what_the_bundle_answers(tmp_path):
     train(other, tmp_path / "bundle", overwrite=True)
     with pytest.raises(JobError, match="recommended-4 was made with another bundle"):
         job_of(recipe, tmp_path / "work-1").recommend(tmp_path / "bundle", 4)
+
+
+def test_a_bundle_that_reads_the_clock_is_asked_at_a_time_or_not_at_all(tmp_path):
+    frame = world(tmp_path, 18)
+    recipe = recipe_of(tmp_path)
+    schema = Schema(user="u", item="i", time="t", time_unit="s")
+    towers = TwoTower(dim=4, epochs=1, request_time=True, history="mean")
+    save(towers.fit(Dataset.load(frame, schema=schema).split()), tmp_path / "clocked")
+    train(recipe, tmp_path / "plain")
+    users, asked = frame["u"].unique().sort(), "2020-09-20T10:00:00"
+    for bundle, time, message in (
+        ("clocked", None, "say when"),
+        ("clocked", "soon", "'soon'"),
+        ("plain", asked, "does nothing"),
+    ):
+        with pytest.raises(QueryError, match=message):
+            job_of(recipe, tmp_path / "work").recommend(tmp_path / bundle, 4, time)
+        assert not (tmp_path / "work" / "log").exists()
+    folder = job_of(recipe, tmp_path / "work").recommend(tmp_path / "clocked", 4, asked)
+    found = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "rank")
+    wanted = load(tmp_path / "clocked").retriever.recommend(Queries(users, time=asked), 4)
+    assert found["item"].to_list() == [item for ids in wanted.ids for item in ids]
+    with pytest.raises(JobError, match="recommended-4 was made with another time"):
+        job_of(recipe, tmp_path / "work").recommend(tmp_path / "clocked", 4, 1_600_000_000)
 
 
 def of_days(frame):

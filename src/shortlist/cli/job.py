@@ -54,6 +54,13 @@ def job(
     k: Annotated[
         int | None, typer.Option(min=1, help="Of recommend: how many candidates. Default: 10.")
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="Of recommend: when all users are asked, as the log writes its times or as ISO "
+            "text; a bundle with request_time needs it."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value, over the recipe; may be repeated."),
@@ -110,6 +117,7 @@ def job(
             "--out": target,
             "--bundle": bundle,
             "--k": k,
+            "--time": time,
             "--json": json_ or None,
             "--without-log": without_log or None,
         },
@@ -119,6 +127,7 @@ def job(
     _check_engine(engine, {"--processes": processes, "--master": master, "--conf": conf})
     settings = dict(_setting(text) for text in conf or ())
 
+    from shortlist.asking.clock import written
     from shortlist.config import load_recipe
     from shortlist.jobs.local import Local
     from shortlist.jobs.steps import Job
@@ -147,7 +156,7 @@ def job(
     try:
         steps = Job(read, work, running, blocks=blocks, told=told)
         if bundle is not None:
-            made = steps.recommend(bundle, k or 10)
+            made = steps.recommend(bundle, k or 10, None if time is None else written(time))
             told(f"Wrote candidates of all users of the log to {made}.")
             return
         if target is None:
@@ -168,6 +177,7 @@ def job(
 
 OWN = {"--out": ("bundle", True), "--bundle": ("recommend", True)} | {
     "--k": ("recommend", False),
+    "--time": ("recommend", False),
     "--json": ("bundle", False),
     "--without-log": ("bundle", False),
 }

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shortlist import outputs
-from shortlist.cli.options import BundlePath, Device, JsonFlag, Overwrite, QuietFlag, WatermarkText
+from shortlist.cli.options import (
+    BundlePath,
+    Device,
+    ItemsWatermarkText,
+    JsonFlag,
+    Overwrite,
+    QuietFlag,
+    WatermarkText,
+)
 from shortlist.cli.screen import out, print_json, problems, progress_bars
 from shortlist.errors import DataError, QueryError, ShortlistError
 from shortlist.outputs import Output, output_at
@@ -73,6 +81,7 @@ def refresh(
         Path | None,
         typer.Option(help="The table of items as it is now: its rows replace the bundle's."),
     ] = None,
+    items_watermark: ItemsWatermarkText = None,
     training: Annotated[
         Path | None,
         typer.Option(
@@ -103,7 +112,9 @@ def refresh(
         items=items,
     ).checked()
     place = place_of(events)
-    mark = None if watermark is None else Watermark.parse(watermark)
+    mark, items_mark = (
+        None if text is None else Watermark.parse(text) for text in (watermark, items_watermark)
+    )
     device = device or context.obj["device"]
     quiet = quiet or context.obj["quiet"]
 
@@ -120,6 +131,7 @@ def refresh(
                 *(bundle, place, target),
                 plan=plan,
                 watermark=mark,
+                items_watermark=items_mark,
                 training=training,
                 overwrite=overwrite,
                 device=device,
@@ -129,8 +141,10 @@ def refresh(
         if made.decision == "refused":
             raise typer.Exit(1)
         return
-    if mark is not None or overwrite:
-        raise QueryError("--watermark and --overwrite are for one refresh: leave --every out")
+    if mark is not None or items_mark is not None or overwrite:
+        raise QueryError(
+            "--watermark, --items-watermark and --overwrite are for one refresh: leave --every out"
+        )
     try:
         seconds = seconds_of(checked_duration(every))
     except (ValueError, DataError) as error:

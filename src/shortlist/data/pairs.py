@@ -14,7 +14,7 @@ from torch import Tensor
 from shortlist.data.batches import Batch, Steps, as_they_come
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, windows
-from shortlist.errors import DataError, ModelError
+from shortlist.errors import DataError, ModelError, NothingToLearnError
 
 
 def sessions(log: Interactions, gap: float | None = None) -> Ragged:
@@ -110,7 +110,7 @@ class ItemPairs:
         self._events = self._events.squeeze(1)
         self.batch_size = batch_size
         if not len(self._events):
-            raise DataError(
+            raise NothingToLearnError(
                 "no session of the training rows holds two items"
                 + (", one of them a target" if targets is not None else "")
                 + ", so there is no pair to learn from: check data.session, or raise session_gap"
@@ -208,7 +208,7 @@ class UserHalves:
         self.batch_size = batch_size
         self.history_length = history_length
         if not len(self._users):
-            raise DataError(
+            raise NothingToLearnError(
                 "no user has two training events, so there are no two halves of a history"
             )
         self._steps = steps(max(1, -(-self.positives // batch_size)), self.positives)

@@ -10,7 +10,7 @@ from shortlist.data.batches import Batch, Steps, as_they_come, event_weights, on
 from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, like_lengths, windows
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, NothingToLearnError
 
 JITTER = 0.1
 """Windows are grouped by length give or take this share of it, so that groups change by epoch."""
@@ -91,11 +91,13 @@ class SequenceBatches:
         self._followed = events[self._users] - 1
         if not len(self._users):
             if self._upto is not None:
-                raise ModelError(
+                raise NothingToLearnError(
                     "no user has a training target with an event before it: there is no sequence "
                     "to learn from"
                 )
-            raise ModelError("no user has two training events: there is no sequence to learn from")
+            raise NothingToLearnError(
+                "no user has two training events: there is no sequence to learn from"
+            )
 
     @property
     def positives(self) -> int:

@@ -11,15 +11,19 @@ import pyarrow.parquet as pq
 from shortlist.data.dataset import TrainingData
 from shortlist.data.log_features import Side
 from shortlist.data.schema import Schema
-from shortlist.durations import STEPS, TimeUnit
+from shortlist.data.updates import SESSION_GAP
+from shortlist.durations import STEPS, TimeUnit, in_units
 from shortlist.errors import QueryError
-from shortlist.histories.events import Row, Watermark
+from shortlist.histories.events import Id, Row, Watermark
 
 KIND = "kind"
 """The column of the kinds of events, where an event has one and the log has no column of them."""
 
 MARK = "shortlist.events"
 """The key of a Parquet file that says which events are in it."""
+
+_GAP = int(in_units(SESSION_GAP, "us"))
+"""After so many microseconds without an event of a user another session begins."""
 
 _DATES: dict[str, tuple[str, str]] = {
     "yyyymmdd": ("%Y%m%d", "us"),
@@ -57,7 +61,7 @@ class LogWriter:
     behind those of the log, in the order in which the events came. strange: events left out as
     their ids are of another type than those of the data. kinds: whether there is a column of them.
     described: the sides whose features are columns of the log. These, and features of events, are
-    columns without a value: a store keeps none.
+    columns without a value: a store keeps none. Sessions are cut by time, as a refresh does it.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class LogWriter:
             if frame is not None:
                 self._untold |= {name: kind for name, kind in frame.schema.items() if name != "id"}
         self.written = self.strange = 0
+        self._sessions: dict[Id, tuple[int, int]] = {}  # of each user: the name, the last moment
         times = data.log.time
         self._whole = times is None or times.dtype.kind == "i"
         self._newest = 0 if times is None or not len(times) else int(times.max())
@@ -109,10 +114,25 @@ class LogWriter:
             columns[schema.event] = pl.Series(names, dtype=pl.String)
         if self.kinds and schema.event is None and KIND not in columns:
             columns[KIND] = pl.Series([row.kind for row in kept], dtype=pl.String)
+        if schema.session is not None and schema.session not in columns:
+            sessions = [self._session(row) for row in kept]
+            columns[schema.session] = pl.Series(sessions, dtype=pl.Int64)
         for name, dtype in self._untold.items():
             columns.setdefault(name, pl.Series([None] * len(kept), dtype=dtype))
         self.written += len(kept)
         return pl.DataFrame(columns)
+
+    def _session(self, row: Row) -> int:
+        """The name of the session of an event: that of its user's event before, or another.
+
+        Negative: the log's own names may be numbers, too.
+        """
+        moment = row.arrived if row.time is None else row.time
+        name, last = self._sessions.get(row.user, (0, 0))
+        if not name or abs(moment - last) > _GAP:
+            name = -row.sequence
+        self._sessions[row.user] = name, moment
+        return name
 
     def _times(self, rows: list[Row]) -> pl.Series:
         unit = self.data.time_unit or "number"

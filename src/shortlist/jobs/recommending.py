@@ -6,9 +6,10 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from shortlist.asking.capabilities import Channel
 from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import Bundle, load
-from shortlist.errors import JobError
+from shortlist.errors import JobError, QueryError
 
 USERS_AT_A_TIME = 4096
 
@@ -26,17 +27,30 @@ def recommended_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
     )
 
 
-def recommend(table: pa.Table, *, bundle: Path, identity: str, k: int) -> pa.Table:
+def check_time(retriever: Channel, time: float | str | None) -> None:
+    """Refuse a time that is missing, does nothing or cannot be read. Errors: QueryError."""
+    if time is None and retriever.reads_clock:
+        raise QueryError(
+            "this bundle reads when it is asked (model.request_time): say when, as the log writes "
+            "its times or as ISO text (--time 2024-01-31T20:15:00)"
+        )
+    retriever.recommend(Queries(retriever.data.users.ids.head(1), time=time), 1)
+
+
+def recommend(
+    table: pa.Table, *, bundle: Path, identity: str, k: int, time: float | str | None = None
+) -> pa.Table:
     """Step: the candidates of the users in a part of a log, by what the bundle knows of them.
 
-    identity: the bundle's id, so that a folder that was replaced is not taken for it.
+    identity: the bundle's id, so that a folder that was replaced is not taken for it. time: when
+    they are asked, for a bundle that reads it.
     """
     retriever = opened(bundle, identity).retriever
     users = pl.Series(pl.from_arrow(table["user"])).unique().sort()
     found = []
     for at in range(0, max(len(users), 1), USERS_AT_A_TIME):
         block = users[at : at + USERS_AT_A_TIME]
-        answer = retriever.recommend(Queries(block), k).to_frame()
+        answer = retriever.recommend(Queries(block, time=time), k).to_frame()
         named = block.gather(answer["query"]).alias("user")
         found.append(answer.select(named, "rank", "item", "score", "fallback"))
     return pl.concat(found).to_arrow()

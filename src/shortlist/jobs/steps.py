@@ -39,7 +39,7 @@ from shortlist.jobs.local import files_in
 from shortlist.jobs.neighbours import Asked, item_cf, neighbours_in
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.reading import Read, read_in_parts
-from shortlist.jobs.recommending import recommend, recommended_schema
+from shortlist.jobs.recommending import check_time, opened, recommend, recommended_schema
 from shortlist.jobs.roles import SPLITS, Cuts, cuts_of, log_schema, with_roles
 from shortlist.jobs.stages import Stages
 from shortlist.linear.neighbours import Neighbours
@@ -174,15 +174,24 @@ class Job:
             channel.found = None  # what comes later is another log
         return run
 
-    def recommend(self, bundle: Path, k: int) -> Path:
-        """Ask a bundle for the candidates of all users of the log: `recommended-K`."""
+    def recommend(self, bundle: Path, k: int, time: float | str | None = None) -> Path:
+        """Ask a bundle for the candidates of all users of the log: `recommended-K`.
+
+        time: when all of them are asked; a bundle that reads the clock needs it, as this machine's
+        would be another one each time that a job is taken up again. Errors: QueryError.
+        """
         identity = verify(bundle).id
+        check_time(opened(bundle.absolute(), identity).retriever, time)
         self.prepare()
         name = f"recommended-{k}"
         settings: dict[str, JSON] = {"bundle": identity, "k": k}
+        if time is not None:
+            settings["time"] = time
         if not self._is_made(name, settings, ("log",)):
             with self._making(name, settings, ("log",)) as (folder, told):
-                step = partial(recommend, bundle=bundle.absolute(), identity=identity, k=k)
+                step = partial(
+                    recommend, bundle=bundle.absolute(), identity=identity, k=k, time=time
+                )
                 schema = recommended_schema(self._kind("user"), self._kind("item"))
                 log = self.engine.read(self.stages.path("log"))
                 self.engine.write(self.engine.each(log, step, schema), folder)

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -17,6 +17,7 @@ from shortlist.blending.retrievers import parts
 from shortlist.bundle.bundle import Bundle, load, save_or_keep
 from shortlist.bundle.store import verify
 from shortlist.channels.learned.base import Learner
+from shortlist.channels.learned.going_on import check_index
 from shortlist.config import Recipe
 from shortlist.data.dataset import TrainingData
 from shortlist.data.id_columns import align_ids
@@ -139,6 +140,7 @@ def refresh(
     *,
     plan: Plan | None = None,
     watermark: Watermark | None = None,
+    items_watermark: Watermark | None = None,
     training: str | Path | None = None,
     overwrite: bool = False,
     device: str = "cpu",
@@ -154,13 +156,21 @@ def refresh(
 
     training: the folder of what the optimiser remembers; BUNDLE.training is read and OUT.training
     written where none is given. What it holds of another bundle is not used. watermark: up to which
-    event of a store `events` goes, where the file does not say it.
+    event of a store `events` goes, where the file does not say it. items_watermark: the last change
+    of items that plan.items has, as the service lists it; a service makes only later ones to the
+    new bundle, so the table must then list every item of the bundle's. A newer table without it
+    gets all changes once more, as nobody knows which of them it has.
 
     Errors: BundleError, DataError, ModelError, QueryError, EventStoreError, OutputError.
     """
     started = time.process_time()
     bundle, place, out = Path(bundle), place_of(events), Path(out)
     plan = (plan or Plan()).checked()
+    if items_watermark is not None and plan.items is None:
+        raise QueryError(
+            "a watermark of changes of items says which of them a table of items has: give the "
+            "table, too (--items), or leave it out"
+        )
     kept = out.with_name(f"{out.name}.training") if training is None else Path(training)
     before = bundle.with_name(f"{bundle.name}.training") if training is None else kept
     outputs.check(
@@ -168,7 +178,8 @@ def refresh(
         {"the bundle": bundle, "--events": place if isinstance(place, Path) else None},
     )
     loaded = load(bundle, device=device)
-    made = _refreshed(loaded, place, plan, watermark, before, progress)
+    whole = items_watermark is not None
+    made = _refreshed(loaded, place, plan, watermark, before, progress, whole_items=whole)
     if isinstance(made, Refresh):
         return replace(made, cpu_seconds=time.process_time() - started)
     result, candidate, memory, final = made
@@ -184,7 +195,7 @@ def refresh(
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
         watermark=result.watermark,
-        items_watermark=loaded.items_watermark,
+        items_watermark=loaded.items_watermark if plan.items is None else items_watermark,
     )
     _keep(kept, out, final, memory)
     return replace(result, bundle=identity, path=out, cpu_seconds=time.process_time() - started)
@@ -197,6 +208,8 @@ def _refreshed(
     watermark: Watermark | None,
     kept: Path,
     progress: Progress | None,
+    *,
+    whole_items: bool,
 ) -> "Refresh | tuple[Refresh, Channel | None, Memory, Channel]":
     """Learn and compare; only what is to be published comes with the model.
 
@@ -205,13 +218,17 @@ def _refreshed(
     running = loaded.retriever
     if loaded.recipe is None:
         raise QueryError("this bundle has no recipe, which tells the columns: refresh needs one")
-    if not isinstance(running, Refreshes):
-        raise ModelError(
-            f"a {type(running).__name__} cannot go on from what it has learned: train again"
-        )
+    for one in (running, *parts(running).values()):
+        if not isinstance(one, Refreshes):
+            raise ModelError(
+                f"a {type(one).__name__} cannot go on from what it has learned: train again"
+            )
+        if isinstance(one, Learner):
+            check_index(one)
+    assert isinstance(running, Refreshes)
     running.data.require_log("a refresh")
     recipe = Recipe.from_dict(loaded.recipe)
-    new, came, source = _new_data(loaded, recipe, events, plan)
+    new, came, source = _new_data(loaded, recipe, events, plan, whole_items=whole_items)
     result = Refresh(
         "nothing new",
         "no event has come that the bundle does not know.",
@@ -219,9 +236,16 @@ def _refreshed(
         watermark=watermark or source.until,
         deleted=len(source.deleted),
         vocabulary=_vocabulary(running.data, new.data),
-        warnings=(*_warnings(came, source, new), *_unlearned(running)),
+        warnings=(
+            *_warnings(came, source, new),
+            *_unlearned(running),
+            *_changes_again(loaded, plan, known=whole_items),
+        ),
     )
     if not came.events and not came.met and not source.deleted:
+        if plan.users is not None or plan.items is not None:
+            reason = f"{result.reason[:-1]}; newer tables are read with the next events."
+            result = replace(result, reason=reason)
         return result
     memory, said = _remembered(kept, loaded)
     lesson = Lesson(
@@ -235,7 +259,19 @@ def _refreshed(
         reason = "who was deleted is gone. There was nothing new to learn, or to compare on."
         result = replace(result, decision="published", reason=reason)
         return result, None, lesson.after, final
+    if why := _nothing_held_out(new):
+        return replace(result, decision="not decided", reason=why)
     candidate = running.refreshed(new.data, lesson, progress=progress)
+    if why := lesson.nothing.get(""):
+        reason = (
+            f"the new events hold no positive to learn from: {why}. The bundle in service stays, "
+            "and its events wait for the next refresh."
+        )
+        return replace(result, decision="not decided", reason=reason)
+    idle = tuple(
+        f"the channel {name} has learned nothing: {why}" for name, why in lesson.nothing.items()
+    )
+    result = replace(result, warnings=(*result.warnings, *idle))
     comparison, drift = judged(
         *(running, candidate, new),
         depths=recipe.evaluation.k,
@@ -280,7 +316,7 @@ def _refreshed(
 
 
 def _new_data(
-    loaded: Bundle, recipe: Recipe, events: StorePlace, plan: Plan
+    loaded: Bundle, recipe: Recipe, events: StorePlace, plan: Plan, *, whole_items: bool
 ) -> tuple[Renewed, Update, Unlearned]:
     """Read the events and number the data anew."""
     data, schema = loaded.retriever.data, schema_of(recipe)
@@ -289,7 +325,9 @@ def _new_data(
         schema = replace(schema, session=None, event_features=())
     described = recipe.described_sides
     kept = without_users(data, pl.Series(source.deleted, dtype=data.users.ids.dtype))
-    kept = _with_tables(kept, recipe, {"user": plan.users, "item": plan.items})
+    tables: dict[Side, Path | None] = {"user": plan.users, "item": plan.items}
+    whole: tuple[Side, ...] = ("item",) if whole_items else ()
+    kept = _with_tables(kept, recipe, tables, whole=whole)
     read: tuple[Side, ...] = () if source.exported else described
     if source.source is None:
         came = with_events(kept, no_events(kept), learns=True)
@@ -307,9 +345,13 @@ def _new_data(
 
 
 def _with_tables(
-    data: TrainingData, recipe: Recipe, tables: Mapping[Side, Path | None]
+    data: TrainingData,
+    recipe: Recipe,
+    tables: Mapping[Side, Path | None],
+    *,
+    whole: Collection[Side],
 ) -> TrainingData:
-    """The data with what newer tables of users and items say."""
+    """The data with what newer tables of users and items say; whole: those that list each one."""
     schema = schema_of(recipe)
     for side, path in tables.items():
         if path is None:
@@ -327,6 +369,13 @@ def _with_tables(
         _, ids = align_ids(
             known, table["id"], left_text=False, right_text=is_text(path), where=str(path)
         )
+        own = getattr(data, f"{side}_frame")["id"]
+        if side in whole and len(missing := own.filter(~own.is_in(ids.implode()))):
+            raise DataError(
+                f"{path}: {len(missing):,} of {len(own):,} {name} of the bundle's table are not in "
+                f"it, such as {missing[0]!r}: with a watermark it must list them all, as no change "
+                "up to that is made to them again; add them, or leave the watermark out"
+            )
         data = with_table(data, side, table.with_columns(ids.alias("id")))
     return data
 
@@ -338,6 +387,36 @@ def _warnings(came: Update, source: Unlearned, new: Renewed) -> tuple[str, ...]:
     if new.gone:
         said.append(f"{new.gone:,} events were older than the window, and are forgotten")
     return tuple(said)
+
+
+def _changes_again(loaded: Bundle, plan: Plan, *, known: bool) -> Iterator[str]:
+    """What becomes of changes of items that nobody says the newer table has."""
+    if plan.items is not None and not known and loaded.items_watermark is not None:
+        yield (
+            "nobody says which changes of items the newer table has (--items-watermark): a service "
+            "makes all of them to the new bundle again"
+        )
+
+
+def _nothing_held_out(new: Renewed) -> str | None:
+    """Why no event could be held out to compare on, and what to do; None where some are."""
+    if new.held_out.any():
+        return None
+    log, waits = new.data.log, "The bundle in service stays, and its events wait for the next one."
+    if log.target is not None and not (new.fresh & log.target).any():
+        assert log.kinds is not None
+        kinds = ", ".join(
+            name for name, one in zip(log.kinds.names, log.kinds.targets, strict=True) if one
+        )
+        return (
+            f"{int(new.fresh.sum()):,} events came, and none of them is of a kind that is a target "
+            f"({kinds}), so there is nothing to hold out and to compare on. {waits} Wait for such "
+            "events, or see whether the source names their kinds as data.events does."
+        )
+    return (
+        f"{int(new.fresh.sum()):,} events came that can be learned: one to learn and one to hold "
+        f"out are the least to compare on. {waits}"
+    )
 
 
 def _unlearned(running: Channel) -> Iterator[str]:

@@ -18,7 +18,8 @@ class Lesson:
     learn: the new positives among the events of `data.log`, bool [n]. epochs: how often each is
     learned. replay: how many old positives, drawn anew with each lesson, are learned beside each
     new one, so that what is old is not forgotten. before: what the optimiser remembers from the
-    last time; after: where it is put now. part: the channel, of several.
+    last time; after: where it is put now. part: the channel, of several. nothing: where the reason
+    is put, by channel, of one that finds no positive in these events, and learns nothing.
     """
 
     learn: NDArray[np.bool_]
@@ -28,6 +29,7 @@ class Lesson:
     before: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     after: Memory = field(default_factory=dict)
     part: str = ""
+    nothing: dict[str, str] = field(default_factory=dict)
 
     def of(self, part: str) -> "Lesson":
         """The same for one of several channels."""

@@ -14,7 +14,7 @@ from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.features import FeatureTable
 from shortlist.data.interactions import BEFORE
 from shortlist.data.ragged import windows
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, NothingToLearnError
 from shortlist.index import build_index, kind_of
 from shortlist.index.exact import ExactIndex
 from shortlist.index.milvus import MilvusCollection
@@ -38,13 +38,9 @@ def gone_on(
 
     data: with at least the ids that shall be kept; rows may be others. Rows of ids that are new
     begin as `_begin_new` says. The trainer is the one of `fit`, at the full learning rate.
-    Errors: those of `fit`.
+    Where these events hold no positive, only histories and tables grow. Errors: those of `fit`.
     """
-    if isinstance(retriever.index, MilvusCollection):
-        raise ModelError(
-            "the index is a Milvus collection, which other programs read: refresh the bundle with "
-            "its exact index, and publish a new collection"
-        )
+    check_index(retriever)
     # An item that is not admitted yet has no row of a table: it is met, and nothing is read of it.
     known = data.log.item <= data.items.trained
     own = replace(data, log=data.log.keep(known))
@@ -60,23 +56,37 @@ def gone_on(
         _begin_new(new.towers, retriever.data, own)
         learn = lesson.positives(_positives(data))[known]
         practice = replace(own, log=replace(own.log, asked=learn)) if learn.any() else own
-        trainer = new._trainer(practice)
         before = _moved(lesson.before.get(lesson.part, {}), new.towers, moves)
-        trainer.remember(before, retriever.learned)
-        if learn.any():
-            fitted = fit_towers(
-                *(trainer, new.towers, new.training_section, progress or Quiet()),
-                measure=None,
-                epochs=lesson.epochs,
-            )
-            new.learned = dict(fitted.learned)
-        lesson.after[lesson.part] = {k: v.detach().cpu() for k, v in trainer.memory().items()}
-        new.precision = trainer.precision
+        try:
+            trainer = new._trainer(practice)
+        except NothingToLearnError as error:
+            lesson.nothing[lesson.part] = str(error)
+            lesson.after[lesson.part] = before
+        else:
+            trainer.remember(before, retriever.learned)
+            if learn.any():
+                fitted = fit_towers(
+                    *(trainer, new.towers, new.training_section, progress or Quiet()),
+                    measure=None,
+                    epochs=lesson.epochs,
+                )
+                new.learned = dict(fitted.learned)
+            lesson.after[lesson.part] = {k: v.detach().cpu() for k, v in trainer.memory().items()}
+            new.precision = trainer.precision
         new._place()
     new.training_section = section
     _index_as(new, retriever.index)
     whole: Trained = type(retriever).from_state(data, *new.state(), device=retriever.device)
     return whole
+
+
+def check_index(retriever: Any) -> None:
+    """Refuse an index that a refresh must not replace. Errors: ModelError."""
+    if isinstance(retriever.index, MilvusCollection):
+        raise ModelError(
+            "the index is a Milvus collection, which other programs read: refresh the bundle with "
+            "its exact index, and publish a new collection"
+        )
 
 
 def _positives(data: TrainingData) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ from shortlist.data.interactions import Interactions
 from shortlist.data.pairs import ItemPairs, sessions_and_targets
 from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.durations import in_units
-from shortlist.errors import ModelError
+from shortlist.errors import DataError, ModelError, NothingToLearnError
 from shortlist.similarity import normalize
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import ItemTower
@@ -147,15 +147,24 @@ class ItemToItem(ItemVectors):
             device=self.device,
         )
 
+    def _all_pairs(self) -> ItemPairs:
+        """The pairs of all data. Errors: DataError where there are none, as a fit has it."""
+        try:
+            return self._pairs(self.data, self.data.training_log)
+        except NothingToLearnError as error:
+            raise DataError(str(error)) from error
+
     def _trainer(self, data: TrainingData) -> Trainer:
         log, ranks = data.training_log, here()
+        earlier = None
+        if data is not self.data:  # a training that goes on asks for some of the pairs
+            earlier = self._all_pairs().expected_counts(data.items.trained)
+            self._paired = earlier.nonzero().squeeze(1).cpu()
         pairs = every = self._pairs(data, log)
         if ranks.several:
             pairs = dealt(log, lambda part: self._pairs(data, part, ranks.steps))
-        counts = paired = every.expected_counts(data.items.trained)
-        if data is not self.data:  # a training that goes on asks for some of the pairs
-            whole = self._pairs(self.data, self.data.training_log)
-            paired = whole.expected_counts(data.items.trained)
+        counts = every.expected_counts(data.items.trained)
+        paired = counts if earlier is None else earlier
         self._paired = paired.nonzero().squeeze(1).cpu()
         training = self.training_section
         # The query itself is a known positive of the batch: it must not be its own negative.

@@ -1,0 +1,195 @@
+"""Refreshes with nothing to learn, of other indexes, without a log, with sessions, new items."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shortlist.bundle.bundle import load, save
+from shortlist.data.dataset import Dataset
+from shortlist.data.schema import Schema
+from shortlist.data.synthetic import planted_world
+from shortlist.data.updates import SESSION_GAP
+from shortlist.durations import in_units
+from shortlist.errors import DataError, ModelError, QueryError
+from shortlist.histories.events import Row, Watermark
+from shortlist.histories.export import LogWriter
+from shortlist.histories.sqlite import SQLiteEvents
+from shortlist.index import build_index
+from shortlist.runs.refreshing import Plan, refresh
+from shortlist.runs.whole import train
+
+TOWERS = "[model]\ndim = 8\n[training]\nepochs = 1\nbatch_size = 128\nrefit = 'all'\n"
+NEAR = "[channels.near]\nkind = 'item-cf'\n[training]\nrefit = 'all'\n"
+SOON = Plan(least_users=5)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return planted_world(users=60, items=80, events=1_200, seed=3)
+
+
+def trained(folder, log, text, data=""):
+    folder.mkdir(parents=True, exist_ok=True)
+    log.write_parquet(folder / "log.parquet")
+    (folder / "recipe.toml").write_text(
+        f"[data]\ninteractions = '{folder}/log.parquet'\ntime = 'timestamp'\n"
+        f"time_unit = 's'\n{data}\n{text}[evaluation]\nladder = false\n"
+    )
+    train(folder / "recipe.toml", folder / "v1")
+    return folder / "v1"
+
+
+def written(path, events):
+    events.write_parquet(path)
+    return path
+
+
+def bare(world):
+    return world.interactions.select("user_id", "item_id", "timestamp")
+
+
+def after(log, count, apart=86_400 * 40):
+    """One event of each of some users, long after the log."""
+    users = log["user_id"].unique().sort().head(count)
+    last = int(log["timestamp"].max())
+    items = log["item_id"].unique().sort().gather(np.arange(count) % 7)
+    times = [last + apart + number for number in range(count)]
+    return pl.DataFrame({"user_id": users, "item_id": items, "timestamp": times})
+
+
+def test_pairs_of_items_that_do_not_come_are_no_error_and_wait(world, tmp_path):
+    log = bare(world)
+    pairs = TOWERS + "positives = 'i2i'\nsession_gap = '30d'\n"
+    bundle = trained(tmp_path / "alone", log, pairs)
+    file = written(tmp_path / "new.parquet", after(log, 30))
+    plan = Plan(least_users=5, replay=0)
+    made = refresh(bundle, file, tmp_path / "v2", plan=plan)
+    assert made.decision == "not decided"
+    assert "no session of the training rows holds two items" in made.reason
+    assert "wait for the next refresh" in made.reason
+    assert not (tmp_path / "v2").exists()
+    both = "[channels.near]\nkind = 'item-cf'\n[channels.pairs]\nkind = 'item-to-item'\n"
+    both += "[blend]\nmethod = 'reciprocal-rank'\n" + TOWERS
+    log = log.with_columns(visit=pl.col("timestamp") // (30 * 86_400))
+    bundle = trained(tmp_path / "blend", log, both, "session = 'visit'")
+    alone = after(log, 30).with_columns(visit=pl.col("timestamp"))
+    made = refresh(*(bundle, written(tmp_path / "more.parquet", alone), tmp_path / "v3"), plan=plan)
+    assert made.decision == "published"
+    assert any("the channel pairs has learned nothing" in line for line in made.warnings)
+    weights = [load(path).retriever.channels["pairs"].towers for path in (bundle, made.path)]
+    old, new = (towers.state_dict()["id.weight"] for towers in weights)
+    assert (old == new).all()
+
+
+def test_events_of_which_none_is_a_target_say_so(world, tmp_path):
+    log = bare(world).with_columns(what=pl.Series(["buy", "view"] * 600))
+    kinds = "event = 'what'\n[data.events.buy]\ntarget = true\n[data.events.view]\n"
+    bundle = trained(tmp_path / "kinds", log, NEAR, kinds)
+    views = after(log, 20).with_columns(what=pl.lit("view"))
+    made = refresh(bundle, written(tmp_path / "new.parquet", views), tmp_path / "v2", plan=SOON)
+    assert made.decision == "not decided"
+    assert "20 events came, and none of them is of a kind that is a target (buy)" in made.reason
+    one = views.head(1).with_columns(what=pl.lit("buy"))
+    made = refresh(bundle, written(tmp_path / "one.parquet", one), tmp_path / "v2", plan=SOON)
+    assert "1 events came that can be learned: one to learn and one to hold out" in made.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("faiss-hnsw", {"m": 8}), ("faiss-ivf", {"nlist": 4}), ("exact", {})]
+)
+def test_a_bundle_with_another_index_keeps_its_kind_and_settings(world, tmp_path, kind, settings):
+    log = bare(world)
+    bundle = trained(tmp_path / "exact", log, TOWERS)
+    retriever = load(bundle).retriever
+    if kind != "exact":
+        index = build_index(kind, retriever.similarity, **settings)
+        retriever.use_index(index.build(*retriever.placed_vectors()))
+    save(retriever, tmp_path / "v1", recipe=load(bundle).recipe)
+    new = after(log, 40).with_columns(pl.lit(999_999).alias("item_id"))
+    made = refresh(
+        *(tmp_path / "v1", written(tmp_path / "new.parquet", new), tmp_path / "v2"),
+        plan=Plan(least_users=2, hold_out=0.1),
+    )
+    assert made.decision == "published", made.reason
+    found = load(tmp_path / "v2").retriever
+    assert type(found.index) is type(load(tmp_path / "v1").retriever.index)
+    assert len(found.index) == len(retriever.index) + 1
+    if settings:
+        assert settings.items() <= dict(found.index.settings()).items()
+    asked = found.recommend(found.data.users.ids, 10)
+    exact = found.use_exact_index().recommend(found.data.users.ids, 10)
+    same = [len(set(a) & set(b)) for a, b in zip(asked.ids, exact.ids, strict=True)]
+    assert sum(same) > 0.7 * 10 * len(same)
+
+
+def test_a_bundle_without_its_log_is_refused_before_any_event_is_read(world, tmp_path):
+    bundle = trained(tmp_path / "whole", bare(world), TOWERS)
+    loaded = load(bundle)
+    save(loaded.retriever, tmp_path / "bare", recipe=loaded.recipe, log=False)
+    with pytest.raises(ModelError, match="needs the log, and this bundle was saved without it"):
+        refresh(tmp_path / "bare", tmp_path / "never read", tmp_path / "v2")
+
+
+def test_an_export_has_sessions_and_train_reads_it_beside_the_log(world, tmp_path):
+    log = bare(world).with_columns(visit=pl.col("timestamp") // 86_400)
+    schema = Schema(time="timestamp", time_unit="s", session="visit")
+    data = Dataset.load(log, schema=schema).split().training_data("all")
+    gap = int(in_units(SESSION_GAP, "us"))
+    moment = (int(log["timestamp"].max()) + 9_000) * 10**6
+    moments = [0, gap, 2 * gap + 10**6, 5 * gap]
+    rows = [
+        Row(10_001, n + 1, 500_001 + n, None, None, None, moment + m, 0)
+        for n, m in enumerate(moments)
+    ]
+    rows.insert(2, Row(10_002, 9, 500_004, None, None, None, moment + gap + 1, 0))
+    writer = LogWriter(schema, data, kinds=False)
+    frame = pl.concat([writer.frame(rows[:2]), writer.frame(rows[2:])])
+    assert frame["visit"].to_list() == [-1, -1, -9, -3, -4]
+    frame.write_parquet(tmp_path / "export.parquet")
+    for name, write in (("log.csv", log.write_csv), ("log.parquet", log.write_parquet)):
+        write(tmp_path / name)
+        both = Dataset.load([tmp_path / name, tmp_path / "export.parquet"], schema=schema)
+        assert len(both.log) == len(log) + len(frame)
+        assert len(np.unique(both.log.session)) == log["visit"].n_unique() + 4
+
+
+def table_of(world, price):
+    return world.items.select("item_id", "title").with_columns(price=pl.lit(price))
+
+
+def test_a_newer_table_of_items_says_which_changes_it_has_or_gets_all_again(world, tmp_path):
+    table_of(world, 1.0).write_csv(tmp_path / "items.csv")
+    bundle = trained(
+        *(tmp_path / "priced", bare(world), NEAR),
+        f"items = '{tmp_path}/items.csv'\n[features]\ntitle = 'title'",
+    )
+    loaded, first, later = load(bundle), Watermark("ab" * 8, 3), Watermark("ab" * 8, 7)
+    save(loaded.retriever, tmp_path / "v1", recipe=loaded.recipe, items_watermark=first)
+    events = written(tmp_path / "new.parquet", after(bare(world), 30))
+    table_of(world, 2.0).write_csv(tmp_path / "newer.csv")
+    table_of(world, 2.0).head(10).write_csv(tmp_path / "part.csv")
+
+    def made(name, items=None, mark=None):
+        plan = Plan(least_users=5, items=None if items is None else tmp_path / items)
+        return refresh(*(tmp_path / "v1", events, tmp_path / name), plan=plan, items_watermark=mark)
+
+    assert made("same").decision == "published"
+    assert load(tmp_path / "same").items_watermark == first
+    assert made("known", "newer.csv", later).decision == "published"
+    assert load(tmp_path / "known").items_watermark == later
+    unsaid = made("unsaid", "part.csv")
+    assert load(tmp_path / "unsaid").items_watermark is None  # a service makes all of them again
+    assert any("--items-watermark" in line for line in unsaid.warnings)
+    with pytest.raises(DataError, match="70 of 80 items of the bundle's table are not in it"):
+        made("lost", "part.csv", later)
+    with pytest.raises(QueryError, match="give the table, too"):
+        made("lost", None, later)
+    assert not (tmp_path / "lost").exists()
+    store = SQLiteEvents(tmp_path / "none.sqlite")
+    store.close()
+    nothing = refresh(
+        *(tmp_path / "v1", tmp_path / "none.sqlite", tmp_path / "lost"),
+        plan=Plan(items=tmp_path / "newer.csv"),
+    )
+    assert nothing.decision == "nothing new"
+    assert "newer tables are read with the next events" in nothing.reason
