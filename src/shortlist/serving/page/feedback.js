@@ -11,7 +11,7 @@ const ALARMS = {
   index_recall: "the index misses too much of what an exact scan finds",
   store: "the store of events cannot be used",
 };
-const HEADS = ["Lists", "", "Lists shown", "Items shown", "Lists clicked", "Items clicked",
+const HEADS = ["Lists", "Which", "Lists shown", "Items shown", "Lists clicked", "Items clicked",
   "Recall@10", "Recall@100"];
 
 /** Show the card. asked(path): ask the service. */
@@ -30,7 +30,7 @@ function card({ figures, requests, index, alarms }, again) {
   const note = (text) => make("p", { class: "note" }, text);
   const rows = figures.by.map((by, at) => make("tr", {},
     make("th", { scope: "row" }, PARTS[by] ?? by),
-    ...[figures.value[at], ...counts(figures, by, at), figure(figures.recall_at_10[at]),
+    ...[which(by, figures.value[at]), ...counts(figures, by, at), figure(figures.recall_at_10[at]),
       figure(figures.recall_at_100[at])].map((text) => make("td", {}, text))));
   const heads = HEADS.map((name) => make("th", { scope: "col" }, name));
   const others = Object.entries({ none: "without an id of a list", late: "more than a day after it",
@@ -44,13 +44,17 @@ function card({ figures, requests, index, alarms }, again) {
       ? "No list was answered yet that events could tell of: that takes a service with a store."
       : "Since this process began. Recall: of the items that users met after a list, the share " +
         "that stood in its first places."),
-    rows.length === 0 ? null : make("table", { class: "figures-table" },
-      make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)),
+    rows.length === 0 ? null : make("div", { class: "wide", role: "region", tabindex: "0",
+      "aria-label": "What came of lists, as a table" }, make("table", { class: "figures-table" },
+      make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))),
     ...others.map(note),
     index.recall === null ? null : note(`The index finds ${figure(index.recall)} of what an exact ` +
       `scan finds (${several(index.compared, "request")} compared).`),
     make("button", { type: "button", class: "plain", click: again }, "Look again"));
 }
+
+const which = (by, value) =>
+  (by === "fallback" ? (String(value) === "true" ? "yes" : "no") : String(value ?? ""));
 
 function counts(figures, by, at) {
   const lists = by === "channel" ? ["–", count(figures.items[at]), "–"]
