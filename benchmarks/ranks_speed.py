@@ -6,10 +6,11 @@ One thread and one core each, on an otherwise idle machine with as many cores. S
 share batches of 4,096 rows; weak: each brings 4,096. Towers of width 64 over a log of
 training_speed.py: "dssm" is a recency history, ids and three columns a side under layers of 256 and
 128, with in-batch negatives; "attention" two blocks over the latest 50 events; "rows" is dssm with
-row-wise tables, whose gradients travel as the rows that were read. Wall and CPU seconds are of the
-steps after three that are not counted. Bytes are those that a process sends in a step, computed
-from the tensors: of n bytes, 2 (N - 1) / N n for a sum and (N - 1) n for a gathering. One JSON line
-each is added to benchmarks/results/ranks_speed.jsonl.
+row-wise tables. Gradients of large tables travel as the rows that were read. Wall and CPU seconds
+are of the steps after three that are not counted: CPU of all processes, and of the one that needs
+most, which bounds what a machine with a core for each can do. Bytes are those that a process sends
+in a step, counted from the tensors: of n bytes, 2 (N - 1) / N n for a sum and (N - 1) n for a
+gathering. One JSON line each is added to benchmarks/results/ranks_speed.jsonl.
 """
 
 import argparse
@@ -98,14 +99,16 @@ def measure(
         for step in islice(running, steps):
             positives += step.positives
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        each = torch.tensor([cpu], dtype=torch.float64)
         if ranks.several:
-            cpu = float(ranks.total(torch.tensor(cpu, dtype=torch.float64)))
+            each = ranks.everyones(each)
     if rank == 0:
         print(
             json.dumps(
                 {
                     "positives_a_second": round(positives / wall),
-                    "cpu_us_a_positive": round(1e6 * cpu / positives, 2),
+                    "cpu_us_a_positive": round(1e6 * float(each.sum()) / positives, 2),
+                    "slowest_us_a_positive": round(1e6 * float(each.max()) / positives, 2),
                     "mb_sent_a_step": round(sent.bytes / steps / 1e6, 2),
                     "positives_a_step": round(positives / steps),
                 }

@@ -1,5 +1,7 @@
 """Sequence batches: each event once, with the events before it, and nothing later."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -165,3 +167,12 @@ def test_times_stand_beside_their_events(stretch):
         assert torch.equal(batch.time, batch.history.values * 7)
     with pytest.raises(ModelError, match=r"data\.time"):
         SequenceBatches(log, **options)
+
+
+def test_the_last_users_of_a_log_may_have_no_events():
+    """As in the part of a log that one of several processes has."""
+    log = replace(log_of(3, 4, 0, 0), asked=np.array([0, 0, 1, 0, 1, 0, 1], dtype=bool))
+    batches = SequenceBatches(log, batch_size=32, history_length=8)
+    found = torch.cat([batch.positive for batch in epoch(batches)])
+    assert sorted(found.tolist()) == [3, 5, 7]
+    assert batches.positives == 3

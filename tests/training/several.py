@@ -9,13 +9,15 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import ClassVar
 from unittest import mock
 
+import polars as pl
 import pytest
 import torch
 import torch.distributed as dist
@@ -25,8 +27,8 @@ from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.cli.app import main as command_line
 from shortlist.data.dataset import Dataset
-from shortlist.data.ragged import Ragged
-from shortlist.data.schema import Feature, Schema
+from shortlist.data.ragged import Ragged, taken
+from shortlist.data.schema import EventFeature, Feature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import ShortlistError
 from shortlist.training import ranks as ranks_module
@@ -40,12 +42,20 @@ COMMON = {
     **{"dropout": 0.0, "history_dropout": 0.0},
 }
 KINDS = {"u2i": TwoTower, "i2i": ItemToItem, "u2u": UserToUser}
-SCHEMA = Schema(
-    time="timestamp",
-    weight="rating",
-    user_features=(Feature("region", "categorical"),),
-    item_features=(Feature("tags", "multi-valued"), Feature("price", "numeric")),
+ITEMS = (Feature("tags", "multi-valued"), Feature("price", "numeric"))
+REGION = (Feature("region", "categorical"),)
+PLAIN = Schema(time="timestamp", weight="rating", user_features=REGION, item_features=ITEMS)
+TOLD = replace(
+    PLAIN,
+    event="kind",
+    events={"view": {}, "like": {"target": True, "weight": 0.5}, "buy": {"target": True}},
+    event_features=(
+        EventFeature("device", "categorical", known="before"),
+        EventFeature("dwell", "numeric", known="after"),
+    ),
+    click="clicked",
 )
+"""Kinds of events, columns of events, a feature of users in the log, and impressions."""
 
 QUICK = {
     "dssm": {"user_layers": [8], "item_layers": [8], "learn_temperature": True},
@@ -59,8 +69,16 @@ QUICK = {
     "values": {"loss": "squared", "values": "explicit", "similarity": "dot", "biases": True},
     "i2i": {"positives": "i2i", "session_gap": 10**9},
     "u2u": {"positives": "u2u", "batch_size": 20, "sampler": "uniform", "negatives": 30},
+    "told": {"world": "told", "history": "attention", "request_time": True, "history_time": True},
+    "told, pooled": {"world": "told", "request_time": True, "optimizer": "row-wise"},
+    "exposed": {"world": "told", "hard": "exposed", "sampler": "in_batch_streaming"},
+    "mined": {"hard": "mined", "hard_ranks": (2, 9), "history_windows": True, "loss": "bce"},
+    "semi-hard": {"hard": "semi_hard", "hard_margin": 0.1, "user_layers": [8]},
 }
 """Options of a training, by what they are about."""
+
+FEW_NUMBERS = 100
+"""What counts as a large gradient in every second case."""
 
 
 RECIPE = """[data]
@@ -80,14 +98,37 @@ def planted():
     return planted_world(users=90, items=60, events=1300, seed=5)
 
 
-def split(schema=SCHEMA):
-    world = planted()
-    data = Dataset.load(world.interactions, users=world.users, items=world.items, schema=schema)
+@cache
+def split(world="plain", *, multi=True):
+    """A world of logs, split; multi: with a multi-valued feature."""
+    drawn = planted()
+    log, items = drawn.interactions, drawn.items
+    schema = {"plain": PLAIN, "told": TOLD}[world]
+    schema = schema if multi else replace(schema, item_features=ITEMS[1:])
+    if world == "plain":
+        data = Dataset.load(log, users=drawn.users, items=items, schema=schema)
+        return data.split("leave-last-out")
+    rows = range(len(log))
+    regions = drawn.users.select("user_id", "region")
+    log = log.join(regions, on="user_id", how="left", maintain_order="left").with_columns(
+        kind=pl.Series([("view", "buy", "view", "like")[row % 4] for row in rows]),
+        device=pl.Series([("tv", "phone", "desk")[row * row % 3] for row in rows]),
+        dwell=pl.Series([float(row * 37 % 101) for row in rows]),
+    )
+    shown = log.select("user_id", "timestamp", clicked=pl.lit(0)).with_columns(
+        item_id=log["item_id"].reverse()
+    )
+    data = Dataset.load(log, items=items, impressions=shown, schema=schema)
     return data.split("leave-last-out")
 
 
+def rows_of(options, *, multi=True):
+    """The training rows of the world that a case names."""
+    return split(options.get("world", "plain"), multi=multi).training_data("train")
+
+
 def built(options):
-    options = dict(options)
+    options = {key: value for key, value in options.items() if key != "world"}
     kind = KINDS[options.pop("positives", "u2i")]
     common = {key: value for key, value in COMMON.items() if key in kind.reads}
     if options.get("history") == "none":
@@ -95,18 +136,24 @@ def built(options):
     return kind(**{**common, **options})
 
 
-def begun(options, data):
+def begun(options, data=None):
     """A retriever with the towers that every process begins with."""
-    retriever = built(options)
+    retriever, data = built(options), data or rows_of(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(retriever.training_section.seed)
         retriever.set_data(data)
     return retriever
 
 
+EPSILON = 1e-3
+"""Of AdamW. With its own of 1e-8 a gradient that is nothing but rounding makes a whole step."""
+
+
 def told(retriever, trainer, steps=STEPS):
     """Losses of so many steps, the gradients of the first of them, and the weights in the end."""
     gradients, take = {}, trainer._optimizer.step
+    for group in trainer._optimizer.param_groups:
+        group["eps"] = EPSILON
 
     def kept(share):
         if not gradients:
@@ -152,28 +199,76 @@ class _Pretended(Ranks):
 
 
 class _Union:
-    """The batches that the ranks deal, side by side: what one process is fed."""
+    """The batches that the ranks deal, side by side: what one process is fed.
 
-    def __init__(self, dealers, *, backwards=False):
-        self._dealers = dealers
-        self._backwards = backwards
+    dice: draws another order of the rows of each batch; None leaves them as they are. Of the batch
+    that came last: parts holds those of the ranks, and order which of their rows stands where.
+    """
+
+    def __init__(self, dealers, dice=None):
+        self.dealers = dealers
+        self._dice = dice
         self.positives = sum(dealer._batches.positives for dealer in dealers)
 
     def __len__(self):
-        return len(self._dealers[0]._batches)
+        return len(self.dealers[0]._batches)
 
     def epoch(self, generator):
         def look():
-            for dealer in self._dealers:
+            for dealer in self.dealers:
                 again = torch.Generator()
                 again.set_state(dealer._order.get_state())
                 next(iter(dealer._batches.epoch(again)))
 
+        running = [dealer._batches.epoch(dealer._order) for dealer in self.dealers]
         with _Pretended.agreed(look):
-            dealt = [list(d._batches.epoch(d._order)) for d in self._dealers]
-        for parts in zip(*dealt, strict=True):
-            self.sizes = [len(part.positive) for part in parts]
-            yield _side_by_side(parts[::-1] if self._backwards else parts)
+            parts = [next(one) for one in running]
+        while None not in parts:
+            self.parts = parts
+            yield self._joined(_side_by_side(parts))
+            parts = [next(one, None) for one in running]
+        assert parts == [None] * len(parts)
+
+    def _joined(self, batch):
+        self.order = torch.arange(len(batch.positive))
+        if self._dice is None:
+            return batch
+        batch, self.order = _reordered(batch, self._dice)
+        return batch
+
+
+def _reordered(batch, dice):
+    """The batch with its histories in another order, and which row of it stands where now."""
+    history = batch.history
+    lists = torch.randperm(len(history.offsets) - 1, generator=dice)
+    rows, place = lists, None
+    if batch.place is not None:
+        owner = torch.searchsorted(history.offsets, batch.place, right=True) - 1
+        at = lists.argsort()[owner]
+        rows = at.argsort(stable=True)
+        first = taken(history, lists).offsets[at]
+        place = (first + batch.place - history.offsets[owner])[rows]
+
+    def of_events(column):
+        return None if column is None else taken(Ragged(column, history.offsets), lists).values
+
+    def of_rows(column):
+        return None if column is None else column[rows]
+
+    again = replace(
+        batch,
+        users=batch.users[rows],
+        positive=batch.positive[rows],
+        weight=batch.weight[rows],
+        history=taken(history, lists),
+        known=None if batch.known is None else taken(batch.known, rows),
+        place=place,
+        time=of_events(batch.time),
+        asked=of_rows(batch.asked),
+        past={name: of_events(column) for name, column in batch.past.items()},
+        context={name: of_rows(column) for name, column in batch.context.items()},
+    )
+    return again, rows
 
 
 def _side_by_side(parts):
@@ -207,16 +302,14 @@ def _side_by_side(parts):
     )
 
 
-class _Backwards:
-    """Draws what it would for the ranks in order, for a batch that holds them the other way."""
+class _InOrder:
+    """A sampler that draws what it would for the ranks in order, whatever order the rows have."""
 
     def __init__(self, sampler, union):
         self._sampler, self._union = sampler, union
 
     def sample(self, batch, generator):
-        sizes = self._union.sizes
-        parts = torch.arange(sum(sizes)).split(sizes)
-        order = torch.cat(parts[::-1])  # row of the ranks in order at each row of the batch
+        order = self._union.order
         back = order.argsort()
         users, positive, weight = batch.users[back], batch.positive[back], batch.weight[back]
         pool = self._sampler.sample(
@@ -233,10 +326,49 @@ class _Backwards:
         return self._sampler.log_q(ids, batch)
 
 
-def alone(options, data, size, *, backwards=False):
-    """What `told` says of one process that is fed what so many ranks would deal."""
-    retriever = begun(options, data)
-    trainer = retriever._trainer(data)
+class _EachItsOwn:
+    """Hard negatives that each rank draws for its own rows."""
+
+    def __init__(self, hard, union):
+        self._hard, self._union = hard, union
+
+    def __getattr__(self, name):
+        return getattr(self._hard, name)
+
+    def draw(self, batch, queries, pool, generator):
+        order, start, drawn = self._union.order, 0, []
+        queries = queries[order.argsort()]
+        for part, dealer in zip(self._union.parts, self._union.dealers, strict=True):
+            asked = queries[start : start + len(part.positive)]
+            own = self._hard.draw(part, asked, pool, dealer._order)
+            if own is None:
+                return None
+            drawn.append(own._replace(source=torch.where(own.source < 0, -1, own.source + start)))
+            start += len(part.positive)
+        ids, log_q, source = (
+            torch.cat([getattr(own, name) for own in drawn])[order]
+            for name in ("ids", "log_q", "source")
+        )
+        source = torch.where(source < 0, -1, order.argsort()[source.clamp(min=0)])
+        return drawn[0]._replace(ids=ids, log_q=log_q, source=source)
+
+
+@contextmanager
+def nothing_hidden():
+    """Leave out what towers draw for themselves: ranks draw it in another order."""
+    drawn = torch.rand
+
+    def rand(*shape, generator=None, **options):
+        if generator is not None:
+            return drawn(*shape, generator=generator, **options)
+        return torch.full(shape[0] if isinstance(shape[0], tuple) else shape, 0.5)
+
+    with mock.patch.object(torch, "rand", rand):
+        yield
+
+
+def dealers_of(retriever, size):
+    """Trainers of so many ranks, which meet nobody: their batches are those of the ranks."""
     dealers = []
 
     def look():
@@ -244,17 +376,35 @@ def alone(options, data, size, *, backwards=False):
         for rank in range(size):
             ranks_module._joined.append(_Pretended(rank, size))
             try:
-                dealers.append(retriever._trainer(data))
+                dealers.append(retriever._trainer(retriever.data))
             finally:
                 ranks_module._joined.pop()
 
     with _Pretended.agreed(look):
         look()
-    union = _Union(dealers, backwards=backwards)
+    return dealers
+
+
+def parts_of(options, size):
+    """What so many ranks deal in each step of an epoch."""
+    union = _Union(dealers_of(begun(options), size))
+    for _ in union.epoch(None):
+        yield union.parts
+
+
+def alone(options, size, *, dice=None):
+    """What `told` says of one process that is fed what so many ranks would deal.
+
+    dice: draws the order of the rows of each batch; None keeps that of the ranks.
+    """
+    retriever, data = begun(options), rows_of(options)
+    trainer = retriever._trainer(data)
+    union = _Union(dealers := dealers_of(retriever, size), dice)
     trainer._batches = union
     trainer._total = retriever.training_section.epochs * len(union)
-    if backwards:
-        trainer._sampler = _Backwards(trainer._sampler, union)
+    trainer._sampler = _InOrder(trainer._sampler, union)
+    if trainer._hard is not None:
+        trainer._hard = _EachItsOwn(trainer._hard, union)
     if options.get("positives") == "u2u":  # each user's halves are with its own dealer
 
         def others(users):
@@ -266,13 +416,18 @@ def alone(options, data, size, *, backwards=False):
             return found
 
         trainer._encoders = trainer._encoders._replace(items=others)
-    return told(retriever, trainer)
+    with nothing_hidden():
+        return told(retriever, trainer)
 
 
-def beside_others(options, data):
+def beside_others(options):
     """What `told` says of this rank."""
-    retriever = begun(options, data)
-    return told(retriever, retriever._trainer(data))
+    retriever = begun(options)
+    with nothing_hidden():
+        return told(retriever, retriever._trainer(rows_of(options)))
+
+
+PARTS = ("losses", "gradients", "weights")
 
 
 def apart(one, other):
@@ -292,11 +447,44 @@ def _apart(one, other):
     return float((one - other).abs().max() / one.abs().max())
 
 
+SENT = {"history": "none", "user_id": True, "user_features": [], "item_features": []}
+"""Two tables of ids alone, with in-batch negatives."""
+
+
+def sent(ranks, large_from):
+    """How many bytes this rank sends in each of a few steps, and in how many messages."""
+    found, ways = [], (("all_reduce", 2 * (ranks.size - 1) / ranks.size), ("all_gather", 1))
+
+    def counted(meet, share):
+        def count(*given, **options):
+            tensor = given[-1]  # a sum is in place; a gathering names its part last
+            found[-1][0] += share * tensor.numel() * tensor.element_size()
+            found[-1][1] += 1
+            return meet(*given, **options)
+
+        return count
+
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(Ranks, "large_from", large_from))
+        running = begun(SENT)._trainer(rows_of(SENT)).epoch()
+        for name, share in ways:
+            meet = counted(getattr(dist, name), share)
+            patches.enter_context(mock.patch.object(dist, name, meet))
+        for _ in range(STEPS):
+            found.append([0, 0])
+            next(running)
+    return found
+
+
 RESUMED = {
     "attention": {"history": "attention", "history_dropout": 0.2, "dropout": 0.2, "ema": 0.9},
     "memory": {"sampler": "memory", "negatives": 50, "dropout": 0.2, "refit": "all"},
     "mined": {"hard": "mined", "hard_ranks": (2, 9), "loss": "bce", "id_dropout": 0.1},
     "i2i": {"positives": "i2i", "session_gap": 10**9, "optimizer": "row-wise"},
+    "told": {
+        **{"world": "told", "history": "gru", "request_time": True, "hard": "exposed"},
+        **{"batch_size": "auto", "dropout": "auto", "epochs": 9, "patience": 1},
+    },
 }
 """Trainings that draw in each step, to be put down anywhere."""
 
@@ -332,10 +520,11 @@ def digest(retriever):
     return found.hexdigest()
 
 
-def resumed(folder, world):
+def resumed(folder):
     """The digests of each training unbroken, and put down twice in between."""
     found = {}
     for name, own in RESUMED.items():
+        world = split(own.get("world", "plain"))
         saved = Checkpoints(f"{folder}/{name}", every=0)
         options = {"batch_size": 256, **own}
         unbroken = digest(built(options).fit(world))
@@ -344,6 +533,8 @@ def resumed(folder, world):
                 built(options).fit(world, checkpoints=saved)
         again = built(options).fit(world, checkpoints=saved)
         found[name] = [unbroken, digest(again)]
+        if own.get("patience"):
+            assert len(again.epochs_run) < own["epochs"]
     return found
 
 
@@ -390,16 +581,17 @@ def main(folder, rank, size, cases):
     torch.set_num_threads(1)
     meet = f"file://{Path(folder).absolute()}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=size)
-    world = split()
-    data = world.training_data("train")
     with together() as ranks:
         for number, options in enumerate(cases):
-            torch.save(beside_others(options, data), f"{folder}/{number}.{rank}.pt")
+            with mock.patch.object(Ranks, "large_from", FEW_NUMBERS if number % 2 else 1 << 18):
+                found = beside_others(options)
+            torch.save(found, f"{folder}/{number}.{rank}.pt")
         if Path(f"{folder}/recipe.toml").exists():
             said = {
-                "resumed": resumed(folder, world),
+                "resumed": resumed(folder),
+                "sent": [sent(ranks, 1 << 18), sent(ranks, 1)],
                 "printed": command(folder, ranks),
-                "refused": refused(ranks, world),
+                "refused": refused(ranks, split()),
             }
             Path(f"{folder}/told.{rank}").write_text(json.dumps(said))
 

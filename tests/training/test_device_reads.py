@@ -2,7 +2,6 @@
 
 import traceback
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +28,10 @@ CASES = {
     "memory": {"sampler": "memory", "negatives": 50, "ema": 0.9},
     "mixed": {"sampler": "mixed", "negatives": 30, "similarity": "dot"},
     "catalogue": {"sampler": "catalogue", "loss": "bce"},
+    "told": {"world": "told", "request_time": True, "user_layers": [8], "batch_size": 40},
+    "hardest": {"hard": "hardest", "hard_known": True},
 }
+"""told: kinds of events, columns of past events and of the one asked for, when it is asked."""
 
 
 LOOKS = {"tolist", "cpu", "numpy", "item", "__bool__", "__int__", "__float__", "__index__"}
@@ -83,16 +85,19 @@ def as_on_a_gpu(monkeypatch):
         yield
 
 
+def rows_of(options):
+    """Without a multi-valued feature, which has to tell how many values a batch reads."""
+    return several.rows_of(options, multi=False)
+
+
 @pytest.fixture(scope="module")
 def data():
-    """Without a multi-valued feature, which has to tell how many values a batch reads."""
-    plain = tuple(one for one in several.SCHEMA.item_features if one.kind != "multi-valued")
-    schema = replace(several.SCHEMA, item_features=plain)
-    return several.split(schema).training_data("train")
+    return rows_of({})
 
 
-def reads_of_steps(options, data, steps):
+def reads_of_steps(options, steps):
     """What is read in so many steps; making batches is the host's own work."""
+    data = rows_of(options)
     retriever = several.begun(options, data)
     one = retriever._trainer(data)
     made = list(one._batches.epoch(torch.Generator().manual_seed(1)))
@@ -107,31 +112,34 @@ def reads_of_steps(options, data, steps):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_between_checks_reads_nothing(case, data, monkeypatch):
+def test_a_step_between_checks_reads_nothing(case, monkeypatch):
     with as_on_a_gpu(monkeypatch):
-        assert reads_of_steps(CASES[case], data, steps=5) == []
+        assert reads_of_steps(CASES[case], steps=5) == []
 
 
-def test_a_sequence_tower_reads_the_length_of_its_longest_history(data, monkeypatch):
-    options = {"history": "attention", "batch_size": 24}
+@pytest.mark.parametrize("told", [{}, {"world": "told", "request_time": True}])
+def test_a_sequence_tower_reads_the_length_of_its_longest_history(told, monkeypatch):
+    options = {"history": "attention", "batch_size": 24, **told}
     with as_on_a_gpu(monkeypatch):
-        found = reads_of_steps(options, data, steps=4)
+        found = reads_of_steps(options, steps=4)
     assert {line.split("/shortlist/")[1].split(":")[0] for _, line in found} == {
         "towers/padding.py"
     }
 
 
-def test_the_losses_are_looked_at_every_so_many_steps(data, monkeypatch):
+def test_the_losses_are_looked_at_every_so_many_steps(monkeypatch):
     with as_on_a_gpu(monkeypatch):
-        found = reads_of_steps({"batch_size": 24}, data, steps=trainer.CHECKED_EVERY)
+        found = reads_of_steps({"batch_size": 24}, steps=trainer.CHECKED_EVERY)
     assert [name for name, _ in found] == ["tolist"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_gpus_way_comes_to_the_same(case, data, monkeypatch):
+def test_a_gpus_way_comes_to_the_same(case, monkeypatch):
     def told():
+        data = rows_of(CASES[case])
         retriever = several.begun(CASES[case], data)
-        return several.told(retriever, retriever._trainer(data))
+        with several.nothing_hidden():
+            return several.told(retriever, retriever._trainer(data))
 
     as_ever = told()
     with as_on_a_gpu(monkeypatch):

@@ -18,14 +18,10 @@ from shortlist.errors import ModelError
 from shortlist.losses import LOSSES
 from shortlist.sampling import SAMPLERS
 from training import several
-from training.test_ranks import TIMES, run_ranks
+from training.test_ranks import further_than_orders, run_ranks
 
 if not os.environ.get("SHORTLIST_RANKS"):
     pytest.skip("minutes: `make ranks`", allow_module_level=True)
-
-FLOAT32 = 5e-6
-"""What a product of matrices of another number of rows may differ by, as a share of the greatest
-number: the euclidean distance is a difference of such products."""
 
 TOWERS = {
     "ids": {"history": "none"},
@@ -74,16 +70,11 @@ def pairs() -> Iterator[dict]:
         if options.get("positives") == "u2u" and draw in ("own", "its mode's"):
             options["shared"] = True  # refused otherwise
         try:
-            several.begun(options, several.split().training_data("train"))
+            several.begun(options)
         except ModelError:
             continue
         met |= new
         yield options
-
-
-@pytest.fixture(scope="module")
-def data():
-    return several.split().training_data("train")
 
 
 @pytest.fixture(scope="module")
@@ -99,29 +90,22 @@ def test_the_pairs_are_many(cases):
         assert any(own.items() <= options.items() for options in cases)
 
 
-def test_one_rank_is_one_process_bit_for_bit(tmp_path, cases, data):
+def test_one_rank_is_one_process_bit_for_bit(tmp_path, cases):
     cases = cases[::12]
     for options, (found,) in zip(cases, run_ranks(tmp_path, 1, cases), strict=True):
-        as_ever = several.beside_others(options, data)
+        as_ever = several.beside_others(options)
         assert as_ever["losses"].tolist() == found["losses"].tolist()
         for name, value in as_ever["weights"].items():
             assert torch.equal(value, found["weights"][name]), (options, name)
 
 
 @pytest.mark.parametrize(("size", "every"), [(2, 1), (3, 4)])
-def test_ranks_are_one_process_with_the_rows_of_all(size, every, tmp_path, cases, data):
+def test_ranks_are_one_process_with_the_rows_of_all(size, every, tmp_path, cases):
     cases = cases[::every]
     found = run_ranks(tmp_path, size, cases)
     wrong = []
     for options, ranks in zip(cases, found, strict=True):
-        one = several.alone(options, data, size)
-        again = several.alone(options, data, size, backwards=True)
-        rounding, apart = several.apart(one, again), several.apart(one, ranks[0])
-        wrong += [
-            (options, part, by, rounding[part])
-            for part, by in apart.items()
-            if by > max(TIMES * rounding[part], FLOAT32)
-        ]
+        wrong += [(options, *found) for found in further_than_orders(options, ranks).items()]
         for other in ranks[1:]:
             for name, value in ranks[0]["weights"].items():
                 assert torch.equal(value, other["weights"][name]), (options, name)

@@ -166,6 +166,8 @@ class SequenceBatches:
     def _targets(self, begin: Tensor, end: Tensor) -> Tensor:
         """How many targets stand from `begin` to before `end` in the log, each [n]."""
         assert self._upto is not None
+        # Of a user without events, the last one of a part of the log, it would begin past its end.
+        begin = begin.clamp(max=len(self._upto) - 1)
         return (self._upto[end] - self._upto[begin]).clamp(min=0)
 
     def _asked(self, cut: _Windows) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from shortlist.config import Training
+from shortlist.devices import free_to_read
 from shortlist.errors import ModelError
-from shortlist.training.ranks import Ranks
+from shortlist.training.ranks import ALONE, Ranks
 
 ROW_WISE_FROM = 8_000_000
 """Tables of so many numbers or more are trained by rows, unless the recipe says otherwise.
@@ -33,13 +34,25 @@ class Optimizer:
     acts on a row when it is touched.
 
     learned: parameters of the objective, which do not decay. Chosen tables are switched to sparse
-    gradients here.
+    gradients here. Beside other ranks so are large ones that AdamW trains: rows travel then. (Not
+    on a GPU: how many rows there are would have to be read from it.)
     """
 
-    def __init__(self, model: nn.Module, learned: list[nn.Parameter], training: Training) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        learned: list[nn.Parameter],
+        training: Training,
+        *,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self._training = training
+        self._ranks = ranks
         self._tables = [table.weight for table in row_wise_tables(model, training)]
         large = {id(table) for table in self._tables}
+        for table in embeddings(model) if ranks.several else ():
+            weight = table.weight
+            table.sparse |= free_to_read(weight) and weight.numel() >= ranks.large_from
         dense = [p for p in model.parameters() if id(p) not in large]
         groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": training.weight_decay}]
         if learned:
@@ -57,9 +70,12 @@ class Optimizer:
         """What AdamW trains: the model's own parameters, then the objective's, undecayed."""
         return [] if self._adam is None else self._adam.param_groups
 
-    def sum_gradients(self, ranks: Ranks) -> None:
+    def sum_gradients(self) -> None:
         """Add up the gradients of all ranks."""
-        ranks.sum_gradients(self._dense, self._tables)
+        self._ranks.sum_gradients(self._dense, self._tables)
+        for parameter in self._dense:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -164,6 +180,11 @@ class Optimizer:
             slope.mul_(share)
 
 
+def embeddings(model: nn.Module) -> list[nn.Embedding]:
+    """The embedding tables of a model."""
+    return [module for module in model.modules() if isinstance(module, nn.Embedding)]
+
+
 def row_wise_tables(model: nn.Module, training: Training) -> list[nn.Embedding]:
     """The embedding tables that are trained by rows; their gradients are made sparse here."""
     if training.ema is not None and training.optimizer == "row-wise":
@@ -171,7 +192,7 @@ def row_wise_tables(model: nn.Module, training: Training) -> list[nn.Embedding]:
             "training.ema averages every weight at each step, which optimizer = 'row-wise' is "
             "there to avoid: leave one of them out"
         )
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    tables = embeddings(model)
     if training.optimizer == "dense" or training.ema is not None:
         tables = []
     if training.optimizer == "auto":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from shortlist.data.batches import Batch
@@ -31,6 +31,9 @@ PATIENCE = timedelta(days=1)
 
 LOST = "another process of this training has ended or cannot be reached, so this one ends too"
 
+
+WHOLE, NOTHING = -1, -2
+"""In place of a number of rows: a gradient that is not sparse, and none."""
 
 T = TypeVar("T")
 
@@ -55,6 +58,9 @@ class Ranks:
     process alone calls none of them in a step. Tensors travel as they are and texts as bytes;
     nothing is unpickled.
     """
+
+    large_from = 1 << 18
+    """Gradients of so many numbers or more travel each by itself, smaller ones together."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
@@ -120,18 +126,15 @@ class Ranks:
         mine = (pool.source >= rows.start) & (pool.source < rows.stop)
         return pool._replace(source=(pool.source - rows.start).masked_fill(~mine, -1))
 
-    def turns(self, pool: Negatives, whole: Whole) -> Tensor:
-        """Return which rank encodes each slot of a shared pool that was drawn for all rows, [M].
+    def turns(self, ids: Tensor) -> Tensor:
+        """Return which rank encodes each of these ids, [n]; a user is encoded where its events are.
 
-        A row's positive is encoded with the row; a drawn slot by turns of its id, so that an id
-        which was drawn often is encoded once, and a user by the rank that has its events.
+        So an id that stands in the batches of several ranks is encoded once.
         """
-        bounds = torch.tensor(whole.sizes, device=pool.ids.device).cumsum(0)
-        owner = torch.bucketize(pool.source, bounds, right=True)
-        return torch.where(pool.source < 0, pool.ids % self.size, owner)
+        return ids % self.size
 
     def joined(self, part: Tensor, turns: Tensor) -> Tensor:
-        """Return the vectors of all slots [M, D] from those of this rank's turns [m, D].
+        """Return the vectors of all ids [n, D] from those of this rank's turns [m, D].
 
         Their gradient is the sum over all ranks.
         """
@@ -157,43 +160,79 @@ class Ranks:
         summed, number = self.total(torch.cat([values.double().sum().view(1), count]))
         return (summed / number).to(values.dtype) if number > 0 else None
 
-    def sum_gradients(self, dense: Sequence[nn.Parameter], tables: Sequence[Tensor]) -> None:
-        """Add up the gradients of all ranks, in place.
+    def sum_gradients(self, dense: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
+        """Add up the gradients of all ranks, in place, in few messages.
 
-        tables: those that are trained by rows; their gradients are sparse, and rows travel.
+        Of a sparse gradient the rows travel that it has, and it stays sparse (not coalesced): of
+        `tables`, which are trained by rows, always, of `dense` where that is less than the whole.
+        Small dense ones travel as one.
         """
-        given = torch.tensor([p.grad is not None for p in dense], dtype=torch.int64)
-        waiting = []
+        parameters = [*dense, *tables]
+        wanted = {id(table) for table in tables}
+        for parameter in parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+        small: list[tuple[Tensor, Tensor]] = []
+        by_rows: list[tuple[Tensor, list[int]]] = []
         with _meeting():
-            dist.all_reduce(given)
-            for parameter, somewhere in zip(dense, given.tolist(), strict=True):
-                if not somewhere:
+            waiting = []
+            for parameter, rows in zip(parameters, self._rows_of(parameters), strict=True):
+                if all(one == NOTHING for one in rows):
                     continue
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                parameter.grad = parameter.grad.contiguous()
-                waiting.append(dist.all_reduce(parameter.grad, async_op=True))
+                sparse = WHOLE not in rows
+                if sparse and (id(parameter) in wanted or _less_by_rows(rows, parameter)):
+                    by_rows.append((parameter, [max(one, 0) for one in rows]))
+                    continue
+                parameter.grad = grad = _whole_gradient(parameter)
+                if parameter.numel() < self.large_from:
+                    small.append((parameter, grad))
+                else:
+                    waiting.append(dist.all_reduce(grad, async_op=True))
+            if small:
+                together = torch.cat([grad.flatten() for _, grad in small])
+                dist.all_reduce(together)
+                parts = torch.split(together, [grad.numel() for _, grad in small])
+                for (parameter, grad), part in zip(small, parts, strict=True):
+                    parameter.grad = part.view_as(grad)
             for one in waiting:
                 if one is not None:
                     one.wait()
-        for table in tables:
-            self._sum_rows(table)
+        if by_rows:
+            self._sum_rows([table for table, _ in by_rows], [rows for _, rows in by_rows])
 
-    def _sum_rows(self, table: Tensor) -> None:
-        grad = table.grad
-        if grad is None:
-            rows = torch.zeros(0, dtype=torch.int64, device=table.device)
-            values = table.detach()[:0]
-        else:
-            # Dense where a part of the model has read the whole table.
-            grad = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce()
-            rows, values = grad.indices()[0], grad.values()
-        sizes = [size for (size,) in self._everyones_numbers([len(rows)])]
-        if not sum(sizes):
-            return
-        every = torch.cat(self._gathered(rows, sizes)).unsqueeze(0)
-        slopes = torch.cat(self._gathered(values, sizes))
-        table.grad = torch.sparse_coo_tensor(every, slopes, table.shape, check_invariants=False)
+    def _rows_of(self, parameters: Sequence[Tensor]) -> list[list[int]]:
+        """How many rows the gradient of each parameter has on each rank, or WHOLE or NOTHING."""
+        own = []
+        for parameter in parameters:
+            grad = parameter.grad
+            if grad is None:
+                own.append(NOTHING)
+            else:
+                own.append(len(grad.values()) if grad.is_sparse else WHOLE)
+        return [list(rows) for rows in zip(*self._everyones_numbers(own), strict=True)]
+
+    def _sum_rows(self, tables: Sequence[Tensor], counts: Sequence[list[int]]) -> None:
+        """Gather the rows of all gradients; counts: how many each rank has, of each table."""
+        like = tables[0].detach()
+        rows, values = [torch.zeros(0, dtype=torch.int64, device=like.device)], [like.new_zeros(0)]
+        for table in tables:
+            if table.grad is not None:
+                rows.append(table.grad.indices()[0])
+                values.append(table.grad.values().flatten())
+        width = [table.shape[1] for table in tables]
+        sizes = [list(of_rank) for of_rank in zip(*counts, strict=True)]
+        numbers = [[n * d for n, d in zip(own, width, strict=True)] for own in sizes]
+        every = self._gathered(torch.cat(rows), [sum(own) for own in sizes])
+        slopes = self._gathered(torch.cat(values), [sum(own) for own in numbers])
+        split = [torch.split(one, own) for one, own in zip(every, sizes, strict=True)]
+        split_slopes = [torch.split(one, own) for one, own in zip(slopes, numbers, strict=True)]
+        for number, table in enumerate(tables):
+            table.grad = torch.sparse_coo_tensor(
+                torch.cat([one[number] for one in split]).unsqueeze(0),
+                torch.cat([one[number] for one in split_slopes]).view(-1, width[number]),
+                table.shape,
+                check_invariants=False,
+            )
 
     def everyones(self, values: Tensor) -> Tensor:
         """Return a tensor of the same shape of each rank, stacked, [size, ...]."""
@@ -236,6 +275,8 @@ class Ranks:
     def _gathered(self, rows: Tensor, sizes: list[int]) -> list[Tensor]:
         """The rows [n, ...] of each rank, of which there are so many."""
         longest = max(sizes)
+        if not longest:
+            return [rows for _ in sizes]
         padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: len(rows)] = rows
         found = self.everyones(padded)
@@ -326,6 +367,23 @@ def speaks_first(error: ShortlistError) -> bool:
         return bool(store.add(f"shortlist/{_attempt()}/said", 1) == 1)
     except (RuntimeError, KeyError):
         return True
+
+
+def _less_by_rows(rows: Sequence[int], table: Tensor) -> bool:
+    """Whether less travels of a table if rows are gathered, padded to the longest part of a rank.
+
+    A sum sends 2 (N - 1) / N of it from each rank, a gathering N - 1 times the longest part.
+    """
+    width = table.shape[1]
+    return len(rows) * max(rows) * (width + 2) < 2 * len(table) * width
+
+
+def _whole_gradient(parameter: Tensor) -> Tensor:
+    """The gradient of a parameter as a dense tensor; zeros where there is none."""
+    grad = parameter.grad
+    if grad is None:
+        return torch.zeros_like(parameter)
+    return (grad.to_dense() if grad.is_sparse else grad).contiguous()
 
 
 class _Joined(torch.autograd.Function):

@@ -129,7 +129,7 @@ class Trainer:
         learned = list(objective.parameters())  # a temperature or bias must not decay
         if hard is not None:  # the temperature is the same one
             learned = list(dict.fromkeys([*learned, *hard.parameters()]))
-        self._optimizer = Optimizer(model, learned, training)
+        self._optimizer = Optimizer(model, learned, training, ranks=ranks)
         self._average: dict[str, Tensor] = {}
         if training.ema is not None:
             self._average = {name: value.clone() for name, value in model.state_dict().items()}
@@ -175,7 +175,7 @@ class Trainer:
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             if whole is not None:
-                self._optimizer.sum_gradients(self._ranks)
+                self._optimizer.sum_gradients()
             training = self._training
             self._optimizer.step(
                 step_share(self._steps, training.schedule, training.warmup, self._total)
@@ -369,7 +369,7 @@ class Trainer:
         if whole is None or pool.ids.dim() == 2 or not len(pool.ids):
             positives, pooled, *rest = self._encoded([batch.positive, pool.ids, *further])
         else:
-            positives, pooled, *rest = self._shared(batch, for_all, whole, further)
+            positives, pooled, *rest = self._shared(batch, for_all, further)
         positive_log_q = self._sampler.log_q(batch.positive, dealt)
         loss = self._objective.mean(
             queries,
@@ -395,17 +395,22 @@ class Trainer:
             loss = loss + (costs * batch.weight).sum() / sum_of_weights
         return loss
 
-    def _shared(
-        self, batch: Batch, pool: Negatives, whole: Whole, further: list[Tensor]
-    ) -> list[Tensor]:
+    def _shared(self, batch: Batch, pool: Negatives, further: list[Tensor]) -> list[Tensor]:
         """Return what `_encoded` does, of a pool that was drawn for all ranks: each encodes a part.
 
-        Vectors travel once, and their gradients back.
+        Each distinct row of the pool is encoded on one rank; its vector travels, and its gradient
+        back. A positive that stands in the pool is that vector, others are encoded where they are.
         """
-        turns = self._ranks.turns(pool, whole)
-        mine = pool.ids[turns == self._ranks.rank]
-        positives, part, *rest = self._encoded([batch.positive, mine, *further])
-        return [positives, self._ranks.joined(part, turns), *rest]
+        ids, slots = torch.unique(pool.ids, return_inverse=True)
+        turns = self._ranks.turns(ids)
+        place = torch.searchsorted(ids, batch.positive).clamp(max=len(ids) - 1)
+        beside = ids[place] != batch.positive
+        mine = [ids[turns == self._ranks.rank], batch.positive[beside]]
+        part, others, *rest = self._encoded([*mine, *further])
+        vectors = self._ranks.joined(part, turns)
+        place = torch.where(beside, len(ids) - 1 + beside.cumsum(0), place)
+        positives = torch.cat([vectors, others]).index_select(0, place)
+        return [positives, vectors.index_select(0, slots), *rest]
 
     def _encoded(self, rows: list[Tensor]) -> list[Tensor]:
         """Return the vectors of tensors of item rows, each distinct row encoded once."""
