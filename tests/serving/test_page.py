@@ -199,6 +199,7 @@ def test_the_index_is_drawn_and_told_with_its_trials(bundle, running, visit):
         page.route("**/v1/report", with_index)
         page.get_by_role("tab", name="Figures").click()
         chosen = page.get_by_role("row", name="faiss-hnsw m 16 ef_search 32 (chosen)")
+        chosen.wait_for()
         assert chosen.get_by_role("cell").all_inner_texts() == ["0.9934", "60.25 µs"]
         places = page.evaluate(
             "[...document.querySelectorAll('.curve circle')].map((c) => [+c.getAttribute('cx'),"
