@@ -1,12 +1,14 @@
 """User-cf, popularity and inverted lists in parts are those of one machine, to the float bits."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.worlds import OPEN, AnyOrder, recipe_of, small_slices, world
+from jobs.worlds import OPEN, AnyOrder, recipe_of, same_split, small_slices, world
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.bundle.bundle import load
@@ -240,3 +242,99 @@ def test_lists_of_more_entries_than_a_table_can_have_are_refused_by_the_longest(
         job.user_cf()
     with pytest.raises(JobError, match=r"the longest that of user 40 with 23 items: give more"):
         job.item_cf()
+
+
+KINDS = {
+    "buy": {"target": True, "weight": 3.0},
+    "view": {},
+    "skip": {"history": False},
+    "hide": {"history": False},
+    "log": {"drop": True},
+}
+
+
+def kinds_world(folder, seed, *, text=False, users=40):
+    """A world, each event of a kind: a third are targets."""
+    frame = world(folder, seed, text=text, users=users)
+    kind = pl.Series("what", np.random.default_rng(seed).choice([*KINDS, "buy"], len(frame)))
+    rows = frame.with_columns(kind)
+    # An event again as one of another kind that is not read: both are met, and both stay.
+    again = rows.filter(pl.col("what") == "skip").with_columns(what=pl.lit("hide"))
+    shutil.rmtree(folder / "log")
+    (folder / "log").mkdir()
+    every = pl.concat([rows, again])
+    for number, part in enumerate((every[:200], every[200:])):
+        part.write_parquet(folder / "log" / f"{number}.parquet", row_group_size=50)
+    return every
+
+
+SPLITS_OF_KINDS = {
+    "the last target": None,
+    "a moment": {"kind": "global-time", "at": 0.8},
+    "at random": {"kind": "random", "seed": 3},
+    "a column": {"column": "s"},
+}
+
+
+@pytest.mark.parametrize("case", SPLITS_OF_KINDS)
+def test_kinds_of_events_are_carried_through_every_split(case, tmp_path):
+    users = 12 if case == "a column" else 40  # a tenth of a user's targets must be one
+    every = kinds_world(tmp_path, 46, text=case == "at random", users=users)
+    if case == "a column":
+        names = pl.when(pl.col("t") % 4 == 0).then(pl.lit("test")).otherwise(pl.lit("train"))
+        (tmp_path / "log" / "1.parquet").unlink()
+        every.with_columns(s=names).write_parquet(tmp_path / "log" / "0.parquet")
+    if case == "at random":
+        every.write_csv(tmp_path / "log.csv")
+    data = {"event": "what", "events": KINDS}
+    data |= {"interactions": "log.csv"} if case == "at random" else {}
+    recipe = recipe_of(tmp_path, data=data, split=SPLITS_OF_KINDS[case])
+    for parts in (1, 60):
+        same_split(job_of(recipe, tmp_path / f"work-{parts}", parts, parts), recipe)
+
+
+OF_KINDS = [
+    {"kind": "item-cf"},
+    {"kind": "item-cf", "similarity": "dot", "item_weighting": "bm25"},
+    {"kind": "item-cf", "similarity": "jaccard", "user_weighting": "iuf"},
+    {"kind": "item-cf", "similarity": "conditional", "time_decay": 30.0},
+    {"kind": "item-cf", "similarity": "swing"},
+    {"kind": "user-cf", "most_items": 5},
+    {"kind": "popular", "half_life": 20.0},
+    {"kind": "popular"},
+    {"kind": "inverted", "attribute": "tags"},
+]
+
+
+@pytest.mark.parametrize(
+    "options", OF_KINDS, ids=lambda options: "-".join(map(str, options.values()))
+)
+def test_what_kinds_of_events_count_is_counted_in_parts_to_the_float_bits(options, tmp_path):
+    kinds_world(tmp_path, 47)
+    data = {"event": "what", "events": KINDS, **side_tables(tmp_path)}
+    recipe = recipe_of(tmp_path, data=data, channels={"cf": options})
+    job, kind = job_of(recipe, tmp_path / "work", 7, 5, blocks=5), options["kind"]
+    getattr(job, kind.replace("-", "_"))()
+    if kind == "user-cf":
+        same_users(job, recipe)
+    elif kind == "item-cf":
+        wanted = pipeline.build(recipe).fit(pipeline.load_split(recipe)).neighbours
+        found = job.neighbours("cf", "train", len(wanted) - 1)
+        for name in ("start", "ids", "scores"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+        assert len(wanted.ids)
+    else:
+        same_lists(job, recipe, f"{kind}-cf-train")
+
+
+def test_the_bundle_of_a_log_with_kinds_of_events_is_that_of_train_byte_for_byte(tmp_path):
+    kinds_world(tmp_path, 48)
+    channels = {"cf": {"kind": "item-cf"}, "top": {"kind": "popular"}}
+    recipe = recipe_of(
+        tmp_path,
+        data={"event": "what", "events": KINDS},
+        channels=channels,
+        blend={"method": "reciprocal-rank"},
+    )
+    run = job_of(recipe, tmp_path / "work", 4, 1).bundle(tmp_path / "ours")
+    assert run.bundle == train(recipe, tmp_path / "theirs").bundle

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.worlds import OPEN, AnyOrder, recipe_of, small_slices, world
+from jobs.worlds import OPEN, AnyOrder, recipe_of, same_split, small_slices, world
 from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load, save
 from shortlist.channels.counting.item_cf import ItemCF
@@ -24,7 +24,6 @@ from shortlist.errors import DataError, JobError, QueryError, SplitError
 from shortlist.jobs.engine import blocks_of
 from shortlist.jobs.local import THREADS, Local, bucket_of, files_in
 from shortlist.jobs.neighbours import dealt
-from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.stages import SUCCESS
 from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
@@ -45,32 +44,6 @@ def close_engines():
 
 def job_of(recipe, folder, parts=4, seed=0, **options):
     return Job(recipe, folder, AnyOrder(folder, parts, seed), **options)
-
-
-def same_events(found, wanted):
-    for name in ("user", "item", "role", "time", "weight", "session"):
-        ours, theirs = getattr(found, name), getattr(wanted, name)
-        assert (ours is None) == (theirs is None), name
-        if ours is not None:
-            assert ours.dtype == theirs.dtype
-            np.testing.assert_array_equal(ours, theirs, err_msg=name)
-
-
-def same_split(job, recipe):
-    """The split of the prepared log is that of the files, and its stored roles are those."""
-    job.prepare()
-    told = job.stages.manifest("log")["told"]
-    found = prepared_split(recipe, job.stages.path("log"), told)  # compares the roles of the parts
-    wanted = pipeline.load_split(recipe)
-    same_events(found.log, wanted.log)
-    assert (found.met is None) == (wanted.met is None)
-    if wanted.met is not None:
-        same_events(found.met, wanted.met)
-    assert (found.kind, found.notes) == (wanted.kind, wanted.notes)
-    data, expected = found.training_data(), wanted.training_data()
-    assert data.items.ids.equals(expected.items.ids)
-    assert data.users.ids.equals(expected.users.ids)
-    assert (data.time_unit, data.text) == (expected.time_unit, expected.text)
 
 
 SPLITS = {

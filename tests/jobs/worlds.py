@@ -6,6 +6,8 @@ import pyarrow as pa
 
 from shortlist.config import Recipe
 from shortlist.jobs.local import Local
+from shortlist.jobs.prepared import prepared_split
+from shortlist.runs import pipeline
 
 OPEN = []
 """Engines that are to be closed when a test ends."""
@@ -77,3 +79,30 @@ def recipe_of(folder, channel=None, *, data=None, split=None, **sections):
 def small_slices(monkeypatch):
     """Let every few rows be a part of their own when a log is read."""
     monkeypatch.setattr("shortlist.jobs.reading.ROWS", 60)
+
+
+def same_events(found, wanted):
+    for name in ("user", "item", "role", "time", "weight", "session", "kind"):
+        ours, theirs = getattr(found, name), getattr(wanted, name)
+        assert (ours is None) == (theirs is None), name
+        if ours is not None:
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def same_split(job, recipe):
+    """The split of the prepared log is that of the files, and its stored roles are those."""
+    job.prepare()
+    told = job.stages.manifest("log")["told"]
+    found = prepared_split(recipe, job.stages.path("log"), told)  # compares the roles of the parts
+    wanted = pipeline.load_split(recipe)
+    same_events(found.log, wanted.log)
+    assert (found.met is None) == (wanted.met is None)
+    if wanted.met is not None:
+        same_events(found.met, wanted.met)
+    assert found.log.kinds == wanted.log.kinds
+    assert (found.kind, found.notes) == (wanted.kind, wanted.notes)
+    data, expected = found.training_data(), wanted.training_data()
+    assert data.items.ids.equals(expected.items.ids)
+    assert data.users.ids.equals(expected.users.ids)
+    assert (data.time_unit, data.text) == (expected.time_unit, expected.text)

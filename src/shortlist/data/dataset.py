@@ -106,19 +106,23 @@ class Dataset(Showing):
         interactions, users, items: a CSV, TSV, Parquet or RecBole atomic file, or a polars, pandas
         or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
         """
-        data, _, _ = cls._loaded(
+        data, *_ = cls._loaded(
             *(interactions, users, items, impressions, dropped, schema or Schema(), False)
         )
         return data
 
     @classmethod
-    def part(cls, events: pl.DataFrame, schema: Schema) -> tuple["Dataset", pl.DataFrame]:
-        """Return the events of some users only, as `load` does, and their rows in its order.
+    def part(
+        cls, events: pl.DataFrame, schema: Schema
+    ) -> tuple["Dataset", pl.DataFrame, pl.DataFrame | None]:
+        """Return the events of some users only, as `load` does, and rows in its order: log and met.
 
         What only the events of all users can lack is not missed.
         """
-        data, frame, order = cls._loaded(events, None, None, None, None, schema, True)
-        return data, frame[order]
+        data, frame, order, met, by_user = cls._loaded(
+            *(events, None, None, None, None), schema, True
+        )
+        return data, frame[order], met if met is None or by_user is None else met[by_user]
 
     @classmethod
     def _loaded(
@@ -130,8 +134,14 @@ class Dataset(Showing):
         dropped: Any,
         schema: Schema,
         part: bool,
-    ) -> tuple["Dataset", pl.DataFrame, NDArray[np.uint32]]:
-        """The dataset, its events as they were read, and the order that the log has them in."""
+    ) -> tuple[
+        "Dataset",
+        pl.DataFrame,
+        NDArray[np.uint32],
+        pl.DataFrame | None,
+        NDArray[np.uint32] | None,
+    ]:
+        """The dataset, its events as they were read with their order in the log, and those met."""
         sides = described_sides(schema, users, items)
         read = read_log(interactions, schema, only_met=part, described=sides)
         frame, met, report = read.events, read.met, read.report
@@ -203,7 +213,7 @@ class Dataset(Showing):
             described,
             read.values,
         )
-        return data, frame, order
+        return data, frame, order, met, by_user
 
     @property
     def ordered(self) -> bool:
@@ -404,16 +414,11 @@ class Dataset(Showing):
             raise SplitError("split.kind 'column' needs split.column (Schema.split): its name")
         roles = splits.from_column(self.split_values, self.schema.split or "split")
         target = slice(None) if self.log.target is None else self.log.target
-        drawn = roles[target]
-        if not (drawn == Role.VALIDATION).any():
-            splits.carve(self.log.targets, drawn, keys[target], 0.1, Role.VALIDATION)
-            held_out = np.where(drawn == Role.VALIDATION, drawn, Role.TRAIN).astype(np.int8)
-            if self.log.target is not None:
-                held_out = splits.of_pairs(self.log, held_out)
-            roles = np.maximum(roles, held_out)
+        if not (roles[target] == Role.VALIDATION).any():
+            roles, drawn = splits.drawn_validation(self.log, roles, keys)
             notes.append(
                 "the split column names no validation row: a seeded tenth of each user's training "
-                f"rows ({int((drawn == Role.VALIDATION).sum()):,}) is held out for validation"
+                f"rows ({drawn:,}) is held out for validation"
             )
         return roles
 

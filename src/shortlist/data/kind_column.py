@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from shortlist.data.columns import fault, first_row, refuse_null
 from shortlist.sections.events import RANGE, RANGES, Events, is_nearly_range, ranges
@@ -28,7 +29,9 @@ def coded(column: pl.Series, events: Events, where: str) -> Coded:
     more, "..4" less than 4, "1..4" from 1 to less than 4. Text is compared as it stands.
     """
     refuse_null(column, where, "the kind of the event is missing; every row needs one.")
-    if column.dtype.is_numeric():
+    if column.dtype == pl.Enum(list(events)):  # as `named` has written it
+        codes = column.to_physical().cast(pl.Int8)
+    elif column.dtype.is_numeric():
         codes = _of_numbers(column, events, where)
     elif column.dtype == pl.Boolean or column.dtype in (pl.String, pl.Categorical, pl.Enum):
         codes = _of_text(column, events, where)
@@ -38,6 +41,11 @@ def coded(column: pl.Series, events: Events, where: str) -> Coded:
         _refuse_unnamed(column, codes, events, where)
     found = np.bincount(codes.to_numpy(), minlength=len(events))
     return Coded(codes.alias("kind"), tuple(int(count) for count in found))
+
+
+def named(places: NDArray[np.int8], events: Events) -> pl.Series:
+    """Return places in the table of kinds as a column that `coded` reads as these places, [n]."""
+    return pl.Series(list(events), dtype=pl.Enum(list(events))).gather(places.astype(np.int64))
 
 
 def _of_numbers(column: pl.Series, events: Events, where: str) -> pl.Series:

@@ -50,6 +50,8 @@ from shortlist.durations import TimeUnit, WrittenUnit
 from shortlist.errors import DataError
 from shortlist.sections.events import Events
 
+NO_EVENTS: Events = {}
+
 
 def read_frame(
     source: Source, name: str, *, ids: Collection[str] = (), text: TextFormat | None = None
@@ -72,10 +74,10 @@ class Log:
 
     events: positives, and with kinds of events those that are only read, too; kind: Int8, the code
     in `Kinds.of(schema.events)`. met: rows below `schema.min_weight`, or of kinds that are not read
-    and yet seen, with the columns user, item, time and split that the schema names; None where the
-    schema says nothing of the kind. versions: what the rows say of the sides that have no table;
-    then both frames have `log_features.BESIDE` too. values: of the columns of events that the
-    schema declares, which `events` has beside.
+    and yet seen, with the columns user, item, time and split that the schema names, and the place
+    of the kind in `schema.events`; None where the schema says nothing of the kind. versions: what
+    the rows say of the sides that have no table; then both frames have `log_features.BESIDE` too.
+    values: of the columns of events that the schema declares, which `events` has beside.
     """
 
     events: pl.DataFrame
@@ -173,10 +175,11 @@ def read_log(
                 str(schema.event),
                 f"no row is of a kind that is a target: there are {', '.join(kinds.listed())}.",
             )
-        code = read_codes(schema.events)[frame["kind"].to_numpy()]
+        places = frame["kind"].to_numpy()
+        code = read_codes(schema.events)[places]
         frame, read = frame.with_columns(kind=pl.Series(code)), pl.Series(code >= 0)
         if any(kind.seen and not kind.read for kind in schema.events.values()):
-            met = frame.filter(~read).select(besides)
+            met = frame.filter(~read).select(*besides, pl.Series("kind", places).filter(~read))
         frame = frame.filter(read)
     if schema.weight is not None:
         zero = int((frame["weight"] == 0).sum())
@@ -224,16 +227,18 @@ def read_roles(
     schema: Schema,
     unit: TimeUnit | WrittenUnit = "auto",
     min_weight: float | None = None,
+    events: Events = NO_EVENTS,
 ) -> tuple[pl.DataFrame, TimeUnit | None, str]:
     """Read some columns of a log beside the main one, under the names of their roles.
 
     roles: role -> column, as `Schema.roles` gives them; checked and typed as in
     `read_interactions`, but nothing is merged, and only `schema.null_ids` leaves rows out. unit: of
-    times that are numbers. min_weight: below it a weight may be negative. Returns the rows in the
-    order of the file, the unit of their times, and what errors call the source.
+    times that are numbers. min_weight: below it a weight may be negative. events: the kinds of
+    events, where `roles` has their column; it is named "kind", and holds places in them. Returns
+    the rows in the order of the file, the unit of their times, and what errors call the source.
     """
     table = open_table(source, name, schema.text_of(name))
-    frame, unit_read, _ = _checked_roles(table, roles, min_weight, schema.null_ids, unit, {})
+    frame, unit_read, _ = _checked_roles(table, roles, min_weight, schema.null_ids, unit, events)
     return frame, unit_read, table.where
 
 

@@ -150,6 +150,22 @@ def carve(
     roles[training[order[held_out]]] = role
 
 
+def drawn_validation(
+    log: Interactions, roles: Roles, keys: NDArray[np.uint64]
+) -> tuple[Roles, int]:
+    """Hold out a tenth of each user's training targets for validation; return roles, how many.
+
+    keys: [n], as for `random_hold_out`; what is only read of a pair goes with its target.
+    """
+    target = slice(None) if log.target is None else log.target
+    drawn = roles[target]
+    carve(log.targets, drawn, keys[target], 0.1, Role.VALIDATION)
+    held_out = np.where(drawn == Role.VALIDATION, drawn, Role.TRAIN).astype(np.int8)
+    if log.target is not None:
+        held_out = of_pairs(log, held_out)
+    return np.maximum(roles, held_out), int((drawn == Role.VALIDATION).sum())
+
+
 def cold_items(log: Interactions, keys: NDArray[Any], at: Any = 0.8) -> Roles:
     """Keep a share `at` of the items for training and hold out the rest, with all their events.
 

@@ -78,7 +78,9 @@ def interactions_of(frame: pl.DataFrame, items: Path, kinds: Kinds | None) -> In
     """
     user = frame["user"].rle_id().to_numpy().astype(np.int32)
     given: dict[str, Any] = {
-        name: frame[name].to_numpy() for name in ("time", "kind") if name in frame.columns
+        name: frame[name].to_numpy(writable=name == "kind")  # tensors are made of it
+        for name in ("time", "kind")
+        if name in frame.columns
     }
     if "weight" in frame.columns:
         given["weight"] = frame["weight"].to_numpy().astype(np.float32)

@@ -4,6 +4,7 @@ import heapq
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -72,11 +73,15 @@ def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked, blocks:
     pairs = engine.each(log, *_pairs(asked, kind))
     users, work = _counts(engine, pairs, asked.trained)
     _refuse_heavy(asked, work)
-    sums = _sums(engine, pairs, asked, by="norm") if sums_values(options) else users
-    left, right = sides(options, sums)
+    weighs = sums_values(options) or (options.similarity == "cosine" and _has_worth(asked))
+    left, right = sides(options, _sums(engine, pairs, asked, by="norm") if weighs else users)
+    if _has_targets(asked.kinds):
+        right = sides(options, _sums(engine, pairs, asked, by="norm", aimed=True))[1]
     asked = _extended(asked, left=left, right=right, block=np.append(-1, dealt(work[1:], blocks)))
-    columns = {name: pa.list_(pa.float64()) for name in ("value", "time") if name in _kept(options)}
-    weight = {"weight": pa.float64()} if "weight" in _kept(options) else {}
+    names = [name for name in _kept(asked) if name != "weight"]
+    columns = {name: pa.list_(pa.float64()) for name in names}
+    columns |= {"target": pa.list_(pa.bool_())} if _has_targets(asked.kinds) else {}
+    weight = {"weight": pa.float64()} if "weight" in _kept(asked) else {}
     schema = pa.schema(
         {"block": pa.int64(), "user": kind, "rows": pa.list_(pa.int32()), **columns, **weight}
     )
@@ -105,7 +110,11 @@ def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
         "value": found.value,
         "time": found.time,
         "weight": None if found.user_weight is None else found.user_weight[found.pairs.user],
+        "target": None,
     }
+    if _has_targets(asked.kinds):
+        target = found.pairs.target
+        columns["target"] = np.ones(len(found.pairs.item), bool) if target is None else target
     made = pl.DataFrame({name: column for name, column in columns.items() if column is not None})
     return made.to_arrow()
 
@@ -126,9 +135,14 @@ def add_pairs(table: pa.Table) -> pa.Table:
     return frame.group_by("row").agg(pl.col("users").sum(), pl.col("work").sum()).to_arrow()
 
 
-def sum_pairs(table: pa.Table, *, options: ItemCFOptions, by: str) -> pa.Table:
-    """Step: the sums of whole items that norms are made of, in the order of their users."""
+def sum_pairs(table: pa.Table, *, options: ItemCFOptions, by: str, aimed: bool) -> pa.Table:
+    """Step: the sums of whole items that norms are made of, in the order of their users.
+
+    aimed: of pairs that hold a target alone.
+    """
     frame = pl.DataFrame(pl.from_arrow(table)).sort("row", "user")
+    if aimed:
+        frame = frame.filter("target")
     rows, code = np.unique(frame["row"].to_numpy(), return_inverse=True)
     value, weight = (
         frame[name].to_numpy() if name in frame.columns else None for name in ("value", "weight")
@@ -165,7 +179,7 @@ def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
         "user": frame["user"].gather(start[who]).to_arrow(),
         "rows": pa.ListArray.from_arrays(offsets, pa.array(row[place])),
     }
-    for name in ("value", "time"):
+    for name in ("value", "time", "target"):
         if name in frame.columns:
             kept = pa.array(frame[name].to_numpy()[place])
             columns[name] = pa.ListArray.from_arrays(offsets, kept)
@@ -189,11 +203,14 @@ def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
     rows, code = np.unique(lists.flatten().to_numpy(), return_inverse=True)
     pairs = Pairs(start, (code + 1).astype(np.uint32), np.arange(len(code)))
 
-    def beside(name: str) -> NDArray[np.float64] | None:
+    def beside(name: str) -> NDArray[Any] | None:
         if name not in table.column_names:
             return None
         column = table[name].combine_chunks()
-        return np.asarray((column if name == "weight" else column.flatten()).to_numpy())
+        column = column if name == "weight" else column.flatten()
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+
+    pairs = replace(pairs, target=beside("target"))
 
     ids = _ids(asked.items).gather(rows - 1)
     users = pl.Series(pl.from_arrow(table["user"]))
@@ -236,14 +253,27 @@ def dealt(work: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:
 
 def _pairs(asked: Asked, kind: pa.DataType) -> tuple[partial[pa.Table], pa.Schema]:
     """The step that makes pairs, and what it gives."""
-    kept = {name: pa.float64() for name in _kept(asked.options)}
+    kept = {name: pa.float64() for name in _kept(asked)}
+    kept |= {"target": pa.bool_()} if _has_targets(asked.kinds) else {}
     return partial(pairs_of, asked=asked), pa.schema({"user": kind, "row": pa.int32(), **kept})
 
 
-def _kept(options: ItemCFOptions) -> list[str]:
+def _has_targets(kinds: Kinds | None) -> bool:
+    """Whether some events are read only, so that pairs tell which hold a target."""
+    return kinds is not None and not all(kinds.targets)
+
+
+def _has_worth(asked: Asked) -> bool:
+    """Whether pairs weigh what their kinds count."""
+    kinds, similarity = asked.kinds, asked.options.similarity
+    return kinds is not None and set(kinds.weights) != {1.0} and similarity in ("cosine", "dot")
+
+
+def _kept(asked: Asked) -> list[str]:
     """What stands beside the pairs."""
+    options, plain = asked.options, asked.options.item_weighting == "none"
     given = {
-        "value": options.values == "explicit" or options.item_weighting != "none",
+        "value": options.values == "explicit" or not plain or _has_worth(asked),
         "time": options.time_decay is not None,
         "weight": options.user_weighting != "none",
     }
@@ -263,10 +293,12 @@ def _counts(
     return found[0], found[1]
 
 
-def _sums(engine: Engine, pairs: Frame, asked: Asked, by: str) -> NDArray[np.float64]:
-    """Sums over the users of each item, in their order, [items + 1]."""
+def _sums(
+    engine: Engine, pairs: Frame, asked: Asked, by: str, *, aimed: bool = False
+) -> NDArray[np.float64]:
+    """Sums over the users of each item, in their order, [items + 1]; aimed: of targets."""
     schema = pa.schema({"row": pa.int32(), "sum": pa.float64()})
-    step = partial(sum_pairs, options=asked.options, by=by)
+    step = partial(sum_pairs, options=asked.options, by=by, aimed=aimed)
     table = engine.collected(engine.whole(pairs, "row", step, schema))
     sums = np.zeros(asked.trained + 1)
     sums[table["row"].to_numpy()] = table["sum"].to_numpy()

@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from shortlist.config import Recipe
 from shortlist.data.dataset import Dataset, Split
+from shortlist.data.kind_column import named
+from shortlist.data.kinds import read_codes
 from shortlist.data.readers import is_text
 from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat
 from shortlist.errors import JobError
 from shortlist.jobs.local import files_in
 from shortlist.runs.pipeline import schema_of, split_of
+from shortlist.sections.events import Events
 
 
 def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
@@ -25,8 +29,11 @@ def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
     """
     schema = schema_of(recipe)
     frame = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "place")
+    rows = frame.drop("place", "role", "met", strict=False)
+    if schema.events:
+        rows = rows.with_columns(kind=_named(frame["kind"].to_numpy(), schema.events))
     dataset = Dataset.load(
-        frame.drop("place", "role", "met", strict=False),
+        rows,
         users=recipe.users_path,
         items=recipe.items_path,
         schema=_of_rows(schema, frame.columns, recipe),
@@ -52,16 +59,25 @@ def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
     return split
 
 
+def _named(kinds: NDArray[np.int8], events: Events) -> pl.Series:
+    """The kinds of a prepared log as they are read: codes of `Kinds`, and -1 minus a place."""
+    read = np.flatnonzero(read_codes(events) >= 0)
+    return named(
+        np.where(kinds >= 0, read[np.maximum(kinds, 0)], -1 - kinds).astype(np.int8), events
+    )
+
+
 def _of_rows(schema: Schema, columns: list[str], recipe: Recipe) -> Schema:
     """The schema under which the rows of a prepared log are read."""
     roles = ("time", "weight", "session", "split")
-    named: Any = {role: role if role in columns else None for role in roles}
+    there: Any = {role: role if role in columns else None for role in roles}
+    there["event"] = "kind" if schema.events else None
     written = any(
         path is not None and is_text(path) for path in (recipe.users_path, recipe.items_path)
     )
     return replace(
         schema,
-        **named,
+        **there,
         user="user",
         item="item",
         users_id=schema.id_of("users"),

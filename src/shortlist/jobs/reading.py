@@ -16,6 +16,7 @@ from shortlist.data import splits
 from shortlist.data.files import files_of, hive_values
 from shortlist.data.id_columns import align_ids, with_ids
 from shortlist.data.interactions import Role
+from shortlist.data.kind_column import coded, named
 from shortlist.data.log_features import described_sides
 from shortlist.data.readers import is_text, lighter, read_entities, read_roles, refuse_unit_of_dates
 from shortlist.data.schema import Schema
@@ -30,7 +31,7 @@ from shortlist.jobs.engine import Engine, Frame
 ROWS = 4_000_000
 """About how many rows of a file are read at a time."""
 
-KNOWN = {"user", "item", "time", "weight", "session", "split"}
+KNOWN = {"user", "item", "time", "weight", "session", "split", "event"}
 """The roles of columns that steps carry along."""
 
 TEXT = pa.schema([("json", pa.string())])
@@ -94,12 +95,16 @@ def read_in_parts(
             unit = _unit(found, table.where, schema)
     else:
         frame, unit, _ = read_roles(
-            source, roles, "interactions", schema, written, schema.min_weight
+            *(source, roles, "interactions", schema, written, schema.min_weight),
+            schema.events,
         )
         refuse_unit_of_dates(table.where, schema, unit)
         if unit is not None and unit == schema.time_unit:
             refuse_beyond(table.where, str(schema.time), frame["time"], unit)
-        plain, roles, written = scratch / "log.parquet", {role: role for role in roles}, "number"
+        plain, written = scratch / "log.parquet", "number"
+        roles = {role: "kind" if role == "event" else role for role in roles}
+        if "kind" in frame.columns:
+            frame = frame.with_columns(kind=named(frame["kind"].to_numpy(), schema.events))
         frame.write_parquet(plain)
         found = _facts(engine, _slices(plain), roles, schema)
     kept = [part for part in found if part["kept"]]
@@ -109,7 +114,7 @@ def read_in_parts(
     first = Slice(Path(kept[0]["path"]), kept[0]["first"], kept[0]["rows"])
     sample, unit_read, _ = read_roles(
         first if schema.null_ids == "drop" else Slice(first.path, first.first, 1),
-        *(roles, "interactions", schema, reading, schema.min_weight),
+        *(roles, "interactions", schema, reading, schema.min_weight, schema.events),
     )
     unit = unit or unit_read
     if "time" in roles and plain == source:
@@ -129,8 +134,16 @@ def read_in_parts(
         types={name: str(kind) for name, kind in types.items()},
     )
     frame = engine.each(engine.rows(_texts(_numbered(kept))), typed, arrow)
+    columns = _of_parts(schema, types)
+    rows = sum(part["rows"] for part in found)
+    return Read(frame, arrow, columns, unit, table.text, rows, _carved(found, roles, schema))
+
+
+def _of_parts(schema: Schema, types: Mapping[str, Any]) -> Schema:
+    """How `Dataset.part` is to take rows of these columns."""
     there: Any = {name: name for name in ("time", "weight", "session", "split") if name in types}
-    columns = Schema(
+    there |= {"event": "kind", "events": schema.events} if "kind" in types else {}
+    return Schema(
         user="user",
         item="item",
         **there,
@@ -139,8 +152,6 @@ def read_in_parts(
         tie=schema.tie,
         null_ids="keep",
     )
-    rows = sum(part["rows"] for part in found)
-    return Read(frame, arrow, columns, unit, table.text, rows, _carved(found, roles, schema))
 
 
 def facts_of(
@@ -154,6 +165,7 @@ def facts_of(
         wanted |= {"user", "item"} if counted else set()
         if "split" in roles:
             wanted |= {"split", "weight"} if schema.min_weight is not None else {"split"}
+            wanted |= {"event"} & {*roles}
         told.append(part | {"kept": part["rows"], "sizes": None, "splits": []})
         if not wanted:
             continue
@@ -171,6 +183,10 @@ def facts_of(
         if "split" in roles:
             if schema.min_weight is not None:
                 loaded = loaded.filter(~lighter(loaded[roles["weight"]], schema.min_weight))
+            if "event" in roles:
+                aimed = np.array([kind.target for kind in schema.events.values()])
+                places = coded(loaded[roles["event"]], schema.events, part["path"]).codes
+                loaded = loaded.filter(pl.Series(aimed[places.to_numpy()]))
             names = loaded[roles["split"]].cast(pl.String).drop_nulls().unique().sort().to_list()
             told[-1]["splits"] = names
     return _texts(told)
@@ -189,7 +205,8 @@ def typed_rows(
     for text in table["json"].to_pylist():
         part = json.loads(text)
         frame, _, where = read_roles(
-            _slice(part), roles, "interactions", schema, unit, schema.min_weight
+            *(_slice(part), roles, "interactions", schema, unit, schema.min_weight),
+            schema.events,
         )
         line = pl.int_range(part["before"], part["before"] + frame.height, dtype=pl.Int64)
         for name in ("time", "line"):

@@ -1,6 +1,6 @@
 """Which events of these users train, validate and test? `Dataset.load` and splits, on a part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shortlist.data import splits
 from shortlist.data.dataset import Dataset, pair_hash
 from shortlist.data.interactions import Interactions, Role
+from shortlist.data.kind_column import named
 from shortlist.data.schema import Schema
 from shortlist.errors import SplitError
 from shortlist.jobs.engine import Engine, Frame
@@ -45,39 +46,45 @@ def log_schema(read: pa.Schema, columns: Schema) -> pa.Schema:
     """Return the columns of a prepared log, of which `read` are the rows."""
     kept = [field for field in read if field.name != "line"]
     added = [pa.field("place", pa.int32()), pa.field("role", pa.int8())]
-    met = [pa.field("met", pa.bool_())] if columns.min_weight is not None else []
+    met = [pa.field("met", pa.bool_())] if _parts_met(columns) else []
     return pa.schema([*kept, *added, *met])
+
+
+def _parts_met(columns: Schema) -> bool:
+    """Whether the log keeps what is met only apart from its events."""
+    apart = any(kind.seen and not kind.read for kind in columns.events.values())
+    return apart or columns.min_weight is not None
 
 
 def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
     """Step: the events of whole users, merged and in order, each with its place and its role.
 
     What is met only (below min_weight) is marked, has places of its own, and a weight that stands
-    for the one it had.
+    for the one it had. kind: the code in `Kinds`; of what is met only, -1 minus the place in the
+    table of kinds.
     """
     if not table.num_rows:
         return log_schema(table.schema, columns).empty_table()
-    data, frame = _loaded(table, columns)
+    data, frame, others = _loaded(table, columns)
     log = _with_roles(data, cuts)
     events = frame.with_columns(
         place=pl.Series(_places(log)), role=pl.Series(log.role, dtype=pl.Int8)
     )
-    if data.met is None:
-        return events.to_arrow()
+    if data.met is None or others is None:
+        return events.select(log_schema(table.schema, columns).names).to_arrow()
     met, roles = data.met, _roles_of_met(data, log, cuts)
-    below = float(np.nextafter(np.float32(columns.min_weight or 0.0), np.float32(-np.inf)))
+    below = 1.0
+    if columns.min_weight is not None:
+        below = float(np.nextafter(np.float32(columns.min_weight), np.float32(-np.inf)))
     besides = {
-        "user": data.user_ids.gather(met.user),
-        "item": data.item_ids.gather(met.item),
+        **{name: others[name] for name in ("user", "item", "time", "split") if name in others},
         "weight": pl.Series([below], dtype=pl.Float64).new_from_index(0, len(met)),
         "place": _places(met),
         "role": roles,
         "met": np.ones(len(met), dtype=np.bool_),
     }
-    if met.time is not None:
-        besides["time"] = met.time
-    if data.met_split_values is not None:
-        besides["split"] = data.met_split_values
+    if "kind" in others.columns:
+        besides["kind"] = -1 - others["kind"]
     if "session" in events.columns:  # what is met only has none: any value of the type will do
         besides["session"] = pl.Series([table["session"][0].as_py()]).new_from_index(0, len(met))
     events = events.with_columns(met=pl.lit(value=False))
@@ -113,7 +120,7 @@ def cuts_of(
     before = times.before(test)
     splits.check_moment(at, before, times.count, times.low, times.high)
     validation = times.at(int(before * (before / times.count)))
-    if times.before(validation) == 0:
+    if times.before(validation) == 0 and not columns.events:
         raise SplitError(splits.NO_TRAINING_ROW)
     held = tuple(times.at(times.before(moment)) for moment in (validation, test))
     return Cuts(plain.kind, plain.at, plain.seed, plain.carved, (validation, test), held)
@@ -123,8 +130,8 @@ def times_of(table: pa.Table, *, columns: Schema) -> pa.Table:
     """Step: the times of the events of whole users that count."""
     if not table.num_rows:
         return table.select(["time"])
-    data, _ = _loaded(table, columns)
-    return pa.table({"time": data.log.time})
+    data, *_ = _loaded(table, columns)
+    return pa.table({"time": data.log.targets.time})
 
 
 def times_in_ranges(table: pa.Table, *, edges: tuple[Any, ...]) -> pa.Table:
@@ -200,11 +207,13 @@ def ends_of(table: pa.Table) -> pa.Table:
     return pa.table({**ends, "count": np.array([len(time)])[: len(time[:1])]})
 
 
-def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame]:
+def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame, pl.DataFrame | None]:
     """The events of a part as the one-machine code has them, and their rows in its order."""
     frame = pl.DataFrame(pl.from_arrow(table))
     if "line" in frame.columns:
         frame = frame.sort("line").drop("line")
+    if columns.events:
+        frame = frame.with_columns(kind=named(frame["kind"].to_numpy(), columns.events))
     return Dataset.part(frame, columns)
 
 
@@ -223,8 +232,8 @@ def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
         assert data.split_values is not None
         roles = splits.from_column(data.split_values, data.schema.split or "split", ())
         if cuts.carved:
-            splits.carve(log, roles, keys, 0.1, Role.VALIDATION)
-    return Interactions(log.user, log.item, log.users, role=roles, time=log.time)
+            roles, _ = splits.drawn_validation(log, roles, keys)
+    return replace(log, role=roles)
 
 
 def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.int8]:
@@ -243,7 +252,7 @@ def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.in
         for role, moment in zip((Role.VALIDATION, Role.TEST), cuts.held, strict=True):
             roles[met.time >= moment] = role
         return roles
-    return splits.known_before(log, met, one_moment=False)
+    return splits.known_before(log.targets, met, one_moment=False)
 
 
 def _places(log: Interactions) -> NDArray[np.int32]:

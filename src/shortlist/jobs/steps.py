@@ -91,8 +91,8 @@ class Job:
                 {"users": recipe.users_path, "items": recipe.items_path},
             )
             self._write_roles(read, folder, scratch)
-            roles = _roles_in(folder)
-            self._check_roles(roles)
+            roles = _roles_in(folder, None)
+            self._check_roles(_roles_in(folder, self._kinds))
             told |= {
                 "where": str(recipe.data.interactions),
                 "rows_read": read.rows,
@@ -339,6 +339,11 @@ class Job:
 
     def _check_roles(self, rows: Mapping[str, int]) -> None:
         """Refuse what only the whole log can lack."""
+        if not sum(rows.values()) and self._kinds is not None:
+            raise DataError(
+                f"{self.recipe.data.interactions}: column '{self.recipe.data.event}': no row is of "
+                "a kind that is a target"
+            )
         if not sum(rows.values()):
             raise DataError(
                 f"{self.recipe.data.interactions}: no row has a weight of at least "
@@ -453,13 +458,17 @@ def _rows_in(folder: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in files_in(folder))
 
 
-def _roles_in(folder: Path) -> dict[str, int]:
-    """How many events of a prepared log have each role."""
+def _roles_in(folder: Path, kinds: Kinds | None) -> dict[str, int]:
+    """How many events of a prepared log have each role; with `kinds`, how many targets."""
+    targets = None if kinds is None else np.flatnonzero(kinds.targets)
     counts = {role: 0 for role in Role}
     for path in files_in(folder):
-        frame = pl.read_parquet(path, columns=["role"])
-        if "met" in pq.read_schema(path).names:
-            frame = frame.filter(~pl.read_parquet(path, columns=["met"])["met"])
+        names = {"role", "met", "kind"} & {*pq.read_schema(path).names}
+        frame = pl.read_parquet(path, columns=sorted(names))
+        if "met" in names:
+            frame = frame.filter(~pl.col("met"))
+        if targets is not None:
+            frame = frame.filter(pl.col("kind").is_in(targets))
         for role in Role:
             counts[role] += int((frame["role"] == role).sum())
     return {role.name.lower(): count for role, count in counts.items()}
