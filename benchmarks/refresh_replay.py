@@ -326,7 +326,10 @@ def main() -> None:
             only=set(given.only) if given.only else None,
             days=given.days,
         )
-    said = {"stream": given.stream, "recipe": given.recipe}
+    said: dict[str, object] = {"stream": given.stream, "recipe": given.recipe}
+    if given.stream != "bounded":
+        said |= {"days": given.days, "parts": given.parts, "fit_epochs": given.fit_epochs}
+        said["least_users"] = given.least_users
     for line in found:
         print(json.dumps(said | line), flush=True)
 

@@ -24,6 +24,7 @@ def test_a_refresh_follows_tastes_and_catalogue_and_old_items_keep_their_recall(
     log = replay.planted(days=17, users=250, events=700, moves=0.04)
     rest, daily = replay.replay(
         *(log, replay.RECIPES["towers"], 11, Plan(least_users=10)),
+        parts=1,
         only={"rest", "refresh, daily"},
     )
     assert daily["decisions"] == {"published": 6}
