@@ -5,15 +5,18 @@ First, within one process and without HTTP, over 2,000 items, k = 10:
   none      the question and its answer, of a user without stored events, and no store
   empty     the same with a store
   stored    of a user with 200 stored events
+  read      the same, of which this process knows nothing yet: every request asks the store
   logged    of a user whose 200 events stand in the bundle's log, and no store
   recent    of a user whose 200 events stand in the request, and no store
 
 The arms alternate in short blocks; the median of the blocks is printed, in microseconds of CPU of
 all threads. Then `shortlist serve --events` as a process of its own gets one event a request over
 32 connections at once, each acknowledged before the next: events a second of its CPU time (user +
-system; that of the client is not in it), and how long they waited.
+system; that of the client is not in it), and how long they waited. With `--store redis` the store
+is a server that is started here; its CPU time is not in it either.
 
     .venv/bin/python benchmarks/events_speed.py [--blocks 150] [--events 10000] [--sync normal]
+        [--store redis]
 """
 
 import argparse
@@ -25,6 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -34,8 +39,8 @@ from serving_speed import make_bundle
 from shortlist.bundle.bundle import load
 from shortlist.data.histories import Events
 from shortlist.data.ragged import Ragged
-from shortlist.histories.events import Event
-from shortlist.histories.sqlite import Keeping
+from shortlist.histories.events import Event, Keeping
+from shortlist.histories.places import StorePlace, place_of
 from shortlist.serving.app import App
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RecommendRequest
@@ -52,8 +57,8 @@ HEAD = (
 )
 
 
-def opened(bundle: Path, events: Path | None, sync: str = "normal") -> App:
-    """What `shortlist serve` runs, with --events where a file is named."""
+def opened(bundle: Path, events: StorePlace | None, sync: str = "normal") -> App:
+    """What `shortlist serve` runs, with --events where a store is named."""
     torch.set_num_threads(1)
     settings = Settings(
         write_token=TOKEN,
@@ -66,7 +71,7 @@ def opened(bundle: Path, events: Path | None, sync: str = "normal") -> App:
     return App(Watch(bundle, measures, load), measures, settings)
 
 
-def asked_within(bundle: Path, events: Path, blocks: int) -> dict[str, float]:
+def asked_within(bundle: Path, events: StorePlace, blocks: int) -> dict[str, float]:
     """CPU microseconds of the question and its answer."""
     plain, kept = opened(bundle, None), opened(bundle, events)
     for app in (plain, kept):
@@ -81,6 +86,7 @@ def asked_within(bundle: Path, events: Path, blocks: int) -> dict[str, float]:
         "none": (plain, {"users": [1_997], "k": 10}),
         "empty": (kept, {"users": [1_997], "k": 10}),
         "stored": (kept, {"users": [1_999], "k": 10}),
+        "read": (kept, {"users": [1_999], "k": 10}),
         "logged": (plain, {"users": [1_998], "k": 10}),
         "recent": (plain, {"users": [1_999], "k": 10, "recent": [ITEMS]}),
     }
@@ -91,9 +97,11 @@ def asked_within(bundle: Path, events: Path, blocks: int) -> dict[str, float]:
             body = json.dumps(question).encode()
             before = time.process_time()
             for _ in range(20):
+                if name == "read":
+                    kept.events._known.clear()
                 answers[name] = json.loads(app.service.answer_bytes(RecommendRequest, body))
             spent[name].append((time.process_time() - before) / 20 * 1e6)
-    assert answers["stored"]["items"] == answers["recent"]["items"]
+    assert answers["stored"]["items"] == answers["read"]["items"] == answers["recent"]["items"]
     for app in (plain, kept):
         app.close()
     return {name: statistics.median(each) for name, each in spent.items()}
@@ -105,7 +113,7 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
-def sent_over_http(bundle: Path, events: Path, sync: str, count: int) -> None:
+def sent_over_http(bundle: Path, events: StorePlace, sync: str, count: int) -> None:
     """Send events to a service, and print what they cost."""
     command = [sys.executable, __file__, "--serve", str(bundle), str(events), sync]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -126,6 +134,23 @@ def sent_over_http(bundle: Path, events: Path, sync: str, count: int) -> None:
     for share in (0.5, 0.99):
         longest = ordered[int(share * len(ordered))] * 1e3
         print(f"         {share:.0%} acknowledged within {longest:.1f} ms")
+
+
+@contextmanager
+def stores(folder: Path, store: str) -> Iterator[list[StorePlace]]:
+    """Two places for events: files, or databases of a server of ours on a socket."""
+    if store == "sqlite":
+        yield [folder / "a.sqlite", folder / "b.sqlite"]
+        return
+    socket = folder / "redis.sock"
+    command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)]
+    with subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL) as server:
+        while not socket.exists():
+            time.sleep(0.05)
+        try:
+            yield [place_of(f"unix://{socket}?db={number}") for number in (0, 1)]
+        finally:
+            server.terminate()
 
 
 def is_ready(port: int) -> bool:
@@ -162,20 +187,24 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=150)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--sync", default="normal", choices=["normal", "full"])
+    parser.add_argument("--store", default="sqlite", choices=["sqlite", "redis"])
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
         bundle, events, sync = given.serve
-        app = opened(Path(bundle), Path(events), sync)
+        app = opened(Path(bundle), place_of(events), sync)
         Server(app, "127.0.0.1", 0, app.settings, lambda at: print(at, flush=True)).run()
         app.close()
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stores(Path(folder), given.store) as (within, over_http),
+    ):
         bundle = Path(folder) / "bundle"
         make_bundle(bundle, 2_000)
-        for name, cost in asked_within(bundle, Path(folder) / "a.sqlite", given.blocks).items():
+        for name, cost in asked_within(bundle, within, given.blocks).items():
             print(f"{name:8} {cost:8.0f} us of CPU a request")
-        sent_over_http(bundle, Path(folder) / "b.sqlite", given.sync, given.events)
+        sent_over_http(bundle, over_http, given.sync, given.events)
 
 
 if __name__ == "__main__":

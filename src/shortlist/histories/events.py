@@ -173,7 +173,7 @@ class EventStore(Protocol):
     def is_changed(self) -> bool:
         """Return whether another process has changed the store since this was asked last.
 
-        It is asked by the thread that asks for `latest`.
+        It is asked by the thread that asks for `latest`, after that: it may tell of that moment.
         """
         ...
 

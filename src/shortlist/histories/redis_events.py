@@ -25,7 +25,7 @@ from shortlist.histories.events import (
     Watermark,
     digest,
 )
-from shortlist.histories.redis_scripts import APPEND, FORGET, TIDY
+from shortlist.histories.redis_scripts import APPEND, FORGET, READ, TIDY
 from shortlist.histories.redis_server import Lasting, RedisPlace, RedisServer
 
 AT_A_TIME = 500
@@ -55,6 +55,7 @@ class RedisEvents:
         self.trimmed = 0
         self.server = RedisServer(place)
         self._changes = int(self.server.ask(["HGET", self.server.key("about"), "changes"])[0])
+        self._told: int | None = None  # what `latest` has heard of the same
 
     @property
     def identity(self) -> str:
@@ -130,13 +131,12 @@ class RedisEvents:
         return count
 
     def is_changed(self) -> bool:
-        """Return whether another process has changed the store since this was asked last."""
-        server = self.server
-        [[identity, changes]] = server.ask(["HMGET", server.key("about"), "identity", "changes"])
-        if identity is None or identity.decode() != server.identity:
-            raise server.replaced()
+        """Return whether another process had changed the store when `latest` was asked last."""
+        if self._told is None:
+            self.latest([], 0)
         # Asked while this process changes it, it may say so of that: too often does no harm.
-        changed, self._changes = int(changes) != self._changes, int(changes)
+        told, self._told = self._told or 0, None
+        changed, self._changes = told != self._changes, told
         return changed
 
     def forgotten(self) -> list[Id]:
@@ -147,12 +147,12 @@ class RedisEvents:
     def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
         """Return what each user met after event number `since`; of a deleted one, all there is."""
         server, names = self.server, [orjson.dumps(user) for user in users]
-        if not names:
-            return []
-        texts, gone = server.ask(
-            ["MGET", *(server.key("u", name) for name in names)],
-            ["SMISMEMBER", server.key("forgotten"), *names],
-        )
+        keys = [server.key("about"), server.key("forgotten")]
+        keys += [server.key("u", name) for name in names]
+        [[identity, changes, texts, gone]] = server.run([(READ, keys, names)])
+        if identity is None or identity.decode() != server.identity:
+            raise server.replaced()
+        self._told = int(changes)
         oldest = server.now() // 1000 - _milliseconds(self.keeping.days)
         found = []
         for text, forgotten in zip(texts, gone, strict=True):

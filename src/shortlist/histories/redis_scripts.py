@@ -122,6 +122,19 @@ answer[3] = redis.call('HINCRBY', KEYS[1], 'changes', 1)
 return answer
 """)
 
+READ = Script("""
+-- KEYS: about, forgotten, then the events of users. ARGV: the same users.
+-- Return what is stored of each, and whether they were removed; first which store it is, and how
+-- often it was changed.
+local said = redis.call('HMGET', KEYS[1], 'identity', 'changes')
+local texts, gone = {}, {}
+for place = 1, #ARGV do
+  texts[place] = redis.call('GET', KEYS[2 + place])
+  gone[place] = redis.call('SISMEMBER', KEYS[2], ARGV[place])
+end
+return {said[1], said[2], texts, gone}
+""")
+
 FORGET = Script("""
 -- KEYS: about, index, forgotten; of the user: their events, two of their event ids, their pace.
 -- ARGV: identity, the user. Remove a user, and remember that they were removed.

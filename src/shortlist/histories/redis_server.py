@@ -25,7 +25,7 @@ VERSION = 1
 """Of what stands under the keys."""
 
 NEEDED = (6, 2)
-"""Of the server: SMISMEMBER."""
+"""Of the server: the oldest that the tests have run over."""
 
 WAIT = 3.0
 """Seconds until a server that says nothing counts as gone."""

@@ -252,9 +252,9 @@ class EventLog:
             question.told.release()
 
     def _looked_up(self, question: "_Question") -> list[Stored]:
-        self._known.current(changed=self.store.is_changed())
         generation, what = self._known.generation, (question.since, question.detailed)
         found = self.store.latest(question.users, question.since, detailed=question.detailed)
+        self._known.current(changed=self.store.is_changed())
         self._known.put(question.users, what, found, generation)
         return found
 
