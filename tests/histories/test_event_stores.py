@@ -2,7 +2,16 @@
 
 import pytest
 
-from shortlist.histories.events import Event, EventConflictError, Keeping, Kept, Row, Stored
+from shortlist.histories.events import (
+    Event,
+    EventConflictError,
+    Keeping,
+    Kept,
+    Row,
+    Stored,
+    features_told,
+    written_features,
+)
 from shortlist.histories.places import events_at, reader_at
 
 
@@ -121,6 +130,19 @@ def test_what_came_after_a_number_is_read_in_the_order_in_which_it_came(place, o
     assert [row.sequence for row in held(place)] == [1, 3, 4, 5, 6, 7, 8, 9]  # 2 was pushed out
     assert (reader.have_kinds(7), reader.have_kinds(8)) == (True, False)
     assert reader.until == (store.identity, 8)
+
+
+def test_features_of_an_event_come_back_with_it_and_tell_retries_apart(place, opened):
+    store = opened(place)
+    told = written_features({"dwell": 3.5, "device": "tv"})
+    one = Event(1, 5, features=told, id="a")
+    said = store.append([[one, Event(1, 6)], [one], [one._replace(features=None)]])
+    assert [type(answer) for answer in said] == [Kept, Kept, EventConflictError]
+    assert said[1] == Kept([1], 1)
+    [found] = store.latest([1], 0, detailed=True)
+    assert (found.items, found.features) == ([5, 6], [told, None])
+    assert [row.features for row in held(place)] == [told, None]
+    assert features_told(told) == {"device": "tv", "dwell": 3.5}
 
 
 def test_a_deleted_user_is_in_no_export_and_what_comes_later_is_read(place, opened):

@@ -14,8 +14,8 @@ from shortlist.histories.events import Event, Stored
 from shortlist.histories.items import ChangeConflictError, ItemValue, KeptChange, SQLiteItems
 from shortlist.histories.redis_items import RedisItems
 from shortlist.histories.redis_server import RedisPlace
-from shortlist.histories.sqlite import SQLiteEvents
-from shortlist.histories.tables import EVENTS, MAGIC
+from shortlist.histories.sqlite import SQLiteEvents, rows
+from shortlist.histories.tables import MAGIC, VERSIONS
 
 
 @pytest.fixture
@@ -137,15 +137,20 @@ def test_ten_values_of_a_part_are_kept_and_the_one_in_effect(place, opened, monk
     assert {one.total for one in left} == {1}
 
 
-def test_a_store_of_the_first_version_gets_the_new_tables_and_keeps_its_events(path, opened):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_older_version_gets_the_new_tables_and_keeps_its_events(
+    version, path, opened
+):
     row = [7, 1, 8, None, None, None, 5, 0]
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
-        file.executescript(EVENTS)
+        file.executescript(VERSIONS[version].tables)
         file.execute(f"PRAGMA application_id = {MAGIC}")
-        file.execute("PRAGMA user_version = 1")
-        about = {"identity": "00c0ffee00c0ffee", "last": 1, "age": 0, "seen": 0, "changes": 1}
+        file.execute(f"PRAGMA user_version = {version}")
+        about = {"items": 0} if version > 1 else {}
+        about |= {"identity": "00c0ffee00c0ffee", "last": 1, "age": 0, "seen": 0, "changes": 1}
         file.executemany("INSERT INTO about VALUES (?, ?)", about.items())
         file.execute(f"INSERT INTO events VALUES ({', '.join('?' * 9)})", (*row, checksum(row)))
+    assert [row.item for row in rows(path)] == [8]  # before anybody has opened it to write
     events, store = SQLiteEvents(path), opened(path)
     assert events.latest([7], 0) == [Stored([8])]
     change(store, price(1, 3))

@@ -90,7 +90,7 @@ def test_power_is_waited_for_only_where_that_is_asked(path, opened):
 def full(path, opened):
     store = opened(path)
     store.append(
-        [[Event(u, f"item-{u}-{i}", "k", 7, 0.5, f"{i}") for i in range(20)] for u in range(20)]
+        [[Event(u, f"item-{u}-{i}", "k", 7, 0.5, id=f"{i}") for i in range(20)] for u in range(20)]
     )
     store.close()
     items = SQLiteItems(path)
@@ -153,13 +153,15 @@ def test_another_file_is_no_store_and_is_left_alone(path):
         "UPDATE item_values SET value = '3' WHERE part = 'column price'",
         "UPDATE item_changes SET undone = 1",
         "PRAGMA user_version = 1",
-        "PRAGMA user_version = 3",
+        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 4",
+        "INSERT INTO event_features VALUES (9, '{}', 1)",
     ],
 )
 def test_tables_that_no_store_has_are_refused(full, change):
     with closing(sqlite3.connect(full, isolation_level=None)) as file:
         file.execute(change)
-    with pytest.raises(EventStoreError, match=r"is damaged|is a store of version 3"):
+    with pytest.raises(EventStoreError, match=r"is damaged|is a store of version 4"):
         SQLiteEvents(full)
 
 

@@ -95,8 +95,19 @@ def _check(path: Path, file: sqlite3.Connection) -> None:
         raise damaged(path, "it does not say of itself what a store says")
     if about["last"] < highest:
         raise damaged(path, "it does not know the number of its last event")
+    if version >= 3:
+        _check_features(path, file)
     if "items" in counts:
         _check_items(path, file, about["items"])
+
+
+def _check_features(path: Path, file: sqlite3.Connection) -> None:
+    """Refuse features of events that are not what was stored."""
+    for *values, check in file.execute("SELECT sequence, features, checksum FROM event_features"):
+        if checksum(values) != check:
+            raise damaged(path, f"a feature of event {values[0]} is not what was stored")
+    if file.execute("PRAGMA foreign_key_check").fetchone() is not None:
+        raise damaged(path, "it has features of events that are not there")
 
 
 def _check_items(path: Path, file: sqlite3.Connection, last: int) -> None:

@@ -5,7 +5,7 @@ no bundle knows yet. `data.histories` is the other side, which speaks the rows o
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -22,6 +22,9 @@ Synchronous = Literal["normal", "full"]
 DAY = 86_400.0
 """Seconds."""
 
+FeatureValue = str | float
+"""A feature of an event: text of a categorical one, the number of a numeric one."""
+
 _ROUNDED = re.compile(SCIENTIFIC)
 _WATERMARK = re.compile(r"([0-9a-f]{16}):([0-9]{1,18})")
 
@@ -30,7 +33,8 @@ class Event(NamedTuple):
     """A user met an item.
 
     time: microseconds since 1970, None for when it arrived. weight: None where none was given.
-    id: what the sender calls it, so that sending it again changes nothing.
+    features: of the event, as `written_features` writes them; None for none. id: what the sender
+    calls it, so that sending it again changes nothing.
     """
 
     user: Id
@@ -38,21 +42,23 @@ class Event(NamedTuple):
     kind: str | None = None
     time: int | None = None
     weight: float | None = None
+    features: str | None = None
     id: str | None = None
 
 
 class Stored(NamedTuple):
     """What a store knows of one user: items that were met, oldest first.
 
-    kinds, weights, times: of each, None where nobody asked for them; times in microseconds since
-    1970, those of arrival where the sender gave none. forgotten: the user was deleted, so that
-    nothing else that is known of them counts.
+    kinds, weights, times, features: of each, None where nobody asked for them; times in
+    microseconds since 1970, those of arrival where the sender gave none. forgotten: the user was
+    deleted, so that nothing else that is known of them counts.
     """
 
     items: list[Id]
     kinds: list[str | None] | None = None
     weights: list[float | None] | None = None
     times: list[int] | None = None
+    features: list[str | None] | None = None
     forgotten: bool = False
 
 
@@ -74,6 +80,7 @@ class Row(NamedTuple):
     weight: float | None
     arrived: int
     age: int
+    features: str | None = None
 
 
 class Keeping(NamedTuple):
@@ -242,9 +249,29 @@ class EventReader(Protocol):
 
 def as_values(event: Event) -> tuple[Any, ...]:
     """What tells two events of one id apart: all of it but the id."""
-    return event[:-1]
+    # Without features it is what it was before events had any: retries may be of before.
+    return event[:-2] if event.features is None else event[:-1]
 
 
 def digest(event: Event) -> bytes:
     """Return what tells two events of one id apart, in 16 bytes."""
     return blake2b(orjson.dumps(as_values(event)), digest_size=16).digest()
+
+
+def written_features(features: Mapping[str, FeatureValue]) -> str | None:
+    """Return features of an event as a store keeps them; equal ones are written alike.
+
+    >>> written_features({"dwell": 3.0, "device": "tv"})
+    '{"device":"tv","dwell":3.0}'
+    """
+    return orjson.dumps(features, option=orjson.OPT_SORT_KEYS).decode() if features else None
+
+
+def one_of_kind(value: FeatureValue | None, *, numeric: bool) -> FeatureValue | None:
+    """Return a stored feature, or None where the bundle of today declares it of the other kind."""
+    return value if isinstance(value, float if numeric else str) else None
+
+
+def features_told(written: str | None) -> Mapping[str, FeatureValue]:
+    """Return the features of an event that a store keeps."""
+    return {} if written is None else orjson.loads(written)

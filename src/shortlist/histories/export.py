@@ -14,7 +14,7 @@ from shortlist.data.schema import Schema
 from shortlist.data.updates import SESSION_GAP
 from shortlist.durations import STEPS, TimeUnit, in_units
 from shortlist.errors import QueryError
-from shortlist.histories.events import Id, Row, Watermark
+from shortlist.histories.events import Id, Row, Watermark, features_told, one_of_kind
 
 KIND = "kind"
 """The column of the kinds of events, where an event has one and the log has no column of them."""
@@ -60,8 +60,9 @@ class LogWriter:
     A time that a log cannot hold (its times are plain numbers in no known unit) becomes a number
     behind those of the log, in the order in which the events came. strange: events left out as
     their ids are of another type than those of the data. kinds: whether there is a column of them.
-    described: the sides whose features are columns of the log. These, and features of events, are
-    columns without a value: a store keeps none. Sessions are cut by time, as a refresh does it.
+    described: the sides whose features are columns of the log. These are columns without a value,
+    as a store keeps none; so is a feature of an event whose value is of the other kind. Sessions
+    are cut by time, as a refresh does it.
     """
 
     def __init__(
@@ -73,10 +74,7 @@ class LogWriter:
         described: Collection[Side] = (),
     ) -> None:
         self.schema, self.data, self.kinds = schema, data, kinds
-        self._untold: dict[str, pl.DataType] = {
-            one.name: pl.Float64() if one.kind == "numeric" else pl.String()
-            for one in schema.event_features
-        }
+        self._untold: dict[str, pl.DataType] = {}
         for side in described:
             frame = data.user_frame if side == "user" else data.item_frame
             if frame is not None:
@@ -117,6 +115,12 @@ class LogWriter:
         if schema.session is not None and schema.session not in columns:
             sessions = [self._session(row) for row in kept]
             columns[schema.session] = pl.Series(sessions, dtype=pl.Int64)
+        told = [features_told(row.features) for row in kept]
+        for feature in schema.event_features:
+            numeric = feature.kind == "numeric"
+            values = [one_of_kind(one.get(feature.name), numeric=numeric) for one in told]
+            kind = pl.Float64 if numeric else pl.String
+            columns.setdefault(feature.name, pl.Series(values, dtype=kind))
         for name, dtype in self._untold.items():
             columns.setdefault(name, pl.Series([None] * len(kept), dtype=dtype))
         self.written += len(kept)

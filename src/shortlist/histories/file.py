@@ -14,7 +14,7 @@ import orjson
 from shortlist.errors import EventStoreError
 from shortlist.histories.damage import check_version, checked
 from shortlist.histories.events import DAY, Synchronous
-from shortlist.histories.tables import ITEMS, MAGIC, VERSION, VERSIONS
+from shortlist.histories.tables import MAGIC, VERSION, VERSIONS
 
 
 class Place:
@@ -82,6 +82,7 @@ def connected(
     )
     file.execute("PRAGMA journal_mode = WAL")
     file.execute(f"PRAGMA synchronous = {synchronous}")
+    file.execute("PRAGMA foreign_keys = 1")
     with transaction(file) as run:
         if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             made = VERSIONS[VERSION]
@@ -92,10 +93,13 @@ def connected(
             for name, value in said.items():
                 run("INSERT INTO about VALUES (?, ?)", (name, value))
             run(f"PRAGMA user_version = {VERSION}")
-        elif run("PRAGMA user_version").fetchone()[0] == 1:
-            for table in ITEMS.split(";"):
+        else:
+            version = run("PRAGMA user_version").fetchone()[0]
+            made, lacks = VERSIONS[VERSION], VERSIONS[version]
+            for table in made.tables.removeprefix(lacks.tables).split(";"):
                 run(table)
-            run("INSERT INTO about VALUES ('items', 0)")
+            for name in made.counts[len(lacks.counts) :]:
+                run("INSERT INTO about VALUES (?, 0)", (name,))
             run(f"PRAGMA user_version = {VERSION}")
     return file
 

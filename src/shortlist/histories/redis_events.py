@@ -23,6 +23,7 @@ from shortlist.histories.events import (
     Stored,
     Told,
     Watermark,
+    as_values,
     digest,
 )
 from shortlist.histories.redis_scripts import APPEND, FORGET, READ, TIDY
@@ -164,6 +165,7 @@ class RedisEvents:
                     kinds=[row[3] for row in told],
                     weights=[row[5] for row in told],
                     times=[row[1] * 1000 if row[4] is None else row[4] for row in told],
+                    features=[row[6] for row in told],
                 )
             found.append(stored)
         return found
@@ -239,9 +241,11 @@ class RedisReader:
             for name, text in zip(names, texts, strict=True):
                 user = orjson.loads(name)
                 for row in _unpacked(server, text, since, 0):
-                    number, came, item, kind, time, weight = _whole(row)
+                    number, came, item, kind, time, weight, told = _whole(row)
                     if number <= self.until.sequence:
-                        found.append(Row(user, number, item, kind, time, weight, came * 1000, 0))
+                        found.append(
+                            Row(user, number, item, kind, time, weight, came * 1000, 0, told)
+                        )
         return sorted(found, key=lambda row: row.sequence)
 
 
@@ -256,7 +260,7 @@ def _packed(event: Event) -> bytes:
     >>> _packed(Event(1, 500)), _packed(Event(1, "a", "click", 7))
     (b'500', b'"a","click",7,null')
     """
-    said = event[1:-1]
+    said = as_values(event)[1:]
     return orjson.dumps(said if any(one is not None for one in said[1:]) else said[:1])[1:-1]
 
 
@@ -277,12 +281,12 @@ def _unpacked(server: RedisServer, text: bytes | None, since: int, oldest: int) 
 
 
 def _whole(row: list[Any]) -> list[Any]:
-    """A row with all its six values.
+    """A row with all its seven values.
 
     >>> _whole([1, 1_760_000_000_000, 500])
-    [1, 1760000000000, 500, None, None, None]
+    [1, 1760000000000, 500, None, None, None, None]
     """
-    return row if len(row) == 6 else [*row, None, None, None]
+    return [*row, *[None] * (7 - len(row))]
 
 
 def _milliseconds(days: float) -> int:

@@ -51,8 +51,10 @@ _FORGOTTEN = "(SELECT 1 FROM forgotten WHERE user = ?1)"
 _ITEMS = f"SELECT {_FORGOTTEN}, json_group_array(item) FROM (SELECT item {_OF_USER})"
 _DETAILS = f"""
 SELECT {_FORGOTTEN}, json_group_array(item), json_group_array(kind), json_group_array(weight),
-    json_group_array(coalesce(time, arrived))
-FROM (SELECT item, kind, weight, time, arrived {_OF_USER})
+    json_group_array(coalesce(time, arrived)), json_group_array(features)
+FROM (SELECT item, kind, weight, time, arrived, (
+    SELECT features FROM event_features WHERE event_features.sequence = events.sequence
+) AS features {_OF_USER})
 """
 """One row a user: a call of SQLite gives up the interpreter lock for each row that it returns."""
 
@@ -123,6 +125,7 @@ class SQLiteEvents:
         now, age = self.clock.now(), self.clock.age()
         numbers: list[int] = []
         fresh: list[tuple[Any, ...]] = []
+        features: list[tuple[Any, ...]] = []
         sent: dict[tuple[Id, str], tuple[int, bytes]] = {}
         repeated = 0
         for given in events:
@@ -140,10 +143,14 @@ class SQLiteEvents:
                     continue
                 sent[event.user, event.id] = (last + 1, said)
             last += 1
-            row = Row(event.user, last, *event[1:-1], now, age)
+            row = (event.user, last, *event[1:-2], now, age)
             fresh.append((*row, checksum(row)))
+            if event.features is not None:
+                told = (last, event.features)
+                features.append((*told, checksum(told)))
             numbers.append(last)
         self._write.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
+        self._write.executemany("INSERT INTO event_features VALUES (?, ?, ?)", features)
         self._write.executemany(
             "INSERT INTO sent VALUES (?, ?, ?, ?, ?)",
             [(user, id_, number, said, age) for (user, id_), (number, said) in sent.items()],
@@ -256,16 +263,24 @@ def parts(path: str | Path, since: int = 0, until: int = 2**62) -> Iterator[list
     path = Path(path)
     with refusing(path), closing(opened_to_read(path)) as file:
         found = file.execute(
-            "SELECT * FROM events WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
+            f"SELECT events.*, {_features(file)} FROM events "
+            "WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
             (since, until),
         )
         while read := found.fetchmany(AT_A_TIME):
             part = []
-            for *values, check in read:
-                part.append(Row(*values))
-                if checksum(part[-1]) != check:
-                    raise damaged(path, f"event {part[-1].sequence} is not what was stored")
+            for *values, check, features in read:
+                if checksum(values) != check:
+                    raise damaged(path, f"event {values[1]} is not what was stored")
+                part.append(Row._make((*values, features)))
             yield part
+
+
+def _features(file: sqlite3.Connection) -> str:
+    """What selects the features of an event; a store of an older version has none."""
+    if file.execute("PRAGMA user_version").fetchone()[0] < 3:
+        return "NULL"
+    return "(SELECT features FROM event_features f WHERE f.sequence = events.sequence)"
 
 
 def is_store(path: str | Path) -> bool:
@@ -284,10 +299,11 @@ def deleted(path: str | Path, until: int) -> dict[Id, list[Row]]:
     with refusing(path), closing(opened_to_read(path)) as file:
         for (user,) in file.execute("SELECT user FROM forgotten").fetchall():
             later = file.execute(
-                "SELECT * FROM events WHERE user = ? AND sequence <= ? ORDER BY sequence",
+                f"SELECT events.*, {_features(file)} FROM events "
+                "WHERE user = ? AND sequence <= ? ORDER BY sequence",
                 (user, until),
             )
-            found[user] = [Row(*values) for *values, _ in later]
+            found[user] = [Row._make((*values, features)) for *values, _, features in later]
     return found
 
 

@@ -36,6 +36,14 @@ CREATE INDEX values_by_change ON item_values (number);
 CREATE INDEX undone_changes ON item_changes (number) WHERE undone IS NOT NULL;
 """
 
+FEATURES = """
+CREATE TABLE event_features (
+    sequence INTEGER PRIMARY KEY REFERENCES events (sequence) ON DELETE CASCADE,
+    features TEXT NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
+"""
+"""They leave with their events, and events without any cost nothing."""
+
 
 class Made(NamedTuple):
     """How a store of one version is made. counts: what it says of itself in whole numbers."""
@@ -47,7 +55,8 @@ class Made(NamedTuple):
 VERSIONS = {
     1: Made(EVENTS, ("last", "age", "seen", "changes")),
     2: Made(EVENTS + ITEMS, ("last", "age", "seen", "changes", "items")),
+    3: Made(EVENTS + ITEMS + FEATURES, ("last", "age", "seen", "changes", "items")),
 }
-"""By PRAGMA user_version. `file.connected` makes the second of the first."""
+"""By PRAGMA user_version. `file.connected` makes the last of each of the others."""
 
 VERSION = max(VERSIONS)

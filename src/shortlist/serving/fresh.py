@@ -7,9 +7,21 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from shortlist.asking.described import encoded_values
+from shortlist.data.columns import LARGEST
+from shortlist.data.event_columns import EventEncoder
+from shortlist.data.features import NumericEncoder
 from shortlist.data.times import within_clock, written_time
-from shortlist.errors import QueryError
-from shortlist.histories.events import Event, Id, Stored, refused_id
+from shortlist.errors import QueryError, suggest
+from shortlist.histories.events import (
+    Event,
+    Id,
+    Stored,
+    features_told,
+    one_of_kind,
+    refused_id,
+    written_features,
+)
 from shortlist.outputs import is_bundle
 from shortlist.sections.events import kind_of
 from shortlist.serving.event_log import EventLog
@@ -26,7 +38,7 @@ class Fresh(NamedTuple):
     """What `Queries` takes of stored events, one of each a user. available: the store answered.
 
     beside: what is known of the events in `recent`, by the name that `Queries` has for it: kinds,
-    times and weights, as far as the bundle reads them.
+    times and weights, as far as the bundle reads them. features: those of the events, by name.
     """
 
     recent: list[Ids] | None = None
@@ -34,6 +46,7 @@ class Fresh(NamedTuple):
     forgotten: list[bool] | None = None
     available: bool = True
     beside: Mapping[str, list[list[Any]]] = MappingProxyType({})
+    features: Mapping[str, list[list[Any]]] = MappingProxyType({})
 
     def asked(
         self, since: list[Ids] | None, told: Mapping[str, list[list[Any]] | None] = NOTHING
@@ -45,6 +58,8 @@ class Fresh(NamedTuple):
         """
         given = {name: lists for name, lists in told.items() if lists is not None}
         asked: dict[str, Any] = {"recent": since, "met": self.met, "forgotten": self.forgotten}
+        if self.features:
+            asked["event_features"] = self.features
         if self.recent is None or (since is not None and len(since) != len(self.recent)):
             return asked | given
         if since is None:
@@ -74,7 +89,9 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
     since = served.learned(log.store.identity)
     kinds = served.kinds_of_events
     reads = served.reads_of_events
-    stored = log.latest(users, since, detailed=least is not None or bool(kinds or reads))
+    names = served.retriever.history_features & set(served.data.event_features.held)
+    detailed = least is not None or bool(kinds or reads or names)
+    stored = log.latest(users, since, detailed=detailed)
     if stored is None:
         forgotten = [user in log.forgotten for user in users]
         return Fresh(None, None, forgotten if any(forgotten) else None, available=False)
@@ -83,6 +100,7 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
     recent: list[Ids] = []
     met: list[Ids] = []
     beside: dict[str, list[list[Any]]] = {name: [] for name in reads}
+    features: dict[str, list[list[Any]]] = {name: [] for name in sorted(names)}
     if kinds:
         beside["kinds"] = []
     for one in stored:
@@ -98,9 +116,30 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
         for name, lists in beside.items():
             values = columns[name] or ()
             lists.append([value for value, kept in zip(values, read, strict=True) if kept])
+        for name, lists in features.items():
+            values = _features(one, name, served)
+            lists.append([value for value, kept in zip(values, read, strict=True) if kept])
     forgotten = [one.forgotten for one in stored]
     gone = forgotten if any(forgotten) else None
-    return Fresh(recent, met if any(met) else None, gone, beside=beside)
+    return Fresh(recent, met if any(met) else None, gone, beside=beside, features=features)
+
+
+def _features(one: Stored, name: str, served: Served) -> list[Any]:
+    """A feature of each event; None where it is not known, or is none of today's bundle."""
+    encoder = served.features_of_events.get(name)
+    if encoder is None:  # it is the weight of the event
+        return list(one.weights or ())
+    numeric = encoder.kind == "numeric"
+    told = (features_told(written).get(name) for written in one.features or ())
+    values = [one_of_kind(value, numeric=numeric) for value in told]
+    return [None if value is None or _is_far(encoder, value) else value for value in values]
+
+
+def _is_far(encoder: EventEncoder, value: Any) -> bool:
+    """Whether a number is too large beside those of training: it came to another bundle."""
+    if not isinstance(encoder, NumericEncoder):
+        return False
+    return bool(abs(value - encoder.mean) > LARGEST * encoder.std)
 
 
 def _by_kinds(one: Stored, served: Served) -> tuple[list[bool], list[bool], list[str | None]]:
@@ -170,8 +209,40 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
                 f"has {', '.join(table)}",
             )
         time = None if event.time is None else round(event.time * 1e6)
-        events.append(Event(event.user, event.item, event.kind, time, event.weight, event.id))
+        features = _told_features(served, event.features or {}, f"events[{place}].features")
+        events.append(
+            Event(event.user, event.item, event.kind, time, event.weight, features, event.id)
+        )
     return events
+
+
+def _told_features(served: Served, told: Mapping[str, Any], where: str) -> str | None:
+    """Return the features of an event as a store keeps them. Errors: RequestError."""
+    encoders, found = served.features_of_events, {}
+    for name, value in told.items():
+        encoder = encoders.get(name)
+        if encoder is None:
+            raise RequestError("invalid_request", f"{where}: {_no_feature(served, name)}")
+        if value is None:
+            continue
+        try:
+            encoded_values(where, name, [value], encoder)
+        except QueryError as error:
+            raise RequestError("invalid_request", str(error)) from None
+        numeric = encoder.kind == "numeric"
+        found[name] = float(value) if numeric else pl.Series([value]).cast(pl.String)[0]
+    return written_features(found)
+
+
+def _no_feature(served: Served, name: str) -> str:
+    """Why an event cannot tell a feature of this name."""
+    said = (served.bundle.recipe or {}).get("data", {})
+    for role, key in (("event", "kind"), ("weight", "weight")):
+        if name == said.get(role):
+            return f"{name!r:.60} is the {key} of the event: send it as {key}"
+    known = served.features_of_events
+    hint = suggest(name, known) if known else " The log has none ([features.events])."
+    return f"the bundle's log has no feature of events {name!r:.60}.{hint}"
 
 
 def user_of(served: Served, text: str) -> Id:

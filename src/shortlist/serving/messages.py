@@ -209,8 +209,10 @@ class EventSent(Message):
 
     kind: what it was, such as "click". time: seconds since 1970, or when it arrived. weight: as in
     the log, if that has weights; left out, it counts as a positive of weight 1. id: what the sender
-    calls it; sent again within a day, it is not counted again. request: the id of the list that the
-    user saw, as `requests` of an answer has it; it is counted, not kept.
+    calls it; sent again within a day, it is not counted again. features: of the event, by their
+    names in the recipe ([features.events]), such as {"device": "tv"}; null is not known. request:
+    the id of the list that the user saw, as `requests` of an answer has it; it is counted, not
+    kept.
     """
 
     user: Id
@@ -219,6 +221,7 @@ class EventSent(Message):
     time: float | None = None
     weight: float | None = None
     id: str | None = None
+    features: dict[str, FeatureScalar] | None = None
     request: str | None = None
 
 
@@ -330,6 +333,10 @@ def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
             "time": Annotated[float, Field(ge=0, lt=LATEST, allow_inf_nan=False)],
             "weight": Annotated[float, Field(ge=-HEAVIEST, le=HEAVIEST, allow_inf_nan=False)],
             "id": text,
+            "features": Annotated[
+                dict[Annotated[str, Field(max_length=limits.id_length)], _scalar(limits)],  # type: ignore[misc]
+                Field(max_length=limits.features),
+            ],
             "request": Annotated[str, Field(min_length=1, max_length=LENGTH)],
         }
     if model == "EventsRequest":

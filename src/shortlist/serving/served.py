@@ -1,6 +1,6 @@
 """One loaded bundle, ready to answer: what a request holds on to from its start to its end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from shortlist.blending.blend import Blended
 from shortlist.bundle.bundle import Bundle
 from shortlist.compiled import load as load_compiled
 from shortlist.data.dataset import TrainingData
+from shortlist.data.event_columns import EventEncoder
 from shortlist.data.predicates import Predicate, allowed_rows, parse
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError, QueryError, ShortlistError
@@ -129,6 +130,15 @@ class Served:
     def approximate(self) -> bool:
         """Whether it searches with an index that may miss something."""
         return not all(channel.index.is_exact for channel in channels_of(self.retriever).values())
+
+    @cached_property
+    def features_of_events(self) -> Mapping[str, EventEncoder]:
+        """What an event may tell of itself beside its kind and weight, by name."""
+        features = self.data.event_features
+        said = (self.bundle.recipe or {}).get("data", {})
+        return {
+            name: features.encoders[name] for name in features.held if name != said.get("weight")
+        }
 
     def learned(self, store: str) -> int:
         """The number of the last event of this store that the bundle has learned from."""

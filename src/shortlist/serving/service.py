@@ -208,7 +208,9 @@ class Service:
             "time": now(served.retriever) if asked.time is None else asked.time,
             "features": asked.features,
             "context": asked.context,
-            "event_features": _behind(asked.event_features, told, follow["recent"]),
+            "event_features": _behind(
+                *(asked.event_features, told, follow["recent"], since.features)
+            ),
         }
 
     def _without_forgotten(self, names: list[Any], scores: list[Any]) -> tuple[Any, Any]:
@@ -393,20 +395,27 @@ def _behind(
     columns: dict[str, list[list[Any]]] | None,
     told: list[list[Any]] | None,
     asked: list[list[Any]] | None,
-) -> dict[str, list[list[Any]]] | None:
-    """Features of the events of a request, behind stored ones, of which none is known.
+    stored: Mapping[str, list[list[Any]]],
+) -> Mapping[str, list[list[Any]]] | None:
+    """Features of the events of a request, behind those of stored ones.
 
     told: the items of the request's events, asked: those of all.
     """
-    if columns is None or told is None or asked is None or not _one_each(columns, told):
-        return columns  # what does not fit is told with its name, by whoever reads it
-    return {
+    if told is None or asked is None:
+        return columns or stored or None
+    given = columns or {}
+    if not _one_each(given, told):
+        return given  # what does not fit is told with its name, by whoever reads it
+    unsaid = [[None] * len(items) for items in told]
+    before = [[None] * (len(every) - len(items)) for every, items in zip(asked, told, strict=True)]
+    found = {
         name: [
-            [*[None] * (len(every) - len(values)), *values]
-            for every, values in zip(asked, lists, strict=True)
+            [*old, *new]
+            for old, new in zip(stored.get(name, before), given.get(name, unsaid), strict=True)
         ]
-        for name, lists in columns.items()
+        for name in {**stored, **given}
     }
+    return found or None
 
 
 def _one_each(columns: dict[str, list[list[Any]]], told: list[list[Any]]) -> bool:
