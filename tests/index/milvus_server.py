@@ -1,4 +1,4 @@
-"""Run tests/index/test_milvus.py against a Milvus server that is started for it, and stop that.
+"""Run the tests of the Milvus index on a server that is started for them, and stop that.
 
     python tests/index/milvus_server.py MILVUS_VENV [arguments of pytest]
 
@@ -72,10 +72,11 @@ def main() -> int:
             try:
                 uri = f"http://127.0.0.1:{port}"
                 wait_until_it_answers(uri, server)
-                tests = Path(__file__).with_name("test_milvus.py")
+                tests = Path(__file__).parents[1]
+                files = [tests / "index" / "test_milvus.py", tests / "contracts/test_indexes.py"]
                 return subprocess.run(
-                    [sys.executable, "-m", "pytest", str(tests), *arguments],
-                    env={**os.environ, "SHORTLIST_MILVUS": uri},
+                    [sys.executable, "-m", "pytest", *files, "-k", "milvus", *arguments],
+                    env={**os.environ, "SHORTLIST_MILVUS_URI": uri},
                     check=False,
                 ).returncode
             finally:

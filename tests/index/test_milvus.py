@@ -1,6 +1,7 @@
-"""MilvusCollection: what the contract asks, and how it publishes.
+"""MilvusCollection: what the contract asks, how it filters, and how it publishes.
 
-On the embedded engine; `make milvus-server` runs it on a server, which SHORTLIST_MILVUS names.
+On the embedded engine; `make milvus-server` runs it, and the contract of all indexes, on a server,
+which SHORTLIST_MILVUS_URI names.
 """
 
 import os
@@ -8,12 +9,26 @@ import os
 import pytest
 import torch
 
-from shortlist.errors import ModelError
-from shortlist.index import ExactIndex
-from shortlist.index.milvus import MilvusCollection, _client
+from shortlist.errors import IndexServerError, ModelError
+from shortlist.index import ExactIndex, milvus
+from shortlist.index.milvus import MilvusCollection
 
-SERVER = os.environ.get("SHORTLIST_MILVUS")
+SERVER = os.environ.get("SHORTLIST_MILVUS_URI")
 pytest.importorskip("pymilvus" if SERVER else "milvus_lite")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def server(tmp_path_factory):
+    """The server, or a file for the embedded engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if SERVER is None:
+            file = tmp_path_factory.mktemp("milvus") / "milvus.db"
+            patch.setenv("SHORTLIST_MILVUS_URI", str(file))
+        yield
+
+
+def client():
+    return MilvusCollection("dot")._client()
 
 
 def world(items=600, users=20, width=8):
@@ -33,7 +48,7 @@ def recall(hits, truth):
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_it_finds_scores_filters_and_forgets_as_every_index_does(similarity):
     ids, vectors, queries = world()
-    index = MilvusCollection(similarity, uri=SERVER, collection=f"facts_{similarity}").build(
+    index = MilvusCollection(similarity, collection=f"facts_{similarity}", timeout=60).build(
         ids, vectors
     )
     exact = ExactIndex(similarity).build(ids, vectors)
@@ -52,40 +67,68 @@ def test_it_finds_scores_filters_and_forgets_as_every_index_does(similarity):
     assert (index.search(vectors[ids == gone[0]], 5).ids == gone[0]).any()
 
 
+def test_a_server_that_does_not_answer_is_named(monkeypatch):
+    ids, vectors, queries = world(items=20)
+    index = MilvusCollection("dot", collection="away", timeout=0.2).build(ids, vectors)
+    monkeypatch.setenv("SHORTLIST_MILVUS_URI", "http://127.0.0.1:9")
+    away = MilvusCollection.from_state("dot", index.state())
+    for _ in range(2):
+        with pytest.raises(IndexServerError, match=r"http://127\.0\.0\.1:9 gave no answer"):
+            away.search(queries, 3)
+
+
 def test_a_build_is_a_new_collection_behind_the_same_alias_and_the_last_but_one_goes():
     ids, vectors, _ = world(items=50)
-    client = _client(SERVER)
+    known = client()
     names = []
     for _ in range(3):
-        index = MilvusCollection("cosine", uri=SERVER, collection="published").build(ids, vectors)
-        names.append(index._name)
-        assert client.list_aliases(index._name)["aliases"] == ["published"]
-    held = {name for name in client.list_collections() if name.startswith("published_")}
+        index = MilvusCollection("cosine", collection="published").build(ids, vectors)
+        names.append(index.place.name)
+        assert known.list_aliases(index.place.name)["aliases"] == ["published"]
+    held = {name for name in known.list_collections() if name.startswith("published_")}
     assert held == set(names[1:])
 
 
-def test_a_state_joins_its_collection_or_publishes_it_anew():
+def test_a_state_joins_its_collection_and_one_that_went_is_told_by_name():
     ids, vectors, queries = world(items=100)
-    index = (
-        MilvusCollection("dot", uri=SERVER, collection="kept").build(ids, vectors).remove(ids[:5])
-    )
+    index = MilvusCollection("dot", collection="kept").build(ids, vectors).remove(ids[:5])
     before = index.search(queries, 10)
     joined = MilvusCollection.from_state("dot", index.state())
-    assert joined._name == index._name
     assert torch.equal(joined.search(queries, 10).ids, before.ids)
-    state = index.state()
-    _client(SERVER).drop_alias("kept")
-    _client(SERVER).drop_collection(index._name)
-    anew = MilvusCollection.from_state("dot", state)
-    assert anew._name != index._name
-    assert recall(anew.search(queries, 10), before) >= 0.95
+    torch.testing.assert_close(joined.vectors_of(ids[5:8]), vectors[5:8])
+    assert not joined.vectors_of(ids[:5]).any()
+    client().drop_alias("kept")
+    client().drop_collection(index.place.name)
+    gone = MilvusCollection.from_state("dot", index.state())
+    with pytest.raises(IndexServerError, match=f"no collection {index.place.name}"):
+        gone.search(queries, 10)
+
+
+@pytest.mark.parametrize("most_listed", [10_000, 50])
+def test_filters_longer_than_the_server_is_told_are_kept_here_and_as_exact(
+    most_listed, monkeypatch
+):
+    monkeypatch.setattr(milvus, "MOST_LISTED", most_listed)
+    ids, vectors, queries = world()
+    index = MilvusCollection("dot", collection="filtered", timeout=60).build(ids, vectors)
+    exact = ExactIndex("dot").build(ids, vectors)
+    for share in (0.5, 0.05):
+        allow = torch.rand(3_000, generator=torch.Generator().manual_seed(2)) < share
+        seen = exact.search(queries, 12, allow=allow).ids.reshape(-1), torch.arange(21) * 12
+        for filters in ({"allow": allow}, {"allow": allow, "exclude": seen}):
+            hits = index.search(queries, 20, **filters)
+            truth = exact.search(queries, 20, **filters)
+            assert torch.equal(hits.ids >= 0, truth.ids >= 0)
+            assert allow[hits.ids[hits.ids >= 0]].all()
+            assert recall(hits, truth) >= 0.95
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"uri": "http://a:b@127.0.0.1:1"}, "must not hold a password"),
         ({"consistency": "strong"}, "consistency cannot be 'strong'. Did you mean 'Strong'"),
-        ({"collection": "a-b"}, "collection must be letters"),
+        ({"collection": "a-b"}, "collection must be up to 30 letters"),
         ({"m": 1}, "m must be >= 2, got 1"),
     ],
 )
@@ -98,16 +141,15 @@ def test_settings_that_milvus_cannot_take_are_refused(options, message):
 @pytest.mark.parametrize("consistency", ["Strong", "Bounded", "Session", "Eventually"])
 def test_the_collection_has_the_consistency_asked_for_and_strong_sees_its_own_writes(consistency):
     ids, vectors, _ = world(items=100)
-    index = MilvusCollection(
-        "euclidean", uri=SERVER, collection="level", consistency=consistency
-    ).build(ids[:50], vectors[:50])
-    told = _client(SERVER).describe_collection(index._name)["consistency_level"]
+    index = MilvusCollection("euclidean", collection="level", consistency=consistency).build(
+        ids[:50], vectors[:50]
+    )
+    told = client().describe_collection(index.place.name)["consistency_level"]
     names = {0: "Strong", 1: "Session", 2: "Bounded", 3: "Eventually"}
     assert names.get(told, told) == consistency
     index.add(ids[50:], vectors[50:])
     if consistency == "Strong":
-        found = index._find(vectors[50:].numpy(), 1, None)
-        assert found[:, 0].tolist() == list(range(50, 100))
+        assert torch.equal(index.search(vectors[50:], 1).ids[:, 0], ids[50:])
 
 
 @pytest.mark.skipif(SERVER is None, reason="for a server: make milvus-server")
@@ -119,7 +161,7 @@ def test_another_client_that_reads_the_alias_sees_one_version_while_others_are_p
     ids, vectors, _ = world(items=40)
     worlds = [vectors + 100 * number for number in range(4)]
     for number, moved in enumerate(worlds):
-        MilvusCollection("euclidean", uri=SERVER, collection="switched").build(ids, moved)
+        MilvusCollection("euclidean", collection="switched").build(ids, moved)
         for place in range(0, 40, 8):
             found = reader.search(
                 "switched",

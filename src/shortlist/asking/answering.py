@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shortlist.asking.candidates import Answer, Candidates
 from shortlist.asking.context import check_told_of_events
+from shortlist.asking.gone import found_by
 from shortlist.asking.queries import Queries, as_queries, check_k
 from shortlist.asking.quotas import Quota
 from shortlist.asking.rows import BLOCK, RowQueries, row_blocks
@@ -143,9 +144,11 @@ class Answering(FittedFirst, Showing, ABC):
         return self.named(answers or [nothing(k)], self.data.items)
 
     def answered(self, block: RowQueries, k: int) -> Answer:
-        """Answer B queries, strangers with the popular items, and say who is one."""
-        cold = self.strangers(block)
-        found = self.search(block, k)
+        """Answer B queries, strangers with the popular items, and say who is one.
+
+        Within `popular_if_gone` everybody is one where the server of the index does not answer.
+        """
+        found, cold = found_by(self, block, k)
         self.popular_for(cold, found, block.seen, block.allow)
         return Answer(found, cold)
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from shortlist.asking.answering import Answering
 from shortlist.asking.candidates import Answer, Candidates
+from shortlist.asking.gone import no_hits, tolerated
 from shortlist.asking.queries import check_k
 from shortlist.data.vocabulary import Ids, checked_ids
+from shortlist.errors import IndexServerError
 from shortlist.index.base import Hits
 
 
@@ -34,6 +36,11 @@ class FindingSimilar(Answering):
         rows = torch.from_numpy(self.data.items.rows(checked_ids(items, "items")))
         k = check_k(k, max(len(self.candidate_rows()) - 1, 1))
         unknown = ~self.has_neighbours(rows)
-        found = self.near(rows.masked_fill(unknown, 0), k)
+        try:
+            found = self.near(rows.masked_fill(unknown, 0), k)
+        except IndexServerError:
+            if not tolerated():
+                raise
+            found, unknown = no_hits(len(rows), k), torch.ones_like(unknown)
         self.popular_for(unknown, found, (rows, torch.arange(len(rows) + 1)))
         return self.named([Answer(found, unknown)], self.data.items)

@@ -15,6 +15,7 @@ from torch import Tensor
 from shortlist.asking.candidates import Answer, Candidates, Origin
 from shortlist.asking.capabilities import Channel, Explains, FindsSimilar, Refreshes, State
 from shortlist.asking.explaining import Explaining
+from shortlist.asking.gone import found_by
 from shortlist.asking.rows import RowQueries
 from shortlist.asking.unfitted import check_data, check_split
 from shortlist.blending.checks import check_channels
@@ -207,7 +208,7 @@ class Blend(Explaining):
             if not self._asked(name):
                 continue
             width = min(k, self._sizes[name])
-            found, cold = channel.search(block, width), channel.strangers(block)
+            found, cold = found_by(channel, block, width)
             lists[number, :, :width], scores[number, :, :width] = found.ids, found.scores
             lengths[number] = (found.ids >= 0).sum(dim=1).masked_fill(cold, 0)
         merged = Merged.empty(queries, k, count + 1)
@@ -449,7 +450,8 @@ class Blend(Explaining):
             part = block.take(torch.from_numpy(short))
             width = min(merged.rows.shape[1], self._sizes[name])
             channel = self.channels[name]
-            rows = channel.search(part, width).ids.masked_fill(channel.strangers(part)[:, None], -1)
+            found, cold = found_by(channel, part, width)
+            rows = found.ids.masked_fill(cold[:, None], -1)
             merged.append(short, rows, channels.index(name))
         if len(short := merged.short()):
             part = block.take(torch.from_numpy(short))

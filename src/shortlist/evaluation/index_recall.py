@@ -14,6 +14,7 @@ from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.plots import new_figure, plain_numbers, write_figure
 from shortlist.index import INDEXES, ExactIndex, Hits, VectorIndex, build_index, check_kind
 from shortlist.index.approximate import ApproximateIndex
+from shortlist.index.servers import ServerIndex
 from shortlist.index.settings import Choices, check_settings, grid_of, late_settings
 
 SINGLES = 200  # Queries asked one by one.
@@ -128,7 +129,7 @@ def tune_index(
     chosen, best = None, None
     for index, seconds, settings in _built(kind, similarity, (ids, vectors, tie_keys), limits):
         for searching in _searching(index, settings):
-            if isinstance(index, ApproximateIndex):
+            if isinstance(index, ApproximateIndex | ServerIndex):
                 index.adjust(**searching)
             measured = measure_index(index, truth, queries, k, exclude=exclude)
             trial = IndexTrial(kind, settings | searching, seconds, measured)

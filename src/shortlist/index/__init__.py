@@ -8,6 +8,7 @@ from shortlist.index.base import Hits, VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.index.faiss import FaissFlat, FaissHNSW, FaissIVF
 from shortlist.index.milvus import MilvusCollection
+from shortlist.index.pgvector import PgVector
 from shortlist.index.scann import Scann
 from shortlist.index.settings import check_settings
 
@@ -18,6 +19,7 @@ INDEXES: dict[str, type[VectorIndex]] = {
     "faiss-hnsw": FaissHNSW,
     "faiss-ivf": FaissIVF,
     "milvus": MilvusCollection,
+    "pgvector": PgVector,
     "scann": Scann,
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "FaissIVF",
     "Hits",
     "MilvusCollection",
+    "PgVector",
     "Scann",
     "VectorIndex",
     "build_index",

@@ -1,47 +1,57 @@
 """Milvus (Wang et al. 2021) as an index: a vector database, embedded or a server of its own."""
 
-import json
+import os
 import tempfile
-import uuid
+import time
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
+from torch import Tensor
 
-from shortlist.errors import MissingPackageError, install
-from shortlist.index.approximate import ApproximateIndex, Kept, raised
-from shortlist.index.checks import longest
-from shortlist.index.pairs import Floats, Rows
-from shortlist.index.settings import BuildBeam, Links, Refine
+from shortlist.errors import IndexServerError, MissingPackageError, install
+from shortlist.index.checks import Items
+from shortlist.index.pairs import Floats, Rows, scores_of
+from shortlist.index.servers import Found, Place, Published, ServerIndex, Timeout, in_order
+from shortlist.index.settings import BuildBeam, Choices, Links
 
 INSERTED_AT_A_TIME = 5_000
 ASKED_AT_A_TIME = 1_000
+FETCHED_AT_A_TIME = 10_000
 MOST_FETCHED = 16_384  # What Milvus returns for one query at most.
-SCANNED_PER_STEP = 32
+MOST_LISTED = 10_000  # Ids in a filter, which takes 20 µs to read for each.
+AHEAD = 2  # How many times the expected number are fetched where a filter is kept here.
+BUILD_PATIENCE = 3600.0
 
 
-def _plain_name(text: str) -> str:
-    if not (text.isidentifier() and text.isascii()):
-        raise ValueError("must be letters, digits and _")
+def _without_password(text: str) -> str:
+    if urlsplit(text).password is not None:
+        raise ValueError("must not hold a password: SHORTLIST_MILVUS_TOKEN takes user:password")
     return text
 
 
-class MilvusCollection(ApproximateIndex):
-    """A graph kept by Milvus: for a server that other programs read as well. Needs "milvus".
+class MilvusCollection(ServerIndex):
+    """A graph (HNSW) kept by Milvus, with the vectors. Needs "milvus".
 
-    Each build goes into a new collection, which the alias `collection` points to once it is whole;
-    the one before it stays for those still reading it, older ones are dropped. Searches here go
-    to the collection by its own name, so another program's publish cannot mix into an answer. It
-    holds `slot` and `vector`. A state keeps the items and the collection's name: where the
-    server has that collection the state joins it, elsewhere it publishes anew. The vectors stay
-    in this process as well, to score candidates and to scan where few items are allowed.
+    `collection` is an alias, moved in one step. A collection holds `id`, `tie_key` and `vector`.
+    The server reads up to MOST_LISTED ids of a filter: which may be found, or which may not. Of
+    longer ones more is fetched and dropped here, as long as Milvus gives so many. Where its graph
+    comes back with too few, all that match are fetched and scored, a part at a time.
     """
 
-    search_settings: ClassVar[tuple[str, ...]] = ("ef_search",)
+    search_settings: ClassVar[tuple[str, ...]] = ("ef_search", "timeout")
+    grid: ClassVar[Choices] = {"ef_search": (64, 128, 256, 512, 1024)}
+
+    uri: str | None
+    consistency: str
+    m: int
+    ef_construction: int
+    ef_search: int
+    timeout: float
 
     def __init__(
         self,
@@ -49,98 +59,108 @@ class MilvusCollection(ApproximateIndex):
         *,
         uri: Annotated[
             str | None,
+            AfterValidator(lambda text: text and _without_password(text)),
             Field(
                 description="A server such as http://127.0.0.1:19530, or the path of a file for "
-                "the embedded engine; unset: a temporary file."
+                "the embedded engine. The environment's SHORTLIST_MILVUS_URI goes first; unset "
+                "both: a temporary file, which no bundle can name."
             ),
         ] = None,
-        collection: Annotated[
-            str,
-            AfterValidator(_plain_name),
-            Field(description="The alias to publish under."),
-        ] = "shortlist",
+        collection: Published = "shortlist",
         consistency: Annotated[
             Literal["Strong", "Bounded", "Session", "Eventually"],
             Field(
-                description="What a search sees of writes just made: Strong (all of them), "
-                "Bounded, Session or Eventually."
+                description="What a search sees of writes just made: Strong (all of them; waits "
+                "for 0.2 s), Bounded, Session (those of this process) or Eventually."
             ),
-        ] = "Strong",
+        ] = "Session",
         m: Links = 16,
         ef_construction: BuildBeam = 100,
         ef_search: Annotated[
             int,
             Field(
                 ge=1,
-                le=100_000,
-                description="The beam while searching; never less than the candidates asked for. "
-                "Filters raise it by the share of items they keep.",
+                le=32_768,
+                description="The beam while searching; never less than the items asked for.",
             ),
         ] = 256,
-        refine: Refine = 1,
+        timeout: Timeout = 5.0,
     ) -> None:
         super().__init__(
             similarity,
-            refine=refine,
             uri=uri,
             collection=collection,
             consistency=consistency,
             m=m,
             ef_construction=ef_construction,
             ef_search=ef_search,
+            timeout=timeout,
         )
-        self.uri, self.collection, self.consistency = uri, collection, consistency
-        self.m, self.ef_construction, self.ef_search = m, ef_construction, ef_search
-        self._name = ""  # The collection behind the alias.
-        self._reach = 0.0
+        self._loaded: tuple[str, int] | None = None  # By which name and process.
+        self._changed = False
 
-    def _fit(self, vectors: Floats) -> None:
-        self._reach = 1.1 * longest(torch.from_numpy(vectors)) ** 2
-        client, name = _client(self.uri), f"{self.collection}_{uuid.uuid4().hex}"
-        self._create(client, name, vectors.shape[1] + (self.similarity == "dot"))
-        try:
-            self._insert(client, name, vectors, 0)
-            client.flush(name)
-            client.load_collection(name)
-            self._publish(client, name)
-        except BaseException:
-            client.drop_collection(name)
-            raise
-        self._name = name
+    @property
+    def address(self) -> str:
+        """The environment's, else that of the settings."""
+        return os.environ.get("SHORTLIST_MILVUS_URI") or self.uri or ""
 
-    def _create(self, client: Any, name: str, width: int) -> None:
-        """Make an empty collection with its index."""
-        from pymilvus import (  # noqa: PLC0415
-            DataType,
-            MilvusClient,
-        )
+    @classmethod
+    def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
+        """The index that `state` came from; one that still has its vectors publishes them anew."""
+        if "vectors" in state:  # Of 0.4 and before: the bundle held them, too.
+            items = (state["ids"], state["vectors"][: len(state["ids"])], state["tie_keys"])
+            return cls(similarity, **_old_settings(state)).build(*items)
+        return super().from_state(similarity, state)
 
+    def _publish(self, name: str, items: Items) -> None:
+        from pymilvus import DataType, MilvusClient  # noqa: PLC0415
+
+        client = self._client()
         schema = MilvusClient.create_schema(auto_id=False)
-        schema.add_field("slot", DataType.INT64, is_primary=True)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("tie_key", DataType.INT64)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=items.vectors.shape[1])
         plan = client.prepare_index_params()
         built = {"M": self.m, "efConstruction": self.ef_construction}
         plan.add_index("vector", index_type="HNSW", metric_type=self._metric, params=built)
-        client.create_collection(
-            name, schema=schema, index_params=plan, consistency_level=self.consistency
-        )
+        try:
+            client.create_collection(
+                name, schema=schema, index_params=plan, consistency_level=self.consistency
+            )
+            self._write(client, name, items)
+            client.flush(name, timeout=BUILD_PATIENCE)
+            self._wait(client, name)
+            client.load_collection(name, timeout=BUILD_PATIENCE)
+            self._switch(client, name)
+        except BaseException:
+            client.drop_collection(name)
+            raise
+        self._loaded = name, os.getpid()
+
+    def _wait(self, client: Any, name: str) -> None:
+        """Return once the graph is built: until then the server would compare with everything."""
+        end = time.monotonic() + BUILD_PATIENCE
+        while int((client.describe_index(name, "vector") or {}).get("pending_index_rows", 0)):
+            if time.monotonic() > end:
+                raise IndexServerError(f"Milvus has not built {name} in {BUILD_PATIENCE:g} s")
+            time.sleep(0.1)
 
     @property
     def _metric(self) -> str:
-        return "IP" if self.similarity == "cosine" else "L2"
+        return "L2" if self.similarity == "euclidean" else "IP"
 
-    def _insert(self, client: Any, name: str, vectors: Floats, first: int) -> None:
-        """Put vectors into slots from `first` on."""
-        placed = raised(vectors, self._reach) if self.similarity == "dot" else vectors
-        for start in range(0, len(placed), INSERTED_AT_A_TIME):
-            some = placed[start : start + INSERTED_AT_A_TIME]
+    def _write(self, client: Any, name: str, items: Items) -> None:
+        for start in range(0, len(items.ids), INSERTED_AT_A_TIME):
+            ids, vectors, keys = (part[start : start + INSERTED_AT_A_TIME] for part in items)
             rows = [
-                {"slot": first + start + place, "vector": vector}
-                for place, vector in enumerate(some)
+                {"id": id_, "tie_key": key, "vector": vector}
+                for id_, key, vector in zip(
+                    ids.tolist(), keys.tolist(), vectors.numpy(), strict=True
+                )
             ]
             client.insert(name, rows)
 
-    def _publish(self, client: Any, name: str) -> None:
+    def _switch(self, client: Any, name: str) -> None:
         """Point the alias to this collection; drop all but the one it pointed to before."""
         before = None
         ours = [other for other in client.list_collections() if self._is_ours(other)]
@@ -160,78 +180,173 @@ class MilvusCollection(ApproximateIndex):
         alias, _, suffix = name.rpartition("_")
         return alias == self.collection and len(suffix) == 32
 
-    def _extend(self, vectors: Floats) -> bool:
-        if self.similarity == "dot" and longest(torch.from_numpy(vectors)) ** 2 > self._reach:
-            return False
-        self._insert(_client(self.uri), self._name, vectors, len(self._slots))
-        return True
+    @property
+    def _level(self) -> str:
+        """What a search asks for: a server's "Session" does not see what was deleted in it."""
+        return "Strong" if self._changed and self.consistency == "Session" else self.consistency
 
-    def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        share = 1.0 if kept is None else kept.share
-        wanted = min(round(fetch / share), MOST_FETCHED, len(self._slots))
-        if self.similarity == "dot":
-            points = np.pad(points, ((0, 0), (0, 1)))
+    def _insert(self, place: Place, items: Items) -> None:
+        self._write(self._ready(place), place.name, items)
+        self._changed = True
+
+    def _delete(self, place: Place, ids: Rows) -> None:
+        client, self._changed = self._ready(place), True
+        for start in range(0, len(ids), FETCHED_AT_A_TIME):
+            client.delete(place.name, ids=ids[start : start + FETCHED_AT_A_TIME].tolist())
+
+    def _fetch(self, place: Place, ids: Rows, *, vectors: bool) -> tuple[Rows, Floats]:
+        client, fields = self._ready(place), ["id", "vector"] if vectors else ["id"]
         found: list[Any] = []
+        for start in range(0, len(ids), FETCHED_AT_A_TIME):
+            some = ids[start : start + FETCHED_AT_A_TIME].tolist()
+            found += client.query(
+                place.name,
+                filter=f"id in {some}",
+                output_fields=fields,
+                consistency_level=self._level,
+                timeout=BUILD_PATIENCE,
+            )
+        there = np.array([row["id"] for row in found], dtype=np.int64)
+        width = place.width if vectors else 0
+        rows = [row["vector"] for row in found] if vectors else []
+        return there, np.array(rows, dtype=np.float32).reshape(len(there), width)
+
+    def _find(
+        self, place: Place, points: Floats, k: int, allow: NDArray[np.bool_] | None, exclude: Rows
+    ) -> Found:
+        word, ids, share = "not in", exclude, 1.0
+        if allow is not None:
+            kept = allow.copy()
+            kept[exclude[exclude <= place.highest]] = False
+            wanted, ids = np.flatnonzero(kept), np.flatnonzero(~kept)
+            share = len(wanted) / len(kept)
+            if len(wanted) <= len(ids):
+                word, ids = "in", wanted
+        ahead = round(AHEAD * k / max(share, 1e-9))
+        if len(ids) > MOST_LISTED and ahead <= MOST_FETCHED:
+            found = self._ask(place, points, ahead, "", self.timeout)
+            found = _best(found, np.isin(found.ids, ids, invert=word == "not in"), k)
+            if (found.ids >= 0).all():
+                return found
+        filtered = word == "in" or len(ids) > 0
+        text = f"id {word} {ids.tolist()}" if filtered else ""
+        patience = self.timeout * max(1, len(ids) / MOST_LISTED)
+        found = self._ask(place, points, min(k, MOST_FETCHED), text, patience)
+        fewest = int((found.ids >= 0).sum(axis=1).min())
+        if fewest == k:
+            return found
+        every = ids if word == "in" else np.setdiff1d(np.arange(place.highest + 1), ids)
+        matching = len(self._fetch(place, every, vectors=False)[0]) if filtered else place.count
+        return found if fewest == min(k, matching) else self._scored(place, points, k, every)
+
+    def _ask(self, place: Place, points: Floats, k: int, condition: str, patience: float) -> Found:
+        client, found = self._ready(place), Found.nothing(len(points), k)
+        hits: list[Any] = []
         for start in range(0, len(points), ASKED_AT_A_TIME):
-            found += _client(self.uri).search(
-                self._name,
+            hits += client.search(
+                place.name,
                 data=list(points[start : start + ASKED_AT_A_TIME]),
-                limit=wanted,
-                output_fields=["slot"],
+                filter=condition,
+                limit=k,
+                output_fields=["id", "tie_key"],
                 search_params={
                     "metric_type": self._metric,
-                    "params": {"ef": self._beam(wanted, share)},
+                    "params": {"ef": max(self.ef_search, k)},
                 },
-                consistency_level=self.consistency,
+                consistency_level=self._level,
+                timeout=patience,
             )
-        slots = np.full((len(points), wanted), -1, dtype=np.int64)
-        for row, hits in enumerate(found):
-            slots[row, : len(hits)] = [hit["slot"] for hit in hits]
-        if kept is not None:
-            slots[~kept.slots[slots] | (slots < 0)] = -1
-        return slots
+        sign = -1.0 if self.similarity == "euclidean" else 1.0
+        for point, one in enumerate(hits):
+            found.put(
+                point,
+                [hit["id"] for hit in one],
+                [sign * hit["distance"] for hit in one],
+                [hit["entity"]["tie_key"] for hit in one],
+            )
+        return found
 
-    def _beam(self, fetch: int, share: float) -> int:
-        return round(float(max(self.ef_search, fetch)) / share)
+    def _scored(self, place: Place, points: Floats, k: int, ids: Rows) -> Found:
+        """Answer by the scores of all these items, fetched a part at a time."""
+        best = Found.nothing(len(points), k)
+        client, euclidean = self._ready(place), self.similarity == "euclidean"
+        for start in range(0, len(ids), FETCHED_AT_A_TIME):
+            rows = client.query(
+                place.name,
+                filter=f"id in {ids[start : start + FETCHED_AT_A_TIME].tolist()}",
+                output_fields=["id", "tie_key", "vector"],
+                consistency_level=self._level,
+                timeout=self.timeout,
+            )
+            if not rows:
+                continue
+            there, keys = (np.array([row[name] for row in rows]) for name in ("id", "tie_key"))
+            vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+            for point, query in enumerate(points):
+                scores = scores_of(query[None], vectors, euclidean)
+                ids_ = np.concatenate([best.ids[point], there])
+                scores_ = np.concatenate([best.scores[point], scores])
+                keys_ = np.concatenate([best.keys[point], keys])
+                first = np.lexsort((keys_, -scores_))[:k]
+                best.put(point, ids_[first], scores_[first], keys_[first])
+        return best
 
-    def _scanned_meanwhile(self, fetch: int, share: float) -> float:
-        if fetch / share > MOST_FETCHED:
-            return np.inf
-        return SCANNED_PER_STEP * self._beam(fetch, share) if share < 1 else 0.0
+    def _ready(self, place: Place) -> Any:
+        """The client, once it is known that the collection is there and loaded."""
+        client = self._client()
+        if self._loaded != (place.name, os.getpid()):
+            if not client.has_collection(place.name, timeout=self.timeout):
+                raise IndexServerError(
+                    f"the index server at {self.address} has no collection {place.name}: it was "
+                    "published anew since, or another server is meant; index the bundle again"
+                )
+            client.load_collection(place.name, timeout=self.timeout)
+            self._loaded = place.name, os.getpid()
+        return client
 
-    def _dump(self) -> NDArray[np.uint8]:
-        about = json.dumps({"name": self._name, "reach": self._reach})
-        return np.frombuffer(about.encode(), dtype=np.uint8).copy()
+    def _client(self) -> Any:
+        token = os.environ.get("SHORTLIST_MILVUS_TOKEN", "")
+        return _connected(self.address, token, self.timeout, os.getpid())
 
-    def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:
-        about, client = json.loads(dumped.tobytes()), _client(self.uri)
-        self._name, self._reach = str(about["name"]), float(about["reach"])
-        if client.has_collection(self._name):
-            held = int(client.get_collection_stats(self._name)["row_count"])
-            if held == slots:
-                client.load_collection(self._name)
-                return
-        # Removed items have slots without a vector: any will do, none of them is an answer.
-        vectors = np.zeros((slots, width), dtype=np.float32)
-        there = self._slots >= 0
-        columns, _ = self._exact.columns_of(torch.from_numpy(self._slots[there]))
-        vectors[there] = self._exact.items.vectors.numpy()[columns.numpy()]
-        self._fit(vectors)
+    def _failures(self) -> tuple[type[Exception], ...]:
+        try:
+            from grpc import RpcError  # noqa: PLC0415
+            from pymilvus import (  # noqa: PLC0415
+                MilvusException,
+            )
+        except ImportError:
+            return ()
+        return (MilvusException, RpcError, OSError)
+
+
+def _best(found: Found, kept: NDArray[np.bool_], k: int) -> Found:
+    """The first k of what was found that are kept, bool [P, F]."""
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
+    ids, scores = np.where(kept, found.ids, -1), np.where(kept, found.scores, -np.inf)
+    return in_order(Found(ids, scores.astype(np.float32), found.keys), order)
+
+
+def _old_settings(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The settings of an index that kept its vectors: all but how many to score again."""
+    import json  # noqa: PLC0415
+
+    settings: dict[str, Any] = json.loads(state["settings"].numpy().tobytes())
+    settings.pop("refine", None)
+    return settings
 
 
 @cache
-def _client(uri: str | None) -> Any:
-    """The one connection to a server or embedded engine; None is an engine for this process."""
+def _connected(uri: str, token: str, timeout: float, process: int) -> Any:  # noqa: ARG001
+    """The one connection of a process to a server or embedded engine; "" is a temporary one."""
     try:
         from pymilvus import MilvusClient  # noqa: PLC0415
     except ImportError as error:
         raise MissingPackageError(f"this index needs Milvus: {install('milvus')}") from error
-    if uri is None:
+    if not uri:
         folder = tempfile.TemporaryDirectory(prefix="shortlist-milvus-")
-        client = MilvusClient(uri=str(Path(folder.name) / "milvus.db"))
         _temporary.append(folder)
-        return client
-    return MilvusClient(uri=uri)
+        return MilvusClient(uri=str(Path(folder.name) / "milvus.db"))
+    return MilvusClient(uri=uri, token=token, timeout=timeout)
 
 
 _temporary: list[tempfile.TemporaryDirectory[str]] = []  # They go when the process ends.

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from shortlist.asking.capabilities import Channel, EncodesItems
 from shortlist.blending.retrievers import parts
+from shortlist.channels.learned.item_vectors import ItemVectors
+from shortlist.index.servers import ServerIndex
 from shortlist.serving.messages import RequestError
 from shortlist.serving.served import Served
 
@@ -25,17 +27,28 @@ def item_map(served: Served, available: Tensor | None = None) -> dict[str, objec
         raise RequestError(
             "not_supported", f"this bundle ({served.kind}) has no vectors of items to draw"
         )
-    ids, vectors = source.encode_items()
     items = served.data.items
-    rows = items.rows(ids)
+    served_by = source if isinstance(source, ItemVectors) else None
+    if served_by is not None and not isinstance(served_by.index, ServerIndex):
+        served_by = None
+    if served_by is not None:
+        rows = served_by.candidate_rows()
+    else:
+        ids, vectors = source.encode_items()
+        rows = items.rows(ids)
+    chosen = np.arange(len(rows))
     if available is not None:
-        seen = available.numpy()[rows]
-        rows, vectors = rows[seen], vectors[torch.from_numpy(seen)]
-        if not len(rows):
+        chosen = np.flatnonzero(available.numpy()[rows])
+        if not len(chosen):
             raise RequestError("not_supported", "no item is available now")
-    if len(rows) > MOST_POINTS:
-        chosen = np.sort(np.argsort(items.tie_keys[rows], kind="stable")[:MOST_POINTS])
-        rows, vectors = rows[chosen], vectors[torch.from_numpy(chosen)]
+    if len(chosen) > MOST_POINTS:
+        first = np.argsort(items.tie_keys[rows[chosen]], kind="stable")[:MOST_POINTS]
+        chosen = chosen[np.sort(first)]
+    rows = rows[chosen]
+    if served_by is not None:  # Those that are drawn, not all.
+        vectors = served_by.vectors_of(torch.from_numpy(rows))
+    else:
+        vectors = vectors[torch.from_numpy(chosen)]
     points, explained = principal_plane(vectors)
     counts = np.concatenate(
         [served.data.item_counts, np.zeros(len(items) - items.trained, dtype=np.int64)]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shortlist.asking.candidates import Candidates
 from shortlist.asking.capabilities import Channel
+from shortlist.asking.gone import popular_if_gone
 from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blended
 from shortlist.bundle.bundle import Bundle
@@ -25,6 +26,7 @@ from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError, QueryError, ShortlistError
 from shortlist.evaluation.searching import channels_of
 from shortlist.histories.events import Id
+from shortlist.index.servers import ServerIndex
 from shortlist.sections.events import Events, checked_events
 from shortlist.serving.availability import Availability
 from shortlist.serving.messages import RequestError
@@ -128,8 +130,13 @@ class Served:
 
     @cached_property
     def approximate(self) -> bool:
-        """Whether it searches with an index that may miss something."""
-        return not all(channel.index.is_exact for channel in channels_of(self.retriever).values())
+        """Whether it searches with an index that may miss something, and can be told what.
+
+        The vectors of an index in a server are not here to be compared with.
+        """
+        indexes = [channel.index for channel in channels_of(self.retriever).values()]
+        here = not any(isinstance(index, ServerIndex) for index in indexes)
+        return here and not all(index.is_exact for index in indexes)
 
     @cached_property
     def features_of_events(self) -> Mapping[str, EventEncoder]:
@@ -289,7 +296,7 @@ def self_test(served: Served) -> None:
         users = served.data.users.external(rows).to_list()
         asked += [Queries(users=users, exclude_seen=False), Queries(users=users)]
     for number, queries in enumerate(asked):
-        with torch.inference_mode():
+        with torch.inference_mode(), popular_if_gone():
             found = served.recommend(queries, 10)
         names, scores = served.lists(found)
         # A user who has met everything rightly gets nothing, so only the first two must be filled.

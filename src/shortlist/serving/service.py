@@ -13,10 +13,11 @@ import torch
 from shortlist.asking.capabilities import Explains, FindsSimilar, FindsSimilarUsers
 from shortlist.asking.clock import now
 from shortlist.asking.context import unknown_context
+from shortlist.asking.gone import popular_if_gone
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.data.vocabulary import Vocabulary
-from shortlist.errors import QueryError
+from shortlist.errors import IndexServerError, QueryError
 from shortlist.serving.event_log import EventLog
 from shortlist.serving.feedback import Feedback
 from shortlist.serving.fresh import Fresh, fresh
@@ -38,6 +39,8 @@ from shortlist.serving.messages import (
 )
 from shortlist.serving.served import Served, check_ids, condition
 from shortlist.serving.settings import Limits
+
+NO_VECTORS = "the server of the item vectors does not answer: try again later"
 
 Columns = dict[str, Any]
 """An answer before it is bytes: names and columns, numpy arrays among them."""
@@ -105,7 +108,10 @@ class Service:
     def map(self) -> bytes:
         """Return where the items lie, in two dimensions, as JSON. Errors: RequestError."""
         served = self.served()
-        return encode(item_map(served, served.available(self.clock())))
+        try:
+            return encode(item_map(served, served.available(self.clock())))
+        except IndexServerError:
+            raise RequestError("store_unavailable", NO_VECTORS) from None
 
     def report(self) -> bytes:
         """Return the figures that were saved with the bundle, as JSON. Errors: RequestError."""
@@ -127,10 +133,12 @@ class Service:
     def _ask(self, question: Question, asked: Message) -> Columns:
         served = self.served()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), popular_if_gone():
                 return question.answer(served, asked)
         except QueryError as error:
             raise RequestError("invalid_request", str(error)) from None
+        except IndexServerError:  # the log has said which server
+            raise RequestError("store_unavailable", NO_VECTORS) from None
 
     def _recommend(self, served: Served, asked: RecommendRequest) -> Columns:
         users, histories = asked.users, asked.histories

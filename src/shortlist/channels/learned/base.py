@@ -1,5 +1,6 @@
 """What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -27,9 +28,10 @@ from shortlist.data.dataset import Fit, Split, TrainingData
 from shortlist.data.interactions import Cut
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.vocabulary import Ids
-from shortlist.errors import ModelError, QueryError
+from shortlist.errors import IndexServerError, ModelError, QueryError
 from shortlist.index import INDEXES, kind_of
 from shortlist.index.base import VectorIndex
+from shortlist.index.servers import ServerIndex
 from shortlist.losses.base import reads_values
 from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
@@ -43,6 +45,8 @@ from shortlist.training.lesson import Lesson
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
 from shortlist.training.trainer import Trainer
+
+logger = logging.getLogger("shortlist.channels")
 
 
 class Reads:
@@ -364,8 +368,9 @@ class Learner(Explaining):
             "precision": self.precision,
             "epochs": [epoch._asdict() for epoch in self.epochs_run],
         }
-        rows, vectors = self._placed()
-        placed = {"rows": rows, "vectors": vectors}
+        placed = {"rows": self._placed_rows()}
+        if not isinstance(self.index, ServerIndex):
+            placed["vectors"] = self._placed()[1]
         states = {"towers": dict(self.towers.state_dict()), self.placed: placed}
         if self.auto:
             settings["auto"] = dict(self.auto)
@@ -405,30 +410,60 @@ class Learner(Explaining):
         check_tensors("towers", states["towers"], wanted)
         retriever.towers.load_state_dict(dict(states["towers"]), assign=True)
         retriever.towers.to(retriever.device).eval()
-        rows, vectors = retriever._checked(states[cls.placed])
         index = None
         if "index" in settings:
             similarity = retriever.training_section.similarity
             index = INDEXES[settings["index"]].from_state(similarity, dict(states["index"]))
+        there = isinstance(index, ServerIndex) and "vectors" not in states[cls.placed]
+        rows, vectors = retriever._checked(states[cls.placed], there=there)
+        if vectors is None:
+            retriever._check_server(index, rows)
+        elif index is not None:
             retriever._check_index(states["index"], rows, vectors)
         retriever._put_back(rows, vectors, index)
         return retriever
 
-    def _checked(self, placed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The rows and vectors of a bundle, once they fit the data and the towers."""
+    def _checked(
+        self, placed: Mapping[str, Tensor], *, there: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rows and vectors of a bundle, once they fit the data and the towers.
+
+        there: whether the vectors are in a server, so that the bundle has rows alone.
+        """
         shape = ("N", self.model_section.dim)
         expected = {"rows": (torch.int64, ("N",)), "vectors": (torch.float32, shape)}
+        if there:
+            del expected["vectors"]
         check_tensors(self.placed, placed, expected)
-        rows, vectors = placed["rows"], placed["vectors"]
+        rows, vectors = placed["rows"], placed.get("vectors")
         of_users = self.placed == "user_vectors"
         most = self.data.users.trained if of_users else len(self.data.items)
         check_rows(f"{self.placed}: rows", rows, 1, most, distinct=True)
-        if not of_users:
+        if not of_users and vectors is not None:
             some = _spread(len(rows))
             with torch.no_grad():
                 again = self._encode_items(rows[some]).cpu()
             _check_alike(f"{self.placed}: the vector of row", rows[some], vectors[some], again)
         return rows, vectors
+
+    def _check_server(self, index: Any, rows: Tensor) -> None:
+        """Refuse an index in a server that holds another number of items, or other vectors.
+
+        Where the server does not answer now, its vectors are believed: nobody else writes there.
+        """
+        if index.similarity != self.training_section.similarity or len(index) != len(rows):
+            raise ModelError(f"the index holds other rows than {self.placed}")
+        some = rows[_spread(len(rows))]
+        if self.placed == "user_vectors" or not len(some):
+            return
+        with torch.no_grad():
+            again = comparable(self._encode_items(some).cpu(), index.similarity)
+        try:
+            kept = index.vectors_of(some)
+        except IndexServerError as error:
+            logger.warning("the index was not looked at: %s", error)
+            return
+        _check_alike("index: the vector of row", some, kept, again)
 
     def _check_index(self, state: Mapping[str, Tensor], rows: Tensor, vectors: Tensor) -> None:
         """Refuse an index of other rows, of other tie keys, or of other vectors than are placed."""
@@ -532,8 +567,17 @@ class Learner(Explaining):
         """The rows and vectors in the index: [N] int64, [N, D]."""
 
     @abstractmethod
-    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
-        """Search these vectors from now on; index: one of them, else an exact one is built."""
+    def _placed_rows(self) -> Tensor:
+        """The rows in the index, [N] int64."""
+
+    @abstractmethod
+    def _put_back(
+        self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
+    ) -> None:
+        """Search these vectors from now on; index: one of them, else an exact one is built.
+
+        vectors: None where only the server of the index has them.
+        """
 
 
 def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:

@@ -17,7 +17,7 @@ from shortlist.data.ragged import windows
 from shortlist.errors import ModelError, NothingToLearnError
 from shortlist.index import build_index, kind_of
 from shortlist.index.exact import ExactIndex
-from shortlist.index.milvus import MilvusCollection
+from shortlist.index.servers import ServerIndex
 from shortlist.towers.features import Fields
 from shortlist.towers.two_tower import ItemTower, QueryTower, TwoTowers
 from shortlist.training.fitting import fit_towers
@@ -82,10 +82,10 @@ def gone_on(
 
 def check_index(retriever: Any) -> None:
     """Refuse an index that a refresh must not replace. Errors: ModelError."""
-    if isinstance(retriever.index, MilvusCollection):
+    if isinstance(retriever.index, ServerIndex):
         raise ModelError(
-            "the index is a Milvus collection, which other programs read: refresh the bundle with "
-            "its exact index, and publish a new collection"
+            "the index is in a server, where other programs read it: refresh the bundle with its "
+            "exact index, and publish that anew (shortlist index)"
         )
 
 

@@ -204,7 +204,7 @@ class ItemToItem(ItemVectors):
         if self._latest_items is not None:
             length = torch.clamp(length, max=self._latest_items)
         latest: Ragged = windows(known.values, known.offsets[1:] - length, length)
-        met = self.item_vectors[self._position[latest.values]]
+        met = self.vectors_of(latest.values)
         if self.training_section.similarity == "cosine":
             met = normalize(met)
         one_each = torch.arange(len(met))

@@ -14,7 +14,7 @@ from shortlist.data.dataset import TrainingData
 from shortlist.data.item_updates import item_table, rows_of, with_items, with_removed
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import DataError, ModelError
-from shortlist.index.milvus import MilvusCollection
+from shortlist.index.servers import ServerIndex
 
 Rows = NDArray[np.int64]
 
@@ -30,9 +30,9 @@ def with_changed_items(
         raise DataError(f"add takes a list of items, [{{'id': ...}}], got {add!r:.60}")
     if retriever.placed != "item_vectors":
         raise ModelError(f"a {type(retriever).__name__} has no vectors of items to change")
-    if isinstance(retriever.index, MilvusCollection):
+    if isinstance(retriever.index, ServerIndex):
         raise ModelError(
-            "the index is a Milvus collection, which other programs read: publish a new bundle"
+            "the index is in a server, where other programs read it: publish a new bundle"
         )
     data = retriever.data
     gone, back = rows_of(data, remove), rows_of(data, restore)

@@ -15,6 +15,7 @@ from shortlist.asking.similar import FindingSimilar
 from shortlist.channels.learned.base import Learner
 from shortlist.index.base import Hits, VectorIndex
 from shortlist.index.exact import ExactIndex
+from shortlist.index.servers import ServerIndex
 from shortlist.similarity import comparable, score
 
 logger = logging.getLogger("shortlist.channels")
@@ -29,6 +30,8 @@ class ItemVectors(Learner, FindingSimilar):
     placed: ClassVar[str] = "item_vectors"
     reads_log: ClassVar[bool] = False
 
+    _vectors: Tensor | None  # None where only the server of the index has them.
+
     def search(self, block: RowQueries, k: int) -> Hits:
         """Return the k items nearest to each of B queries."""
         vectors = self._encode_block(block)
@@ -37,7 +40,7 @@ class ItemVectors(Learner, FindingSimilar):
     def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
         """Return the score of each item row [n] for each query, [B, n]; -inf without a vector."""
         place = self._position[rows]
-        vectors = self.item_vectors[place.clamp(min=0)]
+        vectors = self.vectors_of(rows)
         scores = score(self._encode_block(block), vectors, self.training_section.similarity)
         return scores.masked_fill(place < 0, float("-inf"))
 
@@ -53,8 +56,26 @@ class ItemVectors(Learner, FindingSimilar):
     def near(self, rows: Tensor, k: int) -> Hits:
         """Return the k items nearest to each item row, itself left out."""
         own = (rows, torch.arange(len(rows) + 1))
-        vectors = self.item_vectors[self._position[rows].clamp(min=0)]
-        return self._item_index().search(vectors, k, exclude=own)
+        return self._item_index().search(self.vectors_of(rows), k, exclude=own)
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """The vectors [N, D] of `item_rows`; those of a server are fetched, anew each time."""
+        return self.vectors_of(self.item_rows) if self._vectors is None else self._vectors
+
+    @item_vectors.setter
+    def item_vectors(self, vectors: Tensor) -> None:
+        self._vectors = vectors
+
+    def vectors_of(self, rows: Tensor) -> Tensor:
+        """Return the vectors of item rows, [n, D]: any for those without one.
+
+        Of an index in a server (`ServerIndex`) they come from there, under cosine of length 1.
+        """
+        if self._vectors is None and isinstance(self.index, ServerIndex):
+            return self.index.vectors_of(rows)
+        assert self._vectors is not None
+        return self._vectors[self._position[rows].clamp(min=0)]
 
     def encode_items(self) -> tuple[pl.Series, Tensor]:
         """Return the ids of all candidate items, and their vectors as `comparable` gives them."""
@@ -70,12 +91,19 @@ class ItemVectors(Learner, FindingSimilar):
         self.set_items(rows, torch.cat(parts))
         logger.info("%s of %s item vectors built", type(self.index).__name__, f"{len(rows):,}")
 
-    def set_items(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
-        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them."""
-        self.item_rows, self.item_vectors = rows, vectors
+    def set_items(
+        self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
+    ) -> None:
+        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them.
+
+        vectors: None where only the server of the index has them.
+        """
+        self.item_rows = rows
+        self._vectors = vectors
         self._position = torch.full((len(self.data.items) + 1,), -1)
         self._position[rows] = torch.arange(len(rows))
         if index is None:
+            assert vectors is not None
             keys = torch.from_numpy(self.data.items.tie_keys)[rows]
             index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
         self.index: VectorIndex = index
@@ -98,5 +126,10 @@ class ItemVectors(Learner, FindingSimilar):
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.item_rows, self.item_vectors
 
-    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+    def _placed_rows(self) -> Tensor:
+        return self.item_rows
+
+    def _put_back(
+        self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
+    ) -> None:
         self.set_items(rows, vectors, index)

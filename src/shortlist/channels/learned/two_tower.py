@@ -20,7 +20,7 @@ from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
 from shortlist.data.sequences import SequenceBatches
 from shortlist.durations import STEPS
-from shortlist.errors import ModelError
+from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import VectorIndex
 from shortlist.index.exact import ExactIndex
 from shortlist.losses.base import reads_values
@@ -207,10 +207,15 @@ class TwoTower(ItemVectors):
         """By the training similarity, but for dot by cosine: there a long vector is near to all."""
         if self.training_section.similarity != "dot":
             return self.index
-        if self._by_angle is None or self._by_angle[0] is not self.item_vectors:
+        if self._vectors is None:
+            raise QueryError(
+                "what is similar is found by the cosine, and the server of this bundle's index "
+                "compares by the dot product: train with the cosine, or use another index"
+            )
+        if self._by_angle is None or self._by_angle[0] is not self._vectors:
             keys = torch.from_numpy(self.data.items.tie_keys)[self.item_rows]
-            index = ExactIndex("cosine").build(self.item_rows, self.item_vectors, keys)
-            self._by_angle = (self.item_vectors, index)
+            index = ExactIndex("cosine").build(self.item_rows, self._vectors, keys)
+            self._by_angle = (self._vectors, index)
         return self._by_angle[1]
 
     def _rows_to_place(self) -> Tensor:

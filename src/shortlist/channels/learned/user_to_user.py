@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shortlist.asking.answering import nothing
 from shortlist.asking.candidates import Answer, Candidates
+from shortlist.asking.gone import no_hits, tolerated
 from shortlist.asking.queries import Queries, as_queries, check_k
 from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.channels.counting.popular import Popular
@@ -26,9 +27,10 @@ from shortlist.data.interactions import Interactions
 from shortlist.data.pairs import UserHalves
 from shortlist.data.ragged import Ragged, keep, windows
 from shortlist.data.vocabulary import Ids
-from shortlist.errors import ModelError, QueryError
+from shortlist.errors import IndexServerError, ModelError, QueryError
 from shortlist.index.base import Hits, VectorIndex
 from shortlist.index.exact import ExactIndex
+from shortlist.index.servers import ServerIndex
 from shortlist.index.top_k import top_k
 from shortlist.towers.mlp import has_perceptron
 from shortlist.towers.two_tower import QueryTower
@@ -94,6 +96,8 @@ class UserToUser(Learner):
 
     positives: ClassVar[str] = "u2u"
     placed: ClassVar[str] = "user_vectors"
+
+    _vectors: Tensor | None  # None where only the server of the index has them.
     reads: ClassVar[Reads] = Reads(READS, ("loss", "history"), but=("history_time",))
     unread: ClassVar[Mapping[str, str]] = UNREAD
 
@@ -140,7 +144,12 @@ class UserToUser(Learner):
         for block in row_blocks(asked, self.data):
             strangers = self.strangers(block)
             _refuse_strangers(strangers)
-            answers.append(Answer(self.near_users(block, k), strangers))
+            try:
+                answers.append(Answer(self.near_users(block, k), strangers))
+            except IndexServerError:
+                if not tolerated():
+                    raise
+                answers.append(Answer(no_hits(len(strangers), k), ~strangers))
         return self.named(answers or [nothing(k)], self.data.users)
 
     def search(self, block: RowQueries, k: int) -> Hits:
@@ -168,10 +177,24 @@ class UserToUser(Learner):
                 vectors.append(self.towers({}, history).cpu())
         self.set_users(rows, torch.cat(vectors))
 
-    def set_users(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
-        """Search these user vectors [U, D] from now on; rows [U] int64; index: one of them."""
-        self.user_rows, self.user_vectors = rows, vectors
+    @property
+    def user_vectors(self) -> Tensor:
+        """The vectors [U, D] of `user_rows`; those of a server are fetched, anew each time."""
+        if self._vectors is None and isinstance(self.index, ServerIndex):
+            return self.index.vectors_of(self.user_rows)
+        assert self._vectors is not None
+        return self._vectors
+
+    def set_users(
+        self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
+    ) -> None:
+        """Search these user vectors [U, D] from now on; rows [U] int64; index: one of them.
+
+        vectors: None where only the server of the index has them.
+        """
+        self.user_rows, self._vectors = rows, vectors
         if index is None:
+            assert vectors is not None
             keys = torch.from_numpy(self.data.users.tie_keys)[rows]
             index = ExactIndex(self.training_section.similarity).build(rows, vectors, keys)
         self.index: VectorIndex = index
@@ -203,7 +226,12 @@ class UserToUser(Learner):
     def _placed(self) -> tuple[Tensor, Tensor]:
         return self.user_rows, self.user_vectors
 
-    def _put_back(self, rows: Tensor, vectors: Tensor, index: VectorIndex | None = None) -> None:
+    def _placed_rows(self) -> Tensor:
+        return self.user_rows
+
+    def _put_back(
+        self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
+    ) -> None:
         self.set_users(rows, vectors, index)
 
     def _positives(self, data: TrainingData) -> int:

@@ -1,0 +1,309 @@
+"""PostgreSQL with the extension pgvector as an index: beside the tables of an application."""
+
+import os
+import threading
+from contextlib import nullcontext
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+
+from shortlist.errors import IndexServerError, MissingPackageError, ModelError, install
+from shortlist.index.checks import Items
+from shortlist.index.pairs import Floats, Rows
+from shortlist.index.servers import Found, Place, Published, ServerIndex, Timeout
+from shortlist.index.settings import BuildBeam, Choices, Links
+
+COPIED_AT_A_TIME = 10_000
+MOST_WIDE = 2_000  # What pgvector's graph takes.
+MOST_EF = 1_000  # The widest beam that pgvector takes.
+BEAM = 256
+FEW = 10_000  # So many allowed items are compared one by one, exactly.
+SCANNED = 50  # Rows of the graph that a filtered search may look at, for each one wanted.
+OLDEST = (0, 8)  # Since then a search goes on until a filter has let enough through.
+
+
+def _without_password(text: str) -> str:
+    if "password" in text or ("://" in text and urlsplit(text).password is not None):
+        raise ValueError(
+            "must not hold a password: libpq reads PGPASSWORD or a password file, and "
+            "SHORTLIST_PGVECTOR may hold a whole connection string"
+        )
+    return text
+
+
+class PgVector(ServerIndex):
+    """A graph (HNSW) in a table of PostgreSQL, by pgvector 0.8 or newer. Needs "pgvector".
+
+    `collection` is a view of `id` and `vector`, moved to the new table in one transaction. A filter
+    goes along as a bit for each id; the walk through the graph goes on until enough have passed it.
+    Where that ends short of k items, and where FEW are allowed, the server compares with every item
+    that matches: then the answer is exact, ties at the last place included.
+    """
+
+    search_settings: ClassVar[tuple[str, ...]] = ("ef_search", "timeout")
+    grid: ClassVar[Choices] = {"ef_search": (64, 128, 256, 512, 1000)}
+
+    server: str | None
+    m: int
+    ef_construction: int
+    ef_search: int | None
+    timeout: float
+
+    def __init__(
+        self,
+        similarity: str,
+        *,
+        server: Annotated[
+            str | None,
+            AfterValidator(lambda text: text and _without_password(text)),
+            Field(
+                description="A connection string without a password, such as "
+                "postgresql://shop@127.0.0.1/items. The environment's SHORTLIST_PGVECTOR goes "
+                "first; unset both: what PGHOST and its kin say."
+            ),
+        ] = None,
+        collection: Published = "shortlist",
+        m: Annotated[Links, Field(le=100)] = 16,
+        ef_construction: Annotated[BuildBeam, Field(le=1000)] = 100,
+        ef_search: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                le=MOST_EF,
+                description="The beam while searching; never less than the items asked for. "
+                "Unset: 256, and 1000 for dot.",
+            ),
+        ] = None,
+        timeout: Timeout = 5.0,
+    ) -> None:
+        super().__init__(
+            similarity,
+            server=server,
+            collection=collection,
+            m=m,
+            ef_construction=ef_construction,
+            ef_search=ef_search,
+            timeout=timeout,
+        )
+        self._held = threading.local()
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without what was said of a password."""
+        from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
+
+        said = os.environ.get("SHORTLIST_PGVECTOR") or self.server or ""
+        told = {name: value for name, value in conninfo_to_dict(said).items() if name != "password"}
+        return make_conninfo("", **told) or "the PGHOST of the environment"
+
+    def _publish(self, name: str, items: Items) -> None:
+        if (width := items.vectors.shape[1]) > MOST_WIDE:
+            raise ModelError(f"pgvector takes vectors of width {MOST_WIDE} at most, got {width}")
+        view = _quoted(self.collection)
+        kind = "vector_l2_ops" if self.similarity == "euclidean" else "vector_ip_ops"
+        with self._connection(patient=True) as connection, connection.transaction():
+            ask = connection.execute
+            ask("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"shortlist {self.collection}",))
+            ask(
+                f"CREATE TABLE {_quoted(name)} (id bigint PRIMARY KEY, tie_key bigint NOT NULL, "
+                f"vector vector({width}) NOT NULL)"
+            )
+            self._copy(connection, name, items)
+            ask(
+                f"CREATE INDEX ON {_quoted(name)} USING hnsw (vector {kind}) "
+                f"WITH (m = {self.m}, ef_construction = {max(self.ef_construction, 2 * self.m)})"
+            )
+            ask(f"ANALYZE {_quoted(name)}")
+            pattern = self.collection.replace("_", r"\_") + r"\_" + 32 * "_"
+            ours = [
+                row[0]
+                for row in ask(
+                    "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() "
+                    "AND tablename LIKE %s",
+                    (pattern,),
+                )
+            ]
+            before = ask(
+                "SELECT table_name FROM information_schema.view_table_usage WHERE view_name = %s "
+                "AND view_schema = current_schema()",
+                (self.collection,),
+            ).fetchone()
+            ask(f"DROP VIEW IF EXISTS {view}")
+            ask(f"CREATE VIEW {view} AS SELECT id, vector FROM {_quoted(name)}")
+            for other in ours:
+                if other != name and (before is None or other != before[0]):
+                    ask(f"DROP TABLE {_quoted(other)}")
+
+    def _copy(self, connection: Any, name: str, items: Items) -> None:
+        """Send the items in PostgreSQL's own bytes: three fields a row, each with its length."""
+        width = items.vectors.shape[1]
+        row = np.dtype(
+            [
+                *(("fields", ">i2"), ("id_bytes", ">i4"), ("id", ">i8")),
+                *(("key_bytes", ">i4"), ("tie_key", ">i8"), ("vector_bytes", ">i4")),
+                *(("width", ">i2"), ("unused", ">i2"), ("vector", ">f4", (width,))),
+            ]
+        )
+        with connection.cursor().copy(
+            f"COPY {_quoted(name)} (id, tie_key, vector) FROM STDIN (FORMAT binary)"
+        ) as copy:
+            copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
+            for start in range(0, len(items.ids), COPIED_AT_A_TIME):
+                ids, vectors, keys = (part[start : start + COPIED_AT_A_TIME] for part in items)
+                rows = np.zeros(len(ids), dtype=row)
+                rows["fields"], rows["id_bytes"], rows["key_bytes"] = 3, 8, 8
+                rows["vector_bytes"], rows["width"] = 4 + 4 * width, width
+                rows["id"], rows["tie_key"], rows["vector"] = ids, keys, vectors
+                copy.write(rows.tobytes())
+            copy.write(b"\xff\xff")
+
+    def _insert(self, place: Place, items: Items) -> None:
+        with self._connection(patient=True) as connection, connection.transaction():
+            self._copy(connection, place.name, items)
+
+    def _delete(self, place: Place, ids: Rows) -> None:
+        with self._connection(patient=True) as connection:
+            connection.execute(
+                f"DELETE FROM {_quoted(place.name)} WHERE id = ANY(%s)", (ids.tolist(),)
+            )
+
+    def _fetch(self, place: Place, ids: Rows, *, vectors: bool) -> tuple[Rows, Floats]:
+        columns = "id, vector::real[]" if vectors else "id"
+        with self._connection(patient=True) as connection:
+            found = connection.execute(
+                f"SELECT {columns} FROM {_quoted(place.name)} WHERE id = ANY(%s)", (ids.tolist(),)
+            ).fetchall()
+        there = np.array([row[0] for row in found], dtype=np.int64)
+        held = [row[1] for row in found] if vectors else []
+        width = place.width if vectors else 0
+        return there, np.array(held, dtype=np.float32).reshape(len(there), width)
+
+    def _find(
+        self, place: Place, points: Floats, k: int, allow: NDArray[np.bool_] | None, exclude: Rows
+    ) -> Found:
+        found, bits, few = Found.nothing(len(points), k), None, None
+        if allow is not None:
+            bits = np.packbits(allow, bitorder="little").tobytes()
+            if allow.sum() <= FEW:
+                few = np.flatnonzero(allow).tolist()
+        conditions: list[str] = []
+        given: dict[str, Any] = {"k": k}
+        if few is not None:
+            conditions.append("id = ANY(%(few)s)")
+            given["few"] = few
+        elif bits is not None:
+            conditions.append(f"id < {8 * len(bits)} AND get_bit(%(bits)s::bytea, id) = 1")
+            given["bits"] = bits
+        if len(exclude):
+            conditions.append("id <> ALL(%(exclude)s)")
+            given["exclude"] = exclude.tolist()
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        with self._connection() as connection:
+            for point, vector in enumerate(points):
+                given["point"] = "[" + ",".join(map(repr, vector.tolist())) + "]"
+                rows: list[Any] = []
+                if few is None:
+                    rows = self._walked(connection, place, k, where, given)
+                if len(rows) < k and len(rows) < place.count:
+                    rows = self._compared(connection, place, where, given)
+                if rows:
+                    ids, distances, keys = zip(*rows, strict=True)
+                    found.put(point, ids, self._scores(np.array(distances)), keys)
+        return found
+
+    @property
+    def _distance(self) -> str:
+        operator = "<->" if self.similarity == "euclidean" else "<#>"
+        return f"vector {operator} %(point)s::vector"
+
+    def _scores(self, distances: NDArray[np.float64]) -> Floats:
+        scores = -(distances**2) if self.similarity == "euclidean" else -distances
+        return scores.astype(np.float32)
+
+    def _walked(
+        self, connection: Any, place: Place, k: int, where: str, given: dict[str, Any]
+    ) -> list[Any]:
+        """Answer one point by the graph."""
+        beam = self.ef_search or (MOST_EF if self.similarity == "dot" else BEAM)
+        beam = min(max(beam, k), MOST_EF)
+        with connection.transaction():
+            connection.execute(
+                "SELECT set_config('hnsw.ef_search', %s, true), "
+                "set_config('hnsw.iterative_scan', 'strict_order', true), "
+                "set_config('hnsw.max_scan_tuples', %s, true), "
+                "set_config('enable_seqscan', 'off', true), "
+                "set_config('enable_sort', 'off', true)",
+                (str(beam), str(max(SCANNED * k, 20_000))),
+            )
+            rows: list[Any] = connection.execute(
+                f"SELECT id, {self._distance}, tie_key FROM {_quoted(place.name)} {where}"
+                f"ORDER BY {self._distance} LIMIT %(k)s",
+                given,
+            ).fetchall()
+        return rows
+
+    def _compared(
+        self, connection: Any, place: Place, where: str, given: dict[str, Any]
+    ) -> list[Any]:
+        """Answer one point by every item that matches: a sum is no order of the graph's."""
+        rows: list[Any] = connection.execute(
+            f"SELECT id, {self._distance} AS distance, tie_key FROM {_quoted(place.name)} {where}"
+            f"ORDER BY ({self._distance}) + 0, tie_key LIMIT %(k)s",
+            given,
+        ).fetchall()
+        return rows
+
+    def _connection(self, *, patient: bool = False) -> Any:
+        """This thread's connection; psycopg's rolls back and stays usable after an error."""
+        held = getattr(self._held, "connection", None)
+        if held is None or held[0] != os.getpid() or held[1].closed:
+            held = self._held.connection = os.getpid(), self._connect()
+        connection = held[1]
+        limit = 0 if patient else round(1000 * self.timeout)
+        if self._held.__dict__.get("limit") != (limit, id(connection)):
+            connection.execute(f"SET statement_timeout = {limit}")
+            self._held.limit = limit, id(connection)
+        return nullcontext(connection)
+
+    def _connect(self) -> Any:
+        try:
+            import psycopg  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingPackageError(
+                f"this index needs PostgreSQL's client: {install('pgvector')}"
+            ) from error
+        said = os.environ.get("SHORTLIST_PGVECTOR") or self.server or ""
+        connection = psycopg.connect(
+            said,
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=max(2, round(self.timeout)),
+            application_name="shortlist",
+        )
+        connection.execute("SET client_min_messages = warning")
+        found = connection.execute(
+            "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone()
+        if found is None or tuple(map(int, found[0].split(".")[:2])) < OLDEST:
+            connection.close()
+            has = "is not there: CREATE EXTENSION vector" if found is None else f"is {found[0]}"
+            raise IndexServerError(
+                f"the index server at {self.address}: this index needs the extension vector, "
+                f"0.8 or newer, and it {has}"
+            )
+        return connection
+
+    def _failures(self) -> tuple[type[Exception], ...]:
+        try:
+            from psycopg import Error  # noqa: PLC0415
+        except ImportError:
+            return ()
+        return (Error, OSError)
+
+
+def _quoted(name: str) -> str:
+    """A name that was checked to be letters, digits and _, as SQL takes it."""
+    return f'"{name}"'

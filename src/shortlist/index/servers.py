@@ -1,0 +1,365 @@
+"""What does an index need around a server that holds its vectors, to keep its promises?"""
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from time import monotonic
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from shortlist.errors import DataError, IndexServerError, ModelError, ShortlistError, suggest
+from shortlist.index.base import Hits
+from shortlist.index.checks import Items, check_allow, check_exclude, check_queries
+from shortlist.index.exact import ExactIndex
+from shortlist.index.pairs import Floats, Rows
+from shortlist.index.settings import Choices, check_settings, late_settings, settings_of
+from shortlist.similarity import check_similarity, normalize
+
+logger = logging.getLogger("shortlist.index")
+
+Setting = int | float | str | None
+
+QUIET = 5.0
+"""Seconds in which a server that gave no answer is not asked again: nobody waits for it."""
+
+NOTHING: Rows = np.empty(0, dtype=np.int64)
+
+
+def _plain_name(text: str) -> str:
+    if not (text.isidentifier() and text.isascii() and len(text) <= 30):
+        raise ValueError("must be up to 30 letters, digits and _, no digit first")
+    return text
+
+
+Published = Annotated[
+    str, AfterValidator(_plain_name), Field(description="The name that others read it by.")
+]
+"""The setting `collection` of an index in a server."""
+
+Timeout = Annotated[
+    float,
+    Field(gt=0, le=600, description="Seconds that a search may take before it is given up."),
+]
+"""The setting `timeout` of an index in a server."""
+
+
+class Found(NamedTuple):
+    """What a server found for P points, best first: [P, k] each.
+
+    Past the end an id is -1 and its score -inf.
+    """
+
+    ids: Rows
+    scores: Floats
+    keys: Rows
+
+    @classmethod
+    def nothing(cls, points: int, k: int) -> Self:
+        """Return places for k answers to each of some points."""
+        ids = np.full((points, k), -1, dtype=np.int64)
+        return cls(ids, np.full((points, k), -np.inf, dtype=np.float32), ids.copy())
+
+    def put(self, point: int, ids: Any, scores: Any, keys: Any) -> None:
+        """Take the answer to a point."""
+        there = np.s_[point, : len(ids)]
+        self.ids[there], self.scores[there], self.keys[there] = ids, scores, keys
+
+
+@dataclass(frozen=True)
+class Place:
+    """What this process knows of the vectors in the server: all that a bundle keeps of them.
+
+    name: under which they were published. highest: no id is above it. longest: no vector is longer.
+    """
+
+    name: str
+    count: int
+    width: int
+    highest: int
+    longest: float
+
+
+class ServerIndex(ABC):
+    """The vectors, scores and filters are a server's: this process holds none of the vectors.
+
+    Each build goes under a new name, which `collection` points to once all of it is there: other
+    programs read one version or the other. The version before stays for those still reading it,
+    older ones go. Searches here use the version's own name, which a bundle keeps with the number of
+    items: so a bundle and its vectors always belong together.
+
+    Filters are the server's, and exact: no item is found that must not be, and min(k, matches) are
+    found. Scores are the server's, float32 up to its rounding. Equal scores are put in the order of
+    the tie keys; which of them take the last places of a list is the server's choice, and
+    `cut_ties` counts the lists where it had one.
+
+    A server that does not answer raises IndexServerError, and then at once for QUIET seconds. A
+    subclass brings the server in six hooks. Not to be changed while it is searched.
+    """
+
+    is_exact: ClassVar[bool] = False
+    search_settings: ClassVar[tuple[str, ...]] = ()
+    grid: ClassVar[Choices] = {}
+
+    collection: str
+
+    def __init__(self, similarity: str, **own: Setting) -> None:
+        """Check the settings of the subclass, all of its parameters, and keep them."""
+        check_settings(type(self), own)
+        check_similarity(similarity)
+        self.similarity = similarity
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.place: Place | None = None
+        self.cut_ties = 0
+        self._quiet_until, self._fault = 0.0, ""
+
+    @abstractmethod
+    def _publish(self, name: str, items: Items) -> None:
+        """Put the items under a new name, then let `collection` point to it."""
+
+    @abstractmethod
+    def _insert(self, place: Place, items: Items) -> None:
+        """Add items to what was published."""
+
+    @abstractmethod
+    def _delete(self, place: Place, ids: Rows) -> None:
+        """Take items out of what was published."""
+
+    @abstractmethod
+    def _fetch(self, place: Place, ids: Rows, *, vectors: bool) -> tuple[Rows, Floats]:
+        """Return those of the ids that are there [n], and their vectors [n, D] if asked for."""
+
+    @abstractmethod
+    def _find(
+        self, place: Place, points: Floats, k: int, allow: NDArray[np.bool_] | None, exclude: Rows
+    ) -> Found:
+        """Return the k best items of points [P, D]; min(k, matching items) are always found.
+
+        allow: bool [highest id + 1]; exclude: ids that no point may get, distinct.
+        """
+
+    @abstractmethod
+    def _failures(self) -> tuple[type[Exception], ...]:
+        """What the server's library raises if it has no answer."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where the server is, as it can be shown; empty if it ends with this process."""
+
+    def settings(self) -> dict[str, Setting]:
+        """The keyword arguments that make an index like this one."""
+        return {name: getattr(self, name) for name in settings_of(type(self)).model_fields}
+
+    def adjust(self, **changes: Setting) -> Self:
+        """Change settings that act when searching, without building."""
+        known = late_settings(type(self))
+        for name in changes:
+            if name not in known:
+                raise ModelError(f"'{name}' cannot be changed now.{suggest(name, known)}")
+        check_settings(type(self), self.settings() | changes)
+        for name, value in changes.items():
+            setattr(self, name, value)
+        return self
+
+    def __len__(self) -> int:
+        return 0 if self.place is None else self.place.count
+
+    def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
+        """Publish these items: ids [N] int64 >= 0, vectors [N, D] float32, tie_keys [N] int64.
+
+        Equal scores go by tie key, smaller first, then by id; None takes a fixed hash of the id.
+        Raises DataError for ids, and ModelError for vectors, that cannot be searched.
+        """
+        exact = ExactIndex(self.similarity).build(ids, vectors, tie_keys)
+        items, name = exact.items, f"{self.collection}_{uuid4().hex}"
+        with self._asking(anyway=True):
+            self._publish(name, items)
+        width, highest = items.vectors.shape[1], int(ids.max())
+        self.place = Place(name, len(items.ids), width, highest, exact.longest)
+        return self
+
+    def add(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
+        """Add items whose ids are not in the index; the arguments are those of `build`."""
+        if self.place is None:
+            return self.build(ids, vectors, tie_keys)
+        exact = ExactIndex(self.similarity).build(ids, vectors, tie_keys)
+        place, width = self.place, exact.items.vectors.shape[1]
+        if width != place.width:
+            raise ModelError(f"the index holds vectors of width {place.width}, got {width}")
+        with self._asking(anyway=True):
+            there, _ = self._fetch(place, ids.numpy(), vectors=False)
+            if len(there):
+                raise DataError(f"item {there[0]} would be in the index twice")
+            self._insert(place, exact.items)
+        self.place = replace(
+            place,
+            count=place.count + len(ids),
+            highest=max(place.highest, int(ids.max())),
+            longest=max(place.longest, exact.longest),
+        )
+        return self
+
+    def remove(self, ids: Tensor) -> Self:
+        """Take out the items with these ids; DataError if one is not in the index."""
+        if self.place is None:
+            raise DataError("the index is empty: build it first")
+        with self._asking(anyway=True):
+            there, _ = self._fetch(self.place, ids.numpy(), vectors=False)
+            if len(gone := np.setdiff1d(ids.numpy(), there)):
+                raise DataError(f"item {gone[0]} is not in the index")
+            if len(there):
+                self._delete(self.place, there)
+        self.place = replace(self.place, count=self.place.count - len(there))
+        return self
+
+    def search(
+        self,
+        queries: Tensor,
+        k: int,
+        *,
+        exclude: tuple[Tensor, Tensor] | None = None,
+        allow: Tensor | None = None,
+    ) -> Hits:
+        """Return about the k best items of each query; min(k, matching items) are always found.
+
+        queries: [B, D], or [B, K, D] for the best of K interests. exclude: (ids, offsets [B + 1]),
+        the ids query i must not get at ids[offsets[i]:offsets[i + 1]]; unknown ids are ignored.
+        allow: bool [more than the highest id], True for each id that any query may get.
+        Errors: IndexServerError.
+        """
+        place = self.place
+        width, longest = (0, 0.0) if place is None else (place.width, place.longest)
+        check_queries(queries, k, width, longest)
+        if exclude is not None:
+            check_exclude(exclude, len(queries))
+        answer = Found.nothing(len(queries), k)
+        if place is None or not (place.count and k and len(queries)):
+            return _hits(answer)
+        mask = None
+        if allow is not None:
+            check_allow(allow, place.highest)
+            mask = allow[: place.highest + 1].numpy()
+            if not mask.any():
+                return _hits(answer)
+        scaled = normalize(queries) if self.similarity == "cosine" else queries
+        points: Floats = scaled.detach().reshape(len(queries), -1, place.width).numpy()
+        lists = _lists(exclude, len(queries))
+        plain = np.flatnonzero([not len(seen) for seen in lists])
+        deep = min(k + 1, place.count)  # The one after the last tells whether there was a choice.
+        with self._asking():
+            if len(plain):
+                flat = points[plain].reshape(-1, place.width)
+                self._take(answer, plain, self._find(place, flat, deep, mask, NOTHING), k)
+            for row, seen in enumerate(lists):
+                if len(seen):
+                    found = self._find(place, points[row], deep, mask, seen)
+                    self._take(answer, np.array([row]), found, k)
+        return _hits(answer)
+
+    def vectors_of(self, ids: Tensor) -> Tensor:
+        """Return the vectors of these ids as the server has them, [n, D]; zeros for others.
+
+        Under cosine they are of length 1.
+        """
+        if self.place is None:
+            raise DataError("the index is empty: build it first")
+        wanted, vectors = np.unique(ids.numpy()), np.zeros((len(ids), self.place.width), np.float32)
+        with self._asking():
+            there, found = self._fetch(self.place, wanted, vectors=True)
+        if len(there):
+            order = there.argsort()
+            where = np.searchsorted(there[order], ids.numpy()).clip(max=len(there) - 1)
+            known = there[order][where] == ids.numpy()
+            vectors[known] = found[order[where[known]]]
+        return torch.from_numpy(vectors)
+
+    def state(self) -> dict[str, Tensor]:
+        """Where the vectors are, with the settings: named tensors without a vector among them."""
+        if not self.address:
+            raise ModelError(
+                "the vectors are in a temporary file of this process, which a bundle cannot name: "
+                "say where the server is"
+            )
+        place = None if self.place is None else asdict(self.place)
+        about = json.dumps({"place": place, "settings": self.settings()}, sort_keys=True)
+        return {"about": torch.frombuffer(bytearray(about.encode()), dtype=torch.uint8)}
+
+    @classmethod
+    def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
+        """The index that `state` came from. The server is not asked before the first search."""
+        if set(state) != {"about"}:
+            raise ModelError(f"the state of an index in a server is 'about', got {sorted(state)}")
+        about = json.loads(state["about"].numpy().tobytes())
+        make: Callable[..., Self] = cls
+        index = make(similarity, **about["settings"])
+        index.place = None if about["place"] is None else Place(**about["place"])
+        return index
+
+    def _take(self, answer: Found, rows: Rows, found: Found, k: int) -> None:
+        """Put the best of what was found for each interest of some queries into their answers."""
+        each = len(rows), -1
+        held = Found(found.ids.reshape(each), found.scores.reshape(each), found.keys.reshape(each))
+        if len(found.ids) > len(rows):  # Several interests found an item: its best score counts.
+            held = in_order(held, np.lexsort((-held.scores, held.ids), axis=-1))
+            again = np.zeros(held.ids.shape, dtype=bool)
+            again[:, 1:] = held.ids[:, 1:] == held.ids[:, :-1]
+            held.ids[again], held.scores[again] = -1, -np.inf
+        order = np.lexsort((held.ids, held.keys, -held.scores), axis=-1)
+        ids, scores, _ = in_order(held, order)
+        if ids.shape[1] > k:
+            self.cut_ties += int(((ids[:, k] >= 0) & (scores[:, k - 1] == scores[:, k])).sum())
+        width = min(k, ids.shape[1])
+        answer.ids[rows, :width], answer.scores[rows, :width] = ids[:, :width], scores[:, :width]
+
+    @contextmanager
+    def _asking(self, *, anyway: bool = False) -> Iterator[None]:
+        """Say of every failure which server it was; ask none that just failed, unless `anyway`."""
+        if not anyway and monotonic() < self._quiet_until:
+            raise IndexServerError(self._fault)
+        try:
+            yield
+        except ShortlistError as error:
+            if isinstance(error, IndexServerError):
+                self._fall_quiet(str(error))
+            raise
+        except self._failures() as error:
+            fault = " ".join(str(error).split())
+            said = f"the index server at {self.address or 'a temporary file'} gave no answer"
+            self._fall_quiet(f"{said}: {fault:.300}")
+            raise IndexServerError(self._fault) from error
+
+    def _fall_quiet(self, fault: str) -> None:
+        self._fault, self._quiet_until = fault, monotonic() + QUIET
+        logger.warning("%s; it is not asked for %g s", fault, QUIET)
+
+
+def _hits(answer: Found) -> Hits:
+    scores = answer.scores + np.float32(0)  # -0 is 0
+    return Hits(torch.from_numpy(answer.ids), torch.from_numpy(scores))
+
+
+def in_order(found: Found, order: Rows) -> Found:
+    """What was found, in another order within each row."""
+    return Found(
+        np.take_along_axis(found.ids, order, axis=1),
+        np.take_along_axis(found.scores, order, axis=1),
+        np.take_along_axis(found.keys, order, axis=1),
+    )
+
+
+def _lists(exclude: tuple[Tensor, Tensor] | None, rows: int) -> list[Rows]:
+    """The distinct ids that each query must not get."""
+    if exclude is None:
+        return [NOTHING] * rows
+    ids, offsets = exclude[0].numpy(), exclude[1].tolist()
+    return [np.unique(ids[offsets[row] : offsets[row + 1]]) for row in range(rows)]
