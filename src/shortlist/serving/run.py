@@ -4,12 +4,13 @@ import asyncio
 import logging
 import select
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import uvicorn
@@ -19,10 +20,12 @@ from shortlist.bundle.bundle import load
 from shortlist.errors import BundleError, ServingError
 from shortlist.serving.app import App
 from shortlist.serving.bus_error import say_bus_errors
+from shortlist.serving.many import address_of, serve_together
 from shortlist.serving.measures import Measures
 from shortlist.serving.private_copy import load_privately
 from shortlist.serving.settings import Settings, check_address
-from shortlist.serving.watching import Watch, check_path
+from shortlist.serving.taking import Counts, Taking
+from shortlist.serving.watching import Watch, cannot_be_served, check_path
 
 logger = logging.getLogger("shortlist.serving")
 
@@ -54,6 +57,9 @@ def serve(
     if not 0 <= port <= MOST_PORTS:
         raise ServingError(f"port must be between 0 and {MOST_PORTS}, got {port}")
     check_path(path)
+    if settings.processes > 1:
+        serve_together(path, host, port, settings, ready)
+        return
     if threading.current_thread() is threading.main_thread():
         say_bus_errors()
     torch.set_num_threads(1)  # the workers are the threads: each answers one request
@@ -69,8 +75,19 @@ def serve(
         raise BundleError(server.failure)
 
 
+class Place(NamedTuple):
+    """The place of a process among several. listener: the socket that all of them have."""
+
+    listener: socket.socket
+    counts: Counts
+    number: int
+
+
 class Server(uvicorn.Server):
-    """A server that says it is leaving before it leaves, and then exits in peace."""
+    """A server that says it is leaving before it leaves, and then exits in peace.
+
+    place: where it is one of several processes; the socket is there already.
+    """
 
     def __init__(
         self,
@@ -79,7 +96,10 @@ class Server(uvicorn.Server):
         port: int,
         settings: Settings,
         ready: Callable[[str], None] | None,
+        place: Place | None = None,
     ) -> None:
+        self.place = place
+        self._taking: Taking | None = None
         self.app, self.settings, self.ready = app, settings, ready
         self.failure: str | None = None
         self._leave_at: float | None = None
@@ -104,23 +124,54 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: Any = None) -> None:
         """Open the socket, then look for the first bundle."""
-        await super().startup(sockets)
-        if not self.started:
-            return
-        for server in self.servers:
-            for each in server.sockets:
-                self.app.arrivals.register(each.fileno(), select.POLLIN)
-        address = self.servers[0].sockets[0].getsockname()
+        if self.place is None:
+            await super().startup(sockets)
+            if not self.started:
+                return
+            listening = [each for server in self.servers for each in server.sockets]
+        else:
+            await self._share(self.place)
+            listening = [self.place.listener]
+        for each in listening:
+            self.app.arrivals.register(each.fileno(), select.POLLIN)
         if self.ready is not None:
-            name = f"[{address[0]}]" if ":" in address[0] else address[0]
-            self.ready(f"http://{name}:{address[1]}")
-        self.app.watch.start(self.settings.poll)
+            self.ready(address_of(listening[0]))
+        # One of several processes is told when to look for bundles.
+        self.app.watch.start(self.settings.poll if self.place is None else None)
+
+    async def _share(self, place: Place) -> None:
+        """Take connections from the socket that other processes have, too."""
+        loop = asyncio.get_running_loop()
+        await self.lifespan.startup()
+
+        def take() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                _loop=loop,
+            )
+            return made
+
+        self._taking = Taking(place.listener, take, place.counts, place.number)
+        self.servers = []
+        self.started = True
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Take no more connections, and let those there are finish."""
+        if self._taking is not None:
+            self._taking.end()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Look, ten times a second, whether it is time to go."""
         watch = self.app.watch
-        if watch.is_bundle and watch.current is None and watch.refused:
-            self.failure = f"the bundle cannot be served: {watch.refused[0].reason}"
+        if self._taking is not None:
+            self._taking.count(len(self.server_state.connections))
+            if counter % 10 == 0:
+                self.app.measures.keep()
+        elif watch.is_bundle and watch.current is None and watch.refused:
+            self.failure = cannot_be_served(watch.refused)
             self.should_exit = True
         if self._leave_at is not None and monotonic() >= self._leave_at:
             self.should_exit = True

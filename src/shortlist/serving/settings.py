@@ -81,9 +81,10 @@ class Timeouts:
 class Settings:
     """How a service runs.
 
-    workers: threads that answer. queue: requests that wait for one; more get 503. poll: seconds
-    between looks at the bundles. connections: open ones; head_bytes: of a request's line and
-    headers. token: what readers send, None lets everybody on this machine read; admin_token: what
+    processes: how many answer at one address; workers, queue and connections are of each. workers:
+    threads that answer. queue: requests that wait for one; more get 503. poll: seconds between
+    looks at the bundles. connections: open ones; head_bytes: of a request's line and headers.
+    token: what readers send, None lets everybody on this machine read; admin_token: what
     administrators send, None closes the admin routes. access_log: a line a request, by the logger
     `shortlist.access`. private_copy: serve from a copy of the files. events: the file or server
     that events are kept in, None to keep none; write_token: what those who send events send, None
@@ -91,6 +92,7 @@ class Settings:
     ServingError.
     """
 
+    processes: int = 1
     workers: int = 2
     queue: int = 64
     poll: float = 2.0
@@ -108,7 +110,7 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
-        for name in ("workers", "queue", "connections", "head_bytes"):
+        for name in ("processes", "workers", "queue", "connections", "head_bytes"):
             if getattr(self, name) < 1:
                 raise ServingError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.poll <= LONGEST_WAIT:

@@ -11,12 +11,12 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from shortlist.bundle.bundle import load
 from shortlist.bundle.store import MANIFEST, SEAL
@@ -49,6 +49,18 @@ class Living(Protocol):
         ...
 
 
+class Beside(Protocol):
+    """Other processes that serve the same: all of them take a bundle into service, or none."""
+
+    def loads(self, refused: "Refused") -> None:
+        """Say what is loaded now, as it would be refused if that ended the process."""
+        ...
+
+    def agrees(self, choice: tuple[str, str], refused: "Sequence[Refused]", *, new: bool) -> bool:
+        """Return whether all have chosen the same. choice: name and seal; new: it is not served."""
+        ...
+
+
 @dataclass(frozen=True)
 class Refused:
     """A bundle that was not taken, and why.
@@ -60,6 +72,14 @@ class Refused:
     seal: str
     reason: str
     files: Any = field(default=None, repr=False)
+
+
+class _Ready(NamedTuple):
+    """A bundle that can be served from now on, and how its folder looked."""
+
+    served: Served
+    seal: str
+    files: Any
 
 
 class Watch:
@@ -85,10 +105,22 @@ class Watch:
         self._stop = Event()
         self._thread: Thread | None = None
 
-    def look(self, *, again: bool = False) -> bool:
+    @property
+    def choice(self) -> tuple[str, str]:
+        """The name and the seal of what is served, both empty where nothing is."""
+        return ("", "") if self.current is None else (self.current.name, self._seal)
+
+    def look(
+        self,
+        *,
+        again: bool = False,
+        beside: Beside | None = None,
+        elsewhere: Iterable[Refused] = (),
+    ) -> bool:
         """Take the newest sound bundle into service; return whether that changed what is served.
 
-        again: try those as well that were refused before and look the same.
+        again: try those as well that were refused before and look the same. beside: processes that
+        must agree first. elsewhere: what they refuse, which is refused here, too.
         """
         with self._looking:
             if again:
@@ -96,7 +128,29 @@ class Watch:
             found = self._candidates()
             names = {(shown(path.name), seal) for path, seal in found}
             self.refused = tuple(r for r in self.refused if (r.name, r.seal) in names)
-            return self._take_first(found)
+            self._refuse_also(r for r in elsewhere if (r.name, r.seal) in names)
+            ready = self._first(found, beside)
+            if beside is not None and not self._agreed(ready, beside):
+                return False
+            if ready is not None:
+                self._serve(ready)
+            return ready is not None
+
+    def _refuse_also(self, elsewhere: Iterable[Refused]) -> None:
+        """Refuse what another process refuses, unless it is served here."""
+        known = {self.choice, *((refused.name, refused.seal) for refused in self.refused)}
+        for refused in elsewhere:
+            if (refused.name, refused.seal) not in known:
+                self._refuse(refused)
+
+    def _agreed(self, ready: _Ready | None, beside: Beside) -> bool:
+        choice = self.choice if ready is None else (ready.served.name, ready.seal)
+        refused = [r for r in self.refused if ready is None or (r.name, r.seal) != choice]
+        if beside.agrees(choice, refused, new=ready is not None):
+            return True
+        if ready is not None and self.current is not None and self.items is not None:
+            self.current = self.items.over(self.current)  # they were made to the other one last
+        return False
 
     def change(self, change: Callable[[Served], Served]) -> Served:
         """Put what `change` makes of the served bundle in its place, and return it.
@@ -117,8 +171,11 @@ class Watch:
             if self.current is not None and self.items is not None and self.items.is_changed():
                 self.current = self.items.over(self.current)
 
-    def start(self, poll: float) -> None:
-        """Look every `poll` seconds from now on, in a thread of its own."""
+    def start(self, poll: float | None) -> None:
+        """Look every `poll` seconds from now on, in a thread of its own.
+
+        None: it follows the changes of items only, as somebody else says when to look.
+        """
         self._thread = Thread(target=self._run, args=(poll,), name="watch", daemon=True)
         self._thread.start()
 
@@ -126,12 +183,12 @@ class Watch:
         """Look no more. A look under way is not waited for: it changes nothing on the disk."""
         self._stop.set()
 
-    def _run(self, poll: float) -> None:
-        told = False
-        looked = -poll
+    def _run(self, poll: float | None) -> None:
+        told = poll is None
+        looked = float("-inf")
         while True:
             try:
-                if monotonic() - looked >= poll:
+                if poll is not None and monotonic() - looked >= poll:
                     self.look()
                     looked = monotonic()
                 self.follow()
@@ -143,7 +200,7 @@ class Watch:
                     "there is no bundle in %s yet: publish one into it", shown(self.path.name)
                 )
                 told = True
-            if self._stop.wait(min(poll, FOLLOW)):
+            if self._stop.wait(FOLLOW if poll is None else min(poll, FOLLOW)):
                 return
 
     def _candidates(self) -> list[tuple[Path, str]]:
@@ -161,24 +218,26 @@ class Watch:
             return [(self.path, seal)]  # an empty directory has become a bundle
         return found
 
-    def _take_first(self, found: list[tuple[Path, str]]) -> bool:
+    def _first(self, found: list[tuple[Path, str]], beside: Beside | None) -> _Ready | None:
+        """The newest sound bundle, ready to be served; None where nothing has to change."""
         known = {(refused.name, refused.seal): refused.files for refused in self.refused}
         for path, seal in found:
             if self._is_served(path, seal):
                 self._gone = False
                 self._check_untouched(path)
-                return False
+                return None
             files = _files(path)
             if known.get((shown(path.name), seal)) == files:
                 continue
             if self._is_older(path) and not self._gone:
                 # It may be in the middle of being replaced: go back only if it stays away.
                 self._gone = True
-                return False
-            if self._take(path, seal, files):
-                self._gone = False
-                return True
-        return False
+                return None
+            if beside is not None:
+                beside.loads(Refused(shown(path.name), seal, "", files))
+            if (ready := self._read_ready(path, seal, files)) is not None:
+                return ready
+        return None
 
     def _check_untouched(self, path: Path) -> None:
         """Say so, once, where a file is changed in place: its mapped pages change with it."""
@@ -202,7 +261,7 @@ class Watch:
         served = self.current
         return served is not None and natural(path.name) < natural(served.directory.name)
 
-    def _take(self, path: Path, seal: str, files: Any) -> bool:
+    def _read_ready(self, path: Path, seal: str, files: Any) -> _Ready | None:
         try:
             bundle = self._read(path)
             use_onnx(bundle.retriever)
@@ -213,20 +272,24 @@ class Watch:
         except ShortlistError as error:
             reason = str(error).replace(f"{path.parent}{os.sep}", "")
             self._refuse(Refused(shown(path.name), seal, shown(reason), files))
-            return False
+            return None
         except Exception as error:
             logger.exception("the bundle %s cannot be loaded", shown(path.name))
             reason = f"it cannot be loaded ({type(error).__name__})"
             self._refuse(Refused(shown(path.name), seal, reason, files))
-            return False
+            return None
         if _seal(path) != seal:
-            return False  # replaced while it was read: the next look sees what is there then
-        self.current, self._seal, self._files = served, seal, files
+            return None  # replaced while it was read: the next look sees what is there then
+        return _Ready(served, seal, files)
+
+    def _serve(self, ready: _Ready) -> None:
+        served, seal = ready.served, ready.seal
+        self._gone = False
+        self.current, self._seal, self._files = ready
         self.refused = tuple(r for r in self.refused if (r.name, r.seal) != (served.name, seal))
         give_back_memory()
         self.measures.served(served.id, served.kind, served.loaded_at)
         logger.info("serving bundle %s from %s", served.id[:12], served.name)
-        return True
 
     def _refuse(self, refused: Refused) -> None:
         """Remember it in the place of an earlier refusal; say it where that had another reason."""
@@ -235,6 +298,11 @@ class Watch:
         if refused.reason not in {earlier.reason for earlier in same}:
             self.measures.refused()
             logger.error("refused bundle %s: %s", refused.name, refused.reason)
+
+
+def cannot_be_served(refused: Sequence[Refused]) -> str:
+    """Say why a service of a single bundle ends before it has begun."""
+    return f"the bundle cannot be served: {refused[0].reason}"
 
 
 def check_path(path: Path) -> None:
