@@ -5,7 +5,7 @@ import polars as pl
 import pyarrow as pa
 
 from shortlist.config import Recipe
-from shortlist.jobs.local import Local
+from shortlist.jobs.local import Local, files_in
 from shortlist.jobs.prepared import prepared_split
 from shortlist.runs import pipeline
 
@@ -88,6 +88,18 @@ def same_events(found, wanted):
         if ours is not None:
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+def same_rows(one, other, stages):
+    """The stages of two jobs hold the same rows, whatever parts they were made in."""
+    for stage in stages:
+        found, wanted = (
+            pl.concat([pl.read_parquet(path) for path in files_in(job.stages.path(stage))])
+            for job in (one, other)
+        )
+        order = [name for name in ("user", "row", "rank", "place") if name in wanted.columns]
+        assert len(wanted)
+        assert found.sort(order).equals(wanted.sort(order)), stage
 
 
 def same_split(job, recipe):

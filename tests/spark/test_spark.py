@@ -10,30 +10,54 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.worlds import recipe_of, world
+from jobs.worlds import recipe_of, same_rows, world
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.config import Recipe
 from shortlist.errors import DataError, JobError, MissingPackageError
+from shortlist.jobs.local import Local
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 from shortlist.runs.whole import train
 from shortlist.spark import session as sessions
+from shortlist.spark.engine import Spark
 
 needs_spark = pytest.mark.skipif(
     find_spec("pyspark") is None or shutil.which("java") is None,
     reason="needs pyspark and Java: make spark",
 )
-MASTER = os.environ.get("SHORTLIST_SPARK_MASTER", "local[2]")
+MASTER = os.environ.get("SHORTLIST_SPARK_MASTER", "local[2,4]")  # a task is tried four times
 
 
 @pytest.fixture(scope="module")
 def engine():
-    from shortlist.spark.engine import Spark
-
     made = Spark(4, MASTER, {"spark.ui.enabled": "false"})
     yield made
     made.close()
+
+
+class Unsteady(Spark):
+    """Spark, where each task fails on its first try, when all its rows have been given on.
+
+    failed: the folder that hears of it.
+    """
+
+    failed: Path
+
+    def _mapped(self, frame, steps, schema):
+        failed = self.failed
+
+        def fails_first(batches):
+            from pyspark import TaskContext
+
+            yield from batches
+            task = TaskContext.get()
+            if task.attemptNumber() == 0:
+                (failed / f"{task.stageId()}-{task.partitionId()}").touch()
+                raise RuntimeError("the first try")
+
+        made = super()._mapped(frame, steps, schema)
+        return made.mapInArrow(fails_first, made.schema)
 
 
 def same_neighbours(job, recipe, **options):
@@ -73,6 +97,21 @@ def test_the_bundle_made_on_spark_is_that_of_train_byte_for_byte(engine, tmp_pat
     recipe = recipe_of(tmp_path)
     run = Job(recipe, tmp_path / "work", engine).bundle(tmp_path / "ours")
     assert run.bundle == train(recipe, tmp_path / "theirs").bundle
+
+
+@needs_spark
+def test_tasks_that_fail_when_all_their_rows_are_written_change_nothing(engine, tmp_path):
+    world(tmp_path, 24)
+    recipe = recipe_of(tmp_path)
+    whole = Job(recipe, tmp_path / "whole", Local(tmp_path / "whole"))
+    whole.item_cf()
+    unsteady = Unsteady(2, MASTER)  # in the session that is there
+    unsteady.failed = tmp_path / "failed"
+    unsteady.failed.mkdir()
+    job = Job(recipe, tmp_path / "work", unsteady)
+    job.item_cf()
+    assert [*unsteady.failed.iterdir()]
+    same_rows(job, whole, ("log", "counts-train", "item-cf-cf-train"))
 
 
 @needs_spark

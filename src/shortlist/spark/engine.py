@@ -108,7 +108,7 @@ class Spark:
         bucket = pa.field(BUCKET, pa.int32())
         given = frame.steps[-1][1]
         steps = Steps(frame.steps, key, self.parts, dense)
-        made = frame.frame.mapInArrow(steps, _spark(given.append(bucket)))
+        made = self._mapped(frame, steps, given.append(bucket))
         from pyspark.sql import functions  # noqa: PLC0415
 
         dealt = made.repartitionById(self.parts, functions.col(BUCKET))
@@ -135,7 +135,10 @@ class Spark:
         self.session.stop()
 
     def _done(self, frame: Rows) -> Any:
-        return frame.frame.mapInArrow(Steps(frame.steps), _spark(frame.steps[-1][1]))
+        return self._mapped(frame, Steps(frame.steps), frame.steps[-1][1])
+
+    def _mapped(self, frame: Rows, steps: Steps, schema: pa.Schema) -> Any:
+        return frame.frame.mapInArrow(steps, _spark(schema))
 
 
 def read_files(table: pa.Table) -> pa.Table:
