@@ -268,6 +268,15 @@ def test_a_bundle_that_ends_the_processes_that_load_it_is_refused(service, bundl
     assert all("v3" in str(each["refused"]) for each in after)
 
 
+def test_a_refused_bundle_of_many_files_does_not_end_the_service(service, bundles, tmp_path):
+    shutil.copytree(bundles / "v1", tmp_path / "v4")
+    for number in range(1_500):  # what is told of them is longer than asyncio reads by itself
+        (tmp_path / "v4" / f"{number}").touch()
+    publish(tmp_path, "v4", service.folder / "served")
+    assert service.ask("POST", "/admin/reload")[0] == 200
+    assert all("v4" in str(each["refused"]) for each in service.of_both().values())
+
+
 def test_changes_of_items_are_seen_by_all_processes_where_a_store_keeps_them(service):
     item = service.ask("POST", "/v1/recommend", {"histories": [[]], "k": 1})[2]["items"][0][0]
     assert service.ask("POST", "/admin/items", {"remove": [item]})[0] == 200

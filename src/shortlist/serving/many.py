@@ -44,6 +44,9 @@ TRIES = 5
 ENDS = 3
 """Processes that end one after another before they could answer, until the service ends."""
 
+LONGEST = 2**28
+"""Bytes of what a process says at once: a refused bundle is told with all its files."""
+
 LOADS = 2
 """Processes that end while they load a bundle, until it is refused."""
 
@@ -140,7 +143,7 @@ class _Member:
 
     async def told(self, take: Callable[["_Member", dict[str, Any]], None]) -> int:
         """Hand on what it says until it ends; return its exit code."""
-        reader, self._writer = await asyncio.open_connection(sock=self._ours)
+        reader, self._writer = await asyncio.open_connection(sock=self._ours, limit=LONGEST)
         if self.early:
             self.send(do="open")
         with suppress(ConnectionError):
