@@ -2,13 +2,14 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from patience import PATIENT, wait_until
 from shortlist.bundle.bundle import save
 from shortlist.errors import EventStoreError, ServingError
-from shortlist.histories.events import Kept
+from shortlist.histories.events import Event, Kept
 from shortlist.histories.sqlite import rows
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
@@ -194,7 +195,39 @@ def test_what_is_remembered_of_a_hundred_thousand_lists_is_bounded(monkeypatch, 
         shown = Shown(0, number.to_bytes(8), f"{number % 50:016x}", False, 0, marks)
         feedback.happened(served, [event], [Told("known", shown)], Kept([number + 1], 0))
     assert feedback.remembered == 500 < REMEMBERED
-    assert len(feedback.columns()["figures"]["by"]) == 3 + feedback_module.BUNDLES
+    figures = feedback.columns()["figures"]
+    named = dict(
+        zip(zip(figures["by"], figures["value"], strict=True), figures["clicks"], strict=True)
+    )
+    assert len(named) == 3 + 2
+    assert named["bundle", served.id[:16]] == 0
+    assert named["bundle", "(others)"] == 100_000
+
+
+def test_clicks_on_lists_of_older_bundles_take_no_figures_from_newer_ones(settings):
+    feedback, event = Feedback(settings), Event(KNOWN, 500_001)
+    found = SimpleNamespace(fallback=[False])
+
+    def served(hour):
+        about = {"id": f"{hour:016x}", "kinds_of_events": {}, "min_weight": None}
+        return SimpleNamespace(**about, channel_numbers=lambda _: ((), [b""]))
+
+    def click(request, hour):
+        told = Told("known", feedback.ids.read(request))
+        feedback.happened(served(hour), [event], [told], Kept([1], 0))
+
+    lists = []
+    for hour in range(10):  # each has a bundle of its own, and a click on a list of five hours ago
+        lists += feedback.shown(served(hour), found, [[event.item]], [0])
+        if hour >= 5:
+            click(lists[hour - 5], hour)
+    for request in lists[6:]:
+        click(request, 9)
+    figures = feedback.columns()["figures"]
+    rows = zip(*(figures[name] for name in ("by", "value", "lists", "clicks")), strict=True)
+    own = {value: counts for by, value, *counts in rows if by == "bundle"}
+    newest = {f"{hour:016x}": [1, 1] for hour in range(6, 10)}
+    assert own == {"(others)": [0, 5], **newest}
 
 
 def test_an_id_tells_the_places_and_channels_of_long_lists():

@@ -34,7 +34,13 @@ REMEMBERED = 100_000
 """Clicks that are remembered, so that a second event on the same item of a list is no second."""
 
 BUNDLES, CHANNELS = 4, 50
-"""Bundles and channels that have figures of their own: the newest bundles, the first channels."""
+"""Bundles and channels that have figures of their own.
+
+These are the bundles that this process served last, and the first channels; clicks on lists of
+other bundles, which come for a day after these, are counted together.
+"""
+
+OTHERS = "(others)"
 
 SAID = ("known", "late", "unknown", "none")
 """What the request ids of events are: of a list; of one too long ago; not of ours; not sent."""
@@ -79,6 +85,7 @@ class Feedback:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._said = dict.fromkeys(SAID, 0)
         self._checked: Served | None = None
+        self._last: Key | None = None  # of the bundle that was served when this was asked last
         self._lock = Lock()
 
     @property
@@ -112,6 +119,7 @@ class Feedback:
             )
         ]
         with self._lock:
+            self._serves(served)
             for one in lists:
                 for counts in self._of(one):
                     counts.lists += 1
@@ -157,6 +165,7 @@ class Feedback:
                 fresh.discard(number)
                 self._said[said.what] += 1
                 if said.shown is not None:
+                    self._serves(served)
                     self._click(said.shown, event.item)
 
     def _click(self, shown: Shown, item: int | str) -> None:
@@ -197,11 +206,21 @@ class Feedback:
         if found is not None:
             return found
         of_kind = [other for other in self._counts if other[0] == key[0]]
-        if key[0] == "channel" and len(of_kind) >= CHANNELS:
-            return self._counts.setdefault(("channel", "(others)"), Counts())
-        if key[0] == "bundle" and len(of_kind) >= BUNDLES:
-            del self._counts[of_kind[0]]
+        if key[0] == "bundle" or (key[0] == "channel" and len(of_kind) >= CHANNELS):
+            key = (key[0], OTHERS)
         return self._counts.setdefault(key, Counts())
+
+    def _serves(self, served: Served) -> None:
+        """Let the bundle that is served have figures of its own; an older one may lose them."""
+        key = ("bundle", served.id[:BUNDLE])
+        if key == self._last:
+            return
+        self._last = key
+        self._counts.setdefault(key, Counts())
+        self._counts.move_to_end(key)
+        own = [other for other in self._counts if other[0] == "bundle" and other[1] != OTHERS]
+        if len(own) > BUNDLES:
+            del self._counts[own[0]]
 
     def _compared(self, served: Served, recall: float) -> None:
         with self._lock:
