@@ -81,7 +81,7 @@ page: .venv/.setup
 	@touch $@
 
 extras: .venv/.extras
-	SHORTLIST_COMPILE=1 $(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/runs/test_tuning.py tests/training/test_compiling.py tests/data/test_arrow_streams.py $(ARGS)
+	SHORTLIST_COMPILE=1 $(BIN)/python -m pytest tests/index tests/contracts/test_indexes.py tests/serving/test_onnx_encoder.py tests/serving/test_onnx_export.py tests/runs/test_tuning.py tests/training/test_compiling.py tests/data/test_arrow_streams.py $(ARGS)
 
 milvus-server: .venv/.setup .venv-milvus/.setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,milvus]"

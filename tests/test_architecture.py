@@ -47,7 +47,7 @@ NARROWER = {
 DOORS = {
     "numba": "compiled.py",
     "scipy": "linear/from_scipy.py",
-    "onnx": "serving/onnx_encoder.py",
+    "onnx": "serving/onnx_graph.py",
     "onnxruntime": "serving/onnx_encoder.py",
     "matplotlib": "evaluation/plots.py",
     "optuna": "runs/tuning.py",

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -144,6 +145,14 @@ FOLDERS = {
     ),
 }
 
+NEW_FOLDERS = {"export": lambda at, to: ("export", at / "bundle", "--onnx", to)}
+WRITTEN = [
+    *(*FILES, *BUNDLES),
+    pytest.param(
+        "export", marks=pytest.mark.skipif(not find_spec("onnx"), reason="needs the extra onnx")
+    ),
+]
+
 
 @pytest.fixture
 def project(folder, bundle, tmp_path):
@@ -177,11 +186,11 @@ def refusal(capsys, *arguments):
 
 
 @pytest.mark.usefixtures("_no_work")
-@pytest.mark.parametrize("command", [*FILES, *BUNDLES, *FOLDERS])
+@pytest.mark.parametrize("command", [*FILES, *BUNDLES, *FOLDERS, *NEW_FOLDERS])
 def test_a_place_that_cannot_be_is_refused_before_any_work(
     capsys, project, command, tmp_path, monkeypatch, snapshot
 ):
-    asked = (FILES | BUNDLES | FOLDERS)[command]
+    asked = (FILES | BUNDLES | FOLDERS | NEW_FOLDERS)[command]
     (tmp_path / "link").symlink_to(project / "bundle")
     written = asked(project, tmp_path / "new")[-1]
     (tmp_path / "there").mkdir()
@@ -235,11 +244,11 @@ class Disk:
         raise OSError(self.code, os.strerror(self.code))
 
 
-@pytest.mark.parametrize("command", [*FILES, *BUNDLES])
+@pytest.mark.parametrize("command", WRITTEN)
 def test_a_disk_that_is_full_leaves_nothing_and_says_so(
     capsys, project, command, tmp_path, monkeypatch, snapshot
 ):
-    asked = (FILES | BUNDLES)[command](project, tmp_path / "new")
+    asked = (FILES | BUNDLES | NEW_FOLDERS)[command](project, tmp_path / "new")
     monkeypatch.setattr(outputs.tempfile, "tempdir", str(tmp_path))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = snapshot(tmp_path)
@@ -256,11 +265,11 @@ def test_a_disk_that_is_full_leaves_nothing_and_says_so(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", [*FILES, *BUNDLES])
+@pytest.mark.parametrize("command", WRITTEN)
 def test_ctrl_c_while_it_is_written_leaves_nothing(
     capsys, project, command, tmp_path, monkeypatch, snapshot
 ):
-    asked = (FILES | BUNDLES)[command](project, tmp_path / "new")
+    asked = (FILES | BUNDLES | NEW_FOLDERS)[command](project, tmp_path / "new")
 
     def interrupted(path):
         raise KeyboardInterrupt

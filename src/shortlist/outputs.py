@@ -53,13 +53,13 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 class Output:
     """One thing that is going to be written.
 
-    kind: a "file"; a "bundle", which is replaced as a whole; or a "folder" that is taken up again,
-    so that it may exist. suffixes: what the name of a file may end in. overwrite: whether what is
-    there already may be replaced.
+    kind: a "file"; a "bundle", which is replaced as a whole; a "folder" that is taken up again, so
+    that it may exist; or a "new folder", which may not. suffixes: what the name of a file may end
+    in. overwrite: whether what is there already may be replaced.
     """
 
     path: Path
-    kind: Literal["file", "bundle", "folder"] = "file"
+    kind: Literal["file", "bundle", "folder", "new folder"] = "file"
     suffixes: tuple[str, ...] = ()
     overwrite: bool = False
 
@@ -148,6 +148,30 @@ def whole(path: Path, suffixes: tuple[str, ...] = (), *, overwrite: bool = False
             raise OutputError(
                 f"cannot write {path}: {reason_of(error)}. {_keep(made, path)}"
             ) from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write files to; after the block it is synced and moved to `path`.
+
+    On any error there is nothing at `path`, as before. If all is written and only the move fails,
+    the folder is kept under another name, which the error tells. Errors: OutputError.
+    """
+    path = _absolute(path)
+    check({"": Output(path, "new folder")})
+    with _naming(path), parents_of(path), temporary_in(path.parent, "folder") as made:
+        yield made
+        for file in made.iterdir():
+            sync(file)
+        sync(made)
+        try:
+            os.rename(made, path)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {reason_of(error)}. {_keep(made, path)}"
+            ) from error
+        with suppress(OSError):  # the folder is whole already
+            sync(path.parent)
 
 
 @contextmanager
@@ -282,6 +306,8 @@ def _check_replaceable(path: Path, output: Output) -> None:
         if not os.path.isdir(path):
             raise OutputError(f"{path} is not a folder: give another path")
         return
+    if output.kind == "new folder":
+        raise OutputError(f"{path} exists already: give another path, or remove it first")
     fits = {"file": os.path.isfile, "bundle": is_bundle}[output.kind]
     if os.path.exists(path) and not fits(path):
         kind = {"file": "regular file", "bundle": "bundle"}[output.kind]

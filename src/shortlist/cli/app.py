@@ -34,7 +34,8 @@ COMMANDS = {
     ),
     "Ask a bundle": (ask.recommend, ask.similar, ask.explain, ask.evaluate, ask.compare),
     "Look into a bundle, or make another of it": (
-        *(bundles.inspect, bundles.update, refresh.refresh, bundles.encode, bundles.index),
+        *(bundles.inspect, bundles.update, refresh.refresh, bundles.encode, bundles.export),
+        bundles.index,
     ),
     "Serve": (serve.serve,),
     "Work in parts": (job.job,),

@@ -1,4 +1,4 @@
-"""Commands that look into a bundle or make another of it: inspect, update, encode and index."""
+"""Commands about a whole bundle: inspect, update, encode, export and index."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -132,6 +132,31 @@ def encode(
         told(files.write_item_vectors(loaded.retriever, items, facts, overwrite=overwrite), items)
     if users is not None:
         told(files.write_user_vectors(loaded.retriever, users, facts, overwrite=overwrite), users)
+
+
+def export(
+    bundle: BundlePath,
+    onnx: Annotated[
+        Path, typer.Option("--onnx", help="The folder to write, which must not exist yet.")
+    ],
+) -> None:
+    """Write the towers of a bundle for programs that do not have Shortlist.
+
+    The folder holds `query.onnx`; `item.onnx`, if the item tower reads features; `items.npy`, the
+    vectors of the items; `vocabularies.json`, the rows that stand for ids and values; and
+    `answer.py`, which answers from these files with numpy and onnxruntime alone:
+    `python FOLDER/answer.py FOLDER '{"history": [50, 181]}'`. Its README says what a question may
+    tell. Vectors equal those of the bundle up to a rounding of 1e-5. The command needs the extra
+    `onnx`, and refuses bundles that have no two towers.
+    """
+    outputs.check({"--onnx": Output(onnx, "new folder")}, {"the bundle": bundle})
+
+    from shortlist.bundle.bundle import load
+    from shortlist.serving.onnx_export import export_onnx
+
+    loaded = load(bundle)
+    written = export_onnx(loaded.retriever, onnx, loaded.id)
+    notes.print(f"Wrote {', '.join(written)} to {onnx}.", soft_wrap=True)
 
 
 def _kinds(context: typer.Context, kind: str) -> str:

@@ -19,6 +19,7 @@ from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.features import FeatureTable
 from shortlist.data.ragged import Ragged
+from shortlist.serving.onnx_graph import Graph, UnsupportedTowerError
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
 logger = logging.getLogger("shortlist.serving")
@@ -26,7 +27,6 @@ logger = logging.getLogger("shortlist.serving")
 MOST_QUERIES = 16  # Above it torch's batched operations are as fast.
 TOLERANCE = 1e-5
 COMPARED = 16  # Users whose vectors are compared before the graph is trusted.
-OPSET, IR = 20, 9  # The first with Gelu, and the format of its time.
 
 Floats = NDArray[np.float32]
 
@@ -56,10 +56,6 @@ def use_onnx(retriever: Any) -> bool:
             return False
     retriever.use_query_encoder(encoder, MOST_QUERIES)
     return True
-
-
-class UnsupportedTowerError(Exception):
-    """The tower holds something that the graph has no operation for."""
 
 
 class OnnxEncoder:
@@ -149,9 +145,8 @@ def _lookups(fields: Any, users: FeatureTable) -> dict[str, tuple[int, Any]]:
 def _session(tower: Any, inputs: dict[str, tuple[int, ...]], fields: list[str]) -> Any:
     """The graph of a query tower, ready to run in the calling thread."""
     import onnxruntime  # noqa: PLC0415
-    from onnx import TensorProto, helper  # noqa: PLC0415
 
-    graph = _Graph()
+    graph = Graph()
     width, direct, parts = tower.dim, [], []
     if tower.history is not None:
         edges, segments = tower.history.edges.tolist(), tower.history.segments
@@ -179,44 +174,11 @@ def _session(tower: Any, inputs: dict[str, tuple[int, ...]], fields: list[str]) 
                 raise UnsupportedTowerError(f"a layer {type(layer).__name__}")
         direct.append(top)
     vector = graph.node("Sum", *direct)
-    taken = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, *shape])
-        for name, shape in inputs.items()
-    ]
-    given = [helper.make_tensor_value_info(vector, TensorProto.FLOAT, [None, width])]
-    made = helper.make_graph(graph.nodes, "user tower", taken, given, graph.constants)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    for name, shape in inputs.items():
+        graph.takes(name, "float32", "B", *shape)
+    graph.gives(vector, "float32", "B", width)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        graph.model("user tower"), options, providers=["CPUExecutionProvider"]
     )
-
-
-class _Graph:
-    """Nodes and constants, named as they come."""
-
-    def __init__(self) -> None:
-        from onnx import helper, numpy_helper  # noqa: PLC0415
-
-        self._helper, self._numpy = helper, numpy_helper
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def node(self, operation: str, *inputs: str, **attributes: Any) -> str:
-        """Add an operation and return the name of what it gives."""
-        name = f"{operation}{len(self.nodes)}"
-        self.nodes.append(self._helper.make_node(operation, inputs, [name], **attributes))
-        return name
-
-    def constant(self, value: Any) -> str:
-        """Add a constant and return its name."""
-        array = value.detach().numpy() if isinstance(value, Tensor) else value
-        name = f"constant{len(self.constants)}"
-        self.constants.append(self._numpy.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def linear(self, given: str, layer: Any) -> str:
-        """Add a linear layer and return the name of what it gives."""
-        weight, bias = self.constant(layer.weight), self.constant(layer.bias)
-        return self.node("Gemm", given, weight, bias, transB=1)

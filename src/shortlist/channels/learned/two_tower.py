@@ -160,6 +160,11 @@ class TwoTower(ItemVectors):
         clock = self.towers.query.clock
         return clock is not None and not bool(clock.hours)
 
+    @property
+    def readable_rows(self) -> Tensor:
+        """The item rows of which something is read where they stand in a history, rising, [n]."""
+        return self._readable.nonzero().squeeze(1)
+
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
         """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
         self._encoder, self._most_encoded = encode, most

@@ -1,0 +1,1 @@
+../src/shortlist/serving/answer_without_shortlist.txt

@@ -1,0 +1,587 @@
+"""How does another program ask a two-tower model? Its towers as ONNX files, its ids as JSON.
+
+Every part of a query tower is written as operations over B queries side by side, with their
+histories in a rectangle [B, L]: oldest first, then zeros. Ids and values are rows of tables, and
+`vocabularies.json` says which; `answer.py` reads both and needs nothing of this package.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shortlist import outputs
+from shortlist.asking.capabilities import Channel
+from shortlist.channels.learned.two_tower import TwoTower
+from shortlist.data.features import MultiValuedEncoder, NumericEncoder
+from shortlist.data.moments import unknown_time
+from shortlist.errors import QueryError, install
+from shortlist.serving.onnx_graph import Graph, UnsupportedTowerError
+from shortlist.similarity import METRICS
+from shortlist.towers.attention import Attention
+from shortlist.towers.clock import BUCKETS, DAY, DAYS, HOURS, MONDAY, Clock
+from shortlist.towers.features import Fields
+from shortlist.towers.gru import GRU
+from shortlist.towers.interests import ROUNDS, RoutedInterests, SelfAttentiveInterests
+from shortlist.towers.pooling import MeanPooling, RecencyPooling
+
+EXAMPLE = Path(__file__).with_name("answer_without_shortlist.txt")
+"""The program that answers from an export; it becomes answer.py there."""
+
+LARGEST = 2**31 - 2**20
+"""Bytes of the weights of a tower that fit into one .onnx file, whose format ends at 2 GiB."""
+
+README = """# Towers as ONNX files
+
+`answer.py` answers from this folder with numpy and onnxruntime alone:
+
+    python answer.py . '{{"history": [...]}}'
+
+A question is a JSON object. It may tell:
+
+{told}
+
+What it does not tell is not known, and so are ids and values that `vocabularies.json` lacks. The
+folder knows no user: a history, and the features of a user, come with the question. Where Shortlist
+gives popular items, as it knows nothing that the tower reads, this gives what lies near by chance:
+answer such questions in another way.
+
+`query.onnx` gives the vectors of queries. Its inputs are the rows and numbers that `answer.py`
+makes of a question, for any number of queries side by side. Histories are as long as the longest:
+oldest event first, then zeros.
+{item}
+`items.npy` holds the vectors of the items named by `candidates` in `vocabularies.json`, in their
+order. They are compared by the `metric` that stands there; of several vectors of a query the
+nearest counts.
+"""
+
+FAR = -1e30
+"""Added to a logit, it leaves a weight of exactly 0."""
+
+SMALLEST = 1e-12
+"""The shortest length that torch divides a vector by to get its direction."""
+
+UNKNOWN_TIME = int(unknown_time(torch.int64))
+
+
+def export_onnx(retriever: Channel, target: Path, bundle: str) -> list[str]:
+    """Write the towers of a retriever to a new folder; return the names of its files.
+
+    bundle: its id. Errors: QueryError where the retriever has no towers to write, or a tower has a
+    part that has no graph; OutputError.
+    """
+    found = refuse_others(retriever)
+    try:
+        query, reads = _query_tower(found)
+        item, described = _item_tower(found) if found.towers.reads_item_features else (None, None)
+    except ImportError as error:
+        raise QueryError(f"export --onnx needs the package onnx: {install('onnx')}") from error
+    except UnsupportedTowerError as reason:
+        raise QueryError(
+            f"this model cannot be exported to ONNX, as its tower holds {reason}"
+        ) from None
+    ids, vectors = found.encode_items()
+    vocabularies = {
+        "bundle": bundle,
+        "similarity": found.similarity,
+        "metric": METRICS[found.similarity],
+        "candidates": ids.to_list(),
+        "query": reads,
+        "item": described,
+    }
+    files: dict[str, bytes] = {
+        "README.md": _readme(reads, described).encode(),
+        "answer.py": EXAMPLE.read_bytes(),
+        "query.onnx": query,
+        "vocabularies.json": json.dumps(vocabularies, ensure_ascii=False, indent=1).encode(),
+    }
+    if item is not None:
+        files["item.onnx"] = item
+    with outputs.whole_folder(target) as made:
+        for name, content in files.items():
+            (made / name).write_bytes(content)
+        np.save(made / "items.npy", vectors.numpy())
+    return sorted([*files, "items.npy"])
+
+
+def refuse_others(retriever: Channel) -> TwoTower:
+    """Return the retriever if it has the towers that are written. Errors: QueryError."""
+    if type(retriever) is not TwoTower:
+        raise QueryError(
+            "an ONNX export is of a model with a query tower and an item tower, and this is "
+            f"{type(retriever).__name__}: train one (positives = 'u2i') as a bundle of its own"
+        )
+    size = max(
+        sum(weights.nbytes for weights in tower.state_dict().values())
+        for tower in (retriever.towers.query, retriever.towers.item)
+    )
+    if size > LARGEST:
+        raise QueryError(
+            f"a tower of {size:,} bytes does not fit into an .onnx file, which holds 2 GiB: train "
+            "with a smaller model.dim"
+        )
+    return retriever
+
+
+class _Query:
+    """The graph of a query tower while it is written.
+
+    Parts and what is added up are [B, 1, *], or [B, K, *] of interests.
+    """
+
+    def __init__(self, retriever: TwoTower) -> None:
+        self.graph = Graph()
+        self.node = self.graph.node
+        self.retriever = retriever
+        self.tower: Any = retriever.towers.query
+        self.data = retriever.data
+        self.reads: dict[str, Any] = {}
+        self.parts: list[str] = []
+        self.direct: list[str] = []
+        self.interests = 1
+
+    def written(self) -> tuple[bytes, dict[str, Any]]:
+        """Return the model, and what vocabularies.json says of its inputs."""
+        tower, graph = self.tower, self.graph
+        if tower.history is not None:
+            self._see_history()
+        if tower.clock is not None or tower.timed:
+            self._see_times()
+        if tower.clock is not None:
+            moment = self._clock(tower.clock)
+            self.direct.append(moment)
+            if tower.layered:
+                self.parts.append(moment)
+        if tower.history is not None:
+            self._history()
+        if tower.fields is not None:
+            encoders = self.data.user_features.encoders
+            self.parts.append(self._fields("features", tower.fields, encoders))
+        if tower.context is not None:
+            encoders = self.data.event_features.encoders
+            self.parts.append(self._fields("context", tower.context, encoders))
+        if tower.id is not None:
+            users = self.data.users
+            self.reads["users"] = _rows(users.ids.head(users.trained).to_list())
+            row = graph.takes("user", "int64", "B")
+            self.direct.append(self._one(self.node("Gather", tower.id.weight, row)))
+        if tower.top is not None:
+            parts = [self._for_each_interest(part) for part in self.parts]
+            self.direct.append(graph.perceptron(self.node("Concat", *parts, axis=-1), tower.top))
+        vectors = self.node("Sum", *self.direct)
+        if tower.biases:
+            kept = self.node("Slice", vectors, [0], [-1], [-1])
+            one = self.node("Add", self.node("Mul", self._part(vectors, -1), 0.0), 1.0)
+            vectors = self.node("Concat", kept, one, axis=-1)
+        vectors = _comparable(graph, vectors, self.retriever.similarity)
+        several = [self.interests] if self._several else []
+        if not several:
+            vectors = self.node("Squeeze", vectors, [1])
+        graph.gives(vectors, "float32", "B", *several, tower.dim)
+        return graph.model("query tower"), self.reads
+
+    @property
+    def _several(self) -> bool:
+        return isinstance(self.tower.history, SelfAttentiveInterests | RoutedInterests)
+
+    def _one(self, vectors: str) -> str:
+        return self.node("Unsqueeze", vectors, [1])
+
+    def _for_each_interest(self, part: str) -> str:
+        if not self._several:
+            return part
+        return self.node("Expand", part, [1, self.interests, 1])
+
+    def _part(self, vectors: str, place: int) -> str:
+        """The numbers at one place of vectors, with their last size kept."""
+        return self.node("Gather", vectors, [place], axis=-1)
+
+    def _see_history(self) -> None:
+        """Read the items of the histories: which are there, and how many came after each."""
+        rows = self.retriever.readable_rows
+        self.table = _table(self.retriever, rows)
+        items = self.data.items.external(rows.numpy()).to_list()
+        length = self.retriever.model_section.history_length
+        self.reads["history"] = {"items": _rows(items), "length": length}
+        given = self.graph.takes("history", "int64", "B", "L")
+        there = self.node("Greater", given, 0)
+        self.there = self.node("Cast", there, to=1)  # [B, L]
+        size = self.node("Gather", self.node("Shape", given), 1)
+        self.place = self.node("Range", np.int64(0), size, np.int64(1))  # [L]
+        counted = self.node("Cast", there, to=7)
+        self.count = self.node("ReduceSum", counted, [1], keepdims=1)  # [B, 1]
+        age = self.node("Sub", self.node("Sub", self.count, 1), self.place)
+        self.last = self.node("Equal", age, 0)  # [B, L], false of an empty history
+        self.age = self.node("Max", age, np.int64(0))
+        self.events = self.node("Gather", self.table, given)  # [B, L, D]
+        if self.tower.past is not None:
+            self._past(self.tower.past)
+
+    def _past(self, past: Any) -> None:
+        """Let the features of the events scale and shift their vectors."""
+        events = self.data.event_features
+        found = self.graph.perceptron(
+            self._fields("events", past.fields, events.encoders), past.top
+        )
+        if events.of_kind in past.fields.names and self.data.log.kinds is not None:
+            unnamed = self.data.log.kinds.unnamed + 1
+            self.reads["events"][events.of_kind]["missing"] = unnamed
+        scale = self.node("Mul", self.node("Sigmoid", self._part(found, -1)), 2.0)
+        shift = self.node("Slice", found, [0], [-1], [-1])
+        changed = self.node("Add", self.node("Mul", self.events, scale), shift)
+        self.events = self.node("Mul", changed, self.node("Unsqueeze", self.there, [2]))
+
+    def _history(self) -> None:
+        history = self.tower.history
+        write: Any = {
+            RecencyPooling: self._pooled,
+            MeanPooling: self._pooled,
+            SelfAttentiveInterests: self._self_attentive,
+            RoutedInterests: self._routed,
+            Attention: self._attention,
+            GRU: self._recurrent,
+        }.get(type(history))
+        if write is None:
+            raise UnsupportedTowerError(f"the history tower {type(history).__name__}")
+        write(history)
+
+    def _direction(self, vectors: str) -> str:
+        length = self.node("ReduceL2", vectors, [-1], keepdims=1)
+        return self.node("Div", vectors, self.node("Max", length, SMALLEST))
+
+    def _at_last(self, states: str) -> str:
+        """The state after the last event, [B, 1, D]; zeros where there is none."""
+        last = self.node("Cast", self.last, to=1)
+        return self.node("MatMul", self._one(last), states)
+
+    def _weighed(self, weights: str, vectors: str) -> str:
+        """Sums of vectors [B, L, D] by weights [B, L, K]: [B, K, D]."""
+        return self.node("MatMul", self.node("Transpose", weights, perm=[0, 2, 1]), vectors)
+
+    def _pooled(self, history: Any) -> None:
+        edges, segments = history.edges.tolist(), history.segments
+        member = np.zeros((edges[-1], segments), dtype=np.float32)
+        for segment in range(segments):
+            member[edges[segment] : edges[segment + 1], segment] = 1
+        there = self.node("Unsqueeze", self.there, [2])
+        weights = self.node("Mul", self.node("Gather", member, self.age), there)  # [B, L, K]
+        count = self.node("Max", self.node("ReduceSum", weights, [1], keepdims=0), 1.0)
+        scale = self.node("Unsqueeze", self.node("Reciprocal", self.node("Sqrt", count)), [2])
+        pooled = self.node("Mul", self._weighed(weights, self.events), scale)  # [B, K, D]
+        self.direct.append(self.node("MatMul", self.tower.decay[None], pooled))
+        self.parts.append(self.node("Reshape", pooled, [-1, 1, segments * self.tower.dim]))
+
+    def _self_attentive(self, history: Any) -> None:
+        seen = self.node("Mul", self._direction(self.events), math.sqrt(self.tower.dim))
+        seen = self.node("Add", seen, self.node("Gather", history.position, self.age))
+        wide = self.node("Tanh", self.graph.dense(seen, history.widen.weight))
+        logits = self.graph.dense(wide, history.weigh.weight)  # [B, L, K]
+        missing = self.node("Mul", self.node("Sub", self.there, 1.0), -FAR)
+        logits = self.node("Add", logits, self.node("Unsqueeze", missing, [2]))
+        weights = self.node("Softmax", logits, axis=1)
+        self._interests(self._weighed(weights, self.events), history.interests)
+
+    def _routed(self, history: Any) -> None:
+        mapped = self.graph.dense(self._direction(self.events), history.map.weight)
+        least = [0, *(2 ** min(power, 62) for power in range(2, history.interests + 1))]
+        closed = self.node("Less", self.count, least)  # [B, K]
+        start = self.node("Gather", history.start, self.age)
+        logits = self.node("Where", self._one(closed), FAR, start)  # [B, L, K]
+        there = self.node("Unsqueeze", self.there, [2])
+        for done in range(ROUNDS):
+            shares = self.node("Mul", self.node("Softmax", logits, axis=2), there)
+            found = self._squashed(self._weighed(shares, mapped))
+            if done < ROUNDS - 1:
+                agreed = self.node("MatMul", mapped, self.node("Transpose", found, perm=[0, 2, 1]))
+                logits = self.node("Add", logits, agreed)
+        first = self.node("Slice", found, [0], [1], [1])
+        closed = self.node("Unsqueeze", closed, [2])
+        self._interests(self.node("Where", closed, first, found), history.interests)
+
+    def _squashed(self, vectors: str) -> str:
+        square = self.node("ReduceSumSquare", vectors, [-1], keepdims=1)
+        shorter = self.node("Div", self.node("Sqrt", square), self.node("Add", square, 1.0))
+        return self.node("Mul", vectors, shorter)
+
+    def _interests(self, found: str, interests: int) -> None:
+        self.interests = interests
+        self.direct.append(found)
+        self.parts.append(found)
+
+    def _recurrent(self, history: Any) -> None:
+        read = self.node("Mul", self._direction(self.events), math.sqrt(self.tower.dim))
+        read = self.node("Transpose", read, perm=[1, 0, 2])  # [L, B, D]
+        for layer in range(history.layers.num_layers):
+            weights = [
+                _gates(getattr(history.layers, f"{name}_l{layer}"))
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ]
+            both = torch.cat(weights[2:])
+            states = self.node(
+                "GRU",
+                *(read, weights[0][None], weights[1][None], both[None]),
+                hidden_size=self.tower.dim,
+                linear_before_reset=1,
+            )
+            read = self.node("Squeeze", states, [1])
+        self.direct.append(self._at_last(self.node("Transpose", read, perm=[1, 0, 2])))
+
+    def _attention(self, history: Any) -> None:
+        size = self.node("Unsqueeze", self.node("Gather", self.node("Shape", self.place), 0), [0])
+        turns = [self.node("Slice", turn, [0], size, [0]) for turn in history.turn]
+        later = self.node(
+            "Greater",
+            self.node("Unsqueeze", self.place, [0]),
+            self.node("Unsqueeze", self.place, [1]),
+        )
+        hidden = self.node("Mul", self._direction(self.events), math.sqrt(self.tower.dim))
+        gaps = self._gaps() if history.timed else None
+        for block in history.blocks:
+            hidden = self._block(block, hidden, turns, later, gaps)
+        self.direct.append(self._at_last(self._scaled(hidden, history.norm)))
+
+    def _block(
+        self, block: Any, hidden: str, turns: list[str], later: str, gaps: str | None
+    ) -> str:
+        heads, dim = block.heads, self.tower.dim
+        looked = self.graph.dense(self._scaled(hidden, block.attention_norm), block.look.weight)
+        apart = self.node("Reshape", looked, [0, 0, 3, heads, dim // heads])
+        apart = self.node("Transpose", apart, perm=[2, 0, 3, 1, 4])  # [3, B, heads, L, d]
+        query, key, value = (self.node("Gather", apart, place) for place in range(3))
+        turned = self.node("Transpose", self._turned(key, turns), perm=[0, 1, 3, 2])
+        logits = self.node("MatMul", self._turned(query, turns), turned)
+        logits = self.node("Mul", logits, 1 / math.sqrt(dim // heads))
+        if gaps is not None:
+            bias = self.node("Gather", block.time, gaps)  # [B, L, L, heads]
+            logits = self.node("Add", logits, self.node("Transpose", bias, perm=[0, 3, 1, 2]))
+        weights = self.node("Softmax", self.node("Where", later, FAR, logits), axis=-1)
+        seen = self.node("Transpose", self.node("MatMul", weights, value), perm=[0, 2, 1, 3])
+        seen = self.graph.dense(self.node("Reshape", seen, [0, 0, dim]), block.found.weight)
+        hidden = self.node("Add", hidden, seen)
+        wide = self.graph.dense(self._scaled(hidden, block.hidden_norm), block.widen.weight)
+        half = block.narrow.in_features
+        gate, content = self._halves(wide, half)
+        silu = self.node("Mul", gate, self.node("Sigmoid", gate))
+        narrow = self.graph.dense(self.node("Mul", silu, content), block.narrow.weight)
+        return self.node("Add", hidden, narrow)
+
+    def _halves(self, vectors: str, half: int) -> tuple[str, str]:
+        first = self.node("Slice", vectors, [0], [half], [-1])
+        return first, self.node("Slice", vectors, [half], [2 * half], [-1])
+
+    def _turned(self, vectors: str, turns: list[str]) -> str:
+        """Rotary positions, as the tower turns them."""
+        cosine, sine = turns
+        half = self.tower.history.turn.shape[2]
+        first, second = self._halves(vectors, half)
+
+        def product(one: str, other: str) -> str:
+            return self.node("Mul", one, other)
+
+        left = self.node("Sub", product(first, cosine), product(second, sine))
+        right = self.node("Add", product(first, sine), product(second, cosine))
+        return self.node("Concat", left, right, axis=-1)
+
+    def _scaled(self, vectors: str, weight: Tensor) -> str:
+        """Divide by the root of the mean square, and weigh each number."""
+        mean = self.node("ReduceMean", self.node("Mul", vectors, vectors), [-1], keepdims=1)
+        root = self.node("Sqrt", self.node("Add", mean, torch.finfo(torch.float32).eps))
+        return self.node("Mul", self.node("Div", vectors, root), weight)
+
+    def _see_times(self) -> None:
+        """Read when the events were, and, for a clock, when each query is asked."""
+        log = self.data.log.time
+        if log is None or log.dtype.kind != "i":
+            raise UnsupportedTowerError("times with fractions of a step")
+        self.reads["time"] = {"unit": self.data.time_unit, "unknown": UNKNOWN_TIME}
+        if self.tower.history is not None:
+            self.times = self.graph.takes("times", "int64", "B", "L")
+            own = self.node("Where", self.last, self.times, np.int64(0))
+            newest = self.node("ReduceSum", own, [1], keepdims=0)  # [B]
+            none = self.node("Equal", self.node("Squeeze", self.count, [1]), np.int64(0))
+            self.newest = self.node("Where", none, np.int64(UNKNOWN_TIME), newest)
+        if self.tower.clock is not None:
+            self.reads["time"]["asked"] = True
+            self.asked = self.graph.takes("asked", "int64", "B")
+            if self.tower.history is not None:
+                self.asked = self.node("Where", self._known(self.asked), self.asked, self.newest)
+
+    def _known(self, times: str) -> str:
+        return self.node("Not", self.node("Equal", times, np.int64(UNKNOWN_TIME)))
+
+    def _whole(self, times: str, step: float) -> str:
+        """How many whole steps there are in times, rounded down."""
+        size = np.int64(round(step))
+        return self.node("Div", self.node("Sub", times, self.node("Mod", times, size)), size)
+
+    def _clock(self, clock: Clock) -> str:
+        known = self._known(self.asked)
+        day = self.node("Add", self._whole(self.asked, DAY * clock.steps), np.int64(MONDAY))
+        found = [(clock.weekday, self.node("Mod", day, np.int64(DAYS)), known)]
+        if clock.steps * DAY > HOURS and bool(clock.hours):
+            hour = self._whole(self.asked, DAY / HOURS * clock.steps)
+            found.append((clock.hour, self.node("Mod", hour, np.int64(HOURS)), known))
+        if clock.since is not None:
+            both = self.node("And", known, self._known(self.newest))
+            since = self._bucket(self.node("Sub", self.asked, self.newest))
+            found.append((clock.since, since, both))
+        vectors = []
+        for table, code, sure in found:
+            row = self.node("Where", sure, self.node("Add", code, np.int64(1)), np.int64(0))
+            vectors.append(self.node("Gather", table.weight, row))
+        return self._one(self.node("Sum", *vectors))
+
+    def _bucket(self, gap: str) -> str:
+        """The bucket of a time between two moments: how many of the bounds it reaches."""
+        bounds = np.array([2**power - 1 for power in range(1, BUCKETS)], dtype=np.int64)
+        reached = self.node("GreaterOrEqual", self.node("Unsqueeze", gap, [-1]), bounds)
+        return self.node("ReduceSum", self.node("Cast", reached, to=7), [-1], keepdims=0)
+
+    def _gaps(self) -> str:
+        """The bucket of the time between each two events, [B, L, L]; BUCKETS: not known."""
+        now = self.times
+        if self.tower.clock is not None:  # each event looks back from when the next one came
+            far = np.iinfo(np.int64).max
+            after = self.node("Slice", now, [1], [far], [1])
+            after = self.node("Concat", after, self.node("Slice", now, [0], [1], [1]), axis=1)
+            now = self.node("Where", self.last, self._one(self.asked), after)
+        now, when = self.node("Unsqueeze", now, [2]), self._one(self.times)
+        known = self.node("And", self._known(now), self._known(when))
+        buckets = self._bucket(self.node("Sub", now, when))
+        return self.node("Where", known, buckets, np.int64(BUCKETS))
+
+    def _fields(self, kind: str, fields: Fields, encoders: Mapping[str, Any]) -> str:
+        """Features of the queries, [B, 1, *], or of their events, [B, L, *]."""
+        sizes = ("B", "L") if kind == "events" else ("B",)
+        side = f"{kind}."
+        vectors, self.reads[kind] = _fields(self.graph, side, fields, encoders, sizes)
+        return vectors if kind == "events" else self._one(vectors)
+
+
+def _query_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
+    """The query tower as a model, and what the vocabularies say of its inputs."""
+    retriever.towers.eval()
+    with torch.no_grad():
+        return _Query(retriever).written()
+
+
+@torch.no_grad()
+def _item_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
+    """The item tower as a model over B items, and what the vocabularies say of its inputs."""
+    retriever.towers.eval()
+    graph, tower, items = Graph(), retriever.towers.item, retriever.data.items
+    reads: dict[str, Any] = {}
+    summed = []
+    if tower.id is not None:
+        reads["items"] = _rows(items.ids.head(items.trained).to_list())
+        summed.append(graph.node("Gather", tower.id.weight, graph.takes("item", "int64", "B")))
+    if tower.fields is not None:
+        encoders = retriever.data.item_features.encoders
+        described, reads["features"] = _fields(graph, "features.", tower.fields, encoders, ("B",))
+        summed.append(graph.perceptron(described, tower.top))
+    vectors = graph.node("Sum", *summed)
+    if tower.biases:
+        kept = graph.node("Slice", vectors, [0], [-2], [-1])
+        last = graph.node("Gather", vectors, [-1], axis=-1)
+        one = graph.node("Add", graph.node("Mul", last, 0.0), 1.0)
+        last = graph.node("Add", last, tower.mean)
+        vectors = graph.node("Concat", kept, one, last, axis=-1)
+    vectors = _comparable(graph, vectors, retriever.similarity)
+    graph.gives(vectors, "float32", "B", tower.dim)
+    return graph.model("item tower"), reads
+
+
+def _fields(
+    graph: Graph, side: str, fields: Fields, encoders: Mapping[str, Any], sizes: tuple[str, ...]
+) -> tuple[str, dict[str, Any]]:
+    """The features of `sizes` entities side by side, and how the values of each become numbers."""
+    found, told = [], {}
+    for name, table in zip(fields.names, fields.maps, strict=True):
+        encoder = encoders[name]
+        told[name] = entry = {"kind": encoder.kind}
+        if isinstance(encoder, NumericEncoder):
+            entry |= {"mean": encoder.mean, "std": encoder.std}
+        elif isinstance(table, nn.Embedding):
+            entry["values"] = _rows(encoder.values)
+        else:
+            entry["width"] = encoder.width
+        if isinstance(table, nn.Linear):
+            given = graph.takes(side + name, "float32", *sizes, encoder.width)
+            found.append(graph.dense(given, table.weight, table.bias))
+        elif isinstance(encoder, MultiValuedEncoder):
+            entry["separator"] = encoder.separator
+            given = graph.takes(side + name, "int64", *sizes, f"values of {name}")
+            summed = graph.node(
+                "ReduceSum", graph.node("Gather", table.weight, given), [-2], keepdims=0
+            )
+            there = graph.node("Cast", graph.node("Greater", given, np.int64(0)), to=1)
+            count = graph.node("Max", graph.node("ReduceSum", there, [-1], keepdims=1), 1.0)
+            found.append(graph.node("Div", summed, count))
+        else:
+            given = graph.takes(side + name, "int64", *sizes)
+            found.append(graph.node("Gather", table.weight, given))
+    return graph.node("Concat", *found, axis=-1), told
+
+
+def _comparable(graph: Graph, vectors: str, similarity: str) -> str:
+    """Vectors as they are compared: under cosine of length 1, but for zeros."""
+    if similarity != "cosine":
+        return vectors
+    length = graph.node("ReduceL2", vectors, [-1], keepdims=1)
+    none = graph.node("Equal", length, 0.0)
+    return graph.node("Div", vectors, graph.node("Where", none, 1.0, length))
+
+
+def _table(retriever: TwoTower, rows: Tensor) -> Tensor:
+    """What histories are read with: zeros, then the vectors of these item rows, [n + 1, D]."""
+    towers: Any = retriever.towers
+    if towers.reads_items:
+        vectors = retriever.encode_item_rows(rows)
+    else:
+        shared = towers.item.id if towers.shape.shares_items else None
+        vectors = (towers.query.table if shared is None else shared).weight[rows]
+    return torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
+
+
+def _gates(weights: Tensor) -> Tensor:
+    """Reset, update, new of torch as update, reset, hidden of ONNX."""
+    reset, update, new = weights.chunk(3)
+    return torch.cat([update, reset, new])
+
+
+def _rows(values: Any) -> dict[str, int]:
+    """Each id or value as text, and the row that stands for it; 0 is what has none."""
+    return {str(value): row for row, value in enumerate(values, 1)}
+
+
+def _readme(reads: Mapping[str, Any], described: Mapping[str, Any] | None) -> str:
+    """What lies in the folder, and what a question may tell, as a page of text."""
+    keys = {"history": "history", "events": "event_features", "features": "features"}
+    keys |= {"context": "context", "users": "user"}
+    told = [f"- `{key}`{_named(reads[kind])}" for kind, key in keys.items() if kind in reads]
+    if "time" in reads:
+        unit = f"whole numbers in the unit {reads['time']['unit']!r}"
+        told += [f"- `times`: of the events of the history, {unit}"]
+        told += (
+            [f"- `time`: when the question is asked, {unit}"] if "asked" in reads["time"] else []
+        )
+    item = ""
+    if described is not None:
+        item = (
+            "\n`item.onnx` gives the vector of an item by its features"
+            f"{_named(described['features'])}; `item_vector` in `answer.py` asks it.\n"
+        )
+    return README.format(told="\n".join(told), item=item)
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    """The names and kinds of features, if this is about some."""
+    kinds = {
+        name: of["kind"] for name, of in entry.items() if isinstance(of, dict) and "kind" in of
+    }
+    return "".join(f", `{name}` ({kind})" for name, kind in kinds.items()).replace(",", ":", 1)
