@@ -117,3 +117,17 @@ def test_a_state_holds_where_the_vectors_are_and_how_many(dictionary):
     about = json.loads(index.state()["about"].numpy().tobytes())
     assert about["place"]["count"] == 3
     assert about["place"]["name"].startswith("shortlist_")
+
+
+def test_no_password_of_the_environment_is_shown(monkeypatch):
+    monkeypatch.setenv("SHORTLIST_MILVUS_URI", "http://root:hidden@h:19530/shop")
+    assert MilvusCollection("dot").address == "http://h:19530/shop"
+    pytest.importorskip("psycopg")
+    index = PgVector("dot", server="host=h")
+    said = "host=127.0.0.1 port=1 password=hidden sslpassword=hidden"
+    monkeypatch.setenv("SHORTLIST_PGVECTOR", said)
+    assert index.address == "host=127.0.0.1 port=1"
+    monkeypatch.setenv("SHORTLIST_PGVECTOR", "host=h password=not hidden")
+    with pytest.raises(IndexServerError, match="is no connection string") as refused:
+        index.build(torch.arange(3), torch.ones(3, 2))
+    assert "hidden" not in str(refused.value)

@@ -101,7 +101,14 @@ class MilvusCollection(ServerIndex):
 
     @property
     def address(self) -> str:
-        """The environment's, else that of the settings."""
+        """The environment's, else that of the settings; without a password."""
+        parts = urlsplit(self._uri)
+        if parts.password is None:
+            return self._uri
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @property
+    def _uri(self) -> str:
         return os.environ.get("SHORTLIST_MILVUS_URI") or self.uri or ""
 
     @classmethod
@@ -306,7 +313,7 @@ class MilvusCollection(ServerIndex):
 
     def _client(self) -> Any:
         token = os.environ.get("SHORTLIST_MILVUS_TOKEN", "")
-        return _connected(self.address, token, self.timeout, os.getpid())
+        return _connected(self._uri, token, self.timeout, os.getpid())
 
     def _failures(self) -> tuple[type[Exception], ...]:
         try:

@@ -93,11 +93,29 @@ class PgVector(ServerIndex):
     @property
     def address(self) -> str:
         """Where the server is, without what was said of a password."""
-        from psycopg.conninfo import conninfo_to_dict, make_conninfo  # noqa: PLC0415
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
-        said = os.environ.get("SHORTLIST_PGVECTOR") or self.server or ""
-        told = {name: value for name, value in conninfo_to_dict(said).items() if name != "password"}
+        told = {name: value for name, value in self._said().items() if "password" not in name}
         return make_conninfo("", **told) or "the PGHOST of the environment"
+
+    def _said(self) -> dict[str, Any]:
+        """What the connection string says. Errors: IndexServerError, without a word of the text."""
+        from psycopg import ProgrammingError  # noqa: PLC0415
+        from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
+        try:
+            said: dict[str, Any] = conninfo_to_dict(self._string)
+        except ProgrammingError:
+            raise IndexServerError(
+                "SHORTLIST_PGVECTOR, or the setting server, is no connection string of PostgreSQL: "
+                "write postgresql://USER@HOST/DB or host=HOST dbname=DB, and quote a value that "
+                "has a space: password='two words'"
+            ) from None
+        return said
+
+    @property
+    def _string(self) -> str:
+        return os.environ.get("SHORTLIST_PGVECTOR") or self.server or ""
 
     def _publish(self, name: str, items: Items) -> None:
         if (width := items.vectors.shape[1]) > MOST_WIDE:
@@ -275,9 +293,9 @@ class PgVector(ServerIndex):
             raise MissingPackageError(
                 f"this index needs PostgreSQL's client: {install('pgvector')}"
             ) from error
-        said = os.environ.get("SHORTLIST_PGVECTOR") or self.server or ""
+        self._said()
         connection = psycopg.connect(
-            said,
+            self._string,
             autocommit=True,
             prepare_threshold=None,
             connect_timeout=max(2, round(self.timeout)),
