@@ -164,8 +164,15 @@ def test_what_nobody_has_stored_is_refused_and_nothing_is_added_to_it(redis, ope
     redis.client.set(key, b"?")
     with pytest.raises(EventStoreError, match="is damaged"):
         store.append([[Event(1, 2, id="a")]])
+    good, bad = store.append([[Event(3, 1)], [Event(1, 2)]])  # two requests, in one round trip
+    assert good == Kept([2], 0)
+    assert "is damaged" in str(bad)
     redis.client.delete(key)
     redis.client.rpush(key, "x")
+    good, bad = store.append([[Event(3, 2)], [Event(1, 2)]])
+    assert good == Kept([3], 0)
+    assert "something else under a key" in str(bad)
+    assert store.latest([3], 0) == [Stored([1, 2])]
     with pytest.raises(EventStoreError, match="something else under a key"):
         store.append([[Event(2, 2, id="a"), Event(1, 2, id="b")]])
     assert store.latest([2], 0) == [Stored([])]

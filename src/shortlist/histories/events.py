@@ -153,8 +153,8 @@ class PaceError(EventStoreError):
         self.user = user
 
 
-Told = Kept | EventConflictError | PaceError
-"""What a store says of the events of a request."""
+Told = Kept | EventStoreError
+"""What a store says of the events of a request: kept, in conflict, too many, or why it failed."""
 
 
 class EventStore(Protocol):

@@ -5,8 +5,9 @@ its number, the millisecond it came, its item, and whatever else was said of it.
 with them. A write is one script in one round trip, and all of a request or nothing is kept.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -28,6 +29,8 @@ from shortlist.histories.events import (
 )
 from shortlist.histories.redis_scripts import APPEND, FORGET, READ, TIDY
 from shortlist.histories.redis_server import Lasting, RedisPlace, RedisServer
+
+logger = logging.getLogger("shortlist.histories")
 
 AT_A_TIME = 500
 """Users that are read together, and removed."""
@@ -69,30 +72,40 @@ class RedisEvents:
         return self.server.lasting()
 
     def append(self, requests: Sequence[Sequence[Event]]) -> list[Told]:
-        """Keep the events of several requests in one round trip; of each request all or none."""
-        answers: list[Told] = []
+        """Keep the events of several requests in one round trip; of each request all or none.
+
+        What was kept is told as kept, whatever became of the other requests.
+        """
         calls = [(APPEND, *self._call(events)) for events in requests if events]
-        told = iter(self.server.run(calls) if calls else [])
-        for events in requests:
-            if not events:
-                answers.append(Kept([], 0))
-                continue
-            word, *said = next(told)
-            if word == b"other":
-                raise self.server.replaced()
-            if word == b"damaged":
-                raise self.server.damaged("the events of a user")
-            if word == b"slow":
-                answers.append(PaceError(list(_users(events))[said[0] - 1]))
-            elif word == b"conflict":
-                event = events[said[0] - 1]
-                answers.append(EventConflictError.of(event))
-            else:
-                before, after, trimmed, repeated, *numbers = map(int, said)
-                self._changed(before, after)
-                self.trimmed += trimmed
-                answers.append(Kept(numbers, repeated))
+        said = self.server.run_each(calls) if calls else []
+        if [b"other"] in said:
+            raise self.server.replaced()
+        left = iter(said)
+        answers = [
+            self._told_of(events, next(left)) if events else Kept([], 0) for events in requests
+        ]
+        faults = [one for one in answers if _is_fault(one)]
+        if faults and len(faults) == len(calls):
+            raise faults[0]
+        for fault in faults:
+            logger.error("events of a request were not kept: %s", fault)
         return answers
+
+    def _told_of(self, events: Sequence[Event], answer: Any) -> Told:
+        """What the answer of the script says of the events of a request."""
+        if isinstance(answer, EventStoreError):
+            return answer
+        word, *said = answer
+        if word == b"damaged":
+            return self.server.damaged("the events of a user")
+        if word == b"slow":
+            return PaceError(list(_users(events))[said[0] - 1])
+        if word == b"conflict":
+            return EventConflictError.of(events[said[0] - 1])
+        before, after, trimmed, repeated, *numbers = map(int, said)
+        self._changed(before, after)
+        self.trimmed += trimmed
+        return Kept(numbers, repeated)
 
     def _call(self, events: Sequence[Event]) -> tuple[list[bytes], list[Any]]:
         """The keys and arguments of the script that keeps the events of a request."""
@@ -247,6 +260,11 @@ class RedisReader:
                             Row(user, number, item, kind, time, weight, came * 1000, 0, told)
                         )
         return sorted(found, key=lambda row: row.sequence)
+
+
+def _is_fault(told: Told) -> TypeGuard[EventStoreError]:
+    """Whether the store could not do what was asked; else it has kept events, or refused them."""
+    return not isinstance(told, Kept | EventConflictError | PaceError)
 
 
 def _users(events: Sequence[Event]) -> dict[Id, bytes]:

@@ -199,6 +199,14 @@ class RedisServer:
 
     def run(self, calls: Sequence[tuple[Script, Sequence[Any], Sequence[Any]]]) -> list[Any]:
         """Run scripts, each with its keys and arguments, in one round trip; each is one step."""
+        answers = self.run_each(calls)
+        for answer in answers:
+            if isinstance(answer, EventStoreError):
+                raise answer
+        return answers
+
+    def run_each(self, calls: Sequence[tuple[Script, Sequence[Any], Sequence[Any]]]) -> list[Any]:
+        """Run scripts as `run` does; the answer of one that was refused is its EventStoreError."""
         with self.refusing():
             answers: list[Any] = [None] * len(calls)
             left = list(range(len(calls)))
@@ -210,10 +218,7 @@ class RedisServer:
                     break
                 for text in {calls[n][0].text for n in left}:  # the server was started anew
                     self._redis.script_load(text)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            return answers
+        return [self._refusal(one) if isinstance(one, Exception) else one for one in answers]
 
     def _sent(self, calls: Sequence[tuple[Script, Sequence[Any], Sequence[Any]]]) -> list[Any]:
         if len(calls) == 1:
@@ -281,9 +286,10 @@ class RedisServer:
         try:
             yield
         except (self._errors.RedisError, OSError) as error:
-            raise EventStoreError(
-                f"the store of events {self.place} {self._said(error)}"
-            ) from error
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> EventStoreError:
+        return EventStoreError(f"the store of events {self.place} {self._said(error)}")
 
     def _said(self, error: Exception) -> str:
         text = f"{type(error).__name__} {error}"
