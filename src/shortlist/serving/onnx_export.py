@@ -98,7 +98,7 @@ def export_onnx(retriever: Channel, target: Path, bundle: str) -> list[str]:
         "README.md": _readme(reads, described).encode(),
         "answer.py": EXAMPLE.read_bytes(),
         "query.onnx": query,
-        "vocabularies.json": json.dumps(vocabularies, ensure_ascii=False, indent=1).encode(),
+        "vocabularies.json": json.dumps(vocabularies, ensure_ascii=False).encode(),
     }
     if item is not None:
         files["item.onnx"] = item
@@ -561,27 +561,32 @@ def _rows(values: Any) -> dict[str, int]:
 
 def _readme(reads: Mapping[str, Any], described: Mapping[str, Any] | None) -> str:
     """What lies in the folder, and what a question may tell, as a page of text."""
-    keys = {"history": "history", "events": "event_features", "features": "features"}
-    keys |= {"context": "context", "users": "user"}
-    told = [f"- `{key}`{_named(reads[kind])}" for kind, key in keys.items() if kind in reads]
+    keys = {
+        "events": ("event_features", "a list beside the history for each"),
+        "features": ("features", "of the user, by name"),
+        "context": ("context", "of the moment, by name"),
+    }
+    told = ["- `history`: the ids of the items, oldest first"] if "history" in reads else []
+    for kind, (key, said) in keys.items():
+        if kind in reads:
+            told.append(f"- `{key}`: {said}: {_named(reads[kind])}")
+    if "users" in reads:
+        told.append("- `user`: the id")
     if "time" in reads:
-        unit = f"whole numbers in the unit {reads['time']['unit']!r}"
-        told += [f"- `times`: of the events of the history, {unit}"]
-        told += (
-            [f"- `time`: when the question is asked, {unit}"] if "asked" in reads["time"] else []
-        )
+        unit = f"in whole steps of the log's times ({reads['time']['unit']})"
+        if "history" in reads:
+            told.append(f"- `times`: a list beside the history, {unit}")
+        if "asked" in reads["time"]:
+            told.append(f"- `time`: when the question is asked, {unit}")
     item = ""
     if described is not None:
         item = (
-            "\n`item.onnx` gives the vector of an item by its features"
-            f"{_named(described['features'])}; `item_vector` in `answer.py` asks it.\n"
+            "\n`item.onnx` gives the vector of an item. The features that it reads are "
+            f"{_named(described['features'])}; the\nfunction `item_vector` of `answer.py` asks.\n"
         )
     return README.format(told="\n".join(told), item=item)
 
 
-def _named(entry: Mapping[str, Any]) -> str:
-    """The names and kinds of features, if this is about some."""
-    kinds = {
-        name: of["kind"] for name, of in entry.items() if isinstance(of, dict) and "kind" in of
-    }
-    return "".join(f", `{name}` ({kind})" for name, kind in kinds.items()).replace(",", ":", 1)
+def _named(features: Mapping[str, Any]) -> str:
+    """The names and kinds of features."""
+    return ", ".join(f"`{name}` ({entry['kind']})" for name, entry in features.items())
