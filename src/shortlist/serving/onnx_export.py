@@ -582,7 +582,7 @@ def _readme(reads: Mapping[str, Any], described: Mapping[str, Any] | None) -> st
     if described is not None:
         item = (
             "\n`item.onnx` gives the vector of an item. The features that it reads are "
-            f"{_named(described['features'])}; the\nfunction `item_vector` of `answer.py` asks.\n"
+            f"{_named(described['features'])}.\n`item_vector` in `answer.py` runs it.\n"
         )
     return README.format(told="\n".join(told), item=item)
 
