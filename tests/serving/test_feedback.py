@@ -2,9 +2,12 @@
 
 import logging
 from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from patience import PATIENT, wait_until
 from shortlist.bundle.bundle import save
@@ -16,6 +19,7 @@ from shortlist.index.exact import ExactIndex
 from shortlist.serving import feedback as feedback_module
 from shortlist.serving.alarms import Alarms, ClickThrough, Fallback, Guards
 from shortlist.serving.feedback import REMEMBERED, WINDOW, Feedback, Told
+from shortlist.serving.measures import Family, _Kept
 from shortlist.serving.request_ids import RequestIds, Shown, marks_of
 from shortlist.serving.settings import Settings
 
@@ -284,6 +288,11 @@ def test_a_bad_index_raises_the_alarm_once_and_an_exact_one_is_not_compared(shop
     place.recommend(KNOWN)
     place.reader.post("/v1/recommend", {"users": [KNOWN] * 33, "k": 5})
     assert place.metrics()['index_checks_total{outcome="skipped"}'] == 2
+    other = SimpleNamespace(id="another", approximate=False)  # a bundle with an exact index
+    feedback.answered(other, None, 1, retriever.recommend([KNOWN], 1))
+    assert place.feedback()["alarms"] == []
+    assert "index_recall" not in place.metrics()
+    assert feedback.check._exact is None
 
 
 def test_a_fall_of_click_through_is_said_once_and_so_is_its_end(caplog):
@@ -363,3 +372,23 @@ def test_a_guard_that_is_none_is_refused(given, said):
     with pytest.raises(ServingError, match=said):
         Guards.parse(given)
     assert Guards.parse(["index-recall=0.95", "check = 0"]) == Guards(index_recall=0.95, check=0.0)
+
+
+def test_a_gauge_that_a_process_tells_no_more_counts_for_nothing_among_several(tmp_path):
+    def told(recall):
+        family = Family("recall", "Of an index.", (), "gauge", "min")
+        family.samples += [] if recall is None else [((), recall)]
+        return [family]
+
+    kept = [_Kept(tmp_path, number) for number in (1, 2)]
+    found = CollectorRegistry()
+    MultiProcessCollector(found, str(tmp_path))
+    steps = [(0, 0.5, 0.5), (1, 0.8, 0.5), (0, None, 0.8), (1, None, inf), (0, 0.5, 0.5)]
+    for place, recall, least in steps:
+        kept[place].write(told(recall))
+        assert found.get_sample_value("shortlist_recall") == least
+    kept.append(_Kept(tmp_path, 1))  # the process that takes the place of the first
+    kept[-1].write(told(None))
+    assert found.get_sample_value("shortlist_recall") == inf
+    for file in [file for each in kept for file in each._files.values()]:
+        file.close()

@@ -84,7 +84,7 @@ class Feedback:
         self._counts: OrderedDict[Key, Counts] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._said = dict.fromkeys(SAID, 0)
-        self._checked: Served | None = None
+        self._compared_with = ""  # the id of the bundle that `index` is about
         self._last: Key | None = None  # of the bundle that was served when this was asked last
         self._lock = Lock()
 
@@ -132,6 +132,9 @@ class Feedback:
     def answered(self, served: Served, queries: Queries, k: int, found: Candidates) -> None:
         """Take an answer for the guards: it may be compared with an exact scan, too."""
         with self._lock:
+            if self._compared_with != served.id:
+                self.index.clear()
+                self._compared_with = served.id
             self._fallback.take(len(found), int(found.fallback.sum()), self.clock())
         self.check.offer(served, queries, k)
 
@@ -224,10 +227,8 @@ class Feedback:
 
     def _compared(self, served: Served, recall: float) -> None:
         with self._lock:
-            if self._checked is not None and self._checked.id != served.id:
-                self.index.clear()
-            self._checked = served
-            self.index.take(recall)
+            if self._compared_with == served.id:
+                self.index.take(recall)
 
     def columns(self) -> dict[str, Any]:
         """Return everything as columns of an answer."""

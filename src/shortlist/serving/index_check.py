@@ -44,6 +44,9 @@ class IndexCheck:
 
     def offer(self, served: Served, queries: Queries, k: int) -> None:
         """Take a request that was answered, if it is one of the sample; it costs nobody time."""
+        exact = self._exact
+        if exact is not None and exact[0] is not served:
+            self._exact = None  # let go of a bundle that is served no more
         if not (served.approximate and self._random.random() < self.share):
             return
         if len(queries) > MOST_QUERIES or not self._busy.acquire(blocking=False):
@@ -76,10 +79,11 @@ class IndexCheck:
 
     def _compare(self, served: Served, queries: Queries, k: int) -> float | None:
         """Return the share of the exact answer that is found; None where nothing was known."""
-        if self._exact is None or self._exact[0] is not served:
-            self._exact = None  # two of them need not be in memory
-            self._exact = (served, searched_exactly(served.retriever))
-        truth = self._exact[1].recommend(queries, k)
+        exact = self._exact
+        if exact is None or exact[0] is not served:
+            self._exact = exact = None  # two of them need not be in memory
+            self._exact = exact = (served, searched_exactly(served.retriever))
+        truth = exact[1].recommend(queries, k)
         found = served.retriever.recommend(queries, k)
         if truth.fallback.all():
             return None

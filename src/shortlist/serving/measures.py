@@ -85,17 +85,24 @@ class _Kept:
         }
         self._before: dict[str, float] = {}
 
-    def write(self, family: Family) -> None:
-        """Write the values as they are now."""
-        name = f"shortlist_{family.name}"
-        is_counter = family.kind == "counter"
-        file = self._files["counter" if is_counter else f"gauge_{family.of_all}"]
-        of = f"{name}_total" if is_counter else name
-        for values_of, number in family.samples:
-            key = mmap_key(name, of, list(family.labels), list(values_of), family.meaning)
-            if is_counter and key not in self._before:
-                self._before[key] = file.read_value(key)[0]
-            file.write_value(key, self._before.get(key, 0.0) + number, 0.0)
+    def write(self, families: Iterable[Family]) -> None:
+        """Write the values as they are now; a gauge that is told no more counts for nothing."""
+        told = set()
+        for family in families:
+            name = f"shortlist_{family.name}"
+            is_counter = family.kind == "counter"
+            file = self._files["counter" if is_counter else f"gauge_{family.of_all}"]
+            of = f"{name}_total" if is_counter else name
+            for values_of, number in family.samples:
+                key = mmap_key(name, of, list(family.labels), list(values_of), family.meaning)
+                if is_counter and key not in self._before:
+                    self._before[key] = file.read_value(key)[0]
+                file.write_value(key, self._before.get(key, 0.0) + number, 0.0)
+                told.add(key)
+        for which, nothing in (("gauge_max", float("-inf")), ("gauge_min", float("inf"))):
+            for key, *_ in list(self._files[which].read_all_values()):
+                if key not in told:
+                    self._files[which].write_value(key, nothing, 0.0)
 
 
 class Processes:
@@ -260,9 +267,7 @@ class Measures:
     def keep(self) -> None:
         """Let other processes see the figures that are asked for when they are read."""
         if self._shared is not None:
-            for families in self._counted:
-                for family in families():
-                    self._shared.write(family)
+            self._shared.write([each for families in self._counted for each in families()])
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""
