@@ -8,12 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.worlds import OPEN, AnyOrder, recipe_of, same_split, small_slices, world
-from shortlist.asking.queries import Queries
-from shortlist.asking.rows import row_blocks
+from jobs.worlds import (
+    OPEN,
+    AnyOrder,
+    read,
+    recipe_of,
+    same_split,
+    same_users,
+    small_slices,
+    world,
+)
 from shortlist.bundle.bundle import load
 from shortlist.errors import JobError, ModelError
-from shortlist.jobs.local import files_in
 from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 from shortlist.runs.whole import train
@@ -31,10 +37,6 @@ def job_of(recipe, folder, parts, seed, **options):
     return Job(recipe, folder, AnyOrder(folder, parts, seed), **options)
 
 
-def read(job, stage):
-    return pl.concat([pl.read_parquet(path) for path in files_in(job.stages.path(stage))])
-
-
 def side_tables(folder, *, text=False):
     """Write tables of users and items: values, several values, rows that nobody has met."""
     ids = pl.col("id").cast(pl.String) if text else pl.col("id")
@@ -50,35 +52,6 @@ def side_tables(folder, *, text=False):
     )
     items.with_columns(ids).rename({"id": "i"}).write_parquet(folder / "items.parquet")
     return {"users": "users.parquet", "items": "items.parquet"}
-
-
-def same_users(job, recipe, fit="train"):
-    """The stage holds what the channel finds when all users ask with what they have met."""
-    channel = pipeline.build(recipe).fit(pipeline.load_split(recipe), fit)
-    data = channel.data
-    users = data.users.ids[: data.users.trained]
-    before = {"train": "validation", "all": "end"}[fit]
-    found = []
-    for block in row_blocks(Queries(users, before=before), data):
-        near = channel.neighbours_of(block).tocoo()
-        found.append(
-            pl.DataFrame(
-                {
-                    "user": data.users.external(block.users.numpy()[near.row]),
-                    "near": data.users.external(near.col),
-                    "similarity": near.data.astype(np.float32),
-                }
-            )
-        )
-    wanted = pl.concat(found).sort("user", "near")
-    stage = read(job, f"user-cf-cf-{fit}")
-    assert stage.columns == ["user", "rank", "near", "similarity"]
-    assert stage.select(wanted.columns).sort("user", "near").equals(wanted)
-    ranked = stage.sort("user", "rank")
-    counted = ranked.select(rank=pl.int_range(1, pl.len() + 1).over("user"))["rank"]
-    assert (ranked["rank"] == counted).all()
-    assert ranked.filter((pl.col("similarity").diff() > 0) & (pl.col("rank") > 1)).is_empty()
-    assert len(wanted)
 
 
 USER_CF = [

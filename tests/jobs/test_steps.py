@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -24,7 +25,7 @@ from shortlist.errors import DataError, JobError, QueryError, SplitError
 from shortlist.jobs.engine import blocks_of
 from shortlist.jobs.local import THREADS, Local, bucket_of, files_in
 from shortlist.jobs.neighbours import dealt
-from shortlist.jobs.stages import SUCCESS
+from shortlist.jobs.stages import SUCCESS, Stages
 from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 from shortlist.runs.whole import train
@@ -336,6 +337,21 @@ def test_the_manifest_of_a_stage_says_what_made_it(tmp_path):
     assert sum(said["told"]["rows"].values()) == frame.n_unique(["u", "i", "t"])
     counts = json.loads((tmp_path / "work" / "counts-train" / "manifest.json").read_text())
     assert counts["parents"].keys() == {"log"}
+
+
+def test_of_two_commands_that_make_a_stage_the_first_keeps_it_and_the_other_says_so(tmp_path):
+    first, second = Stages(tmp_path), Stages(tmp_path)
+    with ExitStack() as stack:
+        late, _ = stack.enter_context(second.making("log", {}))
+        (late / "part-00001.parquet").touch()
+        with first.making("log", {}) as (folder, _):
+            (folder / "part-00000.parquet").touch()
+        with pytest.raises(JobError, match=r"another command made .*log meanwhile: run this one"):
+            stack.close()
+    names = {path.name for path in (tmp_path / "log").iterdir()}
+    assert names == {"part-00000.parquet", "manifest.json", SUCCESS}
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    assert second.is_made("log", {}, ())
 
 
 def test_candidates_of_all_users_are_what_the_bundle_answers(tmp_path):

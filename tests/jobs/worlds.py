@@ -4,6 +4,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from shortlist.asking.queries import Queries
+from shortlist.asking.rows import row_blocks
 from shortlist.config import Recipe
 from shortlist.jobs.local import Local, files_in
 from shortlist.jobs.prepared import prepared_split
@@ -90,16 +92,47 @@ def same_events(found, wanted):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
+def read(job, stage):
+    """All rows of a stage."""
+    return pl.concat([pl.read_parquet(path) for path in files_in(job.stages.path(stage))])
+
+
 def same_rows(one, other, stages):
     """The stages of two jobs hold the same rows, whatever parts they were made in."""
     for stage in stages:
-        found, wanted = (
-            pl.concat([pl.read_parquet(path) for path in files_in(job.stages.path(stage))])
-            for job in (one, other)
-        )
+        found, wanted = read(one, stage), read(other, stage)
         order = [name for name in ("user", "row", "rank", "place") if name in wanted.columns]
         assert len(wanted)
         assert found.sort(order).equals(wanted.sort(order)), stage
+
+
+def same_users(job, recipe, fit="train"):
+    """The stage holds what the channel finds when all users ask with what they have met."""
+    channel = pipeline.build(recipe).fit(pipeline.load_split(recipe), fit)
+    data = channel.data
+    users = data.users.ids[: data.users.trained]
+    before = {"train": "validation", "all": "end"}[fit]
+    found = []
+    for block in row_blocks(Queries(users, before=before), data):
+        near = channel.neighbours_of(block).tocoo()
+        found.append(
+            pl.DataFrame(
+                {
+                    "user": data.users.external(block.users.numpy()[near.row]),
+                    "near": data.users.external(near.col),
+                    "similarity": near.data.astype(np.float32),
+                }
+            )
+        )
+    wanted = pl.concat(found).sort("user", "near")
+    stage = read(job, f"user-cf-cf-{fit}")
+    assert stage.columns == ["user", "rank", "near", "similarity"]
+    assert stage.select(wanted.columns).sort("user", "near").equals(wanted)
+    ranked = stage.sort("user", "rank")
+    counted = ranked.select(rank=pl.int_range(1, pl.len() + 1).over("user"))["rank"]
+    assert (ranked["rank"] == counted).all()
+    assert ranked.filter((pl.col("similarity").diff() > 0) & (pl.col("rank") > 1)).is_empty()
+    assert len(wanted)
 
 
 def same_split(job, recipe):

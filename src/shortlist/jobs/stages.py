@@ -78,7 +78,12 @@ class Stages:
                 (folder / SUCCESS).touch()
                 for path in (*folder.iterdir(), folder):
                     outputs.sync(path)
-                if target.is_dir() and not (target / SUCCESS).exists():
+                if (target / SUCCESS).exists():
+                    raise JobError(
+                        f"another command made {target} meanwhile: run this one again, which goes "
+                        "on from there"
+                    )
+                if target.is_dir():
                     outputs.remove(target)
                 os.rename(folder, target)
                 outputs.sync(self.root)
