@@ -231,6 +231,10 @@ def test_the_newest_events_of_all_users_are_listed_and_those_of_a_deleted_one_ar
     place.app.events.store.forget(NEW)  # as another process does
     place.app.events._leave(place.app.events.store.forgotten())  # as whoever tidies finds
     assert place.reader.get("/v1/events").json["users"] == [USER]
+    place.send({"user": OTHER, "item": ITEMS[1]})
+    assert place.reader.get("/v1/events").json["users"] == [OTHER, USER]
+    place.admin.ask("DELETE", f"/v1/users/{OTHER}")  # who came back, and goes again
+    assert place.reader.get("/v1/events").json["users"] == [USER]
 
 
 def test_events_of_a_service_that_keeps_none_are_refused(open_app, make_client, bundle):

@@ -36,6 +36,17 @@ def test_no_more_is_kept_than_said():
     assert [known.get([user], 0) is not None for user in range(9)] == [False] * 7 + [True] * 2
 
 
+def test_events_that_expire_leave_no_trace_in_what_is_counted():
+    known = KnownEvents(most=10)
+    known.current(changed=False)
+    for _ in range(20):
+        for items in ([1, 2, 3, 4], [4]):  # asked again, after three have expired
+            known.put([1], 0, [Stored(items)], known.generation)
+        known.drop([1])
+    known.put([2], 0, [Stored([1, 2, 3, 4, 5])], known.generation)
+    assert known.get([2], 0) == [Stored([1, 2, 3, 4, 5])]
+
+
 def test_what_nobody_has_looked_at_lately_is_not_answered(monkeypatch):
     known = KnownEvents()
     known.current(changed=False)

@@ -185,8 +185,8 @@ class EventLog:
             self.newest = (*reversed(fresh.values()), *self.newest)[:SHOWN]
 
     def _leave(self, users: Iterable[Id]) -> None:
-        """Forget users who were deleted meanwhile."""
-        gone = frozenset(users) - self.forgotten
+        """Forget users who were deleted now."""
+        gone = frozenset(users)
         self.forgotten |= gone
         with self._noting:
             self.newest = tuple(one for one in self.newest if one.event.user not in gone)
@@ -205,7 +205,7 @@ class EventLog:
                 with suppress(EventStoreError):
                     if self._change(self.store.tidy):
                         self._known.clear()
-                    self._leave(self._change(self.store.forgotten))
+                    self._leave(set(self._change(self.store.forgotten)) - self.forgotten)
                 tidied = monotonic()
             try:
                 jobs = [self._waiting.get(timeout=TIDY_EVERY)]

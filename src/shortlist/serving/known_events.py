@@ -52,9 +52,12 @@ class KnownEvents:
                 return
             for user, stored in zip(users, found, strict=True):
                 key = (type(user), user, what)
-                if key not in self._kept:
+                before = self._kept.get(key)
+                if before is None:
                     self._of_user.setdefault(user, []).append(key)
                     self._items += len(stored.items) + 1
+                else:  # events expire meanwhile
+                    self._items += len(stored.items) - len(before.items)
                 self._kept[key] = stored
             while self._items > self._most:
                 self._forget(next(iter(self._kept))[1])  # type: ignore[index]
