@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks redis replicas soak kills fuzz data-fuzz site format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks torchrec redis replicas soak kills fuzz data-fuzz site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -20,6 +20,7 @@ help:
 	@echo "make pgvector  the tests of the pgvector index on a real PostgreSQL, started and stopped here"
 	@echo "make spark   jobs on Spark beside one machine, bit for bit; needs Java 17 or newer (Debian: openjdk-17-jre-headless)"
 	@echo "make ranks   training on 1, 2 and 3 processes beside one, and ten kills: some 15 minutes"
+	@echo "make torchrec  tables of items dealt over two processes; needs what requirements-torchrec.txt pins, which is installed here"
 	@echo "make redis   events and changes of items in a Redis server, which is installed and started here"
 	@echo "make replicas  three services behind a real nginx, killed, hung, swapped: no request fails; needs nginx (Debian: nginx-light)"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
@@ -113,6 +114,16 @@ spark: .venv-spark/.setup
 
 ranks: .venv/.setup
 	SHORTLIST_RANKS=1 $(BIN)/python -m pytest tests/training/test_ranks.py tests/training/test_ranks_grid.py $(ARGS)
+
+torchrec: .venv-torchrec/.setup
+	.venv-torchrec/bin/python -m pytest -rs tests/training/test_tables.py $(ARGS)
+
+# What torchrec names as its dependencies would bring another torch.
+.venv-torchrec/.setup: pyproject.toml requirements-torchrec.txt | .venv/.setup
+	$(BIN)/python -m venv .venv-torchrec
+	.venv-torchrec/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" "torch==2.13.*"
+	.venv-torchrec/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-torchrec.txt
+	@touch $@
 
 redis: .venv-redis/.setup
 	SHORTLIST_STORE=redis .venv-redis/bin/python -m pytest -rs tests/histories tests/serving/test_redis.py tests/serving/test_events.py tests/serving/test_living_items.py tests/serving/test_fresh_guide.py $(ARGS)

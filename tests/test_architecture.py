@@ -58,6 +58,8 @@ DOORS = {
     "typer": "cli",
     "yaml": "drafting/foreign/yaml_files.py",
     "pyspark": "spark",
+    "torchrec": "training/tables.py",
+    "fbgemm_gpu": "training/tables.py",
 }
 
 # What any file may import; of other packages, each file of an index is the door of its own.

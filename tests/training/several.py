@@ -149,8 +149,12 @@ EPSILON = 1e-3
 """Of AdamW. With its own of 1e-8 a gradient that is nothing but rounding makes a whole step."""
 
 
-def told(retriever, trainer, steps=STEPS):
-    """Losses of so many steps, the gradients of the first of them, and the weights in the end."""
+def told(retriever, trainer, steps=STEPS, kept_besides=None, grads=None):
+    """Losses of so many steps, the gradients of the first of them, and the weights in the end.
+
+    kept_besides: what else counts as weights, of the trainer. grads: names of the gradients that
+    are looked at; None: all.
+    """
     gradients, take = {}, trainer._optimizer.step
     for group in trainer._optimizer.param_groups:
         group["eps"] = EPSILON
@@ -158,7 +162,7 @@ def told(retriever, trainer, steps=STEPS):
     def kept(share):
         if not gradients:
             for name, parameter in retriever.towers.named_parameters():
-                if parameter.grad is not None:
+                if parameter.grad is not None and (grads is None or name in grads):
                     gradients[name] = parameter.grad.to_dense().clone()
         take(share)
 
@@ -171,6 +175,7 @@ def told(retriever, trainer, steps=STEPS):
                 break
     weights = {name: value.clone() for name, value in retriever.towers.state_dict().items()}
     weights |= {f"objective.{k}": v for k, v in trainer._objective.state_dict().items()}
+    weights |= {} if kept_besides is None else kept_besides(trainer)
     return {"losses": torch.tensor(losses).double(), "gradients": gradients, "weights": weights}
 
 
@@ -392,10 +397,10 @@ def parts_of(options, size):
         yield union.parts
 
 
-def alone(options, size, *, dice=None):
+def alone(options, size, *, dice=None, **further):
     """What `told` says of one process that is fed what so many ranks would deal.
 
-    dice: draws the order of the rows of each batch; None keeps that of the ranks.
+    dice: draws the order of the rows of each batch; None keeps that of the ranks. further: of told.
     """
     retriever, data = begun(options), rows_of(options)
     trainer = retriever._trainer(data)
@@ -417,14 +422,14 @@ def alone(options, size, *, dice=None):
 
         trainer._encoders = trainer._encoders._replace(items=others)
     with nothing_hidden():
-        return told(retriever, trainer)
+        return told(retriever, trainer, **further)
 
 
-def beside_others(options):
+def beside_others(options, **further):
     """What `told` says of this rank."""
     retriever = begun(options)
     with nothing_hidden():
-        return told(retriever, retriever._trainer(rows_of(options)))
+        return told(retriever, retriever._trainer(rows_of(options)), **further)
 
 
 PARTS = ("losses", "gradients", "weights")

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,16 +27,17 @@ LAST_PLACES = 2 * torch.finfo(torch.float32).eps
 """Of the greatest number: the least that can differ, there and back."""
 
 
-def further_than_orders(options, ranks):
+def further_than_orders(options, ranks, **further):
     """Where ranks are further from one process than this is with its rows in another order.
 
     It is by part what ranks differ by and what the orders do, as shares of the greatest number.
+    further: of several.told.
     """
-    one = several.alone(options, len(ranks))
+    one = several.alone(options, len(ranks), **further)
     found, rounding = several.apart(one, ranks[0]), dict.fromkeys(several.PARTS, 0.0)
     for order in range(ORDERS):
         dice = torch.Generator().manual_seed(order)
-        again = several.apart(one, several.alone(options, len(ranks), dice=dice))
+        again = several.apart(one, several.alone(options, len(ranks), dice=dice, **further))
         rounding = {part: max(by, rounding[part]) for part, by in again.items()}
         wrong = {
             part: (by, rounding[part])
@@ -47,14 +49,15 @@ def further_than_orders(options, ranks):
     return wrong
 
 
-def run_ranks(folder, size, cases):
+def run_ranks(folder, size, cases, program=several):
     """Train the cases on so many ranks; what each of them came to, by case."""
-    program = [sys.executable, "-W", "error", several.__file__, str(folder)]
+    begin = [sys.executable, "-W", "error", "-m", program.__name__, str(folder)]
+    tests = Path(program.__file__).parents[1]
     started = []
     for rank in range(size):
         with (folder / f"said.{rank}").open("w") as said:
-            text = [*program, str(rank), str(size), json.dumps(cases)]
-            started.append(subprocess.Popen(text, stdout=said, stderr=subprocess.STDOUT))
+            text = [*begin, str(rank), str(size), json.dumps(cases)]
+            started.append(subprocess.Popen(text, stdout=said, stderr=said, cwd=tests))
     codes = [process.wait() for process in started]
     assert not any(codes), [(folder / f"said.{rank}").read_text()[-600:] for rank in range(size)]
     return [  # by case, then by rank

@@ -27,6 +27,7 @@ from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.precision import is_slow
 from shortlist.training.progress import Progress
 from shortlist.training.ranks import here
+from shortlist.training.tables import check_dealt
 
 
 class Trained(NamedTuple):
@@ -165,7 +166,10 @@ def check_together(recipe: Recipe) -> None:
         raise ModelError(
             'split.kind = "rolling" trains one model after the other: start it without torchrun'
         )
-    if here().several and not isinstance(build(recipe), Learner):
+    retriever = build(recipe)
+    if isinstance(retriever, Learner):
+        check_dealt(retriever.training_section)
+    elif here().several:
         what = "holds a blend of channels" if recipe.has_towers else "has no towers"
         raise ModelError(
             f"torchrun has started {here().size} processes, which train one model with towers "

@@ -151,10 +151,12 @@ class CommonTraining(Section):
         description="The gradient's norm is cut to this length. Unset: it is not.",
         examples=[1.0],
     )
-    optimizer: Literal["auto", "dense", "row-wise"] = Field(
+    optimizer: Literal["auto", "dense", "row-wise", "sharded"] = Field(
         default="auto",
         description='How embedding tables learn: "dense" all rows at each step (AdamW), "row-wise" '
-        'those of the batch (Adagrad), "auto" row-wise for tables of 8 million numbers or more.',
+        'those of the batch (Adagrad), "auto" row-wise for tables of 8 million numbers or more, '
+        '"sharded" row-wise, with the tables of items dealt over the processes of torchrun '
+        "(TorchRec).",
     )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,

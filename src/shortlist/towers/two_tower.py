@@ -15,7 +15,7 @@ from shortlist.sections.model import CommonModel
 from shortlist.towers import build_history
 from shortlist.towers.base import InterestTower, TimedTower
 from shortlist.towers.clock import Clock, anchors, last_times
-from shortlist.towers.features import Fields, embedding, rows_read
+from shortlist.towers.features import Fields, embedding, item_table, rows_read
 from shortlist.towers.mlp import mlp
 from shortlist.towers.noise import dropout
 from shortlist.towers.past import PastEvents
@@ -63,7 +63,7 @@ class QueryTower(nn.Module):
             assert isinstance(tower, nn.Module)
             self.history = tower
             if not shape.shares_items and shape.history_reads == "ids":
-                self.table = embedding(items.trained + 1, shape.dim)
+                self.table = item_table(items.trained + 1, shape.dim)
             if isinstance(tower, InterestTower):
                 width += shape.dim
             elif not tower.causal:
@@ -191,7 +191,7 @@ class ItemTower(nn.Module):
         self.dim = shape.dim
         encoders = chosen("item", shape.item_features, items.encoders, users.encoders)
         self.fields = Fields(encoders, shape.dim) if encoders else None
-        self.id = embedding(items.trained + 1, shape.dim) if shape.item_id else None
+        self.id = item_table(items.trained + 1, shape.dim) if shape.item_id else None
         if self.fields is None and self.id is None:
             raise ModelError(
                 "the item tower has nothing to read: turn model.item_id on or give item features"

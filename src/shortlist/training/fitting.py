@@ -132,7 +132,7 @@ def fit_towers(
         run.epoch, run.loss, run.used, run.skipped = run.epoch + 1, 0.0, 0, 0
     if stage is not None and not known:
         _save(stage, run, trainer)
-    towers.load_state_dict(run.best)
+    trainer.keep(run.best)
     return Fitted(tuple(run.record), run.best_epoch, run.learned)
 
 

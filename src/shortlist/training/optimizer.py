@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from shortlist.config import Training
 from shortlist.devices import free_to_read
 from shortlist.errors import ModelError
+from shortlist.towers.features import ItemTable
 from shortlist.training.ranks import ALONE, Ranks
+from shortlist.training.tables import DealtTables
 
 ROW_WISE_FROM = 8_000_000
 """Tables of so many numbers or more are trained by rows, unless the recipe says otherwise.
@@ -36,6 +38,7 @@ class Optimizer:
     learned: parameters of the objective, which do not decay. Chosen tables are switched to sparse
     gradients here. Beside other ranks so are large ones that AdamW trains: rows travel then. (Not
     on a GPU: how many rows there are would have to be read from it.)
+    dealt: the tables of items that lie by rows on all ranks, with optimizer = "sharded".
     """
 
     def __init__(
@@ -48,8 +51,16 @@ class Optimizer:
     ) -> None:
         self._training = training
         self._ranks = ranks
-        self._tables = [table.weight for table in row_wise_tables(model, training)]
+        self.dealt: DealtTables | None = None
+        chosen = row_wise_tables(model, training)
+        if training.optimizer == "sharded" and ranks.several:
+            items = [table for table in chosen if isinstance(table, ItemTable)]
+            chosen = [table for table in chosen if not isinstance(table, ItemTable)]
+            self.dealt = DealtTables(items, ranks, begin=EPSILON)
+        self._tables = [table.weight for table in chosen]
         large = {id(table) for table in self._tables}
+        if self.dealt is not None:
+            large |= {id(table.weight) for table in self.dealt.tables}
         for table in embeddings(model) if ranks.several else ():
             weight = table.weight
             table.sparse |= free_to_read(weight) and weight.numel() >= ranks.large_from
@@ -99,10 +110,31 @@ class Optimizer:
         for table, sums in zip(self._tables, self._sums, strict=True):
             if table.grad is not None:
                 self._step_rows(table, sums, ROW_PACE * rate)
+        if self.dealt is not None:
+            self.dealt.step()
+
+    def fetch(self, ids: Tensor, share: float) -> None:
+        """Read the rows of items of the step that follows, of which `share` is that of `step`."""
+        if self.dealt is not None:
+            self.dealt.fetch(ids, ROW_PACE * self._training.learning_rate * share)
+
+    def gather(self) -> None:
+        """Make the model whole on the first rank, where its tables are dealt over all of them."""
+        if self.dealt is not None:
+            self.dealt.gather()
+
+    def load_model(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Put whole weights into the model that it trains."""
+        if self.dealt is None:
+            model.load_state_dict(dict(weights))
+        else:
+            self.dealt.load(model, weights)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what it remembers of the steps before."""
         state = {f"rows.{number}": sums for number, sums in enumerate(self._sums)}
+        if self.dealt is not None:
+            state |= {f"dealt.{number}": sums for number, sums in enumerate(self.dealt.sums())}
         if self._adam is not None:
             for number, parameter in enumerate(self._dense):
                 for name, value in self._adam.state[parameter].items():
@@ -115,6 +147,9 @@ class Optimizer:
             kind, number, *rest = name.split(".", 2)
             if kind == "rows":
                 self._sums[int(number)].copy_(value)
+            elif kind == "dealt":
+                assert self.dealt is not None
+                self.dealt.take_sums(int(number), value)
             elif self._adam is not None:
                 parameter = self._dense[int(number)]
                 self._adam.state[parameter][rest[0]] = value.to(parameter.device)
@@ -187,10 +222,10 @@ def embeddings(model: nn.Module) -> list[nn.Embedding]:
 
 def row_wise_tables(model: nn.Module, training: Training) -> list[nn.Embedding]:
     """The embedding tables that are trained by rows; their gradients are made sparse here."""
-    if training.ema is not None and training.optimizer == "row-wise":
+    if training.ema is not None and training.optimizer in ("row-wise", "sharded"):
         raise ModelError(
-            "training.ema averages every weight at each step, which optimizer = 'row-wise' is "
-            "there to avoid: leave one of them out"
+            "training.ema averages every weight at each step, which optimizer = "
+            f"'{training.optimizer}' is there to avoid: leave one of them out"
         )
     tables = embeddings(model)
     if training.optimizer == "dense" or training.ema is not None:

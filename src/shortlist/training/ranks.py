@@ -241,6 +241,24 @@ class Ranks:
             dist.all_gather(found, values.contiguous())
         return torch.stack(found)
 
+    def collect(self, part: Tensor, whole: Tensor) -> None:
+        """Bring the rows [n, *] of all ranks, in their order, into `whole` on the first rank.
+
+        They arrive one rank after the other, straight where they belong. Of the other ranks
+        `whole` is not read.
+        """
+        sizes = [size for (size,) in self._everyones_numbers([len(part)])]
+        with _meeting():
+            if not self.first:
+                if len(part):
+                    dist.send(part.contiguous(), dst=0)
+                return
+            parts = torch.split(whole, sizes)
+            parts[0].copy_(part)
+            for rank, place in enumerate(parts):
+                if rank and len(place):
+                    dist.recv(place, src=rank)
+
     def check_same(self, number: int) -> None:
         """Refuse to go on from checkpoints that are not the same everywhere."""
         found = [one for (one,) in self._everyones_numbers([number])]

@@ -67,6 +67,11 @@ def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, torch.empty_like(order).scatter(0, order, number)
 
 
+def _is_shared(pool: Negatives) -> bool:
+    """Whether ranks share the work of encoding a pool: one for all rows, with something in it."""
+    return pool.ids.dim() == 1 and len(pool.ids) > 0
+
+
 class Step(NamedTuple):
     """One optimiser step: its mean loss, and how many positives it used.
 
@@ -176,16 +181,19 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             if whole is not None:
                 self._optimizer.sum_gradients()
-            training = self._training
-            self._optimizer.step(
-                step_share(self._steps, training.schedule, training.warmup, self._total)
-            )
+            self._optimizer.step(self._share())
             self._steps += 1
             self._done += 1
+            training = self._training
             if training.ema is not None:
                 self._take_average(training.ema)
             yield Step(value, rows)
         self._check()
+
+    def _share(self) -> float:
+        """The share of the learning rate that the step takes which runs."""
+        training = self._training
+        return step_share(self._steps, training.schedule, training.warmup, self._total)
 
     def _seen(self, loss: Tensor) -> float | Tensor:
         """Return a loss, after a look at it if that is free or due."""
@@ -207,9 +215,21 @@ class Trainer:
                 )
         return float(values[-1])
 
+    def keep(self, weights: Mapping[str, Tensor]) -> None:
+        """Leave these weights in the model, at the end.
+
+        Where tables are dealt over ranks the first one alone has all of them, and a model.
+        """
+        if self._optimizer.dealt is None or self._ranks.first:
+            self._model.load_state_dict(dict(weights))
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the moving average of the weights into the model for a while, if there is one."""
+        """Make the model whole, with the moving average of its weights if there is one.
+
+        The average is there for a while. On several ranks all ask together.
+        """
+        self._optimizer.gather()
         if not self._average:
             yield
             return
@@ -227,6 +247,7 @@ class Trainer:
         several ranks all ask together, and the state is that of all of them.
         """
         self._check()
+        self._optimizer.gather()
         parts = {
             "model": self._model.state_dict(),
             "objective": self._objective.state_dict(),
@@ -251,7 +272,7 @@ class Trainer:
     def load_state(self, state: State) -> None:
         """Go on from what `state` gave: the next `epoch` is the rest of the one it was taken in."""
         self._steps, self._skip = state.plain["steps"], state.plain["batches"]
-        self._model.load_state_dict(part_of(state.tensors, "model"))
+        self._optimizer.load_model(self._model, part_of(state.tensors, "model"))
         self._objective.load_state_dict(part_of(state.tensors, "objective"))
         self._optimizer.load_state_dict(part_of(state.tensors, "optimizer"))
         average = part_of(state.tensors, "average")
@@ -361,12 +382,14 @@ class Trainer:
             total = whole.weight
             if reads_values(self._objective.loss):
                 total = total.new_tensor(sum(whole.sizes))
+        if self._optimizer.dealt is not None:
+            self._optimizer.fetch(self._items_read(batch, for_all, pool), self._share())
         queries = self._encoders.queries(batch)
         drawn = None
         if self._hard is not None:
             drawn = self._hard.draw(batch, queries, pool, self._order)
         further = [] if drawn is None else [drawn.ids]
-        if whole is None or pool.ids.dim() == 2 or not len(pool.ids):
+        if whole is None or not _is_shared(pool):
             positives, pooled, *rest = self._encoded([batch.positive, pool.ids, *further])
         else:
             positives, pooled, *rest = self._shared(batch, for_all, further)
@@ -394,6 +417,13 @@ class Trainer:
             sum_of_weights = batch.weight.sum() if whole is None else whole.weight
             loss = loss + (costs * batch.weight).sum() / sum_of_weights
         return loss
+
+    def _items_read(self, batch: Batch, for_all: Negatives, pool: Negatives) -> Tensor:
+        """Return the item rows that this rank reads in a step, some of them several times."""
+        drawn = pool.ids
+        if _is_shared(pool):
+            drawn = for_all.ids[self._ranks.turns(for_all.ids) == self._ranks.rank]
+        return torch.cat([batch.positive, drawn.flatten(), batch.history.values])
 
     def _shared(self, batch: Batch, pool: Negatives, further: list[Tensor]) -> list[Tensor]:
         """Return what `_encoded` does, of a pool that was drawn for all ranks: each encodes a part.

@@ -44,6 +44,8 @@ from shortlist.training.hard import check_hard_options
 from shortlist.training.lesson import Lesson
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
+from shortlist.training.ranks import here
+from shortlist.training.tables import check_dealt
 from shortlist.training.trainer import Trainer
 
 logger = logging.getLogger("shortlist.channels")
@@ -212,6 +214,7 @@ class Learner(Explaining):
         if fit == "train":
             self._settle(data)
         training = self.training_section
+        check_dealt(training, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.set_data(data)
@@ -227,7 +230,8 @@ class Learner(Explaining):
                 stage=self._stage(checkpoints, epochs),
             )
             self.learned = dict(fitted.learned)
-            self._place()
+            if here().first or training.optimizer != "sharded":
+                self._place()
         return fitted
 
     def _settle(self, data: TrainingData) -> None:

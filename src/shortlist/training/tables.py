@@ -1,0 +1,239 @@
+"""Tables of items beyond one device: their rows lie on several ranks, read once a step by TorchRec.
+
+This file alone imports torchrec and fbgemm_gpu, when a training asks for them.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from shortlist.config import Training
+from shortlist.errors import ModelError
+from shortlist.towers.features import ItemTable
+from shortlist.training.ranks import Ranks, here
+
+INSTALL = "pip install --no-deps -r requirements-torchrec.txt"
+"""Without their dependencies: they name versions of torch that they do not need."""
+
+_REFUSED: Mapping[str, str] = {
+    "weight_decay": "is not part of the step that TorchRec takes",
+    "clip": "needs the whole gradient before any row moves, and here rows move in the backward",
+    "ema": "averages every weight at each step",
+    "hard": "chooses rows after the vectors of a step are known, and here rows are read once",
+    "encode_rows": "reads tables block by block, and here rows are read once a step",
+    "compile": "has not been tried with tables that are read once a step",
+}
+"""Keys of [training] that do not go with dealt tables, and why."""
+
+
+def check_dealt(training: Training, device: str = "cpu") -> None:
+    """Refuse optimizer = 'sharded' where it cannot work, in one sentence (ModelError)."""
+    if training.optimizer != "sharded":
+        return
+    start = "training.optimizer = 'sharded'"
+    for key, reason in _REFUSED.items():
+        if getattr(training, key):
+            raise ModelError(f"{start} deals tables over processes, and training.{key} {reason}")
+    if training.positives != "u2i":
+        raise ModelError(
+            f"{start} deals the tables of items of positives = 'u2i', and this recipe has "
+            f"positives = '{training.positives}': take optimizer = 'row-wise'"
+        )
+    if device != "cpu":
+        raise ModelError(
+            f"{start} has been tried on processors alone: take device = 'cpu', or another optimizer"
+        )
+    if not here().several:
+        raise ModelError(
+            f"{start} deals tables over several processes, and this one is alone: start it with "
+            "torchrun --nproc-per-node 2 (or more), or take optimizer = 'row-wise'"
+        )
+    check_versions()
+
+
+def check_versions() -> None:
+    """Refuse versions of torch, torchrec and fbgemm_gpu that are not made for each other."""
+    found: dict[str, str] = {"torch": str(torch.__version__)}
+    for name, names in (("torchrec", ("torchrec",)), ("fbgemm", ("fbgemm-gpu-cpu", "fbgemm-gpu"))):
+        found[name] = next(filter(None, map(_version, names)), "none")
+    match = re.match(r"2\.(\d+)", found["torch"])
+    wanted = f"1.{int(match[1]) - 5}" if match else "none"
+    if not all(f"{found[name]}.".startswith(f"{wanted}.") for name in ("torchrec", "fbgemm")):
+        raise ModelError(
+            f"training.optimizer = 'sharded' needs torchrec and fbgemm-gpu-cpu {wanted} beside "
+            f"torch {found['torch']} (1.X goes with torch 2.(X + 5)), and found torchrec "
+            f"{found['torchrec']} and fbgemm-gpu-cpu {found['fbgemm']}: {INSTALL}"
+        )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+class DealtTables:
+    """Tables of items by rows over the ranks, trained by row-wise Adagrad in the backward pass.
+
+    In each step `fetch` lends every table the rows that this rank reads, once; their gradient goes
+    back in `step`, which adds up what all ranks say of a row and moves it where it lies. The first
+    rank gathers whole tables where they are measured or saved; the others hold their part alone.
+
+    begin: what sums of squares start with, so that the root is that of Optimizer.
+    """
+
+    def __init__(self, tables: Sequence[ItemTable], ranks: Ranks, *, begin: float) -> None:
+        if not tables:
+            raise ModelError(
+                "training.optimizer = 'sharded' deals tables of item ids, and these towers have "
+                "none: take optimizer = 'row-wise'"
+            )
+        check_versions()
+        self.tables = list(tables)
+        self._ranks = ranks
+        self._names = [f"table{number}" for number in range(len(tables))]
+        with _quietly():
+            self._module = _sharded(self.tables, self._names, ranks.size)
+        weights = self._module.state_dict()
+        self._parts = [_part(weights[f"embeddings.{name}.weight"]) for name in self._names]
+        self._fused = self._module.fused_optimizer
+        sums = {name: one for state in self._fused.state.values() for name, one in state.items()}
+        self._sums = [_part(sums[f"{name}.momentum1"]) for name in self._names]
+        for own, _ in self._sums:
+            own.fill_(begin)
+        self._read: list[Tensor] = []
+        self.deal()
+
+    @torch.no_grad()
+    def deal(self) -> None:
+        """Take this rank's rows of the whole tables; the first rank alone keeps all."""
+        for table, (own, rows) in zip(self.tables, self._parts, strict=True):
+            own.copy_(table.weight[rows])
+            if not self._ranks.first:
+                table.weight = nn.Parameter(own.new_zeros(0, own.shape[1]))
+
+    @torch.no_grad()
+    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Put whole weights into the model, and deal its tables."""
+        if not self._ranks.first:
+            for table in self.tables:
+                whole = table.weight.new_zeros(table.num_embeddings, table.embedding_dim)
+                table.weight = nn.Parameter(whole)
+        model.load_state_dict(dict(weights))
+        self.deal()
+
+    def gather(self) -> None:
+        """Make the tables whole on the first rank. All ranks call it together."""
+        for table, (own, _) in zip(self.tables, self._parts, strict=True):
+            self._ranks.collect(own, table.weight.data)
+
+    def sums(self) -> list[Tensor]:
+        """Return the sums of squares of each table, [N + 1], whole on the first rank."""
+        found = []
+        for table, (own, _) in zip(self.tables, self._sums, strict=True):
+            whole = own.new_zeros(table.num_embeddings if self._ranks.first else 0)
+            self._ranks.collect(own, whole)
+            found.append(whole)
+        return found
+
+    def take_sums(self, number: int, whole: Tensor) -> None:
+        """Take over what `sums` gave of a table on the first rank."""
+        own, rows = self._sums[number]
+        own.copy_(whole[rows])
+
+    def fetch(self, ids: Tensor, rate: float) -> None:
+        """Lend each table its rows of these ids [n], in any order, some of them several times.
+
+        rate: of the step that follows; fbgemm_gpu takes it when rows are read.
+        """
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+        rows = torch.unique(torch.cat([ids.new_zeros(1), ids]))
+        count = len(self._names)
+        asked = KeyedJaggedTensor(
+            keys=self._names,
+            values=rows.repeat(count),
+            lengths=torch.ones(len(rows) * count, dtype=torch.int32),
+        )
+        for group in self._fused.param_groups:
+            group["lr"] = rate
+        self._fused.step()  # hands on the rate alone
+        with _quietly():
+            answer = self._module(asked).wait()
+        self._read = [answer[name].values() for name in self._names]
+        for table, read in zip(self.tables, self._read, strict=True):
+            table.lend(rows, read.detach().requires_grad_())
+
+    def step(self) -> None:
+        """Give the gradients back: each row that was read takes a step of row-wise Adagrad."""
+        from torchrec.distributed import comm_ops
+
+        slopes = [table.take_back() for table in self.tables]
+        for slope in slopes:
+            slope[0] = 0.0  # of the unknown item, which stays zero
+        mean = comm_ops.get_gradient_division()
+        comm_ops.set_gradient_division(False)
+        try:
+            with _quietly():
+                torch.autograd.backward(self._read, slopes)
+        finally:
+            comm_ops.set_gradient_division(mean)
+        self._read = []
+
+
+def _sharded(tables: Sequence[ItemTable], names: Sequence[str], size: int) -> Any:
+    """An EmbeddingCollection whose tables lie by rows on all ranks, with the fused optimiser."""
+    import torchrec
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from torchrec.distributed.embedding import EmbeddingCollectionSharder
+    from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
+    from torchrec.distributed.types import ShardingEnv
+
+    whole = torchrec.EmbeddingCollection(
+        device=torch.device("meta"),
+        tables=[
+            torchrec.EmbeddingConfig(
+                name=name,
+                embedding_dim=table.embedding_dim,
+                num_embeddings=table.num_embeddings,
+                feature_names=[name],
+            )
+            for name, table in zip(names, tables, strict=True)
+        ],
+    )
+    sharder = EmbeddingCollectionSharder(
+        fused_params={"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "eps": 0.0}
+    )
+    plan = construct_module_sharding_plan(
+        whole,
+        {name: row_wise(compute_kernel="fused") for name in names},
+        sharder=sharder,
+        local_size=size,
+        world_size=size,
+        device_type="cpu",
+    )
+    env = ShardingEnv.from_process_group(dist.group.WORLD)
+    return sharder.shard(whole, plan, env, torch.device("cpu"))
+
+
+def _part(table: Any) -> tuple[Tensor, slice]:
+    """This rank's part of a ShardedTensor, and which rows of the whole it is."""
+    (shard,) = table.local_shards()
+    start = shard.metadata.shard_offsets[0]
+    return shard.tensor.detach(), slice(start, start + len(shard.tensor))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out what torchrec and fbgemm_gpu warn of: their own use of torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,76 @@
+"""What ranks train whose tables of items are dealt over them. Run as a program it is one of them.
+
+FOLDER RANK SIZE CASE [CASE ...].
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.ranks import together
+from training import several
+
+STEPS = 20
+CASES = {
+    "pooled": {"sampler": "mixed", "negatives": 30, "user_id": True, "user_layers": [8]},
+    "two tables": {"history": "attention", "shared_items": False, "item_layers": [8]},
+    "catalogue": {"sampler": "catalogue", "history_windows": True, "learn_temperature": True},
+    "own pools": {"mode": "pairwise", "similarity": "dot", "biases": True},
+}
+"""Options of a training, by what they are about."""
+
+RECIPE = several.RECIPE.replace("[training]", '[training]\noptimizer = "sharded"')
+
+
+def sums_of(trainer):
+    """The sums of squares of the tables of items, as weights that are compared, too."""
+    names = ("model.query.table.weight.sums", "model.item.id.weight.sums")
+    if trainer._optimizer.dealt is None:
+        memory = trainer._optimizer.memory(trainer._names())
+        return {f"sums.{n}": memory[name] for n, name in enumerate(names) if name in memory}
+    sums = trainer._optimizer.dealt.sums()
+    return {f"sums.{n}": one for n, one in enumerate(sums, len(names) - len(sums))}
+
+
+def trained(options):
+    """What `told` says of this rank; on the first with whole tables."""
+    retriever = several.begun({**options, "optimizer": "sharded"})
+    trainer = retriever._trainer(several.rows_of(options))
+    with several.nothing_hidden():
+        found = several.told(retriever, trainer, steps=STEPS, kept_besides=sums_of)
+    held = [len(own) for own, _ in trainer._optimizer.dealt._parts]
+    trainer._optimizer.gather()
+    weights = {name: value.clone() for name, value in retriever.towers.state_dict().items()}
+    return {**found, "weights": found["weights"] | weights, "held": torch.tensor(held)}
+
+
+def resumed(folder):
+    """The digests of a training unbroken, and put down twice in between."""
+    options = {"batch_size": 256, "optimizer": "sharded", "dropout": 0.2, "history_dropout": 0.2}
+    unbroken = several.digest(several.built(options).fit(several.split()))
+    saved = Checkpoints(f"{folder}/saved", every=0)
+    for step in (2, 4):
+        with several._killed_at(step):
+            several.built(options).fit(several.split(), checkpoints=saved)
+    again = several.built(options).fit(several.split(), checkpoints=saved)
+    finished = several.built(options).fit(several.split(), checkpoints=saved)
+    return [unbroken, several.digest(again), several.digest(finished)]
+
+
+def main(folder, rank, size, cases):
+    torch.set_num_threads(1)
+    meet = f"file://{Path(folder).absolute()}/meet"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=size)
+    with together() as ranks:
+        for number, options in enumerate(cases):
+            torch.save(trained(options), f"{folder}/{number}.{rank}.pt")
+        said = {"resumed": resumed(folder), "printed": several.command(folder, ranks)}
+        Path(f"{folder}/told.{rank}").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))
