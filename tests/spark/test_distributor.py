@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.filterwarnings("ignore")  # of pyspark and its older pandas
-def test_spark_starts_the_processes_of_a_training(tmp_path):
+def test_spark_starts_the_processes_of_a_training(tmp_path, monkeypatch):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)  # the log of the recipe lies beside it
     from pyspark.ml.torch.distributor import TorchDistributor
     from pyspark.sql import SparkSession
 

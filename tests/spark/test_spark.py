@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.worlds import recipe_of, same_rows, world
+from jobs.worlds import recipe_of, same_rows, same_users, world
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.config import Recipe
 from shortlist.errors import DataError, JobError, MissingPackageError
@@ -127,26 +127,45 @@ def test_what_a_part_refuses_reaches_the_user_as_that_one_error(engine, tmp_path
     assert not [p for p in (tmp_path / "work").iterdir() if not p.name.startswith("tmp-")]
 
 
+SETS = {
+    "ml-1m": (
+        "ml-1m/sasrec_5core_sequences.parquet",
+        {"user": "sas_user_id", "item": "sas_item_id", "time": "position"},
+        ["item-cf"],
+    ),
+    "gowalla": (
+        "gowalla-lightgcn/interactions.parquet",
+        {"user": "user_id", "item": "item_id", "order": "file"},
+        ["item-cf", "user-cf"],
+    ),
+}
+
+
 @needs_spark
-def test_movielens_on_spark_is_that_of_one_machine(engine, tmp_path):
+@pytest.mark.parametrize("name", SETS)
+def test_a_real_log_on_spark_is_that_of_one_machine(name, engine, tmp_path):
     data = os.environ.get("SHORTLIST_DATA")
     if data is None:
         pytest.skip("SHORTLIST_DATA is not set")
-    log = Path(data) / "ml-1m" / "sasrec_5core_sequences.parquet"
-    named = {"interactions": str(log), "user": "sas_user_id", "item": "sas_item_id"}
-    recipe = Recipe.from_dict(
-        {
-            "data": {**named, "time": "position"},
-            "split": {"column": "split"},
-            "channels": {"cf": {"kind": "item-cf", "most_items": 100}},
-        }
-    )
-    job = Job(recipe, tmp_path / "work", engine, blocks=8)
-    job.item_cf()
-    assert (
-        sum(job.stages.manifest("log")["told"]["rows"].values()) == pq.read_metadata(log).num_rows
-    )
-    same_neighbours(job, recipe, most_items=100)
+    file, named, kinds = SETS[name]
+    log = Path(data) / file
+    for kind in kinds:
+        recipe = Recipe.from_dict(
+            {
+                "data": {"interactions": str(log), **named},
+                "split": {"column": "split"},
+                "channels": {"cf": {"kind": kind, "most_items": 100}},
+            }
+        )
+        job = Job(recipe, tmp_path / "work", engine, blocks=8)
+        if kind == "item-cf":
+            job.item_cf()
+            same_neighbours(job, recipe, most_items=100)
+        else:
+            job.user_cf()
+            same_users(job, recipe)
+    rows = job.stages.manifest("log")["told"]["rows"]
+    assert sum(rows.values()) == pq.read_metadata(log).num_rows
 
 
 def test_what_spark_needs_is_asked_before_anything_is_started(monkeypatch, tmp_path):
