@@ -1,5 +1,6 @@
 """A bundle follows the day: what it learns, what stays, and what is refused to be published."""
 
+from collections import Counter
 from threading import Event as Stop
 
 import numpy as np
@@ -17,7 +18,7 @@ from shortlist.data.schema import EventFeature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.data.updates import read_events
 from shortlist.errors import DataError, ModelError, QueryError
-from shortlist.histories.events import Event, Watermark
+from shortlist.histories.events import Event, Watermark, written_features
 from shortlist.histories.sqlite import SQLiteEvents
 from shortlist.runs.guard import judged
 from shortlist.runs.refreshing import Plan, follow, newest, next_name, refresh
@@ -356,14 +357,19 @@ def test_a_store_is_learned_into_a_log_of_any_sort_once(world, tmp_path, sort):
     train(tmp_path / "recipe.toml", tmp_path / "v1")
     before = load(tmp_path / "v1").retriever.data
     store = SQLiteEvents(tmp_path / "e.sqlite")
-    columns = new.select("user_id", "item_id", "what", "timestamp", "rating")
-    store.append([[Event(u, i, k, t * 10**6, float(w))] for u, i, k, t, w in columns.iter_rows()])
+    columns = new.select("user_id", "item_id", "what", "timestamp", "rating", "device")
+    for user, item, kind, time, weight, device in columns.iter_rows():
+        features = written_features({"device": device})
+        store.append([[Event(user, item, kind, time * 10**6, float(weight), features)]])
     store.close()
     made = refresh(tmp_path / "v1", tmp_path / "e.sqlite", tmp_path / "v2", plan=SOON)
     assert made.decision == "published", made.reason
     after = load(tmp_path / "v2").retriever.data
     met = 0 if before.met is None else len(after.met) - len(before.met)
     assert (made.events + met, len(after.log) - len(before.log)) == (len(new), made.events)
+    if sort == "columns of events":
+        devices = after.event_features.told("device", after.log.columns["device"])
+        assert Counter(devices) == Counter(log["device"])
     again = refresh(tmp_path / "v2", tmp_path / "e.sqlite", tmp_path / "v3", plan=SOON)
     assert again.decision == "nothing new"
 

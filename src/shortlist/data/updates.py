@@ -86,8 +86,7 @@ def read_events(
     frame, met, report = read.events, read.met, read.report
     _refuse_rewritten(data, report)
     frame = _coded_as(data, frame, schema)
-    if not learns or schema.event_features:  # a store keeps none: then they are not known
-        frame = _encoded_as(data, frame, read.values, report.where)
+    frame = _encoded_as(data, frame, read.values, report.where)
     if report.time_unit != data.time_unit:
         own = (
             "none"

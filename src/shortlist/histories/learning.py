@@ -23,8 +23,8 @@ class Unlearned:
     source: a table, or the path of one; None where there are none. until: what the bundle that
     learns them has learned up to; None where nobody has said. deleted: users of whom only these
     events count, while the bundle holds others. none_new: there are no events but theirs, which
-    the bundle knows. exported: they come from a store, which knows neither sessions nor features.
-    strange: left out, their ids being of another type.
+    the bundle knows. exported: they come from a store, which knows neither sessions nor features of
+    users and items. strange: left out, their ids being of another type.
     """
 
     source: Source | None

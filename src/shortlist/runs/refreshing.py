@@ -322,7 +322,7 @@ def _new_data(
     data, schema = loaded.retriever.data, schema_of(recipe)
     source = unlearned(events, loaded.watermark, schema, data)
     if source.exported:
-        schema = replace(schema, session=None, event_features=())
+        schema = replace(schema, session=None)
     described = recipe.described_sides
     kept = without_users(data, pl.Series(source.deleted, dtype=data.users.ids.dtype))
     tables: dict[Side, Path | None] = {"user": plan.users, "item": plan.items}
