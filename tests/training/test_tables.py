@@ -10,6 +10,7 @@ from shortlist.bundle.bundle import load
 from shortlist.config import Training
 from shortlist.errors import ModelError
 from shortlist.runs.pipeline import check_together
+from shortlist.towers.features import item_table
 from shortlist.training import ranks as ranks_module
 from shortlist.training import tables
 from shortlist.training.ranks import Ranks
@@ -82,6 +83,11 @@ def test_what_dealt_tables_cannot_train_is_refused_by_its_key(options, said, mon
     monkeypatch.setattr(ranks_module, "_joined", [Ranks(0, 2)])
     with pytest.raises(ModelError, match=said):
         tables.check_dealt(Training(optimizer="sharded", **options))
+
+
+def test_a_table_that_leaves_a_process_without_rows_is_refused():
+    with pytest.raises(ModelError, match="a table of 4 rows over 3 processes, and the last would"):
+        tables.DealtTables([item_table(4, 2)], Ranks(0, 3), begin=0.0)
 
 
 def test_a_recipe_is_refused_before_anything_is_read(tmp_path):

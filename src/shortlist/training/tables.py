@@ -40,7 +40,10 @@ def check_dealt(training: Training, device: str = "cpu") -> None:
     start = "training.optimizer = 'sharded'"
     for key, reason in _REFUSED.items():
         if getattr(training, key):
-            raise ModelError(f"{start} deals tables over processes, and training.{key} {reason}")
+            raise ModelError(
+                f"{start} deals tables over processes, and training.{key} {reason}: leave it out, "
+                "or take another optimizer"
+            )
     if training.positives != "u2i":
         raise ModelError(
             f"{start} deals the tables of items of positives = 'u2i', and this recipe has "
@@ -96,6 +99,14 @@ class DealtTables:
                 "training.optimizer = 'sharded' deals tables of item ids, and these towers have "
                 "none: take optimizer = 'row-wise'"
             )
+        for table in tables:
+            rows = table.num_embeddings
+            if -(-rows // ranks.size) * (ranks.size - 1) >= rows:
+                raise ModelError(
+                    f"training.optimizer = 'sharded' deals a table of {rows} rows over "
+                    f"{ranks.size} processes, and the last would have none: start fewer processes, "
+                    "or take optimizer = 'row-wise'"
+                )
         check_versions()
         self.tables = list(tables)
         self._ranks = ranks
