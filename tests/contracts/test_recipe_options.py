@@ -54,6 +54,10 @@ TOWERS: dict[str, Any] = {
     "channels.tags": {"kind": "user-to-user", "epochs": 1, "dim": 4},
 }
 PLAIN = {"channels": {"cf": BASE["channels"]["cf"]}, "blend": None}
+TEXTS = {
+    "channels": {"cf": {"kind": "two-tower", "epochs": 1, "dim": 8}},
+    "features.items": {"title": "text"},
+}
 RANDOM = {"split.kind": "random"}
 UNORDERED = {"data.time": None, "data.interactions": "untimed.csv"}
 
@@ -92,6 +96,7 @@ CHANGES: dict[str, list[Any]] = {
     "features.items": [{"tags": "categorical"}, {}],
     "features.events": [{"rating": {"kind": "numeric", "known": "after"}}],
     "features.separator": [";"],
+    "features.text_width": [3],
     "features.title": ["studio", None],
     "split.kind": ["random", "global-time"],
     "split.at": [0.5],
@@ -146,6 +151,7 @@ SITUATIONS: dict[str, list[dict[str, Any]]] = {
     "features.users": [PLAIN, TOWERS],
     "features.events": [{}, TOWERS],
     "features.separator": [{}, PLAIN | {"features.items": {}}],
+    "features.text_width": [{}, PLAIN | TEXTS],
     "blend.method": [{"blend": {"fallback": ["popular"]}}],
     "split.at": [{}, RANDOM, {"split.kind": "global-time"}],
     "split.seed": [{}, RANDOM, UNORDERED],

@@ -14,13 +14,14 @@ from shortlist.bundle.parquet import unpacked
 from shortlist.bundle.store import Manifest
 from shortlist.data.dataset import TrainingData
 from shortlist.data.event_columns import EventEncoder, EventFeatures
-from shortlist.data.features import ENCODERS, CategoricalEncoder, FeatureTable, encode
+from shortlist.data.features import ENCODERS, CategoricalEncoder, Encoder, FeatureTable, encode
 from shortlist.data.histories import Histories
 from shortlist.data.impressions import Shows
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.kinds import Kinds
 from shortlist.data.ragged import Ragged
 from shortlist.data.text import TextFormat
+from shortlist.data.text_features import TextEncoder
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError
 
@@ -42,7 +43,10 @@ EVENT_COLUMNS = "event_columns.parquet"
 """Features of the events, a row each as in the log, in bundles of such a log alone."""
 
 REQUIRED = ("user", "item", "role")
-TABLES = ("user_table.parquet", "item_table.parquet")
+TEXTS = "texts.parquet"
+"""What each term adds to a text, in bundles with features that are texts."""
+
+TABLES = ("user_table.parquet", "item_table.parquet", TEXTS)
 
 
 def data_files(data: TrainingData) -> dict[str, bytes]:
@@ -54,6 +58,8 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
     }
     if data.log.columns:
         files[EVENT_COLUMNS] = dump_frame(pl.DataFrame(data.log.columns, nan_to_null=True))
+    if texts := _texts(data):
+        files[TEXTS] = dump_frame(pl.concat(texts))
     if data.user_frame is not None:
         files["user_table.parquet"] = dump_frame(data.user_frame)
     if data.item_frame is not None:
@@ -270,7 +276,47 @@ def _counts(manifest: Manifest, log: Interactions, items: Vocabulary) -> NDArray
 
 def _encoders(table: FeatureTable) -> list[JSON]:
     """Encoders in their order: it is the order of a tower's fields."""
-    return [{"name": name, **asdict(encoder)} for name, encoder in table.encoders.items()]  # type: ignore[call-overload]
+    return [{"name": name, **_described(encoder)} for name, encoder in table.encoders.items()]
+
+
+def _described(encoder: Encoder) -> dict[str, JSON]:
+    if isinstance(encoder, TextEncoder):
+        return {"kind": "text", "width": encoder.width, "terms": len(encoder.terms)}
+    return asdict(encoder)  # type: ignore[call-overload, no-any-return]
+
+
+def _texts(data: TrainingData) -> list[pl.DataFrame]:
+    """The projection of each feature that is a text, a row a term."""
+    return [
+        pl.DataFrame(
+            {
+                "feature": pl.repeat(f"{side} {name}", len(encoder.terms), eager=True),
+                "term": encoder.terms,
+                "vector": pl.Series(encoder.vectors.tolist(), dtype=pl.List(pl.Float32)),
+            }
+        )
+        for side, table in (("user", data.user_features), ("item", data.item_features))
+        for name, encoder in table.encoders.items()
+        if isinstance(encoder, TextEncoder)
+    ]
+
+
+def _text_encoder(manifest: Manifest, side: str, described: Mapping[str, Any]) -> TextEncoder:
+    """The encoder of a text, whose projection is what training writes."""
+    _require(manifest, TEXTS in manifest.files, TEXTS, "it is not there")
+    frame, name = _frame(manifest, TEXTS), f"{side} {described['name']}"
+    kinds = {"feature": pl.String, "term": pl.UInt32, "vector": pl.List(pl.Float32)}
+    whole = dict(frame.schema) == kinds and not any(frame.null_count().row(0))
+    _require(manifest, whole, TEXTS, f"it must have the columns {', '.join(kinds)}")
+    mine = frame.filter(pl.col("feature") == name)
+    _require(manifest, len(mine) == described["terms"], TEXTS, f"rows of '{name}' are missing")
+    terms, width = mine["term"].to_numpy(), described["width"]
+    _require(manifest, (terms[1:] > terms[:-1]).all(), TEXTS, f"terms of '{name}' do not ascend")
+    flat = mine["vector"].explode(empty_as_null=True, keep_nulls=True)
+    even = bool((mine["vector"].list.len() == width).all())
+    sound = even and not flat.null_count() and bool(flat.is_finite().all())
+    _require(manifest, sound, TEXTS, f"'{name}' must have {width} finite numbers a row")
+    return TextEncoder(terms.copy(), flat.to_numpy().reshape(-1, width).copy())
 
 
 def _event_encoders(features: EventFeatures) -> list[JSON]:
@@ -332,8 +378,11 @@ def _table(manifest: Manifest, vocabulary: Vocabulary, frame: pl.DataFrame | Non
     described = manifest.fields["data"][f"{side}_encoders"]
     if not described:
         return FeatureTable({}, {}, vocabulary.trained)
-    encoders = {}
+    encoders: dict[str, Encoder] = {}
     for fields in described:
+        if fields["kind"] == "text":
+            encoders[fields["name"]] = _text_encoder(manifest, side, fields)
+            continue
         rest = {key: value for key, value in fields.items() if key != "name"}
         if "values" in rest:
             rest["values"] = tuple(rest["values"])

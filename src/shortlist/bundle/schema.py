@@ -51,9 +51,10 @@ OPTIONAL_FILES = (
 )
 """Tables of some."""
 
-LATER_FILES = ("event_columns.parquet",)
+LATER_FILES = ("event_columns.parquet", "texts.parquet")
 LATER_DATA = ("kinds", "event_encoders")
-"""What only bundles of a log with kinds, or features, of events have: tables, and keys of the data.
+"""What only bundles with kinds of events, features of events or texts have: tables, and keys
+of the data.
 Older versions refuse them by name (docs/decisions/0012)."""
 
 
@@ -92,8 +93,19 @@ class Vector(Section):
     width: Annotated[int, Field(ge=0, lt=2**31)]
 
 
+class TextColumn(Section):
+    """The encoder of a column of texts. terms: how many rows it has in texts.parquet."""
+
+    name: Name
+    kind: Literal["text"]
+    width: Annotated[int, Field(ge=1, le=4096)]
+    terms: Annotated[int, Field(ge=0, lt=2**31)]
+
+
 Encoders = list[
-    Annotated[Categorical | MultiValued | Numeric | Vector, Field(discriminator="kind")]
+    Annotated[
+        Categorical | MultiValued | Numeric | Vector | TextColumn, Field(discriminator="kind")
+    ]
 ]
 
 

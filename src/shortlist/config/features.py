@@ -7,7 +7,7 @@ from shortlist.sections.base import (
     Text,
 )
 from shortlist.sections.events import EventColumn
-from shortlist.sections.kinds import FeatureKind
+from shortlist.sections.kinds import TEXT_WIDTH, FeatureKind
 
 
 class Features(Section):
@@ -15,7 +15,8 @@ class Features(Section):
 
     Without data.users (data.items) its columns are read from the log, where each row repeats them:
     the latest value before the cut of the split is kept, and contradictions are counted.
-    Kinds: "categorical", "numeric", "multi-valued" (several values in one text), "vector".
+    Kinds: "categorical", "numeric", "multi-valued" (several values in one text), "vector", "text"
+    (words, in any language: titles, descriptions, tags).
     """
 
     users: dict[Text, FeatureKind] = Field(
@@ -43,6 +44,12 @@ class Features(Section):
     )
     separator: Text = Field(
         default="|", description="What stands between the values of a multi-valued."
+    )
+    text_width: int = Field(
+        default=TEXT_WIDTH,
+        ge=1,
+        le=4096,
+        description="Numbers of the vector that a column of kind text becomes.",
     )
     title: Text | None = Field(
         default=None,

@@ -27,6 +27,9 @@ def unread(recipe: Recipe) -> Iterator[str]:
     separator = Features.model_fields["separator"].default
     if recipe.features.separator != separator and "multi-valued" not in kept:
         yield "features.separator does nothing: no feature is multi-valued; leave it out"
+    width = Features.model_fields["text_width"].default
+    if recipe.features.text_width != width and "text" not in kept:
+        yield "features.text_width does nothing: no feature is a text; leave it out"
     segments = () if recipe.blend is None else recipe.blend.segments
     divided = any(table.get("segment") for table in tables) or any(s.feature for s in segments)
     if tables and recipe.features.users and not (divided or "two-tower" in kinds):

@@ -189,6 +189,7 @@ def checked_feature(column: pl.Series, where: str, feature: Feature) -> pl.Serie
     categorical: any scalar type, as it is. numeric: integers, floats or booleans, as they are.
     multi-valued: a List of scalars; a row without values is an empty list; text is split at the
     separator, white space around the parts and empty parts left out. vector: Array of Float32.
+    text: text; a list of words is joined.
     """
     if column.dtype == pl.Object:
         raise fault(where, column.name, "values are of mixed types; make them one type.")
@@ -201,7 +202,22 @@ def checked_feature(column: pl.Series, where: str, feature: Feature) -> pl.Serie
         return numbers
     if feature.kind == "multi-valued":
         return _multi_valued(column, where, feature)
+    if feature.kind == "text":
+        return _text(column, where)
     return _vector(column, where, feature)
+
+
+def _text(column: pl.Series, where: str) -> pl.Series:
+    if isinstance(column.dtype, pl.List | pl.Array) and not _inner(column).is_nested():
+        column = column.cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
+    if column.dtype not in (pl.String, pl.Null, pl.Categorical, pl.Enum):
+        raise fault(
+            where,
+            column.name,
+            f"a text feature holds text or lists of words, not {column.dtype}; "
+            "declare it categorical or numeric.",
+        )
+    return column.cast(pl.String)
 
 
 def _categorical(column: pl.Series, where: str) -> pl.Series:

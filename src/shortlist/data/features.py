@@ -13,6 +13,7 @@ from torch import Tensor
 from shortlist.data.columns import LARGEST, first_row
 from shortlist.data.ragged import Ragged, windows
 from shortlist.data.schema import Feature
+from shortlist.data.text_features import TextEncoder
 from shortlist.errors import DataError
 from shortlist.sections.kinds import FeatureKind
 
@@ -24,7 +25,9 @@ ID = "<id>"
 
 
 class Encoder(Protocol):
-    """How one raw column becomes a tensor; fitted on training entities only, JSON-safe."""
+    """How one raw column becomes a tensor; fitted on training entities only. JSON-safe, but for the
+    projection of texts, which a bundle keeps as a table.
+    """
 
     @property
     def kind(self) -> FeatureKind:
@@ -168,6 +171,7 @@ ENCODERS: dict[str, type[Any]] = {
     "multi-valued": MultiValuedEncoder,
     "numeric": NumericEncoder,
     "vector": VectorEncoder,
+    "text": TextEncoder,
 }
 
 
@@ -175,6 +179,8 @@ def fit_encoder(feature: Feature, column: pl.Series) -> Encoder:
     """Fit the encoder of a declared feature on the raw values of the training entities."""
     if feature.kind == "multi-valued":
         return MultiValuedEncoder.fit(column, feature.separator)
+    if feature.kind == "text":
+        return TextEncoder.fit(column, feature.width)
     encoder: Encoder = ENCODERS[feature.kind].fit(column)
     return encoder
 

@@ -9,7 +9,7 @@ from shortlist.data.text import TextFormat
 from shortlist.durations import WrittenUnit
 from shortlist.errors import DataError, suggest
 from shortlist.sections.events import checked_events
-from shortlist.sections.kinds import EventFeatureKind, FeatureKind, Known
+from shortlist.sections.kinds import TEXT_WIDTH, EventFeatureKind, FeatureKind, Known
 
 Order = Literal["time", "file"]
 Tie = Literal["hash", "file"]
@@ -29,16 +29,18 @@ class Feature:
     """One column of the user or item table that a tower reads.
 
     kind: `categorical` (one value of a set), `numeric` (a number), `multi-valued` (several values
-    of a set: a list, or text split at `separator`) or `vector` (as many floats in every row: a
-    list or array column, or text split at `separator`).
+    of a set: a list, or text split at `separator`), `vector` (as many floats in every row: a
+    list or array column, or text split at `separator`) or `text` (words, or a list of words, that
+    become a vector of `width` numbers: see `TextEncoder`).
 
     >>> Feature("genres", "multi-valued")
-    Feature(name='genres', kind='multi-valued', separator='|')
+    Feature(name='genres', kind='multi-valued', separator='|', width=64)
     """
 
     name: str
     kind: FeatureKind
     separator: str | None = "|"
+    width: int = TEXT_WIDTH
 
     def __post_init__(self) -> None:
         _check_name("a feature's name", self.name)
@@ -51,6 +53,8 @@ class Feature:
             raise DataError(
                 f"feature '{self.name}': separator must not be empty; None turns it off."
             )
+        if self.width < 1:
+            raise DataError(f"feature '{self.name}': width must be at least 1, got {self.width}.")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from shortlist.drafting.named import PLAIN
 from shortlist.drafting.roles import Roles, find_roles, overlap
 from shortlist.errors import DataError
 from shortlist.sections.base import AUTO, is_auto
+from shortlist.sections.faults import key_text
 
 Source = str | list[str]
 
@@ -503,8 +504,11 @@ def _kinds(made: Draft, side: str, kinds: Kinds, title: str | None, where: str =
     if kinds.title is not None:
         said = names.mentions(kinds.title.words, ("title", *names.CAPTIONS))
         sure: Confidence = "sure" if said and not where else "check"
+        name = title or kinds.title.name
         reason = f"such as {str(kinds.title.given[0])!r:.40}"
-        made.say(Guess("features.title", title or kinds.title.name, reason, sure))
+        if kinds.title.is_text:
+            reason += f'; to let towers read it: {key_text(name)} = "text" in features.{side}'
+        made.say(Guess("features.title", name, reason, sure))
     if kinds.features:
         reasons = (f"{name}: {reason}" for name, reason in kinds.reasons.items())
         reason = where + "; ".join(reasons)

@@ -14,6 +14,7 @@ MOST = 8
 """Features that are drafted of a side; the others are named."""
 
 _MARKS = ("|", ";", ",", " ")
+_READ = ': the kind "text" would read its words'
 _FEWEST = 20
 """Rows below which "each once" means little."""
 
@@ -152,9 +153,9 @@ def _text(column: Column) -> tuple[str | None, str, str | None]:
             return "multi-valued", f"{values:,} values, separated by {mark!r}", mark
     rows, distinct = len(given), column.distinct
     if distinct > 0.5 * rows and rows >= _FEWEST:
-        return None, "nearly each row has a text of its own", None
+        return None, f"nearly each row has a text of its own{_READ}", None
     if float(given.str.len_chars().mean() or 0) > 60:  # type: ignore[arg-type]
-        return None, "it is long text", None
+        return None, f"it is long text{_READ}", None
     return "categorical", f"{distinct:,} values", None
 
 

@@ -127,7 +127,7 @@ _MEANINGS = {
     ("data", "interactions"): _meaning("", "the log, one row an event: CSV, Parquet, JSON Lines"),
     ("data", "items"): _meaning("", "one row an item, its id called as in the log"),
     ("data", "time"): _meaning("", "seconds, milliseconds, dates or ISO text"),
-    ("features", "items"): _meaning("", "categorical, numeric, multi-valued or vector"),
+    ("features", "items"): _meaning("", "categorical, numeric, multi-valued, vector or text"),
     ("features", "title"): _meaning("", "shown to people, never read"),
     ("split", "kind"): _meaning("", "each user's last event is the test"),
 }

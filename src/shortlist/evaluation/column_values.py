@@ -47,7 +47,7 @@ def column_values(
     """
     encoder = features.encoders.get(column)
     dtype = frame[column].dtype
-    kind = None if encoder is None else encoder.kind
+    kind = None if encoder is None or encoder.kind == "text" else encoder.kind
     listed = isinstance(dtype, pl.List | pl.Array)
     vectors = kind == "vector" or (listed and dtype.inner in (pl.Float32, pl.Float64))  # type: ignore[attr-defined]
     if vectors or isinstance(dtype, pl.Struct) or (listed and dtype.inner.is_nested()):  # type: ignore[attr-defined]

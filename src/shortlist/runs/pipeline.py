@@ -40,7 +40,7 @@ class Trained(NamedTuple):
 def schema_of(recipe: Recipe) -> Schema:
     """Return the schema that a recipe's [data] and [features] describe."""
     data, features = recipe.data, recipe.features
-    separator = features.separator
+    separator, width = features.separator, features.text_width
     return Schema(
         user=data.user,
         item=data.item,
@@ -52,8 +52,12 @@ def schema_of(recipe: Recipe) -> Schema:
         min_weight=data.min_weight,
         order=data.order,
         tie=data.tie,
-        user_features=tuple(Feature(n, kind, separator) for n, kind in features.users.items()),
-        item_features=tuple(Feature(n, kind, separator) for n, kind in features.items.items()),
+        user_features=tuple(
+            Feature(n, kind, separator, width) for n, kind in features.users.items()
+        ),
+        item_features=tuple(
+            Feature(n, kind, separator, width) for n, kind in features.items.items()
+        ),
         title=features.title,
         click=data.click,
         text=TextFormat(

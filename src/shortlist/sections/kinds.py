@@ -2,8 +2,11 @@
 
 from typing import Literal
 
-FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector"]
-"""How a column is read: one category, a number, several categories, or a list of numbers."""
+FeatureKind = Literal["categorical", "numeric", "multi-valued", "vector", "text"]
+"""How a column is read: one category, a number, several categories, a list of numbers, or words."""
+
+TEXT_WIDTH = 64
+"""Numbers of the vector that a text becomes, unless a recipe says otherwise."""
 
 SplitKind = Literal["leave-last-out", "global-time", "random", "column", "cold-items", "rolling"]
 """Which events are held out; `data.splits` says how."""

@@ -503,6 +503,8 @@ def _fields(
     found, told = [], {}
     for name, table in zip(fields.names, fields.maps, strict=True):
         encoder = encoders[name]
+        if encoder.kind == "text":
+            raise UnsupportedTowerError(f"the text feature '{name}'")
         told[name] = entry = {"kind": encoder.kind}
         if isinstance(encoder, NumericEncoder):
             entry |= {"mean": encoder.mean, "std": encoder.std}

@@ -102,7 +102,8 @@ class Fields(nn.Module):
     """The declared features side by side: [B, fields * dim].
 
     Categorical: an embedding; multi-valued: the mean of its values' embeddings (none: zeros);
-    numeric (value, missing) and pretrained vectors: a linear map. Unknown values are zeros.
+    numeric (value, missing), pretrained vectors and those of texts: a linear map. Unknown values
+    are zeros.
     """
 
     def __init__(self, encoders: Mapping[str, Encoder], dim: int) -> None:
