@@ -6,13 +6,13 @@ import pytest
 
 from shortlist.bundle.bundle import load, save
 from shortlist.data.dataset import Dataset
-from shortlist.data.schema import Schema
+from shortlist.data.schema import EventFeature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.data.updates import SESSION_GAP
 from shortlist.durations import in_units
 from shortlist.errors import DataError, ModelError, QueryError
-from shortlist.histories.events import Row, Watermark
-from shortlist.histories.export import LogWriter
+from shortlist.histories.events import Event, Row, Watermark
+from shortlist.histories.export import MARK, LogWriter
 from shortlist.histories.sqlite import SQLiteEvents
 from shortlist.index import build_index
 from shortlist.runs.refreshing import Plan, refresh
@@ -151,6 +151,90 @@ def test_an_export_has_sessions_and_train_reads_it_beside_the_log(world, tmp_pat
         both = Dataset.load([tmp_path / name, tmp_path / "export.parquet"], schema=schema)
         assert len(both.log) == len(log) + len(frame)
         assert len(np.unique(both.log.session)) == log["visit"].n_unique() + 4
+
+
+def test_an_old_log_whose_kinds_are_ranges_learns_what_is_stored_today(world, tmp_path):
+    log = bare(world).with_columns(
+        pl.col("timestamp") - 25 * 365 * 86_400,
+        rating=pl.Series(np.arange(len(world.interactions)) % 5 + 1, dtype=pl.Int8),
+        more=pl.lit("which no recipe names"),
+    )
+    kinds = "event = 'rating'\n[data.events.'4..']\ntarget = true\n[data.events.'..4']\n"
+    bundle = trained(tmp_path, log, NEAR, kinds)
+    users = log["user_id"].unique().sort().to_list()
+    kind_of = {user: "4.." if n % 2 else "..4" for n, user in enumerate(users)}
+    store = SQLiteEvents(tmp_path / "e.sqlite")
+    items = log["item_id"].unique().sort().to_list()
+    store.append(
+        [[Event(u, i, kind_of[u]) for i in items[n % 9 :][:3]] for n, u in enumerate(users)]
+    )
+    store.close()
+    made = refresh(bundle, tmp_path / "e.sqlite", tmp_path / "v2", plan=SOON)
+    assert made.decision == "published", made.reason
+
+    from typer.testing import CliRunner
+
+    from shortlist.cli.app import app
+
+    run = ("events", "export", str(tmp_path / "e.sqlite"), "--bundle", str(bundle))
+    said = CliRunner().invoke(app, [*run, "--out", str(tmp_path / "new.parquet")])
+    assert said.exit_code == 0, said.output
+    written = pl.read_parquet(tmp_path / "new.parquet")
+    assert written.filter(rating=4)["user_id"].to_list() == [
+        user for user in written["user_id"] if kind_of[user] == "4.."
+    ]
+    new, v3 = str(tmp_path / "new.parquet"), str(tmp_path / "v3")
+    said = CliRunner().invoke(app, ["update", str(bundle), "--events", new, "--out", v3])
+    assert said.exit_code == 0, said.output
+    # Beside the log, which has a column more.
+    recipe = (tmp_path / "recipe.toml").read_text()
+    files = f"['{tmp_path}/log.parquet', '{new}']"
+    (tmp_path / "both.toml").write_text(recipe.replace(f"'{tmp_path}/log.parquet'", files))
+    train(tmp_path / "both.toml", tmp_path / "v4")
+    ends = [load(tmp_path / name).retriever.data.log for name in ("v2", "v3", "v4")]
+    assert [len(one) for one in ends] == [len(ends[0])] * 3
+    assert len(ends[0]) > len(load(bundle).retriever.data.log)
+
+
+def test_whole_numbers_that_a_log_has_as_categories_and_kinds_come_beside_an_export(
+    world, tmp_path
+):
+    random = np.random.default_rng(0)
+    log = bare(world).with_columns(
+        slot=pl.Series(random.integers(0, 3, len(world.interactions)), dtype=pl.Int8),
+        what=pl.Series(random.integers(0, 2, len(world.interactions))),
+    )
+    schema = Schema(
+        time="timestamp",
+        time_unit="s",
+        event="what",
+        events={"0": {"target": True}, "1": {}},
+        event_features=(EventFeature("slot", "categorical", known="before"),),
+    )
+    log.write_parquet(tmp_path / "log.parquet")
+    alone = Dataset.load(tmp_path / "log.parquet", schema=schema)
+    data = alone.split().training_data("all")
+    moment = (int(log["timestamp"].max()) + 9_000) * 10**6
+    row = Row(10_001, 1, 500_001, "1", None, None, moment, 0, '{"slot":"2"}')
+    frame = LogWriter(schema, data, kinds=False).frame([row])
+    frame.write_parquet(tmp_path / "new.parquet", metadata={MARK: "00c0ffee00c0ffee:1 since 0"})
+    both = Dataset.load([tmp_path / "log.parquet", tmp_path / "new.parquet"], schema=schema)
+    slots = both.log.columns["slot"]
+    assert len(both.log) == len(alone.log) + 1
+    assert slots[both.log.time.argmax()] in slots[: len(alone.log)]
+
+
+def test_an_export_tells_kinds_by_the_weight_where_one_column_is_both(world):
+    log = bare(world).with_columns(rating=pl.Series(np.arange(len(world.interactions)) % 5 + 1))
+    events = {"4..": {"target": True}, "..4": {}}
+    schema = Schema(time="timestamp", weight="rating", event="rating", events=events)
+    data = Dataset.load(log, schema=schema).split().training_data("all")
+    rows = [
+        Row(10_001, n, 500_001 + n, kind, None, weight, 10**15, 0)
+        for n, (kind, weight) in enumerate([("4..", None), ("..4", None), (None, None), ("4..", 5)])
+    ]
+    frame = LogWriter(schema, data, kinds=False).frame(rows)
+    assert frame["rating"].to_list() == [4.0, 3.0, 3.0, 5.0]
 
 
 def table_of(world, price):

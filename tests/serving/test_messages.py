@@ -168,6 +168,8 @@ def test_settings_that_cannot_work_are_refused_without_telling_a_token(given):
     with pytest.raises(ServingError) as caught:
         Settings(**given)
     assert str(given.get("token")) not in str(caught.value)
+    if "token" in given:
+        assert "SHORTLIST_TOKEN" in str(caught.value)  # as whoever starts the service calls it
 
 
 def test_a_token_is_in_no_text_of_the_settings():

@@ -203,3 +203,12 @@ def test_the_command_line_reads_an_address_behind_events(tmp_path, monkeypatch):
         said = CliRunner().invoke(app, ["serve", *sent, str(tmp_path)])
         assert isinstance(said.exception, QueryError)
         assert "names the database 'x'" in str(said.exception)
+    file = ["--events-file", "e.sqlite"]
+    for sent, wanted in (
+        (["--events", "redis://h/0", *file], "in one place"),
+        ([*file, "--events=redis://h/0"], "in one place"),
+        (["--events", "redis://h/0", "--events-sync", "full"], "--events-sync full is for a store"),
+    ):
+        said = CliRunner().invoke(app, ["serve", *sent, str(tmp_path)])
+        assert isinstance(said.exception, QueryError)
+        assert wanted in str(said.exception)

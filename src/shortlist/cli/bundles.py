@@ -56,7 +56,7 @@ def update(
     from shortlist.config import Recipe
     from shortlist.data.updates import read_events
     from shortlist.histories.events import Watermark
-    from shortlist.histories.export import learned_with
+    from shortlist.histories.export import learned_with, span_of
     from shortlist.runs.pipeline import schema_of
 
     loaded = load(bundle, device=device or context.obj["device"])
@@ -69,7 +69,9 @@ def update(
     )
     recipe = Recipe.from_dict(loaded.recipe)
     came = read_events(
-        loaded.retriever.data, events, schema_of(recipe), described=recipe.described_sides
+        *(loaded.retriever.data, events, schema_of(recipe)),
+        described=recipe.described_sides,
+        of_store=span_of(events) is not None,
     )
     identity = save_or_keep(
         loaded.retriever.observe(came.data),

@@ -19,6 +19,7 @@ class Serve(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the address behind `--events` as the value of `--events-file`."""
         read: list[str] = []
+        places = 0
         for text in args:
             flag, _, value = text.partition("=")
             if flag == "--events" and value:
@@ -27,6 +28,12 @@ class Serve(TyperCommand):
                 read += ["--events-file", text]
             else:
                 read.append(text)
+            places += read[-2:-1] == ["--events-file"] or read[-1].startswith("--events-file=")
+        if places > 1:
+            raise QueryError(
+                "events are kept in one place, and several are given: keep one of --events ADDRESS "
+                "and --events-file PLACE"
+            )
         return super().parse_args(ctx, read)
 
 
@@ -136,12 +143,19 @@ def serve(
 
     from shortlist.histories.events import Keeping
     from shortlist.histories.places import place_of
+    from shortlist.histories.redis_server import RedisPlace
     from shortlist.serving import run
     from shortlist.serving.access_log import printed
     from shortlist.serving.alarms import Guards
     from shortlist.serving.event_log import beside
     from shortlist.serving.settings import Settings, Timeouts
 
+    place = place_of(events_file or beside(bundle)) if events else None
+    if isinstance(place, RedisPlace) and events_sync != "normal":
+        raise QueryError(
+            f"--events-sync {events_sync} is for a store in a file: leave it out. Whether Redis "
+            "waits for its disk is a setting of its server (appendfsync)"
+        )
     settings = Settings(
         token=os.environ.get("SHORTLIST_TOKEN") or None,
         admin_token=os.environ.get("SHORTLIST_ADMIN_TOKEN") or None,
@@ -153,7 +167,7 @@ def serve(
         access_log=access_log,
         private_copy=private_copy,
         write_token=write_token,
-        events=place_of(events_file or beside(bundle)) if events else None,
+        events=place,
         keeping=Keeping(events_per_user, events_days, synchronous=events_sync),
         guards=Guards.parse(guard or []),
         timeouts=Timeouts(answer=timeout, notice=notice, drain=drain),

@@ -54,6 +54,9 @@ class Slice:
 
 Result = TypeVar("Result")
 
+EXPORTED = "shortlist.events"
+"""The key of a Parquet file that `events export` wrote, which says which events are in it."""
+
 HEAD_ROWS = 50_000
 """Rows of a Parquet file that are its head."""
 
@@ -186,19 +189,24 @@ def _open_file(path: Path, text: TextFormat, most: int | None) -> Table:
 
 
 def _open_files(files: list[Path], source: Source, text: TextFormat, most: int | None) -> Table:
-    """Open several files as one table: the same columns, written alike, the rows in order."""
+    """Open several files as one table: the same columns, written alike, the rows in order.
+
+    An export of events has the columns that its bundle reads, and the log may have more: which are
+    missing shows when they are read.
+    """
     tables = [_open_file(file, text, most) for file in files]
-    first, hive = tables[0], [hive_values(file) for file in files]
+    exported = [_is_export(file) for file in files]
+    first, hive = (
+        tables[exported.index(False) if False in exported else 0],
+        [hive_values(file) for file in files],
+    )
     shown = f"{len(files)} files" if isinstance(source, (list, tuple)) else str(source)
     where = ManyFiles(f"{shown} ({files[0].name} to {files[-1].name})")
     partitions = [name for name in hive[0] if name not in first.names]
-    for table, values in zip(tables, hive, strict=True):
-        if set(table.names) != set(first.names) or values.keys() != hive[0].keys():
-            odd = set(table.names) ^ set(first.names) or values.keys() ^ hive[0].keys()
-            raise DataError(
-                f"{table.where}: column '{min(odd)}' is not in this file and in {first.where} "
-                "both; files that are read as one need the same columns."
-            )
+    for table, values, export in zip(tables, hive, exported, strict=True):
+        odd = set[str]() if export else set(table.names) ^ set(first.names)
+        if odd or values.keys() != hive[0].keys():
+            raise _not_in_both(min(odd or values.keys() ^ hive[0].keys()), table, first)
         if first.text and table.text and (other := first.text.differences(table.text)):
             raise DataError(
                 f"{table.where}: its {other[0]} is {getattr(table.text, other[0])!r}, that of "
@@ -211,6 +219,8 @@ def _open_files(files: list[Path], source: Source, text: TextFormat, most: int |
         frames = []
         where.files.clear()
         for table, values in zip(tables, hive, strict=True):
+            if missing := [name for name in own if name not in table.names]:
+                raise _not_in_both(missing[0], table, first)
             frame = table.load(own or table.names[:1])
             if first.text is not None and table.text is None:
                 frame = as_written(frame)
@@ -218,7 +228,7 @@ def _open_files(files: list[Path], source: Source, text: TextFormat, most: int |
             given = {name: pl.lit(values[name]) for name in columns if name in partitions}
             frames.append(frame.with_columns(**given).select(columns))
         try:
-            whole = pl.concat(_in_one_type(frames))
+            whole = pl.concat(_in_one_type(frames, exported))
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{where}: the files do not hold the same types: {error}.") from error
         if first.text is None:  # folders are text, also those of Parquet files
@@ -227,6 +237,17 @@ def _open_files(files: list[Path], source: Source, text: TextFormat, most: int |
 
     return replace(
         first, where=where, names=[*first.names, *partitions], load_columns=load, rows=None
+    )
+
+
+def _is_export(path: Path) -> bool:
+    return suffix_of(path) == ".parquet" and EXPORTED in pl.read_parquet_metadata(path)
+
+
+def _not_in_both(name: str, table: Table, first: Table) -> DataError:
+    return DataError(
+        f"{table.where}: column '{name}' is not in this file and in {first.where} both; files that "
+        "are read as one need the same columns."
     )
 
 
@@ -243,8 +264,21 @@ def as_written(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _in_one_type(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Numbers of several widths as the widest: integers as Int64, beside fractions as Float64."""
+def _in_one_type(frames: list[pl.DataFrame], exported: list[bool]) -> list[pl.DataFrame]:
+    """Numbers of several widths as the widest: integers as Int64, beside fractions as Float64.
+
+    Kinds and categories are text in an export, also where they are numbers in the log.
+    """
+    texts = {
+        name
+        for name in frames[0].columns
+        if {frame[name].dtype for frame, export in zip(frames, exported, strict=True) if export}
+        == {pl.String}
+    }
+    frames = [
+        frame if export else frame.with_columns(as_written(frame.select(sorted(texts))))
+        for frame, export in zip(frames, exported, strict=True)
+    ]
     wider: dict[Any, Any] = {}
     for name in frames[0].columns:
         kinds = {frame[name].dtype for frame in frames}

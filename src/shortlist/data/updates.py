@@ -70,10 +70,12 @@ def read_events(
     *,
     described: Collection[Side] = (),
     learns: bool = False,
+    of_store: bool = False,
 ) -> Update:
     """Read new events with the columns of the log and add them. Errors: DataError, ModelError.
 
-    learns: as for `with_events`.
+    learns: as for `with_events`. of_store: they come from a store, which wrote their times in the
+    log's unit, so that those far from the log's are no mistake: the log may be old.
 
     described: the sides whose features are columns of the log. Users get their latest values. Items
     of the bundle keep theirs until the next fit, as their vectors were made of them; new items
@@ -102,7 +104,8 @@ def read_events(
     elif data.log.time is not None:
         times = frame["time"] if met is None else pl.concat([frame["time"], met["time"]])
         _refuse_fractions(report.where, str(schema.time), times, data.log.time)
-        refuse_far(report.where, str(schema.time), times, data.log.time, known)
+        if not of_store:
+            refuse_far(report.where, str(schema.time), times, data.log.time, known)
     strange: list[str] = []
     for side, known_ids in (("user", data.users.ids), ("item", data.items.ids)):
         given = frame[side] if met is None else pl.concat([frame[side], met[side]])

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 from shortlist.data.dataset import TrainingData
 from shortlist.data.log_features import Side
 from shortlist.data.schema import Schema
+from shortlist.data.tables import EXPORTED
 from shortlist.data.updates import SESSION_GAP
 from shortlist.durations import STEPS, TimeUnit, in_units
 from shortlist.errors import QueryError
 from shortlist.histories.events import Id, Row, Watermark, features_told, one_of_kind
+from shortlist.sections.events import RANGE, representatives
 
 KIND = "kind"
 """The column of the kinds of events, where an event has one and the log has no column of them."""
 
-MARK = "shortlist.events"
-"""The key of a Parquet file that says which events are in it."""
+MARK = EXPORTED
 
 _GAP = int(in_units(SESSION_GAP, "us"))
 """After so many microseconds without an event of a user another session begins."""
@@ -105,11 +106,23 @@ class LogWriter:
             plain = 1.0 if least is None else max(1.0, least)
             weights = [plain if row.weight is None else row.weight for row in kept]
             columns[schema.weight] = pl.Series(weights, dtype=pl.Float64)
-        if schema.event is not None and schema.event not in columns and self.data.log.kinds:
-            known = self.data.log.kinds
+        if schema.event is not None and (known := self.data.log.kinds):
             unnamed = known.names[known.unnamed]
             names = [row.kind if row.kind is not None else unnamed for row in kept]
-            columns[schema.event] = pl.Series(names, dtype=pl.String)
+            numbers = representatives(schema.events)
+            if schema.event in columns:  # that of the weights, which alone says the kind
+                worth = [
+                    numbers.get(name, plain) if row.weight is None else row.weight
+                    for name, row in zip(names, kept, strict=True)
+                ]
+                columns[schema.event] = pl.Series(worth, dtype=pl.Float64)
+            elif any(RANGE.fullmatch(name) for name in schema.events):
+                one_each = [numbers.get(name) for name in names]
+                whole = all(number.is_integer() for number in numbers.values())
+                kind: Any = pl.Int64 if whole else pl.Float64
+                columns[schema.event] = pl.Series(one_each, dtype=pl.Float64).cast(kind)
+            else:
+                columns[schema.event] = pl.Series(names, dtype=pl.String)
         if self.kinds and schema.event is None and KIND not in columns:
             columns[KIND] = pl.Series([row.kind for row in kept], dtype=pl.String)
         if schema.session is not None and schema.session not in columns:
@@ -119,8 +132,8 @@ class LogWriter:
         for feature in schema.event_features:
             numeric = feature.kind == "numeric"
             values = [one_of_kind(one.get(feature.name), numeric=numeric) for one in told]
-            kind = pl.Float64 if numeric else pl.String
-            columns.setdefault(feature.name, pl.Series(values, dtype=kind))
+            written = pl.Float64 if numeric else pl.String
+            columns.setdefault(feature.name, pl.Series(values, dtype=written))
         for name, dtype in self._untold.items():
             columns.setdefault(name, pl.Series([None] * len(kept), dtype=dtype))
         self.written += len(kept)

@@ -332,7 +332,12 @@ def _new_data(
     if source.source is None:
         came = with_events(kept, no_events(kept), learns=True)
     else:
-        came = read_events(kept, source.source, schema, described=read, learns=True)
+        came = read_events(
+            *(kept, source.source, schema),
+            described=read,
+            learns=True,
+            of_store=source.exported,
+        )
     new = renewed(
         data,
         came,

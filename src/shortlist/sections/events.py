@@ -134,6 +134,19 @@ def kind_of(value: str | float | None, events: Events) -> str | None:
     return next((name for name, span in spans if span and span[0] <= value < span[1]), None)
 
 
+def representatives(events: Events) -> dict[str, float]:
+    """Return a number of each kind that is a number or a range of numbers.
+
+    >>> representatives({"4..": EventKind(target=True), "1..4": EventKind(), "..1": EventKind()})
+    {'4..': 4.0, '1..4': 1.0, '..1': 0.0}
+    """
+    return {
+        name: span[1] - 1 if span[0] == -math.inf else span[0]
+        for name, span in zip(events, ranges(events), strict=True)
+        if span
+    }
+
+
 def is_nearly_range(name: str) -> bool:
     """Return whether a name of digits and signs is neither a number nor a range.
 

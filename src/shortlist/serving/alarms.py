@@ -44,10 +44,7 @@ class Guards:
             name, _, value = text.partition("=")
             name = name.strip().replace("-", "_")
             if name not in names:
-                raise ServingError(
-                    f"there is no guard {name!r:.40}: there are {', '.join(names)}"
-                    + suggest(name, names)
-                )
+                raise ServingError(f"there is no guard {name!r:.40}." + suggest(name, names))
             if name in found:
                 raise ServingError(f"the guard {name} is given twice")
             try:

@@ -119,10 +119,12 @@ class Settings:
             )
         names = ("token", "admin_token", "write_token")
         for name in names:
-            _check_token(name, getattr(self, name))
+            _check_token(_named(name), getattr(self, name))
         for one, other in combinations(names, 2):
             if getattr(self, one) is not None and getattr(self, one) == getattr(self, other):
-                raise ServingError(f"{one} and {other} must differ: one must not open both doors")
+                raise ServingError(
+                    f"{_named(one)} and {_named(other)} must differ: one must not open both doors"
+                )
 
 
 def check_address(host: str, settings: Settings) -> None:
@@ -146,6 +148,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return False
+
+
+def _named(token: str) -> str:
+    """The name of a token, and that of the variable from which `serve` takes it."""
+    return f"{token} (SHORTLIST_{token.upper()})"
 
 
 def _check_token(name: str, token: str | None) -> None:
