@@ -1,5 +1,6 @@
 """Compiled functions call each other, and never run old code of one that changed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,21 @@ def between(n):
 @compiled
 def twice(n):
     return 2 * between(n)
+"""
+
+
+NAMED = """
+import os
+from caller import between
+between(1)
+print([code.fndesc.uid for code in between.fast.overloads.values()], flush=True)
+if os.fork() == 0:
+    between(1.0)
+    print([code.fndesc.uid for code in between.fast.overloads.values()], flush=True)
+    os._exit(0)
+os.wait()
+between(1j)
+print([code.fndesc.uid for code in between.fast.overloads.values()], flush=True)
 """
 
 
@@ -70,3 +86,22 @@ def test_a_change_of_a_called_function_in_another_file_is_seen(tmp_path):
         code = f"import caller; assert caller.twice(1) == {2 * (1 + added)}, caller.twice(1)"
         done = subprocess.run([sys.executable, "-B", "-c", code], env=environment, check=False)
         assert done.returncode == 0
+
+
+def test_no_two_processes_give_compiled_functions_the_same_number(tmp_path):
+    # The number is part of the name that the machine code is linked by.
+    (tmp_path / "caller.py").write_text(CALLER)
+    (tmp_path / "called.py").write_text(CALLED.format(1))
+    numbers = []
+    for cache in ("first", "second"):
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+            "NUMBA_CACHE_DIR": str(tmp_path / cache),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", NAMED], env=environment, capture_output=True, check=True
+        )
+        first, child, parent = map(json.loads, done.stdout.splitlines())
+        assert child[0] == parent[0] == first[0]
+        numbers += [first[0], child[1], parent[1]]
+    assert len(set(numbers)) == 6

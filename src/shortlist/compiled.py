@@ -1,8 +1,9 @@
 """Loops that numpy cannot say: compiled to machine code on first use. The one door to numba."""
 
+import os
 import sys
 from collections.abc import Callable
-from functools import cached_property, update_wrapper
+from functools import cache, cached_property, update_wrapper
 from hashlib import blake2b
 from itertools import count
 from types import FunctionType
@@ -37,8 +38,9 @@ class _Compiled(Generic[Function]):
             "fastmath": {"reassoc", "contract"} if self.reorders else False,
         }
         function: Any = self._linked
+        kept = _names_differ()
         try:
-            machine_code: Callable[..., Any] = numba.njit(function, cache=True, **options)
+            machine_code: Callable[..., Any] = numba.njit(function, cache=kept, **options)
         except RuntimeError:  # no folder to keep it in: a read-only installation
             machine_code = numba.njit(function, **options)
         return machine_code
@@ -55,26 +57,54 @@ class _Compiled(Generic[Function]):
 
     @property
     def _linked(self) -> FunctionType:
-        """The function with numba's version of those it calls in their place."""
-        if not (called := self._called):
-            return self.function
+        """The function, named anew, with numba's version of those it calls in their place."""
+        called = self._called
         names = self.function.__globals__ | {name: other.fast for name, other in called.items()}
-        linked = FunctionType(self._code, names, self.function.__name__)
+        own = self.function
+        linked = FunctionType(self._code, names, own.__name__, own.__defaults__, own.__closure__)
         # numba keeps code by this name and the date of the caller's file alone: without their
         # digest in it, functions of another file could change and their old code would stay.
-        linked.__qualname__ = f"{self.function.__qualname__}_{self._digest}"
-        linked.__module__ = self.function.__module__
+        linked.__qualname__ = f"{own.__qualname__}_{self._digest}"
+        linked.__module__ = own.__module__
         return linked
 
     @property
     def _digest(self) -> str:
-        """A short hash of what is called, however deep."""
-        digest = blake2b(digest_size=8)
+        """A short hash of what is called, however deep, and of how names are given."""
+        digest = blake2b(NAMES, digest_size=8)
         for name, other in sorted(self._called.items()):
             code = other.function.__code__
             about = (name, code.co_code, code.co_consts, code.co_names, other.reorders)
             digest.update(f"{about!r} {other._digest}".encode())
         return digest.hexdigest()
+
+
+NAMES = b"2"
+"""Raised when code that was kept before must not be loaded beside what is kept now."""
+
+
+@cache
+def _names_differ() -> bool:
+    """Give functions names in machine code that no other process gives; return whether it could.
+
+    numba numbers the functions that it compiles, those of its own library (np.sort) included, from
+    1 in every process, and the number is all that tells two functions of one name and signature
+    apart. Code that two processes kept on disk could so have one name for two different functions,
+    and a process that loads both takes the first for the two of them: wrong results, without an
+    error. Here each process begins at a random number instead.
+    """
+    from numba.core.bytecode import FunctionIdentity  # noqa: PLC0415
+
+    if not hasattr(FunctionIdentity, "_unique_ids"):
+        return False
+
+    def begin() -> None:
+        FunctionIdentity._unique_ids = count(int.from_bytes(os.urandom(7), "big"))
+
+    begin()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=begin)
+    return True
 
 
 def compiled(function: Function) -> Function:
