@@ -108,7 +108,7 @@ CHANGES: dict[str, list[Any]] = {
     "evaluation.exclude_seen": [False],
     "evaluation.ladder": [True],
     "blend.method": ["reciprocal-rank", "weighted", "calibrated"],
-    "blend.quotas": [{"cf": 4, "tags": 0, "popular": 1}],
+    "blend.quotas": [{"cf": 1, "tags": 0, "popular": 4}],
     "blend.size": [3],
     "blend.weights": [{"cf": 9.0}],
     "blend.rank_constant": [1.0],

@@ -248,7 +248,10 @@ def test_events_of_a_service_that_keeps_none_are_refused(open_app, make_client, 
 
 
 def test_tokens_that_open_two_doors_are_refused():
-    with pytest.raises(ServingError, match="token and write_token must differ"):
+    with pytest.raises(
+        ServingError,
+        match=r"token \(SHORTLIST_TOKEN\) and write_token \(SHORTLIST_WRITE_TOKEN\) must differ",
+    ):
         Settings(token=READER, write_token=READER)
 
 

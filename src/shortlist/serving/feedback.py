@@ -235,7 +235,9 @@ class Feedback:
         with self._lock:
             rows = [
                 {"by": by, "value": value, **figures(one)}
-                for (by, value), one in self._counts.items()
+                for (by, value), one in sorted(
+                    self._counts.items(), key=lambda counted: counted[0][0]
+                )
             ]
             said = dict(self._said)
         names = rows[0] if rows else {"by": "", "value": "", **figures(Counts())}

@@ -412,7 +412,7 @@ def _behind(
     if told is None or asked is None:
         return columns or stored or None
     given = columns or {}
-    if not _one_each(given, told):
+    if len(told) != len(asked) or not _one_each(given, told):
         return given  # what does not fit is told with its name, by whoever reads it
     unsaid = [[None] * len(items) for items in told]
     before = [[None] * (len(every) - len(items)) for every, items in zip(asked, told, strict=True)]
