@@ -168,9 +168,9 @@ def test_tables_that_no_store_has_are_refused(full, change):
 CHILD = """
 import os, sys
 from shortlist.histories.damage import agreed
-from shortlist.histories.events import Event
+from shortlist.histories.events import Event, Keeping
 from shortlist.histories.sqlite import SQLiteEvents
-store = SQLiteEvents(sys.argv[1])
+store = SQLiteEvents(sys.argv[1], Keeping(of_user=10**9))
 number = int(sys.argv[2])
 while True:
     batch = [[Event((number + n) % 7, number + n, id=str(number + n))] for n in range(3)]
@@ -200,7 +200,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_once(path):
             assert known.get(item, sequence) == sequence
             assert bool(repeated) <= bool(kill)
             known[item] = sequence
-        store = SQLiteEvents(path)
+        store = SQLiteEvents(path, Keeping(of_user=10**9))
         assert not store.incomplete
         store.close()
         there = {row.sequence: row.item for row in rows(path)}

@@ -1,8 +1,8 @@
 """A service that answers for long does not grow, and this would be seen if it did.
 
 The ordinary suite counts what Python holds after many requests: the same number every time. `make
-soak` asks a process for SHORTLIST_SOAK seconds, changes items and bundles under it, and watches the
-memory the system has given it.
+soak` asks a process for SHORTLIST_SOAK seconds while events arrive, a refresh learns them every ten
+seconds and items and bundles change, and watches the memory and the descriptors it has.
 """
 
 import gc
@@ -10,6 +10,7 @@ import http.client
 import itertools
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -22,12 +23,14 @@ from threading import Event, Thread
 import pytest
 
 from patience import PATIENCE
+from shortlist import train
 from shortlist.bundle.store import publish, verify
+from shortlist.data.synthetic import planted_world
 from shortlist.serving.service import Service
 from shortlist.serving.settings import Settings
 
 SECONDS = float(os.environ.get("SHORTLIST_SOAK", "0"))
-TOKEN = "admin-admin-admin-admin"
+TOKEN, WRITE = "admin-admin-admin-admin", "write-write-write-write"
 HEADERS = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
 USER, ITEM = 10_001, 500_005
 QUESTIONS = [
@@ -86,6 +89,7 @@ def test_what_python_holds_does_not_grow_with_requests(
 
 PROGRAM = """
 import sys
+from pathlib import Path
 from shortlist.serving.run import serve
 from shortlist.serving.service import Service
 from shortlist.serving.settings import Settings
@@ -95,7 +99,9 @@ if sys.argv[2] == "leaks":
         kept.append(b"x" * 20_000)
         return answer(self, model, body)
     Service.answer_bytes = leaking
-serve(sys.argv[1], port=0, settings=Settings(poll=0.5, admin_token=sys.argv[3]),
+settings = Settings(poll=0.5, admin_token=sys.argv[3], write_token=sys.argv[4],
+                    events=Path(sys.argv[5]))
+serve(sys.argv[1], port=0, settings=settings,
       ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())
 """
 
@@ -105,11 +111,24 @@ def resident(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def publish_again(path, number):
-    """The same bundle under another id, over the one that is served."""
-    found = verify(path)
+def descriptors(pid):
+    """How many files and sockets the process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def publish_again(folder, number):
+    """The newest bundle under another id and a higher name; all older ones go."""
+    *older, newest = sorted(
+        (path for path in folder.iterdir() if (path / "manifest.json").exists()),
+        key=lambda path: [int(part) for part in path.name.removeprefix("v").split("-r")],
+    )
+    found = verify(newest)
     files = {name: found.read(name) for name in found.files}
-    publish(path, files, {**found.fields, "metrics": {"number": number}}, overwrite=True)
+    publish(
+        folder / f"v{number + 2}", files, {**found.fields, "findings": [{"name": f"copy {number}"}]}
+    )
+    for path in older:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def wait_ready(port):
@@ -130,9 +149,9 @@ class Load:
 
     def __init__(self, port, path):
         self.port, self.path = port, path
-        self.asked, self.failed, self.stop = [0, 0, 0], [], Event()
+        self.asked, self.failed, self.stop = [0, 0, 0, 0], [], Event()
         self.threads = [Thread(target=self.client, args=(n,)) for n in range(2)]
-        self.threads.append(Thread(target=self.administrator))
+        self.threads += [Thread(target=self.administrator), Thread(target=self.sender)]
 
     def client(self, number):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
@@ -152,8 +171,18 @@ class Load:
             self.say(connection, "/admin/items", {"remove": [ITEM]}, 2, (200, 422))
             self.say(connection, "/admin/items", {"restore": [ITEM]}, 2, (200, 422))
 
-    def say(self, connection, path, value, number, expected=(200, 404, 422)):
-        connection.request("POST", path, json.dumps(value), HEADERS)
+    def sender(self):
+        """Events of a hundred users, old items and new ones."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        for number in itertools.count():
+            if self.stop.wait(0.02):
+                return connection.close()
+            event = {"user": USER + number % 100, "item": ITEM + number % 37, "id": str(number)}
+            self.say(connection, "/v1/events", {"events": [event]}, 3, (200,), WRITE)
+
+    def say(self, connection, path, value, number, expected=(200, 404, 422), token=TOKEN):
+        headers = HEADERS | {"authorization": f"Bearer {token}"}
+        connection.request("POST", path, json.dumps(value), headers)
         answer = connection.getresponse()
         body = answer.read()
         if answer.status not in expected:
@@ -162,47 +191,90 @@ class Load:
 
 
 def soak(path, seconds, leaks):
-    """Bytes that the process grew by, by request, from the first third on; and the requests."""
-    command = [sys.executable, "-c", PROGRAM, str(path), "leaks" if leaks else "-", TOKEN]
+    """Bytes and descriptors it grew by from the first third on; requests, samples, refreshes."""
+    store = path.parent / "events.sqlite"
+    command = [sys.executable, "-c", PROGRAM, str(path), "leaks" if leaks else "-", TOKEN, WRITE]
+    following = [sys.executable, "-m", "shortlist", "refresh", str(path), "--events", str(store)]
+    following += ["--every", "10s", "--least-users", "2", "--keep", "2", "--out", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    log = path.parent / "refresh.log"
+    with (
+        subprocess.Popen(
+            [*command, str(store)], stdout=subprocess.PIPE, text=True, env=environment
+        ) as process,
+        log.open("w") as said,
+    ):
+        refreshing = None
         try:
             port = int(process.stdout.readline().strip().rpartition(":")[2])
             load, samples = Load(port, path), []
             wait_ready(port)
             for thread in load.threads:
                 thread.start()
+            refreshing = subprocess.Popen(following, stdout=said, stderr=said, env=environment)
             end = time.monotonic() + seconds
             while time.monotonic() < end and all(thread.is_alive() for thread in load.threads):
                 time.sleep(min(1.0, seconds / 60))
-                samples.append((sum(load.asked), resident(process.pid)))
+                samples.append((sum(load.asked), resident(process.pid), descriptors(process.pid)))
             load.stop.set()
             for thread in load.threads:
                 thread.join(PATIENCE)
             assert time.monotonic() >= end
             assert load.failed == []
+            assert refreshing.poll() is None, log.read_text()
         finally:
             process.send_signal(signal.SIGKILL)
+            if refreshing is not None:
+                refreshing.kill()
+                refreshing.wait()
     third = len(samples) // 3
     first, last = samples[third : third + third // 2], samples[-(third // 2) :]
-    requests, memory = (
+    requests, memory, opened = (
         statistics.median(part) - statistics.median(early)
         for part, early in zip(zip(*last, strict=True), zip(*first, strict=True), strict=True)
     )
-    return memory, requests, samples
+    return memory, requests, samples, opened, log.read_text()
+
+
+RECIPE = """
+[data]
+interactions = "log.csv"
+items = "items.csv"
+time = "timestamp"
+
+[features]
+title = "title"
+
+[model]
+dim = 16
+
+[training]
+epochs = 2
+refit = "all"
+"""
 
 
 @pytest.mark.skipif(not SECONDS, reason="for minutes: make soak")
 @pytest.mark.parametrize("leaks", [False, True], ids=["as it is", "with a leak"])
-def test_the_memory_of_a_service_under_load_does_not_grow(bundle, tmp_path, say, leaks):
-    path = tmp_path / "bundle"
-    found = verify(bundle)
-    publish(path, {name: found.read(name) for name in found.files}, found.fields)
-    memory, requests, samples = soak(path, min(SECONDS, 60) if leaks else SECONDS, leaks)
+def test_the_memory_of_a_service_under_load_does_not_grow(tmp_path, say, leaks, monkeypatch):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    world = planted_world(users=300, items=200, events=6_000, seed=3)
+    world.interactions.write_csv(tmp_path / "log.csv")
+    world.items.select("item_id", "title", "price").write_csv(tmp_path / "items.csv")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    path = tmp_path / "served"
+    train(tmp_path / "recipe.toml", path / "v1")
+    memory, requests, samples, opened, refreshes = soak(
+        path, min(SECONDS, 60) if leaks else SECONDS, leaks
+    )
     say(
         f"{samples[-1][0]:,} requests; resident {samples[0][1] / 1e6:.0f} MB at first, "
         f"{samples[-1][1] / 1e6:.0f} MB at last; {memory / 1e6:+.1f} MB over the "
-        f"{requests:,.0f} requests between the middle third and the end"
+        f"{requests:,.0f} requests between the middle third and the end; {opened:+.0f} "
+        f"descriptors of {samples[-1][2]}; refreshes said:\n{refreshes[-2_000:]}"
     )
     allowed = 8e6 + 100 * requests
     assert (memory > allowed) if leaks else (memory < allowed)
+    assert opened < 10
+    assert "error" not in refreshes
+    assert leaks or "Saved" in refreshes
