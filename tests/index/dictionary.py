@@ -15,10 +15,14 @@ class DeadError(Exception):
     """What the library of the server below raises."""
 
 
+class SlowError(DeadError):
+    """What it raises if one question took too long."""
+
+
 class Dictionary(ServerIndex):
     """A server that is a dictionary: exact, and equal scores in the order of the ids."""
 
-    down = False
+    down = slow = False
 
     def __init__(self, similarity, *, collection="shortlist"):
         ServerIndex.__init__(self, similarity)
@@ -49,6 +53,8 @@ class Dictionary(ServerIndex):
     def _find(self, place, points, k, allow, exclude):
         if Dictionary.down:
             raise DeadError("refused")
+        if Dictionary.slow and len(exclude) == Dictionary.slow:
+            raise SlowError("canceled")
         ids, vectors, keys = STORE[place.name]
         mine = ~np.isin(ids, exclude) & (True if allow is None else allow[ids])
         order = np.flatnonzero(mine)[ids[mine].argsort()]
@@ -62,11 +68,15 @@ class Dictionary(ServerIndex):
     def _failures(self):
         return (DeadError,)
 
+    def _slow(self):
+        return (SlowError,)
+
 
 @pytest.fixture
 def dictionary(monkeypatch):
     monkeypatch.setitem(INDEXES, "dictionary", Dictionary)
     monkeypatch.setattr(Dictionary, "down", False)
+    monkeypatch.setattr(Dictionary, "slow", False)
     return Dictionary
 
 

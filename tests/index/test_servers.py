@@ -52,6 +52,14 @@ def test_a_server_that_is_gone_gives_popular_items_flagged_where_that_was_asked_
     assert not retriever.recommend(users, 5).fallback.any()
 
 
+def test_a_question_that_takes_too_long_does_not_take_the_server_from_others(dictionary):
+    index = dictionary("dot").build(torch.arange(6), torch.ones(6, 2))
+    dictionary.slow = 2  # questions that leave two items out
+    with pytest.raises(IndexServerError, match="canceled"):
+        index.search(torch.ones(1, 2), 3, exclude=(torch.arange(2), torch.tensor([0, 2])))
+    assert (index.search(torch.ones(1, 2), 3).ids >= 0).all()
+
+
 def test_a_bundle_loads_while_its_server_is_gone_and_is_refused_if_the_vectors_are_others(
     served, fitted
 ):

@@ -17,10 +17,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from shortlist.training.progress import Progress
 
-# Control characters, those that turn the direction of a line, and halves of surrogate pairs.
 _ANY = 100_000
 """More columns than any table has."""
 
+# Control characters, those that turn the direction of a line, and halves of surrogate pairs.
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -321,6 +321,11 @@ class PgVector(ServerIndex):
             return ()
         return (Error, OSError)
 
+    def _slow(self) -> tuple[type[Exception], ...]:
+        from psycopg.errors import QueryCanceled  # noqa: PLC0415
+
+        return (QueryCanceled,)
+
 
 def _quoted(name: str) -> str:
     """A name that was checked to be letters, digits and _, as SQL takes it."""

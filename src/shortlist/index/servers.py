@@ -151,6 +151,10 @@ class ServerIndex(ABC):
     def _failures(self) -> tuple[type[Exception], ...]:
         """What the server's library raises if it has no answer."""
 
+    def _slow(self) -> tuple[type[Exception], ...]:
+        """Those of them that say that one question took too long: others may still be asked."""
+        return ()
+
     @property
     @abstractmethod
     def address(self) -> str:
@@ -323,7 +327,11 @@ class ServerIndex(ABC):
 
     @contextmanager
     def _asking(self, *, anyway: bool = False) -> Iterator[None]:
-        """Say of every failure which server it was; ask none that just failed, unless `anyway`."""
+        """Say of every failure which server it was; ask none that just failed, unless `anyway`.
+
+        A question that took too long is no failure of the server: what others get must not depend
+        on it.
+        """
         if not anyway and monotonic() < self._quiet_until:
             raise IndexServerError(self._fault)
         try:
@@ -335,8 +343,10 @@ class ServerIndex(ABC):
         except self._failures() as error:
             fault = " ".join(str(error).split())
             said = f"the index server at {self.address or 'a temporary file'} gave no answer"
-            self._fall_quiet(f"{said}: {fault:.300}")
-            raise IndexServerError(self._fault) from error
+            said = f"{said}: {fault:.300}"
+            if not isinstance(error, self._slow()):
+                self._fall_quiet(said)
+            raise IndexServerError(said) from error
 
     def _fall_quiet(self, fault: str) -> None:
         self._fault, self._quiet_until = fault, monotonic() + QUIET
