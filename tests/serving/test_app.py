@@ -410,3 +410,15 @@ def test_what_is_served_is_told_and_counted(client):
         assert line in text
     client.get("/nowhere/at/all")
     assert "nowhere" not in client.get("/metrics").body.decode()
+
+
+def test_what_stands_behind_a_path_is_read_or_refused(open_app, make_client, bundle):
+    client = make_client(open_app(bundle, Settings(admin_token=ADMIN)), ADMIN)
+    assert len(client.get("/v1/users", query="limit=5").json["users"]) == 5
+    for method, path, query, said in (
+        ("GET", "/v1/users", "limit=5&limit=6", "'limit' stands twice behind the ?"),
+        ("POST", "/v1/recommend", "k=5", "POST takes nothing behind a ? here"),
+        ("DELETE", "/v1/users/1", "dry=1", "DELETE takes nothing behind a ? here"),
+    ):
+        answer = client.ask(method, path, query=query)
+        assert (answer.code, answer.json["error"]["message"]) == ("invalid_request", said)

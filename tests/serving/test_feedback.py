@@ -374,6 +374,12 @@ def test_a_guard_that_is_none_is_refused(given, said):
     assert Guards.parse(["index-recall=0.95", "check = 0"]) == Guards(index_recall=0.95, check=0.0)
 
 
+def test_a_guard_of_clicks_is_refused_where_no_events_come():
+    with pytest.raises(ServingError, match="without a store"):
+        Settings(guards=Guards(click_through=0.3))
+    Settings(guards=Guards(fallback=0.3))
+
+
 def test_a_gauge_that_a_process_tells_no_more_counts_for_nothing_among_several(tmp_path):
     def told(recall):
         family = Family("recall", "Of an index.", (), "gauge", "min")

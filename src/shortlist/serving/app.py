@@ -10,12 +10,14 @@ import hmac
 import logging
 import re
 import select
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from http import HTTPStatus
 from importlib.metadata import version
 from secrets import token_hex
 from time import perf_counter, thread_time
 from typing import Annotated, Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import FastAPI, Query
@@ -275,6 +277,7 @@ class App:
             asked = asked._replace(route=route.path)
             self._check_host(heads)
             self._check_token(heads, route)
+            _check_parameters(scope["query_string"], route)
             if route.method == "DELETE" or (route.method == "POST" and route.asks is not None):
                 reply = await self._answer(route, scope["path"], heads, receive)
             elif "page" in route.path or route.path == "/":
@@ -632,6 +635,21 @@ def _check_heads(scope: Scope, heads: Mapping[bytes, bytes]) -> None:
                 raise RequestError("invalid_http", f"the header {name.decode()} stands twice")
     if scope["http_version"] == "1.1" and b"host" not in heads:
         raise RequestError("invalid_http", "the header host is missing")
+
+
+def _check_parameters(text: bytes, route: Route) -> None:
+    """Refuse what stands behind the ? of an address and would be passed over."""
+    if not text:
+        return
+    if route.method != "GET":
+        raise RequestError("invalid_request", f"{route.method} takes nothing behind a ? here")
+    if route.asks is not None:
+        names = Counter(
+            name for name, _ in parse_qsl(text.decode("latin-1"), keep_blank_values=True)
+        )
+        for name, times in names.items():
+            if times > 1:
+                raise RequestError("invalid_request", f"{name[:100]!r} stands twice behind the ?")
 
 
 def _without_port(host: bytes) -> str:

@@ -117,6 +117,11 @@ class Settings:
             raise ServingError(
                 f"poll must be > 0 seconds and at most {LONGEST_WAIT:g}, got {self.poll}"
             )
+        if self.events is None and self.guards.click_through != Guards.click_through:
+            raise ServingError(
+                "the guard click_through is of clicks, which come as events: it does nothing "
+                "without a store of them (serve --events)"
+            )
         names = ("token", "admin_token", "write_token")
         for name in names:
             _check_token(_named(name), getattr(self, name))
