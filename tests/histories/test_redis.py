@@ -35,6 +35,13 @@ def opened():
 # Addresses.
 
 
+@pytest.mark.parametrize("password", ["12/hidden", "a?hidden", "12/x?prefix=hidden"])
+def test_a_password_that_is_not_escaped_is_not_shown(password):
+    with pytest.raises(QueryError) as told:
+        place_of(f"redis://:{password}@h/0")
+    assert "hidden" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

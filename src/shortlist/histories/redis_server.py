@@ -78,16 +78,16 @@ class RedisPlace:
         for name in said:
             if name not in known or len(said) < len(given):
                 raise _unreadable(
-                    f"says {name!r:.40}, of which it may say {', '.join(sorted(known))}"
+                    f"says {_quoted(name)}, of which it may say {', '.join(sorted(known))}"
                 )
         prefix = said.pop("prefix", PREFIX)
         if not _PREFIX.fullmatch(prefix):
             raise _unreadable(
-                f"has the prefix {prefix!r:.40}: a name of letters, digits and _ . : - is expected"
+                f"has the prefix {_quoted(prefix)}: letters, digits and _ . : - are expected"
             )
         number = said.pop("db", "0") if is_file else (parts.path.strip("/") or "0")
         if not re.fullmatch("[0-9]{1,9}", number) or parts.fragment:
-            raise _unreadable(f"names the database {number!r:.40}, which has to be a number")
+            raise _unreadable(f"names the database {_quoted(number)}, which has to be a number")
         options: dict[str, Any] = {"db": int(number), **said}
         if is_file:
             where = f"unix://{parts.path}?db={number}&"
@@ -107,6 +107,13 @@ class RedisPlace:
             options["password"] = password
         shown = f"{where}prefix={prefix}" if prefix != PREFIX else where[:-1]
         return cls(prefix, shown, options)
+
+
+def _quoted(text: str) -> str:
+    """A part of an address, unless it may be of a password whose / or ? was not escaped."""
+    if "@" in text:
+        return "... (not shown: in a password / is written %2F, ? %3F and @ %40)"
+    return f"{text!r:.40}"
 
 
 def _unreadable(fault: str) -> QueryError:
