@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from shortlist.training.checkpoint import Checkpoints
-from shortlist.training.ranks import together
 from training import several
 
 STEPS = 20
@@ -62,10 +60,7 @@ def resumed(folder):
 
 
 def main(folder, rank, size, cases):
-    torch.set_num_threads(1)
-    meet = f"file://{Path(folder).absolute()}/meet"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=size)
-    with together() as ranks:
+    with several.met(folder, rank, size) as ranks:
         for number, options in enumerate(cases):
             torch.save(trained(options), f"{folder}/{number}.{rank}.pt")
         said = {"resumed": resumed(folder), "printed": several.command(folder, ranks)}

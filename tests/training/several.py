@@ -20,6 +20,7 @@ from unittest import mock
 import polars as pl
 import pytest
 import torch
+import torch._dynamo  # before there is a group: see training.ranks.together
 import torch.distributed as dist
 
 from shortlist.channels.learned.item_to_item import ItemToItem
@@ -582,11 +583,20 @@ def command(folder, ranks):
     return said.getvalue()
 
 
-def main(folder, rank, size, cases):
+@contextmanager
+def met(folder, rank, size):
+    """Be one of the ranks, in a group that is there before training and is left as it was."""
     torch.set_num_threads(1)
     meet = f"file://{Path(folder).absolute()}/meet"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=size)
     with together() as ranks:
+        yield ranks
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def main(folder, rank, size, cases):
+    with met(folder, rank, size) as ranks:
         for number, options in enumerate(cases):
             with mock.patch.object(Ranks, "large_from", FEW_NUMBERS if number % 2 else 1 << 18):
                 found = beside_others(options)

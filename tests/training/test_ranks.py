@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +206,38 @@ def test_other_commands_and_several_seeds_are_refused_under_torchrun(monkeypatch
     monkeypatch.setattr(ranks_module, "_joined", [Ranks(0, 2)])
     with pytest.raises(RecipeError, match="start it without torchrun"):
         check_seeds(recipe, 2)
+
+
+LEFT = """
+import os, torch
+from shortlist.training.ranks import together
+
+def threads():
+    found = []
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/comm") as name:
+            found.append("gloo" in name.read())
+    return sum(found)
+
+with together():
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.sum().backward()
+    torch.optim.AdamW([weight]).step()
+    before = threads()
+print(before > 0, threads())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
+def test_a_group_ends_with_the_training_that_began_it():
+    # Threads of a group that are there when a process exits may abort it.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = []
+    for rank in range(2):
+        group = {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "two"}
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        told = {"env": os.environ | group, "stdout": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([sys.executable, "-c", LEFT], **told))
+    assert [process.communicate()[0] for process in started] == ["True 0\n"] * 2

@@ -343,6 +343,10 @@ def together() -> Iterator[Ranks]:
     begun = not dist.is_initialized()
     with _meeting():
         if begun:
+            # Optimizers import it, and functions of it keep the group that there is by then as a
+            # default: it would outlive its end here, and its threads abort a process that exits.
+            import torch._dynamo  # noqa: PLC0415
+
             kinds = "gloo"
             if torch.cuda.is_available():
                 kinds = "cpu:gloo,cuda:nccl"
