@@ -111,7 +111,13 @@ def test_what_is_turned_away_before_it_is_a_request_has_a_line_too(running, bund
 def test_a_client_that_leaves_has_its_line(logged, lines):
     head = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     token = (b"authorization", f"Bearer {TOKEN}".encode())
-    scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "http_version": "1.1"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/recommend",
+        "query_string": b"",
+        "http_version": "1.1",
+    }
 
     async def leave():
         return {"type": "http.disconnect"}

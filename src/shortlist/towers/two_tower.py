@@ -87,16 +87,14 @@ class QueryTower(nn.Module):
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
         self.layered = bool(shape.user_layers)
         self.biases = shape.biases
+        # Asked for each query: looking through a protocol takes longer than some of the answer.
+        self.timed = isinstance(self.history, TimedTower) and bool(self.history.timed)
+        """Whether it reads how much time lies between the events of a history."""
 
     @property
     def causal(self) -> bool:
         """Whether it can be asked at every event of a history, for the price of the last."""
         return self.history is not None and bool(self.history.causal)
-
-    @property
-    def timed(self) -> bool:
-        """Whether it reads how much time lies between the events of a history."""
-        return isinstance(self.history, TimedTower) and self.history.timed
 
     def forward(
         self,
