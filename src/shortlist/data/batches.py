@@ -1,4 +1,4 @@
-"""Vectorised batches: each positive with the history before it, gathered when it is needed."""
+"""Training batches: each positive with the history before it, gathered on demand."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,28 +14,29 @@ from shortlist.data.ragged import Ragged, windows
 from shortlist.errors import ModelError
 
 Steps = Callable[[int, int], int]
-"""How many batches an epoch has, of the number it would have and of the most it could have."""
+"""Returns how many batches an epoch has, given their usual and their largest possible number."""
 
 
 def as_they_come(batches: int, most: int) -> int:  # noqa: ARG001
-    """As many batches as it would have: the `Steps` of a process that trains alone."""
+    """Return the usual number of batches: the `Steps` of a process that trains alone."""
     return batches
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B positives with what is known of their users.
+    """B positives with what is known about their users.
 
-    users, positive: [B] int64 rows; weight: [B] float32, of the loss.
-    history: item rows before each positive, oldest first, the latest L kept (any L others where
-    the log has no order). known: every positive of the user in the training log, this one
-    included; None unless asked for.
-    time: of each event of `history`, [total] in the unit of the log; None unless asked for.
-    asked: when each positive was, [B], like `time`: the moment it is asked for.
-    past: features of each event of `history` by name, [total] each, and context: of each positive,
-    [B] each, as `event_columns.Columns`; those asked for.
-    place: None where list i of `history` is that of row i. Else histories are shared by rows, and
-    row i is asked after the event history.values[place[i]]: [B] int64, ascending.
+    users, positive: [B] int64 rows.
+    weight: [B] float32, the weight of each positive in the loss.
+    history: item rows before each positive, oldest first, at most the latest L. For a log without
+        order these are any L other events of the user.
+    known: every positive of the user in the training log, this one included; None unless requested.
+    place: None if list i of `history` belongs to positive i. Otherwise positives share histories,
+        and positive i follows the event history.values[place[i]]: [B] int64, ascending.
+    time: time of each event of `history`, [total] in the unit of the log; None unless requested.
+    asked: time of each positive, [B] in the unit of the log; None unless requested.
+    past: requested features of each event of `history` by name, [total] each.
+    context: requested features of each positive by name, [B] each; see `event_columns.Columns`.
     """
 
     users: Tensor
@@ -50,7 +51,7 @@ class Batch:
     context: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
 
         def moved(value: Any) -> Any:
             if isinstance(value, Mapping):
@@ -61,11 +62,11 @@ class Batch:
 
 
 class Batches(Protocol):
-    """Where a trainer gets its batches."""
+    """A source of batches for a trainer."""
 
     @property
     def positives(self) -> int:
-        """How many positives an epoch has."""
+        """The number of positives in an epoch."""
         ...
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
@@ -73,18 +74,20 @@ class Batches(Protocol):
         ...
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """Return the number of batches in an epoch."""
         ...
 
 
 class PairBatches:
-    """(user, item) positives: every training event, its history gathered from the sorted log.
+    """(user, item) positives: every training event, with its history gathered from the sorted log.
 
-    The log stays as it is (one copy, int32); a batch costs a few gathers, whatever its histories.
-    They are made where the log is, as their sizes depend on it, and moved to the device whole.
-    With kinds of events the targets alone are positives, and weigh what their kind counts;
-    histories and `known` hold all that was read. past, context: columns of the log's events, for
-    those of the same names in a batch. steps: asked once.
+    The log is not copied (int32); a batch costs a few gathers, however long its histories are.
+    Batches are built on the CPU, since their sizes depend on the log, and then moved to the device.
+    With kinds of events only targets are positives, weighted by their kind; histories and `known`
+    hold all events that are read.
+
+    past, context: columns of the log's events that become those fields of a batch.
+    steps: determines the number of batches, once.
     """
 
     def __init__(
@@ -124,11 +127,11 @@ class PairBatches:
 
     @property
     def positives(self) -> int:
-        """How many positives an epoch has: every training event, or every target."""
+        """The number of positives in an epoch: every training event, or every target."""
         return len(self._user if self._targets is None else self._targets)
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """Return the number of batches in an epoch."""
         return self._steps
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
@@ -136,7 +139,7 @@ class PairBatches:
         order = torch.randperm(self.positives, generator=generator)
         if self._targets is not None:
             order = self._targets[order]
-        # Batches of equal size (to one): a tiny last one would have almost no in-batch negatives.
+        # Batches of nearly equal size: a tiny last one would have almost no in-batch negatives.
         for events in torch.tensor_split(order, len(self)):
             yield self.gather(events)
 
@@ -179,8 +182,10 @@ class PairBatches:
         return self._weight[events]
 
     def _others(self, events: Tensor, begin: Tensor, end: Tensor) -> Ragged:
-        """The log positions of the events of the user that follow this one, round the corner: all
-        but itself, or L."""
+        """Return log positions of at most L other events of each event's user.
+
+        They follow the event in the log and continue cyclically at the user's first event.
+        """
         size = end - begin
         length = torch.clamp(size - 1, max=self.history_length)
         places = windows(torch.arange(self.history_length, device=events.device), 0 * begin, length)
@@ -190,9 +195,10 @@ class PairBatches:
 
 
 def event_weights(log: Interactions, *, weighted: bool) -> Tensor | None:
-    """Return what each event counts in a loss, [n] float32; None where all count 1.
+    """Return the weight of each event in a loss, [n] float32; None if all are 1.
 
-    The weight of its kind, and with `weighted` times its own (ModelError for a log without any).
+    It is the weight of the event's kind, multiplied with `weighted` by the event's own weight.
+    Errors: ModelError if `weighted` and the log has no weights.
     """
     own = torch.from_numpy(log.weights_for("weighted training")) if weighted else None
     if log.worth is None:
@@ -202,7 +208,7 @@ def event_weights(log: Interactions, *, weighted: bool) -> Tensor | None:
 
 
 def on_device(columns: Columns | None, device: torch.device | str) -> dict[str, Tensor]:
-    """Return columns of events as tensors there; none of None."""
+    """Return columns of events as tensors on a device; None gives no columns."""
     given = {} if columns is None else columns
     return {name: torch.from_numpy(column).to(device) for name, column in given.items()}
 
@@ -214,9 +220,9 @@ def _long(lists: Ragged) -> Ragged:
 def histories(
     log: Interactions, users: Tensor, length: int | None, device: torch.device | str = "cpu"
 ) -> Ragged:
-    """Return each user's events in `log`, oldest first, the latest `length` kept (None: all).
+    """Return each user's events in `log`, oldest first, at most the latest `length` (None: all).
 
-    users: [B] int64 rows. For a log without order any `length` of them stand.
+    users: [B] int64 rows. For a log without order the choice of `length` events is arbitrary.
     """
     start = torch.from_numpy(log.indptr)
     begin, end = start[users], start[users + 1]

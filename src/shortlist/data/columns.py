@@ -1,8 +1,8 @@
-"""What one column of the input must be like: ids, weights and features, checked and typed.
+"""What must a column of ids, weights or features look like? Columns are checked and typed.
 
-Each function takes a column under the name its file gives it, and either returns it in the one form
-the library works on or raises a DataError that names the file, the column, the row (1 is the first
-row of data) and the way out. Nothing is repaired in silence.
+Each function takes a column under its name in the file. It returns the column in the one form that
+the library works on, or raises a DataError that names the file, the column, the row (1 is the first
+row of data) and what to do. Nothing is changed silently.
 """
 
 from functools import partial
@@ -19,17 +19,17 @@ INT64_MAX = 2**63 - 1
 
 
 LARGEST = 1e15
-"""What a tower is given at most: sums of squares of many such numbers still fit into float32."""
+"""Largest number a tower is given: sums of squares of many such numbers still fit into float32."""
 
 SCIENTIFIC = r"^[-+]?\d([.,]\d*)?[eE]\+\d+$"
-"""6.10E+12: what a spreadsheet makes of a long number."""
+"""6.10E+12: how a spreadsheet exports a long number."""
 
 _SQUARED = 1e150
-"""Numbers beyond it have no standard deviation in float64."""
+"""Larger numbers have no standard deviation in float64."""
 
 
 def fault(where: str, column: str, message: str, row: int | None = None) -> DataError:
-    """Return the error for a column, naming the file and, where there is one, the row."""
+    """Return the error for a column, naming the file and the row if one is given."""
     if row is not None and isinstance(where, ManyFiles):
         where, row = where.place(row)
     place = f", row {row:,}" if row is not None else ""
@@ -37,7 +37,7 @@ def fault(where: str, column: str, message: str, row: int | None = None) -> Data
 
 
 def first_row(mask: pl.Series) -> int:
-    """Return the number of the first true row, counted from 1; `mask` has at least one."""
+    """Return the number of the first true row, counted from 1; at least one row must be true."""
     return int(mask.arg_true()[0]) + 1
 
 
@@ -45,10 +45,10 @@ def first_row(mask: pl.Series) -> int:
 
 
 def exact_text(column: pl.Series) -> pl.Series:
-    """Return text as Int64 if every value survives the way there and back, else as it is.
+    """Return text as Int64 if that keeps every value as it is written, else unchanged.
 
-    '007', '+7', ' 7' and '-0' do not survive, nor does a number beyond int64; one such value keeps
-    the whole column text, so that 7 and 007 stay two ids.
+    '007', '+7', ' 7', '-0' and numbers beyond int64 would change. One such value keeps the whole
+    column text, so that 7 and 007 stay two ids.
 
     >>> exact_text(pl.Series("id", ["7", "12"])).to_list()
     [7, 12]
@@ -58,12 +58,12 @@ def exact_text(column: pl.Series) -> pl.Series:
     numbers = column.cast(pl.Int64, strict=False)
     if numbers.null_count() != column.null_count():
         return column
-    # Each other way to write a number takes more characters, so that the sum tells.
+    # Every other way to write a number takes more characters, so comparing the sums is enough.
     return numbers if _characters(numbers) == column.str.len_bytes().sum() else column
 
 
 def _characters(numbers: pl.Series) -> int:
-    """How many characters Int64 numbers take when they are written as usual.
+    """Return how many characters Int64 numbers take in their shortest form.
 
     >>> _characters(pl.Series([7, -12, 0, None]))
     5
@@ -79,9 +79,9 @@ def _characters(numbers: pl.Series) -> int:
 
 
 def typed_text(column: pl.Series) -> pl.Series:
-    """Return text as Int64 where that is exact, else as Float64 where all of it is numbers.
+    """Return text as Int64 where that is exact, else as Float64 if all values are numbers.
 
-    Numbers with zeros in front are codes, such as 02138, and stay text.
+    Numbers with leading zeros are codes, such as 02138, and stay text.
     """
     exact = exact_text(column)
     if exact.dtype != pl.String or column.str.contains(r"^[+-]?0\d").any():
@@ -96,10 +96,10 @@ def typed_text(column: pl.Series) -> pl.Series:
 def checked_ids(column: pl.Series, where: str) -> pl.Series:
     """Return ids as Int64 or as byte-exact String: one type for the whole column.
 
-    Those of a text file have been through `exact_text`. Integers of any width, and decimals without
-    places, become Int64, or their digits where one is beyond it; categories become their text.
-    Floats are refused, whatever their values: an id that has been a float may already be another
-    one. So are null, empty and blank ids; any other white space is part of the id.
+    Ids of a text file have already passed `exact_text`. Integers of any width, and decimals without
+    decimal places, become Int64, or text if one exceeds it. Categories become their text. Floats
+    are refused, because distinct ids may have become equal as floats. Null, empty and blank ids are
+    refused too; any other white space is part of the id.
     """
     refuse_null(column, where, "the id is missing or empty; every row needs one.")
     kind = column.dtype
@@ -112,7 +112,7 @@ def checked_ids(column: pl.Series, where: str) -> pl.Series:
         )
     if isinstance(kind, (pl.Categorical, pl.Enum)):
         column = column.cast(pl.String)
-    elif isinstance(kind, pl.Decimal) and kind.scale == 0:  # sums and keys of databases
+    elif isinstance(kind, pl.Decimal) and kind.scale == 0:  # sums and keys from databases
         return _integer_ids(column.cast(pl.Int128))
     elif kind.is_integer():
         return _integer_ids(column)
@@ -155,7 +155,7 @@ def _integer_ids(column: pl.Series) -> pl.Series:
 
 
 def checked_weights(column: pl.Series, where: str, min_weight: float | None) -> pl.Series:
-    """Return weights as Float64: present and finite, and not negative in a row that is kept."""
+    """Return weights as Float64: not missing, finite, and in kept rows not negative."""
     refuse_null(column, where, "the weight is missing; every row needs one.")
     weights = _numbers(column, where, "the weight").cast(pl.Float64)
     refuse_not_finite(weights, where)
@@ -175,7 +175,7 @@ def checked_weights(column: pl.Series, where: str, min_weight: float | None) -> 
 
 
 def checked_split(column: pl.Series, where: str) -> pl.Series:
-    """Return the names of the parts each row belongs to, as text."""
+    """Return the name of the part (train, validation, test) of each row, as text."""
     refuse_null(column, where, "the split is missing; every row needs one.")
     return column.cast(pl.String)
 
@@ -184,12 +184,14 @@ def checked_split(column: pl.Series, where: str) -> pl.Series:
 
 
 def checked_feature(column: pl.Series, where: str, feature: Feature) -> pl.Series:
-    """Return a feature's column in the form of its kind; null, where allowed, is a missing value.
+    """Return a feature's column in the form of its kind. Null means missing, where it is allowed.
 
-    categorical: any scalar type, as it is. numeric: integers, floats or booleans, as they are.
-    multi-valued: a List of scalars; a row without values is an empty list; text is split at the
-    separator, white space around the parts and empty parts left out. vector: Array of Float32.
-    text: text; a list of words is joined.
+    categorical: any scalar type, unchanged.
+    numeric: integers, floats or booleans, unchanged.
+    multi-valued: a List of scalars, empty for a row without values. Text is split at the separator;
+        white space around the parts and empty parts are removed.
+    vector: Array of Float32.
+    text: text; a list of words is joined by spaces.
     """
     if column.dtype == pl.Object:
         raise fault(where, column.name, "values are of mixed types; make them one type.")
@@ -259,7 +261,7 @@ def _multi_valued(column: pl.Series, where: str, feature: Feature) -> pl.Series:
 
 
 def _refuse_torn(column: pl.Series, where: str) -> None:
-    """Refuse written lists that a file format has split already, as RecBole does at spaces."""
+    """Refuse bracketed lists that the file format has already split, as RecBole does at spaces."""
     filled = column.filter(column.list.len() > 0)
     first, last = filled.list.first(), filled.list.last()
     torn = first.str.starts_with("[") & last.str.ends_with("]")
@@ -295,7 +297,7 @@ def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
     present = lengths.drop_nulls()
     if not len(present) or present.max() == 0:
         raise fault(where, name, "no row has a vector." if not len(present) else "empty vectors.")
-    usual = present.mode()  # one odd vector is blamed, also if it is the first
+    usual = present.mode()  # blame the vector with the unusual length, even if it comes first
     width = int(present[0] if present[0] in usual else usual.min())  # type: ignore[arg-type]
     uneven = (lengths != width).fill_null(False)
     if uneven.any():
@@ -329,7 +331,7 @@ def _inner(column: pl.Series) -> pl.DataType:
 
 
 def checked_title(column: pl.Series, where: str) -> pl.Series:
-    """Return titles as text; null is a missing one."""
+    """Return titles as text; null means a missing title."""
     if isinstance(column.dtype, pl.List):  # RecBole keeps titles as lists of words
         return column.cast(pl.List(pl.String)).list.join(" ")
     if column.dtype.is_nested() or column.dtype == pl.Object:
@@ -338,7 +340,7 @@ def checked_title(column: pl.Series, where: str) -> pl.Series:
 
 
 def family(dtype: pl.DataType) -> str:
-    """Types of one family can stand for each other: whole and other numbers, texts, lists."""
+    """Return the group of types that can stand for each other, such as all numbers."""
     if dtype.is_numeric():
         return "number"
     if isinstance(dtype, pl.List | pl.Array):
@@ -373,13 +375,13 @@ def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
 
 
 def refuse_null(column: pl.Series, where: str, message: str) -> None:
-    """Refuse a column with a null, by the row of the first."""
+    """Refuse a column with nulls, naming the row of the first."""
     if column.null_count():
         raise fault(where, column.name, message, first_row(column.is_null()))
 
 
 def _refuse_larger(sizes: pl.Series, most: float, where: str, what: str) -> None:
-    """Refuse the first row whose size is above `most`."""
+    """Refuse the first row with a value above `most`."""
     if (large := (sizes > most).fill_null(False)).any():
         row = first_row(large)
         message = f"{sizes[row - 1]:g} is too large to {what}: at most {most:g}; scale the column."
@@ -387,7 +389,7 @@ def _refuse_larger(sizes: pl.Series, most: float, where: str, what: str) -> None
 
 
 def refuse_not_finite(column: pl.Series, where: str, *, rows: bool = True) -> None:
-    """Refuse floats with NaN or inf, by the row of the first where `rows` are those of a file."""
+    """Refuse floats with NaN or inf. rows: whether the error names the row of the first."""
     if not column.dtype.is_float():
         return
     finite = column.is_finite()

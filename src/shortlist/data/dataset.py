@@ -1,4 +1,4 @@
-"""What is a positive: a log and its features, read once, split, and made ready to train on."""
+"""The data set: a log and its features, read once, split, and made ready for training."""
 
 import logging
 from collections.abc import Mapping
@@ -50,12 +50,24 @@ FIT_BEFORE: dict[Fit, Cut] = {"train": "validation", "train+validation": "test",
 class Dataset(Showing):
     """A log sorted by user and time, with the raw features of users and items.
 
-    `log` holds codes: positions in `user_ids` and `item_ids`, which are sorted. Nothing here is a
-    statistic: what must not see the future is made by `Split.training_data`. met: events below the
-    schema's min_weight, or of kinds that are not read, in codes too: nothing is learned from them,
-    but their users have met these items; None where the schema has none. met_split_values: their
-    `split_values`. described: what the log says of the sides that have no table. event_values: of
-    the categorical features of events, which the log holds as places in them.
+    No statistic is computed here: `Split.training_data` computes them from training rows only, so
+    that nothing from after the cut leaks into a model.
+
+    Attributes:
+        schema: the columns and features the data was read with.
+        user_ids: the distinct user ids, sorted.
+        item_ids: the distinct item ids, sorted.
+        log: the events. They hold codes: positions in `user_ids` and `item_ids`.
+        report: what was read, merged and left out.
+        users: the user table; None if none was given.
+        items: the item table; None if none was given.
+        split_values: the value of the split column for each event of `log`.
+        shown: the logs of hard negatives, as "exposed" and "dropped".
+        met: events that train nothing but count as seen by their users, in codes: those below
+            `min_weight`, and those of kinds that are not read. None where the schema has neither.
+        met_split_values: the value of the split column for each event of `met`.
+        described: what the log says about a side (users or items) that has no table.
+        event_values: the values of each categorical event feature; `log` holds positions in them.
     """
 
     schema: Schema
@@ -73,7 +85,7 @@ class Dataset(Showing):
     event_values: Values = field(default_factory=dict)
 
     def facts(self) -> Facts:
-        """Return how many users, items and events it has, and which features."""
+        """Return the numbers of users, items and events, and the names of the features."""
         met = {} if self.met is None else {"met_only": len(self.met)}
         features = {
             f"{side}_features": ", ".join(feature.name for feature in declared)
@@ -97,14 +109,19 @@ class Dataset(Showing):
         dropped: Any = None,
         schema: Schema | None = None,
     ) -> "Dataset":
-        """Read a log, and features if there are any, from paths or frames.
+        """Read a log, and its features if there are any, from files or frames.
 
-        impressions: what was shown, with schema.click; dropped: what a later stage threw away.
-        Both are logs of hard negatives (`shown`), with the columns of the interactions.
-        The features (and the title) of a side that has no table are columns of the log.
+        Args:
+            interactions: the log. This and each other table is a CSV, TSV, Parquet or RecBole
+                atomic file, or a polars, pandas or Arrow table.
+            users: table of user features. Without it the log holds them as columns.
+            items: table of item features and the title. Without it the log holds them as columns.
+            impressions: log of what was shown; it needs `schema.click`.
+            dropped: log of items that a later stage dropped. This log and `impressions` provide
+                hard negatives (`shown`) and use the column names of the interactions.
+            schema: names the columns; by default `Schema()`.
 
-        interactions, users, items: a CSV, TSV, Parquet or RecBole atomic file, or a polars, pandas
-        or Arrow table. Raises DataError naming the file, column and row of what cannot be used.
+        Raises DataError naming the file, column and row of what cannot be used.
         """
         data, *_ = cls._loaded(
             *(interactions, users, items, impressions, dropped, schema or Schema(), False)
@@ -115,9 +132,10 @@ class Dataset(Showing):
     def part(
         cls, events: pl.DataFrame, schema: Schema
     ) -> tuple["Dataset", pl.DataFrame, pl.DataFrame | None]:
-        """Return the events of some users only, as `load` does, and rows in its order: log and met.
+        """Read the events of some users only, with the rules of `load`.
 
-        What only the events of all users can lack is not missed.
+        Checks that need the events of all users are left out. Returns the data, and the raw rows of
+        its `log` and of its `met`, each in the same order as these.
         """
         data, frame, order, met, by_user = cls._loaded(
             *(events, None, None, None, None), schema, True
@@ -141,7 +159,7 @@ class Dataset(Showing):
         pl.DataFrame | None,
         NDArray[np.uint32] | None,
     ]:
-        """The dataset, its events as they were read with their order in the log, and those met."""
+        """Return the data, the events as read and their order in the log, and the same of `met`."""
         sides = described_sides(schema, users, items)
         read = read_log(interactions, schema, only_met=part, described=sides)
         frame, met, report = read.events, read.met, read.report
@@ -217,7 +235,7 @@ class Dataset(Showing):
 
     @property
     def ordered(self) -> bool:
-        """Whether the log has an order, by time or by line: without one a history is a set."""
+        """Whether the log has an order, by time or by line; without one a history is a set."""
         return self.log.time is not None
 
     def split(
@@ -231,12 +249,19 @@ class Dataset(Showing):
     ) -> "Split":
         """Give each row its role: train, validation or test.
 
-        kind: 'leave-last-out', 'global-time', 'random', 'cold-items' or 'column' (schema.split
-        names it); the default is the column if there is one, else leave-last-out, or random without
-        a time. at: where global-time, random and cold-items cut. items: which items cold-items
-        holds out, with all their events: 'random' (by default) or 'newest', those that appeared
-        last. Where a column names no validation rows, or the log
-        has no time, validation is a seeded tenth of each user's training rows, and a note says so.
+        Args:
+            kind: 'leave-last-out', 'global-time', 'random', 'cold-items' or 'column' (which
+                `schema.split` names). By default 'column' if the schema names one, else
+                'leave-last-out', or 'random' for a log without times.
+            at: where global-time, random and cold-items cut. A share in (0, 1) goes to training;
+                global-time also accepts a time.
+            validation_at: where global-time cuts validation off, as a share or a time.
+            seed: seed of the random choices. Kinds without one refuse it.
+            items: which items cold-items holds out with all their events: 'random' (the default)
+                or 'newest', the items whose first event is latest.
+
+        A split column without validation rows gets a seeded tenth of each user's training rows as
+        validation, and a note says so. Raises SplitError where nothing would be held out.
         """
         kind = kind or self._default_split()
         splits.check_kind(kind)
@@ -282,9 +307,13 @@ class Dataset(Showing):
     def folds(self, number: int = 3, *, at: Any = 0.7) -> tuple["Split", ...]:
         """Split the log at several moments, one after the other: the folds of kind 'rolling'.
 
-        Each fold tests on what comes between its moment and the next and knows only what came
-        before, so that each event from the first moment on is tested once; validation is cut as
-        global-time does. at: the first moment, a quantile or a time.
+        Each fold tests on the events between its moment and the next one, and knows only what came
+        before. So each event from the first moment on is tested exactly once. Validation is cut off
+        as by global-time.
+
+        Args:
+            number: how many folds.
+            at: the first moment: a share of the events in (0, 1), or a time.
         """
         if type(number) is not int or number < 2:
             raise SplitError(f"split.folds must be 2 or more, got {number!r:.60}")
@@ -301,7 +330,7 @@ class Dataset(Showing):
         return tuple(found)
 
     def _until(self, end: Any) -> "Dataset":
-        """The dataset as it was before a time: no event from then on, whatever kind of log."""
+        """Return the data as they were before a time: later events are left out of every log."""
         assert self.log.time is not None
         kept = self.log.time < end
         met_kept = None if self.met is None or self.met.time is None else self.met.time < end
@@ -317,7 +346,7 @@ class Dataset(Showing):
         )
 
     def _split_as(self, roles: splits.Roles, note: str) -> "Split":
-        """A split at a moment, with its roles and what is to be known of it."""
+        """Return a split with these roles at one moment, and a note about it."""
         self._check_roles(roles, "rolling")
         log = replace(self.log, role=roles)
         return Split(
@@ -338,7 +367,7 @@ class Dataset(Showing):
     def _met(
         self, log: Interactions, kind: str, at: Any, seed: int, of_item: splits.Roles | None
     ) -> Interactions | None:
-        """The events that are met only, with roles: which cut knows them (docs/decisions/0010).
+        """Return `met` with roles that say which cuts know each event (docs/decisions/0010).
 
         of_item: the role of each item, where items are held out whole.
         """
@@ -357,7 +386,7 @@ class Dataset(Showing):
         return replace(self.met, role=roles)
 
     def _cold_items(self, which: ColdItems, at: Any, seed: int, notes: list[str]) -> splits.Roles:
-        """The role of each item, and of all its events."""
+        """Return the role of each item, which is that of all its events."""
         if which not in get_args(ColdItems):
             raise SplitError(f"split.items must be 'random' or 'newest', got {which!r:.60}")
         keys: NDArray[Any] = hash_ids(self.item_ids, seed + 1)
@@ -384,7 +413,7 @@ class Dataset(Showing):
     def _refuse_grouped(
         self, what: str = "split.kind 'global-time'", instead: str = "kind 'leave-last-out'"
     ) -> None:
-        """Refuse one cut through all users where lines order events and each user has a block."""
+        """Refuse to cut all users at one moment where lines give the order, user by user."""
         log = self.log
         if self.report.time_unit != "line" or log.time is None:
             return
@@ -399,7 +428,7 @@ class Dataset(Showing):
             )
 
     def _moment(self, at: Any) -> Any:
-        """Read a time as a person writes it in the log's own unit; shares in (0, 1) stay."""
+        """Convert a time as the user writes it to the log's unit; a share in (0, 1) stays."""
         if at is None or self.report.time_unit is None or (isinstance(at, float) and 0 < at < 1):
             return at
         return time_key(at, self.report.time_unit)
@@ -425,9 +454,14 @@ class Dataset(Showing):
 
 @dataclass(frozen=True, repr=False)
 class Split(Showing):
-    """A dataset whose rows have roles; notes say what a reader of the figures must know.
+    """A data set whose rows have roles: train, validation or test.
 
-    met: the events that are met only, each with the role that says which cuts know it.
+    Attributes:
+        dataset: the data that were split.
+        log: the events with their roles.
+        kind: the kind of split, such as 'leave-last-out'.
+        notes: remarks about the split that a reader of its figures must know.
+        met: the events that only count as seen; each role says which cuts know the event.
     """
 
     dataset: Dataset
@@ -438,7 +472,7 @@ class Split(Showing):
     _latest: dict[Fit, "TrainingData"] = field(default_factory=dict, compare=False, repr=False)
 
     def facts(self) -> Facts:
-        """Return the kind of the split, and how many events each part has."""
+        """Return the kind of the split, and the number of events in each part."""
         roles = (Role.TRAIN, Role.VALIDATION, Role.TEST)
         assert self.log.role is not None
         return {"kind": self.kind} | {
@@ -446,9 +480,10 @@ class Split(Showing):
         }
 
     def training_data(self, fit: Fit = "train") -> "TrainingData":
-        """Build vocabularies and feature statistics from the rows that `fit` names, no others.
+        """Build vocabularies and feature statistics from the rows that `fit` names, and no others.
 
-        Asked again for the same rows, it returns the same object: channels share one copy.
+        fit: "train", "train+validation" or "all". Repeated calls return the same object, so that
+        several channels share one copy.
         """
         if not isinstance(fit, str) or fit not in FIT_BEFORE:
             raise ModelError(f"fit must be one of {', '.join(FIT_BEFORE)}, got {fit!r:.60}")
@@ -516,21 +551,34 @@ class Split(Showing):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The log in rows, with the vocabularies and statistics of the rows it was fitted on.
+    """The log in rows of its vocabularies, with statistics of the rows they were fitted on.
 
-    It holds later events too, by role, so that one object answers "what was known before the cut".
-    time_unit: what a step of log.time is. text: how the log is written, None if it is no text file.
-    logged: by name of a log of negatives, the item rows of
-    each user row; not part of a bundle. shows: of each item before the cut, where impressions are.
-    remembered: the answers of `data.predicates`. removed: item rows that must not be recommended.
-    log: with kinds of events it holds what is read; `log.targets` are the positives among it.
-    met: in rows, what users met without its being read (below min_weight, or of such a kind): kept
-    out of their answers, by role as the log is, and of everything that learns. None where that is
-    not known. follows: sentences about features that are columns of the other side; not part of a
-    bundle.
-    counts: of data without their log, how often each trained item row was a positive in training,
-    [items.trained + 1]; the log is then empty. store: what is asked for histories instead of the
-    log; not part of a bundle. event_features: what the columns of `log` are.
+    The log also holds later events with their roles, so that one object can answer what was known
+    before each cut.
+
+    users, items: the vocabularies, id <-> row.
+    log: the events that are read; `log.targets` are the positives among them.
+    fit: which rows the vocabularies and statistics were fitted on.
+    ordered: whether the log has an order; without one a history is a set.
+    user_features, item_features: encoded features by row.
+    user_frame, item_frame: raw columns by id; None where a side has none.
+    title: column of `item_frame` that is shown to people.
+    kind: the kind of split.
+    notes: remarks about the split and the data, for reports.
+    time_unit: unit of one step of `log.time`.
+    text: the format of the log; None if it is not a text file.
+    logged: hard negatives by the name of their log: the item rows of each user row. A bundle does
+        not keep them.
+    shows: how often each item was shown and clicked before the cut; None without impressions.
+    removed: item rows that must not be recommended.
+    remembered: cache of the answers of `data.predicates`.
+    met: events that are not read but count as seen, in rows: their items are left out of their
+        users' answers, and nothing learns from them. None where the schema has no such events.
+    follows: warnings about features that belong to the other side; a bundle does not keep them.
+    counts: for data saved without their log: the number of training positives of each trained item
+        row, [items.trained + 1]. The log is then empty.
+    store: answers questions for histories instead of the log; a bundle does not keep it.
+    event_features: the encoders of the columns of `log`.
     """
 
     users: Vocabulary
@@ -559,22 +607,25 @@ class TrainingData:
 
     @cached_property
     def histories(self) -> Histories:
-        """What users met: the log, in which a bundle keeps it, or the store that is given."""
+        """The store of user histories: `store` if one is given, else the log."""
         return LoggedHistories(self.log) if self.store is None else self.store
 
     @property
     def knows_users(self) -> bool:
-        """Whether it can tell what its users met: by its log, or by a store."""
+        """Whether the histories of users are available, from the log or from a store."""
         return self.counts is None or self.store is not None
 
     def without_log(self) -> "TrainingData":
-        """Return the data without their events: ids, features and counts of items stay."""
+        """Return the data without their events; ids, features and counts of items stay."""
         users = len(self.users) + 1
         no_events = self.log.keep(np.zeros(len(self.log), dtype=np.bool_))
         return replace(self, log=replace(no_events, users=users), met=None, counts=self.item_counts)
 
     def require_log(self, what: str) -> None:
-        """Refuse what needs the events, of data without them. what: it, as a sentence begins."""
+        """Refuse an action that needs the events of data saved without them.
+
+        what: the action, as the start of the error's sentence.
+        """
         if self.counts is not None:
             raise ModelError(
                 f"{what} needs the log, and this bundle was saved without it: train again, and "
@@ -589,9 +640,9 @@ class TrainingData:
 
     @cached_property
     def first_held_out(self) -> dict[Cut, NDArray[np.int64]]:
-        """The place in the log of the first target of each user row at each cut, -1 without one.
+        """The log position of the first target of each user row at each cut, [users + 1]; or -1.
 
-        That event is what a question "before" the cut is asked for, [users + 1].
+        A question "before" the cut is about this event.
         """
         found: dict[Cut, NDArray[np.int64]] = {}
         for cut in ("validation", "test"):
@@ -601,44 +652,44 @@ class TrainingData:
                 if self.log.target is not None:
                     held_out = held_out & self.log.target
                 places = np.flatnonzero(held_out)[::-1]
-                first[self.log.user[places]] = places  # of several the last one written stays
+                first[self.log.user[places]] = places  # the earliest is written last and stays
             found[cut] = first
         return found
 
     @cached_property
     def of_clock(self) -> bool:
-        """Whether the times of the log are of the size of a clock's."""
+        """Whether the times of the log have the magnitude of clock times."""
         return self.log.time is not None and is_of_clock(self.log.time, self.time_unit)
 
     @cached_property
     def training_log(self) -> Interactions:
-        """The events the statistics and the model may see: all that are read."""
+        """The events that statistics and models may use."""
         return self.log.before(FIT_BEFORE[self.fit])
 
     @cached_property
     def training_targets(self) -> Interactions:
-        """The positives among them: the same object where all are."""
+        """The positives among the training events; the same object where all are positives."""
         return self.training_log.targets
 
     @cached_property
     def item_counts(self) -> NDArray[np.int64]:
-        """How many positives each trained item row has in training, [items.trained + 1]."""
+        """The number of training positives of each trained item row, [items.trained + 1]."""
         if self.counts is not None:
             return self.counts
         return self.training_targets.item_counts(self.items.trained)
 
     def candidates(self, *, with_features: bool) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended: none of those `removed`.
+        """Return the item rows that can be recommended, ascending, without those in `removed`.
 
-        Trained items that were a positive, and for a model that reads item features also catalogue
-        items nobody has touched yet: their features place them. Ascending; made once, as every
-        request asks, and not to be changed.
+        These are the trained items that were a positive. A model that reads item features can also
+        recommend items of the catalogue without any event (`with_features`). The array is cached
+        and shared by all requests: do not change it.
         """
         return self._placed_by_features if with_features else self._trained_candidates
 
     @cached_property
     def _targeted(self) -> NDArray[np.int64]:
-        """Trained rows that were a positive: all of them, where every event is one."""
+        """The trained item rows that were a positive at least once."""
         if self.log.kinds is None or all(self.log.kinds.targets):
             return np.arange(1, self.items.trained + 1)
         return np.flatnonzero(self.item_counts)
@@ -662,8 +713,8 @@ class TrainingData:
     def targets(self, cut: Cut) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return what is to be predicted at a cut: user rows [U], and their items as lists.
 
-        users: each user with an event there, ascending; the distinct items of user i are
-        items[offsets[i]:offsets[i + 1]], offsets [U + 1].
+        users: each user with a held-out target, ascending.
+        items, offsets [U + 1]: the distinct items of user i are items[offsets[i]:offsets[i + 1]].
         """
         self.require_log("measuring")
         held_out = self.log.at(cut)
@@ -673,9 +724,9 @@ class TrainingData:
         return users, pairs % width, np.concatenate([[0], np.cumsum(counts)])
 
     def times_of_targets(self, cut: Cut) -> NDArray[Any] | None:
-        """Return when each of the users that `targets` gives met the first of what a cut holds out.
+        """Return the time of the first held-out target of each user that `targets` gives, [U].
 
-        [U], in steps of the log; None for a log without times.
+        The unit is that of the log; None for a log without times.
         """
         held_out = self.log.at(cut)
         if held_out.time is None:
@@ -686,7 +737,7 @@ class TrainingData:
         return first
 
     def titles(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the display title of each item row, or its id where there is none."""
+        """Return the title of each item row, or its id where it has none."""
         ids = self.items.external(rows)
         if self.title is None or self.item_frame is None:
             return [str(i) for i in ids]
@@ -696,10 +747,9 @@ class TrainingData:
 
 
 def few_shared(side: str, in_log: pl.Series, table: pl.DataFrame | None) -> str | None:
-    """Say that fewer than half of the log's ids of a side have a row in its table; None if not so.
+    """Return a warning if fewer than half of the log's ids of a side are in its table, else None.
 
     in_log: the distinct ids of the log.
-
     >>> few_shared("item", pl.Series(["1.0", "2.0"]), pl.DataFrame({"id": ["1", "2"]}))
     "0 of 2 items of the log are in the items table (the log has '1.0', the table '1')"
     """
@@ -723,7 +773,7 @@ def pair_hash(
     item: NDArray[np.int32],
     seed: int = 0,
 ) -> NDArray[np.uint64]:
-    """Return a seeded hash of (user id, item id) for each event, [n]: orders equal times."""
+    """Return a seeded hash of (user id, item id) for each event, [n], to order equal times."""
     with np.errstate(over="ignore"):
         return mix(hash_ids(user_ids)[user] * np.uint64(3) + hash_ids(item_ids, 1)[item], seed)
 
@@ -731,9 +781,9 @@ def pair_hash(
 def _aligned(
     log: pl.DataFrame, log_source: Any, source: Any, schema: Schema, side: str, said: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Read a side's table, if there is one, with its ids in one type with the log's.
+    """Read the table of a side, if there is one, and give its ids and the log's one type.
 
-    said: where sentences about it go.
+    said: a list that remarks about the table are added to.
     """
     features = getattr(schema, f"{side}_features")
     if source is None:
@@ -765,9 +815,10 @@ def _described(
     met_order: NDArray[np.uint32] | None,
     keys: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None,
 ) -> dict[Side, Described]:
-    """What a log says of the sides without a table, in the order of its sorted events.
+    """Return what the log says about the sides without a table, in the order of its sorted events.
 
-    order, met_order: of the events, and of those met besides; keys: of the tie rule, as read.
+    order, met_order: the sort orders of the events and of `met`.
+    keys: the tie-breaking hashes of both, in the order of the file.
     """
     events, met = read.events, read.met
     ages = None
@@ -800,7 +851,7 @@ def _shown(
     log: Interactions,
     unit: TimeUnit | None,
 ) -> dict[str, Shown]:
-    """Read the logs of negatives that are given, by the name hard negatives are drawn under."""
+    """Read the given logs of negatives; the keys are the names of hard negatives in a recipe."""
     if (impressions is None) != (schema.click is None):
         raise DataError(
             "impressions need the column that says what was clicked (data.click, Schema.click), "
@@ -826,9 +877,9 @@ def _shown(
 def _encode(
     column: pl.Series, frame: pl.DataFrame | None, met: pl.DataFrame | None
 ) -> tuple[pl.Series, NDArray[np.int32], NDArray[np.int32]]:
-    """Return the sorted distinct ids, and each event's position among them: of the log, of `met`.
+    """Return the sorted distinct ids, and the positions among them of the events and of `met`.
 
-    The ids are those of the log, of the table and of `met`, where there are any.
+    The ids are those of the log, of the side's table and of `met`.
     """
     if met is None:
         ids, codes = _encoded(column, frame)
@@ -839,7 +890,7 @@ def _encode(
 
 
 def _encoded(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, NDArray[np.int32]]:
-    """Return the sorted distinct ids (column and table), and each value's position among them."""
+    """Return the sorted distinct ids of a column and a table, and each value's position in them."""
     distinct = column.unique()
     if frame is not None:
         distinct = pl.concat([distinct, frame["id"].alias(distinct.name)]).unique()
@@ -861,10 +912,10 @@ def _order(
     kind: NDArray[np.int8] | None = None,
     kinds: Kinds | None = None,
 ) -> NDArray[np.uint32]:
-    """Sort by user, then time, then the tie rule (hash, or file order where keys is None).
+    """Return the order by user, then time, then the tie rule (hash, or file order without keys).
 
-    By the hash, targets stand before what is only read at the same time: nobody knows that it came
-    before them, and no history of theirs may hold it.
+    With the hash, targets come before other events of the same time: nobody knows which came first,
+    and the history of a target must not contain an event that may have come after it.
     """
     columns: dict[str, NDArray[Any]] = {"user": user}
     if time is not None:
@@ -898,7 +949,7 @@ def _refuse(kind: str, **options: Any) -> None:
 def _vocabulary(
     ids: pl.Series, fitted: NDArray[np.int32], name: str
 ) -> tuple[Vocabulary, NDArray[np.int32]]:
-    """Put the ids seen in the fitted rows first; return the vocabulary and the row of each code."""
+    """Return the vocabulary, with the ids of the fitted rows first, and the row of each code."""
     seen = np.bincount(fitted, minlength=len(ids)) > 0
     order = np.concatenate([np.flatnonzero(seen), np.flatnonzero(~seen)])
     rows = np.empty(len(ids), dtype=np.int32)
@@ -909,7 +960,7 @@ def _vocabulary(
 def _by_user_row(
     log: Interactions, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32], users: int
 ) -> Interactions:
-    """Translate codes to rows; where rows are in another order than codes, move whole users."""
+    """Translate codes to rows, and sort users by row again if their order changed."""
     renamed = replace(log, user=user_rows[log.user], item=item_rows[log.item], users=users + 1)
     if bool((np.diff(user_rows) > 0).all()):
         return renamed

@@ -1,4 +1,4 @@
-"""What does a log say of each event itself? Columns such as device and dwell time, in codes."""
+"""Event features: columns of the log about the event itself, such as device and dwell time."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,25 +20,27 @@ if TYPE_CHECKING:
     from shortlist.data.interactions import Interactions
 
 PREFIX = "event: "
-"""What stands before the name of such a column in the frame of a log."""
+"""Prefix of the names of event features in the frame of a log."""
 
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
-"""By name, of n events, [n]: int32 codes of a categorical column, 0 not known; of a numeric one
-float32 standard deviations from the mean, NaN not known. Before they are encoded: int32 places in
-`Values` from 1, and float64."""
+"""Event features of n events by name, [n] each. Encoded: int32 codes of a categorical column (0 is
+unknown), or float32 standard deviations from the mean of a numeric one (NaN is unknown). Not yet
+encoded: int32 positions in `Values` from 1, or float64."""
 
 Values: TypeAlias = Mapping[str, pl.Series]
-"""By name of each categorical column: its distinct values as text, sorted."""
+"""The distinct values of each categorical column by its name, as sorted text."""
 
 EventEncoder: TypeAlias = CategoricalEncoder | NumericEncoder
 
 
 @dataclass(frozen=True)
 class EventFeatures:
-    """The features of events: how each is encoded, fitted on training events only.
+    """The encoders of the event features, fitted on training events only.
 
-    after: the names of those that are known after the event only. of_kind: the name of the one that
-    is the kind of the event, whose codes are those of the log's kinds, from 1; no column holds it.
+    encoders: by name of the feature.
+    after: names of the features that are known only after the event.
+    of_kind: name of the feature that is the kind of the event. Its codes are those of the log's
+        kinds plus 1, and no column holds them.
     """
 
     encoders: Mapping[str, EventEncoder] = field(default_factory=dict)
@@ -70,16 +72,19 @@ class EventFeatures:
 
     @property
     def before(self) -> tuple[str, ...]:
-        """The names of those that are known before the event: what a request can tell."""
+        """The names of the features known before the event, which a request can state."""
         return tuple(name for name in self.encoders if name not in self.after)
 
     @property
     def held(self) -> tuple[str, ...]:
-        """The names of those that are columns of the log, beside its kinds."""
+        """The names of the features that are columns of the log, which excludes its kinds."""
         return tuple(name for name in self.encoders if name != self.of_kind)
 
     def encoded(self, columns: Columns, values: Values) -> dict[str, NDArray[Any]]:
-        """Encode the columns of n events. Errors: DataError for a number that lies too far."""
+        """Encode the columns of n events.
+
+        Errors: DataError for a number too far from those of training.
+        """
         return {name: self._encoded(name, columns[name], values) for name in self.held}
 
     def _encoded(self, name: str, column: NDArray[Any], values: Values) -> NDArray[Any]:
@@ -100,7 +105,7 @@ class EventFeatures:
         return numbers
 
     def told(self, name: str, column: NDArray[Any]) -> list[str | float | None]:
-        """Return values of an encoded column as a question tells them; None for what is not known.
+        """Return values of an encoded column as a request states them; None for unknown ones.
 
         >>> told = EventFeatures({"dwell": NumericEncoder(10.0, 2.0)}).told
         >>> told("dwell", np.array([0.5, np.nan]))
@@ -115,7 +120,7 @@ class EventFeatures:
         ]
 
     def unknown(self, events: int) -> dict[str, Tensor]:
-        """Return the columns of events of which nothing is known, [events] each."""
+        """Return columns for events whose features are all unknown, [events] each."""
         return {
             name: torch.zeros(events, dtype=torch.int32)
             if isinstance(encoder, CategoricalEncoder)
@@ -126,7 +131,7 @@ class EventFeatures:
     def whole(
         self, columns: Mapping[str, Tensor], kind: Tensor | None, events: int
     ) -> dict[str, Tensor]:
-        """Return all columns of some events: those given, by their kinds, the others not known."""
+        """Return all columns of some events; features that are not given are unknown."""
         if not self.encoders:
             return {}
         found = {**self.unknown(events), **columns}
@@ -135,7 +140,7 @@ class EventFeatures:
         return found
 
     def columns_of(self, log: "Interactions") -> dict[str, NDArray[Any]]:
-        """Return all columns of a log, [n] each, its kinds among them."""
+        """Return all columns of a log, [n] each, including the kind of the event."""
         columns = {name: log.columns[name] for name in self.held}
         if self.of_kind is not None and log.kind is not None:
             columns[self.of_kind] = log.kind.astype(np.int32) + 1
@@ -143,9 +148,9 @@ class EventFeatures:
 
 
 def sometimes_unknown(columns: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Return columns of n events in which a share of the events, drawn at random, is not known.
+    """Return columns of n events in which a random share of the events is unknown.
 
-    So a tower learns what to make of an event of which nothing is told, which a log may never show.
+    So a tower learns to handle events without features, which the log may never contain.
     """
     left_out = None
     found = {}
@@ -157,7 +162,7 @@ def sometimes_unknown(columns: Mapping[str, Tensor], share: float) -> dict[str, 
 
 
 def unknown_of(kind: "np.dtype[Any]") -> float | int:
-    """Return what stands for a value that is not known in an encoded column of this type."""
+    """Return the value that means unknown in an encoded column of this type."""
     return np.nan if kind.kind == "f" else 0
 
 
@@ -183,11 +188,15 @@ def names_of(schema: Schema) -> list[str]:
 def read_columns(
     table: Table, raw: pl.DataFrame, roles: pl.DataFrame, schema: Schema, where: str
 ) -> tuple[pl.DataFrame, dict[str, pl.Series]]:
-    """Return the features of events as columns PREFIX + name, not encoded yet, and their values.
+    """Return the event features as columns PREFIX + name, not yet encoded, and their values.
 
-    raw: the columns `names_of`, as `table` loaded them; roles: the others, checked, "weight" among
-    them. Categories are Int32 places among the values from 1, 0 where missing; numbers Float64,
-    null where missing.
+    table: the log that is being read.
+    raw: the columns that `names_of` lists, as `table` loaded them.
+    roles: the checked columns of the roles, including "weight".
+    where: the name of the log in errors.
+
+    Categories become Int32 positions among the values, from 1, with 0 for missing. Numbers become
+    Float64, with null for missing.
     """
     columns: list[pl.Series] = []
     values: dict[str, pl.Series] = {}
@@ -220,7 +229,7 @@ def _checked(table: Table, raw: pl.Series, feature: EventFeature, where: str) ->
 
 
 def taken_from(frame: pl.DataFrame) -> dict[str, NDArray[Any]]:
-    """Return the columns of events that a frame of a log holds, by name."""
+    """Return the event features that the frame of a log holds, by name."""
     return {
         name.removeprefix(PREFIX): frame[name].to_numpy()
         for name in frame.columns

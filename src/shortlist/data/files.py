@@ -1,4 +1,4 @@
-"""Which files does a source name: one, several, all of a folder or of a pattern?"""
+"""Which files does a source name: one, several, or all of a folder or pattern?"""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ _URL = re.compile(r"(?:^|/)([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 
 
 class ManyFiles(str):
-    """What errors call several files that are read as one; `files` fills as they are read.
+    """The name, in errors, of several files that are read as one.
 
-    files: the name and the number of rows of each.
+    files: the name and number of rows of each, in the order they are read; it grows meanwhile.
     """
 
     def __init__(self, name: object) -> None:  # noqa: ARG002
         self.files: list[tuple[str, int]] = []
 
     def place(self, row: int) -> tuple[str, int]:
-        """The file that holds a row of all of them, and the row's number there."""
+        """Return the file that holds a row of the whole, and the row's number in that file."""
         for name, rows in self.files:
             if row <= rows:
                 return name, row
@@ -32,12 +32,12 @@ class ManyFiles(str):
 
 
 class SlicedFile(ManyFiles):
-    """What errors call a file of which some rows are read, `first` before them."""
+    """The name, in errors, of a file that is read from a later row. first: the rows before it."""
 
     first: int = 0
 
     def place(self, row: int) -> tuple[str, int]:
-        """The file, and the number of a row in all of it."""
+        """Return the file, and the number of a row counted from the start of the file."""
         return str(self), row + self.first
 
 
@@ -51,7 +51,7 @@ def is_path(source: Any) -> bool:
 def files_of(source: Any) -> list[Path]:
     """Return the files that a path, a list of paths, a folder or a pattern names, in order.
 
-    Those of a folder or a pattern are sorted by name. Errors: DataError if there are none.
+    Files of a folder or pattern are sorted by name. Errors: DataError if there are none.
     """
     if isinstance(source, (list, tuple)):
         return [file for part in source for file in files_of(part)]
@@ -89,23 +89,23 @@ def files_of(source: Any) -> list[Path]:
 
 
 def are_text(source: Any) -> bool:
-    """Return whether a source is text files, whose ids have no type of their own."""
+    """Return whether a source consists of text files, whose ids have no type of their own."""
     if not is_path(source):
         return False
     try:
         return all(is_text_file(file) for file in files_of(source))
-    except DataError:  # what is not there is told by who reads it
+    except DataError:  # the reader reports a file that is not there
         return not isinstance(source, (list, tuple)) and is_text_file(Path(source))
 
 
 def hive_values(file: Path) -> dict[str, str]:
-    """Return what the folders of a file say of its rows: day=2024-01-31 gives that column."""
+    """Return the columns that a file's folders name: the folder day=2024-01-31 gives `day`."""
     parts = (part.partition("=") for part in file.parent.parts)
     return {name: value for name, equals, value in parts if equals and name and value}
 
 
 def is_table(file: Path) -> bool:
-    """Return whether the name is that of a table that can be read."""
+    """Return whether the file name has the suffix of a table that can be read."""
     return is_text_file(file) or suffix_of(file) in (*SUFFIXES, ".parquet")
 
 

@@ -1,4 +1,4 @@
-"""What did these users meet, and where is that kept? The seam between a retriever and a store."""
+"""Where are the events of users kept? The interface between a retriever and an event store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +16,14 @@ from shortlist.data.ragged import Ragged, windows
 
 
 class Events(NamedTuple):
-    """Lists of events, one a user, oldest first.
+    """Lists of events, one list a user, oldest first.
 
-    items: rows; weight, time, kind: [total] like items.values, each None where the store has none
-    (time also where it was not asked for). kind: codes of the log's `kinds`. columns: features of
-    the events, [total] each, as `event_columns.Columns`; those that the store lacks are not known.
+    items: item rows.
+    weight: [total], like items.values; None if the store has none.
+    time: [total]; None if the store has none, or they were not asked for.
+    kind: [total], codes of the log's `kinds`; None if the store has none.
+    columns: event features, [total] each, see `event_columns.Columns`. Features that the store
+        does not hold are absent.
     """
 
     items: Ragged
@@ -31,28 +34,28 @@ class Events(NamedTuple):
 
 
 class Histories(Protocol):
-    """A store of what users met."""
+    """A store of users' events."""
 
     def latest(self, users: Tensor, before: Cut = "end", *, timed: bool = False) -> Events:
-        """Return the events of user rows [B] that were known before a cut; row 0 has none."""
+        """Return the events of user rows [B] that are known before a cut; row 0 has none."""
         ...
 
     def append(self, users: Tensor, events: Events) -> "Histories":
-        """Return a store in which these events of user rows [B] follow those it holds."""
+        """Return a store with these events of user rows [B] added after those it holds."""
         ...
 
 
 @dataclass(frozen=True)
 class LoggedHistories:
-    """The histories that a log holds: those of a bundle, until a store of events takes its place.
+    """The histories in a log, which a bundle uses unless an event store replaces them.
 
-    What is appended makes another log of the same length and more: it is for a few events.
+    Appending copies the whole log, so it suits only a few events.
     """
 
     log: Interactions
 
     def latest(self, users: Tensor, before: Cut = "end", *, timed: bool = False) -> Events:
-        """Return the events of user rows [B] that were known before a cut."""
+        """Return the events of user rows [B] that are known before a cut."""
         known = self.log.before(before)
         start = torch.from_numpy(known.indptr)
         begin, length = start[users], start[users + 1] - start[users]
@@ -67,7 +70,7 @@ class LoggedHistories:
         return Events(histories(known, users, None), weight, time, kind, columns)
 
     def append(self, users: Tensor, events: Events) -> "LoggedHistories":
-        """Return a log with these events behind the others; they are known at the end alone."""
+        """Return a log with these events added; only the cut "end" knows them."""
         owner = users[events.items.owners()].numpy()
         log, count = self.log, len(owner)
         given: dict[str, NDArray[Any] | None] = {
@@ -85,7 +88,7 @@ class LoggedHistories:
             old: NDArray[Any] | None = getattr(log, name)
             if old is None:
                 continue
-            # Events without a time come at the end of a log with times.
+            # New events without a time get the time of the newest event of the log.
             new = np.full(count, old.max(initial=0)) if added is None else added
             columns[name] = np.concatenate([old, new.astype(old.dtype)])
         order = np.argsort(columns["user"], kind="stable")
@@ -108,8 +111,10 @@ class LoggedHistories:
 def added_to(
     log: Columns, came: Mapping[str, Tensor], count: int, order: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """Return the columns of a log with those of `count` more events, put in order; unknown ones
-    where these have none."""
+    """Append the columns of `count` new events to those of a log, and reorder both.
+
+    Columns that the new events lack are unknown for them.
+    """
     grown = {}
     for name, old in log.items():
         nothing = np.full(count, unknown_of(old.dtype), dtype=old.dtype)

@@ -1,4 +1,4 @@
-"""Which values of a column are ids? Missing ones are refused or counted, types are kept exactly."""
+"""How are the ids of a column checked? Missing ones are refused or counted, and types kept."""
 
 import polars as pl
 
@@ -10,9 +10,9 @@ from shortlist.errors import DataError
 
 
 def with_ids(frame: pl.DataFrame, ids: list[str], null_ids: NullIds) -> tuple[pl.DataFrame, int]:
-    """Return the rows that have all of these ids, if missing ones may be dropped; and the others'.
+    """Drop the rows that lack one of these ids, if missing ids may be dropped; return their number.
 
-    A table without any row left is refused by who reads on.
+    A table without any row left is refused by a later check.
     """
     if null_ids != "drop" or not any(frame[name].null_count() for name in ids):
         return frame, 0
@@ -21,12 +21,12 @@ def with_ids(frame: pl.DataFrame, ids: list[str], null_ids: NullIds) -> tuple[pl
 
 
 def counted_without(where: str, dropped: int) -> str:
-    """Say in the name of a table that its rows are numbered without those left out."""
+    """Return a table's name with the remark that row numbers do not count the dropped rows."""
     return f"{where} (rows counted without the {dropped:,} whose id is missing)"
 
 
 def given_ids(column: pl.Series, where: str, null_ids: NullIds) -> pl.Series:
-    """`checked_ids`; and words that mean a missing value are refused as ids."""
+    """Check ids as `checked_ids` does, and refuse words such as NULL that mean a missing value."""
     if column.null_count():
         cure = 'data.null_ids = "drop" leaves such rows out and counts them'
         message = f"the id is missing or empty; every row needs one ({cure})."
@@ -50,7 +50,7 @@ def given_ids(column: pl.Series, where: str, null_ids: NullIds) -> pl.Series:
 
 
 def text_among_numbers(ids: pl.Series, where: str) -> list[str]:
-    """Tell of a few ids of a text file that made all the others text: one in a hundred at most."""
+    """Report a few non-numbers (at most 1 %) because of which all ids of a text file are text."""
     if ids.dtype != pl.String:
         return []
     odd = ids.cast(pl.Int64, strict=False).is_null()
@@ -67,10 +67,12 @@ def text_among_numbers(ids: pl.Series, where: str) -> list[str]:
 def align_ids(
     left: pl.Series, right: pl.Series, *, left_text: bool, right_text: bool, where: str
 ) -> tuple[pl.Series, pl.Series]:
-    """Return two id columns in one type, or refuse: 1 and '1' are different ids.
+    """Return two id columns in one type, or refuse them: 1 and '1' are different ids.
 
-    Only integers that came from a text file (`is_text`) may turn to text again: there the digits
-    are all that was written, so nothing is lost. `where` says what is compared: "items.csv".
+    Only integers from a text file may become text again: their digits are all that was written.
+
+    left_text, right_text: whether the column comes from a text file (`is_text`).
+    where: what is compared, for errors: "items.csv".
 
     >>> log, items = pl.Series([1, 2]), pl.Series(["1", "x2"])
     >>> align_ids(log, items, left_text=True, right_text=False, where="items")[0].to_list()
@@ -90,5 +92,5 @@ def align_ids(
 
 
 def as_toml(text: str) -> str:
-    """Text as a recipe would have it."""
+    """Return a text as a TOML string."""
     return f"'{text}'" if "\\" in text else f'"{text}"'

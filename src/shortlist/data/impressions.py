@@ -1,4 +1,4 @@
-"""What was shown and not clicked, or recalled and dropped: logs of negatives, never the future."""
+"""Logs of negatives: items that were shown and not clicked, or recalled and dropped later."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +21,14 @@ from shortlist.errors import DataError
 
 @dataclass(frozen=True)
 class Shown:
-    """n rows of items a user was shown, or a later stage dropped: all of users and items known.
+    """n rows of items that a user was shown, or that a later stage dropped.
 
-    name: "impressions" or "dropped"; where: the file it came from.
-    user, item: [n] int32 codes, as in the log they belong to; time: [n], in its unit; clicked: [n]
-    bool, None where the log has no clicks (dropped items). unknown: rows left out because their
-    user or item is neither in the log nor in a table.
+    name: "impressions" or "dropped".
+    where: the file it came from.
+    user, item: [n] int32, codes of the log they belong to.
+    time: [n], in the unit of that log.
+    clicked: [n] bool; None for dropped items, which have no clicks.
+    unknown: number of rows left out because their user or item is in no other table.
     """
 
     name: str
@@ -38,18 +40,18 @@ class Shown:
     unknown: int
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self.user)
 
     def line(self) -> str:
-        """Say what was read, and what was left out."""
+        """Return a sentence about what was read and what was left out."""
         said = f"{self.where}: {len(self) + self.unknown:,} rows read, {len(self):,} kept."
         if self.unknown:
             said += f" {self.unknown:,} of users or items that are in no other table left out."
         return said
 
     def rows(self, kept: NDArray[np.bool_]) -> "Shown":
-        """Return some of the rows, bool [n]."""
+        """Return the rows where `kept` [n] is true."""
         return replace(
             self,
             user=self.user[kept],
@@ -61,9 +63,9 @@ class Shown:
     def negatives(self, log: Interactions, cut: Cut, *, one_moment: bool) -> "LoggedPairs":
         """Return the distinct pairs that lie before a cut and were not clicked before it.
 
-        A row counts if it is no later than the last training event and before the first held-out
-        one: of its user, or where the log was cut at `one_moment` of all. So a click that is held
-        out leaves no trace, neither by its row nor by being missing among the negatives. Where
+        A row counts if it is no later than the last training event and earlier than the first
+        held-out event, both of its user, or of all users if the log was cut at `one_moment`. So a
+        held-out click leaves no trace: neither as a row, nor by its absence from the negatives. If
         nothing is held out, every row counts.
         """
         known = self._known_at(log, cut, one_moment)
@@ -78,7 +80,8 @@ class Shown:
     ) -> "Shows | None":
         """Return how often each item was shown and clicked before a cut; None without clicks.
 
-        The rows that count are those of `negatives`: nothing held out leaves a trace here either.
+        The same rows count as for `negatives`, so that held-out events leave no trace here either.
+
         item_rows: the row of each code.
         """
         if self.clicked is None:
@@ -106,7 +109,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Shows:
-    """How often each item row was shown, and clicked, before the cut: [items + 1] int64 each."""
+    """How often each item row was shown and clicked before the cut: [items + 1] int64 each."""
 
     shown: NDArray[np.int64]
     clicked: NDArray[np.int64]
@@ -114,7 +117,13 @@ class Shows:
 
 @dataclass(frozen=True)
 class LoggedPairs:
-    """Distinct pairs (user, item) of logged negatives in codes, [p]; of how many rows they came."""
+    """Distinct (user, item) pairs of logged negatives.
+
+    name: the name of their log.
+    user, item: [p], codes.
+    rows: number of rows of that log.
+    rows_before: number of those rows that lie before the cut.
+    """
 
     name: str
     user: NDArray[np.int64]
@@ -123,7 +132,7 @@ class LoggedPairs:
     rows_before: int
 
     def note(self) -> str:
-        """Say how much of the log lies before the cut."""
+        """Return a sentence about how much of the log lies before the cut."""
         return (
             f"{self.name}: {self.rows_before:,} of {self.rows:,} rows lie before the cut; pairs of "
             f"user and item they give as negatives: {len(self.user):,}"
@@ -132,7 +141,10 @@ class LoggedPairs:
     def lists(
         self, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32], users: int
     ) -> Ragged:
-        """Return the item rows of each user row 0..users, ascending, from the row of each code."""
+        """Return the item rows of each user row 0..users, ascending.
+
+        user_rows, item_rows: the row of each code.
+        """
         user, item = user_rows[self.user].astype(np.int64), item_rows[self.item].astype(np.int64)
         order = np.lexsort((item, user))
         counts = np.bincount(user, minlength=users + 1)
@@ -151,11 +163,15 @@ def read_shown(
     times: NDArray[Any],
     click: str | None = None,
 ) -> Shown:
-    """Read a log of shown or dropped items; `name` is what errors call a frame.
+    """Read a log of shown or dropped items. Its columns are named like those of the main log.
 
-    Its user, item and time columns have the names of the main log's. users, items: the sorted ids
-    whose positions are the codes; times, unit: of the main log.
-    Raises DataError without a time: nobody could tell which rows came before the held-out events.
+    name: what errors call a frame.
+    users, items: the sorted ids whose positions are the codes.
+    unit, times: of the main log.
+    click: the column that is above 0 for a click; None for dropped items.
+
+    Errors: DataError for a log without times, since nobody could tell which of its rows came before
+    the held-out events.
     """
     if schema.time is None:
         raise DataError(
@@ -189,7 +205,7 @@ def read_shown(
 
 
 def _codes(column: pl.Series, ids: pl.Series, source: Source, where: str) -> NDArray[np.int32]:
-    """Return each id's place among the sorted `ids`, -1 where it is not there."""
+    """Return the position of each id among the sorted `ids`; -1 for an id that is not there."""
     _, wanted = align_ids(ids, column, left_text=False, right_text=is_text(source), where=where)
     place = np.asarray(ids.search_sorted(wanted), dtype=np.int64)
     place[place == len(ids)] = 0
@@ -198,7 +214,7 @@ def _codes(column: pl.Series, ids: pl.Series, source: Source, where: str) -> NDA
 
 
 def _limits(times: NDArray[Any]) -> tuple[Any, Any]:
-    """The lowest and highest value of a time column's type."""
+    """Return the lowest and the highest value of a time column's type."""
     if times.dtype.kind == "f":
         return -np.inf, np.inf
     return np.iinfo(times.dtype).min, np.iinfo(times.dtype).max

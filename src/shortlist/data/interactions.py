@@ -1,4 +1,4 @@
-"""The log as frozen columns, sorted by user and time: one copy, read in place by everything."""
+"""The log as frozen columns, sorted by user and time: one copy that everything reads in place."""
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -16,7 +16,7 @@ Cut = Literal["validation", "test", "end"]
 
 
 class Role(IntEnum):
-    """What a row of the log is for. The order matters: each cut keeps the roles before it."""
+    """The part a row belongs to. The order matters: a cut knows the rows of smaller roles."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -26,19 +26,24 @@ class Role(IntEnum):
 BEFORE: dict[Cut, int] = {"validation": 1, "test": 2, "end": 3}
 
 COLUMNS = ("user", "item", "role", "time", "weight", "session", "kind", "asked")
-"""What is known of each event."""
+"""The columns that hold one value for each event."""
 
 
 @dataclass(frozen=True)
 class Interactions:
     """n events sorted by user, then time, then the tie rule.
 
-    user, item: [n] int32, rows (or codes before a split has made rows); role: [n] int8, see Role;
-    time: [n] int64 or float64, weight: [n] float32, session: [n] int32, kind: [n] int8, each None
-    where not given. `users` is the highest user number + 1. kinds: what the codes of `kind` mean;
-    without it every event is a target. asked: [n] bool, which events alone are positives of a
-    training that goes on with new ones; the others are read. None for all others. columns: features
-    of the events by name, [n] each; see `event_columns.Columns`.
+    user, item: [n] int32, rows (before a split: codes).
+    users: the highest user number + 1.
+    role: [n] int8, see Role; None before a split.
+    time: [n] int64 or float64; None for a log without order.
+    weight: [n] float32; None if not given.
+    session: [n] int32; None if not given.
+    kind: [n] int8, codes of the kinds of events; None if not given.
+    kinds: what the codes of `kind` mean; without it every event is a target.
+    asked: [n] bool, used when training continues on new events: only these are positives, and the
+        others serve as histories. None otherwise.
+    columns: event features by name, [n] each; see `event_columns.Columns`.
     """
 
     user: NDArray[np.int32]
@@ -54,23 +59,23 @@ class Interactions:
     columns: Columns = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many events there are."""
+        """Return the number of events."""
         return len(self.user)
 
     @cached_property
     def indptr(self) -> NDArray[np.int64]:
-        """Where each user's events start and end, [users + 1]."""
+        """The start of each user's events, and the end of the last one's, [users + 1]."""
         counts = np.bincount(self.user, minlength=self.users)
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     def before(self, cut: Cut) -> "Interactions":
-        """Return the events known before a cut, in order; the same object where all are."""
+        """Return the events known before a cut, in order; the same object if that is all."""
         if cut == "end" or self.role is None:
             return self
         return self.keep(self.role < BEFORE[cut])
 
     def at(self, cut: Cut) -> "Interactions":
-        """Return the targets that a cut holds out: what is to be predicted."""
+        """Return the targets that a cut holds out, which are to be predicted."""
         if self.role is None:
             raise ValueError("the log has no split")
         held_out = self.role == BEFORE[cut]
@@ -78,7 +83,7 @@ class Interactions:
 
     @cached_property
     def target(self) -> NDArray[np.bool_] | None:
-        """Which events are positives, bool [n]; None where all are."""
+        """Which events are positives, bool [n]; None if all are."""
         mask = self.asked
         if self.kind is not None and self.kinds is not None:
             of_kind = self.kinds.target(self.kind)
@@ -88,19 +93,19 @@ class Interactions:
 
     @cached_property
     def targets(self) -> "Interactions":
-        """The events that are positives, in order; the same object where all are."""
+        """The events that are positives, in order; the same object if all are."""
         return self if self.target is None else self.keep(self.target)
 
     @cached_property
     def hides(self) -> NDArray[np.bool_] | None:
-        """Which events take their item out of answers, bool [n]; None where all do."""
+        """Which events exclude their item from the user's answers, bool [n]; None if all do."""
         if self.kind is None or self.kinds is None:
             return None
         return self.kinds.hides(self.kind)
 
     @cached_property
     def worth(self) -> NDArray[np.float32] | None:
-        """What each event counts for its kind, [n]; None where all count 1."""
+        """The weight of each event's kind, [n]; None if all are 1."""
         if self.kind is None or self.kinds is None:
             return None
         return self.kinds.worth(self.kind)
@@ -110,7 +115,7 @@ class Interactions:
         return self if mask.all() else self.at_places(mask)
 
     def at_places(self, which: NDArray[Any]) -> "Interactions":
-        """Return the events at these places, or where a mask [n] is true."""
+        """Return the events at these positions, or where a mask [n] is true."""
         given = {
             name: column[which] for name in COLUMNS if (column := getattr(self, name)) is not None
         }
@@ -118,9 +123,11 @@ class Interactions:
         return replace(self, **given, columns=columns)
 
     def weights_for(self, use: str) -> NDArray[np.float32]:
-        """Return the weights, [n], for an option that reads them; ModelError if none can count.
+        """Return the weights, [n], for an option that reads them.
 
-        use: the option, as a sentence begins with it: "values = 'explicit'".
+        use: the option, as the start of the error's sentence: "values = 'explicit'".
+
+        Errors: ModelError if there is no weight column, or all weights are 0.
         """
         if self.weight is None:
             raise ModelError(

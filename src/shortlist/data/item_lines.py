@@ -1,4 +1,4 @@
-"""What do files say that hold one user a line: the user's id, then the ids of their items?"""
+"""Reader for files with one user a line: the user's id, then the ids of their items."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ import polars as pl
 
 from shortlist.errors import DataError
 
-_DIGITS = 19  # of the largest number that surely fits into 64 bits, and one
+_DIGITS = 19  # every number with fewer digits fits into 64 bits
 
 
 def read_item_lines(path: Path) -> pl.DataFrame:
-    """Read lines such as `7 12 5 90`: columns user_id, item_id, and position, which counts from 0.
+    """Read lines such as `7 12 5 90` into columns user_id, item_id, and position, counted from 0.
 
-    A line with a user and no item is passed over, as LightGCN's files have some.
+    A line with a user and no item is skipped; LightGCN's files have some. Errors: DataError.
     """
     lists: list[list[int]] = []
     with path.open(encoding="ascii", errors="replace") as file:
@@ -32,7 +32,7 @@ def read_item_lines(path: Path) -> pl.DataFrame:
 
 
 def lightgcn(folder: Path) -> dict[str, pl.DataFrame]:
-    """LightGCN's train.txt and test.txt: the log, with its split."""
+    """Return the log of LightGCN's train.txt and test.txt, with its split."""
     parts = [
         read_item_lines(folder / f"{split}.txt").select(
             "user_id", "item_id", split=pl.lit(split, pl.String)
@@ -43,7 +43,7 @@ def lightgcn(folder: Path) -> dict[str, pl.DataFrame]:
 
 
 def s3_rec(folder: Path) -> dict[str, pl.DataFrame]:
-    """S3-Rec's Beauty.txt and its attributes: each user's last item is the test."""
+    """Return S3-Rec's Beauty.txt and item attributes; each user's last item is the test."""
     log = read_item_lines(folder / "Beauty.txt")
     left = pl.len().over("user_id") - 1 - pl.col("position")
     split = pl.when(left == 0).then(pl.lit("test")).when(left == 1).then(pl.lit("val"))

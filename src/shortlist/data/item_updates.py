@@ -1,4 +1,4 @@
-"""New or changed items for data that are fitted already: read as strictly as the items table."""
+"""New or changed items for fitted data, checked as strictly as the items table."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -24,8 +24,8 @@ WHERE = "the new items"
 def item_table(data: TrainingData, items: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Read items given as plain values, {"id": ..., column: value}, as rows of the items table.
 
-    A column that is left out or None is missing. Errors: DataError, naming the column, for one
-    that the table has not, a value of another type, an id of another type or given twice.
+    A column that is absent or None is missing. Errors: DataError naming the column, for a column
+    that the table lacks, a value or id of another type, and an id given twice.
     """
     frame = data.item_frame
     if frame is None:
@@ -56,9 +56,9 @@ def item_table(data: TrainingData, items: Sequence[Mapping[str, Any]]) -> pl.Dat
 
 
 def with_items(data: TrainingData, table: pl.DataFrame) -> TrainingData:
-    """Return the data with these rows in the items table, in place of rows with the same id.
+    """Return the data with these rows in the items table, replacing rows with the same id.
 
-    table: as `item_table` returns it. New ids get rows after the others, and no old row changes.
+    table: as `item_table` returns it. New ids get rows after the others; existing rows stay.
     """
     assert data.item_frame is not None
     items, _ = grown(data.items, table["id"])
@@ -72,7 +72,7 @@ def with_items(data: TrainingData, table: pl.DataFrame) -> TrainingData:
 
 
 def new_values(data: TrainingData, name: str, ids: list[Any], values: list[Any]) -> pl.Series:
-    """Return other values of one column for known items, read as strictly. Errors: DataError."""
+    """Check new values of one column for known items, in the table's type. Errors: DataError."""
     frame = data.item_frame
     if frame is None:
         raise DataError("the data have no table of items, so no column of it can change")
@@ -88,11 +88,12 @@ def new_values(data: TrainingData, name: str, ids: list[Any], values: list[Any])
 def with_values(
     data: TrainingData, columns: Mapping[str, tuple[NDArray[np.int64], pl.Series]]
 ) -> TrainingData:
-    """Return the data with other values in the items table: of each column, item rows and values.
+    """Return the data with new values in the items table.
 
-    values: as `new_values` returns them, one a row [n]. An item without a line in the table gets
-    one. Nothing that was prepared from the old values is carried over: no mask of a condition, no
-    code of a quota.
+    columns: by column name, item rows and their values, [n] each, as `new_values` returns them. An
+        item that the table does not list is added to it.
+
+    The cache of conditions and quotas starts empty, as it depends on the values.
     """
     frame = data.item_frame
     assert frame is not None
@@ -112,33 +113,33 @@ def with_values(
     if columns.keys() & features.encoders.keys():
         features = features_of(features, frame, data.items)
     changed = copy(data)
-    if len(missing):  # which items the table lists is all of it that was kept of the old one
+    if len(missing):  # only this cached property depends on which items the table lists
         changed.__dict__.pop("_placed_by_features", None)
     changed.__dict__.update(item_frame=frame, item_features=features, remembered=Remembered())
     return changed
 
 
 def with_removed(data: TrainingData, removed: frozenset[int]) -> TrainingData:
-    """Return the data with these item rows, and no others, out of the candidates."""
+    """Return the data with exactly these item rows excluded from the candidates."""
     return _same_log(data, removed=removed)
 
 
 def _same_log(data: TrainingData, **changes: Any) -> TrainingData:
-    """`replace` where the log stays, and with it what was cut from it."""
+    """Replace fields but keep the log, and with it the cached training log."""
     changed = replace(data, remembered=Remembered(), **changes)
     changed.__dict__["training_log"] = data.training_log
     return changed
 
 
 def column_of(data: TrainingData, name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
-    """Return plain values of one column in the type the table has; None is missing.
+    """Return plain values of one column in the type of the table; None is missing.
 
-    Dates are read from ISO text. Errors: DataError, for values of another type.
+    Dates are read from ISO text. Errors: DataError for values of another type.
     """
     try:
         if dtype == pl.Date or isinstance(dtype, pl.Datetime):
             return pl.Series(name, [_moment(value, dtype) for value in values], dtype=dtype)
-        if len(_kinds_of(values)) > 1:  # polars would make 1 of true and "5" of 5
+        if len(_kinds_of(values)) > 1:  # polars would turn true into 1 and 5 into "5"
             raise TypeError
         if dtype.is_float():  # JSON writes 2 and 2.5 alike
             values = [float(value) if type(value) is int else value for value in values]
@@ -162,7 +163,7 @@ def column_of(data: TrainingData, name: str, values: list[Any], dtype: pl.DataTy
 
 
 def _kinds_of(values: Any) -> set[type]:
-    """Of which types plain values are, those in lists too; whole numbers are numbers."""
+    """Return the types of plain values, also inside lists; int counts as float."""
     kinds: set[type] = set()
     for value in values:
         if isinstance(value, list):
@@ -173,7 +174,7 @@ def _kinds_of(values: Any) -> set[type]:
 
 
 def _moment(value: Any, dtype: pl.DataType) -> date | datetime | None:
-    """A day or a moment from ISO text. Errors: ValueError, TypeError."""
+    """Read a date or a time from ISO text. Errors: ValueError, TypeError."""
     if value is None:
         return None
     if not isinstance(dtype, pl.Datetime):
@@ -184,12 +185,12 @@ def _moment(value: Any, dtype: pl.DataType) -> date | datetime | None:
 
 
 def _loses(column: pl.Series, dtype: pl.DataType) -> bool:
-    """Whether whole numbers are wanted and others given."""
+    """Return whether fractional numbers would lose their fraction in an integer column."""
     return dtype.is_integer() and column.dtype.is_float() and bool((column % 1 != 0).any())
 
 
 def rows_of(data: TrainingData, ids: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows of distinct known ids, [n]. Errors: DataError, for an unknown id or one twice."""
+    """Return the rows of distinct known ids, [n]. Errors: DataError for unknown or repeated ids."""
     rows = data.items.rows(ids)
     listed = list(ids)
     for id_, row in zip(listed, rows, strict=True):

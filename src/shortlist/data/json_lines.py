@@ -1,8 +1,8 @@
-"""How are JSON Lines read, one object a row, without two ids becoming one?
+"""How are JSON Lines read, one object a row, without confusing the ids 1 and "1"?
 
-A file is read twice, block by block: for the types of all its values, then for the columns that are
-wanted. So memory holds these columns and one block. 1 and "1" are different: a key that has numbers
-in some rows and text in others is refused with the row.
+A file is read twice, block by block: first for the types of all values, then for the requested
+columns, so that memory holds only these columns and one block. A key with numbers in some rows and
+text in others is refused with the row.
 """
 
 import io
@@ -21,20 +21,21 @@ from shortlist.errors import DataError
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 BLOCK = 32 << 20
-"""Bytes that are parsed at once, and a line more."""
+"""Bytes that are parsed at once, rounded up to a whole line."""
 
 _NUMBERS = (pl.Int64, pl.Int128, pl.Float64)
-"""What JSON numbers are read as; each holds those before it."""
+"""The types of JSON numbers; each holds the values of those before it."""
 
 Kinds = dict[str, pl.DataType]
 
 
 @dataclass(frozen=True)
 class JsonLines:
-    """A file of JSON objects whose rows fit each other.
+    """A file of JSON objects whose rows have compatible types.
 
-    schema: all keys and the types of their values, over the whole file; rows: how many there are.
-    most: of the first so many bytes only.
+    schema: all keys and the types of their values over the whole file.
+    rows: number of rows.
+    most: only this many bytes are read; None reads the whole file.
     """
 
     path: Path
@@ -54,7 +55,7 @@ class JsonLines:
 
 
 def open_json(path: Path, most: int | None = None) -> JsonLines:
-    """Look through a file of JSON objects, one a line. Errors: DataError with the row at fault."""
+    """Scan a file of JSON objects, one a line. Errors: DataError with the first faulty row."""
     schema: Kinds = {}
     rows = 0
     for number, block in enumerate(_blocks(path, most)):
@@ -78,13 +79,13 @@ def open_json(path: Path, most: int | None = None) -> JsonLines:
 
 
 def _blocks(path: Path, most: int | None) -> Iterator[bytes]:
-    """Yield the bytes of a file, whole lines at a time, none of them blank."""
+    """Yield the bytes of a file in blocks of whole lines, without blank blocks."""
     if most is not None:
         yield unpacked(path, most)[:].removeprefix(b"\xef\xbb\xbf")
         return
     with opened(path) as stream:
         left = [stream.read(BLOCK).removeprefix(b"\xef\xbb\xbf")]
-        if left[0].lstrip()[:1] == b"[":  # it may have no second line
+        if left[0].lstrip()[:1] == b"[":  # a JSON list may have no second line
             yield left[0]
             return
         while left[-1]:
@@ -100,9 +101,9 @@ def _blocks(path: Path, most: int | None) -> Iterator[bytes]:
 
 
 def _merged(one: Kinds, other: Kinds, clashes: list[str]) -> Kinds:
-    """The keys of both, each with a type that holds its values of both. Errors: TypeError.
+    """Return the keys of both, each with a type that holds the values of both. Errors: TypeError.
 
-    clashes: where keys go that are text in one of them and something else in the other.
+    clashes: a list that receives the keys that are text in one and something else in the other.
     """
 
     def holding(name: str, one: Any, other: Any) -> Any:
@@ -132,7 +133,7 @@ def _fields(struct: pl.Struct) -> Kinds:
 
 
 def _lines(path: Path, most: int | None) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, numbered from 1."""
+    """Yield the lines of a file that are not blank, numbered from 1."""
     before = 0
     for block in _blocks(path, most):
         lines = block.splitlines()
@@ -166,7 +167,7 @@ def _first_broken(path: Path, most: int | None, error: Exception) -> DataError:
 
 
 def _may_be_mixed(block: bytes, schema: Kinds) -> bool:
-    """Whether a key that is text somewhere is no text here; it may be another key of its name."""
+    """Return whether a text key may have other values here. A nested key may give a false alarm."""
     names = set(_texts(schema))
     if not names:
         return False
@@ -175,7 +176,7 @@ def _may_be_mixed(block: bytes, schema: Kinds) -> bool:
 
 
 def _texts(schema: Kinds) -> Iterator[str]:
-    """The keys of text, at any depth."""
+    """Yield the keys whose values are text, at any depth."""
     for name, kind in schema.items():
         if kind == pl.String:
             yield name
@@ -188,7 +189,7 @@ def _element(kind: Any) -> Any:
 
 
 def _refuse_mixed(path: Path, most: int | None, schema: Kinds) -> None:
-    """Refuse the first value in a column of text that is none."""
+    """Refuse the first value in a text column that is not text."""
     for row, line in _lines(path, most):
         if (found := _no_text(json.loads(line), schema, "")) is not None:
             name, value = found
@@ -202,7 +203,7 @@ def _refuse_mixed(path: Path, most: int | None, schema: Kinds) -> None:
 
 
 def _no_text(values: Mapping[str, Any], schema: Kinds, path: str) -> tuple[str, Any] | None:
-    """The path and value of the first one that stands where text is read and is none."""
+    """Return the path and value of the first value that should be text and is not."""
     for name, kind in schema.items():
         value = values.get(name)
         if kind == pl.String and not isinstance(value, str | None):

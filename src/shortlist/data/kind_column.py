@@ -1,4 +1,4 @@
-"""Of which kind is each row of a log? The column that names kinds, read by the table of kinds."""
+"""Which kind is each event of a log? The column of kinds is compared with the recipe's table."""
 
 import json
 import re
@@ -12,24 +12,28 @@ from shortlist.data.columns import fault, first_row, refuse_null
 from shortlist.sections.events import RANGE, RANGES, Events, is_nearly_range, ranges
 
 SHOWN = 12
-"""How many kinds of a file a message lists at most."""
+"""The most kinds of a file that an error lists."""
 
 
 class Coded(NamedTuple):
-    """codes: [n] int8, the place in the table of each row's kind; counts: the rows of each kind."""
+    """The kinds of n events.
+
+    codes: [n] int8, the position of each event's kind in the recipe's table.
+    counts: the number of events of each kind.
+    """
 
     codes: pl.Series
     counts: tuple[int, ...]
 
 
 def coded(column: pl.Series, events: Events, where: str) -> Coded:
-    """Return the kind of each row of the column that names it. Errors: DataError.
+    """Return the kind of each event from the column that names it. Errors: DataError.
 
-    Numbers are compared as numbers, and a name of the table may then be a range: "4.." is 4 and
-    more, "..4" less than 4, "1..4" from 1 to less than 4. Text is compared as it stands.
+    A column of numbers is compared as numbers, and names in the table may be ranges: "4.." means 4
+    and more, "..4" less than 4, "1..4" from 1 to less than 4. Text must be equal to a name.
     """
     refuse_null(column, where, "the kind of the event is missing; every row needs one.")
-    if column.dtype == pl.Enum(list(events)):  # as `named` has written it
+    if column.dtype == pl.Enum(list(events)):  # written by `named`
         codes = column.to_physical().cast(pl.Int8)
     elif column.dtype.is_numeric():
         codes = _of_numbers(column, events, where)
@@ -44,7 +48,7 @@ def coded(column: pl.Series, events: Events, where: str) -> Coded:
 
 
 def named(places: NDArray[np.int8], events: Events) -> pl.Series:
-    """Return places in the table of kinds as a column that `coded` reads as these places, [n]."""
+    """Return the column that `coded` reads as these positions in the table of kinds, [n]."""
     return pl.Series(list(events), dtype=pl.Enum(list(events))).gather(places.astype(np.int64))
 
 
@@ -58,7 +62,7 @@ def _of_numbers(column: pl.Series, events: Events, where: str) -> pl.Series:
                 f"range: {RANGES}.",
             )
     values = column.cast(pl.Float64).to_numpy()
-    own = np.float32 if column.dtype == pl.Float32 else np.float64  # as the column holds a limit
+    own = np.float32 if column.dtype == pl.Float32 else np.float64  # round limits like the column
     codes = np.full(len(values), -1, dtype=np.int8)
     for code, span in enumerate(ranges(events)):
         if span is not None:
@@ -85,7 +89,7 @@ def _of_text(column: pl.Series, events: Events, where: str) -> pl.Series:
 
 
 def _refuse_unnamed(column: pl.Series, codes: pl.Series, events: Events, where: str) -> None:
-    """Refuse a kind that the table does not name, with all that the file has."""
+    """Refuse a kind that the table does not name, and list all kinds of the file."""
     text = column.cast(pl.String)
     counts = text.value_counts().sort(["count", text.name], descending=[True, False])
     listed = [f"{name!r} ({count:,})" for name, count in counts.head(SHOWN).iter_rows()]
@@ -107,5 +111,5 @@ def _refuse_unnamed(column: pl.Series, codes: pl.Series, events: Events, where: 
 
 
 def _key(name: str) -> str:
-    """Write a name as a key of TOML."""
+    """Return a name as a key of TOML."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)

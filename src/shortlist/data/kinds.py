@@ -1,4 +1,4 @@
-"""How does a log carry kinds of events? A code for each event, and what the codes mean."""
+"""Kinds of events in a log: a code for each event, and what the codes mean."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from shortlist.sections.events import Events
 
 
 class Described(NamedTuple):
-    """One of `Kinds`, as a bundle describes it."""
+    """One kind of `Kinds`, in the form that a bundle stores."""
 
     name: str
     target: bool
@@ -22,9 +22,9 @@ class Described(NamedTuple):
 
 @dataclass(frozen=True)
 class Kinds:
-    """The kinds of events of a log, by code: those that are read, in the order of the table.
+    """The kinds of events that are read, by code, in the order of the recipe's table.
 
-    names, targets, weights, seen: [K] each, see `EventKind`.
+    names, targets, weights, seen: [K] each; see `EventKind`.
     """
 
     names: tuple[str, ...]
@@ -34,7 +34,7 @@ class Kinds:
 
     @classmethod
     def of(cls, events: Events) -> "Kinds":
-        """Return the kinds of a table that are read."""
+        """Return those kinds of the recipe's table that are read."""
         read = {name: kind for name, kind in events.items() if kind.read}
         return cls(
             tuple(read),
@@ -45,7 +45,7 @@ class Kinds:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "Kinds":
-        """Return the kinds that `rows` described."""
+        """Return the kinds from their stored form, see `rows`."""
         described = [Described(**row) for row in rows]
         return cls(
             tuple(kind.name for kind in described),
@@ -55,15 +55,15 @@ class Kinds:
         )
 
     def rows(self) -> list[Described]:
-        """Return each kind, by code."""
+        """Return each kind in the form that a bundle stores, in the order of the codes."""
         columns = zip(self.names, self.targets, self.weights, self.seen, strict=True)
         return [Described(*row) for row in columns]
 
     @cached_property
     def unnamed(self) -> int:
-        """The code of an event that comes with a request, which says no kind.
+        """The code of an event in a request that does not name its kind.
 
-        The first kind of the table that is read and no target; the first of all if each is one.
+        It is the first kind that is read and is not a target, or code 0 if every kind is a target.
         """
         return self.targets.index(False) if False in self.targets else 0
 
@@ -72,17 +72,17 @@ class Kinds:
         return None if all(self.targets) else np.array(self.targets)[codes]
 
     def worth(self, codes: NDArray[np.int8]) -> NDArray[np.float32] | None:
-        """Return what each event counts, [n]; None where every kind counts 1."""
+        """Return the weight of each event's kind, [n]; None if all are 1."""
         if all(weight == 1 for weight in self.weights):
             return None
         return np.array(self.weights, dtype=np.float32)[codes]
 
     def hides(self, codes: NDArray[np.int8]) -> NDArray[np.bool_] | None:
-        """Return which events take their item out of answers, bool [n]; None where all do."""
+        """Return which events exclude their item from answers, bool [n]; None if all do."""
         return None if all(self.seen) else np.array(self.seen)[codes]
 
 
 def read_codes(events: Events) -> NDArray[np.int8]:
-    """Return the code in `Kinds` of each place in the table, -1 of kinds that are not read."""
+    """Return the code in `Kinds` of each kind in the table, [K]; -1 for kinds that are not read."""
     read = np.array([kind.read for kind in events.values()])
     return np.where(read, np.cumsum(read) - 1, -1).astype(np.int8)

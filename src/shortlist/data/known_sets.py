@@ -1,4 +1,4 @@
-"""Which public data sets are known: where they are, what is in them, how they are measured?"""
+"""The known public data sets: where to get them, what they hold, and how they are measured."""
 
 import json
 import os
@@ -20,11 +20,11 @@ Settings = Mapping[str, Any]
 Tables = dict[str, pl.DataFrame]
 
 TABLES = ("interactions", "users", "items")
-"""What a recipe calls the files of a set, and a converted one is written as, with .parquet."""
+"""The names of the tables in a recipe, and of the .parquet files of a converted set."""
 
 
 class Counts(NamedTuple):
-    """How many ratings or events a log holds, of how many users and items that are in them."""
+    """The numbers of rows, users and items in a log."""
 
     rows: int
     users: int
@@ -36,14 +36,16 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """One form in which a set is found, and how it is read.
+    """One form in which a data set is published, and how it is read.
 
-    files: those it must have, in one folder. counts: what the log among them holds. rows_beside:
-    how many rows the tables of users and items have, where that is known. data, features, split,
-    model, training, k: what its recipe says; the paths of [data] are names of files. protocol: how
-    it is measured, and the figures published so, as comments of the recipe.
-    convert: makes tables of the files where no recipe can read them as they are; they are then
-    written as interactions.parquet and so on, which `data` names.
+    files: the files it must have, in one folder.
+    counts: what its log holds.
+    data, features, split, model, training: sections of its recipe; paths in `data` are file names.
+    k: the list lengths of its evaluation.
+    protocol: how it is measured and published figures, as comments of the recipe.
+    convert: makes tables of files that a recipe cannot read. They are written as
+        interactions.parquet and so on, which `data` names.
+    rows_beside: the number of rows of the user and item tables, where it is known.
     """
 
     files: tuple[str, ...]
@@ -60,7 +62,7 @@ class Form:
 
     @property
     def schema(self) -> Schema:
-        """What the recipe says of the files."""
+        """The schema that the recipe describes."""
         known = {"columns", "encoding", "separator"} & self.data.keys()
         text = {name: self.data[name] for name in known}
         rest = {k: v for k, v in self.data.items() if k not in {*TABLES, *known}}
@@ -77,7 +79,7 @@ class Form:
         )
 
     def paths(self, folder: Path) -> dict[str, Path]:
-        """Where the tables of [data] are."""
+        """Return the paths of the tables in `data`."""
         return {table: folder / self.data[table] for table in TABLES if table in self.data}
 
 
@@ -85,11 +87,15 @@ class Form:
 class KnownSet:
     """One data set that `shortlist data NAME` fetches.
 
-    title: what it is called, with its paper. page: where its publisher describes it. terms: what
-    its licence allows, in one sentence. sources: tried in this order. forms: the first is the usual
-    one. folders: other names of a folder that holds it. content, order: sha256 of the rows "user
-    item rating timestamp" of the interactions, sorted, and in order of user and time, equal times
-    as the file has them; empty where the counts alone are checked.
+    title: its name and paper.
+    page: where its publisher describes it.
+    terms: what its licence allows, in one sentence.
+    sources: where to fetch it, in the order they are tried.
+    forms: the forms it is found in; the first is the usual one.
+    folders: other names of a folder that holds it.
+    content, order: sha256 of the lines "user item rating timestamp" of the interactions, sorted as
+        text, and in order of user and time (equal times as in the file). Empty where only the
+        counts are checked.
     """
 
     title: str
@@ -103,12 +109,12 @@ class KnownSet:
 
     @property
     def counts(self) -> Counts:
-        """What the usual form holds."""
+        """The counts of the usual form."""
         return self.forms[0].counts
 
 
 def known_set(name: str) -> KnownSet:
-    """Return a set by its name. Errors: DataError with the names there are."""
+    """Return a set by its name. Errors: DataError that lists the names."""
     if name not in KNOWN_SETS:
         raise DataError(f"no data set '{name}' is known.{suggest(name.lower(), KNOWN_SETS)}")
     return KNOWN_SETS[name]
@@ -117,7 +123,7 @@ def known_set(name: str) -> KnownSet:
 def recipe_text(name: str, form: Form, folder: Path) -> str:
     """Return a recipe that reads a set in this form from a folder, with its protocol in comments.
 
-    Paths are absolute, so that SHORTLIST_DATA does not lead elsewhere.
+    Paths are absolute, so that SHORTLIST_DATA does not redirect them.
     """
     known = KNOWN_SETS[name]
     place = Path(os.path.abspath(folder))
@@ -370,4 +376,4 @@ KNOWN_SETS: Mapping[str, KnownSet] = {
         folders=("gowalla-lightgcn",),
     ),
 }
-"""Every data set that can be asked for by name."""
+"""The data sets that can be requested by name."""

@@ -1,6 +1,7 @@
-"""Does every line of a text file have as many fields as the header, and are its quotes quotes?
+"""Has every line of a text file as many fields as the header, and do its quotes enclose fields?
 
-Bytes are looked at, not parsed: a parser that is asked for some of the columns hides the others.
+The bytes are scanned rather than parsed, as a parser asked for some columns ignores faults in the
+others.
 """
 
 import mmap
@@ -15,14 +16,18 @@ from shortlist.errors import DataError
 Bytes = bytes | mmap.mmap
 
 _BLOCK = 1 << 20
-_SMALL = 1 << 16  # bytes that are read before machine code would be loaded
+_SMALL = 1 << 16  # bytes that are scanned in Python, as loading compiled code takes longer
 
 
 class Layout(NamedTuple):
-    """Where a text file's rows are, and what stands between the fields of one.
+    """Where the rows of a text file are, and what separates their fields.
 
-    start: its first byte; separator: one byte; fields: how many a row has; header: whether the
-    first line is one; shown: the separator as people know it.
+    where: the file's name in errors.
+    start: the first byte.
+    separator: one byte.
+    fields: number of fields of a row.
+    header: whether the first line is a header.
+    shown: the separator as the user knows it.
     """
 
     where: str
@@ -33,7 +38,7 @@ class Layout(NamedTuple):
     shown: str
 
     def ragged(self, record: int, fields: int, line: bytes) -> DataError:
-        """The error for the record (1 is the first line) that has another number of fields."""
+        """Return the error for a record (1 is the first line) with a wrong number of fields."""
         than = "the header has" if self.header else "data.columns names"
         cure = "Each line needs all of its separators; an unknown value is an empty field."
         if fields > self.fields:
@@ -50,14 +55,14 @@ class Layout(NamedTuple):
         )
 
     def error(self, record: int, message: str) -> DataError:
-        """The error for a record."""
+        """Return the error for a record."""
         row = record - self.header
         place = f"row {row:,}" if row else "the header"
         return DataError(f"{self.where}: {place}: {message}")
 
 
 def excerpt(line: bytes) -> str:
-    """The beginning of a line, as errors show it."""
+    """Return the start of a line, for errors."""
     text = line.decode(errors="replace").strip("\r\n")
     return repr(text if len(text) <= 60 else text[:60] + "...")
 
@@ -67,11 +72,11 @@ def count_lines(data: Bytes, layout: Layout) -> int: ...
 @overload
 def count_lines(data: Bytes, layout: Layout, quote: str) -> int | None: ...
 def count_lines(data: Bytes, layout: Layout, quote: str = "") -> int | None:
-    """Count the lines without blank ones at the end, each a record.
+    """Count the lines, each a record, without blank ones at the end.
 
-    quote: return None if it is met, as lines may then be no records; "": it means nothing.
+    quote: stop and return None at this character, as records may then span lines. "" ignores it.
 
-    Errors: DataError for the first line that has another number of fields and is not blank.
+    Errors: DataError for the first line that is not blank and has a wrong number of fields.
     """
     separator, breaks = layout.separator, layout.fields - 1
     others = bytes(set(range(256)) - {separator[0], 10})
@@ -105,7 +110,7 @@ def count_lines(data: Bytes, layout: Layout, quote: str = "") -> int | None:
 
 
 def blocks(data: Bytes, start: int = 0) -> Iterator[bytes]:
-    """The bytes from a place on, in blocks of whole lines; files leave the memory behind them."""
+    """Yield the bytes from a position on, in blocks of whole lines, and release their memory."""
     while start < len(data):
         end = min(start + _BLOCK, len(data))
         if end < len(data):
@@ -116,19 +121,23 @@ def blocks(data: Bytes, start: int = 0) -> Iterator[bytes]:
 
 
 def _let_go(data: Bytes, start: int, size: int) -> None:
-    """Give back the memory of a part of a file that has been looked at; it stays readable."""
-    advise = getattr(data, "madvise", None)  # neither bytes nor files on every system have it
+    """Release the memory of a part of a mapped file; it stays readable."""
+    advise = getattr(data, "madvise", None)  # bytes do not have it, nor mmap on some systems
     if advise is not None and size > 0:
         page = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         advise(mmap.MADV_DONTNEED, page, start + size - page)
 
 
 class Quotes(NamedTuple):
-    """What the quotes of a file are, if they are read as quotes; records count from 1, 0 is none.
+    """What a scan finds if quotes enclose fields. Records count from 1; 0 means none.
 
-    records: without blank ones at the end. good: fields that begin with a quote and end with one;
-    bad: those that only begin with one, the first in first_bad. inner: quotes inside of fields
-    without any around. double: the first record that is also several whole lines.
+    records: number of records, without blank ones at the end.
+    good: fields that start and end with a quote.
+    bad: fields that only start with one; `first_bad` is the record of the first, `bad_at` its byte.
+    inner: quotes inside unquoted fields.
+    double: the first record that consists of several lines, each with the fields of a row.
+    ragged: the first record with a wrong number of fields, `ragged_fields`; it starts at byte
+        `ragged_at`.
     """
 
     records: int
@@ -144,8 +153,8 @@ class Quotes(NamedTuple):
 
 
 def read_quotes(data: Bytes, layout: Layout, quote: str) -> Quotes:
-    """Walk through the file as a parser does that knows quotes, in blocks of whole records."""
-    found = np.zeros(len(Quotes._fields) + 1, dtype=np.int64)  # the last: records, blank ones too
+    """Scan the file as a parser that knows quotes does, in blocks of whole records."""
+    found = np.zeros(len(Quotes._fields) + 1, dtype=np.int64)  # last: all records, blank ones too
     small = len(data) < _SMALL
     walk = _walk.function if small else _walk  # type: ignore[attr-defined]
     given: Any = (layout.separator[0], ord(quote), layout.fields, found)
@@ -164,9 +173,11 @@ def read_quotes(data: Bytes, layout: Layout, quote: str) -> Quotes:
 
 
 def are_quotes(data: Bytes, layout: Layout, quote: str, found: Quotes, *, said: bool) -> bool:
-    """Decide whether quotes are quotes or characters like others; said: data.quote is given.
+    """Decide whether quotes enclose fields or are ordinary characters.
 
-    Errors: DataError if some are and some are not, or if a row could as well be several.
+    said: whether the user gives data.quote.
+
+    Errors: DataError if quotes are used both ways, or if a row could equally be several rows.
     """
     cure = (
         f"data.quote = 'none' reads every quote as a character, data.quote = {quote!r} none of "
@@ -192,21 +203,22 @@ def are_quotes(data: Bytes, layout: Layout, quote: str, found: Quotes, *, said: 
 
 
 def refuse_ragged(data: Bytes, layout: Layout, found: Quotes) -> None:
-    """Refuse the first record that has another number of fields."""
+    """Refuse the first record with a wrong number of fields."""
     if found.ragged:
         line = data[found.ragged_at : found.ragged_at + 61]
         raise layout.ragged(found.ragged, found.ragged_fields, line.split(b"\n")[0])
 
 
-# One function, as it runs as machine code and, for small files, as plain Python.
+# One function that runs as compiled code, and for small files as plain Python.
 @compiled
 def _walk(  # noqa: PLR0912, PLR0915
     data: Any, offset: int, whole: bool, separator: int, quote: int, fields: int, found: Any
 ) -> int:
-    """Add a block's records to the numbers of `Quotes`; return how many bytes these take.
+    """Add a block's records to the counts of `Quotes`; return how many bytes they take.
 
-    offset: where the block begins in the file; whole: nothing comes after it. Otherwise what may go
-    on after the block is left for the next one.
+    offset: where the block starts in the file.
+    whole: whether the file ends with the block. If not, a record that may continue after it is left
+        for the next block.
     """
     size = len(data)
     at = begin = 0
@@ -214,11 +226,11 @@ def _walk(  # noqa: PLR0912, PLR0915
     double, ragged, ragged_fields, ragged_at = found[5], found[6], found[7], found[8]
     bad_at, record = found[9], found[10]
     count = 1  # fields of this record
-    marks = 0  # separators since the last end of a line, inside of quotes too
+    marks = 0  # separators since the last line end, also inside quotes
     several = False  # the record has more than one line
-    all_lines = True  # and each of them so far could be a record
+    all_lines = True  # each of its lines so far could be a record
     opening = True
-    most = max(separator, quote, 10)  # nearly all letters and digits are above it
+    most = max(separator, quote, 10)  # nearly all letters and digits are larger
     while at < size or (whole and begin < size):
         while not opening and at < size and data[at] > most:
             at += 1
@@ -296,16 +308,18 @@ _GATHER = np.uint64(0x0102040810204080)
 def _regular(words: Any, separator: int, quote: int, fields: int, found: Any) -> int:
     """Add a block's records as `_walk` does, 64 bytes at a time; return how many bytes they take.
 
-    words: the bytes, eight in a number, [n] uint64. Returns 0, and adds nothing, where the block
-    is not as nearly all are: quotes around whole fields or doubled within them, one line a record,
-    and in each record as many fields as there should be. One that does not end here is left out.
+    Returns 0 and adds nothing if the block is not of the usual form: quotes only around whole
+    fields or doubled within them, one line a record, and the right number of fields in each. The
+    last record is left for the next block if it does not end in this one.
+
+    words: the bytes, eight in a number, [n] uint64.
 
     Bit i of a mask stands for byte i of the 64 (Langdale & Lemire 2019).
     """
-    inside_before = np.uint64(0)  # all bits, where the 64 bytes begin within quotes
-    mark_before = _ONE  # whether the byte before is a quote, a separator or an end
-    closed_before = np.uint64(0)  # whether it is a quote that closes
-    return_before = np.uint64(0)  # whether it is a carriage return after such a quote
+    inside_before = np.uint64(0)  # all bits set if the 64 bytes start inside quotes
+    mark_before = _ONE  # 1 if the byte before is a quote, a separator or a line end
+    closed_before = np.uint64(0)  # 1 if the byte before is a closing quote
+    return_before = np.uint64(0)  # 1 if the byte before is a carriage return after such a quote
     records = good = met = count = end = 0
     for at in range(0, len(words), 8):
         quotes = separators = ends = np.uint64(0)
@@ -315,7 +329,7 @@ def _regular(words: Any, separator: int, quote: int, fields: int, found: Any) ->
             separators |= _where(word, separator) << place
             ends |= _where(word, 10) << place
         marks = quotes | separators | ends
-        inside = quotes  # from a quote that opens to the byte before the one that closes
+        inside = quotes  # becomes: from an opening quote to the byte before the closing one
         for step in (1, 2, 4, 8, 16, 32):
             inside = inside ^ (inside << np.uint64(step))
         inside = inside ^ inside_before
@@ -341,7 +355,7 @@ def _regular(words: Any, separator: int, quote: int, fields: int, found: Any) ->
             below = (ends & (~ends + _ONE)) - _ONE
             line_end = at * 8 + _bits(below)
             count += _bits(separators & below)
-            if count != fields - 1 or line_end - end < 2:  # a blank line, or perhaps one
+            if count != fields - 1 or line_end - end < 2:  # wrong, or a line that may be blank
                 return 0
             records += 1
             good = met + _bits(begun & below)
@@ -359,7 +373,7 @@ def _regular(words: Any, separator: int, quote: int, fields: int, found: Any) ->
 
 @compiled
 def _where(word: Any, byte: int) -> Any:
-    """Which of the eight bytes of a word are this one, as a mask of eight bits."""
+    """Return which of the eight bytes of a word equal `byte`, as a mask of eight bits."""
     other = word ^ (_EACH * np.uint64(byte))
     zeros = ~(((other & _LOW) + _LOW) | other | _LOW)  # the highest bit of each byte that is 0
     return ((zeros >> np.uint64(7)) * _GATHER) >> np.uint64(56)
@@ -367,7 +381,7 @@ def _where(word: Any, byte: int) -> Any:
 
 @compiled
 def _bits(mask: Any) -> Any:
-    """How many bits of a mask are set."""
+    """Return the number of set bits of a mask."""
     two = mask - ((mask >> _ONE) & (_EACH * np.uint64(0x55)))
     pairs = _EACH * np.uint64(0x33)
     four = (two & pairs) + ((two >> np.uint64(2)) & pairs)

@@ -1,4 +1,4 @@
-"""When is the text of a cell a list, and of what? JSON, Python and numpy write brackets."""
+"""Is the text of a cell a list, and of what? JSON, Python and numpy write lists in brackets."""
 
 import json
 import re
@@ -20,12 +20,13 @@ _WRAPPED = r"(?s)^\s*(?:\[.*\]|\{.*\})\s*$"
 
 
 def listed(column: pl.Series, refuse: Callable[[str, int], DataError]) -> pl.Series | None:
-    """Return text that writes lists as lists of text, or None where it is not what the column does.
+    """Return lists of text if the column's text writes lists, or None if it does not.
 
-    Read are lists of numbers and quoted text in brackets, parted by commas or white space. Refused
-    are columns of brackets in which something else stands (objects, lists in lists, null), and
-    columns where only some rows are lists. A word in brackets among others, such as "[live]", is a
-    word. refuse: makes the error, of a message and a row.
+    A list is numbers and quoted text in brackets, separated by commas or white space. Refused are
+    bracketed columns with other content (objects, nested lists, null), and columns where only some
+    rows are lists. If unbracketed words occur too, "[live]" is a word.
+
+    refuse: makes the error from a message and a row.
 
     >>> listed(pl.Series("tags", ['["a", "b"]', "[27, 9]", None]), DataError).to_list()
     [['a', 'b'], ['27', '9'], None]
@@ -55,18 +56,18 @@ def listed(column: pl.Series, refuse: Callable[[str, int], DataError]) -> pl.Ser
 
 
 def _read(text: str) -> list[str] | None:
-    """The values of a list in brackets, as text; None for what is no such list."""
+    """Return the values of a bracketed list as text, or None if the text is no such list."""
     if not _LIST.fullmatch(text.strip()):
         return None
     return [_bare(found) for found in _EACH.findall(text)]
 
 
 def _bare(value: str) -> str:
-    """A value without its quotes; numbers stay as they are written."""
+    """Return a value without its quotes; numbers stay as they are written."""
     if value[0] == '"':
         try:
             return str(json.loads(value))
-        except ValueError:  # an escape that Python writes, and JSON does not know
+        except ValueError:  # an escape of Python that JSON does not know
             pass
     if value[0] not in "\"'":
         return value

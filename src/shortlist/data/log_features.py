@@ -1,7 +1,7 @@
-"""What do the rows of a log say of their users and items, and what of it is known at a cut?
+"""What do the rows of a log say about their users and items, and which of it does a cut know?
 
-A log that was joined with everything repeats the age of a user in each of its rows. Rows that
-contradict each other are counted, and the latest before the cut holds.
+A log that was joined with a user table repeats the age of a user in each row. Contradicting rows
+are counted, and the latest value before the cut is used.
 """
 
 from collections.abc import Mapping
@@ -24,21 +24,21 @@ Side = Literal["user", "item"]
 SIDES: tuple[Side, ...] = ("user", "item")
 
 VERSION: dict[Side, str] = {"user": "user version", "item": "item version"}
-"""Columns beside those of the roles: which version of its user and item an event has."""
+"""Columns of a log's frame that hold the version of the user and of the item of each event."""
 
 ROW = "row"
-"""The column of the number of an event's row in the file, which orders equal times."""
+"""Column of a log's frame with the number of each row in the file, which orders equal times."""
 
 BESIDE = (*VERSION.values(), ROW)
 
 FEWEST = 20
-"""Users or items below which a share means nothing."""
+"""With fewer users or items than this, a share of them is not reported."""
 
 
 def described_sides(schema: Schema, users: Any, items: Any) -> tuple[Side, ...]:
-    """Return the sides whose features are columns of the log: those without a table of their own.
+    """Return the sides (user, item) without a table, whose features are columns of the log.
 
-    Errors: DataError for a column that cannot be of one user or item.
+    Errors: DataError for a column that has another role in the log.
     """
     given = {"user": users is not None, "item": items is not None}
     sides = tuple(side for side in SIDES if columns_of(schema, side) and not given[side])
@@ -55,7 +55,7 @@ def described_sides(schema: Schema, users: Any, items: Any) -> tuple[Side, ...]:
 
 
 def columns_of(schema: Schema, side: Side) -> list[str]:
-    """Return the columns that describe a side, each once: its features, and the items' title."""
+    """Return the distinct columns that describe a side: its features, and the title of items."""
     features = schema.user_features if side == "user" else schema.item_features
     titles = [schema.title] if side == "item" and schema.title is not None else []
     return list(dict.fromkeys([*(feature.name for feature in features), *titles]))
@@ -63,11 +63,12 @@ def columns_of(schema: Schema, side: Side) -> list[str]:
 
 @dataclass(frozen=True)
 class Versions:
-    """Every description that the rows of a log give of a side's ids.
+    """All distinct descriptions that the rows of a log give of a side's ids.
 
-    table: the column `id`, and those that describe it; a row for each distinct description. An id
-    has several where rows contradict each other, or know different parts. of: the version of each
-    row, [n] int32. contradictions: by column, how many ids have several values.
+    table: the column `id` and the describing columns, with one row for each distinct description.
+        An id has several rows where its events contradict each other or leave out values.
+    of: the row of `table` that describes each event, [n] int32.
+    contradictions: the number of ids with several values, by column.
     """
 
     table: pl.DataFrame
@@ -78,9 +79,12 @@ class Versions:
 def read_versions(
     table: Table, ids: pl.Series, raw: pl.DataFrame, schema: Schema, side: Side, where: str
 ) -> tuple[Versions, list[str]]:
-    """Return what the rows of a log say of a side, checked as the columns of its table would be.
+    """Read what the rows of a log say about a side, checked like the columns of its own table.
 
-    ids: of each row; raw: the columns, as `table` loaded them. Returns sentences about them, too.
+    ids: the id of each row.
+    raw: the columns, as `table` loaded them.
+
+    Returns the versions, and sentences about contradictions.
     """
     names = columns_of(schema, side)
     if "id" in names and ids.name != "id":
@@ -94,7 +98,7 @@ def read_versions(
         try:
             columns.append(_checked(table, distinct[name], where, features.get(name), schema.title))
         except DataError:
-            # Seen among all rows, the fault has the number of its row.
+            # Checking all rows raises the same error with the number of the row in the file.
             _checked(table, raw[name], where, features.get(name), schema.title)
             raise
     versions = Versions(pl.DataFrame(columns), of, {})
@@ -109,7 +113,7 @@ def read_versions(
 def _checked(
     table: Table, column: pl.Series, where: str, feature: Feature | None, title: str | None
 ) -> pl.Series:
-    """One column in the form of its kind; what is missing stays null, also in lists."""
+    """Return a column in the form of its kind. Missing values stay null, also missing lists."""
     exact = feature is None or feature.kind != "numeric"
     typed = table.typed_column(column, exact=exact)
     checked = typed if feature is None else checked_feature(typed, where, feature)
@@ -119,7 +123,7 @@ def _checked(
 
 
 def _nothing_as_null(column: pl.Series) -> pl.Series:
-    """Empty lists are no value that takes the place of an older one."""
+    """Replace empty lists by null, so that they do not override an older value."""
     if not isinstance(column.dtype, pl.List):
         return column
     filled = pl.when(pl.col(column.name).list.len() > 0).then(pl.col(column.name))
@@ -133,7 +137,7 @@ def _nulls_as_nothing(column: pl.Series) -> pl.Series:
 
 
 def _distinct(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int32]]:
-    """The distinct rows, sorted, and the place of each row of the frame among them, [n]."""
+    """Return the sorted distinct rows, and the position among them of each row, [n]."""
     names = [str(number) for number in range(frame.width)]
     groups = (
         frame.rename(dict(zip(frame.columns, names, strict=True)))
@@ -149,7 +153,7 @@ def _distinct(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int32]]:
 
 
 def _contradictions(table: pl.DataFrame) -> dict[str, tuple[int, str]]:
-    """By column: how many ids have several values, and one of them with two."""
+    """Return by column how many ids have several values, and an example."""
     found: dict[str, tuple[int, str]] = {}
     if not table["id"].is_duplicated().any():
         return found
@@ -170,11 +174,12 @@ def _shown(values: pl.Series, number: int) -> str:
 
 @dataclass(frozen=True)
 class Described:
-    """What the log says of one side, event by event.
+    """What the log says about one side, for each of its events.
 
-    table: the versions, see `Versions`. log, met: the version each event has, [n] int32, in the
-    order of these logs. ages: for both, the place of each event by time, [n]; None where no id
-    contradicts itself. follows: sentences about columns that are not of this side.
+    table: the versions, see `Versions`.
+    log, met: the row of `table` for each event, [n] int32, in the order of these logs.
+    ages: the position of each event by time, [n], for both logs; None if no id has two versions.
+    follows: warnings about columns that belong to the other side.
     """
 
     table: pl.DataFrame
@@ -184,7 +189,7 @@ class Described:
     follows: tuple[str, ...] = ()
 
     def part(self, kept: NDArray[np.bool_], met_kept: NDArray[np.bool_] | None) -> "Described":
-        """Return the same of some of the events, bool [n], and of those met besides."""
+        """Return the same for the events where `kept` (and `met_kept`), bool [n], is true."""
         log_ages, met_ages = self.ages or (None, None)
         return replace(
             self,
@@ -196,10 +201,10 @@ class Described:
         )
 
     def known(self, log: Interactions, met: Interactions | None, cut: Cut) -> pl.DataFrame:
-        """Return the table of this side as the events before a cut tell it, a row an id.
+        """Return the table of this side that the events before a cut give, one row an id.
 
-        Of each column the latest value that is not missing is kept. Ids of later events alone have
-        no row.
+        Each column has its latest value that is not missing. Ids with only later events have no
+        row.
         """
         of, ages = [], []
         for events, versions, age in zip(
@@ -216,9 +221,10 @@ class Described:
 
 
 def as_told(table: pl.DataFrame, of: NDArray[np.int32], ages: NDArray[np.int64]) -> pl.DataFrame:
-    """Return one row an id: of each column the latest value that is not missing.
+    """Return one row an id, with the latest value of each column that is not missing.
 
-    of: the version of each event that tells of an id, [n]; ages: the higher, the later, [n].
+    of: the row of `table` for each event, [n].
+    ages: the position of each event by time, [n].
     """
     newest = np.full(table.height, -1, dtype=np.int64)
     np.maximum.at(newest, of, ages)
@@ -232,7 +238,7 @@ def as_told(table: pl.DataFrame, of: NDArray[np.int32], ages: NDArray[np.int64])
 def ages_of(
     time: NDArray[Any] | None, keys: NDArray[np.uint64] | None, row: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """Return the place of each event by time, then the tie rule's key, then its row, [n]."""
+    """Return the position of each event by time, then by the tie rule's key, then by row, [n]."""
     columns = {"time": time, "tie": keys if time is not None else None, "row": row}
     given = {name: column for name, column in columns.items() if column is not None}
     order = pl.DataFrame(given).select(pl.arg_sort_by(list(given))).to_series().to_numpy()
@@ -242,9 +248,10 @@ def ages_of(
 
 
 def following(frame: pl.DataFrame, versions: Versions, side: Side) -> list[str]:
-    """Tell of columns that say nothing of their side: they follow the other side of the event.
+    """Warn about columns that depend on the other side of the event rather than on their own.
 
-    Such a feature of a user is the item the user took last, as far as the column tells items apart.
+    Such a user feature reveals the item that the user took last.
+
     frame: the events, with the columns user, item and VERSION.
     """
     other = "item" if side == "user" else "user"
@@ -268,7 +275,7 @@ def following(frame: pl.DataFrame, versions: Versions, side: Side) -> list[str]:
 
 
 def _several(values: pl.DataFrame, key: str) -> tuple[int, int]:
-    """Of the ids with two events: how many have two values, and how many there are."""
+    """Return how many ids with two events or more have several values, and how many there are."""
     ids = values.group_by(key).agg(events=pl.len(), values=pl.col("value").n_unique())
     ids = ids.filter(pl.col("events") > 1)
     return ids.filter(pl.col("values") > 1).height, ids.height
@@ -283,10 +290,13 @@ def renewed(
     *,
     text: bool,
 ) -> pl.DataFrame:
-    """Return a table with what new events say: their values where they are newer, or fill a gap.
+    """Merge what new events say into a table: newer values replace old ones, older ones fill gaps.
 
-    older, newer: what events say that are older than what is known of their ids, and the others.
-    text: whether they come from text, where numbers have no type of their own. Errors: DataError.
+    old: the table as it is known.
+    older, newer: what new events say; `older` events precede what is known about their ids.
+    text: whether the new events come from text, whose numbers have no type of their own.
+
+    Errors: DataError for values of another type, and for numbers too far from those of training.
     """
     tables = [older, old, newer]
     for name, kind in old.schema.items():

@@ -1,4 +1,4 @@
-"""Which times are known? Times of events and of questions as tensors, in steps of their log."""
+"""Times of events and of requests as tensors, in the steps of their log, and which are known."""
 
 import math
 import numbers
@@ -15,11 +15,11 @@ from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, QueryError
 
 _NOT_A_TIME = torch.iinfo(torch.int64).min
-"""A whole time that is not known, as numpy's NaT; one with fractions is NaN."""
+"""The integer that means an unknown time, like numpy's NaT; NaN does for fractional times."""
 
 
 def unknown_time(kind: torch.dtype) -> float:
-    """Return what stands for a time that is not known: lowest int64, or NaN."""
+    """Return the value that means an unknown time: the lowest int64, or NaN."""
     return math.nan if kind.is_floating_point else _NOT_A_TIME
 
 
@@ -35,18 +35,24 @@ def is_known(times: Tensor) -> Tensor:
 def told_times(
     values: Iterable[Any], where: str, unit: TimeUnit | None, kind: torch.dtype, *, clock: bool
 ) -> Tensor:
-    """Return times as a question tells them, [n] of `kind`: what `time_key` reads, None unknown.
+    """Return times from a request as a tensor of type `kind`, [n]; None becomes unknown.
 
-    where: what errors call the list. clock: whether the log's times are of the size of a clock's,
-    so that one far from it is of another unit. A log of whole steps gets whole ones: of days the
-    day that a moment lies in. A tensor holds steps of the log already. Errors: QueryError.
+    A log of whole steps gets whole steps: for days, the day that contains the moment.
+
+    values: anything that `time_key` reads. A tensor holds steps of the log already.
+    where: the name of the list in errors.
+    unit: the unit of the log.
+    clock: whether the log holds clock times. A time far from them is refused as one of another
+        unit.
+
+    Errors: QueryError naming the position.
     """
     if isinstance(values, Tensor):
         return values.to(kind)
     unit = unit or "number"
     values = list(values)
     plain = clock and is_plain(unit) and all(type(value) is int for value in values)
-    if plain and values and within_clock(min(values), max(values), unit):  # many, of a store
+    if plain and values and within_clock(min(values), max(values), unit):  # fast for large stores
         return torch.tensor(values, dtype=kind)
     read = []
     for place, value in enumerate(values):
@@ -59,7 +65,7 @@ def told_times(
 
 def _key(value: Any, unit: TimeUnit, kind: torch.dtype, *, clock: bool) -> float:
     if isinstance(value, np.datetime64):
-        value = value.astype("datetime64[us]")  # of nanoseconds numpy would give a number
+        value = value.astype("datetime64[us]")  # item() turns nanoseconds into an integer
     if isinstance(value, np.generic):
         value = value.item()
     if value is None:
@@ -83,7 +89,7 @@ def _key(value: Any, unit: TimeUnit, kind: torch.dtype, *, clock: bool) -> float
 
 
 def like(unit: TimeUnit) -> str:
-    """Say how a time can be written for a log of a unit."""
+    """Return how a time can be written for a log of this unit."""
     if unit in ("number", "line"):
         return "a number as the log's times are"
     text = '"2024-01-31"' if unit in ("day", "yyyymmdd") else '"2024-01-31T09:30:00"'
@@ -91,7 +97,7 @@ def like(unit: TimeUnit) -> str:
 
 
 def is_listed(value: Any) -> bool:
-    """Whether something is a list or a column of values, and no text."""
+    """Return whether a value is a list or a column of values, and not text."""
     several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     array = hasattr(value, "__len__") and hasattr(value, "__array__")
     return several or (array and getattr(value, "ndim", 1) == 1)

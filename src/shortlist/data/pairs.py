@@ -1,6 +1,6 @@
-"""Positives beyond (user, item): two items of one session (I2I), two halves of one history (U2U).
+"""Positives beyond (user, item): two items of one session (I2I), or halves of one history (U2U).
 
-Both are batches like those of `batches.py`: only what a query is changes.
+Both give the batches of `batches.py`; only the query differs.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,12 @@ from shortlist.errors import DataError, ModelError, NothingToLearnError
 
 
 def sessions(log: Interactions, gap: float | None = None) -> Ragged:
-    """Cut a log into sessions: lists of distinct items (rows) that one user met, in order.
+    """Cut a log into sessions: lists of the distinct item rows of one user, in order.
 
-    gap: a session ends where the user's next event comes more than this after the last one, in
-    the units of log.time; None takes the session column. An item that comes again in a session
-    counts where it came first, so a list holds no item twice.
+    An item that comes again in a session counts at its first place only.
+
+    gap: a session ends where the user's next event comes later than this, in the units of log.time.
+        None uses the session column.
 
     >>> log = Interactions(np.array([1, 1, 1]), np.array([7, 8, 7]), 2, time=np.array([0, 5, 90]))
     >>> sessions(log, gap=10)
@@ -36,7 +37,7 @@ def sessions_and_targets(
 ) -> tuple[Ragged, Tensor | None]:
     """Return `sessions`, and which of their items were a target there, bool [total].
 
-    None where all are: in a log without kinds of events.
+    The second is None if all were, as in a log without kinds of events.
     """
     order, cut = _by_session(log) if gap is None else _by_gap(log, gap)
     user, item = log.user[order], log.item[order]
@@ -56,13 +57,13 @@ def sessions_and_targets(
 
 
 def _by_session(log: Interactions) -> tuple[Any, NDArray[np.bool_]]:
-    """The order of events by (user, session), and where one session follows another."""
+    """Return the order of events by (user, session), and where a new session starts."""
     if log.session is None:
         raise DataError(
             "pairs of items need sessions: name the session column (data.session), or give "
             "session_gap, the time without an event after which a session ends"
         )
-    order = np.lexsort((log.session, log.user))  # stable: within a session the order stays
+    order = np.lexsort((log.session, log.user))  # stable: keeps the order within a session
     return order, np.diff(log.session[order]) != 0
 
 
@@ -73,11 +74,11 @@ def _by_gap(log: Interactions, gap: float) -> tuple[Any, NDArray[np.bool_]]:
 
 
 class ItemPairs:
-    """(item, item) positives: each event with one other event of its session, drawn anew an epoch.
+    """(item, item) positives: each event with one other event of its session, drawn each epoch.
 
-    A session of n items gives n pairs an epoch, not n², and over the epochs all of them. The query
-    is the one item of `Batch.history`; `Batch.users` is 0, as no user takes part. Sessions of one
-    item give no pair. With kinds of events the other is a target; the query may be any.
+    A session of n items gives n pairs an epoch instead of n², and all of them over the epochs. The
+    query is the single item of `Batch.history`, and `Batch.users` is 0. Sessions of one item give
+    no pair. With kinds of events the partner is a target, while the query may be any event.
     """
 
     def __init__(
@@ -91,10 +92,13 @@ class ItemPairs:
         steps: Steps = as_they_come,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Take sessions of distinct items; partners lie at most `window` places apart.
+        """Take sessions of distinct items.
 
-        with_known: every item of the session is a known positive, not just the query's own.
-        targets: bool [total], the items that can be partners; None: all.
+        window: partners are at most this many positions apart; None sets no limit.
+        with_known: `Batch.known` holds every item of the session, not just the query's own.
+        targets: bool [total], the items that can be partners; None allows all.
+
+        Errors: NothingToLearnError if no session gives a pair.
         """
         self._item = sessions.values.to(device)
         self._start = sessions.offsets.to(device)
@@ -119,11 +123,11 @@ class ItemPairs:
 
     @property
     def positives(self) -> int:
-        """How many pairs an epoch has."""
+        """The number of pairs in an epoch."""
         return len(self._events)
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """Return the number of batches in an epoch."""
         return self._steps
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
@@ -133,11 +137,11 @@ class ItemPairs:
             yield self.gather(self._events[places], generator)
 
     def gather(self, events: Tensor, generator: torch.Generator) -> Batch:
-        """Return the batch of the given places [B] in the sessions."""
+        """Return the batch of the given positions [B] in the sessions."""
         low, _, others = self._reach(events)
         draw = torch.rand(len(events), generator=generator, dtype=torch.float64)
         place = self._upto[low] + (draw.to(events.device) * others).long()
-        # The event itself is not among the others.
+        # An event cannot be its own partner.
         place += self._target[events] & (place >= self._upto[events])
         partner = self._places[place]
         single = torch.arange(len(events) + 1, device=events.device)
@@ -155,23 +159,23 @@ class ItemPairs:
         )
 
     def expected_counts(self, items: int) -> Tensor:
-        """How often each item row is a positive in an epoch, expected, [items + 1] float64.
+        """Return the expected positives of each item row in an epoch, [items + 1] float64.
 
-        This is the stream that in-batch negatives are drawn from: an event near the middle of a
-        window's reach is chosen more often than one at the end of a session.
+        In-batch negatives follow this distribution. With a window, an event in the middle of a
+        session is chosen more often than one at its end.
         """
         _, _, others = self._reach(self._events)
         chance = torch.zeros(len(self._item) + 1, dtype=torch.float64, device=others.device)
         chance[self._events + 1] = 1 / others.double()
         upto = chance.cumsum(0)
-        # Reach is mutual: the events that may choose this one are those it may reach.
+        # Reach is symmetric: the events that can choose this one are those it can choose.
         low, end, _ = self._reach(self._places)
         chosen = upto[end] - upto[low] - chance[self._places + 1]
         counts = torch.zeros(items + 1, dtype=torch.float64, device=low.device)
         return counts.index_add_(0, self._item[self._places], chosen)
 
     def _reach(self, events: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the reach of each event begins and ends, and how many other targets are in it."""
+        """Return where each event's reach begins and ends, and how many other targets it holds."""
         low, end = self._start[self._session[events]], self._start[self._session[events] + 1]
         if self._window is not None:
             low = torch.maximum(low, events - self._window)
@@ -180,11 +184,11 @@ class ItemPairs:
 
 
 class UserHalves:
-    """(user, user) positives: one half of a history against the other, split anew an epoch.
+    """(user, user) positives: one half of a user's history against the other, split each epoch.
 
-    Each epoch every history is cut in two at random, its order kept. The query is the smaller half
-    (`Batch.history`); `other_half` gives the other one, of any user. Positives are user rows, and a
-    history of one event gives no pair.
+    Each epoch cuts every history at random into two halves that keep its order. The query is the
+    smaller half (`Batch.history`); `other_half` returns the other one of any user. Positives are
+    user rows. A history of one event gives no pair.
     """
 
     def __init__(
@@ -200,7 +204,7 @@ class UserHalves:
         self._item = torch.from_numpy(log.item).long().to(device)
         self._start = torch.from_numpy(log.indptr).to(device)
         several = self._start.diff() >= 2
-        if log.asked is not None:  # a training that goes on learns from those with new events
+        if log.asked is not None:  # training continues on the users with new events
             asked = np.bincount(log.user[log.asked], minlength=len(several)) > 0
             several &= torch.from_numpy(asked).to(device)
         self._users = several.nonzero().squeeze(1)
@@ -215,15 +219,15 @@ class UserHalves:
 
     @property
     def positives(self) -> int:
-        """How many pairs an epoch has."""
+        """The number of pairs in an epoch."""
         return len(self._users)
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """Return the number of batches in an epoch."""
         return self._steps
 
     def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield each user with two events or more once; halves and order come from `generator`."""
+        """Yield each user with two events or more once; `generator` draws halves and order."""
         self._halves = self._split(generator)
         order = torch.randperm(self.positives, generator=generator).to(self._item.device)
         for places in torch.tensor_split(order, len(self)):
@@ -236,19 +240,19 @@ class UserHalves:
             )
 
     def other_half(self, users: Tensor) -> Ragged:
-        """Return the half that these users' [B] queries do not hold, in the epoch that runs."""
+        """Return the half that these users' [B] queries lack, in the current epoch."""
         if self._halves is None:
             raise ModelError("halves are drawn when an epoch starts: begin one first")
         return self._latest(self._halves[1], users)
 
     def counts(self, users: int) -> Tensor:
-        """How often each user row is a positive in an epoch: 1 or 0, [users + 1]."""
+        """Return how often each user row is a positive in an epoch, 1 or 0: [users + 1]."""
         counts = torch.zeros(users + 1, device=self._users.device)
         counts[self._users] = 1
         return counts
 
     def _split(self, generator: torch.Generator) -> tuple[Ragged, Ragged]:
-        """Cut every history in two: n // 2 events drawn evenly, and the others; order kept."""
+        """Cut every history into n // 2 random events and the others, each in order."""
         draw = torch.rand(len(self._user), generator=generator).to(self._user.device)
         order = draw.argsort(stable=True)
         order = order[self._user[order].argsort(stable=True)]

@@ -32,12 +32,12 @@ MOST_VALUES = 10_000
 Scalar: TypeAlias = str | int | float | bool
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}($|[T ])")
-"""How a written date begins. A week, 2024-W05, would be read as its Monday alone."""
+"""How a written date begins. ISO weeks are excluded: 2024-W05 would be read as its Monday only."""
 
 
 @dataclass(frozen=True)
 class In:
-    """The column holds one of the values; of a multi-valued column, among others."""
+    """The column holds one of the values; for a multi-valued column at least one of them."""
 
     column: str
     values: tuple[Scalar, ...]
@@ -45,10 +45,10 @@ class In:
 
 @dataclass(frozen=True)
 class Range:
-    """The column's number, or date, lies between the two, both included; None is no limit.
+    """The column's number or date lies between two limits, both included; None is no limit.
 
-    Dates are ISO text; one without a time is the whole day. Errors: QueryError where the first is
-    above the second, so that nothing could lie between.
+    Dates are ISO text, and a date without a time is the whole day. Errors: QueryError if the low
+    limit is above the high one, so that nothing could lie between.
     """
 
     column: str
@@ -72,7 +72,7 @@ class Range:
 
 @dataclass(frozen=True)
 class All:
-    """Every part holds."""
+    """All parts hold."""
 
     parts: tuple["Predicate", ...]
 
@@ -86,7 +86,7 @@ class Some:
 
 @dataclass(frozen=True)
 class Not:
-    """The part does not hold; so it is where the column is missing."""
+    """The part does not hold. A missing value makes a comparison false, and so its `Not` true."""
 
     part: "Predicate"
 
@@ -95,7 +95,7 @@ Predicate: TypeAlias = In | Range | All | Some | Not
 
 
 def parse(tree: object) -> Predicate:
-    """Read a condition from plain values; QueryError names the place of what is wrong.
+    """Read a condition from plain values; QueryError names the place of the mistake.
 
     >>> parse({"not": {"column": "genre", "eq": "Drama"}})
     Not(part=In(column='genre', values=('Drama',)))
@@ -105,12 +105,12 @@ def parse(tree: object) -> Predicate:
 
 
 def allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
-    """Return which item rows the condition holds for, bool [items + 1]; row 0 is False.
+    """Return the item rows that the condition holds for, bool [items + 1]; row 0 is False.
 
-    Items that the table does not list have no value in any column. Errors: QueryError for a
-    column that is not there or holds another type.
+    Items that are not in the table have a missing value in every column. Errors: QueryError for a
+    column that does not exist or has another type.
     """
-    # By its text: 1, 1.0 and True are equal, and mean different things here.
+    # The key is text, because 1, 1.0 and True are equal in Python but differ in a condition.
     return data.remembered.get(repr(where), lambda: _allowed_rows(data, where))
 
 
@@ -131,9 +131,9 @@ def _allowed_rows(data: TrainingData, where: Predicate) -> Tensor:
 
 
 def value_codes(data: TrainingData, column: str) -> NDArray[np.int64]:
-    """Return a number for the value that each item row has in a column, [items + 1]; -1 for none.
+    """Return a number for each item row's value in a column, [items + 1]; -1 for a missing value.
 
-    Errors: QueryError for a column that is not there, or that holds several values of an item.
+    Errors: QueryError for a column that does not exist, or that holds several values an item.
     """
     return data.remembered.get(("value codes", column), lambda: _value_codes(data, column))
 
@@ -146,8 +146,8 @@ def _value_codes(data: TrainingData, column: str) -> NDArray[np.int64]:
     encoder = data.item_features.encoders.get(column)
     if isinstance(held.dtype, pl.List | pl.Array) or isinstance(encoder, MultiValuedEncoder):
         raise QueryError(
-            f"column '{column}' holds several values of an item, and a quota is of a column "
-            "with one: an item of two genres would count towards which?"
+            f"column '{column}' holds several values an item, and a quota needs a column "
+            "with one: an item of two genres would count towards both"
         )
     try:
         ranks = held.rank("dense") if held.dtype != pl.Boolean else held.cast(pl.UInt8)
@@ -236,7 +236,7 @@ def _limit(value: object, at: str) -> float | str | None:
 
 
 def _span(value: object, what: str) -> tuple[datetime, datetime]:
-    """Return when a written date begins and ends (the first moment after it), in UTC."""
+    """Return when a written date begins, and the first moment after it, in UTC without a zone."""
     try:
         if not isinstance(value, str) or not _DATE.match(value):
             raise ValueError
@@ -252,7 +252,7 @@ def _span(value: object, what: str) -> tuple[datetime, datetime]:
 def _within_dates(
     column: str, low: float | str | None, high: float | str | None, frame: pl.DataFrame
 ) -> pl.Expr:
-    """Whether the dates of a column lie between two dates, each the whole of what it says."""
+    """Return whether a column's dates lie between two dates; a date means all of its time span."""
     what = f"column '{column}' holds dates: a limit must be a date"
     try:
         times = moments(_column(column, frame), "the items table")
@@ -336,7 +336,7 @@ def _among(
         if kind.is_integer():
             whole = tuple(v for v in values if abs(v) < 2**63 and v == int(v))  # type: ignore[arg-type]
         values = tuple(int(v) if kind.is_integer() else float(v) for v in whole)
-    if kind == pl.Float32:  # a column of 32 bits holds 0.1 as the nearest of its own numbers
+    if kind == pl.Float32:  # a 32-bit column holds the number nearest to 0.1, so compare with that
         values = tuple(float(np.float32(value)) for value in values)
     if kind != dtype:
         return reduce(or_, (one.list.contains(value) for value in values), pl.lit(False))
@@ -351,7 +351,7 @@ def _column(name: str, frame: pl.DataFrame) -> pl.Series:
 
 
 def _holds_for_nothing_known(where: Predicate) -> bool:
-    """Whether the condition holds for an item of which no column is known."""
+    """Return whether the condition holds for an item whose columns are all missing."""
     match where:
         case All(parts):
             return all(map(_holds_for_nothing_known, parts))
@@ -364,6 +364,6 @@ def _holds_for_nothing_known(where: Predicate) -> bool:
 
 
 def as_predicate(where: Predicate | Mapping[str, Any] | None) -> Predicate | None:
-    """Take a condition as it is, or read it from plain values."""
+    """Return a condition as it is, or read it from plain values."""
     is_read = where is None or isinstance(where, In | Range | All | Some | Not)
     return where if is_read else parse(where)  # type: ignore[return-value]

@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 class Ragged(NamedTuple):
-    """B lists in one: list i is `values[offsets[i]:offsets[i + 1]]`.
+    """B lists in two tensors: list i is `values[offsets[i]:offsets[i + 1]]`.
 
-    values: [total], any dtype; offsets: [B + 1] int64, offsets[0] = 0.
+    values: [total], any dtype.
+    offsets: [B + 1] int64, with offsets[0] = 0.
     """
 
     values: Tensor
@@ -22,25 +23,26 @@ class Ragged(NamedTuple):
         return self.offsets.diff()
 
     def owners(self) -> Tensor:
-        """The list each value belongs to, [total] int64."""
+        """Return the number of the list that each value belongs to, [total] int64."""
         total = self.values.shape[0]
         return torch.repeat_interleave(self.lengths, output_size=total)
 
     def to(self, device: torch.device | str) -> "Ragged":
-        """The same lists on another device."""
+        """Return the same lists on another device."""
         return Ragged(self.values.to(device), self.offsets.to(device))
 
 
 def windows(values: Tensor, start: Tensor, length: Tensor) -> Ragged:
     """Gather the lists `values[start[i]:start[i] + length[i]]`, without a loop.
 
-    values [N]; start, length [B] int64.
+    values: [N].
+    start, length: [B] int64.
 
     >>> windows(torch.tensor([5, 6, 7, 8]), torch.tensor([1, 0]), torch.tensor([2, 1]))
     Ragged(values=tensor([6, 7, 5]), offsets=tensor([0, 2, 3]))
     """
     offsets = torch.zeros(len(start) + 1, dtype=torch.int64, device=start.device)
-    if len(start) == 1:  # One query of a service: a view, without the calls below.
+    if len(start) == 1:  # a single query of a service: a view is faster than the calls below
         begin, total = int(start), int(length)
         offsets[1] = total
         return Ragged(values[begin : begin + total], offsets)
@@ -51,18 +53,18 @@ def windows(values: Tensor, start: Tensor, length: Tensor) -> Ragged:
 
 
 def taken(lists: Ragged, which: Tensor) -> Ragged:
-    """The lists of these numbers, in their order, [n] int64."""
+    """Return the lists with these numbers, in this order. which: [n] int64."""
     return windows(lists.values, lists.offsets[which], lists.lengths[which])
 
 
 def joined(first: Ragged, second: Ragged) -> Ragged:
-    """Each list of `first` with that of `second` after it.
+    """Return each list of `first`, followed by the same list of `second`.
 
     >>> one, two = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2])
     >>> joined(Ragged(torch.tensor([5]), one), Ragged(torch.tensor([6, 7]), two)).values
     tensor([5, 6, 7])
     """
-    if len(first.offsets) == 2:  # One query of a service: without the calls below.
+    if len(first.offsets) == 2:  # a single query of a service: faster than the calls below
         return Ragged(torch.cat([first.values, second.values]), first.offsets + second.offsets)
     values = first.values.new_empty(len(first.values) + len(second.values))
     for lists, before in ((first, second.offsets[:-1]), (second, first.offsets[1:])):
@@ -72,9 +74,12 @@ def joined(first: Ragged, second: Ragged) -> Ragged:
 
 
 def like_lengths(lengths: Tensor, positions: int) -> list[Tensor]:
-    """Numbers of lists in groups of like length, the longest first, each number once.
+    """Group lists of similar length; return the numbers of the lists in each group.
 
-    A group, padded to its longest list, has at most so many positions (or is one list).
+    Longer groups come first. A group, padded to its longest list, has at most `positions` positions
+    or a single list.
+
+    lengths: [n].
 
     >>> like_lengths(torch.tensor([2, 9, 3, 8]), positions=18)
     [tensor([1, 3]), tensor([2, 0])]
@@ -88,7 +93,7 @@ def like_lengths(lengths: Tensor, positions: int) -> list[Tensor]:
 
 
 def keep(lists: Ragged, mask: Tensor) -> Ragged:
-    """The lists with only the values where `mask` [total] is true."""
+    """Return the lists with only the values where `mask` [total] is true."""
     if mask.all():
         return lists
     kept = torch.zeros(len(lists.offsets) - 1, dtype=torch.int64)

@@ -1,7 +1,6 @@
-"""How tables come in: files and frames, read through polars, checked, and told what was left out.
+"""How are tables read? Files and frames come in through polars and are checked and reported.
 
-The only door external ids come in by. Ids leave it as Int64 or as byte-exact String, never having
-been floats.
+External ids enter only here. They become Int64 or byte-exact String and never pass through floats.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -56,13 +55,15 @@ NO_EVENTS: Events = {}
 def read_frame(
     source: Source, name: str, *, ids: Collection[str] = (), text: TextFormat | None = None
 ) -> pl.DataFrame:
-    """Read a table whole: a file (.csv, .tsv, .parquet, RecBole's .inter, .user, .item) or a frame.
+    """Read a whole table: a file (.csv, .tsv, .parquet, RecBole's .inter, .user, .item) or a frame.
 
-    Columns of a text file become Int64 where that loses nothing, else Float64 where all of it is
-    numbers, else String; those named in `ids` become Int64 or String only. An empty field is null,
-    quoted or not, and so is `\\N`. text: how text is written; by default the file decides.
-    RecBole's `name:type` headers lose their type; its sequences become lists. `name` is what errors
-    call a frame, such as "items"; a file is called by its path.
+    A column of a text file becomes Int64 where nothing is lost, else Float64 where all values are
+    numbers, else String. An empty field, quoted or not, and `\\N` are null. RecBole's `name:type`
+    headers lose their type, and its sequences become lists.
+
+    name: what errors call a frame, such as "items"; a file is called by its path.
+    ids: columns that become Int64 or String, never Float64.
+    text: how text is written; by default it is inferred from the file.
     """
     table = open_table(source, name, text)
     return table.typed(table.names, exact=ids)
@@ -70,14 +71,16 @@ def read_frame(
 
 @dataclass(frozen=True)
 class Log:
-    """A log as it was read: its events, and what was met besides.
+    """A log as it was read.
 
-    events: positives, and with kinds of events those that are only read, too; kind: Int8, the code
-    in `Kinds.of(schema.events)`. met: rows below `schema.min_weight`, or of kinds that are not read
-    and yet seen, with the columns user, item, time and split that the schema names, and the place
-    of the kind in `schema.events`; None where the schema says nothing of the kind. versions: what
-    the rows say of the sides that have no table; then both frames have `log_features.BESIDE` too.
-    values: of the columns of events that the schema declares, which `events` has beside.
+    events: the positives, and with kinds of events also those that are only read. `kind` is Int8,
+        the code in `Kinds.of(schema.events)`.
+    met: rows that train nothing but count as seen: below `schema.min_weight`, or of kinds that are
+        not read. They have the columns user, item, time and split that the schema names, and the
+        position of the kind in `schema.events`. None where the schema has no such rows.
+    versions: what the rows say about the sides without a table; then both frames also have the
+        columns `log_features.BESIDE`.
+    values: the values of the event features, which `events` holds as columns.
     """
 
     events: pl.DataFrame
@@ -88,7 +91,7 @@ class Log:
 
 
 def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, ReadReport]:
-    """Read the events of a log: `read_log` without what was met besides."""
+    """Read the events of a log: `read_log` without its `met` rows."""
     log = read_log(source, schema)
     return log.events, log.report
 
@@ -96,7 +99,7 @@ def read_interactions(source: Source, schema: Schema) -> tuple[pl.DataFrame, Rea
 def lighter(weights: pl.Series, least: float) -> pl.Series:
     """Return which weights are below the least, [n] bool.
 
-    Weights are kept in 32 bits and compared so: a column of 32 bits holds 0.7 in its own way.
+    Weights are stored and compared in 32 bits, as a 32-bit column holds 0.7 only approximately.
     """
     return weights.cast(pl.Float32).cast(pl.Float64) < float(np.float32(least))
 
@@ -104,21 +107,26 @@ def lighter(weights: pl.Series, least: float) -> pl.Series:
 def read_log(
     source: Source, schema: Schema, *, only_met: bool = False, described: Collection[Side] = ()
 ) -> Log:
-    """Read a log: columns user, item and those of time, weight, session, split the schema names.
+    """Read a log: columns user, item, and those of time, weight, session, split in the schema.
 
-    Rows stay in the order of the file. user, item, session: Int64 or String. time: Int64 or Float64
-    (`times.checked_times`). weight: Float64. split: String. None of them holds a null.
+    Rows stay in the order of the file, and no column holds a null:
 
-    With order="file" the time is the number of the row.
+    user, item, session: Int64 or String.
+    time: Int64 or Float64 (`times.checked_times`); with order="file" the number of the row.
+    weight: Float64.
+    split: String.
 
-    Rows equal in all of these are merged. Where the weight alone differs, the largest is kept, so
-    that the order of rows changes nothing; with `tie="file"` the last row is kept in both cases, as
-    in a log where a later rating replaces an earlier one. Then rows below `min_weight` are parted
-    from the positives; a log without any positive is refused unless `only_met` is set. Rows of two
-    kinds of events are never equal; those of kinds to be dropped are left out first.
+    Rows that are equal in all of these are merged. If only the weight differs, the largest is kept,
+    so that the order of rows changes nothing; with `tie="file"` the last row is kept, as in a log
+    where a later rating replaces an earlier one. Rows below `min_weight` are then separated from
+    the positives. Events of two kinds are never equal, and events of kinds to be dropped are left
+    out before.
 
-    described: the sides whose features are columns of the log, read into `Log.versions`. They take
-    no part in the merging: the row that is kept keeps what it says. Nor do features of events.
+    only_met: accept a log without any positive.
+    described: the sides whose features are columns of the log, returned in `Log.versions`. These
+        columns and event features do not influence the merging: a kept row keeps its values.
+
+    Errors: DataError naming the column and row of what cannot be used.
     """
     table = open_table(source, "interactions", schema.text)
     beside = [name for side in described for name in columns_of(schema, side)]
@@ -146,7 +154,7 @@ def read_log(
         frame = frame.with_columns(pl.Series(VERSION[side], versions[side].of))
     if described:
         frame = frame.with_row_index(ROW).select(pl.exclude(ROW), ROW)
-    # New events may be dates where the bundle's are numbers: `data.updates` says so with ranges.
+    # New events may hold dates where the bundle has numbers; `data.updates` reports that.
     if not only_met:
         refuse_unit_of_dates(table.where, schema, unit)
     if unit == schema.time_unit and not only_met:
@@ -210,7 +218,7 @@ def read_log(
 
 
 def refuse_unit_of_dates(where: str, schema: Schema, unit: TimeUnit | None) -> None:
-    """Refuse a schema that says what numbers are where the log has dates. unit: of its times."""
+    """Refuse a time_unit for a log whose times are dates. unit: the unit that was read."""
     if schema.time_unit not in ("auto", unit):
         raise fault(
             where,
@@ -229,13 +237,19 @@ def read_roles(
     min_weight: float | None = None,
     events: Events = NO_EVENTS,
 ) -> tuple[pl.DataFrame, TimeUnit | None, str]:
-    """Read some columns of a log beside the main one, under the names of their roles.
+    """Read some columns of a log beside the main one, named by their roles.
 
-    roles: role -> column, as `Schema.roles` gives them; checked and typed as in
-    `read_interactions`, but nothing is merged, and only `schema.null_ids` leaves rows out. unit: of
-    times that are numbers. min_weight: below it a weight may be negative. events: the kinds of
-    events, where `roles` has their column; it is named "kind", and holds places in them. Returns
-    the rows in the order of the file, the unit of their times, and what errors call the source.
+    The columns are checked and typed as by `read_interactions`, but nothing is merged, and only
+    `schema.null_ids` leaves rows out.
+
+    roles: role -> column, as `Schema.roles` gives them.
+    unit: the unit of times that are numbers.
+    min_weight: weights may be negative below it.
+    events: the kinds of events, if `roles` has their column. It becomes "kind", with positions in
+        this table.
+
+    Returns the rows in the order of the file, the unit of their times, and what errors call the
+    source.
     """
     table = open_table(source, name, schema.text_of(name))
     frame, unit_read, _ = _checked_roles(table, roles, min_weight, schema.null_ids, unit, events)
@@ -253,12 +267,16 @@ def read_entities(
     null_ids: NullIds = "refuse",
     said: list[str] | None = None,
 ) -> pl.DataFrame:
-    """Read the table of users or items: one row an id, the id first, as column `id`.
+    """Read the table of users or items: one row an id, with the ids as first column `id`.
 
-    All other columns, but one called id, are kept under their own names; declared features take the
-    form of their kind (`columns.checked_feature`), the title is text, the rest is as `read_frame`
-    types it. text, null_ids: as in `Schema`; said: a list that sentences about the table are added
-    to.
+    All other columns keep their names; a column called id that does not hold the ids is left out.
+    Declared features take the form of their kind (`columns.checked_feature`), the title becomes
+    text, and other columns are typed as by `read_frame`.
+
+    text, null_ids: as in `Schema`.
+    said: a list that sentences about the table are added to.
+
+    Errors: DataError naming the column and row, also for an id with two rows.
     """
     features = tuple(features)
     table = open_table(source, name, text)
@@ -308,9 +326,9 @@ def is_text(source: Source) -> bool:
 
 
 def refuse_idle_text(schema: Schema, *sources: Source) -> None:
-    """Refuse what the schema says of text files where none of the sources is one.
+    """Refuse settings for text files where none of the sources is a text file.
 
-    sources: interactions, users, items, and any others; None where there is none.
+    sources: interactions, users, items, and any others; None for one that is not given.
     """
     _, users, items, *_ = sources
     _refuse_idle_columns(schema.users_columns, users, "users")
@@ -328,10 +346,10 @@ def refuse_idle_text(schema: Schema, *sources: Source) -> None:
 
 
 def _is_plain(source: Source) -> bool:
-    """Whether text files leave open how they are written: those of RecBole do not."""
+    """Return whether a text file's format is open; RecBole's files have a fixed one."""
     try:
         return not any(is_recbole(file) for file in files_of(source))
-    except DataError:  # what is not there is told by who reads it
+    except DataError:  # the reader reports a file that is not there
         return True
 
 
@@ -345,7 +363,7 @@ def _refuse_idle_columns(columns: Iterable[str], source: Source, side: str) -> N
 
 
 def _require_described(table: Table, columns: list[str]) -> None:
-    """Refuse a log that lacks a column of features which no other table has."""
+    """Refuse a log without the feature columns of a side that has no table."""
     try:
         table.require(columns)
     except DataError as error:
@@ -356,7 +374,7 @@ def _require_described(table: Table, columns: list[str]) -> None:
 
 
 def _require_of_events(table: Table, columns: list[str]) -> None:
-    """Refuse a log that lacks a column of features of events."""
+    """Refuse a log that lacks the column of an event feature."""
     try:
         table.require(columns)
     except DataError as error:
@@ -366,9 +384,13 @@ def _require_of_events(table: Table, columns: list[str]) -> None:
 
 
 class _Found(NamedTuple):
-    """Rows dropped for a missing id, what else was noticed, and the other columns, unchecked.
+    """What reading the columns of a log found besides their values.
 
-    kinds: the rows of each kind of events. where: what errors call the rows that are left.
+    dropped: number of rows dropped for a missing id.
+    kinds: number of rows of each kind of event.
+    notes: sentences for the report.
+    where: what errors call the remaining rows.
+    beside: the other columns, unchecked.
     """
 
     dropped: int
@@ -379,17 +401,21 @@ class _Found(NamedTuple):
 
 
 class _Kinds(NamedTuple):
-    """found: name, rows and use of each kind, as `ReadReport.kinds`; targets: how many rows."""
+    """What became of the kinds of events.
+
+    found: name, rows and use of each kind, as `ReadReport.kinds`.
+    targets: how many rows are targets.
+    """
 
     found: tuple[tuple[str, int, str], ...] = ()
     targets: int = 0
 
     def listed(self) -> list[str]:
-        """Each kind with its rows."""
+        """Return each kind with its number of rows."""
         return [f"{name!r} ({rows:,})" for name, rows, _ in self.found]
 
     def absent(self, column: str) -> tuple[str, ...]:
-        """Say which kinds of the table no row is of."""
+        """Return a warning about kinds in the schema that no row has."""
         names = [repr(name) for name, rows, _ in self.found if not rows]
         if not names:
             return ()
@@ -397,7 +423,11 @@ class _Kinds(NamedTuple):
 
 
 def _kinds(codes: pl.Series, read: Sequence[int], schema: Schema) -> _Kinds:
-    """What became of each kind; codes: of the rows that are kept; read: rows of each before."""
+    """Return what became of each kind.
+
+    codes: the kinds of the kept rows.
+    read: how many rows of each kind were read.
+    """
     kept = np.bincount(codes.to_numpy(), minlength=len(schema.events))
     found = tuple(
         (name, int(before if kind.drop else after), kind.use())
@@ -416,11 +446,13 @@ def _checked_roles(
     beside: Iterable[str] = (),
     along: Collection[str] = (),
 ) -> tuple[pl.DataFrame, TimeUnit | None, _Found]:
-    """Return the columns that play a role, checked, typed and named by it; and the times' unit.
+    """Return the columns that play a role, checked, typed and named by it, and the unit of times.
 
-    The column of kinds is named "kind", and holds their places in the table `events`. beside: other
-    columns to read with them; along: those among them that are of the event, and may be lists
-    beside lists of items.
+    The column of kinds is named "kind" and holds positions in the table `events`.
+
+    written: the unit that the schema gives.
+    beside: other columns to read.
+    along: those of them that are event features, and may hold lists where the items are lists.
     """
     table.require(roles.values())
     kinds: tuple[int, ...] = ()
@@ -442,7 +474,7 @@ def _checked_roles(
     unit: TimeUnit | None = None
     checked: list[pl.Series] = []
     for role, name in roles.items():
-        # Let go of the raw column: a log may be most of the memory.
+        # Drop the raw column: one log may take most of the memory.
         shared = role == "weight" and roles.get("event") == name
         column = columns[name] if shared else columns.pop(name)
         if role == "time":
@@ -472,7 +504,7 @@ def _said_of(
     features: Iterable[Feature],
     dropped: int,
 ) -> list[str]:
-    """Sentences about the table of one side: what was left out, and what looks like a gap."""
+    """Return sentences about the table of one side: what was left out, and words like NULL."""
     said = [f"{table.where}: written with {table.text.line()}."] if table.text is not None else []
     if dropped:
         said.append(f"{table.where}: {counted(dropped, 'row')} without an id left out.")
@@ -493,7 +525,7 @@ def _said_of(
 
 
 def _merge_repeats(frame: pl.DataFrame, tie: Tie) -> tuple[pl.DataFrame, int, int]:
-    """Return the log without repeats, and the counts of duplicates and conflicts among them."""
+    """Return the log without repeated rows, and the numbers of duplicates and of conflicts."""
     of_events = [name for name in frame.columns if name.startswith(PREFIX)]
     aside = (*of_events, *BESIDE)
     keys = [name for name in frame.columns if name not in ("weight", *aside)]
@@ -503,11 +535,11 @@ def _merge_repeats(frame: pl.DataFrame, tie: Tie) -> tuple[pl.DataFrame, int, in
     del ordered
     if not len(repeated):
         return frame, 0, 0
-    # Equal rows have equal hashes, so only these few need the exact, and costly, comparison.
+    # Equal rows have equal hashes, so only these few need the exact but slow comparison.
     rows = hashes.is_in(repeated.implode()).arg_true()
     del hashes
     suspects = frame[rows].with_columns(rows.alias("place"))
-    # The versions are sorted by what they say, so that the order of rows changes nothing.
+    # Candidates are sorted by their values, so that the order of rows changes nothing.
     largest = [name for name in ("weight", *of_events, *VERSION.values()) if name in frame.columns]
     order = ["place"] if tie == "file" else [*largest, "place"]
     descending = [True] if tie == "file" else [*(True for _ in largest), False]

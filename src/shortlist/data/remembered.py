@@ -1,4 +1,4 @@
-"""How are answers to costly questions kept for a while, for several threads at once?"""
+"""A small cache of costly answers, shared by threads."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 Answer = TypeVar("Answer")
 
 MOST = 64
-"""How many answers are kept: the ones that were asked for last."""
+"""How many answers are kept: those that were requested last."""
 
 
 class Remembered:
-    """The latest answers, by what was asked. Threads may share it.
+    """The answers requested last, by their question. Threads may share it.
 
     >>> kept = Remembered(most=1)
     >>> kept.get("two", lambda: 1 + 1), kept.get("two", lambda: 0)
@@ -25,13 +25,13 @@ class Remembered:
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """How many answers are kept."""
+        """Return the number of kept answers."""
         return len(self._kept)
 
     def get(self, asked: Hashable, make: Callable[[], Answer]) -> Answer:
-        """Return the answer that is kept, or make it and keep it; an error keeps nothing.
+        """Return the kept answer, or make it and keep it; an error keeps nothing.
 
-        It is made outside the lock: two threads that ask for the same at once may both make it.
+        Answers are made outside the lock: two threads with the same question may both make it.
         """
         with self._lock:
             if asked in self._kept:

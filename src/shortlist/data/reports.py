@@ -9,16 +9,25 @@ from shortlist.durations import TimeUnit
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What became of each row of a log: `rows` = `rows_read` minus all that was left out.
+    """What became of each row of a log; `rows` is `rows_read` minus everything left out.
 
-    duplicates: rows equal to another in every column read, merged into one. conflicts: rows that
-    differ from another in weight alone; one of them was kept (see `read_interactions`).
-    zero_weight: rows kept although they weigh nothing. time_unit: what a step of the time column
-    is, for `times.time_key`; None without a time column. times: what that column was taken for.
-    null_ids: rows left out as their user or item is missing. text: how the file is written, None if
-    it is no text. notes: what else was noticed in its values. beside: what became of other logs.
-    kinds: of each kind of events, its name, its rows that were kept (or dropped), and what it is
-    for. warnings: what is wrong, most likely.
+    where: the log's name in errors.
+    rows_read: rows of the log, or events of its lists.
+    rows: rows that were kept.
+    duplicates: rows equal to another in every column, merged into one.
+    conflicts: rows that differ from another only in weight; one was kept (`readers.read_log`).
+    below_min_weight: rows below `min_weight`.
+    zero_weight: rows that were kept although their weight is 0.
+    min_weight, tie: as in the schema.
+    time_unit: unit of the time column, for `times.time_key`; None without a time column.
+    times: how the time column was interpreted, as text.
+    null_ids: rows left out because their user or item is missing.
+    text: the format of the file; None if it is not a text file.
+    kinds: for each kind of event its name, the number of its rows, and its use. Rows are those
+        kept, or for dropped kinds those read.
+    notes: other remarks about the values.
+    beside: what became of the other logs.
+    warnings: what is probably a mistake.
     """
 
     where: str
@@ -40,7 +49,7 @@ class ReadReport:
     warnings: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
-        """Return the report as sentences; the first is always there.
+        """Return the report as sentences; there is always at least one.
 
         >>> ReadReport("log.csv", rows_read=5, rows=4, duplicates=1).lines()
         ('log.csv: 5 rows read, 4 kept.', '1 exact duplicate merged.')
@@ -79,7 +88,7 @@ class ReadReport:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun.
+    """Return a number with its noun, in the plural unless the number is 1.
 
     >>> counted(1200, "row")
     '1,200 rows'

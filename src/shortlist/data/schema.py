@@ -28,10 +28,15 @@ NULL_IDS: tuple[str, ...] = get_args(NullIds)
 class Feature:
     """One column of the user or item table that a tower reads.
 
-    kind: `categorical` (one value of a set), `numeric` (a number), `multi-valued` (several values
-    of a set: a list, or text split at `separator`), `vector` (as many floats in every row: a
-    list or array column, or text split at `separator`) or `text` (words, or a list of words, that
-    become a vector of `width` numbers: see `TextEncoder`).
+    Attributes:
+        name: the column's name.
+        kind: `categorical` (one value of a set), `numeric` (a number), `multi-valued` (several
+            values of a set: a list, or text split at `separator`), `vector` (the same number of
+            floats in every row: a list or array column, or text split at `separator`) or `text`
+            (words, or a list of words, which `TextEncoder` turns into a vector).
+        separator: text between the values of a multi-valued or vector column that is text. None
+            turns the splitting off.
+        width: length of the vector that a `text` column becomes.
 
     >>> Feature("genres", "multi-valued")
     Feature(name='genres', kind='multi-valued', separator='|', width=64)
@@ -59,11 +64,14 @@ class Feature:
 
 @dataclass(frozen=True)
 class EventFeature:
-    """One column of the log that belongs to the event: the device it came from, how long it lasted.
+    """One column of the log that describes the event itself, such as the device or the dwell time.
 
-    kind: `categorical` or `numeric`. known: "before" the event, as its device and its page are, or
-    "after" it, as dwell time and price paid are. A query tower may read the columns known before of
-    the event that it is asked for; of past events it may read all.
+    Attributes:
+        name: the column's name.
+        kind: `categorical` or `numeric`.
+        known: "before" for what is known before the event happens (device, page), "after" for what
+            is known only afterwards (dwell time, price paid). A query tower may read both kinds of
+            columns for past events, but only "before" columns for the event to be predicted.
 
     >>> EventFeature("dwell", "numeric", known="after")
     EventFeature(name='dwell', kind='numeric', known='after')
@@ -88,35 +96,46 @@ class EventFeature:
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of the interaction log and the features of both sides.
+    """Names the columns of the interaction log and the features of users and items.
 
-    Features and title are columns of the user and item tables, and of the log where a side has no
-    table: each row repeats them, and the latest value before the cut is kept.
+    The columns `user` and `item` are required; each other column may be absent (None). Features and
+    the title are columns of the user and item tables. A side without a table takes them from the
+    log, where each row repeats them; the latest value before the cut of the split counts.
 
-    `user` and `item` are required and also name the id columns of the user and item tables; the
-    other columns may be absent (None).
-    `min_weight`: only rows with at least this weight are positives; by default every row is one.
-    The items of the other rows are met: they are not recommended to their user.
-    `event`: the column that names the kind of each event, and `events` what each kind is for:
-    `{"purchase": {"target": True, "weight": 3.0}, "view": {"seen": False}}`, each entry a table of
-    these keys or an `EventKind`. Every kind of the column must be named. Of numbers a name may be a
-    range: "4.." is 4 and more. Takes the place of `min_weight`.
-    `event_features`: columns of the log that are of the event, as `EventFeature`; the columns of
-    the kinds and of the weight may be among them.
-    `time_unit`: what a time column of numbers holds; "auto" reads it off their size.
-    `order`: events are ordered by their time ("time"), or without one as their lines are ("file").
-    `tie`: equal times are ordered by a seeded hash of (user, item), so that the order of rows in
-    the file changes nothing ("hash"), or as the file has them ("file").
-    `title`: a column of the item table to show to people; no tower reads it.
-    `click`: the column of the impressions that is above 0 where the item was clicked; their user,
-    item and time columns are named as in the log.
-    `text`: how the text files among the tables are written; by default each file decides.
-    `users_columns`, `items_columns`: names of the columns of these tables, where they are text
-    without a header; `text.columns` are those of the log.
-    `users_id`, `items_id`: the id columns of these tables, where they are called otherwise.
-    `null_ids`: a row whose user or item is missing is refused, or dropped and counted ("drop").
-    Words such as NULL and NA are refused as ids in both cases: name them in
-    `text.null_values`, or "keep" them as ids that happen to look so.
+    Attributes:
+        user: column of user ids in the log, the impressions and the user table.
+        item: column of item ids in the log, the impressions and the item table.
+        time: column of event times.
+        time_unit: unit of a time column that holds numbers; "auto" infers it from their size.
+        weight: column of event weights, such as ratings.
+        session: column of session ids.
+        split: column that names the part (train, validation or test) of each row.
+        min_weight: smallest weight of a positive. Rows below it train nothing, but their items are
+            not recommended to that user. By default every row is a positive.
+        order: "time" orders events by their time; "file" orders a log without times by its lines.
+        tie: order of events with equal times. "hash" uses a seeded hash of (user, item), so that
+            the order of rows in the file changes nothing; "file" keeps the order of the file.
+        user_features: the columns that a tower reads about users.
+        item_features: the columns that a tower reads about items.
+        title: column of the item table that is shown to people; no tower reads it.
+        click: column of the impressions that is above 0 where the item was clicked. The
+            impressions name their user, item and time columns as the log does.
+        text: format of the text files among the tables; by default it is inferred from each file.
+        users_columns: column names of a user table that is a text file without a header.
+        items_columns: column names of an item table that is a text file without a header. Those of
+            the log are `text.columns`.
+        users_id: id column of the user table, where it is not named like `user`.
+        items_id: id column of the item table, where it is not named like `item`.
+        null_ids: "refuse" raises an error for a row without a user or item id; "drop" leaves such
+            rows out and counts them. Both refuse words such as NULL and NA as ids: list them in
+            `text.null_values` to read them as missing, or use "keep" to accept them as ids.
+        event: column that names the kind of each event. It takes the place of `min_weight`.
+        events: what each kind of event is used for, by name; each entry is a table or an
+            `EventKind`: `{"purchase": {"target": True, "weight": 3.0}, "view": {"seen": False}}`.
+            Every kind in the column must be listed. In a column of numbers a name may be a range:
+            "4.." means 4 and more.
+        event_features: columns of the log that describe the event itself. The event column and the
+            weight column may be among them.
 
     >>> Schema(time="timestamp").roles()
     {'user': 'user_id', 'item': 'item_id', 'time': 'timestamp'}
@@ -147,7 +166,7 @@ class Schema:
     event_features: tuple[EventFeature, ...] = ()
 
     def __post_init__(self) -> None:
-        # Lists are what TOML and people write; the frozen schema keeps tuples.
+        # TOML gives lists and people write them; a frozen schema needs tuples.
         object.__setattr__(self, "user_features", tuple(self.user_features))
         object.__setattr__(self, "item_features", tuple(self.item_features))
         object.__setattr__(self, "event_features", tuple(self.event_features))
@@ -187,7 +206,7 @@ class Schema:
             _check_name("click", self.click)
 
     def roles(self) -> dict[str, str]:
-        """Return role -> column for the columns of the log that are in use, in a fixed order."""
+        """Return role -> column for the columns of the log that are given, in a fixed order."""
         columns: Mapping[str, str | None] = {
             "user": self.user,
             "item": self.item,
@@ -200,12 +219,12 @@ class Schema:
         return {role: column for role, column in columns.items() if column is not None}
 
     def id_of(self, table: str) -> str:
-        """Return the id column of "users" or "items"."""
+        """Return the name of the id column of a table: "users" or "items"."""
         own = {"users": self.users_id, "items": self.items_id}[table]
         return own or {"users": self.user, "items": self.item}[table]
 
     def text_of(self, table: str) -> TextFormat:
-        """Return how a table besides the log is written: "users", "items" or another log."""
+        """Return the text format of a table: "interactions", "users", "items" or another log."""
         if table == "interactions":
             return self.text
         columns = {"users": self.users_columns, "items": self.items_columns}.get(table, ())
@@ -215,7 +234,7 @@ class Schema:
         taken: dict[str, str] = {}
         for role, column in self.roles().items():
             _check_name(role, column)
-            # A rating may be the kind of an event and its weight.
+            # A rating column may serve both as the kind of an event and as its weight.
             if column in taken and {role, taken[column]} != {"event", "weight"}:
                 raise DataError(
                     f"{taken[column]} and {role} both name the column '{column}'; "

@@ -1,4 +1,4 @@
-"""Histories as training batches: one pass gives a positive at every position of a window."""
+"""Histories as training batches: one pass over a window gives a positive at every position."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,12 +13,15 @@ from shortlist.data.ragged import Ragged, like_lengths, windows
 from shortlist.errors import ModelError, NothingToLearnError
 
 JITTER = 0.1
-"""Windows are grouped by length give or take this share of it, so that groups change by epoch."""
+"""Relative noise of the lengths that windows are grouped by, so that groups vary by epoch."""
 
 
 class _Windows(NamedTuple):
-    """begin: log position of the first event read; length: how many are read; fresh: how many of
-    them are followed by an event that this window is the one to train on. All [W] int64.
+    """W windows of the log, [W] int64 each.
+
+    begin: log position of the first event.
+    length: number of events.
+    fresh: number of last positions whose following event is a positive of this window.
     """
 
     begin: Tensor
@@ -29,23 +32,23 @@ class _Windows(NamedTuple):
 class SequenceBatches:
     """Windows of at most L events; the event after each position is its positive.
 
-    With `stretch`: windows of at most so many positives, and of L - 1 older events before them, so
-    that each position has its own latest L events, as serving does. For towers that are asked
-    within a history at no cost of its length. What follows is then different where it says so.
+    An epoch cuts a history longer than L into windows at a random phase. So each event but the
+    user's first is a positive once an epoch, with varying amounts of context; the first one has no
+    history. The latest window is extended by older context to L events, as in serving.
 
-    A history longer than L is cut anew each epoch, at a random phase: each event after the first
-    of a user is a positive once an epoch, with another amount of context each time. The latest
-    window is filled up with older context, so that it reads L events, as serving does. A user's
-    first event is no positive: nothing comes before it.
+    With `stretch` a window has at most that many positives, and L - 1 more events before them, so
+    that each position has its own latest L events, as in serving. This suits towers that can be
+    queried at any position of a history without extra cost.
 
-    With kinds of events a position is asked for the event after it where that is a target, and for
-    nothing else: each target is a positive once, after all that was read before it, and weighs what
-    its kind counts. Windows without one are left out.
+    With kinds of events only targets are positives: each one once an epoch, after all events read
+    before it, and weighted by its kind. Windows without a target are left out.
 
-    Windows of like length go together, so that little is spent on padding; `batch_size` bounds the
-    positions of a batch, padding included. With `stretch` any windows go together, about
-    `batch_size` positives in each batch. The log stays as it is. past, context: columns of the
-    log's events, for those of the same names in a batch. steps: asked anew each epoch.
+    A batch holds windows of similar length, to reduce padding; `batch_size` limits its positions,
+    padding included. With `stretch` a batch holds any windows with about `batch_size` positives in
+    total. The log is not copied.
+
+    past, context: columns of the log's events that become those fields of a batch.
+    steps: determines the number of batches, each epoch.
     """
 
     def __init__(
@@ -101,14 +104,14 @@ class SequenceBatches:
 
     @property
     def positives(self) -> int:
-        """How many positives an epoch has."""
+        """The number of positives in an epoch."""
         if self._upto is not None:
             first = self._start[self._users]
             return int(self._targets(first + 1, first + 1 + self._followed).sum())
         return int(self._followed.sum())
 
     def __len__(self) -> int:
-        """How many batches an epoch has, give or take a few: histories are cut anew in each."""
+        """Return the number of batches in an epoch; it varies a little, as windows do."""
         if self._batches is None:
             self._batches = len(self._groups(torch.Generator().manual_seed(0))[2])
         return self._batches
@@ -121,7 +124,7 @@ class SequenceBatches:
             yield self._gather(owner[chosen], _Windows(*(part[chosen] for part in cut)))
 
     def _groups(self, generator: torch.Generator) -> tuple[Tensor, _Windows, list[Tensor]]:
-        """Cut each history: the user row of each window [W], the windows, and those of a batch."""
+        """Cut each history; return the windows' user rows [W], the windows, and those per batch."""
         owner, cut = self._cut(generator)
         mixed = torch.randperm(len(owner), generator=generator)
         if self._stretch is not None:
@@ -137,7 +140,7 @@ class SequenceBatches:
         return owner, cut, self._agreed([mixed[group] for group in groups])
 
     def _agreed(self, groups: list[Tensor]) -> list[Tensor]:
-        """Cut the largest groups in two, until there are as many as there have to be."""
+        """Split the largest groups in two until their number is what `steps` requires."""
         steps = self._steps(len(groups), sum(len(group) for group in groups))
         while len(groups) < steps:
             largest = max(range(len(groups)), key=lambda number: len(groups[number]))
@@ -145,10 +148,10 @@ class SequenceBatches:
         return groups
 
     def _cut(self, generator: torch.Generator) -> tuple[Tensor, _Windows]:
-        """Cut each history; return the user row of each window [W], and the windows."""
+        """Cut each history into windows; return each window's user row [W], and the windows."""
         size, followed = self._stretch or self.history_length, self._followed
         phase = (torch.rand(len(followed), generator=generator) * size).long() + 1
-        first = torch.where(followed > size, phase, followed)  # positives of the oldest piece
+        first = torch.where(followed > size, phase, followed)  # positives of the oldest window
         pieces = 1 + (followed - first + size - 1) // size
         user = torch.repeat_interleave(torch.arange(len(pieces)), pieces)
         place = torch.arange(len(user)) - (pieces.cumsum(0) - pieces)[user]
@@ -164,14 +167,14 @@ class SequenceBatches:
         return self._users[user[there]], _Windows(*(part[there] for part in cut))
 
     def _targets(self, begin: Tensor, end: Tensor) -> Tensor:
-        """How many targets stand from `begin` to before `end` in the log, each [n]."""
+        """Return the number of targets from log position `begin` to before `end`, [n]."""
         assert self._upto is not None
-        # Of a user without events, the last one of a part of the log, it would begin past its end.
+        # A last user without events would begin after the end of the log.
         begin = begin.clamp(max=len(self._upto) - 1)
         return (self._upto[end] - self._upto[begin]).clamp(min=0)
 
     def _asked(self, cut: _Windows) -> Tensor:
-        """How many targets each window is the one to train on, [W]."""
+        """Return the number of targets among the positives of each window, [W]."""
         end = cut.begin + cut.length + 1
         return self._targets(end - cut.fresh, end)
 

@@ -1,4 +1,4 @@
-"""Which rows train, validate and test: roles for a sorted log that never leak the future."""
+"""Which rows train, validate and test? Roles for a sorted log, without leaking the future."""
 
 from itertools import pairwise
 from typing import Any, get_args
@@ -24,9 +24,9 @@ def check_kind(kind: str) -> None:
 def leave_last_out(log: Interactions) -> Roles:
     """Hold out each user's last event as test and the one before it as validation.
 
-    A user with two events gives no validation case, one with a single event only trains: a history
-    of at least one training event stays with everybody. With kinds of events those that count are
-    the targets, and what is only read belongs to the cut it came after. Returns roles, [n] int8.
+    A user with two events has no validation case, and a single event only trains: every user keeps
+    at least one training event. With kinds of events the rule counts targets, and other events get
+    the role of the target they follow. Returns roles, [n] int8. Errors: SplitError without times.
     """
     if log.time is None:
         raise SplitError(
@@ -46,8 +46,10 @@ def leave_last_out(log: Interactions) -> Roles:
 def global_time(log: Interactions, at: Any = 0.9, validation_at: Any = None) -> Roles:
     """Cut the whole log at one moment: rows at or after it are test. Returns roles, [n] int8.
 
-    at: a quantile in (0, 1) of the times of targets, or a value of the time column. Validation is
-    cut the same way from what is left (`validation_at`, default: the same share again).
+    at: a quantile in (0, 1) of the times of targets, or a time.
+    validation_at: the same for validation, within the rows before `at`; by default the same share.
+
+    Errors: SplitError without times, or if a side of the cut is empty.
     """
     if log.time is None:
         raise SplitError("split.kind 'global-time' needs data.time")
@@ -57,9 +59,9 @@ def global_time(log: Interactions, at: Any = 0.9, validation_at: Any = None) -> 
 
 
 def rolling(log: Interactions, folds: int, at: Any = 0.7) -> list[Any]:
-    """Return where the test rows of each fold begin, the first as `global_time` cuts at `at`.
+    """Return the time at which each fold's test rows begin; the first is that of `global_time`.
 
-    From there on, each fold tests as many events of targets, but for those of equal times.
+    The folds share the targets after it equally, as far as equal times allow.
     """
     if log.time is None:
         raise SplitError("split.kind 'rolling' needs data.time")
@@ -78,12 +80,12 @@ def rolling(log: Interactions, folds: int, at: Any = 0.7) -> list[Any]:
 
 
 def at_moment(log: Interactions, moment: Any) -> Roles:
-    """Return the roles of a log whose test rows begin at a time, as `global_time` gives them."""
+    """Return the roles that `global_time` gives for a test that begins at this time."""
     return _at_moment(log, moment, moment, None)
 
 
 def _at_moment(log: Interactions, test_at: Any, at: Any, validation_at: Any) -> Roles:
-    """The roles of a log with times. at: how the user wrote the moment of the test rows."""
+    """Return the roles of a log with times. at: the moment of the test as the user wrote it."""
     times = log.targets.time
     assert times is not None
     assert log.time is not None
@@ -98,7 +100,7 @@ def _at_moment(log: Interactions, test_at: Any, at: Any, validation_at: Any) -> 
 
 
 def at_moments(time: NDArray[Any], validation: Any, test: Any) -> Roles:
-    """Return the roles of events at these times [n], held out from two moments on, [n] int8."""
+    """Return the roles of events at these times [n], given where held-out rows begin; [n] int8."""
     roles = np.full(len(time), Role.TRAIN, dtype=np.int8)
     roles[time >= validation] = Role.VALIDATION
     roles[time >= test] = Role.TEST
@@ -106,7 +108,7 @@ def at_moments(time: NDArray[Any], validation: Any, test: Any) -> Roles:
 
 
 def check_moment(at: Any, before: int, events: int, low: Any, high: Any) -> None:
-    """Refuse a cut that leaves no event on one of its sides. low, high: the times' range."""
+    """Refuse a cut that leaves no event on one side. low, high: the range of the times."""
     if before in (0, events):
         raise SplitError(
             f"split.at = {at!r} leaves {before} of {events} rows before the cut; the times "
@@ -115,12 +117,13 @@ def check_moment(at: Any, before: int, events: int, low: Any, high: Any) -> None
 
 
 def random_hold_out(log: Interactions, keys: NDArray[np.uint64], at: float = 0.8) -> Roles:
-    """Keep a share `at` of each user's events for training, hold out the rest.
+    """Keep a share `at` of each user's events for training and hold out the rest.
 
-    Validation is cut the same way from what is left. keys: [n] a seeded hash of (user, item);
-    the events with the highest keys are held out, so the split is a pure function of the set
-    of rows. A user keeps at least one training event. With kinds of events the targets are drawn,
-    and what is only read of a pair (user, item) goes with it.
+    Validation is taken the same way from what is left. A user keeps at least one training event.
+    With kinds of events targets are drawn, and other events of the same (user, item) follow them.
+
+    keys: [n], a seeded hash of (user, item). The events with the highest keys are held out, so that
+        the split depends only on the set of rows.
     """
     if log.target is not None:
         return of_pairs(log, random_hold_out(log.targets, keys[log.target], at))
@@ -135,9 +138,9 @@ def random_hold_out(log: Interactions, keys: NDArray[np.uint64], at: float = 0.8
 def carve(
     log: Interactions, roles: Roles, keys: NDArray[np.uint64], share: float, role: Role
 ) -> None:
-    """Give `role` to a share of each user's training events, those with the highest keys, in place.
+    """Give `role`, in place, to the share of each user's training events with the highest keys.
 
-    The number is rounded to the nearest; the last training event of a user is never taken.
+    Their number is rounded to the nearest. A user's last training event is never taken.
     """
     training = np.flatnonzero(roles == Role.TRAIN)
     user = log.user[training]
@@ -153,9 +156,11 @@ def carve(
 def drawn_validation(
     log: Interactions, roles: Roles, keys: NDArray[np.uint64]
 ) -> tuple[Roles, int]:
-    """Hold out a tenth of each user's training targets for validation; return roles, how many.
+    """Hold out a tenth of each user's training targets for validation; return roles and number.
 
-    keys: [n], as for `random_hold_out`; what is only read of a pair goes with its target.
+    Other events of the same (user, item) follow their target.
+
+    keys: [n], as for `random_hold_out`.
     """
     target = slice(None) if log.target is None else log.target
     drawn = roles[target]
@@ -167,11 +172,14 @@ def drawn_validation(
 
 
 def cold_items(log: Interactions, keys: NDArray[Any], at: Any = 0.8) -> Roles:
-    """Keep a share `at` of the items for training and hold out the rest, with all their events.
+    """Keep a share `at` of the items for training, and hold out the others with all their events.
 
-    keys: [items] of each item; those with the highest are held out for test, the next highest for
-    validation, cut the same way from what is left. Items that are no target of any event stay.
-    Returns the role of each item, [items] int8: that of all its events.
+    Items that are never a target stay in training.
+
+    keys: [items]. The items with the highest keys become test; validation is taken the same way
+        from what is left.
+
+    Returns the role of each item, [items] int8. Errors: SplitError if a part has no item.
     """
     if not (isinstance(at, float) and 0 < at < 1):
         raise SplitError(
@@ -203,15 +211,15 @@ def first_seen(items: int, *logs: Interactions | None) -> NDArray[Any]:
 
 
 def _after_targets(log: Interactions, roles: Roles) -> Roles:
-    """Return the roles of all events of an ordered log, [n]; roles: of its targets alone.
+    """Extend the roles of the targets of an ordered log to all events, [n].
 
-    What is only read has the role of the latest of its user's targets before it: it is known once
-    that one is.
+    Other events get the role of their user's latest target before them, as they are known as soon
+    as that target is.
     """
     assert log.target is not None
     every = np.zeros(len(log), dtype=np.int64)
     every[log.target] = roles
-    # One running maximum serves all users: those of later ones are larger.
+    # One running maximum serves all users, because later users have larger numbers.
     span = len(Role)
     latest = np.maximum.accumulate(log.user.astype(np.int64) * span + every)
     result: Roles = (latest - log.user.astype(np.int64) * span).astype(np.int8)
@@ -219,10 +227,10 @@ def _after_targets(log: Interactions, roles: Roles) -> Roles:
 
 
 def of_pairs(log: Interactions, roles: Roles) -> Roles:
-    """Return the roles of all events of a log, [n]; roles: of its targets alone.
+    """Extend the roles of the targets of a log to all events, [n].
 
-    What is only read has the highest role of a target of the same user and item, if there is one:
-    where no time says what came first, it must not give away what is held out.
+    Other events get the highest role of a target of the same user and item. Without times nobody
+    knows which came first, and such an event must not reveal what is held out.
     """
     assert log.target is not None
     width = int(log.item.max(initial=0)) + 1
@@ -237,9 +245,11 @@ def of_pairs(log: Interactions, roles: Roles) -> Roles:
 def from_column(
     values: NDArray[Any], name: str, needed: tuple[Role, ...] = (Role.TRAIN, Role.TEST)
 ) -> Roles:
-    """Read roles off a column that holds 'train', 'validation' (or 'valid', 'val') and 'test'.
+    """Read roles from a column that holds 'train', 'validation' (or 'valid', 'val') and 'test'.
 
-    Those `needed` must be there.
+    needed: roles that must occur.
+
+    Errors: SplitError for another value, or a missing role.
     """
     names = {"train": Role.TRAIN, "validation": Role.VALIDATION, "test": Role.TEST}
     names |= {"valid": Role.VALIDATION, "val": Role.VALIDATION}
@@ -257,10 +267,13 @@ def from_column(
 
 
 def known_before(log: Interactions, others: Interactions, *, one_moment: bool) -> Roles:
-    """Return the roles of events beside the log's: each cut keeps those that came before it.
+    """Return the roles of events outside a log, so that each cut keeps those that came before it.
 
-    log: with its roles. An event is before a cut if it came before everything that the cut holds
-    out: of its user, or with one_moment of anybody. At the very time of the first it is not.
+    An event is before a cut if it is earlier than everything the cut holds out, of its user or with
+    `one_moment` of anybody. An event at that very time is not.
+
+    log: the log with its roles.
+
     Returns roles, [others] int8, as `Interactions.before` reads them.
     """
     assert log.role is not None
@@ -279,7 +292,7 @@ def known_before(log: Interactions, others: Interactions, *, one_moment: bool) -
 
 
 def _moment(times: NDArray[Any], at: Any) -> Any:
-    """A quantile in (0, 1) becomes the time at that place; anything else is a time itself."""
+    """Convert a quantile in (0, 1) to the time at that position; other values are times already."""
     if isinstance(at, float) and 0 < at < 1:
         return np.partition(times, int(len(times) * at))[int(len(times) * at)]
     return at

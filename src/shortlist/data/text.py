@@ -1,7 +1,7 @@
 """How is a text file written: separator, quotes, header, encoding, missing values?
 
-What nobody says is decided by the whole file, before any of it is parsed. A file that can be read
-in two ways is refused: nothing is guessed row by row.
+Settings that are not given are inferred from the whole file before any of it is parsed. A file that
+can be read in two ways is refused: nothing is guessed row by row.
 """
 
 import codecs
@@ -28,10 +28,10 @@ from shortlist.data.lines import (
 from shortlist.errors import DataError
 
 MISSING = ("", "\\N")
-"""Fields that are no value in any text file: nothing at all, and what Hive and MySQL write."""
+"""Fields that mean a missing value in every text file: empty ones, and `\\N` of Hive and MySQL."""
 
 NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
-"""Words that mean a missing value in many files: as ids they are refused, unless they are kept."""
+"""Words that often mean a missing value. As ids they are refused unless `null_ids` is "keep"."""
 
 RECBOLE = (".inter", ".user", ".item")
 _SEPARATORS = {
@@ -49,15 +49,17 @@ _HEAD = 1 << 16
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How text files are written. What is None is decided by each file, and said in its report.
+    """How text files are written. A setting that is None is inferred from each file and reported.
 
-    separator: what stands between two fields, of one character or several ("::").
-    quote: the character around fields that hold a separator, or "none": quotes are characters like
-    any other. encoding: as Python names it: "utf-8", "latin-1", "utf-16", "gb18030".
-    decimal: "," where numbers are written 1,5.
-    columns: the names of the log's columns where it has no header. null_values: fields that are no
-    value, besides empty ones and `\\N`. item_separator: what stands between the items, where a row
-    of the log holds several.
+    Attributes:
+        separator: text between two fields, one character or several ("::").
+        quote: character around fields that hold a separator. "none" means that quotes are ordinary
+            characters.
+        encoding: name of a Python codec: "utf-8", "latin-1", "utf-16", "gb18030".
+        decimal: "," where numbers are written 1,5.
+        columns: column names of a log without a header.
+        null_values: fields that mean a missing value, besides empty ones and `\\N`.
+        item_separator: text between the items of a log whose rows hold several items each.
 
     >>> TextFormat(separator=";").line()
     "separator ';'"
@@ -72,7 +74,7 @@ class TextFormat:
     item_separator: str | None = None
 
     def __post_init__(self) -> None:
-        # Lists are what TOML and people write; the frozen format keeps tuples.
+        # TOML gives lists and people write them; a frozen format needs tuples.
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "null_values", tuple(self.null_values))
         if self.separator is not None and (not self.separator or set(self.separator) & set("\r\n")):
@@ -95,13 +97,13 @@ class TextFormat:
             raise DataError("columns must not name a column twice.")
 
     def given(self) -> tuple[str, ...]:
-        """The keys that say something."""
+        """Return the names of the settings that are given."""
         return tuple(key for key in self.__dataclass_fields__ if getattr(self, key))
 
     def described(self) -> dict[str, Any]:
-        """The fields as JSON has them."""
+        """Return the settings as JSON values."""
         fields = asdict(self)
-        if self.item_separator is None:  # bundles of before have no such key
+        if self.item_separator is None:  # keeps the files equal to those of older versions
             del fields["item_separator"]
         return {
             **fields,
@@ -110,19 +112,20 @@ class TextFormat:
         }
 
     def differences(self, other: "TextFormat") -> tuple[str, ...]:
-        """The keys in which two formats cannot be of one log; None is anything."""
+        """Return the settings in which two formats contradict each other; None agrees with all."""
         pairs = {key: (getattr(self, key), getattr(other, key)) for key in self.given()}
         return tuple(key for key, (mine, its) in pairs.items() if its is not None and mine != its)
 
     def line(self) -> str:
-        """Say what is decided."""
+        """Return the given settings as text for a report."""
         return ", ".join(f"{key} {getattr(self, key)!r}" for key in self.given())
 
 
 class Text(NamedTuple):
-    """A text file opened and checked.
+    """A text file that was opened and checked.
 
-    rows: lines, or records where quotes hold line ends, without blank ones at the end.
+    rows: number of lines, or of records where quoted fields hold line ends; blank lines at the end
+        do not count.
     """
 
     lazy: pl.LazyFrame
@@ -131,30 +134,30 @@ class Text(NamedTuple):
 
 
 def is_text_file(path: Path) -> bool:
-    """Return whether the name is that of a text table."""
+    """Return whether the file name has the suffix of a text table."""
     return suffix_of(path) in _SEPARATORS
 
 
 def is_recbole(path: Path) -> bool:
-    """Return whether a file is written as RecBole writes them: its suffix, and tabs or types."""
+    """Return whether a file is in RecBole's format, by its suffix and its first line."""
     if suffix_of(path) not in RECBOLE:
         return False
     try:
         first = unpacked(path, _HEAD)[:_HEAD].split(b"\n")[0]
-    except (OSError, ValueError):  # what cannot be read is told by who reads it
+    except (OSError, ValueError):  # the reader reports a file that cannot be read
         return True
     return b"\t" in first or b":token" in first or b":float" in first or b"|" not in first
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix that says the format: of log.csv.gz it is .csv."""
+    """Return the suffix that names the format, in lower case: .csv for log.csv.gz."""
     suffixes = path.suffixes
     packed = len(suffixes) > 1 and suffixes[-1].lower() in (".gz", ".zst")
     return (suffixes[-2] if packed else path.suffix).lower()
 
 
 class _Begun(NamedTuple):
-    """A text file of which the separator is decided; mark: it, as one byte of `data`."""
+    """A text file whose separator is known. mark: the separator as one byte of `data`."""
 
     where: str
     data: Bytes
@@ -166,7 +169,7 @@ class _Begun(NamedTuple):
     asked: TextFormat
 
     def first(self) -> tuple[str, ...]:
-        """The fields of the first line."""
+        """Return the fields of the first line."""
         line = _head(self.data, self.start)[0]
         try:
             return _header(line, self.mark.decode(), self.quote)
@@ -178,17 +181,17 @@ class _Begun(NamedTuple):
 
 
 def first_fields(path: Path, asked: TextFormat, most: int | None = None) -> tuple[str, ...]:
-    """Return the fields of the first line, be it a header or a row. Errors: DataError."""
+    """Return the fields of the first line, whether it is a header or a row. Errors: DataError."""
     return _begun(path, asked, most).first()
 
 
 def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
-    """Decide how a file is written, check each of its lines, and return how to parse it.
+    """Infer how a file is written, check each of its lines, and return how to parse it.
 
-    most: look at the first so many bytes only, cut at the end of a line.
+    most: read only this many bytes, cut at the end of a line; None reads the whole file.
 
-    Errors: DataError with the first row that does not fit, and the key that mends it; OSError for
-    a packed file that is damaged.
+    Errors: DataError names the first row that does not fit and the setting to change; OSError for a
+    damaged compressed file.
     """
     where = str(path)
     begun = _begun(path, asked, most)
@@ -235,7 +238,7 @@ def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
 
 
 def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
-    """Read a file, and decide how its bytes are text and what stands between its fields."""
+    """Read a file, and determine its encoding and its separator."""
     where, suffix = str(path), suffix_of(path)
     if is_recbole(path):
         asked = TextFormat("\t", "none", null_values=asked.null_values)
@@ -263,7 +266,7 @@ def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
 
 
 def undecodable(path: Path, where: str) -> DataError | None:
-    """The error for a file that should be UTF-8 and is not: asked when parsing has failed."""
+    """Return the error for a file that is not valid UTF-8, or None. Called when parsing failed."""
     try:
         data, encoding, _ = _as_utf8(path, None)
         if encoding != "utf-8":
@@ -302,7 +305,7 @@ def _codec(name: str) -> str:
 
 
 def _as_utf8(path: Path, encoding: str | None, most: int | None = None) -> tuple[Bytes, str, int]:
-    """Return the bytes of a file as UTF-8, the encoding they had, and where the text begins."""
+    """Return the bytes of a file as UTF-8, their original encoding, and where the text starts."""
     where, data = str(path), unpacked(path, most)
     marked = data[:3] == codecs.BOM_UTF8
     if encoding is None and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -316,26 +319,26 @@ def _as_utf8(path: Path, encoding: str | None, most: int | None = None) -> tuple
         written, plain = _recoded(data, name)
     except UnicodeDecodeError as error:
         raise _not_decoded(_whole(error, data, name), where) from error
-    except UnicodeError as error:  # what a decoder asks of the whole, as a mark of byte order
+    except UnicodeError as error:  # for example UTF-16 without a byte order mark
         raise DataError(
             f"{where}: this is no text in {name}: {error}. Say another data.encoding, such as "
             '"utf-16-le" where the mark is left out.'
         ) from error
     if name.startswith(("iso8859", "cp125")) and not plain and _is_utf8(data):
-        # Any bytes are text in these encodings; but accents of theirs are not UTF-8 by chance.
+        # Any bytes are valid in these encodings, but accented text is hardly valid UTF-8 by chance.
         raise DataError(f"{where}: this is UTF-8 text; leave out data.encoding = {encoding!r}.")
     return written, name, 0
 
 
 def _decoded(data: Bytes, name: str) -> Iterator[str]:
-    """The text of a file in parts, so that memory holds one of them."""
+    """Yield the decoded text of a file in parts, to keep only one part in memory."""
     decoder = codecs.getincrementaldecoder(name)()
     for start in range(0, len(data), _HEAD):
         yield decoder.decode(data[start : start + _HEAD], start + _HEAD >= len(data))
 
 
 def _recoded(data: Bytes, name: str) -> tuple[bytes, bool]:
-    """Return the bytes as UTF-8 without a mark of byte order, and whether all of it is ASCII."""
+    """Return the bytes as UTF-8 without a byte order mark, and whether all of them are ASCII."""
     target, plain = io.BytesIO(), True
     for part in _decoded(data, name):
         target.write((part if target.tell() else part.removeprefix("\ufeff")).encode())
@@ -353,7 +356,7 @@ def _is_utf8(data: Bytes) -> bool:
 
 
 def _whole(error: UnicodeDecodeError, data: Bytes, name: str) -> UnicodeDecodeError:
-    """The error of a part of a file as one of the whole file, whose rows can be counted."""
+    """Turn a decoding error of one part into that of the whole file, so that rows are countable."""
     try:
         data[:].decode(name)
     except UnicodeDecodeError as found:
@@ -362,9 +365,9 @@ def _whole(error: UnicodeDecodeError, data: Bytes, name: str) -> UnicodeDecodeEr
 
 
 def unpacked(path: Path, most: int | None = None) -> Bytes:
-    """Return the bytes of a file: those inside, of a packed one.
+    """Return the bytes of a file; a compressed file is decompressed.
 
-    most: no more than so many of them, cut at the end of a line.
+    most: return at most this many bytes, cut at the end of a line.
     """
     if _packing(path) is not None:
         with opened(path) as stream:
@@ -376,7 +379,7 @@ def unpacked(path: Path, most: int | None = None) -> Bytes:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """Open a file to be read as a stream: what is inside, of a packed one."""
+    """Open a file as a stream of bytes; a compressed file is decompressed."""
     if (packing := _packing(path)) is None:
         return path.open("rb")
     import pyarrow as pa  # noqa: PLC0415
@@ -390,7 +393,7 @@ def _packing(path: Path) -> str | None:
 
 
 def _whole_lines(data: bytes, most: int | None) -> bytes:
-    """Leave out the line that was cut, and a quoted field that was cut at one of its lines."""
+    """Drop the last line if it was cut, together with a quoted field that starts before it."""
     if most is None or len(data) < most:
         return data
     end = _line_end(data, len(data))
@@ -400,7 +403,7 @@ def _whole_lines(data: bytes, most: int | None) -> bytes:
 
 
 def _line_end(data: bytes, before: int) -> int:
-    """Where the last line ends that ends before a place; in UTF-16 an end is two bytes."""
+    """Return where the last line before a position ends (a line end has two bytes in UTF-16)."""
     zeros = data[:2] == codecs.BOM_UTF16_LE or data[1:2] == b"\0"
     mark = b"\n\0" if zeros else b"\n"
     width = 2 if zeros or data[:2] == codecs.BOM_UTF16_BE or data[:1] == b"\0" else 1
@@ -411,7 +414,7 @@ def _line_end(data: bytes, before: int) -> int:
 
 
 def _head(data: Bytes, start: int) -> list[str]:
-    """The first lines of a file, without blank ones and without one that may be cut."""
+    """Return the first lines of a file, without blank ones and without one that may be cut."""
     piece = data[start : start + _HEAD]
     lines = piece.decode(errors="replace").replace("\r\n", "\n").split("\n")
     whole = lines if start + _HEAD >= len(data) or len(lines) == 1 else lines[:-1]
@@ -425,7 +428,7 @@ def _header(line: str, mark: str, quote: str) -> tuple[str, ...]:
 
 
 def _separator(head: list[str], suffix: str, where: str) -> str:
-    """Return what stands between fields: by the name of the file, or by all of its first lines."""
+    """Return the separator: the usual one of the suffix, or one that fits all first lines."""
     usual = _SEPARATORS.get(suffix)
     if usual is not None and usual in head[0]:
         return usual
@@ -445,7 +448,7 @@ def _separator(head: list[str], suffix: str, where: str) -> str:
 
 
 def _one_byte(data: Bytes, start: int, mark: bytes, where: str) -> tuple[bytes, bytes]:
-    """Put a byte that the file does not hold in place of a separator of several bytes."""
+    """Replace a separator of several bytes by one byte that the file does not hold."""
     for unused in _UNUSED:
         if not any(unused in block for block in blocks(data, start)):
             target = io.BytesIO()
@@ -458,7 +461,7 @@ def _one_byte(data: Bytes, start: int, mark: bytes, where: str) -> tuple[bytes, 
 
 
 def _requoted(data: Bytes, start: int, mark: bytes, quote: str) -> bytes:
-    """Write a file anew, with all quotes in quotes: some stand inside of fields without any."""
+    """Rewrite a file with all quotes escaped, as quotes also stand inside unquoted fields."""
     shape: Any = {"delimiter": mark.decode(), "quotechar": quote}
     target = io.BytesIO()
     limit = csv.field_size_limit(len(data) + 1)

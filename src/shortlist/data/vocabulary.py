@@ -15,16 +15,17 @@ from shortlist.errors import QueryError
 Ids = pl.Series | Sequence[int] | Sequence[str] | NDArray[Any]
 
 FEW = 64
-"""Up to so many strings are looked up one by one: a call of polars costs as much as ten of them."""
+"""Up to so many strings are looked up one by one; a call of polars costs as much as ten of them."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids of one side, Int64 or String; row r stands for `ids[r - 1]`.
+    """The ids of users or of items, Int64 or String; row r stands for `ids[r - 1]`.
 
-    The first `trained` rows are the ids that the training rows hold, sorted; the ids after them
-    (catalogue items nobody has touched, users of a later day) have a row but no id embedding.
-    So the rows of trained ids never depend on what comes after the cut.
+    ids: first the ids of the training rows, sorted; then the others, such as items without events
+        and users of a later day. So the rows of trained ids do not depend on what follows the cut.
+    trained: how many ids the training rows hold. Later ids have a row but no id embedding.
+    name: "user" or "item", for errors.
     """
 
     ids: pl.Series
@@ -32,7 +33,7 @@ class Vocabulary:
     name: str = "item"
 
     def __len__(self) -> int:
-        """How many ids there are; rows run from 1 to this number."""
+        """Return the number of ids; rows run from 1 to this number."""
         return len(self.ids)
 
     @cached_property
@@ -42,13 +43,13 @@ class Vocabulary:
 
     @cached_property
     def _numbers(self) -> NDArray[np.int64] | None:
-        """The sorted ids as an array, without a copy; None where they are strings."""
+        """The sorted ids as an array, without a copy; None if they are strings."""
         return self._sorted[0].to_numpy() if self.ids.dtype == pl.Int64 else None
 
     def rows(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the row of each id, [n]; 0 where the id is unknown.
+        """Return the row of each id, [n]; 0 for an unknown id.
 
-        Raises QueryError where the ids have another type than the vocabulary's: `"1"` is not `1`.
+        Raises QueryError for ids of another type than the vocabulary's: `"1"` is not `1`.
         """
         if not isinstance(ids, list | tuple | pl.Series):
             ids = self._checked(ids)
@@ -77,7 +78,7 @@ class Vocabulary:
         return rows
 
     def _row_of_string(self, text: str) -> int:
-        # Python orders strings by code point, polars by their UTF-8 bytes: the same order.
+        # Python orders strings by code point and polars by UTF-8 bytes, which is the same order.
         ordered, rows = self._sorted
         place = bisect_left(ordered, text)
         return int(rows[place]) if place < len(ordered) and ordered[place] == text else 0
@@ -87,9 +88,9 @@ class Vocabulary:
         return self.ids.gather(np.asarray(rows, dtype=np.int64) - 1)
 
     def parse(self, texts: Sequence[str]) -> pl.Series:
-        """Read ids typed by a person (a command line) as this vocabulary's type.
+        """Read ids typed by a person (on a command line) as this vocabulary's type.
 
-        Integers are read as they are written: 007 and +7 are not 7. Errors: QueryError.
+        Integers must be in their shortest form: 007 and +7 are not 7. Errors: QueryError.
         """
         if self.ids.dtype == pl.String:
             return pl.Series(texts, dtype=pl.String)
@@ -103,7 +104,7 @@ class Vocabulary:
 
     @cached_property
     def tie_keys(self) -> NDArray[np.int64]:
-        """The fixed hash of each id that orders equal scores, [len + 1]; row 0 has 0."""
+        """A fixed hash of each id, which orders equal scores, [len + 1]; row 0 has 0."""
         keys = np.zeros(len(self) + 1, dtype=np.int64)
         keys[1:] = hash_ids(self.ids).view(np.int64)
         return keys
@@ -130,10 +131,11 @@ class Vocabulary:
 
 
 def checked_ids(ids: Any, what: str) -> Ids:
-    """Return ids as they were given, or as a list; refuse what is no list of ids (QueryError).
+    """Return ids as given, or as a list; refuse anything that is not a list of ids (QueryError).
 
-    A list of ids is a list, tuple, array or column of whole numbers of 64 bits, or of texts. what:
-    what the caller named the argument, such as "users".
+    A list of ids is a list, tuple, array or column of 64-bit integers or of strings.
+
+    what: the caller's name of the argument, such as "users".
     """
     if isinstance(ids, pl.Series):
         return _checked_series(ids, what)
@@ -155,9 +157,9 @@ def checked_ids(ids: Any, what: str) -> Ids:
 
 
 def checked_histories(lists: Any, what: str) -> Sequence[Ids] | pl.Series:
-    """Return what `checked_lists` does; a column of lists, of polars or Arrow, stays a column.
+    """Check lists of ids like `checked_lists`; a column of lists (polars or Arrow) stays a column.
 
-    Nothing is done for each of its lists. Errors: QueryError.
+    A column is checked as a whole, without a loop over its lists. Errors: QueryError.
     """
     arrow = any(hasattr(lists, f"__arrow_c_{kind}__") for kind in ("array", "stream"))
     if isinstance(lists, pl.Series) or (arrow and not hasattr(lists, "iloc")):
@@ -166,14 +168,14 @@ def checked_histories(lists: Any, what: str) -> Sequence[Ids] | pl.Series:
 
 
 def checked_lists(lists: Any, what: str) -> Sequence[Ids]:
-    """Return lists of ids, one a query, each as `checked_ids` takes it. Errors: QueryError."""
+    """Check lists of ids, one list a query, each as by `checked_ids`. Errors: QueryError."""
     if not isinstance(lists, list | tuple):
         lists = _listed(lists, what, "lists of ids, one a query", "[['cust-00001'], ...]")
     return [checked_ids(ids, f"{what}[{number}]") for number, ids in enumerate(lists)]
 
 
 def flat_ids(lists: Sequence[Any] | pl.Series) -> tuple[Ids, NDArray[np.int64]]:
-    """Return the ids of `checked_histories` one after the other, and how many each list has."""
+    """Return the ids of `checked_histories` one after the other, and the length of each list."""
     if isinstance(lists, pl.Series):
         lengths = lists.list.len().to_numpy().astype(np.int64)
         return lists.filter(lists.list.len() > 0).explode(), lengths
@@ -181,7 +183,7 @@ def flat_ids(lists: Sequence[Any] | pl.Series) -> tuple[Ids, NDArray[np.int64]]:
 
 
 def _checked_column(given: Any, what: str) -> pl.Series:
-    """A column of lists of ids, none of them missing, ids as `_checked_series` has them."""
+    """Return a column of lists without nulls, with ids as `_checked_series` returns them."""
     column = given if isinstance(given, pl.Series) else pl.Series(given)
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
@@ -189,7 +191,7 @@ def _checked_column(given: Any, what: str) -> pl.Series:
         raise QueryError(f"{what} must be a column of lists of ids, got one of {column.dtype}")
     if column.null_count():
         place = column.is_null().arg_true()[0]
-        raise QueryError(f"{what}[{place}] is missing (null): an empty list is a history of nobody")
+        raise QueryError(f"{what}[{place}] is missing (null): write [] for an empty history")
     inside = pl.List(pl.String if column.dtype.inner in (pl.String, pl.Categorical) else pl.Int64)
     flat, lengths = flat_ids(column)
     assert isinstance(flat, pl.Series)
@@ -220,7 +222,7 @@ def _checked_series(ids: pl.Series, what: str) -> pl.Series:
 def _listed(
     given: Any, what: str, wanted: str = "ids", example: str = "['cust-00001']"
 ) -> list[Any]:
-    """What an array, or a column of another library, holds, as a list. Errors: QueryError."""
+    """Return an array or another library's column as a list. Errors: QueryError."""
     if isinstance(given, str | bytes | int | float) and wanted == "ids":
         kind = "the text" if isinstance(given, str) else "the single value"
         raise QueryError(
@@ -241,7 +243,7 @@ def _listed(
 
 
 def _is_odd(id_: Any) -> bool:
-    """Whether this can be no id: neither a text nor a whole number of 64 bits."""
+    """Return whether a value cannot be an id: neither a string nor a 64-bit integer."""
     if isinstance(id_, str):
         return not _is_unicode(id_)
     if isinstance(id_, bool) or not isinstance(id_, int | np.integer):
@@ -250,7 +252,7 @@ def _is_odd(id_: Any) -> bool:
 
 
 def _bad_id(ids: Sequence[Any], what: str) -> QueryError:
-    """What is wrong with a list that holds something that can be no id, or ids of two types."""
+    """Return the error for a list with a value that is not an id, or with ids of two types."""
     for place, id_ in enumerate(ids):
         if _is_odd(id_):
             why = " is no id: ids are texts, or whole numbers of 64 bits"
@@ -265,7 +267,7 @@ def _bad_id(ids: Sequence[Any], what: str) -> QueryError:
 
 
 def _plain_integers(ids: Ids) -> NDArray[np.int64] | None:
-    """The ids as an array, [n], if each is plainly an integer of 64 bits; else None."""
+    """Return the ids as an array, [n], if all are plain 64-bit integers; else None."""
     if isinstance(ids, np.ndarray):
         return ids.astype(np.int64, copy=False) if ids.dtype.kind == "i" and ids.ndim == 1 else None
     if isinstance(ids, pl.Series):
@@ -280,22 +282,22 @@ def _plain_integers(ids: Ids) -> NDArray[np.int64] | None:
 
 
 def _are_few_strings(ids: Ids) -> bool:
-    """Whether the ids are a short list of proper strings."""
+    """Return whether the ids are a short list of valid strings."""
     if len(ids) > FEW or not isinstance(ids, list | tuple):
         return False
     return all(type(text) is str and (text.isascii() or _is_unicode(text)) for text in ids)
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a string has no half of a surrogate pair, which no UTF-8 can hold."""
+    """Return whether a string has no lone surrogate, which UTF-8 cannot encode."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def hash_ids(ids: pl.Series, seed: int = 0) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each id, [n]: fixed for ever, equal on every machine.
+    """Return a 64-bit hash of each id, [n]: the same in every version and on every machine.
 
-    Integers go through the splitmix64 finaliser (Steele et al. 2014); strings through a polynomial
-    over their UTF-8 bytes first.
+    Integers pass through the splitmix64 finaliser (Steele et al. 2014), and strings through a
+    polynomial over their UTF-8 bytes first.
     """
     if ids.dtype == pl.String:
         return mix(_hash_strings(ids), seed)
