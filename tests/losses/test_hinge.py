@@ -27,6 +27,6 @@ def test_a_margin_that_cannot_work_is_refused(margin):
 
 
 def test_correction_is_refused_with_the_reason_and_the_cure():
-    with pytest.raises(ModelError, match=r"no reading as a probability.*'bpr' or 'softmax'"):
+    with pytest.raises(ModelError, match=r"does not estimate a probability.*'bpr' or 'softmax'"):
         HingeLoss().correction.resolve(True)
     assert HingeLoss().correction.resolve(None) is False

@@ -76,7 +76,7 @@ def test_biases_are_two_numbers_of_a_vector(fitted):
     [
         ({"similarity": "cosine", "biases": False}, "defined on the raw dot product"),
         ({"temperature": 0.5}, "would take off its targets"),
-        ({"correct_sampling": True}, "would move its targets"),
+        ({"correct_sampling": True}, "would shift the targets"),
         ({"negatives": 3}, r"training\.negatives does nothing .* has no negatives"),
         ({"sampler": "uniform"}, r"training\.sampler does nothing"),
         ({"mask_known": True}, r"training\.mask_known does nothing"),

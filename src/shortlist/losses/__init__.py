@@ -1,4 +1,4 @@
-"""Which objective? One loss a file, all with the same signature, found by name in LOSSES."""
+"""Which loss is trained? Each file has one loss; LOSSES finds them by name."""
 
 import inspect
 
@@ -35,9 +35,10 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 def build_loss(name: str, **options: float | None) -> Loss:
-    """Return the loss of that name; options such as margin left at None take its defaults.
+    """Return the loss of that name.
 
-    Refuses an unknown name, and an option the loss would not use.
+    options: parameters of the loss, such as margin; None keeps its default.
+    Errors: ModelError for an unknown name, and for an option that the loss does not have.
 
     >>> build_loss("hinge", margin=0.5, scale=None)
     HingeLoss(margin=0.5)

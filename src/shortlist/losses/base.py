@@ -1,4 +1,4 @@
-"""What a loss sees, what it returns, and the facts about it that the objective needs."""
+"""What does a loss receive, what does it return, and what does it declare about itself?"""
 
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Protocol, runtime_checkable
@@ -12,20 +12,24 @@ Margin = Annotated[
     float,
     Field(
         ge=0,
-        description="How far below the positive a negative costs nothing more; of a cosine "
-        "contrastive loss, the cosine below which it costs nothing.",
+        description="Hinge loss: a negative costs nothing once it scores this much below the "
+        "positive. Cosine contrastive loss: a negative costs nothing below this cosine.",
         examples=[0.5],
     ),
 ]
-"""The option `margin`, wherever a loss has it."""
+"""Type of the option `margin`, shared by the losses that have one."""
 
 
 class Scores(NamedTuple):
-    """One row a training example, after similarity, temperature, correction and masks.
+    """The scores of a batch: one row per training example.
 
-    positive: [B]; negative: [B, M]; valid: [B, M] bool, False where a negative is masked.
-    rate: how often the pool is expected to hold the positive's item, [B], where the sampler says.
-    value: the value of each row's event, [B], where the loss reads values.
+    Similarity, temperature, sampling correction and masks have been applied.
+
+    positive: score of each row's positive, [B].
+    negative: scores of each row's negatives, [B, M].
+    valid: bool [B, M], False where a negative is masked.
+    rate: expected count of the positive's item in the pool, [B]; None if the sampler has none.
+    value: value of each row's event (data.weight), [B]; None if the loss reads no values.
     """
 
     positive: Tensor
@@ -35,33 +39,38 @@ class Scores(NamedTuple):
     value: Tensor | None = None
 
     def masked_negative(self) -> Tensor:
-        """The negatives with -inf in the masked places, [B, M]: they cost and move nothing."""
+        """Return the negatives with -inf where masked, [B, M], so that they have no gradient."""
         return self.negative.masked_fill(~self.valid, float("-inf"))
 
     def gaps(self) -> Tensor:
-        """How far each negative stands above its positive, [B, M]; -inf where masked."""
+        """Return negative minus positive, [B, M]; -inf where masked."""
         return self.masked_negative() - self.positive.unsqueeze(1)
 
     def mean_of(self, costs: Tensor) -> Tensor:
-        """The mean of costs [B, M] over the valid negatives of each row, [B]; 0 without any.
+        """Return the mean over each row's valid negatives, [B]; 0 for a row without any.
 
-        costs must be 0 in the masked places.
+        costs: [B, M], and 0 where masked.
         """
         return costs.sum(dim=1) / self.valid.sum(dim=1).clamp(min=1)
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Whether a loss takes scores from which the sampler's log Q was subtracted.
+    """Whether the sampler's log Q is subtracted from the scores before a loss sees them.
 
-    default: on or off unless the caller says otherwise; fixed: why the caller may not, if so.
+    default: used when the caller does not choose.
+    fixed: the reason why the caller cannot choose; empty if they can.
     """
 
     default: bool
     fixed: str = ""
 
     def resolve(self, wanted: bool | None) -> bool:
-        """Return on or off for what the caller wanted (None: the default), or refuse it."""
+        """Return whether to correct.
+
+        wanted: the caller's choice, None for the default. Errors: ModelError for a choice that the
+        loss does not allow.
+        """
         if wanted is None or wanted == self.default:
             return self.default
         if self.fixed:
@@ -71,30 +80,30 @@ class Correction:
 
 @runtime_checkable
 class ReadsValues(Protocol):
-    """What a loss has besides that can be fitted to the values of events (data.weight)."""
+    """Additional protocol of a loss that can be fitted to event values (data.weight)."""
 
     @property
     def reads_values(self) -> bool:
-        """Whether it is: then data.weight is what scores shall be, and nothing is drawn."""
+        """True if data.weight is the target of each score; no negatives are drawn then."""
         ...
 
 
 def reads_values(loss: object) -> bool:
-    """Whether a loss is fitted to the values of events."""
+    """Tell whether a loss is fitted to event values."""
     return isinstance(loss, ReadsValues) and loss.reads_values
 
 
 class Loss(Protocol):
     """A training objective over rows of scores.
 
-    shift_invariant: adding one constant to all scores of a row changes nothing. Where it is
-    False the objective learns such a constant beside the towers (a scalar bias).
-    own_scale: it is measured in the similarity's own units (a margin, a scale, a target), so that
-    the temperature is 1 by default and never learned.
-    needs_raw: the similarity whose plain value it is defined on, "cosine" (from -1 to 1) or "dot":
-    any other, and any temperature but 1, is refused, and no bias is learned. None: any will do.
-    usual_negatives: how many it is meant for, where draws for each row are not counted by hand.
-    correction: what the sampling-bias correction means for it.
+    shift_invariant: adding one constant to all scores of a row does not change the loss. If False,
+    the objective learns such a constant (a scalar bias) together with the towers.
+    own_scale: a parameter (margin, scale, target) is in the similarity's units, so that the
+    temperature is 1 by default and is never learned.
+    needs_raw: the similarity, "cosine" or "dot", on whose raw value the loss is defined. Any other
+    similarity and any temperature but 1 are refused, and no bias is learned. None: no restriction.
+    usual_negatives: default number of negatives when each row draws its own; None: the sampler's.
+    correction: whether the sampling-bias correction applies.
     """
 
     @property

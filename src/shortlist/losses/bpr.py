@@ -1,4 +1,4 @@
-"""Pairwise: the positive above each negative, pair by pair, on a logistic slope."""
+"""Pairwise: the logistic loss of each (positive, negative) difference."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,11 +13,11 @@ from shortlist.losses.base import Correction, Scores
 class BPRLoss:
     """Bayesian personalised ranking (Rendle et al. 2009): mean of log(1 + e^(n - p)).
 
-    Optimises the chance that a positive outscores a draw of the sampler (a smoothed AUC): many
-    easy negatives teach little, so it profits from popular ones.
+    It optimises the probability that a positive outscores a negative drawn by the sampler (a
+    smoothed AUC). Easy negatives have small gradients, so popularity sampling often helps.
 
-    Requires: nothing; on a cosine, a temperature of about 0.1, or every pair stays undecided.
-    Relations: SoftmaxLoss with one negative; TripletLogisticLoss with scale = 1/τ.
+    Requires: on a cosine, a temperature of about 0.1; at 1 every pair stays near log 2.
+    Relations: equals SoftmaxLoss with one negative, and TripletLogisticLoss with scale = 1/τ.
     """
 
     shift_invariant: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Pointwise on the raw cosine: positives to 1, negatives below a margin and no further."""
+"""Pointwise on the raw cosine: positives are pulled to 1, negatives pushed below a margin."""
 
 import math
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from shortlist.losses.base import Correction, Margin, Scores
 class CosineContrastiveLoss:
     """CCL (SimpleX, Mao et al. 2021): 1 - p + w · mean of max(0, n - margin).
 
-    Optimises the cosine of each positive, and pushes away only negatives that are closer than the
-    margin: easy ones cost nothing, so that a large pool picks its own hard negatives.
+    It raises the cosine of each positive, and pushes away only the negatives above the margin. Easy
+    negatives cost nothing, so the hard ones of a large pool get all of the gradient.
 
-    Requires: the raw cosine (τ = 1); 0 <= margin < 1; w > 0, `negative_weight` in a recipe.
-    Recommended: uniform negatives, many a row: it cannot be corrected, so that in-batch or popular
-    ones push popular items down. Margins from 0.4 to 0.9; weights from 1, and up to hundreds where
-    a thousand negatives a row thin out their mean.
-    Relations: HingeLoss sets its margin between positive and negative, this one from 0 alone;
-    SquaredCosineLoss pushes every negative, on to -1.
+    Requires: the raw cosine (τ = 1), 0 <= margin < 1, and w > 0 (`negative_weight` in a recipe).
+    Recommended: many uniform negatives per row. The sampling correction does not apply, so in-batch
+    or popularity sampling would lower the scores of popular items. Margins from 0.4 to 0.9. Weights
+    from 1 up to several hundred: the mean over a thousand negatives is small.
+    Relations: HingeLoss has its margin between positive and negative; here the margin is a fixed
+    cosine. SquaredCosineLoss pushes every negative towards -1.
     """
 
     margin: Margin = 0.9
     negative_weight: Annotated[
         float,
-        Field(gt=0, description="What its negatives count beside the positive."),
+        Field(gt=0, description="Weight of the negatives' mean cost beside the positive's."),
     ] = 10.0
 
     shift_invariant: ClassVar[bool] = False
@@ -39,8 +39,8 @@ class CosineContrastiveLoss:
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,
-        fixed="a cosine below a margin has no reading as a probability, so there is no sampling "
-        "bias to take out; leave correct_sampling out, or use loss = 'bce' or 'softmax'",
+        fixed="this loss does not estimate a probability, so there is no sampling bias to correct; "
+        "leave correct_sampling out, or use loss = 'bce' or 'softmax'",
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Pointwise: binary classification that makes up for the negatives it never saw."""
+"""Pointwise: binary cross-entropy that compensates for the negatives that were not sampled."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -15,22 +15,24 @@ from shortlist.losses.base import Correction, Scores
 class GeneralizedBinaryCrossEntropyLoss:
     """gBCE (gSASRec, Petrov & Macdonald 2023): β·log(1 + e^-p) + Σ log(1 + e^n).
 
-    Optimises the probability that a pair is a positive, as BCE over the whole catalogue would.
-    With few negatives BCE is overconfident: σ(s) nears 1 for many items, and their order is lost.
-    β = 1 - t·(1 - α) takes that out, where t is `calibration` and α the rate at which the pool
-    holds the positive's item, its expected count: M/(N-1) for the paper's uniform draws. The
-    sampler tells α, so any sampler will do. At t = 1 σ(s) is the probability itself; t = 0 is BCE.
+    It optimises the probability that a pair is a positive, as BCE over the whole catalogue would.
+    With few negatives BCE is overconfident: σ(s) is close to 1 for many items, and their order is
+    lost. The factor β = 1 - t·(1 - α) compensates. t is `calibration`; α is the expected count of
+    the positive's item in the pool, M/(N-1) for the uniform draws of the paper. Samplers report α,
+    so any sampler can be used. At t = 1, σ(s) is the probability itself; t = 0 is BCE.
 
-    Requires: the rate of each positive (the objective passes it on), and 0 <= calibration <= 1.
-    Recommended: uniform negatives, 256 a row, calibration 0.75. Over a huge catalogue β at t = 1
-    all but removes the positive, and training hardly starts.
-    Relations: the paper divides by M + 1, which only scales it; BinaryCrossEntropyLoss without
-    correction is t = 0, and with it another way to the same end.
+    Requires: the rate α of each positive, which the objective passes on; 0 <= calibration <= 1.
+    Recommended: 256 uniform negatives per row, calibration 0.75. With a very large catalogue and
+    t = 1, β is almost 0 and the positive hardly contributes, so training starts very slowly.
+    Relations: the paper divides by M + 1, which only rescales the loss. With t = 0 it is
+    BinaryCrossEntropyLoss without correction; that loss with correction has the same aim.
     """
 
     calibration: Annotated[
         float,
-        Field(ge=0, le=1, description="How much of BCE's overconfidence is taken out."),
+        Field(
+            ge=0, le=1, description="How much of BCE's overconfidence is removed, t in the paper."
+        ),
     ] = 0.75
 
     shift_invariant: ClassVar[bool] = False
@@ -39,7 +41,7 @@ class GeneralizedBinaryCrossEntropyLoss:
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,
-        fixed="gbce takes the sampling out by its calibration, and a second time would be wrong; "
+        fixed="gbce corrects for the sampling by its calibration, so a second correction is wrong; "
         "leave correct_sampling out, or use loss = 'bce'",
     )
 

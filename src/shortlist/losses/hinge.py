@@ -1,4 +1,4 @@
-"""Pairwise: the positive above each negative by a margin, and then no further."""
+"""Pairwise: the positive must score above each negative by a margin."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from shortlist.losses.base import Correction, Margin, Scores
 class HingeLoss:
     """Triplet hinge loss (Schroff et al. 2015; Huang et al. 2020): mean of max(0, n + margin - p).
 
-    Optimises a gap of `margin` between positive and negative; a pair that has it costs and moves
-    nothing, so hard negatives matter more than for any other loss here.
+    It asks for a difference of at least `margin` between positive and negative. A pair that has it
+    costs nothing and has no gradient, so this loss depends on hard negatives more than others do.
 
-    Requires: margin > 0 (with 0, equal scores everywhere cost nothing), in units of s/τ: 0.1 to
-    0.3 for a cosine at τ = 1, where no gap can exceed 2.
+    Requires: margin > 0, in units of s/τ: 0.1 to 0.3 for a cosine at τ = 1, where no difference
+    exceeds 2. With margin 0, equal scores for all items would cost nothing.
     Relations: TripletLogisticLoss is its smooth form and needs no margin.
     """
 
@@ -31,8 +31,8 @@ class HingeLoss:
     usual_negatives: ClassVar[int | None] = None
     correction: ClassVar[Correction] = Correction(
         default=False,
-        fixed="a margin has no reading as a probability, so hinge has no sampling bias to take "
-        "out; leave correct_sampling out, or use loss = 'bpr' or 'softmax'",
+        fixed="hinge does not estimate a probability, so there is no sampling bias to correct; "
+        "leave correct_sampling out, or use loss = 'bpr' or 'softmax'",
     )
 
     def __post_init__(self) -> None:
@@ -41,6 +41,6 @@ class HingeLoss:
 
     def __call__(self, scores: Scores) -> Tensor:
         """Return one loss a row, [B]; a row without a valid negative costs 0."""
-        # In the formula's order: where cosines are exact, a gap of just the margin costs nothing.
+        # Added in this order, a difference of exactly the margin costs exactly 0.
         needed = scores.masked_negative() + self.margin
         return scores.mean_of(relu(needed - scores.positive.unsqueeze(1)))

@@ -1,4 +1,4 @@
-"""Pointwise: is this (query, item) pair a positive? Binary classification of each, alone."""
+"""Pointwise: each (query, item) pair is classified as positive or negative on its own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,9 +10,9 @@ from shortlist.losses.base import Correction, Scores
 
 
 def logistic(scores: Scores) -> Tensor:
-    """softplus(-positive) + the sum of softplus(negative) over the valid negatives, [B].
+    """Return softplus(-positive) + Σ softplus(negative) over the valid negatives, [B].
 
-    A row without a valid negative still pays for its positive.
+    A row without a valid negative still has the cost of its positive.
     """
     return softplus(-scores.positive) + softplus(scores.masked_negative()).sum(dim=1)
 
@@ -21,15 +21,15 @@ def logistic(scores: Scores) -> Tensor:
 class BinaryCrossEntropyLoss:
     """Binary cross-entropy of each pair: log(1 + e^-p) + Σ log(1 + e^n).
 
-    Optimises the probability that a pair is a positive rather than a draw of the sampler: with
-    correction the scores learn log P(item | query) up to a constant, without it log P/Q.
+    It optimises the probability that a pair is a positive and not a draw of the sampler. With the
+    sampling correction the scores learn log P(item | query) up to a constant, without it log P/Q.
 
     Requires: scores on a logit scale. A raw cosine lies in [-1, 1], where a pair costs at least
-    0.313 however well it is learned: use a temperature of about 0.1. It sums over negatives, so
-    more negatives weigh more against the one positive.
-    Recommended: 1 to 4 negatives a row; over an in-batch pool the objective's learned bias and a
-    temperature are what keep it from collapsing (sigmoid contrastive loss, Zhai et al. 2023).
-    Relations: NegativeSamplingLoss is this without correction, NoiseContrastiveLoss with it.
+    0.313 even when it is learned perfectly: use a temperature of about 0.1. Costs are summed over
+    the negatives, so more negatives have more weight against the one positive.
+    Recommended: 1 to 4 negatives per row. With an in-batch pool the learned bias and a temperature
+    keep it from collapsing (sigmoid contrastive loss, Zhai et al. 2023).
+    Relations: NegativeSamplingLoss is the same without correction, NoiseContrastiveLoss with it.
     """
 
     shift_invariant: ClassVar[bool] = False
@@ -47,11 +47,11 @@ class BinaryCrossEntropyLoss:
 class NegativeSamplingLoss:
     """NEG, the negative sampling of word2vec (Mikolov et al. 2013): uncorrected logistic loss.
 
-    Optimises the same as BinaryCrossEntropyLoss and learns log P/Q - log M: how much more often
-    the item comes up for this query than the sampler draws it. Popular items are held down when
-    the sampler draws by popularity, which is at times what is wanted, and never a probability.
+    It has the formula of BinaryCrossEntropyLoss, and its scores learn log P/Q - log M: how much
+    more often the item occurs for this query than the sampler draws it. With popularity sampling,
+    popular items get lower scores. That can be wanted, but the scores are not probabilities.
 
-    Relations: the correction that NEG leaves out makes it NoiseContrastiveLoss.
+    Relations: with the sampling correction it is NoiseContrastiveLoss.
     """
 
     shift_invariant: ClassVar[bool] = False
@@ -70,16 +70,16 @@ class NegativeSamplingLoss:
 
 @dataclass(frozen=True)
 class NoiseContrastiveLoss:
-    """NCE (Gutmann & Hyvärinen 2010): tell the positive from M draws of known frequency.
+    """NCE (Gutmann & Hyvärinen 2010): tells the positive from M draws of known frequency.
 
-    Optimises log P(item | query) itself, on scores s/τ - log(M·Q), M draws a row from Q. Its
-    gradient tends to the full softmax's with many negatives, but only where the scores normalise
-    themselves (Σ e^s = 1 over the catalogue); a cosine cannot, so the objective learns a bias.
+    It optimises log P(item | query) itself, on scores s/τ - log(M·Q) with M draws per row from Q.
+    With many negatives its gradient approaches that of the full softmax, provided the scores are
+    self-normalised (Σ e^s = 1 over the catalogue). A cosine cannot be, so a bias is learned.
 
-    Requires: correction, with the log of the *expected count* M·Q, as samplers give it. With
-    log Q alone it ranks alike but learns log P - log M.
-    Relations: NegativeSamplingLoss is this without correction; SoftmaxLoss needs no bias and is
-    the better choice wherever one positive stands against many negatives.
+    Requires: the sampling correction by the log of the *expected count* M·Q, which samplers give.
+    With log Q alone the ranking is the same and the scores learn log P - log M.
+    Relations: NegativeSamplingLoss is the same without correction. SoftmaxLoss needs no bias and is
+    the better choice when a row has many negatives.
     """
 
     shift_invariant: ClassVar[bool] = False

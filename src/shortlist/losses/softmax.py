@@ -1,4 +1,4 @@
-"""Listwise: the positive against all of its negatives at once."""
+"""Listwise: the cross-entropy of the positive among all of its negatives."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,13 +13,15 @@ from shortlist.losses.base import Correction, Scores
 class SoftmaxLoss:
     """Sampled softmax on bias-corrected scores (Yi et al. 2019); InfoNCE on uncorrected ones.
 
-    Optimises log P(item | query): cross-entropy of the positive against the pool. No order is
-    asked for among the negatives, unlike a ranker's listwise losses.
+    It optimises log P(item | query): the cross-entropy of the positive against the pool. Unlike the
+    listwise losses of a ranker it asks for no order among the negatives.
 
-    Requires: on a cosine, a small temperature. With N negatives its floor is
-    log(1 + N·e^(-2/τ)): 6.3 for N = 4095 at τ = 1, and nothing to learn from.
-    Recommended: as many negatives as fit; in-batch or mixed ones with correction; the default.
-    Relations: with one negative it is BPRLoss; over the whole catalogue it is cross-entropy.
+    Requires: on a cosine, a small temperature. With N negatives a row cannot cost less than
+    log(1 + N·e^(-2/τ)), which is 6.3 for N = 4095 at τ = 1: the gradient is then almost zero.
+    Recommended: as many negatives as memory allows, in-batch or mixed, with the sampling
+    correction. It is the default loss.
+    Relations: with one negative it equals BPRLoss; with the whole catalogue as its pool it is the
+    full softmax cross-entropy.
     """
 
     shift_invariant: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Pointwise on the raw cosine: positives to 1, negatives to -1, by least squares."""
+"""Pointwise on the raw cosine: least squares to 1 for positives and -1 for negatives."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,15 +10,16 @@ from shortlist.losses.base import Correction, Scores
 
 @dataclass(frozen=True)
 class SquaredCosineLoss:
-    """Least squares on the cosine, as lecture slides put it: (1 - p)² + Σ (1 + n)².
+    """Least squares on the cosine, a form common in lecture slides: (1 - p)² + Σ (1 + n)².
 
-    Optimises a cosine of 1 for positives and -1 for draws of the sampler. It settles where
-    (P - M·Q) / (P + M·Q): an order by P/Q, so popular negatives push popular items down.
+    The targets are a cosine of 1 for positives and -1 for draws of the sampler. The cosine
+    converges to (P - M·Q) / (P + M·Q), an order by P/Q, so popularity sampling lowers the scores of
+    popular items.
 
-    Requires: the raw cosine (τ = 1, no correction): 1 and -1 are its bounds, and the targets.
-    Recommended: positives : negatives of 1:2 or 1:3, uniform draws for each row. It sums over the
-    negatives: with many, all cosines near -1 and the positives hardly count.
-    Relations: BinaryCrossEntropyLoss asks the same on a logit scale, where no bound is in the way.
+    Requires: the raw cosine (τ = 1, no correction), whose bounds 1 and -1 are the targets.
+    Recommended: two or three uniform negatives per row. Costs are summed over the negatives: with
+    many of them all cosines approach -1 and the positives hardly count.
+    Relations: BinaryCrossEntropyLoss has the same aim on a logit scale, which has no bounds.
     """
 
     shift_invariant: ClassVar[bool] = False
@@ -27,7 +28,7 @@ class SquaredCosineLoss:
     usual_negatives: ClassVar[int | None] = 3
     correction: ClassVar[Correction] = Correction(
         default=False,
-        fixed="log Q on a cosine would move its targets 1 and -1 out of reach; "
+        fixed="log Q would shift the targets 1 and -1 beyond what a cosine can reach; "
         "leave correct_sampling out, or use loss = 'bce'",
     )
 

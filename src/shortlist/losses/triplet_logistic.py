@@ -1,4 +1,4 @@
-"""Pairwise: the positive above each negative, on a logistic slope of chosen steepness."""
+"""Pairwise: the logistic loss of each difference, with a scale."""
 
 import math
 from dataclasses import dataclass
@@ -16,17 +16,19 @@ from shortlist.losses.base import Correction, Scores
 class TripletLogisticLoss:
     """Triplet logistic loss: mean of log(1 + e^(scale·(n - p))).
 
-    Optimises the order of each pair; `scale` (σ on slides: a factor, not the sigmoid) sets how
-    fast a pair that is right stops mattering.
+    It optimises the order of each pair. `scale` (σ on lecture slides: a factor, not the sigmoid)
+    sets how fast the gradient of a correctly ordered pair vanishes.
 
     Requires: scale > 0; about 10 for a cosine.
-    Relations: BPRLoss at τ = 1/scale; HingeLoss with a soft corner. As the scale multiplies log Q
-    too, sampling bias can only be corrected at scale = 1: otherwise use BPRLoss and τ.
+    Relations: equals BPRLoss with τ = 1/scale; it is a smooth HingeLoss. The scale would multiply
+    log Q as well, so the sampling correction is allowed at scale = 1 only; otherwise use BPRLoss.
     """
 
     scale: Annotated[
         float,
-        Field(gt=0, description="How steep its slope is.", examples=[1.0]),
+        Field(
+            gt=0, description="Factor of the score difference: larger is steeper.", examples=[1.0]
+        ),
     ] = 10.0
 
     shift_invariant: ClassVar[bool] = True
@@ -40,7 +42,7 @@ class TripletLogisticLoss:
 
     @property
     def correction(self) -> Correction:
-        """On at scale = 1, where this is BPR; refused elsewhere."""
+        """The correction is on at scale = 1, where this is BPR, and refused otherwise."""
         if self.scale == 1:
             return Correction(default=True)
         return Correction(
