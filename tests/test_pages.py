@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import shortlist
+from shortlist.channels.options import options_of
+from shortlist.channels.table import CHANNELS
 from shortlist.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,21 @@ def test_every_guide_stands_in_the_menu_of_the_site():
     pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
     missing = {page for page in pages if not page.startswith("decisions/") and page not in menu}
     assert missing == set()
+
+
+def test_every_key_that_the_page_on_other_libraries_names_is_one_of_a_recipe(tmp_path):
+    page = (DOCS / "guide" / "coming-from.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[2] for line in page.splitlines() if re.match(r"\| .* \| .* \|$", line)]
+    named = re.findall(r"`(?:\w+\.)?(\w+) = (?:\"([\w-]+)\")?", " ".join(cells))
+    app(["init", "--full", str(tmp_path / "full.toml")], standalone_mode=False)
+    template = (tmp_path / "full.toml").read_text(encoding="utf-8")
+    keys = set(re.findall(r"^(?:# )?(\w+) = ", template, re.MULTILINE))
+    assert len(named) > 40
+    assert {key for key, _ in named} - keys == set()
+    options = [own for kind in CHANNELS.values() if (own := options_of(kind)) is not None]
+    choices = [str(own.model_json_schema()) for own in options]
+    words = set(re.findall(r"[\w-]+", " ".join([template, *choices])))
+    assert {value for _, value in named} - words - {""} == set()
 
 
 def test_both_first_pages_have_the_same_lines():
