@@ -1,4 +1,4 @@
-"""What is a negative? One sampler a file, found by name in SAMPLERS."""
+"""How are negatives drawn? Each file has one sampler; SAMPLERS finds them by name."""
 
 import inspect
 from typing import Any
@@ -30,7 +30,10 @@ SAMPLERS: dict[str, type[Any]] = {
 
 
 def check_sampler(name: str, **options: object) -> None:
-    """Refuse an unknown sampler, and an option (None: not given) it cannot use, with the reason."""
+    """Refuse an unknown sampler, and an option that it does not use.
+
+    options: by name; None means that the option was not given. Errors: ModelError with the reason.
+    """
     check_not_alone(name)
     if name not in SAMPLERS:
         raise ModelError(f"unknown sampler '{name}'.{suggest_part(name, SAMPLERS)}")
@@ -38,7 +41,7 @@ def check_sampler(name: str, **options: object) -> None:
         users = [f"'{other}'" for other in SAMPLERS if option in _options_of(other)]
         if option in SAMPLERS[name].refuses:
             reason = SAMPLERS[name].refuses[option]
-        elif option in _options_of(name) or not users:  # the latter: of what is made of its pools
+        elif option in _options_of(name) or not users:  # no sampler's: the objective checks it
             continue
         else:
             reason = f"leave it out, it belongs to sampler = {' or '.join(users)}"
@@ -56,12 +59,13 @@ def build_sampler(
     shared: bool | None = None,
     **options: Any,
 ) -> NegativeSampler:
-    """Return the sampler of that name; an option left at None takes its default.
+    """Return the sampler of that name.
 
-    options: those that samplers have of their own, such as alpha and mixture.
-
-    counts: how often each item row is a positive in training, [N + 1], counts[0] = 0, on the
-    device of the batches to come.
+    counts: training positives of each item row, [N + 1], counts[0] = 0, on the batches' device.
+    negatives: size of the pool, M; None takes the sampler's default.
+    shared: one pool for the whole batch, or one for each row; None takes the default.
+    options: further parameters of the sampler, such as alpha or mixture.
+    Errors: ModelError for an unknown name, and for an option that the sampler does not have.
 
     >>> from torch import tensor
     >>> build_sampler("popularity", tensor([0, 3, 1]), alpha=1).frequency

@@ -1,4 +1,4 @@
-"""How is a row drawn from any law in constant time, however large the catalogue?"""
+"""How is an item row drawn from any distribution in constant time?"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,8 +15,11 @@ from shortlist.compiled import compiled
 class AliasTable:
     """The alias method (Walker 1977, built as Vose 1991): one look-up a draw.
 
-    The unit interval is cut into N cells of equal size; cell r belongs to row r up to
-    `threshold[r]`, to row `other[r]` beyond it. threshold: [N] float64; other: [N] int64.
+    The unit interval is cut into N cells of equal size. Within cell r, a draw below
+    `threshold[r]` gives row r, and a draw above it gives row `other[r]`.
+
+    threshold: [N] float64.
+    other: [N] int64.
     """
 
     threshold: Tensor
@@ -24,7 +27,10 @@ class AliasTable:
 
     @classmethod
     def of(cls, weights: Tensor) -> Self:
-        """From weights [N] >= 0, not all 0: a row of weight 0 is never drawn. O(N)."""
+        """Build the table in O(N).
+
+        weights: [N], >= 0 and not all 0. A row with weight 0 is never drawn.
+        """
         chance = weights.detach().cpu().to(torch.float64)
         scaled = (chance * (len(chance) / chance.sum())).numpy().copy()
         other = np.zeros(len(scaled), dtype=np.int64)
@@ -33,7 +39,7 @@ class AliasTable:
         return cls(torch.from_numpy(scaled).to(device), torch.from_numpy(other).to(device))
 
     def rows(self, chance: Tensor) -> Tensor:
-        """Return the row at each place of the unit interval; chance: any shape, in [0, 1)."""
+        """Return the row for each uniform number; chance: any shape, in [0, 1)."""
         spread = chance * len(self.other)
         cell = spread.long().clamp(max=len(self.other) - 1)
         own = spread - cell < self.threshold[cell]
@@ -42,10 +48,10 @@ class AliasTable:
 
 @compiled
 def _fill(scaled: NDArray[np.float64], other: NDArray[np.int64], largest: int) -> None:
-    """Turn chances times N, [N], into thresholds in place, and write the other row of each cell.
+    """Turn probabilities times N, [N], into thresholds in place, and fill `other`.
 
-    Rounding can leave cells without a partner: a light one then goes to the row of the largest
-    chance, never to a row of chance 0.
+    Rounding can leave cells without a partner. A light cell is then completed by the most probable
+    row, so that a row of probability 0 is never drawn.
     """
     n = len(scaled)
     left = scaled.copy()
@@ -75,6 +81,6 @@ def _fill(scaled: NDArray[np.float64], other: NDArray[np.int64], largest: int) -
         other[heavy[at]] = heavy[at]
     for at in range(lights):
         row = light[at]
-        # What is left of a cell by rounding alone is a full cell; a row of chance 0 has none.
+        # Only rounding leaves a light cell here: it is full, unless its row has probability 0.
         scaled[row] = 1.0 if left[row] > 0.5 else left[row]
         other[row] = largest

@@ -1,4 +1,4 @@
-"""What a sampler returns, and the masks that say which of its slots count for which row."""
+"""What does a sampler return, and which of its slots are masked for which row?"""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -13,12 +13,13 @@ from shortlist.errors import ModelError
 
 
 class Negatives(NamedTuple):
-    """A pool of item rows to score against: shared by all rows [M], or each row's own [B, M].
+    """A pool of negatives: one for all rows, [M], or one for each row, [B, M].
 
     ids: item rows, int64, [M] or [B, M].
-    log_q: log of the expected count of each id in the pool; 0 where it is certain. Like ids.
-    source: the batch row whose positive a slot is, -1 if it was drawn. Like ids.
-    distinct: the pool holds an id at most once (Objective says what follows for hits).
+    log_q: log of the expected count of each id in the pool, shaped like ids; 0 where certain.
+    source: batch row whose positive the slot is, or -1 for a drawn slot; shaped like ids.
+    distinct: True if the pool holds each id at most once. Objective treats accidental hits in
+    such a pool differently.
     """
 
     ids: Tensor
@@ -28,15 +29,16 @@ class Negatives(NamedTuple):
 
     @classmethod
     def drawn(cls, ids: Tensor, log_q: Tensor) -> "Negatives":
-        """A pool of independent draws, none of which is a row of the batch."""
+        """Return a pool of independent draws; no slot is a positive of the batch."""
         return cls(ids, log_q, torch.full_like(ids, -1), distinct=False)
 
 
 class Exactness(NamedTuple):
-    """What a softmax corrected by a sampler's log_q learns, and why.
+    """How good a softmax with the log_q correction of a sampler is, and why.
 
-    exact: the true probabilities, from a pool of any size. consistent: them plus a bias that
-    vanishes as the pool grows. not corrected: there is no log_q that would do.
+    label: "exact": it learns the true probabilities with a pool of any size. "consistent": there
+    is a bias, which vanishes as the pool grows. "not corrected": no log_q is known.
+    reason: the explanation, one sentence.
     """
 
     label: Literal["exact", "consistent", "not corrected"]
@@ -44,11 +46,12 @@ class Exactness(NamedTuple):
 
 
 class NegativeSampler(Protocol):
-    """Draws negatives, and knows how often it draws what.
+    """Draws negatives and knows the expected count of each item in its pools.
 
-    A trainer asks `log_q` about a batch after `sample` has drawn for it.
-    refuses: options of `build_sampler` that it cannot use, each with the reason.
-    exactness: what its correction is worth (docs/guide/losses.md, Negatives).
+    The trainer calls `sample` for a batch first, and `log_q` for the same batch afterwards.
+
+    refuses: options of `build_sampler` that it does not take, each with the reason.
+    exactness: quality of its correction (docs/guide/losses.md, Negatives).
     """
 
     refuses: ClassVar[dict[str, str]]
@@ -59,19 +62,16 @@ class NegativeSampler(Protocol):
         ...
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of the expected count of any item rows (any shape) in the pool for this batch."""
+        """Return the log of the expected count of item rows in this batch's pool, like ids."""
         ...
 
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A sampler, or source of hard negatives, whose draws depend on what came before.
-
-    What it remembers is part of a checkpoint.
-    """
+    """A sampler or source of hard negatives that has a state; checkpoints include the state."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what it remembers."""
+        """Return its state."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -81,27 +81,29 @@ class Remembering(Protocol):
 
 @runtime_checkable
 class GoesOn(Protocol):
-    """A sampler that has learned from the positives it met, and does not begin with nothing."""
+    """A sampler that a refresh starts from the positives of the earlier training."""
 
     def go_on(self, counts: Tensor, earlier: Tensor, generator: torch.Generator) -> None:
-        """Go on in a training on some positives, after one on others.
+        """Prepare for a training that follows an earlier one.
 
-        counts, earlier: how often each item row is a positive here, and was one before, [N + 1].
+        counts: how often each item row is a positive in this training, [N + 1].
+        earlier: the same for the earlier training, [N + 1].
+        generator: source of random numbers.
         """
         ...
 
 
 class Dropped(NamedTuple):
-    """Slots of a shared pool that do not count: pairs of row and column, rows ascending, [n]."""
+    """Masked slots of a shared pool, as n pairs of row and column; rows ascend."""
 
     rows: Tensor
     columns: Tensor
 
 
 def matches(columns: Tensor, wanted: Ragged) -> Dropped:
-    """Return every (row i, column j) whose columns[j] stands in list i of `wanted`.
+    """Return every pair (i, j) for which columns[j] is in list i of `wanted`.
 
-    One sort of the columns [M] and two searches for each wanted value; never rows times columns.
+    It sorts the columns [M] once and searches each wanted value twice: no B x M table is made.
 
     >>> matches(torch.tensor([7, 5, 7]), Ragged(torch.tensor([7, 9]), torch.tensor([0, 1, 2])))
     Dropped(rows=tensor([0, 0]), columns=tensor([0, 2]))
@@ -114,34 +116,35 @@ def matches(columns: Tensor, wanted: Ragged) -> Dropped:
 
 
 def one_each(values: Tensor) -> Ragged:
-    """B lists of one value each, [B]."""
+    """Return B lists of one value each; values: [B]."""
     return Ragged(values, torch.arange(len(values) + 1, device=values.device))
 
 
 def own_slots(negatives: Negatives, rows: int) -> Tensor:
-    """True where a slot is the row's own positive (the diagonal of an in-batch pool), [B, M]."""
+    """Return True where a slot is the row's own positive (in-batch: the diagonal), [B, M]."""
     row = torch.arange(rows, device=negatives.source.device).unsqueeze(1)  # [B, 1]
     return negatives.source == row
 
 
 def accidental_hits(negatives: Negatives, positive_ids: Tensor) -> Tensor:
-    """True where a slot holds the same item as the row's positive, [B, M]."""
+    """Return True where a slot holds the same item as the row's positive, [B, M]."""
     return negatives.ids == positive_ids.unsqueeze(1)
 
 
 def known_items(negatives: Negatives, known: Ragged, positive_ids: Tensor) -> Tensor:
-    """True where a slot holds another known positive of the row's user, [B, M].
+    """Return True where a slot holds another known positive of the row's user, [B, M].
 
-    known: the item rows each row's user is known to like. The row's own positive is left to
-    `hits`. Costs one search for each known item (or slot, where each row has its own pool), never
-    pool times history.
+    The row's own positive is not included: `accidental_hits` finds it. The cost is one search for
+    each known item, or for each slot if each row has its own pool.
+
+    known: item rows of the known positives of each row's user, B lists.
     """
     listed = _known_shared if negatives.ids.dim() == 1 else _known_own
     return listed(negatives.ids, known) & ~accidental_hits(negatives, positive_ids)
 
 
 def _known_shared(ids: Tensor, known: Ragged) -> Tensor:
-    """Membership of one pool [M] in each row's list, [B, M]."""
+    """Return which ids of a shared pool [M] are in each row's list, [B, M]."""
     distinct, column = torch.unique(ids, return_inverse=True)
     place = torch.searchsorted(distinct, known.values).clamp(max=len(distinct) - 1)
     found = distinct[place] == known.values
@@ -152,7 +155,7 @@ def _known_shared(ids: Tensor, known: Ragged) -> Tensor:
 
 
 def _known_own(ids: Tensor, known: Ragged) -> Tensor:
-    """Membership of each row's own pool [B, M] in that row's list, [B, M]."""
+    """Return which ids of each row's own pool [B, M] are in that row's list, [B, M]."""
     if known.values.numel() == 0:
         return torch.zeros_like(ids, dtype=torch.bool)
     stride = torch.maximum(ids.max(), known.values.max()) + 1
@@ -163,9 +166,10 @@ def _known_own(ids: Tensor, known: Ragged) -> Tensor:
 
 
 def frequencies(counts: Tensor) -> Tensor:
-    """Share of the training stream of each item row, float64 [N + 1]; row 0 has none.
+    """Return the share of the training positives of each item row, float64 [N + 1].
 
-    counts: how often each item row is a positive in training, [N + 1], counts[0] = 0.
+    counts: training positives of each item row, [N + 1], counts[0] = 0. Errors: ModelError for
+    another shape, for negative or non-finite counts, and if all are 0.
     """
     if counts.dim() != 1 or len(counts) < 2 or counts[0] != 0:
         raise ModelError(
@@ -179,13 +183,15 @@ def frequencies(counts: Tensor) -> Tensor:
 
 
 def log_expected(frequency: Tensor, ids: Tensor, draws: int) -> Tensor:
-    """Log of the expected count of item rows `ids` among that many draws, float32, like ids.
+    """Return the log of the expected count of item rows among `draws` draws, float32, like ids.
 
-    frequency: [N + 1], the chance of each row at one draw. Computed in float64, with no floor:
-    flooring Q would flatten the correction of rare items.
+    It is computed in float64 and without a lower bound on Q, which would distort the correction of
+    rare items.
+
+    frequency: probability of each row at one draw, [N + 1].
     """
     chance = frequency.to(ids.device)[ids]
-    # Elsewhere the loss is then infinite, which ends the training as well.
+    # On a GPU this is not checked: the loss becomes infinite, which also ends the training.
     if free_to_read(chance) and (chance == 0).any():
         rows = torch.unique(ids[chance == 0])[:5].tolist()
         raise ModelError(
@@ -202,5 +208,5 @@ def check_negatives(negatives: int) -> None:
 
 
 def pool_shape(batch: Batch, negatives: int, shared: bool) -> tuple[int, ...]:
-    """The shape of a pool: [M] shared, [B, M] own."""
+    """Return the shape of a pool: [M] if shared, else [B, M]."""
     return (negatives,) if shared else (len(batch.positive), negatives)

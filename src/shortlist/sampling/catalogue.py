@@ -1,4 +1,4 @@
-"""Every item is a negative: nothing is sampled, so nothing needs correction."""
+"""Every item is a negative: nothing is sampled, and nothing has to be corrected."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -14,10 +14,11 @@ from shortlist.sampling.base import Exactness, Negatives, frequencies, log_expec
 class CatalogueSampler:
     """The whole trained catalogue as one pool; with SoftmaxLoss it is the full softmax.
 
-    items: all item rows seen in training, [n]; certain: 1 for each of them, [N + 1].
+    Each batch encodes every item and computes B·n scores. Use it for catalogues of up to about
+    10^5 items, or as the reference for other samplers (Klenitskiy & Vasilev 2023).
 
-    Costs the encoding of every item and B·n scores a batch: for catalogues up to some 10^5 items,
-    or as the yardstick of any other sampler (Klenitskiy & Vasilev 2023 on what it is worth).
+    items: all item rows seen in training, [n].
+    certain: 1 for each of these rows, else 0, [N + 1].
     """
 
     items: Tensor
@@ -35,7 +36,7 @@ class CatalogueSampler:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> Self:
-        """From the training count of each item row, [N + 1]; rows never seen are left out."""
+        """Build from training counts of item rows, [N + 1]; rows with count 0 are left out."""
         seen = frequencies(counts) > 0
         return cls(seen.nonzero().squeeze(1), seen.double())
 
@@ -45,5 +46,5 @@ class CatalogueSampler:
         return Negatives(ids, self.log_q(ids, batch), torch.full_like(ids, -1), distinct=True)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
-        """0 for each id: its expected count is 1."""
+        """Return 0 for each id, because its expected count is 1."""
         return log_expected(self.certain, ids, draws=1)

@@ -1,4 +1,4 @@
-"""How often does an item come by, when nobody can count the log? An estimate from the stream."""
+"""How frequent is an item of a stream that cannot be counted beforehand?"""
 
 from collections.abc import Mapping
 
@@ -9,19 +9,21 @@ from shortlist.errors import ModelError
 
 
 class StreamingFrequency:
-    """Share of the stream of each item, from the intervals between its events (Yi et al. 2019).
+    """Estimates each item's share of a stream from the intervals between its events.
 
-    An item that comes by every 50 events has a share of 1/50. Two arrays, indexed by a hash of the
-    item, hold when it was last seen and a moving average of its interval: memory is bounded
-    however many items there are, and the estimate follows a share that changes. Items that share
-    a place look more frequent than they are, so there are several hashes, and the longest
-    interval counts.
+    The method is that of Yi et al. 2019: an item that occurs every 50 events has a share of 1/50.
+    Two arrays, indexed by a hash of the item, hold when it was last seen and a moving average of
+    its interval. Memory is bounded for any number of items, and the estimate follows changing
+    shares. Items in the same bucket look more frequent than they are; there are therefore several
+    hashes, and the longest interval is used.
 
-    buckets: places for each hash, a power of two; hashes: how many; rate: weight of a new interval
-    in the average (0.01 is the paper's). Until 1 / rate events of an item it is their plain mean.
+    The paper measures time in batches, so that an item once in each batch and one forty times in
+    each batch look the same. Here time is measured in events.
 
-    The paper counts time in batches, which cannot tell an item that is in each batch once from one
-    that is there forty times; here it is counted in events.
+    buckets: number of buckets of each hash, a power of two.
+    hashes: number of hashes.
+    rate: weight of a new interval in the moving average (0.01 in the paper). The first 1 / rate
+    events of an item are averaged with equal weights.
     """
 
     def __init__(self, buckets: int = 2**18, hashes: int = 3, rate: float = 0.01) -> None:
@@ -49,10 +51,10 @@ class StreamingFrequency:
         return self
 
     def update(self, ids: Tensor) -> None:
-        """Take in the next events of the stream, item rows [B]."""
+        """Update the estimate with the next events of the stream; ids: item rows, [B]."""
         self.events += len(ids)
         places, times = torch.unique(self._places(ids), return_counts=True)
-        # c events since the last look stand for c intervals of a c-th of the gap.
+        # c events since the last update count as c intervals of (time since then) / c.
         interval = (self.events - self._last_seen[places]) / times.double()
         seen = self._seen[places] + times
         weight = torch.maximum(times / seen.double(), 1 - (1 - self.rate) ** times.double())
@@ -61,11 +63,11 @@ class StreamingFrequency:
         self._seen[places] = seen
 
     def begin(self, counts: Tensor) -> None:
-        """Know how often each item row comes, [N + 1], as after a look at a stream of these."""
+        """Set the estimate as if a stream with these counts had been seen; counts: [N + 1]."""
         known = counts.nonzero().squeeze(1)
         own = counts[known].double()
         count = torch.zeros_like(self._interval)
-        for places in self._places(known):  # items that share a place come together
+        for places in self._places(known):  # items of one bucket add up
             count.index_add_(0, places, own)
         filled = count > 0
         self.events = int(own.sum().ceil())
@@ -76,7 +78,7 @@ class StreamingFrequency:
     def of(self, ids: Tensor) -> Tensor:
         """Return the estimated share of each item row, float64, like ids.
 
-        An item that was never seen is taken to come next: 1 / (events + 1).
+        The share of an item that was never seen is 1 / (events + 1).
         """
         places = self._places(ids.flatten())  # [hashes, n]
         interval = self._interval[places]
@@ -95,11 +97,11 @@ class StreamingFrequency:
             getattr(self, f"_{name}").copy_(state[name])
 
     def _places(self, ids: Tensor) -> Tensor:
-        """Where each item row [n] stands in the arrays, by each hash, [hashes, n]."""
+        """Return the index of each item row [n] in the arrays for each hash, [hashes, n]."""
         bits = self.buckets.bit_length() - 1
         mixed = (ids.unsqueeze(0) + self._shift) * self._factor  # modulo 2^64
-        # Rows are consecutive: one product alone would put them at even, crowded distances.
+        # Rows are consecutive numbers: a single product would spread them unevenly.
         mixed = (mixed ^ (mixed >> 32)) * self._factor
-        bucket = (mixed >> (64 - bits)) & (self.buckets - 1)  # the highest bits mix best
+        bucket = (mixed >> (64 - bits)) & (self.buckets - 1)  # the highest bits are mixed best
         first = torch.arange(self.hashes, device=ids.device).unsqueeze(1) * self.buckets
         return first + bucket

@@ -1,4 +1,4 @@
-"""Negatives for free: the positives of the other rows of the batch."""
+"""In-batch negatives: the positives of the other rows of the batch."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -14,11 +14,11 @@ from shortlist.sampling.base import Exactness, Negatives, frequencies, log_expec
 class InBatchSampler:
     """Every positive of the batch is a negative for the other rows (Yi et al. 2019).
 
-    frequency: share of the training stream of each item row, [N + 1]. That is Q, and not
-    count^0.75: it is how often an item comes by, whatever the sampler wished.
+    No additional item is encoded. The correction assumes that slots are independent of the row's
+    user, which holds when batches are drawn at random from the whole log.
 
-    Costs no extra encoding. Correction takes slots to be independent of the row's user, which
-    holds when batches are drawn at random from the whole log.
+    frequency: share of the training positives of each item row, [N + 1]. This is Q itself; an
+    exponent such as 0.75 does not apply, because items occur in batches as often as in the log.
     """
 
     frequency: Tensor
@@ -36,7 +36,7 @@ class InBatchSampler:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> Self:
-        """From the training count of each item row, [N + 1]."""
+        """Build from the training count of each item row, [N + 1]."""
         return cls(frequencies(counts))
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:  # noqa: ARG002
@@ -46,5 +46,5 @@ class InBatchSampler:
         return Negatives(ids, self.log_q(ids, batch), source, distinct=False)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of (B - 1)·Q for each id: a row never meets its own slot."""
+        """Return log((B - 1)·Q) for each id: a row's own slot is masked, so B - 1 slots count."""
         return log_expected(self.frequency, ids, max(len(batch.positive) - 1, 1))

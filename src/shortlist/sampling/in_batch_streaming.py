@@ -1,4 +1,4 @@
-"""In-batch negatives whose frequency is estimated while training, for an open vocabulary."""
+"""In-batch negatives whose item frequencies are estimated during training."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Self
@@ -12,16 +12,16 @@ from shortlist.sampling.frequency import StreamingFrequency
 from shortlist.sampling.in_batch import InBatchSampler
 
 BUCKETS = (2**12, 2**22)
-"""The fewest and the most places the estimate has for each of its hashes."""
+"""Smallest and largest number of buckets of each hash of the estimate."""
 
 
 class StreamingInBatchSampler:
     """In-batch negatives corrected by a running estimate of their frequency (Yi et al. 2019).
 
-    For streams that no one can count beforehand, and for logs whose popularity drifts. Where the
-    log is at hand InBatchSampler counts it, exactly.
+    Use it for streams that cannot be counted beforehand, and for logs whose popularity drifts.
+    InBatchSampler is exact when the log can be counted.
 
-    frequency: the estimate; each batch it draws for is taken in first.
+    frequency: the running estimate. `sample` updates it with the batch before it returns.
     """
 
     refuses: ClassVar[dict[str, str]] = InBatchSampler.refuses
@@ -35,7 +35,10 @@ class StreamingInBatchSampler:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> Self:
-        """Only their number is used: four places or more for each item row known by now."""
+        """Build with at least four buckets per item row; the counts themselves are not used.
+
+        counts: training count of each item row, [N + 1].
+        """
         frequencies(counts)
         fewest, most = BUCKETS
         wanted = 1 << (4 * len(counts) - 1).bit_length()
@@ -50,16 +53,16 @@ class StreamingInBatchSampler:
         return Negatives(ids, self.log_q(ids, batch), source, distinct=False)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of (B - 1)·Q for each id, Q as estimated by now; an id never seen has one, too."""
+        """Return log((B - 1)·Q) for each id with the current estimate of Q, finite for any id."""
         draws = max(len(batch.positive) - 1, 1)
         return (self.frequency.of(ids) * draws).log().float()
 
     def go_on(self, counts: Tensor, earlier: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Begin with the counts of the positives that come now: they can be counted."""
+        """Start the estimate from the counts of this training's positives."""
         self.frequency.begin(counts)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the estimate as it is now."""
+        """Return the state of the estimate."""
         return self.frequency.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""In-batch negatives of the batches before, too: a large pool from small batches."""
+"""In-batch negatives of this and earlier batches: a large pool from small batches."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Self
@@ -17,14 +17,16 @@ from shortlist.sampling.base import (
 
 
 class MemorySampler:
-    """Cross-batch memory (XBM, Wang et al. 2020): the batch's positives and the latest M before.
+    """Cross-batch memory (XBM, Wang et al. 2020): the batch's positives and the M before them.
 
-    It remembers item rows, not vectors: they are encoded anew with each batch, so none is ever
-    stale, unlike in the paper, and each costs an encoding. It goes on from one epoch to the next.
+    The memory holds item rows and not vectors. They are encoded again with each batch, so that no
+    vector is stale (in the paper they are), at the cost of the encoding. The memory is kept from
+    one epoch to the next.
 
-    frequency: share of the training stream of each item row, [N + 1]; capacity: M.
+    frequency: share of the training positives of each item row, [N + 1].
+    capacity: number of remembered positives, M.
 
-    Relations: InBatchSampler with a pool that does not depend on the batch size.
+    Relations: InBatchSampler with a pool whose size does not depend on the batch size.
     """
 
     refuses: ClassVar[dict[str, str]] = {
@@ -43,19 +45,19 @@ class MemorySampler:
         self._earlier = torch.zeros(0, dtype=torch.int64)  # the newest first
         self._recalled = 0  # how many of them were in the latest pool
         self._before: Tensor | None = None  # shares in the training before this one, [N + 1]
-        self._old = 0  # how many are of that one: the last of those remembered
+        self._old = 0  # how many of the remembered are from that training; they are the last ones
         self._old_recalled = 0
 
     @classmethod
     def from_counts(cls, counts: Tensor, *, negatives: int = 4096) -> Self:
-        """From the training count of each item row, [N + 1]; negatives: those remembered, M."""
+        """Build from training counts of item rows, [N + 1]; negatives: the capacity, M."""
         check_negatives(negatives)
         return cls(frequencies(counts), negatives)
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:  # noqa: ARG002
-        """Return the batch's positives followed by the remembered, [B + M] at most; then learn.
+        """Return the batch's positives and the remembered ones, [B + M] at most; then remember.
 
-        The first batch meets itself alone.
+        The pool of the first batch holds its own positives only.
         """
         ours = batch.positive
         earlier = self._earlier.to(ours.device)
@@ -70,9 +72,9 @@ class MemorySampler:
         return Negatives(ids, self.log_q(ids, batch), source, distinct=False)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of (B - 1 + m)·Q for each id, where the latest pool had m remembered slots.
+        """Return log((B - 1 + m)·Q) for each id, where the latest pool had m remembered slots.
 
-        Slots of a training before this one have its shares instead.
+        Slots that were remembered in an earlier training have the shares of that training as Q.
         """
         slots = len(batch.positive) - 1 + self._recalled - self._old_recalled
         if self._before is None or not self._old_recalled:
@@ -82,7 +84,7 @@ class MemorySampler:
         return log_expected(both / total, ids, total)
 
     def go_on(self, counts: Tensor, earlier: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Remember M positives of the training before, drawn as they came there."""
+        """Fill the memory with M positives drawn by their shares in the earlier training."""
         self._before = frequencies(earlier)
         edges = self._before.cumsum(0)
         drawn = torch.rand(self.capacity, generator=generator, dtype=torch.float64)

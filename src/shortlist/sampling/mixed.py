@@ -1,4 +1,4 @@
-"""In-batch negatives plus drawn ones: the log's popular items and the long tail."""
+"""In-batch negatives together with drawn ones."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -17,12 +17,12 @@ from shortlist.sampling.popularity import Alpha
 class MixedSampler:
     """Mixed negative sampling (MNS, Yang et al. 2020): one pool of the batch and M uniform draws.
 
-    In-batch negatives alone hardly ever show the tail, which then floats to the top; the uniform
-    part holds it down.
+    In-batch negatives alone rarely contain items of the long tail, whose scores are then too high.
+    The uniform draws prevent this. log_q is the log of the summed expected counts of the parts.
+    Because the sizes of the parts are fixed, the correction is consistent and not exact: its bias
+    shrinks as the pool grows.
 
-    parts: any samplers, whose pools are joined. log_q is the log of their summed expected counts.
-    As the sizes of the parts are fixed, that is consistent rather than exact: a bias that shrinks
-    as the pool grows.
+    parts: samplers whose pools are joined.
     """
 
     parts: tuple[NegativeSampler, ...]
@@ -45,9 +45,11 @@ class MixedSampler:
         mixture: Mixture | None = None,
         alpha: Alpha | None = None,
     ) -> Self:
-        """From the training count of each item row, [N + 1]: in-batch, and M = negatives draws.
+        """Build from the training count of each item row, [N + 1].
 
-        mixture: the laws of the draws and their weights, as for MixtureSampler; None: uniform.
+        negatives: number of draws beside the batch, M.
+        mixture: distributions of the draws with weights, as for MixtureSampler; None: uniform.
+        alpha: exponent of the distribution "popularity".
         """
         drawn = MixtureSampler.from_counts(
             counts,
@@ -58,7 +60,7 @@ class MixedSampler:
         return cls((InBatchSampler.from_counts(counts), drawn))
 
     def sample(self, batch: Batch, generator: torch.Generator) -> Negatives:
-        """Return the pools of the parts side by side, [M], or [B, M] where a part is each row's."""
+        """Return the joined pools, [M], or [B, M] if a part draws for each row."""
         pools = [part.sample(batch, generator) for part in self.parts]
         own = any(pool.ids.dim() == 2 for pool in pools)
         ids = _joined([pool.ids for pool in pools], len(batch.positive), own=own)
@@ -66,12 +68,12 @@ class MixedSampler:
         return Negatives(ids, self.log_q(ids, batch), source, distinct=False)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of the summed expected counts: (B - 1)·Q + M / n where the draws are uniform."""
+        """Return the log of the summed expected counts: (B - 1)·Q + M / n for uniform draws."""
         return torch.stack([part.log_q(ids, batch) for part in self.parts]).logsumexp(dim=0)
 
 
 def _joined(slots: list[Tensor], rows: int, *, own: bool) -> Tensor:
-    """Join [M] and [B, M] along M; a shared pool becomes every row's where one is each row's."""
+    """Join pools [M] and [B, M] along M; own: whether any of them is [B, M]."""
     if own:
         slots = [one if one.dim() == 2 else one.expand(rows, -1) for one in slots]
     return torch.cat(slots, dim=-1)

@@ -1,4 +1,4 @@
-"""Negatives from several laws at once: each slot is drawn from their weighted sum."""
+"""Negatives from a weighted mixture of distributions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,28 +22,28 @@ LAWS: dict[str, Callable[[Tensor, float], Tensor]] = {
     ),
     "in_batch": lambda counts, _: frequencies(counts),
 }
-"""From counts [N + 1] and alpha to the chance of each item row at a draw, [N + 1]."""
+"""Each distribution: from counts [N + 1] and alpha to probabilities of item rows, [N + 1]."""
 
 Mixture = Annotated[
     dict[Text, Positive],
     Field(
-        description='Laws that are drawn from (by "mixed" beside the batch), with their weights: '
-        '"uniform", "popularity" or "in_batch" (as often as in the log). Unset: uniform, and for '
-        '"mixture" popularity as much.',
+        description='Distributions of the draws with their weights: "uniform", "popularity" or '
+        '"in_batch" (as often as in the log). Unset: uniform for "mixed", which adds the draws to '
+        'the batch; uniform and popularity in equal parts for "mixture".',
         examples=[{"uniform": 1.0, "popularity": 2.0}],
     ),
 ]
-"""The option `mixture`, wherever a sampler has it."""
+"""Type of the option `mixture`, shared by the samplers that have it."""
 
 
 @dataclass(frozen=True, eq=False)
 class MixtureSampler:
-    """Independent draws from Σ w·Q over several laws, w given as `mixture`.
+    """Independent draws from Σ w·Q over several distributions Q with the weights `mixture`.
 
-    Laws: "uniform"; "popularity", by count^alpha; "in_batch", as often as in the log.
+    The distributions are "uniform", "popularity" (count^alpha) and "in_batch" (as in the log).
 
-    Relations: MixedSampler takes the batch itself for one part, which costs no encoding; its parts
-    have fixed sizes, so its correction is consistent where this one's is exact.
+    Relations: MixedSampler uses the batch itself as one part, which costs no encoding. Its parts
+    have fixed sizes, so its correction is only consistent; this one is exact.
     """
 
     draws: PopularitySampler
@@ -63,7 +63,7 @@ class MixtureSampler:
         alpha: Alpha | None = None,
         shared: bool = True,
     ) -> Self:
-        """From the training count of each item row, [N + 1]; by default 1:1 uniform:popularity."""
+        """Build from training counts of item rows, [N + 1]; default: uniform and popularity 1:1."""
         weights = {"uniform": 1.0, "popularity": 1.0} if mixture is None else mixture
         law = _mixed_law(counts, weights, alpha)
         return cls(PopularitySampler.from_weights(law, negatives=negatives, shared=shared))
@@ -73,12 +73,12 @@ class MixtureSampler:
         return self.draws.sample(batch, generator)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:
-        """Log of M·Σ w·Q for each id."""
+        """Return log(M·Σ w·Q) for each id."""
         return self.draws.log_q(ids, batch)
 
 
 def _mixed_law(counts: Tensor, weights: Mapping[str, float], alpha: float | None) -> Tensor:
-    """Return Σ w·Q, [N + 1], or refuse the mixture."""
+    """Return Σ w·Q, [N + 1]. Errors: ModelError for a mixture that makes no sense."""
     if not weights:
         raise ModelError(f"mixture names no law; known: {', '.join(sorted(LAWS))}")
     for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""Which items are negatives where only what is known counts? None: an empty pool."""
+"""An empty pool, for losses that use no negatives."""
 
 from typing import ClassVar
 
@@ -10,9 +10,9 @@ from shortlist.sampling.base import Exactness, Negatives
 
 
 class NoNegatives:
-    """Draws nothing: for a loss that is fitted to the values of events, and to nothing else.
+    """Draws nothing; used with a loss that is fitted to the values of events.
 
-    It is no part of SAMPLERS: a loss that reads values brings it.
+    It is not in SAMPLERS: it is chosen whenever the loss reads values.
     """
 
     refuses: ClassVar[dict[str, str]] = {}
@@ -24,5 +24,5 @@ class NoNegatives:
         return Negatives(none, none.float(), none, distinct=True)
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
-        """Return zeros: nothing is corrected."""
+        """Return zeros, because nothing is corrected."""
         return torch.zeros_like(ids, dtype=torch.float32)

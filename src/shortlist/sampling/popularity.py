@@ -1,4 +1,4 @@
-"""Negatives drawn by popularity: frequent items come up more often."""
+"""Negatives drawn by popularity: frequent items are drawn more often."""
 
 import math
 from dataclasses import dataclass
@@ -21,19 +21,21 @@ from shortlist.sampling.base import (
 )
 
 Alpha = Annotated[float, Field(ge=0, description="Popularity sampling draws by count^alpha.")]
-"""The option `alpha`, wherever a sampler has it."""
+"""Type of the option `alpha`, shared by the samplers that have it."""
 
 
 @dataclass(frozen=True, eq=False)
 class PopularitySampler:
-    """Independent draws with replacement, chance proportional to count^alpha.
+    """Independent draws with replacement, with probability proportional to count^alpha.
 
-    frequency: chance of each item row at a draw, [N + 1]; table: draws from it in constant time;
-    negatives: M; shared: one pool for the whole batch, or one a row.
+    alpha = 0.75 is that of word2vec (Mikolov et al. 2013), 1 has the distribution of in-batch
+    negatives, and 0 is uniform. These negatives are harder than uniform ones, because popular items
+    are relevant to many users. Without the correction popular items get scores that are too low.
 
-    alpha = 0.75 is word2vec's (Mikolov et al. 2013); 1 draws as in-batch does, 0 is uniform.
-    Harder than uniform draws, as popular items are relevant to many. Without correction they end
-    up suppressed.
+    frequency: probability of each item row at a draw, [N + 1].
+    table: draws from this distribution in constant time.
+    negatives: number of draws, M.
+    shared: one pool for the whole batch (True), or one for each row.
     """
 
     frequency: Tensor
@@ -50,7 +52,7 @@ class PopularitySampler:
     def from_counts(
         cls, counts: Tensor, *, negatives: int = 512, alpha: Alpha = 0.75, shared: bool = True
     ) -> Self:
-        """From the training count of each item row, [N + 1]; rows never seen are not drawn."""
+        """Build from training counts of item rows, [N + 1]; rows with count 0 are never drawn."""
         if not (alpha >= 0 and math.isfinite(alpha)):
             raise ModelError(f"alpha must be >= 0 and finite, got {alpha}")
         seen = frequencies(counts)
@@ -59,7 +61,7 @@ class PopularitySampler:
 
     @classmethod
     def from_weights(cls, weights: Tensor, *, negatives: int, shared: bool) -> Self:
-        """From any law: chances proportional to weights [N + 1], with weights[0] = 0."""
+        """Build with probabilities proportional to weights [N + 1], weights[0] = 0."""
         check_negatives(negatives)
         frequency = frequencies(weights)
         return cls(frequency, AliasTable.of(frequency), negatives, shared)
@@ -74,5 +76,5 @@ class PopularitySampler:
         return Negatives.drawn(ids, self.log_q(ids, batch))
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
-        """Log of M·Q for each id."""
+        """Return log(M·Q) for each id."""
         return log_expected(self.frequency, ids, self.negatives)

@@ -1,4 +1,4 @@
-"""Negatives drawn evenly from the items seen in training."""
+"""Negatives drawn uniformly from the items seen in training."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -19,14 +19,15 @@ from shortlist.sampling.base import (
 
 @dataclass(frozen=True, eq=False)
 class UniformSampler:
-    """Independent draws with replacement, each training item as likely as any other.
+    """Independent draws with replacement; each training item has the same probability.
 
-    items: the item rows to draw from, [n]; frequency: chance of each row at a draw, [N + 1];
-    negatives: M; shared: one pool for the whole batch, or one a row.
+    Most draws are easy negatives. Serving scores the same kind of items, so uniform draws are a
+    sound part of any mixture. The correction is a constant, which affects the logistic losses only.
 
-    Most draws are easy: items nobody takes for relevant. That is what the model meets when
-    serving, so it is a sound base of any mixture. Its correction is a constant, which matters to
-    the logistic losses only.
+    items: item rows to draw from, [n].
+    frequency: probability of each item row at a draw, [N + 1].
+    negatives: number of draws, M.
+    shared: one pool for the whole batch (True), or one for each row.
     """
 
     items: Tensor
@@ -43,7 +44,7 @@ class UniformSampler:
 
     @classmethod
     def from_counts(cls, counts: Tensor, *, negatives: int = 512, shared: bool = True) -> Self:
-        """From the training count of each item row, [N + 1]; rows never seen are not drawn."""
+        """Build from training counts of item rows, [N + 1]; rows with count 0 are never drawn."""
         check_negatives(negatives)
         items = frequencies(counts).nonzero().squeeze(1)
         even = frequencies((counts > 0).double())
@@ -59,5 +60,5 @@ class UniformSampler:
         return Negatives.drawn(ids, self.log_q(ids, batch))
 
     def log_q(self, ids: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
-        """Log of M / n for each id."""
+        """Return log(M / n) for each id."""
         return log_expected(self.frequency, ids, self.negatives)

@@ -1,8 +1,8 @@
-"""Which negatives are hard? One source a file, found by name in HARD.
+"""Which negatives are hard? Each file has one source; HARD finds them by name.
 
-They supplement the easy negatives of a sampler as a term of their own: weighted, and not
-corrected, because what was selected by score or by another system has no known sampling
-probability. None of them can stand alone.
+Hard negatives are a separate, weighted term of the objective beside the easy negatives of a
+sampler. They are not corrected, because items selected by score or by another system have no
+known sampling probability. They are never the only negatives.
 """
 
 import inspect
@@ -26,14 +26,17 @@ HARD: dict[str, type[Any]] = {
 
 
 def check_hard(name: str, **options: object) -> None:
-    """Refuse an unknown source, and an option (None: not given) it cannot use, with the reason."""
+    """Refuse an unknown source, and an option that it does not use.
+
+    options: by name; None means that the option was not given. Errors: ModelError with the reason.
+    """
     if name not in HARD:
         raise ModelError(f"unknown hard negatives '{name}'.{suggest_part(name, HARD)}")
     for option in sorted(option for option, value in options.items() if value is not None):
         users = [f"'{other}'" for other in HARD if option in _options_of(other)]
         if option in HARD[name].refuses:
             reason = HARD[name].refuses[option]
-        elif option in _options_of(name) or not users:  # the latter: of the term, not its source
+        elif option in _options_of(name) or not users:  # no source's: it belongs to the term
             continue
         else:
             reason = f"leave it out, it belongs to hard = {' or '.join(users)}"
@@ -45,7 +48,7 @@ def _options_of(name: str) -> set[str]:
 
 
 def check_not_alone(sampler: str) -> None:
-    """Refuse hard negatives as the only negatives, with the reason."""
+    """Refuse a source of hard negatives where a sampler is expected (ModelError)."""
     if sampler in HARD:
         raise ModelError(
             f"sampler = '{sampler}' is refused: {HARD[sampler].alone}. Keep an easy sampler, and "
@@ -54,7 +57,11 @@ def check_not_alone(sampler: str) -> None:
 
 
 def build_hard(name: str, world: HardWorld, **options: Any) -> PoolChoice | HardSource:
-    """Return the source of that name; an option left at None takes its default."""
+    """Return the source of that name.
+
+    world: what the source is built from.
+    options: parameters of the source; None keeps its default. Errors: ModelError.
+    """
     check_hard(name, **options)
     given = {option: value for option, value in options.items() if value is not None}
     source: PoolChoice | HardSource = HARD[name].build(world, **given)

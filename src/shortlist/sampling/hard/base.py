@@ -1,4 +1,4 @@
-"""What a source of hard negatives returns, and the two ways to be one."""
+"""What does a source of hard negatives return? There are two protocols for sources."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -12,11 +12,12 @@ from shortlist.sampling.base import Negatives
 
 
 class HardWorld(NamedTuple):
-    """What sources are built from. Nothing of it comes from after the cut.
+    """What sources are built from; all of it is training data.
 
-    candidates: the item rows that can be recommended, ascending, [N] int64.
-    logged: lists of item rows by user row, by the name of the log.
-    known: each user's training positives by user row; None where hard negatives may be among them.
+    candidates: item rows that can be recommended, ascending, [N] int64.
+    similarity: the similarity of the model.
+    logged: for each log ("exposed", "dropped"), the lists of item rows by user row.
+    known: each user's training positives by user row; None if they may be hard negatives.
     """
 
     candidates: Tensor
@@ -27,9 +28,9 @@ class HardWorld(NamedTuple):
 
 @runtime_checkable
 class PoolChoice(Protocol):
-    """Picks hard negatives out of the easy pool, by score: nothing more is encoded.
+    """Picks hard negatives from the easy pool by score, so that no further item is encoded.
 
-    refuses: options of `build_hard` that it cannot use, each with the reason.
+    refuses: options of `build_hard` that it does not take, each with the reason.
     alone: why it must not be the only source of negatives.
     """
 
@@ -37,15 +38,16 @@ class PoolChoice(Protocol):
     alone: ClassVar[str]
 
     def choose(self, gap: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return columns of the pool, [B, h], and which of them hold a choice, [B, h] bool.
+        """Return the chosen columns of the pool, [B, h], and which of them are valid, [B, h] bool.
 
-        gap: score of each slot less the positive's, [B, M]; -inf where it must not be chosen.
+        gap: score of each slot minus the positive's, [B, M]; -inf where it must not be chosen.
+        count: number of hard negatives per row, h.
         """
         ...
 
 
 class HardSource(Protocol):
-    """Brings hard negatives from outside the pool: the catalogue, or a log.
+    """Draws hard negatives from outside the pool: from the catalogue or from a log.
 
     refuses, alone: as for PoolChoice.
     """
@@ -54,7 +56,7 @@ class HardSource(Protocol):
     alone: ClassVar[str]
 
     def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """An epoch begins. encode: item rows [N] -> their vectors as they are now, [N, D]."""
+        """Prepare for an epoch; encode: maps item rows [N] to their current vectors, [N, D]."""
         ...
 
     def draw(
@@ -62,16 +64,23 @@ class HardSource(Protocol):
     ) -> Negatives:
         """Return at most `count` negatives for each row, [B, count]; see `hard_slots`.
 
-        queries: [B, D] or [B, K, D], without gradient. batch.known: what to keep out, if given.
+        batch: the rows; items in batch.known, if given, are not drawn.
+        queries: query vectors, [B, D] or [B, K, D], without gradient.
+        count: number of hard negatives per row, h.
+        generator: source of random numbers.
         """
         ...
 
 
 def hard_slots(ids: Tensor, filled: Tensor, positive: Tensor) -> Negatives:
-    """Return each row's own hard negatives, [B, h]. They have no known Q: log_q is 0.
+    """Return hard negatives of each row as a pool [B, h], with log_q = 0 as Q is unknown.
 
-    ids: item rows [B, h]; filled: bool [B, h]. A slot for which there is no hard negative holds
-    the row's own positive and says so in `source`: such a slot counts for no loss.
+    A slot without a hard negative gets the row's own positive, and `source` marks it, so that it
+    is masked in every loss.
+
+    ids: item rows, [B, h].
+    filled: True where ids holds a hard negative, bool [B, h].
+    positive: item row of each row's positive, [B].
 
     >>> hard_slots(torch.tensor([[7, 8]]), torch.tensor([[True, False]]), torch.tensor([5])).ids
     tensor([[7, 5]])
@@ -83,7 +92,7 @@ def hard_slots(ids: Tensor, filled: Tensor, positive: Tensor) -> Negatives:
 
 
 def repeats(ids: Tensor) -> Tensor:
-    """True where the same id stands at an earlier place of its row, like ids: [M] or [B, M].
+    """Return True where the same id occurs earlier in its row; ids: [M] or [B, M].
 
     >>> repeats(torch.tensor([4, 2, 4, 4])).tolist()
     [False, False, True, True]
@@ -95,12 +104,15 @@ def repeats(ids: Tensor) -> Tensor:
 
 
 def best_slots(gap: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the columns of the `count` highest gaps of each row, and which are above -inf."""
+    """Return the columns of the `count` highest gaps, [B, h], and which are above -inf."""
     values, columns = gap.topk(min(count, gap.shape[1]), dim=1)
     return columns, values > float("-inf")
 
 
 def random_slots(allowed: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return `count` random columns of each row among the allowed, [B, h], and which are such."""
+    """Return `count` random allowed columns of each row, [B, h], and which are valid.
+
+    allowed: bool [B, M].
+    """
     keys = torch.rand(allowed.shape, generator=generator).to(allowed.device)
     return best_slots(keys.masked_fill(~allowed, float("-inf")), count)

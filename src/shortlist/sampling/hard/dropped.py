@@ -1,4 +1,4 @@
-"""Hard negatives from the stages after recall: what they were given and threw away."""
+"""Hard negatives from the stages after recall: items that the ranker dropped."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from shortlist.sampling.hard.user_lists import UserLists
 
 @dataclass(frozen=True, eq=False)
 class DroppedNegatives:
-    """h random items of those recalled for the row's user and dropped by a ranker since.
+    """h random items that were recalled for the row's user and then dropped by a ranker.
 
-    They are hard by construction: recall thought them good and a better model did not. They teach
-    recall the later stage's taste, its mistakes included, so they stay a supplement.
-    Relations: ExposedNegatives got past every stage; MinedNegatives guess at the same without a
-    log.
+    They are hard by construction: recall scored them high and a better model did not. They also
+    teach the ranker's mistakes, so they are only a supplement.
+
+    Relations: ExposedNegatives passed every stage and were shown. MinedNegatives approximate these
+    without a log.
     """
 
     dropped: UserLists
@@ -31,9 +32,8 @@ class DroppedNegatives:
         "ceiling": "the log says which items these are, whatever they score",
     }
     alone: ClassVar[str] = (
-        "sample selection bias: what was dropped had been recalled for the user, while at serving "
-        "the model meets the whole catalogue, and must have seen at training what it sees when "
-        "serving"
+        "sample selection bias: dropped items had been recalled for the user, but at serving the "
+        "model scores the whole catalogue, so training needs negatives from all of it"
     )
 
     @classmethod
@@ -42,7 +42,7 @@ class DroppedNegatives:
         return cls(UserLists.build(world, "dropped", "data.dropped"))
 
     def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """A log does not change with the vectors."""
+        """Do nothing: a log does not depend on the vectors."""
 
     def draw(
         self,

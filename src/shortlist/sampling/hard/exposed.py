@@ -1,4 +1,4 @@
-"""Hard negatives from an impression log: what the user saw and did not click."""
+"""Hard negatives from an impression log: items that the user saw and did not click."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from shortlist.sampling.hard.user_lists import UserLists
 
 @dataclass(frozen=True, eq=False)
 class ExposedNegatives:
-    """h random items of those the row's user was shown before the cut and did not click.
+    """h random items that the row's user was shown before the cut and did not click.
 
-    Only ever beside an easy sampler. What is shown was chosen by the system in use: nearly all of
-    it suits the user, so a model that sees nothing else learns to tell good from good, and when
-    it serves it must tell good from everything (Huang et al. 2020 measured the loss).
-    Relations: DroppedNegatives are items the user never saw.
+    They are used only beside an easy sampler. Shown items were chosen by the running system, and
+    nearly all of them suit the user. A model trained on them alone learns to order good items and
+    not to find them in the whole catalogue (Huang et al. 2020 measured the loss).
+
+    Relations: DroppedNegatives are items that the user never saw.
     """
 
     shown: UserLists
@@ -31,8 +32,8 @@ class ExposedNegatives:
         "ceiling": "the log says which items these are, whatever they score",
     }
     alone: ClassVar[str] = (
-        "sample selection bias: what was shown was picked for the user, while at serving the model "
-        "meets the whole catalogue, and must have seen at training what it sees when serving"
+        "sample selection bias: shown items were picked for the user, but at serving the model "
+        "scores the whole catalogue, so training needs negatives from all of it"
     )
 
     @classmethod
@@ -41,7 +42,7 @@ class ExposedNegatives:
         return cls(UserLists.build(world, "exposed", "data.impressions"))
 
     def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """A log does not change with the vectors."""
+        """Do nothing: a log does not depend on the vectors."""
 
     def draw(
         self,

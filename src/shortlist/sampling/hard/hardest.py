@@ -1,4 +1,4 @@
-"""Hard negatives from the pool: those that score highest."""
+"""Hard negatives from the pool: the highest-scoring ones."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -12,9 +12,11 @@ from shortlist.sampling.hard.base import HardWorld, best_slots
 class HardestNegatives:
     """The h highest-scoring slots of the easy pool (online hard mining, Huang et al. 2020).
 
-    Free: the pool is scored anyway. With a random pool they are only as hard as the best of M
-    draws. Requires: a pool in which few slots are secretly liked: those score highest of all.
-    Relations: SemiHardNegatives leaves out what scores above the positive.
+    They cost nothing extra, because the pool is scored anyway. With a random pool they are only as
+    hard as the best of M draws.
+
+    Requires: a pool with few items that the user would like, since those score highest.
+    Relations: SemiHardNegatives leaves out items that score above the positive.
     """
 
     refuses: ClassVar[dict[str, str]] = {
@@ -29,9 +31,9 @@ class HardestNegatives:
 
     @classmethod
     def build(cls, world: HardWorld) -> Self:  # noqa: ARG003
-        """It needs nothing but the pool."""
+        """Build the source; nothing but the pool is needed."""
         return cls()
 
     def choose(self, gap: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return the columns of the highest gaps, [B, h], and which of them hold a choice."""
+        """Return the columns of the highest gaps, [B, h], and which of them are valid."""
         return best_slots(gap, count)

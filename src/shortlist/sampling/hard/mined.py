@@ -29,7 +29,7 @@ Ranks = Annotated[
     BeforeValidator(as_tuple),
     AfterValidator(_band),
     Field(
-        description="The first and last rank of the user's current list that are drawn from.",
+        description="First and last rank of the user's current list from which items are drawn.",
         examples=[[100, 500]],
     ),
 ]
@@ -38,24 +38,29 @@ Ceiling = Annotated[
     Field(
         gt=0,
         le=1,
-        description="Items that score above this share of the positive's score are passed over, as "
-        "they may be liked.",
+        description="Items that score above this share of the positive's score are not drawn, "
+        "because the user may like them.",
     ),
 ]
 
 
 @dataclass(eq=False)
 class MinedNegatives:
-    """h random items of ranks a to b of each query's own search (Huang et al. 2020; ANCE, 2021).
+    """h random items from ranks a to b of a search by each query (Huang et al. 2020; ANCE, 2021).
 
-    The item vectors are taken anew once an epoch; the query is the current one. The very top is
-    left out because it is full of what the user likes but has not met yet.
-    Positive-aware (Moreira et al. 2024): an item is passed over when its score is above
-    p - (1 - ceiling)·|p|, p the positive's score. That is `ceiling` times the score where scores
-    are positive, and means the same below 0, where a plain share of p would lie above p.
+    The searched item vectors are those at the start of the epoch, the query is the current one. The
+    first ranks are left out, because they hold many items that the user would like.
+    It is positive-aware (Moreira et al. 2024): an item is not drawn if its score is above
+    p - (1 - ceiling)·|p|, where p is the positive's score. For positive scores that is `ceiling`
+    times p; for negative ones a plain multiple of p would lie above p.
 
-    Ranks count the items left after what must not be drawn: the row's positive and, unless told
-    otherwise, all that the user is known to like. Costs one exact search a batch, B·N·D.
+    Ranks are counted without the items that must not be drawn: the row's positive and, by default,
+    all known positives of the user. The cost is one exact search per batch, B·N·D.
+
+    candidates: item rows that can be recommended, ascending, [N].
+    similarity: the similarity of the model.
+    ranks: first and last rank, counted from 1.
+    ceiling: share of the positive's score, above 0 and at most 1.
     """
 
     candidates: Tensor
@@ -69,8 +74,8 @@ class MinedNegatives:
         "margin": "what it passes over is a share of the positive's score: hard_ceiling",
     }
     alone: ClassVar[str] = (
-        "a model that never sees an unrelated item at training meets almost nothing else when it "
-        "serves (sample selection bias), and no sampling probability of theirs is known"
+        "sample selection bias: a model trained on mined items alone never sees the unrelated "
+        "items that it has to score at serving, and their sampling probability is not known"
     )
 
     def __post_init__(self) -> None:
@@ -83,23 +88,23 @@ class MinedNegatives:
 
     @classmethod
     def build(cls, world: HardWorld, *, ranks: Ranks = (100, 500), ceiling: Ceiling = 0.95) -> Self:
-        """Mine among the items that can be recommended."""
+        """Build the source. Errors: ModelError for ranks beyond the number of candidates."""
         source = cls(world.candidates, world.similarity, ranks, ceiling)
         if world.known is not None and ranks[0] > len(world.candidates) - _most(world.known):
             source._check_reached(len(world.candidates) - _fewest(world.known))
         return source
 
     def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """Search the item vectors as they are now until the next epoch."""
+        """Encode all candidates; these vectors are searched until the next epoch."""
         parts = [encode(rows).detach() for rows in torch.split(self.candidates, 65536)]
         self.load_state_dict({"vectors": torch.cat(parts)})
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the item vectors it searches in this epoch, [N, D]."""
+        """Return the item vectors that are searched in this epoch, [N, D]."""
         return {} if self._vectors is None else {"vectors": self._vectors}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Search these item vectors."""
+        """Build the index over these item vectors."""
         if "vectors" in state:
             self._vectors = state["vectors"].to(self.candidates.device)
             self._index = ExactIndex(self.similarity).build(self.candidates, self._vectors)
@@ -107,7 +112,7 @@ class MinedNegatives:
     def draw(
         self, batch: Batch, queries: Tensor, count: int, generator: torch.Generator
     ) -> Negatives:
-        """Return up to `count` different items of the band for each row, [B, count]."""
+        """Return up to `count` different items between the two ranks for each row, [B, count]."""
         if self._index is None or self._vectors is None:
             raise ModelError("mined negatives need refresh before the first draw")
         first, last = self.ranks
@@ -121,7 +126,7 @@ class MinedNegatives:
         return hard_slots(ids.gather(1, columns), filled, batch.positive)
 
     def _check_reached(self, left: int) -> None:
-        """Refuse ranks that no row has an item at. left: the most items that any row may get."""
+        """Refuse ranks at which no row has an item; left: largest number of items of any row."""
         if self.ranks[0] > left:
             raise ModelError(
                 f"hard_ranks start at {self.ranks[0]}, and only {left} items are left beside what "
@@ -129,7 +134,10 @@ class MinedNegatives:
             )
 
     def _kept_out(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What each row must not get: item rows and offsets [B + 1]; known holds the positive."""
+        """Return the items that each row must not get: item rows and offsets, [B + 1].
+
+        batch.known, if given, includes the positives.
+        """
         if batch.known is not None:
             return batch.known.values, batch.known.offsets
         rows = len(batch.positive)
@@ -137,12 +145,12 @@ class MinedNegatives:
 
 
 def _most(known: Ragged) -> int:
-    """The length of the longest list."""
+    """Return the length of the longest list."""
     return int(known.lengths.max()) if len(known.lengths) else 0
 
 
 def _fewest(known: Ragged) -> int:
-    """How many different items the lists that are not empty have at least."""
+    """Return the smallest number of different items of any list that is not empty."""
     size = int(known.values.max()) + 1 if len(known.values) else 1
     pairs = torch.unique(known.owners() * size + known.values)
     different = torch.bincount(torch.div(pairs, size, rounding_mode="floor"))

@@ -1,4 +1,4 @@
-"""Hard negatives from the pool: the highest-scoring that stay below the positive."""
+"""Hard negatives from the pool: the highest-scoring ones below the positive."""
 
 import math
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ Margin = Annotated[
     float,
     Field(
         ge=0,
-        description="How far below the positive, in the similarity's units, a hard negative has to "
-        "score.",
+        description="A hard negative scores at least this much below the positive, in the "
+        "similarity's units.",
         examples=[0.1],
     ),
 ]
@@ -25,10 +25,12 @@ Margin = Annotated[
 class SemiHardNegatives:
     """The h highest-scoring slots below the positive by more than `margin` (Schroff et al. 2015).
 
-    margin is measured in the similarity itself, before the temperature. What scores above the
-    positive is often secretly liked; leaving it out keeps training from collapsing on it.
-    FaceNet's window (positive - its margin, positive) is this with margin 0: of what lies below,
-    the highest is taken, so the window's lower edge never matters while it holds anything.
+    Items that score above the positive are often ones that the user would like, and training on
+    them can collapse. The window of FaceNet, (positive - its margin, positive), corresponds to
+    margin 0 here: the highest scores below the positive are taken, so that the lower end of the
+    window does not matter as long as the window is not empty.
+
+    margin: in units of the similarity, before the temperature.
     """
 
     margin: float = 0.0
@@ -48,11 +50,11 @@ class SemiHardNegatives:
 
     @classmethod
     def build(cls, world: HardWorld, *, margin: Margin = 0.0) -> Self:
-        """Refuse a margin that no pair can keep."""
+        """Build the source. Errors: ModelError for a margin that no cosine can satisfy."""
         if world.similarity == "cosine" and margin >= 2:
             raise ModelError(f"hard_margin must be < 2 for cosine, which spans 2, got {margin}")
         return cls(margin)
 
     def choose(self, gap: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return the columns of the highest gaps below -margin, [B, h], and which are such."""
+        """Return the columns of the highest gaps below -margin, [B, h], and which are valid."""
         return best_slots(gap.masked_fill(gap >= -self.margin, float("-inf")), count)

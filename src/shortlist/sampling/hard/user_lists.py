@@ -1,4 +1,4 @@
-"""Draws from lists of items by user: what a log says each user was shown, or was denied."""
+"""Draws from one list of items per user, taken from a log of shown or dropped items."""
 
 from typing import NamedTuple
 
@@ -13,15 +13,17 @@ from shortlist.sampling.hard.base import HardWorld, hard_slots
 
 
 class UserLists(NamedTuple):
-    """Item rows by user row; no list holds an item twice."""
+    """One list of item rows for each user row, without duplicates."""
 
     lists: Ragged
 
     @classmethod
     def build(cls, world: HardWorld, log: str, source: str) -> "UserLists":
-        """Keep what of a log can be a hard negative: recommendable, and not a known positive.
+        """Keep the logged items that can be recommended and are not known positives.
 
-        log: its name in world.logged; source: the recipe's key it comes from.
+        log: its name in world.logged.
+        source: key of the recipe that names the log, for errors.
+        Errors: ModelError if there is no such log, or if nothing is left of it.
         """
         if log not in world.logged:
             raise ModelError(f"hard = '{log}' needs {source}: the log it draws from")
@@ -38,8 +40,8 @@ class UserLists(NamedTuple):
     def draw(self, batch: Batch, count: int, generator: torch.Generator) -> Negatives:
         """Return up to `count` different items of each user's list, [B, count].
 
-        Shorter lists are drawn whole. Lists are entered at a random place and read round the
-        corner, so each item of a list comes equally often.
+        Each list is read from a random position and continued at its start, so that each item of a
+        list is equally likely. A shorter list is drawn whole.
         """
         start = self.lists.offsets[batch.users]
         size = self.lists.offsets[batch.users + 1] - start
@@ -54,12 +56,12 @@ class UserLists(NamedTuple):
 
 
 def only(lists: Ragged, items: Tensor) -> Ragged:
-    """Keep the values that are among `items` [N]."""
+    """Return the lists with only the values that are in `items`, [N]."""
     return _kept(lists, torch.isin(lists.values, items))
 
 
 def without(lists: Ragged, others: Ragged) -> Ragged:
-    """Take out of each list what the list of the same number in `others` holds.
+    """Return each list without the values of the list at the same position in `others`.
 
     >>> a = Ragged(torch.tensor([1, 2, 1]), torch.tensor([0, 2, 3]))
     >>> without(a, Ragged(torch.tensor([2]), torch.tensor([0, 1, 1]))).values
