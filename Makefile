@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks torchrec redis replicas soak kills fuzz data-fuzz site format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks torchrec trackers redis replicas soak kills fuzz data-fuzz site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -21,6 +21,7 @@ help:
 	@echo "make spark   jobs on Spark beside one machine, bit for bit; needs Java 17 or newer (Debian: openjdk-17-jre-headless)"
 	@echo "make ranks   training on 1, 2 and 3 processes beside one, and ten kills: some 15 minutes"
 	@echo "make torchrec  tables of items dealt over two processes; needs what requirements-torchrec.txt pins, which is installed here"
+	@echo "make trackers  figures of trainings in real TensorBoard files and a real MLflow store"
 	@echo "make redis   events and changes of items in a Redis server, which is installed and started here"
 	@echo "make replicas  three services behind a real nginx, killed, hung, swapped: no request fails; needs nginx (Debian: nginx-light)"
 	@echo "make soak    load the service for SHORTLIST_SOAK seconds (600): its memory must not grow"
@@ -125,6 +126,14 @@ torchrec: .venv-torchrec/.setup
 	.venv-torchrec/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-torchrec.txt
 	@touch $@
 
+trackers: .venv-trackers/.setup
+	.venv-trackers/bin/python -m pytest -rs tests/runs/test_tracking.py $(ARGS)
+
+.venv-trackers/.setup: pyproject.toml | .venv/.setup
+	$(BIN)/python -m venv .venv-trackers
+	.venv-trackers/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test,tensorboard,mlflow]"
+	@touch $@
+
 redis: .venv-redis/.setup
 	SHORTLIST_STORE=redis .venv-redis/bin/python -m pytest -rs tests/histories tests/serving/test_redis.py tests/serving/test_events.py tests/serving/test_living_items.py tests/serving/test_fresh_guide.py $(ARGS)
 
@@ -163,4 +172,4 @@ format: .venv/.setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-milvus .venv-pgvector .venv-redis .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-milvus .venv-pgvector .venv-redis .venv-trackers .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis

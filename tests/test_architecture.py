@@ -60,6 +60,7 @@ DOORS = {
     "pyspark": "spark",
     "torchrec": "training/tables.py",
     "fbgemm_gpu": "training/tables.py",
+    "mlflow": "runs/tracking.py",
 }
 
 # What any file may import; of other packages, each file of an index is the door of its own.

@@ -62,6 +62,12 @@ class PluginError(ShortlistError):
     exit_code = 2
 
 
+class TrackingError(ShortlistError):
+    """A place for the figures of a training that cannot be reached."""
+
+    exit_code = 3
+
+
 class NotFittedError(ShortlistError, AttributeError):
     """A retriever asked for something that it has only after `fit`."""
 

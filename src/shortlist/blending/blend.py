@@ -36,7 +36,7 @@ from shortlist.errors import ModelError, QueryError, nameless
 from shortlist.index.base import Hits
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.lesson import Lesson
-from shortlist.training.progress import Progress
+from shortlist.training.progress import Progress, of_part
 
 POPULAR = "(popular)"
 """What the items are attributed to that no channel gave."""
@@ -122,7 +122,8 @@ class Blend(Explaining):
             self.options.method == "quotas" and self.options.quotas is None
         )
         for name, channel in self.channels.items():
-            channel.fit(split, "train", progress=progress, **_saved(channel, name, checkpoints))
+            told = None if progress is None else of_part(progress, name)
+            channel.fit(split, "train", progress=told, **_saved(channel, name, checkpoints))
         self._adopt()
         if learns:
             if progress is not None:

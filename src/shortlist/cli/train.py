@@ -1,5 +1,6 @@
 """Commands that train: demo, train, tune and plan."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from shortlist.data.dataset import Split
     from shortlist.doctor import TrainingWatch
     from shortlist.histories.events import Watermark
+    from shortlist.runs.tracking import Tracker
     from shortlist.runs.whole import Run
     from shortlist.training.checkpoint import Checkpoints
 
@@ -131,6 +133,13 @@ def train(
     ] = None,
     watermark: WatermarkText = None,
     items_watermark: ItemsWatermarkText = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep parameters and figures of each epoch there, too: tensorboard=FOLDER, "
+            "mlflow=ADDRESS, or mlflow; may be repeated."
+        ),
+    ] = None,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,
@@ -147,23 +156,27 @@ def train(
     from shortlist.runs.folds import train_folds
     from shortlist.runs.pipeline import check, check_together, folds_of, load_dataset
     from shortlist.runs.seeds import check_seeds, train_seeds
+    from shortlist.runs.tracking import check_trackers, places_of, trackers_of
     from shortlist.runs.whole import Run
     from shortlist.training.ranks import together
 
     context.with_resource(together())
-    mark = None if watermark is None else Watermark.parse(watermark)
-    items_mark = None if items_watermark is None else Watermark.parse(items_watermark)
+    mark, items_mark = (
+        None if text is None else Watermark.parse(text) for text in (watermark, items_watermark)
+    )
     quiet = quiet or context.obj["quiet"]
-    chosen = [*(overrides or []), *([f"training.seed={seed}"] if seed is not None else [])]
-    read = load_recipe(recipe, chosen)
-    several = _is_of_several(read, seeds, checkpoint)
+    own_seed = [] if seed is None else [f"training.seed={seed}"]
+    read = load_recipe(recipe, [*(overrides or []), *own_seed])
+    several, trackers = _is_of_several(read, seeds, checkpoint), trackers_of(track or ())
     outputs.check(
         {
             "--out": Output(bundle, "folder" if several else "bundle", overwrite=overwrite),
             "--checkpoint": output_at(checkpoint, "folder"),
+            **{f"--{name}": place for name, place in places_of(trackers).items()},
         },
         {"the recipe": recipe, **read.inputs},
     )
+    check_trackers(trackers)
     check(read)
     check_together(read)
     if seeds is not None:
@@ -189,6 +202,7 @@ def train(
                 items_watermark=items_mark,
                 overwrite=overwrite,
                 log=not without_log,
+                trackers=trackers,
             )
 
     if several:
@@ -207,7 +221,7 @@ def train(
         else:
             out.print(found.table(), found.each_table(), sep="\n")
         if len(splits) > 1 and not quiet:
-            last = list(found.bundles.values())[-1]
+            *_, last = found.bundles.values()
             notes.print(f"The bundle of the last fold, {last}, knows most of the log.")
         return
     run = carried_out(read, bundle)
@@ -282,6 +296,7 @@ def _carried_out(
     items_watermark: "Watermark | None",
     overwrite: bool,
     log: bool,
+    trackers: Sequence["Tracker"],
 ) -> "Run":
     """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
     from shortlist.cli import show
@@ -298,6 +313,7 @@ def _carried_out(
             items_watermark=items_watermark,
             overwrite=overwrite,
             log=log,
+            trackers=trackers,
         )
     except KeyboardInterrupt:
         if checkpoints is not None and checkpoints.directory.exists():

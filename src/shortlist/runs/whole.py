@@ -17,6 +17,15 @@ from shortlist.histories.export import learned_with
 from shortlist.outputs import Output
 from shortlist.plugins import Plugin, use_plugins
 from shortlist.runs import pipeline
+from shortlist.runs.tracking import (
+    Track,
+    Tracker,
+    check_trackers,
+    flat,
+    places_of,
+    tracked,
+    trackers_of,
+)
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.progress import Progress
 from shortlist.training.ranks import here, together
@@ -56,6 +65,7 @@ def train(
     overwrite: bool = False,
     plugins: Iterable[Plugin] = (),
     log: bool = True,
+    track: Iterable[Track] = (),
 ) -> Run:
     """Train a recipe, measure it on its test rows and save it: what `shortlist train` does.
 
@@ -65,9 +75,10 @@ def train(
     watermark: the last event of a store that is in the log, as `events export` tells it; by
     default what such files among the inputs say. items_watermark: the last change of items that
     the items table has, as the service lists it. plugins: modules, or their names, with parts that
-    are not Shortlist's: see `use_plugins`. log: whether the bundle keeps the events. Paths and keys
-    are checked before anything is read. Errors: RecipeError, DataError, ModelError, TrainingError,
-    OutputError, BundleError, PluginError.
+    are not Shortlist's: see `use_plugins`. log: whether the bundle keeps the events. track: who is
+    told of parameters and figures, such as ["tensorboard=logs"]: see `shortlist.runs.tracking`.
+    Paths, keys and trackers are checked before anything is read. Errors: RecipeError, DataError,
+    ModelError, TrainingError, OutputError, BundleError, PluginError, QueryError, TrackingError.
 
     Under torchrun all its processes train one model, and the first one saves it.
 
@@ -87,9 +98,11 @@ def train(
     elif overrides:
         raise RecipeError("overrides are for the file of a recipe: change the recipe itself")
     target = Output(Path(out), "bundle", overwrite=overwrite)
-    outputs.check({"out": target}, {**inputs, **recipe.inputs})
+    trackers = trackers_of(track)
+    outputs.check({"out": target, **places_of(trackers)}, {**inputs, **recipe.inputs})
     pipeline.check(recipe)
     with together():
+        check_trackers(trackers)
         pipeline.check_together(recipe)
         return carry_out(
             *(recipe, pipeline.load_split(recipe), out),
@@ -100,6 +113,7 @@ def train(
             items_watermark=items_watermark,
             overwrite=overwrite,
             log=log,
+            trackers=trackers,
         )
 
 
@@ -116,11 +130,12 @@ def carry_out(
     overwrite: bool = False,
     retriever: Channel | None = None,
     log: bool = True,
+    trackers: Sequence[Tracker] = (),
 ) -> Run:
     """Train on a split that is there, measure, examine and save; the arguments are as in `train`.
 
     retriever: the one to fit, as `pipeline.build` makes it of the recipe. log: whether the bundle
-    keeps the events, as `bundle.save` has it.
+    keeps the events, as `bundle.save` has it. trackers: as `tracking.trackers_of` makes them.
 
     A trained model is kept whatever the doctor runs into, and where `out` cannot be written it is
     kept elsewhere, as the error says.
@@ -129,18 +144,29 @@ def carry_out(
         watermark = learned_with(None, recipe.inputs.values())
     if not log:
         check_without_log(pipeline.build(recipe) if retriever is None else retriever)
-    trained = pipeline.train(
-        *(recipe, split),
-        device=device,
-        progress=progress,
-        checkpoints=checkpoints,
-        retriever=retriever,
-    )
     ranks = here()
+    with tracked(
+        trackers if ranks.first else (),
+        progress,
+        out=out,
+        parameters=recipe.to_dict(),
+        checkpoints=None if checkpoints is None else checkpoints.directory,
+    ) as (tracking, told):
+        trained = pipeline.train(
+            *(recipe, split),
+            device=device,
+            progress=told,
+            checkpoints=checkpoints,
+            retriever=retriever,
+        )
+        description = pipeline.settled(recipe, trained.retriever).to_dict()
+        asked = flat(recipe.to_dict())
+        settled = {key: v for key, v in flat(description).items() if asked.get(key) != v}
+        tracking.parameters({f"auto.{key}": value for key, value in settled.items()})
+        tracking.tested(trained.report)
     if not ranks.first:
         return Run(ranks.told_text(""), trained.retriever, trained.report)
     report = trained.report.to_dict()
-    description = pipeline.settled(recipe, trained.retriever).to_dict()
     findings: list[Finding] = []
     try:
         findings = examine(Subject.of_retriever(trained.retriever, report, description))

@@ -1,7 +1,7 @@
 """Telling people how long training still takes, and machines nothing."""
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -32,6 +32,15 @@ class Progress(Protocol):
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
         """An epoch was measured on the validation rows; skipped: positives of weight 0."""
         ...
+
+
+def of_part(progress: Progress, part: str) -> Progress:
+    """Return what one of several retrievers tells, which train one after the other.
+
+    part: its name, for a Progress that keeps them apart by a method `of`; others are told all.
+    """
+    of = getattr(progress, "of", None)
+    return progress if of is None else cast(Progress, of(part))
 
 
 class Quiet:
