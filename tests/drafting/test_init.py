@@ -212,8 +212,8 @@ def test_kinds_whose_names_are_known_are_written_as_a_table_and_marked_as_a_gues
 @pytest.mark.parametrize(
     ("kinds", "why"),
     [
-        (["view", "purchase", "refund"], "what 'refund' is for is not known"),
-        (["view", "click"], "none of them is known to be what is aimed at"),
+        (["view", "purchase", "refund"], "the use of 'refund' is not known"),
+        (["view", "click"], "none of the names is known as a goal"),
         (["view"] * 19 + ["purchase"], "40 rows are purchase, too few to learn from alone"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What do the files of MovieLens-100K say, in GroupLens's form and in RecBole's?"""
+"""How are the files of MovieLens-100K read, in GroupLens's format and in RecBole's?"""
 
 import io
 from pathlib import Path
@@ -8,10 +8,10 @@ import polars as pl
 from shortlist.data.readers import read_frame
 
 RAW_FILES = ("u.data", "u.user", "u.item")
-"""The files of GroupLens that are read."""
+"""The files of GroupLens that are needed."""
 
 WHEEL_FILES = ("ml-100k.inter", "ml-100k.user", "ml-100k.item")
-"""The same in RecBole's form."""
+"""The same files in RecBole's format."""
 
 _GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
@@ -21,7 +21,7 @@ _GENRES = (
 
 
 def raw_tables(folder: Path) -> dict[str, pl.DataFrame]:
-    """Read GroupLens's own files, as `tidy` gives them."""
+    """Read GroupLens's own files into the form of `tidy`."""
     users = ("user_id", "age", "gender", "occupation", "zip_code")
     films = ("item_id", "title", "released", "video", "url", *_GENRES)
     items = _read_bare(folder / "u.item", "|", films)
@@ -39,7 +39,7 @@ def raw_tables(folder: Path) -> dict[str, pl.DataFrame]:
 
 
 def wheel_tables(folder: Path) -> dict[str, pl.DataFrame]:
-    """Read RecBole's files, as `tidy` gives them."""
+    """Read RecBole's files into the form of `tidy`."""
     items = read_frame(folder / "ml-100k.item", "items")
     return tidy(
         read_frame(folder / "ml-100k.inter", "interactions"),
@@ -56,14 +56,15 @@ def wheel_tables(folder: Path) -> dict[str, pl.DataFrame]:
 def tidy(
     interactions: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame
 ) -> dict[str, pl.DataFrame]:
-    """Bring every source into one form.
+    """Bring the tables of every source into one form.
 
     interactions: user_id, item_id, rating (1 to 5), timestamp (unix seconds), in the order of the
-    source. users: user_id, age, gender, occupation, zip_code. items: item_id, title with its year
-    in brackets, year (unknown for one), genres (a list).
+        source.
+    users: user_id, age, gender, occupation, zip_code.
+    items: item_id, title with its year in brackets, year (missing for one film), genres (a list).
     """
     name = pl.col("title").str.replace_all(r"\s+", " ").str.strip_chars()
-    # "(V)" marks a film made for video, behind the year.
+    # "(V)" after the year marks a film made for video.
     name = name.str.strip_suffix(" (V)").replace("unkonwn", "unknown")
     bracketed = name.str.extract(r"\((\d{4})\)$")
     year = pl.coalesce(bracketed, pl.col("year").cast(pl.String).str.extract(r"^(\d{4})$"))
@@ -90,7 +91,7 @@ def tidy(
 
 
 def _read_bare(path: Path, separator: str, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Read a file of GroupLens, which has no header and speaks Latin-1."""
+    """Read a file of GroupLens, which has no header and is written in Latin-1."""
     text = path.read_bytes().decode("latin-1").encode()
     return pl.read_csv(
         io.BytesIO(text),

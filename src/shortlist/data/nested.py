@@ -1,6 +1,6 @@
-"""Which columns lie within structs and lists of structs, and how are they read? By dotted paths.
+"""Which values lie within structs and lists of structs? They are read by dotted paths.
 
-`events.aid` of a column `events` that is a list of structs gives one row an element of the list.
+The path `events.aid` reads a column `events` of lists of structs; each element becomes a row.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from shortlist.errors import DataError
 
 
 class Inner(NamedTuple):
-    """A value within a column; list: the column whose elements become rows, if it is a list."""
+    """A value within a column. list: the column whose elements become rows, if it is a list."""
 
     value: pl.Expr
     list: str | None
 
 
 def inner_columns(schema: Mapping[str, pl.DataType]) -> dict[str, Inner]:
-    """Return what can be read by a path, such as `meta.lang`.
+    """Return the values that can be read by a path, such as `meta.lang`, by their path.
 
     >>> list(inner_columns({"meta": pl.Struct({"lang": pl.String}), "user": pl.Int64()}))
     ['meta.lang']
@@ -44,7 +44,7 @@ def _walk(kind: object, path: str, at: Inner, found: dict[str, Inner]) -> None:
 
 
 def select(lazy: pl.LazyFrame, columns: list[str], inner: Mapping[str, Inner]) -> pl.LazyFrame:
-    """Select columns by name or path. Errors: DataError for paths through two lists."""
+    """Select columns by name or path. Errors: DataError for paths through two different lists."""
     lists = {at.list for name in columns if (at := inner.get(name)) is not None and at.list}
     if len(lists) > 1:
         raise DataError(

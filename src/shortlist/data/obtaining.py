@@ -1,4 +1,4 @@
-"""How does a known data set get here, fetched or from where it lies, and is it the true one?"""
+"""How is a known data set obtained, from the network or a local copy, and verified?"""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ from shortlist.outputs import parents_of, reason_of, remove, temporary_in
 
 TABLE_FILES = tuple(f"{table}.parquet" for table in TABLES)
 NOTE = "source.json"
-"""Beside fetched files: where they came from, and the sha256 of each."""
+"""The file beside fetched files that records their source and the sha256 of each."""
 
 _COMMAND = "Where the data is here already, --from FILE_OR_FOLDER takes it."
 _DEMO = "Give a folder that holds it with --data DIR, or use the planted world with --synthetic."
@@ -35,10 +35,12 @@ _OTHER_ORDER = (
 
 @dataclass(frozen=True)
 class Obtained:
-    """A known set that is here and was checked.
+    """A known data set that is available and verified.
 
-    folder: where its files are. form: how they are read. source: one sentence on where they came
-    from. tried: what was tried before, and why it failed.
+    folder: where its files are.
+    form: how they are read.
+    source: one sentence about where they came from.
+    tried: the sources that failed before, with their reasons.
     """
 
     folder: Path
@@ -47,7 +49,7 @@ class Obtained:
     tried: tuple[str, ...] = ()
 
     def tables(self) -> Tables:
-        """Read the files whole."""
+        """Read the files completely."""
         paths = self.form.paths(self.folder)
         return {table: read_frame(path, table) for table, path in paths.items()}
 
@@ -55,11 +57,12 @@ class Obtained:
 def fetched(
     name: str, place: Path, *, replaces: bool = False, otherwise: str = _COMMAND
 ) -> Obtained:
-    """Return a set that is kept in the folder `place`, or else fetch it into there.
+    """Return a set that is kept in the folder `place`, or fetch it into that folder.
 
-    replaces: whether a folder that is there, and is not as it was fetched, is fetched anew.
-    otherwise: what to do where no source can be reached.
-    Errors: DataError, with what each source said; OutputError where it cannot be written.
+    replaces: whether to fetch again if the folder's files are not those that were fetched.
+    otherwise: advice for the error if no source can be reached.
+
+    Errors: DataError with what each source said; OutputError if the folder cannot be written.
     """
     known, tried = known_set(name), list[str]()
     if os.path.lexists(place):
@@ -90,11 +93,11 @@ def fetched(
 
 
 def taken(name: str, origin: Path, place: Path) -> Obtained:
-    """Return a set that is here already: in a folder, or in a zip file.
+    """Return a set from a local folder or zip file.
 
-    A folder whose files a recipe can read is left as it is. What has to be unpacked or converted is
-    put into the new folder `place`, or beside it where the files lie there themselves.
-    Errors: DataError, OutputError.
+    A folder that a recipe can read is used where it is. Files that must be unpacked or converted
+    are put into the new folder `place`, or beside it if `place` holds the files themselves. Errors:
+    DataError, OutputError.
     """
     known = known_set(name)
     source = f"{known.title} from {origin}."
@@ -123,11 +126,11 @@ def taken(name: str, origin: Path, place: Path) -> Obtained:
 def movielens_100k(
     directory: Path | None = None, cache: Path | None = None
 ) -> tuple[Tables, tuple[str, ...]]:
-    """Return MovieLens-100K as `movielens.tidy` has it, and lines on where it came from.
+    """Return MovieLens-100K in the form of `movielens.tidy`, and lines on where it came from.
 
-    directory: a folder that holds it in any form; nothing is fetched or kept then. Otherwise it is
-    fetched once and kept in `cache`, by default `cache_folder`; where nothing can be kept there, it
-    is used all the same.
+    directory: a folder that holds the set in any form; then nothing is fetched or kept.
+    cache: where the fetched set is kept; by default `cache_folder`. If it cannot be written, the
+        set is used without being kept.
     """
     with tempfile.TemporaryDirectory() as aside:
         place = Path(aside) / "ml-100k"
@@ -144,7 +147,7 @@ def movielens_100k(
 
 
 def cache_folder() -> Path:
-    """Return where the demo keeps what it fetched; the folder need not exist."""
+    """Return the folder where the demo keeps what it fetched; it need not exist."""
     chosen = os.environ.get("SHORTLIST_CACHE")
     if chosen:
         return Path(chosen)
@@ -158,7 +161,7 @@ def cache_folder() -> Path:
 def _recognised(
     known: KnownSet, folder: Path, below: Sequence[str] = ()
 ) -> tuple[Path, list[Form]]:
-    """Find the folder that has all files of a form, here or right below, and those forms."""
+    """Find all files of a form in the folder or right below it; return the folder and the forms."""
     for place in (folder, *(folder / name for name in below)):
         forms = [f for f in known.forms if all((place / file).is_file() for file in f.files)]
         if forms:
@@ -183,9 +186,9 @@ def _refuse_existing(place: Path) -> None:
 
 
 def _stored(known: KnownSet, raw: Path, place: Path, source: str, replaces: bool) -> Obtained:
-    """Convert the files in `raw` where that is needed, check them, and put them into `place`.
+    """Convert the files in `raw` if needed, verify them, and move them to `place`.
 
-    Readers see the whole of it or none.
+    The folder appears complete or not at all.
     """
     folder, forms = _recognised(known, raw)
     tables = None
@@ -216,7 +219,7 @@ def _stored(known: KnownSet, raw: Path, place: Path, source: str, replaces: bool
 
 
 def _kept(known: KnownSet, place: Path) -> Obtained:
-    """Return what was fetched before. Bytes first: no reader must see what was not written so."""
+    """Return a set fetched before. Checksums come first, so that altered files are never parsed."""
     try:
         note = json.loads((place / NOTE).read_text(encoding="utf-8"))
         sums = {str(file): str(digest) for file, digest in note["sha256"].items()}
@@ -237,7 +240,7 @@ def _kept(known: KnownSet, place: Path) -> Obtained:
 
 
 def _others(known: KnownSet, place: Path) -> list[Path]:
-    """What in a folder was not fetched, so that nobody may remove it; the folder, if all of it."""
+    """Return what was not fetched and so must not be removed; the folder itself without a note."""
     if not (place / NOTE).is_file():
         return [place]
     ours = {NOTE, *TABLE_FILES, *(file for form in known.forms for file in form.files)}
@@ -253,7 +256,7 @@ def _sha256(path: Path) -> str:
 
 
 def _true_form(known: KnownSet, folder: Path, forms: Sequence[Form]) -> tuple[Form, str]:
-    """Return the form whose counts these files have, and a note on their order. Else: DataError."""
+    """Return the form whose counts the files have, and a note on their order. Errors: DataError."""
     held: Counts | None = None
     for given in forms:
         form = _as_written(given, folder)
@@ -277,7 +280,7 @@ def _true_form(known: KnownSet, folder: Path, forms: Sequence[Form]) -> tuple[Fo
 
 
 def _as_written(form: Form, folder: Path) -> Form:
-    """Return the form without its encoding where somebody has written the files anew, in UTF-8."""
+    """Return the form without its encoding if somebody has converted the files to UTF-8."""
     if "encoding" not in form.data:
         return form
     try:
@@ -301,7 +304,7 @@ def _note_of_order(known: KnownSet, path: Path) -> str:
 
 
 def digest(rows: pl.DataFrame) -> str:
-    """Return the sha256 of a frame of integers: its rows as lines, numbers between spaces."""
+    """Return the sha256 of a frame of integers, written as lines of numbers between spaces."""
     text = rows.write_csv(include_header=False, separator=" ", line_terminator="\n")
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Data for a model that goes on: the log with new events, newly numbered, the newest held out."""
+"""Data for a model that continues training: new events, new row numbers, the newest held out."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -23,12 +23,14 @@ Mask = NDArray[np.bool_]
 
 
 class Renewed(NamedTuple):
-    """Data with new events, and which events of its log are what, each bool [n].
+    """Data with new events, and masks over its events, bool [n] each.
 
-    data: held-out events have the role TEST, all others TRAIN. fresh: those that came now.
-    unlearned: those that the old model has not learned, the held-out ones among them. fresh_met:
-    of `data.met`, those that came now. gone: events that were older than the window. admit,
-    described: as for `renewed`.
+    data: held-out events have the role TEST, all others TRAIN.
+    fresh: events that are new.
+    unlearned: events that the old model has not learned, including the held-out ones.
+    fresh_met: events of `data.met` that are new.
+    gone: number of events dropped because they are older than the window.
+    admit, described: as for `renewed`.
     """
 
     data: TrainingData
@@ -41,14 +43,14 @@ class Renewed(NamedTuple):
 
     @property
     def held_out(self) -> Mask:
-        """Which events are held out."""
+        """Which events are held out, bool [n]."""
         role = self.data.log.role
         assert role is not None
         mask: Mask = role == Role.TEST
         return mask
 
     def whole(self) -> "Renewed":
-        """The same to be learned whole, the held-out events too: what they bring gets its rows."""
+        """Return the same data to be trained on completely, held-out events included."""
         order, order_met, data = _renumbered(
             replace(self.data, fit="all"), self.admit, self.described
         )
@@ -57,7 +59,7 @@ class Renewed(NamedTuple):
 
 
 def without_users(data: TrainingData, users: Ids) -> TrainingData:
-    """Return the data without any event of these users, and without what is said of them."""
+    """Return the data without the events and the table rows of these users."""
     rows = data.users.rows(users)
     rows = rows[rows > 0]
     if not len(rows):
@@ -77,9 +79,11 @@ def without_users(data: TrainingData, users: Ids) -> TrainingData:
 
 
 def with_table(data: TrainingData, side: Side, table: pl.DataFrame) -> TrainingData:
-    """Return the data with newer rows of the table of a side, `id` first; others stay.
+    """Return the data with newer rows of a side's table; other rows stay.
 
-    There is such a table. Errors: DataError for a column that is missing or of another type.
+    The data must have this table. Errors: DataError for a missing column or another type.
+
+    table: the new rows, with a column `id`.
     """
     own: pl.DataFrame | None = getattr(data, f"{side}_frame")
     assert own is not None
@@ -113,16 +117,19 @@ def renewed(
     held_out: float | None = 0.0,
     described: Collection[Side] = (),
 ) -> Renewed:
-    """Number users and items anew, and hold the newest of the new events out.
+    """Number users and items again, and hold out the newest of the new events.
 
-    before: what the old model was fitted on, whose held-out rows are learned now. admit: an item
-    is learned from so many training events on; below, it has a row and no more. window: events
-    that are older than this, back from the newest, are left out, and with their last event users
-    and items go that no table holds. held_out: the share of the new targets, by time, or drawn by
-    a hash where the log has no order; None leaves the split as it was. described: the sides whose
-    features the log itself tells.
+    before: the data that the old model was fitted on. Rows it held out are trained on now.
+    came: the data with the new events.
+    admit: the number of training events from which an item is trained. With fewer it has a row, but
+        no embedding.
+    window: events older than this, counted back from the newest, are dropped; so are users and
+        items that then have no event and no table row. Needs times.
+    held_out: the share of the new targets to hold out: the newest ones, or a seeded choice in a log
+        without order. None keeps the split.
+    described: the sides whose features are columns of the log.
 
-    Errors: DataError for a window of a log without times; ModelError if nothing would be left.
+    Errors: DataError for a window without times; ModelError if nothing is left to learn.
     """
     data, log = came.data, came.data.log
     assert log.role is not None
@@ -168,16 +175,16 @@ def renewed(
 
 
 def _notes(ordered: bool, held_out: int, fresh: int) -> tuple[str, ...]:
-    """What a reader of the figures must know."""
+    """Return remarks for readers of the figures."""
     how = "the newest" if ordered else "drawn by a hash"
     said = f"a refresh held out {held_out:,} of {fresh:,} new events, {how}, and learned the others"
     return (said,) if ordered else (said, "no time column: histories are unordered sets")
 
 
 def _held_out(data: TrainingData, fresh: Mask, share: float) -> Mask:
-    """Which events are held out: the newest targets among the fresh ones, and what came with them.
+    """Return which new events are held out: the newest targets, and other new events since then.
 
-    At least one is held out and one is not, where there are two.
+    With two targets or more, at least one is held out and one is not. share: of the targets.
     """
     log, none = data.log, np.zeros(len(fresh), dtype=np.bool_)
     asked = np.flatnonzero(fresh if log.target is None else fresh & log.target)
@@ -197,7 +204,7 @@ def _held_out(data: TrainingData, fresh: Mask, share: float) -> Mask:
 
 
 def _beside(met: Interactions, fresh: Mask, log: Interactions) -> NDArray[np.int8]:
-    """The roles of what is known as met: from the first held-out event on it is not known yet."""
+    """Return the roles of `met`: new events from the first held-out event on are not yet known."""
     roles = np.zeros(len(met), dtype=np.int8)
     assert log.role is not None
     held = log.role == Role.TEST
@@ -207,7 +214,7 @@ def _beside(met: Interactions, fresh: Mask, log: Interactions) -> NDArray[np.int
 
 
 def _oldest(data: TrainingData, window: float | str) -> Any:
-    """The time of the oldest event that stays."""
+    """Return the time of the oldest event that stays."""
     if data.log.time is None:
         raise DataError("a window needs the times of events, and the log has none: leave it out")
     return data.log.time.max() - in_units(window, data.time_unit, "the window")
@@ -216,9 +223,9 @@ def _oldest(data: TrainingData, window: float | str) -> Any:
 def _renumbered(
     data: TrainingData, admit: int, described: Collection[Side]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], TrainingData]:
-    """Give rows anew: trained ids first, sorted, then those that are only known; drop the others.
+    """Give rows anew: trained ids first, sorted, then other known ids; ids without data get none.
 
-    Returns the order in which the events of the log and of `met` now stand, and the data.
+    Returns the new order of the events of the log and of `met`, and the data.
     """
     trained = data.training_log
     frames = {"user": data.user_frame, "item": data.item_frame}
@@ -272,7 +279,7 @@ def _vocabulary(
     frame: pl.DataFrame | None,
     from_log: bool,
 ) -> Vocabulary:
-    """The ids that have an event, or a row in a table of their own; those learned first, sorted."""
+    """Return the ids with an event or a row in their own table; trained ones first, sorted."""
     known = np.zeros(len(old) + 1, dtype=np.bool_)
     for log in (data.log, data.met):
         if log is not None:
@@ -291,14 +298,14 @@ def _vocabulary(
 def _moved(
     log: Interactions, user: NDArray[np.int32], item: NDArray[np.int32], users: int
 ) -> tuple[NDArray[np.int64], Interactions]:
-    """The events under their new rows, sorted by user again, and the order they now stand in."""
+    """Return the new order of the events, sorted by user row again, and the events in it."""
     renamed = replace(log, user=user[log.user], item=item[log.item], users=users + 1)
     order = np.argsort(renamed.user, kind="stable")
     return order, renamed.at_places(order)
 
 
 def _shows(shows: Shows, item: NDArray[np.int32], items: int) -> Shows:
-    """What was shown and clicked of each item, under its new row, [items + 1]."""
+    """Return the counts of shown and clicked items under their new rows, [items + 1] each."""
     moved = []
     for old in (shows.shown, shows.clicked):
         new = np.zeros(items + 1, dtype=np.int64)

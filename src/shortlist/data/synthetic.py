@@ -1,7 +1,7 @@
-"""Planted worlds: logs drawn from tastes that are known, for tests, examples and runs at scale.
+"""Planted worlds: logs drawn from known tastes, for tests, examples and runs at scale.
 
-Every user likes one group of items most and a second one well; within a group, and over all, a few
-items are far more popular than the rest. What a user will want next is thus known, and a retriever
+Every user likes one group of items most and a second one less; within a group and overall a few
+items are far more popular than the rest. So it is known what a user will want next, and a retriever
 that finds the groups beats popularity by a wide margin.
 """
 
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import DataError
 
-FIRST_USER_ID = 10_001  # ids look like nothing a row number could be
+FIRST_USER_ID = 10_001  # ids that cannot be mistaken for row numbers
 FIRST_ITEM_ID = 500_001
 
-_MAIN, _SECOND = 0.80, 0.15  # shares of a user's events; the rest comes from anywhere
+_MAIN, _SECOND = 0.80, 0.15  # shares of a user's events; the rest comes from all items
 _ZIPF = 0.8
-_START = 1_700_000_000  # unix seconds, and a year from there
+_START = 1_700_000_000  # unix seconds; the events span one year from here
 _YEAR = 365 * 24 * 3600
 _TASTE_ROUNDS = 6
-_MOST_OF_CATALOGUE = 4  # no user meets more than a quarter of the items
+_MOST_OF_CATALOGUE = 4  # no user meets more than 1 / 4 of the items
 
 _THEMES = {
     "space": ("Comet", "Orbit", "Nebula", "Starship", "Eclipse", "Asteroid", "Galaxy", "Moonbase"),
@@ -70,15 +70,17 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class World:
-    """A log, its users and items, and the answer.
+    """A log, its users and items, and the tastes it was drawn from.
 
-    interactions: user_id, item_id, timestamp (unix seconds), rating (1 to 5), in order of time; a
-    user meets an item at most once. users: user_id, region and club (categorical), age (numeric,
-    a few missing), interests (multi-valued). items: item_id, title, studio (categorical), price
-    (numeric), tags (multi-valued). About half
-    of what the features say about the group is noise.
-    user_group, second_group: [users], item_group: [items], aligned with the rows of the frames.
-    popularity: [items], the item's share of all events drawn without regard to taste.
+    interactions: user_id, item_id, timestamp (unix seconds), rating (1 to 5), in order of time. A
+        user meets an item at most once.
+    users: user_id, region and club (categorical), age (numeric, a few missing), interests
+        (multi-valued).
+    items: item_id, title, studio (categorical), price (numeric), tags (multi-valued). About half of
+        what the features say about the group is noise.
+    user_group, second_group: [users], the groups a user likes, aligned with the rows of `users`.
+    item_group: [items], aligned with the rows of `items`.
+    popularity: [items], the item's share of the events drawn without regard to taste.
     """
 
     interactions: pl.DataFrame
@@ -91,7 +93,7 @@ class World:
 
     @property
     def schema(self) -> Schema:
-        """The schema of the three frames, every feature declared."""
+        """The schema of the three tables, with every feature declared."""
         return Schema(
             user="user_id",
             item="item_id",
@@ -112,10 +114,12 @@ class World:
         )
 
     def probabilities(self, users: Rows) -> NDArray[np.float64]:
-        """Return what each user draws an item with, [B, items]; `users` are rows of the frame.
+        """Return the probability with which each user draws each item, [B, items].
 
-        Ranking by it, seen items left out, is the best any retriever can do. An item that a user
-        has met is drawn again, so heavy users end up with less of their groups than it says.
+        Ranking by it without seen items is the best that a retriever can do. An item a user has
+        already met is drawn again, so very active users get fewer items of their groups than this.
+
+        users: [B], rows of the frame `users`.
         """
         share = self.popularity / np.bincount(self.item_group, self.popularity)[self.item_group]
         main = self.user_group[users][:, None] == self.item_group
@@ -128,11 +132,10 @@ class World:
 def planted_world(
     users: int = 2_000, items: int = 1_000, events: int = 50_000, seed: int = 0, groups: int = 10
 ) -> World:
-    """Draw a world; the same arguments give the same world.
+    """Draw a world; the same arguments give the same world. Ten million events take some seconds.
 
-    Ten million events take some seconds. Errors: fewer items than 4 per group, more groups than
-    there are themes (12), fewer events than users, or so many that users would meet more than a
-    quarter of the catalogue.
+    Errors: DataError for fewer than 4 items a group, more groups than the 12 themes, fewer events
+    than users, or so many events that a user would meet more than a quarter of the items.
 
     >>> planted_world(users=50, items=64, events=500).interactions.shape
     (500, 4)
@@ -175,7 +178,7 @@ def _check(users: int, items: int, events: int, groups: int) -> None:
 
 
 def _activity(random: np.random.Generator, users: int, events: int, most: int) -> Rows:
-    """Return how many events each user has: few for many, many for a few; `events` in all."""
+    """Return how many events each user has, [users]: a skewed distribution with sum `events`."""
     counts = np.full(users, min(3, events // users, most), dtype=np.int64)
     weight = random.lognormal(0.0, 1.0, users)
     while (missing := events - int(counts.sum())) > 0:
@@ -187,7 +190,7 @@ def _activity(random: np.random.Generator, users: int, events: int, most: int) -
 
 @dataclass(frozen=True)
 class _Drawer:
-    """Draws items by taste: one look-up in cumulative popularity, with groups side by side."""
+    """Draws items by taste: looks a random number up in cumulative popularity, group by group."""
 
     item_group: Rows
     popularity: NDArray[np.float64]
@@ -205,7 +208,7 @@ class _Drawer:
         high = np.where(anywhere, bounds[-1], bounds[ends[group + 1]])
         point = low + random.random(len(users)) * (high - low)
         drawn = np.searchsorted(bounds, point, side="right") - 1
-        # Rounding may put a point on the end of the last item's piece.
+        # Rounding may put a point just after the last item's interval.
         chosen: Rows = order[np.minimum(drawn, len(order) - 1)]
         return chosen
 
@@ -213,12 +216,12 @@ class _Drawer:
 def _draw_pairs(
     random: np.random.Generator, activity: Rows, drawer: _Drawer, items: int
 ) -> NDArray[np.int64]:
-    """Return user * items + item of each event, sorted; no pair twice."""
+    """Return user * items + item for each event, sorted, without repeated pairs."""
     owners = np.repeat(np.arange(len(activity)), activity)
     pairs = np.empty(0, dtype=np.int64)
     rounds = 0
     while len(owners):
-        # A heavy user has soon met the hits of a group; what is left is filled from anywhere.
+        # An active user soon has the hits of a group; later rounds draw from all items evenly.
         by_taste = rounds < _TASTE_ROUNDS
         drawn = drawer.draw(random, owners) if by_taste else random.integers(0, items, len(owners))
         fresh = np.sort(owners * items + drawn)
@@ -235,7 +238,7 @@ def _draw_pairs(
 def _log(
     random: np.random.Generator, pairs: NDArray[np.int64], items: int, drawer: _Drawer
 ) -> pl.DataFrame:
-    # Steps of a Poisson process are times already in order: nothing has to be sorted.
+    # The steps of a Poisson process give times in order, so that nothing must be sorted.
     steps = np.cumsum(random.standard_exponential(len(pairs)))
     time = _START + (steps * (_YEAR / (steps[-1] + 1))).astype(np.int64)
     user, item = np.divmod(random.permutation(pairs), items)
@@ -297,7 +300,7 @@ def _item_table(random: np.random.Generator, group: Rows, groups: int) -> pl.Dat
 
 
 def _titles(group: Rows) -> pl.Series:
-    """Return titles such as "The Silent Comet": the noun tells the theme, and none comes twice."""
+    """Return titles such as "The Silent Comet": the noun tells the theme; no title occurs twice."""
     nouns = np.array([list(words) for words in _THEMES.values()])
     per_theme, adjectives = nouns.shape[1], len(_ADJECTIVES)
     number = pl.DataFrame({"group": group}).select(pl.int_range(pl.len()).over("group"))

@@ -1,6 +1,6 @@
-"""How is a source opened, whatever it is: a file, several files, or a frame in memory?
+"""How is a source opened, whether it is a file, several files, or a frame in memory?
 
-An opened `Table` knows the names of its columns and reads some of them when it is asked.
+An opened `Table` knows the names of its columns, and reads columns on request.
 """
 
 import re
@@ -38,14 +38,14 @@ Source = Any  # a path, or a frame of polars, pandas, Arrow or anything with __a
 
 @dataclass(frozen=True)
 class Slice:
-    """Some rows of a Parquet file as a source: `rows` of them from place `first` on."""
+    """A source that is a part of a Parquet file: `rows` rows from position `first` on."""
 
     path: Path
     first: int
     rows: int
 
     def open(self) -> "Table":
-        """Open it; errors name the file, and rows as they are numbered there."""
+        """Open it. Errors name the file, and number rows as in the whole file."""
         where = SlicedFile(self.path)
         where.first = self.first
         lazy = pl.scan_parquet(self.path, glob=False).slice(self.first, self.rows)
@@ -55,17 +55,26 @@ class Slice:
 Result = TypeVar("Result")
 
 EXPORTED = "shortlist.events"
-"""The key of a Parquet file that `events export` wrote, which says which events are in it."""
+"""Metadata key of a Parquet file written by `events export`; it says which events the file has."""
 
 HEAD_ROWS = 50_000
-"""Rows of a Parquet file that are its head."""
+"""How many rows of a Parquet file are read as its head."""
 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A source opened, not read: its column names, and how to read some of them."""
+    """A source that is opened but not read.
+
+    where: its name in errors.
+    names: its columns.
+    load_columns: reads some of them.
+    text: the format of a text file; None for other sources.
+    rows: the number of rows of a text file.
+    recbole_types: the types in the header of a RecBole file, by column.
+    inner: values within structs, by path.
+    """
 
     where: str
     names: list[str]
@@ -76,7 +85,7 @@ class Table:
     inner: Mapping[str, nested.Inner] = field(default_factory=dict)
 
     def require(self, columns: Iterable[str]) -> None:
-        """Refuse a table that lacks one of the columns, saying which it has."""
+        """Refuse a table that lacks one of the columns, and list those it has."""
         for column in columns:
             known = [*self.names, *self.inner]
             if column not in known:
@@ -89,7 +98,7 @@ class Table:
                 )
 
     def _mended(self) -> str:
-        """The line of the recipe that may mend a missing column."""
+        """Return advice on recipe settings that may fix a missing column."""
         if self.text is None or self.text.columns:
             return ""
         if len(self.names) > 1:
@@ -100,7 +109,7 @@ class Table:
         )
 
     def load(self, columns: list[str]) -> pl.DataFrame:
-        """Read these columns, text still untyped; refuse a table without rows."""
+        """Read these columns, text still untyped. Errors: DataError for a table without rows."""
         frame = self.load_columns(columns)
         if self.rows is not None:
             if frame.height < self.rows:
@@ -108,13 +117,16 @@ class Table:
                     f"{self.where}: {frame.height:,} rows were parsed of {self.rows:,} in the "
                     "file; it may have changed while it was read."
                 )
-            frame = frame.head(self.rows)  # blank lines after the last row are none
+            frame = frame.head(self.rows)  # blank lines after the last row do not count
         if not frame.height:
             raise DataError(f"{self.where}: there are no rows; nothing can be learned from it.")
         return frame
 
     def typed(self, columns: list[str], exact: Collection[str]) -> pl.DataFrame:
-        """Read these columns, those of a text file in the types their values have."""
+        """Read these columns; those of a text file get the types of their values.
+
+        exact: columns whose numbers stay integers or text.
+        """
         frame = self.load(columns)
         if self.text is None:
             return frame
@@ -123,7 +135,7 @@ class Table:
         )
 
     def typed_column(self, column: pl.Series, *, exact: bool) -> pl.Series:
-        """Give a loaded column the type its values have; exact: numbers stay integers or text."""
+        """Give a loaded column the type of its values. exact: numbers stay integers or text."""
         if self.text is None:
             return column
         kind = (self.recbole_types or {}).get(column.name)
@@ -135,7 +147,7 @@ class Table:
         return typed_text(self.with_points(column))
 
     def with_points(self, column: pl.Series) -> pl.Series:
-        """Write 1,5 as 1.5, where that is how decimals are written and all values are numbers."""
+        """Write 1,5 as 1.5 if the format has decimal commas and all values are numbers."""
         if self.text is None or self.text.decimal is None or column.dtype != pl.String:
             return column
         numbers = column.str.contains(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
@@ -145,9 +157,11 @@ class Table:
 def open_table(
     source: Source, name: str, text: TextFormat | None = None, most: int | None = None
 ) -> Table:
-    """Open a path, several paths or a frame, which errors call by `name`. Errors: DataError.
+    """Open a path, several paths or a frame. Errors: DataError.
 
-    most: look at the head of each file only: so many bytes of text, `HEAD_ROWS` of Parquet.
+    name: what errors call a frame.
+    text: the format of text files; by default it is inferred.
+    most: read only the head of each file: this many bytes of text, or `HEAD_ROWS` rows of Parquet.
     """
     where = f"the {name} frame"
     if isinstance(source, Slice):
@@ -159,7 +173,7 @@ def open_table(
         return _open_file(files[0], text or TextFormat(), most)
     if isinstance(source, (pl.DataFrame, pl.LazyFrame)):
         return _open_lazy(source.lazy(), where)
-    # Only what is imported already can have made the frame; pandas itself is not needed here.
+    # A pandas frame exists only if pandas is imported, so pandas need not be imported here.
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(source, pandas.DataFrame):
         return _open_pandas(source, where, pandas)
@@ -189,10 +203,10 @@ def _open_file(path: Path, text: TextFormat, most: int | None) -> Table:
 
 
 def _open_files(files: list[Path], source: Source, text: TextFormat, most: int | None) -> Table:
-    """Open several files as one table: the same columns, written alike, the rows in order.
+    """Open several files as one table; they need the same columns and the same format.
 
-    An export of events has the columns that its bundle reads, and the log may have more: which are
-    missing shows when they are read.
+    An export of events has only the columns that its bundle reads, so for these a missing column is
+    noticed only when it is read.
     """
     tables = [_open_file(file, text, most) for file in files]
     exported = [_is_export(file) for file in files]
@@ -231,7 +245,7 @@ def _open_files(files: list[Path], source: Source, text: TextFormat, most: int |
             whole = pl.concat(_in_one_type(frames, exported))
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{where}: the files do not hold the same types: {error}.") from error
-        if first.text is None:  # folders are text, also those of Parquet files
+        if first.text is None:  # values from folder names are text even beside Parquet files
             whole = whole.with_columns(exact_text(whole[name]) for name in given)
         return whole
 
@@ -252,7 +266,7 @@ def _not_in_both(name: str, table: Table, first: Table) -> DataError:
 
 
 def as_written(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return numbers, dates and text as a text file would have them; other columns stay.
+    """Return numbers, dates and times as the text that a file would hold; other columns stay.
 
     >>> as_written(pl.DataFrame({"a": [1], "b": [0.5]})).row(0)
     ('1', '0.5')
@@ -265,9 +279,9 @@ def as_written(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _in_one_type(frames: list[pl.DataFrame], exported: list[bool]) -> list[pl.DataFrame]:
-    """Numbers of several widths as the widest: integers as Int64, beside fractions as Float64.
+    """Cast numbers of several types to one: integers to Int64, and with fractions to Float64.
 
-    Kinds and categories are text in an export, also where they are numbers in the log.
+    Kinds and categories that are text in an export become text in the other files too.
     """
     texts = {
         name
@@ -322,7 +336,7 @@ def _open_lazy(
 def _open_parts(
     where: str, schema: json_lines.Kinds, parts: Callable[[list[str]], Iterator[pl.DataFrame]]
 ) -> Table:
-    """Open a source that comes in parts of some rows; parts: yields these of its columns."""
+    """Open a source that comes in parts. parts: yields the given columns, some rows at a time."""
     inner = {path: at for path, at in nested.inner_columns(schema).items() if path not in schema}
 
     def load(columns: list[str]) -> pl.DataFrame:
@@ -344,7 +358,7 @@ def _open_parts(
 
 
 def _open_stream(source: Any, where: str) -> Table:
-    """Open what gives itself as an Arrow stream: a table, a reader, a relation of DuckDB."""
+    """Open an object with an Arrow stream: a table, a reader, a relation of DuckDB."""
     import pyarrow as pa  # noqa: PLC0415
 
     try:
@@ -355,7 +369,7 @@ def _open_stream(source: Any, where: str) -> Table:
 
     def parts(columns: list[str]) -> Iterator[pl.DataFrame]:
         try:
-            # A reader is a stream that is read once; other sources give another one.
+            # A reader can be streamed once; other sources give a new stream each time.
             reader = unread.pop() if unread else pa.RecordBatchReader.from_stream(source)
             for batch in reader:
                 yield pl.DataFrame(pa.Table.from_batches([batch.select(columns)]))
@@ -381,11 +395,11 @@ def _open_pandas(source: Any, where: str, pandas: Any) -> Table:
 
 
 def _from_pandas(column: Any, where: str, pandas: Any) -> pl.Series:
-    """Convert one column; NaN is how pandas writes a missing value, so it becomes null."""
+    """Convert one column of pandas; NaN means missing there and becomes null."""
     name = str(column.name)
     if column.dtype == object:
         found = pandas.api.types.infer_dtype(column, skipna=True)
-        # Lists and arrays are "mixed" to pandas as well; those convert or fail on their own below.
+        # pandas also calls lists and arrays "mixed"; those convert, or fail with their own error.
         if found.startswith("mixed-integer") or found == "bytes":
             raise fault(where, name, f"values are of mixed types ({found}); make them one type.")
     try:
@@ -398,7 +412,7 @@ def _from_pandas(column: Any, where: str, pandas: Any) -> pl.Series:
 
 
 def reading(where: str, read: Callable[[], Result], text: TextFormat | None = None) -> Result:
-    """Run a read; what polars says about a broken file becomes one clear error."""
+    """Run a read, and turn the errors of polars about a broken file into a DataError."""
     try:
         return read()
     except pl.exceptions.NoDataError as error:
@@ -422,7 +436,7 @@ def _refuse_repeated_names(names: list[str], where: str) -> None:
 
 
 def _headerless(names: list[str]) -> str:
-    """What to say in the recipe if the names of the columns look like a row."""
+    """Return advice if the names of the columns look like a row of data."""
     if not any(re.fullmatch(r"[-+]?\d+([.,]\d+)?", name) for name in names):
         return ""
     wanted = ", ".join(f'"name_{n + 1}"' for n in range(len(names)))

@@ -1,4 +1,4 @@
-"""Which texts are about the same? Words and pieces of words, hashed, become a short vector."""
+"""Which texts are similar? Hashed words and pieces of words become a short vector."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -16,24 +16,25 @@ from torch.nn.functional import embedding_bag
 from shortlist.sections.kinds import FeatureKind
 
 MOST_TERMS = 30_000
-"""Terms that are kept: those that stand in the most texts."""
+"""The number of terms that are kept: those in the most texts."""
 
 SPARE, ROUNDS, SEED = 16, 4, 0
-"""Of the decomposition: columns besides those that are kept, rounds, the seed of its noise."""
+"""The singular value decomposition: extra columns, rounds, and the seed of its start."""
 
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))
-"""Thai and Lao, Burmese, Khmer: written without spaces, as East Asian scripts are."""
+"""Code points of Thai and Lao, Burmese, and Khmer, which are written without spaces."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A text becomes a vector of length 1, near those of texts with like words.
+    """Turns a text into a vector of length 1, close to the vectors of texts with similar words.
 
-    Latent semantic analysis (Deerwester et al. 1990): words and character n-grams, hashed and
-    weighted by how rare they are, projected on the leading right singular vectors of the training
+    Latent semantic analysis (Deerwester et al. 1990): words and character n-grams are hashed,
+    weighted by their rarity, and projected on the leading right singular vectors of the training
     texts. A missing text, and one without a known term, becomes zeros.
 
-    terms: hashes, [T] uint32, ascending. vectors: what each adds to a text, [T, width] float32.
+    terms: hashes of the known terms, [T] uint32, ascending.
+    vectors: what each term adds to the vector of a text, [T, width] float32.
 
     >>> films = pl.Series(["Star Wars", "Star Trek", "Love Story", "Love Letter"])
     >>> seen = TextEncoder.fit(films, 2)
@@ -48,14 +49,14 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """How many numbers a row has."""
+        """The number of values in a row."""
         return int(self.vectors.shape[1])
 
     @classmethod
     def fit(cls, column: pl.Series, width: int) -> "TextEncoder":
-        """Learn the projection from the texts of the training entities.
+        """Learn the projection from the texts of the training users or items.
 
-        Where they have fewer than `width` directions, the numbers behind are zeros.
+        If these have fewer than `width` independent directions, the remaining values are zeros.
         """
         texts = _read(column)
         owner, place = _expanded(texts)
@@ -76,7 +77,7 @@ class TextEncoder:
         return cls(terms[most].astype(np.uint32), vectors)
 
     def encode(self, column: pl.Series) -> Tensor:
-        """Return [n, width] float32; a text gets the same vector whatever else is encoded."""
+        """Return [n, width] float32; the vector of a text does not depend on the other texts."""
         rows = torch.zeros(len(column), self.width)
         if not len(self.terms):
             return rows
@@ -85,16 +86,17 @@ class TextEncoder:
         weights = np.where(self.terms[at] == texts.hashes, texts.weights, 0.0)
         words = _sums(torch.from_numpy(self.vectors).double(), at, texts.starts, weights)
         sums = _sums(words, texts.words, np.searchsorted(texts.owner, np.arange(len(column))))
-        length = (sums * sums).cumsum(dim=1)[:, -1:].sqrt()  # in one order, however many rows
+        length = (sums * sums).cumsum(dim=1)[:, -1:].sqrt()  # cumsum adds in a fixed order
         return (sums / length.where(length > 0, torch.ones_like(length))).float()
 
 
 class _Texts(NamedTuple):
-    """Texts as words, words as terms.
+    """N words of texts, and the terms of the U distinct words.
 
-    owner, words: [N] int64, the text and the number of each word, each word once a text, in order.
-    starts: [U] int64, where the terms of each of U words begin. hashes, weights: of these terms,
-    int64 and float64.
+    owner: [N] int64, the text of each word; a word counts once a text.
+    words: [N] int64, the number of each word.
+    starts: [U] int64, where the terms of each distinct word start.
+    hashes, weights: the terms, int64 and float64.
     """
 
     owner: NDArray[np.int64]
@@ -123,10 +125,10 @@ def _read(column: pl.Series) -> _Texts:
 
 
 def _terms(word: str) -> Iterator[tuple[str, float]]:
-    """The terms of a word and their weights: itself, and its pieces, which together weigh as much.
+    """Yield the terms of a word with their weights: the word itself, and its pieces.
 
-    Three letters with the ends marked; in scripts without spaces, where a word is as long as a
-    sentence, one and two signs. Digits have no pieces.
+    Pieces are three letters, with marks at both ends of the word. Scripts without spaces, whose
+    "words" are whole sentences, use one and two characters. Numbers have no pieces.
 
     >>> [term for term, _ in _terms("cats")]
     ['w cats', 'g <ca', 'g cat', 'g ats', 'g ts>']
@@ -154,7 +156,7 @@ def _is_unspaced(sign: str) -> bool:
 
 
 def _expanded(texts: _Texts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The text of each of its words' terms, and the place of the term."""
+    """Return the text of each term of its words, and the position of the term."""
     counts = np.diff(np.append(texts.starts, len(texts.hashes)))[texts.words]
     shift = np.repeat(texts.starts[texts.words] - (np.cumsum(counts) - counts), counts)
     return np.repeat(texts.owner, counts), np.arange(counts.sum()) + shift
@@ -166,7 +168,7 @@ def _sums(
     starts: NDArray[np.int64],
     weights: NDArray[np.float64] | None = None,
 ) -> Tensor:
-    """The sum of the rows of each list, in their order; starts: where each list begins, [n]."""
+    """Return the sum of the rows of each list, in order. starts: where each list begins, [n]."""
     return embedding_bag(
         torch.from_numpy(rows),
         table,
@@ -183,10 +185,13 @@ def _singular_vectors(
     shape: tuple[int, int],
     width: int,
 ) -> NDArray[np.float64]:
-    """Return the leading right singular vectors, [terms, at most width], of texts by terms.
+    """Return the leading right singular vectors of a matrix of texts by terms, [terms, <= width].
 
-    Subspace iteration from seeded noise (Halko, Martinsson and Tropp 2011), exact where there are
-    few texts. The sign of each is such that its largest number is above 0. owner: ascending.
+    Subspace iteration from seeded noise (Halko, Martinsson and Tropp 2011), which is exact for few
+    texts. The sign of each vector makes its largest value positive.
+
+    owner, code, weights: the text, the term and the value of each entry; `owner` ascends.
+    shape: (texts, terms).
     """
     size = min(width + SPARE, *shape)
     basis = torch.from_numpy(np.random.default_rng(SEED).standard_normal((shape[1], size)))

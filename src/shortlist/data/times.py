@@ -1,4 +1,4 @@
-"""What do the values of a time column mean? Their unit, told or read off them, and keys to sort by.
+"""What do the values of a time column mean? Finds their unit and makes keys to sort by.
 
 Each function that takes a column raises a DataError that names the file, the column and the row.
 """
@@ -30,19 +30,20 @@ NAMES: dict[TimeUnit, str] = {
     "yyyymmddhhmmss": "times written as yyyymmddhhmmss",
 }
 
-# Tried in this order on the first value; the whole column must then follow that one form.
 _UTC = re.compile(r" ?(UTC|GMT)$")
-"""How text ends that names its zone by a word."""
+"""A time zone that is written as a word at the end."""
 
 _ISO_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z")
+"""Formats of ISO 8601. The first that fits the first value must fit the whole column."""
+
 _OTHER_FORMS = (
     *("%Y/%m/%d", "%Y/%m/%dT%H:%M", "%Y/%m/%dT%H:%M:%S%.f"),
     *("%d.%m.%Y", "%d.%m.%YT%H:%M", "%d.%m.%YT%H:%M:%S%.f"),
 )
-"""Other forms that are read in one way only: the year first, or the day first before points."""
+"""Other unambiguous formats: the year first, or the day first with points."""
 
 _CLOCKS = ("", "T%H:%M", "T%H:%M:%S", "T%I:%M %p", "T%I:%M:%S %p")
-"""What follows a date with strokes, of which the day or the month stands first."""
+"""What may follow a date with slashes, where either the day or the month is first."""
 
 _MICROSECOND = dt.timedelta(microseconds=1)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -50,7 +51,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _SINCE, _UNTIL = (
     631_152_000,
     4_102_444_800,
-)  # 1990 and 2100, in seconds: what "auto" takes for times
+)  # 1990 and 2100, in seconds: "auto" expects times between them
 _SIZES: dict[TimeUnit, tuple[int, int]] = {
     "s": (_SINCE, _UNTIL),
     "ms": (_SINCE * 10**3, _UNTIL * 10**3),
@@ -59,41 +60,43 @@ _SIZES: dict[TimeUnit, tuple[int, int]] = {
     "yyyymmdd": (1900_01_01, 2100_12_31),
     "yyyymmddhhmmss": (1900_01_01_00_00_00, 2100_12_31_23_59_59),
 }
-"""Between which numbers the times of a unit lie, both included; no two of them meet."""
+"""The lowest and highest numbers of each unit, both included; the ranges do not overlap."""
 
 _DATE_FORMS: dict[str, tuple[str, int]] = {
     "yyyymmdd": ("%Y%m%d", 86_400_000_000),
     "yyyymmddhhmmss": ("%Y%m%d%H%M%S", 1_000_000),
 }
-"""How a date is written as a number, and the microseconds of the step it becomes."""
+"""How a date is written as a number, and the length of its step in microseconds."""
 
 _HALF_WRITTEN = (10, 12)
-"""Digits of yyyymmddhh and yyyymmddhhmm."""
+"""Numbers of digits of yyyymmddhh and yyyymmddhhmm."""
 
 _SERIALS = (32_874, 73_051)
-"""Days since 1899-12-30, as spreadsheets count, from 1990 to 2100."""
+"""1990 and 2100 in days since 1899-12-30, as spreadsheets count."""
 
 _MOST_PLAIN = 0.1
-"""The share of times of no unit's size up to which the others tell the unit."""
+"""The largest share of times outside every unit's range for which the others give the unit."""
 
 _MOST_DATES = 100_000
-"""So many distinct dates are looked at, of a log that is read in parts."""
+"""The most distinct dates that are examined in a log read in parts."""
 
 _FAR = 10
-"""New events may lie so many years, or so many times the log's own range, away from it."""
+"""New events may be this many years, or this many times the log's range, away from the log."""
 
 
 def checked_times(
     column: pl.Series, where: str, unit: WrittenUnit | TimeUnit = "auto"
 ) -> tuple[pl.Series, TimeUnit]:
-    """Return a key that orders as the times do, and its unit.
+    """Return keys that sort as the times do, and their unit.
 
-    Numbers stay as they are, in the unit given or read off their size (`unit_of`); those that write
-    a date, such as 20240131, become days or seconds since 1970. Dates become days, and dates with a
-    time the count of their own unit, since 1970 (UTC where a zone is given): all exact. They have a
-    unit of their own, whatever `unit` is. Text must be ISO 8601, in one form for the whole column:
-    other text would sort as letters do, with 10 before 9. A time of day is refused, since it orders
-    nothing beyond one day.
+    Numbers stay as they are, in the given unit or that of their size (`unit_of`). Numbers that
+    write a date, such as 20240131, become days or seconds since 1970. Dates become days, and dates
+    with a time become counts of their own unit since 1970 (UTC if a zone is given), whatever `unit`
+    says; all of this is exact.
+
+    Text must be in one unambiguous format for the whole column, such as ISO 8601. Other text is
+    refused, as it would sort by letters, 10 before 9. A time of day is refused too, since it gives
+    no order beyond one day.
     """
     refuse_null(column, where, "the time is missing; every row needs one.")
     if column.dtype == pl.String:
@@ -117,11 +120,13 @@ def checked_times(
 
 
 def unit_of(column: pl.Series, where: str) -> TimeUnit:
-    """Return the unit that the size of numbers tells, "number" where it tells none.
+    """Return the unit that the size of numbers suggests, or "number" if it suggests none.
 
-    Times since 1970 lie between 1990 and 2100, and date numbers between 1900 and 2100. A few other
-    values, such as 0 where the time was not known, change nothing. Refused are times of two units,
-    dates written with hours, and the days that spreadsheets count.
+    Times since 1970 are expected between 1990 and 2100, and date numbers between 1900 and 2100. A
+    few other values, such as 0 for an unknown time, are tolerated.
+
+    Errors: DataError for times of two units, for dates with hours but no seconds, and for the day
+    numbers of spreadsheets.
     """
     if not len(column):
         return "number"
@@ -145,10 +150,12 @@ def unit_of(column: pl.Series, where: str) -> TimeUnit:
 
 @dataclass(frozen=True)
 class TimeSizes:
-    """What must be known of numbers to tell their unit, part by part; `joined` puts parts together.
+    """What is needed to find the unit of numbers that are read in parts; `joined` combines parts.
 
-    low, high: of all; head: the first thousand; counts: how many have the size of each unit;
-    dates: the distinct ones that may write a date.
+    low, high: of all numbers.
+    head: the first thousand.
+    counts: how many numbers are in the range of each unit.
+    dates: the distinct numbers that may write a date.
     """
 
     low: float
@@ -159,7 +166,7 @@ class TimeSizes:
 
     @classmethod
     def of(cls, column: pl.Series) -> "TimeSizes":
-        """Look at some numbers, of which there is one at least."""
+        """Examine some numbers, at least one."""
         counts = {unit: int(_within(column, unit).sum()) for unit in _SIZES}
         forms = [unit for unit in _SIZES if unit in _DATE_FORMS]
         written = [column.filter(_within(column, unit)) for unit in forms]
@@ -169,7 +176,7 @@ class TimeSizes:
 
     @classmethod
     def joined(cls, parts: Sequence["TimeSizes"]) -> "TimeSizes":
-        """Return what is to be known of all numbers of the parts, in their order."""
+        """Combine the parts, in their order."""
         head = tuple(value for part in parts for value in part.head)[:1000]
         return cls(
             min(part.low for part in parts),
@@ -180,9 +187,11 @@ class TimeSizes:
         )
 
     def unit(self, name: str, where: str) -> TimeUnit:
-        """Return the unit that `unit_of` the whole column gives; refused where parts cannot tell.
+        """Return the unit that `unit_of` gives for the whole column.
 
-        Errors: DataError.
+        name: the column's name in errors.
+
+        Errors: DataError, also if the parts do not determine one unit.
         """
         found = _by_size(self.low, self.high)
         mixed = found is None and any(self.counts.values())
@@ -200,7 +209,7 @@ class TimeSizes:
 def time_key(value: str | float | dt.date, unit: TimeUnit) -> int | float:
     """Return one time as a key of `checked_times`, to compare with a column of that unit.
 
-    A number is taken as the column writes its own. A date with a time and no zone is taken as UTC.
+    A number is read as the column's own numbers are. A date with a time and no zone is UTC.
 
     >>> time_key("1970-01-02", "ms"), time_key(dt.date(1970, 1, 3), "day"), time_key(5, "number")
     (86400000, 2, 5)
@@ -232,14 +241,14 @@ def time_key(value: str | float | dt.date, unit: TimeUnit) -> int | float:
     if value.tzinfo is None:
         value = value.replace(tzinfo=dt.UTC)
     microseconds = (value - _EPOCH) // _MICROSECOND
-    # Days may end up with a fraction: a cut at noon lies between two dates.
-    steps = {"us": 1, "ms": 1e3, "s": 1e6, "yyyymmddhhmmss": 1e6}  # in microseconds; else days
+    # A key in days may have a fraction: a cut at noon lies between two dates.
+    steps = {"us": 1, "ms": 1e3, "s": 1e6, "yyyymmddhhmmss": 1e6}  # microseconds; other: days
     key = microseconds * 1000 if unit == "ns" else microseconds / steps.get(unit, 86_400_000_000)
     return int(key) if key == int(key) else key
 
 
 def told(times: pl.Series, unit: TimeUnit) -> str:
-    """Say what a column of keys was taken for.
+    """Return how a column of keys was interpreted, for a report.
 
     >>> told(pl.Series("t", [1_600_000_000, 1_600_090_000]), "s")
     '2020-09-13 to 2020-09-14, read as seconds'
@@ -260,7 +269,7 @@ def told(times: pl.Series, unit: TimeUnit) -> str:
 
 
 def refuse_beyond(where: str, column: str, times: pl.Series, unit: TimeUnit) -> None:
-    """Refuse a unit that puts every time after 2100: another was meant."""
+    """Refuse a given unit that puts every time after 2100, as another unit must be meant."""
     if unit not in _SIZES or not len(times) or _bounds(times)[0] <= _SIZES[unit][1]:
         return
     found = _by_size(*_bounds(times))
@@ -277,10 +286,12 @@ def refuse_beyond(where: str, column: str, times: pl.Series, unit: TimeUnit) -> 
 def refuse_far(
     where: str, column: str, times: pl.Series, log: NDArray[Any], unit: TimeUnit | None
 ) -> None:
-    """Refuse new times (read in the log's unit) that are of another unit, or far from the log's.
+    """Refuse new times, as keys in the log's unit, that have another unit or are far from the log.
 
-    Far is more than 10 years and more than 10 times the range of the log away from it; of plain
-    counts, more than 1,000 times their size.
+    Far means more than 10 years and more than 10 times the log's range away. For plain counts it
+    means more than 1,000 times their size.
+
+    log: the times of the log.
     """
     if not len(times) or not len(log):
         return
@@ -304,7 +315,7 @@ def refuse_far(
     if clock is not None:
         margin = max(margin, in_units(f"{_FAR * 365}d", clock))
     else:
-        margin = 1000 * max(high - low, abs(low), abs(high), 1)  # counts grow, and have no size
+        margin = 1000 * max(high - low, abs(low), abs(high), 1)  # counts have no natural scale
     far = (times < low - margin) | (times > high + margin)
     if far.any():
         raise fault(
@@ -316,7 +327,7 @@ def refuse_far(
 
 
 def is_of_clock(times: NDArray[Any], unit: TimeUnit | None) -> bool:
-    """Whether times of a unit lie between 1990 and 2100, most of them, as those of a clock do.
+    """Return whether most times of a unit lie between 1990 and 2100, as clock times do.
 
     >>> is_of_clock(np.array([0, 1_600_000_000, 1_600_000_060]), "s")
     True
@@ -328,9 +339,9 @@ def is_of_clock(times: NDArray[Any], unit: TimeUnit | None) -> bool:
 
 
 def refuse_other_clock(value: object, key: float, unit: TimeUnit) -> None:
-    """Refuse a time that no clock of today shows, in a log whose times are a clock's.
+    """Refuse a time outside 1990 to 2100, for a log with clock times. Errors: DataError.
 
-    value: as it was written, to be told. Errors: DataError.
+    value: the time as it was written, for the error.
     """
     low, high = _of_a_clock(unit)
     if low <= key <= high:
@@ -347,7 +358,7 @@ def refuse_other_clock(value: object, key: float, unit: TimeUnit) -> None:
 
 
 def written_time(microseconds: int, unit: TimeUnit) -> float | dt.datetime | None:
-    """Return a moment since 1970 as a log of a unit has it; None where nobody knows the unit.
+    """Return microseconds since 1970 as a log of this unit writes them; None for unknown units.
 
     >>> written_time(86_400_500_000, "s"), written_time(86_400_500_000, "ms")
     (86400.5, 86400500)
@@ -364,12 +375,12 @@ def written_time(microseconds: int, unit: TimeUnit) -> float | dt.datetime | Non
 
 
 def is_plain(unit: TimeUnit) -> bool:
-    """Whether numbers of a unit are keys as they are, and do not write a date."""
+    """Return whether numbers of this unit are used as keys unchanged; they do not write dates."""
     return unit not in _DATE_FORMS
 
 
 def within_clock(low: float, high: float, unit: TimeUnit) -> bool:
-    """Whether two keys lie between 1990 and 2100."""
+    """Return whether two keys lie between 1990 and 2100."""
     if unit not in STEPS:
         return False
     first, last = _of_a_clock(unit)
@@ -377,12 +388,12 @@ def within_clock(low: float, high: float, unit: TimeUnit) -> bool:
 
 
 def _of_a_clock(unit: TimeUnit) -> tuple[float, float]:
-    """1990 and 2100 in the steps of a unit."""
+    """Return 1990 and 2100 in the steps of a unit."""
     return _SINCE * STEPS[unit], _UNTIL * STEPS[unit]
 
 
 def _bounds(column: pl.Series) -> tuple[float, float]:
-    """The lowest and the highest of some numbers."""
+    """Return the lowest and the highest of some numbers."""
     low, high = column.min(), column.max()
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
@@ -390,7 +401,7 @@ def _bounds(column: pl.Series) -> tuple[float, float]:
 
 
 def _most(column: pl.Series, where: str) -> TimeUnit | None:
-    """The unit whose size nearly all numbers have; refused where some have that of another."""
+    """Return the unit of nearly all numbers, or None. Refuse the rest if it has another unit."""
     counts = {unit: int(_within(column, unit).sum()) for unit in _SIZES}
     if sum(counts.values()) < (1 - _MOST_PLAIN) * len(column):
         return None
@@ -409,7 +420,7 @@ def _most(column: pl.Series, where: str) -> TimeUnit | None:
 
 
 def _by_size(low: Any, high: Any) -> TimeUnit | None:
-    """The unit whose times both numbers could be, if there is one."""
+    """Return the unit whose range includes both numbers, or None."""
     for unit, (first, last) in _SIZES.items():
         if first <= low and high <= last:
             return unit
@@ -421,13 +432,13 @@ def _within(column: pl.Series, unit: TimeUnit) -> pl.Series:
 
 
 def _dates(column: pl.Series, unit: str) -> pl.Series:
-    """Numbers that write a date, as microseconds since 1970; null where they write none."""
+    """Read numbers that write dates as microseconds since 1970; null for other numbers."""
     whole = column.cast(pl.Int64).cast(pl.String)
     return whole.str.to_datetime(_DATE_FORMS[unit][0], time_unit="us", strict=False, exact=True)
 
 
 def _from_dates(column: pl.Series, where: str, unit: TimeUnit) -> pl.Series:
-    # Days repeat: each is read once.
+    # Many events share a day, so each distinct value is parsed only once.
     distinct = column.unique().sort()
     read = _dates(distinct, unit)
     bad = read.is_null() | (distinct != distinct.cast(pl.Int64).cast(distinct.dtype))
@@ -440,14 +451,14 @@ def _from_dates(column: pl.Series, where: str, unit: TimeUnit) -> pl.Series:
 
 
 def _refuse_half_written(column: pl.Series, where: str) -> None:
-    """Refuse dates written with hours or minutes but no seconds: they may be numbers as well."""
+    """Refuse dates with hours or minutes but no seconds, which may be plain numbers as well."""
     for digits in _HALF_WRITTEN:
         scale = 10 ** (digits - 4)
         low, high = _bounds(column)
         if not 1900 * scale <= low <= high < 2101 * scale:
             continue
         texts = column.head(1000).cast(pl.Int64).cast(pl.String)
-        padded = texts + "0" * (14 - digits)  # an hour alone is no time to polars
+        padded = texts + "0" * (14 - digits)  # polars cannot parse an hour without minutes
         if padded.str.to_datetime("%Y%m%d%H%M%S", strict=False).null_count() == 0:
             raise fault(
                 where,
@@ -459,7 +470,7 @@ def _refuse_half_written(column: pl.Series, where: str) -> None:
 
 
 def _written(value: Any, unit: TimeUnit) -> str:
-    """A key as a person reads it: a date where the unit gives one, else the number."""
+    """Return a key for people: a date if the unit gives one, else the number."""
     if unit in STEPS:
         try:
             moment = _EPOCH + dt.timedelta(seconds=value / STEPS[unit])
@@ -470,9 +481,9 @@ def _written(value: Any, unit: TimeUnit) -> str:
 
 
 def moments(column: pl.Series, where: str) -> pl.Series:
-    """Return dates, dates with a time or ISO text as dates with a time in UTC, in microseconds.
+    """Return dates, dates with a time, or ISO text as times in UTC in microseconds.
 
-    What is missing stays so. Raises DataError for text that is no ISO date.
+    Missing values stay missing. Errors: DataError for text that is not an ISO date.
     """
     if column.dtype == pl.String:
         given = column.is_not_null()
@@ -485,9 +496,9 @@ def moments(column: pl.Series, where: str) -> pl.Series:
 
 
 def parse_iso(column: pl.Series, where: str) -> pl.Series:
-    """Return text as dates with a time; the form of the first is that of all, else DataError."""
+    """Return ISO text as times; all values need the form of the first. Errors: DataError."""
     text = _iso_text(column)
-    # Nanoseconds reach from 1677 to 2262 only: they are taken where microseconds would lose digits.
+    # Nanoseconds cover only 1677 to 2262, so they are used only for more than 6 decimal places.
     unit: Literal["ns", "us"] = "ns" if text.str.contains(r"\.\d{7}").any() else "us"
     for form in _ISO_FORMS:
         if text.head(1).str.to_datetime(form, time_unit=unit, strict=False)[0] is None:
@@ -499,16 +510,16 @@ def parse_iso(column: pl.Series, where: str) -> pl.Series:
 
 
 def _iso_text(column: pl.Series) -> pl.Series:
-    """Return text with a T before the clock, and Z for a zone written UTC, as REES46 has it."""
+    """Return text with a T before the clock, and with Z for a final UTC or GMT (as in REES46)."""
     if len(column) and (first := column[0]) is not None and _UTC.search(first):
         column = column.str.replace(_UTC.pattern, "Z")
     return column.str.replace(" ", "T", literal=True)
 
 
 def _parse(column: pl.Series, where: str) -> pl.Series:
-    """`parse_iso`, and the forms of spreadsheets, where all of the column can be read in one way.
+    """Read ISO text, or one of the forms of spreadsheets if it fits the whole column.
 
-    With strokes the day or the month stands first: days above 12 tell which.
+    With slashes the day or the month is first; a number above 12 shows which.
     """
     try:
         return parse_iso(column, where)
@@ -517,7 +528,7 @@ def _parse(column: pl.Series, where: str) -> pl.Series:
         if bool(text.str.contains(r"T\d{1,2}$").all()):
             return parse_iso(text + ":00", where)
         if not bool(text.str.contains(r"(^|\D)\d{4}(\D|$)").all()):
-            raise  # without its century a year is none
+            raise  # a year needs four digits
         first = text.head(1)
         for form in _OTHER_FORMS:
             if (read := _all_of(text, first, form)) is not None:
@@ -539,7 +550,7 @@ def _parse(column: pl.Series, where: str) -> pl.Series:
 
 
 def _all_of(text: pl.Series, first: pl.Series, form: str) -> pl.Series | None:
-    """All of a column, read in one form; None where one value is of another."""
+    """Return the column read in one form, or None if a value has another form."""
     if first.str.to_datetime(form, time_unit="us", strict=False)[0] is None:
         return None
     read = text.str.to_datetime(form, time_unit="us", strict=False)
@@ -547,8 +558,8 @@ def _all_of(text: pl.Series, first: pl.Series, form: str) -> pl.Series | None:
 
 
 def _odd_time(column: pl.Series, text: pl.Series, where: str) -> DataError:
-    """The error for the first value that is not written as most of them are."""
-    zeros = column.str.contains(r"^[+-]?0\d")  # such as 07: a code, and no number
+    """Return the error for the first value that is not written like most others."""
+    zeros = column.str.contains(r"^[+-]?0\d")  # such as 07: a code rather than a number
     odd = {"a number": column.cast(pl.Float64, strict=False).is_null() | zeros}
     for form in _ISO_FORMS:
         read = text.str.to_datetime(form, time_unit="us", strict=False)

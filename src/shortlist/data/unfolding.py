@@ -1,4 +1,4 @@
-"""When does one row of a log hold several events? A list of items is an event for each of them."""
+"""Does one row of a log hold several events? A list of items becomes one event an item."""
 
 from collections.abc import Iterable, Mapping
 
@@ -17,12 +17,16 @@ def unfolded(
     where: str,
     others: Iterable[str] = (),
 ) -> tuple[pl.DataFrame, str, list[str]]:
-    """Return a row for each item of a list, what errors call the rows now, and what to say of it.
+    """Turn each list of items into one row an item.
 
-    Lists are list columns, text that writes lists throughout (`lists.listed`), and text whose items
-    stand apart by `separator`. Other list columns beside the item's go along, if they are equally
-    long: those of roles, and `others`. A row without any item is no event. Errors: DataError with
-    the row.
+    Lists are list columns, columns of text that writes lists (`lists.listed`), and text whose items
+    are divided by `separator`. Other list columns are unfolded along with the items if their lists
+    are equally long. A row without items gives no event.
+
+    roles: role -> column.
+    others: further columns that may be unfolded along.
+
+    Returns the rows, what errors call them, and remarks. Errors: DataError with the row.
     """
     name = roles.get("item", "")
     if name not in frame.columns:
@@ -46,7 +50,7 @@ def unfolded(
 
 
 def _as_long(values: pl.Series, items: pl.Series, where: str) -> pl.Series:
-    """Refuse a row whose lists are not equally long."""
+    """Return `values`, or refuse a row whose two lists are not equally long."""
     held = items.list.len().fill_null(0)  # a row without items is no event
     uneven = (values.list.len().fill_null(0) != held) & (held > 0)
     if uneven.any():
@@ -63,12 +67,12 @@ def _as_long(values: pl.Series, items: pl.Series, where: str) -> pl.Series:
 
 
 def may_unfold(kind: pl.DataType) -> bool:
-    """Return whether a column of items is lists."""
+    """Return whether the type of an item column means lists."""
     return isinstance(kind, (pl.List, pl.Array))
 
 
 def _as_lists(column: pl.Series, separator: str | None, where: str) -> pl.Series | None:
-    """The items as lists, or None where a row has one item."""
+    """Return the values as lists, or None if each row holds one value."""
     if isinstance(column.dtype, pl.Array):
         return column.arr.to_list()
     if isinstance(column.dtype, pl.List):
@@ -80,7 +84,7 @@ def _as_lists(column: pl.Series, separator: str | None, where: str) -> pl.Series
         return parts.list.eval(pl.element().filter(pl.element() != ""))
     given = column.drop_nulls()
     if not len(given) or not str(given[0]).lstrip().startswith("["):
-        return None  # the look into every value costs time
+        return None  # parsing every value would be slow
 
     def refuse(message: str, row: int) -> DataError:
         return fault(where, column.name, message, row)

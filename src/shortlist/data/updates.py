@@ -1,4 +1,4 @@
-"""New events for data that are fitted already: log and vocabularies grow, old rows stay."""
+"""New events for fitted data: the log and the vocabularies grow, and existing rows stay."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -26,17 +26,23 @@ from shortlist.durations import STEPS, in_units
 from shortlist.errors import DataError, ModelError
 
 SESSION_GAP = "30min"
-"""After so long without an event of a user, events that come without sessions begin another."""
+"""New events without sessions start another session after this time without an event."""
 
 NONE = np.zeros(0, dtype=np.bool_)
 
 
 class Update(NamedTuple):
-    """Data with new events, and what came: events added, repeated ones left out, new ids.
+    """Data with new events, and what was added.
 
-    met: events that are not read and were added to what is known as met. described: of how many
-    users and items the new events say what they are. warnings: what is wrong, most likely. fresh:
-    which events of the log came now, and of what is known as met, bool.
+    data: the data, including the new events.
+    events: number of events added to the log.
+    repeated: number of events left out because they were there already.
+    new_users, new_items: number of new ids.
+    met: number of events added to `data.met`.
+    described: number of users and items whose features the new events state.
+    warnings: what is probably a mistake.
+    fresh: which events of the log are new, bool [n].
+    fresh_met: which events of `data.met` are new, bool.
     """
 
     data: TrainingData
@@ -51,7 +57,7 @@ class Update(NamedTuple):
     fresh_met: NDArray[np.bool_] = NONE
 
     def line(self) -> str:
-        """Say what came."""
+        """Return a sentence about what was added."""
         why = "below min_weight" if self.data.log.kinds is None else "of kinds that are not read"
         met = f"{self.met:,} {why}, known as met from now on; " if self.met else ""
         described = f"{self.described:,} users and items described; " if self.described else ""
@@ -74,14 +80,14 @@ def read_events(
 ) -> Update:
     """Read new events with the columns of the log and add them. Errors: DataError, ModelError.
 
-    learns: as for `with_events`. of_store: they come from a store, which wrote their times in the
-    log's unit, so that those far from the log's are no mistake: the log may be old.
-
-    described: the sides whose features are columns of the log. Users get their latest values. Items
-    of the bundle keep theirs until the next fit, as their vectors were made of them; new items
-    get those of the events.
+    described: the sides whose features are columns of the log. Known users get the latest values.
+        Known items keep theirs until the next fit, because their vectors were made from them; new
+        items get those of the events.
+    learns: as for `with_events`.
+    of_store: the events come from a store in the log's unit, so times far from the log's are
+        accepted: the log may be old.
     """
-    # As the log was read, whatever these alone look like.
+    # Use the unit of the log, whatever the new events alone suggest.
     known: Any = data.time_unit if data.time_unit not in (None, "line") else "auto"
     schema = replace(schema, split=None, time_unit=known)
     read = read_log(source, schema, only_met=True, described=described)
@@ -135,7 +141,7 @@ def read_events(
 
 
 def _refuse_fractions(where: str, name: str, times: pl.Series, log: NDArray[Any]) -> None:
-    """Refuse times with a fraction beside a log without: cut off, two events would become one."""
+    """Refuse fractional times for a log of whole ones: rounding could make two events equal."""
     if log.dtype.kind != "i" or not times.dtype.is_float():
         return
     if (cut := times != times.floor()).any():
@@ -153,7 +159,7 @@ def _newly_described(
     met: pl.DataFrame | None,
     report: ReadReport,
 ) -> tuple[pl.DataFrame, int]:
-    """The table of a side with what new events say, and of how many ids they say it."""
+    """Return a side's table with what new events say, and the number of ids they describe."""
     table = data.user_frame if side == "user" else data.item_frame
     if table is None:
         raise DataError(f"the data have no table of {side}s, so new events cannot add to it")
@@ -186,7 +192,7 @@ def _newly_described(
 
 
 def _last_times(data: TrainingData, side: Side, count: int) -> NDArray[np.float64]:
-    """When each row of a side last had an event, [count + 1]; -inf for never, and for row 0."""
+    """Return the time of the last event of each row of a side, [count + 1]; -inf for none."""
     last = np.full(count + 1, -np.inf)
     for log in (data.log, data.met):
         if log is not None and log.time is not None:
@@ -195,7 +201,7 @@ def _last_times(data: TrainingData, side: Side, count: int) -> NDArray[np.float6
 
 
 def _coded_as(data: TrainingData, events: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """Events whose kinds have the codes they have in the data: by name, not by place."""
+    """Translate the codes of kinds to those of the data, by name."""
     if data.log.kinds is None:
         return events
     names = Kinds.of(schema.events).names
@@ -211,7 +217,7 @@ def _coded_as(data: TrainingData, events: pl.DataFrame, schema: Schema) -> pl.Da
 def _encoded_as(
     data: TrainingData, events: pl.DataFrame, values: Values, where: str
 ) -> pl.DataFrame:
-    """Events whose features are encoded as those of the data are."""
+    """Encode the event features of new events as the data do."""
     given, held = taken_from(events), data.event_features.held
     if set(given) != set(held):
         raise DataError(
@@ -226,14 +232,14 @@ def _encoded_as(
 
 
 def _after(data: TrainingData, events: pl.DataFrame) -> pl.DataFrame:
-    """Events whose times are line numbers, counted on from the last line of the data."""
+    """Continue the line numbers that serve as times after the last line of the data."""
     known = [log.time for log in (data.log, data.met) if log is not None and log.time is not None]
     last = max((int(times.max()) for times in known if len(times)), default=-1)
     return events.with_columns(pl.col("time") + last + 1)
 
 
 def _refuse_rewritten(data: TrainingData, report: ReadReport) -> None:
-    """Refuse a text file that is written in another way than the log of the bundle was."""
+    """Refuse a text file in another format than the log of the bundle."""
     if data.text is None or report.text is None:
         return
     if other := data.text.differences(report.text):
@@ -251,18 +257,19 @@ def with_events(
     *,
     learns: bool = False,
 ) -> Update:
-    """Return the data with new events, the rows of old ids unchanged.
+    """Return the data with new events; the rows of known ids stay, new ids get rows after them.
 
-    events: user and item, ids of the vocabularies' types; time, weight and kind (codes of
-    `data.log.kinds`) where the log has them, in its units; features of events as the log has them
-    (`event_columns.PREFIX` and the name), not known where they are missing. New ids get rows after
-    the others. met: such events below min_weight, or of kinds that are not read; left out of data
-    that keep none (`data.met` is None). An event that is there already (same user, item, time and
-    kind) is left out and counted. Raises ModelError unless the data were fitted on all rows:
-    held-out rows would become known, and every figure worthless.
+    An event that is already there (same user, item, time and kind) is left out and counted.
 
-    learns: whoever asks learns from the log anew and holds other rows out (`renewal`), so that any
-    fit will do, and sessions. Events without the column session join those of their user by time.
+    events: columns user and item, with ids in the vocabularies' types; time, weight and kind (codes
+        of `data.log.kinds`) where the log has them; event features (`event_columns.PREFIX` and the
+        name), unknown if absent; and session. Events without a session join their user's by time.
+    met: such events that only count as seen; ignored for data without them (`data.met` is None).
+    learns: the caller trains again and holds out other rows (`renewal`), so that any fit and a log
+        with sessions are accepted.
+
+    Errors: ModelError for data not fitted on all rows, unless `learns`: held-out rows would become
+    known, and every figure measured on them worthless.
     """
     data.require_log("taking new events")
     if data.fit != "all" and not learns:
@@ -299,7 +306,7 @@ def with_events(
         met=others,
         user_features=features_of(data.user_features, data.user_frame, users),
         item_features=features_of(data.item_features, data.item_frame, items),
-        remembered=Remembered(),  # they have a place for each item there was
+        remembered=Remembered(),  # cached answers have a place for each old item only
     )
     return Update(
         joined,
@@ -314,7 +321,7 @@ def with_events(
 
 
 def no_events(data: TrainingData) -> pl.DataFrame:
-    """Return a table of no events, as `with_events` takes it."""
+    """Return a table without rows in the form that `with_events` takes."""
     columns = {"user": data.users.ids.head(0), "item": data.items.ids.head(0)}
     for name in ("time", "weight", "kind"):
         if (column := getattr(data.log, name)) is not None:
@@ -323,7 +330,7 @@ def no_events(data: TrainingData) -> pl.DataFrame:
 
 
 def _session_gap(data: TrainingData) -> float:
-    """How long a user must be away for a new session to begin, in the log's unit of time."""
+    """Return the time without events that starts a new session, in the log's unit."""
     if data.time_unit not in STEPS:
         raise ModelError(
             "the log has sessions, and nothing says how long it takes between its events (data."
@@ -333,7 +340,7 @@ def _session_gap(data: TrainingData) -> float:
 
 
 def grown(vocabulary: Vocabulary, ids: pl.Series) -> tuple[Vocabulary, NDArray[np.int64]]:
-    """Return the vocabulary with unknown ids at its end, in order, and the row of each id, [n]."""
+    """Return the vocabulary with unknown ids added in order, and the row of each id, [n]."""
     rows = vocabulary.rows(ids)
     new = ids.filter(pl.Series(rows == 0)).unique().sort()
     if not len(new):
@@ -351,9 +358,9 @@ def _merged(
     events: pl.DataFrame,
     gap: float | None = None,
 ) -> tuple[Interactions, NDArray[np.bool_]]:
-    """The log with the new events in their places, after old ones of the same time; which are new.
+    """Insert new events into the log, after old events of the same time; return which are new.
 
-    gap: what parts the sessions of events that come without, where the log has sessions.
+    gap: the time that separates sessions, for events without a session in a log with sessions.
     """
     time = events["time"].to_numpy() if log.time is not None else None
     columns: dict[str, NDArray[Any]] = {
@@ -369,7 +376,7 @@ def _merged(
     if log.role is not None:
         columns["role"] = np.full(len(events), Role.TRAIN, dtype=np.int8)
     if log.session is not None:
-        # The log keeps no names of its sessions: those of the new events are others.
+        # The log keeps no session names, so new events cannot belong to its sessions by name.
         first, named = int(log.session.max(initial=0)) + 1, "session" in events.columns
         columns["session"] = np.full(len(events), -1, dtype=np.int32)
         if named:
@@ -403,7 +410,7 @@ def _merged(
 def _sessions_by_time(
     user: NDArray[np.int32], time: NDArray[Any], session: NDArray[np.int32], gap: float
 ) -> NDArray[np.int32]:
-    """Fill in sessions that are -1, [n]: that of the user's event before, or another after a gap.
+    """Fill in sessions that are -1, [n]: the session of the user's previous event, or a new one.
 
     >>> one = np.array([1, 1, 1, 2], dtype=np.int32)
     >>> told = np.array([7, -1, -1, -1], dtype=np.int32)
@@ -422,7 +429,7 @@ def _sessions_by_time(
 
 
 def features_of(table: FeatureTable, frame: pl.DataFrame | None, ids: Vocabulary) -> FeatureTable:
-    """Return the table with a row for each id: what the frame says of it, or nothing known."""
+    """Return the encoded features with a row for each id; ids outside the frame are unknown."""
     if frame is None or not table.encoders:
         return table
     aligned = pl.DataFrame({"id": ids.ids}).join(frame, on="id", how="left", maintain_order="left")

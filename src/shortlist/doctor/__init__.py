@@ -1,4 +1,4 @@
-"""WHAT IS WRONG: mistakes named, with their evidence and cure, before and after training."""
+"""WHAT IS WRONG: mistakes before and after training, with their evidence and cure."""
 
 from shortlist.doctor import (
     data,
@@ -18,11 +18,11 @@ from shortlist.doctor.watch import TrainingWatch
 FAMILIES = (training, objective, sampling, leaks, history, data, events, features, vectors, index)
 
 CHECKS: dict[str, Check] = {found.code: found for family in FAMILIES for found in family.CHECKS}
-"""Every check by the code of its finding."""
+"""Every check, by the code of its finding."""
 
 
 def examine(subject: Subject) -> list[Finding]:
-    """Run every check that the subject has the parts for; errors come first."""
+    """Run every check whose parts the subject has; findings come by severity, errors first."""
     found = [finding for look in CHECKS.values() if (finding := look(subject)) is not None]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 

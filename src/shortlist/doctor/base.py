@@ -1,4 +1,4 @@
-"""What is a finding, what is a check, and what does a check get to see?"""
+"""What is a finding, what is a check, and what can a check read?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,15 +27,19 @@ Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[str, ...] = get_args(Severity)
 
 SEED = 20_240
-"""Of every probe: two examinations of one thing say the same."""
+"""The seed of every probe, so that repeated examinations give the same findings."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One mistake that was found. code: stable, for machines; evidence: the numbers of this case.
+    """One mistake that was found.
 
-    An error makes the result wrong or worthless, a warning probably costs quality, an info is
-    what a reader of the figures should know.
+    code: a stable name, for machines.
+    severity: an error makes the result wrong or worthless, a warning probably costs quality, and an
+        info is something that a reader of the figures should know.
+    mistake: what is wrong, in general.
+    evidence: the numbers of this case.
+    cure: what to do.
     """
 
     code: str
@@ -45,18 +49,22 @@ class Finding:
     cure: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return one JSON-safe object."""
+        """Return the finding as one JSON-safe object."""
         return asdict(self)
 
 
 class Subject:
-    """What is examined; `given` names the parts that are there, and no other may be read.
+    """What is examined. `given` names the parts that are present; a check may read no others.
 
-    training: the sections [model] and [training]; data: the log in rows; dataset: the log as it was
-    read, before any split; columns: how many values each column of the log's head has; retriever: a
-    trained TwoTower; towers: whether there are towers of users and items to probe, trained or not;
-    report: what `evaluate` measured, as a dict; epochs: what training told; failure: the error that
-    ended it.
+    model, training: the recipe's sections of these names.
+    data: the log in rows.
+    dataset: the log as it was read, before any split.
+    columns: how many distinct values each column has in the head of the log.
+    retriever: a trained TwoTower.
+    towers: present if there are user and item towers to probe, trained or not.
+    report: what `evaluate` measured, as a dict.
+    epochs: the epochs that training reported.
+    failure: the error that ended training, or that kept the data from being read.
     """
 
     model: Model
@@ -112,9 +120,9 @@ class Subject:
         watch: TrainingWatch | None = None,
         failure: ShortlistError | None = None,
     ) -> "Subject":
-        """A recipe before training, with its data if it could be read.
+        """Return a recipe before training, with its data if they could be read.
 
-        watch: what training told before the failure that ended it.
+        watch: the epochs that training reported before it failed.
         """
         data = None if split is None else split.training_data("train")
         positives = 0 if data is None else len(data.training_targets)
@@ -139,7 +147,7 @@ class Subject:
         data: TrainingData | None = None,
         failure: ShortlistError | None = None,
     ) -> "Subject":
-        """A log alone, without a model. failure: why it cannot be split, where there is no data."""
+        """Return a log without a model. failure: the error if the log cannot be split (no data)."""
         return cls(data=data, dataset=dataset, columns=columns, failure=failure)
 
     @classmethod
@@ -149,9 +157,9 @@ class Subject:
         report: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> "Subject":
-        """A fitted retriever, with its report and recipe as a bundle keeps them.
+        """Return a fitted retriever, with its report and recipe as a bundle keeps them.
 
-        Of one without its log only the report and the settings can be looked at.
+        For a retriever without its log only the report and the settings are examined.
         """
         sections: Any = recipe or {}
         learned = retriever if isinstance(retriever, Learner) else None
@@ -169,14 +177,14 @@ class Subject:
 
     @cached_property
     def machine_has_bfloat16(self) -> bool:
-        """Whether the CPU of this machine, or a GPU, has arithmetic for bfloat16."""
+        """Whether this machine's CPU has arithmetic for bfloat16, or there is a GPU."""
         return multiplies_bfloat16("cpu") or torch.cuda.is_available()
 
     @cached_property
     def objective(self) -> Objective:
         """The objective as training builds it, in evaluation mode.
 
-        Without mask_known: the probes' rows have no user, so there is nothing to mask by.
+        mask_known is off, because the rows of the probes have no user.
         """
         objective = objective_of(self.training.model_copy(update={"mask_known": False}))
         objective.eval()
@@ -199,23 +207,23 @@ class Subject:
 
     @cached_property
     def batch(self) -> Batch:
-        """One batch of the size training uses."""
+        """One batch of the size that training uses."""
         return self.random_batch(generator())
 
     @cached_property
     def negatives(self) -> Negatives:
-        """The pool drawn for that batch."""
+        """The negatives drawn for `batch`."""
         return self.sampler.sample(self.batch, generator())
 
     @cached_property
     def negatives_a_row(self) -> int:
-        """How many negatives a row meets: the pool without the row's own slot."""
+        """The number of negatives of a row: the pool without the row's own slot."""
         own = own_slots(self.negatives, len(self.batch.positive)).sum(dim=1)
         return int(self.negatives.ids.shape[-1] - own.float().mean().round())
 
     @cached_property
     def encoder(self) -> TwoTower:
-        """The trained retriever, or before training one with fresh towers: for probes."""
+        """The trained retriever, or before training one with new towers, for probes."""
         if "retriever" in self.given:
             return self.retriever
         fresh = TwoTower(model=self.model, training=self.training)
@@ -225,7 +233,7 @@ class Subject:
         return fresh
 
     def random_batch(self, random: torch.Generator) -> Batch:
-        """Pick random training events, as many as training has in a batch; without histories."""
+        """Pick random training events, as many as a batch of training has, without histories."""
         log = self.data.training_targets
         rows = -(-len(log) // len(self.batches))
         events = torch.randint(len(log), (rows,), generator=random)
@@ -245,9 +253,10 @@ Look = Callable[[Subject], str | None]
 
 @dataclass(frozen=True)
 class Check:
-    """Looks for one mistake. needs: the parts of a subject it reads; without them it is left out.
+    """Looks for one mistake.
 
-    look: returns the evidence, or None where all is well.
+    needs: the parts of a subject that it reads; it is skipped if one is absent.
+    look: returns the evidence, or None if there is no such mistake.
     """
 
     code: str
@@ -258,7 +267,7 @@ class Check:
     look: Look
 
     def __call__(self, subject: Subject) -> Finding | None:
-        """Return the finding, if there is one."""
+        """Return the finding, or None."""
         if not subject.given.issuperset(self.needs):
             return None
         evidence = self.look(subject)
@@ -268,7 +277,7 @@ class Check:
 
 
 def check(code: str, severity: Severity, *needs: str, cure: str) -> Callable[[Look], Check]:
-    """Make a Check of the function below; its docstring is the mistake, as people read it."""
+    """Make a Check of the decorated function; its docstring is the mistake that users read."""
 
     def made(look: Look) -> Check:
         mistake = " ".join((look.__doc__ or "").split())
@@ -278,5 +287,5 @@ def check(code: str, severity: Severity, *needs: str, cure: str) -> Callable[[Lo
 
 
 def generator() -> torch.Generator:
-    """Return fresh seeded randomness for a probe."""
+    """Return a new seeded generator for a probe."""
     return torch.Generator().manual_seed(SEED)

@@ -1,4 +1,4 @@
-"""Is the log fit to be learned from and measured on?"""
+"""Is the log suitable for training and evaluation?"""
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,10 @@ FEWEST_USERS = 100
 
 
 def tied(subject: Subject) -> tuple[int, int] | None:
-    """How many users have a tied last time, of how many with two events; None without an order."""
+    """Return how many users have a tied last time, and how many have two events; or None.
+
+    None means that the log has no order.
+    """
     log = subject.data.log.targets
     if log.time is None:
         return None
@@ -36,8 +39,9 @@ def _ties(subject: Subject, rule: str, least: float) -> str | None:
     cure='Leave data.tie at "hash", unless a published figure is to be reproduced.',
 )
 def ties_by_file_order(subject: Subject) -> str | None:
-    """Users have a tied last time, and the order of the file decides which event is held out: a
-    sorted file moves every figure (on ML-100K popularity's HR@10 from .050 to .114).
+    """For some users the last two events have the same time, and the order of the file decides
+    which one is held out. Sorting the file then changes every figure (on ML-100K popularity's
+    HR@10 from .050 to .114).
     """
     return _ties(subject, "file", 0.0)
 
@@ -46,11 +50,12 @@ def ties_by_file_order(subject: Subject) -> str | None:
     "ties-by-hash",
     "info",
     "data",
-    cure="Give a finer data.time if there is one; do not compare with figures by file order.",
+    cure="Use a finer time column if there is one; do not compare with figures that follow the "
+    "order of the file.",
 )
 def ties_by_hash(subject: Subject) -> str | None:
-    """Users have a tied last time: a hash decides which event is held out. That is fair, but it
-    is not what happened last.
+    """For some users the last two events have the same time, and a hash decides which one is held
+    out. That is fair, but it may not be the event that happened last.
     """
     return _ties(subject, "hash", 0.05)
 
@@ -62,7 +67,7 @@ def ties_by_hash(subject: Subject) -> str | None:
     cure="Hold out more: split.kind = 'leave-last-out', a smaller split.at, or more data.",
 )
 def few_test_users(subject: Subject) -> str | None:
-    """Few users have held-out events: the figures say little."""
+    """Few users have held-out events, so the figures are uncertain."""
     data = subject.data
     if data.log.role is None:
         return None
@@ -77,11 +82,11 @@ def few_test_users(subject: Subject) -> str | None:
     "held-out-items-unknown",
     "warning",
     "data",
-    cure="Declare item features, cut earlier or later, or count them out of the goal.",
+    cure="Declare item features, move the cut, or accept that these events are missed.",
 )
 def held_out_items_unknown(subject: Subject) -> str | None:
-    """Much of what is held out are items without a training event, and no feature places them:
-    nobody can be recommended them.
+    """Many held-out events are of items without a training event, and no item feature gives these
+    items a vector, so they cannot be recommended.
     """
     data, hidden = subject.data, held_out_targets(subject.data)
     if hidden is None or data.item_features.columns:
@@ -96,10 +101,10 @@ def held_out_items_unknown(subject: Subject) -> str | None:
     "cold-items",
     "info",
     "data",
-    cure="Nothing where item features place them; they have no id embedding.",
+    cure="Nothing to do if item features describe them; they have no id embedding.",
 )
 def cold_items(subject: Subject) -> str | None:
-    """Items without a training event stand in the catalogue or in the held-out events."""
+    """The catalogue or the held-out events contain items without a training event."""
     items = subject.data.items
     if len(items) == items.trained:
         return None
@@ -114,8 +119,8 @@ def cold_items(subject: Subject) -> str | None:
     "feature.",
 )
 def vocabulary_mostly_unknown(subject: Subject) -> str | None:
-    """Most values of a feature that serving will meet were never seen in training: they are all
-    read as unknown.
+    """Most feature values of users or items outside training never occur in training, so all of
+    them are read as unknown.
     """
     found = []
     data = subject.data
@@ -148,7 +153,7 @@ def vocabulary_mostly_unknown(subject: Subject) -> str | None:
     "check data.user and data.item.",
 )
 def ids_not_shared(subject: Subject) -> str | None:
-    """Most ids of the log have no row in the table of their side: their features and titles are
+    """Most users or items of the log have no row in their table, so their features and titles are
     unknown.
     """
     data = subject.data
@@ -163,10 +168,10 @@ def ids_not_shared(subject: Subject) -> str | None:
     "text-among-numbers",
     "warning",
     "data",
-    cure="Look at these ids: one typing error makes all ids of its side text.",
+    cure="Check these ids: a single typing error makes all user ids, or all item ids, text.",
 )
 def text_among_numbers(subject: Subject) -> str | None:
-    """A few ids are text among numbers, at most one in a hundred."""
+    """At most one in a hundred ids is text, and the others are numbers."""
     found = []
     for side, ids in (("user", subject.data.users.ids), ("item", subject.data.items.ids)):
         if ids.dtype != pl.String:
@@ -181,11 +186,11 @@ def text_among_numbers(subject: Subject) -> str | None:
     "words-for-nothing",
     "warning",
     "data",
-    cure="If the word means that nothing is known, name it in data.null_values; if it is a value "
+    cure="If the word means a missing value, add it to data.null_values; if it is a real value "
     "(NA is Namibia), all is well.",
 )
 def words_for_nothing(subject: Subject) -> str | None:
-    """A word such as NULL or NA is a value of a feature."""
+    """A word such as NULL or NA is read as a value of a feature."""
     found = []
     for side, table, frame in (
         ("user", subject.data.user_features, subject.data.user_frame),

@@ -1,4 +1,4 @@
-"""What is odd about the events themselves, and about the columns they came in?"""
+"""What is unusual about the events, and about the columns of the log?"""
 
 import time
 
@@ -10,14 +10,14 @@ from shortlist.doctor.base import Subject, check
 from shortlist.durations import STEPS
 
 MANY, TIMES = 1_000, 100
-"""A user with so many events, and with so many times those of the median user, is no person."""
+"""A user with at least this many events, and this many times the median, is probably no person."""
 
 _EARLIEST = 631_152_000
 """1990, in seconds."""
 
 
 def _counts(subject: Subject) -> NDArray[np.int64]:
-    """How many events each user has who has one."""
+    """Return the number of events of each user with at least one."""
     counts = np.diff(subject.dataset.log.indptr)
     found: NDArray[np.int64] = counts[counts > 0]
     return found
@@ -27,11 +27,11 @@ def _counts(subject: Subject) -> NDArray[np.int64]:
     "duplicate-events",
     "warning",
     "dataset",
-    cure="Look how the log was joined. If each row is an event of its own, give a finer data.time, "
-    "or data.order = 'file'.",
+    cure="Check how the log was joined. If each row is an event of its own, give a finer "
+    "data.time, or data.order = 'file'.",
 )
 def duplicate_events(subject: Subject) -> str | None:
-    """Many rows stand twice in the log; they were merged."""
+    """Many rows of the log occur more than once; they were merged."""
     report = subject.dataset.report
     merged = report.duplicates + report.conflicts
     if merged <= 0.01 * report.rows_read:
@@ -43,7 +43,8 @@ def duplicate_events(subject: Subject) -> str | None:
     "missing-ids",
     "info",
     "dataset",
-    cure="Nothing where these are visits without an account; else look how the log was made.",
+    cure="Nothing to do if these are visits without an account; otherwise check how the log was "
+    "made.",
 )
 def missing_ids(subject: Subject) -> str | None:
     """Rows without a user or an item were left out."""
@@ -58,10 +59,10 @@ def missing_ids(subject: Subject) -> str | None:
     "bots",
     "warning",
     "dataset",
-    cure="Leave such users out, unless they are people: their events outweigh those of many.",
+    cure="Leave such users out unless they are people: their events outweigh those of many others.",
 )
 def bots(subject: Subject) -> str | None:
-    """Users have implausibly many events: crawlers, tests, or shared accounts."""
+    """Some users have implausibly many events: crawlers, tests, or shared accounts."""
     counts = _counts(subject)
     median = float(np.median(counts))
     many = counts[(counts >= MANY) & (counts >= TIMES * median)]
@@ -77,11 +78,11 @@ def bots(subject: Subject) -> str | None:
     "one-event-users",
     "info",
     "dataset",
-    cure="Nothing: they are not measured, and nothing is learned from a history of one. Expect "
-    "figures of the others.",
+    cure="Nothing to do. A single event gives no history and is never held out, so the figures "
+    "describe the other users.",
 )
 def one_event_users(subject: Subject) -> str | None:
-    """Half of the users or more have one event."""
+    """At least half of the users have a single event."""
     counts = _counts(subject)
     single = int((counts == 1).sum())
     if 2 * single < len(counts):
@@ -93,10 +94,10 @@ def one_event_users(subject: Subject) -> str | None:
     "items-of-one-user",
     "info",
     "dataset",
-    cure="Nothing where item features place them; counts of pairs say little of such items.",
+    cure="Nothing to do if item features describe them; counts of pairs say little of such items.",
 )
 def items_of_one_user(subject: Subject) -> str | None:
-    """Half of the items or more were met by one user only."""
+    """At least half of the items were met by a single user."""
     log = subject.dataset.log
     pairs = pl.DataFrame({"user": log.user, "item": log.item}).unique()
     users = pairs.group_by("item").len()["len"]
@@ -110,10 +111,10 @@ def items_of_one_user(subject: Subject) -> str | None:
     "gap-in-time",
     "warning",
     "dataset",
-    cure="See whether a part of the log is missing; a split by time must not cut there.",
+    cure="Check whether a part of the log is missing; do not split by time at the gap.",
 )
 def gap_in_time(subject: Subject) -> str | None:
-    """For a long time in the middle of the log there is no event at all."""
+    """A long period in the middle of the log has no event."""
     log, unit = subject.dataset.log, subject.dataset.report.time_unit
     if log.time is None or unit == "line" or len(log) < 1_000:
         return None
@@ -135,11 +136,11 @@ def gap_in_time(subject: Subject) -> str | None:
     "times-out-of-range",
     "warning",
     "dataset",
-    cure="Correct these times, or leave the rows out: they come first or last in a history, and a "
-    "split by time is cut by them.",
+    cure="Correct these times, or leave the rows out: they come first or last in their histories, "
+    "and distort a split by time.",
 )
 def times_out_of_range(subject: Subject) -> str | None:
-    """Events lie in the future, or before 1990."""
+    """Some events are in the future, or before 1990."""
     log, unit = subject.dataset.log, subject.dataset.report.time_unit
     if log.time is None or unit not in STEPS:
         return None
@@ -157,10 +158,10 @@ def _sides(subject: Subject) -> tuple[tuple[str, pl.Series], ...]:
     "ids-of-two-kinds",
     "info",
     "dataset",
-    cure="See whether one user or item stands in the log under an id of each kind.",
+    cure="Check whether the same user or item has an id of each kind.",
 )
 def ids_of_two_kinds(subject: Subject) -> str | None:
-    """Some ids of a side are numbers, and others are text."""
+    """Some user ids, or some item ids, are numbers, and others are text."""
     found = []
     for side, ids in _sides(subject):
         if ids.dtype != pl.String:
@@ -179,10 +180,10 @@ def ids_of_two_kinds(subject: Subject) -> str | None:
     "ids-nearly-equal",
     "warning",
     "dataset",
-    cure="Write each id in one way: two forms of it are two users or items here.",
+    cure="Write each id in one form: two forms count as two users or items.",
 )
 def ids_nearly_equal(subject: Subject) -> str | None:
-    """Ids differ in capitals, white space or leading zeros alone."""
+    """Some ids differ only in upper and lower case, white space or leading zeros."""
     found = []
     for side, ids in _sides(subject):
         if ids.dtype != pl.String:
@@ -200,7 +201,7 @@ def ids_nearly_equal(subject: Subject) -> str | None:
     "constant-column",
     "info",
     "columns",
-    cure="Nothing, or look how the file was made.",
+    cure="Nothing to do, or check how the file was made.",
 )
 def constant_column(subject: Subject) -> str | None:
     """A column of the log has one value in all rows."""

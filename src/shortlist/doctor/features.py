@@ -1,4 +1,4 @@
-"""Do the declared features say anything?"""
+"""Do the declared features carry information?"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,13 +10,14 @@ from shortlist.data.ragged import Ragged
 from shortlist.doctor.base import Subject, check
 
 FEWEST = 20
-"""Entities below which "all of them" means little."""
+"""With fewer users or items than this, their features are not checked."""
 
 
 class Column(NamedTuple):
-    """What a tower reads of the trained entities in one feature.
+    """What a tower reads about the trained users or items in one feature.
 
-    label: a number that tells different values apart, [n] (0: missing); known: [n] bool.
+    label: a number that differs between different values, [n] (0 if missing).
+    known: whether there is a value, [n] bool.
     """
 
     side: str
@@ -27,14 +28,14 @@ class Column(NamedTuple):
 
 
 def columns(subject: Subject) -> Iterator[Column]:
-    """Yield the features of both sides, trained entities only."""
+    """Yield the features of both sides, for trained users and items only."""
     data = subject.data
     for side, table in (("user", data.user_features), ("item", data.item_features)):
         for name, encoder in table.encoders.items():
             column = table.columns[name]
             if isinstance(column, Ragged):
                 owners, size = column.owners(), len(column.offsets) - 1
-                # A random number a code: lists with another sum hold other values.
+                # Codes get random numbers, so that lists of different codes have different sums.
                 random = torch.rand(encoder.width, generator=torch.Generator().manual_seed(1))
                 label = torch.zeros(size, dtype=torch.float64)
                 label.index_add_(0, owners, random.double()[column.values])
@@ -53,7 +54,7 @@ def columns(subject: Subject) -> Iterator[Column]:
 
 
 def _values(column: Column) -> int:
-    """How many different values there are."""
+    """Return the number of distinct values."""
     return len(torch.unique(column.label[column.known]))
 
 
@@ -71,7 +72,7 @@ def _named(found: list[Column], what: str) -> str | None:
     cure="Leave it out, or check how the file was made.",
 )
 def constant_feature(subject: Subject) -> str | None:
-    """A feature has one value for everybody: it says nothing."""
+    """A feature has the same value for everybody, so it carries no information."""
     return _named(
         [c for c in columns(subject) if c.known.any() and _values(c) == 1], "1 value for all"
     )
@@ -81,10 +82,10 @@ def constant_feature(subject: Subject) -> str | None:
     "missing-feature",
     "warning",
     "data",
-    cure="Check that the ids of the table are those of the log; leave the feature out.",
+    cure="Check that the ids of the table are those of the log, or leave the feature out.",
 )
 def missing_feature(subject: Subject) -> str | None:
-    """A feature is missing for nearly everybody that is trained on."""
+    """A feature is missing for nearly all users or items in training."""
     found = [c for c in columns(subject) if c.known.double().mean() < 0.01]
     return _named(found, "known for fewer than 1 %")
 
@@ -96,8 +97,8 @@ def missing_feature(subject: Subject) -> str | None:
     cure="Leave it out (model.user_id and model.item_id are there for that), or group its values.",
 )
 def id_in_disguise(subject: Subject) -> str | None:
-    """A categorical feature has a value of its own for nearly every entity: it is an id, learned
-    by heart, and unknown for everybody new.
+    """A categorical feature has a different value for nearly every user or item. It acts as an id:
+    training memorises it, and for new ones it is unknown.
     """
     found = [
         c
@@ -113,10 +114,10 @@ def id_in_disguise(subject: Subject) -> str | None:
     "items-without-features",
     "warning",
     "towers",
-    cure="Set model.item_id = true, or fill the features in.",
+    cure="Set model.item_id = true, or fill in the features.",
 )
 def items_without_features(subject: Subject) -> str | None:
-    """The item tower reads features only, and items have none: they all get one vector."""
+    """The item tower reads only features, and some items have none: they all get one vector."""
     table, names = subject.data.item_features, subject.model.item_features
     if subject.model.item_id or not table.columns:
         return None

@@ -1,4 +1,4 @@
-"""Do histories hold the latest events, all of them, and nothing else?"""
+"""Do histories hold the latest events, completely, and nothing else?"""
 
 from typing import NamedTuple
 
@@ -13,14 +13,21 @@ from shortlist.data.vocabulary import Vocabulary
 from shortlist.doctor.base import Subject, check, generator
 
 PROBED = 4_000
-"""Training events whose history is looked at."""
+"""How many training events are probed."""
 
 CLOSE = 1e-3
-"""Vectors this near each other, relative to their length, are the same one."""
+"""Vectors count as equal up to this distance, relative to their length."""
 
 
 class Probe(NamedTuple):
-    """Histories as batches give them, beside the events of each user: positions in the log."""
+    """Histories of B positives as training batches hold them, beside the events in the log.
+
+    positive: [B], item rows.
+    given: the histories in the batch.
+    earlier: the events of the user before the positive; all events in a log without order.
+    events: [B], the log positions of the positives.
+    begin: [B], the log position of the user's first event.
+    """
 
     positive: Tensor
     given: Ragged
@@ -50,20 +57,20 @@ def probe(subject: Subject) -> Probe:
     cure="End each history before the time of its positive.",
 )
 def target_in_history(subject: Subject) -> str | None:
-    """The item to be predicted stands in its own history: training is easy, and serving, where
-    it is not there, is another task.
+    """The item to be predicted is in the history that it is predicted from. Training becomes
+    trivial, and serving, where the item is absent, is a different task.
     """
     seen = probe(subject)
     met = _occurrences(seen.given, seen.positive)
     allowed = _occurrences(seen.earlier, seen.positive)
     if not subject.data.ordered:
-        allowed = allowed - 1  # `earlier` is then all of the user's events, this one among them
+        allowed = allowed - 1  # without an order `earlier` includes this event
     share = float((met > allowed).float().mean())
     return None if share == 0 else f"in {share:.0%} of {len(seen.positive):,} histories"
 
 
 def _occurrences(lists: Ragged, wanted: Tensor) -> Tensor:
-    """How often list i holds wanted[i], [B]."""
+    """Return how often list i holds wanted[i], [B]."""
     owners = lists.owners()
     equal = (lists.values == wanted[owners]).long()
     return torch.zeros(len(wanted), dtype=torch.int64).index_add_(0, owners, equal)
@@ -76,9 +83,7 @@ def _occurrences(lists: Ragged, wanted: Tensor) -> Tensor:
     cure="Truncate from the front: keep the last history_length events before the positive.",
 )
 def history_not_latest(subject: Subject) -> str | None:
-    """Long histories do not keep their latest events: the oldest ones stay and the newest, which
-    say most, are cut off.
-    """
+    """Long histories lose their latest events, which say most, and keep the oldest."""
     if not subject.data.ordered:
         return None
     seen = probe(subject)
@@ -105,7 +110,7 @@ def _ends(lists: Ragged, length: int, *, latest: bool) -> Ragged:
 
 
 def _equal(left: Ragged, right: Ragged) -> Tensor:
-    """Whether list i is the same in both, [B]."""
+    """Return whether list i is the same in both, [B]."""
     same = left.lengths == right.lengths
     common = torch.minimum(left.lengths, right.lengths)
     a = windows(left.values, left.offsets[:-1], common)
@@ -116,7 +121,7 @@ def _equal(left: Ragged, right: Ragged) -> Tensor:
 
 
 def _latest_ignored(subject: Subject) -> str | None:
-    """Ask, as serving does, whether the newest event of a full history changes the vector."""
+    """Check, through the serving code, that the newest event of a full history has an effect."""
     encoder, length = subject.encoder, subject.model.history_length
     ids = subject.data.items.ids.head(subject.data.items.trained).to_list()
     if encoder.towers.query.history is None or len(ids) < 2:
@@ -135,8 +140,8 @@ def _latest_ignored(subject: Subject) -> str | None:
     cure="Leave row 0 out of sums and counts; pool by the true length of each history.",
 )
 def padding_changes_vector(subject: Subject) -> str | None:
-    """Padding or unknown items enter the history's mean: a user's vector depends on the batch it
-    came in, or on items nobody knows.
+    """Padding or unknown items enter the pooled history, so that a user's vector depends on the
+    rest of the batch, or on unknown items.
     """
     encoder, ids = subject.encoder, subject.data.items.ids.head(subject.data.items.trained)
     if encoder.towers.query.history is None:
@@ -160,7 +165,7 @@ def padding_changes_vector(subject: Subject) -> str | None:
 
 
 def unknown_id(vocabulary: Vocabulary) -> int | str:
-    """Return an id that nobody has."""
+    """Return an id that does not occur."""
     last = str(vocabulary.ids.max())
     return last + "~" if vocabulary.ids.dtype == pl.String else int(last) + 1
 
@@ -176,7 +181,7 @@ def _distance(left: Tensor, right: Tensor) -> float:
     cure="Raise model.history_length; it costs little.",
 )
 def history_mostly_cut(subject: Subject) -> str | None:
-    """Most of what users did is cut off: histories are much longer than what is kept."""
+    """Most events are cut off: histories are much longer than model.history_length."""
     if subject.model.history == "none":
         return None
     sizes = np.diff(subject.data.training_log.indptr)

@@ -1,4 +1,4 @@
-"""Does what is served rank as what was trained?"""
+"""Does serving rank items as training scores them?"""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ ITEMS = 1_000
 
 
 def _queries(subject: Subject) -> tuple[Queries, Tensor]:
-    """Some users the model knows, and their vectors."""
+    """Return some users that the model knows, and their vectors."""
     data = subject.data
     users = torch.randperm(data.users.trained, generator=generator())[:USERS] + 1
     queries = Queries(data.users.external(users.numpy()), exclude_seen=False)
@@ -35,7 +35,7 @@ def index_metric_differs(subject: Subject) -> str | None:
     depth = min(TOP, len(retriever.item_rows))
     found = retriever.index.search(vectors, depth).ids
     truth = score(vectors, retriever.item_vectors, similarity)
-    # An item counts as right if the training score puts it among the best, ties included.
+    # An item counts as right if its training score is among the best, ties included.
     least = truth.topk(depth, dim=1).values[:, -1:]
     column = torch.zeros(int(retriever.item_rows.max()) + 1, dtype=torch.int64)
     column[retriever.item_rows] = torch.arange(len(retriever.item_rows))
@@ -56,8 +56,8 @@ def index_metric_differs(subject: Subject) -> str | None:
     cure="Encode all items again with these towers and rebuild the index.",
 )
 def index_older_than_towers(subject: Subject) -> str | None:
-    """The index holds other vectors than the item tower gives: tower and index are of two
-    versions, or the vectors were normalised on one side only.
+    """The index holds other vectors than the item tower computes: tower and index have different
+    versions, or only one of them normalises.
     """
     retriever = subject.retriever
     pick = torch.randperm(len(retriever.item_rows), generator=generator())[:ITEMS]
@@ -84,8 +84,8 @@ def index_older_than_towers(subject: Subject) -> str | None:
     cure="Serve s(query, item); log Q and the temperature belong to training only.",
 )
 def served_score_differs(subject: Subject) -> str | None:
-    """Served scores are not the plain similarity of query and item: a correction or temperature
-    of training was taken along.
+    """Served scores differ from the plain similarity of query and item: they contain a correction
+    or temperature that belongs to training.
     """
     retriever = subject.retriever
     queries, vectors = _queries(subject)

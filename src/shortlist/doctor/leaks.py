@@ -1,4 +1,4 @@
-"""Does anything that is trained on know what it will be asked?"""
+"""Does anything used in training contain what is to be predicted?"""
 
 import numpy as np
 import polars as pl
@@ -11,11 +11,11 @@ from shortlist.data.vocabulary import Vocabulary
 from shortlist.doctor.base import Subject, check
 
 FEWEST = 20
-"""Cases below which a share means nothing."""
+"""With fewer cases than this, a share is not reported."""
 
 
 def held_out(data: TrainingData) -> NDArray[np.bool_] | None:
-    """Which events of the log the model must not know, [n]; None where it may know all."""
+    """Return which events of the log the model must not know, [n]; None if there are none."""
     if data.log.role is None or data.fit == "all":
         return None
     mask: NDArray[np.bool_] = data.log.role >= BEFORE[FIT_BEFORE[data.fit]]
@@ -23,7 +23,7 @@ def held_out(data: TrainingData) -> NDArray[np.bool_] | None:
 
 
 def held_out_targets(data: TrainingData) -> NDArray[np.bool_] | None:
-    """Which of these are positives, [n]: with kinds of events the others are not predicted."""
+    """Return which held-out events are targets, [n]; None if there are none."""
     mask = held_out(data)
     if mask is None or data.log.target is None:
         return mask
@@ -38,8 +38,8 @@ def held_out_targets(data: TrainingData) -> NDArray[np.bool_] | None:
     cure="Build counts, vocabularies and feature statistics from the rows before the cut only.",
 )
 def held_out_in_training(subject: Subject) -> str | None:
-    """Held-out events are trained on, or counted in what training uses: the figures are of the
-    past, not of the future.
+    """Held-out events are trained on, or counted in statistics that training uses, so the figures
+    do not measure predictions of the future.
     """
     data, hidden = subject.data, held_out(subject.data)
     if hidden is None:
@@ -75,7 +75,7 @@ def held_out_in_training(subject: Subject) -> str | None:
 def _foreign_statistics(
     table: FeatureTable, frame: pl.DataFrame | None, vocabulary: Vocabulary
 ) -> list[tuple[str, str]]:
-    """Features whose encoder is another than the one fitted on the trained entities."""
+    """Return the features whose encoder differs from one fitted on the trained ids, and how."""
     if frame is None:
         return []
     found = []
@@ -97,12 +97,12 @@ def _foreign_statistics(
     "duplicates-across-cut",
     "warning",
     "data",
-    cure="Remove repeated events; where repeats are wanted, evaluation.exclude_seen = false; where "
-    "an event of another kind comes first, as a view before a purchase, seen = false in its "
-    "data.events table.",
+    cure="Remove repeated events. If repeats are wanted, set evaluation.exclude_seen = false. If "
+    "an event of another kind comes first, as a view before a purchase, set seen = false in that "
+    "kind's data.events table.",
 )
 def duplicates_across_cut(subject: Subject) -> str | None:
-    """The same (user, item) stands on both sides of the cut: seen items are left out of the
+    """The same (user, item) pairs occur before and after the cut. Seen items are left out of the
     lists, so these held-out events cannot be hit.
     """
     data, hidden, past = subject.data, held_out_targets(subject.data), held_out(subject.data)
@@ -128,8 +128,8 @@ def duplicates_across_cut(subject: Subject) -> str | None:
     "model.item_features).",
 )
 def feature_knows_target(subject: Subject) -> str | None:
-    """A feature holds what is to be predicted: it was made from the whole log, the held-out
-    events included.
+    """A feature contains what is to be predicted: it was computed from the whole log, including
+    held-out events.
     """
     hidden = held_out_targets(subject.data)
     if hidden is None:
@@ -142,7 +142,7 @@ def feature_knows_target(subject: Subject) -> str | None:
 
 
 def _user_features_that_name_the_item(data: TrainingData, hidden: NDArray[np.bool_]) -> list[str]:
-    """User features equal to a held-out item's id, or shared by just those who share the item."""
+    """Return user features that equal a held-out item's id, or determine the held-out item."""
     if data.user_frame is None or data.log.role is None:
         return []
     pairs = pl.DataFrame(
@@ -152,7 +152,7 @@ def _user_features_that_name_the_item(data: TrainingData, hidden: NDArray[np.boo
             "cut": data.log.role[hidden],
         }
     )
-    # The first and the last event of each user at each cut: the likely ones to be told.
+    # The first and the last held-out event of a user are the most likely to be in a feature.
     ends = pairs.group_by("cut", "id", maintain_order=True)
     cases = pl.concat(
         [
@@ -172,14 +172,14 @@ def _user_features_that_name_the_item(data: TrainingData, hidden: NDArray[np.boo
 
 
 def _as_text(column: pl.Series) -> pl.Series:
-    """One text a value: a list is joined, and 3.0 is 3."""
+    """Return each value as text: lists are joined, and 3.0 becomes 3."""
     if isinstance(column.dtype, pl.List | pl.Array):
         return column.cast(pl.List(pl.String)).list.join("|")
     return column.cast(pl.String).str.strip_suffix(".0")
 
 
 def _told(cases: pl.DataFrame) -> str | None:
-    """What one feature says of one held-out event a user: value, target."""
+    """Return what one feature reveals about one held-out event a user. cases: value, target."""
     if cases.height < FEWEST:
         return None
     equal = float((cases["value"] == cases["target"]).cast(pl.Float64).sum()) / cases.height
@@ -192,7 +192,10 @@ def _told(cases: pl.DataFrame) -> str | None:
 
 
 def _agreement(cases: pl.DataFrame) -> float:
-    """Among pairs of cases with one value: how many have one target; 0 where that says nothing."""
+    """Return the share of the pairs of cases with one value that have one target.
+
+    0 means that there are few such pairs, or that many pairs agree by chance.
+    """
 
     def pairs(frame: pl.DataFrame, *columns: str) -> float:
         sizes = frame.group_by(columns).len()["len"].cast(pl.Float64)
@@ -206,7 +209,7 @@ def _agreement(cases: pl.DataFrame) -> float:
 
 
 def _numbers_that_count_the_future(data: TrainingData, hidden: NDArray[np.bool_]) -> list[str]:
-    """Numeric features that follow the held-out count where the training count is accounted for."""
+    """Return numeric features that correlate with held-out counts beyond the training counts."""
     found: list[str] = []
     past = held_out(data)
     if past is None:
@@ -239,7 +242,7 @@ def _numbers_that_count_the_future(data: TrainingData, hidden: NDArray[np.bool_]
 
 
 def _partial(x: NDArray[np.float64], y: NDArray[np.float64], given: NDArray[np.float64]) -> float:
-    """The correlation of x and y with `given` (and a constant) taken out of both."""
+    """Return the partial correlation of x and y given `given` and a constant."""
     basis = np.stack([np.ones_like(given), given], axis=1)
     left, right = (v - basis @ np.linalg.lstsq(basis, v, rcond=None)[0] for v in (x, y))
     scale = np.linalg.norm(left) * np.linalg.norm(right)
@@ -255,8 +258,9 @@ def _partial(x: NDArray[np.float64], y: NDArray[np.float64], given: NDArray[np.f
     "out.",
 )
 def feature_follows_event(subject: Subject) -> str | None:
-    """A column of the log that is declared of one side is a function of the other: the feature of
-    a user is then the item of the last event, which training is to predict.
+    """A column of the log is declared as a feature of users but depends on the item of the event,
+    or the reverse. The feature of a user then reveals the item of the last event, which is to be
+    predicted.
     """
     return "; ".join(subject.data.follows) or None
 
@@ -265,12 +269,12 @@ def feature_follows_event(subject: Subject) -> str | None:
     "context-knows-item",
     "warning",
     "data",
-    cure='Say known = "after" of it (features.events), or leave it out of model.context, if it '
-    "comes with the item or after it; if requests can tell it beforehand, all is well.",
+    cure='If the column comes with the item or after it, set known = "after" (features.events), or '
+    "leave it out of model.context; if requests can state it beforehand, all is well.",
 )
 def context_knows_item(subject: Subject) -> str | None:
-    """A column of events that is declared as known before the event gives the item away: the
-    figures count on an answer that stands in the question.
+    """A column that is declared as known before the event reveals its item, so the figures rely on
+    questions that contain their answer.
     """
     data, targets = subject.data, subject.data.training_targets
     found = []
@@ -286,12 +290,12 @@ def context_knows_item(subject: Subject) -> str | None:
 
 
 def _gives_away(pairs: pl.DataFrame) -> str | None:
-    """What a column says of the item of its event, or the item of it: value, target."""
+    """Return how a column determines its event's item, or the reverse. pairs: value, target."""
     if (agreed := _agreement(pairs)) > 0.5:
         return f"{agreed:.0%} of the pairs of events with one value are of one item"
     several = pairs["value"].n_unique()
     if several < FEWEST:
-        return None  # so few values may well be what decides
+        return None  # a column with few values may well explain an item without being part of it
     swapped = pairs.rename({"value": "target", "target": "value"})
     if (fixed := _agreement(swapped)) > 0.99:
         return (

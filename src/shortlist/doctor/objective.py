@@ -1,4 +1,4 @@
-"""Can the objective learn at all, and does it compute what it says?"""
+"""Can the objective learn at all, and does it compute the documented formula?"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,9 +18,11 @@ WIDTH = 8
 
 
 class Floor(NamedTuple):
-    """best: the loss of a row whose positive lies at the query and whose negatives lie opposite.
+    """The smallest loss of a row on a bounded similarity.
 
-    undecided: its loss where all scores are equal; negatives: how many there are.
+    best: the loss with the positive at the query and the negatives opposite.
+    undecided: the loss if all scores are equal.
+    negatives: the number of negatives.
     """
 
     best: float
@@ -29,9 +31,9 @@ class Floor(NamedTuple):
 
 
 def floor_of(subject: Subject) -> Floor | None:
-    """Measure the floor of the objective on a bounded similarity, learned bias included.
+    """Measure the smallest loss of the objective on cosines, learned bias included; else None.
 
-    Without data the pool has the size that the recipe names.
+    Without data the number of negatives follows from the recipe.
     """
     objective = subject.objective
     if objective.similarity != "cosine" or objective.log_scale is not None:
@@ -46,7 +48,7 @@ def floor_of(subject: Subject) -> Floor | None:
 
 
 def _best_loss(objective: Objective, query: Tensor, positive: Tensor, pool: Tensor) -> float:
-    """The loss of one row, minimised over the bias where the objective learns one."""
+    """Return the loss of one row, minimised over the bias if the objective learns one."""
     biases = [0.0] if objective.bias is None else torch.arange(-20, 20.5, 0.5).tolist()
     zeros = torch.zeros(len(pool))
     negatives = Negatives.drawn(torch.arange(2, 2 + len(pool)), zeros)
@@ -77,8 +79,8 @@ def _best_loss(objective: Objective, query: Tensor, positive: Tensor, pool: Tens
     cure="Set training.temperature to about 0.1 (0.05 to 0.2), or similarity = 'dot'.",
 )
 def cosine_softmax_unscaled(subject: Subject) -> str | None:
-    """A softmax over cosines without a small temperature: even perfect vectors leave the
-    positive improbable, so training stalls.
+    """The softmax over cosines has no small temperature: even with perfect vectors the positive
+    stays improbable, so training stalls.
     """
     floor = floor_of(subject)
     if floor is None or not isinstance(subject.objective.loss, SoftmaxLoss):
@@ -100,8 +102,8 @@ def cosine_softmax_unscaled(subject: Subject) -> str | None:
     cure="Set training.temperature to about 0.1, or similarity = 'dot'.",
 )
 def bce_unscaled_cosine(subject: Subject) -> str | None:
-    """Binary cross-entropy on a cosine that is not scaled: sigmoid(cosine) only runs from .27 to
-    .73, so no pair can be learned well.
+    """Binary cross-entropy is applied to an unscaled cosine: sigmoid(cosine) only ranges from .27
+    to .73, so no pair can be learned well.
     """
     objective = subject.objective
     if objective.bias is None or objective.temperature < 1:
@@ -124,9 +126,7 @@ def bce_unscaled_cosine(subject: Subject) -> str | None:
     cure="Lower training.temperature (about 0.1 for a cosine), or raise training.scale.",
 )
 def temperature_too_high(subject: Subject) -> str | None:
-    """The temperature is too high for this loss: pairs stay undecided however far apart their
-    vectors are.
-    """
+    """The temperature is too high for this loss: even perfect vectors leave much of the loss."""
     if _is_hinge(subject) or any(
         other.look(subject) for other in (cosine_softmax_unscaled, bce_unscaled_cosine)
     ):
@@ -148,8 +148,8 @@ def temperature_too_high(subject: Subject) -> str | None:
     cure="Raise training.temperature to about 0.05 to 0.2.",
 )
 def temperature_too_low(subject: Subject) -> str | None:
-    """The temperature is so low that only the hardest negative of a row moves anything, and
-    gradients are huge.
+    """The temperature is so low that only the hardest negative of a row has a gradient, and that
+    gradient is huge.
     """
     objective = subject.objective
     if objective.similarity != "cosine" or objective.temperature >= 0.01:
@@ -211,14 +211,14 @@ WRONG_FORMULAS: Mapping[str, tuple[str, Formula]] = {
 
 
 class Probe(NamedTuple):
-    """What an objective gave on random vectors, [B], beside each formula: the right one first."""
+    """The losses of an objective on random vectors, [B], and those of each formula by its code."""
 
     given: Tensor
     by_formula: Mapping[str, Tensor]
 
 
 def trial(objective: Objective) -> Probe:
-    """Run an objective on random vectors and log Q, and work the same out by hand."""
+    """Run an objective on random vectors and log Q, and compute each formula for comparison."""
     random = generator()
     rows, slots = 6, 5
     queries, positives = (torch.randn(rows, WIDTH, generator=random) for _ in range(2))
@@ -258,7 +258,7 @@ def _right(scores: Tensor, log_q: Tensor | float, temperature: float) -> Tensor:
 
 
 def diagnosis(objective: Objective) -> tuple[str, float] | None:
-    """Return which wrong formula an objective follows, and by how much it is off; None if right."""
+    """Return the code of the wrong formula an objective follows and its error; None if right."""
     given, formulas = trial(objective)
     if torch.allclose(given, formulas["right"], rtol=1e-3, atol=1e-5):
         return None
@@ -289,12 +289,12 @@ FORMULA_CHECKS = (
     ),
     _formula_check(
         "logq-wrong-sign",
-        "log Q is added, not subtracted: the sampling bias is doubled, not taken out.",
+        "log Q is added instead of subtracted: the sampling bias is doubled.",
         _ORDER,
     ),
     _formula_check(
         "logq-ignored",
-        "The correction is asked for and not applied: the model learns P/Q.",
+        "The correction is requested but not applied: the model learns P/Q.",
         _ORDER,
     ),
     _formula_check(
@@ -303,7 +303,7 @@ FORMULA_CHECKS = (
         _ORDER,
     ),
     _formula_check("temperature-ignored", "The temperature is accepted and ignored.", _ORDER),
-    _formula_check("temperature-twice", "The temperature divides twice.", _ORDER),
+    _formula_check("temperature-twice", "The score is divided by the temperature twice.", _ORDER),
     _formula_check(
         "objective-differs",
         "The objective does not compute s/τ - log Q before its loss.",
@@ -316,10 +316,10 @@ FORMULA_CHECKS = (
     "positive-term-lost",
     "error",
     "training",
-    cure="Keep the positive's term in the loss (losses/), and the own slot out of the pool only.",
+    cure="Keep the positive's term in the loss (losses/); mask a row's own slot in the pool only.",
 )
 def positive_term_lost(subject: Subject) -> str | None:
-    """The loss does not fall as the positive comes closer: nothing pulls positives, and all
+    """The loss does not fall as the positive comes closer, so nothing attracts positives, and all
     vectors collapse or drift apart.
     """
     objective = subject.objective

@@ -1,4 +1,4 @@
-"""The findings as a page: what docs/doctor.md says, from the checks themselves."""
+"""The table of findings in docs/doctor.md, made from the checks themselves."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +7,7 @@ from shortlist.doctor.base import SEVERITIES
 
 
 def findings_table() -> str:
-    """Return the Markdown table of every finding and its cure, errors first."""
+    """Return the Markdown table of all findings and their cures, errors first."""
     checks = sorted(CHECKS.values(), key=lambda check: SEVERITIES.index(check.severity))
     return table(
         ("code", "severity", "the mistake", "the cure"),

@@ -1,4 +1,4 @@
-"""Are the negatives enough, of the law they claim, and corrected for it?"""
+"""Are there enough negatives, and does log Q state their distribution?"""
 
 import numpy as np
 import torch
@@ -16,31 +16,32 @@ from shortlist.training.presets import choose
 
 DRAWS = 50_000
 POOLS = 200
-"""What is drawn to see the sampler's law: so many slots, in at most so many pools."""
+"""The sampler is observed on this many slots, in at most this many pools."""
 
 BUCKETS = 8
 ENOUGH = 400
 UNLIKELY = 60
-"""Items by expected count, the expected draws of a bucket before its count says anything, and the
-chi-square over the buckets that a right law exceeds about once in 10^9.
+"""Items are grouped into buckets by expected count. A bucket counts from this many expected draws,
+and a correct sampler exceeds this chi-square over the buckets about once in 10^9.
 """
 
 WITH_MEMORY = (MemorySampler, StreamingInBatchSampler)
-"""Their pools depend on the pools before: counts of them are no independent draws."""
+"""Samplers whose pools depend on earlier pools, so that their draws are not independent."""
 
 HARD_TOP = 10
-"""The part of a list in which known positives are counted."""
+"""Known positives are counted in the first so many items of a list."""
 
 
 def _in_the_law(subject: Subject) -> Tensor:
-    """The item rows that a sampler can draw: not those that were only read, never a positive."""
+    """Return the item rows that a sampler can draw: those that were a positive."""
     return torch.from_numpy(np.flatnonzero(subject.data.item_counts))
 
 
 def drawn_and_expected(subject: Subject) -> tuple[Tensor, Tensor]:
-    """Draw pools for random batches: how often a row met each item, and how often log_q says.
+    """Draw pools for random batches, and compare them with log_q.
 
-    Both [N + 1], summed over the pools; a row does not meet its own slot.
+    Returns how often a row met each item and how often log_q expects it, [N + 1] each, summed over
+    the pools. A row does not meet its own slot.
     """
     random = generator()
     trained = subject.data.items.trained
@@ -68,24 +69,24 @@ def drawn_and_expected(subject: Subject) -> tuple[Tensor, Tensor]:
     "error",
     "training",
     "data",
-    cure="Give log_q the expected count of the draws made (in-batch: the frequency in the "
+    cure="Set log_q to the expected count of the draws made (in-batch: the frequency in the "
     "training stream, not count^0.75).",
 )
 def logq_from_another_law(subject: Subject) -> str | None:
-    """The sampler does not draw by the law it corrects for: log Q belongs to other counts or
-    another exponent, so the correction puts a bias in.
+    """The sampler draws from another distribution than log Q states (other counts or another
+    exponent), so the correction adds a bias.
     """
     if not subject.objective.correct_sampling or isinstance(subject.sampler, WITH_MEMORY):
         return None
     drawn, expected = drawn_and_expected(subject)
     order = expected[1:].argsort(descending=True) + 1
-    # Buckets of equal expected mass, most drawn items first.
+    # Buckets of equal expected mass, the most drawn items first.
     place = expected[order].cumsum(0) / expected.sum() * BUCKETS
     bucket = place.ceil().clamp(1, BUCKETS).long() - 1
     met = torch.zeros(BUCKETS, dtype=torch.float64).index_add_(0, bucket, drawn[order])
     said = torch.zeros(BUCKETS, dtype=torch.float64).index_add_(0, bucket, expected[order])
     pooled = subject.negatives.ids.dim() == 2
-    scale = len(subject.batch.positive) if pooled else 1  # own pools were averaged over the rows
+    scale = len(subject.batch.positive) if pooled else 1  # pools per row were averaged over rows
     enough = said * scale > ENOUGH
     off = (met / said - 1).abs().masked_fill(~enough, 0)
     chi_square = float((off.square() * said * scale).sum())
@@ -105,11 +106,11 @@ def logq_from_another_law(subject: Subject) -> str | None:
     "warning",
     "training",
     "data",
-    cure="Leave training.correct_sampling out (on), or sample uniformly.",
+    cure="Leave training.correct_sampling out, which turns it on, or sample uniformly.",
 )
 def popularity_sampling_uncorrected(subject: Subject) -> str | None:
-    """Negatives come by popularity and the correction was turned off: the model learns P/Q, not
-    P, and popular items are held down.
+    """Negatives are drawn by popularity and the correction is turned off: the model learns P/Q
+    instead of P, and popular items rank too low.
     """
     training = subject.training
     if training.correct_sampling is not False or subject.objective.loss.correction.fixed:
@@ -122,18 +123,19 @@ def popularity_sampling_uncorrected(subject: Subject) -> str | None:
     "info",
     "training",
     "data",
-    cure="Nothing, if holding popular items down is wanted; else loss = 'softmax', 'bpr' or 'nce'.",
+    cure="Nothing to do if popular items should rank lower; otherwise loss = 'softmax', 'bpr' or "
+    "'nce'.",
 )
 def loss_learns_ratio(subject: Subject) -> str | None:
-    """Negatives come by popularity, and this loss has no correction: it learns P/Q, not P."""
+    """Negatives are drawn by popularity, and this loss has no correction: it learns P/Q, not P."""
     if subject.objective.correct_sampling or not subject.objective.loss.correction.fixed:
         return None
     return _pressure(subject)
 
 
 def _pressure(subject: Subject) -> str | None:
-    """How much harder the sampler presses on the most drawn items than on the median one."""
-    _ = subject.negatives  # a sampler may learn as it draws
+    """Return how much more often the most drawn item is a negative than the median one."""
+    _ = subject.negatives  # some samplers estimate log Q from what they draw
     log_q = subject.sampler.log_q(_in_the_law(subject), subject.batch)
     factor = float((log_q.max() - log_q.median()).exp())
     if factor < 2:
@@ -152,8 +154,8 @@ def _pressure(subject: Subject) -> str | None:
     cure="Raise training.batch_size (in-batch) or training.negatives, or use sampler = 'mixed'.",
 )
 def too_few_negatives(subject: Subject) -> str | None:
-    """Too few negatives for the catalogue: most items are hardly ever pushed away, and float to
-    the top unlearned.
+    """There are too few negatives for the catalogue: most items are hardly ever drawn, so they
+    keep their initial scores and may rank at the top.
     """
     trained = subject.data.items.trained
     count = subject.negatives_a_row
@@ -184,8 +186,8 @@ def too_few_negatives(subject: Subject) -> str | None:
     "negatives a row, or loss = 'softmax'.",
 )
 def in_batch_pointwise_collapse(subject: Subject) -> str | None:
-    """A pointwise loss over an in-batch pool without what keeps it from collapsing: a scale and
-    a learned bias (sigmoid contrastive loss).
+    """A pointwise loss over an in-batch pool lacks the scale or the learned bias that keeps it
+    from collapsing (as in the sigmoid contrastive loss).
     """
     objective, count = subject.objective, subject.negatives_a_row
     pointwise = not objective.loss.shift_invariant
@@ -210,11 +212,11 @@ def in_batch_pointwise_collapse(subject: Subject) -> str | None:
     "hard-negatives-are-positives",
     "warning",
     "training",
-    cure="Set training.hard_known = false: known positives are then passed over.",
+    cure="Set training.hard_known = false to skip known positives.",
 )
 def hard_negatives_are_positives(subject: Subject) -> str | None:
-    """Hard negatives may be items the user is known to like: they are the hardest of all, and
-    training pushes them away.
+    """Known positives of the user may be drawn as hard negatives: they rank highest, and training
+    pushes them away.
     """
     training = subject.training
     if training.hard is None or not training.hard_known:
@@ -232,10 +234,10 @@ def hard_negatives_are_positives(subject: Subject) -> str | None:
     "hard-negatives-too-near",
     "warning",
     "retriever",
-    cure="Begin training.hard_ranks lower (100 is usual), or lower training.hard_ceiling.",
+    cure="Start training.hard_ranks further down (100 is usual), or lower training.hard_ceiling.",
 )
 def hard_negatives_too_near(subject: Subject) -> str | None:
-    """Hard negatives are mined so near the top that many are what the user is about to like."""
+    """Hard negatives are mined from ranks so high that many are the user's next positives."""
     training, data = subject.training, subject.data
     ranks = given(training, "hard").get("ranks")
     if training.hard != "mined" or ranks is None or data.fit == "all":
@@ -252,7 +254,7 @@ def hard_negatives_too_near(subject: Subject) -> str | None:
 def _lists(
     subject: Subject, k: int, *, exclude_seen: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Users with a validation event, [U], and their lists before it, [U, k]."""
+    """Return users with a validation event, [U], and their lists before it, [U, k]."""
     users = np.unique(subject.data.log.at("validation").user).astype(np.int64)[:1_000]
     ids = subject.data.users.external(users)
     queries = Queries(ids, before="validation", exclude_seen=exclude_seen)
@@ -262,7 +264,7 @@ def _lists(
 def _share_among(
     rows: NDArray[np.int64], users: NDArray[np.int64], events: Interactions, items: int
 ) -> float:
-    """Which share of the slots hold an item of the same user's events."""
+    """Return the share of the slots that hold an item of the same user's events."""
     keys = np.where(rows >= 0, users[:, None] * (items + 1) + rows, -1)
     held = events.user.astype(np.int64) * (items + 1) + events.item
     return float(np.isin(keys[rows >= 0], held).mean()) if (rows >= 0).any() else 0.0

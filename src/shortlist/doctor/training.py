@@ -1,4 +1,4 @@
-"""Did training go as it should?"""
+"""Did training go well?"""
 
 import math
 
@@ -7,10 +7,10 @@ from shortlist.errors import TrainingError
 from shortlist.training.trainer import step_share
 
 LEAST_WAY = 0.25
-"""How far a weight must be able to move in a training: Adam moves one by about the step size."""
+"""How far a weight should be able to move in training; Adam moves it by about the step size."""
 
 MANY_STEPS = 5_000
-"""So many steps are enough, whatever their size."""
+"""This many steps are enough, whatever their size."""
 
 
 @check(
@@ -21,7 +21,7 @@ MANY_STEPS = 5_000
     "among numeric or vector features.",
 )
 def training_stopped(subject: Subject) -> str | None:
-    """Training had to stop: a number was not finite."""
+    """Training stopped because a number was not finite."""
     if not isinstance(subject.failure, TrainingError):
         return None
     told = subject.epochs if "epochs" in subject.given else ()
@@ -43,7 +43,7 @@ def refused(subject: Subject) -> str | None:
     "loss-does-not-fall",
     "warning",
     "epochs",
-    cure="Raise training.learning_rate or training.epochs; see that the temperature suits.",
+    cure="Raise training.learning_rate or training.epochs; check the temperature.",
 )
 def loss_does_not_fall(subject: Subject) -> str | None:
     """The loss hardly falls: the model learns next to nothing."""
@@ -60,8 +60,8 @@ def loss_does_not_fall(subject: Subject) -> str | None:
     cure="Set training.precision = 'auto': bfloat16 where it is faster, else float32.",
 )
 def bfloat16_emulated(subject: Subject) -> str | None:
-    """The CPU has no arithmetic for bfloat16, and training in it takes several times as long."""
-    trained = "report" in subject.given  # perhaps on another machine
+    """The CPU has no bfloat16 arithmetic, so training in bfloat16 takes several times as long."""
+    trained = "report" in subject.given  # possibly on another machine
     if trained or subject.training.precision != "bfloat16" or subject.machine_has_bfloat16:
         return None
     return "training.precision = 'bfloat16', on this machine"
@@ -72,11 +72,11 @@ def bfloat16_emulated(subject: Subject) -> str | None:
     "warning",
     "training",
     "data",
-    cure="Set training.batch_size and training.epochs to 'auto', which follow from the log; where "
-    "they say so already, the log is very small: raise learning_rate.",
+    cure="Set training.batch_size and training.epochs to 'auto', which follow from the log. If "
+    "they are 'auto' already, the log is very small: raise learning_rate.",
 )
 def too_few_steps(subject: Subject) -> str | None:
-    """Training has too few steps: no weight can move far from where it was drawn."""
+    """Training has too few steps: no weight can move far from its initial value."""
     training = subject.training
     steps = training.epochs * len(subject.batches)
     if steps >= MANY_STEPS:
@@ -123,7 +123,7 @@ def still_improving(subject: Subject) -> str | None:
     cure="Lower training.learning_rate; raise model.dropout or training.weight_decay.",
 )
 def best_at_first_epoch(subject: Subject) -> str | None:
-    """The first epoch was the best one: each further step made the model worse."""
+    """The first epoch was the best one: further training made the model worse."""
     scores = [epoch.score for epoch in subject.epochs]
     if len(scores) < 3 or max(scores[1:]) >= 0.97 * scores[0]:
         return None
@@ -137,7 +137,7 @@ def best_at_first_epoch(subject: Subject) -> str | None:
     "worse-than-popular",
     "error",
     "report",
-    cure="Look at the other findings; then train longer, or serve popularity.",
+    cure="Fix the other findings first; then train longer, or serve popular items.",
 )
 def worse_than_popular(subject: Subject) -> str | None:
     """Showing everybody the most popular items is better than this model."""
@@ -161,7 +161,7 @@ def worse_than_popular(subject: Subject) -> str | None:
     cure="Give the user tower a history or features, not an id alone; or split by user, not time.",
 )
 def mostly_fallback(subject: Subject) -> str | None:
-    """Most users get popular items: the model knows nothing of them."""
+    """Most users get popular items, because the model knows nothing about them."""
     users = subject.report["users"]
     unknown = subject.report["counts"].get("users_answered_by_fallback", 0)
     if unknown <= 0.5 * users:
@@ -173,7 +173,7 @@ def mostly_fallback(subject: Subject) -> str | None:
     "figures-not-finite",
     "error",
     "epochs",
-    cure="Lower training.learning_rate; see that no feature holds huge values.",
+    cure="Lower training.learning_rate; check that no feature holds huge values.",
 )
 def figures_not_finite(subject: Subject) -> str | None:
     """A loss or a validation figure is not finite."""

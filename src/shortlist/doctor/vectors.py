@@ -1,4 +1,4 @@
-"""Do the vectors tell items apart, and users?"""
+"""Do the vectors distinguish items, and users?"""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ from shortlist.doctor.base import Subject, check, generator
 from shortlist.similarity import normalize
 
 SAMPLE = 1_000
-"""Items, or users, that are looked at."""
+"""How many items, or users, are examined."""
 
 
 def some_items(subject: Subject) -> Tensor:
-    """Vectors of random candidate items, [up to SAMPLE, D]."""
+    """Return the vectors of random candidate items, [at most SAMPLE, D]."""
     vectors = subject.retriever.item_vectors
     return vectors[torch.randperm(len(vectors), generator=generator())[:SAMPLE]]
 
@@ -25,7 +25,7 @@ def some_items(subject: Subject) -> Tensor:
     cure="Lower training.learning_rate and train again; do not serve this.",
 )
 def vectors_not_finite(subject: Subject) -> str | None:
-    """Vectors or weights hold NaN or infinity."""
+    """Vectors or weights contain NaN or infinity."""
     parts = {**dict(subject.retriever.towers.state_dict())}
     parts["item vectors"] = subject.retriever.item_vectors
     bad = {
@@ -48,12 +48,12 @@ def vectors_not_finite(subject: Subject) -> str | None:
     cure="Check the temperature and the positive's term of the loss; use more negatives.",
 )
 def collapsed_vectors(subject: Subject) -> str | None:
-    """All items have nearly the same vector: nothing can be told apart."""
+    """All items have nearly the same vector, so they cannot be told apart."""
     vectors = normalize(some_items(subject))
     count = len(vectors)
     if count < 2 or not vectors.isfinite().all():
         return None
-    # The mean over pairs from one sum: Σ_ij a_i·a_j without the diagonal.
+    # One sum gives the mean over all pairs: Σ_ij a_i·a_j without the diagonal.
     total = float(vectors.sum(dim=0).square().sum() - vectors.square().sum())
     mean = total / (count * (count - 1))
     if mean <= 0.99:
@@ -65,10 +65,11 @@ def collapsed_vectors(subject: Subject) -> str | None:
     "few-dimensions-used",
     "warning",
     "retriever",
-    cure="Lower model.dim, or see why: too high a temperature, too few negatives, a dead tower.",
+    cure="Lower model.dim, or find the cause: too high a temperature, too few negatives, or a "
+    "tower that does not learn.",
 )
 def few_dimensions_used(subject: Subject) -> str | None:
-    """Item vectors use few of their dimensions: the model is narrower than it looks."""
+    """Item vectors use few of their dimensions: the model is smaller than model.dim suggests."""
     vectors = some_items(subject)
     width = vectors.shape[1]
     if len(vectors) < 2 * width or not vectors.isfinite().all():
@@ -80,7 +81,7 @@ def few_dimensions_used(subject: Subject) -> str | None:
 
 
 def effective_rank(vectors: Tensor) -> float:
-    """exp of the entropy of the singular values' shares (Roy & Vetterli 2007), mean taken out."""
+    """Return exp of the entropy of the centred singular values' shares (Roy & Vetterli 2007)."""
     values = torch.linalg.svdvals((vectors - vectors.mean(dim=0)).double())
     total = values.sum()
     if total == 0:
@@ -94,10 +95,10 @@ def effective_rank(vectors: Tensor) -> float:
     "one-list-for-everyone",
     "error",
     "retriever",
-    cure="See that the user tower reads a history, features or an id, and that they are filled.",
+    cure="Check that the user tower reads a history, features or an id, and that these are filled.",
 )
 def one_list_for_everyone(subject: Subject) -> str | None:
-    """Nearly everybody gets the same list: the model knows what is popular, not who asks."""
+    """Nearly all users get the same list: the model has learned popularity and ignores the user."""
     data = subject.data
     users = torch.randperm(data.users.trained, generator=generator())[:SAMPLE] + 1
     ids = data.users.external(users.numpy())
@@ -119,10 +120,10 @@ def one_list_for_everyone(subject: Subject) -> str | None:
     "dead-embeddings",
     "error",
     "retriever",
-    cure="Train again; see that the table receives gradients.",
+    cure="Train again; check that the table receives gradients.",
 )
 def dead_embeddings(subject: Subject) -> str | None:
-    """An embedding table holds one vector for all: it never learned, or was wiped."""
+    """All rows of an embedding table are equal: it was never trained, or was overwritten."""
     dead = []
     for name, module in subject.retriever.towers.named_modules():
         if isinstance(module, nn.Embedding) and module.num_embeddings > 2:

@@ -1,11 +1,11 @@
-"""Watching training: what it tells goes on to whoever listens, and is kept for the doctor."""
+"""Watches training: passes its progress on, and keeps the epochs for the doctor."""
 
 from shortlist.training.fitting import Epoch
 from shortlist.training.progress import Progress
 
 
 class TrainingWatch:
-    """A Progress that passes everything on and keeps the epochs, also of a training that breaks."""
+    """A Progress that passes everything on and keeps the epochs, even if training fails."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -20,10 +20,10 @@ class TrainingWatch:
         self._progress.start(epoch, epochs, positives)
 
     def advance(self, positives: int) -> None:
-        """So many more positives were used."""
+        """This many more positives were used."""
         self._progress.advance(positives)
 
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
-        """An epoch was measured: remember it."""
+        """An epoch was measured; keep its figures."""
         self.epochs.append(Epoch(epoch, loss, score, skipped))
         self._progress.report(epoch, loss, monitor, score, skipped)

@@ -1,1 +1,1 @@
-"""WHAT A RECIPE COULD SAY: named models to start from, and guesses at the head of files."""
+"""WHAT A RECIPE COULD SAY: named models to start from, and guesses from the heads of files."""

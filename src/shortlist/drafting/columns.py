@@ -1,4 +1,4 @@
-"""What can be seen of one column: how many values, how often each, and what its name says?"""
+"""What can be seen of one column: its values, their frequencies, and the words of its name."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from shortlist.durations import TimeUnit
 from shortlist.errors import DataError
 
 CLOCKS = ("s", "ms", "us", "ns", "day", "yyyymmdd", "yyyymmddhhmmss")
-"""Units that the size of numbers, or the form of text, gives away."""
+"""Units of time that the size of numbers or the form of text reveals."""
 
 _BETWEEN = (" ", ",", "|", ";")
 _LOOKED = 10_000
@@ -20,7 +20,7 @@ _LOOKED = 10_000
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a head, under the name the recipe will call it by; named: by the file."""
+    """A column of a head, by its name in the recipe. named: whether the file names it."""
 
     name: str
     values: pl.Series
@@ -28,7 +28,7 @@ class Column:
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """The words of its name.
+        """The words of its name, in lower case.
 
         >>> Column("reviewerID", pl.Series([1])).words, Column("events.aid", pl.Series([1])).words
         (('reviewer', 'id'), ('aid',))
@@ -42,28 +42,28 @@ class Column:
 
     @property
     def can_be_named(self) -> bool:
-        """Whether a recipe can name it."""
+        """Whether a recipe can name the column."""
         return bool(self.name) and "\0" not in self.name
 
     @cached_property
     def given(self) -> pl.Series:
-        """The values that are there."""
+        """The values that are not missing."""
         return self.values.drop_nulls()
 
     @property
     def missing(self) -> int:
-        """How many rows have none."""
+        """The number of rows without a value."""
         return len(self.values) - len(self.given)
 
     @cached_property
     def unknown(self) -> float:
-        """Which share of the rows has none, or a word for nothing."""
+        """The share of rows with no value, or with a word such as NULL."""
         words = self.given.is_in(self.null_words).sum() if self.null_words else 0
         return (self.missing + int(words)) / max(len(self.values), 1)
 
     @property
     def reach(self) -> str:
-        """From which number to which its values go.
+        """The lowest and the highest number, as text.
 
         >>> Column("x", pl.Series([1 / 3, 2.0])).reach
         '0.333333 to 2'
@@ -74,7 +74,7 @@ class Column:
 
     @cached_property
     def distinct(self) -> int:
-        """How many different values there are."""
+        """The number of distinct values."""
         if self.is_nested or not len(self.given):
             return 0
         return int(self.given.n_unique())
@@ -96,32 +96,32 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether its values are numbers, of any kind."""
+        """Whether its values are numbers, whole or not."""
         return self.values.dtype.is_numeric()
 
     @cached_property
     def repeats(self) -> float:
-        """How often a value stands there, on average."""
+        """How often each value occurs, on average."""
         return len(self.given) / max(self.distinct, 1)
 
     @cached_property
     def runs(self) -> int:
-        """How many stretches of equal values follow each other."""
+        """The number of runs of equal values in the order of the rows."""
         return 1 + int((self.given != self.given.shift()).sum())
 
     @cached_property
     def unit(self) -> TimeUnit | None:
-        """The unit of its values, if they can be times at all; "number" where nobody knows it."""
+        """The unit of its values as times; "number" if it is unknown, None if they are no times."""
         return self._time[0]
 
     @property
     def is_clock(self) -> bool:
-        """Whether its values are times since 1970, dates, or text that says so."""
+        """Whether its values are times since 1970, or dates as text or numbers."""
         return self.unit in CLOCKS
 
     @property
     def times(self) -> str:
-        """What its values are as times, in words."""
+        """How its values are read as times, or why they cannot be."""
         return self._time[1]
 
     @cached_property
@@ -136,11 +136,11 @@ class Column:
 
     @property
     def ordered(self) -> bool:
-        """Whether no value is below the one before it."""
+        """Whether its values never decrease from row to row."""
         return bool(self.given.is_sorted())
 
     def counts(self, other: "Column") -> bool:
-        """Whether it counts the rows of each value of another column: a position, and no id.
+        """Return whether it numbers the rows of each value of another column, as a position does.
 
         >>> users, place = Column("u", pl.Series([7, 7, 7, 9, 9])), pl.Series([0, 1, 2, 0, 1])
         >>> Column("n", place).counts(users)
@@ -156,14 +156,14 @@ class Column:
 
     @property
     def is_binary(self) -> bool:
-        """Whether its values are 0 and 1 alone, both of them."""
+        """Whether its values are exactly the numbers 0 and 1."""
         if self.values.dtype == pl.Boolean:
             return False
         return self.is_number and set(self.given.unique().to_list()) == {0, 1}
 
     @cached_property
     def null_words(self) -> list[str]:
-        """Which of its values are words for nothing, such as NULL."""
+        """Those of its values that usually mean a missing value, such as NULL."""
         if self.values.dtype != pl.String:
             return []
         odd = self.given.is_in(NULL_WORDS) | (self.given.str.strip_chars() == "")
@@ -171,7 +171,7 @@ class Column:
 
     @cached_property
     def several(self) -> str | None:
-        """What stands between the ids in each of its texts; "" for lists in brackets; else None."""
+        """The separator of the ids in each of its texts; "" for bracketed lists, None if single."""
         if self.values.dtype != pl.String or not len(self.given):
             return None
         texts = self.given.head(_LOOKED)
@@ -186,7 +186,7 @@ class Column:
         return None
 
     def counted(self) -> str:
-        """Say how many values there are, and how often each.
+        """Return how many values there are and how often each occurs, in words.
 
         >>> Column("u", pl.Series([1, 1, 2, 2])).counted()
         '2 values, each 2 times on average'

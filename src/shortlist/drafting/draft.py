@@ -1,4 +1,4 @@
-"""What would a recipe for these files say? Guesses, each with its reason, put together."""
+"""What would a recipe for these files say? Puts together guesses with their reasons."""
 
 import os
 import re
@@ -30,19 +30,23 @@ Source = str | list[str]
 SIDES = ("users", "items")
 _ROLE_OF = {"users": "user", "items": "item"}
 _NAMES = {"user": "user_id", "item": "item_id", "time": "timestamp", "weight": "rating"}
-"""What the columns of a file without a header are called, by their roles."""
+"""Names for the columns of a file without a header, by their roles."""
 
 _FORMAT_KEYS = ("separator", "quote", "encoding", "decimal")
 
 
 @dataclass
 class Draft:
-    """A recipe in the making: its sections, and a guess for each key that was guessed.
+    """A recipe that is being drafted: its sections, and the guesses behind its keys.
 
-    notes: what a reader of the recipe should know besides. marks: of each side, what separates the
-    values of a feature. reasons: of each feature, as "items.genre". distinct: how many values each
-    column of the log has in its head. looked: how much of each file was read. lost: what another
-    library's configuration says and a recipe cannot.
+    content: the sections of the recipe.
+    guesses: the guess for each key that was guessed, by section and key.
+    notes: remarks for a reader of the recipe.
+    marks: by side and feature, the separator of its values.
+    reasons: the reason of each feature, by a key such as "items.genre".
+    distinct: how many distinct values each column of the log has in its head.
+    looked: how much of the files was read, in words.
+    lost: what another library's configuration says and a recipe cannot express.
     """
 
     content: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -55,21 +59,21 @@ class Draft:
     lost: list[str] = field(default_factory=list)
 
     def say(self, guess: Guess) -> None:
-        """Add a guess; the key stands in the recipe unless its value is None."""
+        """Add a guess. Its key is written to the recipe unless the value is None."""
         self.guesses[guess.key] = guess
         section, _, key = guess.key.partition(".")
         if guess.value is not None:
             self.content.setdefault(section, {})[key] = guess.value
 
     def clear(self, *sections: str) -> None:
-        """Leave out whole sections, and what was guessed of them."""
+        """Remove whole sections and their guesses."""
         for section in sections:
             self.content.pop(section, None)
         for key in [key for key in self.guesses if key.partition(".")[0] in sections]:
             del self.guesses[key]
 
     def unsure(self) -> list[Guess]:
-        """The guesses that a person has to look at."""
+        """Return the guesses that a person should check."""
         return [guess for guess in self.guesses.values() if guess.confidence == "check"]
 
 
@@ -81,10 +85,11 @@ def draft(
     named: Mapping[str, Any] | None = None,
     base: Path | None = None,
 ) -> Draft:
-    """Guess a recipe from the heads of its files. Errors: DataError where no user can be told.
+    """Guess a recipe from the heads of its files. Errors: DataError if no user or item is found.
 
-    named: a recipe whose model and training are taken (`named.named_model`). base: the folder of
-    the recipe, from which its paths start.
+    interactions, users, items: the files.
+    named: a recipe that provides model and training (`named.named_model`).
+    base: the folder of the recipe, to which its paths are relative.
     """
     log = read_head(interactions, "interactions")
     sides = {
@@ -123,7 +128,7 @@ def draft(
 
 
 def _placed(source: Source, base: Path | None) -> Source:
-    """A path as a recipe in a folder names it: relative where it lies there or below."""
+    """Return a path as a recipe names it: relative if it is inside the recipe's folder."""
     if isinstance(source, list):
         return [str(_placed(path, base)) for path in source]
     if base is None:
@@ -140,7 +145,7 @@ def _looked(heads: Sequence[Head]) -> str:
 
 
 def roles_of(log: Head, known: Mapping[str, Sequence[pl.Series]]) -> Roles:
-    """The roles of a log's columns; where they lie in a list, each element of it is a row."""
+    """Return the roles of a log's columns. If they are in a list, its elements become the rows."""
     inner = [inner.list for inner in log.table.inner.values() if inner.list]
     first: DataError | None = None
     for rows in (None, *dict.fromkeys(inner)):
@@ -151,7 +156,7 @@ def roles_of(log: Head, known: Mapping[str, Sequence[pl.Series]]) -> Roles:
     for column in _columns(log, None):
         mark = _list_mark(column)
         columns = [] if mark is None else _unfolded(log, column.name, mark)
-        # A column with a value of its own in each row numbers the rows, if another may be the user.
+        # A column without repeats numbers the rows, unless only it can be the user.
         numbers = {
             other.name for other in columns if not log.frame[other.name].is_duplicated().any()
         }
@@ -167,7 +172,7 @@ def roles_of(log: Head, known: Mapping[str, Sequence[pl.Series]]) -> Roles:
 
 
 def _list_mark(column: Column) -> str | None:
-    """What stands between the ids of a column of lists; "" where it needs no word; else None."""
+    """Return the separator of a column of id lists; "" if it needs none, None without lists."""
     kind = column.values.dtype
     if isinstance(kind, (pl.List, pl.Array)):
         inner = kind.inner
@@ -179,11 +184,11 @@ def _list_mark(column: Column) -> str | None:
 
 
 _SHOWN = r"^\S+-[01]( \S+-[01])*$"
-"""What was shown, and clicked if it ends in -1: the impressions of MIND."""
+"""Impressions as in MIND: shown items, with -1 after a clicked one and -0 after others."""
 
 
 def _unfolded(log: Head, name: str, mark: str) -> list[Column]:
-    """The columns of a log, with a row for each element of the lists of one."""
+    """Return the columns of a log with a row for each element of one column's lists."""
     frame = log.frame
     lists = [other for other in frame.columns if isinstance(frame[other].dtype, pl.List)]
     same = (
@@ -210,7 +215,7 @@ def _typed(values: pl.Series) -> pl.Series:
 
 
 def _columns(head: Head, rows: str | None) -> list[Column]:
-    """The columns of a log, values within objects by their paths; rows: a list that makes them."""
+    """Return the columns of a log, and values in structs by path. rows: a list unfolded to rows."""
     plain = [name for name in head.frame.columns if not head.frame[name].dtype.is_nested()]
     paths = [path for path, inner in head.table.inner.items() if inner.list in (None, rows)]
     if not paths:
@@ -224,7 +229,7 @@ def _columns(head: Head, rows: str | None) -> list[Column]:
 
 
 def _lists(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> None:
-    """What is to be said of lists: what parts them, and the order of their items."""
+    """Add the settings of a log of lists: the separator, and the order of the items."""
     if roles.rows is None:
         return
     if roles.mark:
@@ -234,7 +239,7 @@ def _lists(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
         texts = log.frame[name]
         if texts.dtype == pl.String and bool(texts.drop_nulls().str.contains(_SHOWN).all()):
             made.notes.append(
-                f"'{name}' holds what was shown, and clicked where -1 is behind it; it is not read"
+                f"'{name}' lists what was shown, with -1 after clicked items; it is not read"
             )
     user, item = roles.columns["user"], roles.columns["item"]
     pairs = pl.DataFrame([user.values.alias("user"), item.values.alias("item")])
@@ -250,7 +255,7 @@ def _lists(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
 
 
 def _column(head: Head, name: str) -> Column:
-    """A column of a file; ids that look like decimals, such as 17850.0, are text as they stand."""
+    """Return a column of a file. Ids written as decimals, such as 17850.0, stay text."""
     found = Column(name, head.frame[name], named=not head.headless)
     nouns = (names.USERS, names.ITEMS)
     if head.is_text and found.values.dtype.is_float():
@@ -265,7 +270,7 @@ def _plain(values: pl.Series) -> pl.Series:
 
 
 def unique_columns(head: Head) -> list[tuple[str, pl.Series]]:
-    """The columns of a table that could be its ids, as text: no value twice, none missing."""
+    """Return the columns of a table that could be its ids, as text: distinct and not missing."""
     return [
         (name, column.cast(pl.String))
         for name in head.frame.columns
@@ -277,7 +282,7 @@ def unique_columns(head: Head) -> list[tuple[str, pl.Series]]:
 
 
 def _renamed(log: Head, roles: Roles) -> dict[str, str]:
-    """The names of a log without a header, by the roles of its columns."""
+    """Return names for the columns of a log without a header, by their roles."""
     if not log.headless:
         return {}
     found = {column.name: _NAMES.get(role, role) for role, column in roles.columns.items()}
@@ -285,7 +290,7 @@ def _renamed(log: Head, roles: Roles) -> dict[str, str]:
 
 
 def _written(head: Head) -> str:
-    """How a table is written, in words."""
+    """Return how a table is written, in words."""
     text = head.table.text
     if text is None:
         return ""
@@ -319,13 +324,13 @@ def _roles(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
 
 
 def _events(made: Draft, roles: Roles, guess: Guess) -> None:
-    """The kinds of events and what each is for, or why nobody can tell."""
+    """Add the kinds of events and their uses, or a note why they cannot be guessed."""
     table, reason = kinds_of_events(roles.columns["event"], roles.columns["user"])
     if any(known.key == "data.min_weight" for known in roles.guesses):
         table, reason = None, "min_weight says what is a positive"
     if table is None:
         made.notes.append(
-            f"'{guess.value}' tells kinds of events ({guess.reason}), and {reason}: each row "
+            f"'{guess.value}' names kinds of events ({guess.reason}), and {reason}: each row "
             "counts as an event, until data.event names the column and [data.events] says which "
             "are targets and which are only read"
         )
@@ -339,13 +344,13 @@ def _sure_of(head: Head) -> Any:
 
 
 def _ids(made: Draft, log: Head, roles: Roles) -> None:
-    """What is to be done about ids that are missing, or look so."""
+    """Add settings for ids that are missing or look like missing values."""
     sides = [roles.columns[role] for role in ("user", "item")]
     words = sorted({word for column in sides for word in column.null_words})
     if words and not log.is_text:
         for column in sides:
-            checked_ids(column.given, log.table.where)  # blank ones are none
-            if column.missing:  # both cannot be mended
+            checked_ids(column.given, log.table.where)  # refuses blank ids
+            if column.missing:  # "drop" and "keep" exclude each other
                 given_ids(column.values, log.table.where, "drop")
         reason = (
             f"ids called {' and '.join(words)} stay ids; write them as missing to leave them out"
@@ -361,7 +366,7 @@ def _ids(made: Draft, log: Head, roles: Roles) -> None:
 
 
 def _forms(made: Draft, heads: Sequence[Head]) -> None:
-    """The keys that hold for all text files, where the reader does not decide alone."""
+    """Add the text settings that the reader cannot infer; they hold for all text files."""
     for head in heads:
         for guess in head.guesses:
             key = guess.key.removeprefix("data.")
@@ -389,7 +394,7 @@ def _side(
     renamed: Mapping[str, str],
     base: Path | None,
 ) -> tuple[str, tuple[str, ...]] | None:
-    """Add the table of a side; return its id column and names, None where it cannot be read."""
+    """Add the table of a side; return its id column and its names, or None if it does not fit."""
     role = _ROLE_OF[side]
     own = roles.columns[role]
     wanted = renamed.get(own.name, own.name)
@@ -422,7 +427,7 @@ def _side(
 
 
 def _of_two_types(own: Column, log: Head, head: Head, found: str) -> str | None:
-    """Why the reader would refuse a table's ids beside those of the log; None if it does not."""
+    """Return why the reader would refuse the table's ids beside the log's, or None."""
     try:
         left, right = (
             checked_ids(values, "") for values in (own.given.unique(), _plain(head.frame[found]))
@@ -434,7 +439,7 @@ def _of_two_types(own: Column, log: Head, head: Head, found: str) -> str | None:
 
 
 def _features(made: Draft, side: str, head: Head, key: str, names_: tuple[str, ...]) -> None:
-    """What the table of a side tells."""
+    """Add the features that the table of a side provides."""
     columns = [
         Column(name, _plain(head.frame[name]), named=not head.headless)
         for name in head.frame.columns
@@ -457,7 +462,7 @@ def _is_name(column: Column) -> bool:
 
 
 def _own_features(made: Draft, side: str, log: Head, roles: Roles) -> None:
-    """What the log itself tells of a side: columns that say the same in all rows of an id."""
+    """Add features of a side from columns of the log that are constant for each of its ids."""
     own = roles.columns[_ROLE_OF[side]]
     other = roles.columns["item" if side == "users" else "user"]
     if roles.rows is not None or "." in own.name + other.name:
@@ -477,7 +482,7 @@ def _own_features(made: Draft, side: str, log: Head, roles: Roles) -> None:
 
 
 def _moments(made: Draft, log: Head, roles: Roles) -> None:
-    """Say which columns of the log may be of its events: when they are known nobody can tell."""
+    """Add a note on columns that may be event features, as only a person can tell."""
     told = {name for side in SIDES for name in made.content.get("features", {}).get(side, ())}
     free = roles.free(_columns(log, roles.rows)) if roles.rows is None else []
     said = columns_of_events([c for c in free if c.name not in told and c.can_be_named])
@@ -486,11 +491,11 @@ def _moments(made: Draft, log: Head, roles: Roles) -> None:
 
 
 _TOLD = 0.95
-"""From which share of the ids on a column of the log tells something of them."""
+"""Share of ids with a single value from which a column of the log describes its ids."""
 
 
 def _constancy(ids: pl.Series, values: pl.Series) -> float:
-    """Which share of the ids that come twice has one value only."""
+    """Return the share of repeated ids that have a single value."""
     if values.dtype.is_nested() or values.n_unique() < 2:
         return 0.0
     pairs = pl.DataFrame([ids.alias("id"), values.alias("value")]).drop_nulls()
@@ -500,7 +505,7 @@ def _constancy(ids: pl.Series, values: pl.Series) -> float:
 
 
 def _kinds(made: Draft, side: str, kinds: Kinds, title: str | None, where: str = "") -> None:
-    """Add features and title of a side. title: what the recipe calls the title's column."""
+    """Add the features and the title of a side. title: the recipe's name of the title column."""
     if kinds.title is not None:
         said = names.mentions(kinds.title.words, ("title", *names.CAPTIONS))
         sure: Confidence = "sure" if said and not where else "check"
@@ -522,7 +527,7 @@ def _kinds(made: Draft, side: str, kinds: Kinds, title: str | None, where: str =
 
 
 def _one_mark(made: Draft) -> None:
-    """Leave out features whose values stand apart by another mark than the first: there is one."""
+    """Leave out features with another separator than the first, as a recipe has only one."""
     chosen: str | None = None
     for side, marks in made.marks.items():
         features = made.content["features"][side]
@@ -547,17 +552,17 @@ def _split(made: Draft, roles: Roles) -> None:
         reason = "the last event of each user is the test, the one before it validation"
         made.say(Guess("split.kind", "leave-last-out", reason, "sure"))
     else:
-        made.say(Guess("split.kind", "random", "without a time nothing is last", "likely"))
+        made.say(Guess("split.kind", "random", "there is no time, so no event is last", "likely"))
 
 
 # --- the model ------------------------------------------------------------------------------------
 
 _IN_ORDER = ("attention", "gru")
-"""Histories that are read in their order."""
+"""Encoders of histories that depend on the order of events."""
 
 
 def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
-    """Take model and training of a named recipe, or the plain ones."""
+    """Take model and training from a named recipe, or use the default ones."""
     if named is None:
         for section, keys in PLAIN.items():
             made.content[section] = dict(keys)
@@ -574,7 +579,7 @@ def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
         made.notes.append("this model reads ids alone, so the features of the files are left out")
     if made.content["model"].get("history") in _IN_ORDER and "time" not in made.content["data"]:
         made.guesses.pop("data.time", None)
-        reason = "the model reads events in order, and no column is a time: the lines' order"
+        reason = "the model reads events in order, and no column is a time: lines are in order"
         made.say(Guess("data.order", "file", reason, "check"))
         if "split.column" not in made.guesses:
             made.say(Guess("split.kind", "leave-last-out", "the last line of each user", "check"))

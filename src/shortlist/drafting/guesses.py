@@ -1,4 +1,4 @@
-"""What is a guess: a key of the recipe, its value, the reason, and how far it can be trusted?"""
+"""What is a guess? A key of the recipe, its value, the reason, and how certain it is."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,10 +8,13 @@ Confidence = Literal["sure", "likely", "check"]
 
 @dataclass(frozen=True)
 class Guess:
-    """One line of a drafted recipe. value: None says that the key is left out on purpose.
+    """One line of a drafted recipe.
 
-    confidence: "sure", names and values say the same; "likely", one of them does; "check", it is
-    the best of several readings, and a person has to look.
+    key: section and key, such as "data.time".
+    value: None leaves the key out on purpose.
+    reason: what the guess is based on.
+    confidence: "sure" if name and values agree, "likely" if one of them decides, and "check" for
+        the best of several readings, which a person should check.
     """
 
     key: str
@@ -20,7 +23,7 @@ class Guess:
     confidence: Confidence
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one JSON-safe object."""
+        """Return the guess as one JSON-safe object."""
         return {
             "key": self.key,
             "value": self.value,

@@ -1,4 +1,4 @@
-"""How is a file written, as far as its head tells? The reader decides; what it refuses is tried."""
+"""How is a file written, judging by its head? Settings are needed where the reader refuses it."""
 
 import re
 from collections import Counter
@@ -25,23 +25,25 @@ from shortlist.drafting.guesses import Guess
 from shortlist.errors import DataError
 
 MOST = 1 << 22
-"""Bytes that are read of a file: some 100,000 events."""
+"""The most bytes that are read of a file: about 100,000 events."""
 
 ROWS = 100_000
-"""Rows that are looked at."""
+"""The most rows that are examined."""
 
 FILES = 3
-"""Files of a folder or a list whose heads are read."""
+"""The most files of a folder or a list whose heads are read."""
 
 _TRIED = (";", "\t", ",", "|", "::", " ")
 
 
 @dataclass(frozen=True)
 class Head:
-    """The first rows of a table, each column in the type its values have.
+    """The first rows of a table, each column in the type of its values.
 
-    source: what the recipe calls it. form: what the reader has to be told to read it so, besides
-    `columns`, the names of a file without a header. whole: whether these are all rows.
+    source: the name of the table in the recipe.
+    form: the settings that the reader needs; `columns` names those of a file without a header.
+    whole: whether these are all rows.
+    guesses: the settings as guesses with reasons.
     """
 
     source: str | list[str]
@@ -53,7 +55,7 @@ class Head:
 
     @property
     def headless(self) -> bool:
-        """Whether the names of the columns were made here."""
+        """Whether the file has no header, so that its columns were named here."""
         return bool(self.form.columns)
 
     @property
@@ -62,14 +64,14 @@ class Head:
         return self.table.text is not None
 
     def raw(self, column: str) -> pl.Series:
-        """A column as it is written."""
+        """Return a column as it is written in the file."""
         return self.table.load([column])[column].head(ROWS)
 
 
 def read_head(source: str | list[str], key: str) -> Head:
-    """Read the head of a file, a list of files, a folder or a pattern.
+    """Read the head of a file, a list of files, a folder or a pattern. Errors: DataError.
 
-    key: of the recipe, which guesses and errors name. Errors: DataError for what cannot be read.
+    key: the table ("interactions", "users", "items"), for guesses and errors.
     """
     files = files_of(source)
     for file in files[:FILES]:
@@ -82,29 +84,29 @@ def read_head(source: str | list[str], key: str) -> Head:
     frame = table.typed(table.names, exact=()).head(ROWS)
     if table.text is not None and not form.columns:
         written = first_fields(files[0], form, MOST)
-        named = zip(frame.columns, written, strict=False)  # folders say more columns
+        named = zip(frame.columns, written, strict=False)  # folders add columns after these
         frame = frame.drop(name for name, field in named if not field)
     whole = len(files) <= FILES and all(_is_small(file) for file in files) and len(frame) < ROWS
     return Head(source, frame, table, form, whole, tuple(guesses))
 
 
 def _some(source: str | list[str], files: list[Path]) -> str | list[str]:
-    """What stands for the source: its first files, where it has many."""
+    """Return the source, or its first files if it has many."""
     return source if len(files) == 1 else [str(file) for file in files[:FILES]]
 
 
 def _is_small(file: Path) -> bool:
     size = file.stat().st_size
     if suffix_of(file) == ".parquet":
-        return True  # by its rows
+        return True  # the number of rows decides
     return size < MOST if suffix_of(file) == file.suffix.lower() else size < MOST // 50
 
 
 def _refuse_dumps(file: Path) -> None:
-    """Refuse files that are statements or notation of a language, and no table."""
+    """Refuse SQL dumps, and lines in Python's notation."""
     try:
         first = unpacked(file, 1 << 12)[: 1 << 12].decode(errors="replace").lstrip("\ufeff \r\n")
-    except (OSError, ValueError):  # told by who reads it
+    except (OSError, ValueError):  # the reader reports it
         return
     lines = [line.strip() for line in first.splitlines() if line.strip()]
     statement = re.compile(
@@ -131,7 +133,7 @@ def _refuse_dumps(file: Path) -> None:
 
 
 def _written(files: Sequence[Path], key: str) -> tuple[TextFormat, list[Guess]]:
-    """What the reader must be told of text files, and why."""
+    """Return the settings that text files need, and guesses with the reasons."""
     guesses: list[Guess] = []
     form = TextFormat()
     if (encoding := _encoding(files)) is not None:
@@ -169,11 +171,11 @@ _COLUMNS = {
     "users": "users_columns",
     "items": "items_columns",
 }
-"""The key of the names of a table's columns."""
+"""The key that names a table's columns."""
 
 
 def _separated(file: Path, form: TextFormat, key: str, guesses: list[Guess]) -> TextFormat:
-    """What the reader has to be told of separator and quotes: nothing, if it decides well."""
+    """Find separator and quotes; no setting is needed if the reader infers them."""
     first: DataError | None = None
     best: tuple[int, TextFormat, DataError | None] | None = None
     for tried in _forms(form):
@@ -189,7 +191,7 @@ def _separated(file: Path, form: TextFormat, key: str, guesses: list[Guess]) -> 
         if (len(names) > 1 or tried == form) and (best is None or len(names) > best[0]):
             best = (len(names), tried, first)
     if best is None:
-        open_table(file, key, form, MOST)  # says it as `train` does
+        open_table(file, key, form, MOST)  # raises the same error as `train`
         raise first or DataError(f"{file}: cannot be read.")
     fields, chosen, refused = best
     if chosen.separator is not None:
@@ -213,7 +215,7 @@ def _forms(form: TextFormat) -> Iterator[TextFormat]:
 
 
 def _hides(rows: pl.DataFrame, form: TextFormat) -> bool:
-    """Whether each value of a column holds one more separator, as often in each row."""
+    """Return whether every value of a column holds a likelier separator, equally often per row."""
     if len(rows) < 2 or form.separator is not None:
         return False
     for column in rows.get_columns():
@@ -226,7 +228,7 @@ def _hides(rows: pl.DataFrame, form: TextFormat) -> bool:
 
 
 def _has_comma(column: pl.Series) -> bool:
-    """Whether numbers have decimals behind a comma."""
+    """Return whether all values are whole numbers or decimals with a comma."""
     text = column.drop_nulls()
     numbers = text.str.contains(r"^[+-]?\d+(,\d+)?$")
     return (
@@ -235,7 +237,7 @@ def _has_comma(column: pl.Series) -> bool:
 
 
 def _encoding(files: Sequence[Path]) -> str | None:
-    """The encoding of bytes that are no UTF-8, as far as it can be told; None: the reader knows."""
+    """Guess the encoding of bytes that are not UTF-8; None if the reader knows it."""
     heads = [reading(str(file), partial(unpacked, file, MOST))[:MOST] for file in files]
     if all(head[:2] in (b"\xff\xfe", b"\xfe\xff") for head in heads):
         return None
@@ -248,12 +250,12 @@ def _encoding(files: Sequence[Path]) -> str | None:
         pass
     else:
         return None
-    # Accents stand alone among ASCII; in other scripts whole words are beyond it.
+    # Accented letters stand alone among ASCII letters; in other scripts whole words are not ASCII.
     runs = re.findall(rb"[\x80-\xff]+", data)
     words = sum(len(run) > 1 for run in runs) > len(runs) / 2
     if words and _share(data, "gb18030", "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]") > 0.9:
         return "gb18030"
-    if words and _share(data, "cp1251", "[\u0400-\u04ff]") > 0.9:  # as many letters in KOI8
+    if words and _share(data, "cp1251", "[\u0400-\u04ff]") > 0.9:  # KOI8 has as many letters
         return max(("cp1251", "koi8-r"), key=lambda name: _share(data, name, "[\u0430-\u044f]"))
     try:
         data.decode("cp1252")
@@ -263,7 +265,7 @@ def _encoding(files: Sequence[Path]) -> str | None:
 
 
 def _share(data: bytes, encoding: str, letters: str) -> float:
-    """Which share of the characters beyond ASCII are these letters, in an encoding; or 0."""
+    """Return the share of these letters among the non-ASCII characters of text; 0 if invalid."""
     try:
         beyond = [char for char in data.decode(encoding) if not char.isascii()]
     except UnicodeDecodeError:
@@ -275,7 +277,7 @@ def _share(data: bytes, encoding: str, letters: str) -> float:
 
 
 def has_header(rows: pl.DataFrame) -> tuple[bool, bool, str]:
-    """Tell whether the first of these rows of text is a header, whether that is sure, and why."""
+    """Return whether the first of these rows of text is a header, whether that is sure, and why."""
     first, body = rows.row(0), rows.slice(1)
     if not len(body):
         return True, False, "there is one line only"
@@ -305,7 +307,7 @@ def has_header(rows: pl.DataFrame) -> tuple[bool, bool, str]:
 
 
 def _shape(column: pl.Series) -> str:
-    """What text writes: numbers, times or text."""
+    """Return what the text of a column means: "number", "time" or "text"."""
     column = column.head(5000)
     if typed_text(column).dtype != pl.String:
         return "number"
@@ -319,5 +321,5 @@ def _shape(column: pl.Series) -> str:
 
 
 def _pattern(value: str) -> str:
-    """A value's shape: 'user_000001' is 'a_9'."""
+    """Return a value's shape: 'a_9' for 'user_000001'."""
     return re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", value))

@@ -1,4 +1,4 @@
-"""Which columns of a table of users or items are features, of what kind, and which is the title?"""
+"""Which columns of a user or item table are features, of which kind, and which is the title?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,17 +11,24 @@ from shortlist.drafting.columns import Column
 from shortlist.errors import DataError
 
 MOST = 8
-"""Features that are drafted of a side; the others are named."""
+"""The most features that are drafted for a side; the others are mentioned in a note."""
 
 _MARKS = ("|", ";", ",", " ")
 _READ = ': the kind "text" would read its words'
 _FEWEST = 20
-"""Rows below which "each once" means little."""
+"""With fewer rows than this, distinct values are no reason to leave a column out."""
 
 
 @dataclass
 class Kinds:
-    """The kinds of some columns. reasons: of each. left: columns not read, and why."""
+    """The kinds of some columns.
+
+    features: the kind of each feature.
+    reasons: the reason of each feature.
+    marks: the separator of each feature with several values.
+    title: the column to show to people.
+    left: the columns that are not read, and why.
+    """
 
     features: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -31,7 +38,7 @@ class Kinds:
 
 
 def find_kinds(columns: Sequence[Column], *, titled: bool) -> Kinds:
-    """Guess what each column is to a tower. titled: whether one may be the title."""
+    """Guess what kind of feature each column is. titled: whether one of them may be the title."""
     kinds = Kinds()
     columns = [column for column in columns if column.can_be_named]
     if titled:
@@ -74,7 +81,7 @@ def _title(columns: Sequence[Column]) -> Column | None:
 
 
 def _is_caption(column: Column) -> bool:
-    """Whether texts are nearly all different, of the length of a title, and no addresses."""
+    """Return whether texts are mostly distinct, as long as titles, and not URLs or lists."""
     if column.distinct < 0.7 * len(column.given):
         return False
     if bool(column.given.str.contains(r"^\s*https?://|^\s*[\[{]").any()):
@@ -85,7 +92,7 @@ def _is_caption(column: Column) -> bool:
 
 
 def _kind(column: Column) -> tuple[str | None, str, str | None]:
-    """The kind of a column or None, the reason, and what separates its values."""
+    """Return the kind of a column (None if it is no feature), the reason, and its separator."""
     rows, given = len(column.values), column.given
     if not len(given):
         return None, "it is empty", None
@@ -121,12 +128,12 @@ def _nested(column: Column) -> tuple[str | None, str, str | None]:
     if not len(flat) or flat.null_count():
         return None, "its lists hold missing values", None
     if _is_own(flat, column):
-        return None, "nearly each row has values of its own", None
+        return None, "nearly every row has different values", None
     return "multi-valued", f"lists, {flat.n_unique():,} values", None
 
 
 def _is_own(flat: pl.Series, column: Column) -> bool:
-    """Whether nearly no value of some lists comes twice."""
+    """Return whether nearly no value of some lists occurs twice."""
     return len(column.given) >= _FEWEST and flat.n_unique() > 0.9 * len(flat)
 
 
@@ -144,7 +151,7 @@ def _text(column: Column) -> tuple[str | None, str, str | None]:
         if same and not numbers.null_count() and bool(flat.str.contains(".", literal=True).any()):
             return "vector", f"lists of {lengths[0]} numbers", None
         if _is_own(flat, column):
-            return None, "nearly each row has values of its own", None
+            return None, "nearly every row has different values", None
         return "multi-valued", f"lists written as text, {flat.n_unique():,} values", None
     if column.is_clock:
         return None, "it is a time", None
@@ -153,19 +160,19 @@ def _text(column: Column) -> tuple[str | None, str, str | None]:
             return "multi-valued", f"{values:,} values, separated by {mark!r}", mark
     rows, distinct = len(given), column.distinct
     if distinct > 0.5 * rows and rows >= _FEWEST:
-        return None, f"nearly each row has a text of its own{_READ}", None
+        return None, f"nearly every row has a different text{_READ}", None
     if float(given.str.len_chars().mean() or 0) > 60:  # type: ignore[arg-type]
         return None, f"it is long text{_READ}", None
     return "categorical", f"{distinct:,} values", None
 
 
 def _several(given: pl.Series, mark: str) -> int | None:
-    """How many values stand in such texts, if they are several values of a set."""
+    """Return how many distinct values such texts combine, or None if they are single values."""
     marked = given.str.contains(mark, literal=True)
     if float(marked.mean() or 0) < 0.05:  # type: ignore[arg-type]
         return None
     if mark == " " and not bool(given.str.contains(r"^\w*\d\w*( \w*\d\w*)*$").all()):
-        return None  # words of a sentence
+        return None  # a sentence of words
     parts = given.str.split(mark)
     flat = parts.explode(empty_as_null=False, keep_nulls=False).str.strip_chars()
     flat = flat.filter(flat != "")
@@ -189,7 +196,7 @@ def _number(column: Column) -> tuple[str | None, str, str | None]:
     _, numbered = names.bare(column.words)
     coded = numbered or names.mentions(column.words, _CODES)
     if len(given) >= _FEWEST and distinct >= 0.95 * len(given) and (coded or not column.named):
-        return None, "each row has a number of its own", None
+        return None, "every row has a different number", None
     if column.is_binary or coded or (distinct <= 25 and not names.mentions(column.words, _COUNTS)):
         return "categorical", f"{distinct:,} values", None
     return "numeric", shown, None

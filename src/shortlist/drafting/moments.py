@@ -1,4 +1,4 @@
-"""What does a log say of its events themselves: of which kind are they, and in which moment?"""
+"""What does a log say about the events themselves: their kinds, and columns such as device?"""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ AIMS = (
     *("buy", "bought", "buying", "purchase", "purchased", "order", "orders", "ordered"),
     *("transaction", "transactions", "checkout", "pay", "paid", "payment", "sale", "购买", "下单"),
 )
-"""Names of kinds that are what a shop wants."""
+"""Names of kinds of events that are the goal of a shop."""
 
 BEFORE_THEM = (
     *("pv", "view", "views", "viewed", "pageview", "click", "clicks", "clicked", "detail"),
     *("cart", "carts", "addtocart", "add", "basket", "fav", "favorite", "favourite", "wishlist"),
     *("to", "from", "product", "item", "page", "visit", "browse", "浏览", "点击", "加购", "收藏"),
 )
-"""Names of kinds that come before one, and parts of such names."""
+"""Names of kinds that precede a purchase, and parts of such names."""
 
 USERS, AMONG = 20, 3
-"""So many users must have so many targets each in the head of a file, or few will be left to learn
-from and to measure on."""
+"""Kinds become targets only if this many users in the head have this many targets each. With fewer
+there would be too little to train and measure on."""
 
 LATER = (
     *("dwell", "duration", "watch", "watched", "played", "playing", "play", "spent", "stay"),
@@ -38,8 +38,8 @@ SOONER = (
 def kinds_of_events(event: Column, user: Column) -> tuple[dict[str, dict[str, bool]] | None, str]:
     """Return a table for [data.events], or None; and the reason of either, in words.
 
-    Only names tell what a kind is for, so a table is given where each name is known: what is bought
-    is a target, what comes before it is read, and its item may still be answered.
+    Only names tell the use of a kind, so a table is returned only if every name is known. Purchases
+    are targets; kinds that precede them are read, and their items can still be recommended.
     """
     if not event.is_text:
         return None, "numbers do not say what they mean"
@@ -47,9 +47,9 @@ def kinds_of_events(event: Column, user: Column) -> tuple[dict[str, dict[str, bo
     aims = [kind for kind in shares if _is(kind, AIMS)]
     others = [kind for kind in shares if kind not in aims]
     if strange := [kind for kind in others if not _is(kind, BEFORE_THEM)]:
-        return None, f"what {strange[0]!r} is for is not known"
+        return None, f"the use of {strange[0]!r} is not known"
     if not aims:
-        return None, "none of them is known to be what is aimed at"
+        return None, "none of the names is known as a goal, such as a purchase"
     targets = user.values.filter(event.values.cast(pl.String).is_in(aims))
     enough = (targets.value_counts()["count"] >= AMONG).sum()
     if enough < USERS:
@@ -67,7 +67,7 @@ def _is(kind: str, known: Sequence[str]) -> bool:
 
 
 def columns_of_events(columns: Sequence[Column]) -> str | None:
-    """Say which columns of a log may be features of its events, as a recipe would; None if none."""
+    """Return a note on columns that may be event features, with recipe text; or None."""
     named = [c for c in columns if names.mentions(c.words, (*LATER, *SOONER)) and not c.is_nested]
     found = find_kinds(named, titled=False)
     said = []
@@ -79,6 +79,6 @@ def columns_of_events(columns: Sequence[Column]) -> str | None:
     if not said:
         return None
     return (
-        f"[features.events] may hold {', '.join(said)}: columns of the event, read of past events, "
-        'and "before" only if a request can tell it'
+        f"[features.events] may hold {', '.join(said)}: columns of the event itself, read for past "
+        'events; known = "before" is right only if a request can state the value'
     )

@@ -1,4 +1,4 @@
-"""Which models of papers are there to start from? Recipes with a name, shipped with the package."""
+"""Which published models can a recipe start from? Named recipes shipped with the package."""
 
 import tomllib
 from importlib.resources import files
@@ -15,11 +15,11 @@ PLAIN: dict[str, dict[str, Any]] = {
         "patience": "auto",
     },
 }
-"""Model and training of a recipe that names none."""
+"""Model and training of a drafted recipe without a named model."""
 
 
 def named_models() -> dict[str, str]:
-    """Return the text of each named recipe, by its name: "sasrec", "youtube-dnn", ..."""
+    """Return the text of each named recipe, by its name, such as "sasrec" or "youtube-dnn"."""
     found = files("shortlist.drafting") / "models"
     return {
         entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def named_models() -> dict[str, str]:
 
 
 def named_model(name: str) -> dict[str, Any]:
-    """Return a named recipe as tables. Errors: RecipeError with the names there are.
+    """Return a named recipe as tables. Errors: RecipeError that lists the names.
 
     >>> named_model("sasrec")["model"]["history"]
     'attention'

@@ -1,9 +1,9 @@
-"""What does the name of a column say it is? Words of public logs, English and Chinese."""
+"""What does the name of a column mean? Words from public logs, mostly English and Chinese."""
 
 from collections.abc import Sequence
 
 NUMBERED = ("id", "ids", "key", "code", "no", "hash", "index", "idx", "uuid", "guid", "nr")
-"""Words behind a noun that make it an id."""
+"""Words after a noun that make it an id."""
 
 USERS = (
     *("user", "customer", "reviewer", "visitor", "member", "client", "account", "player"),
@@ -111,13 +111,13 @@ OTHERS = (
     *("click", "helpful", "verified", "image", "images", "artist", "name", "summary", "tag"),
     *("tags", "geohash", "store", "shop", "merchant", "attribution", "zip", "active"),
 )
-"""Words that say a column is about a user or an item, and not the one itself."""
+"""Words for properties of a user or an item; with such a word a column is not the id itself."""
 
 OTHERS_ZH = ("类", "名", "价", "时间", "日期", "品牌", "等级", "性别", "年龄", "城市", "标题", "数")
 
 
 def bare(words: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """Return the words of a name without those for "id", and whether it had one.
+    """Return the words of a name without those that mean "id", and whether there was one.
 
     >>> bare(("visitorid",)), bare(("user", "id")), bare(("asin",))
     ((('visitor',), True), (('user',), True), (('asin',), False))
@@ -136,7 +136,7 @@ def bare(words: Sequence[str]) -> tuple[tuple[str, ...], bool]:
 
 
 def says(words: Sequence[str], known: Sequence[str], weak: Sequence[str] = ()) -> int:
-    """Return how clearly a name is one of the known nouns: 4 surely, 1 barely, 0 not at all.
+    """Return how clearly a name means one of the known nouns: from 4, surely, to 0, not at all.
 
     >>> says(("customer", "id"), USERS), says(("item", "category"), ITEMS)
     (4, 0)
@@ -156,7 +156,7 @@ def says(words: Sequence[str], known: Sequence[str], weak: Sequence[str] = ()) -
 
 
 def mentions(words: Sequence[str], known: Sequence[str]) -> bool:
-    """Return whether one of the words is known; Chinese ones may stand within a word."""
+    """Return whether one of the words is known; a Chinese word may be part of a longer one."""
     return any(
         word in known or (not word.isascii() and any(noun in word for noun in known))
         for word in words

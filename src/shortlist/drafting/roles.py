@@ -14,14 +14,17 @@ from shortlist.errors import DataError
 _PARTS = {"train", "validation", "valid", "val", "test"}
 _ASIN = r"^B0[0-9A-Z]{8}$|^\d{9}[\dX]$"
 _FEW = 30
-"""Most kinds of events there are."""
+"""The most kinds of events a column may have."""
 
 
 @dataclass
 class Roles:
-    """The column of each role, and the reasons.
+    """The column of each role, and the guesses with their reasons.
 
-    rows: the column of lists whose elements are the rows; mark: what stands between them in text.
+    columns: role -> column.
+    guesses: one for each role, and for related keys.
+    rows: the column of lists whose elements become the rows; None without lists.
+    mark: the separator of these lists in text.
     """
 
     columns: dict[str, Column] = field(default_factory=dict)
@@ -30,12 +33,12 @@ class Roles:
     mark: str | None = None
 
     def take(self, role: str, column: Column, reason: str, confidence: Confidence) -> None:
-        """Give a role to a column."""
+        """Assign a role to a column."""
         self.columns[role] = column
         self.guesses.append(Guess(f"data.{role}", column.name, reason, confidence))
 
     def free(self, columns: Sequence[Column]) -> list[Column]:
-        """The columns without a role."""
+        """Return the columns without a role."""
         taken = {column.name for column in self.columns.values()}
         return [column for column in columns if column.name not in taken]
 
@@ -43,10 +46,11 @@ class Roles:
 def find_roles(
     columns: Sequence[Column], known: Mapping[str, Sequence[pl.Series]], where: str, *, whole: bool
 ) -> Roles:
-    """Guess the role of each column. Errors: DataError where no user or no item can be told.
+    """Guess the role of each column. Errors: DataError if no user or no item is found.
 
-    known: for "user" and "item" the columns of their own table that could be ids, as text. whole:
-    whether the rows are all there are.
+    known: for "user" and "item" the columns of their own table that could be ids, as text.
+    where: the name of the log in errors.
+    whole: whether these are all rows of the log.
     """
     roles = Roles()
     usable = [column for column in columns if len(column.given) and column.can_be_named]
@@ -63,7 +67,7 @@ def find_roles(
 
 
 def _refuse_floats(columns: Sequence[Column], where: str) -> None:
-    """Refuse ids that have been floats, where the name says that they are the ids."""
+    """Refuse floats in a column whose name clearly means ids."""
     for column in columns:
         said = [names.says(column.words, nouns) for nouns in (names.USERS, names.ITEMS)]
         if column.values.dtype.is_float() and max(said) == 4:
@@ -71,7 +75,7 @@ def _refuse_floats(columns: Sequence[Column], where: str) -> None:
 
 
 def _of_events(roles: Roles, columns: Sequence[Column]) -> list[Column]:
-    """The columns without a role, of the rows that have a user and an item: others are dropped."""
+    """Return the columns without a role, for rows with a user and an item only."""
     ids = [roles.columns[role].values.is_not_null() for role in ("user", "item")]
     kept = ids[0] & ids[1]
     free = roles.free(columns)
@@ -116,7 +120,7 @@ def _user(
     found.sort(key=lambda entry: entry[:2], reverse=True)
     if not found:
         raise DataError(
-            f"{where}: no column repeats as a user would, so nothing can be learned of anybody. "
+            f"{where}: no column repeats like the id of a user, so nothing can be learned. "
             f"The columns are: {', '.join(column.name for column in ids) or 'no ids at all'}. "
             "A log has one row an event, with the id of its user."
         )
@@ -153,7 +157,7 @@ def _item(
         if said < 3 and (column.is_clock or _is_kind(column) or column.counts(user)):
             continue
         if column.repeats == 1 and said < 3 and (whole or column.ordered):
-            continue  # the number of the row, or a text of its own
+            continue  # a row number, or a distinct text in each row
         if names.says(column.words, names.USERS) >= 3:
             continue
         shared = overlap(column, known.get("item", ()))
@@ -184,20 +188,20 @@ def _item(
 
 
 def overlap(column: Column, ids: Sequence[pl.Series]) -> float:
-    """Return which share of a column's values is in the best of some columns of ids."""
+    """Return the largest share of a column's values that one of the id columns contains."""
     own = column.given.cast(pl.String).unique()
     found = max((int(own.is_in(other.implode()).sum()) for other in ids), default=0)
     return found / max(len(own), 1)
 
 
 def _is_prose(column: Column) -> bool:
-    """Whether texts are of several words or values, as ids of people are not."""
+    """Return whether many texts have several words or values, unlike user ids."""
     texts = column.given.cast(pl.String)
     return 5 * int(texts.str.contains(r"[\s|,;]").sum()) > len(texts)
 
 
 def _is_item(column: Column) -> bool:
-    """Whether ids are written as those of a large shop's items are."""
+    """Return whether ids are written like Amazon's item ids (ASIN)."""
     if not column.is_text:
         return False
     found = column.given.head(1000).cast(pl.String).str.contains(_ASIN)
@@ -205,7 +209,7 @@ def _is_item(column: Column) -> bool:
 
 
 def _is_kind(column: Column) -> bool:
-    """Whether values are few, and each of them frequent: kinds of events, grades, flags."""
+    """Return whether there are few values, all frequent: kinds of events, grades, flags."""
     rows = len(column.given)
     few = column.distinct <= 12 and rows >= 4 * column.distinct
     if column.is_text:
@@ -256,10 +260,10 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
 
 
 def _left_out(roles: Roles, column: Column) -> None:
-    """A time column that cannot be read: taken as a number if it is one, else said."""
+    """Read a time column of unknown unit as plain numbers, or leave it out with a reason."""
     plain = column.is_whole or column.values.dtype.is_float()
     if plain and not column.missing and bool(column.given.is_finite().all()):
-        roles.take("time", column, "numbers of no known unit; an order, no dates", "check")
+        roles.take("time", column, "numbers in no known unit: an order without dates", "check")
         roles.guesses.append(Guess("data.time_unit", "number", column.times, "check"))
         return
     why = column.times
@@ -324,17 +328,17 @@ def _weight(roles: Roles, columns: Sequence[Column]) -> None:
     least = best.given.filter(best.given >= 0).min()
     if not best.is_whole:
         least = float(values.filter(values >= 0).to_numpy().min())
-    reason = "each row is a positive; a higher number keeps lower ones out of what is learned"
+    reason = "each row is a positive; raise it to leave lower weights out of training"
     sure: Confidence = "likely"
     if bool((values < 0).any()):
-        reason, sure = "rows with less are no positives", "check"
+        reason, sure = "rows below it are no positives", "check"
     elif least == 0:
-        reason, sure = f"0 may mean that nothing is known, and not the least: {reason}", "check"
+        reason, sure = f"0 may mean unknown rather than the lowest value: {reason}", "check"
     roles.guesses.append(Guess("data.min_weight", least, reason, sure))
 
 
 def _weighs(column: Column) -> float:
-    """How clearly a column of numbers is a rating, a click or an amount."""
+    """Return how clearly a column of numbers is a rating, a click or an amount: 4 is the most."""
     values = column.given.cast(pl.Float64)
     rated = names.mentions(column.words, names.RATINGS) and "count" not in column.words
     if not values.is_finite().all() or (bool((values < 0).any()) and not rated):
@@ -350,7 +354,7 @@ def _weighs(column: Column) -> float:
 
 
 def _is_rating(column: Column) -> bool:
-    """Whether numbers are few grades between 0 and 10."""
+    """Return whether numbers look like grades: at most 11 values between 0 and 10."""
     values = column.given.unique().sort().to_list()
     return (
         1 < len(values) <= 11

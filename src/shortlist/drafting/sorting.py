@@ -18,7 +18,7 @@ Source = str | list[str]
 
 @dataclass
 class Sorted:
-    """Files by what they are. others: those that are none of it, and why."""
+    """Files by their role. others: the files that are none of these, with the reason."""
 
     interactions: Source
     users: Source | None = None
@@ -27,13 +27,13 @@ class Sorted:
 
 
 def tables_in(folder: Path) -> list[str]:
-    """Return the tables that lie in a folder itself, by name."""
+    """Return the tables directly in a folder, sorted by name."""
     found = sorted(path for path in folder.iterdir() if path.is_file() and is_table(path))
     return [str(path) for path in found if not path.name.startswith((".", "_"))]
 
 
 def sort_files(sources: Sequence[str]) -> Sorted:
-    """Tell the log among files, and what the others are to it. Errors: DataError without a log."""
+    """Find the log among files, and its tables. Errors: DataError if none is a log."""
     if len(sources) == 1 and not Path(sources[0]).is_dir():
         return Sorted(sources[0])
     paths: list[str] = []
@@ -79,7 +79,7 @@ def _read(paths: Sequence[str]) -> tuple[list[Head], dict[str, str]]:
 
 
 def _alike(heads: Sequence[Head]) -> list[list[Head]]:
-    """Files with the same columns, which are one table."""
+    """Group files with the same columns, which are read as one table."""
     groups: dict[object, list[Head]] = {}
     for head in heads:
         kinds = tuple(map(str, head.frame.dtypes)) if head.headless else ()
@@ -94,7 +94,7 @@ def _source(group: Sequence[Head]) -> Source:
 
 
 def _place(found: Sorted, group: Sequence[Head], log: Head, roles: Roles) -> None:
-    """Give a table to the side whose ids it holds, each once."""
+    """Assign a table to the side whose ids it holds, each once."""
     head = group[0]
     found.others.pop(str(head.source), None)
     stem = Column(re.sub(r"\W", " ", Path(str(head.source)).stem), head.frame.to_series()).words

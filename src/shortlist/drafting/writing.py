@@ -1,4 +1,4 @@
-"""How does a draft stand on the page? A short recipe, with the reason beside each guess."""
+"""How is a draft written? As a short recipe, with the reason beside each guess."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from shortlist.sections.faults import key_text
 WIDTH = 100
 
 SECTIONS = ("data", "features", "split", "model", "training", "channels", "evaluation")
-"""In the order they are written."""
+"""The sections, in the order they are written."""
 
 
 def written(made: Draft, command: str) -> str:
-    """Return a draft as a recipe. command: the one that made it, named in the first line."""
+    """Return a draft as the text of a recipe. command: what made it, for the first line."""
     unsure = len(made.unsure())
     lines = [
         *_comment(f"Written by `{command}` from {made.looked}."),
@@ -60,7 +60,7 @@ def written(made: Draft, command: str) -> str:
 
 
 def _side(made: Draft, side: str, features: Mapping[str, str]) -> list[str]:
-    """The features of one side, a line each."""
+    """Return the lines of one side's features."""
     guess = made.guesses[f"features.{side}"]
     where, colon, _ = guess.reason.partition(": ")
     told = f"  # {where}" if colon and where not in features else ""
@@ -71,7 +71,7 @@ def _side(made: Draft, side: str, features: Mapping[str, str]) -> list[str]:
 
 
 def _events(made: Draft, key: str, kinds: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The kinds of events, a table each; the guess stands over the first."""
+    """Return the tables of the kinds of events, with the guess above the first."""
     guess = made.guesses[f"data.{key}"]
     lines = ["", *_comment(f"check: {guess.reason}")]
     for kind, said in kinds.items():
@@ -81,9 +81,9 @@ def _events(made: Draft, key: str, kinds: Mapping[str, Mapping[str, Any]]) -> li
 
 
 def short_template(named: Mapping[str, Any] | None = None) -> str:
-    """Return a recipe to fill in: files and columns as they are often called.
+    """Return a recipe to fill in, with common names of files and columns.
 
-    named: a recipe whose model and training are taken.
+    named: a recipe that provides model and training.
     """
     content = _PLACES | PLAIN
     if named is not None:
@@ -91,9 +91,9 @@ def short_template(named: Mapping[str, Any] | None = None) -> str:
         if "features" not in named:
             content["features"] = {"title": "title"}
     lines = [
-        "# A recipe for `shortlist train`. Put in your files and columns; a line that you do not",
-        "# need goes. `shortlist init FILE` guesses all of it, `shortlist init --full` shows every",
-        "# key there is.",
+        "# A recipe for `shortlist train`. Put in your files and columns, and delete lines that",
+        "# you do not need. `shortlist init FILE` guesses all of it, `shortlist init --full` shows",
+        "# every key there is.",
     ]
     for section in SECTIONS:
         if content.get(section):
@@ -144,7 +144,7 @@ def _order(section: str, table: Mapping[str, Any], out: Sequence[Guess]) -> list
 
 
 def _key(key: str, value: Any, guess: Guess | None) -> list[str]:
-    """A line of the recipe, its reason behind it, or above it where both do not fit."""
+    """Return a line of the recipe with its reason after it, or above it if both do not fit."""
     reason = ""
     if guess is not None and guess.reason:
         reason = f"check: {guess.reason}" if guess.confidence == "check" else guess.reason

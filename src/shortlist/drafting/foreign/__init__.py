@@ -1,6 +1,7 @@
-"""WHERE PEOPLE COME FROM: configurations of other libraries, read as data, become recipes.
+"""WHERE PEOPLE COME FROM: configurations of other libraries become recipes.
 
-No code of theirs is imported or run. What a recipe cannot say is listed, never dropped silently.
+Configurations are read as data; no code of theirs is imported or run. What a recipe cannot express
+is listed and never dropped silently.
 """
 
 from shortlist.drafting.foreign.base import Foreign
@@ -8,4 +9,4 @@ from shortlist.drafting.foreign.recbole import from_recbole
 from shortlist.drafting.foreign.rectools import from_rectools
 
 FOREIGN: dict[str, Foreign] = {"recbole": from_recbole, "rectools": from_rectools}
-"""Each library whose configurations are understood."""
+"""The reader of each library whose configurations are understood."""

@@ -12,11 +12,12 @@ from shortlist.errors import RecipeError, suggest
 
 @dataclass(frozen=True)
 class Given:
-    """What the command was given.
+    """The arguments of the import command.
 
-    files: the configurations, a later one over an earlier one. model, dataset: as their command
-    line names them, over the files. data: the log, or the folder of the data, where the
-    configuration does not say it or it lies elsewhere now. base: the folder of the recipe.
+    files: the configurations; later ones override earlier ones.
+    model, dataset: as on the other library's command line; they override the files.
+    data: the log or the folder of the data, if the configuration does not name it or it has moved.
+    base: the folder of the recipe.
     """
 
     files: Sequence[Path]
@@ -27,11 +28,11 @@ class Given:
 
 
 Foreign: TypeAlias = Callable[[Given], Draft]
-"""Reads configurations and drafts the recipe. Errors: RecipeError, DataError."""
+"""Reads configurations and drafts a recipe. Errors: RecipeError, DataError."""
 
 
 class Carrying:
-    """Moves keys of a configuration into a draft, and keeps count of those that were looked at."""
+    """Carries keys of a configuration over to a draft, and records which keys were read."""
 
     def __init__(self, config: Mapping[str, Any], draft: Draft) -> None:
         self.config = config
@@ -39,13 +40,13 @@ class Carrying:
         self.seen: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a value of the configuration, and mark its key as understood."""
+        """Return a value of the configuration, and record its key as read."""
         self.seen.add(key)
         value = self.config.get(key)
         return default if value is None else value
 
     def number(self, key: str, default: float) -> float:
-        """Return a number; YAML reads 1e-3 as text. Errors: RecipeError."""
+        """Return a number, also from text, as YAML reads 1e-3. Errors: RecipeError."""
         value = self.get(key, default)
         try:
             return float(value)
@@ -60,22 +61,22 @@ class Carrying:
         return int(value)
 
     def say(self, key: str, value: Any, reason: str = "", *, check: bool = False) -> None:
-        """Write a line of the recipe, with where it comes from beside it."""
+        """Write a line of the recipe, with its origin as the reason."""
         self.draft.say(Guess(key, value, reason, "check" if check else "sure"))
 
     def lose(self, what: str) -> None:
-        """Tell of something that the recipe cannot say."""
+        """Report something that the recipe cannot express."""
         self.draft.lost.append(what)
 
     def lose_rest(self, harmless: frozenset[str]) -> None:
-        """Tell of every key that nobody has looked at, but for those that change no result."""
+        """Report every key that was not read, except those that change no result."""
         for key in sorted(set(self.config) - self.seen - harmless):
             if self.config[key] not in (None, [], {}):
                 self.lose(f"{key} = {self.config[key]!r:.60}: nothing here reads it")
 
 
 def known_model(name: str, models: Mapping[str, Any], library: str, near: Mapping[str, str]) -> Any:
-    """Return how a model is carried over. Errors: RecipeError, with what comes nearest."""
+    """Return how a model is carried over. Errors: RecipeError that names the nearest one."""
     if name in models:
         return models[name]
     hint = near.get(name)

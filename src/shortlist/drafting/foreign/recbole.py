@@ -1,4 +1,4 @@
-"""RecBole: YAML files over its defaults, and atomic files. Of version 1.2.1."""
+"""RecBole 1.2.1: YAML files over its defaults, and atomic files, become a recipe."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from shortlist.drafting.foreign.yaml_files import read_yaml
 from shortlist.errors import RecipeError
 
 SEQUENTIAL = frozenset({"SASRec", "GRU4Rec"})
-"""Models whose split is leave-last-out unless the configuration says otherwise."""
+"""Models whose default split is leave-last-out."""
 
 NEAR = {
     "LightGCN": "channels kind 'graph-filter', which needs no training",
@@ -46,13 +46,13 @@ HARMLESS = frozenset(
         *("train_stage", "shuffle", "learner"),
     }
 )
-"""Keys that change no result, or that stand for parts which are built another way here anyway."""
+"""Keys that change no result, or that configure parts which are built differently here."""
 
 _INTERVAL = re.compile(r"^\s*([\[(])\s*([^,]*?)\s*,\s*([^,]*?)\s*([\])])\s*$")
 
 
 def from_recbole(given: Given) -> Draft:
-    """Draft the recipe of a RecBole run: its YAML files, later ones over earlier ones."""
+    """Draft the recipe of a RecBole run. Later YAML files override earlier ones."""
     config: dict[str, Any] = {}
     for file in given.files:
         config |= read_yaml(file)
@@ -76,7 +76,7 @@ def from_recbole(given: Given) -> Draft:
 
 
 def _data(carrying: Carrying, given: Given, model: str) -> None:
-    """Where the atomic files are, and which of their columns is what."""
+    """Carry over where the atomic files are, and the roles of their columns."""
     dataset = carrying.get("dataset")
     folder = given.data or Path(carrying.get("data_path", "dataset/")) / dataset
     carrying.get("data_path")
@@ -125,7 +125,7 @@ def _data(carrying: Carrying, given: Given, model: str) -> None:
 
 
 def _header(log: Path) -> list[str]:
-    """The columns of an atomic file, without their types; none where it is not there."""
+    """Return the columns of an atomic file without their types; none if the file is absent."""
     try:
         with log.open(encoding="utf-8") as file:
             return [name.partition(":")[0].strip() for name in file.readline().split("\t")]
@@ -134,7 +134,7 @@ def _header(log: Path) -> list[str]:
 
 
 def _values(carrying: Carrying, rating: str) -> None:
-    """Which ratings count: val_interval of 1.1 and later, lowest_val of those before."""
+    """Carry over which ratings count: val_interval (from 1.1 on), or the older lowest_val."""
     limits = dict(carrying.get("val_interval", {}) or {})
     limits |= {key: f"[{low},inf)" for key, low in (carrying.get("lowest_val") or {}).items()}
     for column, interval in limits.items():
@@ -158,7 +158,7 @@ def _values(carrying: Carrying, rating: str) -> None:
 
 
 def _split(carrying: Carrying, *, sequential: bool) -> None:
-    """eval_args.split, order and group_by."""
+    """Carry over the split, order and group_by of eval_args."""
     args = dict(carrying.get("eval_args", {}) or {})
     split = args.get("split") or (
         {"LS": "valid_and_test"} if sequential else {"RS": [0.8, 0.1, 0.1]}
@@ -200,7 +200,7 @@ def _split(carrying: Carrying, *, sequential: bool) -> None:
 
 
 def _share(how: Any) -> float:
-    """The training share of [0.8, 0.1, 0.1]."""
+    """Return the training share of a list such as [0.8, 0.1, 0.1]."""
     try:
         parts = [float(part) for part in how]
         return round(parts[0] / sum(parts), 6)
@@ -211,7 +211,7 @@ def _share(how: Any) -> float:
 
 
 def _evaluation(carrying: Carrying, *, trained: bool, sequential: bool) -> None:
-    """topk, repeatable, and what stops the training."""
+    """Carry over topk, repeatable, and the metric for early stopping."""
     topk = carrying.get("topk", [10])
     topk = [topk] if isinstance(topk, int) else list(topk)
     carrying.say("evaluation.k", topk, "topk")
@@ -229,7 +229,7 @@ def _evaluation(carrying: Carrying, *, trained: bool, sequential: bool) -> None:
 
 
 def _training(carrying: Carrying) -> None:
-    """The keys that every trained model has."""
+    """Carry over the keys of every trained model."""
     carrying.say("training.epochs", carrying.whole("epochs", 300), "epochs")
     carrying.say(
         "training.batch_size", carrying.whole("train_batch_size", 2048), "train_batch_size"
@@ -251,7 +251,7 @@ def _training(carrying: Carrying) -> None:
 
 
 def _negatives(carrying: Carrying) -> None:
-    """train_neg_sample_args of 1.1 and later, neg_sampling of those before."""
+    """Carry over train_neg_sample_args (from 1.1 on), or the older neg_sampling."""
     args = carrying.get("train_neg_sample_args")
     old = carrying.get("neg_sampling")
     if not isinstance(args, Mapping):
@@ -278,7 +278,7 @@ def _dot(carrying: Carrying) -> None:
 
 
 def _sequence_loss(carrying: Carrying) -> None:
-    """loss_type of the sequential models: all items, or pairs."""
+    """Carry over loss_type of the sequential models: all items, or pairs."""
     loss = str(carrying.get("loss_type", "CE"))
     if loss == "CE":
         carrying.say("training.loss", "softmax", "loss_type = CE")

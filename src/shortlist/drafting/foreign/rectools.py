@@ -1,4 +1,4 @@
-"""RecTools: what `model.get_config(simple_types=True)` gives, as JSON or YAML. Of version 0.19."""
+"""RecTools 0.19: the JSON or YAML of `model.get_config(simple_types=True)` becomes a recipe."""
 
 import json
 from collections.abc import Mapping
@@ -120,12 +120,12 @@ def _als(carrying: Carrying) -> None:
         iterations=int(inner.get("iterations", 15)),
         alpha=float(inner.get("alpha", 1.0)),
         regularisation=float(inner.get("regularization", 0.01)),
-        frequency_scaling=0.0,  # implicit has the same ridge for all
+        frequency_scaling=0.0,  # implicit regularises all rows equally
     )
 
 
 def _inner(carrying: Carrying) -> Mapping[str, Any]:
-    """The configuration of implicit's model within the wrapper's."""
+    """Return the configuration of implicit's model inside the wrapper's."""
     inner = carrying.get("model", {})
     if not isinstance(inner, Mapping):
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""YAML as plain values: no tag of it makes an object."""
+"""Reads YAML as plain values: no tag can create an object."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from shortlist.errors import RecipeError
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Return the table of a YAML file, {} of an empty one. Errors: RecipeError."""
+    """Return the table of a YAML file, {} for an empty file. Errors: RecipeError."""
     try:
         read = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
