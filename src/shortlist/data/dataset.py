@@ -34,7 +34,7 @@ from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat
 from shortlist.data.times import is_of_clock, time_key
-from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
+from shortlist.data.vocabulary import Vocabulary, hash_ids, mix, places_of
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError, ModelError, SplitError
 from shortlist.sections.kinds import ColdItems
@@ -895,14 +895,7 @@ def _encoded(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, 
     if frame is not None:
         distinct = pl.concat([distinct, frame["id"].alias(distinct.name)]).unique()
     ids = distinct.sort().alias("id")
-    low, high = (int(ids[0]), int(ids[-1])) if ids.dtype == pl.Int64 else (0, -1)
-    if 0 <= high - low < 4 * len(column) + 1024:
-        code_of = np.zeros(high - low + 1, dtype=np.int32)
-        code_of[ids.to_numpy() - low] = np.arange(len(ids), dtype=np.int32)
-        return ids, code_of[column.to_numpy() - low]
-    table = pl.DataFrame({"id": ids, "code": np.arange(len(ids), dtype=np.int32)})
-    coded = column.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")
-    return ids, coded["code"].to_numpy()
+    return ids, places_of(ids, column)
 
 
 def _order(

@@ -304,6 +304,19 @@ def hash_ids(ids: pl.Series, seed: int = 0) -> NDArray[np.uint64]:
     return mix(ids.cast(pl.Int64).to_numpy().view(np.uint64), seed)
 
 
+def places_of(ids: pl.Series, column: pl.Series) -> NDArray[np.int32]:
+    """Return the place of each value among distinct ids in order, which hold all of them, [n]."""
+    low, high = (int(ids[0]), int(ids[-1])) if len(ids) and ids.dtype == pl.Int64 else (0, -1)
+    if 0 <= high - low < 4 * len(column) + 1024:
+        place = np.zeros(high - low + 1, dtype=np.int32)
+        place[ids.to_numpy() - low] = np.arange(len(ids), dtype=np.int32)
+        found: NDArray[np.int32] = place[column.to_numpy() - low]
+        return found
+    table = pl.DataFrame({"id": ids, "place": np.arange(len(ids), dtype=np.int32)})
+    joined = column.alias("id").to_frame().join(table, on="id", how="left", maintain_order="left")
+    return joined["place"].to_numpy()
+
+
 def mix(keys: NDArray[np.uint64], seed: int = 0) -> NDArray[np.uint64]:
     """Scramble 64-bit keys (the splitmix64 finaliser), [n] -> [n]."""
     with np.errstate(over="ignore"):

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from shortlist.data.dataset import FIT_BEFORE, Fit
 from shortlist.data.interactions import BEFORE, Interactions
 from shortlist.data.kinds import Kinds
+from shortlist.data.vocabulary import places_of
 from shortlist.jobs.engine import Engine, Frame
+from shortlist.linear.neighbours import distinct_pairs
 
 
 def counted_items(
@@ -33,15 +35,18 @@ def counted_items(
 
 def count_items(table: pa.Table, *, fit: Fit, kinds: Kinds | None) -> pa.Table:
     """Step: the events, the users and the targets of each item among whole users."""
-    log = fitted_rows(table, fit)
-    aimed = None if kinds is None else kinds.target(log["kind"].to_numpy())
-    log = log.with_columns(aimed=pl.lit(value=True) if aimed is None else pl.Series(aimed))
-    counted = log.group_by("item").agg(
-        events=pl.len().cast(pl.Int64),
-        users=pl.col("user").n_unique().cast(pl.Int64),
-        targets=pl.col("aimed").sum().cast(pl.Int64),
-    )
-    return counted.rename({"item": "id"}).to_arrow()
+    frame = fitted_rows(table, fit)
+    ids = frame["item"].unique().sort()
+    row = places_of(ids, frame["item"]) + np.int32(1)
+    user = frame["user"].rle_id().to_numpy().astype(np.int32)
+    log = Interactions(user, row, int(user.max(initial=-1)) + 1)
+    aimed = None if kinds is None else kinds.target(frame["kind"].to_numpy())
+    counts = {
+        "events": np.bincount(row, minlength=len(ids) + 1),
+        "users": distinct_pairs(log, len(ids)).users_of_items(len(ids)),
+        "targets": np.bincount(row if aimed is None else row[aimed], minlength=len(ids) + 1),
+    }
+    return pl.DataFrame({"id": ids, **{name: of[1:] for name, of in counts.items()}}).to_arrow()
 
 
 def add_up(table: pa.Table) -> pa.Table:
@@ -91,4 +96,4 @@ def interactions_of(frame: pl.DataFrame, items: Path, kinds: Kinds | None) -> In
 def item_rows(path: Path, ids: pl.Series) -> NDArray[np.int32]:
     """Return the row of each id, [n], among the items of a file that `counted_items` made."""
     known = pl.read_parquet(path, columns=["id"])["id"]
-    return (np.asarray(known.search_sorted(ids)) + 1).astype(np.int32)
+    return places_of(known, ids) + np.int32(1)

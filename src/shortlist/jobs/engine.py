@@ -50,6 +50,10 @@ class Engine(Protocol):
         """
         ...
 
+    def kept(self, frame: Frame) -> Frame:
+        """Return the parts for more than one use: made once, where that costs less than twice."""
+        ...
+
     def collected(self, frame: Frame) -> pa.Table:
         """Return all rows, in any order: for tables of a row an item, or a row a part."""
         ...

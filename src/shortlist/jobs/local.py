@@ -78,6 +78,16 @@ class Local:
         dealt = frame.schema or (schemas[0] if schemas else None)
         return self.each(Parts(sources, dealt), part, schema)
 
+    def kept(self, frame: Parts) -> Parts:
+        """Make the parts now, into files that are mapped when they are read."""
+        folder = self._folder()
+        tasks = [
+            (source, frame.steps, folder / f"{number:05}.arrow")
+            for number, source in enumerate(frame.sources)
+        ]
+        self._all(_keep, tasks)
+        return Parts(tuple((path,) for *_, path in tasks), frame.schema)
+
     def collected(self, frame: Parts) -> pa.Table:
         """Return all rows."""
         tables = self._all(_made, [(source, frame.steps) for source in frame.sources])
@@ -161,7 +171,8 @@ def _table(source: tuple[Path, ...] | pa.Table) -> pa.Table:
 
 def _read(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
-        return pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            return file.read()
     with pa.memory_map(str(path)) as file:
         return pa.ipc.open_file(file).read_all()
 
@@ -187,16 +198,26 @@ def _deal(
     ends = np.array([0, table.num_rows])
     if buckets > 1:
         bucket = bucket_of(table[key], buckets, dense=dense)
-        table = table.take(pa.array(np.argsort(bucket, kind="stable")))
         ends = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=buckets))])
+        if buckets <= 2**16:
+            bucket = bucket.astype(np.uint16)  # numpy sorts these by counting
+        table = table.take(pa.array(np.argsort(bucket, kind="stable")))
     for at in range(buckets):
-        with pa.ipc.new_file(str(_bucket(folder, number, at)), table.schema) as file:
-            file.write_table(table.slice(ends[at], ends[at + 1] - ends[at]))
+        _store(table.slice(ends[at], ends[at + 1] - ends[at]), _bucket(folder, number, at))
     return table.schema
 
 
 def _bucket(folder: Path, number: int, bucket: int) -> Path:
     return folder / f"{number:05}-{bucket:05}.arrow"
+
+
+def _keep(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step], path: Path) -> None:
+    _store(_made(source, steps), path)
+
+
+def _store(table: pa.Table, path: Path) -> None:
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
 
 
 def _write(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step], path: Path) -> None:

@@ -21,6 +21,7 @@ from shortlist.channels.counting.similarities import (
     sums_values,
     weighed,
 )
+from shortlist.compiled import compiled
 from shortlist.data.dataset import Fit
 from shortlist.data.kinds import Kinds
 from shortlist.data.vocabulary import hash_ids
@@ -70,7 +71,7 @@ def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked, blocks:
         pairs = engine.each(log, *_pairs(plain_values, kind))
         lengths = _sums(engine, pairs, asked, by="length")
         asked = _extended(asked, length=lengths)
-    pairs = engine.each(log, *_pairs(asked, kind))
+    pairs = engine.kept(engine.each(log, *_pairs(asked, kind)))
     users, work = _counts(engine, pairs, asked.trained)
     _refuse_heavy(asked, work)
     weighs = sums_values(options) or (options.similarity == "cosine" and _has_worth(asked))
@@ -161,10 +162,9 @@ def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
     length = np.bincount(owner) if len(owner) else np.zeros(0, np.int64)
     start = np.concatenate([[0], np.cumsum(length)])
     blocks = _column(asked.items, "block")
-    several = length[owner] > 1
     width = int(blocks.max(initial=0)) + 1
-    touched = np.unique(owner[several] * width + blocks[row[several]])
-    who, block = touched // width, touched % width
+    touched = np.empty((2, int(np.minimum(length, width)[length > 1].sum())), dtype=np.int64)
+    who, block = touched[:, : _touched(start, row, blocks, width, *touched)]
     size = length[who]
     ends = np.concatenate([[0], np.cumsum(size)])
     place = np.repeat(start[who] - ends[:-1], size) + np.arange(ends[-1])
@@ -188,6 +188,27 @@ def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
     return pa.table(columns)
 
 
+@compiled
+def _touched(start: Any, row: Any, blocks: Any, width: int, who: Any, block: Any) -> int:
+    """Write each user of two items or more beside each block of these; return how many there are.
+
+    start: [users + 1] of row [pairs]; blocks: [items + 1]; who, block: as many as there can be.
+    """
+    seen = np.full(width, -1, dtype=np.int64)
+    count = 0
+    for user in range(len(start) - 1):
+        if start[user + 1] - start[user] < 2:
+            continue
+        for at in range(start[user], start[user + 1]):
+            here = blocks[row[at]]
+            if seen[here] != user:
+                seen[here] = user
+                who[count] = user
+                block[count] = here
+                count += 1
+    return count
+
+
 def near(table: pa.Table, *, asked: Asked) -> pa.Table:
     """Step: the neighbours of the items of whole blocks, from all lists that touch each."""
     made = [_near_in(block, asked) for block in blocks_of(table, "block")]
@@ -200,8 +221,11 @@ def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
     table = table.sort_by("user").combine_chunks()
     lists = table["rows"].combine_chunks()
     start = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int64)
-    rows, code = np.unique(lists.flatten().to_numpy(), return_inverse=True)
-    pairs = Pairs(start, (code + 1).astype(np.uint32), np.arange(len(code)))
+    row = lists.flatten().to_numpy()
+    rows = np.flatnonzero(np.bincount(row, minlength=asked.trained + 1)).astype(np.int32)
+    name = np.zeros(asked.trained + 1, dtype=np.uint32)
+    name[rows] = np.arange(1, len(rows) + 1)
+    pairs = Pairs(start, name[row], np.arange(len(row)))
 
     def beside(name: str) -> NDArray[Any] | None:
         if name not in table.column_names:
@@ -212,7 +236,7 @@ def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
 
     pairs = replace(pairs, target=beside("target"))
 
-    ids = _ids(asked.items).gather(rows - 1)
+    tie_keys = np.append(0, hash_ids(_ids(asked.items).gather(rows - 1)).view(np.int64))
     users = pl.Series(pl.from_arrow(table["user"]))
     own = np.flatnonzero(_column(asked.items, "block")[rows] == block)
     left, right = (np.append(0.0, _column(asked.items, side)[rows]) for side in ("left", "right"))
@@ -220,18 +244,16 @@ def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
         asked.options,
         Weighed(pairs, beside("value"), beside("time"), beside("weight")),
         (left, right),
-        np.append(0, hash_ids(ids).view(np.int64)),
+        tie_keys,
         hash_ids(users).view(np.int64),
         asked.unit,
         own + 1,
     )
     size = np.diff(found.start)
-    rank = np.arange(len(found.ids)) - np.repeat(found.start[:-1], size) + 1
-    columns = (np.repeat(rows[own], size), rank, np.append(0, rows)[found.ids], found.scores)
-    return pa.table(
-        [pa.array(c, field.type) for c, field in zip(columns, NEIGHBOURS, strict=True)],
-        schema=NEIGHBOURS,
-    )
+    rank = np.arange(1, len(found.ids) + 1) - np.repeat(found.start[:-1], size)
+    ids = np.append(np.int32(0), rows)[found.ids]
+    columns = (np.repeat(rows[own], size), rank.astype(np.int32), ids, found.scores)
+    return pa.table(list(columns), schema=NEIGHBOURS)
 
 
 def dealt(work: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:

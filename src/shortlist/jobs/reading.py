@@ -29,7 +29,10 @@ from shortlist.errors import DataError, JobError
 from shortlist.jobs.engine import Engine, Frame
 
 ROWS = 4_000_000
-"""About how many rows of a file are read at a time."""
+"""About how many rows of a file are read at a time, at most."""
+
+SHARES = 16
+"""Into so many pieces, at most, that many rows are cut, so that all parts have rows to read."""
 
 KNOWN = {"user", "item", "time", "weight", "session", "split", "event"}
 """The roles of columns that steps carry along."""
@@ -90,7 +93,7 @@ def read_in_parts(
     plain: Path | list[Path] = source
     written: WrittenUnit | TimeUnit = schema.time_unit
     if _is_sliced(source, roles):
-        found = _facts(engine, _slices(source), roles, schema)
+        found = _facts(engine, _slices(source, engine.parts), roles, schema)
         if "time" in roles:
             unit = _unit(found, table.where, schema)
     else:
@@ -106,7 +109,7 @@ def read_in_parts(
         if "kind" in frame.columns:
             frame = frame.with_columns(kind=named(frame["kind"].to_numpy(), schema.events))
         frame.write_parquet(plain)
-        found = _facts(engine, _slices(plain), roles, schema)
+        found = _facts(engine, _slices(plain, engine.parts), roles, schema)
     kept = [part for part in found if part["kept"]]
     if not kept:
         raise DataError(f"{table.where}: there are no rows; nothing can be learned from it.")
@@ -238,14 +241,17 @@ def _is_sliced(source: Any, roles: Roles) -> bool:
     )
 
 
-def _slices(source: Path | list[Path]) -> list[dict[str, Any]]:
-    """Rows of files, some whole row groups at a time."""
+def _slices(source: Path | list[Path], parts: int) -> list[dict[str, Any]]:
+    """Rows of files, some whole row groups at a time: as many pieces as parts, or more."""
     found: list[dict[str, Any]] = []
-    for file in files_of(source):
-        about, first, rows = pq.ParquetFile(file).metadata, 0, 0
+    files = {file: pq.read_metadata(file) for file in files_of(source)}
+    share = sum(about.num_rows for about in files.values()) / parts
+    wanted = min(max(share, ROWS / SHARES), ROWS)
+    for file, about in files.items():
+        first, rows = 0, 0
         for group in range(about.num_row_groups):
             rows += about.row_group(group).num_rows
-            if rows and (rows >= ROWS or group == about.num_row_groups - 1):
+            if rows and (rows >= wanted or group == about.num_row_groups - 1):
                 found.append({"path": str(file.absolute()), "first": first, "rows": rows})
                 first, rows = first + rows, 0
     return found

@@ -114,6 +114,10 @@ class Spark:
         dealt = made.repartitionById(self.parts, functions.col(BUCKET))
         return Rows(dealt, ((part, schema),))
 
+    def kept(self, frame: Rows) -> Rows:
+        """Return the parts as they are: Spark's ways to store rows cost more than our steps."""
+        return frame
+
     def collected(self, frame: Rows) -> pa.Table:
         """Bring all rows to the driver."""
         schema = frame.steps[-1][1]
