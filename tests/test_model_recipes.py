@@ -58,7 +58,7 @@ def small(path: Path, folder: Path) -> Recipe:
 def test_there_is_a_recipe_for_each_named_model():
     assert {path.stem for path in RECIPES} == {
         *("dssm", "youtube-dnn", "youtube-sbc", "facebook-ebr", "mf-bpr", "simplex-mf"),
-        *("gru4rec", "sasrec", "gsasrec", "comirec", "mind"),
+        *("gru4rec", "sasrec", "gsasrec", "hstu", "comirec", "mind"),
     }
 
 

@@ -114,7 +114,7 @@ def test_no_name_goes_from_a_table_that_a_recipe_or_bundle_may_say():
         "uniform",
     }
     assert set(HARD) >= {"dropped", "exposed", "hardest", "mined", "semi_hard"}
-    assert set(TOWERS) >= {"attention", "comirec", "gru", "mean", "mind", "recency"}
+    assert set(TOWERS) >= {"attention", "comirec", "gru", "hstu", "mean", "mind", "recency"}
     assert set(INDEXES) >= {
         "annoy",
         "exact",

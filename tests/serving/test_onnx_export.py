@@ -58,6 +58,11 @@ SHAPES = {
         **{"history": "attention", "history_time": True, "request_time": True},
         **{"history_reads": "items"},
     },
+    "hstu": {"history": "hstu", "history_layers": 2, **BARE},
+    "hstu with times and a clock": {
+        **{"history": "hstu", "history_time": True, "request_time": True},
+        **{"history_reads": "items"},
+    },
     "gru": {"history": "gru", "history_layers": 2, "user_layers": [5]},
     "comirec": {"history": "comirec", "interests": 3, "user_layers": [6, 5]},
     "mind": {"history": "mind", "interests": 3, "history_length": 9},
@@ -202,7 +207,7 @@ def test_an_export_gives_the_vectors_of_the_bundle(split, tmp_path, example, sha
             np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("history", ["recency", "comirec", "mind", "attention", "gru"])
+@pytest.mark.parametrize("history", ["recency", "comirec", "mind", "attention", "gru", "hstu"])
 def test_what_stands_beside_a_query_changes_nothing_of_its_vector(
     split, tmp_path, example, history
 ):

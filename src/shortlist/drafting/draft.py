@@ -557,7 +557,7 @@ def _split(made: Draft, roles: Roles) -> None:
 
 # --- the model ------------------------------------------------------------------------------------
 
-_IN_ORDER = ("attention", "gru")
+_IN_ORDER = ("attention", "gru", "hstu")
 """Encoders of histories that depend on the order of events."""
 
 

@@ -31,9 +31,9 @@ class CommonModel(Section):
     )
     history: Text = Field(
         default="recency",
-        description='How the items of a history become vectors: "attention" and "gru" read them in '
-        'order, "recency" tells the newest from the older, "mean" does not, "comirec" and "mind" '
-        'give several vectors of a user, "none" reads no history.',
+        description='How the items of a history become vectors: "attention", "hstu" and "gru" read '
+        'them in order, "recency" tells the newest from the older, "mean" does not, "comirec" and '
+        '"mind" give several vectors of a user, "none" reads no history.',
     )
     history_length: Count = Field(
         default=63, description="The latest events of a history that are kept."

@@ -27,6 +27,7 @@ from shortlist.towers.attention import Attention
 from shortlist.towers.clock import BUCKETS, DAY, DAYS, HOURS, MONDAY, Clock
 from shortlist.towers.features import Fields
 from shortlist.towers.gru import GRU
+from shortlist.towers.hstu import EPSILON, HSTU
 from shortlist.towers.interests import ROUNDS, RoutedInterests, SelfAttentiveInterests
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
@@ -245,6 +246,7 @@ class _Query:
             RoutedInterests: self._routed,
             Attention: self._attention,
             GRU: self._recurrent,
+            HSTU: self._hstu,
         }.get(type(history))
         if write is None:
             raise UnsupportedTowerError(f"the history tower {type(history).__name__}")
@@ -331,6 +333,49 @@ class _Query:
             read = self.node("Squeeze", states, [1])
         self.direct.append(self._at_last(self.node("Transpose", read, perm=[1, 0, 2])))
 
+    def _hstu(self, history: Any) -> None:
+        now, then = self.node("Unsqueeze", self.place, [1]), self.node("Unsqueeze", self.place, [0])
+        before = self.node("Sub", now, then)  # [L, L]
+        later = self.node("Less", before, np.int64(0))
+        before = self.node("Max", before, np.int64(0))
+        hidden = self.node("Mul", self._direction(self.events), math.sqrt(self.tower.dim))
+        gaps = self._gaps() if history.timed else None
+        for unit in history.units:
+            hidden = self._unit(unit, hidden, before, later, gaps)
+        norm = history.norm
+        self.direct.append(self._at_last(self._layer_norm(hidden, norm.weight, norm.bias)))
+
+    def _unit(self, unit: Any, hidden: str, before: str, later: str, gaps: str | None) -> str:
+        heads, dim = unit.heads, self.tower.dim
+        projected = self._silu(self.graph.dense(self._layer_norm(hidden), unit.project.weight))
+        apart = self.node("Reshape", projected, [0, 0, 4, heads, dim // heads])
+        apart = self.node("Transpose", apart, perm=[2, 0, 3, 1, 4])  # [4, B, heads, L, d]
+        gate, value, query, key = (self.node("Gather", apart, place) for place in range(4))
+        logits = self.node("MatMul", query, self.node("Transpose", key, perm=[0, 1, 3, 2]))
+        logits = self.node("Add", logits, self.node("Gather", unit.place, before))
+        if gaps is not None:
+            bias = self.node("Gather", unit.time, gaps)  # [B, L, L, 1]
+            logits = self.node("Add", logits, self.node("Transpose", bias, perm=[0, 3, 1, 2]))
+        weights = self.node("Div", self._silu(logits), float(unit.length))
+        seen = self.node("MatMul", self.node("Where", later, 0.0, weights), value)
+        gate, seen = (
+            self.node("Reshape", self.node("Transpose", part, perm=[0, 2, 1, 3]), [0, 0, dim])
+            for part in (gate, seen)
+        )
+        gated = self.node("Mul", gate, self._layer_norm(seen))
+        return self.node("Add", hidden, self.graph.dense(gated, unit.out.weight, unit.out.bias))
+
+    def _layer_norm(
+        self, vectors: str, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> str:
+        """Vectors [*, D] less their mean, divided by their deviation."""
+        given = [torch.ones(self.tower.dim) if weight is None else weight]
+        given += [] if bias is None else [bias]
+        return self.node("LayerNormalization", vectors, *given, epsilon=EPSILON)
+
+    def _silu(self, given: str) -> str:
+        return self.node("Mul", given, self.node("Sigmoid", given))
+
     def _attention(self, history: Any) -> None:
         size = self.node("Unsqueeze", self.node("Gather", self.node("Shape", self.place), 0), [0])
         turns = [self.node("Slice", turn, [0], size, [0]) for turn in history.turn]
@@ -366,8 +411,7 @@ class _Query:
         wide = self.graph.dense(self._scaled(hidden, block.hidden_norm), block.widen.weight)
         half = block.narrow.in_features
         gate, content = self._halves(wide, half)
-        silu = self.node("Mul", gate, self.node("Sigmoid", gate))
-        narrow = self.graph.dense(self.node("Mul", silu, content), block.narrow.weight)
+        narrow = self.graph.dense(self.node("Mul", self._silu(gate), content), block.narrow.weight)
         return self.node("Add", hidden, narrow)
 
     def _halves(self, vectors: str, half: int) -> tuple[str, str]:

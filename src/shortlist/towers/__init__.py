@@ -8,6 +8,7 @@ from shortlist.sections.model import CommonModel
 from shortlist.towers.attention import Attention
 from shortlist.towers.base import HistoryPooling, InterestTower, SequenceTower
 from shortlist.towers.gru import GRU
+from shortlist.towers.hstu import HSTU
 from shortlist.towers.interests import RoutedInterests, SelfAttentiveInterests
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
@@ -16,6 +17,7 @@ TOWERS: dict[str, type[HistoryPooling] | type[SequenceTower] | type[InterestTowe
     "recency": RecencyPooling,
     "attention": Attention,
     "gru": GRU,
+    "hstu": HSTU,
     "comirec": SelfAttentiveInterests,
     "mind": RoutedInterests,
 }

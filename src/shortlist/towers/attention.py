@@ -1,10 +1,9 @@
 """Causal self-attention over a history: a vector after each event, all of them in one pass."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import (
     embedding,
@@ -14,13 +13,11 @@ from torch.nn.functional import (
     silu,
 )
 
-from shortlist.data.moments import is_known
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
-from shortlist.sections.base import Count
 from shortlist.sections.model import CommonModel
-from shortlist.towers.base import Layers
-from shortlist.towers.clock import BUCKETS, TIMELESS, bucket_of
+from shortlist.towers.base import Heads, Layers, ReadsTime
+from shortlist.towers.clock import BUCKETS, event_gaps
 from shortlist.towers.noise import dropout
 from shortlist.towers.padding import Padded
 
@@ -53,14 +50,8 @@ class Attention(nn.Module):
         shape: CommonModel,
         *,
         history_layers: Layers = 2,
-        history_heads: Annotated[Count, Field(description="Heads of each block.")] = 2,
-        history_time: Annotated[
-            bool,
-            Field(
-                description="Whether it also sees how much time lies between two events, in powers "
-                "of two of the unit of data.time."
-            ),
-        ] = False,
+        history_heads: Heads = 2,
+        history_time: ReadsTime = False,
     ) -> None:
         super().__init__()
         heads = history_heads
@@ -102,27 +93,10 @@ class Attention(nn.Module):
         if self.training and self.event_dropout > 0:
             read = read * (torch.rand(len(read), 1, device=read.device) >= self.event_dropout)
         hidden = padded.spread(dropout(read, self.dropout, self.training))
-        gaps = self._gaps(padded, time, anchor) if self.timed else None
+        gaps = event_gaps(padded, time, anchor, hide=self.training) if self.timed else None
         for block in self.blocks:
             hidden = block(hidden, self.turn[:, : hidden.shape[1]], gaps)
         return rms_norm(padded.gather(hidden), (self.width,), self.norm)
-
-    def _gaps(self, padded: Padded, time: Tensor | None, anchor: Tensor | None = None) -> Tensor:
-        """The bucket of the time between each two events, [B, L, L]; BUCKETS: not known."""
-        rows, length = padded.rows, padded.length
-        if time is None:
-            return torch.full((rows, length, length), BUCKETS, device=padded.slots.device)
-        when, now = (
-            time.new_zeros(rows * length).index_copy(0, padded.slots, of).view(rows, length)
-            for of in (time, time if anchor is None else anchor)
-        )
-        buckets = bucket_of(now.unsqueeze(2) - when.unsqueeze(1))
-        known = is_known(now).unsqueeze(2) & is_known(when).unsqueeze(1)
-        buckets = buckets.masked_fill(~known, BUCKETS)
-        if self.training:
-            left_out = torch.rand(rows, 1, 1, device=time.device) < TIMELESS
-            buckets = buckets.masked_fill(left_out, BUCKETS)
-        return buckets
 
 
 class _Block(nn.Module):

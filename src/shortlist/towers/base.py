@@ -12,6 +12,18 @@ from shortlist.sections.model import CommonModel
 Layers = Annotated[Count, Field(description="Blocks or layers on top of each other.")]
 """The option `history_layers`, wherever a tower has it."""
 
+Heads = Annotated[Count, Field(description="Heads of each block.")]
+"""The option `history_heads`, wherever a tower has it."""
+
+ReadsTime = Annotated[
+    bool,
+    Field(
+        description="Whether it also sees how much time lies between two events, in powers "
+        "of two of the unit of data.time."
+    ),
+]
+"""The option `history_time`, wherever a tower has it."""
+
 
 class HistoryPooling(Protocol):
     """Turns the items a user met, oldest first, into K sums of them: K recency segments, say."""

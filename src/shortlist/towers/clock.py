@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from shortlist.data.moments import is_known, unknown_time
+from shortlist.towers.padding import Padded
 
 BUCKETS = 64
 """Of the time between two moments: bucket b holds 2^b - 1 units or more, less than 2^(b + 1)."""
@@ -65,6 +66,30 @@ def bucket_of(gap: Tensor) -> Tensor:
     tensor([ 0,  0,  1,  4, 16])
     """
     return (gap.clamp(min=0).double() + 1).log2().floor().long().clamp(max=BUCKETS - 1)
+
+
+def event_gaps(
+    padded: Padded, time: Tensor | None, anchor: Tensor | None = None, *, hide: bool
+) -> Tensor:
+    """Return the bucket of the time between each two events, [B, L, L]; BUCKETS: not known.
+
+    time: of each event, [total], or None where none is known; anchor: the moment each event looks
+    back from, [total], its own without it. hide: whether a share of the rows is not told.
+    """
+    rows, length = padded.rows, padded.length
+    if time is None:
+        return torch.full((rows, length, length), BUCKETS, device=padded.slots.device)
+    when, now = (
+        time.new_zeros(rows * length).index_copy(0, padded.slots, of).view(rows, length)
+        for of in (time, time if anchor is None else anchor)
+    )
+    buckets = bucket_of(now.unsqueeze(2) - when.unsqueeze(1))
+    known = is_known(now).unsqueeze(2) & is_known(when).unsqueeze(1)
+    buckets = buckets.masked_fill(~known, BUCKETS)
+    if hide:
+        left_out = torch.rand(rows, 1, 1, device=time.device) < TIMELESS
+        buckets = buckets.masked_fill(left_out, BUCKETS)
+    return buckets
 
 
 def tells_hours(times: Tensor, steps: float) -> bool:

@@ -158,7 +158,7 @@ def _epochs(steps: int, facts: Facts) -> Chosen:
 def _dim(model: Model, facts: Facts) -> Chosen:
     """Wider where the log is dense; a multiple that the heads of attention can share."""
     width = 128 if facts.events_an_item >= DENSE else 64
-    heads = given(model, "history").get("history_heads", 1) if model.history == "attention" else 1
+    heads = given(model, "history").get("history_heads", 1)
     width = math.ceil(width / (2 * heads)) * 2 * heads
     return Chosen(width, f"for {facts.events_an_item:,.1f} positives an item")
 

@@ -12,7 +12,7 @@ from shortlist.errors import RecipeError
 
 NEAR = {
     "BERT4RecModel": "SASRecModel, causal attention",
-    "HSTUModel": "SASRecModel, causal attention",
+    "HSTUModel": "`shortlist init --model hstu`",
     "PureSVDModel": "channels kind 'ease' or 'als'",
     "LightFMWrapperModel": "`shortlist init` with features of users and items: two towers",
     "DSSMModel": "`shortlist init --model dssm`",
