@@ -57,10 +57,17 @@ DEAR = {
     ("gowalla-filters", "chebyshev"): 6,
     ("gowalla-filters", "chebyshev-chosen"): 5,
     ("ml-1m", "towers"): 8,
+    ("ml-1m-attention", "towers, 2 epochs"): 4,
+    ("ml-1m-attention", "towers, 2 epochs, hstu"): 4,
 }
 """CPU minutes of the cells that take more than three, about."""
 
+SHORT = ["training.epochs=2", "training.validate_every=2"]
+"""Two epochs: enough to set blocks of a history beside each other, not to say what one reaches."""
+
 VARIANTS = {
+    ("ml-1m-attention", "towers, 2 epochs"): SHORT,
+    ("ml-1m-attention", "towers, 2 epochs, hstu"): [*SHORT, "model.history=hstu"],
     ("ml-100k", "towers, pairwise"): ["training.mode=pairwise"],
     ("ml-100k", "towers, pointwise"): ["training.mode=pointwise"],
 }
