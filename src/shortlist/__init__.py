@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from shortlist.plugins import use_plugins
     from shortlist.runs.whole import Run, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ALS",

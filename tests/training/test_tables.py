@@ -135,4 +135,4 @@ def test_versions_that_do_not_pair_are_named_in_one_sentence(versions, pair, mon
     text = str(error.value)
     assert f"beside torch {versions['torch']} (1.X goes with torch 2.(X + 5))" in text
     assert f"found torchrec {versions.get('torchrec', 'none')} and" in text
-    assert text.endswith("pip install --no-deps -r requirements-torchrec.txt")
+    assert "pip install --no-deps -r requirements-torchrec.txt, in the folder of Shortlist" in text

@@ -19,7 +19,7 @@ from shortlist.errors import ModelError
 from shortlist.towers.features import ItemTable
 from shortlist.training.ranks import Ranks, here
 
-INSTALL = "pip install --no-deps -r requirements-torchrec.txt"
+INSTALL = "pip install --no-deps -r requirements-torchrec.txt, in the folder of Shortlist"
 """Without their dependencies: they name versions of torch that they do not need."""
 
 _REFUSED: Mapping[str, str] = {
