@@ -156,7 +156,7 @@ def test_new_events_below_min_weight_are_met_from_then_on():
     new = log([("d", "T", 1, 99), ("d", "T", 1, 99), ("f", "new", 2, 99), ("a", "bad", 1, 15)])
     came = read_events(model.data, new, SCHEMA)
     assert (came.events, came.met, came.repeated, came.new_users, came.new_items) == (0, 2, 1, 1, 1)
-    assert "2 below min_weight, known as met" in came.line()
+    assert "2 below min_weight, kept as seen" in came.line()
     again = model.observe(came.data)
     assert "T" not in again.recommend(["d"], 9).ids[0]
     assert again.data.items.trained == split.training_data("all").items.trained

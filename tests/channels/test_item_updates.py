@@ -150,7 +150,7 @@ def test_neighbours_of_items_change_as_well(split):
         ({"add": [NEW | {"id": "x"}]}, "column 'id'"),
         ({"add": [NEW | {"id": None}]}, "id is missing"),
         ({"add": [NEW | {"id": 2.5}]}, "ids are floats"),
-        ({"add": [NEW, NEW]}, "90001 stands twice"),
+        ({"add": [NEW, NEW]}, "90001 is given twice"),
         ({"add": [NEW | {"price": "cheap"}]}, "price"),
         ({"add": [NEW | {"price": [1.0]}]}, "price"),
         ({"add": [NEW | {"price": 1e300}]}, "'price', row 1: 1e\\+300 is too large"),

@@ -117,7 +117,7 @@ def test_a_split_column_is_obeyed_and_missing_validation_is_carved_and_said(tiny
         (TIMED, "random", {"at": 1.5}, "between 0 and 1"),
         (TIMED, "global-time", {"at": 1000}, "leaves 8 of 8 rows"),
         (TIMED, "column", {}, "split.column"),
-        (TIMED, "rolling", {}, "Dataset.folds gives them"),
+        (TIMED, "rolling", {}, "call Dataset.folds for them"),
         (TIMED, "random", {"items": "newest"}, "split.items does nothing for kind 'random'"),
         (TIMED, "cold-items", {"at": 5}, "between 0 and 1"),
         (TIMED, "cold-items", {"at": 0.99}, "of 4 items leaves 4 to train, 0 to validate and 0"),
@@ -467,7 +467,7 @@ def test_an_order_of_lines_has_no_time_spans_and_no_second_order():
 
 def test_lines_of_one_user_after_another_give_no_global_cut():
     Dataset.load(LINES, schema=BY_LINE).split("global-time", at=0.6, validation_at=0.4)
-    with pytest.raises(SplitError, match="user by user"):
+    with pytest.raises(SplitError, match="grouped by user"):
         Dataset.load(LINES.sort("user_id"), schema=BY_LINE).split("global-time", at=0.6)
     with pytest.raises(DataError, match="the order of the lines"):
         Dataset.load(LINES, schema=BY_LINE).split("global-time", at="2024-01-01")

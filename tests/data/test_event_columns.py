@@ -113,7 +113,7 @@ def test_what_cannot_be_a_feature_of_an_event_is_refused():
     with pytest.raises(DataError, match=r"'dwell', row 4: .*must be a number, got 'long'"):
         loaded(words)
     lists = LOG.with_columns(device=pl.Series([["tv"]] * 7))
-    with pytest.raises(DataError, match=r"'device', row 1: .*one value an event, no list"):
+    with pytest.raises(DataError, match=r"'device', row 1: .*one value an event, not a list"):
         loaded(lists)
     for name in ("user_id", "time"):
         with pytest.raises(DataError, match="has a meaning of its own"):

@@ -88,7 +88,7 @@ def test_what_cannot_be_fetched_or_found_is_told_in_a_sentence(tmp_path):
     for address in ("https://example.org/log.csv", "s3://bucket/log.parquet", recipe):
         with pytest.raises(DataError, match="are not fetched: download it first"):
             read_log(address, SCHEMA)
-    with pytest.raises(DataError, match="no file fits this pattern"):
+    with pytest.raises(DataError, match="no file matches this pattern"):
         read_log(tmp_path / "*.csv", SCHEMA)
 
 

@@ -115,7 +115,7 @@ def test_what_is_left_out_is_counted():
     dataset = loaded(rows)
     assert dataset.report.lines()[-1] == (
         "the impressions frame: 4 rows read, 2 kept. "
-        "2 of users or items that are in no other table left out."
+        "2 left out, as their user or item is in no other table."
     )
     assert dataset.split().training_data().notes[-1] == (
         "impressions: 1 of 2 rows lie before the cut; "
@@ -136,7 +136,7 @@ def test_clicks_are_whatever_is_above_zero():
         ({}, Schema(click="clicked"), "impressions: without a time nobody can tell"),
         ({}, Schema(time="time"), "give both"),
         ({}, Schema(time="time", click="click"), "no column 'click'. Did you mean 'clicked'"),
-        ({}, Schema(time="time", click="time"), "click column 'time' is that of another role"),
+        ({}, Schema(time="time", click="time"), "click column 'time' has another role"),
         ({"user_id": pl.lit("1")}, SCHEMA, "1 is not '1'"),
         ({"item_id": pl.lit(1.0)}, SCHEMA, "ids are floats"),
         ({"clicked": pl.lit(None)}, SCHEMA, "column 'clicked', row 1"),

@@ -359,7 +359,7 @@ def test_a_pip_that_hangs_or_is_missing_is_told(tmp_path, monkeypatch):
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    with pytest.raises(DataError, match="pip was not done after 90 seconds"):
+    with pytest.raises(DataError, match="pip did not finish within 90 seconds"):
         fetched("ml-100k", tmp_path / "x")
 
     def missing(command, **options):
@@ -381,7 +381,7 @@ def test_a_damaged_copy_is_found_before_any_parser_sees_it(tmp_path, server, mon
     path.write_bytes(whole[:40] if file == NOTE else flipped)
     with monkeypatch.context() as patch:
         patch.setattr(obtaining.Dataset, "load", lambda **_: pytest.fail("a parser saw it"))
-        with pytest.raises(DataError, match=r"To take what it holds, say --from .* --overwrite"):
+        with pytest.raises(DataError, match=r"To use what it holds, give --from .* --overwrite"):
             fetched("ml-100k", place)
     again, said = movielens_100k(cache=tmp_path)  # the cache is nobody's work: fetched anew
     assert same(tables, again)
@@ -476,7 +476,7 @@ def test_a_set_that_is_not_here_is_refused_with_what_it_would_be(tmp_path):
     with pytest.raises(DataError, match="expected a folder or a zip file with inter"):
         taken("ml-100k", folder / "ratings.dat", tmp_path / "new")
     put(folder, ML_1M | {"ratings.dat": "1::10::5::900\n1::20::3::901\n1::30::4::902\n"})
-    with pytest.raises(DataError, match=r"it holds 3 rows of 1 users.*that has 6 rows of 2"):
+    with pytest.raises(DataError, match=r"it holds 3 rows of 1 users.*expected 6 rows of 2"):
         taken("ml-1m", folder, tmp_path / "new")
 
 
@@ -499,7 +499,9 @@ def test_lines_of_items_become_a_log_with_the_split_that_was_published(tmp_path,
     assert items.rows() == [(2, [7, 1])]
     for word in ("x", "1_0", "-1", "1" + "0" * 19, "١"):
         put(tmp_path, {"bad.txt": f"1 2\n1 {word}\n"})
-        with pytest.raises(DataError, match=r"bad\.txt: line 2 is not ids between spaces: '1 "):
+        with pytest.raises(
+            DataError, match=r"bad\.txt: line 2 is not a list of ids divided by spaces: '1 "
+        ):
             read_item_lines(tmp_path / "bad.txt")
 
 

@@ -343,7 +343,7 @@ def test_entities_have_one_row_an_id_and_keep_all_columns():
 
 def test_a_repeated_id_is_refused_by_name_and_row():
     frame = pl.DataFrame({"item_id": [4, 9, 4, 9]})
-    with pytest.raises(DataError, match=r"row 3: the id 4 stands in row 1 already"):
+    with pytest.raises(DataError, match=r"row 3: the id 4 is already in row 1"):
         read_entities(frame, "item_id")
 
 

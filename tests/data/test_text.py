@@ -71,7 +71,7 @@ def test_quotes_that_never_close_are_characters_and_no_row_vanishes(tmp_path):
 
 def test_quotes_around_whole_rows_are_refused_as_they_may_be_characters(tmp_path):
     path = write(tmp_path / "log.tsv", lines({21: '"Heroes', 301: 'vinyl, 12"'}))
-    with pytest.raises(DataError, match=r"row 21: .* whole rows themselves.*data.quote = 'none'"):
+    with pytest.raises(DataError, match=r"row 21: .* a whole row itself.*data.quote = 'none'"):
         read_log(path, LOG)
     assert read_log(path, LOG_NONE).report.rows == 400
     # The same holds where another field of the file needs its quotes.
@@ -245,7 +245,7 @@ def test_such_words_stay_values_of_features_and_are_told(tmp_path):
     said = []
     found = read_entities(path, "user", [Feature("country", "categorical")], said=said)
     assert found["country"].to_list() == ["NA", None, "DE"]
-    assert "'NA' is taken as a value, 1 time" in said[-1]
+    assert "'NA' is read as a value, 1 time" in said[-1]
 
 
 def test_one_text_id_among_numbers_is_told(tmp_path):

@@ -26,7 +26,7 @@ def test_lists_of_parquet_unfold_with_the_lists_beside_them(tmp_path):
     frame.write_parquet(tmp_path / "log.parquet")
     assert events(tmp_path / "log.parquet", time="t") == [("a", 1, 9), ("a", 2, 8), ("b", 3, 5)]
     report = read_log(tmp_path / "log.parquet", Schema(user="user", item="items")).report
-    assert any("3 of 3 rows" in line for line in report.lines())
+    assert any("3 events from 3 rows" in line for line in report.lines())
     assert any("1 row without any item" in line for line in report.lines())
 
 

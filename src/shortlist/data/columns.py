@@ -308,7 +308,9 @@ def _vector(column: pl.Series, where: str, feature: Feature) -> pl.Series:
             f"vectors must be equally long: {lengths[row - 1]} here, {width} in most rows.",
             row,
         )
-    _refuse_larger(floats.list.eval(pl.element().abs()).list.max(), LARGEST, where, "be a vector's")
+    _refuse_larger(
+        floats.list.eval(pl.element().abs()).list.max(), LARGEST, where, "be part of a vector"
+    )
     return floats.cast(pl.List(pl.Float32)).list.to_array(width)
 
 
@@ -363,9 +365,9 @@ def _numbers(column: pl.Series, where: str, what: str) -> pl.Series:
             return numbers
         row = first_row(bad)
         value = column[row - 1]
-        cure = " If all decimals have a comma, say data.decimal = ','." if "," in value else ""
+        cure = " If all decimals have a comma, set data.decimal = ','." if "," in value else ""
         if value in NULL_WORDS:
-            cure = f' If it means a missing value, say data.null_values = ["{value}"].'
+            cure = f' If it means a missing value, set data.null_values = ["{value}"].'
         raise fault(where, column.name, f"{what} must be a number, got {value!r}.{cure}", row)
     if kind == pl.Null:
         return column.cast(pl.Float64)

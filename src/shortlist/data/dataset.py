@@ -267,8 +267,8 @@ class Dataset(Showing):
         splits.check_kind(kind)
         if kind == "rolling":
             raise SplitError(
-                "split.kind 'rolling' makes several splits: Dataset.folds gives them, and "
-                "'global-time' is one"
+                "split.kind 'rolling' makes several splits: call Dataset.folds for them, or take "
+                "'global-time' for one"
             )
         if not isinstance(seed, int | np.integer):
             raise SplitError(f"split.seed must be a whole number, got {seed!r:.60}")
@@ -400,13 +400,13 @@ class Dataset(Showing):
         test, validation = ((roles == role).sum() for role in (Role.TEST, Role.VALIDATION))
         notes.append(
             f"cold items: all events of {test:,} items are held out for test and those of "
-            f"{validation:,} others for validation; of other items all events are known, later "
-            "ones, too"
+            f"{validation:,} others for validation; all events of other items are known, also "
+            "later ones"
         )
         if "item" in self.described:
             notes.append(
-                "the features of items are columns of the log, whose rows of cold items are not "
-                "known: a table of items (data.items) would place them"
+                "item features are columns of the log, and the rows of cold items are held out, so "
+                "these items have none: a table of items (data.items) would give them features"
             )
         return roles
 
@@ -423,8 +423,8 @@ class Dataset(Showing):
         several = len(log) > len(order) > 1
         if several and bool((last[order][:-1] < first[order][1:]).all()):
             raise SplitError(
-                f"{what} needs an order among users, and the lines of the log stand user by user: "
-                f"give data.time, or use {instead}"
+                f"{what} needs an order across users, and the lines of the log are grouped by "
+                f"user: give data.time, or use {instead}"
             )
 
     def _moment(self, at: Any) -> Any:
@@ -440,7 +440,9 @@ class Dataset(Showing):
 
     def _column_roles(self, keys: NDArray[np.uint64], notes: list[str]) -> splits.Roles:
         if self.split_values is None:
-            raise SplitError("split.kind 'column' needs split.column (Schema.split): its name")
+            raise SplitError(
+                "split.kind 'column' needs the name of the column: split.column (Schema.split)"
+            )
         roles = splits.from_column(self.split_values, self.schema.split or "split")
         target = slice(None) if self.log.target is None else self.log.target
         if not (roles[target] == Role.VALIDATION).any():
@@ -854,8 +856,8 @@ def _shown(
     """Read the given logs of negatives; the keys are the names of hard negatives in a recipe."""
     if (impressions is None) != (schema.click is None):
         raise DataError(
-            "impressions need the column that says what was clicked (data.click, Schema.click), "
-            "and it needs them: give both"
+            "impressions and the column that says what was clicked (data.click, Schema.click) "
+            "need each other: give both"
         )
     sources = {"exposed": (impressions, "impressions"), "dropped": (dropped, "dropped")}
     return {

@@ -223,7 +223,7 @@ def _checked(table: Table, raw: pl.Series, feature: EventFeature, where: str) ->
     if column.dtype.is_nested():
         row = first_row(column.is_not_null()) if column.null_count() < len(column) else None
         raise fault(
-            where, feature.name, "a feature of events has one value an event, no list.", row
+            where, feature.name, "a feature of events has one value an event, not a list.", row
         )
     return checked_feature(column, where, Feature(feature.name, feature.kind))
 

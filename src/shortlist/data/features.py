@@ -162,7 +162,7 @@ class VectorEncoder:
             return rows
         given = column.filter(present).cast(pl.List(pl.Float32))
         if (given.list.len() != self.width).any():
-            raise DataError(f"{column.name}: a vector is not {self.width} numbers wide")
+            raise DataError(f"{column.name}: a vector does not have {self.width} numbers")
         flat = given.explode().to_numpy().reshape(-1, self.width)
         rows[torch.from_numpy(present.to_numpy().copy())] = torch.from_numpy(flat.copy())
         return rows

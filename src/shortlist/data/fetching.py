@@ -63,8 +63,8 @@ def fetch(source: Source, groups: Names, place: Path) -> None:
             and hashlib.md5(body, usedforsecurity=False).hexdigest() != (source.md5[number])
         ):
             raise DataError(
-                f"{url} sent something else: its MD5 checksum is not {source.md5[number]}, which "
-                "the publisher prints"
+                f"{url} sent another file: its MD5 checksum is not {source.md5[number]}, which "
+                "the publisher states"
             )
         name = posixpath.basename(urlsplit(url).path)
         if name.endswith(".zip"):
@@ -156,7 +156,7 @@ def _download_wheel(requirement: str, place: Path) -> Path:
             command, capture_output=True, text=True, timeout=SECONDS_TO_FETCH, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise DataError(f"pip was not done after {SECONDS_TO_FETCH:g} seconds") from error
+        raise DataError(f"pip did not finish within {SECONDS_TO_FETCH:g} seconds") from error
     except OSError as error:
         raise DataError(f"pip cannot be run: {error}") from error
     wheels = sorted(place.glob("*.whl"))

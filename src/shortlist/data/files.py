@@ -65,15 +65,15 @@ def files_of(source: Any) -> list[Path]:
         return _alike(found, path)
     if url := _URL.search(str(source)):
         raise DataError(
-            f"{source}: files of {url[1]} are not fetched: download it first, or give a frame in "
-            "Python, such as polars.scan_parquet of this address."
+            f"{source}: files at {url[1]} addresses are not fetched: download it first, or give a "
+            "frame in Python, such as polars.scan_parquet of this address."
         )
     if set(str(path)) & set("*?[") and not path.exists():
         root = Path(path.anchor) if path.is_absolute() else Path()
         found = sorted(root.glob(str(path.relative_to(path.anchor)) if path.anchor else str(path)))
         found = [file for file in found if file.is_file()]
         if not found:
-            raise DataError(f"{path}: no file fits this pattern.")
+            raise DataError(f"{path}: no file matches this pattern.")
         return _alike(found, path)
     if path.exists():
         raise DataError(

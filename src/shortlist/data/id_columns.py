@@ -41,7 +41,7 @@ def given_ids(column: pl.Series, where: str, null_ids: NullIds) -> pl.Series:
         raise fault(
             where,
             column.name,
-            f"the id {ids[row - 1]!r} looks like a missing value. If it is one, say "
+            f"the id {ids[row - 1]!r} looks like a missing value. If it is one, set "
             f'data.null_values = [{as_toml(ids[row - 1])}] and data.null_ids = "drop"; if it is an '
             'id, data.null_ids = "keep".',
             row,
@@ -60,7 +60,7 @@ def text_among_numbers(ids: pl.Series, where: str) -> list[str]:
     row = first_row(odd)
     return [
         f"{where}: column '{ids.name}': {counted(count, 'id')} of {len(ids):,} is text among "
-        f"numbers, the first {ids[row - 1]!r} in row {row:,}; all are read as text."
+        f"numbers, the first {ids[row - 1]!r} in row {row:,}; so all are read as text."
     ]
 
 

@@ -47,7 +47,7 @@ class Shown:
         """Return a sentence about what was read and what was left out."""
         said = f"{self.where}: {len(self) + self.unknown:,} rows read, {len(self):,} kept."
         if self.unknown:
-            said += f" {self.unknown:,} of users or items that are in no other table left out."
+            said += f" {self.unknown:,} left out, as their user or item is in no other table."
         return said
 
     def rows(self, kept: NDArray[np.bool_]) -> "Shown":
@@ -93,7 +93,9 @@ class Shown:
 
     def _known_at(self, log: Interactions, cut: Cut, one_moment: bool) -> NDArray[np.bool_]:
         if log.role is None or log.time is None:
-            raise DataError(f"{self.where}: only a log with times and a split tells what is past")
+            raise DataError(
+                f"{self.where}: needs a log with times and a split, to know which rows are past"
+            )
         held_out = log.role >= BEFORE[cut]
         if not held_out.any():
             return np.ones(len(self), dtype=np.bool_)
@@ -182,7 +184,7 @@ def read_shown(
     if click is not None:
         roles["weight"] = click
     if len(set(roles.values())) < len(roles):
-        raise DataError(f"{name}: the click column '{click}' is that of another role")
+        raise DataError(f"{name}: the click column '{click}' has another role, too")
     frame, own_unit, where = read_roles(source, roles, name, schema, unit or "auto")
     if own_unit != unit:
         raise DataError(

@@ -20,7 +20,9 @@ def read_item_lines(path: Path) -> pl.DataFrame:
         for number, line in enumerate(file, 1):
             words = line.split()
             if not all(word.isdigit() and len(word) < _DIGITS for word in words):
-                raise DataError(f"{path}: line {number:,} is not ids between spaces: {line[:60]!r}")
+                raise DataError(
+                    f"{path}: line {number:,} is not a list of ids divided by spaces: {line[:60]!r}"
+                )
             if words:
                 lists.append([int(word) for word in words])
     frame = pl.DataFrame(

@@ -51,7 +51,7 @@ def item_table(data: TrainingData, items: Sequence[Mapping[str, Any]]) -> pl.Dat
     for name, encoder in data.item_features.encoders.items():
         refuse_far(encoder, table[name], table["id"])
     if (twice := table["id"].is_duplicated()).any():
-        raise DataError(f"{WHERE}: the id {table['id'].filter(twice)[0]!r} stands twice")
+        raise DataError(f"{WHERE}: the id {table['id'].filter(twice)[0]!r} is given twice")
     return table
 
 

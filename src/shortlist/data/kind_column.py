@@ -105,7 +105,7 @@ def _refuse_unnamed(column: pl.Series, codes: pl.Series, events: Events, where: 
         f"the kind {name!r} is not in data.events, which names "
         f"{', '.join(map(repr, events))}. The file has {', '.join(listed)}. Give it a table "
         f"[data.events.{_key(name)}], with drop = true if its rows are to be left out; "
-        f"a bundle that is there knows it after the next training only.{hint}",
+        f"an existing bundle knows it only after the next training.{hint}",
         row,
     )
 

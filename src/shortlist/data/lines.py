@@ -189,15 +189,15 @@ def are_quotes(data: Bytes, layout: Layout, quote: str, found: Quotes, *, said: 
             found.first_bad,
             f"a field begins with {quote} and does not end with it: {excerpt(first)}, while "
             f"others do. Write it as {quote}...{quote} with each quote inside doubled, or, if "
-            "quotes mean nothing in this file, say data.quote = 'none'.",
+            "quotes mean nothing in this file, set data.quote = 'none'.",
         )
     if not found.good:
         return said
     if found.double and not said:
         raise layout.error(
             found.double,
-            "the quotes around a field hold the ends of lines that are whole rows themselves: "
-            f"{cure}.",
+            "the quotes around a field hold line ends, and each of these lines is a whole row "
+            f"itself: {cure}.",
         )
     return True
 

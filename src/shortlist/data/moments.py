@@ -91,7 +91,7 @@ def _key(value: Any, unit: TimeUnit, kind: torch.dtype, *, clock: bool) -> float
 def like(unit: TimeUnit) -> str:
     """Return how a time can be written for a log of this unit."""
     if unit in ("number", "line"):
-        return "a number as the log's times are"
+        return "a number like the log's times"
     text = '"2024-01-31"' if unit in ("day", "yyyymmdd") else '"2024-01-31T09:30:00"'
     return f"ISO 8601 text such as {text}, or a number as the log writes its times"
 

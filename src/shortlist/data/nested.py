@@ -48,7 +48,7 @@ def select(lazy: pl.LazyFrame, columns: list[str], inner: Mapping[str, Inner]) -
     lists = {at.list for name in columns if (at := inner.get(name)) is not None and at.list}
     if len(lists) > 1:
         raise DataError(
-            f"the lists {' and '.join(sorted(map(str, lists)))} cannot be rows both; read one."
+            f"the lists {' and '.join(sorted(map(str, lists)))} cannot both become rows; read one."
         )
     for name in lists:
         lazy = lazy.filter(pl.col(name).list.len() > 0).explode(name)

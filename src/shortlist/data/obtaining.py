@@ -25,11 +25,11 @@ TABLE_FILES = tuple(f"{table}.parquet" for table in TABLES)
 NOTE = "source.json"
 """The file beside fetched files that records their source and the sha256 of each."""
 
-_COMMAND = "Where the data is here already, --from FILE_OR_FOLDER takes it."
+_COMMAND = "If you have the data already, use --from FILE_OR_FOLDER."
 _DEMO = "Give a folder that holds it with --data DIR, or use the planted world with --synthetic."
 _OTHER_ORDER = (
-    " Its ratings of equal time stand in another order than the publisher's: with tie = 'file', "
-    "published figures will not come out exactly."
+    " Its ratings of equal time are in another order than the publisher's: with tie = 'file', "
+    "published figures are not reproduced exactly."
 )
 
 
@@ -73,8 +73,8 @@ def fetched(
             if not replaces or others:
                 anew = f"move {others[0]} away first" if others else "add --overwrite"
                 raise DataError(
-                    f"{place} is there, and {error}. To take what it holds, say --from {place}; to "
-                    f"fetch it anew, {anew}."
+                    f"{place} exists, and {error}. To use what it holds, give --from {place}; to "
+                    f"fetch it again, {anew}."
                 ) from error
             tried.append(f"{place}: {error}")
     for source in known.sources:
@@ -88,7 +88,7 @@ def fetched(
             else:
                 return replace(found, tried=tuple(tried))
     raise DataError(
-        f"{known.title} cannot be had. {' '.join(f'{reason}.' for reason in tried)} {otherwise}"
+        f"{known.title} cannot be fetched. {' '.join(f'{reason}.' for reason in tried)} {otherwise}"
     )
 
 
@@ -225,7 +225,7 @@ def _kept(known: KnownSet, place: Path) -> Obtained:
         sums = {str(file): str(digest) for file, digest in note["sha256"].items()}
         source = str(note["source"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError("this command did not make it, or not whole") from error
+        raise DataError("this command did not make it, or did not finish it") from error
     for file, digest in sums.items():
         try:
             same = _sha256(place / file) == digest
@@ -274,8 +274,8 @@ def _true_form(known: KnownSet, folder: Path, forms: Sequence[Form]) -> tuple[Fo
         return form, _note_of_order(known, paths["interactions"])
     wanted = " or ".join(dict.fromkeys(str(form.counts) for form in forms))
     raise DataError(
-        f"{forms[0].paths(folder)['interactions']}: not {known.title}: it holds {held}, and that "
-        f"has {wanted}"
+        f"{forms[0].paths(folder)['interactions']}: not {known.title}: it holds {held}; expected "
+        f"{wanted}"
     )
 
 

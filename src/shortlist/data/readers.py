@@ -223,8 +223,8 @@ def refuse_unit_of_dates(where: str, schema: Schema, unit: TimeUnit | None) -> N
         raise fault(
             where,
             str(schema.time),
-            f"data.time_unit = '{schema.time_unit}' is for numbers, and these are dates, which say "
-            "what they are: leave it out.",
+            f"data.time_unit = '{schema.time_unit}' is for numbers, and these are dates, which "
+            "need no unit: leave it out.",
         )
 
 
@@ -284,7 +284,9 @@ def read_entities(
     try:
         table.require([id_column])
     except DataError as error:
-        raise DataError(f"{error} If its ids are called otherwise, say data.{name}_id.") from error
+        raise DataError(
+            f"{error} If its id column has another name, set data.{name}_id."
+        ) from error
     table.require(wanted)
     if id_column != "id" and "id" in wanted:
         raise fault(table.where, "id", f"the ids are in '{id_column}'; rename this column.")
@@ -308,7 +310,7 @@ def read_entities(
         raise fault(
             where,
             id_column,
-            f"the id {ids[int(rows[0])]!r} stands in row {rows[0] + 1:,} already; "
+            f"the id {ids[int(rows[0])]!r} is already in row {rows[0] + 1:,}; "
             "give each id one row.",
             int(second),
         )
@@ -517,8 +519,8 @@ def _said_of(
         words = column.filter(column.is_in(NULL_WORDS))
         if len(words):
             said.append(
-                f"{table.where}: column '{feature.name}': {words[0]!r} is taken as a value, "
-                f"{counted(len(words), 'time')}; if it means a missing one, say "
+                f"{table.where}: column '{feature.name}': {words[0]!r} is read as a value, "
+                f"{counted(len(words), 'time')}; if it means a missing one, set "
                 f"data.null_values = [{as_toml(words[0])}]."
             )
     return said

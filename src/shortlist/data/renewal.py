@@ -88,7 +88,7 @@ def with_table(data: TrainingData, side: Side, table: pl.DataFrame) -> TrainingD
     own: pl.DataFrame | None = getattr(data, f"{side}_frame")
     assert own is not None
     if missing := [name for name in own.columns if name not in table.columns]:
-        raise DataError(f"the table of {side}s has no column '{missing[0]}', as the bundle's has")
+        raise DataError(f"the table of {side}s lacks the column '{missing[0]}' of the bundle's")
     try:
         newer = table.select(own.columns).cast(own.schema)
     except pl.exceptions.PolarsError as error:

@@ -73,8 +73,8 @@ class ReadReport:
         if self.below_min_weight:
             said.append(
                 f"{counted(self.below_min_weight, 'row')} below the smallest weight of a positive, "
-                f"{self.min_weight:g}, left out of training; their users are known to have met "
-                "these items."
+                f"{self.min_weight:g}, left out of training; they still count as seen items "
+                "of their users."
             )
         if self.zero_weight:
             said.append(

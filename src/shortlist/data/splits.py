@@ -74,7 +74,7 @@ def rolling(log: Interactions, folds: int, at: Any = 0.7) -> list[Any]:
     if any(late <= early for early, late in pairwise(moments)):
         raise SplitError(
             f"split.folds = {folds} is too many for the {len(np.unique(rest))} different times "
-            f"from split.at = {at!r} on: a fold needs one of its own"
+            f"from split.at = {at!r} on: each fold needs one of its own"
         )
     return moments
 

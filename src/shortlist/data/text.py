@@ -176,7 +176,7 @@ class _Begun(NamedTuple):
         except csv.Error as error:
             raise DataError(
                 f"{self.where}: the first line cannot be read ({error}): the file is no text, or "
-                'quotes in it are characters: say data.quote = "none".'
+                'quotes in it are ordinary characters: set data.quote = "none".'
             ) from error
 
 
@@ -251,7 +251,7 @@ def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
         raise DataError(f"{where}: the file is empty.")
     separator = asked.separator or _separator(_head(data, start), suffix, where)
     if asked.decimal == separator:
-        raise DataError(f"{where}: its separator is ',', so data.decimal = ',' cannot hold.")
+        raise DataError(f"{where}: its separator is ',', so data.decimal = ',' is impossible.")
     mark = separator.encode()
     if len(mark) > 1:
         if asked.quote not in (None, "none"):
@@ -284,7 +284,7 @@ def _not_decoded(error: UnicodeDecodeError, where: str) -> DataError:
     begin = error.object.rfind(b"\n", 0, error.start) + 1
     line = error.object[begin : begin + 60].split(b"\n")[0]
     cure = (
-        'Say how it is written: data.encoding = "latin-1", "cp1251" or "gb18030" are usual'
+        'Set its encoding: data.encoding = "latin-1", "cp1251" or "gb18030" are usual'
         if error.encoding == "utf-8"
         else "Give data.encoding another value"
     )
@@ -311,7 +311,7 @@ def _as_utf8(path: Path, encoding: str | None, most: int | None = None) -> tuple
     if encoding is None and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         encoding = "utf-16"
     if encoding is None and not marked and data[:64].count(0) >= min(len(data), 64) // 4 > 0:
-        raise DataError(f'{where}: every other byte is 0. Say data.encoding = "utf-16-le".')
+        raise DataError(f'{where}: every other byte is 0. Set data.encoding = "utf-16-le".')
     name = "utf-8" if encoding is None else _codec(encoding)
     if name in ("utf-8", "utf-8-sig", "ascii"):
         return data, "utf-8", 3 if marked else 0
@@ -321,8 +321,8 @@ def _as_utf8(path: Path, encoding: str | None, most: int | None = None) -> tuple
         raise _not_decoded(_whole(error, data, name), where) from error
     except UnicodeError as error:  # for example UTF-16 without a byte order mark
         raise DataError(
-            f"{where}: this is no text in {name}: {error}. Say another data.encoding, such as "
-            '"utf-16-le" where the mark is left out.'
+            f"{where}: this is no text in {name}: {error}. Set another data.encoding, such as "
+            '"utf-16-le" for text without a byte order mark.'
         ) from error
     if name.startswith(("iso8859", "cp125")) and not plain and _is_utf8(data):
         # Any bytes are valid in these encodings, but accented text is hardly valid UTF-8 by chance.
@@ -439,10 +439,10 @@ def _separator(head: list[str], suffix: str, where: str) -> str:
     ]
     if len(found) > 1:
         listed = " or ".join(f"data.separator = {mark!r}" for mark in found)
-        raise DataError(f"{where}: the separator is not certain; say {listed}.")
+        raise DataError(f"{where}: the separator is not certain; set {listed}.")
     if not found and usual is None and (near := [mark for mark in _TRIED if mark in head[0]]):
         raise DataError(
-            f"{where}: the separator is not certain; say data.separator = {near[0]!r}, if it is."
+            f"{where}: the separator is not certain; set data.separator = {near[0]!r}, if it is."
         )
     return found[0] if found else usual or "\t"
 

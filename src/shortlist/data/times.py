@@ -142,7 +142,7 @@ def unit_of(column: pl.Series, where: str) -> TimeUnit:
             where,
             column.name,
             f"the times have the size of days as spreadsheets count them ({low} would be {day}). "
-            "Export them as ISO text (2024-01-31), or say what they are: data.time_unit = 'day' "
+            "Export them as ISO text (2024-01-31), or set their unit: data.time_unit = 'day' "
             "for days since 1970, 'number' for a plain count.",
         )
     return found or "number"
@@ -413,7 +413,7 @@ def _most(column: pl.Series, where: str) -> TimeUnit | None:
                 where,
                 column.name,
                 f"the time {column[row - 1]!r} has the size of {NAMES[other]}, most others that of "
-                f"{NAMES[found]}: write all in one unit, or say what they are (data.time_unit).",
+                f"{NAMES[found]}: write all in one unit, or set their unit (data.time_unit).",
                 row,
             )
     return found
@@ -464,7 +464,7 @@ def _refuse_half_written(column: pl.Series, where: str) -> None:
                 where,
                 column.name,
                 f"{column[0]} may be a time written as yyyymmddhh or yyyymmddhhmm, or a number: "
-                "write it as ISO text (2024-01-31T09:30), or say what it is (data.time_unit).",
+                "write it as ISO text (2024-01-31T09:30), or set its unit (data.time_unit).",
                 1,
             )
 

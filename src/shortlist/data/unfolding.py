@@ -43,9 +43,14 @@ def unfolded(
     frame = frame.with_columns(along.values())
     filled = frame.filter(pl.col(name).list.len() > 0)
     rows = filled.explode(list(along))
-    said = [f"{where}: each item of a list is an event: {rows.height:,} of {frame.height:,} rows."]
+    said = [
+        f"{where}: each item of a list is an event: {rows.height:,} events from "
+        f"{frame.height:,} rows."
+    ]
     if filled.height < frame.height:
-        said.append(f"{where}: {counted(frame.height - filled.height, 'row')} without any item.")
+        said.append(
+            f"{where}: {counted(frame.height - filled.height, 'row')} without any item left out."
+        )
     return rows, f"{where} (each item of a list counted as a row)", said
 
 

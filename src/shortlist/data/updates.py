@@ -59,7 +59,7 @@ class Update(NamedTuple):
     def line(self) -> str:
         """Return a sentence about what was added."""
         why = "below min_weight" if self.data.log.kinds is None else "of kinds that are not read"
-        met = f"{self.met:,} {why}, known as met from now on; " if self.met else ""
+        met = f"{self.met:,} {why}, kept as seen items of their users; " if self.met else ""
         described = f"{self.described:,} users and items described; " if self.described else ""
         return (
             f"{self.events:,} new events, {self.repeated:,} that were there already left out; "

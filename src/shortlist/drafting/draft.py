@@ -251,7 +251,7 @@ def _lists(made: Draft, log: Head, roles: Roles, renamed: Mapping[str, str]) -> 
         made.say(Guess("data.time", None, reason, "check"))
     elif "time" not in roles.columns and not own.is_duplicated().any():
         made.guesses.pop("data.time", None)
-        made.say(Guess("data.order", "file", "each user has one list, in its order", "check"))
+        made.say(Guess("data.order", "file", "each user has one list, whose order counts", "check"))
 
 
 def _column(head: Head, name: str) -> Column:
@@ -376,7 +376,7 @@ def _forms(made: Draft, heads: Sequence[Head]) -> None:
             if said is not None and said != guess.value:
                 raise DataError(
                     f"{head.table.where}: {guess.key} would be {guess.value!r}, and another file "
-                    f"needs {said!r}; one recipe has one. Write one of the files anew, as UTF-8 "
+                    f"needs {said!r}; a recipe has one for all. Convert one of the files to UTF-8 "
                     "text with commas, or as Parquet."
                 )
             made.say(guess)
@@ -537,7 +537,7 @@ def _one_mark(made: Draft) -> None:
             chosen = chosen or mark
             if mark != chosen:
                 del features[name]
-                made.notes.append(f"not read: {name} (its separator is {mark!r}; there can be one)")
+                made.notes.append(f"not read: {name} (its separator is {mark!r}; a recipe has one)")
         if not features:
             del made.content["features"][side], made.guesses[f"features.{side}"]
 
@@ -582,4 +582,11 @@ def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
         reason = "the model reads events in order, and no column is a time: lines are in order"
         made.say(Guess("data.order", "file", reason, "check"))
         if "split.column" not in made.guesses:
-            made.say(Guess("split.kind", "leave-last-out", "the last line of each user", "check"))
+            made.say(
+                Guess(
+                    "split.kind",
+                    "leave-last-out",
+                    "the last line of each user is the test",
+                    "check",
+                )
+            )

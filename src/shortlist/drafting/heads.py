@@ -119,13 +119,13 @@ def _refuse_dumps(file: Path) -> None:
         and any(re.match(r"(create\s+table|insert\s+into|copy\s)", line, re.I) for line in lines)
     ):
         raise DataError(
-            f"{file}: this is a dump of a database (SQL), and no table. Load it into the database "
+            f"{file}: this is a dump of a database (SQL), not a table. Load it into the database "
             "and export the table as CSV or Parquet, as in: COPY events TO 'events.csv' (HEADER)."
         )
     if lines and re.match(r"\{\s*u?'", lines[0]):
         raise DataError(
             f"{file}: the lines are written in Python's notation ({lines[0][:30]!r}), not in JSON. "
-            "Write them anew: json.dumps(ast.literal_eval(line)) for each line."
+            "Convert them: json.dumps(ast.literal_eval(line)) for each line."
         )
 
 
@@ -162,8 +162,8 @@ def _written(files: Sequence[Path], key: str) -> tuple[TextFormat, list[Guess]]:
 
 
 _NO_UTF8 = (
-    "not certain: the bytes are no UTF-8, and do not say what they are; if letters look wrong, "
-    "name the encoding they were written in: latin-1, cp1252, cp1251, gb18030, big5, shift_jis"
+    "not certain: the bytes are not UTF-8, and the encoding is a guess; if letters look wrong, "
+    "name the encoding: latin-1, cp1252, cp1251, gb18030, big5, shift_jis"
 )
 
 _COLUMNS = {
@@ -280,7 +280,7 @@ def has_header(rows: pl.DataFrame) -> tuple[bool, bool, str]:
     """Return whether the first of these rows of text is a header, whether that is sure, and why."""
     first, body = rows.row(0), rows.slice(1)
     if not len(body):
-        return True, False, "there is one line only"
+        return True, False, "there is only one line"
     told = recurring = alike = 0
     for value, column in zip(first, body.get_columns(), strict=True):
         given = column.drop_nulls()
@@ -300,7 +300,7 @@ def has_header(rows: pl.DataFrame) -> tuple[bool, bool, str]:
     if told:
         return True, True, "the first line is text above numbers"
     if recurring:
-        return False, True, "values of the first line come again below it"
+        return False, True, "values of the first line occur again below it"
     if any(re.search(r"\d", value or "") for value in first) and alike:
         return False, False, "the first line is written like the lines below it"
     return True, len(set(first)) == len(first) and not alike, "the first line is unlike the others"

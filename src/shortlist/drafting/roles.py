@@ -242,7 +242,7 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
         found.append((own, -place, column))
     found.sort(key=lambda entry: entry[:2], reverse=True)
     if not found:
-        reason = 'no column looks like a time; if the lines are in order, say order = "file"'
+        reason = 'no column looks like a time; if the lines are in order, set order = "file"'
         roles.guesses.append(Guess("data.time", None, reason, "check"))
         return
     own, _, best = found[0]

@@ -72,7 +72,7 @@ class Carrying:
         """Report every key that was not read, except those that change no result."""
         for key in sorted(set(self.config) - self.seen - harmless):
             if self.config[key] not in (None, [], {}):
-                self.lose(f"{key} = {self.config[key]!r:.60}: nothing here reads it")
+                self.lose(f"{key} = {self.config[key]!r:.60}: nothing here corresponds to it")
 
 
 def known_model(name: str, models: Mapping[str, Any], library: str, near: Mapping[str, str]) -> Any:

@@ -84,7 +84,7 @@ def _data(carrying: Carrying, given: Given, model: str) -> None:
     placed = (
         Path(os.path.relpath(log, given.base)).as_posix() if not log.is_absolute() else str(log)
     )
-    missing = "" if log.is_file() else f": it does not lie at {log}; give --data FOLDER"
+    missing = "" if log.is_file() else f": it is not at {log}; give --data FOLDER"
     carrying.say(
         "data.interactions", placed, f"RecBole's atomic file{missing}", check=bool(missing)
     )
@@ -99,7 +99,7 @@ def _data(carrying: Carrying, given: Given, model: str) -> None:
     columns = loaded or held
     if time in columns:
         carrying.say("data.time", time, "TIME_FIELD")
-        carrying.say("data.tie", "file", "equal times keep the order of the file, as there")
+        carrying.say("data.tie", "file", "equal times keep the order of the file, as in RecBole")
     if (separator := carrying.get("field_separator", "\t")) != "\t":
         carrying.say("data.separator", separator, "field_separator")
     _values(carrying, rating)
@@ -107,7 +107,7 @@ def _data(carrying: Carrying, given: Given, model: str) -> None:
         limits = carrying.get(key)
         if limits is not None and not re.fullmatch(r"[\[(]\s*0\s*,\s*inf\s*[\])]", str(limits)):
             carrying.lose(
-                f"{key} = {limits!r}: users and items with few events are not taken out here; "
+                f"{key} = {limits!r}: users and items with few events are not removed here; "
                 "filter the file, or compare figures by the length of the history"
             )
     carrying.get("filter_inter_by_user_or_item")
@@ -148,12 +148,12 @@ def _values(carrying: Carrying, rating: str) -> None:
         if found[1] == "(":
             carrying.lose(f"val_interval {interval} leaves {low:g} itself out: raise min_weight")
         carrying.lose(
-            f"events with a smaller {rating} are not forgotten: nothing is learned from them, but "
-            "their items count as met, and are not recommended again"
+            f"events with a smaller {rating} are kept: nothing is learned from them, but "
+            "their items count as seen, and are not recommended again"
         )
     if carrying.get("threshold") is not None:
         carrying.lose(
-            "threshold: labels of a pointwise loss; positives are the events that are read"
+            "threshold: it labels events for a pointwise loss; here every event read is a positive"
         )
 
 
@@ -180,7 +180,7 @@ def _split(carrying: Carrying, *, sequential: bool) -> None:
     elif kind == "RS" and order == "TO":
         carrying.say("split.kind", "leave-last-out", said, check=True)
         carrying.lose(
-            f"{said}: the last {how[-1]:g} of each user are the test there, one event here"
+            f"{said}: RecBole tests on the last {how[-1]:g} of each user, this recipe on one event"
         )
     else:
         carrying.say("split.kind", "random", said)
@@ -195,7 +195,7 @@ def _split(carrying: Carrying, *, sequential: bool) -> None:
     if modes != {"full"}:
         carrying.lose(
             f"eval_args mode {mode}: figures over sampled negatives are higher, and can order "
-            "models otherwise (Krichene & Rendle 2020); here the whole catalogue is ranked, always"
+            "models otherwise (Krichene & Rendle 2020); here the whole catalogue is always ranked"
         )
 
 
@@ -235,7 +235,7 @@ def _training(carrying: Carrying) -> None:
         "training.batch_size", carrying.whole("train_batch_size", 2048), "train_batch_size"
     )
     carrying.say("training.learning_rate", carrying.number("learning_rate", 0.001), "learning_rate")
-    carrying.say("training.schedule", "constant", "the step size stays, as there")
+    carrying.say("training.schedule", "constant", "the step size stays, as in RecBole")
     carrying.say("training.patience", carrying.whole("stopping_step", 10), "stopping_step")
     if (every := carrying.whole("eval_step", 1)) > 1:
         carrying.say("training.validate_every", every, "eval_step")
@@ -247,7 +247,7 @@ def _training(carrying: Carrying) -> None:
     carrying.say("training.seed", carrying.whole("seed", 2020), "seed")
     learner = str(carrying.get("learner", "adam")).lower()
     if learner not in ("adam", "adamw"):
-        carrying.lose(f"learner = {learner}: Adam learns here")
+        carrying.lose(f"learner = {learner}: the optimizer is Adam here")
 
 
 def _negatives(carrying: Carrying) -> None:
@@ -274,7 +274,7 @@ def _negatives(carrying: Carrying) -> None:
 
 def _dot(carrying: Carrying) -> None:
     carrying.say("training.similarity", "dot", "scores are inner products")
-    carrying.say("training.temperature", 1.0, "and are not divided")
+    carrying.say("training.temperature", 1.0, "and are not scaled")
 
 
 def _sequence_loss(carrying: Carrying) -> None:

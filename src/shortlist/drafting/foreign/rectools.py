@@ -17,7 +17,7 @@ NEAR = {
     "LightFMWrapperModel": "`shortlist init` with features of users and items: two towers",
     "DSSMModel": "`shortlist init --model dssm`",
     "PopularInCategoryModel": "channels kind 'inverted'",
-    "RandomModel": "nothing: popularity stands beside every figure here",
+    "RandomModel": "none; every report compares with popularity",
 }
 
 HARMLESS = frozenset(
@@ -43,7 +43,7 @@ def from_rectools(given: Given) -> Draft:
     for file in given.files:
         config |= _read(file)
     if given.dataset is not None:
-        raise RecipeError("--dataset is of RecBole; of RecTools, --data names the log")
+        raise RecipeError("--dataset belongs to RecBole; for RecTools --data names the log")
     named = given.model or config.get("cls")
     if not isinstance(named, str):
         raise RecipeError(
@@ -56,7 +56,7 @@ def from_rectools(given: Given) -> Draft:
     carry(carrying)
     carrying.lose_rest(HARMLESS)
     made.lost.append(
-        "how the figures were measured: RecTools has no split in its configuration: see [split]. "
+        "how the figures were measured: a RecTools configuration has no split; check [split]. "
         "Its recommend(filter_viewed=True) is evaluation.exclude_seen = true here, the default"
     )
     return made
@@ -83,7 +83,9 @@ def _channel(carrying: Carrying, name: str, **options: Any) -> None:
 
 def _popular(carrying: Carrying) -> None:
     if (period := carrying.get("period")) is not None:
-        carrying.lose(f"period = {period!r:.60}: half_life of the channel counts the newer more")
+        carrying.lose(
+            f"period = {period!r:.60}: half_life of the channel gives newer events more weight"
+        )
     if (by := carrying.get("popularity", "n_users")) not in ("n_users", "n_interactions"):
         carrying.lose(f"popularity = {by}: events are counted here")
     _channel(carrying, "popular")
@@ -168,7 +170,7 @@ def _sasrec(carrying: Carrying) -> None:
     say("training.similarity", "cosine" if distance == "cosine" else "dot", "u2i_dist")
     say("training.temperature", 1.0, "")
     say("training.learning_rate", carrying.number("lr", 0.001), "lr")
-    say("training.schedule", "constant", "the step size stays, as there")
+    say("training.schedule", "constant", "the step size stays, as in RecTools")
     say("training.epochs", carrying.whole("epochs", 3), "epochs")
     rows = carrying.whole("batch_size", 128)
     length = carrying.draft.content["model"]["history_length"]
@@ -180,7 +182,7 @@ def _sasrec(carrying: Carrying) -> None:
     if any("Cat" in str(block) for block in carrying.get("item_net_block_types", ())):
         carrying.lose("CatFeaturesItemNet: name the features of the items in [features.items]")
     if carrying.get("get_val_mask_func") is None:
-        say("training.patience", 0, "no validation there: all epochs are run")
+        say("training.patience", 0, "RecTools has no validation here: all epochs run")
 
 
 MODELS = {
