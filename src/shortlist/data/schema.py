@@ -201,9 +201,7 @@ class Schema:
         if self.title is not None:
             _check_name("title", self.title)
             if self.title == self.id_of("items"):
-                raise DataError(
-                    "title is the id of the items: without a title, ids are shown"
-                )
+                raise DataError("title is the id of the items: without a title, ids are shown")
         if self.click is not None:
             _check_name("click", self.click)
 
