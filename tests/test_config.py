@@ -173,7 +173,7 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         ),
         ("split", {"kind": "global-time", "at": True}, "split.at must be a number, a text or"),
         ("data", {"interactions": "a", "root": "\0"}, "data.root must be text"),
-        ("data", {}, "data.interactions is required: The log, one row an event"),
+        ("data", {}, "data.interactions is required: The log, one row per event"),
         ("training", {"hard_ranks": [500, 100]}, "training.hard_ranks must name the first rank"),
         ("training", {"hard_ranks": [0, 9]}, "training.hard_ranks[0] must be >= 1, got 0"),
         ("training", {"hard_ranks": [9]}, "training.hard_ranks"),
@@ -254,7 +254,7 @@ def test_a_fault_is_told_with_its_key_what_came_and_the_cure(section, values, me
         ),
         (
             {"model": {"history": "none", "user_id": True, "dropout": 0.5}},
-            "dropout is of histories and hidden layers",
+            "dropout applies to histories and hidden layers",
         ),
         (
             {
@@ -317,7 +317,7 @@ def test_all_faults_are_told_at_once(write):
         (b"a = " + b"[" * 5000, "is not TOML"),
         (b"a = " + b"9" * 5000, "is not TOML"),
         (b"#" * 2**21, "is larger than 1048576 bytes"),
-        (b"", "data is required: Where the log is, and which column is what."),
+        (b"", "data is required: Where the log is, and what its columns mean."),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path, content, message):
@@ -505,7 +505,7 @@ def test_each_example_of_the_template_can_be_used():
 
 def test_the_template_names_what_a_key_can_be():
     text = template().replace("\n# ", " ")
-    assert f"What is minimised. Unset: the mode's. One of: {', '.join(sorted(LOSSES))}." in text
+    assert f"The loss. Unset: the mode's. One of: {', '.join(sorted(LOSSES))}." in text
 
 
 def _uncommented(text):

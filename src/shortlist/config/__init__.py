@@ -1,7 +1,7 @@
-"""The recipe: which data, split, model, training and evaluation, read strictly from TOML.
+"""The recipe: data, split, model, training and evaluation, read strictly from TOML.
 
-An unknown key, a wrong type, a value out of range or two sections that contradict each other are
-a RecipeError that names the file, the key and the cure. Only `[data]` is required.
+An unknown key, a wrong type, a value out of range and sections that contradict each other raise a
+RecipeError that names the file, the key and what to do. Only `[data]` is required.
 """
 
 from shortlist.config.data import Data

@@ -1,4 +1,4 @@
-"""[blend] of a recipe: how do several channels become one list?"""
+"""[blend] of a recipe: how are the lists of several channels merged?"""
 
 from typing import Annotated, Literal, Self
 
@@ -15,19 +15,19 @@ from shortlist.sections.base import (
 
 
 class Segment(Section):
-    """Queries of one kind, and the quotas they get instead of the common ones."""
+    """A group of queries with quotas of its own, in place of those of [blend]."""
 
     history_below: Count | None = Field(
-        default=None, description="Queries of which fewer events than this are known."
+        default=None, description="Queries of users with fewer known events than this."
     )
     feature: Text | None = Field(
-        default=None, description="Column of data.users that tells the users of the segment."
+        default=None, description="Column of data.users that decides who is in the segment."
     )
     values: Names | None = Field(
         default=None, description="Values of that column, as text, that belong to the segment."
     )
     quotas: dict[Text, Annotated[int, Field(ge=0, lt=2**31)]] = Field(
-        description="Slots of each channel, as in [blend].", examples=[{"popular": 50}]
+        description="Number of slots of each channel, as in [blend].", examples=[{"popular": 50}]
     )
 
     @model_validator(mode="after")
@@ -40,56 +40,58 @@ class Segment(Section):
 
 
 class Blend(Section):
-    """How the lists of several [channels] become one."""
+    """How the lists of several [channels] are merged into one."""
 
     method: Literal["quotas", "reciprocal-rank", "weighted", "calibrated"] = Field(
         default="quotas",
-        description='"quotas": so many slots a channel, interleaved; "reciprocal-rank": sum of '
-        '1 / (rank_constant + rank); "weighted": sum of weight x score, the scores of a list '
-        'stretched to 0..1; "calibrated": by the chance of a hit at each rank of each channel, '
-        "measured on the validation rows.",
+        description='"quotas": a number of slots for each channel, interleaved; "reciprocal-rank": '
+        'the sum of 1 / (rank_constant + rank); "weighted": the sum of weight x score, where the '
+        'scores of each list are scaled to 0..1; "calibrated": the probability of a hit at each '
+        "rank of each channel, measured on the validation rows.",
     )
     quotas: dict[Text, Annotated[int, Field(ge=0, lt=2**31)]] | None = Field(
         default=None,
-        description="Slots of each channel in a list as long as their sum; lists of another length "
-        "share in proportion. Unset: planned on the validation rows.",
+        description="Number of slots of each channel in a list as long as their sum; other list "
+        "lengths are shared in proportion. Unset: planned on the validation rows.",
         examples=[{"cf": 60, "popular": 40}],
     )
     size: Count | None = Field(
         default=None,
-        description="The length of the list that quotas are planned for, and sum to. Unset: their "
-        "sum, or 100.",
+        description="Length of the list for which quotas are planned, and to which they sum. "
+        "Unset: the sum of quotas, or 100.",
         examples=[100],
     )
     weights: dict[Text, Positive] | None = Field(
         default=None,
-        description="reciprocal-rank and weighted: what each channel counts. Unset: 1.",
+        description="reciprocal-rank, weighted: the weight of each channel. Unset: 1.",
         examples=[{"cf": 1.0, "popular": 0.5}],
     )
     rank_constant: Positive | None = Field(
-        default=None, description="Of reciprocal-rank. Unset: 60.", examples=[60.0]
+        default=None,
+        description="reciprocal-rank: the constant added to each rank. Unset: 60.",
+        examples=[60.0],
     )
     latency: Positive | None = Field(
         default=None,
-        description="Microseconds a query that the planned channels may take together, as measured "
-        "when they are planned. Unset: any.",
+        description="Largest time per query, in microseconds, of the planned channels together, as "
+        "measured during planning. Unset: no limit.",
         examples=[500.0],
     )
     segments: Annotated[tuple[Segment, ...], BeforeValidator(as_tuple)] = Field(
         default=(),
-        description="Other quotas for some queries; the first segment that fits counts.",
+        description="Other quotas for some queries; the first segment that matches is used.",
         examples=[[{"history_below": 5, "quotas": {"popular": 50, "cf": 50}}]],
     )
     fallback: Names = Field(
         default=(),
-        description="Channels that only fill up lists that are still short, in this order; "
+        description="Channels that are used only to fill lists that are too short, in this order; "
         "popular items come after them.",
         examples=[["popular"]],
     )
 
     @model_validator(mode="after")
     def _options_act(self) -> Self:
-        """Refuse what this method does not read."""
+        """Refuse keys that this method does not read."""
         readers = {
             "quotas": ("quotas",),
             "size": ("quotas",),
@@ -102,7 +104,7 @@ class Blend(Section):
             if getattr(self, key) not in (None, ()) and self.method not in methods:
                 raise ValueError(f"{key} does nothing with method = '{self.method}': leave it out.")
         if self.latency is not None and self.quotas is not None:
-            raise ValueError("latency is for quotas that are planned: give it or quotas.")
+            raise ValueError("latency is for quotas that are planned: give latency or quotas.")
         for quotas in (self.quotas, *(segment.quotas for segment in self.segments)):
             if quotas is None:
                 continue

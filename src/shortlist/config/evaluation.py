@@ -1,4 +1,4 @@
-"""[evaluation] of a recipe: how is the result measured?"""
+"""[evaluation] of a recipe: how is the model measured?"""
 
 from typing import Annotated
 
@@ -12,16 +12,16 @@ from shortlist.sections.base import (
 
 
 class Evaluation(Section):
-    """How the result is measured, on the full catalogue."""
+    """How the model is measured, on the full catalogue."""
 
     k: Annotated[Counts, AfterValidator(distinct), Field(min_length=1)] = Field(
-        default=(10, 20, 100), description="Lengths of the list the figures are given for."
+        default=(10, 20, 100), description="List lengths k for which figures are given."
     )
     exclude_seen: bool = Field(
-        default=True, description="Whether items a user has had are left out of the answer."
+        default=True, description="Whether items of the user's history are left out of the answer."
     )
     ladder: bool = Field(
         default=True,
-        description="Whether popularity of late, transitions and item-cf are fitted on the same "
-        "rows and measured beside the model: what methods without training get.",
+        description="Whether recent popularity, transitions and item-cf are fitted on the same "
+        "rows and measured beside the model, to show what simple methods reach.",
     )

@@ -1,4 +1,4 @@
-"""[features] of a recipe: which columns are read besides ids and histories, and as what?"""
+"""[features] of a recipe: which columns are read besides ids and histories, and how?"""
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from shortlist.sections.kinds import TEXT_WIDTH, FeatureKind
 
 
 class Features(Section):
-    """What the towers can read, besides ids and histories.
+    """Columns that the towers can read, besides ids and histories.
 
     Without data.users (data.items) its columns are read from the log, where each row repeats them:
     the latest value before the cut of the split is kept, and contradictions are counted.
@@ -32,9 +32,9 @@ class Features(Section):
     events: dict[Text, EventColumn] = Field(
         default={},
         description="Columns of the log that belong to the event, each with its kind (categorical "
-        'or numeric) and when it is known: "before" the event, as device and page are, so that '
-        'requests can tell them, too (context); or "after" it, as dwell time is, which is read of '
-        "past events alone. data.event and data.weight may be among them.",
+        'or numeric) and with when it is known: "before" the event, such as device and page, so '
+        'that a request can carry it (context); or "after" it, such as dwell time, which is read '
+        "for past events only. data.event and data.weight may be among them.",
         examples=[
             {
                 "device": {"kind": "categorical", "known": "before"},
@@ -43,16 +43,16 @@ class Features(Section):
         ],
     )
     separator: Text = Field(
-        default="|", description="What stands between the values of a multi-valued."
+        default="|", description="Text that separates the values of a multi-valued feature."
     )
     text_width: int = Field(
         default=TEXT_WIDTH,
         ge=1,
         le=4096,
-        description="Numbers of the vector that a column of kind text becomes.",
+        description="Width of the vector that represents a column of kind text.",
     )
     title: Text | None = Field(
         default=None,
-        description="Column of data.items, or of the log, shown to people.",
+        description="Column of data.items, or of the log, with the title that people are shown.",
         examples=["title"],
     )

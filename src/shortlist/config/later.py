@@ -1,4 +1,4 @@
-"""How do the sections of a recipe get the keys of parts that came after `config` was imported?"""
+"""How do [model] and [training] get the options of parts that a plugin adds later?"""
 
 from shortlist.config.model import MODEL_PARTS, Model
 from shortlist.config.parts import options_of, with_options
@@ -10,10 +10,10 @@ from shortlist.sections.training import CommonTraining
 
 
 def take_parts() -> None:
-    """Let [model] and [training] have the options of every part that the tables hold now.
+    """Add the options of every registered part to [model] and [training].
 
-    A section that was read before has the default of a key that came since. Errors: TypeError for
-    an option that cannot be a key, before anything has changed.
+    A section that was read before has the default of a key that was added later. Errors: TypeError
+    for an option that cannot be a key; nothing has changed then.
     """
     options_of.cache_clear()
     made: list[tuple[type[Section], type[Section], type[Section]]] = [

@@ -19,7 +19,7 @@ else:
 
 
 class Model(ModelOptions):
-    """The two towers."""
+    """The architecture of the two towers."""
 
     @model_validator(mode="after")
     def _history_options_act(self) -> Self:
@@ -36,7 +36,7 @@ class Model(ModelOptions):
 
     @property
     def query_vectors(self) -> int | None:
-        """How many vectors a user has, one an interest; None where it is one, without interests."""
+        """Number of vectors per user, one for each interest; None for a single vector."""
         if self.history not in history_options()["interests"]:
             return None
         vectors: int = given(self, "history").get("interests", INTERESTS)
@@ -44,6 +44,6 @@ class Model(ModelOptions):
 
 
 def history_options() -> dict[str, tuple[str, ...]]:
-    """Return the keys of [model] that only some histories read, each with these."""
+    """Return the keys of [model] that only some kinds of history read, each with these kinds."""
     readers = {key: tuple(o.part for o in some) for key, some in options_of("history").items()}
     return readers | {"history_windows": ("mean", "recency")}

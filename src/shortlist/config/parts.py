@@ -1,7 +1,7 @@
-"""Which keys do the parts of a recipe add to it? What each declares beside its own code, collected.
+"""Which keys do parts (losses, samplers, hard negatives, history towers) add to a recipe?
 
-An option of a part is a parameter of what makes the part, annotated with a pydantic Field that has
-a description: its meaning and range. It becomes a key of the section that names the part.
+An option of a part is a parameter of its constructor that is annotated with a pydantic Field with a
+description. It becomes a key of the section that names the part.
 """
 
 import inspect
@@ -20,11 +20,15 @@ from shortlist.towers import TOWERS
 
 
 class Choice(NamedTuple):
-    """A key that names a part: the parts by name, and what of a part takes its options.
+    """A key of a recipe that names a part, such as `loss`.
 
-    table: what the parts are called in Python. prefix: what stands before an option's name where it
-    is a key. unset: whether a key that is not given is unset, or has the default of its parts.
-    nothing: names for no part at all. instance: why it can be given by its class alone, if so.
+    table: name of the table of these parts in Python, such as LOSSES.
+    parts: the parts by name.
+    maker: returns the callable of a part that takes its options.
+    prefix: prefix of an option's name when it is a key.
+    unset: True if a key that is not given stays unset; False if it gets the parts' default.
+    nothing: further values, which name no part.
+    instance: the reason why a part can be given only as a class; empty if an instance will do.
     """
 
     table: str
@@ -58,15 +62,20 @@ CHOICES = {
         instance="each fit builds its own, with new weights",
     ),
 }
-"""Every key that names a part whose options are keys beside it."""
+"""Every key that names a part; the options of its parts are keys of the same section."""
 
 
 COMMON = ("negatives", "shared")
-"""Options of samplers that are keys of [training] themselves, as modes have them too."""
+"""Options of samplers that [training] declares itself, because modes have defaults for them."""
 
 
 class Option(NamedTuple):
-    """One option of one part: its type with range and meaning, and its default."""
+    """One option of one part.
+
+    part: name of the part.
+    kind: its annotation, with range and description.
+    default: its default.
+    """
 
     part: str
     kind: Any
@@ -74,14 +83,14 @@ class Option(NamedTuple):
 
     @property
     def field(self) -> FieldInfo:
-        """Its meaning."""
+        """The Field with its description."""
         field: FieldInfo = next(one for one in get_args(self.kind) if _is_described(one))
         return field
 
 
 @cache
 def options_of(key: str) -> Mapping[str, list[Option]]:
-    """Return every option of the parts that a key can name, once for each part that has it."""
+    """Return the options of all parts that a key can name: by option name, one for each part."""
     choice = CHOICES[key]
     found: dict[str, list[Option]] = {}
     for part, made in choice.parts.items():
@@ -97,10 +106,10 @@ def options_of(key: str) -> Mapping[str, list[Option]]:
 
 
 def undeclared(key: str, part: Any) -> list[str]:
-    """Return what a part can be given, and no recipe could say or leave out: parameters without a
-    Field, or without a default.
+    """Return the parameters of a part that a recipe could not set or leave out.
 
-    The first parameter of a sampler, source or tower is what it is built from.
+    These are parameters without a Field or without a default. The first parameter of a sampler,
+    source or tower is what it is built from, and is not counted.
     """
     choice = CHOICES[key]
     parameters = list(inspect.signature(choice.maker(part), eval_str=True).parameters.values())
@@ -114,9 +123,10 @@ def undeclared(key: str, part: Any) -> list[str]:
 
 
 def named(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with the name and the options of each part given as a class or an instance.
+    """Return options in which each part given as a class or instance is replaced by its name.
 
-    Errors: ModelError for a part that has no name, so that no bundle could say which it is.
+    The options of an instance become keys. Errors: ModelError for a part that is in no table,
+    because a bundle could not name it.
 
     >>> from shortlist.losses import HingeLoss
     >>> named({"dim": 8, "loss": HingeLoss(margin=0.3)})
@@ -167,7 +177,7 @@ def _named(key: str, value: Any) -> dict[str, Any]:
 
 
 def _alike(made: object, given: object) -> bool:
-    """Whether two instances of a class hold the same."""
+    """Tell whether two instances of a class have equal attributes."""
     try:
         return bool(vars(made) == vars(given))
     except (RuntimeError, TypeError, ValueError):  # tensors, or slots
@@ -175,7 +185,7 @@ def _alike(made: object, given: object) -> bool:
 
 
 def given(section: Section, key: str) -> dict[str, Any]:
-    """Return the options that a section gives to the part which `key` names, without the prefix.
+    """Return the options in a section that are for the part named by `key`, without the prefix.
 
     >>> from shortlist.config import Training
     >>> given(Training(loss="hinge", margin=0.5, alpha=1.0), "loss")
@@ -187,25 +197,25 @@ def given(section: Section, key: str) -> dict[str, Any]:
 
 
 def keys_of(key: str) -> list[str]:
-    """Return the keys that the parts which `key` can name add beside it."""
+    """Return the keys that are added by the parts which `key` can name."""
     choice = CHOICES[key]
     return [choice.prefix + name for name in options_of(key)]
 
 
 def named_by(option: str) -> str | None:
-    """Return the key beside which a key stands that parts add; None for any other key."""
+    """Return the key whose parts add this option; None for a key that no part adds."""
     return next((key for key in CHOICES if option in keys_of(key)), None)
 
 
 def added_keys(section: type[Section]) -> set[str]:
-    """Return the keys of a section that come from its parts."""
+    """Return the keys of a section that its parts add."""
     return {name for key in CHOICES if key in section.model_fields for name in keys_of(key)}
 
 
 def kept(section: Section) -> dict[str, Any]:
-    """Return a section for JSON, without what is unset of the options of parts it does not name.
+    """Return a section for JSON, without the unset options of parts that it does not name.
 
-    So what is kept of a model does not change when another part comes.
+    What a bundle holds of a section therefore does not change when another part is added.
     """
     fields, idle = type(section).model_fields, set()
     for key, choice in CHOICES.items():
@@ -221,7 +231,7 @@ def kept(section: Section) -> dict[str, Any]:
 
 
 def later_keys(section: Section | type[Section]) -> frozenset[str]:
-    """Return the keys of a section that a bundle has only where they are not at their defaults."""
+    """Return the keys of a section that a bundle holds only if they differ from their default."""
     keys: frozenset[str] = getattr(section, "may_be_missing", frozenset())
     return keys
 
@@ -230,7 +240,7 @@ Known = TypeVar("Known", bound=Section)
 
 
 def with_options(section: type[Known], *keys: str) -> type[Known]:
-    """Return the section with the options of the parts that these keys of it name."""
+    """Return the section with the options of all parts that these keys can name."""
     fields: dict[str, Any] = {}
     for key in keys:
         choice = CHOICES[key]
@@ -250,7 +260,7 @@ def with_options(section: type[Known], *keys: str) -> type[Known]:
 
 
 def _described(annotation: Any) -> Iterator[Any]:
-    """The part of an annotation that carries a described Field, if there is one."""
+    """Yield the parts of an annotation that have a Field with a description."""
     inside = get_args(annotation)
     if any(_is_described(one) for one in inside):
         yield annotation
@@ -264,7 +274,7 @@ def _is_described(one: Any) -> bool:
 
 
 def _meaning(options: list[Option], *, unset: bool) -> str:
-    """Who reads it, what it means, and what it is where it is unset."""
+    """Return a description: the parts that have the option, its meaning, and its default."""
     users = ", ".join(option.part for option in options)
     known = [option for option in options if option.default is not None]
     values = {str(list(o.default) if isinstance(o.default, tuple) else o.default) for o in known}

@@ -1,4 +1,4 @@
-"""How does a TOML file, with what the command line puts over it, become a recipe?"""
+"""How is a recipe read from a TOML file and the overrides of the command line?"""
 
 import os
 import tomllib
@@ -10,20 +10,20 @@ from shortlist.config.recipe import Recipe, checked, expand
 from shortlist.errors import RecipeError
 
 DATA_VARIABLE = "SHORTLIST_DATA"
-"""The environment variable that stands in for `data.root`."""
+"""The environment variable that overrides `data.root`."""
 
 _SIZE_LIMIT = 2**20  # bytes; a recipe is written by hand
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a TOML file, `overrides` put over it one by one.
+    """Read a recipe from a TOML file and apply the overrides in their order.
 
-    An override is `section.key=value`, the value TOML if it can be read so and text if not:
+    An override is `section.key=value`. The value is read as TOML, or as text if it is no TOML:
     `training.mode=0`, `training.loss=bpr`, `evaluation.k=[10, 20]`, `features.users.age=numeric`.
 
-    Relative paths start at `data.root` if an override gives one, else at the environment variable
-    SHORTLIST_DATA, else at the file's `data.root`; failing all, and for a relative `data.root`, at
-    the file's folder.
+    Relative paths start at the `data.root` of an override if there is one, else at the environment
+    variable SHORTLIST_DATA, else at the file's `data.root`. Without any of these they start at the
+    file's folder, and so does a relative `data.root`. Errors: RecipeError.
     """
     path = Path(path)
     content = _read(path)
@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _cure(text: str) -> str:
-    """What to do about text that is not TOML."""
+    """Return a hint for text that is not TOML."""
     if _has_lone_backslash(text):
         return (
             "A backslash in double quotes begins an escape, such as \\n: in a path write '/', or "
@@ -73,7 +73,7 @@ def _cure(text: str) -> str:
 
 
 def _has_lone_backslash(text: str) -> bool:
-    """Whether text would be TOML if its backslashes were no escapes."""
+    """Tell whether text would be valid TOML if its backslashes were no escapes."""
     return "\\" in text and _toml_or_none(text.replace("\\", "\\\\")) is not None
 
 

@@ -1,4 +1,4 @@
-"""What is a whole recipe, and which of its sections contradict each other?"""
+"""What is a recipe, and which settings of different sections contradict each other?"""
 
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
@@ -25,18 +25,18 @@ from shortlist.sections.faults import explain
 from shortlist.sections.kinds import SplitKind
 
 LEARNED_KINDS = ["two-tower", "item-to-item", "user-to-user"]
-"""Kinds of channels that read [model] and [training]; kinds of somebody's own come to them."""
+"""Kinds of channels that read [model] and [training]; plugins append theirs."""
 
 SHOWN_METRICS = ("ctr", "conversion")
 """Metrics of channels that read data.impressions."""
 
 ROLES = ("user", "item", "time", "weight", "session", "event")
-"""The keys of [data] that name a column of the log; no two name the same one, but that a weight may
-be the kind of its event, too."""
+"""Keys of [data] that name a column of the log. No two may name the same column, except that
+data.weight may also be data.event."""
 
 
 class Recipe(Section):
-    """A whole recipe, checked: of one section by its types, across sections here.
+    """A whole recipe. Each section checks its own keys; this class checks them across sections.
 
     >>> recipe = Recipe.from_dict({"data": {"interactions": "log.csv"}, "training": {"mode": 0}})
     >>> recipe.training.mode, recipe.split_kind
@@ -59,16 +59,17 @@ class Recipe(Section):
     def from_dict(
         cls, content: Mapping[str, Any], base: Path = Path(), source: str = "recipe"
     ) -> "Recipe":
-        """Read what `to_dict` gave, or a recipe written as tables in Python.
+        """Return the recipe in a mapping: the result of `to_dict`, or tables written in Python.
 
-        base: where relative paths start; source: what errors call this recipe.
+        base: folder at which relative paths start.
+        source: name of the recipe in errors.
         """
         return checked(content, source).based_at(base)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe with its defaults, ready for JSON or TOML.
+        """Return the recipe with its defaults, for JSON or TOML.
 
-        Unset keys are left out, and the defaults of options that no part of it reads.
+        Unset keys are left out, and so are the defaults of options that no chosen part reads.
         """
         said = self.model_dump(mode="json", exclude_none=True)
         for name, section in (("model", self.model), ("training", self.training)):
@@ -76,46 +77,46 @@ class Recipe(Section):
         return said
 
     def based_at(self, base: Path) -> Self:
-        """Return the same recipe with another folder where relative paths start."""
+        """Return a copy whose relative paths start at another folder."""
         recipe = self.model_copy()
         recipe._base = base
         return recipe
 
     @property
     def base(self) -> Path:
-        """The folder where relative paths start."""
+        """Folder at which relative paths start."""
         return self._base
 
     @property
     def interactions_path(self) -> Path | list[Path]:
-        """The log's path, or those of the files that are read as one."""
+        """Path of the log, or the paths of the files that form it."""
         if isinstance(self.data.interactions, tuple):
             return [self._base / expand(path) for path in self.data.interactions]
         return self._base / expand(self.data.interactions)
 
     @property
     def users_path(self) -> Path | None:
-        """The path of the users' features, if there are any."""
+        """Path of the features of users; None if there is none."""
         return self._base / expand(self.data.users) if self.data.users else None
 
     @property
     def items_path(self) -> Path | None:
-        """The path of the items' features, if there are any."""
+        """Path of the features of items; None if there is none."""
         return self._base / expand(self.data.items) if self.data.items else None
 
     @property
     def impressions_path(self) -> Path | None:
-        """The path of what was shown, if it is read."""
+        """Path of the impressions; None if there is none."""
         return self._base / expand(self.data.impressions) if self.data.impressions else None
 
     @property
     def dropped_path(self) -> Path | None:
-        """The path of what a later stage dropped, if it is read."""
+        """Path of the items that a later stage dropped; None if there is none."""
         return self._base / expand(self.data.dropped) if self.data.dropped else None
 
     @property
     def inputs(self) -> dict[str, Path | None]:
-        """The path of each file it reads, by its key; None where the recipe has none."""
+        """Path of each input file by its key; None if the recipe has none."""
         found, key = self.interactions_path, "data.interactions"
         log: dict[str, Path | None] = (
             {f"{key}[{place}]": path for place, path in enumerate(found)}
@@ -132,7 +133,7 @@ class Recipe(Section):
 
     @property
     def described_sides(self) -> tuple[Literal["user", "item"], ...]:
-        """The sides whose features are columns of the log: those without a file of their own."""
+        """Sides ("user", "item") whose features are columns of the log, having no own file."""
         features, data = self.features, self.data
         users: tuple[Literal["user"], ...] = ("user",) if features.users else ()
         items: tuple[Literal["item"], ...] = ("item",) if features.items or features.title else ()
@@ -140,7 +141,7 @@ class Recipe(Section):
 
     @property
     def split_kind(self) -> SplitKind:
-        """The kind of the split, chosen from the columns where the recipe leaves it open."""
+        """Kind of the split; chosen from the columns if split.kind is unset."""
         if self.split.kind is not None:
             return self.split.kind
         if self.split.column is not None:
@@ -149,7 +150,7 @@ class Recipe(Section):
 
     @property
     def is_ordered(self) -> bool:
-        """Whether something tells the order of events: times, or the lines of the file."""
+        """Whether events have an order, by times or by the lines of the file."""
         return self.data.time is not None or self.data.order == "file"
 
     @model_validator(mode="after")
@@ -194,7 +195,7 @@ class Recipe(Section):
         return found + self._feature_conflicts(owner)
 
     def _feature_conflicts(self, owner: dict[str, str]) -> list[str]:
-        """What is wrong with [features]; owner: the key that names each column of the log."""
+        """Return the faults of [features]; owner: key that names each column of the log."""
         data, found = self.data, []
         user, item = data.users_id or data.user, data.items_id or data.item
         if user in self.features.users:
@@ -230,7 +231,7 @@ class Recipe(Section):
         return found
 
     def _positive_conflicts(self) -> list[str]:
-        """What is wrong with what is said of positives."""
+        """Return the faults of the keys that define positives."""
         data, found = self.data, []
         if data.min_weight is not None and data.weight is None:
             found.append("data.min_weight needs data.weight, the column it is compared with")
@@ -247,13 +248,13 @@ class Recipe(Section):
 
     @property
     def has_towers(self) -> bool:
-        """Whether anything in the recipe reads [model] and [training]."""
+        """Whether the recipe trains towers, which read [model] and [training]."""
         return not self.channels or any(
             str(table.get("kind")) in LEARNED_KINDS for table in self.channels.values()
         )
 
     def _channel_conflicts(self) -> list[str]:
-        """What is wrong between [channels], [blend] and the sections of the towers."""
+        """Return the contradictions of [channels], [blend], [model] and [training]."""
         found = []
         for name, table in self.channels.items():
             if not isinstance(table.get("kind"), str):
@@ -281,7 +282,7 @@ class Recipe(Section):
         return found
 
     def _log_conflicts(self) -> list[str]:
-        """What is wrong with the logs of hard negatives: each is read for one use only."""
+        """Return the faults of the logs of hard negatives, each of which has one use only."""
         data, hard, found = self.data, self.training.hard, []
         shows = any(table.get("metric") in SHOWN_METRICS for table in self.channels.values())
         for key, use in (("impressions", "exposed"), ("dropped", "dropped")):
@@ -388,15 +389,16 @@ SECTIONS: dict[str, type[Section]] = {
     "evaluation": Evaluation,
     "tune": Tune,
 }
-"""Every section of a recipe by its name, in the order they are written."""
+"""Every section of a recipe by name, in the order in which they are written."""
 
 
 def checked(
     content: object, source: str, overrides: dict[tuple[str, ...], str] | None = None
 ) -> Recipe:
-    """Return the recipe in `content`, or refuse it with every fault found.
+    """Return the recipe in `content`. Errors: RecipeError that lists every fault found.
 
-    source: what errors call it; overrides: path of a key -> the override that set it.
+    source: name of the recipe in errors.
+    overrides: for the path of each overridden key, the override that set it.
     """
     try:
         return Recipe.model_validate(dict(content) if isinstance(content, Mapping) else content)
@@ -414,7 +416,7 @@ def checked(
 
 
 def _unknown_parts(content: object) -> Iterator[tuple[tuple[str, str], str]]:
-    """Yield the path of each key that names a part there is none of, and what to say of it."""
+    """Yield the path of each key that names an unknown part, with the message for it."""
     tables = content if isinstance(content, Mapping) else {}
     for section, keys in (("model", MODEL_PARTS), ("training", TRAINING_PARTS)):
         table = tables.get(section)

@@ -25,43 +25,43 @@ def _cut(value: object) -> object:
 
 
 class Split(Section):
-    """Which events are held out, to measure with."""
+    """Which events are held out for validation and test."""
 
     kind: SplitKind | None = Field(
         default=None,
         description='"leave-last-out": each user\'s last event; "global-time": all events from a '
-        'moment on; "random": a random share; "column": as a column of the log says; '
-        '"cold-items": some items with all their events, which only a model that reads features '
-        'of items can find; "rolling": several folds, each tested on the events from one moment to '
-        "the next and trained on those before. "
-        'Unset: "column" where split.column is given, "leave-last-out" where data.time is, '
+        'moment on; "random": a random share; "column": the rows that a column of the log names; '
+        '"cold-items": some items with all their events, which only a model that reads item '
+        'features can find; "rolling": several folds, each tested on the events between two '
+        "moments and trained on those before. "
+        'Unset: "column" if split.column is given, "leave-last-out" if events have an order, '
         'else "random".',
         examples=["leave-last-out"],
     )
     at: Annotated[int | float | str | None, BeforeValidator(_cut)] = Field(
         default=None,
-        description="global-time: the cut, a quantile where it is a fraction below 1, else a time; "
-        "random, cold-items: the share of each user's events, or of the items, that stays for "
-        "training; rolling: the first cut, as for global-time. Unset: 0.9 for global-time, 0.7 for "
-        "rolling, else 0.8.",
+        description="global-time: the cut, as a quantile (a fraction below 1) or as a time. "
+        "random: the share of each user's events that stays for training. cold-items: the share "
+        "of the items that stays for training. rolling: the first cut, as for global-time. "
+        "Unset: 0.9 for global-time, 0.7 for rolling, else 0.8.",
         examples=[0.8],
     )
     column: Text | None = Field(
         default=None,
-        description="Column of the log that says train, validation or test.",
+        description="Column of the log with the values train, validation and test.",
         examples=["split"],
     )
     items: ColdItems | None = Field(
         default=None,
-        description='Which items cold-items holds out: "random", or "newest", those that appeared '
-        'last in the log. Unset: "random".',
+        description='cold-items: which items are held out, "random" ones or the "newest", which '
+        'appeared last in the log. Unset: "random".',
         examples=["newest"],
     )
     folds: Annotated[int, Field(ge=2, le=1000)] | None = Field(
         default=None,
-        description="rolling: how many folds, each with its own training. Unset: 3.",
+        description="rolling: number of folds, each with its own training. Unset: 3.",
         examples=[5],
     )
     seed: Seed = Field(
-        default=0, description="Of what is drawn: events, items, and validation rows."
+        default=0, description="Seed of the draws: events, items and validation rows."
     )

@@ -1,4 +1,4 @@
-"""What does a newcomer start from? A recipe that explains every key."""
+"""How is a recipe written: a template that explains every key, or a given recipe as TOML?"""
 
 import inspect
 import json
@@ -13,11 +13,11 @@ from shortlist.sections.base import Section
 from shortlist.sections.faults import key_text
 
 OPTIONAL = ("blend", "tune")
-"""Sections that change what a recipe is by being there: shown, but not set."""
+"""Sections that already act by being present: a template shows them commented out."""
 
 
 def template(channels: Mapping[str, type[Section]] | None = None) -> str:
-    """Return a recipe that shows every key with its meaning and its default, for a start.
+    """Return a recipe that explains every key and shows its default.
 
     Only required keys are set. channels: the options of each kind of channel.
     """
@@ -37,9 +37,9 @@ def template(channels: Mapping[str, type[Section]] | None = None) -> str:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Return a recipe as TOML, without its defaults and without [tune]; paths start where it did.
+    """Return a recipe as TOML, without defaults and without [tune].
 
-    Read from any folder it is the same recipe.
+    data.root is written as an absolute path, so that it can be read from any folder.
     """
     content = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"tune"})
     content["data"]["root"] = str(recipe.base.absolute())
@@ -57,19 +57,19 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _ordered(section: type[Section]) -> list[str]:
-    """Return its keys; behind one that names a part come those that its parts add."""
+    """Return the keys of a section; a key that names a part is followed by its parts' options."""
     added = {key: keys_of(key) for key in CHOICES if key in section.model_fields}
     own = [key for key in section.model_fields if key not in chain(*added.values())]
     return [shown for key in own for shown in (key, *added.get(key, ()))]
 
 
 def _names(key: str) -> tuple[str, ...]:
-    """Return what a key can name, where that is a part or a metric."""
+    """Return the names that are valid for a key of a part or a metric, else nothing."""
     return tuple(PER_USER) if key == "monitor" else CHOICES[key].names if key in CHOICES else ()
 
 
 def _channels(kinds: Mapping[str, type[Section]]) -> list[str]:
-    """Show a table of each kind of channel."""
+    """Return lines that show a table for each kind of channel."""
     lines = [
         "",
         "# Channels: retrievers that take the place of the towers above, or stand beside them",
@@ -86,7 +86,7 @@ def _channels(kinds: Mapping[str, type[Section]]) -> list[str]:
 def _key(
     model: type[Section], key: str, names: tuple[str, ...], *, commented: bool = False
 ) -> list[str]:
-    """Show one key: its meaning, then its default or an example."""
+    """Return lines that show one key: its description, then its default or an example."""
     value = model.model_fields[key]
     meaning = f"{value.description}" + (f" One of: {', '.join(sorted(names))}." if names else "")
     lines = textwrap.wrap(meaning, 98, initial_indent="# ", subsequent_indent="# ")
@@ -98,7 +98,7 @@ def _key(
 
 
 def toml_value(value: object) -> str:
-    """Return a value, nested or not, as TOML writes it on one line.
+    """Return a value, which may be nested, as one line of TOML.
 
     >>> toml_value({"a.b": (1, 0.5, "x"), "c": True})
     '{ "a.b" = [1, 0.5, "x"], c = true }'

@@ -15,4 +15,4 @@ else:
 
 
 class Training(TrainingOptions):
-    """The objective and the loop. What is unset follows from the mode."""
+    """The objective and the training loop. Keys that are unset follow from the mode."""

@@ -1,4 +1,4 @@
-"""[tune] of a recipe: which values does a search try?"""
+"""[tune] of a recipe: which values does the search try?"""
 
 import math
 from typing import Annotated, Any
@@ -13,10 +13,10 @@ from shortlist.sections.base import (
 )
 
 TUNABLE = ("model", "training", "channels")
-"""Sections whose keys `shortlist tune` may try values of."""
+"""Sections whose keys `shortlist tune` can vary."""
 
 NOT_TUNED = ("training.monitor", "training.positives", "training.refit", "training.seed")
-"""Keys that would change what the figures of two trials mean."""
+"""Keys that cannot be varied, because the figures of two trials would not be comparable."""
 
 
 def _space(space: object) -> object:
@@ -49,10 +49,10 @@ def _is_range(tried: dict[str, Any]) -> bool:
 
 
 class Tune(Section):
-    """What `shortlist tune` tries; `train` does not look at it."""
+    """The search space of `shortlist tune`; `train` ignores it."""
 
     space: Annotated[dict[Text, Any], BeforeValidator(_space)] = Field(
-        description="Keys of other sections, and for each a list of values, or a range of numbers.",
+        description="Keys of other sections, each with a list of values or a range of numbers.",
         examples=[
             {
                 "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -60,5 +60,5 @@ class Tune(Section):
             }
         ],
     )
-    trials: Count = Field(default=20, description="How many combinations are tried.")
-    seed: Seed = Field(default=0, description="Of the choice of combinations.")
+    trials: Count = Field(default=20, description="Number of combinations that are tried.")
+    seed: Seed = Field(default=0, description="Seed of the choice of combinations.")

@@ -1,4 +1,4 @@
-"""Which keys of a recipe would nothing read? Asked before a training, not of recipes in bundles."""
+"""Which keys of a recipe would have no effect? `train` refuses them; bundles are not checked."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from shortlist.config.training import Training
 
 
 def unread(recipe: Recipe) -> Iterator[str]:
-    """Yield a sentence for each key that does nothing in this recipe, beside what it refuses."""
+    """Yield a sentence for each key that has no effect in this recipe and is otherwise valid."""
     tables = list(recipe.channels.values())
     kinds = {table.get("kind") for table in tables}
     pairs = "item-to-item" in kinds if tables else recipe.training.positives == "i2i"
@@ -40,7 +40,7 @@ def unread(recipe: Recipe) -> Iterator[str]:
 
 
 def _weighs(recipe: Recipe, tables: list[dict[str, Any]]) -> bool:
-    """Whether anything reads the weights of events, or is tried with them."""
+    """Tell whether anything reads the weights of events, here or in a trial of [tune]."""
     tried = () if recipe.tune is None else recipe.tune.space
     return (
         recipe.data.min_weight is not None
@@ -52,12 +52,12 @@ def _weighs(recipe: Recipe, tables: list[dict[str, Any]]) -> bool:
 
 
 def _fitted(training: Training) -> bool:
-    """Whether its loss is fitted to the weights of events."""
+    """Tell whether the loss is fitted to the weights of events."""
     return given(training, "loss").get("values") == "explicit"
 
 
 def _overridden(recipe: Recipe, towers: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Keys of [model] and [training] in whose place every channel with towers has its own."""
+    """Yield a sentence for each key of [model] and [training] that all channels override."""
     for name, section in (("model", recipe.model), ("training", recipe.training)):
         for key, field in type(section).model_fields.items():
             said = getattr(section, key) != field.default and key not in ("refit", "seed")

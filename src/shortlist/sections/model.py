@@ -1,4 +1,4 @@
-"""What does [model] say, beside the options of its parts?"""
+"""Which keys does [model] have, beside the options of its parts?"""
 
 from typing import ClassVar, Literal, Self
 
@@ -17,61 +17,63 @@ from shortlist.sections.base import (
 
 
 class CommonModel(Section):
-    """The two towers."""
+    """The architecture of the two towers."""
 
     may_be_missing: ClassVar[frozenset[str]] = frozenset(
         {"request_time", "history_features", "context"}
     )
-    """Keys that came after format 3 of bundles: kept where they are given (docs/decisions/0012)."""
+    """Keys added after bundle format 3; a bundle has them only if set (docs/decisions/0012)."""
 
     dim: CountOrAuto = Field(
         default=64,
-        description='Width of the user and item vectors; "auto": wider where an item has many '
-        "events.",
+        description='Width of the user and item vectors. "auto": wider if items have many events '
+        "on average.",
     )
     history: Text = Field(
         default="recency",
-        description='How the items of a history become vectors: "attention", "hstu" and "gru" read '
-        'them in order, "recency" tells the newest from the older, "mean" does not, "comirec" and '
-        '"mind" give several vectors of a user, "none" reads no history.',
+        description='How a history becomes a user vector: "attention", "hstu" and "gru" read its '
+        'items in order, "recency" weighs newer items differently from older ones, "mean" averages '
+        'all, "comirec" and "mind" give several vectors per user, "none" reads no history.',
     )
     history_length: Count = Field(
-        default=63, description="The latest events of a history that are kept."
+        default=63, description="How many of the latest events of a history are read."
     )
     history_reads: Literal["ids", "items"] = Field(
         default="ids",
-        description='What stands for an item of a history: "ids", its id embedding; "items", its '
-        "vector of the item tower, features included.",
+        description='How an item of a history is represented: "ids", by its id embedding; "items", '
+        "by its vector from the item tower, which includes features.",
     )
     request_time: bool = Field(
         default=False,
-        description="Whether a query is read with the time it is asked at: hour, weekday and the "
-        "time since the last event, and with history_time how long ago each event was. In training "
-        "that is the time of the positive.",
+        description="Whether the user tower reads the time of the request: hour, weekday, time "
+        "since the last event and, with history_time, the age of each event. In training it is the "
+        "time of the positive.",
     )
     history_features: Names | None = Field(
         default=None,
-        description="Columns of features.events that are read of each event of a history: they "
+        description="Columns of features.events that are read for each event of a history; they "
         "scale and shift its vector. Unset: all of them.",
         examples=[["dwell"]],
     )
     context: Names | None = Field(
         default=None,
-        description="Columns of features.events, known before the event, that the user tower reads "
-        "of the request: in training of the event to be predicted. Unset: all of these.",
+        description='Columns of features.events with known = "before" that the user tower reads '
+        "from the request; in training, from the event to be predicted. Unset: all of them.",
         examples=[["device"]],
     )
     history_windows: bool = Field(
         default=False,
-        description="mean, recency: whether a batch is made of stretches of histories, each read "
-        "once for all its positives, or of positives from anywhere, each with its own history.",
+        description="mean, recency: true makes batches of windows of histories, each read once for "
+        "all of its positives; false makes them of random positives, each with its own history.",
     )
     history_dropout: Share = Field(
-        default=0.0, description="Share of a history's events left out of it, anew in each batch."
+        default=0.0,
+        description="Share of a history's events that is left out at random in each batch.",
     )
     shared_items: bool = Field(
         default=True,
-        description="Whether histories are read with the item tower's id embeddings, or their own.",
+        description="Whether histories use the id embeddings of the item tower (true) or a table "
+        "of their own.",
     )
     user_id: bool = Field(
         default=False, description="Whether the user's id is an input of its tower."
@@ -81,8 +83,8 @@ class CommonModel(Section):
     )
     id_dropout: Share = Field(
         default=0.0,
-        description="Share of items that train without their id, anew in each batch: features "
-        "alone then learn to place an item nobody has touched yet.",
+        description="Share of items whose id is left out at random in each batch, so that the "
+        "features alone learn to place new items.",
     )
     user_features: Names | None = Field(
         default=None,
@@ -102,25 +104,25 @@ class CommonModel(Section):
     )
     biases: bool = Field(
         default=False,
-        description="Whether users and items have a bias each: two of the dim numbers of a vector. "
-        "With values = 'explicit' (loss = 'squared') the mean of all values stands beside them, so "
-        "that a score is the value itself. For similarity = 'dot'.",
+        description="Whether each user and each item has a bias; both use two of the dim numbers "
+        "of a vector. For the dot product only. A loss that is fitted to the "
+        "values of events also adds their mean, so that a score is the predicted value.",
     )
     dropout: ShareOrAuto = Field(
         default=0.2,
-        description="Share of the pooled history and of hidden layers dropped in training; "
-        '"auto": more where an item has few events.',
+        description="Dropout rate of the pooled history and of hidden layers in training. "
+        '"auto": higher if items have few events on average.',
     )
 
     latest_items: Count | None = Field(
         default=None,
-        description="i2i: how many of the latest items a query is made of. Unset: 5 where "
-        "data.time orders events, else all.",
+        description="i2i: how many of the user's latest items make the query. Unset: 5 if events "
+        "have an order, else all.",
         examples=[5],
     )
     neighbours: Count | None = Field(
         default=None,
-        description="u2u: how many similar users are asked for their items. Unset: 50.",
+        description="u2u: number of similar users whose items become candidates. Unset: 50.",
         examples=[50],
     )
 
@@ -136,27 +138,27 @@ class CommonModel(Section):
                     raise ValueError(f"{key} does nothing with history = 'none': leave it out.")
             if "dropout" in given and self.dropout and not (self.user_layers or self.item_layers):
                 raise ValueError(
-                    "dropout is of histories and hidden layers, and does nothing with "
+                    "dropout applies to histories and hidden layers, so it does nothing with "
                     "history = 'none' and no layers: leave it out."
                 )
         if self.history_reads == "items" and not self.shared_items:
             raise ValueError(
-                "history_reads = 'items' reads histories with the item tower, which is sharing: "
-                "leave shared_items out."
+                "history_reads = 'items' reads histories with the item tower, so items are always "
+                "shared: leave shared_items out."
             )
         if not (self.shared_items or self.item_id):
             raise ValueError(
-                "shared_items = false does nothing with item_id = false, where there is no table "
+                "shared_items = false does nothing with item_id = false, because there is no table "
                 "of ids to share: leave it out."
             )
         return self
 
     @property
     def shares_items(self) -> bool:
-        """Whether both towers read one table of item embeddings: there must be one to share."""
+        """Whether both towers use one table of item embeddings."""
         return self.shared_items and self.item_id
 
     @property
     def query_vectors(self) -> int | None:
-        """How many vectors a user has, one an interest; None where it is one, without interests."""
+        """Number of vectors per user, one for each interest; None for a single vector."""
         return None
