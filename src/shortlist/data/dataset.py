@@ -253,8 +253,9 @@ class Dataset(Showing):
             kind: 'leave-last-out', 'global-time', 'random', 'cold-items' or 'column' (which
                 `schema.split` names). By default 'column' if the schema names one, else
                 'leave-last-out', or 'random' for a log without times.
-            at: where global-time, random and cold-items cut. A share in (0, 1) goes to training;
-                global-time also accepts a time.
+            at: where global-time, random and cold-items cut the test off: the share in (0, 1)
+                that stays, or for global-time a time. Validation is taken from what stays in the
+                same way.
             validation_at: where global-time cuts validation off, as a share or a time.
             seed: seed of the random choices. Kinds without one refuse it.
             items: which items cold-items holds out with all their events: 'random' (the default)

@@ -122,7 +122,8 @@ def read_log(
     the positives. Events of two kinds are never equal, and events of kinds to be dropped are left
     out before.
 
-    only_met: accept a log without any positive.
+    only_met: the rows are additions to a known log: rows without any positive are accepted, and
+        the caller checks the unit of their times.
     described: the sides whose features are columns of the log, returned in `Log.versions`. These
         columns and event features do not influence the merging: a kept row keeps its values.
 

@@ -125,8 +125,8 @@ def renewed(
         no embedding.
     window: events older than this, counted back from the newest, are dropped; so are users and
         items that then have no event and no table row. Needs times.
-    held_out: the share of the new targets to hold out: the newest ones, or a seeded choice in a log
-        without order. None keeps the split.
+    held_out: the share of the new targets to hold out: the newest ones, or in a log without order
+        those with the highest hash. None keeps the split.
     described: the sides whose features are columns of the log.
 
     Errors: DataError for a window without times; ModelError if nothing is left to learn.

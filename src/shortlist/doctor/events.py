@@ -78,8 +78,8 @@ def bots(subject: Subject) -> str | None:
     "one-event-users",
     "info",
     "dataset",
-    cure="Nothing to do. A single event gives no history and is never held out, so the figures "
-    "describe the other users.",
+    cure="Nothing to do. A single event gives no history to learn from, and leave-last-out does "
+    "not test such users: its figures describe the others.",
 )
 def one_event_users(subject: Subject) -> str | None:
     """At least half of the users have a single event."""

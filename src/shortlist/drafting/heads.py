@@ -215,7 +215,7 @@ def _forms(form: TextFormat) -> Iterator[TextFormat]:
 
 
 def _hides(rows: pl.DataFrame, form: TextFormat) -> bool:
-    """Return whether every value of a column holds a likelier separator, equally often per row."""
+    """Return whether every value of a column holds another separator, equally often per row."""
     if len(rows) < 2 or form.separator is not None:
         return False
     for column in rows.get_columns():
