@@ -126,7 +126,9 @@ def bce_unscaled_cosine(subject: Subject) -> str | None:
     cure="Lower training.temperature (about 0.1 for a cosine), or raise training.scale.",
 )
 def temperature_too_high(subject: Subject) -> str | None:
-    """The temperature is too high for this loss: even perfect vectors leave much of the loss."""
+    """The temperature is too high for this loss: even with perfect vectors a tenth of the initial
+    loss or more remains.
+    """
     if _is_hinge(subject) or any(
         other.look(subject) for other in (cosine_softmax_unscaled, bce_unscaled_cosine)
     ):

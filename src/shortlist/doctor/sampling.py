@@ -106,7 +106,7 @@ def logq_from_another_law(subject: Subject) -> str | None:
     "warning",
     "training",
     "data",
-    cure="Leave training.correct_sampling out, which turns it on, or sample uniformly.",
+    cure="Leave training.correct_sampling out, so that the correction is on, or sample uniformly.",
 )
 def popularity_sampling_uncorrected(subject: Subject) -> str | None:
     """Negatives are drawn by popularity and the correction is turned off: the model learns P/Q
@@ -186,8 +186,8 @@ def too_few_negatives(subject: Subject) -> str | None:
     "negatives a row, or loss = 'softmax'.",
 )
 def in_batch_pointwise_collapse(subject: Subject) -> str | None:
-    """A pointwise loss over an in-batch pool lacks the scale or the learned bias that keeps it
-    from collapsing (as in the sigmoid contrastive loss).
+    """A pointwise loss over an in-batch pool lacks the scale or the learned bias that keeps
+    its vectors from collapsing (as in the sigmoid contrastive loss).
     """
     objective, count = subject.objective, subject.negatives_a_row
     pointwise = not objective.loss.shift_invariant
