@@ -71,13 +71,31 @@ def test_options_that_do_nothing_are_refused_before_anything_is_read(
     assert not (tmp_path / "work").exists()
 
 
-def test_a_split_that_parts_of_users_cannot_make_is_refused(recipe, tmp_path, capsys, monkeypatch):
-    cold = tmp_path / "cold.toml"
-    cold.write_text(f'{recipe.read_text()}\n[split]\nkind = "cold-items"\n')
-    assert call(monkeypatch, "prepare", cold, "--work", tmp_path / "work") != 0
+REFUSED = {
+    'split.kind = "rolling"': {"split": {"kind": "rolling"}},
+    "data.impressions": {
+        "data": {"impressions": "log", "click": "w"},
+        "channels": {"rates": {"kind": "inverted", "attribute": "x", "metric": "ctr"}},
+    },
+    "features of events": {"features": {"events": {"w": {"kind": "numeric", "known": "before"}}}},
+    "features of users from the log": {"features": {"users": {"w": "numeric"}}},
+    "features of items from the log": {"features": {"title": "w"}},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_jobs_do_not_do_is_one_sentence_before_anything_is_read(
+    what, tmp_path, capsys, monkeypatch
+):
+    towers = {"channels": {"cf": {"kind": "item-cf"}, "towers": {"kind": "two-tower"}}}
+    (tmp_path / "log").mkdir()
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe_of(tmp_path, **(towers | REFUSED[what]))))
+    assert call(monkeypatch, "item-cf", path, "--work", tmp_path / "work") != 0
     said = " ".join(capsys.readouterr().err.split())
-    assert 'jobs do not make split.kind = "cold-items"' in said
-    assert "shortlist train" in said
+    assert f"jobs do not {'make' if 'split' in what else 'read'} {what}" in said
+    assert "or use shortlist train" in said
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_bundle_that_is_not_there_is_refused_before_the_log_is_prepared(

@@ -245,6 +245,8 @@ SPLITS_OF_KINDS = {
     "the last target": None,
     "a moment": {"kind": "global-time", "at": 0.8},
     "at random": {"kind": "random", "seed": 3},
+    "some items": {"kind": "cold-items", "seed": 3},
+    "the newest items": {"kind": "cold-items", "items": "newest", "at": 0.7},
     "a column": {"column": "s"},
 }
 

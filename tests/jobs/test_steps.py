@@ -60,6 +60,12 @@ SPLITS = {
         "data": {"weight": "w", "min_weight": 1.5},
         "split": {"kind": "random", "seed": 2},
     },
+    "some items": {"split": {"kind": "cold-items", "at": 0.6, "seed": 4}},
+    "the newest items": {"split": {"kind": "cold-items", "items": "newest", "at": 0.7}},
+    "met, the newest items": {
+        "data": {"weight": "w", "min_weight": 1.5},
+        "split": {"kind": "cold-items", "items": "newest"},
+    },
     "met, at a moment": {
         "data": {"weight": "w", "min_weight": 1.5},
         "split": {"kind": "global-time", "at": 0.7},
@@ -259,11 +265,6 @@ def test_what_only_the_whole_log_can_lack_is_refused_as_by_one_machine(tmp_path)
     shown = recipe_of(tmp_path, data=keys, channels=ctr)
     with pytest.raises(JobError, match=r"jobs do not read data\.impressions"):
         job_of(shown, tmp_path / "work")
-    device = {"kind": "categorical", "known": "before"}
-    both = {"cf": {"kind": "item-cf"}, "towers": {"kind": "two-tower"}}
-    moments = recipe_of(tmp_path, features={"events": {"w": device}}, channels=both)
-    with pytest.raises(JobError, match=r"jobs do not read features of events .* or use train"):
-        job_of(moments, tmp_path / "work").prepare()
 
 
 def test_an_item_too_heavy_for_any_block_is_refused_by_its_id(tmp_path, monkeypatch):

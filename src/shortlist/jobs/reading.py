@@ -17,7 +17,6 @@ from shortlist.data.files import files_of, hive_values
 from shortlist.data.id_columns import align_ids, with_ids
 from shortlist.data.interactions import Role
 from shortlist.data.kind_column import coded, named
-from shortlist.data.log_features import described_sides
 from shortlist.data.readers import is_text, lighter, read_entities, read_roles, refuse_unit_of_dates
 from shortlist.data.schema import Schema
 from shortlist.data.tables import Slice, open_table
@@ -76,18 +75,7 @@ def read_in_parts(
     table, roles = open_table(source, "interactions", schema.text), schema.roles()
     table.require(roles.values())
     if unknown := sorted(roles.keys() - KNOWN):
-        raise JobError(f"jobs cannot carry the column of data.{unknown[0]} yet: use train")
-    if schema.event_features:
-        raise JobError(
-            "jobs do not read features of events (features.events) yet: leave them out, or use "
-            "train"
-        )
-    sides = described_sides(schema, tables.get("users"), tables.get("items"))
-    if sides:
-        raise JobError(
-            f"jobs do not read features of {sides[0]}s from the log yet: give them a table of "
-            "their own, or use train"
-        )
+        raise JobError(f"jobs cannot carry the column of data.{unknown[0]}: use shortlist train")
     unit: TimeUnit | None = None
     ordered_by_file = schema.order == "file"
     plain: Path | list[Path] = source

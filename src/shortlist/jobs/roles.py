@@ -15,10 +15,12 @@ from shortlist.data.dataset import Dataset, pair_hash
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.kind_column import named
 from shortlist.data.schema import Schema
+from shortlist.data.vocabulary import hash_ids
 from shortlist.errors import SplitError
 from shortlist.jobs.engine import Engine, Frame
+from shortlist.sections.kinds import ColdItems
 
-SPLITS = ("leave-last-out", "global-time", "random", "column")
+SPLITS = ("leave-last-out", "global-time", "random", "cold-items", "column")
 """The kinds of splits that can be made of some users alone, once a few figures are known."""
 
 BUCKETS = 65_536
@@ -31,7 +33,8 @@ class Cuts:
 
     at: of the random split; moments: where global-time holds out for validation and for test, and
     held: the times of the first events there. carved: whether the split column leaves validation
-    rows to be drawn.
+    rows to be drawn. which: the items that cold-items holds out, by chance or the newest; items: a
+    Parquet file of the `item` and `role` of those that it holds out.
     """
 
     kind: str
@@ -40,6 +43,8 @@ class Cuts:
     carved: bool = False
     moments: tuple[Any, Any] = (None, None)
     held: tuple[Any, Any] = (None, None)
+    which: ColdItems = "random"
+    items: Path | None = None
 
 
 def log_schema(read: pa.Schema, columns: Schema) -> pa.Schema:
@@ -97,16 +102,22 @@ def cuts_of(
     frame: Frame,
     columns: Schema,
     scratch: Path,
-    time: pa.DataType | None,
+    read: pa.Schema,
     plain: Cuts,
 ) -> Cuts:
     """Find what the split must know of the whole log. frame: parts of whole users.
 
-    time: the type of their times. Only global-time asks: its quantiles are exact, the times being
-    counted by ranges and then sorted within one. Errors: SplitError.
+    read: the columns of these rows.
+
+    Quantiles of global-time are exact: the times are counted by ranges and then sorted within one.
+    The items that cold-items holds out are found among all of them, a row an item. Other kinds ask
+    for nothing. Errors: SplitError.
     """
+    if plain.kind == "cold-items":
+        return _cold_items(engine, frame, columns, scratch, read, plain)
     if plain.kind != "global-time":
         return plain
+    time = read.field("time").type if columns.time is not None else None
     if time is None:
         raise SplitError("split.kind 'global-time' needs data.time")
     folder = scratch / "times"
@@ -124,6 +135,55 @@ def cuts_of(
         raise SplitError(splits.NO_TRAINING_ROW)
     held = tuple(times.at(times.before(moment)) for moment in (validation, test))
     return Cuts(plain.kind, plain.at, plain.seed, plain.carved, (validation, test), held)
+
+
+def _cold_items(
+    engine: Engine, frame: Frame, columns: Schema, scratch: Path, read: pa.Schema, plain: Cuts
+) -> Cuts:
+    """Find the items that are held out with all their events, and write them into a file."""
+    newest = plain.which == "newest"
+    if newest and columns.time is None:
+        raise SplitError("split.items = 'newest' needs data.time")
+    time = read.field("time").type if newest else pa.int64()
+    schema = pa.schema(
+        {"item": read.field("item").type, "target": pa.bool_()}
+        | ({"first": time} if newest else {})
+    )
+    step = partial(items_of, columns=columns, newest=newest)
+    found = engine.collected(
+        engine.whole(engine.each(frame, step, schema), "item", add_items, schema)
+    )
+    items = pl.DataFrame(pl.from_arrow(found)).filter("target").sort("item")
+    keys = items["first"].to_numpy() if newest else hash_ids(items["item"], plain.seed + 1)
+    log = Interactions(np.zeros(len(items), np.int32), np.arange(len(items), dtype=np.int32), 1)
+    roles = splits.cold_items(log, keys, 0.8 if plain.at is None else plain.at)
+    held = items.select("item", role=pl.Series(roles)).filter(pl.col("role") > Role.TRAIN)
+    held.write_parquet(scratch / "cold.parquet")
+    return replace(plain, items=scratch / "cold.parquet")
+
+
+def items_of(table: pa.Table, *, columns: Schema, newest: bool) -> pa.Table:
+    """Step: the items of whole users, whether one of their events is a target, and the first."""
+    if not table.num_rows:
+        empty = table.select(["item", "time"] if newest else ["item"])
+        return empty.rename_columns(["item", "first"][: empty.num_columns]).append_column(
+            "target", pa.array([], pa.bool_())
+        )
+    data, *_ = _loaded(table, columns)
+    items = len(data.item_ids)
+    found = pl.DataFrame(
+        {"item": data.item_ids, "target": np.bincount(data.log.targets.item, minlength=items) > 0}
+    )
+    if newest:
+        found = found.with_columns(first=splits.first_seen(items, data.log, data.met))
+    return found.to_arrow()
+
+
+def add_items(table: pa.Table) -> pa.Table:
+    """Step: one row an item: whether it is a target anywhere, and the time of its first event."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    first = [pl.col("first").min()] if "first" in frame.columns else []
+    return frame.group_by("item").agg(pl.col("target").any(), *first).to_arrow()
 
 
 def times_of(table: pa.Table, *, columns: Schema) -> pa.Table:
@@ -228,6 +288,8 @@ def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
         roles = splits.at_moments(log.time, *cuts.moments)
     elif cuts.kind == "random":
         roles = splits.random_hold_out(log, keys, 0.8 if cuts.at is None else cuts.at)
+    elif cuts.kind == "cold-items":
+        roles = _roles_of_items(data, cuts)[log.item]
     else:
         assert data.split_values is not None
         roles = splits.from_column(data.split_values, data.schema.split or "split", ())
@@ -243,6 +305,8 @@ def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.in
     if cuts.kind == "column":
         assert data.met_split_values is not None
         return splits.from_column(data.met_split_values, data.schema.split or "split", ())
+    if cuts.kind == "cold-items":
+        return _roles_of_items(data, cuts)[met.item]
     if cuts.kind == "random":
         keys = pair_hash(data.user_ids, data.item_ids, met.user, met.item, cuts.seed + 1)
         return splits.random_hold_out(met, keys, 0.8 if cuts.at is None else cuts.at)
@@ -253,6 +317,15 @@ def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.in
             roles[met.time >= moment] = role
         return roles
     return splits.known_before(log.targets, met, one_moment=False)
+
+
+def _roles_of_items(data: Dataset, cuts: Cuts) -> NDArray[np.int8]:
+    """The role of each item of a part, [items]: train, where cold-items does not hold it out."""
+    assert cuts.items is not None
+    held = pl.read_parquet(cuts.items)
+    ids = data.item_ids.alias("item").to_frame()
+    role = ids.join(held, on="item", how="left", maintain_order="left")["role"]
+    return role.fill_null(int(Role.TRAIN)).to_numpy()
 
 
 def _places(log: Interactions) -> NDArray[np.int32]:

@@ -28,6 +28,7 @@ from shortlist.data.dataset import Fit, TrainingData
 from shortlist.data.files import files_of
 from shortlist.data.interactions import Role
 from shortlist.data.kinds import Kinds
+from shortlist.data.log_features import described_sides
 from shortlist.data.times import time_key
 from shortlist.errors import DataError, JobError, ModelError, SplitError
 from shortlist.jobs import similar_users
@@ -64,14 +65,7 @@ class Job:
         told: Told | None = None,
     ) -> None:
         pipeline.check(recipe)
-        for key in ("impressions", "dropped"):
-            if getattr(recipe.data, key) is not None:
-                raise JobError(f"jobs do not read data.{key} yet: use shortlist train")
-        if recipe.split_kind not in SPLITS:
-            raise JobError(
-                f'jobs do not make split.kind = "{recipe.split_kind}": use one of '
-                f"{', '.join(SPLITS)}, or shortlist train"
-            )
+        _refuse(recipe)
         self.recipe, self.engine, self.stages = recipe, engine, Stages(work)
         self._blocks = blocks or engine.parts
         self._told = told if told is not None else logger.info
@@ -326,14 +320,15 @@ class Job:
         if self.recipe.split_kind == "global-time" and isinstance(at, int | float | str):
             share = isinstance(at, float) and 0 < at < 1
             at = at if share or read.unit is None else time_key(at, read.unit)
-        plain = Cuts(self.recipe.split_kind, at, split.seed, read.carved)
-        time = read.schema.field("time").type if columns.time is not None else None
+        plain = Cuts(
+            self.recipe.split_kind, at, split.seed, read.carved, which=split.items or "random"
+        )
         dealt = self.engine.whole(read.frame, "user", _same, read.schema)
-        if plain.kind == "global-time":
+        if plain.kind in ("global-time", "cold-items"):
             (scratch / "dealt").mkdir()
             self.engine.write(dealt, scratch / "dealt")
             dealt = self.engine.read(scratch / "dealt")
-        cuts = cuts_of(self.engine, dealt, columns, scratch, time, plain)
+        cuts = cuts_of(self.engine, dealt, columns, scratch, read.schema, plain)
         step = partial(with_roles, columns=columns, cuts=cuts)
         self.engine.write(self.engine.each(dealt, step, log_schema(read.schema, columns)), folder)
 
@@ -398,6 +393,29 @@ class Job:
     ) -> Any:
         self._told(f"making {name}")
         return self.stages.making(name, settings, parents)
+
+
+def _refuse(recipe: Recipe) -> None:
+    """Refuse what jobs do not read or make, before anything is read. Errors: JobError."""
+    for key in ("impressions", "dropped"):
+        if getattr(recipe.data, key) is not None:
+            raise JobError(f"jobs do not read data.{key}: leave it out, or use shortlist train")
+    if recipe.split_kind not in SPLITS:
+        raise JobError(
+            f'jobs do not make split.kind = "{recipe.split_kind}", which is several splits: run a '
+            'job with kind = "global-time" for each moment (split.at), or use shortlist train'
+        )
+    schema = pipeline.schema_of(recipe)
+    if schema.event_features:
+        raise JobError(
+            "jobs do not read features of events (features.events): leave them out, or use "
+            "shortlist train"
+        )
+    for side in described_sides(schema, recipe.users_path, recipe.items_path):
+        raise JobError(
+            f"jobs do not read features of {side}s from the log: give them a table of their own "
+            f"(data.{side}s), or use shortlist train"
+        )
 
 
 class _Found:
