@@ -39,7 +39,7 @@ from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.serving.app import App
 from shortlist.serving.measures import Measures
-from shortlist.serving.run import Server
+from shortlist.serving.server import Server
 from shortlist.serving.settings import Settings
 from shortlist.serving.watching import Watch
 

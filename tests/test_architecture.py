@@ -53,7 +53,7 @@ DOORS = {
     "optuna": "runs/tuning.py",
     "fastapi": "serving/app.py",
     "starlette": "serving/app.py",
-    "uvicorn": "serving/run.py",
+    "uvicorn": "serving/server.py",
     "prometheus_client": "serving/measures.py",
     "typer": "cli",
     "yaml": "drafting/foreign/yaml_files.py",

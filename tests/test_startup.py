@@ -7,8 +7,10 @@ import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
+import pytest
+
 LOADED = """
-import json, sys
+import json, os, sys
 before = set(sys.modules)
 {run}
 sys.__stdout__.write("\\n" + json.dumps(sorted(set(sys.modules) - before)))
@@ -63,7 +65,26 @@ for user, words in (("10001", "Candidates for user"), ("1", "nothing known")):
             pass
     assert words in said.getvalue(), said.getvalue()
 """
+
+STARTING = """
+from shortlist.cli.app import main
+from shortlist.serving import run
+
+def started(path, host, port, settings, ready):
+    assert settings.processes == 2 and settings.events is not None
+
+run.serve_together = started
+os.environ["SHORTLIST_WRITE_TOKEN"] = "writer-writer-writer"
+sys.argv = ["shortlist", "serve", {bundle!r}, "--processes", "2"]
+sys.argv += ["--events", "--events-file={store}", "--guard", "fallback=0.5"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
 GOLDEN = Path(__file__).parent / "bundle" / "golden" / "format-3"
+BY_TYPER = {"rich", "pydantic"}
+"""The latter to read a number, in its newer versions."""
 
 
 def loaded(run):
@@ -83,8 +104,7 @@ def dependencies(modules):
 
 
 def test_help_the_version_and_usage_errors_import_nothing_that_computes():
-    by_typer = {"rich", "pydantic"}  # the latter to read a number, in its newer versions
-    assert dependencies(loaded(COMMANDS)) - by_typer == {"typer"}
+    assert dependencies(loaded(COMMANDS)) - BY_TYPER == {"typer"}
 
 
 def test_importing_the_package_imports_nothing_until_a_name_is_used():
@@ -96,3 +116,9 @@ def test_an_answer_for_one_user_imports_what_computes_it_and_no_compiler():
     modules = loaded(ASKING.format(bundle=str(GOLDEN / "two-tower")))
     assert "torch" in modules
     assert not {"numba", "scipy", "faiss", "fastapi", "uvicorn"} & set(modules)
+
+
+@pytest.mark.parametrize("store", ["events.sqlite", "redis://localhost:1/0"])
+def test_the_process_that_starts_those_that_answer_imports_nothing_that_computes(store):
+    run = STARTING.format(bundle=str(GOLDEN / "two-tower"), store=store)
+    assert dependencies(loaded(run)) - BY_TYPER == {"orjson", "typer"}

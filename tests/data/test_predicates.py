@@ -5,8 +5,9 @@ import datetime as dt
 import polars as pl
 import pytest
 
+from shortlist.data.ceilings import MOST_DEEP
 from shortlist.data.dataset import Dataset
-from shortlist.data.predicates import MOST_DEEP, Range, allowed_rows, parse
+from shortlist.data.predicates import Range, allowed_rows, parse
 from shortlist.data.schema import Feature, Schema
 from shortlist.errors import QueryError
 

@@ -23,7 +23,7 @@ from shortlist.channels.counting.ease import EASE
 from shortlist.channels.counting.popular import Popular
 from shortlist.serving.app import App
 from shortlist.serving.measures import Measures
-from shortlist.serving.run import Server
+from shortlist.serving.server import Server
 from shortlist.serving.settings import Settings, Timeouts
 from shortlist.serving.watching import Watch
 

@@ -12,7 +12,7 @@ import pytest
 
 from patience import PATIENCE, wait_until
 from shortlist.cli.app import app as commands
-from shortlist.serving import run
+from shortlist.serving import server as serving
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 BLOCK = re.compile(r"^```(python|sh|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -30,7 +30,7 @@ class Reader:
     """Carries out the blocks of the page, as a shell and Python would."""
 
     def __init__(self):
-        self.servers: list[run.Server] = []
+        self.servers: list[serving.Server] = []
         self.threads: list[Thread] = []
         self.names: dict = {}
         self.elsewhere: dict[str, str] = {}  # what the page says, and where the store is here
@@ -106,13 +106,13 @@ def reader(tmp_path, monkeypatch, request):
         url = request.getfixturevalue("redis").url()
         made.elsewhere = {"live --events\n": f"live --events {url}\n", "live.events.sqlite": url}
 
-    class Server(run.Server):
+    class Server(serving.Server):
         def __init__(self, app, *arguments):
             app.settings.timeouts.__dict__["store"] = PATIENCE
             super().__init__(app, *arguments)
             made.servers.append(self)
 
-    monkeypatch.setattr(run, "Server", Server)
+    monkeypatch.setattr(serving, "Server", Server)
     yield made
     for server in made.servers:
         server.should_exit = True

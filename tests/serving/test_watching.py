@@ -22,8 +22,9 @@ from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.errors import BundleError
 from shortlist.outputs import kept_name, temporary_name
 from shortlist.serving.measures import Measures
+from shortlist.serving.refused import check_path
 from shortlist.serving.settings import Settings
-from shortlist.serving.watching import Watch, check_path
+from shortlist.serving.watching import Watch
 
 SWAPS = int(os.environ.get("SHORTLIST_SWAPS", "15"))
 """How often the swap under load is made; a longer soak sets the variable."""

@@ -13,9 +13,9 @@ import torch
 from shortlist.asking.capabilities import Channel, Encodes, EncodesItems
 from shortlist.asking.clock import now, written
 from shortlist.asking.queries import Queries
+from shortlist.data.lost_ids import NULL_WORDS
 from shortlist.data.moments import told_times
 from shortlist.data.readers import read_frame
-from shortlist.data.text import NULL_WORDS
 from shortlist.errors import QueryError, suggest
 from shortlist.outputs import PARQUET, whole
 from shortlist.similarity import METRICS

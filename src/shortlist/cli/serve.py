@@ -24,7 +24,7 @@ class Serve(TyperCommand):
             flag, _, value = text.partition("=")
             if flag == "--events" and value:
                 read += ["--events", "--events-file", value]
-            elif read[-1:] == ["--events"] and "://" in text:
+            elif read[-1:] == ["--events"] and "://" in text and not text.startswith("-"):
                 read += ["--events-file", text]
             else:
                 read.append(text)
@@ -142,12 +142,11 @@ def serve(
         raise QueryError("--events needs SHORTLIST_WRITE_TOKEN: what those send who send events")
 
     from shortlist.histories.events import Keeping
-    from shortlist.histories.places import place_of
+    from shortlist.histories.places import beside, place_of
     from shortlist.histories.redis_server import RedisPlace
     from shortlist.serving import run
     from shortlist.serving.access_log import printed
     from shortlist.serving.alarms import Guards
-    from shortlist.serving.event_log import beside
     from shortlist.serving.settings import Settings, Timeouts
 
     place = place_of(events_file or beside(bundle)) if events else None

@@ -11,8 +11,8 @@ import polars as pl
 
 from shortlist.data.files import ManyFiles
 from shortlist.data.lists import listed
+from shortlist.data.lost_ids import NULL_WORDS, SCIENTIFIC
 from shortlist.data.schema import Feature
-from shortlist.data.text import NULL_WORDS
 from shortlist.errors import DataError
 
 INT64_MAX = 2**63 - 1
@@ -20,9 +20,6 @@ INT64_MAX = 2**63 - 1
 
 LARGEST = 1e15
 """Largest number a tower is given: sums of squares of many such numbers still fit into float32."""
-
-SCIENTIFIC = r"^[-+]?\d([.,]\d*)?[eE]\+\d+$"
-"""6.10E+12: how a spreadsheet exports a long number."""
 
 _SQUARED = 1e150
 """Larger numbers have no standard deviation in float64."""

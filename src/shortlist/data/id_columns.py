@@ -3,9 +3,9 @@
 import polars as pl
 
 from shortlist.data.columns import checked_ids, fault, first_row
+from shortlist.data.lost_ids import NULL_WORDS
 from shortlist.data.reports import counted
 from shortlist.data.schema import NullIds
-from shortlist.data.text import NULL_WORDS
 from shortlist.errors import DataError
 
 

@@ -20,14 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shortlist.data.ceilings import MOST_DEEP, MOST_NODES, MOST_VALUES
 from shortlist.data.dataset import TrainingData
 from shortlist.data.features import MultiValuedEncoder
 from shortlist.data.times import moments
 from shortlist.errors import DataError, QueryError, suggest
-
-MOST_NODES = 64
-MOST_DEEP = 8
-MOST_VALUES = 10_000
 
 Scalar: TypeAlias = str | int | float | bool
 

@@ -39,10 +39,11 @@ from shortlist.data.log_features import (
     columns_of,
     read_versions,
 )
+from shortlist.data.lost_ids import NULL_WORDS
 from shortlist.data.reports import ReadReport, counted
 from shortlist.data.schema import Feature, NullIds, Schema, Tie
 from shortlist.data.tables import Source, Table, open_table
-from shortlist.data.text import NULL_WORDS, TextFormat, is_recbole
+from shortlist.data.text import TextFormat, is_recbole
 from shortlist.data.times import checked_times, refuse_beyond, told
 from shortlist.data.unfolding import unfolded
 from shortlist.durations import TimeUnit, WrittenUnit

@@ -30,9 +30,6 @@ from shortlist.errors import DataError
 MISSING = ("", "\\N")
 """Fields that mean a missing value in every text file: empty ones, and `\\N` of Hive and MySQL."""
 
-NULL_WORDS = ("\\N", "NULL", "Null", "null", "NA", "N/A", "<NA>", "None", "NaN", "nan", "nil")
-"""Words that often mean a missing value. As ids they are refused unless `null_ids` is "keep"."""
-
 RECBOLE = (".inter", ".user", ".item")
 _SEPARATORS = {
     ".csv": ",",

@@ -5,8 +5,8 @@ import polars as pl
 
 from shortlist.data.dataset import few_shared
 from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
+from shortlist.data.lost_ids import NULL_WORDS
 from shortlist.data.ragged import Ragged
-from shortlist.data.text import NULL_WORDS
 from shortlist.doctor.base import Subject, check
 from shortlist.doctor.leaks import held_out_targets
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import polars as pl
 
-from shortlist.data.text import NULL_WORDS
+from shortlist.data.lost_ids import NULL_WORDS
 from shortlist.data.times import checked_times, told
 from shortlist.durations import TimeUnit
 from shortlist.errors import DataError

@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
-from shortlist.data.columns import SCIENTIFIC
-from shortlist.data.text import NULL_WORDS
+from shortlist.data.lost_ids import NULL_WORDS, SCIENTIFIC
 from shortlist.errors import EventStoreError, QueryError
 
 Id = int | str

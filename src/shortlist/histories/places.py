@@ -34,6 +34,12 @@ def place_of(place: str | StorePlace) -> StorePlace:
     return place if isinstance(place, RedisPlace) else Path(place)
 
 
+def beside(served: Path) -> Path:
+    """Return where the events of a served path are kept, if nobody says another place."""
+    served = served.absolute()
+    return served.with_name(f"{served.name}.events.sqlite")
+
+
 def events_at(place: StorePlace, keeping: Keeping, a_minute: int) -> EventStore:
     """Open a store, or make it. a_minute: events of a user, where several machines share it.
 

@@ -279,12 +279,6 @@ class EventLog:
         return done
 
 
-def beside(served: Path) -> Path:
-    """Return where the events of a served path are kept, if nobody says another place."""
-    served = served.absolute()
-    return served.with_name(f"{served.name}.events.sqlite")
-
-
 def opened(settings: Settings) -> EventStore:
     """Open the store that the settings name, or make it. Errors: EventStoreError.
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,16 +25,15 @@ import orjson
 
 from shortlist.errors import BundleError, ServingError, ShortlistError
 from shortlist.outputs import reason_of
-from shortlist.plugins import OWN
 from shortlist.serving.measures import Processes
+from shortlist.serving.refused import Refused, cannot_be_served
 from shortlist.serving.settings import Settings
 from shortlist.serving.taking import CLOSED, Counts
-from shortlist.serving.watching import Refused, cannot_be_served
 
 logger = logging.getLogger("shortlist.serving")
 
 SPAWN = multiprocessing.get_context("spawn")
-"""A fork would copy locks that threads of torch and polars may hold at that moment."""
+"""A fork would copy locks that threads of the caller, of torch for example, may hold then."""
 
 BACKLOG = 2_048
 """Connections that may wait until a process takes them."""
@@ -188,9 +188,8 @@ class _First:
         self.settings, self.listener, self.ready = settings, listener, ready
         self.figures = Processes(figures)
         self.failure: ShortlistError | None = None
-        plugins = tuple(sorted({part.module for part in OWN.values()}))
         level = logging.getLogger().getEffectiveLevel()
-        self._job = Job(0, path, settings, figures, plugins, level)
+        self._job = Job(0, path, settings, figures, _plugins(), level)
         self._counts = counts(figures, settings)
         for number in range(settings.processes):
             self._counts.set(number, CLOSED)
@@ -391,11 +390,19 @@ def counts(figures: Path, settings: Settings) -> Counts:
     return Counts(figures / "connections", settings.processes)
 
 
+def _plugins() -> tuple[str, ...]:
+    """Names of the plug-ins in use: none where `plugins` was not imported, as nothing here does."""
+    plugins = sys.modules.get("shortlist.plugins")
+    if plugins is None:
+        return ()
+    return tuple(sorted({part.module for part in plugins.OWN.values()}))
+
+
 def _work(job: Job, listener: socket.socket, channel: socket.socket) -> None:
     """What each of the processes does."""
     os.setsid()  # Ctrl-C is for the first process, which tells the others
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # That one imports `run`, which imports this file.
+    # That one imports what computes, which the first process does without.
     from shortlist.serving.one_of_many import work  # noqa: PLC0415
 
     work(job, listener, channel)

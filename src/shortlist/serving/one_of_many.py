@@ -27,8 +27,9 @@ from shortlist.serving.many import Job, counts, refused_elsewhere
 from shortlist.serving.measures import Measures, share_figures
 from shortlist.serving.messages import RequestError
 from shortlist.serving.private_copy import load_privately
-from shortlist.serving.run import Place, Server
-from shortlist.serving.watching import Refused, Watch
+from shortlist.serving.refused import Refused
+from shortlist.serving.server import Place, Server
+from shortlist.serving.watching import Watch
 
 logger = logging.getLogger("shortlist.serving")
 

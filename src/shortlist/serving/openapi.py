@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic.json_schema import models_json_schema
 
-from shortlist.data.predicates import MOST_DEEP, MOST_NODES
+from shortlist.data.ceilings import MOST_DEEP, MOST_NODES
 from shortlist.serving.messages import CONDITION_HERE, ErrorAnswer, Message
 
 Token = Literal["none", "read", "write", "admin"]

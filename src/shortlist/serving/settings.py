@@ -5,7 +5,7 @@ from ipaddress import ip_address
 from itertools import combinations
 from math import isfinite
 
-from shortlist.data.predicates import MOST_DEEP, MOST_NODES, MOST_VALUES
+from shortlist.data.ceilings import MOST_DEEP, MOST_NODES, MOST_VALUES
 from shortlist.errors import ServingError
 from shortlist.histories.events import Keeping
 from shortlist.histories.places import StorePlace

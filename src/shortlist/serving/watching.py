@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -20,13 +19,14 @@ from typing import Any, NamedTuple, Protocol
 
 from shortlist.bundle.bundle import load
 from shortlist.bundle.store import MANIFEST, SEAL
-from shortlist.errors import BundleError, ShortlistError
+from shortlist.errors import ShortlistError
 from shortlist.outputs import is_kept, is_temporary, natural
 from shortlist.serving.free_memory import give_back_memory
 from shortlist.serving.measures import Measures
 from shortlist.serving.messages import RequestError
 from shortlist.serving.onnx_encoder import use_onnx
 from shortlist.serving.private_copy import load_privately
+from shortlist.serving.refused import Refused
 from shortlist.serving.served import Served, self_test, shown
 
 logger = logging.getLogger("shortlist.serving")
@@ -52,26 +52,13 @@ class Living(Protocol):
 class Beside(Protocol):
     """Other processes that serve the same: all of them take a bundle into service, or none."""
 
-    def loads(self, refused: "Refused") -> None:
+    def loads(self, refused: Refused) -> None:
         """Say what is loaded now, as it would be refused if that ended the process."""
         ...
 
-    def agrees(self, choice: tuple[str, str], refused: "Sequence[Refused]", *, new: bool) -> bool:
+    def agrees(self, choice: tuple[str, str], refused: Sequence[Refused], *, new: bool) -> bool:
         """Return whether all have chosen the same. choice: name and seal; new: it is not served."""
         ...
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A bundle that was not taken, and why.
-
-    seal: the id it claims to have. files: what its folder looked like then.
-    """
-
-    name: str
-    seal: str
-    reason: str
-    files: Any = field(default=None, repr=False)
 
 
 class _Ready(NamedTuple):
@@ -298,19 +285,6 @@ class Watch:
         if refused.reason not in {earlier.reason for earlier in same}:
             self.measures.refused()
             logger.error("refused bundle %s: %s", refused.name, refused.reason)
-
-
-def cannot_be_served(refused: Sequence[Refused]) -> str:
-    """Say why a service of a single bundle ends before it has begun."""
-    return f"the bundle cannot be served: {refused[0].reason}"
-
-
-def check_path(path: Path) -> None:
-    """Refuse a path that is not there. Errors: BundleError."""
-    if not path.is_dir():
-        raise BundleError(
-            f"there is nothing to serve at {path}: expected a bundle, or a directory of bundles"
-        )
 
 
 def _is_aside(name: str) -> bool:
