@@ -4,6 +4,7 @@ A page of the repository may link to a source file, a recipe or a table of resul
 of these is a page of its own, so that a reader of the site finds it without the repository.
 """
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -53,16 +54,25 @@ def shown(path: str) -> str:
     file = ROOT / path
     if file.is_dir():
         listed = sorted(
-            entry for entry in file.iterdir() if entry.suffix in {".toml", ".md", ".py"}
+            entry for entry in file.iterdir() if entry.suffix in {".toml", ".md", ".py", ".ipynb"}
         )
         return f"# {path}\n\n" + "".join(f"- [{entry.name}]({entry.name})\n" for entry in listed)
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".md":
         return text
+    if file.suffix == ".ipynb":
+        return notebook(path, json.loads(text)["cells"])
     lines = text.splitlines()
     more = f"\nThe first {LONGEST} of {len(lines)} lines.\n" if len(lines) > LONGEST else ""
     kind = {".py": "python", ".toml": "toml", ".jsonl": "json"}.get(file.suffix, "text")
     return f"# {path}\n{more}\n```{kind}\n" + "\n".join(lines[:LONGEST]) + "\n```\n"
+
+
+def notebook(path: str, cells: list[dict[str, Any]]) -> str:
+    """Return the cells of a notebook as a page."""
+    texts = [("".join(cell["source"]), cell["cell_type"]) for cell in cells]
+    body = [text if kind == "markdown" else f"```python\n{text}\n```" for text, kind in texts]
+    return "\n\n".join([*body, f"The notebook is `{path}`.\n"])
 
 
 def decisions() -> str:
