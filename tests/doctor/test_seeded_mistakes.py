@@ -914,29 +914,29 @@ TEXT = """<!-- Written by `python -m tests.doctor.test_seeded_mistakes`; a test 
     shortlist doctor LOG.csv         the data alone, its columns guessed as `init` does
     shortlist train ...              ends with the findings of its run, and keeps them in the bundle
 
-Each finding has a code that stays the same, a severity, the mistake, the evidence (the numbers of
+Each finding has a stable code, a severity, the mistake, the evidence (the numbers of
 this case) and the cure. **error**: the result is wrong or worthless; **warning**: it probably costs
 quality; **info**: what a reader of the figures should know. `shortlist doctor` exits with 1 if
 there is an error, and `--json` prints one object.
 
-Where it can, the doctor looks at what the code does and not at what it is set to: it runs the
-objective on random vectors beside the formula, counts what the sampler draws beside what `log_q`
-says, and asks for a user's vector with and without padding. So it also finds mistakes of a loss,
+Where possible, the doctor tests the behaviour of the code instead of reading its settings: it compares the
+objective on random vectors with the formula, counts the draws of the sampler and compares them with `log_q`,
+and computes a user's vector with and without padding. So it also finds mistakes in a loss,
 sampler or tower of your own.
 
-## What it finds: {codes} checks
+## {codes} checks
 
 {findings}
 
 ## Planted mistakes: {mistakes} of {mistakes} found
 
-Each one is planted in a small world by `tests/doctor/test_seeded_mistakes.py`.
+`tests/doctor/test_seeded_mistakes.py` plants each one in a small synthetic data set.
 
 {seeded}
 
 ## Sound runs: {runs} of {runs} without an alarm
 
-Each is trained in a planted world of its own, and looked at before and after.
+Each is trained on a synthetic data set of its own, and checked before and after.
 
 {clean}
 """
