@@ -919,10 +919,10 @@ this case) and the cure. **error**: the result is wrong or worthless; **warning*
 quality; **info**: what a reader of the figures should know. `shortlist doctor` exits with 1 if
 there is an error, and `--json` prints one object.
 
-Where possible, the doctor tests the behaviour of the code instead of reading its settings: it compares the
-objective on random vectors with the formula, counts the draws of the sampler and compares them with `log_q`,
-and computes a user's vector with and without padding. So it also finds mistakes in a loss,
-sampler or tower of your own.
+Where possible, the doctor tests the behaviour of the code instead of reading its settings: it
+compares the objective on random vectors with the formula, counts the draws of the sampler and
+compares them with `log_q`, and computes a user's vector with and without padding. So it also finds
+mistakes in a loss, sampler or tower of your own.
 
 ## {codes} checks
 
