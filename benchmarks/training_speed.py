@@ -19,7 +19,8 @@ one thread, CPU seconds; the rounds alternate. The peer's YoutubeSBC gets one ba
 it takes 17 s. Preparing starts from a table of events with integer ids, and on our side includes
 splitting and vocabularies. The first epoch's loading is extrapolated from the batches that were
 loaded. One JSON line a case and side is added to benchmarks/results/training_speed.jsonl;
-`--cases table` measures the step of a large embedding table.
+`--cases table` measures the step of a large embedding table; `--cases attention` a step in the
+shape of recipes/ml-1m-attention.toml in float32, beside the time of its matrix products alone.
 """
 
 # ruff: noqa: PLC0415, PLR0915 - each side imports what the other may not have
@@ -475,6 +476,99 @@ def table_step(rows: int = 1_000_000, width: int = 64, batch: int = 4096) -> Non
     )
 
 
+def attention_step(steps: int = 30) -> None:
+    """A step of self-attention over 200 events and 3,416 items, and its matrix products alone."""
+    import polars as pl
+    import torch
+
+    from shortlist.channels.learned.two_tower import TwoTower
+    from shortlist.data.dataset import Dataset
+    from shortlist.data.schema import Schema
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    items, width, layers = 3_416, 128, 2
+    sizes = np.clip(random.lognormal(4.6, 0.9, 2_000).astype(int), 20, 2_000)
+    events = int(sizes.sum())
+    popularity = 1 / np.arange(20, items + 20)
+    frame = pl.DataFrame(
+        {
+            "user": np.repeat(np.arange(len(sizes)), sizes),
+            "item": random.choice(items, events, p=popularity / popularity.sum()),
+            "time": np.arange(events),
+        }
+    )
+    schema = Schema(user="user", item="item", time="time")
+    data = Dataset.load(frame, schema=schema).split("leave-last-out").training_data("train")
+    retriever = TwoTower(
+        history="attention", history_layers=layers, history_heads=4, history_length=200,
+        dim=width, dropout=0.3, mode="listwise", sampler="catalogue", temperature=0.06,
+    )  # fmt: skip
+    retriever.set_data(data)
+    trainer = retriever._trainer(data)
+    taken: list[float] = []
+    positives = 0
+    clock = Clock()
+    for number, step in enumerate(trainer.epoch()):
+        if number >= 5:
+            taken.append(clock.read())
+            positives += step.positives
+        if len(taken) == steps:
+            break
+        clock = Clock()
+    shapes = [
+        (len(batch.positive), len(batch.history.values), _padded(batch))
+        for batch in retriever._batches(data).epoch(torch.Generator().manual_seed(0))
+    ]
+    asked, read, padded = (float(np.mean(part)) for part in zip(*shapes, strict=True))
+    found = len(data.item_counts) - 1
+    towers = [(width, 3 * width), (width, width), (width, 4 * width), (2 * width, width)]
+    pairs = [(round(padded), *layer) for layer in towers * layers] + [(round(asked), width, found)]
+    alone = sum(_products(*pair) for pair in pairs)
+    spent = sum(taken) / positives
+    _add(
+        [
+            {
+                "case": "attention",
+                "side": "ours",
+                "precision": trainer.precision,
+                "limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+                "positives_per_s": round(1 / spent),
+                "us_a_positive": round(spent * 1e6, 1),
+                "products_us_a_positive": round(alone / asked * 1e6, 1),
+                "softmax_products_us": round(_products(*pairs[-1]) / asked * 1e6, 1),
+                "padding": round(1 - read / padded, 3),
+                "events_read_a_positive": round(read / asked, 2),
+                "load": round(os.getloadavg()[0], 1),
+            }
+        ]
+    )
+
+
+def _padded(batch: Any) -> int:
+    """Positions of the rectangle of a batch's histories."""
+    lengths = batch.history.lengths
+    return len(lengths) * int(lengths.max())
+
+
+def _products(rows: int, inner: int, outer: int) -> float:
+    """CPU seconds of the three products of a linear map and its two gradients, the best of 20."""
+    import torch
+
+    given, weight, slope = (
+        torch.randn(*shape) for shape in ((rows, inner), (outer, inner), (rows, outer))
+    )
+    best = float("inf")
+    for _ in range(20):
+        clock = Clock()
+        given @ weight.T
+        slope @ weight
+        slope.T @ given
+        best = min(best, clock.read())
+    return best
+
+
 def _add(lines: list[dict[str, Any]]) -> None:
     with OUT.open("a", encoding="utf-8") as file:
         for line in lines:
@@ -482,10 +576,14 @@ def _add(lines: list[dict[str, Any]]) -> None:
             file.write(json.dumps(line) + "\n")
 
 
+STEPS: dict[str, Callable[[], None]] = {"table": table_step, "attention": attention_step}
+"""Cases without a peer."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python")
-    parser.add_argument("--cases", nargs="+", choices=[*CASES, "table"], default=[*CASES, "table"])
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, *STEPS], default=[*CASES, *STEPS])
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--batches", type=int, default=3, help="in each round")
@@ -495,8 +593,8 @@ def main() -> None:
         child(given.child, given.cases[0], given.events)
         return
     for case in given.cases:
-        if case == "table":
-            table_step()
+        if case in STEPS:
+            STEPS[case]()
         else:
             measure(case, given.peer_python, given.events, given.rounds, given.batches)
 
