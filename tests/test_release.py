@@ -155,6 +155,8 @@ def test_the_version_is_said_once_and_is_the_newest_of_the_changelog(release, tm
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if "## [" in line]
     assert headings[0] == "## [Unreleased]"
     assert headings[1].startswith(f"## [{shortlist.__version__}] - ")
+    for page in ("README.md", "README.zh.md"):
+        assert f"pip install dist/{release.wheel.name}`" in (ROOT / page).read_text("utf-8")
 
 
 def test_the_installed_package_writes_recipes_and_serves_its_page(release, tmp_path):
