@@ -8,7 +8,7 @@ from shortlist.bundle.formats import dump_tensors, map_tensors
 from shortlist.errors import DataError, ModelError, QueryError
 from shortlist.index import ExactIndex, exact
 from shortlist.index.base import hashed
-from shortlist.similarity import SIMILARITIES
+from shortlist.similarity import SIMILARITIES, normalize
 
 INF, NAN = float("inf"), float("nan")
 
@@ -289,3 +289,21 @@ def test_a_failed_change_leaves_the_index_as_it_was():
     with pytest.raises(DataError, match="item 10001 is not in the index"):
         index.remove(torch.tensor([int(ids[0]), 10_001]))
     assert torch.equal(index.search(queries, 5).ids, before.ids)
+
+
+def test_vectors_copied_block_by_block_are_those_copied_at_once_and_a_refused_build_changes_nothing(
+    monkeypatch,
+):
+    ids, vectors, queries = world()
+    monkeypatch.setattr(exact, "BLOCK", 7)
+    index = ExactIndex("cosine").build(ids, vectors)
+    columns, _ = index.columns_of(ids)
+    assert torch.equal(index.items.vectors[columns], normalize(vectors))
+    before = index.search(queries, 5)
+    bad = vectors[:100].clone()
+    bad[9] = 0
+    with pytest.raises(ModelError, match=f"the vector of item {ids[9]} has no cosine"):
+        index.build(ids[:100], bad)
+    after = index.search(queries, 5)
+    assert torch.equal(after.ids, before.ids)
+    assert torch.equal(after.scores, before.scores)

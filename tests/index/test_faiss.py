@@ -1,7 +1,12 @@
 """The indexes on FAISS: when the library is asked, when a scan answers, and what is refused."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from shortlist.errors import DataError, ModelError, QueryError
 from shortlist.index import ExactIndex, FaissFlat, FaissHNSW, FaissIVF, faiss
@@ -244,3 +249,68 @@ def test_the_graph_itself_finds_the_highest_dot_products_of_learned_vectors(monk
     for k in (10, 100):
         assert recall(index.search(queries, k), truth.search(queries, k)) >= 0.95
     assert len(calls) == 2
+
+
+def shards_of(index, vectors, bounds):
+    """Fill the trained, empty lists of an index from each part of the vectors."""
+    empty = index._trained(vectors)
+    shards = [faiss.faiss.clone_index(empty) for _ in bounds[1:]]
+    for shard, (low, high) in zip(shards, pairwise(bounds), strict=True):
+        index._fill(shard, vectors[low:high])
+    return shards
+
+
+@settings(max_examples=8)
+@example(cuts=[0, 0, *range(301)], similarity="dot", quantizer="sq8")
+@given(
+    cuts=st.lists(st.integers(0, 300), max_size=9).map(sorted),
+    similarity=st.sampled_from(SIMILARITIES),
+    quantizer=st.sampled_from(["flat", "sq8", "pq"]),
+)
+def test_shards_of_one_trained_quantiser_merge_into_the_index_that_was_filled_at_once(
+    cuts, similarity, quantizer
+):
+    """Whatever the parts: more of them than vectors, and empty ones, too."""
+    ids, vectors, queries = world(items=300, users=8)
+    index = FaissIVF(similarity, quantizer=quantizer, nlist=6, nprobe=2, refine=4)
+    index.build(ids, vectors)
+    whole = index.search(queries, 12)
+    first, *rest = shards_of(index, index._exact.items.vectors.numpy(), [0, *cuts, 300])
+    for shard in rest:
+        first.merge_from(shard, first.ntotal)
+    merged = FaissIVF.from_state(similarity, index.state())
+    merged._library = first
+    answer = merged.search(queries, 12)
+    assert not merged._prefers_scan(merged._fetch(12), None)  # The lists answered.
+    assert torch.equal(answer.ids, whole.ids)
+    assert torch.equal(answer.scores, whole.scores)
+
+
+def test_lists_filled_block_by_block_are_those_filled_at_once(monkeypatch):
+    ids, vectors, _ = world(items=3_000)
+    dumps = []
+    for block in (512, 3_000):
+        monkeypatch.setattr(faiss, "BLOCK", block)
+        dumps.append(FaissIVF("dot").build(ids, vectors)._dump())
+    assert np.array_equal(*dumps)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_lists_learned_from_a_sample_find_what_lists_learned_from_all_do(similarity, monkeypatch):
+    ids, vectors, queries = world(items=6_000)
+    truth = ExactIndex(similarity).build(ids, vectors).search(queries, 20)
+    monkeypatch.setattr(faiss, "FEWEST_TRAINED", 1_000)
+    monkeypatch.setattr(faiss, "MOST_PER_LIST", 40)
+    monkeypatch.setattr(faiss, "BLOCK", 300)
+    index = FaissIVF(similarity, nlist=50)
+    placed = watched_placing(index, monkeypatch)
+    index.build(ids, vectors)
+    assert recall(index.search(queries, 20), truth) >= 0.95
+    assert max(placed) <= 300, "what is placed is a copy"
+
+
+def watched_placing(index, monkeypatch):
+    """A list of how many vectors each call places."""
+    counts, place = [], index._placed
+    monkeypatch.setattr(index, "_placed", lambda some: counts.append(len(some)) or place(some))
+    return counts

@@ -6,6 +6,7 @@ which SHORTLIST_MILVUS_URI names.
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -171,3 +172,28 @@ def test_another_client_that_reads_the_alias_sees_one_version_while_others_are_p
             )[0]
             assert found[0]["distance"] < 1e-3, number
             assert all(hit["distance"] < 10_000 for hit in found)
+
+
+@pytest.mark.parametrize("listed", [10_000, 1])
+def test_a_query_that_comes_back_short_changes_how_no_other_is_answered(listed, monkeypatch):
+    ids, vectors, queries = world(items=60)
+    index = MilvusCollection("dot", collection="short", timeout=60).build(ids, vectors)
+    monkeypatch.setattr(milvus, "MOST_LISTED", listed)
+    ask, scored, compared = index._ask, index._scored, []
+
+    def short(place, points, *rest):
+        found = ask(place, points, *rest)
+        found.ids[points[:, 0] > 0, 2:], found.scores[points[:, 0] > 0, 2:] = -1, -np.inf
+        return found
+
+    def watched(place, points, *rest):
+        compared.append(points)
+        return scored(place, points, *rest)
+
+    monkeypatch.setattr(index, "_ask", short)
+    monkeypatch.setattr(index, "_scored", watched)
+    allow = torch.arange(3_000) % 4 > 0
+    hits = index.search(queries, 10, allow=allow)
+    assert np.array_equal(compared[0], queries[queries[:, 0] > 0].numpy())
+    truth = ExactIndex("dot").build(ids, vectors).search(queries, 10, allow=allow)
+    assert torch.equal(hits.ids, truth.ids)

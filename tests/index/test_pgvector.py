@@ -110,3 +110,20 @@ def test_a_server_that_is_gone_and_a_table_that_went_are_told(monkeypatch):
 def test_vectors_wider_than_its_graph_takes_are_refused():
     with pytest.raises(ModelError, match="width 2000 at most, got 2001"):
         PgVector("dot", collection="wide").build(torch.arange(2), torch.ones(2, 2001))
+
+
+def test_a_statement_that_ran_into_its_timeout_fails_that_question_alone():
+    ids, vectors, queries = world(items=50, users=3)
+    index = PgVector("dot", collection="held", timeout=60).build(ids, vectors)
+    before = index.search(queries, 3)
+    with PgVector("dot")._connection() as other, other.transaction():
+        other.execute(f'LOCK TABLE "{index.place.name}"')
+        with pytest.raises(IndexServerError, match="due to statement timeout"):
+            index.adjust(timeout=0.05).search(queries, 3)
+    # Neither is the server left alone for a while, nor is the connection lost.
+    assert torch.equal(index.adjust(timeout=60).search(queries, 3).ids, before.ids)
+
+
+def test_no_timeout_is_so_short_that_postgresql_takes_it_for_none():
+    with PgVector("dot", timeout=1e-4)._connection() as connection:
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("1ms",)

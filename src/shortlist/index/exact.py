@@ -25,6 +25,7 @@ from shortlist.index.candidates import (
     seen_of,
 )
 from shortlist.index.checks import (
+    BLOCK,
     Items,
     check_allow,
     check_exclude,
@@ -100,14 +101,17 @@ class ExactIndex:
         """
         if len(ids) == 0:
             raise DataError("an index needs at least one item, got none")
-        self._set(self._prepared(ids, vectors, tie_keys))
+        self._set(self._checked_items(ids, vectors, tie_keys), scaled=False)
         return self
 
     def add(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
         """Add items whose ids are not in the index; the arguments are those of `build`."""
         if not self._width:
             return self.build(ids, vectors, tie_keys)
-        new = self._prepared(ids, vectors, tie_keys)
+        new = self._checked_items(ids, vectors, tie_keys)
+        if self.similarity == "cosine":
+            new = new._replace(vectors=normalize(new.vectors))
+            check_unit(new)
         if new.vectors.shape[1] != self._width:
             raise ModelError(
                 f"the index holds vectors of width {self._width}, got {new.vectors.shape[1]}"
@@ -211,38 +215,36 @@ class ExactIndex:
         index._set(items, padded)
         return index
 
-    def _prepared(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None) -> Items:
-        """Check the arguments of `build`; normalise the vectors where cosine is asked."""
+    def _checked_items(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None) -> Items:
+        """Check the arguments of `build`, and give every item a tie key."""
         items = Items(ids, vectors.detach(), ids if tie_keys is None else tie_keys)
         check_items(items)
-        if tie_keys is None:
-            items = items._replace(tie_keys=hashed(ids))
-        if self.similarity != "cosine":
-            return items
-        items = items._replace(vectors=normalize(items.vectors))
-        check_unit(items)
-        return items
+        return items if tie_keys is not None else items._replace(tie_keys=hashed(ids))
 
-    def _set(self, items: Items, padded: Tensor | None = None) -> None:
+    def _set(self, items: Items, padded: Tensor | None = None, *, scaled: bool = True) -> None:
         """Take the items as contents, in tie order: then the lower column wins among equals.
 
         padded: the vectors with zero rows after them, which are not copied if they are in order.
+        scaled: whether the vectors are of length 1 already where cosine is asked.
         """
         by_id = items.ids.sort()
         twice = by_id.values[1:][by_id.values[1:] == by_id.values[:-1]]
         if len(twice):
             raise DataError(f"item {int(twice[0])} would be in the index twice")
         order = by_id.indices[items.tie_keys[by_id.indices].argsort(stable=True)]
-        self._count, self._width = items.vectors.shape
+        count, width = items.vectors.shape
         in_order = torch.equal(order, torch.arange(len(order), device=order.device))
         given = padded is not None
+        to_scale = self.similarity == "cosine" and not scaled
         if padded is None or not (in_order and _is_searchable(padded)):
-            padded = _padded_rows(items.vectors, order)
-        self._padded = padded
+            padded = _padded_rows(items.vectors, order, unit=to_scale)
         ids, keys = items.ids, items.tie_keys
         if not (in_order and given):
             ids, keys = ids[order], keys[order]
-        self.items = Items(ids, self._padded[: self._count], keys)
+        ordered = Items(ids, padded[:count], keys)
+        if to_scale:
+            check_unit(ordered)
+        self._count, self._width, self._padded, self.items = count, width, padded, ordered
         self._sorted_ids = by_id.values
         self._columns_by_id = by_id.indices if in_order else ids.argsort()
         self.longest = longest(self._padded)
@@ -419,8 +421,11 @@ def _is_searchable(padded: Tensor) -> bool:
     return len(padded) % COLUMN_STEP == 0 and aligned
 
 
-def _padded_rows(vectors: Tensor, rows: Tensor) -> Tensor:
-    """Copy some rows of [N, D]; zero rows fill up to a whole number of steps."""
+def _padded_rows(vectors: Tensor, rows: Tensor, *, unit: bool = False) -> Tensor:
+    """Copy some rows of [N, D], scaled to length 1 if `unit`; zero rows fill up whole steps.
+
+    A block at a time, so that a mapped file of vectors is in memory once: as this copy.
+    """
     count, width = len(rows), vectors.shape[1]
     shape = (-(-count // COLUMN_STEP) * COLUMN_STEP, width)
     if vectors.device.type == "cpu":
@@ -429,5 +434,10 @@ def _padded_rows(vectors: Tensor, rows: Tensor) -> Tensor:
         padded[count:] = 0
     else:
         padded = vectors.new_zeros(shape)
-    torch.index_select(vectors, 0, rows, out=padded[:count])
+    for block, into in zip(
+        torch.split(rows, BLOCK), torch.split(padded[:count], BLOCK), strict=True
+    ):
+        torch.index_select(vectors, 0, block, out=into)
+        if unit:
+            into.copy_(normalize(into))
     return padded

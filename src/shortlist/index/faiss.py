@@ -9,7 +9,7 @@ from pydantic import Field
 
 from shortlist.errors import ModelError
 from shortlist.index.approximate import ApproximateIndex, Kept, Setting, raised
-from shortlist.index.checks import longest
+from shortlist.index.checks import BLOCK, longest
 from shortlist.index.lists import Centres, nearest_lists
 from shortlist.index.pairs import Floats, Rows
 from shortlist.index.settings import BuildBeam, Choices, Links, Refine
@@ -33,6 +33,8 @@ faiss: Any = _Library()  # Its type stubs know only half of it.
 QUANTIZERS = {"flat": "Flat", "fp16": "SQfp16", "sq8": "SQ8"}
 LISTED_PER_CANDIDATE = 16
 POINTS_PER_LIST = 39  # k-means with fewer is noise, and FAISS warns.
+MOST_PER_LIST = 256  # k-means of FAISS takes no more.
+FEWEST_TRAINED = 100_000  # Vectors that the codes of FAISS learn their range from, if there are.
 # Vectors that an exact scan reads in the time of one step of a beam, or of one listed vector:
 # width 64, one query, 100,000 clustered vectors. Below it filtered searches scan.
 SCANNED_PER_STEP = 32
@@ -64,16 +66,25 @@ class FaissIndex(ApproximateIndex):
 
     def _fit(self, vectors: Floats) -> None:
         self._reach = REACH * longest(torch.from_numpy(vectors)) ** 2
+        library = self._trained(vectors)
+        self._fill(library, vectors)
+        self._library = library
+
+    def _trained(self, vectors: Floats) -> Any:
+        """An empty index of the library that knows how to keep vectors like these, [N, D]."""
         placed = self._placed(vectors)
         library = self._new(placed.shape[1], len(placed))
         library.train(placed)
-        library.add(placed)
-        self._library = library
+        return library
+
+    def _fill(self, library: Any, vectors: Floats) -> None:
+        """Put vectors [N, D] in the next slots of the library's index."""
+        library.add(self._placed(vectors))
 
     def _extend(self, vectors: Floats) -> bool:
         if self.similarity == "dot" and longest(torch.from_numpy(vectors)) ** 2 > self._reach:
             return False
-        self._library.add(self._placed(vectors))
+        self._fill(self._library, vectors)
         return True
 
     def _take_contents(self) -> None:
@@ -252,6 +263,29 @@ class FaissIVF(FaissIndex):
         super()._fit(vectors)
         self._built = len(vectors)
         self._take_centres()
+
+    def _trained(self, vectors: Floats) -> Any:
+        """As for all, from a sample: as many as FAISS would look at of the whole.
+
+        It is spread evenly over the vectors, which stand in the order of their tie keys.
+        """
+        count = len(vectors)
+        library = self._new(self._placed_width(vectors.shape[1]), count)
+        most = max(MOST_PER_LIST * library.nlist, FEWEST_TRAINED)
+        if most >= count:
+            library.train(self._placed(vectors))
+            return library
+        sample, rows = np.empty((most, library.d), np.float32), np.arange(most) * count // most
+        for start in range(0, most, BLOCK):
+            some = slice(start, start + BLOCK)
+            sample[some] = self._placed(vectors[rows[some]])
+        library.train(sample)
+        return library
+
+    def _fill(self, library: Any, vectors: Floats) -> None:
+        # Block by block, as what is placed is a copy. The lists are those of one piece.
+        for start in range(0, len(vectors), BLOCK):
+            super()._fill(library, vectors[start : start + BLOCK])
 
     def _extend(self, vectors: Floats) -> bool:
         return len(self) <= 2 * self._built and super()._extend(vectors)

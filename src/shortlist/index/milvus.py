@@ -230,21 +230,27 @@ class MilvusCollection(ServerIndex):
             if len(wanted) <= len(ids):
                 word, ids = "in", wanted
         ahead = round(AHEAD * k / max(share, 1e-9))
+        # Each point goes on by itself: its answer must not depend on what others came back with.
+        found, short = Found.nothing(len(points), k), np.arange(len(points))
         if len(ids) > MOST_LISTED and ahead <= MOST_FETCHED:
-            found = self._ask(place, points, ahead, "", self.timeout)
-            found = _best(found, np.isin(found.ids, ids, invert=word == "not in"), k)
-            if (found.ids >= 0).all():
-                return found
+            some = self._ask(place, points, ahead, "", self.timeout)
+            found = _best(some, np.isin(some.ids, ids, invert=word == "not in"), k)
+            short = _with_fewer(found, k)
         filtered = word == "in" or len(ids) > 0
         text = f"id {word} {ids.tolist()}" if filtered else ""
         patience = self.timeout * max(1, len(ids) / MOST_LISTED)
-        found = self._ask(place, points, min(k, MOST_FETCHED), text, patience)
-        fewest = int((found.ids >= 0).sum(axis=1).min())
-        if fewest == k:
+        if len(short):
+            some = self._ask(place, points[short], min(k, MOST_FETCHED), text, patience)
+            _replace(found, short, some)
+            short = _with_fewer(found, k)
+        if not len(short):
             return found
         every = ids if word == "in" else np.setdiff1d(np.arange(place.highest + 1), ids)
         matching = len(self._fetch(place, every, vectors=False)[0]) if filtered else place.count
-        return found if fewest == min(k, matching) else self._scored(place, points, k, every)
+        short = _with_fewer(found, min(k, matching))
+        if len(short):
+            _replace(found, short, self._scored(place, points[short], k, every))
+        return found
 
     def _ask(self, place: Place, points: Floats, k: int, condition: str, patience: float) -> Found:
         client, found = self._ready(place), Found.nothing(len(points), k)
@@ -324,6 +330,19 @@ class MilvusCollection(ServerIndex):
         except ImportError:
             return ()
         return (MilvusException, RpcError, OSError)
+
+
+def _with_fewer(found: Found, k: int) -> Rows:
+    """The points for which fewer than k items were found."""
+    return np.flatnonzero((found.ids >= 0).sum(axis=1) < k)
+
+
+def _replace(found: Found, points: Rows, by: Found) -> None:
+    """Put other answers [n, at most k] in the place of those to n points."""
+    width = by.ids.shape[1]
+    found.ids[points], found.scores[points] = -1, -np.inf
+    found.ids[points, :width], found.scores[points, :width] = by.ids, by.scores
+    found.keys[points, :width] = by.keys
 
 
 def _best(found: Found, kept: NDArray[np.bool_], k: int) -> Found:

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -88,7 +89,7 @@ class PgVector(ServerIndex):
             ef_search=ef_search,
             timeout=timeout,
         )
-        self._held = threading.local()
+        self._threads = threading.local()
 
     @property
     def address(self) -> str:
@@ -274,17 +275,18 @@ class PgVector(ServerIndex):
         ).fetchall()
         return rows
 
-    def _connection(self, *, patient: bool = False) -> Any:
+    @contextmanager
+    def _connection(self, *, patient: bool = False) -> Iterator[Any]:
         """This thread's connection; psycopg's rolls back and stays usable after an error."""
-        held = getattr(self._held, "connection", None)
-        if held is None or held[0] != os.getpid() or held[1].closed:
-            held = self._held.connection = os.getpid(), self._connect()
-        connection = held[1]
-        limit = 0 if patient else round(1000 * self.timeout)
-        if self._held.__dict__.get("limit") != (limit, id(connection)):
-            connection.execute(f"SET statement_timeout = {limit}")
-            self._held.limit = limit, id(connection)
-        return nullcontext(connection)
+        held: _Held | None = getattr(self._threads, "held", None)
+        if held is None or held.process != os.getpid() or held.connection.closed:
+            held = self._threads.held = _Held(self._connect())
+        # At least a millisecond: 0 would be no limit.
+        limit = 0 if patient else max(1, round(1000 * self.timeout))
+        if held.limit != limit:
+            held.connection.execute(f"SET statement_timeout = {limit}")
+            held.limit = limit
+        yield held.connection
 
     def _connect(self) -> Any:
         try:
@@ -325,6 +327,19 @@ class PgVector(ServerIndex):
         from psycopg.errors import QueryCanceled  # noqa: PLC0415
 
         return (QueryCanceled,)
+
+
+class _Held:
+    """A connection, closed when the thread or the index that holds it is gone."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection, self.process = connection, os.getpid()
+        self.limit: int | None = None
+        """The statement timeout that was set on it, in milliseconds."""
+
+    def __del__(self) -> None:
+        if self.process == os.getpid():  # Not that of the process that this one was forked from.
+            self.connection.close()
 
 
 def _quoted(name: str) -> str:
