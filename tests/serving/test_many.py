@@ -350,6 +350,21 @@ def test_a_single_bundle_that_is_damaged_ends_the_service_with_its_reason(bundle
         service.end()
 
 
+def test_a_script_that_does_not_guard_its_call_is_told_so_in_one_sentence(bundles, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from shortlist.serving.run import serve\n"
+        "from shortlist.serving.settings import Settings\n"
+        f"serve({str(bundles)!r}, port=0, settings=Settings(processes=2))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.endswith('put the call below the line if __name__ == "__main__":\n')
+
+
 def test_an_address_that_is_taken_is_refused_before_anything_starts(bundle):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

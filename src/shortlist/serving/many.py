@@ -50,6 +50,9 @@ LONGEST = 2**28
 LOADS = 2
 """Processes that end while they load a bundle, until it is refused."""
 
+UNGUARDED = 78
+"""Exit code of a process that came to the call of `serve` before its work: nothing guards it."""
+
 
 class Job(NamedTuple):
     """What a process needs to know to serve."""
@@ -75,6 +78,8 @@ def serve_together(
     cannot be had, and for processes that end before they can answer; what these end with; and
     BundleError for a single bundle that cannot be served.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(UNGUARDED)  # it runs the caller's script again, to know what is defined there
     with (
         _listening(host, port) as listener,
         TemporaryDirectory(prefix="shortlist-figures-") as figures,
@@ -249,7 +254,14 @@ class _First:
         if member.loading is not None:
             self._note_deadly(member.loading, how)
         self._ends = 0 if member.up else self._ends + 1
-        if member.failure is not None and not self.told:
+        if code == UNGUARDED:
+            self._fail(
+                ServingError(
+                    "each process that serve starts runs the calling script again: put the call "
+                    'below the line if __name__ == "__main__":'
+                )
+            )
+        elif member.failure is not None and not self.told:
             self._fail(member.failure)
         elif self._ends >= ENDS:
             self._fail(
