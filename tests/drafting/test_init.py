@@ -16,7 +16,7 @@ from shortlist.drafting.draft import draft
 from shortlist.drafting.named import named_model, named_models
 from shortlist.drafting.writing import written
 from shortlist.errors import DataError
-from shortlist.runs.pipeline import check
+from shortlist.runs.pipeline import build, check, load_split
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +136,30 @@ def test_a_recipe_to_fill_in_is_short_and_sound(tmp_path, model):
     assert call("init", path, *(("--model", model) if model else ())) == 0
     assert len(path.read_text().splitlines()) <= (28 if model is None else 50)
     check(load_recipe(path))
+
+
+@pytest.mark.parametrize(
+    ("column", "first", "kept"),
+    [
+        ("x", 0, []),
+        ("time", 0, ["history_time"]),
+        ("timestamp", 1_700_000_000, ["history_time", "request_time"]),
+    ],
+)
+def test_a_model_that_reads_times_reads_those_that_the_log_tells(
+    tmp_path, capsys, column, first, kept
+):
+    """Of no time, of numbers without a unit, and of seconds since 1970."""
+    rows = "".join(f"u{n % 20},i{n % 23},{first + n // 2}\n" for n in range(400))
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,{column}\n" + rows)
+    path = tmp_path / "recipe.toml"
+    assert call("init", tmp_path / "log.csv", "--model", "hstu", "--out", path) == 0
+    recipe = load_recipe(path)
+    assert [k for k in ("history_time", "request_time") if getattr(recipe.model, k)] == kept
+    assert ("left out, as" in capsys.readouterr().err) == (len(kept) < 2)
+    check(recipe)
+    data = load_split(recipe).training_data("train")
+    build(recipe).set_data(data)  # which refuses to read times that there are not
 
 
 def test_one_line_to_check_is_one_line(tmp_path, capsys):

@@ -124,6 +124,7 @@ def draft(
     _one_mark(made)
     _split(made, roles)
     _model(made, named)
+    _leave_times_out(made, roles)
     return made
 
 
@@ -590,3 +591,16 @@ def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
                     "check",
                 )
             )
+
+
+def _leave_times_out(made: Draft, roles: Roles) -> None:
+    """Leave out what the named model reads of times, where the log does not tell them."""
+    model, time = made.content["model"], roles.columns.get("time")
+    untold: tuple[str, ...] = ()
+    if time is None:
+        untold, why = ("history_time", "request_time"), "as no column is a time"
+    elif not time.is_clock:
+        untold, why = ("request_time",), "as the times have no known unit"
+    for key in untold:
+        if model.pop(key, False):
+            made.notes.append(f"left out, {why}: model.{key}")
