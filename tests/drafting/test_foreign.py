@@ -201,7 +201,7 @@ def test_models_of_rectools_keep_every_number(shop):
         ("rectools", "cls: SASRecModel\nloss: mystery\n", "loss must be one of"),
         ("recbole", "model: ItemKNN\ndataset: shop\nknn_method: both\n", "knn_method must be"),
         ("rectools", "n_factors: 3\n", "names no model"),
-        ("rectools", "cls: HSTUModel\n", "causal attention"),
+        ("rectools", "cls: HSTUModel\n", "init --model hstu"),
     ],
 )
 def test_what_cannot_be_carried_at_all_is_refused_in_one_sentence(shop, library, text, message):
