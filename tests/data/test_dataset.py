@@ -122,7 +122,12 @@ def test_a_split_column_is_obeyed_and_missing_validation_is_carved_and_said(tiny
         (TIMED, "cold-items", {"at": 5}, "between 0 and 1"),
         (TIMED, "cold-items", {"at": 0.99}, "of 4 items leaves 4 to train, 0 to validate and 0"),
         (TIMED, "cold-items", {"items": "oldest"}, "'random' or 'newest', got 'oldest'"),
-        (TIMED, "cold-items", {"items": "newest", "seed": 2}, "split.seed does nothing"),
+        (
+            TIMED,
+            "cold-items",
+            {"items": "newest", "seed": 2},
+            "^split.seed does nothing for split.items = 'newest'; remove it$",
+        ),
         (Schema(), "cold-items", {"items": "newest"}, "data.time"),
     ],
 )

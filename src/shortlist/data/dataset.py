@@ -392,7 +392,8 @@ class Dataset(Showing):
             raise SplitError(f"split.items must be 'random' or 'newest', got {which!r:.60}")
         keys: NDArray[Any] = hash_ids(self.item_ids, seed + 1)
         if which == "newest":
-            _refuse("cold-items' of the newest items", seed=seed or None)  # nothing is drawn
+            if seed:  # nothing is drawn
+                raise SplitError("split.seed does nothing for split.items = 'newest'; remove it")
             if self.log.time is None:
                 raise SplitError("split.items = 'newest' needs data.time")
             self._refuse_grouped("split.items = 'newest'", "items = 'random'")
