@@ -113,7 +113,7 @@ def test_what_is_no_time_of_the_log_is_refused_and_says_what_to_write(seconds, t
 
 def test_times_and_weights_beside_events_are_as_many_as_these(seconds):
     for wrong, said in (
-        ({"times": [[1]]}, "times are those of the events in recent"),
+        ({"times": [[1]]}, "times describe the events in recent"),
         ({"recent": [[1, 2]], "times": [[START]]}, r"times\[0\] needs one time for each of 2"),
         ({"recent": [[1]], "times": [START]}, r"times\[0\] needs one time"),
         ({"recent": [[1]], "times": []}, "times needs one list for each of the 1"),

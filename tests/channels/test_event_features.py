@@ -291,7 +291,7 @@ def test_recent_events_may_tell_their_columns_and_kinds_and_are_unknown_without(
     assert not torch.allclose(unknown, vector(event_features={"dwell": [[60.0]]}))
     assert torch.equal(unknown, vector(kinds=[["view"]]))  # what an event without a kind is
     assert not torch.allclose(unknown, vector(kinds=[["buy"]]))
-    with pytest.raises(QueryError, match="'event' is the kind of the event: say kinds"):
+    with pytest.raises(QueryError, match="'event' is the kind of the event: give it as kinds"):
         vector(event_features={"event": [["buy"]]})
 
 

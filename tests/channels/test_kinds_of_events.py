@@ -372,7 +372,7 @@ def test_an_event_of_a_request_is_of_the_kind_it_names_or_of_the_first_that_is_n
     wrong = [
         (
             {"histories": [[1]], "kinds": [["sell"]]},
-            "kind 'sell' is read; those that are: buy, view",
+            "'sell' is not a kind of events that this model reads. Known: buy, view",
         ),
         ({"histories": [[1]], "kinds": [None]}, r"kinds\[0\] needs one name for each of 1"),
         ({"histories": [[1]], "kinds": [[]]}, r"kinds\[0\] needs one name for each of 1"),

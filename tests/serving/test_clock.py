@@ -136,7 +136,7 @@ def test_without_a_time_the_service_takes_its_clock_and_the_library_none(
         ("clocked", {"time": "noon"}, "'noon' is not an ISO 8601"),
         ("clocked", {"time": True}, "time"),
         ("clocked", {"time": [NOW]}, "3 queries, 1 times"),
-        ("clocked", {"times": [[NOW]] * 3}, "times are those of the events in recent"),
+        ("clocked", {"times": [[NOW]] * 3}, "times describe the events in recent"),
         ("clocked", {"recent": [[1]] * 3, "times": [[1]] * 3}, r"times[0][0]: the time 1 would be"),
         ("clocked", {"recent": [[1]] * 3, "weights": [[-1]] * 3}, "weights[0][0]"),
         ("clocked", {"recent": [[1]] * 3, "kinds": [["x"]] * 3}, "the log has no kinds of events"),

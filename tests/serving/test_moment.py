@@ -116,7 +116,7 @@ def test_events_of_a_request_have_their_columns_over_http(client, served):
         ({"context": {"device": [["tv"]]}}, "context.device[0]: Input should be"),
         ({"event_features": {"dwell": [[3]]}}, "histories"),
         ({"recent": [[4]], "event_features": {"dwell": [[3, 4]]}}, "1 events"),
-        ({"recent": [[4]], "event_features": {"kind": [["buy"]]}}, "say kinds"),
+        ({"recent": [[4]], "event_features": {"kind": [["buy"]]}}, "give it as kinds"),
     ],
 )
 def test_a_moment_that_cannot_be_read_is_refused_in_a_sentence(client, body, message):

@@ -1,1 +1,1 @@
-"""HOW ONE ASKS: questions, the one door that answers them, and what a channel can do."""
+"""Requests: queries in the caller's ids, candidate lists in return, and what a channel can do."""

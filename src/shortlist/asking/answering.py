@@ -1,8 +1,8 @@
-"""How does a question in ids become an answer in ids? Once, for every retriever.
+"""How does a retriever take queries in ids and return ids? By one base class for all of them.
 
-A retriever speaks rows: `search` answers a block of queries, `strangers` says of which of them
-nothing is known. Everything around that stands here: ids become rows and filters become a mask
-(`base.row_blocks`), strangers get the popular items, quotas are kept, and rows become ids.
+A retriever works on internal row numbers: `search` answers a block of queries, and `strangers`
+marks the queries of which nothing is known. The rest is here: ids become rows and filters a mask
+(`rows.row_blocks`), strangers get popular items, quotas are applied, and rows become ids again.
 """
 
 from abc import ABC, abstractmethod
@@ -29,22 +29,23 @@ from shortlist.showing import Facts, Showing
 
 
 class Everybody(Protocol):
-    """A ranking that needs nothing of the query: what strangers get."""
+    """A ranking that does not depend on the query; strangers get it."""
 
     def everybody(
         self, count: int, k: int, seen: tuple[Tensor, Tensor] | None, allow: Tensor | None = None
     ) -> Hits:
-        """Answer `count` queries alike, but for what each has met."""
+        """Give `count` queries the same ranking, less what each has met."""
         ...
 
 
 class Answering(FittedFirst, Showing, ABC):
-    """What every retriever does alike: it takes questions in ids and answers in ids.
+    """Base class of retrievers: it takes queries in ids and answers in ids.
 
-    A subclass says which rows it can recommend (`candidate_rows`), answers blocks of queries
-    (`search`) and says of which it knows nothing (`strangers`). popular: what strangers get
-    instead of the retriever's own answer; None where its own answer serves them too. timed:
-    whether `search` reads the times of the events. queries_at_a_time: the size of a block.
+    A subclass provides the rows that it can recommend (`candidate_rows`), the answers to blocks of
+    queries (`search`), and which queries it knows nothing of (`strangers`).
+
+    queries_at_a_time: queries per block.
+    popular: the ranking that strangers get; None if the retriever's own answer serves them.
     """
 
     queries_at_a_time: ClassVar[int] = BLOCK
@@ -53,14 +54,14 @@ class Answering(FittedFirst, Showing, ABC):
     popular: Everybody | None = None
 
     def facts(self) -> Facts:
-        """Return how many users it knows and how many items it can recommend, once it is fitted."""
+        """Return the numbers of known users and of items that can be recommended."""
         if "data" not in self.__dict__:
             return {"fitted": False}
         return {"users": len(self.data.users), "items": len(self.candidate_rows())}
 
     @abstractmethod
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
+        """Return the item rows that can be recommended, int64 [N]."""
 
     @abstractmethod
     def search(self, block: RowQueries, k: int) -> Hits:
@@ -68,40 +69,40 @@ class Answering(FittedFirst, Showing, ABC):
 
     @abstractmethod
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return which of B queries nothing is known of, bool [B]."""
+        """Return a bool [B], True for queries of which nothing is known."""
 
     @property
     def timed(self) -> bool:
-        """Whether `search` reads the times of the events of a history."""
+        """True if `search` reads the times of the events of a history."""
         return False
 
     @property
     def query_features(self) -> frozenset[str]:
-        """The features of users that `search` reads from a question."""
+        """Names of the user features that `search` reads from a query."""
         return frozenset()
 
     @property
     def reads_clock(self) -> bool:
-        """Whether `search` reads when a question is asked (model.request_time)."""
+        """True if `search` reads the time of a query (model.request_time)."""
         return False
 
     @property
     def query_context(self) -> frozenset[str]:
-        """The features of the event asked for that `search` reads."""
+        """Names of the features of the requested event that `search` reads."""
         return frozenset()
 
     @property
     def history_features(self) -> frozenset[str]:
-        """The features of past events that `search` reads."""
+        """Names of the features of past events that `search` reads."""
         return frozenset()
 
     @property
     def item_columns(self) -> frozenset[str]:
-        """The columns of the items table that what it has learned depends on."""
+        """Names of the columns of the items table that the fitted state depends on."""
         return frozenset()
 
     def check_told(self, queries: Queries) -> None:
-        """Refuse features of users and events, and times, that would do nothing.
+        """Refuse times and features of users and events that the retriever does not read.
 
         Errors: QueryError.
         """
@@ -111,26 +112,33 @@ class Answering(FittedFirst, Showing, ABC):
         if not idle:
             return
         reads = ", ".join(sorted(self.query_features))
-        does = f"it reads {reads}" if reads else "it reads no features of users from a question"
+        does = f"it reads {reads}" if reads else "it reads no features of users from a query"
         raise QueryError(f"features: {min(idle)!r:.60} does nothing for this retriever: {does}")
 
     def _check_times(self, queries: Queries) -> None:
         if queries.time is not None and not self.reads_clock:
             raise QueryError(
-                "time does nothing for this retriever: no model of it reads when a question is "
+                "time does nothing for this retriever: none of its models reads when a query is "
                 "asked (model.request_time)"
             )
         if queries.times is not None and not self.timed:
             raise QueryError(
-                "times do nothing for this retriever: no model of it reads when an event was "
-                "(model.history_time, model.request_time)"
+                "times do nothing for this retriever: none of its models reads the time of an "
+                "event (model.history_time, model.request_time)"
             )
 
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k best items of each query, without the items it has met.
+        """Return the k best items of each query, by default without the items it has met.
 
-        A list is shorter than k where fewer items match. A query of which nothing is known gets
-        the popular items and the fallback flag. Errors: QueryError.
+        A list is shorter than k if fewer items match. A query of which nothing is known gets
+        popular items and the fallback flag.
+
+        Args:
+            queries: `Queries`, or a plain list of user ids.
+            k: candidates per query, at least 1.
+
+        Raises:
+            QueryError: for an invalid query, filter or k.
         """
         asked = as_queries(queries)
         self.check_told(asked)
@@ -144,9 +152,10 @@ class Answering(FittedFirst, Showing, ABC):
         return self.named(answers or [nothing(k)], self.data.items)
 
     def answered(self, block: RowQueries, k: int) -> Answer:
-        """Answer B queries, strangers with the popular items, and say who is one.
+        """Answer B queries and mark the strangers, which get popular items.
 
-        Within `popular_if_gone` everybody is one where the server of the index does not answer.
+        If the server of the index does not answer, then within `popular_if_gone` all of them are
+        strangers.
         """
         found, cold = found_by(self, block, k)
         self.popular_for(cold, found, block.seen, block.allow)
@@ -159,7 +168,7 @@ class Answering(FittedFirst, Showing, ABC):
         seen: tuple[Tensor, Tensor] | None,
         allow: Tensor | None = None,
     ) -> None:
-        """Put the popular items into the answers `found` [B, k] of the strangers, bool [B]."""
+        """Overwrite, in place, the answers `found` [B, k] of the strangers (bool [B])."""
         if self.popular is None or not bool(strangers.any()):
             return
         instead = self.popular.everybody(len(strangers), found.ids.shape[1], seen, allow)
@@ -167,7 +176,7 @@ class Answering(FittedFirst, Showing, ABC):
         found.scores[strangers] = instead.scores[strangers]
 
     def named(self, answers: Sequence[Answer], vocabulary: Vocabulary) -> Candidates:
-        """Return the answers to all blocks, at least one, joined as lists of ids."""
+        """Join the answers to all blocks (at least one) as candidates with ids."""
         return Candidates(
             torch.cat([answer.hits.ids for answer in answers]).cpu().numpy(),
             torch.cat([answer.hits.scores for answer in answers]).cpu().numpy(),
@@ -177,6 +186,6 @@ class Answering(FittedFirst, Showing, ABC):
 
 
 def nothing(k: int) -> Answer:
-    """Return the answer to no query."""
+    """Return an answer to zero queries."""
     hits = Hits(torch.zeros(0, k, dtype=torch.int64), torch.zeros(0, k))
     return Answer(hits, torch.zeros(0, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""The door back: item rows and scores become lists of the caller's own ids."""
+"""How do item rows and scores become lists of the caller's own ids?"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +16,19 @@ from shortlist.showing import MOST, Facts, Showing, html_table
 
 
 class Origin(NamedTuple):
-    """Which channels the slots of an answer come from; see `blend.Blended`."""
+    """The channels that each slot of an answer comes from; see `blend.Blended` for the shapes."""
 
     by: Tensor
     ranks: Tensor
 
 
 class Answer(NamedTuple):
-    """The answer to a block of B queries. strangers: bool [B], of which nothing is known."""
+    """The answer to a block of B queries.
+
+    hits: item rows and scores, [B, k] each.
+    strangers: bool [B], True for queries of which nothing is known.
+    origin: the channels of each slot; None unless a blend answered.
+    """
 
     hits: Hits
     strangers: Tensor
@@ -32,10 +37,15 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Candidates(Showing):
-    """Lists of items, best first, one a query; shorter than k where fewer items match.
+    """Recommended items, best first, one list per query. `ids` holds the lists of item ids.
 
-    rows: [B, k] int64 item rows, -1 past the end; scores: [B, k] float32, bigger is closer.
-    fallback: [B] bool, true where nothing was known of the user and popular items stand in.
+    A list is shorter than k if fewer items match.
+
+    Attributes:
+        rows: item rows, int64 [B, k]; -1 past the end of a list.
+        scores: float32 [B, k]; a bigger score is closer. -inf past the end.
+        fallback: bool [B], True for queries of which nothing was known and which got popular items.
+        items: maps rows to item ids.
     """
 
     rows: NDArray[np.int64]
@@ -44,18 +54,18 @@ class Candidates(Showing):
     items: Vocabulary
 
     def __len__(self) -> int:
-        """How many queries were answered."""
+        """Return the number of queries."""
         return len(self.rows)
 
     @cached_property
     def ids(self) -> list[list[Any]]:
-        """The item ids of each query, exactly as they came in."""
+        """The item ids of each query's list, with the type that they have in the log."""
         frame = self.to_frame().select("query", "item")
         parts = dict(frame.group_by("query", maintain_order=True).agg("item").iter_rows())
         return [parts.get(query, []) for query in range(len(self))]
 
     def facts(self) -> Facts:
-        """Return how many queries and candidates it has, and how many queries fell back."""
+        """Return the numbers of queries, of candidates and of queries that fell back."""
         return {
             "queries": len(self),
             "k": self.rows.shape[1],
@@ -64,7 +74,7 @@ class Candidates(Showing):
         }
 
     def _repr_html_(self) -> str:
-        """Show the best candidates of the first queries, a row a query."""
+        """Show the best candidates of the first queries, one row per query."""
         few = self.rows[:MOST, :MOST]
         query, rank = np.nonzero(few >= 0)
         names = iter(self.items.external(few[query, rank]).to_list())
@@ -74,14 +84,17 @@ class Candidates(Showing):
         return html_table(repr(self), ("query", *map(str, range(1, few.shape[1] + 1))), rows)
 
     def to_pandas(self) -> Any:
-        """Return what `to_frame` does as a pandas DataFrame. Errors: QueryError without pandas."""
+        """Return `to_frame()` as a pandas DataFrame. Errors: QueryError without pandas."""
         try:
             return self.to_frame().to_pandas()
         except ModuleNotFoundError as error:
             raise QueryError("to_pandas needs pandas: pip install pandas") from error
 
     def to_frame(self) -> pl.DataFrame:
-        """One row a candidate: query (its position), rank from 1, item id, score, fallback."""
+        """Return one row per candidate.
+
+        Columns: query (its position, from 0), rank (from 1), item (id), score, fallback.
+        """
         query, rank = np.nonzero(self.rows >= 0)
         return pl.DataFrame(
             {

@@ -1,7 +1,7 @@
-"""What can a retriever do? Each capability is a protocol; whoever has its methods has it.
+"""What can a retriever do? Each capability is a protocol.
 
-`Channel` is what every retriever is. The others are asked for by `isinstance` of a fitted one: a
-channel that cannot explain, say, lacks the methods of `Explains`.
+Every retriever is a `Channel`. The other protocols are optional: `isinstance` of a fitted retriever
+tells which it has. A channel that cannot explain lacks the methods of `Explains`, for example.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,70 +22,76 @@ from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress
 
 State = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]
-"""Settings, JSON-safe, and named tensors by file: 'towers' are what vectors come from."""
+"""(settings as JSON values, {file name: named tensors}). The file 'towers' holds the weights."""
 
 
 class Answers(Protocol):
-    """It answers queries about its data: all that an evaluation needs."""
+    """Answers queries; this is all that an evaluation needs."""
 
     data: TrainingData
 
     @property
     def query_features(self) -> frozenset[str]:
-        """The features of users that `search` reads from a question."""
+        """Names of the user features that `search` reads from a query."""
         ...
 
     @property
     def reads_clock(self) -> bool:
-        """Whether `search` reads when a question is asked (model.request_time)."""
+        """True if `search` reads the time of a query (model.request_time)."""
         ...
 
     @property
     def query_context(self) -> frozenset[str]:
-        """The features of the event asked for that `search` reads."""
+        """Names of the features of the requested event that `search` reads."""
         ...
 
     @property
     def history_features(self) -> frozenset[str]:
-        """The features of past events that `search` reads."""
+        """Names of the features of past events that `search` reads."""
         ...
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
+        """Return the item rows that can be recommended, int64 [N]."""
         ...
 
     def recommend(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k best candidates of each query; a plain list of ids means those users."""
+        """Return the k best candidates of each query; a plain list of ids holds user ids."""
         ...
 
 
 class Channel(Answers, Protocol):
-    """Fitted on a split, it answers queries with candidates from the catalogue.
+    """A retriever: fitted on a split, it answers queries with candidates from the catalogue.
 
-    Users ask by `recommend`; everything inside speaks rows (`candidate_rows`, `search`,
-    `strangers`). `answering.Answering` provides `recommend` for a class that has these three.
+    `recommend` takes and gives ids; `candidate_rows`, `search` and `strangers` work on internal row
+    numbers. `answering.Answering` provides `recommend` for a class that has these three.
     """
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
-        """Learn from the rows `fit` names; validation rows choose, test rows are unseen."""
+        """Learn from the rows named by `fit`.
+
+        Validation rows may choose the number of epochs; test rows are not read.
+        """
         ...
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
-        """Learn again from the rows `fit` names, with what the first fit has chosen."""
+        """Learn again from the rows named by `fit`, with the epochs that the first fit chose."""
         ...
 
     def observe(self, data: TrainingData) -> Self:
-        """Return the same with new events: `data` is the old data with them."""
+        """Return the retriever with new events, without training.
+
+        data: the old data with the new events appended.
+        """
         ...
 
     @property
     def item_columns(self) -> frozenset[str]:
-        """The columns of the items table that what it has learned depends on."""
+        """Names of the columns of the items table that the fitted state depends on."""
         ...
 
     @property
     def timed(self) -> bool:
-        """Whether `search` reads the times of the events of a history."""
+        """True if `search` reads the times of the events of a history."""
         ...
 
     def search(self, block: RowQueries, k: int) -> Hits:
@@ -93,15 +99,15 @@ class Channel(Answers, Protocol):
         ...
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return which of B queries nothing is known of, bool [B]."""
+        """Return a bool [B], True for queries of which nothing is known."""
         ...
 
     def answered(self, block: RowQueries, k: int) -> Answer:
-        """Answer B queries, strangers with the popular items, and say who is one."""
+        """Answer B queries and mark the strangers, which get popular items."""
         ...
 
     def state(self) -> State:
-        """Return what a bundle keeps beside the data: settings (JSON) and tensors, by file."""
+        """Return what a bundle stores besides the data; see `State`."""
         ...
 
     @classmethod
@@ -113,80 +119,86 @@ class Channel(Answers, Protocol):
         *,
         device: str = "cpu",
     ) -> Self:
-        """Return the retriever that `state` came from."""
+        """Restore a retriever from its `state()` and its data."""
         ...
 
 
 @runtime_checkable
 class Explains(Channel, Protocol):
-    """It says why an item has its score."""
+    """Explains the score of an item."""
 
     @property
     def reasons_sum(self) -> bool:
-        """Whether the contributions of an item's reasons add up to its score."""
+        """True if the contributions of an item's reasons add up to its score."""
         ...
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return the `explaining.REASONS` of item rows, one tensor a query."""
+        """Return reasons, with the columns `explaining.REASONS`.
+
+        items: item rows, one int64 tensor per query.
+        """
         ...
 
     def explain(self, queries: Queries | Ids, items: Sequence[Ids]) -> pl.DataFrame:
-        """Return why these items have their scores, one row a reason; one list of ids a query."""
+        """Return one row per reason for the scores of items; see `explaining.Explaining`.
+
+        items: one list of item ids per query.
+        """
         ...
 
 
 @runtime_checkable
 class FindsSimilar(Channel, Protocol):
-    """It knows which items are alike."""
+    """Finds similar items."""
 
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the k items most similar to each item row [n], itself left out."""
+        """Return the k items most similar to each item row [n], without the item itself."""
         ...
 
     def similar(self, items: Ids, k: int = 10) -> Candidates:
-        """Return the k items most similar to each item id, itself left out."""
+        """Return the k items most similar to each item id, without the item itself."""
         ...
 
 
 @runtime_checkable
 class FindsSimilarUsers(Channel, Protocol):
-    """It knows which users are alike."""
+    """Finds similar users."""
 
     def near_users(self, block: RowQueries, k: int) -> Hits:
-        """Return the k users most similar to each query, itself left out: user rows."""
+        """Return the user rows of the k users most similar to each query, without its own user."""
         ...
 
     def similar(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k users most similar to each query, itself left out: user ids."""
+        """Return the ids of the k users most similar to each query, without its own user."""
         ...
 
 
 @runtime_checkable
 class Encodes(Channel, Protocol):
-    """It has vectors of queries."""
+    """Encodes queries as vectors."""
 
     @property
     def similarity(self) -> str:
-        """How its vectors are compared: 'cosine', 'dot' or 'euclidean'."""
+        """How the vectors are compared: 'cosine', 'dot' or 'euclidean'."""
         ...
 
     @property
     def width(self) -> int:
-        """The width D of its vectors."""
+        """The width D of the vectors."""
         ...
 
     def encodable_users(self) -> pl.Series:
-        """Return the ids of the users that `encode_users` has a vector of."""
+        """Return the ids of the users that `encode_users` can encode."""
         ...
 
     def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector of each query, [B, D] or [B, K, D]."""
+        """Return the vector of each query, [B, D]; [B, K, D] if it has K interests."""
         ...
 
 
 @runtime_checkable
 class EncodesItems(Encodes, Protocol):
-    """It has vectors of items, in the space of those of the queries."""
+    """Encodes items in the same space as queries."""
 
     def encode_items(self) -> tuple[pl.Series, Tensor]:
         """Return the ids of all candidate items and their vectors [N, D]."""
@@ -195,21 +207,27 @@ class EncodesItems(Encodes, Protocol):
 
 @runtime_checkable
 class Refreshes(Channel, Protocol):
-    """It can go on from what it has learned, on other data."""
+    """Can continue training on other data."""
 
     def refreshed(
         self, data: TrainingData, lesson: Lesson, *, progress: Progress | None = None
     ) -> Self:
-        """Return the same, gone on: the rows of `data` may be others than those it knows."""
+        """Return the retriever after further training.
+
+        data: may number its users and items differently from the data of the first fit.
+        """
         ...
 
 
 @runtime_checkable
 class ChangesItems(Channel, Protocol):
-    """Items can come and go between two fits."""
+    """Items can be added and removed without training."""
 
     def change_items(
         self, *, add: Sequence[Mapping[str, Any]] = (), remove: Ids = (), restore: Ids = ()
     ) -> Self:
-        """Return the same with other items, without training: all changes, or an error."""
+        """Return the retriever with changed items. Either all changes apply or none, with an error.
+
+        add: records of new items. remove, restore: item ids.
+        """
         ...

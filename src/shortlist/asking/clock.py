@@ -1,4 +1,4 @@
-"""When would a question have been asked? A held-out event says it, else this machine's clock."""
+"""At which time is a query asked? That of a held-out event, a typed one, or the clock's."""
 
 import datetime as dt
 
@@ -10,9 +10,10 @@ from shortlist.data.interactions import Cut
 
 
 def held_out_times(retriever: Answers, cut: Cut) -> Tensor | None:
-    """Return when each user that `data.targets(cut)` gives met the first of what is held out, [U].
+    """Return the time of the first held-out event of each user of `data.targets(cut)`, [U].
 
-    In steps of the log, as `Queries.time` takes a tensor; None for a retriever that reads no clock.
+    The times are steps of the log, as a tensor in `Queries.time`. None if the retriever does not
+    read the time of a request.
     """
     if not retriever.reads_clock:
         return None
@@ -21,7 +22,7 @@ def held_out_times(retriever: Answers, cut: Cut) -> Tensor | None:
 
 
 def written(text: str) -> float | str:
-    """Return a time that somebody typed: a number where it is one, else text, to be ISO 8601.
+    """Parse a typed time: a number if it is one, else text, which must be ISO 8601.
 
     >>> written("1700000000"), written("1.5"), written("2024-01-31")
     (1700000000, 1.5, '2024-01-31')
@@ -35,5 +36,5 @@ def written(text: str) -> float | str:
 
 
 def now(retriever: Answers) -> dt.datetime | None:
-    """Return the time of this machine's clock; None for a retriever that reads none."""
+    """Return the current UTC time; None if the retriever does not read the time of a request."""
     return dt.datetime.now(dt.UTC) if retriever.reads_clock else None

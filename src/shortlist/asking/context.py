@@ -1,4 +1,4 @@
-"""What does a question tell of its moment, and of the events it brings? Encoded as in training."""
+"""How are the context of a request and the features of its events encoded? As in training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -17,10 +17,13 @@ from shortlist.errors import QueryError, suggest
 
 
 def context_of(queries: Queries, at: int, users: Tensor, data: TrainingData) -> dict[str, Tensor]:
-    """Return the features, known before it, of the event that each query is asked for, [B] each.
+    """Return the "before" features of the event that each query asks for, [B] each.
 
-    at: the number of the first of the B queries; users: their rows. What the queries do not tell is
-    not known. Asked for a cut without a context, it is that of the user's first held-out event.
+    at: position of the first of the B queries.
+    users: their user rows, [B].
+
+    A feature that the queries do not give is unknown. Without `context` and with `before` of a cut,
+    the context is that of the user's first held-out event.
     """
     features = data.event_features
     if not features.before:
@@ -40,7 +43,7 @@ def context_of(queries: Queries, at: int, users: Tensor, data: TrainingData) -> 
 
 
 def _at_places(features: EventFeatures, data: TrainingData, place: Tensor) -> dict[str, Tensor]:
-    """What is known before the events at these places of the log, [B]; nothing of place -1."""
+    """Return the "before" features of the events at these log positions, [B]; -1: unknown."""
     there, nothing = place >= 0, features.unknown(len(place))
     columns = features.columns_of(data.log.at_places(place[there].numpy()))
     found = {name: nothing[name] for name in features.before}
@@ -52,7 +55,7 @@ def _at_places(features: EventFeatures, data: TrainingData, place: Tensor) -> di
 def told_of_events(
     columns: Mapping[str, Sequence[Sequence[Any]]] | None, part: slice, data: TrainingData
 ) -> dict[str, Tensor]:
-    """Return what a part of the queries tells of its events, [total]."""
+    """Return the encoded features of the events in a part of the queries, [total] each."""
     return {
         name: _told(
             "event_features", name, list(chain.from_iterable(lists[part])), data.event_features
@@ -67,7 +70,7 @@ def unknown_context(
     queries: int,
     features: EventFeatures,
 ) -> list[int]:
-    """Count, for each query, the features of these names that are missing or no known value."""
+    """Count, for each query, the named context features without a known value."""
     counts = np.zeros(queries, dtype=np.int64)
     for name in names:
         given = (context or {}).get(name)
@@ -86,9 +89,11 @@ def is_told(column: Tensor) -> Tensor:
 def check_told_of_events(
     queries: Queries, data: TrainingData, context: frozenset[str], history: frozenset[str]
 ) -> None:
-    """Refuse features of events that are known too late, or would do nothing. Errors: QueryError.
+    """Refuse event features that are known too late or that the retriever does not read.
 
-    context, history: the names that the retriever reads of the request, and of past events.
+    context: names that the retriever reads from the request.
+    history: names that it reads from past events.
+    Errors: QueryError.
     """
     features = data.event_features
     for key, given, reads in (
@@ -102,7 +107,9 @@ def check_told_of_events(
                     "request comes before it: leave it out"
                 )
             if key == "event_features" and name == features.of_kind:
-                raise QueryError(f"event_features: '{name}' is the kind of the event: say kinds")
+                raise QueryError(
+                    f"event_features: '{name}' is the kind of the event: give it as kinds"
+                )
             if name not in features.encoders:
                 hint = suggest(name, features.encoders) if features.encoders else ""
                 raise QueryError(f"{key}: this data has no feature of events {name!r:.60}.{hint}")
@@ -112,7 +119,7 @@ def check_told_of_events(
 
 
 def _told(what: str, name: str, values: Sequence[Any], features: EventFeatures) -> Tensor:
-    """Values as an encoded column [n]; None is not known."""
+    """Return values as an encoded column, [n]; None becomes unknown."""
     for value in values:
         if isinstance(value, list | tuple | dict | set | np.ndarray | pl.Series):
             raise QueryError(f"{what}: {name}: expected one value, no list, got {value!r:.60}")

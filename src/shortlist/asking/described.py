@@ -1,4 +1,4 @@
-"""What does a question tell of its users? Features of now, encoded as those of training were."""
+"""How are the user features of a request encoded? As those of training were."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Number
@@ -19,17 +19,17 @@ _NUMBERS: dict[str, Any] = {"numeric": pl.Float64, "vector": pl.List(pl.Float64)
 
 
 class Described(NamedTuple):
-    """Features of B users in place of what is stored.
+    """Features of B users that replace the stored ones.
 
-    columns: one row a query, as `FeatureTable.take` gives them. given: bool [B], whether the
-    question tells anything of each.
+    columns: one row per query, as from `FeatureTable.take`.
+    given: bool [B], True if the query gives any feature.
     """
 
     columns: Features
     given: Tensor
 
     def take(self, which: Tensor) -> "Described":
-        """Return those of the queries of these numbers, [n] int64."""
+        """Return the features of the queries at these positions, int64 [n]."""
         columns = {
             name: taken(column, which) if isinstance(column, Ragged) else column[which]
             for name, column in self.columns.items()
@@ -40,9 +40,9 @@ class Described(NamedTuple):
 def described(
     features: Mapping[str, Sequence[Any]], users: Tensor, data: TrainingData
 ) -> Described:
-    """Encode features of user rows [B], one value each; None leaves what is stored.
+    """Encode the given features of user rows [B], one value each; None keeps the stored value.
 
-    Errors: QueryError for a value that no log could hold, too.
+    Errors: QueryError for an unknown feature and for a value of a wrong type.
     """
     columns: dict[str, Tensor | Ragged] = {}
     given = torch.zeros(len(users), dtype=torch.bool)
@@ -62,13 +62,13 @@ def described(
 def encoded_values(
     what: str, name: str, values: Sequence[Any], encoder: Encoder
 ) -> tuple[Tensor, Tensor | Ragged]:
-    """Return which values are there, bool [B], and all of them as the encoder has them.
+    """Return (bool [B], True where a value is given; the encoded values).
 
-    what: of the question, as errors call it. Errors: QueryError.
+    what: the field of the request, for errors. Errors: QueryError.
     """
     separator = encoder.separator if isinstance(encoder, MultiValuedEncoder) else None
     try:
-        # 1 and 2.5 may stand in one column, which polars does not guess.
+        # A column may mix 1 and 2.5; polars infers its type from the first value.
         if encoder.kind == "numeric":
             _refuse_others(values)
         column = pl.Series(name, list(values), dtype=_NUMBERS.get(encoder.kind))
@@ -84,7 +84,7 @@ def encoded_values(
 
 
 def _refuse_others(values: Sequence[Any]) -> None:
-    """Refuse what is no number, before polars says it in words of its own. Errors: ValueError."""
+    """Refuse values that are not numbers, with a clearer error than that of polars (ValueError)."""
     for number, value in enumerate(values):
         if value is not None and not isinstance(value, Number):
             raise ValueError(f"query {number + 1}: expected a number, got {value!r:.60}")
@@ -93,7 +93,7 @@ def _refuse_others(values: Sequence[Any]) -> None:
 def _instead(
     told: Tensor, encoded: Tensor | Ragged, stored: Tensor | Ragged, users: Tensor
 ) -> Tensor | Ragged:
-    """What was told of B users, and of the others what is stored."""
+    """Return the given values where `told`, and the stored ones elsewhere, [B]."""
     place = torch.arange(len(users))
     if isinstance(encoded, Ragged) and isinstance(stored, Ragged):
         start = stored.offsets[users]

@@ -1,4 +1,4 @@
-"""Why does an item have its score? Reasons in rows become reasons in ids, once for all."""
+"""Why does an item have its score? A retriever gives reasons in rows; they become ids here."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,32 +22,44 @@ REASONS = {
     "because": pl.String,
     "contribution": pl.Float64,
 }
-"""The columns of an explanation before rows become ids: contributions of an item sum to its score.
+"""The columns of an explanation before rows become ids.
 
-query: its position; item: a row; kind: "event" (because: an item row), "user" (a user row) or
-another word (because: text).
+query: position of the query in its block.
+item: item row.
+kind: what `because` holds: "event" an item row, "user" a user row, any other kind text.
+because: the cause.
+contribution: its part of the score.
 """
 
 
 class Explaining(Answering):
-    """A retriever that says why: a subclass gives `reasons` in rows.
+    """A retriever that explains its scores; a subclass provides `reasons` in rows.
 
-    reasons_sum: whether the contributions of an item's reasons add up to its score.
+    reasons_sum: True if the contributions of an item's reasons add up to its score.
     """
 
     reasons_sum: ClassVar[bool] = True
 
     @abstractmethod
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return the REASONS of item rows, one tensor a query; rows 0 are unknown items."""
+        """Return a frame with the columns REASONS.
+
+        items: item rows, one int64 tensor per query; row 0 is an unknown item.
+        """
 
     def explain(self, queries: Queries | Ids, items: Sequence[Ids]) -> pl.DataFrame:
-        """Return why these items have their scores: one row a reason, the strongest first.
+        """Return one row per reason for the scores of items, the strongest reason first.
 
-        items: one list of ids a query. Columns: query (its position), item, kind ("event", ...),
-        because (the id of the event's item, say, as text), contribution. Where `reasons_sum`, the
-        contributions of an item sum to its score, else they are what `reasons` says. An item that
-        the retriever cannot score has no row. Errors: QueryError.
+        The columns are query (its position), item (id), kind (such as "event"), because (text, such
+        as the id of the event's item) and contribution. If `reasons_sum`, the contributions of an
+        item sum to its score. An item that the retriever cannot score has no row.
+
+        Args:
+            queries: `Queries`, or a plain list of user ids.
+            items: one list of item ids per query.
+
+        Raises:
+            QueryError: for an invalid query, or not one list per query.
         """
         asked = as_queries(queries)
         self.check_told(asked)
@@ -63,7 +75,7 @@ class Explaining(Answering):
 
 
 def named_reasons(reasons: pl.DataFrame, data: TrainingData) -> pl.DataFrame:
-    """Put ids where rows stand, and the strongest reason of an item first."""
+    """Replace rows by ids, and sort each item's reasons by strength."""
     items = data.items.external(reasons["item"].to_numpy())
     because = reasons["because"]
     for kind, vocabulary in (("event", data.items), ("user", data.users)):
@@ -74,7 +86,7 @@ def named_reasons(reasons: pl.DataFrame, data: TrainingData) -> pl.DataFrame:
                 np.flatnonzero(mask), vocabulary.external(rows).cast(pl.String)
             )
     named = reasons.with_columns(items.alias("item"), because.alias("because"))
-    item = ["query", "item"]  # The reasons of an item stand together, those of a channel in it.
+    item = ["query", "item"]  # Reasons are grouped by item and, within it, by channel.
     source = [*item, "channel"] if "channel" in named.columns else item
     place, size = pl.col("_place"), pl.col("contribution").abs()
     order = [pl.col("query"), place.min().over(item), place.min().over(source), size]

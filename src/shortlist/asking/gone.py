@@ -1,4 +1,4 @@
-"""What if the server of an index does not answer? An error, or popular items, as the asker says."""
+"""What happens if the server of an index does not answer? An error, or popular items instead."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,23 +16,23 @@ _tolerated = ContextVar("_tolerated", default=False)
 
 
 class Searches(Protocol):
-    """What is asked here of a channel."""
+    """The methods of a channel that are needed here."""
 
     def search(self, block: RowQueries, k: int) -> Any:
-        """Answer B queries."""
+        """Return the k best of each of B queries."""
         ...
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return which of B queries nothing is known of, bool [B]."""
+        """Return a bool [B], True for queries of which nothing is known."""
         ...
 
 
 @contextmanager
 def popular_if_gone() -> Iterator[None]:
-    """Within it a query whose vectors are out of reach is answered as a stranger's: flagged.
+    """Within this context, popular items with the fallback flag replace an IndexServerError.
 
-    For a service, which must answer. Everywhere else it is an IndexServerError: a measurement of
-    popular items would be a lie.
+    This is for a service, which must answer. Elsewhere the error is raised, so that an evaluation
+    never measures popular items by mistake.
     """
     before = _tolerated.set(True)
     try:
@@ -42,12 +42,12 @@ def popular_if_gone() -> Iterator[None]:
 
 
 def tolerated() -> bool:
-    """Whether popular items will do here."""
+    """Tell whether this code runs within `popular_if_gone`."""
     return _tolerated.get()
 
 
 def found_by(channel: Searches, block: RowQueries, k: int) -> tuple[Hits, Tensor]:
-    """Return what a channel finds for B queries, and for which of them that does not count."""
+    """Return a channel's hits for B queries, and which queries get popular items instead, [B]."""
     try:
         return channel.search(block, k), channel.strangers(block)
     except IndexServerError:

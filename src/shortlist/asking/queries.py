@@ -1,4 +1,4 @@
-"""What can be asked: known users by id, or anybody by what they met, in the caller's own ids."""
+"""What does a request contain? Known users by id or histories of items, in the caller's own ids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,38 +18,53 @@ from shortlist.errors import QueryError
 
 @dataclass(frozen=True)
 class Queries:
-    """Who wants candidates: known users by id, or anybody by what they met.
+    """The queries of one request, and the filters that hold for all of them.
 
-    users: ids; or histories: one list of item ids each, oldest first, also as a column of lists of
-    polars or Arrow. recent: with users, one list
-    of item ids each, oldest first, of what they met since: it follows what is stored of them.
-    kinds, times, weights: with histories or recent, a list beside each of them that says of each
-    event the name of its kind, when it was, and what it weighs. None, or no list: where the log has
-    kinds of events (`Schema.events`), the first kind of the table that is no target; the time of
-    the request, or else that of the newest event of the log (in histories it is not known); 1.
-    time: when each query is asked, one for all or a list, one a query, each as the log writes its
-    times: a number in its unit, ISO 8601 text, a date; None where that is not known: then a query
-    is answered as at the moment of the newest event that is known of it. A tensor holds steps of
-    the log, for callers that know them. Only a model with `request_time` reads it, others refuse
-    it; nobody's clock is read here.
-    met: with users, one list of item ids each that are left out like what was met, and that nothing
-    reads. forgotten: with users, whether each is answered as somebody unknown, of whom `recent` and
-    `met` alone are known.
-    features: of the users as they are now, {"age": [31, None]}, one value a query, None for what is
-    stored; only a query tower with user features reads them, and others refuse them.
-    context: what is known of the event asked for before it comes, {"device": ["tv", None]}, one
-    value a query, None for not known: features of events with known = "before". Without it nothing
-    is known; with `before` of a cut it is that of the user's first event held out there.
-    event_features: of the events in histories or recent, {"dwell": [[30.0, None]]}, a list beside
-    each of them.
-    before: which stored events of a user count as known; 'test' keeps the test rows out of sight.
-    exclude_seen: leave out the items the user is known to have met, also those rated below
-    min_weight, but not those met in events of kinds with seen = false alone. where: a condition on
-    the items' columns (`data.predicates`); allow, deny: item ids that alone may, or must not, be
-    recommended. The three are of all queries. quota: at most so many items of each value of a
-    column in every answer, {"genre": 3}; the best list that keeps to it is found, and items without
-    a value are not limited. rows: bool [items + 1], the rows that alone may be recommended, for
-    callers that know rows.
+    A query is a known user (`users`) or a history of items (`histories`): give one of the two. One
+    "list per query" means a list beside each entry of users or histories.
+
+    Attributes:
+        users: ids of known users. An unknown id is answered like a query without a history.
+        histories: one list of item ids per query, oldest first; also a polars or Arrow column of
+            lists.
+        before: which stored events of a user count as known: all of them ("end"), or those before
+            the "validation" or the "test" rows of the split.
+        exclude_seen: leave out the items that the query has met. Events below min_weight count as
+            met; events of kinds with seen = false do not.
+        where: condition on columns of the items table; see `data.predicates`.
+        allow: item ids; only these may be recommended.
+        deny: item ids that must not be recommended.
+        quota: largest number of items per value of one column in each answer, {"genre": 3}. The
+            answer is the best list within the quota. Items without a value are not limited.
+        rows: bool tensor [items + 1], True for the item rows that may be recommended; for callers
+            that know internal row numbers.
+        recent: requires users. One list of item ids per user, oldest first: events that follow the
+            stored ones.
+        met: requires users. One list of item ids per user that are left out of the answer like met
+            items but are not part of the history.
+        forgotten: requires users. One flag per user: True ignores what is stored of the user, so
+            that only `recent` and `met` count.
+        features: current user features, {"age": [31, None]}, one value per query; None keeps the
+            stored value. QueryError unless the model reads them.
+        kinds: the kind of each event in histories or recent, one list per query. Default (None):
+            the first kind in the event table that is not a target.
+        times: the time of each event in histories or recent, one list per query, written as `time`.
+            Default (None): in recent, the query's `time` or else the newest time of the log; in
+            histories, unknown.
+        weights: the weight of each event in histories or recent, one list per query. Default: 1.
+        time: when each query is asked, one value for all or one per query: a number in the time
+            unit of the log, ISO 8601 text or a date. A tensor holds integer steps of the log. None:
+            the time of the query's newest known event; the clock of the machine is never read. Only
+            models with `request_time` accept it.
+        context: features of the requested event that are known in advance (known = "before"),
+            {"device": ["tv", None]}, one value per query; None is unknown. Default: unknown, except
+            that with before = "validation" or "test" it comes from the user's first held-out event.
+        event_features: features of the events in histories or recent, {"dwell": [[30.0, None]]},
+            one list per query.
+
+    Raises:
+        QueryError: for fields that contradict each other, have the wrong type, or do not have one
+            entry per query or per event.
     """
 
     users: Ids | None = None
@@ -98,7 +113,7 @@ class Queries:
             raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
 
     def _check_told(self) -> None:
-        """Refuse what does not tell one thing of each query, or of each event it brings."""
+        """Check that each given column has one value per query, or one per event."""
         for name, one in (("kinds", "name"), ("times", "time"), ("weights", "weight")):
             if (given := getattr(self, name)) is not None:
                 self._check_beside(name, given, one)
@@ -112,11 +127,11 @@ class Queries:
             self._check_one_a_query("context", self.context, '{"device": ["tv"]}')
 
     def _check_beside(self, name: str, given: Any, one: str) -> None:
-        """Refuse what stands beside events and is not one list for each of theirs, as long."""
+        """Check that a column has one list per query, each as long as the query's events."""
         events: Any = self.recent if self.histories is None else self.histories
         if events is None:
             key = name.partition(":")[0]
-            raise QueryError(f"{key} are those of the events in recent or histories: give these")
+            raise QueryError(f"{key} describe the events in recent or histories: give these, too")
         if not is_listed(given) or len(given) != len(events):
             raise QueryError(f"{name} needs one list for each of the {len(events)} lists of events")
         for number, (values, items) in enumerate(zip(given, events, strict=True)):
@@ -126,7 +141,7 @@ class Queries:
                 )
 
     def _one_time_a_query(self, time: Any) -> Any:
-        """Return a time for each query: one that is given for all is that of each."""
+        """Return one time per query; a single time is repeated for all of them."""
         if time is None:
             return None
         if isinstance(time, Tensor):
@@ -145,7 +160,10 @@ class Queries:
 
     def _one_a_user(self, name: str, given: Sequence[Any]) -> Sequence[Any]:
         if self.users is None:
-            raise QueryError(f"{name} follows what is stored of users: append it to the histories")
+            raise QueryError(
+                f"{name} adds to what is stored of users, so it needs users: with histories, put "
+                "the events into the histories"
+            )
         if len(given) != len(self.users):
             what, many = ("list of items", "lists") if name != "forgotten" else ("flag", "flags")
             raise QueryError(
@@ -169,18 +187,18 @@ class Queries:
                 )
 
     def __len__(self) -> int:
-        """How many queries there are."""
+        """Return the number of queries."""
         given = self.users if self.users is not None else self.histories
         return len(given) if given is not None else 0
 
 
 def as_queries(queries: Queries | Ids) -> Queries:
-    """Take a plain list of ids for the users of that name."""
+    """Return `Queries`; a plain list of ids becomes the users."""
     return queries if isinstance(queries, Queries) else Queries(users=queries)
 
 
 def check_k(k: int, candidates: int) -> int:
-    """Return how many candidates can be given; refuse k < 1, and what is no whole number."""
+    """Return min(k, candidates). Errors: QueryError unless k is a whole number >= 1."""
     return min(checked_count("k", k), candidates)
 
 
@@ -194,13 +212,13 @@ def checked_count(name: str, count: Any) -> int:
 
 
 def check_flag(name: str, flag: Any) -> None:
-    """Refuse what is neither true nor false. Errors: QueryError."""
+    """Check that a flag is a bool. Errors: QueryError."""
     if not isinstance(flag, bool | np.bool_):
         raise QueryError(f"{name} must be True or False, got {flag!r:.60}")
 
 
 def lists_of_items(items: Any, queries: int) -> Sequence[Ids]:
-    """Return the lists of items that `explain` is asked about, one a query. Errors: QueryError."""
+    """Return the items to explain, one list of ids per query. Errors: QueryError."""
     lists = checked_lists(items, "items")
     if len(lists) != queries:
         raise QueryError(

@@ -1,8 +1,8 @@
-"""At most so many items of each genre in an answer: which is the best list that keeps to it?
+"""Which list is the best one with at most n items of each value of a column, such as the genre?
 
-Of one column with one value an item, the best list is the greedy one: from the best item on, each
-whose value still has room (the values make a partition matroid: Edmonds 1971). So what remains is
-to see far enough down the ranking, and to know when that is far enough.
+With one column and one value per item the greedy list is the best: go down the ranking and take
+each item whose value is not full (the values form a partition matroid: Edmonds 1971). The work is
+to read the ranking deep enough, and to know when it is.
 """
 
 from collections.abc import Mapping
@@ -23,30 +23,29 @@ from shortlist.errors import QueryError
 from shortlist.index.base import Hits
 
 AHEAD = 4
-"""How many times k are asked for at first; where this is enough, it is the only question."""
+"""The first search is for this many times k items; it is the only one if that fills the list."""
 
 ROUNDS = 4
-"""How often a query is asked again without the values that are full, before for the whole list."""
+"""Number of searches without the full values before the whole ranking is read."""
 
 
 class Ranks(Protocol):
-    """What a quota asks of a retriever: its own order, as deep as needed."""
+    """The methods of a retriever that a quota needs."""
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
+        """Return the item rows that can be recommended, int64 [N]."""
         ...
 
     def answered(self, block: RowQueries, k: int) -> Answer:
-        """Answer B queries with k items each."""
+        """Return the k best items of each of B queries."""
         ...
 
 
 @dataclass(frozen=True)
 class Quota:
-    """At most `most` items of each value of a column. codes: [items + 1], -1 for no value.
+    """At most `most` items of each value of a column.
 
-    What a retriever ranks first is taken first, so the answer is the best that keeps to the quota
-    by the retriever's own order and scores.
+    codes: the value of each item row as a number, int64 [items + 1]; -1 for no value.
     """
 
     codes: NDArray[np.int64]
@@ -54,31 +53,31 @@ class Quota:
 
     @classmethod
     def of(cls, data: TrainingData, given: Mapping[str, int]) -> Self:
-        """Read {"genre": 3}. Errors: QueryError."""
+        """Build the quota from a mapping such as {"genre": 3}. Errors: QueryError."""
         if not isinstance(given, Mapping):
             raise QueryError(f"a quota is a table such as {{'genre': 3}}, got {given!r:.60}")
         if len(given) != 1:
             raise QueryError(
-                f"a quota is of one column, such as {{'genre': 3}}, got {len(given)}: "
-                "under several at once the best list cannot be found item by item"
+                f"a quota is for one column, such as {{'genre': 3}}, got {len(given)}: "
+                "with several columns the best list cannot be found item by item"
             )
         ((column, most),) = given.items()
         if not isinstance(column, str):
-            raise QueryError(f"a quota is of a column of the items table, got {column!r:.60}")
+            raise QueryError(f"a quota names a column of the items table, got {column!r:.60}")
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise QueryError(f"quota.{column} must be a whole number >= 1, got {most!r:.60}")
         return cls(value_codes(data, column), most)
 
     def kept(self, retriever: Ranks, block: RowQueries, k: int) -> Answer:
-        """Answer as the retriever does, within the quota.
+        """Answer B queries within the quota.
 
-        All queries are asked at once; then again, one by one, those whose lists were too shallow.
+        All queries are searched together; those with too few items are then searched one by one.
         """
         everything = len(retriever.candidate_rows())
         depth = min(AHEAD * k, everything)
         found = retriever.answered(block, depth)
         answer, missing = self._chosen(found, k)
-        # A list that ends before `depth`, or names all there is, holds everything that matches.
+        # A list shorter than `depth`, or of all candidates, holds every item that matches.
         whole = (found.hits.ids[:, -1] < 0).numpy() | (depth == everything)
         for query in np.flatnonzero((missing > 0) & ~whole).tolist():
             one = block.take(torch.tensor([query]))
@@ -88,7 +87,10 @@ class Quota:
         return answer
 
     def _deeper(self, retriever: Ranks, one: RowQueries, rows: Tensor, k: int) -> Answer:
-        """Answer one query whose list was too shallow. rows: [k], what was chosen of it, or -1."""
+        """Answer one query whose first list had too few items.
+
+        rows: [k], the item rows chosen so far; -1 for none.
+        """
         everything = len(retriever.candidate_rows())
         depth = min(2 * k, everything)
         for _ in range(ROUNDS):
@@ -104,8 +106,8 @@ class Quota:
     def _with_room(self, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which items can be in the answer, bool [items + 1].
 
-        The chosen ones can, and those of values that are not full. What a full value has in the
-        answer is its best, and final.
+        These are the chosen ones and all items of values that are not full. The chosen items of a
+        full value are its best, so they are final.
         """
         values, counts = np.unique(self.codes[chosen], return_counts=True)
         full = values[(counts >= self.most) & (values >= 0)]
@@ -114,7 +116,7 @@ class Quota:
         return room
 
     def _chosen(self, found: Answer, k: int) -> tuple[Answer, NDArray[np.int64]]:
-        """Return the first k of each list that keep to the quota, and how many are missing, [B]."""
+        """Return the first k of each list within the quota, and how many are missing, [B]."""
         ids = found.hits.ids
         places = np.full((len(ids), k), -1, dtype=np.int64)
         missing = np.zeros(len(ids), dtype=np.int64)
@@ -128,12 +130,12 @@ class Quota:
 
 
 def _slots(answer: Answer) -> tuple[Tensor, ...]:
-    """What an answer holds of each slot."""
+    """Return the per-slot arrays of an answer."""
     return (*answer.hits, *(answer.origin or ()))
 
 
 def _picked(slots: Tensor, at: Tensor, past_the_end: float) -> Tensor:
-    """Return the slots [B, n, ...] at the places [B, k]; where the place is -1, `past_the_end`."""
+    """Return the slots [B, n, ...] at the places [B, k]; `past_the_end` where the place is -1."""
     picked = slots[torch.arange(len(slots))[:, None], at.clamp(min=0)]
     picked[at < 0] = past_the_end
     return picked
@@ -141,7 +143,7 @@ def _picked(slots: Tensor, at: Tensor, past_the_end: float) -> Tensor:
 
 @compiled
 def _choose(rows: Any, codes: Any, most: Any, places: Any, missing: Any) -> None:
-    """Write the places [B, k] of the items taken from rows [B, n], and how many are missing [B]."""
+    """Fill `places` [B, k] of the items taken from `rows` [B, n], and `missing` [B]."""
     k = places.shape[1]
     value = np.empty(k, dtype=np.int64)
     for query in range(len(rows)):
@@ -152,7 +154,7 @@ def _choose(rows: Any, codes: Any, most: Any, places: Any, missing: Any) -> None
                 break
             code = codes[row]
             alike = 0
-            if code >= 0:  # An item without a value counts towards none.
+            if code >= 0:  # Items without a value are not limited.
                 for at in range(count):
                     alike += value[at] == code
             if alike < most:

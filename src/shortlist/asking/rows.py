@@ -1,4 +1,4 @@
-"""The door from ids to rows: a question of users or histories becomes blocks of row numbers."""
+"""How do the ids of queries become row numbers? In blocks of queries."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,22 +25,28 @@ from shortlist.data.vocabulary import flat_ids
 from shortlist.errors import QueryError
 
 BLOCK = 4096
-"""How many queries are held in memory at a time."""
+"""Queries per block, which bounds the memory."""
 
 
 @dataclass(frozen=True)
 class RowQueries:
-    """B queries in rows. users: [B] int64, 0 unknown; history: item rows, oldest first, all of it;
-    exclude: whether the history must not be recommended; weight: [total] float32, of each event of
-    the history, None where the log has no weights, or the history came with the query without any.
-    allow: bool [items + 1], the rows any query may get, None for all. time: like weight, in the
-    log's unit; None unless asked for, and some may be unknown (`data.moments`). asked: when each
-    query was asked, [B], in the log's unit, unknown ones among them; None where nobody said.
-    kind: like weight, codes of `kinds`; both None where the log has no kinds of events. met: item
-    rows that were met besides, which nothing reads: with the history they must not be recommended.
-    described: features that came with the queries. columns: features of the events of the history,
-    [total] each; context: those of the event asked for, [B] each, as `event_columns.Columns`; both
-    empty where the log has none.
+    """B queries as internal row numbers.
+
+    Columns of events have one value per event of the history, [total].
+
+    users: user rows, int64 [B]; 0 for an unknown user.
+    history: item rows of the whole history, oldest first.
+    exclude: True if the items of the history must not be recommended.
+    weight: event column, float32; None if the log has no weights or the query gives none.
+    allow: bool [items + 1], the item rows that may be recommended; None for all.
+    time: event column in steps of the log, some may be unknown (`data.moments`); None unless timed.
+    met: further item rows that must not be recommended if `exclude`; not part of the history.
+    described: user features given by the queries.
+    kind: event column, codes of `kinds`; None if the log has no kinds of events.
+    kinds: the kinds of events of the log.
+    asked: the time of each query in steps of the log, [B], some may be unknown; None if not given.
+    columns: features of the events, one event column each; empty if the log has none.
+    context: features of the requested event, [B] each; empty if the log has none.
     """
 
     users: Tensor
@@ -58,7 +64,7 @@ class RowQueries:
     context: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tells(self, names: Iterable[str]) -> Tensor:
-        """Return of which queries any of these features of the event asked for is known, [B]."""
+        """Return which queries give any of these features of the requested event, bool [B]."""
         told = torch.zeros(len(self.users), dtype=torch.bool)
         for name in names:
             if name in self.context:
@@ -67,7 +73,7 @@ class RowQueries:
 
     @cached_property
     def seen(self) -> tuple[Tensor, Tensor] | None:
-        """The rows each query must not get, as an index takes them."""
+        """The item rows that each query must not get, as (values, offsets); None for none."""
         if not self.exclude:
             return None
         hidden = self.history
@@ -80,14 +86,14 @@ class RowQueries:
 
     @cached_property
     def worth(self) -> Tensor | None:
-        """What each event counts for its kind, [total] float32; None where all count 1."""
+        """The weight of each event's kind, float32 [total]; None if all are 1."""
         if self.kind is None or self.kinds is None:
             return None
         worth = self.kinds.worth(self.kind.numpy())
         return None if worth is None else torch.from_numpy(worth)
 
     def take(self, which: Tensor) -> "RowQueries":
-        """Return the queries of these numbers, in their order, [n] int64."""
+        """Return the queries at these positions, int64 [n], in this order."""
 
         def of_events(column: Tensor | None) -> Tensor | None:
             return column if column is None else self._events(column, which).values
@@ -115,7 +121,10 @@ class RowQueries:
 def row_blocks(
     queries: Queries, data: TrainingData, *, timed: bool = False, size: int = BLOCK
 ) -> Iterator[RowQueries]:
-    """Translate queries to rows, `size` at a time; timed: with the times of their events."""
+    """Translate queries to rows, `size` queries per block.
+
+    timed: include the times of the events. Errors: QueryError.
+    """
     allow, asked = allowed(queries, data), _asked(queries, data)
     if queries.histories is not None:
         for at in range(0, len(queries), size):
@@ -167,7 +176,7 @@ def row_blocks(
 
 
 def _with_told(block: RowQueries, queries: Queries, at: int, data: TrainingData) -> RowQueries:
-    """Return a block that begins at query `at` with what the queries tell of users and moment."""
+    """Add context and user features of the queries to a block that begins at query `at`."""
     if context := context_of(queries, at, block.users, data):
         block = replace(block, context=context)
     if not queries.features:
@@ -178,9 +187,9 @@ def _with_told(block: RowQueries, queries: Queries, at: int, data: TrainingData)
 
 
 class _Told(NamedTuple):
-    """Events as some queries tell them; each column is None where none of them has any.
+    """The events that queries give; a column is None if the queries do not give it.
 
-    columns: features of the events that are told, [total] each.
+    columns: the given features of events, [total] each.
     """
 
     items: Ragged
@@ -203,9 +212,9 @@ class _Told(NamedTuple):
 
 
 def _followed(known: Events, told: _Told, data: TrainingData, asked: Tensor | None) -> Events:
-    """Return the events with those that came since behind them.
+    """Return the stored events followed by the given ones.
 
-    One without a time is of that of its query, or of the newest event of the log.
+    A given event without a time gets that of its query, or else that of the newest log event.
     """
 
     def behind(column: Tensor | None, added: Tensor | None, value: float) -> Tensor | None:
@@ -241,7 +250,7 @@ def _followed(known: Events, told: _Told, data: TrainingData, asked: Tensor | No
 
 
 def _asked(queries: Queries, data: TrainingData) -> Tensor | None:
-    """When each query was asked, [B], in steps of the log; None where the queries do not say."""
+    """Return the time of each query in steps of the log, [B]; None if the queries give none."""
     if queries.time is None:
         return None
     kind = _kind_of_times(data, "time")
@@ -249,7 +258,7 @@ def _asked(queries: Queries, data: TrainingData) -> Tensor | None:
 
 
 def _times(lists: Sequence[Sequence[Any]], data: TrainingData) -> Tensor:
-    """When each event of some queries was, [total], in steps of the log."""
+    """Return the times of the given events in steps of the log, [total]."""
     kind, unit, clock = _kind_of_times(data, "times"), data.time_unit, data.of_clock
     parts = [
         told_times(times, f"times[{number}]", unit, kind, clock=clock)
@@ -259,14 +268,14 @@ def _times(lists: Sequence[Sequence[Any]], data: TrainingData) -> Tensor:
 
 
 def _kind_of_times(data: TrainingData, name: str) -> torch.dtype:
-    """The type of the times of the log, which a question is told in."""
+    """Return the dtype of the times of the log. Errors: QueryError if it has none."""
     if data.log.time is None or data.time_unit == "line":
         raise QueryError(f"the log has no times (data.time): leave {name} out")
     return torch.from_numpy(data.log.time[:0]).dtype
 
 
 def _weights(lists: Sequence[Sequence[float | None]], data: TrainingData) -> Tensor:
-    """What each event of some queries weighs, [total] float32; 1 where that is not said."""
+    """Return the weights of the given events, float32 [total]; None becomes 1."""
     if data.log.weight is None:
         raise QueryError("the events of the log have no weights (data.weight): leave weights out")
     found: list[float] = []
@@ -282,7 +291,7 @@ def _weights(lists: Sequence[Sequence[float | None]], data: TrainingData) -> Ten
 
 
 def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
-    """Return which item rows the filters of the queries let through, bool [items + 1], or None."""
+    """Return which item rows pass the filters, bool [items + 1]; None without filters."""
     where = as_predicate(queries.where)
     given = (where, queries.allow, queries.deny, queries.rows)
     if all(filtered is None for filtered in given):
@@ -307,7 +316,7 @@ def allowed(queries: Queries, data: TrainingData) -> Tensor | None:
 def _codes_of_kinds(
     names: Sequence[Sequence[str | None]] | None, events: int, data: TrainingData
 ) -> Tensor | None:
-    """The codes of the kinds of a query's events, [events]; None for a log without kinds."""
+    """Return the codes of the kinds of the given events, int8 [events]; None without kinds."""
     kinds = data.log.kinds
     if kinds is None:
         if names is not None:
@@ -321,7 +330,7 @@ def _codes_of_kinds(
     for name in given:
         if name not in code:
             raise QueryError(
-                f"no event of the kind {name!r:.60} is read; those that are: "
+                f"kinds: {name!r:.60} is not a kind of events that this model reads. Known: "
                 f"{', '.join(kinds.names)}"
             )
     return torch.tensor([code[name] for name in given], dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""Which items are like this one? Ids become rows and back, once for every retriever that knows."""
+"""Which items are similar to an item? A retriever answers in rows; they become ids here."""
 
 from abc import abstractmethod
 
@@ -15,23 +15,30 @@ from shortlist.index.base import Hits
 
 
 class FindingSimilar(Answering):
-    """A retriever that knows which items are alike: a subclass gives `near` in rows."""
+    """A retriever that finds similar items; a subclass provides `near` in rows."""
 
     @abstractmethod
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the k items most similar to each item row [n], itself left out.
+        """Return the k items most similar to each item row [n], without the item itself.
 
-        Any answer will do for row 0, which stands for an item that has none.
+        Row 0 stands for an item without neighbours; its answer is not used.
         """
 
     def has_neighbours(self, rows: Tensor) -> Tensor:
-        """Return which item rows [n] have neighbours at all, bool [n]: those of the training."""
+        """Return which item rows [n] have neighbours, bool [n]: those known in training."""
         return (rows > 0) & (rows <= self.data.items.trained)
 
     def similar(self, items: Ids, k: int = 10) -> Candidates:
-        """Return the k items most similar to each item id, itself left out.
+        """Return the k items most similar to each item id, without the item itself.
 
-        An unknown item gets the popular items instead, and the fallback flag. Errors: QueryError.
+        An unknown item gets popular items and the fallback flag.
+
+        Args:
+            items: item ids.
+            k: similar items per id, at least 1.
+
+        Raises:
+            QueryError: for an invalid id or k.
         """
         rows = torch.from_numpy(self.data.items.rows(checked_ids(items, "items")))
         k = check_k(k, max(len(self.candidate_rows()) - 1, 1))

@@ -1,4 +1,4 @@
-"""What does a retriever say that is asked before it was fitted, or given what is no data for it?"""
+"""Which errors does a retriever raise before it is fitted, or for data of a wrong type?"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,12 +7,12 @@ from shortlist.errors import DataError, NotFittedError
 
 
 class FittedFirst:
-    """What a retriever lacks before `fit` is a NotFittedError that says so, in every method.
+    """Makes every method raise NotFittedError before `fit`, which sets `data`.
 
-    A fitted retriever has `data`; what is missing of it is an AttributeError, as everywhere.
+    A missing attribute of a fitted retriever is an AttributeError, as usual.
     """
 
-    if not TYPE_CHECKING:  # or the type checker would believe in attributes that nothing has
+    if not TYPE_CHECKING:  # otherwise the type checker accepts any attribute
 
         def __getattr__(self, name: str) -> Any:
             kind = type(self).__name__
@@ -24,7 +24,7 @@ class FittedFirst:
 
 
 def check_split(split: Any) -> None:
-    """Refuse to fit on anything but a split, and say how one is made. Errors: DataError."""
+    """Check that `fit` was given a split. Errors: DataError, which says how to make one."""
     if isinstance(split, Split):
         return
     made = "Dataset.load(interactions, schema=Schema(...)).split()"
@@ -34,13 +34,13 @@ def check_split(split: Any) -> None:
 
 
 def check_data(data: Any) -> None:
-    """Refuse new events in any form but training data, and say how it is made. Errors: DataError.
+    """Check that `observe` was given training data. Errors: DataError.
 
-    The events themselves go through `data.updates.with_events`.
+    The data with new events comes from `data.updates.with_events`.
     """
     if not isinstance(data, TrainingData):
         raise DataError(
-            f"observe takes the data with the new events in it, got a {type(data).__name__}: write "
+            f"observe takes training data with the new events, got a {type(data).__name__}: write "
             "observe(with_events(retriever.data, events).data); with_events is in "
             "shortlist.data.updates"
         )
