@@ -169,7 +169,7 @@ def test_data_of_before_stay_as_they_are_when_events_come(fitted):
     old = replace(split.training_data("all"), met=None)
     came = read_events(old, log([("d", "T", 1, 99)]), SCHEMA)
     assert came.data.met is None
-    with pytest.raises(ModelError, match="leave out other items"):
+    with pytest.raises(ModelError, match="leave out different items"):
         shortlist.compare(fitted, Popular().fit_data(replace(fitted.data, met=None)))
 
 

@@ -88,9 +88,9 @@ def test_both_figures_stand_in_every_form_of_the_report(model):
     assert "no clock" in out.getvalue()
     assert f"{report.without_clock['recall@10'].mean:.4f}" in out.getvalue()
     said = " ".join(report.lines())
-    assert "at the time of the first event held out of a user" in said
+    assert "here that of the user's first held-out event" in said
     assert f"recall@10: {report.metrics['recall@10'].mean:.4f} with the clock" in said
-    assert "at the time of the held-out event" in str(compare(model, model, k=[5]).table().caption)
+    assert "here that of the held-out event" in str(compare(model, model, k=[5]).table().caption)
 
 
 def test_a_report_of_any_other_model_says_nothing_of_a_clock(dataset):

@@ -34,7 +34,7 @@ def test_each_other_is_paired_with_the_first_and_corrected_within_a_metric(split
 def test_what_cannot_be_compared_is_named(split):
     model = Popular().fit(split)
     other = Popular().fit(split.dataset.split("random"))
-    with pytest.raises(ModelError, match="'first' and 'third' have other logs"):
+    with pytest.raises(ModelError, match="'first' and 'third' have different logs"):
         compare(model, model, other)
     with pytest.raises(QueryError, match="two retrievers or more"):
         compare(model)

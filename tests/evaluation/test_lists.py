@@ -99,7 +99,7 @@ def test_equal_ranks_of_a_user_are_refused_with_the_row(split, lists):
 
 def test_what_is_no_list_is_refused(split, lists):
     twice = pl.concat([lists, lists.head(1)])
-    with pytest.raises(DataError, match="stands twice"):
+    with pytest.raises(DataError, match="an item is twice"):
         Listed(twice, split)
     with pytest.raises(DataError, match="no column 'place'"):
         Listed(lists, split, rank="place")

@@ -1,1 +1,1 @@
-"""How good is it, on the full catalogue, with the code that serves."""
+"""Evaluation on the full catalogue, by the code that also serves requests."""

@@ -1,4 +1,4 @@
-"""Which values does a column of users or items have, and which rows have each? To slice by them."""
+"""Which values does a column of users or items have, and which rows have each? For slices."""
 
 from typing import Any, NamedTuple
 
@@ -13,16 +13,18 @@ from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import ModelError
 
 RANGES = 4
-"""Into so many ranges of as many events each numbers are parted, where they have many values."""
+"""Number of ranges for a numeric column with many values; each has about as many events."""
 
 Rows = NDArray[np.int64]
 
 
 class ColumnValues(NamedTuple):
-    """Names of values; row r has names[c] for each c in codes[starts[r]:starts[r + 1]].
+    """The values of a column; row r has names[c] for each c in codes[starts[r]:starts[r + 1]].
 
-    starts: [rows + 2], as there is a row 0 of nobody. ordered: whether the names have an order of
-    their own, as ranges of numbers do.
+    names: the values as text.
+    starts: int64 [rows + 2], because row 0 stands for an unknown id.
+    codes: positions in names, int64.
+    ordered: True if the names have an order, as ranges of numbers do.
     """
 
     names: tuple[str, ...]
@@ -39,10 +41,14 @@ def column_values(
     rows: Rows,
     most: int,
 ) -> ColumnValues:
-    """Return the values of a column; of numbers and times, those of more than `most`, ranges.
+    """Return the values of a column of a table; more than `most` numbers or times become ranges.
 
-    rows: [E], the row of each event that is parted: the ranges hold about as many of them each. A
-    declared feature is read as it is declared, and values are taken of all rows, trained on or not.
+    column: its name. A declared feature is read by its declared kind.
+    frame: the table; values of all rows count, also of those not trained on.
+    features: the declared features of the table.
+    vocabulary: numbers the rows of the table.
+    rows: row of each event, [E]; each range holds about as many events.
+    most: largest number of values before ranges.
     Errors: ModelError for a column of vectors or records.
     """
     encoder = features.encoders.get(column)
@@ -52,8 +58,8 @@ def column_values(
     vectors = kind == "vector" or (listed and dtype.inner in (pl.Float32, pl.Float64))  # type: ignore[attr-defined]
     if vectors or isinstance(dtype, pl.Struct) or (listed and dtype.inner.is_nested()):  # type: ignore[attr-defined]
         raise ModelError(
-            f"by: column '{column}' holds {'vectors' if vectors else dtype}, which have no values "
-            "to tell apart: name a column of names or of numbers"
+            f"by: column '{column}' holds {'vectors' if vectors else dtype}, which cannot be "
+            "grouped: give a column of names or numbers"
         )
     if kind == "numeric" or (kind is None and (dtype.is_numeric() or dtype.is_temporal())):
         return _ranges(frame, column, vocabulary, rows, most)
@@ -73,10 +79,10 @@ def column_values(
 def _ranges(
     frame: pl.DataFrame, column: str, vocabulary: Vocabulary, rows: Rows, most: int
 ) -> ColumnValues:
-    """The values of a column of numbers or times, ascending, or ranges of them."""
+    """Return the values of a column of numbers or times in ascending order, or ranges of them."""
     raw = frame[column]
     numbers = raw.to_physical().cast(pl.Float64, strict=False).fill_nan(None)
-    place = np.full(len(vocabulary) + 1, -1, dtype=np.int64)  # where in the table each row stands
+    place = np.full(len(vocabulary) + 1, -1, dtype=np.int64)  # position of each row in the table
     place[vocabulary.rows(frame["id"])] = np.arange(len(frame))
     place[0] = -1
     value = np.full(len(place), np.nan)
@@ -90,7 +96,7 @@ def _ranges(
         upper = np.unique(np.quantile(asked, cuts, method="lower"))
     code = np.searchsorted(upper, value)
     known = ~np.isnan(value) & (code < len(upper))
-    # The name says which values of the events are in the range.
+    # A range is named by the smallest and largest value that events have in it.
     names = []
     for number in range(len(upper)):
         inside = distinct[np.searchsorted(upper, distinct) == number]
@@ -101,6 +107,6 @@ def _ranges(
 
 
 def _written(raw: pl.Series, place: Rows, value: NDArray[np.float64], end: float) -> str:
-    """A value as its column has it: a number, a date."""
+    """Return a number as text, as its column shows it: a number or a date."""
     found: Any = raw[int(place[np.flatnonzero(value == end)[0]])]
     return f"{found:g}" if isinstance(found, float) else str(found)

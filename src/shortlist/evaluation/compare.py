@@ -1,4 +1,4 @@
-"""Which of several retrievers is better, on the same users, and is it more than luck?"""
+"""Which of several retrievers is better for the same users, and is the difference significant?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,16 @@ from shortlist.evaluation.searching import Searched, searched
 from shortlist.evaluation.significance import bootstrap_intervals, holm, paired_p
 
 NAMES = ("first", "second", "third", "fourth", "fifth")
-"""What retrievers without names are called; later ones by their number."""
+"""Default names of retrievers; further ones are called by their number."""
 
 
 class Difference(NamedTuple):
     """The first retriever minus another, paired by user.
 
-    mean, low, high: with its 95 % bootstrap interval. p: of the paired t-test; holm: the same,
-    corrected for all the others that are compared (`significance.holm`).
+    mean: mean difference over users.
+    low, high: ends of its 95 % bootstrap interval.
+    p: p-value of the paired t-test.
+    holm: p corrected for the number of comparisons (`significance.holm`).
     """
 
     mean: float
@@ -39,12 +41,14 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of several retrievers on the same cases, and the first minus each other, by user.
+    """Figures of several retrievers for the same users, and the differences to the first one.
 
-    figures: of each, by name, the first one first. differences: of each other, by name. channels:
-    how the channels of vectors of each were trained and searched. met: events below min_weight
-    before the cut, whose items are left out of the lists of their users, too. clocked: which of
-    them read when they are asked, which is at the time of the held-out event.
+    users: number of users.
+    figures: {retriever: its figures}, the first retriever first.
+    differences: {other retriever: {metric: first minus other}}.
+    channels: {retriever: {channel: how it was trained and searched}}.
+    met: number of events below min_weight before the cut; their items are left out, too.
+    clocked: retrievers with model.request_time, asked at the time of the held-out event.
     """
 
     users: int
@@ -56,13 +60,13 @@ class Comparison:
 
     @property
     def first(self) -> str:
-        """The name of the retriever that the others are compared with."""
+        """Name of the retriever that the others are compared with."""
         return next(iter(self.figures))
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; each metric maps to mean, low and high.
 
-        `difference` holds the first one minus each other, with p and its correction by Holm.
+        `difference` holds the first retriever minus each other, with p and its Holm correction.
         """
         return ({"clocked": list(self.clocked)} if self.clocked else {}) | {
             "users": self.users,
@@ -77,11 +81,11 @@ class Comparison:
         }
 
     def to_html(self, title: str = "") -> str:
-        """Return the comparison as one HTML file, as `Report.to_html` does."""
+        """Return the comparison as one HTML page; see `Report.to_html`."""
         return comparison_page(self, title or f"Is {self.first} better?")
 
     def table(self) -> Table:
-        """Return a table for people: recall and ndcg of each, and the differences."""
+        """Return a rich table: recall and ndcg of each retriever, and the differences."""
         others = len(self.differences)
         corrected = f", corrected by Holm for {others} comparisons" if others > 1 else ""
         table = Table(
@@ -89,10 +93,16 @@ class Comparison:
             caption=" ".join(
                 [
                     f"The difference is {self.first} minus the other, paired by user, with its "
-                    f"95 % bootstrap interval; p is of the paired t-test{corrected}.",
-                    *([f"Left out, too: {self.met:,} events below min_weight."] * bool(self.met)),
+                    f"95 % bootstrap interval; p is that of the paired t-test{corrected}.",
                     *(
-                        f"{name} reads when it is asked: at the time of the held-out event."
+                        [
+                            f"The items of {self.met:,} events below min_weight are left out of "
+                            "the lists, too."
+                        ]
+                        * bool(self.met)
+                    ),
+                    *(
+                        f"{name} reads the time of a query: here that of the held-out event."
                         for name in self.clocked
                     ),
                     *(
@@ -130,11 +140,21 @@ def compare(
     k: Sequence[int] = (10, 20, 100),
     exclude_seen: bool = True,
 ) -> Comparison:
-    """Measure all on the held-out rows of one log, and the first against each other by user.
+    """Measure retrievers on the held-out rows of one log, and compare the first with the others.
 
-    names: of all of them, in order; "first", "second" and so on by default. With several others,
-    p is corrected by Holm within each metric. Raises ModelError if their logs or splits are not the
-    same, or one was fitted on the rows.
+    With several others, p is corrected by Holm's method within each metric.
+
+    Args:
+        first: the fitted retriever that the others are compared with.
+        others: fitted retrievers, at least one.
+        names: names of all retrievers, in order; by default "first", "second" and so on.
+        on: the held-out rows, "test" or "validation".
+        k: depths of the lists.
+        exclude_seen: leave items out that the user met before the cut.
+
+    Raises:
+        ModelError: if the logs or splits differ, or a retriever was fitted on the rows.
+        QueryError: for an invalid argument.
     """
     retrievers = (first, *others)
     if not others:
@@ -144,8 +164,8 @@ def compare(
     for name, data in zip(names[1:], datas[1:], strict=True):
         if not _same_cases(datas[0], data):
             raise ModelError(
-                f"{names[0]!r} and {name!r} have other logs, splits or fits, or leave out other "
-                "items: figures of other cases cannot be compared"
+                f"{names[0]!r} and {name!r} have different logs, splits or fits, or leave out "
+                "different items: their figures cannot be compared"
             )
     figures = [user_figures(each, k=k, on=on, exclude_seen=exclude_seen) for each in retrievers]
     users = datas[0].targets(on)[0]
@@ -167,7 +187,7 @@ def compare(
 def _differences(
     names: Sequence[str], figures: Sequence[Mapping[str, NDArray[np.float64]]]
 ) -> dict[str, dict[str, Difference]]:
-    """The first minus each other, by its name and by metric; p corrected within a metric."""
+    """Return {other: {metric: first minus other}}, with p corrected within each metric."""
     first, others = figures[0], dict(zip(names[1:], figures[1:], strict=True))
     gained = {
         name: {metric: first[metric] - mine[metric] for metric in first}
@@ -191,7 +211,7 @@ def _differences(
 
 
 def _same_cases(a: TrainingData, b: TrainingData) -> bool:
-    """Whether two retrievers are asked the same questions, with the same held out and left out."""
+    """Tell whether two retrievers get the same queries, held-out events and left-out items."""
     same = a.log is b.log or (
         a.users.ids.equals(b.users.ids)
         and a.items.ids.equals(b.items.ids)
@@ -206,7 +226,7 @@ def _same_cases(a: TrainingData, b: TrainingData) -> bool:
 
 
 def _names(names: Sequence[str], count: int) -> list[str]:
-    """The names of so many retrievers. Errors: QueryError."""
+    """Return the names of `count` retrievers. Errors: QueryError."""
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
         raise QueryError(f"names must be a list of texts, got {names!r:.60}")
     if names and (len(names) != count or len(set(names)) != count):

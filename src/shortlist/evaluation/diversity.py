@@ -1,4 +1,4 @@
-"""How unlike are the items of a list? By what the table says of them, or by who met them."""
+"""How different are the items of a list? Measured by their features, or by the users they share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,25 +12,29 @@ from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
 from shortlist.linear.from_scipy import csr_array
 
 LISTS = 500
-"""Of so many lists at most the diversity is measured; which ones is fixed."""
+"""Diversity is measured on at most this many lists, chosen with a fixed seed."""
 
 USERS = 10_000
-"""So many training users at most tell items apart where no attributes do; which ones is fixed."""
+"""At most this many training users describe items without features, chosen with a fixed seed."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """A vector of length 1 or 0 of each item row, [items + 1, D]; by: what they are made of."""
+    """Item vectors for the diversity of lists.
+
+    by: the features, or the users, that the vectors are made of.
+    rows: sparse [items + 1, D], of length 1 or 0 each.
+    """
 
     by: str
     rows: Any
 
 
 def item_vectors(data: TrainingData) -> Vectors:
-    """Return what items are told apart by: the same for every model of the same data.
+    """Return item vectors that depend on the data only, so that models can be compared.
 
-    The values of the declared categorical and multi-valued features of items; without any, the
-    users who met the item in training.
+    They hold the values of the declared categorical and multi-valued item features; without such
+    features, the users who met the item in training.
     """
     items = len(data.items) + 1
     declared = [
@@ -59,9 +63,10 @@ def item_vectors(data: TrainingData) -> Vectors:
 def unit_vectors(
     owners: NDArray[np.int64], codes: NDArray[np.int64], shape: tuple[int, int]
 ) -> Any:
-    """Return a sparse row of length 1 for each owner that has a code, alike in all its codes.
+    """Return a sparse matrix with a row of length 1, and equal entries, per owner with codes.
 
-    owners, codes: [n], a pair that is there twice counts once; shape: how many of each.
+    owners, codes: int64 [n]; a repeated pair counts once.
+    shape: (number of owners, number of codes).
     """
     pairs = np.unique(owners * shape[1] + codes)
     rows, columns = pairs // shape[1], pairs % shape[1]
@@ -71,17 +76,20 @@ def unit_vectors(
 
 
 def intra_list_distance(top: NDArray[np.int64], vectors: Any) -> NDArray[np.float64]:
-    """The mean distance of two items of a list, 1 - cosine, [U] (Ziegler et al. 2005).
+    """Return the mean of 1 - cosine over the pairs of each list, [U] (Ziegler et al. 2005).
 
-    top: [U, K] item rows, best first, -1 for none. vectors: [items + 1, D], of length 1, or 0 for
-    an item of which nothing is known: it is at distance 1 of all. NaN for a list of fewer than two.
+    top: item rows [U, K], -1 for an empty slot.
+    vectors: [items + 1, D], of length 1, or 0 for an item without features, whose distance to all
+        others is 1.
+
+    A list of fewer than two items has NaN.
     """
     users, places = np.nonzero(top >= 0)
     rows = top[users, places]
     count = np.bincount(users, minlength=len(top))
     starts = np.concatenate([[0], np.cumsum(count)])
     listed = csr_array((np.ones(len(rows)), rows, starts), shape=(len(top), vectors.shape[0]))
-    # The sum over all pairs of cosines is the squared length of the sum of the vectors.
+    # The sum of the cosines of all pairs is |sum of vectors|² minus the items with themselves.
     summed = listed @ vectors
     known = np.diff(vectors.indptr) > 0
     own = np.bincount(users, known[rows], minlength=len(top))

@@ -1,4 +1,4 @@
-"""The honest figure: full catalogue, seen items out, exactly the code that serves."""
+"""How good is a retriever? Full ranking of the catalogue on held-out rows, by the serving code."""
 
 from collections.abc import Mapping, Sequence
 from time import process_time
@@ -36,19 +36,22 @@ from shortlist.metrics import (
 
 USERS_AT_A_TIME = 16_384
 SLOTS_AT_A_TIME = 8_000_000
-"""Users times the largest k that are measured together: some 500 MB."""
+"""Largest users × k of a block; it takes about 500 MB."""
 
 SEED = 0
 DEEPEST = 1_000_000
-"""The deepest list that is measured: a list has a place for each, whatever there is to fill it."""
+"""Largest k: the arrays have a slot for each place, even if fewer items fill the list."""
 
 
 class _Answers(NamedTuple):
-    """Figures of each user by name, [U]; how often each item row was shown, by k; fallbacks.
+    """The measured answers to all cases.
 
-    places: of each held-out event, its item's place in the list, from 1; 0 where it is not there.
-    distances: of some lists, how far apart their items are, by k, [lists]; see `diversity`.
-    seconds: CPU seconds that the answers took.
+    figures: {metric@k: value of each user, [U]}.
+    shown: {k: number of lists that hold each item row, [items + 1]}.
+    fallbacks: number of users who got popular items.
+    places: place of each held-out item in its user's list, from 1; 0 if absent, [E].
+    distances: {k: intra-list distance of a sample of lists, [lists]}; see `diversity`.
+    seconds: CPU seconds of the answers.
     """
 
     figures: dict[str, NDArray[np.float64]]
@@ -69,32 +72,40 @@ def evaluate(
     by: Sequence[str] = (),
     ladder: bool = False,
 ) -> Report:
-    """Measure a fitted retriever on the held-out rows of its data, beside popularity.
+    """Measure a fitted retriever, and popularity beside it, on the held-out rows of its data.
 
-    Each user with held-out events is asked once, with what was known of them before the cut. All
-    candidate items are ranked, and items met before are left out unless `exclude_seen` is off
-    (repeat consumption); those rated below min_weight before the cut were met, too, and those of
-    kinds of events with seen = false were not. With kinds of events the held-out rows are targets,
-    and what is read of a history came before the cut. A held-out item
-    that cannot be recommended (not a candidate, or met before) counts as a miss and is reported.
-    Definitions: `shortlist.metrics`. metrics: functions of the kind that `metrics.PER_USER` holds,
-    measured beside those of it, each under its own name. by: columns of the items' or users' table
-    to part the report's slices by, beside those by history, of users and of items (`slices`).
-    ladder: also measure what methods without training get on the same rows (`evaluation.ladder`).
+    Each user with held-out events is asked once, with the events known before the cut. The whole
+    catalogue is ranked. A held-out item that cannot be recommended (not a candidate, or already
+    met) counts as a miss and is reported. With kinds of events only targets are held out. The
+    metrics are defined in `shortlist.metrics`.
 
-    Where a channel searches an approximate index, the same is measured once more through exact ones
-    and stands beside it, with the recall of each index; the retriever stays as it is.
+    If a channel searches an approximate index, the report also has the figures through exact
+    indexes and the recall of each index. The retriever is not changed.
 
-    A retriever that reads when it is asked (model.request_time) is asked at the time of the user's
-    first held-out event, and measured once more without the clock: asked as at the moment of the
-    user's last known event, which is how it answers a question without a time.
+    A retriever with model.request_time is asked at the time of the user's first held-out event. The
+    report also has the figures without the clock: each query then has the time of the user's last
+    known event, which is also the default of a query without a time.
 
-    Raises ModelError if the model was fitted on the rows it is to be measured on.
+    Args:
+        retriever: a fitted retriever, or `lists.Listed`.
+        on: the held-out rows, "test" or "validation".
+        k: depths of the lists.
+        exclude_seen: leave items out that the user met before the cut. Events below min_weight
+            count as met, events of kinds with seen = false do not. False suits repeat consumption.
+        metrics: additional metrics, functions like those in `metrics.PER_USER`; each is reported
+            under the function's name.
+        by: columns of the items' or users' table. Each adds slices to those by history, users and
+            items; see `slices`.
+        ladder: also measure the methods of `evaluation.ladder`, which need no training.
+
+    Raises:
+        ModelError: if the model was fitted on the rows to measure, or for an unknown column.
+        QueryError: for an invalid retriever, cut or k.
     """
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     measured = with_metrics(metrics)
     cases = Cases(*data.targets(on))
-    parts = parts_of(data, cases, on, by)  # A column that is not there is told before the work.
+    parts = parts_of(data, cases, on, by)  # Unknown columns fail before the expensive work.
     vectors = item_vectors(data)
     answers = _answers(retriever, cases, ks, on, exclude_seen, measured, vectors)
     clockless = None
@@ -145,7 +156,7 @@ def evaluate(
 
 
 def _fitted(method: Method, data: TrainingData) -> tuple[Method, float]:
-    """A method fitted on data, and the CPU seconds it took."""
+    """Return (the fitted method, the CPU seconds of the fit)."""
     start = process_time()
     fitted = method.fit_data(data)
     return fitted, process_time() - start
@@ -162,13 +173,13 @@ def _rung(name: str, ours: _Answers, theirs: _Answers) -> Rung:
 def user_figures(
     retriever: Answers, *, k: Sequence[int], on: Cut = "test", exclude_seen: bool = True
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the figures of each user with held-out events by name, [U]; see `evaluate`."""
+    """Return {metric@k: value of each user with held-out events, [U]}; see `evaluate`."""
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     return _answers(retriever, Cases(*data.targets(on)), ks, on, exclude_seen).figures
 
 
 def checked_depths(k: Any) -> tuple[int, ...]:
-    """Return the depths of lists to measure at, distinct and ascending. Errors: QueryError."""
+    """Return the distinct depths in ascending order. Errors: QueryError."""
     if isinstance(k, np.ndarray) and k.ndim == 1:
         k = list(k)
     if not isinstance(k, list | tuple | range | set | frozenset) or not k:
@@ -180,7 +191,10 @@ def checked_depths(k: Any) -> tuple[int, ...]:
 
 
 def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
-    """The data of a retriever that can be measured on its held-out rows."""
+    """Return the data of a retriever, once it can be measured on these held-out rows.
+
+    Errors: QueryError for an invalid argument, ModelError if the retriever was fitted on the rows.
+    """
     if not hasattr(type(retriever), "recommend"):
         named = type(retriever).__name__
         cure = ": write bundle.retriever" if hasattr(retriever, "retriever") else ""
@@ -191,14 +205,14 @@ def checked_data(retriever: Any, on: Cut, exclude_seen: Any) -> TrainingData:
     data: TrainingData = retriever.data
     if BEFORE[FIT_BEFORE[data.fit]] > BEFORE[on]:
         raise ModelError(
-            f"this model was fitted on '{data.fit}', which holds the {on} rows: a figure on them "
-            "would be worthless. The bundle keeps the figures of the fit before."
+            f"this model was fitted on '{data.fit}', which includes the {on} rows: a figure on "
+            "them would be worthless. The bundle keeps the figures of the fit before."
         )
     return data
 
 
 def _moments(retriever: Answers, cases: Cases) -> tuple[str, ...]:
-    """Say whose context stands in a question, where users have several held-out events."""
+    """Return a note on the context of queries if users have several held-out events."""
     names = ", ".join(sorted(retriever.query_context))
     if not names or len(cases.items) == len(cases.users):
         return ()
@@ -209,7 +223,7 @@ def _moments(retriever: Answers, cases: Cases) -> tuple[str, ...]:
 
 
 def _hours(retriever: Answers) -> tuple[str, ...]:
-    """Say that a channel reads when it is asked, and not the hour."""
+    """Return a note if a channel reads the time of a query but the log has no hours."""
     learned = channels_of(retriever).values()
     told = any(isinstance(channel, TwoTower) and channel.hourless for channel in learned)
     return (f"{HOURLESS}.",) * told
@@ -226,10 +240,10 @@ def _answers(
     *,
     clock: bool = True,
 ) -> _Answers:
-    """Ask for every case and compare; blocks of users, so that memory does not grow with them.
+    """Query every case in blocks of users, which bound the memory, and compare with the truth.
 
-    vectors: what the items of a list are told apart by, where that is asked for. clock: whether a
-    retriever that reads a clock is told the time of the held-out event.
+    vectors: item vectors for the diversity of lists; None leaves it out.
+    clock: give a retriever with model.request_time the time of the held-out event.
     """
     time = held_out_times(retriever, cut) if clock else None
     figures: dict[str, list[NDArray[np.float64]]] = {}
@@ -279,7 +293,7 @@ def _places(
     items: NDArray[np.int64],
     offsets: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """The place of each relevant item [E] in its user's list, from 1; 0 where it is not listed."""
+    """Return the place of each held-out item in its user's list, from 1; 0 if absent, [E]."""
     width = 1 + max(int(top.max(initial=0)), int(items.max(initial=0)))
     keys = np.repeat(np.arange(len(top)), np.diff(offsets)) * width + items
     order = np.argsort(keys)
@@ -291,14 +305,14 @@ def _places(
 
 
 def _padded(rows: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Widen lists that are shorter than the largest k with -1: empty slots are misses."""
+    """Pad lists to `width` with -1; empty slots are misses."""
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=-1)
 
 
 def _catalogue(
     answers: _Answers, data: TrainingData, candidates: NDArray[np.int64]
 ) -> dict[str, float]:
-    """Coverage, popularity bias, inequality, novelty and diversity of the lists, by k."""
+    """Return coverage, popularity, inequality, novelty and diversity of the lists, by k."""
     counts = np.zeros(len(data.items) + 1, dtype=np.int64)
     counts[: data.items.trained + 1] = data.item_counts
     figures: dict[str, float] = {}
@@ -316,9 +330,9 @@ def _catalogue(
 
 
 def met_below_min_weight(data: TrainingData, users: NDArray[np.int64], cut: Cut) -> int:
-    """Count the events that these user rows had before the cut and that are met, but not read:
+    """Count the events of these user rows before the cut whose items are met but not learned from.
 
-    those below min_weight, or of kinds that are not read.
+    These are the events below min_weight and those of kinds that are not read.
     """
     return 0 if data.met is None else int(np.isin(data.met.before(cut).user, users).sum())
 
@@ -330,7 +344,7 @@ def _unreachable(
     cut: Cut,
     exclude_seen: bool,
 ) -> dict[str, int]:
-    """Count the held-out events that no list can hold, and the users without a history."""
+    """Count the held-out events that cannot be in any list, and the users without a history."""
     known = data.log.before(cut)
     owners = np.repeat(cases.users, np.diff(cases.offsets))
     width = len(data.items) + 1

@@ -1,4 +1,4 @@
-"""What does an index lose against the exact one, what does it save, and which settings will do?"""
+"""What recall does an index lose, how much time does it save, and which settings will do?"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +17,18 @@ from shortlist.index.approximate import ApproximateIndex
 from shortlist.index.servers import ServerIndex
 from shortlist.index.settings import Choices, check_settings, grid_of, late_settings
 
-SINGLES = 200  # Queries asked one by one.
-BATCHES = 3  # Of all queries at once; the fastest counts, the others met other work.
+SINGLES = 200  # Queries timed one by one.
+BATCHES = 3  # Timed runs of all queries at once; the fastest is the least disturbed.
 
 
 @dataclass(frozen=True)
 class Measured:
-    """recall: the share of the exact k best that were found; microseconds of wall time a query."""
+    """Recall and speed of an index.
+
+    recall: share of the exact k best items that were found.
+    batched_us: microseconds of wall time per query, all queries at once.
+    single_us: median microseconds of wall time of a single query.
+    """
 
     recall: float
     batched_us: float
@@ -32,7 +37,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class IndexTrial:
-    """One index of a table: its kind, its settings, what it took to build, what it gives."""
+    """One measured index.
+
+    kind: a name of INDEXES.
+    settings: its settings.
+    build_seconds: wall time of the build.
+    measured: its recall and speed.
+    """
 
     kind: str
     settings: dict[str, Any]
@@ -42,7 +53,13 @@ class IndexTrial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The trials of `tune`; `chosen` is the cheapest that reaches the target, with its index."""
+    """The result of `tune_index`.
+
+    k: depth of the lists.
+    target_recall: the recall to reach.
+    trials: all measured indexes.
+    chosen: the fastest trial that reaches the target, and index its index; None if none does.
+    """
 
     k: int
     target_recall: float
@@ -59,11 +76,14 @@ def measure_index(
     *,
     exclude: tuple[Tensor, Tensor] | None = None,
 ) -> Measured:
-    """Ask an index all queries [B, D] at once, then the first SINGLES one by one.
+    """Measure an index: all queries at once, then the first SINGLES one by one.
 
-    exact: the exact index of the same items, or its answer to these very queries and lists, which
-    saves asking it again. An item that scores as the exact index's last one does is as good, so a
-    tie is not a miss. Raises QueryError without queries or for k < 1.
+    exact: the exact index of the same items, or its answer to the same queries and exclusions.
+    queries: [B, D].
+    exclude: items that each query must not get, (values, offsets).
+
+    An item that ties with the last item of the exact answer counts as found. Errors: QueryError
+    without queries or for k < 1.
     """
     if k < 1 or not len(queries):
         raise QueryError(f"measuring needs k >= 1 and queries, got k = {k}, {len(queries)} queries")
@@ -89,11 +109,11 @@ def measure_index(
 
 
 def recall_of(found: Hits, truth: Hits) -> float:
-    """The share of the true items [B, k] among those found [B, k]; 1 where there are none."""
+    """Return the share of the true items [B, k] among those found [B, k]; 1 without true items."""
     there = truth.ids >= 0
     if not there.any():
         return 1.0
-    # The scores of one item by two indexes differ by rounding.
+    # Two indexes may round the score of an item differently.
     last = truth.scores.masked_fill(~there, float("inf")).amin(1, keepdim=True)
     good = (found.ids >= 0) & (found.scores >= last - 1e-5 * last.abs().clamp(min=1))
     return float(good.sum()) / int(there.sum())
@@ -113,12 +133,18 @@ def tune_index(
     exclude: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[IndexTrial], None] | None = None,
 ) -> Tuning:
-    """Build indexes of one kind, measure each setting, and choose the cheapest that will do.
+    """Build indexes of one kind, measure their settings, and choose the fastest good enough one.
 
-    ids, vectors, tie_keys: those of `VectorIndex.build`. queries: [B, D], held out. Cheapest is the
-    lowest time of a single query. limits: the values a setting may take, in rising order, in place
-    of those in the `grid` of its class. exclude: what each query must not get. progress: called
-    with each trial. `chosen` and `index` are None if no setting reaches the target.
+    kind: a name of INDEXES.
+    ids, vectors, tie_keys: as in `VectorIndex.build`.
+    similarity: how vectors are compared.
+    queries: held-out queries, [B, D].
+    k: depth of the lists.
+    target_recall: recall to reach, above 0 and at most 1. The fastest single query wins.
+    limits: values to try per setting, in ascending order; they replace those in the class's `grid`.
+    exclude: items that each query must not get, (values, offsets).
+    progress: called with each trial.
+    Errors: ModelError for an unknown kind or setting, or a target_recall out of range.
     """
     check_choices(kind, limits or {})
     if not 0 < target_recall <= 1:
@@ -144,7 +170,7 @@ def tune_index(
 
 
 def check_choices(kind: str, limits: Choices) -> None:
-    """Refuse an unknown index, a setting it does not have, or a value out of its range."""
+    """Check the kind of an index, its setting names and values. Errors: ModelError."""
     check_kind(kind)
     for name, values in limits.items():
         for value in values:
@@ -152,9 +178,10 @@ def check_choices(kind: str, limits: Choices) -> None:
 
 
 def plot_tunings(tunings: Sequence[Tuning], path: Path, *, overwrite: bool = False) -> None:
-    """Draw recall against the time of a single query, one line for each kind and build.
+    """Plot the time of a single query against recall, one line per kind and build settings.
 
-    The suffix of the path chooses the format: .png, .svg or .pdf. Needs the extra "plot".
+    path: a .png, .svg or .pdf file.
+    Errors: ModelError without the extra "plot".
     """
     figure = new_figure(figsize=(7, 4.5))
     axes = figure.subplots()
@@ -171,7 +198,7 @@ def plot_tunings(tunings: Sequence[Tuning], path: Path, *, overwrite: bool = Fal
     axes.set(xlabel=f"recall@{depths} against exact", ylabel="µs a query", yscale="log")
     recalls = [trial.measured.recall for tuning in tunings for trial in tuning.trials]
     least = min([*recalls, *(tuning.target_recall for tuning in tunings)])
-    room = max(1 - least, 0.01) / 20  # none above 1, which no recall exceeds
+    room = max(1 - least, 0.01) / 20  # margin of the axis
     axes.set_xlim(least - room, 1 + room)
     plain_numbers(axes.yaxis)
     axes.grid(alpha=0.3)
@@ -186,7 +213,10 @@ def _built(
     items: tuple[Tensor, Tensor, Tensor | None],
     limits: Choices | None,
 ) -> Iterator[tuple[VectorIndex, float, dict[str, Any]]]:
-    """An index for each combination of build settings, what it took, and the settings to come."""
+    """Yield (index, build seconds, settings) for each combination of build settings.
+
+    The settings that act when searching still hold all their values to try.
+    """
     grid = {**grid_of(INDEXES[kind]), **(limits or {})}
     late = late_settings(INDEXES[kind])
     early = {name: values for name, values in grid.items() if name not in late}
@@ -200,14 +230,14 @@ def _built(
 
 
 def _searching(index: VectorIndex, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Take the settings that act when searching out of `settings`; return their combinations."""
+    """Pop the settings that act when searching from `settings`; return their combinations."""
     late = late_settings(type(index))
     grid = {name: settings.pop(name) for name in [*settings] if name in late}
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
 def _lines(tuning: Tuning) -> dict[str, list[IndexTrial]]:
-    """The trials by what was built."""
+    """Group trials by kind and build settings."""
     kinds = {trial.kind for trial in tuning.trials}
     late = {name for kind in kinds for name in late_settings(INDEXES[kind])}
     lines: dict[str, list[IndexTrial]] = {}
@@ -218,7 +248,7 @@ def _lines(tuning: Tuning) -> dict[str, list[IndexTrial]]:
 
 
 def _list_of(exclude: tuple[Tensor, Tensor], row: int) -> tuple[Tensor, Tensor]:
-    """The list of one query, as the lists of a batch of one."""
+    """Return the exclusions of one query as those of a batch of one."""
     values, offsets = exclude
     start, end = offsets[row : row + 2].tolist()
     return values[start:end], offsets.new_tensor([0, end - start])

@@ -1,4 +1,4 @@
-"""What does a trivial method get here? The rungs below a model, fitted on the same rows."""
+"""How good are methods without training on the same rows? They are the ladder of a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from shortlist.durations import STEPS
 from shortlist.evaluation.significance import Interval
 
 RECENT = 20
-"""The half-life of recent popularity: the span of the training events over this."""
+"""The half-life of recent popularity is the time span of the training events divided by this."""
 
 SHOWN = ("recall", "ndcg")
-"""The metrics of a rung."""
+"""The metrics that each method of the ladder has."""
 
 
 Method: TypeAlias = Popular | Counting[Any]
@@ -25,10 +25,11 @@ Method: TypeAlias = Popular | Counting[Any]
 
 @dataclass(frozen=True)
 class Rung:
-    """A method without training beside the model, on the same users.
+    """One method without training, measured on the same users as the model.
 
-    name: which one. metrics: recall@k and ndcg@k, with their intervals. difference: the model minus
-    this, paired by user.
+    name: name of the method.
+    metrics: recall@k and ndcg@k with their intervals.
+    difference: the model minus the method, paired by user.
     """
 
     name: str
@@ -45,11 +46,10 @@ class Rung:
 
 
 def rungs(data: TrainingData) -> dict[str, Method]:
-    """Return the methods that a log allows, by name, to be fitted on its training rows.
+    """Return the unfitted methods that a log allows, by name.
 
-    The items popular of late need times with a unit, the items that follow the last ones met need
-    an order, and co-counts of item-cf need neither. The popular items themselves are measured in
-    every report.
+    "popular of late" (recent popularity) needs times, "transitions" needs an order of events, and
+    "item-cf" needs neither. Plain popularity is in every report and is not among them.
     """
     made: dict[str, Method] = {}
     if (half_life := _half_life(data)) is not None:
@@ -61,7 +61,7 @@ def rungs(data: TrainingData) -> dict[str, Method]:
 
 
 def _half_life(data: TrainingData) -> float | None:
-    """A twentieth of the span of the training events, as `Popular` takes it; None without times."""
+    """Return the time span of the training events / RECENT for `Popular`; None without times."""
     time = data.training_log.time
     if time is None or not len(time) or data.time_unit == "line":
         return None

@@ -1,4 +1,4 @@
-"""How good are lists that something else made? Measured by the code that measures retrievers."""
+"""How good are lists that another system made? They are measured like a retriever."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,10 +25,10 @@ from shortlist.index.base import Hits
 
 
 class Listed(Answering):
-    """Answers from lists that are there: of another library, a database, last year's system.
+    """Answers queries from existing lists, such as those of another library or system.
 
-    It can be given to `evaluate` and `compare` in place of a retriever. A user without a list gets
-    an empty answer, and every held-out event of theirs is a miss.
+    `evaluate` and `compare` accept it in place of a retriever. A user without a list gets an empty
+    answer, so that all their held-out events are misses.
     """
 
     def __init__(
@@ -42,17 +42,22 @@ class Listed(Answering):
         score: str | None = None,
         fit: Fit = "train",
     ) -> None:
-        """Read lists for the users of a split: one row a candidate, from a file or a frame.
+        """Read lists for the users of a split, from a file or a frame with one row per candidate.
 
-        user, item: columns of ids. The order of a list is that of the column `rank` (1 is best), of
-        which no two are equal; or of `score` (the largest is best), where equal ones are ordered by
-        the fixed hash that orders our own; or that of the rows. fit: which rows the lists were made
-        from, so that lists made with the held-out rows are refused. Errors: DataError.
+        lists: the file or frame.
+        split: the split whose users are asked.
+        user, item: columns of ids.
+        rank: column that orders each list, 1 is best; a user's ranks must differ.
+        score: column that orders each list instead, largest first. Equal scores are ordered by the
+            hash that orders ties of an index. Without rank and score the order is that of the rows.
+        fit: the rows that the lists were made from. Lists made from held-out rows are refused when
+            they are measured.
+        Errors: DataError naming column and row.
         """
         if rank is not None and score is not None:
-            raise DataError("the lists have one order: name rank or score, not both")
+            raise DataError("the lists have one order: give rank or score, not both")
         if user == item:
-            raise DataError(f"user and item are both the column '{user}': name one for each")
+            raise DataError(f"user and item are both the column '{user}': give two columns")
         if not isinstance(split, Split):
             raise DataError(
                 f"split must be a split, such as data.split(), got {type(split).__name__}"
@@ -76,7 +81,7 @@ class Listed(Answering):
         repeated = frame.select(user, item).is_duplicated()
         if repeated.any():
             row = int(repeated.arg_true()[1])
-            raise fault("the lists", item, "an item stands twice in the list of a user.", row + 1)
+            raise fault("the lists", item, "an item is twice in the list of a user.", row + 1)
         places = np.arange(len(users), dtype=np.float64)
         if order:
             if not frame[order].dtype.is_numeric() or frame[order].is_nan().any():
@@ -84,7 +89,7 @@ class Listed(Answering):
             places = frame[order].cast(pl.Float64).to_numpy() * (1 if rank else -1)
         if rank and (equal := frame.select(user, rank).is_duplicated()).any():
             row = int(equal.arg_true()[1])
-            cure = "rank them apart, or give the scores, as score=..."
+            cure = "give each item a rank of its own, or order by scores with score=..."
             raise fault("the lists", rank, f"two items of a user have this rank: {cure}", row + 1)
         ties = self.data.items.tie_keys[items] if score else np.zeros(len(items))
         by_user = np.lexsort((ties, places, users))
@@ -95,16 +100,16 @@ class Listed(Answering):
         self.strange_items = int((items == 0).sum())
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that stand in any list."""
+        """Return the item rows that are in any list."""
         rows: NDArray[np.int64] = np.unique(self._lists.values.numpy())
         return rows[rows > 0]
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return that nobody is a stranger, bool [B]: nothing stands in for a missing list."""
+        """Return False for all, bool [B]: popular items do not replace a missing list."""
         return torch.zeros(len(block.users), dtype=torch.bool)
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Return the first k of each list, without what the query must not get."""
+        """Return the first k of each list, without the items that the query must not get."""
         mine = taken(self._lists, block.users)
         rows, owners = mine.values.numpy(), mine.owners().numpy()
         kept = np.ones(len(rows), dtype=np.bool_)
@@ -120,7 +125,7 @@ class Listed(Answering):
         place = np.arange(len(rows)) - starts[owners]
         inside = place < k
         ids = np.full((len(block.users), k), -1, dtype=np.int64)
-        # An item that nobody knows keeps its place, and is a miss there.
+        # An unknown item keeps its place, where it is a miss.
         ids[owners[inside], place[inside]] = np.where(rows[inside] > 0, rows[inside], -1)
         scores = np.where(ids >= 0, -np.arange(k, dtype=np.float32), -np.inf)
         return Hits(torch.from_numpy(ids), torch.from_numpy(scores.astype(np.float32)))
@@ -146,31 +151,51 @@ def evaluate_lists(
     by: Sequence[str] = (),
     ladder: bool = False,
 ) -> Report:
-    """Measure lists from anywhere on the held-out rows of a split; see `Listed` and `evaluate`.
+    """Measure existing lists of any system on the held-out rows of a split.
 
-    What the lists lack is said in the notes of the report: users without a list, users and items
-    that the log does not know. For a paired comparison with a model give
-    `Listed(lists, split, ...)` to `compare`. Errors: DataError, ModelError, QueryError.
+    The notes of the report count users without a list, and users and items of the lists that are
+    not in the log. For a paired comparison with a model give `evaluation.lists.Listed` to
+    `compare`.
+
+    Args:
+        lists: a file or frame with one row per candidate.
+        split: the split to measure on.
+        user: column of user ids.
+        item: column of item ids.
+        rank: column that orders each list, 1 is best; a user's ranks must differ.
+        score: column that orders each list instead, largest first. Without rank and score the order
+            is that of the rows.
+        fit: the rows that the lists were made from.
+        on: the held-out rows, "test" or "validation".
+        k: depths of the lists.
+        exclude_seen: leave items out that the user met before the cut.
+        by: columns to slice by, as in `evaluate`.
+        ladder: also measure methods without training, as in `evaluate`.
+
+    Raises:
+        DataError: for faulty lists, naming column and row.
+        ModelError: if the lists were made from the held-out rows.
+        QueryError: if no entry has both its user and its item in the log.
     """
     listed = Listed(lists, split, user=user, item=item, rank=rank, score=score, fit=fit)
     if not len(listed.candidate_rows()):
         raise QueryError(
-            "no entry of the lists has both its user and its item in the log: are their ids those "
-            "of the log?"
+            "no entry of the lists has both its user and its item in the log: check that the lists "
+            "use the ids of the log"
         )
     report = evaluate(listed, on=on, k=k, exclude_seen=exclude_seen, by=by, ladder=ladder)
     asked = listed.data.targets(on)[0]
     said = {
         f"of {len(asked):,} users have no list: misses": listed.without_list(asked),
         "users of the lists are not in the log": listed.strange_users,
-        "entries of the lists name an item the log does not know: misses": listed.strange_items,
+        "entries of the lists have an item that is not in the log: misses": listed.strange_items,
     }
     notes = (f"{number:,} {text}." for text, number in said.items() if number)
     return replace(report, notes=(*report.notes, *notes))
 
 
 def _rows(ids: pl.Series, vocabulary: Vocabulary, *, text: bool) -> NDArray[np.int64]:
-    """Return the row of each id, 0 where it is unknown; digits of a text file may be text ids."""
+    """Return the row of each id, 0 if unknown; numbers read from a text file may be text ids."""
     if text and ids.dtype == pl.Int64 and vocabulary.ids.dtype == pl.String:
         ids = ids.cast(pl.String)
     return vocabulary.rows(ids)

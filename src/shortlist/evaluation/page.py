@@ -1,7 +1,7 @@
-"""How does somebody read a report who has never seen one? As one HTML file that needs no other.
+"""How is a report shown to readers who have never seen one? As one self-contained HTML page.
 
-Nothing in it is fetched or run: no script, no font, no image from elsewhere, which its own content
-policy forbids as well. All text goes through `make`, which escapes it.
+The page has no script and fetches nothing, no font and no image; its content security policy also
+forbids both. All text goes through `make`, which escapes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,48 +53,49 @@ dt { font-weight: 600; margin-top: .4rem; } dd { margin: 0; }
 """
 
 SPLITS = {
-    "leave-last-out": "Each user's last event was held out, and the model was asked what it would "
-    "be.",
-    "global-time": "All events from one moment on were held out, and the model, which knew only "
-    "what came before, was asked for them.",
-    "random": "A random share of each user's events was held out, and the model was asked for "
-    "them.",
-    "column": "A column of the log says which events were held out; the model was asked for them.",
-    "cold-items": "Some items were held out with all their events: the model had never seen "
-    "anybody take them, and was asked who would.",
+    "leave-last-out": "Each user's last event was held out, and the model had to predict its item.",
+    "global-time": "All events from one moment on were held out. The model knew only the events "
+    "before that moment and had to predict the items of the held-out ones.",
+    "random": "A random share of each user's events was held out, and the model had to predict "
+    "their items.",
+    "column": "A column of the log says which events were held out; the model had to predict their "
+    "items.",
+    "cold-items": "Some items were held out with all their events. The model had to recommend "
+    "these items without having seen any of their events.",
 }
-"""What each kind of split asks, for somebody who has not read its name before."""
+"""What each kind of split measures, for readers who do not know the names of the kinds."""
 
 METRICS = {
     "recall": "the share of a user's held-out items that are among the first k of their list",
     "hit_rate": "the share of users with at least one of them among the first k",
-    "ndcg": "as recall, but a hit counts more the higher it stands",
-    "mrr": "one over the place of the first hit, 0 without one",
+    "ndcg": "like recall, but a hit counts more the higher its place in the list",
+    "mrr": "1 divided by the place of the first hit, and 0 without a hit",
     "precision": "the share of the first k places that hold a held-out item",
     "map": "the precision at the place of each hit, averaged",
 }
 
 LISTS = {
-    "coverage": "the share of all items that stand in anybody's list",
-    "gini": "how unequally the lists share their places: 0, all items have as many; near 1, a few "
-    "items have nearly all",
-    "popularity_percentile": "how popular a listed item is: 0.5 as lists drawn at random, 1 the "
-    "most popular",
-    "average_popularity": "the training events of a listed item",
-    "novelty": "how little known a listed item is, in bits: one more is half as often met in "
-    "training",
-    "diversity": "how unlike the items of one list are: 0 all alike, 1 nothing in common",
+    "coverage": "the share of all items that are in at least one list",
+    "gini": "how unequally the places in the lists are shared among the items: 0 if all items "
+    "have the same number, near 1 if a few items have nearly all",
+    "popularity_percentile": "the mean popularity of the listed items: 0.5 for lists drawn at "
+    "random, 1 for the most popular item",
+    "average_popularity": "the mean number of training events of the listed items",
+    "novelty": "how little known the listed items are, in bits: one bit more means half as many "
+    "training events",
+    "diversity": "how different the items of one list are: 0 if all are alike, 1 if they have "
+    "nothing in common",
 }
 
 
 class Html(str):
-    """Text that is HTML already: `make` made it."""
+    """Text that is HTML, from `make`, and is not escaped again."""
 
     __slots__ = ()
 
 
 def make(name: str, *children: str, **attributes: str) -> Html:
-    """Return an element; whatever is not HTML already is escaped. `class_` stands for class.
+    """Return an element; children that are not `Html` are escaped. `class_` sets `class`.
 
     >>> make("td", "<b>", make("i", "&"), class_="number")
     '<td class="number">&lt;b&gt;<i>&amp;</i></td>'
@@ -108,9 +109,9 @@ def make(name: str, *children: str, **attributes: str) -> Html:
 
 
 def report_page(report: "Report", title: str) -> str:
-    """Return a report as one HTML file: what the model is worth, for whom, and at what cost."""
+    """Return a report as one HTML page."""
     return _page(
-        f"What is {title} worth?",
+        f"How good is {title}?",
         _summary(report),
         _ladder(report),
         _slices(report),
@@ -122,7 +123,7 @@ def report_page(report: "Report", title: str) -> str:
 
 
 def comparison_page(found: "Comparison", title: str) -> str:
-    """Return a comparison as one HTML file: which is better, by how much, and is it luck?"""
+    """Return a comparison as one HTML page."""
     metrics = list(next(iter(found.figures.values())))
     heads = [metric for metric in metrics if metric.split("@")[0] in SHOWN][: len(SHOWN)]
     said = [
@@ -131,12 +132,12 @@ def comparison_page(found: "Comparison", title: str) -> str:
     ]
     corrected = len(found.differences) > 1
     note = (
-        f"{found.users:,} users were asked of all, on the full catalogue. The difference is "
-        f"{found.first} minus the other, user by user, with its 95 % interval over users. p is the "
-        "chance of a difference this large were both alike (paired t-test)"
+        f"All were asked for the same {found.users:,} users, on the full catalogue. The difference "
+        f"is {found.first} minus the other, paired by user, with its 95 % interval over users. p "
+        "is the probability of a difference this large if both were equally good (paired t-test)"
         + (
-            f", corrected by Holm's method for {len(found.differences)} comparisons, so that "
-            "nothing is found by trying often"
+            f", corrected by Holm's method for {len(found.differences)} comparisons, because with "
+            "many comparisons one looks better by chance"
             if corrected
             else ""
         )
@@ -163,7 +164,7 @@ def comparison_page(found: "Comparison", title: str) -> str:
         _section("Which is better?", *said, make("p", note, class_="quiet")),
         _section(
             "All figures",
-            _table(("", "", "figure", f"{found.first} minus it", "p"), rows),
+            _table(("", "", "figure", f"{found.first} minus this", "p"), rows),
             _glossary(METRICS, metrics),
         ),
     )
@@ -184,24 +185,24 @@ def _page(title: str, *sections: Html | None) -> str:
 
 
 def _found(report: "Report", recall: str) -> str:
-    """What the model finds, and what the most popular items do, in words."""
+    """Say in words what share the model finds, and what the most popular items find."""
     k = recall.partition("@")[2]
     own, popular = report.metrics[recall].mean, report.popularity[recall].mean
     if report.same_for_one().get("hit_rate") == "recall":  # one held-out item a user
         return (
-            f"For {own:.1%} of the users the item that was held out of their log is among the "
-            f"first {k} of the model's list. A list of the most popular items, the same for "
-            f"everybody, holds it for {popular:.1%}."
+            f"For {own:.1%} of the users the item that was held out is among the first {k} of the "
+            f"model's list. A list of the most popular items, the same for everybody, has it for "
+            f"{popular:.1%}."
         )
     return (
         f"On average {own:.1%} of a user's held-out items are among the first {k} of the "
         f"model's list for that user. A list of the most popular items, the same for "
-        f"everybody, holds {popular:.1%}."
+        f"everybody, has {popular:.1%} of them."
     )
 
 
 def _summary(report: "Report") -> Html:
-    """The answer in words: what it finds, what it adds, for whom it fails, and its cost."""
+    """Return the summary: what the model finds, what it adds, and for whom it fails."""
     recall = next(name for name in report.metrics if name.startswith("recall@"))
     k = recall.partition("@")[2]
     lines = [
@@ -213,15 +214,16 @@ def _summary(report: "Report") -> Html:
         lines.append(
             make(
                 "p",
-                f"It was told when the held-out event happened. Without that it has {plain:.1%}, "
-                "which is the figure to compare with models that are not told.",
+                "The model was given the time of the held-out event. Without that time it finds "
+                f"{plain:.1%}, which is the figure to compare with models that do not read the "
+                "time.",
             )
         )
     weak = _weak(report.slices, int(k))
     if weak:
         lines.append(
             make(
-                "p", "It is not shown to be better than popular items for: " + "; ".join(weak) + "."
+                "p", "It is not shown to be better than popular items for " + "; ".join(weak) + "."
             )
         )
     return _section("In short", *lines)
@@ -231,7 +233,7 @@ def _verdict(report: "Report", recall: str) -> str:
     if report.reaches_nothing:
         return (
             "It cannot recommend any of the held-out items: they have no training events, and it "
-            "reads no features of items that would place them."
+            "reads no item features that would give them vectors."
         )
     rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
     if not rungs:
@@ -247,14 +249,14 @@ def _verdict(report: "Report", recall: str) -> str:
         return f"It is worse than {_listed(ahead)}, {_untrained(ahead)}.{better}{none}"
     if level:
         return (
-            f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the "
-            f"difference is no larger than chance among users may make it.{better}{none}"
+            f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the 95 % "
+            f"interval of the difference holds 0.{better}{none}"
         )
     return f"It is better than every method without training that was measured: {by}.{none}"
 
 
 def _weak(slices: Sequence["Slice"], k: int) -> list[str]:
-    """The slices where its difference to popular items is not above zero."""
+    """Return the slices where the model is not shown to be better than popular items."""
     return [
         f"{_WHO.get((part.by, part.name)) or _who(part)} ({part.events:,} held-out "
         f"event{'' if part.events == 1 else 's'})"
@@ -271,8 +273,8 @@ def _who(part: "Slice") -> str:
 
 _WHO = {
     ("history", "none"): "users without a known event",
-    ("users", "trained"): "users who were trained on",
-    ("users", "new"): "users who are new",
+    ("users", "trained"): "users with training events",
+    ("users", "new"): "users without training events",
     ("items", "head"): "the most popular items (the head)",
     ("items", "torso"): "items of middling popularity (the torso)",
     ("items", "tail"): "the least popular items (the tail)",
@@ -311,13 +313,14 @@ def _ladder(report: "Report") -> Html | None:
         own = report.metrics[name]
         rows.append(_row("this model", _bar(own, top), _plus_minus(own), Html(""), own=True))
     return _section(
-        "What does it add to methods without training?",
-        _table(("method", "", "figure", "this model minus it (95 % interval)"), rows),
+        "Is it better than methods without training?",
+        _table(("method", "", "figure", "this model minus the method (95 % interval)"), rows),
         _quiet(
-            "Each method was fitted on the same events and asked for the same users. Popular of "
-            "late weighs recent events more; transitions counts what follows the last items met; "
-            "item-cf counts what users share. Where the interval of a difference holds 0, nothing "
-            "is shown."
+            'Each method was fitted on the same events and asked for the same users. "popular" '
+            'recommends the most popular items to everybody; "popular of late" counts recent '
+            'events more; "transitions" counts which items follow the last items of the user; '
+            '"item-cf" counts the users that items share. If the interval of a difference holds '
+            "0, neither is shown to be better."
         ),
         _glossary(METRICS, shown),
     )
@@ -344,20 +347,20 @@ def _slices(report: "Report") -> Html | None:
         ]
     heads = ("", "", f"recall@{k}", "popular", "users", "held-out events")
     return _section(
-        "For whom is it good, and for whom not?",
+        "For which users and items is it good?",
         _table(heads, rows),
         _quiet(
-            "The upright mark shows what the most popular items find for the same users. Items of "
-            "the head are the most popular ones that together have a third of the training events; "
+            "The vertical mark is the figure of the most popular items for the same users. The "
+            "head is the most popular items that together have a third of the training events; "
             "the torso has the next third, the tail the last; new items have none."
         ),
     )
 
 
 _BY = {
-    "history": "Users by how many of their events were known",
-    "users": "Users by whether they were trained on",
-    "items": "Held-out items by how popular they were",
+    "history": "Users by the number of their known events",
+    "users": "Users with and without training events",
+    "items": "Held-out items by popularity",
 }
 
 
@@ -379,7 +382,7 @@ def _quality(report: "Report") -> Html:
         if report.exact is None
         else [
             _quiet(
-                "An approximate index was searched. Through an exact one: "
+                "These figures are through an approximate index. Through an exact one they are: "
                 + ", ".join(
                     f"{name} {figure.mean:.4f}"
                     for name, figure in report.exact.items()
@@ -394,10 +397,11 @@ def _quality(report: "Report") -> Html:
         _table(("", "", "this model", "popular", "difference (95 % interval)"), rows),
         *through,
         _quiet(
-            "± is half of the 95 % interval: another sample of such users would give a mean within "
-            "it. It says nothing of other trainings. The upright mark is the popular items' figure."
+            "± is half of the 95 % interval over users: it covers other users of the same kind, "
+            "but not other trainings of the model. The vertical mark is the figure of the most "
+            "popular items."
         ),
-        *(_quiet(f"Here {one} equals {other}, and is left out.") for one, other in same.items()),
+        *(_quiet(f"Here {one} equals {other} and is left out.") for one, other in same.items()),
         _glossary(METRICS, shown),
     )
 
@@ -411,10 +415,10 @@ def _lists(report: "Report") -> Html:
             kind = name.partition("@")[0]
             shown = (figures[name] for figures in (report.catalogue, report.popularity_catalogue))
             rows.append(_row(kind.replace("_", " "), *(_with_unit(kind, value) for value in shown)))
-    by = f" Here by {report.diversity_by}." if report.diversity_by else ""
+    by = f" It is computed from: {report.diversity_by}." if report.diversity_by else ""
     meanings = {**LISTS, "diversity": LISTS["diversity"] + "." + by} if by else LISTS
     return _section(
-        "What do the lists do to the catalogue?",
+        "How do the lists use the catalogue?",
         _table(("", "this model", "popular"), rows),
         _glossary(meanings, list(report.catalogue)),
     )
@@ -433,11 +437,11 @@ def _costs(report: "Report") -> Html | None:
         for name, cost in report.costs.items()
     ]
     return _section(
-        "At what cost?",
+        "What does it cost?",
         _table(("", "CPU seconds of the fit", "CPU µs a query"), rows),
         _quiet(
-            "CPU time over all threads on the machine that measured, with queries asked in blocks. "
-            "–: the model was there already, and its fit was not seen."
+            "CPU time over all threads of the measuring machine, with queries asked in blocks. "
+            "“–” means that the fit was not measured, because the model was fitted before."
         ),
     )
 
@@ -448,16 +452,16 @@ def _measured(report: "Report") -> Html:
         seen = "Items a user had met before were left in the lists."
     lines = (
         SPLITS.get(report.split, f"The split is of kind {report.split}."),
-        f"{report.users:,} users were asked once each, and all {report.candidate_items:,} items "
-        f"were ranked for each of them; none was sampled. {seen}",
-        f"Fitted on {report.fit}, measured on the {report.cut} rows.",
+        f"Each of {report.users:,} users was asked once, and all {report.candidate_items:,} items "
+        f"were ranked for each of them; no items were sampled. {seen}",
+        f'The model was fitted on the rows "{report.fit}" and measured on the {report.cut} rows.',
         *(f"{line[:1].upper()}{line[1:]}" for line in report.lines()),
     )
     return _section("How was it measured?", *(make("p", line) for line in lines))
 
 
 def _section(title: str, *children: str) -> Html:
-    """A part of the page; a keyboard can reach it, as one with a wide table has to be scrolled."""
+    """Return a section. It takes the keyboard focus, so that wide tables can be scrolled."""
     return make("section", make("h2", title), *children, tabindex="0", aria_label=title)
 
 
@@ -466,7 +470,7 @@ def _quiet(text: str) -> Html:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
-    """A table whose first column names the rows; a column without a name has bars, or names."""
+    """Return a table; a column without a heading has row names (the first one) or bars."""
     cells = [
         make("th", head, scope="col", class_="number" if place else "name")
         if head
@@ -488,7 +492,10 @@ def _row(name: str, *cells: Html, own: bool = False) -> Html:
 
 
 def _bar(figure: Interval, top: float, tick: float | None = None, *, own: bool = False) -> Html:
-    """A bar as long as the mean, the interval as a line, and a mark where something else is."""
+    """Return an SVG bar of the mean with its interval as a line.
+
+    top: the value at full width. tick: a value to mark, such as that of popularity.
+    """
 
     def at(value: float) -> str:
         return f"{max(0.0, min(1.0, value / top if top > 0 else 0.0)) * 200:.1f}"
@@ -540,7 +547,7 @@ def _number(value: float) -> Html:
 
 
 def _with_unit(kind: str, value: float) -> Html:
-    """A figure of the lists: a share, or a count with its unit."""
+    """Return a figure of the lists with its unit; a share has none."""
     digits, unit = _UNITS.get(kind, (4, ""))
     return Html("–" if value != value else f"{value:,.{digits}f}{unit}")  # noqa: PLR0124
 

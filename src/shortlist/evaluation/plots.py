@@ -1,4 +1,4 @@
-"""How does a figure become a file, without a screen?"""
+"""How does a plot become a file, without a display?"""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ from shortlist.errors import ModelError, install
 from shortlist.outputs import Output, output_at, whole
 
 FORMATS = (".png", ".svg", ".pdf")
-"""What the name of a plot may end in."""
+"""Accepted suffixes of a plot file."""
 
 
 def plot_output(path: Path | None, *, overwrite: bool = False) -> Output | None:
-    """Return a plot as `outputs.check` takes it; None without a path.
+    """Return the plot file as an output for `outputs.check`; None without a path.
 
-    Errors: ModelError where the extra "plot" is not installed.
+    Errors: ModelError if the extra "plot" is not installed.
     """
     if path is not None:
         new_figure()
@@ -30,7 +30,7 @@ def new_figure(**options: Any) -> Any:
 
 
 def plain_numbers(axis: Any) -> None:
-    """Write the ticks of a logarithmic axis as 50 and 120, not as powers of ten."""
+    """Label the ticks of a logarithmic axis with plain numbers instead of powers of ten."""
     from matplotlib.ticker import (  # noqa: PLC0415
         LogLocator,
         MaxNLocator,
@@ -47,6 +47,6 @@ def plain_numbers(axis: Any) -> None:
 
 
 def write_figure(figure: Any, path: Path, *, overwrite: bool = False) -> None:
-    """Write a figure in the format that the name ends in, whole or not at all."""
+    """Write a figure atomically, in the format of the path's suffix."""
     with whole(path, FORMATS, overwrite=overwrite) as made:
         figure.savefig(made, format=path.suffix.removeprefix("."))

@@ -1,4 +1,4 @@
-"""What an evaluation says: figures with intervals, for machines (dict) and for people (table)."""
+"""What is the result of an evaluation? Figures with intervals, as JSON, tables and HTML."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,23 +20,23 @@ from shortlist.showing import Facts, Showing, html_table
 Figures = Mapping[str, Interval]
 
 SAME_FOR_ONE = {"hit_rate": "recall", "map": "mrr"}
-"""Metrics that say the same where each user has one held-out item; the table shows one of them."""
+"""Metrics that are equal if each user has one held-out item: the table leaves out the first."""
 
 SHOWN_SLICES = ("history", "items")
-"""The slices that are always shown; `to_dict` has all of them."""
+"""The slices of the short table; `to_dict` has all of them."""
 
 SHOWN_OF_CATALOGUE = ("coverage", "gini", "popularity_percentile", "novelty", "diversity")
-"""What the table shows of the lists as a whole, at the first k; `to_dict` has all of it."""
+"""The figures of all lists together that the table shows, at the first k; `to_dict` has all."""
 
 MODEL = "this model"
-"""The name of the model among the methods that it is compared with."""
+"""Name of the model beside the methods that it is compared with."""
 
 
 class Cost(NamedTuple):
-    """What something takes on this machine, in CPU time over all threads.
+    """Cost of a method on this machine, in CPU time over all threads.
 
-    fit: seconds of the fit, None where it was not seen; query: microseconds a query, where queries
-    are asked together.
+    fit: seconds of the fit; None if the fit was not measured.
+    query: microseconds per query, when queries are asked in blocks.
     """
 
     fit: float | None
@@ -44,26 +44,41 @@ class Cost(NamedTuple):
 
     @classmethod
     def of(cls, seconds: float, queries: int, fit: float | None = None) -> "Cost":
-        """Return the cost of so many queries that took so many seconds together."""
+        """Return the cost of `queries` queries that took `seconds` in total."""
         return cls(fit, seconds / max(queries, 1) * 1e6)
 
 
 @dataclass(frozen=True, repr=False)
 class Report(Showing):
-    """Metrics of a retriever on one cut, beside the popularity baseline on the same cases.
+    """Metrics of a retriever on the held-out rows of a cut, with popularity as the baseline.
 
-    metrics, baselines: name@k -> mean with a 95 % interval over users. differences: retriever
-    minus popularity, paired by user. catalogue: figures of the lists as a whole. counts: what the
-    reader must know: users, candidate items, cases nobody could answer. channels: how each channel
-    of vectors was trained and searched. exact: `metrics` once more, through exact indexes; None
-    where all of them are exact. without_clock: of a model that reads when it is asked
-    (model.request_time), `metrics` once more, asked as at the moment of the last known event;
-    gained_by_clock: `metrics` minus those, paired by user; both None for others. ladder: methods
-    without training beside it; empty where they were not asked for. slices: recall by kinds of
-    users and of items.
-    diversity_by: what tells the items of a list apart. costs: of the model and of each method
-    beside it, by name; they differ from run to run, so that they are no part of `to_dict` (nor of a
-    bundle), nor of what makes two reports equal.
+    Figures map a name such as "recall@10" to the mean over users with its 95 % interval.
+
+    Attributes:
+        cut: the held-out rows that were measured, "validation" or "test".
+        split: the kind of the split, such as "leave-last-out".
+        fit: the rows that the retriever was fitted on.
+        exclude_seen: True if items that users had met were left out of the lists.
+        users: number of users with held-out events, each asked once.
+        candidate_items: number of items that were ranked for each user.
+        counts: events and users that limit the figures, such as held-out items that cannot be
+            recommended; `lines` says them in words.
+        metrics: figures of the retriever.
+        catalogue: figures of all its lists together, such as coverage@10.
+        popularity: figures of the most popular items for the same users.
+        popularity_catalogue: as `catalogue`, for the most popular items.
+        differences: retriever minus popularity, paired by user.
+        notes: remarks of the split and the data.
+        channels: how each channel of vectors was trained and searched.
+        exact: `metrics` through exact indexes; None if all indexes are exact.
+        without_clock: for a model with model.request_time, `metrics` when each query is asked at
+            the time of the user's last known event; None for other models.
+        gained_by_clock: `metrics` minus `without_clock`, paired by user.
+        ladder: methods without training on the same rows; empty if they were not measured.
+        slices: recall by groups of users and of items.
+        diversity_by: the features, or the users, that diversity is computed from.
+        costs: costs of the retriever and of each method, by name. They differ between runs, so
+            that `to_dict`, a bundle and the equality of reports leave them out.
     """
 
     cut: str
@@ -89,7 +104,7 @@ class Report(Showing):
     costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
 
     def facts(self) -> Facts:
-        """Return the split, how many users, and recall and ndcg of the shortest list."""
+        """Return the split, the number of users, and recall and ndcg at the smallest k."""
         first = {name.partition("@")[0]: name for name in reversed([*self.metrics])}
         shown = [first[name] for name in ("recall", "ndcg") if name in first]
         return {"split": f"{self.split} {self.cut}", "users": self.users} | {
@@ -97,7 +112,7 @@ class Report(Showing):
         }
 
     def _repr_html_(self) -> str:
-        """Show model, popularity and difference, a row a metric."""
+        """Show model, popularity and difference, one row per metric."""
         head = ("metric", "model", "95 % interval", "popular", "difference", "95 % interval")
         rows = [
             (name, own.mean, _ends(own), self.popularity[name].mean, more.mean, _ends(more))
@@ -108,10 +123,10 @@ class Report(Showing):
         return html_table(repr(self), head, rows)
 
     def to_frame(self) -> pl.DataFrame:
-        """Return a row a method and metric: method, metric, k, mean, low, high.
+        """Return one row per method and metric: method, metric, k, mean, low, high.
 
-        The methods are the model, popularity and the ladder; low and high are the ends of the 95 %
-        interval over users.
+        The methods are the model, popularity and those of the ladder. low and high are the ends of
+        the 95 % interval over users.
         """
         methods = {MODEL: self.metrics, "popular": self.popularity}
         methods |= {rung.name: rung.metrics for rung in self.ladder if rung.name not in methods}
@@ -126,10 +141,14 @@ class Report(Showing):
         )
 
     def plot(self, metric: str = "") -> Any:
-        """Return a matplotlib figure: the model and each method beside it, with their intervals.
+        """Return a matplotlib figure that compares the model with the other methods on one metric.
 
-        metric: such as "recall@10"; by default recall of the shortest list. Errors: QueryError for
-        a metric that was not measured, ModelError without the extra "plot".
+        Args:
+            metric: a name such as "recall@10". Default: recall at the smallest k.
+
+        Raises:
+            QueryError: for a metric that was not measured.
+            ModelError: without the extra "plot".
         """
         frame = self.to_frame().with_columns(name=pl.format("{}@{}", "metric", "k"))
         if metric == "":
@@ -152,15 +171,15 @@ class Report(Showing):
 
     @classmethod
     def of_nothing(cls, note: str) -> Self:
-        """Return a report without figures, and why there are none."""
+        """Return a report without figures; the note says why there are none."""
         return cls("test", "", "", True, 0, 0, {}, {}, {}, {}, {}, {}, notes=(note,))
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; metrics map `recall@10` to mean, low and high.
 
-        Where an index is approximate, `index` maps each metric to its mean through the exact
-        indexes and through its own, which is that of `metrics`. For a model that reads when it is
-        asked, `clock` maps each metric to what it is without the clock and to the difference.
+        With an approximate index, `index` maps each metric to its mean through exact indexes and
+        through the model's own. With model.request_time, `clock` maps each metric to its figure
+        without the clock and to the difference.
         """
         beside = {
             name: {"exact": figure.mean, "indexed": self.metrics[name].mean}
@@ -200,35 +219,37 @@ class Report(Showing):
         }
 
     def costs_dict(self) -> dict[str, Any]:
-        """Return the costs as one JSON-safe object: CPU seconds of the fit, µs a query."""
+        """Return the costs as one JSON-safe object: CPU seconds of the fit, CPU µs per query."""
         return {
             name: {"fit_cpu_seconds": cost.fit, "query_cpu_us": cost.query}
             for name, cost in self.costs.items()
         }
 
     def to_html(self, title: str = "this model") -> str:
-        """Return the report as one HTML file, for readers who have never seen one.
+        """Return the report as one HTML page that explains its figures.
 
-        It says what the model is worth, for whom and at what cost; it needs no network, and holds
-        no script. title: what the model is called.
+        The page needs no network and holds no script.
+
+        Args:
+            title: name of the model in the page's title.
         """
         return report_page(self, title)
 
     def table(self) -> Table:
-        """Return a table for people: model, popularity, and the difference paired by user.
+        """Return a rich table: model, popularity, and the difference paired by user.
 
-        With an approximate index the model has two columns, its exact figures first; one that reads
-        when it is asked has a column of its figures without the clock.
+        With an approximate index the model has two columns, "exact" and "indexed". With
+        model.request_time, the column "no clock" has the figures without the clock.
         """
         table = Table(
             title=f"{self.users:,} users × {self.candidate_items:,} items, full ranking, "
-            f"{self.split} {self.cut}, seen items {'out' if self.exclude_seen else 'in'}",
+            f"{self.split} {self.cut}, seen items {'left out' if self.exclude_seen else 'kept'}",
             caption="Mean over users ± half of the 95 % bootstrap interval; the difference is "
             f"paired. Fitted on: {self.fit}."
             + "".join(
                 f" Here {same} equals {shown}." for same, shown in self.same_for_one().items()
             )
-            + (f" Diversity is by {self.diversity_by}." if self.diversity_by else ""),
+            + (f" Diversity is computed from: {self.diversity_by}." if self.diversity_by else ""),
         )
         table.add_column("metric", no_wrap=True)
         model = ("model",) if self.exact is None else ("exact", "indexed")
@@ -259,12 +280,15 @@ class Report(Showing):
 
     @property
     def reaches_nothing(self) -> bool:
-        """Whether no held-out item can be recommended, as by a model of ids of cold items."""
+        """True if no held-out item can be recommended, as with cold items and a model of ids."""
         held = self.counts.get("held_out_events", 0)
         return 0 < held == self.counts.get("held_out_items_not_candidates")
 
     def same_for_one(self) -> dict[str, str]:
-        """Return metrics that repeat another in every column, as with one held-out item a user."""
+        """Return {metric: equal metric} for metrics that repeat another in every column.
+
+        This is so if each user has one held-out item.
+        """
         columns = (self.metrics, self.popularity, self.exact or {}, self.without_clock or {})
         return {
             same: shown
@@ -278,10 +302,10 @@ class Report(Showing):
         }
 
     def ladder_table(self) -> Table:
-        """Return a table for people: what trivial methods get on the same rows, the model last."""
+        """Return a rich table of the methods without training on the same rows, the model last."""
         table = Table(
-            title="What it adds to methods without training",
-            caption="Fitted on the same rows and asked for the same users; the difference is the "
+            title="Comparison with methods without training",
+            caption="Fitted on the same rows and asked for the same users. The difference is the "
             "model minus the method, paired by user, ± half of its 95 % interval.",
         )
         table.add_column("method", no_wrap=True)
@@ -300,15 +324,17 @@ class Report(Showing):
         return table
 
     def slices_table(self, *, whole: bool = False) -> Table:
-        """Return a table of the slices for people: whom the model serves, and what it finds.
+        """Return a rich table of recall by groups of users and of items.
 
-        By history and by popularity of the items, at the first k; whole: all slices at every k.
+        Args:
+            whole: False shows the groups by history length and by item popularity at the first k;
+                True shows all groups at every k.
         """
         ks = [k for k in (self.slices[0].recall if self.slices else ())][: None if whole else 1]
         table = Table(
-            title="For whom, and of which items",
+            title="Recall by groups of users and of items",
             caption="Share of the held-out events found, mean over the users of the slice ± half "
-            "of its interval. Head, torso and tail of the items have a third of the training "
+            "of its 95 % interval. Head, torso and tail of the items have a third of the training "
             "events each.",
         )
         table.add_column("slice")
@@ -332,22 +358,22 @@ class Report(Showing):
         return table
 
     def lines(self) -> tuple[str, ...]:
-        """Return what a reader of the figures must know beside them, as sentences."""
+        """Return the remarks that a reader of the figures needs, as sentences."""
         said = {
             "held_out_items_not_candidates": "held-out events name an item that cannot be "
             "recommended (unseen in training, no features): misses",
             "held_out_items_already_seen": "held-out events repeat an item the user had met, "
             "which is left out of the lists: misses",
             "met_below_min_weight": "events below min_weight that these users had before the cut, "
-            "or of kinds of events that are not read: their items are left out of the lists, too",
+            "or of kinds that the model does not read: their items are left out of the lists, too",
             "users_without_history": "users had no event before the cut",
             "users_answered_by_fallback": "users were unknown and got popular items",
         }
         if self.reaches_nothing:
             said["held_out_items_not_candidates"] = (
-                "held-out events, all there are, name an item that this model cannot recommend: "
-                "it has no training events, and the model reads no features of items that would "
-                "place it"
+                "held-out events, which are all of them, name an item that this model cannot "
+                "recommend: it has no training events, and the model reads no item features that "
+                "would give it a vector"
             )
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts.get(n))
         channels = (channel.line(name) for name, channel in self.channels.items())
@@ -357,9 +383,9 @@ class Report(Showing):
         if self.without_clock is None or self.gained_by_clock is None:
             return
         yield (
-            "this model reads when it is asked: at the time of the first event held out of a user. "
-            "Without the clock (no clock) it is asked as at the moment of the user's last known "
-            "event."
+            "this model reads the time of a query: here that of the user's first held-out event. "
+            'The column "no clock" has its figures when each query has the time of the user\'s '
+            "last known event instead."
         )
         for name, gained in self.gained_by_clock.items():
             if name.split("@")[0] == "recall":
@@ -376,11 +402,11 @@ class Report(Showing):
         fit = "" if cost.fit is None else f"{cost.fit:,.1f} CPU seconds for the fit, "
         others = [f"{name} {each.query:,.0f}" for name, each in self.costs.items() if name != MODEL]
         beside = f" ({', '.join(others)})" if others else ""
-        yield f"cost here: {fit}{cost.query:,.0f} CPU µs a query asked in blocks{beside}."
+        yield f"cost on this machine: {fit}{cost.query:,.0f} CPU µs a query in blocks{beside}."
 
 
 def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Figures for JSON; None where nothing was recommended, so that there is no figure."""
+    """Return figures for JSON: NaN, of lists without any item, becomes None."""
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 

@@ -1,4 +1,4 @@
-"""By which index was each channel searched, and what does that lose against the exact one?"""
+"""Which index does each channel search, and what recall does it lose against the exact one?"""
 
 from collections.abc import Mapping
 from copy import copy
@@ -21,16 +21,19 @@ from shortlist.evaluation.index_recall import recall_of
 from shortlist.index import Hits, VectorIndex, kind_of
 
 USERS = 1_000
-"""At most so many users are asked for the recall of an index; which ones is fixed."""
+"""The recall of an index is measured on at most this many users, chosen with a fixed seed."""
 
 
 @dataclass(frozen=True)
 class Searched:
-    """How a channel of vectors came to its answers.
+    """How a channel of vectors was trained and searched.
 
-    index: its kind, a name of INDEXES; settings: what it was made with; recall: the share of the k
-    best items, found by an exact index, that it answers too; 1 if it is exact itself.
-    precision: in which its towers were trained.
+    index: kind of its index, a name of INDEXES.
+    settings: settings of the index.
+    exact: True if the index is exact.
+    recall: share of the k best items of an exact index that it finds; 1 if it is exact.
+    k: depth of the lists of `recall`.
+    precision: numeric precision in which the towers were trained.
     """
 
     index: str
@@ -45,7 +48,7 @@ class Searched:
         return asdict(self)
 
     def line(self, name: str) -> str:
-        """Say it as a sentence about the channel of this name."""
+        """Return a sentence about the channel of this name."""
         begin = f"{name}: trained in {self.precision}, searched"
         if self.exact:
             return f"{begin} exactly (index {self.index})."
@@ -60,7 +63,7 @@ def settled(index: VectorIndex) -> tuple[str, dict[str, Any]]:
 
 
 def channels_of(retriever: Answers) -> dict[str, Learner]:
-    """Return the channels that have an index, by name; a bare one by its kind."""
+    """Return the channels with an index, by name; a retriever that is one is named by its kind."""
     return {name: part for name, part in parts(retriever).items() if isinstance(part, Learner)}
 
 
@@ -69,9 +72,9 @@ def searched_exactly(retriever: Channel) -> Channel: ...
 @overload
 def searched_exactly(retriever: Answers) -> Answers: ...
 def searched_exactly(retriever: Answers) -> Answers:
-    """Return a retriever like this one that searches exactly; itself where it does already.
+    """Return a copy of a retriever with exact indexes; the retriever itself if all are exact.
 
-    The given one stays as it is; the two share towers and data.
+    The given retriever is not changed. Both share towers and data.
     """
     if all(channel.index.is_exact for channel in channels_of(retriever).values()):
         return retriever
@@ -86,9 +89,12 @@ def searched_exactly(retriever: Answers) -> Answers:
 def searched(
     retriever: Answers, users: NDArray[np.int64], k: int, cut: Cut, *, exclude_seen: bool
 ) -> dict[str, Searched]:
-    """Tell of each channel with an index what it is, and measure those that are not exact.
+    """Describe the index of each channel that has one, and measure those that are not exact.
 
-    users: the rows of the users to ask, of whom USERS are; with what was known before the cut.
+    users: user rows; at most USERS of them are asked.
+    k: depth of the lists.
+    cut: the events before it are known.
+    exclude_seen: leave out the items that users have met.
     """
     found = {}
     for name, channel in channels_of(retriever).items():
@@ -108,7 +114,7 @@ def searched(
 
 
 def recall_against(answer: Candidates, truth: Candidates) -> float:
-    """The share of the true items that are in the answer, of users of whom something is known."""
+    """Return the recall of an answer against the true one, without queries that fell back."""
     known = ~truth.fallback
     hits = (
         Hits(torch.from_numpy(each.rows[known]), torch.from_numpy(each.scores[known]))

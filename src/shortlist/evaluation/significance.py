@@ -1,4 +1,4 @@
-"""Is a figure, or the difference of two models, more than the luck of these users?"""
+"""How uncertain is a figure, or the difference of two models, because users vary?"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ WEIGHTS = 4_000_000  # Resampling weights held at a time: 32 MB.
 
 
 class Interval(NamedTuple):
-    """A mean over users and the ends of its confidence interval."""
+    """A mean over users, and the low and high end of its confidence interval."""
 
     mean: float
     low: float
@@ -23,11 +23,16 @@ class Interval(NamedTuple):
 def bootstrap_interval(
     values: NDArray[np.float64], seed: int, samples: int = 1000, level: float = 0.95
 ) -> Interval:
-    """The mean of one figure a user, [U], with its percentile bootstrap interval.
+    """Return the mean over users with its percentile bootstrap interval.
 
-    Users are resampled (Efron & Tibshirani 1993; for retrieval, Sakai 2006). The interval speaks
-    of other users drawn alike, not of other training seeds, and it needs some tens of users.
-    Equal seeds give equal resamples. Raises DataError without users or with a NaN.
+    Users are resampled (Efron & Tibshirani 1993; for retrieval, Sakai 2006). The interval covers
+    other users from the same population, not other training seeds. It needs some tens of users.
+
+    values: one figure per user, [U].
+    seed: equal seeds give equal resamples.
+    samples: number of resamples.
+    level: confidence level.
+    Errors: DataError without users or with a value that is not finite.
 
     >>> bootstrap_interval(np.array([0.0, 1.0] * 200), seed=1)
     Interval(mean=0.5, low=0.45, high=0.5475)
@@ -42,10 +47,11 @@ def paired_interval(
     samples: int = 1000,
     level: float = 0.95,
 ) -> Interval:
-    """The mean of a - b over users, with its interval: above zero throughout, a is better.
+    """Return the mean of a - b over users with its interval; a is better if it is all above 0.
 
-    a, b: [U], the same metric of two models for the same users in the same order. Far narrower
-    than comparing two intervals, because what makes a user hard for both cancels out.
+    It is narrower than two separate intervals, because the difficulty of a user cancels out.
+
+    a, b: the same metric of two models for the same users in the same order, [U].
     """
     if np.shape(a) != np.shape(b):
         raise DataError(
@@ -55,11 +61,13 @@ def paired_interval(
 
 
 def paired_p(differences: NDArray[np.float64]) -> float:
-    """The chance of a mean difference this far from 0 were both alike: the paired t-test.
+    """Return the two-sided p-value of the paired t-test (Student 1908).
 
-    differences: [U], one a user, of two models. Two-sided (Student 1908); for figures of retrieval
-    it agrees with resampling, which gives no small figures (Smucker, Allan & Carterette 2007). It
-    speaks of other users, and needs some tens of them; with fewer than two nothing is shown: 1.
+    For retrieval metrics it agrees with resampling tests, which cannot give very small p-values
+    (Smucker, Allan & Carterette 2007). It needs some tens of users.
+
+    differences: difference of two models for each user, [U]. With fewer than two users p is 1.
+    Errors: DataError for a value that is not finite.
 
     >>> round(paired_p(np.array([1.0, 1.0, 0.0, 1.0])), 4)
     0.0577
@@ -76,11 +84,11 @@ def paired_p(differences: NDArray[np.float64]) -> float:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Correct the p of several comparisons, so that none is found by trying often (Holm 1979).
+    """Return the p-values of several comparisons, corrected for their number (Holm 1979).
 
-    The smallest is multiplied by their number m, the next by m - 1, and so on; none is smaller than
-    the one before, nor above 1. Whatever depends on whatever, the chance that any of those below
-    .05 is an accident stays below .05.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; each is at least the one
+    before and at most 1. However the comparisons depend on each other, the probability that any
+    corrected p of a true null hypothesis is below .05 is at most .05.
 
     >>> [round(p, 4) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
@@ -96,9 +104,10 @@ def holm(chances: Sequence[float]) -> list[float]:
 def bootstrap_intervals(
     columns: Mapping[str, NDArray[np.float64]], seed: int, samples: int = 1000, level: float = 0.95
 ) -> dict[str, Interval]:
-    """`bootstrap_interval` of several figures [U] of the same users, with the same resamples.
+    """Return `bootstrap_interval` of several columns [U] of the same users, on the same resamples.
 
-    The draws are the cost: this is much faster than one call a figure, and equal to rounding.
+    Drawing is most of the cost, so this is much faster than one call per column. The results are
+    equal up to rounding.
     """
     if samples < 1 or not 0 < level < 1:
         raise ModelError(
@@ -107,7 +116,7 @@ def bootstrap_intervals(
     for name, values in columns.items():
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
             raise DataError(
-                f"{name} must hold a finite figure for each of at least one user: "
+                f"{name} must hold a finite figure for each user, and at least one user: "
                 "leave out users without relevant items"
             )
     if len({len(values) for values in columns.values()}) > 1:
@@ -124,13 +133,13 @@ def bootstrap_intervals(
 
 
 def _resampled_means(figures: NDArray[np.float64], seed: int, samples: int) -> NDArray[np.float64]:
-    """The means of `samples` draws of U users with replacement, [samples, figures]."""
+    """Return the means of `samples` draws of U users with replacement, [samples, figures]."""
     users = len(figures)
     generator = np.random.default_rng(seed)
     block = max(1, WEIGHTS // users)
     means = []
     for start in range(0, samples, block):
-        # How often each user was drawn: one matrix product then serves every figure.
+        # Weights count how often each user was drawn: one matrix product serves all columns.
         weights = np.empty((min(block, samples - start), users))
         for row in weights:
             drawn = generator.integers(users, size=users, dtype=np.int32)
@@ -140,5 +149,5 @@ def _resampled_means(figures: NDArray[np.float64], seed: int, samples: int) -> N
 
 
 def _lengths(columns: Mapping[str, NDArray[np.float64]]) -> str:
-    """The length of each column, for a message."""
+    """Return the length of each column, for a message."""
     return ", ".join(f"{name} [{len(values)}]" for name, values in columns.items())

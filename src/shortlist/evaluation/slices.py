@@ -1,4 +1,4 @@
-"""For whom is a model good, and of which items? The same figures by kinds of users and of items."""
+"""For which users and items is a model good? Recall by groups of users and of items."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,21 @@ from shortlist.evaluation.column_values import ColumnValues, column_values
 from shortlist.evaluation.significance import Interval, bootstrap_intervals
 
 HISTORIES = ((0, "none"), (1, "1 to 4"), (5, "5 to 19"), (20, "20 and more"))
-"""The least known events of a user of each slice by length of history, and its name."""
+"""(smallest number of known events, name) of each slice by length of history."""
 
 MOST_VALUES = 10
-"""So many values of a column have a slice of their own, those of most held-out events first."""
+"""At most this many values of a column have their own slice: those with most held-out events."""
 
 Rows = NDArray[np.int64]
 
 
 class Cases(NamedTuple):
-    """User rows [U], and their distinct held-out items as lists: items [E], offsets [U + 1]."""
+    """The users to ask and their held-out items.
+
+    users: user rows, [U].
+    items: distinct held-out item rows of all users, [E].
+    offsets: [U + 1]; user u has items[offsets[u]:offsets[u + 1]].
+    """
 
     users: Rows
     items: Rows
@@ -31,18 +36,22 @@ class Cases(NamedTuple):
 
     @property
     def owners(self) -> Rows:
-        """The number, from 0, of the user of each held-out event, [E]."""
+        """The position in `users` of the user of each held-out event, [E]."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The figures of some of the held-out events.
+    """Figures of a group of held-out events.
 
-    by: what parts them: "history", "users", "items" or a column. name: which part. users: of how
-    many users; events: how many held-out events; found: how many of them are in the lists, by k.
-    recall: of each user with such an event the share that is found, by k, with its interval over
-    these users; popularity: the same of the popular items; difference: the two, paired by user.
+    by: what the events are grouped by: "history", "users", "items" or a column.
+    name: name of the group.
+    users: number of users with such events.
+    events: number of held-out events.
+    found: number of these events in the first k, by k.
+    recall: mean over these users of the share that is found, by k, with its interval.
+    popularity: recall of the most popular items, by k.
+    difference: recall minus that of the most popular items, paired by user, by k.
     """
 
     by: str
@@ -55,7 +64,7 @@ class Slice:
     difference: Mapping[int, Interval]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one JSON-safe object; figures are keyed as in the report: recall@10."""
+        """Return one JSON-safe object; figures are keyed as in the report, such as recall@10."""
         figures = {
             f"recall@{k}": self.recall[k]._asdict()
             | {
@@ -70,7 +79,7 @@ class Slice:
 
 
 class Part(NamedTuple):
-    """Which held-out events belong to a slice, [E] bool; by and name as in `Slice`."""
+    """The held-out events of a slice, as bool [E]; `by` and `name` as in `Slice`."""
 
     by: str
     name: str
@@ -78,11 +87,13 @@ class Part(NamedTuple):
 
 
 def parts_of(data: TrainingData, cases: Cases, cut: Cut, by: Iterable[str]) -> list[Part]:
-    """Part the held-out events by history, by users, by items, and by columns of their tables.
+    """Group the held-out events by history, by users, by items, and by columns of their tables.
 
-    The first three each part all events, so their counts sum to the whole; the values of a column
-    need not, where an item has several. by: the columns. Errors: ModelError for a column that is
-    not there, or has no values to tell apart.
+    The counts of each of the first three sum to the whole. Those of a column need not, because an
+    item can have several values.
+
+    by: columns of the items' or users' table.
+    Errors: ModelError for an unknown column, or one whose values cannot be grouped.
     """
     if isinstance(by, str):
         raise ModelError(f"by must be a list of columns, got the text {by!r}: write [{by!r}]")
@@ -98,10 +109,10 @@ def parts_of(data: TrainingData, cases: Cases, cut: Cut, by: Iterable[str]) -> l
 def sliced(
     parts: Iterable[Part], cases: Cases, places: Rows, popular: Rows, ks: Sequence[int], seed: int
 ) -> tuple[Slice, ...]:
-    """Return the figures of each part that holds an event.
+    """Return the figures of each part with at least one event.
 
-    places, popular: [E], the place of each held-out item in its user's list, from 1, and in that of
-    the popular items; 0 where it is not listed.
+    places: place of each held-out item in its user's list, from 1; 0 if absent, [E].
+    popular: the same for the list of popular items.
     """
     return tuple(
         _figures(part, cases, places, popular, ks, seed) for part in parts if part.events.any()
@@ -128,7 +139,7 @@ def _figures(
 
 
 def _by_history(data: TrainingData, cases: Cases, cut: Cut) -> list[Part]:
-    """Part the events by how many events of their user are known before the cut."""
+    """Group the events by the number of events of their user before the cut."""
     known = np.bincount(data.log.before(cut).user, minlength=len(data.users) + 1)
     least = np.array([start for start, _ in HISTORIES])
     group = np.searchsorted(least, known[cases.users], side="right")[cases.owners] - 1
@@ -136,10 +147,10 @@ def _by_history(data: TrainingData, cases: Cases, cut: Cut) -> list[Part]:
 
 
 def _by_training(data: TrainingData, cases: Cases) -> list[Part]:
-    """Part the events by whether their user was trained on, and by how popular their item is.
+    """Group the events by whether their user has training events, and by item popularity.
 
-    The most popular items that together have a third of the training events are the head, the next
-    the torso, the others the tail; new items have no training event.
+    The head is the most popular items that together have a third of the training events, the torso
+    has the next third, and the tail the rest. New items have no training event.
     """
     trained = (cases.users <= data.users.trained)[cases.owners]
     counts = np.zeros(len(data.items) + 1, dtype=np.int64)
@@ -161,7 +172,7 @@ def _by_training(data: TrainingData, cases: Cases) -> list[Part]:
 
 
 def _by_column(data: TrainingData, cases: Cases, column: str) -> list[Part]:
-    """Part the events by the values of a column of items, or of users."""
+    """Group the events by the values of a column of items or users."""
     sides = [
         (frame, features, vocabulary, rows)
         for frame, features, vocabulary, rows in (
@@ -186,7 +197,7 @@ def _by_column(data: TrainingData, cases: Cases, column: str) -> list[Part]:
 
 
 def _of_values(by: str, found: ColumnValues, rows: Rows) -> list[Part]:
-    """Part the events, of these rows [E], by the values that their rows have."""
+    """Group events by the values of their rows, [E]."""
     starts, codes = found.starts, found.codes
     length = (starts[1:] - starts[:-1])[rows]
     event = np.repeat(np.arange(len(rows)), length)
