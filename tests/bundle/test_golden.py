@@ -40,7 +40,7 @@ def test_an_older_bundle_that_cannot_be_read_names_the_version_that_can(tmp_path
         raise BundleError("its towers are of another kind.")
 
     monkeypatch.setattr("shortlist.bundle.bundle.migrated", migration)
-    with pytest.raises(BundleError, match=r"of format 1, written by shortlist 0\.1\.0: a version"):
+    with pytest.raises(BundleError, match=r"has format 1, written by shortlist 0\.1\.0: a version"):
         load(GOLDEN / "format-1" / "two-tower")
 
 

@@ -47,7 +47,7 @@ def test_its_headers_tell_its_rows_and_no_less_memory_than_it_takes(name):
 def test_a_small_file_of_many_rows_is_refused_before_it_is_decoded(never_decoded):
     data = dump_frame(pl.DataFrame({"a": pl.zeros(10_000_000, pl.Int64, eager=True)}))
     assert len(data) < 30_000
-    with pytest.raises(BundleError, match="it has 10,000,000 rows, and 5 were announced"):
+    with pytest.raises(BundleError, match="it has 10,000,000 rows where the manifest says 5"):
         load_frame(data, "log.parquet", 5)
 
 

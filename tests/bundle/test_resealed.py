@@ -380,7 +380,7 @@ CRAFTED = {
     "ids twice": (
         "popular",
         table_of("users.parquet", lambda f: pl.concat([f.head(1), f.head(len(f) - 1)])),
-        "users.parquet is not what training writes: an id stands twice",
+        "users.parquet is not what training writes: an id is repeated",
     ),
     "ids shuffled": (
         "popular",
@@ -395,7 +395,7 @@ CRAFTED = {
     "a role there is none of": (
         "popular",
         table_of("log.parquet", lambda f: f.with_columns(role=pl.lit(7, pl.Int8))),
-        "a role is none",
+        "a role is unknown",
     ),
     "an item no id stands for": (
         "ease",
@@ -403,14 +403,18 @@ CRAFTED = {
         "an item has no id",
     ),
     "fewer than no users": ("popular", said("data.trained_users", -1), r"data\.trained_users"),
-    "more users than ids": ("popular", said("data.trained_users", 10**6), "were trained on"),
+    "more users than ids": (
+        "popular",
+        said("data.trained_users", 10**6),
+        "fewer than the 1000000 trained ids",
+    ),
     "a list for a name": (
         "popular",
         said("retriever", ["popular"]),
         r"retriever: .* got \['popular'\]",
     ),
     "an unknown option": ("ease", said("settings.options.l3", 1.0), r"settings\.options\.l3"),
-    "events that are not there": ("popular", said("data.events", 1), "rows are not 1 events"),
+    "events that are not there": ("popular", said("data.events", 1), "rows for 1 events"),
     "an index of no kind": ("two-tower", said("settings.index", "exakt"), "Did you mean 'exact'"),
     "a key too few": ("popular", lambda _, m: m["data"].pop("fit"), "data.fit is missing"),
     "a file too few": (
@@ -421,7 +425,7 @@ CRAFTED = {
     "a file too many": (
         "popular",
         lambda files, _: files.update({"x.json": b"{}"}),
-        "nothing in a bundle of this kind is named x.json",
+        "a bundle of this kind has no file x.json",
     ),
 }
 
@@ -444,6 +448,6 @@ def test_permuted_titles_do_not_belong_to_the_log(kept, tmp_path):
 def test_what_no_bundle_may_say_is_not_written(kept, tmp_path, monkeypatch):
     retriever = load(OF_OLD / "popular").retriever
     monkeypatch.setattr(retriever, "state", lambda: ({"options": {}, "more": 1}, {}))
-    with pytest.raises(BundleError, match=r"cannot be kept: settings\.more"):
+    with pytest.raises(BundleError, match=r"cannot be saved: settings\.more"):
         save(retriever, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

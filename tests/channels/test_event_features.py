@@ -304,5 +304,5 @@ def test_a_bundle_whose_columns_do_not_fit_is_refused(trained, tmp_path, monkeyp
 
     monkeypatch.setattr("shortlist.bundle.bundle.data_files", of_another_log)
     save(trained, tmp_path / "bundle")
-    with pytest.raises(BundleError, match=r"event_columns.*'device' holds what no encoder"):
+    with pytest.raises(BundleError, match=r"event_columns.*'device' holds values that no encoder"):
         load(tmp_path / "bundle")

@@ -1,1 +1,1 @@
-"""The artifact a trained retriever is kept and shipped in."""
+"""The bundle: the directory in which a fitted retriever is saved and shipped."""

@@ -1,4 +1,4 @@
-"""The artifact: a retriever with its data, recipe and figures, in one verified directory."""
+"""How are a retriever, its data, recipe and figures saved as one verified directory, and loaded?"""
 
 import hashlib
 import tempfile
@@ -34,18 +34,23 @@ UNFORESEEN = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError),
     *(ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException),
 )
-"""What parsers and libraries raise over content that no check had thought of."""
+"""Errors that parsers and libraries raise for faulty content that the checks do not cover."""
 
 
 @dataclass(frozen=True, repr=False)
 class Bundle(Showing):
-    """A loaded bundle. metrics: the report saved with it, which names the fit it measured."""
+    """A loaded bundle.
+
+    Attributes:
+        retriever: the fitted retriever.
+        manifest: the verified manifest, with the files' sizes and sha256.
+    """
 
     retriever: Channel
     manifest: Manifest
 
     def facts(self) -> Facts:
-        """Return the start of the id, and what is in it."""
+        """Return the start of the id, the kind of retriever, and recall and ndcg at 10."""
         return {"id": self.id[:12], "retriever": self.manifest.fields["retriever"]} | {
             name: figure["mean"]
             for name, figure in ((self.metrics or {}).get("metrics") or {}).items()
@@ -59,31 +64,34 @@ class Bundle(Showing):
 
     @property
     def metrics(self) -> Mapping[str, Any] | None:
-        """What was measured before saving, as `Report.to_dict` gives it; None if nothing was."""
+        """The saved report, as `Report.to_dict` gives it; None if nothing was measured.
+
+        Its field `split.fit` names the fit that was measured.
+        """
         metrics: Mapping[str, Any] | None = self.manifest.fields["metrics"]
         return metrics
 
     @property
     def recipe(self) -> Mapping[str, Any] | None:
-        """The recipe it was trained from; None where it was trained in Python."""
+        """The recipe that it was trained from; None if it was trained in Python."""
         recipe: Mapping[str, Any] | None = self.manifest.fields["recipe"]
         return recipe
 
     @property
     def watermark(self) -> Watermark | None:
-        """Up to which event of which store it has learned; None where nobody has said."""
+        """The newest event of an event store that its log holds; None if unknown."""
         mark: Mapping[str, Any] | None = self.manifest.fields.get("watermark")
         return None if mark is None else Watermark(**mark)
 
     @property
     def items_watermark(self) -> Watermark | None:
-        """Up to which change of items of which store its items table knows them; None for none."""
+        """The newest change of items of a store that its items table holds; None for none."""
         mark: Mapping[str, Any] | None = self.manifest.fields.get("items_watermark")
         return None if mark is None else Watermark(**mark)
 
     @property
     def forgets_met(self) -> bool:
-        """Whether it was made before bundles kept what users rated below min_weight."""
+        """True for an older bundle that did not keep the events below min_weight."""
         data = (self.recipe or {}).get("data", {})
         kept = self.retriever.data
         return data.get("min_weight") is not None and kept.met is None and kept.counts is None
@@ -104,13 +112,25 @@ def save(
 ) -> str:
     """Write a fitted retriever with its data as a bundle; return the bundle's id.
 
-    metrics: `Report.to_dict()`. recipe: `Recipe.to_dict()`. findings: `Finding.to_dict()` of each
-    mistake the doctor found in training. index: what was measured of its index. watermark: the last
-    event of a store that is in its log. items_watermark: the last change of items that its items
-    table holds: later ones alone are made to it when it is served. log: whether the events are
-    kept; without them histories come with the queries, or from a store given to `load`. The
-    directory appears whole or not at all; one that exists is refused unless `overwrite` is set.
-    Errors: BundleError.
+    The write is atomic: the directory appears complete, or nothing changes.
+
+    Args:
+        retriever: a fitted retriever.
+        directory: where the bundle is written.
+        metrics: `Report.to_dict()`.
+        recipe: `Recipe.to_dict()`.
+        findings: `Finding.to_dict()` of each finding of the doctor in training.
+        index: measurements of its index.
+        watermark: the newest event of an event store that is in the log.
+        items_watermark: the newest change of items that is in the items table. A service applies
+            only later ones to it.
+        log: save the events. Without them, histories come with the queries, or from a store that
+            is given to `load`.
+        overwrite: replace an existing bundle, which is otherwise refused.
+
+    Raises:
+        BundleError: if the retriever cannot be saved, or the disk refuses.
+        OutputError: if the directory cannot be written or exists.
     """
     name = next((n for n, kind in RETRIEVERS.items() if type(retriever) is kind), None)
     if name is None:
@@ -147,21 +167,23 @@ def save(
 
 
 def check_without_log(retriever: Channel) -> None:
-    """Refuse to save a retriever without its log that answers from it. Errors: BundleError."""
+    """Check that no channel needs the log in order to answer. Errors: BundleError."""
     for name, channel in parts(retriever).items():
         if getattr(channel, "reads_log", True):
             raise BundleError(
-                f"{name} answers from the log itself, so a bundle of it cannot be saved without it"
+                f"{name} answers from the log itself, so it cannot be saved without the log"
             )
 
 
 def save_or_keep(
     retriever: Channel, directory: str | Path, *, overwrite: bool = False, **fields: Any
 ) -> str:
-    """Do as `save`; what took hours to make and cannot be published there is kept elsewhere.
+    """Call `save`; if it fails, save the bundle elsewhere, so that no training is lost.
 
-    Beside `directory`, else in the system's folder for temporary files, under a name that begins
-    with that of the bundle. Errors: those of `save`, with the place.
+    The other place is beside `directory`, or else the system's temporary folder, under a name that
+    begins with that of the bundle.
+    fields: the other arguments of `save`.
+    Errors: those of `save`, with the place.
     """
     try:
         return save(retriever, directory, overwrite=overwrite, **fields)
@@ -172,7 +194,7 @@ def save_or_keep(
 
 
 def _kept(retriever: Channel, directory: Path, fields: Mapping[str, Any]) -> Path | None:
-    """Save a bundle where it can be; return the place, None if there is none."""
+    """Save a bundle in the first folder that accepts it; return its path, None if none does."""
     for folder in (directory.parent, Path(tempfile.gettempdir())):
         place = folder / kept_name(directory)
         with suppress(BundleError, OutputError):
@@ -190,14 +212,18 @@ def load(
 ) -> Bundle:
     """Verify every byte of a bundle, then load it.
 
-    store: where the histories of users are, instead of in the bundle's log (`data.histories`).
+    Args:
+        directory: the bundle.
+        device: torch device of the towers, such as "cpu" or "cuda".
+        plugins: modules, or their names, that define parts outside Shortlist; see `use_plugins`. A
+            bundle names the parts that it needs, but never imports anything itself.
+        store: source of users' histories, in place of the bundle's log; see `data.histories`.
 
-    plugins: the modules, or their names, of parts that are not Shortlist's: see `use_plugins`. The
-    bundle itself says what it needs, and imports nothing.
-
-    Errors: BundleError, naming the file, for one that is damaged, or sealed anew over what no
-    training has made; ModelError for a device or an index that this machine does not have;
-    PluginError.
+    Raises:
+        BundleError: for a damaged bundle, or one that Shortlist could not have written; it names
+            the file.
+        ModelError: if this machine lacks the device or the index.
+        PluginError: for an invalid plugin.
     """
     use_plugins(plugins)
     manifest = verify(Path(directory))
@@ -216,15 +242,14 @@ def load(
 
 @contextmanager
 def _refusing(manifest: Manifest) -> Iterator[None]:
-    """Say of a bundle that cannot be used which one it is, and which version can read it.
+    """Turn errors into BundleErrors that name the bundle and, if it is old, who can read it.
 
-    The checks name what is wrong. What they miss fails where it is used, in whatever way: that is
-    a bundle that cannot be used, too.
+    Faults that the checks miss can raise any of UNFORESEEN where the content is used.
     """
     older = ""
     if manifest.format < FORMAT:
         older = (
-            f" It is of format {manifest.format}, written by {manifest.created_by}: a version of "
+            f" It has format {manifest.format}, written by {manifest.created_by}: a version of "
             "that time can read it."
         )
     try:
@@ -244,15 +269,15 @@ def _refusing(manifest: Manifest) -> Iterator[None]:
 
 
 def _check_written(fields: Mapping[str, Any]) -> None:
-    """Refuse to write what `load` would refuse to read."""
+    """Refuse to write a manifest that `load` would refuse. Errors: BundleError."""
     try:
         check_fields(load_json(dump_json(fields), "the manifest"), exact=True)
     except ValueError as error:
-        raise BundleError(f"this retriever cannot be kept: {error}") from error
+        raise BundleError(f"this retriever cannot be saved: {error}") from error
 
 
 def _states(manifest: Manifest) -> dict[str, dict[str, Tensor]]:
-    """Map the tensors of every file."""
+    """Memory-map the tensors of every safetensors file."""
     return {
         name.removesuffix(".safetensors"): manifest.tensors(name)
         for name in manifest.files
@@ -261,17 +286,16 @@ def _states(manifest: Manifest) -> dict[str, dict[str, Tensor]]:
 
 
 def _check_tensors(manifest: Manifest, states: Mapping[str, dict[str, Tensor]]) -> None:
-    """Refuse numbers that are not finite, and files that belong to different towers: BundleError.
+    """Refuse numbers that are not finite, and files of different towers. Errors: BundleError.
 
-    All weights are read for it; an index looks through its own. The states are the caller's last
-    hold on these maps: with them those pages go, and the service later maps anew and reads only
-    what it asks for.
+    This reads every weight except those of an index, which checks its own. The caller drops these
+    mappings afterwards and maps the files again, so that the service holds only the pages it uses.
     """
     fields = manifest.fields
     spaces = {}
     for name, state in states.items():
         if "embedding_space" not in state:
-            raise BundleError(f"{manifest.directory}: {name} does not say whose vectors it holds.")
+            raise BundleError(f"{manifest.directory}: {name} has no embedding_space.")
         check_tensors(name, {"embedding_space": state["embedding_space"]}, SPACE)
         spaces[name] = _hex(state.pop("embedding_space"))
         if name.split(".")[-1] != "index":
@@ -290,10 +314,10 @@ def embedding_space(
     states: Mapping[str, Mapping[str, Tensor]],
     data: Mapping[str, JSON],
 ) -> Tensor:
-    """Return the sha256 that ties towers and vectors together, [32] uint8.
+    """Return a sha256 that identifies the embedding space, uint8 [32].
 
-    Of the tower weights, the settings (similarity and width among them), the encoders and the log
-    they were fitted on: vectors of equal spaces can be compared, vectors of others cannot.
+    It covers the tower weights, the settings (with similarity and width), the encoders and the
+    fingerprint of the log. Vectors can only be compared if their spaces are equal.
     """
     digest = hashlib.sha256(dump_json(settings))
     described = {name: data[name] for name in ("user_encoders", "item_encoders", "fingerprint")}

@@ -1,4 +1,4 @@
-"""The log, its vocabularies and features as files of a bundle, and back."""
+"""How are the log, its vocabularies and features saved as files of a bundle, and read back?"""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -34,23 +34,23 @@ LOG_COLUMNS: dict[str, tuple[Any, ...]] = {
     "session": (pl.Int32,),
     "kind": (pl.Int8,),
 }
-"""The columns a log can have, and the type of each."""
+"""The columns that a log can have, and the accepted types of each."""
 
 MET_COLUMNS = ("user", "item", "role", "time")
-"""Those of the events that nothing is learned from."""
+"""The columns of the met events, which nothing is learned from."""
 
 EVENT_COLUMNS = "event_columns.parquet"
-"""Features of the events, a row each as in the log, in bundles of such a log alone."""
+"""Features of the events, one row per row of the log; only if the log has such features."""
 
 REQUIRED = ("user", "item", "role")
 TEXTS = "texts.parquet"
-"""What each term adds to a text, in bundles with features that are texts."""
+"""The vector of each term of text features; only in bundles with text features."""
 
 TABLES = ("user_table.parquet", "item_table.parquet", TEXTS)
 
 
 def data_files(data: TrainingData) -> dict[str, bytes]:
-    """Return the Parquet files of the data: ids in row order, the log in rows, raw features."""
+    """Return the Parquet files of the data by name: ids in row order, the log, raw features."""
     files = {
         "log.parquet": dump_frame(_columns(data.log, LOG_COLUMNS)),
         "users.parquet": dump_frame(pl.DataFrame({"id": data.users.ids})),
@@ -74,9 +74,9 @@ def data_files(data: TrainingData) -> dict[str, bytes]:
 
 
 def data_fields(data: TrainingData, files: Mapping[str, bytes]) -> dict[str, JSON]:
-    """Return what the manifest says of the data: counts, encoders, split, fingerprint.
+    """Return the manifest's description of the data: counts, encoders, split, fingerprint.
 
-    files: what `data_files` gave.
+    files: the result of `data_files`.
     """
     fields: dict[str, JSON] = {
         "fit": data.fit,
@@ -104,11 +104,11 @@ def data_fields(data: TrainingData, files: Mapping[str, bytes]) -> dict[str, JSO
 
 
 def read_data(manifest: Manifest, store: Histories | None = None) -> TrainingData:
-    """Return the data a bundle was saved with; raises BundleError if its parts disagree.
+    """Read and check the data of a bundle.
 
-    store: what is asked for histories instead of its log.
-
-    The manifest's fields are those of `bundle.schema`, checked.
+    manifest: its fields were checked by `bundle.schema`.
+    store: source of histories in place of the log.
+    Errors: BundleError if the files do not fit each other.
     """
     fields: Any = manifest.fields["data"]
     users, items = _vocabulary(manifest, "user"), _vocabulary(manifest, "item")
@@ -155,17 +155,18 @@ def read_data(manifest: Manifest, store: Histories | None = None) -> TrainingDat
     found = fingerprint(data, described, tables) if whole else log_fingerprint(data).hexdigest()
     if found != fields["fingerprint"]:
         raise BundleError(
-            f"{manifest.directory}: log.parquet, users.parquet, items.parquet, other tables and "
-            "what the manifest says of them do not belong together; restore the bundle from a "
-            "copy, or make it again."
+            f"{manifest.directory}: log.parquet, users.parquet, items.parquet, the other tables "
+            "and the manifest's description of them do not belong together; restore the bundle "
+            "from a copy, or make it again."
         )
     return data
 
 
 def fingerprint(data: TrainingData, fields: Mapping[str, JSON], tables: Mapping[str, str]) -> str:
-    """Return the sha256 of what `log_fingerprint` covers, and of what is said of it.
+    """Return the sha256 of the log (`log_fingerprint`), its description and its tables.
 
-    fields: the other fields of the manifest's data; tables: the sha256 of each table's file.
+    fields: the other fields of the manifest's `data`.
+    tables: the sha256 of each table's file.
     """
     digest = log_fingerprint(data)
     digest.update(dump_json({"fields": fields, "tables": tables}))
@@ -173,9 +174,9 @@ def fingerprint(data: TrainingData, fields: Mapping[str, JSON], tables: Mapping[
 
 
 def log_fingerprint(data: TrainingData) -> "hashlib._Hash":
-    """Return the sha256 of the log, its split, ids, shows and what was met besides.
+    """Return the sha256 of the log, its split, ids, impressions and met events.
 
-    That is the whole fingerprint in format 1.
+    In format 1 this is the whole fingerprint.
     """
     digest = hashlib.sha256()
     for vocabulary in (data.users, data.items):
@@ -213,7 +214,7 @@ def _events(
     items: Vocabulary,
     side: Literal["log", "met"] = "log",
 ) -> Interactions:
-    """The log, or what was met besides: sorted by user and time, of users and items there are."""
+    """Read the log or the met events, and check columns, order, users and items."""
     fields, file = manifest.fields["data"], f"{side}.parquet"
     frame = _frame(manifest, file, fields["events" if side == "log" else "met_events"])
     columns = {name: LOG_COLUMNS[name] for name in names}
@@ -226,10 +227,10 @@ def _events(
         name: frame[name].to_numpy(writable=True) for name in columns if name in frame
     }
     log = Interactions(users=len(users) + 1, **given)
-    _require(manifest, (log.time is not None) == fields["ordered"], file, "ordered means a time")
+    _require(manifest, (log.time is not None) == fields["ordered"], file, "ordered needs a time")
     _require(manifest, _within(log.user, 1, len(users)), file, "a user has no id")
     _require(manifest, _within(log.item, 1, len(items)), file, "an item has no id")
-    _require(manifest, _within(log.role, 0, max(Role)), file, "a role is none")
+    _require(manifest, _within(log.role, 0, max(Role)), file, "a role is unknown")
     step = np.diff(log.user)
     _require(manifest, (step >= 0).all(), file, "it is not sorted by user")
     for column in (log.time, log.weight):
@@ -251,9 +252,9 @@ def _shows(manifest: Manifest, items: Vocabulary) -> Shows | None:
         return None
     frame = _frame(manifest, file)
     whole = dict(frame.schema) == {"shown": pl.Int64, "clicked": pl.Int64}
-    _require(manifest, whole and not any(frame.null_count().row(0)), file, "two whole columns")
-    # Items that came since the fit have no place in it.
-    _require(manifest, items.trained < len(frame) <= len(items) + 1, file, "a row for each item")
+    _require(manifest, whole and not any(frame.null_count().row(0)), file, "wrong columns")
+    # Items that were added after the fit have no row here.
+    _require(manifest, items.trained < len(frame) <= len(items) + 1, file, "wrong number of rows")
     shows = Shows(frame["shown"].to_numpy(), frame["clicked"].to_numpy())
     sound = ((shows.clicked >= 0) & (shows.clicked <= shows.shown)).all()
     _require(manifest, sound, file, "an item was clicked more often than shown")
@@ -261,21 +262,21 @@ def _shows(manifest: Manifest, items: Vocabulary) -> Shows | None:
 
 
 def _counts(manifest: Manifest, log: Interactions, items: Vocabulary) -> NDArray[np.int64] | None:
-    """How often each trained item stood in a log that is not kept."""
+    """Read the event count of each trained item, saved in place of the log."""
     file = "counts.parquet"
     if file not in manifest.files:
         return None
     frame = _frame(manifest, file)
     whole = dict(frame.schema) == {"events": pl.Int64} and not any(frame.null_count().row(0))
-    _require(manifest, whole, file, "one whole column")
-    _require(manifest, len(frame) == items.trained + 1, file, "a row for each trained item")
+    _require(manifest, whole, file, "wrong columns")
+    _require(manifest, len(frame) == items.trained + 1, file, "wrong number of rows")
     _require(manifest, (frame["events"] >= 0).all(), file, "a count is below 0")
-    _require(manifest, not len(log), file, "it stands for a log, and there is one")
+    _require(manifest, not len(log), file, "it replaces the log, but the log has events")
     return frame["events"].to_numpy(writable=True)
 
 
 def _encoders(table: FeatureTable) -> list[JSON]:
-    """Encoders in their order: it is the order of a tower's fields."""
+    """Describe encoders, in the order of a tower's input fields."""
     return [{"name": name, **_described(encoder)} for name, encoder in table.encoders.items()]
 
 
@@ -286,7 +287,7 @@ def _described(encoder: Encoder) -> dict[str, JSON]:
 
 
 def _texts(data: TrainingData) -> list[pl.DataFrame]:
-    """The projection of each feature that is a text, a row a term."""
+    """Return the term vectors of each text feature, one row per term."""
     return [
         pl.DataFrame(
             {
@@ -302,7 +303,7 @@ def _texts(data: TrainingData) -> list[pl.DataFrame]:
 
 
 def _text_encoder(manifest: Manifest, side: str, described: Mapping[str, Any]) -> TextEncoder:
-    """The encoder of a text, whose projection is what training writes."""
+    """Read the encoder of a text feature and check its term vectors."""
     _require(manifest, TEXTS in manifest.files, TEXTS, "it is not there")
     frame, name = _frame(manifest, TEXTS), f"{side} {described['name']}"
     kinds = {"feature": pl.String, "term": pl.UInt32, "vector": pl.List(pl.Float32)}
@@ -332,7 +333,7 @@ def _event_encoders(features: EventFeatures) -> list[JSON]:
 
 
 def _event_features(manifest: Manifest, kinds: Kinds | None) -> EventFeatures:
-    """How the features of events are encoded."""
+    """Return the encoders of the features of events."""
     encoders: dict[str, EventEncoder] = {}
     after: set[str] = set()
     of_kind = None
@@ -346,7 +347,7 @@ def _event_features(manifest: Manifest, kinds: Kinds | None) -> EventFeatures:
         if feature["of_kind"]:
             named = () if kinds is None else kinds.names
             same = of_kind is None and fields.get("values") == named
-            _require(manifest, same, "manifest.json", f"'{name}' is not the kinds of events")
+            _require(manifest, same, "manifest.json", f"'{name}' must hold the kinds of events")
             of_kind = name
     return EventFeatures(encoders, frozenset(after), of_kind)
 
@@ -354,9 +355,9 @@ def _event_features(manifest: Manifest, kinds: Kinds | None) -> EventFeatures:
 def _event_columns(
     manifest: Manifest, features: EventFeatures, events: int
 ) -> dict[str, NDArray[Any]]:
-    """The features of the events of the log, as their encoders made them."""
+    """Read the encoded features of the events of the log and check their values."""
     there = EVENT_COLUMNS in manifest.files
-    _require(manifest, there == bool(features.held), EVENT_COLUMNS, "data.event_encoders name it")
+    _require(manifest, there == bool(features.held), EVENT_COLUMNS, "data.event_encoders disagree")
     if not there:
         return {}
     frame = _frame(manifest, EVENT_COLUMNS, events)
@@ -368,12 +369,12 @@ def _event_columns(
             sound = whole and bool(column.is_between(0, encoder.width - 1).all())
         else:
             sound = column.dtype == pl.Float32 and bool(column.is_finite().all())
-        _require(manifest, sound, EVENT_COLUMNS, f"'{name}' holds what no encoder gives")
+        _require(manifest, sound, EVENT_COLUMNS, f"'{name}' holds values that no encoder gives")
     return {name: frame[name].to_numpy(writable=True) for name in features.held}
 
 
 def _table(manifest: Manifest, vocabulary: Vocabulary, frame: pl.DataFrame | None) -> FeatureTable:
-    """The features of one side, as its encoders make them of the table."""
+    """Encode the features of users or items from their table."""
     side = vocabulary.name
     described = manifest.fields["data"][f"{side}_encoders"]
     if not described:
@@ -397,35 +398,35 @@ def _table(manifest: Manifest, vocabulary: Vocabulary, frame: pl.DataFrame | Non
     columns = encode(encoders, aligned)
     for name, column in columns.items():
         finite = isinstance(column, Ragged) or bool(column.isfinite().all())
-        _require(manifest, finite, f"{side}_table.parquet", f"'{name}' holds what is not finite")
+        _require(manifest, finite, f"{side}_table.parquet", f"'{name}' has a non-finite number")
     return FeatureTable(encoders, columns, vocabulary.trained)
 
 
 def _vocabulary(manifest: Manifest, side: str) -> Vocabulary:
-    """The ids of one side: all there, each once, the trained ones sorted."""
+    """Read the user or item ids; check that each is there once and the trained ones are sorted."""
     file, trained = f"{side}s.parquet", manifest.fields["data"][f"trained_{side}s"]
     frame = _frame(manifest, file)
     kinds = (pl.Int64, pl.String)
-    _require(manifest, frame.columns == ["id"] and frame.dtypes[0] in kinds, file, "one column, id")
+    _require(manifest, frame.columns == ["id"] and frame.dtypes[0] in kinds, file, "wrong columns")
     ids = frame["id"]
     _require(manifest, ids.null_count() == 0, file, "an id is missing")
-    _require(manifest, ids.n_unique() == len(ids), file, "an id stands twice")
-    _require(manifest, trained <= len(ids), file, f"{trained} ids were trained on")
+    _require(manifest, ids.n_unique() == len(ids), file, "an id is repeated")
+    _require(manifest, trained <= len(ids), file, f"it has fewer than the {trained} trained ids")
     _require(manifest, ids.head(trained).is_sorted(), file, "its trained ids are not sorted")
     return Vocabulary(ids, trained, side)
 
 
 def _entities(manifest: Manifest, vocabulary: Vocabulary) -> pl.DataFrame | None:
-    """The table of one side: at most one row for each id, and none for others."""
+    """Read the user or item table; check that each row has a known id of its own."""
     file = f"{vocabulary.name}_table.parquet"
     title = manifest.fields["data"]["title"] if vocabulary.name == "item" else None
     if file not in manifest.files:
-        _require(manifest, title is None, file, "it should hold the titles, and is not there")
+        _require(manifest, title is None, file, "it must hold the titles, but is missing")
         return None
     frame = _frame(manifest, file)
     same = frame.schema.get("id") == vocabulary.ids.dtype
-    _require(manifest, same and frame["id"].null_count() == 0, file, "ids as those of the log")
-    _require(manifest, frame["id"].n_unique() == len(frame), file, "an id stands twice")
+    _require(manifest, same and frame["id"].null_count() == 0, file, "wrong or missing ids")
+    _require(manifest, frame["id"].n_unique() == len(frame), file, "an id is repeated")
     _require(manifest, vocabulary.rows(frame["id"]).all(), file, "an id is unknown")
     if title is not None:
         _require(manifest, title in frame.columns, file, f"it has no column '{title}'")
@@ -435,7 +436,7 @@ def _entities(manifest: Manifest, vocabulary: Vocabulary) -> pl.DataFrame | None
 
 def _frame(manifest: Manifest, name: str, rows: int | None = None) -> pl.DataFrame:
     announced = manifest.fields["data"].get("rows", {}).get(name, rows)
-    _require(manifest, rows in (None, announced), name, f"{announced} rows are not {rows} events")
+    _require(manifest, rows in (None, announced), name, f"{announced} rows for {rows} events")
     return manifest.frame(name, announced)
 
 

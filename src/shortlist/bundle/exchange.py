@@ -1,4 +1,4 @@
-"""How do two directories change places in one step, so that no moment sees neither of them?"""
+"""How are two directories exchanged atomically, so that neither path is ever missing?"""
 
 import ctypes
 import errno
@@ -8,16 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_HERE = -100  # AT_FDCWD: paths as they are, not below an open directory.
+_HERE = -100  # AT_FDCWD: paths are not relative to an open directory.
 _EXCHANGE = 2  # RENAME_EXCHANGE
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two paths on one file system change places; False, and nothing done, where none can.
+    """Exchange two paths on one file system; return False, without a change, if it cannot.
 
-    Linux has had the call since 3.15, most of its file systems follow, and some containers forbid
-    it. Errors: OSError for any other refusal; then nothing has changed.
+    Linux has the call since 3.15; some file systems lack it and some containers forbid it.
+    Errors: OSError for any other failure; nothing has changed then.
     """
     call = _call()
     if call is None:
@@ -32,7 +32,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 @cache
 def _call() -> Any:
-    """The C library's renameat2; None where there is no such function."""
+    """Return the C library's renameat2; None if it has none."""
     if not sys.platform.startswith("linux"):
         return None
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

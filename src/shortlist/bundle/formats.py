@@ -1,7 +1,7 @@
-"""How do tensors, tables and plain values become bytes and come back, with no code in them?
+"""How do tensors, tables and plain values become bytes that cannot hold code, and come back?
 
-Three formats and no others: safetensors, Parquet and strict JSON. Bytes that cannot be parsed are
-refused with the name of the file they came from.
+There are three formats: safetensors, Parquet and strict JSON. An error about bytes that cannot be
+parsed names their file.
 """
 
 import io
@@ -23,10 +23,10 @@ JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | 
 """A value that strict JSON can hold: numbers are finite and keys are strings."""
 
 ALIGNED = 64
-"""Bytes: what a mapped tensor should begin at a multiple of: a cache line."""
+"""Alignment of tensors in a file, in bytes: a cache line."""
 
 EXPANDED = (2**28, 1000)
-"""Bytes a Parquet file may unpack to: so many, and so many times its own. Logs come to some 30."""
+"""(a, b): a Parquet file of n bytes may unpack to a + b·n bytes. Logs need b of about 30."""
 
 _DTYPES = {
     torch.float64: "F64",
@@ -43,7 +43,7 @@ _DTYPES = {
 
 
 def dump_json(value: JSON) -> bytes:
-    r"""Return the value as UTF-8 JSON: keys sorted, so that equal values give equal bytes.
+    r"""Return the value as UTF-8 JSON with sorted keys: equal values give equal bytes.
 
     >>> dump_json({"b": 1, "a": [0.5, "片"]}).decode()
     '{\n  "a": [\n    0.5,\n    "片"\n  ],\n  "b": 1\n}\n'
@@ -59,7 +59,10 @@ def dump_json(value: JSON) -> bytes:
 
 
 def load_json(data: bytes, name: str) -> Any:
-    """Parse strict JSON from the file `name`: no NaN, no infinity, no key twice."""
+    """Parse strict JSON: no NaN, no infinity, no repeated key.
+
+    name: the file's name, for errors. Errors: BundleError.
+    """
     try:
         return json.loads(
             data.decode(),
@@ -72,10 +75,10 @@ def load_json(data: bytes, name: str) -> Any:
 
 
 def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return named tensors, of any shape, as one safetensors file; copied to the CPU first.
+    """Return named tensors as the bytes of one safetensors file.
 
-    Those of a multiple of ALIGNED bytes stand first and begin at one, which the library's own
-    writer does not see to: mapped, they are as good as tensors in memory.
+    Tensors whose size is a multiple of ALIGNED come first, so that they are aligned when mapped;
+    the writer of the safetensors library does not align them.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     names = sorted(plain, key=lambda n: (plain[n].nbytes % ALIGNED != 0, -plain[n].itemsize, n))
@@ -95,19 +98,18 @@ def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor on the CPU, not copied where it is contiguous."""
+    """Return the bytes of a CPU tensor; a contiguous one is not copied."""
     if not tensor.numel():
-        return memoryview(b"")  # of no numbers: its strides may be any
+        return memoryview(b"")  # an empty tensor may have strides that view() refuses
     flat: memoryview = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return flat
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a safetensors file, on the CPU, without reading them.
+    """Memory-map the named tensors of a safetensors file, on the CPU.
 
-    The file is mapped: a page of it is read when it is first touched, shared with every process
-    that maps it, and dropped where memory is short. To write to a tensor gives it pages of its
-    own; the file stays as it is.
+    A page is read when it is first used, and all processes that map the file share it. Writing to a
+    tensor copies its pages and never changes the file. Errors: BundleError.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -124,31 +126,35 @@ def dump_frame(frame: pl.DataFrame) -> bytes:
 
 
 def load_frame(data: bytes, name: str, rows: int | None = None) -> pl.DataFrame:
-    """Parse the Parquet file `name`; rows: how many it must have, where that is known.
+    """Parse a Parquet file.
 
-    Its headers are read first. A file that would have other rows, or fill more memory than
+    The headers are read first: a file with a wrong number of rows, or larger in memory than
     EXPANDED allows, is refused before it is decoded.
+
+    name: the file's name, for errors.
+    rows: the number of rows it must have; None for any.
+    Errors: BundleError.
     """
     room = EXPANDED[0] + EXPANDED[1] * len(data)
     try:
         would = unpacked(data)
         if rows is not None and would.rows != rows:
-            raise ValueError(f"it has {would.rows:,} rows, and {rows:,} were announced")
+            raise ValueError(f"it has {would.rows:,} rows where the manifest says {rows:,}")
         if would.size > room:
             raise ValueError(f"its {len(data):,} bytes would unpack to {would.size:,}")
         frame = pl.read_parquet(io.BytesIO(data))
-        # Equal texts share their bytes until something is made of each of them.
+        # In memory, equal texts share bytes that later processing copies for each row.
         texts = [frame[name].explode() for name, kind in frame.schema.items() if _is_text(kind)]
         if sum(text.str.len_bytes().sum() for text in texts) > room:
             raise ValueError(f"its {len(data):,} bytes hold texts of more than {room:,} bytes")
         return frame
-    # A panic of the Rust parser is a BaseException, yet no more than a bad file.
+    # A panic of the Rust parser is a BaseException, but here it only means a bad file.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
         raise BundleError(f"{name} is not a Parquet file of this bundle: {error}.") from error
 
 
 def _is_text(kind: pl.DataType) -> bool:
-    """Whether a column holds texts, or lists of them."""
+    """Tell whether a column holds texts or lists of texts."""
     return kind == pl.String or (isinstance(kind, pl.List) and kind.inner == pl.String)
 
 
@@ -168,5 +174,5 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+        raise ValueError(f"the key {twice!r} is repeated")
     return table

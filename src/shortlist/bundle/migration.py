@@ -1,6 +1,6 @@
-"""How does what older versions wrote become what this one reads? One function for each change.
+"""How are settings and tensors of older formats converted? One function for each change.
 
-A format that cannot be read is no migration's business: `load` names the version that can.
+For a format that cannot be converted, `load` names the version that can read it.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Tensors = dict[str, dict[str, Tensor]]
 
 
 def migrated(manifest: Manifest, states: Tensors) -> tuple[Mapping[str, Any], Tensors]:
-    """Return settings and tensors as this version writes them."""
+    """Return settings and tensors in the current format."""
     settings = manifest.fields["settings"]
     if manifest.format <= 2:
         states = {
@@ -33,7 +33,7 @@ def migrated(manifest: Manifest, states: Tensors) -> tuple[Mapping[str, Any], Te
 def _own_history_table(
     settings: Mapping[str, Any], states: Tensors
 ) -> tuple[Mapping[str, Any], Tensors]:
-    """The first towers read histories with a table of their own, inside the pooling."""
+    """Format 1: the pooling of histories had an item table of its own."""
     towers = dict(states["towers"])
     if "query.history.table.weight" not in towers:
         return settings, states
@@ -43,7 +43,7 @@ def _own_history_table(
 
 
 def _lists_of_neighbours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The neighbours of item-cf were tables, [items + 1, N], of which 0 filled the ends of rows."""
+    """Formats 1 and 2: the neighbours of item-cf were a table [items + 1, N], padded with 0."""
     kept = Neighbours.of_table(tensors["neighbours"].numpy(), tensors["similarities"].numpy())
     return {
         "start": torch.from_numpy(kept.start),

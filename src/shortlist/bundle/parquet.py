@@ -1,8 +1,8 @@
-"""What would a Parquet file unpack to? Read off its headers, before any of it is decoded.
+"""How large is a Parquet file in memory? Its headers tell, before it is decoded.
 
-A few bytes of run lengths stand for a billion equal values, so a small file can fill a machine. The
-footer alone does not tell: it can say less than the pages hold. So the header of every page is read
-as well, with a small reader of the Thrift compact protocol they are written in.
+Run-length encoding stores a billion equal values in a few bytes, so that a small file can exhaust
+the memory. The footer can understate the size, so the header of every page is read as well, with a
+small reader of the Thrift compact protocol.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 MAGIC = b"PAR1"
 WIDTHS = (1, 4, 8, 12, 4, 8, 16, 0)
-"""Bytes a value takes in memory, by its physical type; the last has a length of its own."""
+"""Bytes per value in memory, by physical type; 0 for the last one, which states its length."""
 
 _DEEPEST = 16
 _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = (
@@ -20,16 +20,16 @@ _INTEGERS = (4, 5, 6)
 
 
 class Unpacked(NamedTuple):
-    """rows: of the table; size: the most bytes it takes in memory when it is decoded."""
+    """The number of rows of a table, and an upper bound of its size in memory, in bytes."""
 
     rows: int
     size: int
 
 
 def unpacked(data: bytes) -> Unpacked:
-    """Read the headers of a whole Parquet file. Errors: ValueError for bytes that are none."""
+    """Read the headers of a Parquet file. Errors: ValueError if it is not one."""
     if len(data) < 12 or data[:4] != MAGIC or data[-4:] != MAGIC:
-        raise ValueError("it does not begin and end as one")
+        raise ValueError("it does not begin and end with PAR1")
     length = int.from_bytes(data[-8:-4], "little")
     if length > len(data) - 12:
         raise ValueError("its footer is longer than the file")
@@ -44,7 +44,7 @@ def unpacked(data: bytes) -> Unpacked:
                     values = max((_whole(page[at][1]) for at in (5, 7, 8) if at in page), default=0)
                     size += _whole(page[2]) + values * width
         if rows != _whole(footer[3]):
-            raise ValueError("its row groups have other rows than it says")
+            raise ValueError("its row groups have more or fewer rows than its footer says")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("its headers cannot be read") from error
     return Unpacked(rows, size)
@@ -55,7 +55,7 @@ def _pages(data: bytes, chunk: Mapping[int, Any]) -> Iterator[dict[int, Any]]:
     at = min(_whole(chunk[9]), _whole(chunk.get(11) or chunk[9]))
     end = at + _whole(chunk[7])
     if end > len(data):
-        raise ValueError("a column lies behind its end")
+        raise ValueError("a column ends after the file")
     while at < end:
         page, at = _struct(data, at, 0)
         yield page
@@ -71,9 +71,9 @@ def _whole(value: Any) -> int:
 
 
 def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """Read the struct that begins at `at`, by field number; return it and where it ends."""
+    """Read the struct at position `at`; return {field number: value} and its end position."""
     if depth > _DEEPEST:
-        raise ValueError("its headers lie too deep")
+        raise ValueError("its headers are nested too deep")
     fields: dict[int, Any] = {}
     number = 0
     while (head := data[at]) != _STOP:
@@ -106,18 +106,18 @@ def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return data[at], at + 1
     if kind == _DOUBLE:
         return None, at + 8
-    raise ValueError("its headers hold a type they cannot")
+    raise ValueError("its headers have an unknown type")
 
 
 def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     if depth > _DEEPEST:
-        raise ValueError("its headers lie too deep")
+        raise ValueError("its headers are nested too deep")
     count, kind = data[at] >> 4, data[at] & 15
     at += 1
     if count == 15:
         count, at = _varint(data, at)
     values = []
-    for _ in range(count):  # Each takes a byte at least, so the file's end ends this.
+    for _ in range(count):  # Each value takes at least a byte, so the end of the file ends this.
         value, at = _value(data, at, kind, depth + 1)
         values.append(value)
     return values, at

@@ -1,6 +1,7 @@
-"""What must a manifest say, key by key, and which files belong to it? Asked before any is opened.
+"""Which keys must a manifest have, and which files belong to it? Checked before a file is opened.
 
-A seal that fits says that nothing changed, not that it was sound: who can write can seal anew.
+The checksums only show that nothing changed. Somebody who edits a bundle can also compute new
+checksums, so the content is checked as well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +41,7 @@ Whole = Annotated[int, Field(ge=0, lt=2**62)]
 Name = Annotated[str, StringConstraints(min_length=1)]
 
 DATA_FILES = ("log.parquet", "users.parquet", "items.parquet")
-"""Tables of every bundle."""
+"""The tables of every bundle."""
 
 OPTIONAL_FILES = (
     "user_table.parquet",
@@ -49,13 +50,12 @@ OPTIONAL_FILES = (
     "met.parquet",
     "counts.parquet",
 )
-"""Tables of some."""
+"""Tables that a bundle may have."""
 
 LATER_FILES = ("event_columns.parquet", "texts.parquet")
 LATER_DATA = ("kinds", "event_encoders")
-"""What only bundles with kinds of events, features of events or texts have: tables, and keys
-of the data.
-Older versions refuse them by name (docs/decisions/0012)."""
+"""Tables, and keys of `data`, that only bundles with kinds of events, features of events or text
+features have. Older versions refuse them by name (docs/decisions/0012)."""
 
 
 class Categorical(Section):
@@ -67,7 +67,7 @@ class Categorical(Section):
 
 
 class MultiValued(Section):
-    """The encoder of a column of several values."""
+    """The encoder of a multi-valued column."""
 
     name: Name
     kind: Literal["multi-valued"]
@@ -76,7 +76,7 @@ class MultiValued(Section):
 
 
 class Numeric(Section):
-    """The encoder of numbers."""
+    """The encoder of a numeric column."""
 
     name: Name
     kind: Literal["numeric"]
@@ -86,7 +86,7 @@ class Numeric(Section):
 
 
 class Vector(Section):
-    """The encoder of pretrained vectors."""
+    """The encoder of a column of pretrained vectors."""
 
     name: Name
     kind: Literal["vector"]
@@ -94,7 +94,7 @@ class Vector(Section):
 
 
 class TextColumn(Section):
-    """The encoder of a column of texts. terms: how many rows it has in texts.parquet."""
+    """The encoder of a text column. terms: its number of rows in texts.parquet."""
 
     name: Name
     kind: Literal["text"]
@@ -110,7 +110,7 @@ Encoders = list[
 
 
 class Text(Section):
-    """How the log is written: `data.text.TextFormat`. Only lists of items have item_separator."""
+    """The text format of the log (`data.text.TextFormat`). item_separator: for lists of items."""
 
     may_be_missing: ClassVar[frozenset[str]] = frozenset({"item_separator"})
 
@@ -124,7 +124,7 @@ class Text(Section):
 
 
 class Kind(Section):
-    """A kind of events: `data.kinds.Described`."""
+    """A kind of events (`data.kinds.Described`)."""
 
     name: Name
     target: bool
@@ -155,7 +155,7 @@ class EventNumbers(Section):
 
 
 class EventColumn(Section):
-    """A feature of events. of_kind: whether it is the kind of the event."""
+    """A feature of events. of_kind: True if it is the kind of the event."""
 
     name: Name
     known: Known
@@ -170,7 +170,7 @@ class EventColumns(Section):
 
 
 class Data(Section):
-    """What the manifest says of the log. rows: of each table, since format 2."""
+    """Description of the log and its tables. rows: {table: number of rows}, since format 2."""
 
     fit: Fit
     ordered: bool
@@ -200,9 +200,10 @@ class Epoch(Section):
 
 
 class LearnedSettings(Section):
-    """Settings of a retriever with towers. auto: why, for each key that said "auto".
+    """Settings of a retriever with towers.
 
-    learned: what was learned beside the towers, where something was.
+    auto: the reason of the choice for each key that was "auto".
+    learned: scalars learned beside the towers, such as a bias.
     """
 
     may_be_missing: ClassVar[frozenset[str]] = frozenset({"auto", "learned"})
@@ -224,7 +225,7 @@ class CountingSettings(Section):
 
 
 class Channel(Section):
-    """One channel of a blend; its name begins the names of its files."""
+    """One channel of a blend; the names of its files begin with its name."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
     retriever: str
@@ -232,7 +233,7 @@ class Channel(Section):
 
 
 class PlannedChannel(Section):
-    """What a plan of quotas found of one channel."""
+    """The figures of one channel in a plan of quotas."""
 
     quota: Whole
     recall_alone: float
@@ -243,7 +244,7 @@ class PlannedChannel(Section):
 
 
 class Planned(Section):
-    """A plan of quotas: `blending.planning.Plan.to_dict`."""
+    """A plan of quotas (`blending.planning.Plan.to_dict`)."""
 
     size: Whole
     users: Whole
@@ -270,7 +271,7 @@ class BlendSettings(Section):
 
 
 class Reported(BaseModel):
-    """What is read of a report; a report says more."""
+    """The checked part of a report; other keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -284,7 +285,7 @@ class Figure(Reported):
 
 
 class Fitted(Reported):
-    """Which fit was measured."""
+    """The fit that was measured."""
 
     fit: str
 
@@ -298,14 +299,14 @@ class Metrics(Reported):
 
 
 class Watermark(Section):
-    """The last event of a store, or change of items: `histories.events.Watermark`."""
+    """The last event, or change of items, of a store (`histories.events.Watermark`)."""
 
     store: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
     sequence: Whole
 
 
 class Part(Section):
-    """A part that was not ours when the bundle was made. module: where it came from, to be told."""
+    """A part of a plugin. module: the module that defined it, named in errors."""
 
     table: str
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
@@ -313,12 +314,14 @@ class Part(Section):
 
 
 class Fields(Section):
-    """What the manifest says beside format, writer and files. The last four before the watermark
-    are for readers. parts: those that are not ours, where there are any.
+    """The manifest's fields besides format, writer and files.
+
+    metrics, recipe, findings and index inform readers; loading does not use them.
+    parts: parts of plugins, if the bundle has any.
     """
 
     may_be_missing: ClassVar[frozenset[str]] = frozenset({"watermark", "items_watermark", "parts"})
-    """In every format (docs/decisions/0012)."""
+    """Keys that may be missing in every format (docs/decisions/0012)."""
 
     retriever: str
     settings: dict[str, Any]
@@ -334,9 +337,9 @@ class Fields(Section):
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Refuse a manifest that this version could not have written. Errors: BundleError.
+    """Refuse a manifest that Shortlist could not have written. Errors: BundleError.
 
-    In the format that is written now every key must be there; older ones had fewer.
+    In the current format every key is required; older formats had fewer.
     """
     where = str(manifest.directory)
     try:
@@ -351,14 +354,17 @@ def check_manifest(manifest: Manifest) -> None:
         *sorted(tables - {*DATA_FILES, *OPTIONAL_FILES, *LATER_FILES}),
         *sorted(given - files),
     ):
-        raise BundleError(f"{where}: nothing in a bundle of this kind is named {name}")
+        raise BundleError(f"{where}: a bundle of this kind has no file {name}")
     rows = manifest.fields["data"].get("rows", {})
     if manifest.format == FORMAT and rows.keys() != tables:
         raise BundleError(f"{where}: manifest.json: data.rows must count the rows of each table")
 
 
 def check_fields(fields: Mapping[str, Any], *, exact: bool) -> set[str]:
-    """Return the names of the tensor files that these fields ask for. Errors: ValueError."""
+    """Check the fields of a manifest; return the names of its tensor files. Errors: ValueError.
+
+    exact: require every key of the current format.
+    """
     _check_parts(_checked(Fields, fields, "", exact).parts or ())
     _checked(Data, {k: v for k, v in fields["data"].items() if k not in LATER_DATA}, "data", exact)
     if "event_encoders" in fields["data"]:
@@ -397,7 +403,7 @@ def check_fields(fields: Mapping[str, Any], *, exact: bool) -> set[str]:
 
 
 def named_parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the table and the name of each part that the settings of a bundle name."""
+    """Yield (table, name) of each part that the settings of a bundle use."""
     settings = fields["settings"]
     alone = {"retriever": fields["retriever"], "settings": settings}
     for channel in settings.get("channels", [alone]):
@@ -414,7 +420,7 @@ def named_parts(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _check_parts(parts: Iterable[Part]) -> None:
-    """Refuse a bundle whose own parts are not all there, with what to do about it."""
+    """Refuse a bundle whose plugin parts are not registered. Errors: ValueError with the cure."""
     for part in parts:
         _known("parts: table", part.table, TABLES)
     if reason := missing_parts(OwnPart(part.table, part.name, part.module) for part in parts):
@@ -438,7 +444,7 @@ def _check_event_columns(given: Any) -> None:
 
 
 def _channel(kind: str, settings: Any, where: str, exact: bool) -> set[str]:
-    """Check the settings of a retriever that stands alone; return its tensor files."""
+    """Check the settings of a single channel; return the names of its tensor files."""
     retriever = RETRIEVERS[kind]
     if not issubclass(retriever, Learner):
         _checked(CountingSettings, settings, where, exact)
@@ -472,7 +478,7 @@ def _checked(kind: type[Section], given: Any, where: str, exact: bool) -> Any:
 
 
 def must_have(kind: type[Section]) -> set[str]:
-    """Return the keys that a table of the format of today always has."""
+    """Return the keys that a section always has in the current format."""
     return kind.model_fields.keys() - added_keys(kind) - getattr(kind, "may_be_missing", set())
 
 
@@ -486,4 +492,4 @@ def _known(where: str, name: Any, among: Iterable[str]) -> None:
 def _distinct(where: str, values: Iterable[Any]) -> None:
     values = list(values)
     if len(set(values)) < len(values):
-        raise ValueError(f"{where} must not hold the same twice")
+        raise ValueError(f"{where} must not repeat a value")

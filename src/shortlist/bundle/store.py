@@ -1,11 +1,11 @@
-"""How does a directory of files become visible whole or not at all, and is read only if intact?
+"""How is a directory of files written atomically, and read only if it is intact?
 
-A bundle is a flat directory: the files, `manifest.json` with the size and sha256 of each of them,
-and `manifest.sha256` with the sha256 of the manifest, in the form `sha256sum --check` reads. So
-any flipped bit or missing byte, in any file, is found before a parser sees it.
+A bundle is a flat directory: its files, `manifest.json` with the size and sha256 of each of them,
+and `manifest.sha256` with the sha256 of the manifest, in the format of `sha256sum --check`. Any
+flipped bit or missing byte, in any file, is found before a parser reads it.
 
-What the files mean is not known here. All disk access goes through `os`, by the small functions
-at the end, so that a test can make the N-th of them fail.
+This module does not interpret the files. All disk access goes through `os` in the small functions
+at the end, so that a test can make the N-th call fail.
 """
 
 import hashlib
@@ -34,29 +34,29 @@ from shortlist.systems import check_system
 logger = logging.getLogger("shortlist.bundle")
 
 FORMAT = 3
-"""The layout written here. Each format keeps MANIFEST and SEAL, so that a newer one is told."""
+"""The format that is written. All formats have MANIFEST and SEAL, so that a newer one is known."""
 
 MANIFEST, SEAL = BUNDLE_MARKS
 
 Content: TypeAlias = bytes | Callable[[Path], None]
-"""A file's bytes, or a function that writes the file at the path it is given."""
+"""A file's bytes, or a function that writes the file to a given path."""
 
 LEFT_BY_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""Files that a file manager puts into every folder it shows: ignored in a bundle, never opened."""
+"""Files that file managers create in folders; they are ignored in a bundle and never opened."""
 
 APPLE_DOUBLE = "._"
-"""So begin the files that macOS puts beside each file on a foreign disk: ignored likewise."""
+"""Prefix of the files that macOS creates beside files on other file systems; ignored as well."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OWN_FIELDS = frozenset({"format", "created_by", "files"})
-_MANIFEST_LIMIT = 16 * 2**20  # bytes; refused before reading: a bomb must not fill the memory
+_MANIFEST_LIMIT = 16 * 2**20  # bytes; a larger manifest is refused before it fills the memory
 _DAMAGED = "The bundle is damaged: restore it from a copy, or make it again."
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What the manifest says of one file: its size in bytes and its sha256 in hexadecimal."""
+    """A file's size in bytes and its sha256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -64,9 +64,14 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A verified bundle: what `publish` was given, and the door to its files.
+    """The manifest of a verified bundle; its methods read the files.
 
-    `id` is the sha256 of the manifest: equal ids mean equal bytes in every file.
+    directory: the bundle.
+    id: sha256 of the manifest. Equal ids mean equal bytes in every file.
+    format: number of the bundle's format.
+    created_by: name and version of the writer.
+    files: {name: size and sha256}.
+    fields: the fields given to `publish`.
     """
 
     directory: Path
@@ -77,7 +82,7 @@ class Manifest:
     fields: Mapping[str, Any]
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes, checked once more: these very bytes are the ones verified."""
+        """Return a file's bytes; exactly these bytes are checked once more."""
         path, entry = self.directory / name, self._listed(name)
         with _naming("read", path), _open_regular(path) as file:
             data = file.read(entry.size + 1)
@@ -89,10 +94,10 @@ class Manifest:
         return load_json(self.read(name), str(self.directory / name))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return a safetensors file's named tensors, on the CPU, mapped from the disk.
+        """Return a safetensors file's named tensors, on the CPU, memory-mapped.
 
-        The file is checked once more, in one pass that keeps nothing of it in memory. From then on
-        its bytes must not change: a bundle is replaced as a whole, which leaves a mapped file be.
+        The file is checked once more, in one pass that keeps nothing in memory. Its bytes must not
+        change afterwards; replacing a bundle is safe, because that leaves mapped files unchanged.
         """
         path = self.directory / name
         entry = self._listed(name)
@@ -107,7 +112,7 @@ class Manifest:
         return tensors
 
     def frame(self, name: str, rows: int | None = None) -> pl.DataFrame:
-        """Return a Parquet file's table; rows: how many it must have, where that is known."""
+        """Return a Parquet file's table. rows: the number of rows it must have; None for any."""
         return load_frame(self.read(name), str(self.directory / name), rows)
 
     def _listed(self, name: str) -> FileEntry:
@@ -122,15 +127,17 @@ def publish(
     manifest: Mapping[str, JSON],
     overwrite: bool = False,
 ) -> str:
-    """Write a bundle at `directory` and return its id; on any error, nothing has changed there.
+    """Write a bundle at `directory` and return its id; after an error, nothing has changed there.
 
-    All is written and synced in a folder beside it, then renamed into place. `overwrite` replaces
-    a bundle, or a link to one, and nothing else: the two change places in one step, and the old one
-    is removed. Only where the system has no such step (`bundle.exchange`) the old one is first set
-    aside, and for a moment there is none at the path.
+    The files are written and synced in a temporary folder beside it, which is then renamed.
 
-    Errors: OutputError for a path that `outputs.check` refuses; BundleError for a name that is not
-    allowed, and a disk that refuses.
+    files: {name: content}.
+    manifest: further fields of the manifest.
+    overwrite: replace an existing bundle, or a link to one. Old and new are exchanged atomically
+        and the old one is removed. A system without such a call (`bundle.exchange`) renames twice,
+        so that for a moment the path does not exist.
+    Errors: OutputError for a path that `outputs.check` refuses; BundleError for a file name that is
+    not allowed, or an error of the disk.
     """
     check_system()
     directory = Path(os.path.abspath(directory))
@@ -173,36 +180,39 @@ def publish(
 
 
 def verify(directory: Path) -> Manifest:
-    """Check every byte of a bundle, parsing nothing but the manifest, and return the manifest.
+    """Check every byte of a bundle and return its manifest, the only file that is parsed.
 
-    Errors: BundleError with the name of the file that is missing, unknown, not a regular file,
-    of another size, of another content, or in a newer format.
+    Errors: BundleError naming a file that is missing, unknown, not a regular file, of another size
+    or content, or in a newer format.
     """
     check_system()
     directory = Path(os.path.abspath(directory))
     if outputs.is_temporary(directory.name):
-        raise BundleError(f"{directory} was never published: use the bundle it was written for.")
+        raise BundleError(
+            f"{directory} is the temporary folder of a bundle that was never published: use the "
+            "finished bundle."
+        )
     if not directory.is_dir():
         raise BundleError(f"there is no bundle at {directory}: expected a directory.")
     if not os.path.lexists(directory / MANIFEST) and (held := _bundles_in(directory)):
         raise BundleError(
-            f"{directory} is no bundle, but holds some: {', '.join(held)}; name one of them, as "
-            f"{directory / held[-1]}"
+            f"{directory} is no bundle, but a folder of bundles: {', '.join(held)}. Give one of "
+            f"them, such as {directory / held[-1]}"
         )
     text = _read_small(directory / MANIFEST)
     bundle_id = hashlib.sha256(text).hexdigest()
     if _read_small(directory / SEAL) != _seal(bundle_id):
-        raise BundleError(f"{directory / MANIFEST} is not what {SEAL} says it is. {_DAMAGED}")
+        raise BundleError(f"{directory / MANIFEST} does not match {SEAL}. {_DAMAGED}")
     manifest = _parse(directory, bundle_id, text)
     _check_listing(directory, manifest.files.keys())
-    # All sizes come first: a bundle that is still being copied is not read again and again.
+    # Check all sizes first: a bundle that is still being copied then fails without much reading.
     for name, entry in manifest.files.items():
         with _naming("read", directory / name), _open_regular(directory / name) as file:
             _check_size(directory / name, entry, os.fstat(file.fileno()).st_size)
     for name, entry in manifest.files.items():
         with _naming("read", directory / name), _open_regular(directory / name) as file:
             size = os.fstat(file.fileno()).st_size
-            # It may have grown since, by gigabytes.
+            # The file may have grown, by gigabytes, since its size was checked.
             digest = _digest(file) if size == entry.size else ""
         _check_file(directory / name, entry, size, digest)
     return manifest
@@ -257,7 +267,7 @@ def _check_name(name: str, where: str) -> None:
 
 
 def _check_listing(directory: Path, names: Iterable[str]) -> None:
-    """Refuse a file too few and a file too many, except what a file manager left there."""
+    """Refuse missing and unlisted files, except those that file managers create."""
     expected = {*names, MANIFEST, SEAL}
     with _naming("list", directory):
         found = set(os.listdir(directory))
@@ -292,16 +302,15 @@ def _seal(bundle_id: str) -> bytes:
 
 
 def _move_into_place(temporary: Path, directory: Path, overwrite: bool) -> None:
-    """Rename `temporary` to `directory`; on any error the disk is as it was before.
+    """Rename `temporary` to `directory`; after an error the disk is as before.
 
-    What is there already, a bundle or a link, ends in `temporary`, for the caller to remove:
-    exchanged with the new one in one step, or, where the system cannot, set aside between two
-    renames.
+    An existing bundle or link is exchanged with the new one atomically and ends at `temporary`,
+    which the caller removes. If the system cannot exchange, it is moved aside between two renames.
     """
     aside = directory.parent / outputs.temporary_name()
     new = os.stat(temporary).st_ino
     over = overwrite and os.path.lexists(directory)
-    with outputs.held(directory):  # under a temporary name the old one is taken for remains
+    with outputs.held(directory):  # protects the old bundle while it has a temporary name
         try:
             with _naming("publish", directory):
                 if not (over and exchange(temporary, directory)):
@@ -310,7 +319,7 @@ def _move_into_place(temporary: Path, directory: Path, overwrite: bool) -> None:
                     os.rename(temporary, directory)
             _sync(directory.parent)
         except BaseException:
-            # Where each one is now tells how far it got, even if Ctrl-C came between two lines.
+            # The places of both tell how far it got, even if Ctrl-C came between two lines.
             if not os.path.lexists(temporary):
                 os.rename(directory, temporary)
             elif directory.exists() and os.stat(directory).st_ino == new:
@@ -335,7 +344,7 @@ def _store(path: Path, content: Content) -> FileEntry:
 
 @contextmanager
 def _naming(action: str, path: Path) -> Iterator[None]:
-    """Turn a refusal of the disk into a BundleError that names the path."""
+    """Turn an OSError into a BundleError that names the path."""
     try:
         yield
     except OSError as error:
@@ -347,7 +356,7 @@ def _naming(action: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def _under_its_name(directory: Path, temporary: Path) -> Iterator[None]:
-    """Let an error name the bundle that was to be, not the folder in which it was made."""
+    """Replace the temporary folder by the bundle's path in error messages."""
     try:
         yield
     except BundleError as error:
@@ -381,7 +390,7 @@ def _is_regular(path: Path) -> bool:
 
 @contextmanager
 def _open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open a file for reading, never through a link, never a device or a pipe."""
+    """Open a regular file for reading; refuse links, devices and pipes."""
     if os.path.islink(path):
         raise BundleError(f"{path} must be a regular file, not a link.")
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -392,7 +401,7 @@ def _open_regular(path: Path) -> Iterator[BufferedReader]:
 
 
 def _bundles_in(directory: Path) -> list[str]:
-    """The names of folders that look like bundles, as a training of several leaves them."""
+    """Return the names of subfolders that look like bundles, as `train --seeds` writes them."""
     return sorted(
         name for name in os.listdir(directory) if os.path.lexists(directory / name / MANIFEST)
     )
@@ -400,7 +409,7 @@ def _bundles_in(directory: Path) -> list[str]:
 
 def _read_small(path: Path) -> bytes:
     if not os.path.lexists(path):
-        raise BundleError(f"{path} is missing: this is no bundle, or a damaged one.")
+        raise BundleError(f"{path} is missing: the directory is not a bundle, or is damaged.")
     with _naming("read", path), _open_regular(path) as file:
         data = file.read(_MANIFEST_LIMIT + 1)
     if len(data) > _MANIFEST_LIMIT:
