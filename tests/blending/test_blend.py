@@ -195,7 +195,7 @@ def test_planning_on_rows_the_channels_know_is_refused(split):
     made = channels("ease", "als")
     for channel in made.values():
         channel.fit(split, "train+validation")
-    with pytest.raises(ModelError, match="holds the validation rows"):
+    with pytest.raises(ModelError, match="includes the validation rows"):
         plan(made, 10)
 
 

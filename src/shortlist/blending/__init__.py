@@ -1,1 +1,1 @@
-"""SEVERAL CHANNELS AS ONE: their lists merged, and how much each of them may give."""
+"""Blends: the lists of several channels merged into one, with slots per channel."""

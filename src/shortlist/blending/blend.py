@@ -1,4 +1,4 @@
-"""Several channels, one answer (多路召回): quotas or fusion, each item once, its origin kept."""
+"""How do several channels (多路召回) give one answer? By quotas or fusion, with each item once."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -39,19 +39,20 @@ from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress, of_part
 
 POPULAR = "(popular)"
-"""What the items are attributed to that no channel gave."""
+"""The channel name of items that only the final popularity fallback gave."""
 
 SIZE = 100
 CALIBRATED_DEPTH = 500
-"""How deep the lists are that chances of a hit are measured on."""
+"""Depth of the lists on which hit probabilities are measured."""
 
 
 @dataclass(frozen=True, repr=False)
 class Blended(Candidates):
-    """Candidates that remember where they come from.
+    """Candidates with the channels that they come from.
 
-    channels: names; by: [B, k] the position of the channel that gave the slot, -1 past the end;
-    ranks: [B, k, C] the rank of the item in each channel, from 1, 0 where it is not listed.
+    channels: names of the C channels, the popularity fallback last.
+    by: position in `channels` of the channel that gave each slot, [B, k]; -1 past the end.
+    ranks: rank of each item in each channel, from 1, [B, k, C]; 0 if the channel does not list it.
     """
 
     channels: tuple[str, ...]
@@ -59,7 +60,11 @@ class Blended(Candidates):
     ranks: NDArray[np.int32]
 
     def to_frame(self) -> pl.DataFrame:
-        """Add to each candidate its channel, and its rank in every channel (null: not listed)."""
+        """Return `Candidates.to_frame` with two more kinds of columns.
+
+        channel: the channel that gave the item.
+        rank_NAME: rank of the item in the channel NAME, from 1; null if it is not listed there.
+        """
         query, place = np.nonzero(self.rows >= 0)
         names = np.array(self.channels)
         frame = super().to_frame().with_columns(channel=pl.Series(names[self.by[query, place]]))
@@ -72,15 +77,21 @@ class Blended(Candidates):
 
 
 class Blend(Explaining):
-    """Channels by name, merged into one list in which every item stands once.
+    """Merges the lists of several channels into one in which each item is once.
 
-    The score of a quota list is 1 / position: slots cannot be compared otherwise. Of the other
-    methods it is the sum of what each channel says of the item: reciprocal ranks (Cormack et al.
-    2009), stretched scores, or chances of a hit measured on the validation rows.
+    With method "quotas" the score of an item is 1 / position. With the other methods it is the sum
+    over the channels of a reciprocal rank (Cormack et al. 2009), a score scaled to [0, 1], or a
+    term of the hit probability measured on the validation rows.
 
-    A channel that knows nothing of a query gives it nothing; a list that stays short is filled by
-    the `fallback` channels, then by popular items. The fallback flag is set where no channel knew
-    anything. `plan` says, after `fit`, why the quotas are what they are.
+    A channel contributes nothing to a query that it knows nothing of. Lists that stay short are
+    filled by the `fallback` channels, then by popular items. The fallback flag is set if no channel
+    knew anything of the query.
+
+    Attributes:
+        channels: the channels by name.
+        options: the options of the recipe's section `blend`.
+        plan: the plan that chose the quotas, after `fit`; None if none was made.
+        quotas: slots per channel; None unless method is "quotas".
     """
 
     queries_at_a_time = 2048
@@ -112,10 +123,16 @@ class Blend(Explaining):
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> Self:
-        """Fit every channel; where quotas or chances are to be learned, do so on validation rows.
+        """Fit every channel, and learn quotas or hit probabilities on the validation rows if asked.
 
-        They are learned from channels fitted on the training rows alone: with another `fit` the
-        channels are fitted twice.
+        They are learned from channels fitted on the training rows only, so with another `fit` than
+        "train" the channels are fitted twice.
+
+        Args:
+            split: the split to learn from.
+            fit: the rows that the channels are finally fitted on.
+            progress: receives the progress of each channel.
+            checkpoints: saves the training of channels with towers.
         """
         check_split(split)
         learns = self.options.method == "calibrated" or (
@@ -141,7 +158,7 @@ class Blend(Explaining):
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> Self:
-        """Fit the channels again, on the rows `fit` names; quotas and chances stay."""
+        """Fit the channels again on the rows named by `fit`, with the same quotas and chances."""
         for name, channel in self.channels.items():
             channel.refit(split, fit, progress=progress, **_saved(channel, name, checkpoints))
         self._adopt()
@@ -154,52 +171,52 @@ class Blend(Explaining):
 
     @property
     def timed(self) -> bool:
-        """Whether any channel reads the times of the events."""
+        """True if any channel reads the times of the events."""
         return any(channel.timed for channel in self.channels.values())
 
     @property
     def reads_clock(self) -> bool:
-        """Whether any channel reads when a question is asked.
+        """True if any channel reads the time of a query.
 
-        As for `query_features`, those without slots count, too: what a question may say follows
-        from the recipe, and not from what a plan has found.
+        Channels without slots count as well, also for `query_features`: the fields that a query may
+        have depend on the recipe, not on the result of a plan.
         """
         return any(channel.reads_clock for channel in self.channels.values())
 
     @property
     def query_features(self) -> frozenset[str]:
-        """The features of users that any channel reads from a question."""
+        """Names of the user features that any channel reads from a query."""
         return frozenset[str]().union(*(one.query_features for one in self.channels.values()))
 
     @property
     def query_context(self) -> frozenset[str]:
-        """The features of the event asked for that any channel reads."""
+        """Names of the features of the requested event that any channel reads."""
         return frozenset[str]().union(*(one.query_context for one in self.channels.values()))
 
     @property
     def history_features(self) -> frozenset[str]:
-        """The features of past events that any channel reads."""
+        """Names of the features of past events that any channel reads."""
         return frozenset[str]().union(*(one.history_features for one in self.channels.values()))
 
     @property
     def item_columns(self) -> frozenset[str]:
-        """The columns of the items table that any channel depends on."""
+        """Names of the columns of the items table that any channel depends on."""
         return frozenset[str]().union(*(one.item_columns for one in self.channels.values()))
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Return the k best items of B queries over all channels."""
+        """Return the k best items of B queries from all channels."""
         return self.answered(block, k).hits
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return the queries of which no channel that is asked knows anything, bool [B]."""
+        """Return the queries of which no channel with slots knows anything, bool [B]."""
         asked = [channel for name, channel in self.channels.items() if self._asked(name)]
         cold = [channel.strangers(block) for channel in asked]
         return torch.stack(cold).all(dim=0)
 
     def answered(self, block: RowQueries, k: int) -> Answer:
-        """Ask every channel, merge their lists, and fill the ones that stay short.
+        """Search every channel, merge their lists, and fill the lists that stay short.
 
-        What a channel gives to a query it knows nothing of does not count.
+        The answer of a channel to a query that it knows nothing of is not used.
         """
         queries, count = len(block.users), len(self.channels)
         lists = np.full((count, queries, k), -1, dtype=np.int64)
@@ -235,7 +252,7 @@ class Blend(Explaining):
         return Answer(hits, cold, origin)
 
     def named(self, answers: Sequence[Answer], vocabulary: Vocabulary) -> Blended:
-        """Return the answers to all blocks, joined as lists of ids with their origin."""
+        """Join the answers to all blocks as candidates with ids and their channels."""
         found = super().named(answers, vocabulary)
         names = (*self.channels, POPULAR)
         k = found.rows.shape[1]
@@ -248,30 +265,30 @@ class Blend(Explaining):
         return Blended(found.rows, found.scores, found.fallback, vocabulary, names, by, ranks)
 
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the similar items of the first channel that knows what is similar."""
+        """Return the similar items of the first channel that finds similar items."""
         return self._finds_similar().near(rows, k)
 
     def similar(self, items: Ids, k: int = 10) -> Candidates:
-        """Return the similar items of the first channel that knows what is similar."""
+        """Return the similar items of the first channel that finds similar items."""
         return self._finds_similar().similar(items, k)
 
     def _finds_similar(self) -> FindsSimilar:
-        _ = self.data  # before `fit` it is this that is missing
+        _ = self.data  # raises NotFittedError before `fit`
         for channel in self.channels.values():
             if isinstance(channel, FindsSimilar):
                 return channel
-        raise QueryError("none of the channels knows which items are similar")
+        raise QueryError("none of the channels finds similar items")
 
     @property
     def reasons_sum(self) -> bool:  # type: ignore[override]
-        """Whether the reasons of every channel add up to the channel's own scores."""
+        """True if the reasons of every explaining channel add up to that channel's scores."""
         return all(channel.reasons_sum for channel in self._explaining().values())
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return the reasons of every channel that can give them, with its name as `channel`.
+        """Return the reasons of every channel that can explain, with its name as `channel`.
 
-        Contributions are in the channel's own scores, not in the blend's. Those of fallback
-        channels stand last.
+        Contributions are parts of the channel's own score, not of the blend's. Fallback channels
+        come last.
         """
         return pl.concat(
             channel.reasons(block, items).with_columns(pl.lit(name).alias("channel"))
@@ -279,17 +296,20 @@ class Blend(Explaining):
         )
 
     def _explaining(self) -> Mapping[str, Explains]:
-        """The channels that can say why, the fallback channels last."""
+        """Return the channels that can explain, fallback channels last. Errors: QueryError."""
         names = sorted(self.channels, key=lambda name: name in self.options.fallback)
         channels = {name: self.channels[name] for name in names}
         _ = self.data
         found = {name: c for name, c in channels.items() if isinstance(c, Explains)}
         if not found:
-            raise QueryError("none of the channels can say why")
+            raise QueryError("none of the channels can explain its scores")
         return found
 
     def observe(self, data: TrainingData) -> Self:
-        """Return the blend with new events in every channel: `data` is the old data with them."""
+        """Return the blend with new events in every channel, without training.
+
+        data: the old data with the new events appended.
+        """
         check_data(data)
         new = copy(self)
         new.channels = {name: channel.observe(data) for name, channel in self.channels.items()}
@@ -299,15 +319,18 @@ class Blend(Explaining):
     def refreshed(
         self, data: TrainingData, lesson: Lesson, *, progress: Progress | None = None
     ) -> Self:
-        """Return the blend with every channel gone on; quotas and chances stay."""
+        """Return the blend after further training of every channel; quotas and chances stay.
+
+        Errors: ModelError for a channel that cannot continue training.
+        """
         check_data(data)
         new = copy(self)
         new.channels = {}
         for name, channel in self.channels.items():
             if not isinstance(channel, Refreshes):
                 raise ModelError(
-                    f"the channel {name}, a {type(channel).__name__}, cannot go on from what it "
-                    "learned: train again"
+                    f"the channel {name}, a {type(channel).__name__}, cannot continue its "
+                    "training: train again"
                 )
             new.channels[name] = channel.refreshed(data, lesson.of(name), progress=progress)
         new._adopt()
@@ -346,7 +369,7 @@ class Blend(Explaining):
         *,
         device: str = "cpu",
     ) -> Self:
-        """Return the blend that `state` came from: it gives the same answers, bit for bit."""
+        """Restore a blend from its `state()`; its answers are bit-equal."""
         channels = {}
         for described in settings["channels"]:
             name = described["name"]
@@ -371,12 +394,12 @@ class Blend(Explaining):
             check_tensors("chances", blend.chances, lists)
             for name, chances in blend.chances.items():
                 if not bool(((chances >= 0) & (chances < 1)).all()):
-                    raise ModelError(f"chances: {name} must lie from 0 to below 1")
+                    raise ModelError(f"chances: {name} must be at least 0 and below 1")
         blend._adopt()
         return blend
 
     def _adopt(self) -> None:
-        """Take over the data the channels were fitted on."""
+        """Take the data of the fitted channels and compute what depends on it."""
         channels = list(self.channels.values())
         self.data = channels[0].data
         self._popular = Popular().fit_data(self.data)
@@ -386,7 +409,7 @@ class Blend(Explaining):
         self._candidates = reduce(np.union1d, rows.values())
 
     def _learn(self) -> None:
-        """Plan the quotas, or measure the chances of a hit, on the validation rows."""
+        """Plan the quotas, or measure hit probabilities, on the validation rows."""
         asked = {n: c for n, c in self.channels.items() if n not in self.options.fallback}
         if self.options.method == "quotas":
             size = self.options.size or SIZE
@@ -414,7 +437,7 @@ class Blend(Explaining):
         segments: NDArray[np.int64],
         merged: Merged,
     ) -> None:
-        """Fill the slots of each segment by its quotas."""
+        """Fill the lists of the queries of each segment by the quotas of the segment."""
         k, count = lists.shape[2], lists.shape[0]
         if not self.options.segments:
             slots = self._slots(self.quotas, k)
@@ -424,7 +447,7 @@ class Blend(Explaining):
             quotas = self.quotas if number < 0 else self.options.segments[number].quotas
             slots = self._slots(quotas, k)
             mine = np.flatnonzero(segments == number)
-            # A channel without slots in this segment gives nothing, not even to fill up.
+            # A channel without slots in this segment does not fill up its lists either.
             allowed = np.array([(quotas or {}).get(name, 0) > 0 for name in self.channels])
             ends = np.where(allowed[:, None], lengths[:, mine], 0)
             filled = Merged.empty(len(mine), k, count + 1)
@@ -433,7 +456,7 @@ class Blend(Explaining):
             merged.put(mine, filled)
 
     def _slots(self, quotas: Mapping[str, int] | None, k: int) -> NDArray[np.int64]:
-        """Whose turn each of k slots is; remembered, as k seldom changes."""
+        """Return the channel whose turn each of k slots is, [k]; cached for one k."""
         if not quotas:
             raise ModelError("the quotas are not planned yet: fit the blend first")
         key = (k, *(quotas.get(name, 0) for name in self.channels))
@@ -443,7 +466,7 @@ class Blend(Explaining):
         return self._orders[key]
 
     def _fill_up(self, block: RowQueries, merged: Merged) -> None:
-        """Let the fallback channels, then popularity, fill what is left of the lists."""
+        """Fill the empty slots from the fallback channels, then with popular items."""
         channels = list(self.channels)
         for name in self.options.fallback:
             if not len(short := merged.short()):
@@ -462,13 +485,13 @@ class Blend(Explaining):
 
 
 def _saved(channel: Any, name: str, checkpoints: Checkpoints | None) -> dict[str, Checkpoints]:
-    """Where a channel with towers saves its training; the others are fitted again, in no time."""
+    """Return the checkpoints of a channel with towers; others are fitted fast and have none."""
     if checkpoints is None or not isinstance(channel, Learner):
         return {}
     return {"checkpoints": checkpoints.of(name)}
 
 
 def _by_position(chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-    """1 / position, -inf past the end of a list."""
+    """Return 1 / position of each slot, [B, k]; -inf past the end of a list."""
     score = np.broadcast_to(1 / np.arange(1, chosen.shape[1] + 1), chosen.shape)
     return np.where(chosen >= 0, score, -np.inf).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Do the sections of a blend name the channels that it has?"""
+"""Do the options of a blend name channels that exist?"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from shortlist.errors import ModelError, suggest
 
 
 def check_channels(options: BlendOptions, names: Mapping[str, Any]) -> None:
-    """Refuse names of channels that are not there, and channels that would never be asked."""
+    """Refuse unknown channel names, and channels that would never be asked. Errors: ModelError."""
     asked: dict[str, Mapping[str, Any]] = {
         "blend.quotas": options.quotas or {},
         "blend.weights": options.weights or {},

@@ -1,4 +1,4 @@
-"""What does a place in a channel's list give its item? The terms that a fused score sums."""
+"""Which term does a place in a channel's list add to the fused score of its item?"""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from shortlist.config.blend import Blend as BlendOptions
 
 RANK_CONSTANT = 60.0
-"""What reciprocal ranks are shifted by where the recipe says nothing (Cormack et al. 2009)."""
+"""Default of blend.rank_constant, added to ranks before the reciprocal (Cormack et al. 2009)."""
 
 Scores = NDArray[np.float32]
 
@@ -21,10 +21,11 @@ def gains(
     scores: Scores,
     chances: Mapping[str, Tensor],
 ) -> Scores:
-    """Return what each place of the list of each channel gives its item, [C, B, k] float32.
+    """Return the score term of each place in each channel's list, float32 [C, B, k].
 
-    lengths: [C, B], how many places of each list count. scores: [C, B, k], of the channels' own.
-    chances: of each channel, how likely an item at each rank is a hit; for method "calibrated".
+    lengths: number of items in each list, [C, B].
+    scores: the channels' own scores, [C, B, k].
+    chances: for method "calibrated", the hit probability at each rank of each channel.
     """
     weights = np.array([(options.weights or {}).get(name, 1.0) for name in channels])
     k = scores.shape[2]
@@ -42,13 +43,13 @@ def gains(
 
 
 def _of_ranks(curves: NDArray[np.float64], scores: Scores) -> Scores:
-    """Give every list of a channel its curve [C, k]."""
+    """Repeat the curve of each channel [C, k] for all of its lists, [C, B, k]."""
     every = np.broadcast_to(curves[:, None, :], scores.shape)
     return np.ascontiguousarray(every, dtype=np.float32)
 
 
 def _stretched(lengths: NDArray[np.int64], scores: Scores) -> NDArray[np.float64]:
-    """Stretch the scores of each list from 0, its last, to 1, its first; equal ones are all 1."""
+    """Scale the scores of each list to [0, 1]; a list of equal scores becomes all 1."""
     inside = np.arange(scores.shape[2]) < lengths[:, :, None]
     high = np.where(inside, scores, -np.inf).max(axis=2, keepdims=True, initial=-np.inf)
     low = np.where(inside, scores, np.inf).min(axis=2, keepdims=True, initial=np.inf)

@@ -1,4 +1,4 @@
-"""Lists of several channels while they become one: what stands in each slot, and who gave it."""
+"""Which item is in each slot of a merged list, and which channel gave it?"""
 
 from typing import NamedTuple, Self
 
@@ -12,9 +12,10 @@ from shortlist.blending.merging import fill_slots
 class Merged(NamedTuple):
     """B lists of k slots, filled in place.
 
-    rows: [B, k] int64 item rows, -1 where a slot is empty; scores: [B, k] float32, -inf there; by:
-    [B, k] int64, the number of the channel that gave the slot, -1 where it is empty; ranks:
-    [B, k, C] int32, the rank of the item in each channel, from 1, 0 where it is not listed.
+    rows: item rows, int64 [B, k]; -1 for an empty slot.
+    scores: float32 [B, k]; -inf for an empty slot.
+    by: number of the channel that gave the slot, int64 [B, k]; -1 for an empty slot.
+    ranks: rank of the item in each channel, from 1, int32 [B, k, C]; 0 if it is not listed.
     """
 
     rows: NDArray[np.int64]
@@ -37,12 +38,12 @@ class Merged(NamedTuple):
         return np.flatnonzero((self.rows < 0).any(axis=1))
 
     def put(self, queries: NDArray[np.int64], lists: "Merged") -> None:
-        """Take other lists in place of those of these queries [n]."""
+        """Overwrite the lists of these queries, [n]."""
         self.rows[queries], self.scores[queries] = lists.rows, lists.scores
         self.by[queries], self.ranks[queries] = lists.by, lists.ranks
 
     def append(self, queries: NDArray[np.int64], rows: Tensor, channel: int) -> None:
-        """Fill the lists of these queries [n] with items [n, w] of a channel, each item once."""
+        """Fill up the lists of these queries [n] with rows [n, w] of a channel, each item once."""
         k = self.rows.shape[1]
         lists = np.full((2, len(queries), k), -1, dtype=np.int64)
         lists[0], lists[1, :, : rows.shape[1]] = self.rows[queries], rows

@@ -1,4 +1,4 @@
-"""How do several lists become one? Slots by quota, or the sum of what each list says of an item."""
+"""How are several lists merged? By slots per channel, or by the sum of a term per list."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,13 @@ Floats = NDArray[np.float32]
 
 
 def slot_order(quotas: Ints, k: int) -> Ints:
-    """Return whose turn each of k slots is, [k]: every channel evenly spread over the list.
+    """Return the channel of each of k slots, [k], every channel evenly spread over the list.
 
-    quotas: [C] slots of a list as long as their sum; other lengths share in proportion, the
-    largest remainders rounded up, and equal ones in the order of the channels. Slot j of a channel
-    with q slots stands at (j + 1/2) / q of the list; where two meet the larger quota comes first.
+    Slot j of a channel with q slots is at position (j + 1/2) / q of the list. At equal positions
+    the channel with the larger quota comes first.
+
+    quotas: slots of each channel in a list as long as their sum, [C]. Other lengths k are shared in
+        proportion; the largest remainders are rounded up, in the order of the channels if equal.
 
     >>> slot_order(np.array([2, 1]), 3), slot_order(np.array([2, 1]), 6)
     (array([0, 1, 0]), array([0, 1, 0, 0, 1, 0]))
@@ -34,11 +36,18 @@ def fill_slots(  # noqa: PLR0912 - one compiled loop
 ) -> None:
     """Fill B lists of k slots from the lists of C channels, each item once.
 
-    lists: [C, B, n] item rows, best first; lengths: [C, B], how many count; slots: [k], whose turn
-    it is. Written: chosen [B, k] rows, -1 past the end; by [B, k], the channel that gave the slot;
-    ranks [B, k, C], the rank of the item in each channel, from 1, 0 where it is not listed. A
-    channel gives its best item that is not there yet; what a channel cannot give goes, at the end,
-    to the others in turn.
+    In its slot a channel gives its best item that is not in the list yet. Slots that a channel
+    cannot fill go, at the end of the list, to the other channels in turn.
+
+    Read:
+    lists: item rows, best first, [C, B, n].
+    lengths: number of items in each list, [C, B].
+    slots: the channel of each slot, [k].
+
+    Written:
+    chosen: item rows, [B, k]; -1 past the end.
+    by: the channel that gave each slot, [B, k].
+    ranks: rank of the item in each channel, from 1, [B, k, C]; 0 if it is not listed.
     """
     channels, queries, width = lists.shape
     k = len(slots)
@@ -102,10 +111,17 @@ def fuse(
 ) -> None:
     """Merge the lists of C channels by the sum of their gains, each item once.
 
-    lists: [C, B, n] item rows, best first; lengths: [C, B], how many count; gains: [C, B, n], what
-    each place gives; tie_keys: [items + 1], smaller first among equal sums. Written: chosen [B, k]
-    rows, -1 past the end; scores [B, k], the sums; by [B, k], the channel that gave most (the first
-    of equal ones); ranks [B, k, C], from 1, 0 where it is not listed.
+    Read:
+    lists: item rows, best first, [C, B, n].
+    lengths: number of items in each list, [C, B].
+    gains: the term that each place adds to its item, [C, B, n].
+    tie_keys: the smaller key comes first among equal sums, [items + 1].
+
+    Written:
+    chosen: item rows, [B, k]; -1 past the end.
+    scores: the sums, [B, k].
+    by: the channel with the largest term, the first of equal ones, [B, k].
+    ranks: rank of the item in each channel, from 1, [B, k, C]; 0 if it is not listed.
     """
     channels, queries, width = lists.shape
     k = chosen.shape[1]

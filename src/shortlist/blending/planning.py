@@ -1,4 +1,4 @@
-"""Which channel deserves how many slots? Measured on validation rows, for two budgets."""
+"""How many slots does each channel get? Measured on held-out rows, within a time budget."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,16 +23,16 @@ from shortlist.errors import ModelError, QueryError
 from shortlist.linear.from_scipy import isotonic_regression
 
 USERS = 10_000
-"""At most so many users are asked; which ones is fixed."""
+"""At most this many users are asked, chosen with a fixed seed."""
 
 TIMED = 50
-"""Queries that are asked one by one, to tell what a channel costs."""
+"""Number of queries that are timed one by one to measure the latency of a channel."""
 
 MOST_CHANNELS = 10
-"""Of so many channels every subset is tried against a latency budget."""
+"""Largest number of channels with a latency budget, because every subset is tried."""
 
 SHORT = 10
-"""A list that could hold every item says nothing: the plan is then made for this share of them."""
+"""If a list could hold every item, the plan is made for 1 / SHORT of the items instead."""
 
 Floats = NDArray[np.float64]
 
@@ -41,14 +41,22 @@ logger = logging.getLogger("shortlist.blending")
 
 @dataclass(frozen=True)
 class Plan:
-    """What each channel is worth, and the slots that follow.
+    """Proposed quotas of channels, and the figures behind them.
 
-    users: how many were asked. quotas: slots of each channel, summing to `size`. alone: recall of
-    each channel's own first `size`. unique: held-out items that only this channel lists. overlap:
-    [C, C], the mean share of the row's list that is in the column's. marginal: recall lost by
-    leaving the channel out and sharing its slots among the others, per 100 slots of it (nan without
-    slots, or without others). microseconds: median time of one query. expected, equal: recall of
-    the merged list with these quotas and with equal ones.
+    Attributes:
+        size: number of slots.
+        users: number of users asked.
+        held_out: number of their held-out items.
+        quotas: slots of each channel, summing to `size`.
+        alone: recall of each channel's own first `size` items.
+        unique: number of held-out items that only this channel lists.
+        overlap: share of the row channel's items that the column channel lists for the same user,
+            [C, C].
+        marginal: recall lost when the channel is left out and its slots go to the others, per 100
+            of its slots; NaN for a channel without slots or without others.
+        microseconds: median time of one query of each channel.
+        expected: recall of the merged list with these quotas.
+        equal: recall of the merged list with equal quotas.
     """
 
     size: int
@@ -87,7 +95,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, plan: Mapping[str, Any]) -> Self:
-        """Return the plan that `to_dict` described, whose tables are complete."""
+        """Restore a plan from its `to_dict()`, which must be complete."""
         channels: Mapping[str, Mapping[str, Any]] = plan["channels"]
 
         def of_channels(key: str) -> dict[str, Any]:
@@ -110,15 +118,19 @@ class Plan:
 
 
 class Lists:
-    """What several channels answer on one cut, and where the held-out items stand in it."""
+    """The answers of several channels to the users of a cut, and the ranks of the held-out items.
+
+    channels: fitted on rows before the cut. depth: depth of the lists. on: the cut.
+    Errors: ModelError for channels that were fitted on the held-out rows.
+    """
 
     def __init__(self, channels: Mapping[str, Channel], depth: int, on: Cut) -> None:
         first = next(iter(channels.values()))
         data = first.data
         if BEFORE[FIT_BEFORE[data.fit]] > BEFORE[on]:
             raise ModelError(
-                f"these channels were fitted on '{data.fit}', which holds the {on} rows: plan with "
-                "channels fitted on 'train'"
+                f"these channels were fitted on '{data.fit}', which includes the {on} rows: plan "
+                "with channels fitted on 'train'"
             )
         users, items, offsets = data.targets(on)
         pick = np.sort(np.random.default_rng(0).permutation(len(users))[:USERS])
@@ -143,7 +155,7 @@ class Lists:
             rows = np.where(answer.fallback[:, None], -1, answer.rows)
             self.rows.append(rows)
             ranks.append(_ranks(rows, sought, width))
-        self.ranks = np.stack(ranks)  # [C, held out], from 1; depth + 1 where it is not listed
+        self.ranks = np.stack(ranks)  # [C, held out], from 1; depth + 1 if it is not listed
         self.ranks[self.ranks > depth] = depth + 1
         self.stacked = np.full((len(self.rows), self.users, depth), -1, dtype=np.int64)
         for number, rows in enumerate(self.rows):
@@ -153,7 +165,7 @@ class Lists:
         self._recalls: dict[tuple[int, ...], float] = {}
 
     def recall(self, quotas: NDArray[np.int64]) -> float:
-        """Mean recall over users of the lists merged by quotas [C], as long as their sum."""
+        """Return the mean recall over users of the lists merged by quotas [C]; their sum is k."""
         known = tuple(map(int, quotas))
         if known not in self._recalls:
             k, count = int(quotas.sum()), len(self.names)
@@ -166,7 +178,7 @@ class Lists:
         return self._recalls[known]
 
     def overlap(self) -> Floats:
-        """The mean share of the row channel's list that is in the column channel's, [C, C]."""
+        """Return the share of the row channel's items that the column channel has, too, [C, C]."""
         count = len(self.names)
         shares = np.eye(count)
         width = 1 + max(int(rows.max(initial=0)) for rows in self.rows)
@@ -182,9 +194,10 @@ class Lists:
         return shares
 
     def chances(self, channel: int) -> NDArray[np.float32]:
-        """The chance that the item at each rank is a hit, [depth]: measured, made to fall.
+        """Return the probability that the item at each rank is a hit, strictly falling, [depth].
 
-        Isotonic regression (Ayer et al. 1955) of hits on ranks; by a hair also where it is flat.
+        It is the isotonic regression (Ayer et al. 1955) of hits on ranks. A tiny slope is added so
+        that it also falls where the regression is flat.
         """
         found = self.ranks[channel][self.ranks[channel] <= self.depth]
         share = np.bincount(found, minlength=self.depth + 1)[1:] / max(self.users, 1)
@@ -203,13 +216,23 @@ def plan(
 ) -> Plan:
     """Propose quotas of `size` slots for channels fitted on the training rows.
 
-    What is measured is the merged list itself. From the best of: one channel alone, equal quotas,
-    and slots given one block after the other to whoever finds most new items (greedy coverage,
-    Nemhauser et al. 1978), blocks of slots change
-    hands while that helps. latency: microseconds that the chosen channels may take together.
-    A list that could hold every item is as good whoever fills it: then the quotas are those of a
-    list of a tenth of the items, stretched to `size`, and a warning says so.
-    Errors: ModelError, QueryError.
+    The search maximises the recall of the merged list. It starts from the best of three: one
+    channel alone, equal quotas, and greedy coverage, which gives each block of slots to the channel
+    that finds most new items (Nemhauser et al. 1978). Then it moves blocks of slots between
+    channels while recall rises.
+
+    If `size` slots could hold every item, all quotas are equally good. The plan is then made for a
+    tenth of the items and scaled to `size`, with a warning.
+
+    Args:
+        channels: fitted channels by name.
+        size: number of slots.
+        latency: budget in microseconds for one query of all channels with slots together.
+        on: the held-out rows to measure on.
+
+    Raises:
+        ModelError: for channels fitted on the held-out rows, or a budget that none can meet.
+        QueryError: for an invalid size or latency.
     """
     size = checked_count("size", size)
     check_latency(latency)
@@ -218,13 +241,13 @@ def plan(
 
 
 def check_latency(latency: float | None) -> None:
-    """Refuse a budget of time that is not above 0 microseconds. Errors: QueryError."""
+    """Check that a latency budget is finite and above 0 microseconds. Errors: QueryError."""
     if latency is not None and not 0 < latency < float("inf"):
         raise QueryError(f"latency must be > 0 microseconds, got {latency:g}")
 
 
 def plan_lists(lists: Lists, size: int, latency: float | None = None) -> Plan:
-    """`plan` from answers that are there."""
+    """Return the `plan` for existing lists."""
     count = len(lists.names)
     every = tuple(range(count))
     sets = _affordable(lists, latency) if latency is not None else [every]
@@ -259,12 +282,12 @@ def plan_lists(lists: Lists, size: int, latency: float | None = None) -> Plan:
 
 
 def _of_short(lists: Lists, size: int, sets: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
-    """The quotas of a list that is short beside the catalogue, stretched to `size` slots, [C]."""
+    """Plan for a list much shorter than the catalogue; return its quotas scaled to `size`, [C]."""
     count = len(lists.names)
     short = min(size, max(lists.candidates // SHORT, count))
     logger.warning(
-        "the %d slots that quotas are planned for could hold all %d items, whoever gives them: the "
-        "plan is that of %d slots, stretched; set blend.size to fewer than the items",
+        "the quotas are planned for %d slots, which could hold all %d items: the plan is made for "
+        "%d slots and scaled; set blend.size to fewer slots than there are items",
         *(size, lists.candidates, short),
     )
     planned = _best(lists, short, sets)
@@ -275,7 +298,7 @@ def _of_short(lists: Lists, size: int, sets: Sequence[tuple[int, ...]]) -> NDArr
 
 
 def _affordable(lists: Lists, latency: float) -> list[tuple[int, ...]]:
-    """The largest sets of channels that fit into the latency together."""
+    """Return the maximal sets of channels whose summed latency is within the budget."""
     count = len(lists.names)
     if count > MOST_CHANNELS:
         raise ModelError(f"a latency budget is for at most {MOST_CHANNELS} channels, got {count}")
@@ -300,7 +323,7 @@ def _best(lists: Lists, size: int, sets: Sequence[tuple[int, ...]]) -> NDArray[n
 
 
 def _searched(lists: Lists, size: int, chosen: tuple[int, ...]) -> NDArray[np.int64]:
-    """The best quotas found for these channels, [C]."""
+    """Return the best quotas found for the chosen channels, [C]."""
     count = len(lists.names)
     starts = [size * np.eye(count, dtype=np.int64)[channel] for channel in chosen]
     starts.append(np.bincount(slot_order(_ones(count, chosen), size), minlength=count))
@@ -318,7 +341,7 @@ def _ones(count: int, chosen: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _greedy(lists: Lists, size: int, chosen: tuple[int, ...]) -> NDArray[np.int64]:
-    """Give `size` slots to the chosen channels, block by block, each item counted once; [C]."""
+    """Give `size` slots, block by block, to the channel that finds most new held-out items, [C]."""
     block = max(1, size // 20)
     quotas = np.zeros(len(lists.names), dtype=np.int64)
     while (left := size - int(quotas.sum())) > 0:
@@ -335,7 +358,7 @@ def _greedy(lists: Lists, size: int, chosen: tuple[int, ...]) -> NDArray[np.int6
 def _exchanged(
     lists: Lists, quotas: NDArray[np.int64], chosen: tuple[int, ...], step: int
 ) -> NDArray[np.int64]:
-    """Move slots from channel to channel, `step` at a time, while recall rises."""
+    """Move `step` slots at a time between channels while recall rises; return the quotas, [C]."""
     best = lists.recall(quotas)
     improved = True
     while improved:
@@ -352,7 +375,10 @@ def _exchanged(
 
 
 def _ranks(rows: NDArray[np.int64], sought: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """The rank, from 1, of each sought (query, item) in lists [U, n]; a huge one where absent."""
+    """Return the rank, from 1, of each sought key (query · width + item) in lists [U, n].
+
+    An absent item has the largest int32.
+    """
     owner, place = np.nonzero(rows >= 0)
     keys = owner * width + rows[owner, place]
     order = np.argsort(keys)
@@ -365,7 +391,7 @@ def _ranks(rows: NDArray[np.int64], sought: NDArray[np.int64], width: int) -> ND
 
 
 def _microseconds(channel: Channel, ids: pl.Series, k: int) -> float:
-    """The median time of one query, in microseconds."""
+    """Return the median time of one query, in microseconds."""
     times = []
     for at in range(min(TIMED, len(ids))):
         start = perf_counter()

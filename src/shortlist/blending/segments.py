@@ -14,9 +14,9 @@ from shortlist.errors import ModelError, suggest
 
 
 class Segments:
-    """The segments of a blend over the users of its data.
+    """The segments of a blend, applied to the users of its data.
 
-    Raises ModelError for a segment of a column that no user table has.
+    Errors: ModelError for a segment by a column that the user table lacks.
     """
 
     def __init__(self, segments: Sequence[Segment], data: TrainingData) -> None:
@@ -28,7 +28,7 @@ class Segments:
         }
 
     def of(self, block: RowQueries) -> NDArray[np.int64]:
-        """Return the number of the first segment that fits each of B queries, [B]; -1 for none."""
+        """Return the number of the first matching segment of each query, [B]; -1 for none."""
         rows = block.users.numpy()
         found = np.full(len(rows), -1, dtype=np.int64)
         if not self.segments:
@@ -44,7 +44,7 @@ class Segments:
 
 
 def _users_of(segment: Segment, data: TrainingData) -> NDArray[np.bool_]:
-    """Return which user rows belong to a segment of a feature, [users + 1]."""
+    """Return which user rows belong to a segment by a column, bool [users + 1]."""
     frame, name = data.user_frame, segment.feature or ""
     if frame is None or name not in frame.columns:
         known = [] if frame is None else frame.columns
