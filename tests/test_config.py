@@ -126,7 +126,7 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         (
             "features",
             {"event": {"device": "categorical"}},
-            "'event' belongs to [data], or is 'features.events' meant?",
+            "'event' belongs to [data]. Did you mean 'features.events'?",
         ),
         ("training", {"mode": "listwse"}, "training.mode cannot be 'listwse'. Did you mean 'list"),
         ("training", {"mode": 3}, "training.mode cannot be 3. Known: listwise, pairwise, point"),
@@ -162,7 +162,7 @@ def test_no_key_of_the_model_is_also_one_of_the_training():
         ("model", {"user_layers": 64}, "model.user_layers must be a list, got 64"),
         ("evaluation", {"k": []}, "evaluation.k must be a list of at least one, got []"),
         ("evaluation", {"k": [10, 0]}, "evaluation.k[1] must be >= 1, got 0"),
-        ("evaluation", {"k": [10, 10]}, "evaluation.k must not say the same thing twice"),
+        ("evaluation", {"k": [10, 10]}, "evaluation.k must not repeat a value"),
         ("features", {"items": {"a b": "numbr"}}, "features.items.\"a b\" cannot be 'numbr'. Did"),
         ("features", {"items": ["genres"]}, "features.items must be a table, got ['genres']"),
         ("features", {"separator": ""}, "features.separator must be text of at least one"),

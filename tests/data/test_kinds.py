@@ -179,14 +179,16 @@ REFUSED = {
     "data.events.buy.targt: there is no such key. Did you mean 'target'": {
         "events": {"buy": {"targt": True}}
     },
-    "drop = true leaves its rows out": {"events": {"buy": {"drop": True, "target": True}}},
-    "a target is read, too": {"events": {"buy": {"target": True, "history": False}}},
-    "nothing is done with it: say drop": {"events": {"x": {"history": False, "seen": False}}},
+    "drop = true ignores the rows of this kind": {
+        "events": {"buy": {"drop": True, "target": True}}
+    },
+    "a target is part of histories": {"events": {"buy": {"target": True, "history": False}}},
+    "this kind has no use: set drop = true": {"events": {"x": {"history": False, "seen": False}}},
     "weight does nothing with history = false": {
         "events": {"x": {"history": False, "weight": 2.0}}
     },
     "'..4' and '3..' overlap": {"event": "t", "events": {"..4": {"target": True}, "3..": {}}},
-    "the range '4..4' holds no number": {"event": "t", "events": {"4..4": {"target": True}}},
+    "the range '4..4' contains no number": {"event": "t", "events": {"4..4": {"target": True}}},
     "the kind '3' is not in data.events": {"event": "t", "events": {"..3": {"target": True}}},
     "the column holds numbers, and '1 - 4' of .* '1..4' .from 1 to less than 4.": {
         "event": "t",

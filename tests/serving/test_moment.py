@@ -240,7 +240,7 @@ def test_update_reads_the_columns_and_refuses_a_file_without_them(folder, tmp_pa
     [
         (["model.context=['dwell']"], "which is known after the event"),
         (["model.history_features=['page']"], "no feature of events 'page'"),
-        (["features.events.device='categorical'"], "must be a table that says when it is known"),
+        (["features.events.device='categorical'"], "must be a table that also says when"),
         (["features.events.time.kind='numeric'"], "known"),
         (
             ["features.events.time={kind='numeric', known='before'}"],

@@ -1,1 +1,1 @@
-"""The sections of a recipe that rooms below `config` read, and what all sections are made of."""
+"""The base of all sections of a recipe, and the sections that packages below `config` need."""

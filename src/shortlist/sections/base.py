@@ -17,35 +17,40 @@ from shortlist.durations import checked_duration
 
 
 def plain(text: str) -> str:
-    """Refuse an empty text, and NUL in it."""
+    """Check that a text is not empty and has no NUL. Errors: ValueError."""
     if not text or "\0" in text:
         raise ValueError("must be text of at least one character, without NUL")
     return text
 
 
 def as_tuple(value: object) -> object:
-    """Return a list of TOML as a tuple."""
+    """Return a TOML list as a tuple, and any other value unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse a value that stands twice."""
+    """Refuse repeated values. Errors: ValueError."""
     if len(set(values)) < len(values):
-        raise ValueError("must not say the same thing twice")
+        raise ValueError("must not repeat a value")
     return values
 
 
 AUTO = "auto"
-"""The value of a key whose number follows from the log, once there is one."""
+"""The value of a key whose number is chosen from the log when it is read."""
 
 
 def is_auto(value: object) -> bool:
-    """Tell whether a value stands for the number that follows from the log."""
+    """Tell whether a value is AUTO."""
     return isinstance(value, str) and value == AUTO
 
 
 def _or_auto(what: str) -> tuple[object, ...]:
-    """Let a number be "auto" as well. It is typed as the number, which `training.auto` puts in."""
+    """Return pydantic annotations that also accept "auto" for a number.
+
+    The type stays that of the number, because `training.auto` replaces "auto" before it is used.
+
+    what: the expected value, for errors.
+    """
 
     def read(value: object, check: Callable[[object], object]) -> object:
         if is_auto(value):
@@ -72,20 +77,21 @@ Counts = Annotated[tuple[Count, ...], BeforeValidator(as_tuple)]
 
 
 class Section(BaseModel):
-    """Read strictly: no unknown key, no value turned into another type, none that is not finite."""
+    """A table of a recipe, read strictly: unknown keys, other types and infinite numbers fail."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     def idle(self) -> str:
-        """Say which key would do nothing beside the others, and why; '' if each one acts.
+        """Return why a given key would have no effect; '' if every key has one.
 
-        Asked when options are given, not of what a bundle holds: an older one may say more.
+        This is checked for options that a user gives. A bundle may have such keys, because older
+        versions accepted them.
         """
         return ""
 
-    if not TYPE_CHECKING:  # a type checker would believe that every key exists
+    if not TYPE_CHECKING:  # otherwise a type checker accepts any key
 
         def __getattr__(self, name: str) -> Any:
-            """Return the default of a key that came after this section was read, with a part."""
+            """Return the default of a key that a plug-in added after this section was read."""
             field = type(self).model_fields.get(name)
             return super().__getattr__(name) if field is None else field.default

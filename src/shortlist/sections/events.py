@@ -1,4 +1,4 @@
-"""[data.events] of a recipe: what is each kind of event for?"""
+"""The section [data.events] of a recipe: what is each kind of event used for?"""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from shortlist.sections.base import Section
 from shortlist.sections.kinds import EventFeatureKind, Known
 
 MOST = 100
-"""How many kinds a table can have."""
+"""Largest number of kinds of events."""
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 RANGE = re.compile(rf"({_NUMBER})?\.\.({_NUMBER})?")
@@ -24,49 +24,50 @@ _NEARLY = re.compile(r"(?i:[\s\de.,:;<>=≤≥+*~_\-\u2010-\u2015\u2212…()\[\]
 
 
 class EventKind(Section):
-    """What the events of one kind are for: a table [data.events.NAME] of a recipe."""
+    """The use of one kind of events: a table [data.events.NAME] of a recipe."""
 
     target: bool = Field(
         default=False,
-        description="Whether it is a positive: learned, held out and evaluated; and read, too.",
+        description="Events of this kind are positives: they are learned, held out and evaluated, "
+        "and are part of histories.",
     )
     history: bool = Field(
-        default=True, description="Whether it is read: it stands in the histories of users."
+        default=True, description="Events of this kind are part of the histories of users."
     )
     weight: float = Field(
         default=1.0,
         gt=0,
         le=1e6,
-        description="What an event counts, wherever events are counted or learned from.",
+        description="Weight of an event of this kind wherever events are counted or learned from.",
     )
     seen: bool = Field(
         default=True,
-        description="Whether it takes its item out of the answers to its user.",
+        description="The item of such an event is left out of the answers to its user.",
     )
-    drop: bool = Field(default=False, description="Whether its rows are left out altogether.")
+    drop: bool = Field(default=False, description="Rows of this kind are ignored.")
 
     @model_validator(mode="after")
     def _keys_act(self) -> Self:
         said = self.target or not self.history or self.weight != 1 or not self.seen
         if self.drop and said:
-            raise ValueError("drop = true leaves its rows out: nothing else can be said of them.")
+            raise ValueError("drop = true ignores the rows of this kind: leave the other keys out.")
         if self.target and not self.history:
             raise ValueError(
-                "a target is read, too: history = false is for kinds that are not targets."
+                "a target is part of histories: history = false is for kinds that are not targets."
             )
         if not (self.drop or self.history or self.seen):
-            raise ValueError("nothing is done with it: say drop = true.")
+            raise ValueError("this kind has no use: set drop = true.")
         if not self.history and self.weight != 1:
             raise ValueError("weight does nothing with history = false: leave it out.")
         return self
 
     @property
     def read(self) -> bool:
-        """Whether its events are in the log: as targets or in histories."""
+        """True if its events are in the log, as targets or in histories."""
         return self.history and not self.drop
 
     def use(self) -> str:
-        """Say what its events are for."""
+        """Return the use of its events in words."""
         if self.target:
             return "target"
         if self.read:
@@ -75,14 +76,14 @@ class EventKind(Section):
 
 
 class EventColumn(Section):
-    """A column of the log that belongs to the event: a table [features.events.NAME] of a recipe.
+    """A column of the log that describes the event: a table [features.events.NAME] of a recipe.
 
-    Neither key has a default: each would be wrong for somebody, without a word.
+    Both keys are required, because any default would be silently wrong for some columns.
     """
 
-    kind: EventFeatureKind = Field(description="How it is read.")
+    kind: EventFeatureKind = Field(description="How the column is read.")
     known: Known = Field(
-        description='Whether it is known "before" the event or only "after" it.',
+        description='When the value is known: "before" the event or only "after" it.',
     )
 
     @model_validator(mode="before")
@@ -90,8 +91,9 @@ class EventColumn(Section):
     def _is_a_table(cls, given: Any) -> Any:
         if isinstance(given, str):
             raise ValueError(
-                'must be a table that says when it is known, too: { kind = "categorical", known = '
-                '"before" } if a request can tell it, known = "after" if only the past can'
+                'must be a table that also says when the value is known: { kind = "categorical", '
+                'known = "before" } if a request can have it, known = "after" if it is known only '
+                "after the event"
             )
         return given
 
@@ -105,29 +107,29 @@ def checked_events(event: Any, events: Any) -> Events:
         raise DataError(f"events must be a table of kinds, got {events!r:.60}.")
     if (event is None) != (not events):
         raise DataError(
-            "events need the column that names their kinds (data.event, Schema.event), and it "
-            "needs them ([data.events.NAME], Schema.events): give both."
+            "the column of kinds (data.event, Schema.event) and the table of kinds "
+            "([data.events.NAME], Schema.events) need each other: give both."
         )
     table = {str(name): _entry(name, kind) for name, kind in events.items()}
     if table and not any(kind.target for kind in table.values()):
         raise DataError(
-            "no kind of data.events is a target, so nothing would be learned: say target = true of "
-            f"one of {', '.join(map(repr, table))}."
+            "no kind of data.events is a target, so nothing would be learned: set target = true "
+            f"for one of {', '.join(map(repr, table))}."
         )
     if len(table) > MOST:
-        raise DataError(f"data.events has {len(table)} kinds, and {MOST} are the most.")
+        raise DataError(f"data.events has {len(table)} kinds, but {MOST} is the limit.")
     ranges(table)  # refuses those that overlap
     return table
 
 
 def kind_of(value: str | float | None, events: Events) -> str | None:
-    """Return the name of the kind that a value of the column of kinds is of; None for none.
+    """Return the kind of a value of the column of kinds; None if it has none.
 
     >>> kind_of(4.5, {"4..": EventKind(target=True), "..4": EventKind()})
     '4..'
     """
     if isinstance(value, bool):
-        value = str(value).lower()  # as a column of true and false is read
+        value = str(value).lower()  # a Boolean column is read as the texts true and false
     if value is None or isinstance(value, str):
         return value if value in events else None
     spans = zip(events, ranges(events), strict=True)
@@ -135,7 +137,7 @@ def kind_of(value: str | float | None, events: Events) -> str | None:
 
 
 def representatives(events: Events) -> dict[str, float]:
-    """Return a number of each kind that is a number or a range of numbers.
+    """Return an example value for each kind that is a number or a range of numbers.
 
     >>> representatives({"4..": EventKind(target=True), "1..4": EventKind(), "..1": EventKind()})
     {'4..': 4.0, '1..4': 1.0, '..1': 0.0}
@@ -175,9 +177,10 @@ def _entry(name: Any, kind: Any) -> EventKind:
 
 
 def ranges(events: Events) -> list[tuple[float, float] | None]:
-    """The numbers each name stands for, from and to, the end left out; None of other names.
+    """Return the half-open range [from, to) of each name; None for names that are not numbers.
 
-    A plain number stands for itself alone.
+    A plain number is the range of itself. Errors: DataError for an empty range, or ranges that
+    overlap.
     """
     found: list[tuple[float, float] | None] = []
     for name in events:
@@ -185,7 +188,7 @@ def ranges(events: Events) -> list[tuple[float, float] | None]:
             low, high = (float(end) if end else None for end in ends.groups())
             low, high = -math.inf if low is None else low, math.inf if high is None else high
             if not low < high:
-                raise DataError(f"data.events: the range {name!r} holds no number.")
+                raise DataError(f"data.events: the range {name!r} contains no number.")
             found.append((low, high))
         elif re.fullmatch(_NUMBER, name):
             found.append((float(name), math.nextafter(float(name), math.inf)))
@@ -194,5 +197,7 @@ def ranges(events: Events) -> list[tuple[float, float] | None]:
     spans = sorted((span, name) for span, name in zip(found, events, strict=True) if span)
     for (one, first), (two, second) in itertools.pairwise(spans):
         if two[0] < one[1]:
-            raise DataError(f"data.events: {first!r} and {second!r} overlap: a number is of one.")
+            raise DataError(
+                f"data.events: {first!r} and {second!r} overlap: a number must have one kind."
+            )
     return found

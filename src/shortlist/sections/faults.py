@@ -1,4 +1,4 @@
-"""How is a value that cannot be accepted told to the person who wrote it?"""
+"""How does an invalid value of a recipe become an error message?"""
 
 import inspect
 import json
@@ -32,9 +32,10 @@ _TYPES = {
 
 
 def explain(detail: ErrorDetails, sections: Mapping[str, type[BaseModel]]) -> str:
-    """Say what was expected, what came and what to do, with the path of the key.
+    """Return what was expected, what came and what to do, with the path of the key.
 
-    sections: by name, where the path starts with one; an empty mapping for keys alone.
+    detail: an error of pydantic.
+    sections: {name: section} if the path starts with a section's name; empty for keys alone.
     """
     where, context = _where(detail["loc"]), detail.get("ctx", {})
     got = f"got {reprlib.repr(detail['input'])}"
@@ -67,7 +68,7 @@ def _unknown(loc: tuple[int | str, ...], sections: Mapping[str, type[BaseModel]]
     if homes:
         own = sections[str(loc[0])].model_fields if len(loc) > 1 and str(loc[0]) in sections else {}
         near = [name for name in own if key in (name.removesuffix("s"), f"{name}s")]
-        or_own = f", or is '{loc[0]}.{near[0]}' meant?" if near else "."
+        or_own = f". Did you mean '{loc[0]}.{near[0]}'?" if near else "."
         return f"{where} is not a key: {key!r} belongs to [{homes[0]}]{or_own}"
     if len(loc) == 1:
         return f"[{where}] is not a section.{suggest(key, [*sections, 'channels'])}"
@@ -80,7 +81,7 @@ def _where(loc: tuple[int | str, ...]) -> str:
 
 
 def key_text(text: str) -> str:
-    """Return a key as TOML writes it, quoted where it has to be."""
+    """Return a key in TOML syntax, quoted if necessary."""
     if re.fullmatch(r"[A-Za-z0-9_-]+", text):
         return text
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
