@@ -312,7 +312,7 @@ def test_a_bundle_whose_part_is_now_called_as_one_of_ours_is_refused(split, tmp_
     save(Walk().fit(split), tmp_path / "bundle")
     own = OWN.pop(("CHANNELS", "my-walk"))
     with pytest.raises(
-        BundleError, match=r"'my-walk' of CHANNELS .* not the one of that name in this"
+        BundleError, match=r"'my-walk' of CHANNELS .* not this version's own part of that name"
     ):
         load(tmp_path / "bundle")
     OWN["CHANNELS", "my-walk"] = own
@@ -444,9 +444,9 @@ class Half:
         ({"TOWERS": {"none": Even}}, r"TOWERS\['none'\]: there is a part of this name"),
         ({"CHANNELS": {"blend": Walk}}, "there is a part of this name"),
         ({"SAMPLERS": {"mined": UniformSampler}}, "there is a part of this name"),
-        ({"LOSSES": {"Focal!": Focal}}, "a name is up to 32 small letters"),
-        ({"LOSSES": {3: Focal}}, "a name is up to 32 small letters"),
-        ({"LOSSES": {"my-focal": Hidden}}, r"no recipe could say its hardness: annotate"),
+        ({"LOSSES": {"Focal!": Focal}}, "a name has up to 32 lower-case letters"),
+        ({"LOSSES": {3: Focal}}, "a name has up to 32 lower-case letters"),
+        ({"LOSSES": {"my-focal": Hidden}}, r"a recipe cannot set its hardness: annotate"),
         (
             {"LOSSES": {"my-focal": Half}},
             r"it lacks correction, needs_raw, own_scale, .*__call__",
@@ -458,7 +458,7 @@ class Half:
         ({"TOWERS": {"my-even": Focal}}, r"subclass of torch\.nn\.Module"),
         ({"CHANNELS": {"walk": Focal}}, "it lacks answered, "),
         ({"INDEXES": {"near": Focal}}, "it lacks add, build"),
-        ({"INDEXES": {"near": Vague}}, "nobody could know of its width: annotate"),
+        ({"INDEXES": {"near": Vague}}, "a recipe cannot set its width: annotate"),
         ({"METRICS": {"first": 3}}, "it must be a function"),
         ({"LOSES": {"my-focal": Focal}}, "there is no table 'LOSES'"),
         ({"LOSSES": [Focal]}, "LOSSES must map names to parts"),

@@ -1,6 +1,6 @@
 """Shortlist: the recall stage of a recommender, from an interaction log to candidates.
 
-A public name is imported when it is first used, so that `import shortlist` itself costs nothing.
+A public name is imported when it is first used, so that `import shortlist` itself is fast.
 """
 
 from importlib import import_module
@@ -106,10 +106,10 @@ _HOMES = {
     "train": "shortlist.runs.whole",
     "use_plugins": "shortlist.plugins",
 }
-"""The module of each name, the same as above: a test compares the two."""
+"""The module of each public name. A test compares it with the imports above."""
 
 
-if not TYPE_CHECKING:  # a type checker would believe that every name exists
+if not TYPE_CHECKING:  # otherwise a type checker accepts any name
 
     def __getattr__(name: str) -> Any:
         """Import a public name that is used for the first time (PEP 562)."""
@@ -121,5 +121,5 @@ if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
 
 def __dir__() -> list[str]:
-    """Name what can be imported, whether it was used already or not."""
+    """List the public names, whether they were imported already or not."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Loops that numpy cannot say: compiled to machine code on first use. The one door to numba."""
+"""How are loops that numpy cannot express compiled? By numba, on first use, and only here."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Compiled(Generic[Function]):
-    """A function that is compiled when it is first called, and kept on disk where that is allowed.
+    """A function that is compiled when it is first called, and cached on disk if possible.
 
-    A compiled function sees numbers, numpy arrays and named tuples of them only. It may call other
-    compiled functions by their plain names, and numba puts them into one piece of machine code.
+    It takes only numbers, numpy arrays and named tuples of them. It may call other compiled
+    functions by their global names; numba links them into one piece of machine code.
     """
 
     def __init__(self, function: Function, *, reorders: bool) -> None:
@@ -29,8 +29,8 @@ class _Compiled(Generic[Function]):
 
     @cached_property
     def fast(self) -> Callable[..., Any]:
-        """The function as numba has it."""
-        # It takes a third of a second to import, and most commands need none of it.
+        """The compiled function."""
+        # Importing numba takes a third of a second, and most commands do not need it.
         import numba  # noqa: PLC0415
 
         options: Any = {
@@ -41,13 +41,13 @@ class _Compiled(Generic[Function]):
         kept = _names_differ()
         try:
             machine_code: Callable[..., Any] = numba.njit(function, cache=kept, **options)
-        except RuntimeError:  # no folder to keep it in: a read-only installation
+        except RuntimeError:  # no folder for the cache: a read-only installation
             machine_code = numba.njit(function, **options)
         return machine_code
 
     @property
     def _called(self) -> dict[str, "_Compiled[Any]"]:
-        """The compiled functions that this one calls, by the names it knows them by."""
+        """The compiled functions that this one calls, by their global names."""
         known = {name: self.function.__globals__.get(name) for name in self._code.co_names}
         return {name: other for name, other in known.items() if isinstance(other, _Compiled)}
 
@@ -57,20 +57,20 @@ class _Compiled(Generic[Function]):
 
     @property
     def _linked(self) -> FunctionType:
-        """The function, named anew, with numba's version of those it calls in their place."""
+        """A copy of the function under a new name that calls the compiled functions directly."""
         called = self._called
         names = self.function.__globals__ | {name: other.fast for name, other in called.items()}
         own = self.function
         linked = FunctionType(self._code, names, own.__name__, own.__defaults__, own.__closure__)
-        # numba keeps code by this name and the date of the caller's file alone: without their
-        # digest in it, functions of another file could change and their old code would stay.
+        # The key of numba's cache is this name and the date of the caller's file. Without the
+        # digest, a changed function in another file would leave its old code in the cache.
         linked.__qualname__ = f"{own.__qualname__}_{self._digest}"
         linked.__module__ = own.__module__
         return linked
 
     @property
     def _digest(self) -> str:
-        """A short hash of what is called, however deep, and of how names are given."""
+        """A short hash of all functions that are called, directly or not, and of NAMES."""
         digest = blake2b(NAMES, digest_size=8)
         for name, other in sorted(self._called.items()):
             code = other.function.__code__
@@ -80,18 +80,18 @@ class _Compiled(Generic[Function]):
 
 
 NAMES = b"2"
-"""Raised when code that was kept before must not be loaded beside what is kept now."""
+"""Version of the naming of functions: increased when older cached code must not be loaded."""
 
 
 @cache
 def _names_differ() -> bool:
-    """Give functions names in machine code that no other process gives; return whether it could.
+    """Make the names of functions in machine code unique to this process; return if it succeeded.
 
-    numba numbers the functions that it compiles, those of its own library (np.sort) included, from
-    1 in every process, and the number is all that tells two functions of one name and signature
-    apart. Code that two processes kept on disk could so have one name for two different functions,
-    and a process that loads both takes the first for the two of them: wrong results, without an
-    error. Here each process begins at a random number instead.
+    numba numbers compiled functions from 1 in every process, also those of its own library such as
+    np.sort. Only this number distinguishes functions with the same name and signature. Two
+    processes can therefore cache different functions under one name, and a process that loads both
+    uses the first for both: wrong results without an error. Here each process starts at a random
+    number instead.
     """
     from numba.core.bytecode import FunctionIdentity  # noqa: PLC0415
 
@@ -108,48 +108,49 @@ def _names_differ() -> bool:
 
 
 def compiled(function: Function) -> Function:
-    """Decorate a function of numbers, arrays and named tuples of them: it runs as machine code.
+    """Decorator that compiles a function of numbers, arrays and named tuples of them.
 
-    It runs without the GIL and takes positional arguments only. The first call of a process reads
-    the code from a cache beside the source (or the user's cache folder), and compiles it, in about
-    a second, where there is none.
+    The compiled function runs without the GIL and takes positional arguments only. The first call
+    in a process reads the code from a cache beside the source (or in the user's cache folder), or
+    compiles it in about a second.
     """
     return cast(Function, _Compiled(function, reorders=False))
 
 
 def compiled_reordering(function: Function) -> Function:
-    """`compiled`, and sums may be taken in any order, several terms at a time.
+    """Like `compiled`, but sums may be reordered and vectorised.
 
-    A sum of n products is then off by at most n 2^-24 times the sum of their sizes (float32): the
-    same bound as in order, but other bits. Equal arguments still give equal bits.
+    A float32 sum of n products is off by at most n 2^-24 times the sum of their absolute values.
+    This is the same bound as for a sum in order, but the bits differ. Equal arguments give equal
+    bits.
     """
     return cast(Function, _Compiled(function, reorders=True))
 
 
 PLAIN_CALLS = 100
-"""Small pieces of work that a process does in numpy before it loads compiled code."""
+"""Number of small tasks that a process does in numpy before it loads compiled code."""
 
 _plain_calls = count(1)
 
 
 def load() -> None:
-    """Load compiled code now: for a service, whose requests shall not wait for it."""
+    """Import numba now, so that the requests of a service do not wait for it."""
     import numba  # noqa: F401, PLC0415
 
 
 def worth_loading() -> bool:
-    """Whether to call compiled code for a small piece of work that numpy can do with equal result.
+    """Tell whether to use compiled code for a small task that numpy does with the same result.
 
-    Loading takes most of a second, more than the few answers of a command; afterwards compiled code
-    is the faster one. So it is worth it where it has been done, or where much has been asked.
+    Importing numba takes most of a second, more than the few answers of a command take. Afterwards
+    compiled code is faster. So it is used if numba is imported already, or after PLAIN_CALLS tasks.
     """
     return "numba" in sys.modules or next(_plain_calls) > PLAIN_CALLS
 
 
 def signal_handler(function: Callable[[int], None]) -> int:
-    """Return the address of a function in machine code, for `signal` of the C library.
+    """Compile a function as a handler for C's `signal`; return its address.
 
-    It is given the signal's number, and may call functions of C only. It stays in memory.
+    The function gets the signal's number and may only call C functions. It is never freed.
     """
     import numba  # noqa: PLC0415
 

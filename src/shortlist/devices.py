@@ -1,12 +1,12 @@
-"""Is the value of a tensor free to look at? On a GPU each look waits for all work before it."""
+"""Can Python read a tensor without waiting? On a GPU each read waits for all queued work."""
 
 from torch import Tensor
 
 
 def free_to_read(tensor: Tensor) -> bool:
-    """Tell whether its numbers lie where Python runs.
+    """Tell whether a tensor is in CPU memory.
 
-    Where they do not, a training step looks at none: what it would decide by a look, it does either
-    way, or finds out every few steps.
+    If it is not, a training step does not read it: the step runs the same code in both cases, or
+    checks the value only every few steps.
     """
     return tensor.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""How long is a span of time that somebody wrote, in the steps of a time column?"""
+"""How are durations of a recipe, such as "30min", converted to the unit of a time column?"""
 
 import math
 import re
@@ -7,15 +7,18 @@ from typing import Literal
 from shortlist.errors import DataError
 
 TimeUnit = Literal["number", "line", "s", "ms", "us", "ns", "day", "yyyymmdd", "yyyymmddhhmmss"]
-"""What one step of a time column is.
+"""The unit of a time column.
 
-number: nobody knows. line: the place of a line in its file. s, ms, us, ns, day: as they say, since
-1970. yyyymmdd, yyyymmddhhmmss: numbers such as 20240131 were written, and days or seconds since
-1970 are kept.
+number: unknown.
+line: no times; the position of a line in its file.
+s, ms, us, ns, day: seconds, milliseconds, microseconds, nanoseconds or days since 1970.
+yyyymmdd, yyyymmddhhmmss: the file has numbers such as 20240131, which are stored as days or seconds
+since 1970.
 """
 
 WrittenUnit = Literal["auto", "number", "s", "ms", "us", "ns", "day", "yyyymmdd", "yyyymmddhhmmss"]
-"""What a recipe can say of a time column of numbers; "auto" reads it off their size."""
+"""The units that a recipe can give for a time column of numbers; "auto" infers it from their size.
+"""
 
 STEPS: dict[TimeUnit, float] = {
     "s": 1.0,
@@ -26,16 +29,16 @@ STEPS: dict[TimeUnit, float] = {
     "yyyymmdd": 1 / 86_400,
     "yyyymmddhhmmss": 1.0,
 }
-"""Steps of a unit in a second; "number" and "line" have none."""
+"""Number of steps per second of each unit; "number" and "line" have none."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _FORM = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|min|h|d|w)")
 
 
 def checked_duration(value: object) -> float | str:
-    """Return a duration of a recipe as it was written: seconds above 0, or text such as "30min".
+    """Return a valid duration as it was written: seconds above 0, or text such as "30min".
 
-    Raises ValueError for anything else.
+    Errors: ValueError for anything else.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and not math.isfinite(value):  # type: ignore[arg-type]
@@ -46,14 +49,14 @@ def checked_duration(value: object) -> float | str:
         return value
     if is_number or isinstance(value, str):
         raise ValueError(
-            "must be > 0: seconds, or text of a number and a unit (ms, s, min, h, d, w), such as "
+            "must be > 0: seconds, or text with a number and a unit (ms, s, min, h, d, w), such as "
             '"30min" or "7d"'
         )
     raise ValueError('must be a number of seconds, or text such as "30min" or "7d"')
 
 
 def seconds_of(duration: float | str) -> float:
-    """Return a duration in seconds; a number is taken for them.
+    """Return a duration in seconds; a number is in seconds already.
 
     >>> seconds_of("30min"), seconds_of("1.5h"), seconds_of("7d"), seconds_of(60)
     (1800.0, 5400.0, 604800.0, 60)
@@ -67,26 +70,28 @@ def seconds_of(duration: float | str) -> float:
 
 
 def in_units(duration: float | str, unit: TimeUnit | None, name: str = "the duration") -> float:
-    """Return a duration in the steps of a time column.
+    """Convert a duration to the unit of a time column.
 
-    Of a column whose unit nobody knows ("number" or None), a number is taken in the column's own
-    unit; text, which says its unit, is refused (DataError), and so is every duration for an order
-    of lines, which has no time. name: what errors call the duration.
+    If the unit is unknown ("number" or None), a number is returned as it is, in the column's own
+    unit.
+
+    name: name of the duration in errors.
+    Errors: DataError for text if the unit is unknown, and for any duration if unit is "line".
 
     >>> in_units("30min", "ms"), in_units(86400, "day"), in_units(1800, "number")
     (1800000.0, 1.0, 1800)
     """
     if unit == "line":
         raise DataError(
-            f"{name} = {duration!r} is a time span, and data.order = 'file' tells no times: leave "
-            "it out, or give data.time"
+            f"{name} = {duration!r} is a time span, but with data.order = 'file' the log has no "
+            "times: leave it out, or give data.time"
         )
     if unit in STEPS:
         return seconds_of(duration) * STEPS[unit]
     if isinstance(duration, str):
         raise DataError(
-            f"{name} = {duration!r} names a unit, and nobody knows that of the log's times, which "
-            "are plain numbers: say what they are (data.time_unit = 's', say), or give a number in "
-            "their own unit"
+            f"{name} = {duration!r} has a unit, but the log's times are plain numbers of an "
+            "unknown unit: give their unit (such as data.time_unit = 's'), or write the duration "
+            "as a number in their unit"
         )
     return duration

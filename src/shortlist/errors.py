@@ -1,4 +1,4 @@
-"""Every error raised on purpose, as a tree: what was expected, what came, what to do."""
+"""Which errors does Shortlist raise? Messages say what was expected, what came and what to do."""
 
 import re
 from collections.abc import Iterable
@@ -7,13 +7,17 @@ from typing import ClassVar
 
 
 class ShortlistError(Exception):
-    """The root: catch it to catch all of them. `exit_code` is what the command line exits with."""
+    """Base class of all errors of Shortlist.
+
+    Attributes:
+        exit_code: the exit code of the command line for this error.
+    """
 
     exit_code: ClassVar[int] = 1
 
 
 class RecipeError(ShortlistError):
-    """A recipe that cannot be read: unknown key, wrong type, value out of range."""
+    """A faulty recipe: an unknown key, a wrong type or a value out of range."""
 
     exit_code = 2
 
@@ -25,7 +29,7 @@ class DataError(ShortlistError):
 
 
 class SplitError(ShortlistError):
-    """A split that the log cannot give."""
+    """A split that is impossible for the log."""
 
     exit_code = 2
 
@@ -37,45 +41,45 @@ class ModelError(ShortlistError):
 
 
 class NothingToLearnError(DataError, ModelError):
-    """No positive is there to learn from, such as a pair of items of one session."""
+    """The data have no positive to learn from, such as two items of one session."""
 
 
 class MissingPackageError(ModelError):
-    """An index whose library is an extra that is not installed."""
+    """An index needs a library of an extra that is not installed."""
 
 
 class IndexServerError(ShortlistError):
-    """A server of vectors that does not answer, or no longer has what a bundle names."""
+    """A vector server that does not answer, or no longer has the vectors of a bundle."""
 
     exit_code = 3
 
 
 class QueryError(ShortlistError):
-    """A request for candidates that cannot be answered as asked."""
+    """An invalid query: it cannot be answered as given."""
 
     exit_code = 2
 
 
 class PluginError(ShortlistError):
-    """A module of parts of one's own that cannot be used: not there, broken, or in the way."""
+    """A plug-in that cannot be used: missing, faulty, or in conflict with an existing name."""
 
     exit_code = 2
 
 
 class TrackingError(ShortlistError):
-    """A place for the figures of a training that cannot be reached."""
+    """An experiment tracker that cannot be reached."""
 
     exit_code = 3
 
 
 class NotFittedError(ShortlistError, AttributeError):
-    """A retriever asked for something that it has only after `fit`."""
+    """A retriever was used before `fit`."""
 
     exit_code = 2
 
 
 class TrainingError(ShortlistError):
-    """Training that had to stop: a loss or vector that is not finite, say."""
+    """Training had to stop, for example because a loss or vector is not finite."""
 
 
 class PeerError(TrainingError):
@@ -83,19 +87,19 @@ class PeerError(TrainingError):
 
 
 class CheckpointError(ShortlistError):
-    """A checkpoint that is damaged, of another training, or cannot be written."""
+    """A checkpoint that is damaged, belongs to another training, or cannot be written."""
 
     exit_code = 3
 
 
 class JobError(ShortlistError):
-    """A batch step that cannot be done: another recipe made its folder, or an engine is missing."""
+    """A batch step is impossible: its folder has another recipe, or an engine is missing."""
 
     exit_code = 2
 
 
 class OutputError(ShortlistError):
-    """A result that cannot be written there: something is in the way, or the disk refuses it."""
+    """A result cannot be written to its path: it is taken, not allowed, or the disk refuses."""
 
     exit_code = 3
 
@@ -107,13 +111,13 @@ class BundleError(ShortlistError):
 
 
 class EventStoreError(ShortlistError):
-    """A store of events that is damaged, gone, or takes no more."""
+    """An event store that is damaged, missing or full."""
 
     exit_code = 3
 
 
 class ServingError(ShortlistError):
-    """A service that cannot be started as asked."""
+    """A service that cannot be started with the given options."""
 
     exit_code: ClassVar[int] = 2
 
@@ -132,7 +136,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def suggest_part(name: str, known: Iterable[str]) -> str:
-    """Return what `suggest` does, and that the name may be of a part of somebody's own.
+    """Return `suggest`, and a hint that the name may belong to a plug-in.
 
     >>> suggest_part("focal", ["bce", "bpr"])
     " Known: bce, bpr. If it is a part of your own, name its module: --plugin MODULE, or \
@@ -145,20 +149,20 @@ plugins=['MODULE'] in Python."
 
 
 def nameless(table: str, kind: str) -> str:
-    """Return the end of an error message: what to do about a class of parts without a name.
+    """Return the end of an error message: how to give a class of a plug-in a name.
 
     >>> nameless("LOSSES", "Focal")
-    "has no name in LOSSES, by which a recipe or a bundle could say what it is. Give it one before \
-it is used: shortlist.use_plugins([{'LOSSES': {'my-part': Focal}}])"
+    "has no name in LOSSES, so a recipe or a bundle cannot refer to it. Give it a name before it \
+is used: shortlist.use_plugins([{'LOSSES': {'my-part': Focal}}])"
     """
     return (
-        f"has no name in {table}, by which a recipe or a bundle could say what it is. Give it one "
+        f"has no name in {table}, so a recipe or a bundle cannot refer to it. Give it a name "
         f"before it is used: shortlist.use_plugins([{{'{table}': {{'my-part': {kind}}}}}])"
     )
 
 
 def install(extra: str) -> str:
-    """Return the command that installs what an extra needs, as the package declares it."""
+    """Return the pip command that installs the packages of an extra, read from the metadata."""
     from importlib.metadata import PackageNotFoundError, requires  # noqa: PLC0415
 
     def needed(name: str) -> list[str]:

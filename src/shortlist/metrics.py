@@ -1,7 +1,7 @@
-"""How good are these lists: accuracy for each user, and what the lists do to the catalogue?
+"""How good are lists? Accuracy metrics for each user, and figures of all lists together.
 
-Full ranking only: a list is the top of the whole catalogue, never of a sample of it, which would
-rank models in another order (Krichene & Rendle 2020). Relevance is binary. Pure numpy.
+The lists are the top of the whole catalogue. Metrics on a sample of it can rank models differently
+(Krichene & Rendle 2020). Relevance is binary.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,11 +18,12 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 
 def hits(top: Ints, values: Ints, offsets: Ints) -> Bools:
-    """Which slots hold a relevant item, [U, K].
+    """Return which slots hold a relevant item, bool [U, K].
 
-    top: [U, K] items, best first, -1 for none. The relevant items of user u are
-    values[offsets[u]:offsets[u + 1]]. Raises DataError if an item stands twice in a list or
-    among a user's relevant items: both would be counted twice.
+    top: items, best first, [U, K]; -1 for an empty slot.
+    values: the relevant items of all users; user u has values[offsets[u]:offsets[u + 1]].
+    offsets: [U + 1].
+    Errors: DataError if an item is repeated in a list or among a user's relevant items.
 
     >>> hits(np.array([[7, 3], [3, -1]]), values=np.array([3, 9]), offsets=np.array([0, 1, 2]))
     array([[False,  True],
@@ -55,20 +56,20 @@ def hits(top: Ints, values: Ints, offsets: Ints) -> Bools:
 
 
 def recall(found: Bools, relevant: Ints) -> Floats:
-    """Hits / relevant."""
+    """Return hits / relevant items, [U]."""
     share: Floats = found.sum(1) / relevant
     return share
 
 
 def hit_rate(found: Bools, relevant: Ints) -> Floats:  # noqa: ARG001
-    """1 if there is a hit, else 0."""
+    """Return 1 if there is a hit, else 0, [U]."""
     return np.asarray(found.any(1), dtype=np.float64)
 
 
 def ndcg(found: Bools, relevant: Ints) -> Floats:
-    """The sum of 1 / log2(1 + rank) over hits, divided by the best possible.
+    """Return the sum of 1 / log2(1 + rank) over hits, divided by the largest possible one, [U].
 
-    Best is where the first min(k, relevant) ranks are hits (Järvelin & Kekäläinen 2002).
+    The largest has hits at the first min(k, relevant) ranks (Järvelin & Kekäläinen 2002).
     """
     discount = 1 / np.log2(1 + np.arange(1, found.shape[1] + 1))
     ideal: Floats = np.cumsum(discount)[np.minimum(relevant, found.shape[1]) - 1]
@@ -78,21 +79,21 @@ def ndcg(found: Bools, relevant: Ints) -> Floats:
 
 
 def mrr(found: Bools, relevant: Ints) -> Floats:  # noqa: ARG001
-    """1 / rank of the first hit, 0 without one (Voorhees 1999)."""
+    """Return 1 / rank of the first hit, and 0 without a hit, [U] (Voorhees 1999)."""
     inverse: Floats = found.any(1) / (1 + found.argmax(1))
     return inverse
 
 
 def precision(found: Bools, relevant: Ints) -> Floats:  # noqa: ARG001
-    """Hits / k, also where a list is shorter than k."""
+    """Return hits / k, also for a list shorter than k, [U]."""
     share: Floats = found.sum(1) / found.shape[1]
     return share
 
 
 def average_precision(found: Bools, relevant: Ints) -> Floats:
-    """The precision at each hit's rank, summed, divided by min(k, relevant).
+    """Return the sum of the precision at each hit's rank, divided by min(k, relevant), [U].
 
-    So 1 can be reached (trec_eval divides by relevant).
+    Its largest value is 1. trec_eval divides by the number of relevant items instead.
     """
     at_hits = found * (np.cumsum(found, axis=1) / np.arange(1, found.shape[1] + 1))
     total = np.cumsum(at_hits, axis=1)[:, -1]
@@ -110,21 +111,26 @@ PER_USER: dict[str, Metric] = {
     "precision": precision,
     "map": average_precision,
 }
-"""Accuracy metrics by name, of which more is better; training.monitor may name any of them.
+"""Accuracy metrics by name; larger is better. `training.monitor` can name any of them.
 
-From the hits among the first k, [U, k], and how many items are relevant to each user, [U], at least
-1, to a figure a user, [U].
+A metric takes the hits among the first k, bool [U, k], and the number of relevant items of each
+user, [U], at least 1. It returns one figure per user, [U].
 """
 
 
 def per_user(
     found: Bools, relevant: Ints, ks: Iterable[int], metrics: Mapping[str, Metric] | None = None
 ) -> dict[str, Floats]:
-    """Each metric at each k, for each user: {"recall@10": [U], ...}; None: those of PER_USER.
+    """Return each metric at each k for each user, {"recall@10": [U], ...}.
 
-    found: [U, K] from `hits`, K at least the largest k; relevant: [U], how many items are
-    relevant (wherever they rank). A user without any has no figure: NaN in every metric, so that
-    forgetting to leave such users out is seen.
+    A user without relevant items has NaN in every metric, so that a caller who does not leave such
+    users out notices it.
+
+    found: from `hits`, [U, K], with K at least the largest k.
+    relevant: number of each user's relevant items, in the list or not, [U].
+    ks: depths of the lists.
+    metrics: by name; None for PER_USER.
+    Errors: ModelError for a k beyond the lists, DataError for fewer relevant items than hits.
 
     >>> figures = per_user(np.array([[False, True, True]]), np.array([4]), ks=[3])
     >>> {name: round(float(value[0]), 4) for name, value in figures.items()}
@@ -147,7 +153,7 @@ def per_user(
 
 
 def with_metrics(more: Sequence[Metric]) -> dict[str, Metric]:
-    """Return PER_USER and more metrics, each under the name of its function. Errors: ModelError.
+    """Return PER_USER and further metrics, each under its function's name. Errors: ModelError.
 
     >>> def first(found, relevant):
     ...     return found[:, 0].astype(float)
@@ -161,7 +167,8 @@ def with_metrics(more: Sequence[Metric]) -> dict[str, Metric]:
         name = getattr(metric, "__name__", "")
         if not callable(metric) or not name.isidentifier():
             raise ModelError(
-                f"a metric is a function with a name, which its figures carry, got {metric!r:.80}"
+                f"a metric must be a function with a name, which names its figures, got "
+                f"{metric!r:.80}"
             )
         if metrics.setdefault(name, metric) is not metric:
             raise ModelError(f"there is a metric {name!r} already: give yours another name")
@@ -169,7 +176,7 @@ def with_metrics(more: Sequence[Metric]) -> dict[str, Metric]:
 
 
 def _figures(name: str, metric: Metric, found: Bools, relevant: Ints) -> Floats:
-    """A metric's figure for each user. Errors: ModelError for what is none, [U] and finite."""
+    """Return a metric's figures, [U]. Errors: ModelError for another shape or infinite values."""
     figures: Floats = np.asarray(metric(found, relevant))
     if figures.shape != relevant.shape or figures.dtype.kind not in "fiub":
         raise ModelError(
@@ -182,17 +189,21 @@ def _figures(name: str, metric: Metric, found: Bools, relevant: Ints) -> Floats:
 
 
 def exposure(top: Ints, items: int) -> NDArray[np.int64]:
-    """How often each item 0 .. items - 1 stands in the lists, [items].
+    """Return the number of lists that hold each item 0 .. items - 1, int64 [items].
 
-    top: [U, K], -1 for none. Sums over blocks of users; the figures below are made from it.
+    The exposures of blocks of users can be added. The figures below are computed from them.
+
+    top: items, [U, K]; -1 for an empty slot.
     """
     return np.bincount(top[top >= 0], minlength=items).astype(np.int64)
 
 
 def coverage(shown: Ints) -> float:
-    """The share of candidate items that stand in at least one list.
+    """Return the share of candidate items that are in at least one list.
 
-    shown: [M], the exposure of each candidate item (Herlocker et al. 2004: catalogue coverage).
+    This is the catalogue coverage of Herlocker et al. (2004).
+
+    shown: exposure of each candidate item, [M].
 
     >>> coverage(np.array([5, 0, 1, 0]))
     0.5
@@ -201,21 +212,24 @@ def coverage(shown: Ints) -> float:
 
 
 def average_popularity(shown: Ints, popularity: Ints) -> float:
-    """Mean training count of a recommended slot (ARP, average recommendation popularity).
+    """Return the average recommendation popularity (ARP, Yin et al. 2012), in training events.
 
-    shown, popularity: [M], the exposure and the training count of each candidate item. Yin et al.
-    2012. In events: compare models on one data set only. NaN if nothing is recommended.
+    It is the mean training count of the items in all slots; NaN if nothing is recommended. Compare
+    it on the same data only.
+
+    shown: exposure of each candidate item, [M].
+    popularity: training count of each candidate item, [M].
     """
     slots = int(shown.sum())
     return float(shown @ popularity.astype(np.float64)) / slots if slots else float("nan")
 
 
 def popularity_percentile(shown: Ints, popularity: Ints) -> float:
-    """Mean popularity percentile of a recommended slot, between 0 and 1.
+    """Return the mean popularity percentile of the items in all slots, between 0 and 1.
 
-    An item's percentile is the share of candidates with fewer training events, those with as many
-    counted half, so that random lists give 0.5 and lists of the most popular items nearly 1.
-    Arguments as in `average_popularity`, to which it is the figure that compares across data sets.
+    The percentile of an item is the share of candidates with fewer training events, where those
+    with equally many count half. Random lists have 0.5 and lists of the most popular items nearly
+    1. Unlike `average_popularity`, which has the same arguments, it is comparable across data sets.
 
     >>> popularity_percentile(np.array([1, 1, 1]), popularity=np.array([10, 0, 0]))
     0.5
@@ -230,13 +244,16 @@ def popularity_percentile(shown: Ints, popularity: Ints) -> float:
 
 
 def novelty(shown: Ints, popularity: Ints, events: int | None = None) -> float:
-    """Mean self-information of a recommended slot, in bits: how little known its item is.
+    """Return the mean self-information of the items in all slots, in bits.
 
-    -log2 of the item's share of all training events (Zhou et al. 2010; Vargas & Castells 2011); an
-    item without one counts as if it had one. shown, popularity: as in `average_popularity`. events:
-    all training events, those of items that are no candidates (removed ones, say) with them; None
-    where popularity holds all. Twice as rare is one bit more. NaN if nothing is recommended or
-    nothing was trained on.
+    It is -log2 of an item's share of all training events (Zhou et al. 2010; Vargas & Castells
+    2011), where an item without events counts as having one. Half the share is one bit more. NaN if
+    nothing is recommended or there are no training events.
+
+    shown: exposure of each candidate item, [M].
+    popularity: training count of each candidate item, [M].
+    events: number of all training events, including those of items that are not candidates. None:
+        the sum of popularity.
 
     >>> novelty(np.array([1, 0, 1]), popularity=np.array([4, 3, 1]))  # 1 bit and 3 bits
     2.0
@@ -250,9 +267,9 @@ def novelty(shown: Ints, popularity: Ints, events: int | None = None) -> float:
 
 
 def gini(shown: Ints) -> float:
-    """How unequally the lists share their slots among candidates: 0 alike, towards 1 one item.
+    """Return the Gini coefficient of the exposure: 0 if all equal, near 1 if one item has all.
 
-    shown: [M], the exposure of each candidate item. NaN if nothing is recommended.
+    shown: exposure of each candidate item, [M]. NaN if nothing is recommended.
 
     >>> gini(np.array([3, 3, 3])), gini(np.array([0, 0, 0, 8]))
     (0.0, 0.75)
@@ -265,7 +282,7 @@ def gini(shown: Ints) -> float:
 
 
 def _refuse_repeats(top: Ints) -> None:
-    """Raise DataError if an item stands twice in one list."""
+    """Raise DataError if an item is repeated in one list."""
     ordered = np.sort(top, axis=1)
     repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if repeats.any():

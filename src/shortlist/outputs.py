@@ -1,12 +1,12 @@
-"""Where may a result be written, and how does it appear there whole or not at all?
+"""Where may a result be written, and how is it written atomically?
 
-Each command declares to `check` what it reads and what it will write, before it works. Whatever
-publishes a file or a bundle calls `check` once more, so what is refused is refused early.
+Each command first calls `check` with its inputs and outputs, so that a bad path fails before the
+work. The functions that publish a file or a bundle call `check` once more.
 
-A result is made beside its place, under a name that begins with `tmp-shortlist-`, locked while its
-maker lives. Whoever makes the next one in that folder removes those of makers that were killed.
+A result is written beside its path, under a name that begins with `tmp-shortlist-`, and is locked
+while its process lives. The next writer in that folder removes the remains of killed processes.
 
-All disk access goes through `os`, so that a test can make the N-th of the calls fail.
+All disk access goes through `os`, so that a test can make the N-th call fail.
 """
 
 import errno
@@ -29,20 +29,20 @@ from uuid import uuid4
 
 from shortlist.errors import OutputError
 
-if sys.platform != "win32":  # where `systems.check_system` refuses before a lock is needed
+if sys.platform != "win32":  # on Windows `systems.check_system` fails before a lock is needed
     import fcntl
 
 BUNDLE_MARKS = ("manifest.json", "manifest.sha256")
-"""A folder that holds both files is a bundle."""
+"""A folder with both files is a bundle."""
 
 ABANDONED = 24 * 3600.0
-"""Seconds without a change after which the remains of a maker that cannot be asked are removed."""
+"""Seconds without a change after which a temporary result is removed if its lock tells nothing."""
 
 PARQUET = (".parquet",)
-"""What the name of a table that is written ends in."""
+"""Suffixes of a written table."""
 
 PAGES = (".html",)
-"""What the name of a page that is written ends in."""
+"""Suffixes of a written page."""
 
 _TEMPORARY = re.compile(r"tmp-(?:shortlist-([0-9a-f]{8})-[0-9a-f]{24}|[0-9a-f]{32})")
 _KEPT = re.compile(r".*\.kept-[0-9a-f]{8}(\..*)?", re.DOTALL)
@@ -51,11 +51,13 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 @dataclass(frozen=True)
 class Output:
-    """One thing that is going to be written.
+    """A path that is going to be written.
 
-    kind: a "file"; a "bundle", which is replaced as a whole; a "folder" that is taken up again, so
-    that it may exist; or a "new folder", which may not. suffixes: what the name of a file may end
-    in. overwrite: whether what is there already may be replaced.
+    path: where.
+    kind: "file"; "bundle", which is replaced as a whole; "folder", which may exist and is used
+        again; "new folder", which must not exist.
+    suffixes: accepted suffixes of a file's name; empty for any.
+    overwrite: replace an existing result.
     """
 
     path: Path
@@ -71,16 +73,16 @@ def output_at(
     *,
     overwrite: bool = False,
 ) -> Output | None:
-    """Return the Output of an option that need not be given: None without a path."""
+    """Return the Output of an optional path; None without a path."""
     return None if path is None else Output(path, kind, suffixes, overwrite)
 
 
 def check(
     outputs: Mapping[str, Output | None], inputs: Mapping[str, Path | None] | None = None
 ) -> None:
-    """Refuse, before any work, what could not be written or would destroy something else.
+    """Refuse outputs that cannot be written or would destroy something else, before any work.
 
-    The keys are what the user calls each of them, as `--out`; None is an option that is not given.
+    outputs, inputs: by the name that the user knows, such as `--out`; None is not given.
     Errors: OutputError.
     """
     asked = {name: output for name, output in outputs.items() if output is not None}
@@ -108,22 +110,22 @@ def check(
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder is a bundle by its files; nothing in it is read."""
+    """Tell whether a folder has the files of a bundle; they are not read."""
     return all(os.path.isfile(folder / name) for name in BUNDLE_MARKS)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether the name is one of those kept for what is not published yet."""
+    """Tell whether a name is reserved for results that are not published yet."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def is_kept(name: str) -> bool:
-    """Whether the name is one of those under which a result is kept that could not be published."""
+    """Tell whether a name is that of a result that could not be published (`kept_name`)."""
     return _KEPT.fullmatch(name) is not None
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Return a key by which v9 stands before v10: bundles of a folder are ordered by it."""
+    """Return a sort key that orders v9 before v10, for the bundles of a folder."""
     return [
         (0, int(number), "") if number else (1, 0, text)
         for number, text in re.findall(r"([0-9]+)|([^0-9]+)", name)
@@ -132,10 +134,10 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 @contextmanager
 def whole(path: Path, suffixes: tuple[str, ...] = (), *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a path to write a file to; after the block it is synced and moved to `path`.
+    """Yield a temporary path to write a file to; after the block it is synced and moved to `path`.
 
-    On any error `path` is as it was before. If all is written and only the move fails, the file is
-    kept under another name, which the error tells. Errors: OutputError.
+    After an error `path` is as before. If only the move fails, the file is kept under another name,
+    which the error states. Errors: OutputError.
     """
     path = _absolute(path)
     check({"": Output(path, "file", suffixes, overwrite)})
@@ -152,10 +154,10 @@ def whole(path: Path, suffixes: tuple[str, ...] = (), *, overwrite: bool = False
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to write files to; after the block it is synced and moved to `path`.
+    """Yield a temporary folder to write to; after the block it is synced and moved to `path`.
 
-    On any error there is nothing at `path`, as before. If all is written and only the move fails,
-    the folder is kept under another name, which the error tells. Errors: OutputError.
+    After an error `path` does not exist, as before. If only the move fails, the folder is kept
+    under another name, which the error states. Errors: OutputError.
     """
     path = _absolute(path)
     check({"": Output(path, "new folder")})
@@ -170,13 +172,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise OutputError(
                 f"cannot write {path}: {reason_of(error)}. {_keep(made, path)}"
             ) from error
-        with suppress(OSError):  # the folder is whole already
+        with suppress(OSError):  # the folder is complete already
             sync(path.parent)
 
 
 @contextmanager
 def parents_of(path: Path) -> Iterator[None]:
-    """Make the folders above `path` that are missing; an error in the block removes them again."""
+    """Create the missing parent folders of `path`; an error in the block removes them again."""
     missing = []
     for folder in path.parents:
         if os.path.lexists(folder):
@@ -186,7 +188,7 @@ def parents_of(path: Path) -> Iterator[None]:
         os.makedirs(path.parent, exist_ok=True)
         yield
     except BaseException:
-        with suppress(OSError):  # one that somebody else uses by now stays, with those above it
+        with suppress(OSError):  # a folder that is used by now stays, with those above it
             for folder in missing:
                 os.rmdir(folder)
         raise
@@ -194,9 +196,9 @@ def parents_of(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_in(folder: Path, kind: Literal["file", "folder"]) -> Iterator[Path]:
-    """Make an empty file or folder that nobody else takes; remove at the end what is left of it.
+    """Create a locked empty file or folder; if it is still there after the block, remove it.
 
-    First those are removed that killed makers left in `folder`.
+    First the remains of killed processes in `folder` are removed.
     """
     _sweep(folder)
     with ExitStack() as stack:
@@ -207,7 +209,7 @@ def temporary_in(folder: Path, kind: Literal["file", "folder"]) -> Iterator[Path
             else:
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             stack.callback(remove, path)
-            # Between these lines another maker may have taken it for the remains of a killed one.
+            # Before the lock, another process may have removed it as remains of a killed one.
             if stack.enter_context(held(path)) and os.path.lexists(path):
                 break
         yield path
@@ -215,10 +217,10 @@ def temporary_in(folder: Path, kind: Literal["file", "folder"]) -> Iterator[Path
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Lock a file or folder, so that nobody takes it for the remains of a killed maker.
+    """Lock a file or folder, so that no process removes it as remains of a killed one.
 
-    Yield False where somebody else holds it. The lock follows a rename, and ends with the process.
-    A link, and a folder on a file system without such locks (NFS), are not locked.
+    Yields False if another process holds the lock. The lock follows a rename and ends with the
+    process. Links, and folders on file systems without such locks (NFS), are not locked.
     """
     descriptor, free = None, True
     with suppress(OSError):
@@ -232,14 +234,14 @@ def held(path: Path) -> Iterator[bool]:
 
 
 def temporary_name() -> str:
-    """Return a new name for something that is not published yet; it tells which system made it."""
+    """Return a new name for an unpublished result; it contains the id of this running system."""
     return f"tmp-shortlist-{_running_system()}-{uuid4().hex[:24]}"
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it, as far as the disk lets it."""
+    """Remove a file, a link or a folder with its content; errors of the disk are ignored."""
     if os.path.isdir(path) and not os.path.islink(path):
-        with suppress(OSError):  # a bundle that nobody may write to is replaced like others
+        with suppress(OSError):  # a write-protected bundle is replaced like others
             os.chmod(path, stat.S_IRWXU)
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -248,7 +250,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file's or folder's content to the disk. Errors: OSError."""
+    """Call fsync on a file or folder. Errors: OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -257,12 +259,12 @@ def sync(path: Path) -> None:
 
 
 def kept_name(path: Path) -> str:
-    """Return the name under which a result is kept that could not be published at `path`."""
+    """Return a name for a result that could not be published at `path`."""
     return f"{path.stem}.kept-{uuid4().hex[:8]}{path.suffix}"
 
 
 def reason_of(error: OSError) -> str:
-    """Return what the system says, without the path."""
+    """Return the system's message without the path."""
     return os.strerror(error.errno) if error.errno else str(error)
 
 
@@ -279,7 +281,7 @@ def _check_alone(output: Output) -> None:
 
 
 def _check_around(path: Path, kind: str) -> None:
-    """Refuse a path inside a bundle, or inside what a publisher is making or has left."""
+    """Refuse a path inside a bundle or inside a temporary result."""
     place = Path(os.path.realpath(path.parent))
     around = [place, *place.parents]
     if is_temporary(path.name):
@@ -292,15 +294,15 @@ def _check_around(path: Path, kind: str) -> None:
             raise OutputError(f"{folder} has a name kept for unfinished results: use another")
         if is_bundle(folder):
             raise OutputError(
-                f"{path} would lie in the bundle {folder}, which holds its own files only: give a "
-                "path outside it"
+                f"{path} would lie in the bundle {folder}, which holds its own files only: give "
+                "a path outside it"
             )
 
 
 def _check_replaceable(path: Path, output: Output) -> None:
-    """Refuse what is there already, unless it is to be replaced, and is of the kind written.
+    """Refuse an existing path unless it may be replaced and is of the kind to write.
 
-    A link counts as what it leads to: only the link is replaced. One that leads nowhere can be.
+    A link counts as its target, but only the link is replaced. A dangling link can be replaced.
     """
     if output.kind == "folder":
         if not os.path.isdir(path):
@@ -323,7 +325,7 @@ def _check_replaceable(path: Path, output: Output) -> None:
 
 
 def _check_folder(path: Path, kind: str) -> None:
-    """Refuse a folder that is missing, is none, or does not take what is written to it."""
+    """Refuse a parent folder that is missing, is not a folder or cannot be written to."""
     if kind == "file" and not os.path.lexists(path.parent):
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     ancestors = [*path.parents]
@@ -334,30 +336,30 @@ def _check_folder(path: Path, kind: str) -> None:
         raise OutputError(f"cannot write {path}: {folder} is not a folder")
     for name in (path, *(folder / part for part in path.relative_to(folder).parts)):
         with suppress(FileNotFoundError):
-            os.lstat(name)  # a name too long for the file system is refused here
+            os.lstat(name)  # fails for a name too long for the file system
     with temporary_in(folder, "file" if kind == "file" else "folder"):
         pass
 
 
 def _move(made: Path, path: Path, overwrite: bool) -> None:
-    """Let a finished file appear at its path; without `overwrite` only if nothing is there."""
+    """Move a finished file to its path; without `overwrite` only if the path does not exist."""
     if overwrite:
         os.replace(made, path)
     else:
         try:
-            os.link(made, path)  # unlike a rename, it fails where a file has appeared meanwhile
+            os.link(made, path)  # unlike a rename, it fails if the path exists by now
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
             os.rename(made, path)
-    with suppress(OSError):  # the file is whole already; after a power failure it may be gone
+    with suppress(OSError):  # the file is complete; without sync a power failure may lose it
         sync(path.parent)
 
 
 def _keep(made: Path, path: Path) -> str:
-    """Put a finished file somewhere else; return the sentence that says where."""
+    """Move a finished result elsewhere; return a sentence that states where."""
     kept = path.parent / kept_name(path)
     with suppress(OSError):
         os.rename(made, kept)
@@ -370,7 +372,7 @@ def _keep(made: Path, path: Path) -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed makers left in a folder, as far as the disk lets it."""
+    """Remove the remains of killed processes from a folder; errors of the disk are ignored."""
     with suppress(OSError):
         for name in os.listdir(folder):
             if found := _TEMPORARY.fullmatch(name):
@@ -378,10 +380,13 @@ def _sweep(folder: Path) -> None:
 
 
 def _remove_if_dead(path: Path, system: str | None) -> None:
-    """Remove what a killed maker left; system: the one it ran on, None of an older version.
+    """Remove a temporary result if its process was killed.
 
-    Only a lock that this system itself took back tells for certain. Another host, and a file system
-    without locks, do not share theirs: there, what nobody has changed for a day is abandoned.
+    A free lock is certain evidence only if the result was made on this running system. Other hosts,
+    and file systems without locks, do not share locks: there a result without a change for
+    ABANDONED seconds is removed.
+
+    system: the id of the system that made it; None for a name of an older version, which stays.
     """
     if system is None:
         return
@@ -404,7 +409,7 @@ def _open(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Take the lock: True. False: somebody else has it. None: the file system has no such locks."""
+    """Try to lock: True if locked, False if another process has it, None without such locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -415,7 +420,7 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the latest change of a file, or of a folder and what lies in it."""
+    """Return the seconds since the latest change of a file, or of a folder and its entries."""
     changed = os.lstat(path).st_mtime
     if os.path.isdir(path) and not os.path.islink(path):
         changed = max([changed, *(os.lstat(path / name).st_mtime for name in os.listdir(path))])
@@ -424,7 +429,7 @@ def _age(path: Path) -> float:
 
 @cache
 def _running_system() -> str:
-    """Eight digits that differ between two machines, and between two starts of one."""
+    """Return eight hexadecimal digits that differ between machines and between their boots."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             told = file.read()
@@ -438,7 +443,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two paths are one place, or lead to one file, through links of either sort."""
+    """Tell whether two paths are the same place or file, also through links."""
     places = [Path(os.path.realpath(_absolute(p).parent)) / _absolute(p).name for p in (one, other)]
     if places[0] == places[1] or os.path.realpath(one) == os.path.realpath(other):
         return True
@@ -449,13 +454,13 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _within(inner: Path, outer: Path) -> bool:
-    """Whether a path leads into a folder, which need not exist."""
+    """Tell whether a path is inside a folder, which need not exist."""
     return Path(os.path.realpath(outer)) in Path(os.path.realpath(inner)).parents
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn a refusal of the disk into an OutputError that names the path."""
+    """Turn an OSError into an OutputError that names the path."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Which parts are there beside ours? A plug-in is a module with tables of the same names and shape.
+"""How are losses, towers and other parts added? By plug-ins: modules with tables like Shortlist's.
 
-Nothing but an argument of the caller imports one. A recipe or a bundle names the parts it needs,
-and without them is refused: see docs/decisions/0015.
+A plug-in is imported only if the caller names it. A recipe or a bundle states the parts that it
+needs and is refused without them: see docs/decisions/0015.
 """
 
 import re
@@ -36,7 +36,7 @@ Plugin: TypeAlias = str | ModuleType | Mapping[str, Mapping[str, Any]]
 """A module, its name, or its tables: {"LOSSES": {"focal": FocalLoss}}."""
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-"""What a part can be called."""
+"""The form of a part's name."""
 
 TAKEN: dict[str, Collection[str]] = {
     "SAMPLERS": HARD,
@@ -44,22 +44,31 @@ TAKEN: dict[str, Collection[str]] = {
     "TOWERS": ("none",),
     "CHANNELS": ("blend",),
 }
-"""Names that mean something else where a table's names stand."""
+"""Names that a table's parts cannot have, because recipes use them for something else."""
 
 
 NO_MODULE = "the plug-in"
-"""What errors call a plug-in that is a mapping."""
+"""Name of a plug-in that is a mapping, for errors."""
 
 
 class Table(NamedTuple):
-    """The parts of one kind by name. says: why something cannot be one of them; '' if it can."""
+    """The parts of one kind.
+
+    parts: by name.
+    says: returns why an object cannot be such a part; '' if it can.
+    """
 
     parts: dict[str, Any]
     says: Callable[[Any], str]
 
 
 class OwnPart(NamedTuple):
-    """A part that is not ours. module: where it came from, which is said and never imported."""
+    """A part of a plug-in.
+
+    table: the table that it is in.
+    name: its name.
+    module: the module that defined it. It is named in messages and never imported.
+    """
 
     table: str
     name: str
@@ -67,7 +76,7 @@ class OwnPart(NamedTuple):
 
 
 def _class_with(*names: str) -> Callable[[Any], str]:
-    """What is wrong with something that must be a class with these attributes."""
+    """Return a check that an object is a class with these attributes."""
 
     def says(part: Any) -> str:
         if not isinstance(part, type):
@@ -80,7 +89,7 @@ def _class_with(*names: str) -> Callable[[Any], str]:
 
 
 def _with_options(key: str, says: Callable[[Any], str]) -> Callable[[Any], str]:
-    """The same for a part whose options are keys of a recipe."""
+    """Extend a check to parts whose options are keys of a recipe: each must be annotated."""
 
     def all_says(part: Any) -> str:
         if wrong := says(part):
@@ -89,13 +98,13 @@ def _with_options(key: str, says: Callable[[Any], str]) -> Callable[[Any], str]:
             hidden = undeclared(key, part)
         except (NameError, RuntimeError, TypeError, ValueError) as error:
             return f"its parameters cannot be read: {error}"
-        return _annotate("no recipe could say", hidden)
+        return _annotate("a recipe cannot set", hidden)
 
     return all_says
 
 
 def _annotate(why: str, hidden: list[str]) -> str:
-    """What to do about parameters that are not declared; '' if there are none."""
+    """Return an error about parameters without annotation or default; '' if there are none."""
     if not hidden:
         return ""
     return (
@@ -105,7 +114,7 @@ def _annotate(why: str, hidden: list[str]) -> str:
 
 
 def _members(protocol: type, *, but: Collection[str] = ()) -> list[str]:
-    """The names that a protocol asks for."""
+    """Return the names of the public members of a protocol."""
     asked = [kind for kind in protocol.__mro__ if getattr(kind, "_is_protocol", False)]
     said = {
         name for kind in asked for name in (*vars(kind), *vars(kind).get("__annotations__", {}))
@@ -117,12 +126,12 @@ def _tower(part: Any) -> str:
     if not (isinstance(part, type) and issubclass(part, nn.Module)):
         return f"it must be a subclass of torch.nn.Module, got {part!r:.80}"
     if not isinstance(getattr(part, "causal", None), bool):
-        return "it must say causal = True or False: see shortlist.towers.base"
+        return "it must have causal = True or False: see shortlist.towers.base"
     return ""
 
 
 def _channel(part: Any) -> str:
-    if wrong := _class_with(*_members(Channel, but=["data"]))(part):  # which `fit` brings
+    if wrong := _class_with(*_members(Channel, but=["data"]))(part):  # `fit` sets data
         return wrong
     options = getattr(part, "options_type", None)
     if issubclass(part, Learner):
@@ -139,7 +148,7 @@ def _index(part: Any) -> str:
         hidden = undeclared_settings(part)
     except (NameError, RuntimeError, TypeError, ValueError) as error:
         return f"its settings cannot be read: {error}"
-    return _annotate("nobody could know of", hidden)
+    return _annotate("a recipe cannot set", hidden)
 
 
 def _metric(part: Any) -> str:
@@ -158,24 +167,31 @@ TABLES = {
     "CHANNELS": Table(CHANNELS, _channel),
     "METRICS": Table(PER_USER, _metric),
 }
-"""Every table that a plug-in can add to."""
+"""The tables that a plug-in can extend."""
 
 OWN: dict[tuple[str, str], OwnPart] = {}
-"""The parts that are not ours, by table and name."""
+"""The parts of plug-ins, by table and name."""
 
 _lock = Lock()
 
 
 def use_plugins(plugins: Iterable[Plugin]) -> None:
-    """Make parts of somebody's own known by their names, in this process and from now on.
+    """Register the parts of plug-ins by name, for the rest of this process.
 
-    A plug-in is a module, imported here if it is given by its name, or a mapping, with one or more
-    of the tables LOSSES, SAMPLERS, HARD, TOWERS, INDEXES, CHANNELS and METRICS. A name that is
-    known already is refused; all parts of a plug-in come, or none. The same plug-in may be given
-    again, and a class whose lines were run again takes its own place. Errors: PluginError.
+    A plug-in has one or more of the tables LOSSES, SAMPLERS, HARD, TOWERS, INDEXES, CHANNELS and
+    METRICS, each a mapping of names to parts. Either all its parts are registered or none. The same
+    plug-in may be given again. A class that is defined again, as in a notebook, replaces itself.
+
+    Args:
+        plugins: modules, names of modules, which are imported, or mappings such as
+            {"LOSSES": {"focal": FocalLoss}}.
+
+    Raises:
+        PluginError: for a module that cannot be imported, a name that is taken, or an object that
+            cannot be such a part.
     """
     if isinstance(plugins, str | ModuleType | Mapping):
-        raise PluginError(f"plugins must be a list of them, such as [{plugins!r:.80}]")
+        raise PluginError(f"plugins must be a list, such as [{plugins!r:.80}]")
     for plugin in plugins:
         module, found = _read(plugin)
         with _lock:
@@ -183,30 +199,30 @@ def use_plugins(plugins: Iterable[Plugin]) -> None:
 
 
 def own_parts(named: Iterable[tuple[str, str]]) -> list[OwnPart]:
-    """Return those of the parts named by table and name that are not ours."""
+    """Return the plug-in parts among parts given by table and name."""
     return [OWN[part] for part in dict.fromkeys(named) if part in OWN]
 
 
 def missing_parts(needed: Iterable[OwnPart]) -> str:
-    """Say which of these parts are not there and what to do about it; '' if all are."""
+    """Return an error about the parts that are not registered; '' if all are."""
     gone = [part for part in needed if (part.table, part.name) not in OWN]
     if not gone:
         return ""
     if ours := [part for part in gone if part.name in TABLES[part.table].parts]:
         return (
-            f"its {_said(ours)} is not the one of that name in this version: only the version it "
-            "was saved with, and the module of then, give its answers"
+            f"its {_said(ours)} is not this version's own part of that name: only the version that "
+            "the bundle was saved with, together with that module, gives its answers"
         )
     modules = dict.fromkeys(_importable(part.module) for part in gone)
     flags = " ".join(f"--plugin {module}" for module in modules)
     return (
-        f"it needs {_said(gone)}, and nothing is imported because a bundle says so. If you trust "
-        f"the code, name its module: {flags}, or plugins={list(modules)} in Python"
+        f"it needs {_said(gone)}, and a bundle never imports code by itself. If you trust the "
+        f"code, name its module: {flags}, or plugins={list(modules)} in Python"
     )
 
 
 def _importable(module: str) -> str:
-    """Return the name of a module, or a word for one where it was a script that was run."""
+    """Return the name of a module, or MODULE if it was the script that was run."""
     return "MODULE" if module == "__main__" else module
 
 
@@ -215,7 +231,7 @@ def _said(parts: list[OwnPart]) -> str:
 
 
 def _read(plugin: Plugin) -> tuple[str, dict[str, Mapping[str, Any]]]:
-    """Return the name of a plug-in's module, '' if it is none, and its tables."""
+    """Return (name of the module, '' for a mapping; its tables). Errors: PluginError."""
     if isinstance(plugin, str):
         plugin = _imported(plugin)
     if isinstance(plugin, ModuleType):
@@ -275,7 +291,7 @@ def _imported(name: str) -> ModuleType:
 
 
 def _add(module: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
-    """Take over all parts of a plug-in, or refuse them and change nothing."""
+    """Register all parts of a plug-in, or none. Errors: PluginError."""
     label = module or NO_MODULE
     new = list(_new(label, tables))
     before = [TABLES[table].parts.get(name) for table, name, _ in new]
@@ -283,7 +299,7 @@ def _add(module: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
         TABLES[table].parts[name] = part
     try:
         take_parts()
-    except Exception as error:  # whatever the type of an option makes of pydantic
+    except Exception as error:  # the type of an option can make pydantic raise anything
         for (table, name, _), old in zip(new, before, strict=True):
             if old is None:
                 del TABLES[table].parts[name]
@@ -300,14 +316,14 @@ def _add(module: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _new(label: str, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
-    """Yield the parts that are not there yet. Errors: PluginError for one that cannot be."""
+    """Yield (table, name, part) of the new parts. Errors: PluginError for an invalid one."""
     for table, parts in tables.items():
         for name, part in parts.items():
             where = f"{label}: {table}[{name!r:.40}]"
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise PluginError(
-                    f"{where}: a name is up to 32 small letters, digits, - and _, and begins with "
-                    "a letter"
+                    f"{where}: a name has up to 32 lower-case letters, digits, - and _, and begins "
+                    "with a letter"
                 )
             known = TABLES[table].parts.get(name)
             if part is known and known is not None:
@@ -321,5 +337,5 @@ def _new(label: str, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[
 
 
 def _definition(part: Any) -> tuple[Any, Any]:
-    """Where a class or function is written: the same, if these lines were only run again."""
+    """Return (module, qualified name) of a class or function: equal if it was defined again."""
     return getattr(part, "__module__", part), getattr(part, "__qualname__", part)

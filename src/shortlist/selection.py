@@ -1,4 +1,4 @@
-"""Which candidates of many are best? One integer each, so that one comparison decides."""
+"""Which candidates are best? Each has one integer key of score and tie-break, to compare once."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ import numpy as np
 from shortlist.compiled import compiled
 
 NOTHING = -(2**63)
-"""The key of no candidate, behind all others."""
+"""The key of an empty slot, below all others."""
 
 
 @compiled
 def key_of(score: Any, rank: Any) -> Any:
-    """One int64 for a float32 score, not NaN, and a rank from 0 to 2^32 - 1.
+    """Return an int64 key of a float32 score (not NaN) and a rank from 0 to 2^32 - 1.
 
-    The better score has the greater key, among equal scores the greater rank.
+    The larger score has the larger key; among equal scores the larger rank has.
     """
     order = np.int64(np.float32(score + np.float32(0)).view(np.int32))  # -0 is 0
     if order < 0:
-        order ^= 0x7FFFFFFF  # negative floats grow downward as integers
+        order ^= 0x7FFFFFFF  # the bits of negative floats sort in reverse order
     return (order << 32) | np.int64(rank)
 
 
 @compiled
 def score_of(key: Any) -> Any:
-    """The float32 score in a key."""
+    """Return the float32 score of a key."""
     order = key >> 32
     if order < 0:
         order ^= 0x7FFFFFFF
@@ -33,9 +33,10 @@ def score_of(key: Any) -> Any:
 
 @compiled
 def best_to_front(keys: Any, count: int, best: int) -> None:
-    """Move the `best` greatest of the first `count` keys to the front, in any order (Hoare 1961).
+    """Move the `best` largest of the first `count` keys to the front, in any order (Hoare 1961).
 
-    The smallest of them is then at keys[best - 1]. Needs 1 <= best; count <= best does nothing.
+    The smallest of them is then keys[best - 1]. best must be at least 1; with count <= best nothing
+    is done.
     """
     low, high = 0, count - 1
     while low < high and best < count:
@@ -60,16 +61,18 @@ def best_to_front(keys: Any, count: int, best: int) -> None:
 
 @compiled
 def empty_held(best: int) -> Any:
-    """Make the room, int64, in which `hold` keeps the greatest `best` keys of any number."""
+    """Allocate the int64 buffer in which `hold` collects the `best` largest keys."""
     return np.empty(2 * best + 64, dtype=np.int64)
 
 
 @compiled
 def hold(held: Any, count: int, floor: Any, best: int, key: Any) -> Any:
-    """Hold a key if it may be among the `best` greatest; return the new count and floor.
+    """Add a key to the buffer if it can be among the `best` largest; return new count and floor.
 
-    held: `room_for(best)`, of which the first `count` are in use. floor: no key up to it is among
-    the best; NOTHING at first. When the room is full, the best are kept and the floor rises.
+    When the buffer is full, only the `best` largest stay and the floor rises.
+
+    held: the buffer from `empty_held(best)`; its first `count` keys are in use.
+    floor: keys up to it are not among the best; NOTHING at first.
     """
     if key <= floor:
         return count, floor
@@ -83,7 +86,7 @@ def hold(held: Any, count: int, floor: Any, best: int, key: Any) -> Any:
 
 @compiled
 def write_best(held: Any, count: int, keys: Any) -> None:
-    """Write the greatest of the `count` held keys into keys [N], in any order, then NOTHING."""
+    """Write the largest of the `count` held keys to keys [N], in any order, padded with NOTHING."""
     kept = min(count, len(keys))
     if kept > 0:
         best_to_front(held, count, kept)

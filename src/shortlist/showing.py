@@ -1,20 +1,20 @@
-"""How does an object show itself? One line in a terminal, a small table in a notebook."""
+"""How is an object displayed? As one line in a terminal and as a small table in a notebook."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 MOST = 10
-"""How many rows of a table a notebook is shown: the first ones."""
+"""Largest number of rows that a table in a notebook shows."""
 
 Facts = Mapping[str, Any]
 
 
 class Showing:
-    """An object that names what a reader wants to know of it first, in `facts`."""
+    """Mixin that displays an object by its `facts`."""
 
     def facts(self) -> Facts:
-        """Return a few words or numbers by name, the most important first."""
+        """Return a few named values, the most important first."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -23,13 +23,13 @@ class Showing:
         return f"{type(self).__name__}({told})"
 
     def _repr_html_(self) -> str:
-        """Show the class and its facts as a table; notebooks ask for this name."""
+        """Return the class and its facts as an HTML table; notebooks call this method."""
         rows = [(name, text(value)) for name, value in self.facts().items()]
         return html_table(type(self).__name__, (), rows)
 
 
 def text(value: Any) -> str:
-    """Return a fact as people read it: 12,345 or .1234, and words as they are."""
+    """Format a value: integers as 12,345, floats with four decimals, other values as text."""
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int):
@@ -38,7 +38,7 @@ def text(value: Any) -> str:
 
 
 def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table of HTML in which everything is escaped."""
+    """Return an HTML table; all text in it is escaped."""
     cells = "".join(
         f"<tr>{''.join(f'<td>{escape(text(cell))}</td>' for cell in row)}</tr>" for row in rows
     )

@@ -1,4 +1,4 @@
-"""How close are a query and an item? The one definition for training, index and evaluation."""
+"""How close are a query and an item? One definition for training, indexes and evaluation."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 
 
 METRICS = {"cosine": "inner product", "dot": "inner product", "euclidean": "l2"}
-"""What a vector store must compare `comparable` vectors by, to rank as `score` does."""
+"""The metric by which a vector store ranks `comparable` vectors as `score` does."""
 
 
 def check_similarity(similarity: str) -> None:
-    """Refuse a name that is not one of SIMILARITIES."""
+    """Check that a name is one of SIMILARITIES. Errors: ModelError."""
     if similarity not in SIMILARITIES:
         raise ModelError(f"unknown similarity '{similarity}'.{suggest(similarity, SIMILARITIES)}")
 
@@ -42,8 +42,9 @@ def comparable(vectors: Tensor, similarity: str) -> Tensor:
 
 
 class _Normalized(torch.autograd.Function):
-    """v / |v| with its gradient written out: two vectors' worth of memory, where autograd's own
-    takes five. A whole catalogue goes through here in each step of a full softmax.
+    """v / |v| with an explicit gradient, which stores two vectors where autograd stores five.
+
+    Each step of a full softmax normalises the whole catalogue.
     """
 
     @staticmethod
@@ -66,12 +67,13 @@ class _Normalized(torch.autograd.Function):
 def score(queries: Tensor, items: Tensor, similarity: str) -> Tensor:
     """Score each query against a pool of items, [B, M]; bigger is closer.
 
-    queries: [B, D], or [B, K, D] with K interests of which the best counts.
-    items: [M, D], one pool for all queries, or [B, M, D], each query's own.
+    "cosine" is the dot product of normalised vectors. "euclidean" is -||query - item||², so that on
+    normalised vectors all three similarities give the same order (-||q - t||² = 2 cos - 2). It is
+    computed with one matrix product as 2 q·t - ||q||² - ||t||² and clamped to at most 0.
 
-    cosine is the dot product of normalised vectors; euclidean is -||query - item||², so that on
-    normalised vectors all three give the same order (-||q - t||² = 2 cos - 2). It is computed as
-    2 q·t - ||q||² - ||t||², one matrix product, and never rises above 0.
+    queries: [B, D], or [B, K, D] with K interests, of which the best one counts.
+    items: [M, D], one pool for all queries, or [B, M, D], a pool for each query.
+    Errors: ModelError for an unknown similarity or different widths D.
 
     >>> score(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "euclidean")
     tensor([[-1., -2.]])
@@ -80,7 +82,7 @@ def score(queries: Tensor, items: Tensor, similarity: str) -> Tensor:
     interests = queries if queries.dim() == 3 else queries.unsqueeze(1)  # [B, K, D]
     if interests.shape[-1] != items.shape[-1]:
         raise ModelError(
-            f"queries and items must be of one width, got {interests.shape[-1]} "
+            f"queries and items must have the same width, got {interests.shape[-1]} "
             f"and {items.shape[-1]}"
         )
     if similarity == "cosine":
@@ -103,7 +105,7 @@ def pair_score(queries: Tensor, items: Tensor, similarity: str) -> Tensor:
 
 
 def _inner(interests: Tensor, items: Tensor) -> Tensor:
-    """Dot products of [B, K, D] with [M, D] or [B, M, D], as [B, K, M]."""
+    """Return the dot products of [B, K, D] with [M, D] or [B, M, D], [B, K, M]."""
     if items.dim() == 3:
         return torch.bmm(interests, items.mT)
     rows, count, width = interests.shape

@@ -7,10 +7,10 @@ from shortlist.errors import ShortlistError
 
 
 def check_system() -> None:
-    """Refuse Windows at the first use, not hours later when a bundle is written.
+    """Refuse Windows at the first use, and not hours later when a bundle is written.
 
-    Bundles and checkpoints are opened without following links, and are synced together with their
-    directory: Windows has neither, and without them a bundle would be less than it promises.
+    Bundles and checkpoints are opened without following links and synced together with their
+    directory. Windows supports neither, so a bundle would not be safe there.
     """
     if sys.platform == "win32" or not hasattr(os, "O_NOFOLLOW"):
         raise ShortlistError(
@@ -20,5 +20,5 @@ def check_system() -> None:
 
 
 def started_beside_others() -> bool:
-    """Tell whether torchrun has started this process, and others beside it."""
+    """Tell whether torchrun started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
