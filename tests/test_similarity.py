@@ -66,5 +66,5 @@ def test_a_zero_vector_has_cosine_zero_and_a_finite_gradient():
 def test_what_cannot_be_scored_is_refused():
     with pytest.raises(ModelError, match=r"unknown similarity 'cosin'. Did you mean 'cosine'"):
         score(draw(1, 2), draw(1, 2), "cosin")
-    with pytest.raises(ModelError, match="of one width, got 2 and 3"):
+    with pytest.raises(ModelError, match="have the same width, got 2 and 3"):
         score(draw(1, 2), draw(1, 3), "dot")

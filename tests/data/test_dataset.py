@@ -234,7 +234,9 @@ def test_a_model_of_features_finds_cold_items_and_one_of_ids_says_that_it_cannot
     by_ids = evaluate(ItemCF().fit(split), k=[50])
     assert by_ids.metrics["recall@50"].mean == 0
     assert by_ids.counts["held_out_items_not_candidates"] == by_ids.counts["held_out_events"]
-    assert any("all there are, name an item that this model cannot" in s for s in by_ids.lines())
+    assert any(
+        "which are all of them, name an item that this model cannot" in s for s in by_ids.lines()
+    )
 
 
 ONE_A_MOMENT = pl.DataFrame(
@@ -461,7 +463,9 @@ def test_a_later_file_goes_on_after_the_last_line():
 
 def test_an_order_of_lines_has_no_time_spans_and_no_second_order():
     data = Dataset.load(LINES, schema=BY_LINE).split().training_data("all")
-    with pytest.raises(DataError, match=r"half_life = 5.* is a time span, and data.order = 'file'"):
+    with pytest.raises(
+        DataError, match=r"half_life = 5.* is a time span, but with data.order = 'file'"
+    ):
         Popular(half_life=5).fit_data(data)
     with pytest.raises(ModelError, match=r"history_time .* data.order = 'file'"):
         TwoTower(history="attention", history_time=True, dim=8, epochs=1).set_data(data)
