@@ -425,7 +425,7 @@ CRAFTED = {
     "a file too many": (
         "popular",
         lambda files, _: files.update({"x.json": b"{}"}),
-        "a bundle of this kind has no file x.json",
+        "a bundle of this kind must not have a file x.json",
     ),
 }
 

@@ -224,7 +224,7 @@ def test_questions_that_tell_what_nobody_reads_are_refused(devices, trained):
         (
             trained,
             {"context": {"device": [["tv"]]}},
-            "context: device: expected one value, no list",
+            "context: device: expected one value and not a list",
         ),
         (
             popular,

@@ -69,12 +69,15 @@ class Channel(Answers, Protocol):
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
         """Learn from the rows named by `fit`.
 
-        Validation rows may choose the number of epochs; test rows are not read.
+        Validation rows may be used to choose, such as the number of epochs; test rows are not read.
         """
         ...
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
-        """Learn again from the rows named by `fit`, with the epochs that the first fit chose."""
+        """Learn again from the rows named by `fit`, with the choices of the first fit.
+
+        Such choices are the number of epochs and the quotas of a blend.
+        """
         ...
 
     def observe(self, data: TrainingData) -> Self:

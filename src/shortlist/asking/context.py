@@ -122,7 +122,9 @@ def _told(what: str, name: str, values: Sequence[Any], features: EventFeatures) 
     """Return values as an encoded column, [n]; None becomes unknown."""
     for value in values:
         if isinstance(value, list | tuple | dict | set | np.ndarray | pl.Series):
-            raise QueryError(f"{what}: {name}: expected one value, no list, got {value!r:.60}")
+            raise QueryError(
+                f"{what}: {name}: expected one value and not a list, got {value!r:.60}"
+            )
     told, encoded = encoded_values(what, name, values, features.encoders[name])
     assert isinstance(encoded, Tensor)
     if encoded.dtype.is_floating_point:

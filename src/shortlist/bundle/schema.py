@@ -354,7 +354,7 @@ def check_manifest(manifest: Manifest) -> None:
         *sorted(tables - {*DATA_FILES, *OPTIONAL_FILES, *LATER_FILES}),
         *sorted(given - files),
     ):
-        raise BundleError(f"{where}: a bundle of this kind has no file {name}")
+        raise BundleError(f"{where}: a bundle of this kind must not have a file {name}")
     rows = manifest.fields["data"].get("rows", {})
     if manifest.format == FORMAT and rows.keys() != tables:
         raise BundleError(f"{where}: manifest.json: data.rows must count the rows of each table")

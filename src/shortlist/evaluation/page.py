@@ -250,7 +250,7 @@ def _verdict(report: "Report", recall: str) -> str:
     if level:
         return (
             f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the 95 % "
-            f"interval of the difference holds 0.{better}{none}"
+            f"interval of the difference contains 0.{better}{none}"
         )
     return f"It is better than every method without training that was measured: {by}.{none}"
 
@@ -319,8 +319,8 @@ def _ladder(report: "Report") -> Html | None:
             'Each method was fitted on the same events and asked for the same users. "popular" '
             'recommends the most popular items to everybody; "popular of late" counts recent '
             'events more; "transitions" counts which items follow the last items of the user; '
-            '"item-cf" counts the users that items share. If the interval of a difference holds '
-            "0, neither is shown to be better."
+            '"item-cf" counts the users that items share. If the interval of a difference '
+            "contains 0, neither is shown to be better."
         ),
         _glossary(METRICS, shown),
     )
