@@ -62,6 +62,33 @@ def test_both_first_pages_have_the_same_lines():
     assert english == chinese
 
 
+def test_a_chinese_page_shows_the_code_of_the_english_one_and_each_links_to_the_other():
+    def shown(page: str) -> set[str]:
+        fenced = re.findall(r"^```(?!mermaid)\w*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        rest = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+        indented = re.findall(r"^ {4}(?! )(.*)$", rest, re.MULTILINE)
+        return {re.sub(r"\s*#.*", "", code) for code in [*fenced, *indented]}
+
+    pages = sorted(DOCS.rglob("*.zh.md"))
+    assert len(pages) > 10
+    for page in pages:
+        name = page.name.replace(".zh.md", ".md")
+        chinese, english = (path.read_text(encoding="utf-8") for path in (page, page.parent / name))
+        assert f"]({page.name})" in english
+        assert f"]({name})" in chinese
+        assert shown(chinese) - shown(english) == set(), page
+
+
+def test_no_sentence_of_a_page_begins_with_of():
+    starts = re.compile(r"(?:^|[.:;] |\*\* |^- |\| )Of (?!\d)\w+", re.MULTILINE)
+    found = {
+        str(page.relative_to(ROOT)): starts.findall(page.read_text(encoding="utf-8"))
+        for page in PAGES
+        if page.name != "CHANGELOG.md"
+    }
+    assert {page: sentences for page, sentences in found.items() if sentences} == {}
+
+
 def test_the_first_page_goes_from_a_file_to_titles(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SHORTLIST_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
