@@ -71,6 +71,10 @@ SHAPES = {
         **{"history": "none", "user_id": True, "biases": True, "similarity": "dot"},
         **{"user_features": [], "item_features": [], "context": []},
     },
+    "popularity and neighbours": {
+        **{"history": "mean", "popularity": 0.1, "similarity": "dot"},
+        **{"item_neighbours": 3},
+    },
     "clock and id": {
         **{"request_time": True, "user_id": True, "user_layers": [7], "user_features": []},
     },
@@ -122,6 +126,7 @@ def untrained(split, **options):
     """A retriever whose every weight differs from what it starts with; unknown rows stay zero."""
     model = TwoTower(dim=8, **options)
     model.set_data(split.training_data("train"))
+    model._begin_weights()
     torch.manual_seed(3)
     with torch.no_grad():
         for weights in model.towers.parameters():

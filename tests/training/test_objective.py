@@ -57,6 +57,18 @@ def test_a_logit_is_score_over_temperature_less_log_q():
     assert found.item() == pytest.approx(by_hand, rel=1e-12)
 
 
+def test_a_positive_that_is_not_corrected_counts_once_and_its_hits_not_at_all():
+    q = torch.tensor([[0.5, 0.01, 0.2]], dtype=torch.float64)
+    pool = Negatives.drawn(torch.tensor([[2, 3, 1]]), q.log())
+    objective = Objective(SoftmaxLoss(), "dot", temperature=0.1, correct_positives=False)
+    positive_log_q = torch.tensor([0.2], dtype=torch.float64).log()
+    found = numbers(objective, [0.4], [[0.3, 0.1, 0.4]], pool=pool, ids=[1], log_q=positive_log_q)
+    by_hand = math.log(math.exp(4) + math.exp(3) / 0.5 + math.exp(1) / 0.01) - 4
+    assert found.item() == pytest.approx(by_hand, rel=1e-12)
+    with pytest.raises(ModelError, match="of a correction that is off"):
+        Objective(SoftmaxLoss(), correct_sampling=False, correct_positives=False)
+
+
 def test_doubling_temperature_and_scores_changes_nothing():
     pool = Negatives.drawn(torch.tensor([[2, 3]]), no_correction(2).view(1, 2) - 1)
     same = {"pool": pool, "ids": [1], "log_q": no_correction(1)}

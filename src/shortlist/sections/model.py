@@ -9,6 +9,7 @@ from shortlist.sections.base import (
     CountOrAuto,
     Counts,
     Names,
+    Positive,
     Section,
     Share,
     ShareOrAuto,
@@ -20,7 +21,7 @@ class CommonModel(Section):
     """The architecture of the two towers."""
 
     may_be_missing: ClassVar[frozenset[str]] = frozenset(
-        {"request_time", "history_features", "context"}
+        {"request_time", "history_features", "context", "popularity", "item_neighbours"}
     )
     """Keys added after bundle format 3; a bundle has them only if set (docs/decisions/0012)."""
 
@@ -86,6 +87,13 @@ class CommonModel(Section):
         description="Share of items whose id is left out at random in each batch, so that the "
         "features alone learn to place new items.",
     )
+    item_neighbours: Count | None = Field(
+        default=None,
+        description="How many of the items that share most users with an item speak for it, too: "
+        "twice the mean of their embeddings is added to its own, and training begins where items "
+        "of the same users lie side by side. Unset: none.",
+        examples=[50],
+    )
     user_features: Names | None = Field(
         default=None,
         description="Inputs of the user tower. Unset: all of features.users.",
@@ -107,6 +115,13 @@ class CommonModel(Section):
         description="Whether each user and each item has a bias; both use two of the dim numbers "
         "of a vector. For the dot product only. A loss that is fitted to the "
         "values of events also adds their mean, so that a score is the predicted value.",
+    )
+    popularity: Positive | None = Field(
+        default=None,
+        description="So many times the logarithm of an item's events is added to the cosine of all "
+        "but one of the dim numbers; for similarity = 'dot'. Unset: the vectors learn what is "
+        "popular like all else.",
+        examples=[0.07],
     )
     dropout: ShareOrAuto = Field(
         default=0.2,
@@ -141,6 +156,15 @@ class CommonModel(Section):
                     "dropout applies to histories and hidden layers, so it does nothing with "
                     "history = 'none' and no layers: leave it out."
                 )
+        if self.item_neighbours is not None and not self.item_id:
+            raise ValueError(
+                "item_neighbours adds up embeddings of item ids, and item_id = false leaves none: "
+                "leave one of them out."
+            )
+        if self.popularity is not None and self.biases:
+            raise ValueError(
+                "popularity takes the place of the biases of items: leave one of them out."
+            )
         if self.history_reads == "items" and not self.shared_items:
             raise ValueError(
                 "history_reads = 'items' reads histories with the item tower, so items are always "

@@ -1,7 +1,7 @@
 """Which keys does [training] have, beside the options of its parts?"""
 
 import re
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -45,6 +45,9 @@ def _monitor(text: str) -> str:
 
 class CommonTraining(Section):
     """The objective and the training loop. Keys that are unset follow from the mode."""
+
+    may_be_missing: ClassVar[frozenset[str]] = frozenset({"correct_positives"})
+    """Keys that came after format 3 of bundles: kept where they are given (docs/decisions/0012)."""
 
     mode: Annotated[Mode, BeforeValidator(_mode)] = Field(
         default="listwise", description='"pointwise", "pairwise" or "listwise"; also 0, 1 or 2.'
@@ -90,6 +93,11 @@ class CommonTraining(Section):
         description="Whether the log of the expected count of each negative is subtracted from its "
         "score (logQ correction). Unset: the loss decides.",
         examples=[True],
+    )
+    correct_positives: bool = Field(
+        default=True,
+        description="Whether the logarithm is subtracted from the positive's score, too. "
+        "false: the positive counts once, and each negative for all items that it stands for.",
     )
     negatives: Count | None = Field(
         default=None,

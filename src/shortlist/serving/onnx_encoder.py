@@ -72,6 +72,8 @@ class OnnxEncoder:
         inputs: dict[str, tuple[int, ...]] = {}
         if tower.biases:
             raise UnsupportedTowerError("biases")
+        if tower.popularity is not None:
+            raise UnsupportedTowerError("model.popularity")
         if tower.clock is not None:
             raise UnsupportedTowerError("the time of the request")
         if tower.past is not None or tower.context is not None:

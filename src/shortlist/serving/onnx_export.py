@@ -177,8 +177,10 @@ class _Query:
         vectors = self.node("Sum", *self.direct)
         if tower.biases:
             kept = self.node("Slice", vectors, [0], [-1], [-1])
-            one = self.node("Add", self.node("Mul", self._part(vectors, -1), 0.0), 1.0)
-            vectors = self.node("Concat", kept, one, axis=-1)
+            vectors = self.node("Concat", kept, self._one_of(vectors), axis=-1)
+        if tower.popularity is not None:
+            kept = _comparable(graph, self.node("Slice", vectors, [0], [-1], [-1]), "cosine")
+            vectors = self.node("Concat", kept, self._one_of(vectors), axis=-1)
         vectors = _comparable(graph, vectors, self.retriever.similarity)
         several = [self.interests] if self._several else []
         if not several:
@@ -192,6 +194,10 @@ class _Query:
 
     def _one(self, vectors: str) -> str:
         return self.node("Unsqueeze", vectors, [1])
+
+    def _one_of(self, vectors: str) -> str:
+        """A one for each of these vectors."""
+        return self.node("Add", self.node("Mul", self._part(vectors, -1), 0.0), 1.0)
 
     def _for_each_interest(self, part: str) -> str:
         if not self._several:
@@ -521,9 +527,16 @@ def _item_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
     graph, tower, items = Graph(), retriever.towers.item, retriever.data.items
     reads: dict[str, Any] = {}
     summed = []
-    if tower.id is not None:
+    if tower.id is not None or tower.popularity is not None:
         reads["items"] = _rows(items.ids.head(items.trained).to_list())
-        summed.append(graph.node("Gather", tower.id.weight, graph.takes("item", "int64", "B")))
+        item = graph.takes("item", "int64", "B")
+    if tower.id is not None:
+        summed.append(graph.node("Gather", tower.id.weight, item))
+        if (near := tower.neighbours) is not None:
+            vectors = graph.node("Gather", tower.id.weight, graph.node("Gather", near.rows, item))
+            weights = graph.node("Gather", near.weights.unsqueeze(2), item)
+            weighed = graph.node("Mul", vectors, weights)
+            summed.append(graph.node("ReduceSum", weighed, [1], keepdims=0))
     if tower.fields is not None:
         encoders = retriever.data.item_features.encoders
         described, reads["features"] = _fields(graph, "features.", tower.fields, encoders, ("B",))
@@ -535,6 +548,10 @@ def _item_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
         one = graph.node("Add", graph.node("Mul", last, 0.0), 1.0)
         last = graph.node("Add", last, tower.mean)
         vectors = graph.node("Concat", kept, one, last, axis=-1)
+    if tower.popularity is not None:
+        kept = _comparable(graph, graph.node("Slice", vectors, [0], [-1], [-1]), "cosine")
+        often = graph.node("Gather", tower.popularity * tower.met.unsqueeze(1), item)
+        vectors = graph.node("Concat", kept, often, axis=-1)
     vectors = _comparable(graph, vectors, retriever.similarity)
     graph.gives(vectors, "float32", "B", tower.dim)
     return graph.model("item tower"), reads

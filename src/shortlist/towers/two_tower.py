@@ -1,7 +1,7 @@
 """The two-tower model: a query tower and an item tower that meet only at the score."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ from shortlist.data.moments import is_known, unknown_time
 from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError, suggest
 from shortlist.sections.model import CommonModel
+from shortlist.similarity import normalize
 from shortlist.towers import build_history
 from shortlist.towers.base import InterestTower, TimedTower
 from shortlist.towers.clock import Clock, anchors, last_times
 from shortlist.towers.features import Fields, embedding, item_table, rows_read
 from shortlist.towers.mlp import mlp
+from shortlist.towers.neighbours import NeighbourMean
 from shortlist.towers.noise import dropout
 from shortlist.towers.past import PastEvents
 
@@ -86,7 +88,7 @@ class QueryTower(nn.Module):
             )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
         self.layered = bool(shape.user_layers)
-        self.biases = shape.biases
+        self.biases, self.popularity = shape.biases, shape.popularity
         # Asked for each query: looking through a protocol takes longer than some of the answer.
         self.timed = isinstance(self.history, TimedTower) and bool(self.history.timed)
         """Whether it reads how much time lies between the events of a history."""
@@ -153,6 +155,8 @@ class QueryTower(nn.Module):
         if self.top is not None:
             direct.append(self.top(torch.cat(_for_each_interest(parts), dim=-1)))
         vectors = torch.stack(_for_each_interest(direct)).sum(dim=0)
+        if self.popularity is not None:  # ..., 1, which the item's popularity is multiplied with
+            return torch.cat([normalize(vectors[..., :-1]), torch.ones_like(vectors[..., -1:])], -1)
         if not self.biases:
             return vectors
         # ..., bias of the user, 1, which the item's bias is multiplied with.
@@ -178,11 +182,17 @@ class QueryTower(nn.Module):
 
 
 class ItemTower(nn.Module):
-    """An item as one vector: its id embedding plus a perceptron over its features.
+    """An item as one vector: its id embedding, that of its neighbours, a perceptron over features.
 
     In training a share `id_dropout` of the items comes without the id embedding (DropoutNet,
     Volkovs et al. 2017): the vector of an item that has none is then one that was trained.
+
+    met: with shape.popularity, the logarithm of the events of each item row, [N + 1], found in the
+    log before training like the rows of the neighbours.
     """
+
+    FROM_LOG: ClassVar = ("neighbours.rows", "neighbours.weights", "met")
+    """What is found in the log, and not learned."""
 
     def __init__(self, users: FeatureTable, items: FeatureTable, shape: CommonModel) -> None:
         super().__init__()
@@ -194,6 +204,9 @@ class ItemTower(nn.Module):
             raise ModelError(
                 "the item tower has nothing to read: turn model.item_id on or give item features"
             )
+        self.neighbours: NeighbourMean | None = None
+        if shape.item_neighbours is not None:
+            self.neighbours = NeighbourMean(items.trained, shape.item_neighbours)
         self.id_dropout = shape.id_dropout
         if self.id_dropout > 0 and (self.fields is None or self.id is None):
             raise ModelError(
@@ -210,6 +223,10 @@ class ItemTower(nn.Module):
             if self.fields
             else None
         )
+        self.popularity = shape.popularity
+        self.met: Tensor
+        if shape.popularity is not None:
+            self.register_buffer("met", torch.zeros(items.trained + 1))
         self.biases = shape.biases
         self.mean: Tensor
         if shape.biases:
@@ -220,12 +237,17 @@ class ItemTower(nn.Module):
         parts: list[Tensor] = []
         if self.id is not None:
             own = self.id(features[ID])
+            if self.neighbours is not None:
+                own = own + self.neighbours(features[ID], self.id)
             if self.training and self.id_dropout > 0:
                 own = own * (torch.rand(len(own), 1, device=own.device) >= self.id_dropout)
             parts.append(own)
         if self.fields is not None and self.top is not None:
             parts.append(self.top(self.fields(features)))
         vectors = torch.stack(parts).sum(dim=0)
+        if self.popularity is not None:
+            often = self.popularity * self.met[features[ID]]
+            return torch.cat([normalize(vectors[:, :-1]), often.unsqueeze(1)], dim=1)
         if not self.biases:
             return vectors
         # ..., 1, which the user's bias is multiplied with, bias of the item and the mean of all.

@@ -47,6 +47,10 @@ class Objective(nn.Module):
 
     correct_sampling: subtract the log of the expected counts from positives and negatives; None
     is what the loss asks for.
+    correct_positives: whether that is taken off the positives, too, as if they had been drawn (Yi
+    et al. 2019). Otherwise they count once, being there for certain, and each negative for as many
+    as it stands for: the sum is then an unbiased estimate of that over the catalogue, and hits are
+    dropped where mask_hits is None.
     mask_hits: drop negatives that are the row's positive item. None drops them where that is
     right: in a pool that holds an item at most once, or without correction. Independent draws
     with correction are exact only with their hits left in.
@@ -70,6 +74,7 @@ class Objective(nn.Module):
         temperature: float = 1.0,
         learn_temperature: bool = False,
         correct_sampling: bool | None = None,
+        correct_positives: bool = True,
         mask_hits: bool | None = None,
         mask_known: bool = False,
     ) -> None:
@@ -81,6 +86,12 @@ class Objective(nn.Module):
         self.loss = loss
         self.similarity = similarity
         self.correct_sampling = loss.correction.resolve(correct_sampling)
+        if not (correct_positives or self.correct_sampling):
+            raise ModelError(
+                "correct_positives = false is of a correction that is off: leave it out, or turn "
+                "correct_sampling on"
+            )
+        self.correct_positives = correct_positives
         self.mask_hits = mask_hits
         self.mask_known = mask_known
         self._temperature = temperature
@@ -197,7 +208,8 @@ class Objective(nn.Module):
             return _Logits(temperature)
         if rows.positive_log_q is None:
             raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
-        return _Logits(temperature, rows.positive_log_q, rows.negatives.log_q)
+        corrected = _Logits(temperature, rows.positive_log_q, rows.negatives.log_q)
+        return corrected if self.correct_positives else corrected._replace(positive_log_q=None)
 
     def _current_temperature(self) -> Tensor | float:
         if self.log_scale is None:
@@ -288,6 +300,8 @@ class Objective(nn.Module):
     def _drops_hits(self, negatives: Negatives) -> bool:
         if self.mask_hits is not None:
             return self.mask_hits
+        if not self.correct_positives:
+            return True
         return negatives.distinct or not self.correct_sampling
 
     def _shifted(self, scores: Scores) -> Scores:
@@ -315,6 +329,7 @@ def build_objective(
     temperature: float | None = None,
     learn_temperature: bool = False,
     correct_sampling: bool | None = None,
+    correct_positives: bool = True,
     mask_hits: bool | None = None,
     mask_known: bool = False,
     sampler: str | None = None,
@@ -340,6 +355,7 @@ def build_objective(
         temperature=temperature,
         learn_temperature=learn_temperature,
         correct_sampling=correct_sampling,
+        correct_positives=correct_positives,
         mask_hits=mask_hits,
         mask_known=mask_known,
     )

@@ -85,6 +85,7 @@ def objective_of(training: Training) -> Objective:
         temperature=training.temperature,
         learn_temperature=training.learn_temperature,
         correct_sampling=training.correct_sampling,
+        correct_positives=training.correct_positives,
         mask_hits=training.mask_hits,
         mask_known=training.mask_known,
         sampler=choice.sampler,

@@ -37,6 +37,7 @@ from shortlist.metrics import hits as hit_slots
 from shortlist.metrics import per_user
 from shortlist.sections.training import NEG_RMSE
 from shortlist.similarity import comparable, normalize
+from shortlist.towers.neighbours import NeighbourMean
 from shortlist.training.auto import Facts, number_of, settle
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, Fitted, fit_towers
@@ -70,6 +71,7 @@ ALWAYS_READ = frozenset(
     [
         *("dim", "dropout", "mode", "positives", "loss", "sampler", "negatives"),
         *("shared", "similarity", "temperature", "learn_temperature", "correct_sampling"),
+        *("correct_positives",),
         *("mask_hits", "learning_rate", "weight_decay", "schedule", "warmup", "clip", "optimizer"),
         *("ema", "precision", "epochs", "batch_size", "compile", "encode_rows", "validate_every"),
         *("patience", "monitor", "seed", "refit"),
@@ -218,6 +220,7 @@ class Learner(Explaining):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.set_data(data)
+            self._begin_weights()
             trainer = self._trainer(self.data)
             self.precision = trainer.precision
             fitted = fit_towers(
@@ -414,6 +417,9 @@ class Learner(Explaining):
         check_tensors("towers", states["towers"], wanted)
         retriever.towers.load_state_dict(dict(states["towers"]), assign=True)
         retriever.towers.to(retriever.device).eval()
+        for part in retriever.towers.modules():
+            if isinstance(part, NeighbourMean):
+                check_rows("towers: neighbours", part.rows.flatten().cpu(), 0, data.items.trained)
         index = None
         if "index" in settings:
             similarity = retriever.training_section.similarity
@@ -558,6 +564,9 @@ class Learner(Explaining):
     @abstractmethod
     def _place(self) -> None:
         """Encode what the index holds with the towers as they are, and search that from now on."""
+
+    def _begin_weights(self) -> None:
+        """Put towers that are drawn where their training begins, if the log says where."""
 
     def _mark_readable(self) -> None:
         """Note which items of a history can be read, where that depends on the data's items."""

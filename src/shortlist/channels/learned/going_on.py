@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shortlist.channels.learned.item_graph import read_log
 from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.features import FeatureTable
 from shortlist.data.interactions import BEFORE
@@ -53,6 +54,9 @@ def gone_on(
         new.set_data(own)
         moves = dict(_moves(new.towers, retriever.data, own))
         _take_over(new.towers, retriever.towers.state_dict(), moves)
+        for part in new.towers.modules():
+            if isinstance(part, ItemTower):
+                read_log(part, own)
         _begin_new(new.towers, retriever.data, own)
         learn = lesson.positives(_positives(data))[known]
         practice = replace(own, log=replace(own.log, asked=learn)) if learn.any() else own
@@ -155,9 +159,14 @@ def _take_over(
     weights: Mapping[str, Tensor],
     moves: Mapping[str, tuple[Rows, Rows]],
 ) -> None:
-    """Put the old weights in their places, those of tables row by row."""
+    """Put the old weights in their places, those of tables row by row.
+
+    What item towers have found in the log is left out: it is found anew.
+    """
     state = towers.state_dict()
     for name, own in state.items():
+        if name.removeprefix("item.") in ItemTower.FROM_LOG:
+            continue
         given = weights[name].to(own.device)
         if name in moves:
             before, after = (torch.from_numpy(rows).to(own.device) for rows in moves[name])

@@ -12,6 +12,7 @@ from shortlist.asking.described import Described
 from shortlist.asking.rows import RowQueries
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import ALWAYS_READ, HARD_KEYS, Reads
+from shortlist.channels.learned.item_graph import begin_in_graph, read_log
 from shortlist.channels.learned.item_vectors import ItemVectors
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, Batches, PairBatches
@@ -58,8 +59,8 @@ HOURLESS = (
 READS = ALWAYS_READ | {
     *("history", "history_length", "history_reads", "history_windows", "request_time"),
     *("history_dropout", "shared_items", "user_id", "user_features", "user_layers"),
-    *("item_id", "item_features", "item_layers", "id_dropout"),
-    *("mask_known", "biases", *HARD_KEYS, "weighted", "history_features", "context"),
+    *("item_id", "item_features", "item_layers", "id_dropout", "item_neighbours"),
+    *("mask_known", "biases", "popularity", *HARD_KEYS, "weighted", "history_features", "context"),
 }
 """The keys of [model] and [training] that do something here, beside options of parts."""
 
@@ -106,6 +107,22 @@ class TwoTower(ItemVectors):
             raise ModelError(
                 f"model.biases take two of the numbers of a vector, and model.dim = {section.dim} "
                 "leaves none: take 3 or more"
+            )
+
+        if section.popularity is not None and similarity != "dot":
+            raise ModelError(
+                f"model.popularity is added to a cosine, which similarity = '{similarity}' would "
+                "scale away: take similarity = 'dot', with the temperature of a cosine (0.1)"
+            )
+        if section.popularity is not None and not is_auto(section.dim) and section.dim < 2:
+            raise ModelError(
+                "model.popularity takes one of the numbers of a vector, and model.dim = 1 leaves "
+                "none: take 2 or more"
+            )
+        if section.item_neighbours and self.training_section.optimizer == "sharded":
+            raise ModelError(
+                "training.optimizer = 'sharded' reads the rows of a step's own items, and "
+                "model.item_neighbours those of their neighbours, too: take optimizer = 'row-wise'"
             )
 
     def strangers(self, block: RowQueries) -> Tensor:
@@ -260,6 +277,11 @@ class TwoTower(ItemVectors):
             )
         self._mark_readable()
         self.popular = Popular().fit_data(data)
+
+    def _begin_weights(self) -> None:
+        read_log(self.towers.item, self.data)
+        if self.towers.item.neighbours is not None:
+            begin_in_graph(self.towers.item, self.data)
 
     def _steps(self, data: TrainingData) -> float:
         """How many steps of the log's times make a second. Errors: ModelError where none do."""
