@@ -127,7 +127,7 @@ def test_filters_longer_than_the_server_is_told_are_kept_here_and_as_exact(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"uri": "http://a:b@127.0.0.1:1"}, "must not hold a password"),
+        ({"uri": "http://a:b@127.0.0.1:1"}, "must not contain a password"),
         ({"consistency": "strong"}, "consistency cannot be 'strong'. Did you mean 'Strong'"),
         ({"collection": "a-b"}, "collection must be up to 30 letters"),
         ({"m": 1}, "m must be >= 2, got 1"),

@@ -1,4 +1,4 @@
-"""Nearest-item search: one file an index, one name each in the table INDEXES."""
+"""Which indexes for nearest-neighbour search exist? Each has one file and one name in INDEXES."""
 
 from collections.abc import Callable
 
@@ -25,9 +25,12 @@ INDEXES: dict[str, type[VectorIndex]] = {
 
 
 def build_index(kind: str, similarity: str, **settings: object) -> VectorIndex:
-    """Return an empty index of that kind; a setting that is not given takes its default.
+    """Return an empty index of that kind.
 
-    Refuses an unknown kind, and a setting that it does not have or out of its range: ModelError.
+    kind: a name in INDEXES.
+    similarity: "dot", "cosine" or "euclidean".
+    settings: parameters of the index's class; one that is not given takes its default.
+    Errors: ModelError for an unknown kind, an unknown setting and a value out of range.
 
     >>> build_index("faiss-hnsw", "dot", m=8).settings()["m"]
     8
@@ -39,13 +42,13 @@ def build_index(kind: str, similarity: str, **settings: object) -> VectorIndex:
 
 
 def check_kind(kind: str) -> None:
-    """Refuse a name that no index has: ModelError."""
+    """Raise ModelError for a name that is not in INDEXES."""
     if kind not in INDEXES:
         raise ModelError(f"unknown index '{kind}'.{suggest_part(kind, INDEXES)}")
 
 
 def kind_of(index: VectorIndex) -> str:
-    """Return the name of an index in INDEXES, or refuse one that has none (ModelError)."""
+    """Return the name of an index in INDEXES. Errors: ModelError if its class is not there."""
     name = next((name for name, kind in INDEXES.items() if type(index) is kind), None)
     if name is None:
         own = type(index).__name__

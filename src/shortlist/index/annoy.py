@@ -1,4 +1,4 @@
-"""Annoy (Bernhardsson 2015) as an index: a forest of random splits, searched best first."""
+"""Annoy (Bernhardsson 2015) as an index: a forest of random-projection trees."""
 
 import tempfile
 from pathlib import Path
@@ -15,16 +15,15 @@ from shortlist.index.checks import longest
 from shortlist.index.pairs import Floats, Rows
 from shortlist.index.settings import Choices, Refine
 
-# Vectors that an exact scan reads in the time in which Annoy looks at one of search_k.
+# Cost of one of search_k, as the number of vectors that an exact scan reads in that time.
 SCANNED_PER_LOOK = 1.5
 
 
 class AnnoyForest(ApproximateIndex):
-    """The index of many demos, here to be compared with; faiss-hnsw is ten and more times faster.
+    """A forest of random-projection trees, offered for comparison with systems that use Annoy.
 
-    A forest cannot grow: each `add` builds it anew, which takes seconds for 300,000 items. Needs
-    the extra "annoy".
-
+    FaissHNSW is at least ten times faster at the same recall. A forest cannot be extended: each
+    `add` rebuilds it, which takes seconds for 300,000 items. Needs the extra "annoy".
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("search_k",)
@@ -43,8 +42,8 @@ class AnnoyForest(ApproximateIndex):
             Field(
                 ge=1,
                 le=1_000_000_000,
-                description="Vectors looked at for a query; unset: 20 for each candidate and tree. "
-                "Filters raise it by the share of items they keep.",
+                description="Vectors inspected per query; unset: 20 for each candidate and tree. "
+                "With a filter it is divided by the share of items that the filter keeps.",
             ),
         ] = None,
         refine: Refine = 1,
@@ -58,7 +57,7 @@ class AnnoyForest(ApproximateIndex):
             from annoy import AnnoyIndex  # noqa: PLC0415
         except ImportError as error:
             raise MissingPackageError(f"this index needs Annoy: {install('annoy')}") from error
-        # Annoy's own "dot" missed the very best of factors whose lengths differ.
+        # Annoy's own "dot" metric missed the best items where the vectors' lengths differ.
         raises = self.similarity == "dot"
         metric = "angular" if self.similarity == "cosine" else "euclidean"
         make: Any = AnnoyIndex
@@ -73,7 +72,7 @@ class AnnoyForest(ApproximateIndex):
             placed = raised(vectors, longest(torch.from_numpy(vectors)) ** 2)
         for slot, vector in enumerate(placed):
             library.add_item(slot, vector)
-        library.build(self.trees, n_jobs=1)  # Trees built by several threads differ by run.
+        library.build(self.trees, n_jobs=1)  # With several threads the trees differ between runs.
         self._library = library
 
     def _extend(self, vectors: Floats) -> bool:  # noqa: ARG002
@@ -88,7 +87,7 @@ class AnnoyForest(ApproximateIndex):
         for row, point in enumerate(points):
             found = self._library.get_nns_by_vector(point, wanted, looks)
             slots[row, : len(found)] = found
-        if kept is not None:  # Annoy cannot filter.
+        if kept is not None:  # Annoy has no filters: drop the other items afterwards.
             slots[~kept.slots[slots] | (slots < 0)] = -1
         return slots
 
@@ -102,7 +101,7 @@ class AnnoyForest(ApproximateIndex):
         with tempfile.TemporaryDirectory() as folder:  # Annoy writes files only.
             path = Path(folder) / "forest"
             self._library.save(str(path))
-            # Saved, it reads the file from then on; loaded before the file goes, it keeps it.
+            # After `save` the forest is mapped from this file; the mapping outlives the file.
             return np.fromfile(path, dtype=np.uint8)
 
     def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:
@@ -110,7 +109,7 @@ class AnnoyForest(ApproximateIndex):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "forest"
             dumped.tofile(path)
-            # The file stays mapped, and so readable, after its name is gone.
+            # The file stays mapped, and so readable, after the folder is deleted.
             library.load(str(path))
         if library.get_n_items() != slots:
             raise ModelError(f"the state holds {library.get_n_items()} items instead of {slots}")

@@ -1,4 +1,4 @@
-"""What does an approximate index need around its library to keep what every index promises?"""
+"""How does an approximate library become an index that keeps the contract of VectorIndex?"""
 
 import hashlib
 import json
@@ -29,12 +29,17 @@ from shortlist.index.settings import Choices, check_settings, late_settings, set
 
 Setting = int | float | str | None
 
-CANDIDATES_AT_A_TIME = 2_000_000  # 16 MB as slots, about 100 MB while they are ranked.
-MOST_REMEMBERED = 4096  # Numbers of answers whose fetch is not worked out again.
+CANDIDATES_AT_A_TIME = 2_000_000  # Most candidates in a block: 16 MB of slots, 100 MB to rank.
+MOST_REMEMBERED = 4096  # Most values of k whose number of candidates is cached.
 
 
 class Kept(NamedTuple):
-    """The items a filter keeps: as columns, rising; as a bool for each slot; their share of all."""
+    """The items that a filter keeps.
+
+    columns: their columns in the exact index, int64, ascending.
+    slots: for each slot of the library, whether its item is kept.
+    share: their share of all items, from 0 to 1.
+    """
 
     columns: Rows
     slots: NDArray[np.bool_]
@@ -42,69 +47,87 @@ class Kept(NamedTuple):
 
 
 class ApproximateIndex(ABC):
-    """A library finds candidates; this class keeps the promises of `VectorIndex` around it.
+    """Base of the indexes in which a library finds candidates and this class ranks them.
 
-    The float32 vectors stay in an `ExactIndex` beside the library's own, compressed ones. From it
-    come the scores (each candidate is scored again, so they are those of `similarity.score`), the
-    order of equal scores, and the whole answer where a scan is cheaper than the library or the
-    library came back with fewer than k items: few items allowed, long lists to exclude, k near N.
-    How a query is answered depends on it alone, never on the other queries of its batch.
+    The float32 vectors are kept in an `ExactIndex` beside the library's compressed ones. Each
+    candidate is scored again from them, so scores are those of `similarity.score`, and equal scores
+    have the order of the tie keys. A query is answered by an exact scan instead if a scan is
+    cheaper, or if the library returns fewer than k items: with few allowed items, long lists to
+    exclude, or k near N. An answer depends on its query alone, not on the rest of the batch.
 
-    A subclass brings the library in five hooks. It numbers vectors by slot, in the order they came;
-    removed items keep their slot until `most_removed` of them are, then everything is built anew.
+    A subclass implements `_fit`, `_extend`, `_find`, `_scanned_meanwhile`, `_dump` and `_restore`.
+    The library numbers vectors by slot, in the order of insertion. A removed item keeps its slot
+    until the share of removed items exceeds `most_removed`; then the library's index is rebuilt.
 
-    Vectors and queries are on the CPU. `add`, `remove` and `adjust` must not run beside a search.
+    Vectors and queries must be on the CPU. `add`, `remove` and `adjust` are not safe during a
+    search in another thread.
     """
 
     is_exact: ClassVar[bool] = False
-    search_settings: ClassVar[tuple[str, ...]] = ()  # Those that `adjust` can change.
-    grid: ClassVar[Choices] = {}  # What a search for the cheapest settings tries, in rising order.
-    most_removed: ClassVar[float] = 0.25  # Past this share of removed items, all is built anew.
+    search_settings: ClassVar[tuple[str, ...]] = ()  # Settings that `adjust` can change.
+    grid: ClassVar[Choices] = {}  # Values that tuning tries for each setting, ascending.
+    most_removed: ClassVar[float] = 0.25  # Above this share of removed items, rebuild.
 
     def __init__(self, similarity: str, *, refine: float, **own: Setting) -> None:
-        """Check the settings of the subclass, its own parameters, and forget all but refine."""
+        """Check the settings of the subclass; only refine is kept here, the rest by the subclass.
+
+        similarity: "dot", "cosine" or "euclidean".
+        refine: candidates to fetch and score again for each of the k items.
+        own: the other settings of the subclass.
+        """
         declared = settings_of(type(self)).model_fields
         check_settings(type(self), own | ({"refine": refine} if "refine" in declared else {}))
         self._exact = ExactIndex(similarity)
         self.similarity = similarity
         self.refine = refine
-        self._slots: Rows = np.empty(0, dtype=np.int64)  # The id in each slot, -1 once removed.
-        self._columns: Rows | None = None  # The column of each slot; None where they are the same.
+        self._slots: Rows = np.empty(0, dtype=np.int64)  # The id in each slot, -1 if removed.
+        self._columns: Rows | None = None  # The column of each slot; None: slots are columns.
         self._take_contents()
 
     def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
+        """Return the keyword arguments that construct an index with these settings."""
         return {name: getattr(self, name) for name in settings_of(type(self)).model_fields}
 
     @abstractmethod
     def _fit(self, vectors: Floats) -> None:
-        """Start over with vectors [N, D] in slots 0 to N - 1."""
+        """Replace the library's index by one of vectors [N, D] in slots 0 to N - 1."""
 
     @abstractmethod
     def _extend(self, vectors: Floats) -> bool:
-        """Put vectors [N, D] in the next slots, or return False to have all built anew."""
+        """Add vectors [N, D] in the next slots; return False if a rebuild is needed instead."""
 
     @abstractmethod
     def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        """Slots [P, fetch] of the vectors nearest to points [P, D], -1 where there are no more."""
+        """Return the slots of the vectors nearest to points [P, D], filled up with -1.
+
+        fetch: number of candidates wanted per point.
+        kept: the filter, or None.
+        The result is int64 [P, any]; a library without filters returns more than fetch columns.
+        """
 
     @abstractmethod
     def _scanned_meanwhile(self, fetch: int, share: float) -> float:
-        """How many vectors an exact scan of one query reads in the time `_find` takes for it."""
+        """Return the cost of `_find` for one query, as vectors an exact scan reads in that time.
+
+        share: share of the items that a filter keeps, 1 without a filter.
+        """
 
     @abstractmethod
     def _dump(self) -> NDArray[np.uint8]:
-        """The library's index as bytes."""
+        """Return the library's index as bytes, uint8 [any]."""
 
     @abstractmethod
     def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:
-        """Take `_dump`'s bytes back; ModelError unless they hold that many vectors so wide."""
+        """Load the bytes of `_dump`. Errors: ModelError unless they hold `slots` x `width`."""
 
     def __len__(self) -> int:
         return len(self._exact)
 
     def adjust(self, **changes: Setting) -> Self:
-        """Change settings that act when searching, without building; refine is always one."""
+        """Change settings that apply at search time: `search_settings` and refine. No rebuild.
+
+        Errors: ModelError for another setting and for a value out of range.
+        """
         known = late_settings(type(self))
         for name in changes:
             if name not in known:
@@ -117,10 +140,13 @@ class ApproximateIndex(ABC):
         return self
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
-        """Replace the contents: ids [N] int64 >= 0, vectors [N, D] float32, tie_keys [N] int64.
+        """Replace the contents.
 
-        Equal scores go by tie key, smaller first, then by id; None takes a fixed hash of the id.
-        Raises DataError for ids, and ModelError for vectors, that cannot be searched.
+        ids: int64 [N], >= 0 and distinct.
+        vectors: float32 [N, D], on the CPU.
+        tie_keys: int64 [N]. Equal scores are ordered by tie key, smaller first, then by id. None
+        takes a fixed hash of the id.
+        Errors: DataError for ids or tie keys, ModelError for vectors that cannot be searched.
         """
         _check_on_cpu(vectors)
         exact = ExactIndex(self.similarity).build(ids, vectors, tie_keys)
@@ -143,7 +169,7 @@ class ApproximateIndex(ABC):
         return self
 
     def remove(self, ids: Tensor) -> Self:
-        """Take out the items with these ids; DataError if one is not in the index."""
+        """Remove the items with these ids. Errors: DataError if one is not in the index."""
         self._exact.remove(ids)
         if len(self) < (1 - self.most_removed) * len(self._slots):
             self._start_over(self._exact)
@@ -160,11 +186,16 @@ class ApproximateIndex(ABC):
         exclude: tuple[Tensor, Tensor] | None = None,
         allow: Tensor | None = None,
     ) -> Hits:
-        """Return about the k best items of each query; min(k, matching items) are always found.
+        """Return approximately the k best items of each query.
 
-        queries: [B, D], or [B, K, D] for the best of K interests. exclude: (ids, offsets [B + 1]),
-        the ids query i must not get at ids[offsets[i]:offsets[i + 1]]; unknown ids are ignored.
-        allow: bool [more than the highest id], True for each id that any query may get.
+        Always min(k, matching items) of them are found.
+
+        queries: float32 [B, D], or [B, K, D], where an item's score is its best over K interests.
+        k: number of items per query.
+        exclude: (ids, offsets [B + 1]). Query i does not get ids[offsets[i]:offsets[i + 1]]; ids
+        that are not in the index are ignored.
+        allow: bool, longer than the highest id. Only ids with True are found, for all queries.
+        Errors: QueryError.
         """
         if exclude is None and allow is None and k in self._plain:
             answer = self._search_one(queries, k)
@@ -186,7 +217,7 @@ class ApproximateIndex(ABC):
         return self._search_in_runs(points, k, kept, seen)
 
     def state(self) -> dict[str, Tensor]:
-        """The contents as named tensors: the items, the library's bytes, settings, a checksum."""
+        """Return named tensors: the items, the library's bytes, the settings and a checksum."""
         settings = json.dumps(self.settings(), sort_keys=True).encode()
         parts = self._exact.state() | {
             "slots": torch.from_numpy(self._slots),
@@ -197,9 +228,10 @@ class ApproximateIndex(ABC):
 
     @classmethod
     def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
-        """The index that `state` came from: it gives the same answers, bit for bit.
+        """Return the index that `state` describes. Its answers are bit-equal to the original's.
 
-        ModelError if a bit of it changed: libraries crash on bytes they did not write themselves.
+        Errors: ModelError if the state is damaged. The checksum is compared first, because
+        libraries can crash on damaged bytes.
         """
         parts = dict(state)
         wanted = {*Items._fields, "slots", "library", "settings", "checksum"}
@@ -222,14 +254,14 @@ class ApproximateIndex(ABC):
         return index
 
     def _start_over(self, exact: ExactIndex) -> None:
-        """Build the library's index from these items, slot by column."""
+        """Rebuild the library's index from these items; slots are columns again."""
         if len(exact):
             self._fit(exact.items.vectors.numpy())
         self._exact, self._slots, self._columns = exact, exact.items.ids.numpy().copy(), None
         self._take_contents()
 
     def _place_slots(self) -> None:
-        """Note the column of each slot after the items changed."""
+        """Recompute the column of each slot after the items changed."""
         columns, _ = self._exact.columns_of(torch.from_numpy(self._slots).clamp(min=0))
         placed = np.where(self._slots >= 0, columns.numpy(), -1)
         same = len(placed) == len(self) and np.array_equal(placed, np.arange(len(self)))
@@ -237,10 +269,10 @@ class ApproximateIndex(ABC):
         self._take_contents()
 
     def _take_contents(self) -> None:
-        """Hold on to what every search needs of the items, as arrays; forget what hung on them."""
-        self._fetches: dict[int, int] = {}  # By how many answers are needed.
-        self._scans: dict[int, bool] = {}  # By how many are fetched, whether a scan is cheaper.
-        self._plain: dict[int, int] = {}  # The fetch of plain searches that the library answers.
+        """Cache the items as arrays for searches, and clear the caches that depended on them."""
+        self._fetches: dict[int, int] = {}  # Answers needed -> candidates to fetch.
+        self._scans: dict[int, bool] = {}  # Candidates to fetch -> whether a scan is cheaper.
+        self._plain: dict[int, int] = {}  # k -> candidates, for unfiltered library searches.
         ids, vectors, _ = self._exact.items
         columns = np.empty(0, dtype=np.int64) if self._columns is None else self._columns
         by_distance = self.similarity == "euclidean"
@@ -248,13 +280,13 @@ class ApproximateIndex(ABC):
         self._one, self._longest_square = (1, vectors.shape[1]), self._exact.longest**2
 
     def _check_width(self, vectors: Tensor) -> None:
-        """Refuse vectors of another width than those that were in the emptied index."""
+        """Raise ModelError for a width other than that of the items before all were removed."""
         width = self._exact.items.vectors.shape[1]
         if width and vectors.dim() == 2 and vectors.shape[1] != width:
             raise ModelError(f"the index holds vectors of width {width}, got {vectors.shape[1]}")
 
     def _points(self, queries: Tensor, k: int) -> Floats:
-        """The checked queries as an array [B, K, D], of length 1 under cosine."""
+        """Check the queries and return them as an array [B, K, D], normalised under cosine."""
         width = self._contents.vectors.shape[1]
         try:
             points: Floats = (queries.detach() if queries.requires_grad else queries).numpy()
@@ -268,7 +300,7 @@ class ApproximateIndex(ABC):
             return points
         flat = np.ascontiguousarray(points).reshape(-1, width)
         unit = np.empty_like(flat) if self.similarity == "cosine" else flat[:0]
-        # One pass finds what is not finite or too long, and scales.
+        # One pass finds non-finite and too long queries, and normalises.
         if not max(measure(flat, unit)[1], self._exact.longest**2) < SAFE_SQUARE:
             check_queries(queries, k, width, self._exact.longest)
         if len(unit):
@@ -276,17 +308,17 @@ class ApproximateIndex(ABC):
         return flat.reshape(shape[0], -1, width)
 
     def _fetch(self, k: int) -> int:
-        """How many candidates to ask of the library for k answers."""
+        """Return how many candidates the library is asked for to get k answers."""
         if len(self._fetches) > MOST_REMEMBERED:
             self._fetches, self._plain = {}, {}
         wanted = k * self.refine * len(self._slots) / len(self)
-        # In steps of a quarter octave, so that queries with lists to exclude share calls.
+        # Rounded up to few distinct values, so that queries with exclusions share library calls.
         step = max(16, 1 << max(int(wanted).bit_length() - 3, 0))
         self._fetches[k] = min(-(-int(wanted + 1) // step) * step, len(self._slots))
         return self._fetches[k]
 
     def _prefers_scan(self, fetch: int, kept: Kept | None) -> bool:
-        """Whether to compare with every allowed item rather than to ask the library."""
+        """Return whether an exact scan of the allowed items is cheaper than the library."""
         if kept is not None:
             share = kept.share
             return share == 0 or share * len(self) <= self._scanned_meanwhile(fetch, share)
@@ -296,7 +328,7 @@ class ApproximateIndex(ABC):
         return scans
 
     def _kept(self, allow: Tensor) -> Kept:
-        """What `allow` keeps."""
+        """Return the items that `allow` keeps."""
         allowed = self._exact.allowed(allow).numpy()
         columns = np.flatnonzero(allowed)
         slots = allowed
@@ -305,10 +337,10 @@ class ApproximateIndex(ABC):
         return Kept(columns, slots, len(columns) / len(allowed))
 
     def _search_one(self, queries: Tensor, k: int) -> Hits | None:
-        """`search` of one plain query [1, D] by the library; None where that is not all there is.
+        """Answer one query [1, D] without filters by the library; None if `search` must do it.
 
-        It gives what the long way gives, without what that asks of batches, filters and interests:
-        beside a search of fifty microseconds each of its steps is seen.
+        It gives the same answer as the general path and skips the handling of batches, filters and
+        interests, whose cost is noticeable beside a library search of 50 microseconds.
         """
         if queries.dtype != torch.float32 or queries.is_cuda or queries.requires_grad:
             return None
@@ -325,7 +357,7 @@ class ApproximateIndex(ABC):
         return None if short else Hits(torch.from_numpy(ids), torch.from_numpy(scores))
 
     def _search_in_runs(self, points: Floats, k: int, kept: Kept | None, seen: Seen | None) -> Hits:
-        """Answer together the queries that fetch alike, a limited number at a time."""
+        """Answer queries with the same number of candidates together, in blocks."""
         count = len(points)
         needs = np.full(count, k)
         if seen is not None:
@@ -345,7 +377,12 @@ class ApproximateIndex(ABC):
     def _best(
         self, points: Floats, k: int, fetch: int, kept: Kept | None, seen: Seen | None
     ) -> tuple[Rows, Floats]:
-        """Ids [B, k] and scores of points [B, K, D], by the library where it can be had cheaper."""
+        """Return ids and scores, [B, k] each, for points [B, K, D], by the cheaper of two ways.
+
+        fetch: candidates per point that the library is asked for.
+        kept: the filter, or None.
+        seen: the excluded ids of each query, or None.
+        """
         if self._prefers_scan(fetch, kept):
             return self._scan(points, k, kept, seen)
         slots = self._find(points.reshape(-1, points.shape[2]), fetch, kept)
@@ -359,17 +396,19 @@ class ApproximateIndex(ABC):
     def _scan(
         self, points: Floats, k: int, kept: Kept | None, seen: Seen | None
     ) -> tuple[Rows, Floats]:
-        """`_best` by comparing with every item that is kept."""
+        """Do what `_best` does by an exact scan of all kept items."""
         columns = None if kept is None else kept.columns
         ids, scores, _ = best_of_columns(self._contents, points, columns, seen, k)
         return ids, scores
 
 
 def raised(vectors: Floats, reach: float) -> Floats:
-    """Give each vector [N, D] one more number, √(reach - |t|²): [N, D + 1], all of one length.
+    """Append √(reach - |t|²) to each vector [N, D], so that all have one length: [N, D + 1].
 
-    The nearest of them to (q, 0) is the item with the highest dot product (Bachrach et al. 2014).
-    reach: at least the longest vector's square.
+    The euclidean neighbour nearest to (q, 0) is then the item with the highest dot product with q
+    (Bachrach et al. 2014).
+
+    reach: at least the squared length of the longest vector.
     """
     squares = np.einsum("nd,nd->n", vectors, vectors)
     height = np.sqrt(np.maximum(reach - squares, 0))
@@ -383,7 +422,7 @@ def _check_on_cpu(vectors: Tensor) -> None:
 
 
 def _lists_of(seen: Seen, rows: Rows) -> Seen:
-    """The lists of some of the queries."""
+    """Return the exclusion lists of these queries."""
     if len(rows) == len(seen.starts) - 1:
         return seen
     begin, lengths = seen.starts[rows], np.diff(seen.starts)[rows]
@@ -393,7 +432,7 @@ def _lists_of(seen: Seen, rows: Rows) -> Seen:
 
 
 def _checksum(parts: dict[str, Tensor]) -> Tensor:
-    """SHA-256 over names, shapes and contents, uint8 [32]."""
+    """Return the SHA-256 of names, dtypes, shapes and contents, uint8 [32]."""
     digest = hashlib.sha256()
     for name in sorted(parts):
         part = parts[name].contiguous()

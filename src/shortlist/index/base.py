@@ -1,4 +1,4 @@
-"""What is an index: item vectors in, the k nearest items of a query out?"""
+"""What must an index do? It takes item vectors and returns the k nearest items of a query."""
 
 from typing import ClassVar, NamedTuple, Protocol, Self
 
@@ -9,7 +9,8 @@ from torch import Tensor
 class Hits(NamedTuple):
     """The answer to B queries, best item first.
 
-    ids: [B, k] int64, -1 where fewer than k items match. scores: [B, k] float32, -inf there.
+    ids: int64 [B, k], -1 where fewer than k items match.
+    scores: float32 [B, k], -inf where fewer than k items match. A bigger score is closer.
     """
 
     ids: Tensor
@@ -17,10 +18,14 @@ class Hits(NamedTuple):
 
 
 class VectorIndex(Protocol):
-    """Item vectors under one similarity. Ids are whatever int64 >= 0 the caller knows items by.
+    """Contract of all indexes: item vectors that are searched under one similarity.
 
-    Equal scores are ordered by tie key, smaller first: a fixed hash of the item, so that neither
-    the order of the catalogue nor the size of an id decides who is recommended.
+    Ids are the caller's: any int64 >= 0. Equal scores are ordered by tie key, smaller first. The
+    default tie key is a fixed hash of the id, so that neither the order of the catalogue nor the
+    size of an id decides which of several equal items is recommended.
+
+    is_exact: whether searches return exactly the k best items.
+    similarity: "dot", "cosine" or "euclidean".
     """
 
     is_exact: ClassVar[bool]
@@ -31,7 +36,7 @@ class VectorIndex(Protocol):
     def __len__(self) -> int: ...
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
-        """Replace the contents: ids [N] int64, vectors [N, D] float32, tie_keys [N] int64."""
+        """Replace the contents: ids int64 [N], vectors float32 [N, D], tie_keys int64 [N]."""
         ...
 
     def add(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
@@ -39,7 +44,7 @@ class VectorIndex(Protocol):
         ...
 
     def remove(self, ids: Tensor) -> Self:
-        """Take out the items with these ids; each must be in the index."""
+        """Remove the items with these ids. Errors: DataError if one is not in the index."""
         ...
 
     def search(
@@ -50,35 +55,39 @@ class VectorIndex(Protocol):
         exclude: tuple[Tensor, Tensor] | None = None,
         allow: Tensor | None = None,
     ) -> Hits:
-        """Return the k best items of each query; min(k, matching items) are always found.
+        """Return the k best items of each query, always min(k, matching items) of them.
 
-        queries: [B, D], or [B, K, D] for the best of K interests. exclude: (ids, offsets [B + 1]),
-        the ids query i must not get at ids[offsets[i]:offsets[i + 1]]; unknown ids are ignored.
-        allow: bool [more than the highest id], True for each id that any query may get.
+        queries: float32 [B, D], or [B, K, D], where an item's score is its best over K interests.
+        k: number of items per query.
+        exclude: (ids, offsets [B + 1]). Query i does not get ids[offsets[i]:offsets[i + 1]]; ids
+        that are not in the index are ignored.
+        allow: bool, longer than the highest id. Only ids with True are found, for all queries.
+        Errors: QueryError.
         """
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """The contents as named tensors, for a file."""
+        """Return the contents as named tensors, which a bundle stores in a file."""
         ...
 
     @classmethod
     def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
-        """The index that `state` came from: it gives the same answers, bit for bit."""
+        """Return the index that `state` describes. Its answers are bit-equal to the original's."""
         ...
 
 
 def hashed(ids: Tensor) -> Tensor:
-    """A fixed, well mixed int64 for each int64 id: tie keys where the caller brings none.
+    """Return the default tie keys: a fixed hash, int64 [N], of ids, int64 [N].
 
-    The finaliser of SplitMix64 (Steele et al. 2014), which maps distinct ids to distinct keys.
+    It is the finaliser of SplitMix64 (Steele et al. 2014), which maps distinct ids to distinct
+    keys.
     """
     mixed = ids - 0x61C8864680B583EB  # The odd constant 0x9E3779B97F4A7C15, as signed.
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        mixed = (mixed ^ _shift_right(mixed, shift)) * factor  # Wraps around 2^64, as it should.
+        mixed = (mixed ^ _shift_right(mixed, shift)) * factor  # Overflow wraps, as intended.
     return mixed ^ _shift_right(mixed, 31)
 
 
 def _shift_right(values: Tensor, bits: int) -> Tensor:
-    """Shift int64 right as if unsigned: zeros come in from the left, not the sign."""
+    """Shift int64 right as if unsigned: zeros come in from the left instead of the sign."""
     return torch.bitwise_and(values >> bits, (1 << (64 - bits)) - 1)

@@ -1,7 +1,7 @@
-"""Of the vectors that a library found for a query, which are the k best? Scored again, in float32.
+"""Which k of the candidates found for a query are the best? They are scored again in float32.
 
-A score depends on the query and the item alone: the same code computes it, in the same order of
-steps, wherever the two stand and whatever else is asked in the batch.
+A score depends on the query and the item alone: the same code computes it in the same order of
+operations, at any position and whatever the rest of the batch is.
 """
 
 from typing import Any, NamedTuple
@@ -22,12 +22,17 @@ from shortlist.index.pairs import (
 from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, write_best
 
 LAST = 2**31 - 1
-"""Ranks in keys are LAST - column: of equal scores the lower column is the better."""
+"""Keys hold LAST - column, so that among equal scores the lower column is the better."""
 
 
 class Contents(NamedTuple):
-    """What is searched. ids [N] int64 and vectors [N, D] by column; columns: of each slot of the
-    library, -1 where it holds a removed item; empty where slots are columns.
+    """What is searched.
+
+    ids: int64 [N], by column.
+    vectors: float32 [N, D], by column.
+    columns: int64, the column of each slot of the library, -1 for a removed item. Empty if slots
+    are columns.
+    euclidean: scores are minus squared distances if True, else dot products.
     """
 
     ids: Rows
@@ -37,17 +42,21 @@ class Contents(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Ids that query i must not get: ids[starts[i]:starts[i + 1]], starts [B + 1]."""
+    """The ids that each query must not get: ids[starts[i]:starts[i + 1]] for query i.
+
+    ids: int64, those of all queries, one query after another.
+    starts: int64 [B + 1].
+    """
 
     ids: Rows
     starts: Rows
 
 
 RUN = 1024
-"""Columns that are scored before their keys are compared."""
+"""Columns that are scored in one block before their keys are compared."""
 
 PLAIN_NUMBERS = 500_000
-"""Products that numpy takes in a few milliseconds: more are left to compiled code at once."""
+"""Most products computed in numpy (a few milliseconds); more are worth loading compiled code."""
 
 SAFE_SQUARE = 7e37  # Below this squared length no score of two vectors overflows float32.
 UNSEEN = np.empty(0, dtype=np.int64)
@@ -56,10 +65,13 @@ UNSEEN = np.empty(0, dtype=np.int64)
 def best_of_slots(
     contents: Contents, points: Floats, slots: Rows, seen: Seen | None, k: int
 ) -> tuple[Rows, Floats, int]:
-    """Return the k best of the slots found for each query: ids [B, k], scores [B, k].
+    """Return the k best candidates of each query and the number of queries with fewer than k.
 
-    points: [B, K, D], of K interests the best counts; slots: [B x K, F], -1 for nothing. The ids
-    end with -1, the scores with -inf, in queries with fewer than k, whose number is returned too.
+    points: float32 [B, K, D]; an item's score is its best over the K interests.
+    slots: int64 [B x K, F], the candidates by slot, -1 for none.
+    seen: the excluded ids of each query, or None.
+    Returns (ids [B, k], scores [B, k], queries with fewer than k items). Short rows end with id -1
+    and score -inf.
     """
     if slots.size * points.shape[2] <= PLAIN_NUMBERS and not worth_loading():
         columns = slots if not len(contents.columns) else contents.columns[slots]
@@ -74,7 +86,10 @@ def best_of_slots(
 def best_of_columns(
     contents: Contents, points: Floats, columns: Rows | None, seen: Seen | None, k: int
 ) -> tuple[Rows, Floats, int]:
-    """`best_of_slots` of some columns, distinct, or of all of them."""
+    """Do what `best_of_slots` does for one set of candidates for all queries.
+
+    columns: int64 [any], distinct; None means all columns.
+    """
     count = len(contents.ids) if columns is None else len(columns)
     if count * points.size <= PLAIN_NUMBERS and not worth_loading():
         some = np.arange(count) if columns is None else columns
@@ -91,11 +106,11 @@ def best_of_columns(
 def best_plainly(
     contents: Contents, points: Floats, columns: Rows, seen: Seen | None, k: int
 ) -> tuple[Rows, Floats, int]:
-    """Answer as the two above do, bit for bit, in numpy alone; columns: [B, F], -1 for nothing."""
+    """Do the same in numpy alone, with bit-equal results; columns: int64 [B, F], -1 for none."""
     ids = np.full((len(points), k), -1, dtype=np.int64)
     scores = np.full((len(points), k), -np.inf, dtype=np.float32)
     for row, interests in enumerate(points):
-        some = np.unique(columns[row])  # Ascending: a stable sort keeps the tie rule.
+        some = np.unique(columns[row])  # Ascending, so that a stable sort keeps the tie order.
         some = some[some >= 0]
         if seen is not None:
             out = seen.ids[seen.starts[row] : seen.starts[row + 1]]
@@ -108,14 +123,14 @@ def best_plainly(
 
 
 def _answers(contents: Contents, keys: Rows, k: int) -> tuple[Rows, Floats, int]:
-    """Decode the k best keys of each row [B, any], distinct ones; the keys are sorted in place."""
-    keys.sort(axis=1)  # numpy sorts integers many times faster than compiled code of ours
+    """Decode the k best distinct keys of each row of [B, any]. Sorts the keys in place."""
+    keys.sort(axis=1)  # numpy's integer sort is many times faster than one compiled by numba
     ids, scores = np.empty((len(keys), k), np.int64), np.empty((len(keys), k), np.float32)
     return ids, scores, _decode(keys, contents.ids, ids, scores)
 
 
 def seen_of(exclude: tuple[Tensor, Tensor], rows: int) -> Seen:
-    """The lists of ids that queries must not get; QueryError unless they are one for each query."""
+    """Return `exclude` as arrays. Errors: QueryError unless it has one list for each query."""
     ids, starts = exclude[0].numpy(), exclude[1].numpy()
     if rows != 1 or len(starts) != 2 or starts[0] != 0 or starts[1] != len(ids):
         check_exclude(exclude, rows)
@@ -123,10 +138,10 @@ def seen_of(exclude: tuple[Tensor, Tensor], rows: int) -> Seen:
 
 
 def measure(points: Floats, unit: Floats) -> tuple[float, float]:
-    """Return the least and the greatest squared length of points [P, D], NaN if one is not finite.
+    """Return the least and the greatest squared length of points [P, D]; NaN if any is not finite.
 
-    unit: [P, D], where the points are written at length 1, a zero vector as it is; empty [0, D] if
-    that is not wanted.
+    unit: float32 [P, D], receives the normalised points; a zero vector stays zero. Pass an empty
+    [0, D] to skip that.
     """
     if points.size <= PLAIN_NUMBERS and not worth_loading():
         return measures_of(points, unit)
@@ -136,7 +151,7 @@ def measure(points: Floats, unit: Floats) -> tuple[float, float]:
 
 @compiled
 def holds(ordered: Any, value: Any) -> Any:
-    """Whether an ascending array has a value."""
+    """Return whether an ascending array contains a value, by binary search."""
     low, high = 0, len(ordered)
     while low < high:
         middle = (low + high) // 2
@@ -159,7 +174,7 @@ def _keys_of_slots(
     starts: Any,
     keys: Any,
 ) -> None:
-    """Write the keys of the slots that are a result, then NOTHING."""
+    """Write the keys of the valid candidates of each row, then NOTHING."""
     some = np.empty(slots.shape[1], dtype=np.int64)
     scores = np.empty(slots.shape[1], dtype=np.float32)
     for row in range(len(slots)):
@@ -194,7 +209,7 @@ def _keys_of_columns(
     best: Any,
     keys: Any,
 ) -> None:
-    """Write the keys of the best of some columns, in any order, then NOTHING."""
+    """Write the keys of the `best` highest-scoring columns, in any order, then NOTHING."""
     held = empty_held(best)
     run = np.empty(RUN, dtype=np.int64)
     scores = np.empty(RUN, dtype=np.float32)
@@ -219,7 +234,7 @@ def _keys_of_columns(
 
 @compiled
 def _decode(keys: Any, ids: Any, found: Any, scores: Any) -> int:
-    """Write ids and scores [B, k] of ascending keys; return how many rows have fewer than k."""
+    """Decode ascending keys into ids and scores [B, k]; return how many rows have fewer than k."""
     short = 0
     for row in range(len(found)):
         place, last = 0, np.int64(NOTHING)
@@ -227,7 +242,7 @@ def _decode(keys: Any, ids: Any, found: Any, scores: Any) -> int:
             key = keys[row, at]
             if key == NOTHING or place == found.shape[1]:
                 break
-            if key != last:  # Several interests may have found one item.
+            if key != last:  # Several interests may have found the same item.
                 found[row, place] = ids[LAST - (key & 0xFFFFFFFF)]
                 scores[row, place] = score_of(key)
                 place += 1

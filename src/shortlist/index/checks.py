@@ -1,4 +1,4 @@
-"""Which items can no index hold, and which queries can none answer?"""
+"""Which items and which queries does every index refuse?"""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from shortlist.errors import DataError, ModelError, QueryError
 
 BLOCK = 65_536
-"""Vectors looked at together: a check of a whole catalogue must not take as much memory again."""
+"""Vectors checked at a time, so that a check does not need a copy of the whole catalogue."""
 
 
 class Items(NamedTuple):
-    """ids [N] int64, vectors [N, D] float32, tie_keys [N] int64."""
+    """The items of an index: ids int64 [N], vectors float32 [N, D], tie_keys int64 [N]."""
 
     ids: Tensor
     vectors: Tensor
@@ -20,7 +20,7 @@ class Items(NamedTuple):
 
 
 def check_items(items: Items) -> None:
-    """Raise DataError for ids, ModelError for vectors, that no index can hold."""
+    """Raise DataError for wrong ids or tie keys, and ModelError for wrong vectors."""
     ids, vectors, tie_keys = items
     if vectors.dim() != 2 or vectors.shape[1] == 0 or vectors.dtype != torch.float32:
         raise ModelError(
@@ -41,7 +41,7 @@ def check_items(items: Items) -> None:
 
 
 def check_unit(items: Items) -> None:
-    """Raise ModelError for a vector that is not of length 1 after it was normalised."""
+    """Raise ModelError for a vector whose length is not 1 although it was normalised."""
     off = (torch.linalg.vector_norm(items.vectors, dim=1) - 1).abs() > 1e-3
     if off.any():
         raise ModelError(
@@ -65,13 +65,13 @@ def check_queries(queries: Tensor, k: int, width: int, longest_item: float) -> N
     finite = queries.isfinite().flatten(1).all(1)
     if not finite.all():
         raise QueryError(f"query {int((~finite).nonzero()[0])} is not finite")
-    # |q·t| <= |q||t| and ||q - t|| <= |q| + |t|: within this no score overflows to -inf or NaN.
+    # |q·t| <= |q||t| and ||q - t|| <= |q| + |t|, so below this no score overflows to -inf or NaN.
     if 4 * max(longest(queries), longest_item) ** 2 > 3e38:
         raise QueryError("queries or items are so long that scores overflow float32")
 
 
 def check_exclude(exclude: tuple[Tensor, Tensor], rows: int) -> None:
-    """Raise QueryError unless the lists to exclude are one for each query."""
+    """Raise QueryError unless `exclude` has one list for each query."""
     values, offsets = exclude
     steps, ends = offsets.diff(), offsets[:1].tolist() + offsets[-1:].tolist()
     if len(steps) != rows or ends != [0, len(values)] or (steps < 0).any():
@@ -82,7 +82,7 @@ def check_exclude(exclude: tuple[Tensor, Tensor], rows: int) -> None:
 
 
 def check_allow(allow: Tensor, highest_id: int) -> None:
-    """Raise QueryError unless `allow` says yes or no to every id of the index."""
+    """Raise QueryError unless `allow` is a bool vector with a value for every id of the index."""
     if allow.dtype != torch.bool or allow.dim() != 1 or len(allow) <= highest_id:
         raise QueryError(
             f"allow must be bool [{highest_id + 1}] or longer, "
@@ -91,7 +91,7 @@ def check_allow(allow: Tensor, highest_id: int) -> None:
 
 
 def longest(vectors: Tensor) -> float:
-    """The length of the longest of the vectors [..., D], 0 without any."""
+    """Return the euclidean length of the longest of the vectors [..., D], 0 without any."""
     most = 0.0
     for block in torch.split(vectors, BLOCK):
         lengths = torch.linalg.vector_norm(block, dim=-1, dtype=torch.float64)

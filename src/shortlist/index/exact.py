@@ -1,8 +1,8 @@
-"""The index that compares a query with every item: the truth that other indexes approximate.
+"""Which items are nearest to a query, exactly? Every item is compared.
 
-Matrix products and fast passes choose the candidates, with a margin for all they may round; the
-scores, and so the order, come from code that takes a query and an item alone (index/candidates.py).
-So an answer depends on nothing else: docs/decisions/0009-the-answer-rule.md.
+Matrix products and fast passes choose candidates, with a margin that covers their rounding. The
+scores, and so the order, come from code that reads one query and one item (index/candidates.py), so
+an answer depends on nothing else: docs/decisions/0009-the-answer-rule.md.
 """
 
 from collections.abc import Iterator
@@ -39,23 +39,25 @@ from shortlist.index.scan import could_be_best, margin
 from shortlist.index.top_k import top_k
 from shortlist.similarity import check_similarity, normalize, score
 
-TILE = 8_000_000  # Scores held at a time: 32 MB, below the size from which malloc maps afresh.
+TILE = 8_000_000  # Scores held at a time: 32 MB, below the size from which malloc calls mmap.
 TILE_COLUMNS = 131_072
-COLUMN_STEP = 64  # Vectors are held, and kept in bundles, in whole multiples of it.
-ALIGNMENT = 16  # Bytes, what numpy aligns to.
-SPARE = 32  # Columns beyond k that a product chooses, so that its rounding costs no item.
-# So few queries are cheaper one by one, each in a pass that finds the columns worth a product.
+COLUMN_STEP = 64  # Vectors are padded with zero rows to a multiple of it, in bundles too.
+ALIGNMENT = 16  # Bytes; numpy aligns to the same.
+SPARE = 32  # Candidates beyond k that a product chooses, so that its rounding loses no item.
+# Up to this many queries are answered one by one, each by the pass of index/scan.py.
 FEW_QUERIES = 4
-SCANNED_ITEMS = 4096  # Below it a pass saves nothing.
-GATHERED_SHARE = 0.5  # Where `allow` keeps fewer of the items, they are copied out and scanned.
-GATHERED_FLOATS = 16_000_000  # 64 MB at most.
+SCANNED_ITEMS = 4096  # With fewer items that pass is not faster.
+GATHERED_SHARE = 0.5  # If `allow` keeps at most this share, the kept vectors are copied out.
+GATHERED_FLOATS = 16_000_000  # Most numbers copied out: 64 MB.
 
 
 class _Pool(NamedTuple):
     """The items that a search compares with, in tie order.
 
-    vectors: [P, D], zero rows at the end. ids: [count] int64. columns: [count] int64, where they
-    stand in the index, None where they are the whole of it. refused: bool [count] to leave out.
+    vectors: float32 [P, D], P >= count, with zero rows at the end.
+    ids: int64 [count].
+    columns: int64 [count], their columns in the index; None if the pool is the whole index.
+    refused: bool [count], True for items to skip; None if there are none.
     """
 
     vectors: Tensor
@@ -65,17 +67,17 @@ class _Pool(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Items without the padding."""
+        """The number of items, without the padding."""
         return len(self.ids)
 
 
 class ExactIndex:
-    """Every item against every query: matrix products in tiles, and an exact top-k.
+    """Compares every query with every item: matrix products in tiles and an exact top-k.
 
-    The default up to about a million items; benchmarks/evaluation_speed.py has its figures.
-    Cosine keeps the items normalised. Queries and filters must be on the vectors' device. On the
-    CPU an answer is the same, bit for bit, whatever else is asked and with any number of threads;
-    on other devices up to the rounding of a matrix product.
+    It is the default up to about a million items; benchmarks/evaluation_speed.py measures it. Under
+    cosine it keeps normalised vectors. Queries and filters must be on the device of the vectors. On
+    the CPU an answer is bit-equal whatever else is in the batch and with any number of threads; on
+    other devices it is equal up to the rounding of a matrix product.
 
     >>> index = ExactIndex("dot").build(torch.tensor([7, 3]), torch.tensor([[1.0], [2.0]]))
     >>> index.search(torch.tensor([[1.0]]), k=3)
@@ -94,10 +96,13 @@ class ExactIndex:
         return self._count
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
-        """Replace the contents: ids [N] int64 >= 0, vectors [N, D] float32, tie_keys [N] int64.
+        """Replace the contents.
 
-        Equal scores go by tie key, smaller first, then by id; None takes a fixed hash of the id.
-        Raises DataError for ids, and ModelError for vectors, that cannot be searched.
+        ids: int64 [N], >= 0 and distinct.
+        vectors: float32 [N, D].
+        tie_keys: int64 [N]. Equal scores are ordered by tie key, smaller first, then by id. None
+        takes a fixed hash of the id.
+        Errors: DataError for ids or tie keys, ModelError for vectors that cannot be searched.
         """
         if len(ids) == 0:
             raise DataError("an index needs at least one item, got none")
@@ -121,7 +126,7 @@ class ExactIndex:
         return self
 
     def remove(self, ids: Tensor) -> Self:
-        """Take out the items with these ids; DataError if one is not in the index."""
+        """Remove the items with these ids. Errors: DataError if one is not in the index."""
         columns, known = self.columns_of(ids)
         if not known.all():
             raise DataError(f"item {int(ids[~known][0])} is not in the index")
@@ -139,13 +144,16 @@ class ExactIndex:
         exclude: tuple[Tensor, Tensor] | None = None,
         allow: Tensor | None = None,
     ) -> Hits:
-        """Return the k best items of each query; min(k, matching items) are always found.
+        """Return the k best items of each query, always min(k, matching items) of them.
 
-        queries: [B, D], or [B, K, D] for the best of K interests. exclude: (ids, offsets [B + 1]),
-        the ids query i must not get at ids[offsets[i]:offsets[i + 1]]; unknown ids are ignored.
-        allow: bool [more than the highest id], True for each id that any query may get.
+        queries: float32 [B, D], or [B, K, D], where an item's score is its best over K interests.
+        k: number of items per query.
+        exclude: (ids, offsets [B + 1]). Query i does not get ids[offsets[i]:offsets[i + 1]]; ids
+        that are not in the index are ignored.
+        allow: bool, longer than the highest id. Only ids with True are found, for all queries.
         Scores are those of `similarity.score`, up to rounding. Memory beyond the answer stays below
         200 MB.
+        Errors: QueryError.
         """
         queries = self._checked(queries, k)
         pool = self._pool(None if allow is None or not len(self) else self.allowed(allow))
@@ -174,33 +182,37 @@ class ExactIndex:
         return Hits(ids, scores)
 
     def allowed(self, allow: Tensor) -> Tensor:
-        """Whether each column may be found, bool [N]; QueryError if `allow` misses an id."""
+        """Return `allow` by column, bool [N]. Errors: QueryError if `allow` is too short."""
         if len(self):
             check_allow(allow, int(self._sorted_ids[-1]))
-        if allow.device.type == "cpu":  # Some times faster than torch.
+        if allow.device.type == "cpu":  # Indexing in numpy is several times faster than in torch.
             return torch.from_numpy(allow.numpy()[self.items.ids.numpy()])
         return allow[self.items.ids]
 
     def columns_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The column of each id, and whether it is in the index at all."""
+        """Return the column of each id [n], and whether the id is in the index, bool [n].
+
+        The column of an id that is not in the index is meaningless.
+        """
         if not len(self):
             return torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
         place = torch.searchsorted(self._sorted_ids, ids).clamp(max=len(self) - 1)
         return self._columns_by_id[place], self._sorted_ids[place] == ids
 
     def state(self) -> dict[str, Tensor]:
-        """The contents as named tensors: ids [N], tie_keys [N] and vectors, in tie order.
+        """Return ids [N], tie_keys [N] and vectors as named tensors, in tie order.
 
-        vectors: [N, D] and zero rows after it, up to a multiple of COLUMN_STEP of them, as a search
-        reads them: `from_state` searches these very ones, in memory or mapped from a file.
+        The vectors [N, D] are followed by zero rows up to a multiple of COLUMN_STEP, the layout
+        that searches read. `from_state` uses them without a copy, in memory or mapped from a file.
         """
         return self.items._asdict() | {"vectors": self._padded}
 
     @classmethod
     def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
-        """The index that `state` came from: it gives the same answers, bit for bit.
+        """Return the index that `state` describes. Its answers are bit-equal to the original's.
 
-        The vectors are not copied, so they must not change; they may lie in a mapped file.
+        The vectors are not copied, so they must not change; they may be mapped from a file.
+        Errors: ModelError or DataError if the state is not that of an exact index.
         """
         index = cls(similarity)
         if set(state) != set(Items._fields):
@@ -216,16 +228,16 @@ class ExactIndex:
         return index
 
     def _checked_items(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None) -> Items:
-        """Check the arguments of `build`, and give every item a tie key."""
+        """Check the arguments of `build` and add the default tie keys."""
         items = Items(ids, vectors.detach(), ids if tie_keys is None else tie_keys)
         check_items(items)
         return items if tie_keys is not None else items._replace(tie_keys=hashed(ids))
 
     def _set(self, items: Items, padded: Tensor | None = None, *, scaled: bool = True) -> None:
-        """Take the items as contents, in tie order: then the lower column wins among equals.
+        """Store the items in tie order, so that among equal scores the lower column wins.
 
-        padded: the vectors with zero rows after them, which are not copied if they are in order.
-        scaled: whether the vectors are of length 1 already where cosine is asked.
+        padded: the vectors with zero rows after them; not copied if they are in tie order.
+        scaled: whether the vectors are normalised already, for cosine.
         """
         by_id = items.ids.sort()
         twice = by_id.values[1:][by_id.values[1:] == by_id.values[:-1]]
@@ -250,7 +262,7 @@ class ExactIndex:
         self.longest = longest(self._padded)
 
     def _pool(self, allowed: Tensor | None) -> _Pool:
-        """The columns to compare with: all, or a copy of the allowed ones where they are few."""
+        """Return the items to compare with: all, or a copy of the allowed ones if they are few."""
         everything = _Pool(self._padded, self.items.ids, None, None)
         if allowed is None:
             return everything
@@ -262,7 +274,7 @@ class ExactIndex:
         return _Pool(vectors, self.items.ids[columns], columns, None)
 
     def _blocks(self, queries: Tensor, pool: _Pool) -> Iterator[slice]:
-        """Runs of queries whose scores fill one tile."""
+        """Split the queries into blocks whose scores fill one tile."""
         columns = min(len(pool.vectors), TILE_COLUMNS)
         interests = queries.shape[1] if queries.dim() == 3 else 1
         step = max(TILE // max(columns * interests, 1), 1)
@@ -272,7 +284,7 @@ class ExactIndex:
     def _excluded(
         self, exclude: tuple[Tensor, Tensor] | None, rows: slice, pool: _Pool
     ) -> tuple[Tensor, Tensor] | None:
-        """The cells (row in the block, column of the pool) that the queries must not get."""
+        """Return the excluded (row in the block, column of the pool) pairs, or None."""
         if exclude is None:
             return None
         values, offsets = exclude
@@ -287,9 +299,9 @@ class ExactIndex:
     def _search_many(
         self, points: Floats, k: int, seen: Seen | None, pool: _Pool
     ) -> tuple[Rows, Floats]:
-        """Answer points [B, K, D]: a product chooses candidates, as many as its rounding asks for.
+        """Answer points [B, K, D]: a matrix product chooses k + SPARE candidates for each.
 
-        Where SPARE of them are not enough for that, the query is answered by itself.
+        If the product's rounding could hide a better item, `_search_few` answers that query.
         """
         cells, queries = None, torch.from_numpy(points)
         if seen is not None:
@@ -297,7 +309,7 @@ class ExactIndex:
             cells = self._excluded(exclude, slice(0, len(points)), pool)
         values, columns = self._search_block(queries, k + SPARE, cells, pool)
         ids, scores, _ = best_of_slots(self._contents(pool), points, columns.numpy(), None, k)
-        # The last candidate may not be as good as the k-th, whatever both were rounded by.
+        # Safe only if the last candidate is worse than the k-th by more than both may be rounded.
         gaps = (values[:, k - 1] - values[:, -1]).numpy()
         for row in np.flatnonzero(values[:, -1].isfinite().numpy()):
             if gaps[row] <= self._margin(points[row]):
@@ -308,7 +320,7 @@ class ExactIndex:
     def _search_few(
         self, points: Floats, k: int, seen: Seen | None, pool: _Pool
     ) -> tuple[Rows, Floats]:
-        """Answer points [B, K, D] one by one: a fast pass over all items chooses candidates."""
+        """Answer points [B, K, D] one by one: the pass of index/scan.py chooses candidates."""
         ids, scores = np.empty((len(points), k), np.int64), np.empty((len(points), k), np.float32)
         contents = self._contents(pool)
         for row in range(len(points)):
@@ -325,7 +337,7 @@ class ExactIndex:
                     ids=contents.ids,
                     seen=None if own is None else own.ids[own.starts[0] : own.starts[1]],
                 )
-            if columns is None:  # Too many items are alike.
+            if columns is None:  # Too many items have nearly equal scores.
                 ids[one], scores[one] = self._search_all(points[one], k, own, pool)
             else:
                 ids[one], scores[one], _ = best_of_columns(contents, points[one], columns, None, k)
@@ -334,23 +346,23 @@ class ExactIndex:
     def _search_all(
         self, points: Floats, k: int, seen: Seen | None, pool: _Pool
     ) -> tuple[Rows, Floats]:
-        """Answer points [B, K, D] by the scores of all items that they may get."""
+        """Answer points [B, K, D] by the final scores of all allowed items, without candidates."""
         columns = None if pool.refused is None else np.flatnonzero(~pool.refused.numpy())
         ids, scores, _ = best_of_columns(self._contents(pool), points, columns, seen, k)
         return ids, scores
 
     def _contents(self, pool: _Pool) -> Contents:
-        """The pool as it is scored, column by column."""
+        """Return the pool in the form that index/candidates.py scores."""
         vectors = pool.vectors.numpy()[: pool.size]
         columns = np.empty(0, dtype=np.int64)
         return Contents(pool.ids.numpy(), vectors, columns, self.similarity == "euclidean")
 
     def _margin(self, interests: Floats) -> float:
-        """By how much two candidates of a query [K, D] may be in the wrong order."""
+        """Return how far apart two scores of a query [K, D] may be and still change places."""
         return max(margin(p, self.longest, self.similarity == "euclidean") for p in interests)
 
     def _checked(self, queries: Tensor, k: int) -> Tensor:
-        """Queries that can be answered, of length 1 under cosine; QueryError for others."""
+        """Check the queries and normalise them under cosine. Errors: QueryError."""
         plain = queries.dtype == torch.float32 and queries.dim() in {2, 3} and k >= 0
         if not (plain and queries.device.type == "cpu" and queries.shape[-1] == self._width > 0):
             check_queries(queries, k, self._width, self.longest)
@@ -364,7 +376,7 @@ class ExactIndex:
 
     @property
     def _kind(self) -> str:
-        """The similarity of vectors that are normalised already where it is the cosine."""
+        """The similarity to compute: "dot" for cosine, because all vectors are normalised."""
         return "dot" if self.similarity == "cosine" else self.similarity
 
     def _search_block(
@@ -374,7 +386,7 @@ class ExactIndex:
         excluded: tuple[Tensor, Tensor] | None,
         pool: _Pool,
     ) -> tuple[Tensor, Tensor]:
-        """The k best scores and columns of some queries, tile by tile, as products round."""
+        """Return the k best (scores, columns), [B, k] each, by matrix products, tile by tile."""
         parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(pool.vectors), TILE_COLUMNS):
             tile, filled = slice(start, start + TILE_COLUMNS), pool.size - start
@@ -388,7 +400,7 @@ class ExactIndex:
             parts.append((values, columns + start))
         if len(parts) == 1:
             return parts[0]
-        # Columns of earlier tiles stand first, as the tie rule wants them.
+        # Columns of earlier tiles come first, so that ties keep the order of the columns.
         values, columns = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         values, best = top_k(values, k)
         columns = columns.gather(1, best.clamp(min=0))
@@ -396,40 +408,41 @@ class ExactIndex:
 
 
 def _interests(queries: Tensor) -> Floats:
-    """Queries [B, D] or [B, K, D] as one array [B, K, D]."""
+    """Return queries [B, D] or [B, K, D] as an array [B, K, D]."""
     points: Floats = queries.numpy()
     return points.reshape(len(points), -1, points.shape[-1])
 
 
 def _part(seen: Seen | None, rows: slice) -> Seen | None:
-    """What some of the queries have seen."""
+    """Return the exclusion lists of a slice of the queries."""
     return None if seen is None else seen._replace(starts=seen.starts[rows.start : rows.stop + 1])
 
 
 def _exclude(scores: Tensor, cells: tuple[Tensor, Tensor], start: int) -> None:
-    """Set the cells (row, column) that lie in the tile from column `start` on to -inf."""
+    """Set the excluded (row, column) pairs in the tile that starts at column `start` to -inf."""
     rows, columns = cells
-    if scores.shape[1] == TILE_COLUMNS or start:  # Not the only tile.
+    if scores.shape[1] == TILE_COLUMNS or start:  # There may be other tiles.
         inside = (columns >= start) & (columns < start + scores.shape[1])
         rows, columns = rows[inside], columns[inside] - start
     scores[rows, columns] = float("-inf")
 
 
 def _is_searchable(padded: Tensor) -> bool:
-    """Whether a search may read these vectors where they lie: whole steps, and well aligned."""
+    """Return whether these vectors need no copy: padded to COLUMN_STEP, contiguous and aligned."""
     aligned = padded.is_contiguous() and padded.data_ptr() % ALIGNMENT == 0
     return len(padded) % COLUMN_STEP == 0 and aligned
 
 
 def _padded_rows(vectors: Tensor, rows: Tensor, *, unit: bool = False) -> Tensor:
-    """Copy some rows of [N, D], scaled to length 1 if `unit`; zero rows fill up whole steps.
+    """Copy some rows of [N, D], padded with zero rows to a multiple of COLUMN_STEP.
 
-    A block at a time, so that a mapped file of vectors is in memory once: as this copy.
+    unit: normalise the copied rows.
+    Rows are copied block by block, so that a mapped file of vectors is in memory only once.
     """
     count, width = len(rows), vectors.shape[1]
     shape = (-(-count // COLUMN_STEP) * COLUMN_STEP, width)
     if vectors.device.type == "cpu":
-        # numpy asks the system for large pages, which saves a pass over them a quarter of its time.
+        # numpy requests huge pages, which makes a pass over the vectors a quarter faster.
         padded = torch.from_numpy(np.empty(shape, dtype=np.float32))
         padded[count:] = 0
     else:

@@ -16,48 +16,49 @@ from shortlist.index.settings import BuildBeam, Choices, Links, Refine
 
 
 class _Library:
-    """FAISS, imported when it is first asked for something: bundles of exact indexes need none."""
+    """Imports FAISS at the first attribute access: bundles of exact indexes do not need it."""
 
     def __getattr__(self, name: str) -> Any:
         import faiss as library  # noqa: PLC0415
 
         found = getattr(library, name)
-        setattr(self, name, found)  # the next look finds it here
+        setattr(self, name, found)  # The next access does not call __getattr__.
         return found
 
 
-faiss: Any = _Library()  # Its type stubs know only half of it.
+faiss: Any = _Library()  # Any: FAISS's type stubs are incomplete.
 
 
-# Codes of one vector in the library's index. The candidates are scored again in float32 anyhow.
+# FAISS names of the codes of a vector. Candidates are scored again in float32 afterwards.
 QUANTIZERS = {"flat": "Flat", "fp16": "SQfp16", "sq8": "SQ8"}
-LISTED_PER_CANDIDATE = 16
-POINTS_PER_LIST = 39  # k-means with fewer is noise, and FAISS warns.
-MOST_PER_LIST = 256  # k-means of FAISS takes no more.
-FEWEST_TRAINED = 100_000  # Vectors that the codes of FAISS learn their range from, if there are.
-# Vectors that an exact scan reads in the time of one step of a beam, or of one listed vector:
-# width 64, one query, 100,000 clustered vectors. Below it filtered searches scan.
-SCANNED_PER_STEP = 32
-# The same for dot, at 200,000 learned vectors: 150 at a beam of 4096, 217 at one of 8192.
+LISTED_PER_CANDIDATE = 16  # Vectors that the default nprobe reads for each candidate.
+POINTS_PER_LIST = 39  # Below it the centres of k-means are unreliable, and FAISS warns.
+MOST_PER_LIST = 256  # FAISS's k-means uses at most so many vectors per list.
+FEWEST_TRAINED = 100_000  # Least sample size, so that scalar quantizers see the range of values.
+# Costs, as the number of vectors that an exact scan reads in that time; measured at width 64, one
+# query, 100,000 clustered vectors. A filtered search scans if fewer items are allowed.
+SCANNED_PER_STEP = 32  # Cost of one step of a beam.
+# The same for dot, measured at 200,000 learned vectors: 150 at a beam of 4096, 217 at 8192.
 SCANNED_PER_STEP_FOR_DOT = 128
-SCANNED_PER_LISTED = 0.4
-BEAM, BEAM_FOR_DOT = 256, 8192  # Of a graph, by default.
-REACH = 1.1  # Over the longest item's square: items added later may be that much longer.
-EPSILON = 4e-6  # What scores of one pair may differ by, in squared lengths, over the ways to sum.
+SCANNED_PER_LISTED = 0.4  # Cost of one vector in a list.
+BEAM, BEAM_FOR_DOT = 256, 8192  # Default ef_search of a graph.
+REACH = 1.1  # Factor on the longest squared length: later items may be that much longer.
+EPSILON = 4e-6  # Rounding of a score between ways to sum, relative to squared lengths.
 
 
 class FaissIndex(ApproximateIndex):
-    """What the indexes of FAISS share: the metric, distances by column, the bytes.
+    """Base of the FAISS indexes: metric, stored vectors, calls and serialisation.
 
-    For dot, lists and graphs hold `raised` vectors: a graph over dot products themselves finds .67
-    of the top 100 where this finds .95 (factors whose lengths differ, 16 links, a beam of 200).
+    For dot, lists and graphs hold the vectors of `raised` under the euclidean metric. On factors of
+    different lengths (16 links, a beam of 200) this finds 0.95 of the top 100; a graph over dot
+    products finds 0.67.
     """
 
     def __init__(self, similarity: str, *, refine: float, **own: Setting) -> None:
         super().__init__(similarity, refine=refine, **own)
         self._library: Any = None
-        self._reach = 0.0  # For dot, what `raised` needs.
-        self._parameters: dict[int, Any] = {}  # By fetch: they are dear to make.
+        self._reach = 0.0  # For dot, the `reach` of `raised`.
+        self._parameters: dict[int, Any] = {}  # FAISS parameters by fetch; creating them is slow.
 
     @property
     def _metric(self) -> int:
@@ -71,14 +72,14 @@ class FaissIndex(ApproximateIndex):
         self._library = library
 
     def _trained(self, vectors: Floats) -> Any:
-        """An empty index of the library that knows how to keep vectors like these, [N, D]."""
+        """Return an empty FAISS index, trained on vectors [N, D]."""
         placed = self._placed(vectors)
         library = self._new(placed.shape[1], len(placed))
         library.train(placed)
         return library
 
     def _fill(self, library: Any, vectors: Floats) -> None:
-        """Put vectors [N, D] in the next slots of the library's index."""
+        """Add vectors [N, D] in the next slots of the FAISS index."""
         library.add(self._placed(vectors))
 
     def _extend(self, vectors: Floats) -> bool:
@@ -92,15 +93,18 @@ class FaissIndex(ApproximateIndex):
         self._parameters = {}
 
     def _placed(self, vectors: Floats) -> Floats:
-        """Vectors [N, D] as the library holds them: [N, D + 1] for dot."""
+        """Return vectors [N, D] as the FAISS index holds them: [N, D + 1] for dot."""
         return raised(vectors, self._reach) if self.similarity == "dot" else vectors
 
     def _placed_width(self, width: int) -> int:
-        """How wide the library's vectors are."""
+        """Return the width of the stored vectors for items of this width."""
         return len(self._placed(np.zeros((1, width), dtype=np.float32))[0])
 
     def _ask(self, points: Floats, fetch: int, parameters: Any) -> Rows:
-        """Search the library's index without its Python wrapper, which costs some microseconds."""
+        """Return the slots [P, fetch] nearest to points [P, D].
+
+        Calls the C++ method directly: FAISS's Python wrapper costs some microseconds.
+        """
         points, count = self._widened(points), len(points)
         far = np.empty((count, fetch), dtype=np.float32)
         slots = np.empty((count, fetch), dtype=np.int64)
@@ -109,7 +113,7 @@ class FaissIndex(ApproximateIndex):
         return slots
 
     def _widened(self, points: Floats) -> Floats:
-        """Points [P, D] as wide as the library's vectors, by zeros."""
+        """Return points [P, D], padded with zeros to the width of the stored vectors."""
         count, width = points.shape
         if self._library.d == width:
             return points
@@ -132,23 +136,24 @@ class FaissIndex(ApproximateIndex):
         self._reach = float(dumped[:8].copy().view(np.float64)[0])
 
     def _kind(self, width: int, count: int) -> type:
-        """The class of the library's index."""
+        """Return the class of the FAISS index."""
         return type(self._new(width, count))
 
     def _new(self, width: int, count: int) -> Any:
-        """An empty index of the library for about so many vectors."""
+        """Return an empty, untrained FAISS index for about `count` vectors."""
         raise NotImplementedError
 
 
 class FaissFlat(FaissIndex):
-    """Every item against every query by FAISS, over the float32 vectors themselves: exact.
+    """An exact scan of the float32 vectors by FAISS, offered for comparison with `ExactIndex`.
 
-    A peer to measure `ExactIndex` by, which also answers filters and near-ties here.
+    Searches with a filter, and queries whose k-th place is nearly tied, are answered by the
+    `ExactIndex` inside.
     """
 
     is_exact: ClassVar[bool] = True
-    most_removed: ClassVar[float] = 0  # A slot is a column, always.
-    SPARE = 16  # Fetched beyond k: where the last of them is as good as the k-th, a scan decides.
+    most_removed: ClassVar[float] = 0  # Slots must always be columns.
+    SPARE = 16  # Candidates beyond k. If the last is as good as the k-th, a scan answers instead.
 
     def __init__(self, similarity: str) -> None:
         super().__init__(similarity, refine=1)
@@ -185,10 +190,10 @@ class FaissFlat(FaissIndex):
 
 
 class FaissIVF(FaissIndex):
-    """Inverted lists (Jégou et al. 2011): only the nprobe of nlist lists nearest to a query.
+    """Inverted lists (Jégou et al. 2011): a query reads the nprobe nearest of nlist lists.
 
-    Built in seconds, so for an index that is often built anew. Takes adds; past twice the items it
-    was built from the lists no longer fit and are made anew.
+    It is built in seconds, so it suits indexes that are rebuilt often. Items can be added; when the
+    index has grown beyond twice its size at the last build, it is rebuilt.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("nprobe",)
@@ -206,7 +211,7 @@ class FaissIVF(FaissIndex):
             Field(
                 ge=1,
                 le=1_000_000,
-                description="Lists; unset: 2 √N. Never more than one for each 39 items.",
+                description="Number of lists; unset: 2 √N. At most one for each 39 items.",
             ),
         ] = None,
         nprobe: Annotated[
@@ -214,16 +219,16 @@ class FaissIVF(FaissIndex):
             Field(
                 ge=1,
                 le=1_000_000,
-                description="Lists looked into; unset: an eighth of them, 16 at least, and as many "
-                f"as hold {LISTED_PER_CANDIDATE} items for each candidate asked for, twice that "
-                "for dot. Filters raise it by the share of items they keep.",
+                description="Lists read per query; unset: an eighth of them, but at least 16 and "
+                f"as many as hold {LISTED_PER_CANDIDATE} items per candidate (twice that for dot). "
+                "With a filter it is divided by the share of items that the filter keeps.",
             ),
         ] = None,
         quantizer: Annotated[
             Literal["flat", "fp16", "sq8", "pq"],
             Field(
-                description="How a list keeps vectors: flat, fp16, sq8 (a byte a number), or pq "
-                "(half a byte for two numbers)."
+                description="Code of the vectors in a list: flat (float32), fp16, sq8 (one byte "
+                "per number) or pq (half a byte per two numbers)."
             ),
         ] = "sq8",
         refine: Annotated[
@@ -231,8 +236,8 @@ class FaissIVF(FaissIndex):
             Field(
                 ge=1,
                 le=1000,
-                description="Candidates scored again in float32 for each answer wanted; unset: 1.2 "
-                "or, for pq, 8.",
+                description="Candidates scored again in float32, per item asked for; unset: 1.2, "
+                "and 8 for pq.",
             ),
         ] = None,
     ) -> None:
@@ -255,7 +260,7 @@ class FaissIVF(FaissIndex):
 
     def _placed(self, vectors: Floats) -> Floats:
         placed = super()._placed(vectors)
-        if self.quantizer == "pq":  # It takes two numbers at a time.
+        if self.quantizer == "pq":  # It codes pairs of numbers, so the width must be even.
             placed = np.pad(placed, ((0, 0), (0, placed.shape[1] % 2)))
         return placed
 
@@ -265,9 +270,9 @@ class FaissIVF(FaissIndex):
         self._take_centres()
 
     def _trained(self, vectors: Floats) -> Any:
-        """As for all, from a sample: as many as FAISS would look at of the whole.
+        """Train on a sample of the size that FAISS itself would draw.
 
-        It is spread evenly over the vectors, which stand in the order of their tie keys.
+        The sample is evenly spaced over the vectors, which are in the order of their tie keys.
         """
         count = len(vectors)
         library = self._new(self._placed_width(vectors.shape[1]), count)
@@ -283,7 +288,7 @@ class FaissIVF(FaissIndex):
         return library
 
     def _fill(self, library: Any, vectors: Floats) -> None:
-        # Block by block, as what is placed is a copy. The lists are those of one piece.
+        # Block by block, because `_placed` copies. The lists do not depend on the blocks.
         for start in range(0, len(vectors), BLOCK):
             super()._fill(library, vectors[start : start + BLOCK])
 
@@ -310,7 +315,7 @@ class FaissIVF(FaissIndex):
         return slots
 
     def _probes(self, fetch: int, share: float) -> int:
-        """The lists to look into where `share` of the items are wanted."""
+        """Return how many lists to read if a filter keeps `share` of the items."""
         lists = int(self._library.nlist)
         listed = LISTED_PER_CANDIDATE * (2 if self.similarity == "dot" else 1)
         deep = listed * fetch * lists // len(self._slots)
@@ -329,21 +334,22 @@ class FaissIVF(FaissIndex):
         self._take_centres()
 
     def _take_centres(self) -> None:
-        """Hold on to the centres of the lists."""
+        """Keep a copy of the centres of the lists for `nearest_lists`."""
         centres = self._library.quantizer.reconstruct_n(0, self._library.nlist)
         self._centres = Centres.of(centres, euclidean=self._metric == faiss.METRIC_L2)
 
 
 class FaissHNSW(FaissIndex):
-    """A graph to walk towards the query (Malkov and Yashunin 2018): the default for speed.
+    """Hierarchical navigable small world graph (Malkov and Yashunin 2018): the fastest searches.
 
-    Slow to build (a minute for 300,000 items of width 64 on one core), the fastest to search at
-    high recall. Takes adds; the graph depends on the number of threads that built it.
+    It is slow to build (a minute for 300,000 items of width 64 on one core) and the fastest index
+    to search at high recall. Items can be added. The graph depends on the number of threads that
+    built it.
 
-    Unset, the beam of a search is 256, and 8192 for dot, where the best items lie far from most
-    and a graph finds its way badly: at 200,000 learned vectors it then finds .957 of the top 100
-    (.939 with 4096) in 22 ms a query, and a scan takes 2.5 ms. So up to a million items a scan is
-    what is done instead, unless a beam is given; beyond that its recall was not measured.
+    If ef_search is unset, the beam is 256, and 8192 for dot. Under dot a graph needs a wide beam:
+    at 200,000 learned vectors a beam of 8192 finds 0.957 of the top 100 (4096: 0.939) in 22 ms per
+    query, while an exact scan takes 2.5 ms. So for dot, if ef_search is unset, up to a million
+    items are scanned exactly; the recall of the graph beyond that was not measured.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("ef_search",)
@@ -364,13 +370,17 @@ class FaissHNSW(FaissIndex):
             Field(
                 ge=1,
                 le=100_000,
-                description="The beam while searching; never less than the candidates asked for. "
-                "Unset: 256, and 8192 for dot. Filters raise it by the share of items they keep.",
+                description="Beam width of a search, raised to the number of candidates if that is "
+                "higher. Unset: 256, and 8192 for dot. With a filter it is divided by the share of "
+                "items that the filter keeps.",
             ),
         ] = None,
         quantizer: Annotated[
             Literal["flat", "fp16", "sq8"],
-            Field(description="What the walk compares with: flat, fp16, or sq8 (a byte a number)."),
+            Field(
+                description="Code of the vectors in the graph: flat (float32), fp16 or sq8 (one "
+                "byte per number)."
+            ),
         ] = "sq8",
         refine: Refine = 1.2,
     ) -> None:
@@ -413,6 +423,6 @@ class FaissHNSW(FaissIndex):
 
 
 def _selector(keep: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """A selector of the slots to keep, and the memory it points to."""
+    """Return a FAISS selector of the slots to keep, and the memory it points to."""
     bits = np.packbits(keep, bitorder="little")
     return faiss.IDSelectorBitmap(len(keep), faiss.swig_ptr(bits)), bits

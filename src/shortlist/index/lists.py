@@ -1,8 +1,8 @@
 """Which lists of an inverted index are the nearest to a query?
 
-A library does this by a matrix product for many queries, which rounds by the batch, and one list
-after the other for few, which is slow. This is as fast as the product, and what it picks for a
-query depends on it alone: each score is summed in one order, dimension by dimension.
+FAISS finds them by a matrix product for many queries, whose rounding depends on the batch, and list
+by list for few queries, which is slow. This code is as fast as the product, and its choice depends
+on the query alone: each score is summed in a fixed order, dimension by dimension.
 """
 
 from typing import Any, NamedTuple
@@ -15,26 +15,31 @@ from shortlist.index.pairs import Floats, Rows
 from shortlist.selection import best_to_front, key_of, score_of
 
 GROUPS = 2
-"""Groups of lists for each that is wanted, to find where a list has no chance."""
+"""Groups of lists per list asked for; their maxima bound the score of the last chosen list."""
 
 
 class Centres(NamedTuple):
-    """Centres of lists by dimension, [D, L]: so many lists are scored in one step."""
+    """The centres of L lists, transposed so that one step scores many lists.
+
+    by_dimension: float32 [D, L].
+    euclidean: scores are minus squared distances if True, else dot products.
+    """
 
     by_dimension: Floats
     euclidean: bool
 
     @classmethod
     def of(cls, centres: Floats, *, euclidean: bool) -> "Centres":
-        """Take centres [L, D]."""
+        """Return the centres for an array [L, D]."""
         return cls(np.ascontiguousarray(centres.T), euclidean)
 
 
 def nearest_lists(centres: Centres, points: Floats, count: int) -> tuple[Rows, Floats]:
-    """Return the `count` lists nearest to each point [P, D], nearest first, and how far they are.
+    """Return the `count` lists nearest to each point [P, D], nearest first, and their distances.
 
-    Both [P, count]. How far: squared distances, or dot products, of which the greatest is the
-    nearest. Needs 1 <= count <= L; equally near lists go by number, the lower first.
+    count: number of lists per point, 1 <= count <= L.
+    Returns (lists int64 [P, count], distances float32 [P, count]). Distances are squared euclidean
+    distances, or dot products, where greater is nearer. Equally near lists are ordered by number.
     """
     keys = np.empty((len(points), count), dtype=np.int64)
     _pick(*centres, points, keys)
@@ -46,7 +51,7 @@ def nearest_lists(centres: Centres, points: Floats, count: int) -> tuple[Rows, F
 
 @compiled
 def _pick(by_dimension: Any, euclidean: Any, points: Any, keys: Any) -> None:
-    """Write the keys of the nearest lists, in any order."""
+    """Write the keys of the nearest lists of each point, in any order."""
     total, count = by_dimension.shape[1], keys.shape[1]
     scores = np.empty(total, dtype=np.float32)
     some = np.empty(total, dtype=np.int64)
@@ -57,7 +62,7 @@ def _pick(by_dimension: Any, euclidean: Any, points: Any, keys: Any) -> None:
         _score_all(by_dimension, euclidean, points[row], scores)
         floor = np.float32(-np.inf)
         if total >= 2 * groups:
-            # The count-th best of the groups' best is no better than the count-th best of all.
+            # The count-th best group maximum is a lower bound of the count-th best score.
             best_of_group[:] = scores[:groups]
             for start in range(groups, total - groups + 1, groups):
                 for place in range(groups):
@@ -78,7 +83,7 @@ def _pick(by_dimension: Any, euclidean: Any, points: Any, keys: Any) -> None:
 
 @compiled
 def _score_all(by_dimension: Any, euclidean: Any, point: Any, scores: Any) -> None:
-    """Write the score of each list: products, or minus squared distances."""
+    """Write the score of each list: the dot product or minus the squared distance."""
     scores[:] = 0
     for at in range(len(by_dimension)):
         value = point[at]
@@ -93,7 +98,7 @@ def _score_all(by_dimension: Any, euclidean: Any, point: Any, scores: Any) -> No
 
 @compiled
 def _decode(keys: Any, euclidean: Any, lists: Any, far: Any) -> None:
-    """Write the numbers and the distances of ascending keys, the last first."""
+    """Write list numbers and distances of ascending keys, from the last key to the first."""
     last = keys.shape[1] - 1
     for row in range(len(keys)):
         for place in range(keys.shape[1]):

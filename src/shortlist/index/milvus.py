@@ -1,4 +1,4 @@
-"""Milvus (Wang et al. 2021) as an index: a vector database, embedded or a server of its own."""
+"""Milvus (Wang et al. 2021) as an index: a vector database, embedded or on a server."""
 
 import os
 import tempfile
@@ -22,25 +22,30 @@ from shortlist.index.settings import BuildBeam, Choices, Links
 INSERTED_AT_A_TIME = 5_000
 ASKED_AT_A_TIME = 1_000
 FETCHED_AT_A_TIME = 10_000
-MOST_FETCHED = 16_384  # What Milvus returns for one query at most.
-MOST_LISTED = 10_000  # Ids in a filter, which takes 20 µs to read for each.
-AHEAD = 2  # How many times the expected number are fetched where a filter is kept here.
-BUILD_PATIENCE = 3600.0
+MOST_FETCHED = 16_384  # Milvus's limit of items returned for one query.
+MOST_LISTED = 10_000  # Most ids in a filter expression; parsing costs 20 µs per id.
+AHEAD = 2  # Safety factor on the items fetched when a filter is applied in this process.
+BUILD_PATIENCE = 3600.0  # Seconds.
 
 
 def _without_password(text: str) -> str:
     if urlsplit(text).password is not None:
-        raise ValueError("must not hold a password: SHORTLIST_MILVUS_TOKEN takes user:password")
+        raise ValueError(
+            "must not contain a password: write user:password in SHORTLIST_MILVUS_TOKEN"
+        )
     return text
 
 
 class MilvusCollection(ServerIndex):
-    """A graph (HNSW) kept by Milvus, with the vectors. Needs "milvus".
+    """An HNSW graph and its vectors, stored in Milvus. Needs the extra "milvus".
 
-    `collection` is an alias, moved in one step. A collection holds `id`, `tie_key` and `vector`.
-    The server reads up to MOST_LISTED ids of a filter: which may be found, or which may not. Of
-    longer ones more is fetched and dropped here, as long as Milvus gives so many. Where its graph
-    comes back with too few, all that match are fetched and scored, a part at a time.
+    `collection` is a Milvus alias, which moves to a new collection in one step. A collection has
+    the fields `id`, `tie_key` and `vector`.
+
+    A filter of up to MOST_LISTED ids (allowed or excluded, whichever are fewer) is evaluated by the
+    server. With a longer filter, more items are fetched and filtered in this process, up to
+    MOST_FETCHED. If the graph returns too few items, all matching items are fetched in parts and
+    scored here.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("ef_search", "timeout")
@@ -62,16 +67,17 @@ class MilvusCollection(ServerIndex):
             AfterValidator(lambda text: text and _without_password(text)),
             Field(
                 description="A server such as http://127.0.0.1:19530, or the path of a file for "
-                "the embedded engine. The environment's SHORTLIST_MILVUS_URI goes first; unset "
-                "both: a temporary file, which no bundle can name."
+                "the embedded engine. The environment variable SHORTLIST_MILVUS_URI takes "
+                "precedence. If both are unset: a temporary file, which cannot be saved in a "
+                "bundle."
             ),
         ] = None,
         collection: Published = "shortlist",
         consistency: Annotated[
             Literal["Strong", "Bounded", "Session", "Eventually"],
             Field(
-                description="What a search sees of writes just made: Strong (all of them; waits "
-                "for 0.2 s), Bounded, Session (those of this process) or Eventually."
+                description="Which recent writes a search sees: Strong (all; waits for 0.2 s), "
+                "Bounded (all but the last seconds), Session (those of this process) or Eventually."
             ),
         ] = "Session",
         m: Links = 16,
@@ -81,7 +87,8 @@ class MilvusCollection(ServerIndex):
             Field(
                 ge=1,
                 le=32_768,
-                description="The beam while searching; never less than the items asked for.",
+                description="Beam width of a search, raised to the number of items asked for if "
+                "that is higher.",
             ),
         ] = 256,
         timeout: Timeout = 5.0,
@@ -96,12 +103,12 @@ class MilvusCollection(ServerIndex):
             ef_search=ef_search,
             timeout=timeout,
         )
-        self._loaded: tuple[str, int] | None = None  # By which name and process.
+        self._loaded: tuple[str, int] | None = None  # (collection, process id) known as loaded.
         self._changed = False
 
     @property
     def address(self) -> str:
-        """The environment's, else that of the settings; without a password."""
+        """SHORTLIST_MILVUS_URI, else the setting uri; without a password."""
         parts = urlsplit(self._uri)
         if parts.password is None:
             return self._uri
@@ -113,8 +120,8 @@ class MilvusCollection(ServerIndex):
 
     @classmethod
     def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
-        """The index that `state` came from; one that still has its vectors publishes them anew."""
-        if "vectors" in state:  # Of 0.4 and before: the bundle held them, too.
+        """Return the index that `state` describes; a state with vectors publishes them anew."""
+        if "vectors" in state:  # Bundles of version 0.4 and earlier hold the vectors.
             items = (state["ids"], state["vectors"][: len(state["ids"])], state["tie_keys"])
             return cls(similarity, **_old_settings(state)).build(*items)
         return super().from_state(similarity, state)
@@ -145,11 +152,13 @@ class MilvusCollection(ServerIndex):
         self._loaded = name, os.getpid()
 
     def _wait(self, client: Any, name: str) -> None:
-        """Return once the graph is built: until then the server would compare with everything."""
+        """Wait until the graph is built: until then the server scans all vectors."""
         end = time.monotonic() + BUILD_PATIENCE
         while int((client.describe_index(name, "vector") or {}).get("pending_index_rows", 0)):
             if time.monotonic() > end:
-                raise IndexServerError(f"Milvus has not built {name} in {BUILD_PATIENCE:g} s")
+                raise IndexServerError(
+                    f"Milvus did not build the index of {name} within {BUILD_PATIENCE:g} s"
+                )
             time.sleep(0.1)
 
     @property
@@ -168,7 +177,7 @@ class MilvusCollection(ServerIndex):
             client.insert(name, rows)
 
     def _switch(self, client: Any, name: str) -> None:
-        """Point the alias to this collection; drop all but the one it pointed to before."""
+        """Move the alias to this collection. Drop older ones, except the one it pointed to."""
         before = None
         ours = [other for other in client.list_collections() if self._is_ours(other)]
         for other in ours:
@@ -183,13 +192,13 @@ class MilvusCollection(ServerIndex):
                 client.drop_collection(other)
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a collection was published under this alias."""
+        """Return whether a collection was published under this alias, by its name."""
         alias, _, suffix = name.rpartition("_")
         return alias == self.collection and len(suffix) == 32
 
     @property
     def _level(self) -> str:
-        """What a search asks for: a server's "Session" does not see what was deleted in it."""
+        """The consistency of a search: a server's "Session" does not see its own deletions."""
         return "Strong" if self._changed and self.consistency == "Session" else self.consistency
 
     def _insert(self, place: Place, items: Items) -> None:
@@ -230,7 +239,7 @@ class MilvusCollection(ServerIndex):
             if len(wanted) <= len(ids):
                 word, ids = "in", wanted
         ahead = round(AHEAD * k / max(share, 1e-9))
-        # Each point goes on by itself: its answer must not depend on what others came back with.
+        # Only short points continue, so an answer does not depend on those of the other points.
         found, short = Found.nothing(len(points), k), np.arange(len(points))
         if len(ids) > MOST_LISTED and ahead <= MOST_FETCHED:
             some = self._ask(place, points, ahead, "", self.timeout)
@@ -280,7 +289,7 @@ class MilvusCollection(ServerIndex):
         return found
 
     def _scored(self, place: Place, points: Floats, k: int, ids: Rows) -> Found:
-        """Answer by the scores of all these items, fetched a part at a time."""
+        """Answer points [P, D] by scoring all items with these ids, fetched in parts."""
         best = Found.nothing(len(points), k)
         client, euclidean = self._ready(place), self.similarity == "euclidean"
         for start in range(0, len(ids), FETCHED_AT_A_TIME):
@@ -305,13 +314,13 @@ class MilvusCollection(ServerIndex):
         return best
 
     def _ready(self, place: Place) -> Any:
-        """The client, once it is known that the collection is there and loaded."""
+        """Return the client after checking once that the collection exists and is loaded."""
         client = self._client()
         if self._loaded != (place.name, os.getpid()):
             if not client.has_collection(place.name, timeout=self.timeout):
                 raise IndexServerError(
-                    f"the index server at {self.address} has no collection {place.name}: it was "
-                    "published anew since, or another server is meant; index the bundle again"
+                    f"the index server at {self.address} has no collection {place.name}: newer "
+                    "ones were published since, or this is another server; index the bundle again"
                 )
             client.load_collection(place.name, timeout=self.timeout)
             self._loaded = place.name, os.getpid()
@@ -333,12 +342,12 @@ class MilvusCollection(ServerIndex):
 
 
 def _with_fewer(found: Found, k: int) -> Rows:
-    """The points for which fewer than k items were found."""
+    """Return the points for which fewer than k items were found."""
     return np.flatnonzero((found.ids >= 0).sum(axis=1) < k)
 
 
 def _replace(found: Found, points: Rows, by: Found) -> None:
-    """Put other answers [n, at most k] in the place of those to n points."""
+    """Replace the answers of n points by other answers [n, at most k]."""
     width = by.ids.shape[1]
     found.ids[points], found.scores[points] = -1, -np.inf
     found.ids[points, :width], found.scores[points, :width] = by.ids, by.scores
@@ -346,14 +355,14 @@ def _replace(found: Found, points: Rows, by: Found) -> None:
 
 
 def _best(found: Found, kept: NDArray[np.bool_], k: int) -> Found:
-    """The first k of what was found that are kept, bool [P, F]."""
+    """Return the first k found items that are kept; kept: bool [P, F]."""
     order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
     ids, scores = np.where(kept, found.ids, -1), np.where(kept, found.scores, -np.inf)
     return in_order(Found(ids, scores.astype(np.float32), found.keys), order)
 
 
 def _old_settings(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The settings of an index that kept its vectors: all but how many to score again."""
+    """Return the settings of a state of version 0.4 or earlier, without refine."""
     import json  # noqa: PLC0415
 
     settings: dict[str, Any] = json.loads(state["settings"].numpy().tobytes())
@@ -363,7 +372,7 @@ def _old_settings(state: dict[str, Tensor]) -> dict[str, Any]:
 
 @cache
 def _connected(uri: str, token: str, timeout: float, process: int) -> Any:  # noqa: ARG001
-    """The one connection of a process to a server or embedded engine; "" is a temporary one."""
+    """Return this process's client of a server or embedded engine; uri "" is a temporary file."""
     try:
         from pymilvus import MilvusClient  # noqa: PLC0415
     except ImportError as error:
@@ -375,4 +384,4 @@ def _connected(uri: str, token: str, timeout: float, process: int) -> Any:  # no
     return MilvusClient(uri=uri, token=token, timeout=timeout)
 
 
-_temporary: list[tempfile.TemporaryDirectory[str]] = []  # They go when the process ends.
+_temporary: list[tempfile.TemporaryDirectory[str]] = []  # Deleted when the process ends.

@@ -1,9 +1,9 @@
-"""What does an item score for a query? In one order of steps, compiled and in numpy: equal bits.
+"""What is the score of an item for a query? Compiled code and numpy give bit-equal scores.
 
-Loading compiled code takes longer than the few answers of a command, which numpy gives by itself
-(`compiled.worth_loading`). So that nobody can tell by which of the two an answer came, a sum is
-taken in an order that both can keep: term i goes to lane i modulo LANES, in turn, and the lanes are
-folded in halves. Nothing is fused, so that every processor has these bits.
+Loading compiled code takes longer than the few answers of one command, so those are computed in
+numpy (`compiled.worth_loading`). For equal bits both sum in the same order: term i is added to lane
+i modulo LANES, and the lanes are then added in halves. No multiply-add is fused, so that the bits
+are the same on every processor.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ LANES = 16
 
 @compiled
 def folded(lanes: Any) -> Any:
-    """The sum of LANES numbers, which are overwritten."""
+    """Return the sum of LANES numbers, adding halves; overwrites them."""
     half = LANES // 2
     while half > 0:
         for lane in range(half):
@@ -31,7 +31,7 @@ def folded(lanes: Any) -> Any:
 
 
 def sums_of(terms: NDArray[Any]) -> NDArray[Any]:
-    """The sums of the rows of terms [N, D], in the order of `folded`."""
+    """Return the row sums [N] of terms [N, D], in the order of `folded`."""
     lanes = np.zeros((len(terms), LANES), terms.dtype)
     for start in range(0, terms.shape[1], LANES):
         some = terms[:, start : start + LANES]
@@ -47,14 +47,15 @@ def sums_of(terms: NDArray[Any]) -> NDArray[Any]:
 def score_pairs(
     points: Any, row: Any, vectors: Any, euclidean: Any, columns: Any, count: Any, scores: Any
 ) -> None:
-    """Write the scores of the first `count` columns for the best interest of points[row], [K, D].
+    """Write the scores of the first `count` of `columns` for points[row], [K, D].
 
-    No view is taken inside: that stops memory from being read ahead.
+    An item's score is its best over the K interests. The loop creates no array views, because they
+    would prevent prefetching.
     """
     width = points.shape[2]
     lanes = np.empty(LANES, dtype=np.float32)
     for place in range(count):
-        column = np.uint64(columns[place])  # A signed index costs a test for being negative.
+        column = np.uint64(columns[place])  # A signed index would be tested for < 0.
         best = np.float32(-np.inf)
         for interest in range(points.shape[1]):
             lanes[:] = 0
@@ -75,7 +76,7 @@ def score_pairs(
 
 
 def scores_of(interests: Floats, vectors: Floats, euclidean: bool) -> Floats:
-    """Return what `score_pairs` writes: the scores [N] of vectors [N, D] for interests [K, D]."""
+    """Return the scores [N] of vectors [N, D] for interests [K, D], as `score_pairs` does."""
     best = np.full(len(vectors), -np.inf, dtype=np.float32)
     for point in interests:
         steps = point - vectors if euclidean else vectors
@@ -86,8 +87,8 @@ def scores_of(interests: Floats, vectors: Floats, euclidean: bool) -> Floats:
 
 @compiled
 def measure_points(points: Any, unit: Any) -> Any:
-    """`candidates.measure`, as machine code."""
-    # Squares of float32 numbers neither overflow nor vanish as float64.
+    """Do the work of `candidates.measure` in compiled code."""
+    # Squares of float32 numbers neither overflow nor underflow in float64.
     least, greatest = np.inf, 0.0
     lanes = np.empty(LANES, dtype=np.float64)
     for row in range(len(points)):
@@ -108,9 +109,9 @@ def measure_points(points: Any, unit: Any) -> Any:
 
 
 def measures_of(points: Floats, unit: Floats) -> tuple[float, float]:
-    """`candidates.measure`, in numpy."""
+    """Do the work of `candidates.measure` in numpy."""
     doubles = points.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # Infinite numbers are what it looks for.
+    with np.errstate(invalid="ignore"):  # Infinite numbers are looked for, so no warning.
         squares = sums_of(doubles * doubles)
     if not np.all(squares < np.inf):
         return np.nan, np.nan

@@ -1,4 +1,4 @@
-"""PostgreSQL with the extension pgvector as an index: beside the tables of an application."""
+"""PostgreSQL with the extension pgvector as an index."""
 
 import os
 import threading
@@ -18,30 +18,31 @@ from shortlist.index.servers import Found, Place, Published, ServerIndex, Timeou
 from shortlist.index.settings import BuildBeam, Choices, Links
 
 COPIED_AT_A_TIME = 10_000
-MOST_WIDE = 2_000  # What pgvector's graph takes.
-MOST_EF = 1_000  # The widest beam that pgvector takes.
+MOST_WIDE = 2_000  # pgvector's limit on the width of vectors in a graph.
+MOST_EF = 1_000  # pgvector's limit on ef_search.
 BEAM = 256
-FEW = 10_000  # So many allowed items are compared one by one, exactly.
-SCANNED = 50  # Rows of the graph that a filtered search may look at, for each one wanted.
-OLDEST = (0, 8)  # Since then a search goes on until a filter has let enough through.
+FEW = 10_000  # Up to this many allowed items are scanned exactly.
+SCANNED = 50  # Rows of the graph that a filtered search may read per item asked for.
+OLDEST = (0, 8)  # The first version with iterative scans: filtered searches continue until full.
 
 
 def _without_password(text: str) -> str:
     if "password" in text or ("://" in text and urlsplit(text).password is not None):
         raise ValueError(
-            "must not hold a password: libpq reads PGPASSWORD or a password file, and "
-            "SHORTLIST_PGVECTOR may hold a whole connection string"
+            "must not contain a password: set PGPASSWORD or a password file, which libpq reads, or "
+            "write the whole connection string in SHORTLIST_PGVECTOR"
         )
     return text
 
 
 class PgVector(ServerIndex):
-    """A graph (HNSW) in a table of PostgreSQL, by pgvector 0.8 or newer. Needs "pgvector".
+    """An HNSW graph on a table of PostgreSQL, by pgvector 0.8 or newer. Needs the extra "pgvector".
 
-    `collection` is a view of `id` and `vector`, moved to the new table in one transaction. A filter
-    goes along as a bit for each id; the walk through the graph goes on until enough have passed it.
-    Where that ends short of k items, and where FEW are allowed, the server compares with every item
-    that matches: then the answer is exact, ties at the last place included.
+    `collection` is a view with the columns `id` and `vector`, which moves to the new table in one
+    transaction. A filter is sent as one bit for each id, and the search of the graph continues
+    until enough items pass it. If that finds fewer than k items, or if at most FEW items are
+    allowed, the server scans all matching items. Such an answer is exact, and items tied at the
+    last place are chosen by tie key.
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("ef_search", "timeout")
@@ -62,8 +63,9 @@ class PgVector(ServerIndex):
             AfterValidator(lambda text: text and _without_password(text)),
             Field(
                 description="A connection string without a password, such as "
-                "postgresql://shop@127.0.0.1/items. The environment's SHORTLIST_PGVECTOR goes "
-                "first; unset both: what PGHOST and its kin say."
+                "postgresql://shop@127.0.0.1/items. The environment variable SHORTLIST_PGVECTOR "
+                "takes precedence. If both are unset, PGHOST and the other variables of libpq "
+                "apply."
             ),
         ] = None,
         collection: Published = "shortlist",
@@ -74,8 +76,8 @@ class PgVector(ServerIndex):
             Field(
                 ge=1,
                 le=MOST_EF,
-                description="The beam while searching; never less than the items asked for. "
-                "Unset: 256, and 1000 for dot.",
+                description="Beam width of a search, raised to the number of items asked for if "
+                "that is higher. Unset: 256, and 1000 for dot.",
             ),
         ] = None,
         timeout: Timeout = 5.0,
@@ -93,14 +95,17 @@ class PgVector(ServerIndex):
 
     @property
     def address(self) -> str:
-        """Where the server is, without what was said of a password."""
+        """The connection string without passwords."""
         from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
         told = {name: value for name, value in self._said().items() if "password" not in name}
         return make_conninfo("", **told) or "the PGHOST of the environment"
 
     def _said(self) -> dict[str, Any]:
-        """What the connection string says. Errors: IndexServerError, without a word of the text."""
+        """Return the parameters of the connection string.
+
+        Errors: IndexServerError, which does not quote the string: it may contain a password.
+        """
         from psycopg import ProgrammingError  # noqa: PLC0415
         from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
 
@@ -108,9 +113,9 @@ class PgVector(ServerIndex):
             said: dict[str, Any] = conninfo_to_dict(self._string)
         except ProgrammingError:
             raise IndexServerError(
-                "SHORTLIST_PGVECTOR, or the setting server, is no connection string of PostgreSQL: "
+                "SHORTLIST_PGVECTOR, or the setting server, is not a PostgreSQL connection string: "
                 "write postgresql://USER@HOST/DB or host=HOST dbname=DB, and quote a value that "
-                "has a space: password='two words'"
+                "contains a space: password='two words'"
             ) from None
         return said
 
@@ -157,7 +162,7 @@ class PgVector(ServerIndex):
                     ask(f"DROP TABLE {_quoted(other)}")
 
     def _copy(self, connection: Any, name: str, items: Items) -> None:
-        """Send the items in PostgreSQL's own bytes: three fields a row, each with its length."""
+        """Send the items by COPY in PostgreSQL's binary format: three fields per row."""
         width = items.vectors.shape[1]
         row = np.dtype(
             [
@@ -245,7 +250,7 @@ class PgVector(ServerIndex):
     def _walked(
         self, connection: Any, place: Place, k: int, where: str, given: dict[str, Any]
     ) -> list[Any]:
-        """Answer one point by the graph."""
+        """Answer one point by searching the graph; returns rows (id, distance, tie key)."""
         beam = self.ef_search or (MOST_EF if self.similarity == "dot" else BEAM)
         beam = min(max(beam, k), MOST_EF)
         with connection.transaction():
@@ -267,7 +272,10 @@ class PgVector(ServerIndex):
     def _compared(
         self, connection: Any, place: Place, where: str, given: dict[str, Any]
     ) -> list[Any]:
-        """Answer one point by every item that matches: a sum is no order of the graph's."""
+        """Answer one point by a scan of all matching items; returns rows (id, distance, tie key).
+
+        The "+ 0" in ORDER BY keeps PostgreSQL from using the graph.
+        """
         rows: list[Any] = connection.execute(
             f"SELECT id, {self._distance} AS distance, tie_key FROM {_quoted(place.name)} {where}"
             f"ORDER BY ({self._distance}) + 0, tie_key LIMIT %(k)s",
@@ -277,11 +285,14 @@ class PgVector(ServerIndex):
 
     @contextmanager
     def _connection(self, *, patient: bool = False) -> Iterator[Any]:
-        """This thread's connection; psycopg's rolls back and stays usable after an error."""
+        """Yield this thread's connection, which stays usable after an error.
+
+        patient: no time limit for statements, for writes; else the setting timeout applies.
+        """
         held: _Held | None = getattr(self._threads, "held", None)
         if held is None or held.process != os.getpid() or held.connection.closed:
             held = self._threads.held = _Held(self._connect())
-        # At least a millisecond: 0 would be no limit.
+        # At least one millisecond: 0 means no limit.
         limit = 0 if patient else max(1, round(1000 * self.timeout))
         if held.limit != limit:
             held.connection.execute(f"SET statement_timeout = {limit}")
@@ -330,18 +341,18 @@ class PgVector(ServerIndex):
 
 
 class _Held:
-    """A connection, closed when the thread or the index that holds it is gone."""
+    """A connection that is closed when its thread or its index is garbage-collected."""
 
     def __init__(self, connection: Any) -> None:
         self.connection, self.process = connection, os.getpid()
         self.limit: int | None = None
-        """The statement timeout that was set on it, in milliseconds."""
+        """The statement timeout set on the connection, in milliseconds; None if never set."""
 
     def __del__(self) -> None:
-        if self.process == os.getpid():  # Not that of the process that this one was forked from.
+        if self.process == os.getpid():  # A forked child must not close its parent's connection.
             self.connection.close()
 
 
 def _quoted(name: str) -> str:
-    """A name that was checked to be letters, digits and _, as SQL takes it."""
+    """Quote a name for SQL; it was checked to have letters, digits and _ only."""
     return f'"{name}"'

@@ -1,9 +1,9 @@
-"""One query against every item in one pass of memory: which columns can be among the k best?
+"""Which items can be among the k best of one query? One pass over all vectors finds them.
 
-A batch of queries is a matrix product, which reads each vector once for many queries; a single
-query in it costs as much as eight. This pass is several times faster, and rounds otherwise, so it
-does not answer: it names the few columns that can be in the answer however sums were rounded, and
-the matrix product scores these.
+A matrix product reads each vector once for many queries, so with a single query it costs as much as
+with eight. This pass is several times faster for one query, but it sums in another order and rounds
+differently. So it only selects the few columns that can be in the answer under any rounding;
+index/candidates.py then scores them.
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ from shortlist.index.candidates import holds
 from shortlist.index.pairs import Floats, Rows
 from shortlist.selection import best_to_front
 
-UNIT = 2.0**-24  # What one step of float32 may be off by, as a share.
-UNDERFLOW = 2.0**-126  # What it may be off by beside that, where numbers are very small.
-SPARE = 1024  # Columns beyond 4 k that may be named; where more are as good, this is no shortcut.
-RUN = 1024  # Columns that are scored before the scores are looked at.
+UNIT = 2.0**-24  # Largest relative rounding error of one float32 operation.
+UNDERFLOW = 2.0**-126  # Largest additional absolute error, for very small numbers.
+SPARE = 1024  # Most columns returned beyond 4 k; if more qualify, the pass saves nothing.
+RUN = 1024  # Columns that are scored in one block before their scores are compared.
 LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -34,10 +34,17 @@ def could_be_best(
     ids: Rows | None = None,
     seen: Rows | None = None,
 ) -> Rows | None:
-    """Return the columns that can be among the k best for a query [D], ascending; None for many.
+    """Return the columns that can be among the k best for a query, int64, ascending.
 
-    vectors: [N, D], of which the longest is so long. Left out are the columns that are refused,
-    bool [N], and those whose ids [N] were seen [any]. More than 4 (k + seen) + SPARE are too many.
+    Returns None if there are more than 4 (k + len(seen)) + SPARE of them.
+
+    vectors: float32 [N, D].
+    query: float32 [D].
+    longest: length of the longest vector.
+    euclidean: scores are minus squared distances if True, else dot products.
+    refused: bool [N], True for columns to skip.
+    ids: int64 [N], the id of each column; needed with `seen`.
+    seen: int64 [any], ids to leave out.
     """
     wanted = k if seen is None else k + len(seen)
     columns = np.empty(4 * wanted + SPARE, dtype=np.int64)
@@ -52,13 +59,13 @@ def could_be_best(
 
 
 def margin(query: Floats, longest: float, euclidean: bool) -> float:
-    """How far below the k-th best of the scan an item of the k best may stand.
+    """Return how far below the k-th score of the scan the score of a true top-k item can be.
 
-    A sum of D products, in whatever order, with or without fused steps, is off by at most
-    γ = n u / (1 - n u) of the sum of their sizes, n = D (Higham 2002, §3.1), and so by γ |q| |t|;
-    with four more steps it is a distance, of at most (|q| + |t|)². Two ways to score a pair
-    differ by twice that. The k that the scan puts first may have gained so much in it, and an item
-    of the true k best may have lost as much: twice the difference.
+    A float32 sum of D products, in any order and with or without fused multiply-adds, has an error
+    of at most γ Σ|products| <= γ |q| |t|, where γ = n u / (1 - n u) and n = D (Higham 2002, §3.1).
+    A squared distance needs four more operations and is at most (|q| + |t|)². Two ways to score a
+    pair therefore differ by at most twice the error. The first k of the scan may be too high by
+    that difference, and a true top-k item may be too low by it: four times the error in total.
     """
     doubles = query.astype(np.float64)
     length = float(doubles.dot(doubles)) ** 0.5
@@ -70,10 +77,10 @@ def margin(query: Floats, longest: float, euclidean: bool) -> float:
 
 @compiled_reordering
 def _score(vectors: Any, query: Any, euclidean: Any, start: Any, count: Any, scores: Any) -> None:
-    """Write the scores of `count` columns from `start` on: products, or minus squared distances."""
+    """Write the scores of `count` columns from `start` on, summed in any order."""
     width = vectors.shape[1]
     for place in range(count):
-        column = np.uint64(start + place)  # A signed index costs a test for being negative.
+        column = np.uint64(start + place)  # A signed index would be tested for < 0.
         score = np.float32(0)
         if euclidean:
             for at in range(width):
@@ -95,7 +102,10 @@ def _collect(
     slack: Any,
     columns: Any,
 ) -> int:
-    """Write the columns scored at most `slack` below the k-th best; how many, -1 if too many."""
+    """Write the columns scored at most `slack` below the k-th best.
+
+    Returns how many there are, or -1 if they do not fit into `columns`.
+    """
     scores = np.empty(RUN, dtype=np.float32)
     kept, ranked = np.empty(len(columns), np.float32), np.empty(len(columns), np.float32)
     count, bound = 0, LOWEST
@@ -105,7 +115,7 @@ def _collect(
         last = start + RUN > len(vectors)
         for place in range(length + 1):
             if place < length:
-                # The bound only rises: what is below it now is below it at the end.
+                # The bound never falls, so a score below it can be dropped now.
                 if scores[place] < bound or (len(refused) > 0 and refused[start + place]):
                     continue
                 kept[count] = scores[place]
@@ -128,7 +138,7 @@ def _collect(
 
 @compiled
 def _drop_seen(columns: Any, count: Any, ids: Any, seen: Any) -> int:
-    """Keep the columns whose ids were not seen, and return how many."""
+    """Keep the columns whose ids are not in `seen`, and return their number."""
     ordered = np.sort(seen)
     kept = 0
     for at in range(count):

@@ -1,4 +1,4 @@
-"""ScaNN (Guo et al. 2020) as an index: product codes that keep the order of dot products."""
+"""ScaNN (Guo et al. 2020) as an index: anisotropic product quantization."""
 
 import json
 import math
@@ -15,20 +15,21 @@ from shortlist.index.approximate import ApproximateIndex, Kept
 from shortlist.index.pairs import Floats, Rows
 from shortlist.index.settings import Refine
 
-FEWEST = 64  # Below it ScaNN has too little to learn codes from, and a scan is as fast.
-FEWEST_IN_CLUSTERS = 10_000  # Below it all codes are read in less time than centres are compared.
-NUMBERS_A_CODE = 1  # Two halve the memory, and cost much recall on vectors that were learned.
-ANISOTROPY = 0.2  # The threshold of the paper: errors along a vector cost more than across it.
-SCANNED_PER_CODE = 0.25  # Vectors that an exact scan reads while ScaNN reads one code.
+FEWEST = 64  # With fewer vectors ScaNN cannot learn codes, and an exact scan is as fast.
+FEWEST_IN_CLUSTERS = 10_000  # With fewer vectors, reading all codes is faster than clusters.
+NUMBERS_A_CODE = 1  # Dimensions per code. 2 halves the memory but loses much recall on embeddings.
+ANISOTROPY = 0.2  # Threshold T of the paper: errors parallel to a vector have more weight.
+# Costs, as the number of vectors that an exact scan reads in that time.
+SCANNED_PER_CODE = 0.25
 SCANNED_PER_CANDIDATE = 2.0
 
 
 class Scann(ApproximateIndex):
-    """Clusters of codes, half a byte a number, learned so that the order of high dot products is
-    kept; the float32 vectors beside them decide.
+    """Clusters of quantized vectors, half a byte per number, scored again in float32.
 
-    It is built some times faster than FaissHNSW, in less memory. It cannot grow: each `add` builds
-    it anew, which takes seconds for 100,000 items. Linux only. Needs the extra "scann".
+    The quantization preserves the order of high dot products. It is built several times faster than
+    FaissHNSW, in less memory. It cannot be extended: each `add` rebuilds it, which takes seconds
+    for 100,000 items. Linux only. Needs the extra "scann".
     """
 
     search_settings: ClassVar[tuple[str, ...]] = ("searched",)
@@ -42,8 +43,8 @@ class Scann(ApproximateIndex):
             Field(
                 ge=1,
                 le=1_000_000,
-                description="Clusters; unset: the square root of the number of vectors, and none "
-                "below 10,000.",
+                description="Number of clusters; unset: the square root of the number of vectors, "
+                "and no clusters below 10,000 vectors.",
             ),
         ] = None,
         searched: Annotated[
@@ -51,8 +52,8 @@ class Scann(ApproximateIndex):
             Field(
                 ge=1e-6,
                 le=1,
-                description="The share of the clusters read for a query. Filters raise it by the "
-                "share of items they keep.",
+                description="Share of the clusters read per query. With a filter it is divided by "
+                "the share of items that the filter keeps.",
             ),
         ] = 0.5,
         refine: Refine = 10,
@@ -80,7 +81,7 @@ class Scann(ApproximateIndex):
         self._library = builder.score_ah(NUMBERS_A_CODE, **threshold).build()
 
     def _leaves(self, count: int) -> int:
-        """Clusters for so many vectors: no more than ScaNN can find centres for; 1 is none."""
+        """Return the number of clusters for `count` vectors, at most one per 8; 1 means none."""
         if self.leaves is None and count < FEWEST_IN_CLUSTERS:
             return 1
         return min(self.leaves or math.isqrt(count), count // 8)
@@ -93,18 +94,18 @@ class Scann(ApproximateIndex):
         wanted = min(round(fetch / share), len(self._slots))
         leaves = self._searched(share)
         slots = np.full((len(points), wanted), -1, dtype=np.int64)
-        # One by one: in a batch ScaNN rounds otherwise, and an answer would depend on the others.
+        # One by one: ScaNN's rounding depends on the batch, and an answer must not.
         for row, point in enumerate(points):
             found, _ = self._library.search(
                 point, final_num_neighbors=wanted, leaves_to_search=leaves
             )
             slots[row, : len(found)] = found
-        if kept is not None:  # ScaNN cannot filter.
+        if kept is not None:  # ScaNN has no filters: drop the other items afterwards.
             slots[~kept.slots[slots] | (slots < 0)] = -1
         return slots
 
     def _searched(self, share: float) -> int:
-        """How many clusters to read for a query, where a share of the items is kept."""
+        """Return how many clusters to read per query if a filter keeps `share` of the items."""
         leaves = self._leaves(len(self._slots))
         return max(min(round(leaves * self.searched / share), leaves), 1)
 
@@ -117,7 +118,7 @@ class Scann(ApproximateIndex):
         return SCANNED_PER_CODE * read + SCANNED_PER_CANDIDATE * fetch / share
 
     def _dump(self) -> NDArray[np.uint8]:
-        """ScaNN's files, one after another, and before them their names and sizes as a line."""
+        """Return ScaNN's files, concatenated, after one JSON line with their names and sizes."""
         files: dict[str, bytes] = {}
         if self._library is not None:
             with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +132,7 @@ class Scann(ApproximateIndex):
     def _restore(self, dumped: NDArray[np.uint8], slots: int, width: int) -> None:  # noqa: ARG002
         head, _, rest = dumped.tobytes().partition(b"\n")
         sizes = json.loads(head)
-        # ScaNN would unpickle a file of ids: only tensors and protocol buffers are let through.
+        # ScaNN would unpickle a file of ids, so only arrays and protocol buffers are accepted.
         if any(Path(name).name != name or Path(name).suffix not in _FORMATS for name in sizes):
             raise ModelError(f"the state holds files that are not ScaNN's: {sorted(sizes)}")
         self._library = None

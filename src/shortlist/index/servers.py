@@ -1,4 +1,4 @@
-"""What does an index need around a server that holds its vectors, to keep its promises?"""
+"""How does a server that holds the vectors become an index with the contract of VectorIndex?"""
 
 import json
 import logging
@@ -29,7 +29,7 @@ logger = logging.getLogger("shortlist.index")
 Setting = int | float | str | None
 
 QUIET = 5.0
-"""Seconds in which a server that gave no answer is not asked again: nobody waits for it."""
+"""Seconds without requests after a server failed; searches fail at once meanwhile."""
 
 NOTHING: Rows = np.empty(0, dtype=np.int64)
 
@@ -41,21 +41,25 @@ def _plain_name(text: str) -> str:
 
 
 Published = Annotated[
-    str, AfterValidator(_plain_name), Field(description="The name that others read it by.")
+    str,
+    AfterValidator(_plain_name),
+    Field(description="Name under which other programs find the newest version in the server."),
 ]
 """The setting `collection` of an index in a server."""
 
 Timeout = Annotated[
     float,
-    Field(gt=0, le=600, description="Seconds that a search may take before it is given up."),
+    Field(gt=0, le=600, description="Most seconds that one request of a search may take."),
 ]
 """The setting `timeout` of an index in a server."""
 
 
 class Found(NamedTuple):
-    """What a server found for P points, best first: [P, k] each.
+    """The items that a server found for P points, best first.
 
-    Past the end an id is -1 and its score -inf.
+    ids: int64 [P, k], -1 where fewer than k items were found.
+    scores: float32 [P, k], -inf where fewer than k items were found.
+    keys: int64 [P, k], the tie keys.
     """
 
     ids: Rows
@@ -64,21 +68,25 @@ class Found(NamedTuple):
 
     @classmethod
     def nothing(cls, points: int, k: int) -> Self:
-        """Return places for k answers to each of some points."""
+        """Return an empty result with room for k items per point."""
         ids = np.full((points, k), -1, dtype=np.int64)
         return cls(ids, np.full((points, k), -np.inf, dtype=np.float32), ids.copy())
 
     def put(self, point: int, ids: Any, scores: Any, keys: Any) -> None:
-        """Take the answer to a point."""
+        """Store the items found for a point."""
         there = np.s_[point, : len(ids)]
         self.ids[there], self.scores[there], self.keys[there] = ids, scores, keys
 
 
 @dataclass(frozen=True)
 class Place:
-    """What this process knows of the vectors in the server: all that a bundle keeps of them.
+    """The metadata of the vectors in the server; a bundle stores nothing else of them.
 
-    name: under which they were published. highest: no id is above it. longest: no vector is longer.
+    name: name of the published version in the server.
+    count: number of items.
+    width: width of the vectors.
+    highest: upper bound of the ids.
+    longest: upper bound of the vectors' euclidean lengths.
     """
 
     name: str
@@ -89,20 +97,21 @@ class Place:
 
 
 class ServerIndex(ABC):
-    """The vectors, scores and filters are a server's: this process holds none of the vectors.
+    """Base of the indexes whose vectors are in a server; this process holds no vectors.
 
-    Each build goes under a new name, which `collection` points to once all of it is there: other
-    programs read one version or the other. The version before stays for those still reading it,
-    older ones go. Searches here use the version's own name, which a bundle keeps with the number of
-    items: so a bundle and its vectors always belong together.
+    Each build is published under a new name. When it is complete, the alias `collection` moves to
+    it, so other programs read either the old or the new version. The previous version is kept for
+    its readers; older ones are deleted. Searches use the name of the version, which is stored in
+    the bundle, so a bundle is always searched with its own vectors.
 
-    Filters are the server's, and exact: no item is found that must not be, and min(k, matches) are
-    found. Scores are the server's, float32 up to its rounding. Equal scores are put in the order of
-    the tie keys; which of them take the last places of a list is the server's choice, and
-    `cut_ties` counts the lists where it had one.
+    Filters are exact: no excluded item is found, and always min(k, matching items) are found.
+    Scores are computed by the server in float32, up to its rounding. Equal scores are ordered by
+    tie key. If items are tied across the last place of a list, the server chooses among them;
+    `cut_ties` counts these lists.
 
-    A server that does not answer raises IndexServerError, and then at once for QUIET seconds. A
-    subclass brings the server in six hooks. Not to be changed while it is searched.
+    If the server fails, a search raises IndexServerError, and for QUIET seconds further searches do
+    so at once. A subclass implements `_publish`, `_insert`, `_delete`, `_fetch`, `_find` and
+    `_failures`. `add` and `remove` are not safe during a search in another thread.
     """
 
     is_exact: ClassVar[bool] = False
@@ -112,7 +121,7 @@ class ServerIndex(ABC):
     collection: str
 
     def __init__(self, similarity: str, **own: Setting) -> None:
-        """Check the settings of the subclass, all of its parameters, and keep them."""
+        """Check the settings of the subclass and store them as attributes."""
         check_settings(type(self), own)
         check_similarity(similarity)
         self.similarity = similarity
@@ -124,48 +133,55 @@ class ServerIndex(ABC):
 
     @abstractmethod
     def _publish(self, name: str, items: Items) -> None:
-        """Put the items under a new name, then let `collection` point to it."""
+        """Write the items under a new name, then move `collection` to it."""
 
     @abstractmethod
     def _insert(self, place: Place, items: Items) -> None:
-        """Add items to what was published."""
+        """Add items to a published version."""
 
     @abstractmethod
     def _delete(self, place: Place, ids: Rows) -> None:
-        """Take items out of what was published."""
+        """Delete items from a published version."""
 
     @abstractmethod
     def _fetch(self, place: Place, ids: Rows, *, vectors: bool) -> tuple[Rows, Floats]:
-        """Return those of the ids that are there [n], and their vectors [n, D] if asked for."""
+        """Return those of the ids that exist, int64 [n], and their vectors.
+
+        vectors: whether the vectors are wanted, float32 [n, D]; else the second array is [n, 0].
+        """
 
     @abstractmethod
     def _find(
         self, place: Place, points: Floats, k: int, allow: NDArray[np.bool_] | None, exclude: Rows
     ) -> Found:
-        """Return the k best items of points [P, D]; min(k, matching items) are always found.
+        """Return the k best items of points [P, D], always min(k, matching items) of them.
 
-        allow: bool [highest id + 1]; exclude: ids that no point may get, distinct.
+        allow: bool [highest id + 1], or None.
+        exclude: distinct ids that no point may get.
         """
 
     @abstractmethod
     def _failures(self) -> tuple[type[Exception], ...]:
-        """What the server's library raises if it has no answer."""
+        """Return the exceptions that the server's client raises."""
 
     def _slow(self) -> tuple[type[Exception], ...]:
-        """Those of them that say that one question took too long: others may still be asked."""
+        """Return those that mean that one request timed out, while the server still works."""
         return ()
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """Where the server is, as it can be shown; empty if it ends with this process."""
+        """The server's address without passwords; empty if it ends with this process."""
 
     def settings(self) -> dict[str, Setting]:
-        """The keyword arguments that make an index like this one."""
+        """Return the keyword arguments that construct an index with these settings."""
         return {name: getattr(self, name) for name in settings_of(type(self)).model_fields}
 
     def adjust(self, **changes: Setting) -> Self:
-        """Change settings that act when searching, without building."""
+        """Change settings that apply at search time (`search_settings`), without a rebuild.
+
+        Errors: ModelError for another setting and for a value out of range.
+        """
         known = late_settings(type(self))
         for name in changes:
             if name not in known:
@@ -179,10 +195,14 @@ class ServerIndex(ABC):
         return 0 if self.place is None else self.place.count
 
     def build(self, ids: Tensor, vectors: Tensor, tie_keys: Tensor | None = None) -> Self:
-        """Publish these items: ids [N] int64 >= 0, vectors [N, D] float32, tie_keys [N] int64.
+        """Publish these items as a new version.
 
-        Equal scores go by tie key, smaller first, then by id; None takes a fixed hash of the id.
-        Raises DataError for ids, and ModelError for vectors, that cannot be searched.
+        ids: int64 [N], >= 0 and distinct.
+        vectors: float32 [N, D].
+        tie_keys: int64 [N]. Equal scores are ordered by tie key, smaller first, then by id. None
+        takes a fixed hash of the id.
+        Errors: DataError for ids or tie keys, ModelError for vectors that cannot be searched,
+        IndexServerError if the server fails.
         """
         exact = ExactIndex(self.similarity).build(ids, vectors, tie_keys)
         items, name = exact.items, f"{self.collection}_{uuid4().hex}"
@@ -214,7 +234,7 @@ class ServerIndex(ABC):
         return self
 
     def remove(self, ids: Tensor) -> Self:
-        """Take out the items with these ids; DataError if one is not in the index."""
+        """Remove the items with these ids. Errors: DataError if one is not in the index."""
         if self.place is None:
             raise DataError("the index is empty: build it first")
         with self._asking(anyway=True):
@@ -234,12 +254,16 @@ class ServerIndex(ABC):
         exclude: tuple[Tensor, Tensor] | None = None,
         allow: Tensor | None = None,
     ) -> Hits:
-        """Return about the k best items of each query; min(k, matching items) are always found.
+        """Return approximately the k best items of each query.
 
-        queries: [B, D], or [B, K, D] for the best of K interests. exclude: (ids, offsets [B + 1]),
-        the ids query i must not get at ids[offsets[i]:offsets[i + 1]]; unknown ids are ignored.
-        allow: bool [more than the highest id], True for each id that any query may get.
-        Errors: IndexServerError.
+        Always min(k, matching items) of them are found.
+
+        queries: float32 [B, D], or [B, K, D], where an item's score is its best over K interests.
+        k: number of items per query.
+        exclude: (ids, offsets [B + 1]). Query i does not get ids[offsets[i]:offsets[i + 1]]; ids
+        that are not in the index are ignored.
+        allow: bool, longer than the highest id. Only ids with True are found, for all queries.
+        Errors: QueryError, and IndexServerError if the server fails.
         """
         place = self.place
         width, longest = (0, 0.0) if place is None else (place.width, place.longest)
@@ -259,7 +283,7 @@ class ServerIndex(ABC):
         points: Floats = scaled.detach().reshape(len(queries), -1, place.width).numpy()
         lists = _lists(exclude, len(queries))
         plain = np.flatnonzero([not len(seen) for seen in lists])
-        deep = min(k + 1, place.count)  # The one after the last tells whether there was a choice.
+        deep = min(k + 1, place.count)  # Item k + 1 shows whether the last place is tied.
         with self._asking():
             if len(plain):
                 flat = points[plain].reshape(-1, place.width)
@@ -271,9 +295,9 @@ class ServerIndex(ABC):
         return _hits(answer)
 
     def vectors_of(self, ids: Tensor) -> Tensor:
-        """Return the vectors of these ids as the server has them, [n, D]; zeros for others.
+        """Return the vectors of these ids from the server, float32 [n, D]; zeros for unknown ids.
 
-        Under cosine they are of length 1.
+        Under cosine they are normalised. Errors: IndexServerError, DataError for an empty index.
         """
         if self.place is None:
             raise DataError("the index is empty: build it first")
@@ -288,11 +312,11 @@ class ServerIndex(ABC):
         return torch.from_numpy(vectors)
 
     def state(self) -> dict[str, Tensor]:
-        """Where the vectors are, with the settings: named tensors without a vector among them."""
+        """Return the place of the vectors and the settings as named tensors, without vectors."""
         if not self.address:
             raise ModelError(
-                "the vectors are in a temporary file of this process, which a bundle cannot name: "
-                "say where the server is"
+                "the vectors are in a temporary file of this process, which cannot be saved in a "
+                "bundle: set the address of the server or file (uri)"
             )
         place = None if self.place is None else asdict(self.place)
         about = json.dumps({"place": place, "settings": self.settings()}, sort_keys=True)
@@ -300,7 +324,7 @@ class ServerIndex(ABC):
 
     @classmethod
     def from_state(cls, similarity: str, state: dict[str, Tensor]) -> Self:
-        """The index that `state` came from. The server is not asked before the first search."""
+        """Return the index that `state` describes; the server is contacted at the first search."""
         if set(state) != {"about"}:
             raise ModelError(f"the state of an index in a server is 'about', got {sorted(state)}")
         about = json.loads(state["about"].numpy().tobytes())
@@ -310,10 +334,10 @@ class ServerIndex(ABC):
         return index
 
     def _take(self, answer: Found, rows: Rows, found: Found, k: int) -> None:
-        """Put the best of what was found for each interest of some queries into their answers."""
+        """Merge what was found for the interests of some queries, and store their k best items."""
         each = len(rows), -1
         held = Found(found.ids.reshape(each), found.scores.reshape(each), found.keys.reshape(each))
-        if len(found.ids) > len(rows):  # Several interests found an item: its best score counts.
+        if len(found.ids) > len(rows):  # Several interests: keep the best score of each item.
             held = in_order(held, np.lexsort((-held.scores, held.ids), axis=-1))
             again = np.zeros(held.ids.shape, dtype=bool)
             again[:, 1:] = held.ids[:, 1:] == held.ids[:, :-1]
@@ -327,10 +351,11 @@ class ServerIndex(ABC):
 
     @contextmanager
     def _asking(self, *, anyway: bool = False) -> Iterator[None]:
-        """Say of every failure which server it was; ask none that just failed, unless `anyway`.
+        """Turn every failure into an IndexServerError that names the server.
 
-        A question that took too long is no failure of the server: what others get must not depend
-        on it.
+        anyway: contact the server even if it failed in the last QUIET seconds.
+        A request that timed out does not count as a failure of the server, so that one slow query
+        does not make other queries fail.
         """
         if not anyway and monotonic() < self._quiet_until:
             raise IndexServerError(self._fault)
@@ -359,7 +384,7 @@ def _hits(answer: Found) -> Hits:
 
 
 def in_order(found: Found, order: Rows) -> Found:
-    """What was found, in another order within each row."""
+    """Return the found items, with each row reordered."""
     return Found(
         np.take_along_axis(found.ids, order, axis=1),
         np.take_along_axis(found.scores, order, axis=1),
@@ -368,7 +393,7 @@ def in_order(found: Found, order: Rows) -> Found:
 
 
 def _lists(exclude: tuple[Tensor, Tensor] | None, rows: int) -> list[Rows]:
-    """The distinct ids that each query must not get."""
+    """Return the distinct excluded ids of each query."""
     if exclude is None:
         return [NOTHING] * rows
     ids, offsets = exclude[0].numpy(), exclude[1].tolist()

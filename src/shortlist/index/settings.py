@@ -1,4 +1,4 @@
-"""Which settings has an index? Parameters of its class, each with its type, range and meaning."""
+"""Which settings does an index have? They are the parameters of its class, with type and range."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -12,27 +12,27 @@ from shortlist.sections.base import Section
 from shortlist.sections.faults import explain
 
 Choices = Mapping[str, Sequence[Any]]
-"""Values to try of some settings."""
+"""Values that tuning tries, by setting."""
 
 Refine = Annotated[
     float,
-    Field(ge=1, le=1000, description="Candidates scored again in float32 for each answer wanted."),
+    Field(ge=1, le=1000, description="Candidates scored again in float32, per item asked for."),
 ]
-"""The setting `refine`, wherever an index has it."""
+"""Type of the setting `refine`, shared by the indexes that have it."""
 
 Links = Annotated[
     int,
-    Field(ge=2, le=128, description="Links of a vector, twice as many on the lowest level."),
+    Field(ge=2, le=128, description="Links per vector; the lowest level has twice as many."),
 ]
-"""The setting `m` of a graph."""
+"""Type of the setting `m` of a graph."""
 
-BuildBeam = Annotated[int, Field(ge=4, le=10_000, description="The beam while building.")]
-"""The setting `ef_construction` of a graph."""
+BuildBeam = Annotated[int, Field(ge=4, le=10_000, description="Beam width while building.")]
+"""Type of the setting `ef_construction` of a graph."""
 
 
 @cache
 def settings_of(kind: type) -> type[Section]:
-    """Return the settings of a class of indexes as a section: its parameters but the similarity.
+    """Return the settings of an index class as a section: its parameters except the similarity.
 
     >>> from shortlist.index.annoy import AnnoyForest
     >>> settings_of(AnnoyForest).model_fields["trees"].description
@@ -50,13 +50,13 @@ def settings_of(kind: type) -> type[Section]:
 
 
 def undeclared(kind: type) -> list[str]:
-    """Return the settings that nobody could know of or leave out: without a meaning or default."""
+    """Return the settings of an index class that lack a description or a default."""
     fields = settings_of(kind).model_fields.items()
     return [name for name, field in fields if field.description is None or field.is_required()]
 
 
 def check_settings(kind: type, given: Mapping[str, Any]) -> None:
-    """Refuse a setting that the index does not have, or a value out of its range: ModelError."""
+    """Raise ModelError for a setting that the index does not have or a value out of range."""
     section = settings_of(kind)
     for name in given:
         if name not in section.model_fields:
@@ -70,12 +70,12 @@ def check_settings(kind: type, given: Mapping[str, Any]) -> None:
 
 
 def grid_of(kind: type) -> Choices:
-    """Return what a search for its settings tries, where nothing else is said."""
+    """Return the values that tuning tries by default, by setting."""
     grid: Choices = getattr(kind, "grid", {})
     return grid
 
 
 def late_settings(kind: type) -> tuple[str, ...]:
-    """Return the settings that act when it searches: they can be changed once it is built."""
+    """Return the settings that apply at search time, so that they can change after the build."""
     late = (*getattr(kind, "search_settings", ()), "refine")
     return tuple(name for name in late if name in settings_of(kind).model_fields)

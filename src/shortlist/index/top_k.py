@@ -1,17 +1,18 @@
-"""Which k columns of a row of scores are best, exactly, whatever ties there are?"""
+"""Which k columns of each row of scores are the best, with ties broken by column?"""
 
 import torch
 from torch import Tensor
 
-BLOCK = 32  # Columns under one maximum; 16 to 64 measure alike, 32 is the best on x86.
+BLOCK = 32  # Columns per block maximum; 16 to 64 are about equally fast, 32 is fastest on x86.
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k best of each row as (values [B, k], columns [B, k] int64), best first.
 
-    scores: [B, N] float32 without NaN. Equal scores: the lower column comes first, at the end of
-    the list too. A score of -inf is no result: from there on the values are -inf and the
-    columns -1, and so they are beyond N.
+    scores: float32 [B, N] without NaN; -inf marks columns that are no result.
+    k: number of columns per row; it may exceed N.
+    Among equal scores the lower column comes first, also at the last place. Rows with fewer than k
+    results end with value -inf and column -1.
 
     >>> top_k(torch.tensor([[1.0, 3.0, 1.0, float("-inf")]]), k=2)
     (tensor([[3., 1.]]), tensor([[1, 0]]))
@@ -28,11 +29,11 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _best_columns(scores: Tensor, k: int) -> Tensor:
-    """The k best columns of [B, N] in order, [B, k]; needs k <= N.
+    """Return the k best columns of scores [B, N] in order, [B, k]; needs k <= N.
 
-    Where blocks are many, only the k blocks of the best maxima are looked into. Block order is
-    column order, so the tie rule among maxima is the rule itself and nothing is lost: an element
-    outside those blocks is behind the maximum of each of the k blocks.
+    With many blocks, only the k blocks with the best maxima are searched. That is exact: blocks are
+    in column order, so ties between maxima are broken as ties between columns are, and an element
+    of another block ranks behind the maximum of each of the k blocks.
     """
     rows, n = scores.shape
     blocks = n // BLOCK
@@ -50,17 +51,17 @@ def _best_columns(scores: Tensor, k: int) -> Tensor:
 
 
 def _blocks_at(scores: Tensor, starts: Tensor) -> Tensor:
-    """The scores of the blocks that start at the columns `starts` [B, k], as [B, k * BLOCK]."""
+    """Return the scores of the blocks that start at columns `starts` [B, k]: [B, k * BLOCK]."""
     rows, n = scores.shape
-    # Windows over the flat scores copy each block as one run: ten times faster than gather.
+    # Windows over the flat scores copy each block in one piece: ten times faster than gather.
     windows = scores.contiguous().view(-1).unfold(0, BLOCK, 1)
     first = torch.arange(rows, device=scores.device)[:, None] * n
     return windows.index_select(0, (first + starts).view(-1)).view(rows, -1)
 
 
 def _sorted_head(scores: Tensor, k: int) -> Tensor:
-    """`_best_columns` by comparing every column."""
-    # torch orders equal scores as it likes: see one score further, and repeat rows with ties.
+    """Do what `_best_columns` does by comparing all columns."""
+    # torch.topk orders ties arbitrarily: take one score more, and redo the rows that have ties.
     head = scores.topk(min(k + 1, scores.shape[1]))
     best = head.indices[:, :k]
     higher, lower = head.values[:, :-1], head.values[:, 1:]
@@ -71,7 +72,7 @@ def _sorted_head(scores: Tensor, k: int) -> Tensor:
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """One int64 for each score that orders by score, then by lower column; no two are equal."""
+    """Return distinct int64 keys [B, N] that order by score, then by lower column."""
     bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 and 0.0 the same number.
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # Negative floats grow downward as integers.
     return (ordered.to(torch.int64) << 32) - torch.arange(scores.shape[1], device=scores.device)
