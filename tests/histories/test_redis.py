@@ -46,10 +46,13 @@ def test_a_password_that_is_not_escaped_is_not_shown(password):
     ("url", "said"),
     [
         ("redis://", "names no host"),
-        ("redis://h:x/0", "is no address"),
+        ("redis://h:x/0", "is not an address"),
         ("redis://h/shop", "names the database 'shop'"),
-        ("redis://h/0?socket_timeout=1", "says 'socket_timeout', of which it may say prefix"),
-        ("redis://h/0?prefix=a&prefix=b", "says 'prefix'"),
+        (
+            "redis://h/0?socket_timeout=1",
+            "has the option 'socket_timeout', but only these, once each, are possible: prefix",
+        ),
+        ("redis://h/0?prefix=a&prefix=b", "has the option 'prefix'"),
         ("redis://h/0?prefix=", "has the prefix ''"),
         ("redis://h/0?prefix=a*", "has the prefix 'a*'"),
         ("mysql://root:secret@h/0", "mysql:// names no store of events"),
@@ -137,7 +140,9 @@ def test_a_full_server_keeps_nothing_of_a_request_and_one_that_evicts_is_refused
 def test_what_is_there_and_is_no_store_of_this_version_is_refused_and_left_alone(redis, opened):
     other = redis.place()
     redis.client.set(f"{other.prefix}:basket", "mine")
-    assert f"'{other.prefix}:basket' is there and is of no store of events" in refusal(other)
+    assert f"'{other.prefix}:basket' exists and does not belong to a store of events" in refusal(
+        other
+    )
     wrong = redis.place()
     redis.client.set(f"{wrong.prefix}:about", "mine")
     assert "is in use by something else" in refusal(wrong)
@@ -205,7 +210,7 @@ def test_what_lasts_is_what_the_server_says_of_itself(own_redis):
     assert "can be lost when the server ends" in texts[0]
     assert "nothing is written to its disk" in texts[0]
     assert "and a loss of power" in texts[1]
-    assert "takes the last second or two" in texts[2]
+    assert "loses those of the last second or two" in texts[2]
     assert "has not written yet" in texts[3]
 
 

@@ -123,19 +123,19 @@ def test_a_byte_that_was_changed_is_refused_or_changes_nothing(full, tmp_path):
 def test_a_file_cut_short_is_refused(full, share):
     data = full.read_bytes()
     full.write_bytes(data[: max(1, int(len(data) * share))])
-    with pytest.raises(EventStoreError, match=r"is damaged|is no store"):
+    with pytest.raises(EventStoreError, match=r"is damaged|is not a store"):
         SQLiteEvents(full)
 
 
 def test_another_file_is_no_store_and_is_left_alone(path):
     path.write_text("user_id,item_id\n" * 100)
-    with pytest.raises(EventStoreError, match="is no store of events"):
+    with pytest.raises(EventStoreError, match="is not a store of events"):
         SQLiteEvents(path)
     path.unlink()
     with closing(sqlite3.connect(path)) as file:
         file.execute("CREATE TABLE mine (x)")
     before = path.read_bytes()
-    with pytest.raises(EventStoreError, match="is no store of events"):
+    with pytest.raises(EventStoreError, match="is not a store of events"):
         SQLiteEvents(path)
     assert path.read_bytes() == before
 

@@ -1,1 +1,1 @@
-"""What users did since the last bundle: stores of events that outlive bundles."""
+"""Stores of events and item changes that live longer than bundles."""

@@ -1,4 +1,4 @@
-"""Is a file the store of events that it says it is, whole and unchanged?"""
+"""Is a file a store of events, complete and unchanged?"""
 
 import re
 import sqlite3
@@ -15,16 +15,17 @@ from shortlist.errors import EventStoreError
 from shortlist.histories.tables import MAGIC, VERSION, VERSIONS
 
 NEEDED = (3, 38, 0)
-"""Of SQLite: strict tables and JSON functions."""
+"""The oldest supported version of SQLite, which has strict tables and JSON functions."""
 
 _HEADER = b"SQLite format 3\0"
 
 
 class Agreed(NamedTuple):
-    """How far the users of a store had agreed that it is written ahead.
+    """The state of the write-ahead log (WAL) according to the shared-memory file beside it.
 
-    generation: of the file of what is written ahead. frames: how many were in it. whole: whether
-    the file is of that generation, and long enough to hold them.
+    generation: the salt values of the WAL, which change when SQLite restarts it.
+    frames: number of committed frames.
+    whole: whether the WAL file has that salt and is long enough for the frames.
     """
 
     generation: bytes
@@ -33,7 +34,7 @@ class Agreed(NamedTuple):
 
 
 def check_version() -> None:
-    """Refuse an SQLite that is too old. Errors: EventStoreError."""
+    """Raise EventStoreError if the SQLite library is too old."""
     if sqlite3.sqlite_version_info < NEEDED:
         raise EventStoreError(
             f"a store of events needs SQLite {'.'.join(map(str, NEEDED))} or newer, and this "
@@ -42,16 +43,16 @@ def check_version() -> None:
 
 
 def checked(path: Path) -> None:
-    """Refuse a file that is no store or is damaged; an empty one may become a store.
+    """Check that a file is an undamaged store, or empty: an empty file may become a store.
 
-    Errors: EventStoreError; sqlite3.Error.
+    Errors: EventStoreError if it is not; sqlite3.Error if it cannot be read.
     """
     with path.open("rb") as file:
         start = file.read(len(_HEADER))
     if not start:
         return
     if start != _HEADER:
-        raise EventStoreError(f"{path} is no store of events: give another path")
+        raise EventStoreError(f"{path} is not a store of events: give another path")
     address = f"{path.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as opened:
         try:
@@ -63,17 +64,17 @@ def checked(path: Path) -> None:
 
 def _check(path: Path, file: sqlite3.Connection) -> None:
     made = _schema(file)
-    if not made:  # its maker was killed before it had tables
+    if not made:  # The process that created it was killed before it had made the tables.
         return
     kind, version = (
         file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
     )
     if kind != MAGIC:
-        raise EventStoreError(f"{path} is no store of events: give another path")
+        raise EventStoreError(f"{path} is not a store of events: give another path")
     if version not in VERSIONS:
         raise EventStoreError(
-            f"{path} is a store of version {version}, and this version of shortlist reads those up "
-            f"to {VERSION}"
+            f"{path} is a store of version {version}, and this version of shortlist reads versions "
+            f"up to {VERSION}"
         )
     tables, counts = VERSIONS[version]
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
@@ -92,9 +93,9 @@ def _check(path: Path, file: sqlite3.Connection) -> None:
         all(isinstance(about[name], int) and about[name] >= 0 for name in counts)
         and re.fullmatch("[0-9a-f]{16}", str(about["identity"]))
     ):
-        raise damaged(path, "it does not say of itself what a store says")
+        raise damaged(path, "its table 'about' lacks entries or has wrong ones")
     if about["last"] < highest:
-        raise damaged(path, "it does not know the number of its last event")
+        raise damaged(path, "it has events with numbers above that of its last event")
     if version >= 3:
         _check_features(path, file)
     if "items" in counts:
@@ -102,16 +103,19 @@ def _check(path: Path, file: sqlite3.Connection) -> None:
 
 
 def _check_features(path: Path, file: sqlite3.Connection) -> None:
-    """Refuse features of events that are not what was stored."""
+    """Raise EventStoreError if features of events fail their checksum or have no event."""
     for *values, check in file.execute("SELECT sequence, features, checksum FROM event_features"):
         if checksum(values) != check:
             raise damaged(path, f"a feature of event {values[0]} is not what was stored")
     if file.execute("PRAGMA foreign_key_check").fetchone() is not None:
-        raise damaged(path, "it has features of events that are not there")
+        raise damaged(path, "it has features of events that do not exist")
 
 
 def _check_items(path: Path, file: sqlite3.Connection, last: int) -> None:
-    """Refuse changes of items that are not what was stored. last: the number of the last one."""
+    """Raise EventStoreError if item changes fail their checksum or have an impossible number.
+
+    last: number of the last change.
+    """
     changes = "SELECT number, id, digest, undoes, undone, arrived, age, checksum FROM item_changes"
     values = "SELECT number, item, part, value, checksum FROM item_values"
     for number, *rest, check in (*file.execute(changes), *file.execute(values)):
@@ -120,25 +124,27 @@ def _check_items(path: Path, file: sqlite3.Connection, last: int) -> None:
 
 
 def checksum(values: Iterable[Any]) -> int:
-    """A number that tells whether a stored row is what it was."""
+    """Return the CRC-32 of the values of a row, which is stored with it to detect damage."""
     return crc32(orjson.dumps(list(values), default=bytes.hex))
 
 
 def damaged(path: Path, how: str) -> EventStoreError:
-    """The error for a store that must not be used."""
+    """Return the error for a damaged store. how: what is wrong."""
     return EventStoreError(
         f"the store of events {path} is damaged ({how}). Restore it from a copy, or move it away: "
-        "then a new store begins, and what only this one held is lost."
+        "then a new, empty store is created, and the events of the damaged one are lost."
     )
 
 
 def agreed(path: Path, held: ExitStack | None = None) -> Agreed | None:
-    """Return what the users of a store had acknowledged of what is written ahead; None for nothing.
+    """Return the state of the write-ahead log that was acknowledged; None without such a log.
 
-    Asked before the store is opened, it tells what a process that was killed had acknowledged:
-    SQLite itself takes a file that was cut short for one that never was longer. held: where the
-    file stays open that SQLite locks, needed while this process has the store open: to close it
-    would give up all locks that the process has on it, and the next process would begin it anew.
+    Called before the store is opened, it tells what a killed process had acknowledged. SQLite
+    itself does not notice if the end of the WAL file was cut off.
+
+    held: keeps the shared-memory file open. This is needed while this process has the store open:
+    closing the file would release all POSIX locks that the process holds on it, and the next
+    process to open the store would reset the log.
     """
     with ExitStack() as read:
         try:
@@ -162,7 +168,11 @@ def agreed(path: Path, held: ExitStack | None = None) -> Agreed | None:
 
 
 def lost(before: Agreed | None, after: Agreed | None) -> bool:
-    """Whether what had been acknowledged is not all there after the store was opened again."""
+    """Return whether acknowledged frames are missing after the store was opened again.
+
+    before: the state before the store was opened.
+    after: the state afterwards.
+    """
     if before is None or not before.frames:
         return False
     if not before.whole:

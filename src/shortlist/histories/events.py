@@ -1,7 +1,7 @@
-"""What is an event on its way into a store, and what does every store of events do?
+"""What is an event that is sent to a store, and what must every store of events do?
 
-A store speaks external ids: it outlives bundles, whose rows differ, and keeps users and items that
-no bundle knows yet. `data.histories` is the other side, which speaks the rows of one bundle.
+A store uses external ids, because it lives longer than bundles, whose internal rows differ, and has
+users and items that no bundle knows yet. `data.histories` uses the internal rows of one bundle.
 """
 
 import re
@@ -19,21 +19,25 @@ Id = int | str
 Synchronous = Literal["normal", "full"]
 
 DAY = 86_400.0
-"""Seconds."""
+"""Seconds in a day."""
 
 FeatureValue = str | float
-"""A feature of an event: text of a categorical one, the number of a numeric one."""
+"""The value of an event feature: text if it is categorical, a number if it is numeric."""
 
 _ROUNDED = re.compile(SCIENTIFIC)
 _WATERMARK = re.compile(r"([0-9a-f]{16}):([0-9]{1,18})")
 
 
 class Event(NamedTuple):
-    """A user met an item.
+    """An interaction of a user with an item.
 
-    time: microseconds since 1970, None for when it arrived. weight: None where none was given.
-    features: of the event, as `written_features` writes them; None for none. id: what the sender
-    calls it, so that sending it again changes nothing.
+    user: external id.
+    item: external id.
+    kind: kind of the event, such as "purchase"; None if not given.
+    time: microseconds since 1970; None stands for the time of arrival.
+    weight: value of the event; None if not given.
+    features: the event's features as `written_features` writes them; None without features.
+    id: the sender's id of the event, so that sending it again has no effect; None if not given.
     """
 
     user: Id
@@ -46,11 +50,14 @@ class Event(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What a store knows of one user: items that were met, oldest first.
+    """The stored events of one user, one entry per event, oldest first.
 
-    kinds, weights, times, features: of each, None where nobody asked for them; times in
-    microseconds since 1970, those of arrival where the sender gave none. forgotten: the user was
-    deleted, so that nothing else that is known of them counts.
+    items: external ids of the items.
+    kinds: the events' kinds; like the next three, None if no details were asked for.
+    weights: the events' weights.
+    times: microseconds since 1970; the time of arrival if the sender gave no time.
+    features: the events' features as `written_features` writes them.
+    forgotten: the user was deleted, so that events from other sources must not be used.
     """
 
     items: list[Id]
@@ -62,14 +69,29 @@ class Stored(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What became of some events: the number of each, and how many had been sent before."""
+    """The result of storing the events of a request.
+
+    sequence: the number of each event in the store.
+    repeated: how many of them had been stored before under the same id.
+    """
 
     sequence: list[int]
     repeated: int
 
 
 class Row(NamedTuple):
-    """A stored event. time, arrived: microseconds since 1970. age: of the store when it came."""
+    """A stored event.
+
+    user: external id.
+    sequence: number of the event, counted by the store.
+    item: external id.
+    kind: kind of the event, or None.
+    time: microseconds since 1970 as given by the sender, or None.
+    weight: weight of the event, or None.
+    arrived: microseconds since 1970 by the store's clock.
+    age: age of the store when the event arrived, in microseconds; 0 in Redis.
+    features: features as `written_features` writes them, or None.
+    """
 
     user: Id
     sequence: int
@@ -83,10 +105,12 @@ class Row(NamedTuple):
 
 
 class Keeping(NamedTuple):
-    """How much is kept, and for how long.
+    """How much a store keeps, and for how long.
 
-    of_user: the newest events of each user. days: of events; days_of_ids: within which an event
-    that is sent again under its id is known. synchronous: "full" waits for the disk.
+    of_user: most events kept per user, the newest.
+    days: days that an event is kept.
+    days_of_ids: days within which an event that is sent again under its id is recognised.
+    synchronous: "full" waits until each write is on the disk, "normal" does not.
     """
 
     of_user: int = 500
@@ -95,7 +119,7 @@ class Keeping(NamedTuple):
     synchronous: Synchronous = "normal"
 
     def checked(self) -> "Keeping":
-        """Return it, if it can be. Errors: EventStoreError."""
+        """Return it unchanged. Errors: EventStoreError for a value out of range."""
         for name in ("of_user", "days", "days_of_ids"):
             value = getattr(self, name)
             if not 0 < value < 2**31:
@@ -106,7 +130,10 @@ class Keeping(NamedTuple):
 
 
 class Watermark(NamedTuple):
-    """Up to which event of which store something has learned.
+    """The last event, of which store, that a bundle has learned from.
+
+    store: identity of the store, 16 hex digits.
+    sequence: number of the event.
 
     >>> Watermark.parse("00c0ffee00c0ffee:120")
     Watermark(store='00c0ffee00c0ffee', sequence=120)
@@ -118,16 +145,16 @@ class Watermark(NamedTuple):
     sequence: int
 
     def __str__(self) -> str:
-        """As the command line writes and reads it."""
+        """Return STORE:NUMBER, the form of the command line."""
         return f"{self.store}:{self.sequence}"
 
     @classmethod
     def parse(cls, text: str) -> "Watermark":
-        """Read one as it is written. Errors: QueryError."""
+        """Read STORE:NUMBER. Errors: QueryError."""
         found = _WATERMARK.fullmatch(text)
         if not found:
             raise QueryError(
-                f"a watermark is STORE:NUMBER, as `shortlist events export` tells it, got "
+                f"a watermark is STORE:NUMBER, as `shortlist events export` prints it, got "
                 f"{text!r:.60}"
             )
         return cls(found[1], int(found[2]))
@@ -138,14 +165,14 @@ class EventConflictError(EventStoreError):
 
     @classmethod
     def of(cls, event: Event) -> "EventConflictError":
-        """Return the error for the later one of the two."""
+        """Return the error for the event that was sent later."""
         return cls(
             f"the event id {event.id!r:.80} of user {event.user!r:.40} was used for another event"
         )
 
 
 class PaceError(EventStoreError):
-    """A request with more events of one user than all services together may take in a minute."""
+    """A request with more events of one user than all services together accept in a minute."""
 
     def __init__(self, user: Id) -> None:
         super().__init__(f"user {user!r:.40} sends too many events")
@@ -153,14 +180,16 @@ class PaceError(EventStoreError):
 
 
 Told = Kept | EventStoreError
-"""What a store says of the events of a request: kept, in conflict, too many, or why it failed."""
+"""The answer of a store to one request: `Kept`, or the error (conflict, rate limit or failure)."""
 
 
 class EventStore(Protocol):
-    """A store of events. Errors of all its methods: EventStoreError.
+    """Contract of the stores of events. All methods may raise EventStoreError.
 
-    `latest` is called by one thread, all others by one at a time. identity: 16 hex digits that no
-    other store has. trimmed: how many events newer ones of the same user have pushed out so far.
+    `latest` is called by one thread only; all other methods by one thread at a time.
+
+    identity: unique id of the store, 16 hex digits.
+    trimmed: number of events removed so far because their user had more than Keeping.of_user.
     """
 
     trimmed: int
@@ -169,46 +198,52 @@ class EventStore(Protocol):
     def identity(self) -> str: ...  # noqa: D102
 
     def append(self, requests: Sequence[Sequence[Event]]) -> Sequence[Told]:
-        """Keep the events of several requests, of each all or none; they survive the process."""
+        """Store the events of several requests, all or none of each request.
+
+        Stored events survive the end of this process.
+        """
         ...
 
     def forget(self, user: Id) -> int:
-        """Remove all events of a user; return how many there were."""
+        """Remove all events of a user; return how many were removed."""
         ...
 
     def is_changed(self) -> bool:
-        """Return whether another process has changed the store since this was asked last.
+        """Return whether another process has changed the store since the last call.
 
-        It is asked by the thread that asks for `latest`, after that: it may tell of that moment.
+        It is called by the thread that calls `latest`, after it, and may answer for the moment of
+        that call.
         """
         ...
 
     def forgotten(self) -> list[Id]:
-        """Return the users who were deleted."""
+        """Return the external ids of deleted users."""
         ...
 
     def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
-        """Return what each user met after event number `since`; detailed: with all of it.
+        """Return the events of each user with numbers above `since`.
 
-        Of a user who was deleted, all that is stored of them.
+        For a deleted user all stored events are returned, which are those after the deletion.
+
+        detailed: also return kinds, weights, times and features.
         """
         ...
 
     def tidy(self) -> int:
-        """Remove what is too old; return how many events that was."""
+        """Remove what is too old; return how many events (in Redis: users) were removed."""
         ...
 
     def now(self) -> int:
-        """Return the time by the store's clock, in microseconds since 1970."""
+        """Return the time of the store's clock, in microseconds since 1970."""
         ...
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         ...
 
 
 def refused_id(value: Id) -> str | None:
-    """Say why an id cannot be read from a log again, so that it must not be stored; None if it can.
+    """Return why an id must not be stored, because no log could be read with it; None if it may.
 
     >>> refused_id("a-1"), refused_id(" ")
     (None, 'is empty or only white space')
@@ -225,10 +260,10 @@ def refused_id(value: Id) -> str | None:
 
 
 class EventReader(Protocol):
-    """What a store holds, to be read in the order in which it came. Errors: EventStoreError.
+    """Reads the events of a store in the order of arrival. Methods may raise EventStoreError.
 
-    until: the store, and the number of its last event when the reader was opened; no later ones
-    are told of.
+    until: the store and the number of its last event when the reader was opened. Later events are
+    not read.
     """
 
     until: Watermark
@@ -238,27 +273,27 @@ class EventReader(Protocol):
         ...
 
     def parts(self, since: int = 0) -> Iterator[list[Row]]:
-        """Yield the events with numbers above `since`."""
+        """Yield the events with numbers above `since`, in blocks."""
         ...
 
     def deleted(self) -> dict[Id, list[Row]]:
-        """Return the users who were deleted, with all that is stored of them."""
+        """Return the deleted users, with their stored events (those after the deletion)."""
         ...
 
 
 def as_values(event: Event) -> tuple[Any, ...]:
-    """What tells two events of one id apart: all of it but the id."""
-    # Without features it is what it was before events had any: retries may be of before.
+    """Return the values that decide whether two events with one id are the same: all but the id."""
+    # Without features the result is that of older versions, so that retries across an upgrade work.
     return event[:-2] if event.features is None else event[:-1]
 
 
 def digest(event: Event) -> bytes:
-    """Return what tells two events of one id apart, in 16 bytes."""
+    """Return a 16-byte hash of `as_values`."""
     return blake2b(orjson.dumps(as_values(event)), digest_size=16).digest()
 
 
 def written_features(features: Mapping[str, FeatureValue]) -> str | None:
-    """Return features of an event as a store keeps them; equal ones are written alike.
+    """Return features of an event as JSON text with sorted keys, the form that is stored.
 
     >>> written_features({"dwell": 3.0, "device": "tv"})
     '{"device":"tv","dwell":3.0}'
@@ -267,10 +302,10 @@ def written_features(features: Mapping[str, FeatureValue]) -> str | None:
 
 
 def one_of_kind(value: FeatureValue | None, *, numeric: bool) -> FeatureValue | None:
-    """Return a stored feature, or None where the bundle of today declares it of the other kind."""
+    """Return a stored feature, or None if its type is not the one that the schema declares."""
     return value if isinstance(value, float if numeric else str) else None
 
 
 def features_told(written: str | None) -> Mapping[str, FeatureValue]:
-    """Return the features of an event that a store keeps."""
+    """Return the features of an event, parsed from their stored form."""
     return {} if written is None else orjson.loads(written)

@@ -19,12 +19,12 @@ from shortlist.histories.events import Id, Row, Watermark, features_told, one_of
 from shortlist.sections.events import RANGE, representatives
 
 KIND = "kind"
-"""The column of the kinds of events, where an event has one and the log has no column of them."""
+"""Name of the exported column of event kinds if the log has no such column."""
 
 MARK = EXPORTED
 
 _GAP = int(in_units(SESSION_GAP, "us"))
-"""After so many microseconds without an event of a user another session begins."""
+"""Microseconds without an event of a user after which a new session begins."""
 
 _DATES: dict[str, tuple[str, str]] = {
     "yyyymmdd": ("%Y%m%d", "us"),
@@ -33,7 +33,10 @@ _DATES: dict[str, tuple[str, str]] = {
 
 
 class Span(NamedTuple):
-    """Which events of a store stand in a file: those after `since`, up to the watermark.
+    """Which events of a store an exported file holds.
+
+    since: number of the last event that is not in the file.
+    until: the store and the number of the last event in the file.
 
     >>> Span.parse("00c0ffee00c0ffee:120 since 100")
     Span(since=100, until=Watermark(store='00c0ffee00c0ffee', sequence=120))
@@ -43,27 +46,36 @@ class Span(NamedTuple):
     until: Watermark
 
     def __str__(self) -> str:
-        """As the file says it."""
+        """Return the text that is written into the file's metadata."""
         return f"{self.until} since {self.since}"
 
     @classmethod
     def parse(cls, text: str) -> "Span":
-        """Read what a file says. Errors: QueryError."""
+        """Read the text of the file's metadata. Errors: QueryError."""
         until, _, since = text.partition(" since ")
         if not (since.isascii() and since.isdecimal()):
-            raise QueryError(f"a file says of its events what no export writes: {text!r:.60}")
+            raise QueryError(
+                f"the metadata of an exported file must be STORE:NUMBER since NUMBER, got "
+                f"{text!r:.60}: export the events again"
+            )
         return cls(int(since), Watermark.parse(until))
 
 
 class LogWriter:
-    """Makes tables of stored events with the columns of the log that data were read from.
+    """Makes tables of stored events with the columns of the log that the data were read from.
 
-    A time that a log cannot hold (its times are plain numbers in no known unit) becomes a number
-    behind those of the log, in the order in which the events came. strange: events left out as
-    their ids are of another type than those of the data. kinds: whether there is a column of them.
-    described: the sides whose features are columns of the log. These are columns without a value,
-    as a store keeps none; so is a feature of an event whose value is of the other kind. Sessions
-    are cut by time, as a refresh does it.
+    If the log's times are plain numbers of unknown unit, events get numbers above those of the log,
+    in the order of arrival. Sessions are cut by time, as a refresh does. A column has no value for
+    features of users and items, which a store does not have, and for an event feature whose stored
+    type is not the declared one.
+
+    schema: names the columns of the log.
+    data: the data read from the log; its ids, kinds and time unit are used.
+    kinds: add a column of event kinds if the log has none.
+    described: sides ("user", "item") whose features are columns of the log.
+
+    written: number of events written so far.
+    strange: number of events left out because the type of their ids differs from the data's.
     """
 
     def __init__(
@@ -81,13 +93,13 @@ class LogWriter:
             if frame is not None:
                 self._untold |= {name: kind for name, kind in frame.schema.items() if name != "id"}
         self.written = self.strange = 0
-        self._sessions: dict[Id, tuple[int, int]] = {}  # of each user: the name, the last moment
+        self._sessions: dict[Id, tuple[int, int]] = {}  # user: (session, last time)
         times = data.log.time
         self._whole = times is None or times.dtype.kind == "i"
         self._newest = 0 if times is None or not len(times) else int(times.max())
 
     def frame(self, rows: Iterable[Row]) -> pl.DataFrame:
-        """Return some events as a table, in their order."""
+        """Return events as a table with the columns of the log, in the same order."""
         types = [
             int if vocabulary.ids.dtype == pl.Int64 else str
             for vocabulary in (self.data.users, self.data.items)
@@ -110,7 +122,7 @@ class LogWriter:
             unnamed = known.names[known.unnamed]
             names = [row.kind if row.kind is not None else unnamed for row in kept]
             numbers = representatives(schema.events)
-            if schema.event in columns:  # that of the weights, which alone says the kind
+            if schema.event in columns:  # The column of weights also decides the kind.
                 worth = [
                     numbers.get(name, plain) if row.weight is None else row.weight
                     for name, row in zip(names, kept, strict=True)
@@ -140,9 +152,9 @@ class LogWriter:
         return pl.DataFrame(columns)
 
     def _session(self, row: Row) -> int:
-        """The name of the session of an event: that of its user's event before, or another.
+        """Return the session of an event: that of its user's previous event, or a new one.
 
-        Negative: the log's own names may be numbers, too.
+        New sessions are negative numbers, because the log may have positive numbers as sessions.
         """
         moment = row.arrived if row.time is None else row.time
         name, last = self._sessions.get(row.user, (0, 0))
@@ -162,9 +174,11 @@ class LogWriter:
 
 
 def in_unit(microseconds: pl.Series, unit: TimeUnit, *, whole: bool) -> pl.Series:
-    """Return times as a log of that unit has them; whole: it has no fractions.
+    """Return times, given in microseconds since 1970, in the unit of a log.
 
-    Days, microseconds and nanoseconds are written as dates, which say their unit themselves.
+    Whole days, microseconds and nanoseconds become dates or datetimes, whose type tells the unit.
+
+    whole: the log's times are whole numbers.
 
     >>> in_unit(pl.Series([86_400_500_000]), "s", whole=True).to_list()
     [86400]
@@ -183,21 +197,22 @@ def in_unit(microseconds: pl.Series, unit: TimeUnit, *, whole: bool) -> pl.Serie
 
 
 def span_of(path: Path) -> Span | None:
-    """Return which events a Parquet file of an export holds; None for any other file."""
+    """Return which events an exported Parquet file holds; None for any other file."""
     if path.suffix != ".parquet" or not path.is_file():
         return None
     try:
         said = (pq.read_schema(path).metadata or {}).get(MARK.encode())
     except (pa.ArrowException, OSError):
-        return None  # whoever reads the table says what is wrong
+        return None  # The error is reported where the table is read.
     return None if said is None else Span.parse(said.decode(errors="replace"))
 
 
 def learned_with(learned: Watermark | None, files: Iterable[Path | None]) -> Watermark | None:
-    """Return up to which event something has learned that now learns from these files as well.
+    """Return the watermark after learning from these files as well.
 
-    files: of any kind and in any order; only exports count. Errors: QueryError where events
-    before or between those of the exports are missing.
+    learned: the watermark before, or None.
+    files: files of any kind in any order; only exports count.
+    Errors: QueryError if events before or between those of the exports are missing.
     """
     spans = [(span, path) for path in files if path is not None and (span := span_of(path))]
     for span, path in sorted(spans, key=lambda found: found[0].since):
@@ -205,9 +220,9 @@ def learned_with(learned: Watermark | None, files: Iterable[Path | None]) -> Wat
         known = learned.sequence if learned is not None and same else 0
         if known < span.since:
             raise QueryError(
-                f"{path} holds the events after {span.since}, and up to {known} are learned: those "
-                f"between are missing; export with --since {known}, or, if the log holds them, say "
-                f"--watermark {span.until}"
+                f"{path} holds the events after {span.since}, but the bundle has learned up to "
+                f"{known}: those between are missing; export with --since {known}, or, if the log "
+                f"holds them, give --watermark {span.until}"
             )
         learned = max(learned, span.until) if learned is not None and same else span.until
     return learned

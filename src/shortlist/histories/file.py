@@ -1,4 +1,4 @@
-"""How is the file of a store opened, changed in one step, and known again?"""
+"""How is the file of a store opened, changed in transactions, and recognised?"""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ from shortlist.histories.tables import MAGIC, VERSION, VERSIONS
 
 
 class Place:
-    """A file that must stay where it is while it is used."""
+    """A file that must not be moved or replaced while it is used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,7 +26,7 @@ class Place:
         self._file = (found.st_dev, found.st_ino)
 
     def check(self) -> None:
-        """Refuse to go on where the file is not that one any more: writing would be for nobody."""
+        """Raise EventStoreError if the path no longer names the same file: writes would be lost."""
         try:
             found = os.stat(self.path)
         except OSError as error:
@@ -36,12 +36,14 @@ class Place:
 
 
 class Clock:
-    """The time of a process, and the age of a store: both in microseconds, and neither goes back.
+    """The current time and the age of a store, in microseconds; neither ever goes back.
 
-    The system's clock is read once, when the process starts: what it does later changes nothing.
-    age: how old the store was when it was last changed, which was at `seen` by the clock of then.
-    While nobody had the store open it has become a day older at most, so that a wrong clock does
-    not make everything old at once.
+    The system's clock is read once, when the store is opened; later changes of it have no effect.
+    The age grows by at most one day while no process has the store open, so that a wrong clock does
+    not expire all events at once.
+
+    age: age of the store at its last change.
+    seen: time of that change since 1970.
     """
 
     def __init__(self, age: int, seen: int) -> None:
@@ -50,15 +52,15 @@ class Clock:
 
     @classmethod
     def of(cls, file: sqlite3.Connection) -> "Clock":
-        """Return the clock of a store that is opened now."""
+        """Return the clock of a store that is being opened."""
         return cls(int(about(file, "age")), int(about(file, "seen")))
 
     def now(self) -> int:
-        """Return the time since 1970."""
+        """Return the time in microseconds since 1970."""
         return self._start + self._passed()
 
     def age(self) -> int:
-        """Return how old the store is."""
+        """Return the age of the store in microseconds."""
         return self._age + self._passed()
 
     def _passed(self) -> int:
@@ -68,10 +70,13 @@ class Clock:
 def connected(
     path: Path | None, synchronous: Synchronous, *, is_open: bool = False
 ) -> sqlite3.Connection:
-    """Open a store to write, or make it; refuse one that is damaged. None: one in memory.
+    """Open a store for writing, or create it; an older version is upgraded.
 
-    is_open: this process has it open already, by another connection. Then nothing but SQLite may
-    open and close the file: a process gives up its locks on a file when it closes it once.
+    path: the file; None for a store in memory.
+    synchronous: "full" waits until each write is on the disk.
+    is_open: this process already has the store open by another connection. Then the file is not
+    checked: closing a file releases all POSIX locks that the process holds on it.
+    Errors: EventStoreError if the file is damaged or not a store; sqlite3.Error; OSError.
     """
     check_version()
     if path is not None and not is_open:
@@ -105,7 +110,7 @@ def connected(
 
 
 def opened_to_read(path: Path) -> sqlite3.Connection:
-    """Open a store that is there, to read."""
+    """Open an existing store for reading. Errors: EventStoreError if there is none."""
     if not path.is_file():
         raise EventStoreError(f"{path}: there is no store of events")
     file = sqlite3.connect(path, isolation_level=None)
@@ -114,16 +119,19 @@ def opened_to_read(path: Path) -> sqlite3.Connection:
 
 
 def about(file: sqlite3.Connection, name: str) -> Any:
-    """Return what a store says of itself under this name."""
+    """Return an entry of the table `about`. Errors: EventStoreError if it is missing."""
     found = file.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
     if found is None:
-        raise EventStoreError(f"the store of events lacks its {name}: restore it from a copy")
+        raise EventStoreError(
+            f"the store of events lacks the entry {name} of its table 'about': restore it from a "
+            "copy"
+        )
     return found[0]
 
 
 @contextmanager
 def transaction(file: sqlite3.Connection) -> Iterator[Any]:
-    """All of the block or, after an error, nothing."""
+    """Run the block as one transaction, which is rolled back after an error."""
     file.execute("BEGIN IMMEDIATE")
     try:
         yield file.execute
@@ -136,7 +144,7 @@ def transaction(file: sqlite3.Connection) -> Iterator[Any]:
 
 @contextmanager
 def refusing(path: Path | None) -> Iterator[None]:
-    """Say what SQLite or the system cannot do as an EventStoreError."""
+    """Turn errors of SQLite and the operating system into an EventStoreError."""
     try:
         yield
     except (sqlite3.Error, OSError, orjson.JSONDecodeError) as error:

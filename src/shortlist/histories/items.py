@@ -1,7 +1,8 @@
-"""Changes of items that outlive bundles: numbered, kept in the file of the events, taken back.
+"""How are changes of items stored, so that they live longer than bundles and can be taken back?
 
-A value belongs to a part of an item, such as its column price. The newest value of a part that no
-later change took back is in effect. Several processes of one machine may share the file.
+Changes are numbered and kept in the file of the events. A value belongs to a part of an item, such
+as its column price. Of each part the newest value is in effect whose change was not taken back.
+Several processes of one machine may share the file.
 """
 
 from collections.abc import Sequence
@@ -24,17 +25,19 @@ from shortlist.histories.file import (
 )
 
 ADDED, REMOVED, WINDOW, COLUMN = "added", "removed", "window", "column "
-"""The parts of an item that change: a whole new row of the table, true or false, the two ends of a
-window, and (with its name behind it) one column."""
+"""The parts of an item that can change. Their values are: the whole row of a new item, whether it
+is removed (true or false), the two ends of its window of availability, and, for "column NAME", the
+value of that column."""
 
 VERSIONS_KEPT = 10
-"""The newest values of each part of an item that are kept; as many again that were taken back."""
+"""Values kept of each part of an item, the newest; values that were taken back count apart."""
 
 DAYS = 90.0
-"""How long a change is listed, and its id known, at least; longer while a value of it is kept."""
+"""Days that a change is listed and its id recognised, and longer while one of its values is
+kept."""
 
 TIDY_EVERY = 1_000
-"""Changes after which those that are too old are removed."""
+"""Number of changes after which expired changes are removed."""
 
 _UNDONE = "(SELECT number FROM item_changes WHERE undone IS NOT NULL)"
 
@@ -42,7 +45,7 @@ _IN_EFFECT = f"""
 SELECT item, part, max(number), value FROM item_values WHERE number NOT IN {_UNDONE}
 GROUP BY item, part ORDER BY item, part
 """
-"""SQLite takes a bare column, value, from the row of the maximum."""
+"""The column `value` is not aggregated: SQLite takes it from the row of the maximum."""
 
 _TENTH = f"ORDER BY number DESC LIMIT 1 OFFSET {VERSIONS_KEPT - 1}"
 _TRIM = f"""
@@ -68,7 +71,13 @@ FROM item_changes WHERE number < ? ORDER BY number DESC LIMIT ?
 
 
 class ItemValue(NamedTuple):
-    """What a change says of a part of an item: plain JSON."""
+    """The value that a change gives to a part of an item.
+
+    item: external id.
+    part: one of ADDED, REMOVED and WINDOW, or COLUMN followed by the column's name.
+    number: number of the change.
+    value: a JSON value.
+    """
 
     item: Id
     part: str
@@ -77,16 +86,22 @@ class ItemValue(NamedTuple):
 
 
 class InEffect(NamedTuple):
-    """The values that hold after change `number`, one of each part of each item."""
+    """The values in effect after change `number`, one for each part of each changed item."""
 
     number: int
     values: list[ItemValue]
 
 
 class ItemChange(NamedTuple):
-    """A change as it is listed. undoes: the change it takes back; undone: by which it was.
+    """A change as it is listed.
 
-    arrived: microseconds since 1970. total: how many values of it are kept; values: the first.
+    number: number of the change.
+    id: the sender's id, or None.
+    undoes: number of the change that it takes back, or None.
+    undone: number of the change that took it back, or None.
+    arrived: microseconds since 1970.
+    total: how many of its values are still stored.
+    values: the first of these.
     """
 
     number: int
@@ -99,21 +114,27 @@ class ItemChange(NamedTuple):
 
 
 class KeptChange(NamedTuple):
-    """The number of a change; repeated: whether it had been made before."""
+    """The result of storing a change.
+
+    number: number of the change.
+    repeated: the change had been stored before, so nothing was stored now.
+    """
 
     number: int
     repeated: bool
 
 
 class ChangeConflictError(EventStoreError):
-    """A change id that was used for another change, or a change that cannot be taken back."""
+    """A change id that was used before for another change, or a change that cannot be undone."""
 
 
 class ItemStore(Protocol):
-    """Changes of items where several services may share them. Errors: EventStoreError.
+    """Contract of the stores of item changes. All methods may raise EventStoreError.
 
-    One thread at a time may use it. identity: that of the store of events beside it. durable:
-    whether the changes survive the process.
+    One thread at a time may use a store; several services may share its contents.
+
+    identity: identity of the store of events in the same place.
+    durable: whether the changes survive the end of the process.
     """
 
     @property
@@ -127,48 +148,56 @@ class ItemStore(Protocol):
         ...
 
     def in_effect(self) -> InEffect:
-        """Return the values that hold now."""
+        """Return the values in effect now."""
         ...
 
     def known(self, id_: str, values: Sequence[ItemValue]) -> int | None:
-        """Return the number of the change that was made under this id; None if none was.
+        """Return the number of the change with this id; None if there is none.
 
-        Errors: ChangeConflictError, where it was another one, or was taken back.
+        Errors: ChangeConflictError if that change has other values or was taken back.
         """
         ...
 
     def append(self, values: Sequence[ItemValue], id_: str | None, after: int) -> KeptChange | None:
-        """Keep a change, which then survives the process; None where `after` is not the last one.
+        """Store a change, with the number after + 1; None if `after` is not the last number.
 
-        The values get the number of the change, whatever theirs is.
+        values: the values; their own numbers are ignored.
+        id_: the sender's id, or None.
+        Errors: ChangeConflictError if the id was used for another change, or its change was taken
+        back.
         """
         ...
 
     def revert(self, number: int) -> KeptChange:
-        """Take a change back: what held before it holds again, where nothing later says otherwise.
+        """Take a change back: its values are no longer in effect.
 
-        Returns the number of the change that does it. Errors: ChangeConflictError for a change that
-        is not there, or that takes back one itself.
+        Earlier values are in effect again, unless a later change replaced them. Returns the number
+        of the change that takes it back. Errors: ChangeConflictError for a change that does not
+        exist, or that takes back another one.
         """
         ...
 
     def changes(self, before: int, limit: int, values: int) -> list[ItemChange]:
-        """Return the changes with numbers below `before`, the newest first.
+        """Return changes with numbers below `before`, newest first.
 
-        values: how many of their values at most, of all together.
+        limit: most changes.
+        values: most values, of all listed changes together.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         ...
 
 
 class SQLiteItems:
-    """Changes of items in the file of a store of events; without a path in memory alone.
+    """Changes of items in the file of a store of events.
 
-    One thread at a time may use it. is_open: this process has the store of events open already.
-    Errors: EventStoreError.
+    One thread at a time may use it. All methods may raise EventStoreError.
+
+    path: the file; None keeps the changes in memory only.
+    synchronous: "full" waits until each write is on the disk.
+    is_open: this process already has the store of events open.
     """
 
     def __init__(
@@ -189,7 +218,7 @@ class SQLiteItems:
 
     @property
     def durable(self) -> bool:
-        """Whether the changes survive the process."""
+        """Whether the changes survive the end of the process."""
         return self.path is not None
 
     def number(self) -> int:
@@ -199,7 +228,7 @@ class SQLiteItems:
             return int(about(self._file, "items"))
 
     def in_effect(self) -> InEffect:
-        """Return the values that hold now."""
+        """Return the values in effect now."""
         with refusing(self.path):
             self._check_there()
             self._file.execute("BEGIN")
@@ -212,9 +241,9 @@ class SQLiteItems:
         return InEffect(number, values)
 
     def known(self, id_: str, values: Sequence[ItemValue]) -> int | None:
-        """Return the number of the change that was made under this id; None if none was.
+        """Return the number of the change with this id; None if there is none.
 
-        Errors: ChangeConflictError, where it was another one, or was taken back.
+        Errors: ChangeConflictError if that change has other values or was taken back.
         """
         with refusing(self.path):
             self._check_there()
@@ -226,9 +255,12 @@ class SQLiteItems:
         return same_change(id_, values, int(found[0]), found[1].hex(), found[2])
 
     def append(self, values: Sequence[ItemValue], id_: str | None, after: int) -> KeptChange | None:
-        """Keep a change, which then survives the process; None where `after` is not the last one.
+        """Store a change, with the number after + 1; None if `after` is not the last number.
 
-        The values get the number of the change, whatever theirs is.
+        values: the values; their own numbers are ignored.
+        id_: the sender's id, or None.
+        Errors: ChangeConflictError if the id was used for another change, or its change was taken
+        back.
         """
         with refusing(self.path):
             self._check_there()
@@ -250,10 +282,11 @@ class SQLiteItems:
         return KeptChange(number, repeated=False)
 
     def revert(self, number: int) -> KeptChange:
-        """Take a change back: what held before it holds again, where nothing later says otherwise.
+        """Take a change back: its values are no longer in effect.
 
-        Returns the number of the change that does it. Errors: ChangeConflictError for a change that
-        is not there, or that takes back one itself.
+        Earlier values are in effect again, unless a later change replaced them. Returns the number
+        of the change that takes it back. Errors: ChangeConflictError for a change that does not
+        exist, or that takes back another one.
         """
         with refusing(self.path):
             self._check_there()
@@ -270,9 +303,10 @@ class SQLiteItems:
         return KeptChange(undoing, repeated=False)
 
     def changes(self, before: int, limit: int, values: int) -> list[ItemChange]:
-        """Return the changes with numbers below `before`, the newest first.
+        """Return changes with numbers below `before`, newest first.
 
-        values: how many of their values at most, of all together.
+        limit: most changes.
+        values: most values, of all listed changes together.
         """
         with refusing(self.path):
             self._check_there()
@@ -288,7 +322,7 @@ class SQLiteItems:
             return listed
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _check_there(self) -> None:
@@ -296,7 +330,7 @@ class SQLiteItems:
             self._place.check()
 
     def _begin(self, id_: str | None, digest: bytes, undoes: int | None) -> int:
-        """Write down that there is one more change; return its number."""
+        """Insert a row for a new change; return its number."""
         number, now, age = int(about(self._file, "items")) + 1, self.clock.now(), self.clock.age()
         self._file.execute(
             "INSERT INTO item_changes VALUES (?, ?, ?, ?, NULL, ?, ?, 0)",
@@ -308,7 +342,7 @@ class SQLiteItems:
         return number
 
     def _sign(self, number: int) -> None:
-        """Write down the checksum of a change as it is now."""
+        """Update the stored checksum of a change."""
         row = self._file.execute(
             "SELECT number, id, digest, undoes, undone, arrived, age FROM item_changes "
             "WHERE number = ?",
@@ -323,7 +357,7 @@ class SQLiteItems:
 
 
 def digest_of(values: Sequence[ItemValue]) -> bytes:
-    """Return what tells two changes of one id apart, in 16 bytes."""
+    """Return a 16-byte hash of the values of a change, without their numbers."""
     said = [(value.item, value.part, value.value) for value in values]
     return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
@@ -331,10 +365,13 @@ def digest_of(values: Sequence[ItemValue]) -> bytes:
 def same_change(
     id_: str, values: Sequence[ItemValue], number: int, digest: str, undone: int | None
 ) -> int:
-    """Return the number of the change of an id, if it is this one and holds.
+    """Return the number of the stored change with this id if it is the same change.
 
-    digest: of that change, in hexadecimal digits; undone: by which it was taken back. Errors:
-    ChangeConflictError.
+    values: values of the change that was sent.
+    number: number of the stored change.
+    digest: `digest_of` the stored change, in hexadecimal digits.
+    undone: number of the change that took it back, or None.
+    Errors: ChangeConflictError if the values differ or the change was taken back.
     """
     if digest != digest_of(values).hex():
         raise ChangeConflictError(f"the change id {id_!r:.80} was used for another change")
@@ -347,17 +384,22 @@ def same_change(
 
 
 def check_revert(number: int, there: bool, undoes: int | None) -> None:
-    """Refuse to take a change back that is not there or takes back one: ChangeConflictError."""
+    """Check that a change can be taken back.
+
+    there: whether the change exists.
+    undoes: number of the change that it takes back itself, or None.
+    Errors: ChangeConflictError.
+    """
     if not there:
         raise ChangeConflictError(f"there is no change {number} of items")
     if undoes is not None:
         raise ChangeConflictError(
-            f"change {number} took back change {undoes}: to make that once more, send it again"
+            f"change {number} took back change {undoes}: to make that change again, send it again"
         )
 
 
 def shown_part(part: str) -> str:
-    """Return a part of an item as it is told to people.
+    """Return the display name of a part of an item.
 
     >>> shown_part("column price"), shown_part("window")
     ('price', '(available)')

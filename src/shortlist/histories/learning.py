@@ -1,4 +1,4 @@
-"""Which events has a bundle not learned from, in a store or in a file of them?"""
+"""Which events of a store or a file has a bundle not learned from yet?"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,12 @@ from shortlist.histories.sqlite import is_store
 class Unlearned:
     """Events that a bundle has not learned from, as a log.
 
-    source: a table, or the path of one; None where there are none. until: what the bundle that
-    learns them has learned up to; None where nobody has said. deleted: users of whom only these
-    events count, while the bundle holds others. none_new: there are no events but theirs, which
-    the bundle knows. exported: they come from a store, which knows neither sessions nor features of
-    users and items. strange: left out, their ids being of another type.
+    source: a table or the path of one; None without events.
+    until: the watermark of a bundle that learns these events; None if unknown.
+    deleted: deleted users. Only the events here count for them; the bundle's data holds others.
+    none_new: there are no new events, at most events of deleted users that the bundle knows.
+    exported: the events are from a store, which has no sessions and no features of users and items.
+    strange: number of events left out because their ids are of another type than the data's.
     """
 
     source: Source | None
@@ -38,9 +39,13 @@ class Unlearned:
 def unlearned(
     place: StorePlace, learned: Watermark | None, schema: Schema, data: TrainingData
 ) -> Unlearned:
-    """Return the events of a store, of an export of one, or of any log as the bundle's is written.
+    """Return the events of a store, an exported file or a log that a bundle has not learned from.
 
-    Errors: EventStoreError; QueryError for an export that does not follow what is learned.
+    place: a store, an export of one, or a file with the columns of the bundle's log.
+    learned: the bundle's watermark, or None.
+    schema: the bundle's schema.
+    data: the bundle's training data.
+    Errors: EventStoreError; QueryError if an export leaves out events after the watermark.
     """
     if isinstance(place, Path) and not place.exists():
         raise QueryError(f"{place}: there is neither a store of events nor a file of them")
@@ -58,7 +63,7 @@ def unlearned(
     }
     gone = {user: rows for user, rows in gone.items() if _events_of(data, user) > len(rows)}
     log = LogWriter(schema, data, kinds=store.have_kinds())
-    # What a deleted user did afterwards stands in the bundle beside what is to go: it is read anew.
+    # The bundle mixes a deleted user's events from before and after: read the latter again.
     known = log.frame([row for rows in gone.values() for row in rows])
     new = [log.frame(part) for part in store.parts(since)]
     frames = [frame for frame in (known, *new) if len(frame)]
@@ -73,7 +78,7 @@ def unlearned(
 
 
 def _events_of(data: TrainingData, user: Id) -> int:
-    """How many events the data hold of a user."""
+    """Return how many events of a user the data has."""
     if type(user) is not (int if data.users.ids.dtype == pl.Int64 else str):
         return 0
     row = data.users.rows(pl.Series([user]))[0]

@@ -1,4 +1,4 @@
-"""Where is a store of events, and how is it opened: a file of this machine, or a Redis server?"""
+"""Is a store of events in a file or in a Redis server, and how is it opened?"""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ StorePlace = Path | RedisPlace
 
 
 def is_address(text: str) -> bool:
-    """Return whether a text is the address of a Redis server, and no path.
+    """Return whether a text is the address of a Redis server and not a path.
 
     >>> is_address("redis://localhost"), is_address("events.sqlite")
     (True, False)
@@ -23,26 +23,29 @@ def is_address(text: str) -> bool:
 
 
 def place_of(place: str | StorePlace) -> StorePlace:
-    """Return what the path of a file or the address of a server names. Errors: QueryError."""
+    """Return the place that a path or an address names. Errors: QueryError."""
     if isinstance(place, str) and is_address(place):
         return RedisPlace.parse(place)
     if isinstance(place, str) and "://" in place:
         raise QueryError(
             f"{place.partition('://')[0]}:// names no store of events: give the path of a file, or "
-            "redis://HOST:PORT/DB, rediss:// or unix://"
+            "an address redis://HOST:PORT/DB, rediss:// or unix://"
         )
     return place if isinstance(place, RedisPlace) else Path(place)
 
 
 def beside(served: Path) -> Path:
-    """Return where the events of a served path are kept, if nobody says another place."""
+    """Return the default file for the events of a served path: SERVED.events.sqlite beside it."""
     served = served.absolute()
     return served.with_name(f"{served.name}.events.sqlite")
 
 
 def events_at(place: StorePlace, keeping: Keeping, a_minute: int) -> EventStore:
-    """Open a store, or make it. a_minute: events of a user, where several machines share it.
+    """Open a store of events, or create it.
 
+    keeping: how much is kept and for how long.
+    a_minute: most events of a user per minute over all services, enforced by Redis only; 0: no
+    limit.
     Errors: EventStoreError, MissingPackageError.
     """
     if isinstance(place, RedisPlace):
@@ -51,7 +54,7 @@ def events_at(place: StorePlace, keeping: Keeping, a_minute: int) -> EventStore:
 
 
 def items_at(place: StorePlace) -> ItemStore:
-    """Open the changes of items of a store that is there. Errors: QueryError, EventStoreError."""
+    """Open the item changes of an existing store. Errors: QueryError, EventStoreError."""
     if isinstance(place, RedisPlace):
         return RedisItems(place, makes=False)
     if not place.is_file():
@@ -60,5 +63,5 @@ def items_at(place: StorePlace) -> ItemStore:
 
 
 def reader_at(place: StorePlace) -> EventReader:
-    """Open a store that is there, to read. Errors: EventStoreError."""
+    """Open an existing store for reading. Errors: EventStoreError."""
     return RedisReader(place) if isinstance(place, RedisPlace) else SQLiteReader(place)

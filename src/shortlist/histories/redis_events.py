@@ -1,8 +1,9 @@
-"""The store of events that services on several machines share: a Redis server.
+"""How does a Redis server store events, so that services on several machines share them?
 
-Under `PREFIX:u:USER` stands one text of the newest events of a user, the newest first, a line each:
-its number, the millisecond it came, its item, and whatever else was said of it. The key expires
-with them. A write is one script in one round trip, and all of a request or nothing is kept.
+The key `PREFIX:u:USER` holds one text with the newest events of a user, newest first, one per line:
+its number, the millisecond of its arrival, its item, and its other fields if it has any. The key
+expires with the events. A write is one script in one round trip; it stores all events of a request
+or none.
 """
 
 import logging
@@ -33,17 +34,21 @@ from shortlist.histories.redis_server import Lasting, RedisPlace, RedisServer
 logger = logging.getLogger("shortlist.histories")
 
 AT_A_TIME = 500
-"""Users that are read together, and removed."""
+"""Users that are read, or removed, in one round trip."""
 
 PART = 50_000
-"""Events that are told together."""
+"""Events in one block of `RedisReader.parts`."""
 
 
 class RedisEvents:
-    """A store of events in Redis. Errors: EventStoreError.
+    """A store of events in Redis. All methods may raise EventStoreError.
 
-    a_minute: events of a user that all services together take in a minute; 0 for any number.
-    trimmed: events that newer ones of their users pushed out, of those that this process wrote.
+    place: address of the server.
+    keeping: how much is kept and for how long; synchronous must be "normal".
+    a_minute: most events of a user that all services together accept in a minute; 0: no limit.
+
+    trimmed: number of events removed by this process because their user had more than
+    Keeping.of_user.
     """
 
     def __init__(
@@ -59,22 +64,22 @@ class RedisEvents:
         self.trimmed = 0
         self.server = RedisServer(place)
         self._changes = int(self.server.ask(["HGET", self.server.key("about"), "changes"])[0])
-        self._told: int | None = None  # what `latest` has heard of the same
+        self._told: int | None = None  # The number of changes that `latest` read.
 
     @property
     def identity(self) -> str:
-        """Which store it is: another one, once a server has come back without its data."""
+        """Identity of the store; a server that comes back without its data has another one."""
         return self.server.identity
 
     @property
     def lasting(self) -> Lasting:
-        """What of that which was acknowledged is there after the server has ended."""
+        """Whether acknowledged events survive the end of the server."""
         return self.server.lasting()
 
     def append(self, requests: Sequence[Sequence[Event]]) -> list[Told]:
-        """Keep the events of several requests in one round trip; of each request all or none.
+        """Store the events of several requests in one round trip, all or none of each request.
 
-        What was kept is told as kept, whatever became of the other requests.
+        Each request has its own answer. Raises EventStoreError only if all of them failed.
         """
         calls = [(APPEND, *self._call(events)) for events in requests if events]
         said = self.server.run_each(calls) if calls else []
@@ -92,7 +97,7 @@ class RedisEvents:
         return answers
 
     def _told_of(self, events: Sequence[Event], answer: Any) -> Told:
-        """What the answer of the script says of the events of a request."""
+        """Return the answer for the events of a request from the answer of the script."""
         if isinstance(answer, EventStoreError):
             return answer
         word, *said = answer
@@ -108,7 +113,7 @@ class RedisEvents:
         return Kept(numbers, repeated)
 
     def _call(self, events: Sequence[Event]) -> tuple[list[bytes], list[Any]]:
-        """The keys and arguments of the script that keeps the events of a request."""
+        """Return the keys and arguments of the script APPEND for the events of a request."""
         server, keeping = self.server, self.keeping
         users = _users(events)
         keys = [server.key("about"), server.key("index")]
@@ -129,12 +134,12 @@ class RedisEvents:
         return [self.server.key(kind, name) for kind in ("u", "s0", "s1", "pace")]
 
     def _changed(self, before: int, after: int) -> None:
-        """Note that this process has changed the store, where it knows of all earlier changes."""
+        """Count a change by this process as known if all earlier changes were known."""
         if before == self._changes:
             self._changes = after
 
     def forget(self, user: Id) -> int:
-        """Remove all events of a user, a stranger from now on; return how many there were."""
+        """Remove all events of a user and mark the user as deleted; return how many there were."""
         server, name = self.server, orjson.dumps(user)
         keys = [*map(server.key, ("about", "index", "forgotten")), *self._keys(name)]
         [[word, *said]] = server.run([(FORGET, keys, [server.identity, name])])
@@ -145,21 +150,21 @@ class RedisEvents:
         return count
 
     def is_changed(self) -> bool:
-        """Return whether another process had changed the store when `latest` was asked last."""
+        """Return whether another process had changed the store at the last call of `latest`."""
         if self._told is None:
             self.latest([], 0)
-        # Asked while this process changes it, it may say so of that: too often does no harm.
+        # May be True for a change that this process is making: a false alarm does no harm.
         told, self._told = self._told or 0, None
         changed, self._changes = told != self._changes, told
         return changed
 
     def forgotten(self) -> list[Id]:
-        """Return the users who were deleted."""
+        """Return the external ids of deleted users."""
         [found] = self.server.ask(["SMEMBERS", self.server.key("forgotten")])
         return [orjson.loads(user) for user in found]
 
     def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
-        """Return what each user met after event number `since`; of a deleted one, all there is."""
+        """Return the events of each user with numbers above `since`; all, for a deleted user."""
         server, names = self.server, [orjson.dumps(user) for user in users]
         keys = [server.key("about"), server.key("forgotten")]
         keys += [server.key("u", name) for name in names]
@@ -184,9 +189,9 @@ class RedisEvents:
         return found
 
     def tidy(self) -> int:
-        """Forget the users whose events have expired; return how many users that was.
+        """Remove users from the index whose events have expired; return how many users.
 
-        The events themselves the server removes.
+        The server itself removes expired events.
         """
         server, removed = self.server, 0
         while True:
@@ -198,18 +203,19 @@ class RedisEvents:
                 return removed
 
     def now(self) -> int:
-        """Return the time by the server's clock, in microseconds since 1970."""
+        """Return the time of the server's clock, in microseconds since 1970."""
         return self.server.now()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self.server.close()
 
 
 class RedisReader:
-    """What a store in Redis holds. All that is told of is held in memory. Errors: EventStoreError.
+    """Reads the events of a store in Redis. All methods may raise EventStoreError.
 
-    A user whose events have all come before a number is not looked at.
+    All events that are read are held in memory. Users without an event above the number asked for
+    are not read.
     """
 
     def __init__(self, place: RedisPlace) -> None:
@@ -224,13 +230,13 @@ class RedisReader:
         return any(row.kind is not None for row in self._since(since))
 
     def parts(self, since: int = 0) -> Iterator[list[Row]]:
-        """Yield the events with numbers above `since`, in the order they came."""
+        """Yield the events with numbers above `since` in the order of arrival, in blocks."""
         rows = self._since(since)
         for start in range(0, len(rows), PART):
             yield rows[start : start + PART]
 
     def deleted(self) -> dict[Id, list[Row]]:
-        """Return the users who were deleted, with all that is stored of them."""
+        """Return the deleted users, with their stored events (those after the deletion)."""
         [users] = self._server.ask(["SMEMBERS", self._server.key("forgotten")])
         found: dict[Id, list[Row]] = {orjson.loads(user): [] for user in users}
         for row in self._of(list(users), 0):
@@ -246,7 +252,7 @@ class RedisReader:
         return self._rows[since]
 
     def _of(self, users: Sequence[bytes], since: int) -> list[Row]:
-        """The events of some users, in the order they came."""
+        """Return the events of these users above number `since`, in the order of arrival."""
         server, found = self._server, []
         for start in range(0, len(users), AT_A_TIME):
             names = users[start : start + AT_A_TIME]
@@ -263,17 +269,17 @@ class RedisReader:
 
 
 def _is_fault(told: Told) -> TypeGuard[EventStoreError]:
-    """Whether the store could not do what was asked; else it has kept events, or refused them."""
+    """Return whether the store failed, rather than having stored or refused the events."""
     return not isinstance(told, Kept | EventConflictError | PaceError)
 
 
 def _users(events: Sequence[Event]) -> dict[Id, bytes]:
-    """The users of a request, each once, as the store writes them."""
+    """Return the distinct users of a request, each with its stored form."""
     return {user: orjson.dumps(user) for user in dict.fromkeys(event.user for event in events)}
 
 
 def _packed(event: Event) -> bytes:
-    """What is stored of an event behind its number and time.
+    """Return the stored text of an event, without its number and time of arrival.
 
     >>> _packed(Event(1, 500)), _packed(Event(1, "a", "click", 7))
     (b'500', b'"a","click",7,null')
@@ -283,7 +289,12 @@ def _packed(event: Event) -> bytes:
 
 
 def _unpacked(server: RedisServer, text: bytes | None, since: int, oldest: int) -> list[list[Any]]:
-    """The rows of a user, oldest first: [number, millisecond, item] and what else was said."""
+    """Return the rows of a user, oldest first: [number, millisecond, item, other fields...].
+
+    text: the stored text, or None.
+    since: only rows with a number above it.
+    oldest: only rows that arrived at or after this millisecond.
+    """
     if text is None:
         return []
     try:
@@ -299,7 +310,7 @@ def _unpacked(server: RedisServer, text: bytes | None, since: int, oldest: int) 
 
 
 def _whole(row: list[Any]) -> list[Any]:
-    """A row with all its seven values.
+    """Return a row with all seven fields, with None for missing ones.
 
     >>> _whole([1, 1_760_000_000_000, 500])
     [1, 1760000000000, 500, None, None, None, None]

@@ -1,9 +1,13 @@
-"""Changes of items that services on several machines share, in the Redis server of their events.
+"""How does a Redis server store changes of items, so that services on several machines share them?
 
-Under `PREFIX:values` stand the newest values of each part of each item; under `PREFIX:changes` what
-a change was, and how many values of it are kept; under `PREFIX:undone` which were taken back, by
-which; under `PREFIX:ids` the number of the change of each id. A change is one script, which keeps
-it only if nobody has made another one since its values were worked out.
+They are in the server of the events, in hashes:
+`PREFIX:values`: the newest values of each part of each item.
+`PREFIX:changes`: each change, with the number of its values that are still stored.
+`PREFIX:undone`: for each change that was taken back, the number of the change that did it.
+`PREFIX:ids`: the number of the change for each id.
+
+A change is written by one script, and only if no other change was made since its values were
+computed.
 """
 
 from collections.abc import Sequence
@@ -25,16 +29,23 @@ from shortlist.histories.redis_scripts import CHANGE
 from shortlist.histories.redis_server import RedisPlace, RedisServer
 
 TRIES = 100
-"""How often a change is taken back anew, as another service has made one meanwhile."""
+"""Most attempts to take a change back while other services make changes."""
 
 LOOKED_AT = 10
-"""Old changes of which each new one looks whether they can go."""
+"""Old changes that each new change checks for expiry."""
 
 _HASHES = ("about", "values", "changes", "undone", "ids")
 
 
 class _Made(NamedTuple):
-    """A change as it is stored; kept: how many values of it are."""
+    """A change as it is stored.
+
+    id: the sender's id, or None.
+    digest: `items.digest_of` its values, in hexadecimal digits.
+    undoes: number of the change that it takes back, or None.
+    arrived: microseconds since 1970.
+    kept: how many of its values are still stored.
+    """
 
     id: str | None
     digest: str
@@ -43,12 +54,18 @@ class _Made(NamedTuple):
     kept: int
 
     def packed(self) -> bytes:
-        """As it is written down."""
+        """Return the stored form, JSON."""
         return orjson.dumps(list(self))
 
 
 class RedisItems:
-    """Changes of items in Redis. One thread at a time may use it. Errors: EventStoreError."""
+    """Changes of items in Redis. One thread at a time may use it.
+
+    All methods may raise EventStoreError.
+
+    place: address of the server.
+    makes: create a store if there is none.
+    """
 
     def __init__(self, place: RedisPlace, *, makes: bool = True) -> None:
         self._server = RedisServer(place, makes=makes)
@@ -56,12 +73,12 @@ class RedisItems:
 
     @property
     def identity(self) -> str:
-        """Which store it is: another one, once a server has come back without its data."""
+        """Identity of the store; a server that comes back without its data has another one."""
         return self._server.identity
 
     @property
     def durable(self) -> bool:
-        """Whether the changes survive the process: the server keeps them, as it keeps anything."""
+        """True: the changes survive the end of this process, as all data in the server does."""
         return True
 
     def number(self) -> int:
@@ -70,7 +87,7 @@ class RedisItems:
         return self._same(identity, number)
 
     def in_effect(self) -> InEffect:
-        """Return the values that hold now."""
+        """Return the values in effect now."""
         (identity, number), values, undone = self._server.ask(
             self._about(), self._all("values"), self._all("undone"), together=True
         )
@@ -84,20 +101,20 @@ class RedisItems:
         return InEffect(number, found)
 
     def known(self, id_: str, values: Sequence[ItemValue]) -> int | None:
-        """Return the number of the change that was made under this id; None if none was."""
+        """Return the number of the change with this id; None if there is none."""
         [number] = self._server.ask(["HGET", self._key("ids"), id_])
         if number is None:
             return None
         text, undone = self._server.ask(
             ["HGET", self._key("changes"), number], ["HGET", self._key("undone"), number]
         )
-        if text is None:  # it has just gone for its age
+        if text is None:  # It has just expired.
             return None
         by = None if undone is None else int(undone)
         return items.same_change(id_, values, int(number), self._made(text).digest, by)
 
     def append(self, values: Sequence[ItemValue], id_: str | None, after: int) -> KeptChange | None:
-        """Keep a change; None where `after` is not the number of the last one."""
+        """Store a change, with the number after + 1; None if `after` is not the last number."""
         if id_ is not None and (number := self.known(id_, values)) is not None:
             return KeptChange(number, repeated=True)
         number = after + 1
@@ -121,7 +138,7 @@ class RedisItems:
         return self._kept(after, made, new, pushed_out)
 
     def revert(self, number: int) -> KeptChange:
-        """Take a change back: what was before it holds again, if nothing later says otherwise."""
+        """Take a change back; earlier values are in effect again unless replaced since."""
         for _ in range(TRIES):
             (identity, last), [text], [undone] = self._server.ask(
                 self._about(),
@@ -139,10 +156,12 @@ class RedisItems:
             kept = self._kept(last, made, undoing, {})
             if kept is not None:
                 return kept
-        raise ChangeConflictError("other services change items all the time: try again later")
+        raise ChangeConflictError(
+            "other services kept changing items at the same time: try again later"
+        )
 
     def changes(self, before: int, limit: int, values: int) -> list[ItemChange]:
-        """Return the changes with numbers below `before`, the newest first."""
+        """Return changes with numbers below `before`, newest first."""
         numbers, all_values, undone = self._server.ask(
             ["HKEYS", self._key("changes")], self._all("values"), self._all("undone"), together=True
         )
@@ -170,7 +189,7 @@ class RedisItems:
         return listed
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._server.close()
 
     def _key(self, name: str) -> bytes:
@@ -183,7 +202,7 @@ class RedisItems:
         return ["HGETALL", self._key(name)]
 
     def _same(self, identity: bytes | None, number: bytes | None) -> int:
-        """Return the number of the last change, of the store that is there now."""
+        """Return the number of the last change; if the store was replaced, use the new one."""
         if identity is None or identity.decode() != self.identity:
             self._server.begin()
         return int(number or 0)
@@ -208,9 +227,11 @@ class RedisItems:
         new: dict[tuple[str, bytes], bytes],
         pushed_out: dict[int, int],
     ) -> KeptChange | None:
-        """Keep a change behind number `after` if that is the last, and let go of old ones.
+        """Store a change if `after` is the number of the last one, and remove expired changes.
 
-        new: fields of hashes as they become. pushed_out: how many values of which changes go.
+        made: the change.
+        new: new values of fields, by (hash, field).
+        pushed_out: for other changes, how many of their values are no longer stored.
         """
         number = after + 1
         new = new | {("changes", str(number).encode()): made.packed()}
@@ -230,7 +251,7 @@ class RedisItems:
             left = was._replace(kept=was.kept - pushed_out.get(one, 0))
             name = str(one).encode()
             if was.arrived < limit:
-                first += one == first  # it goes now, or when the last value of it does
+                first += one == first  # It is removed now, or together with its last value.
                 if not left.kept:
                     new |= {("changes", name): b"", ("undone", name): b""}
                     if was.id is not None:
@@ -251,7 +272,7 @@ class RedisItems:
 def _trimmed(
     values: list[list[Any]], undone: dict[bytes, bytes]
 ) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Return those of a part's values, newest first, that are kept, and the others."""
+    """Split the values of a part, newest first, into those that are kept and the others."""
     kept: list[list[Any]] = []
     gone: list[list[Any]] = []
     holding = 0

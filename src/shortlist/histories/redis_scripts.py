@@ -1,13 +1,13 @@
-"""What does a Redis server do in one step? The scripts of a store of events.
+"""Which Lua scripts does a store of events in Redis run? Redis runs each one atomically.
 
-Each looks at everything before it changes anything: a script that is refused has changed nothing.
+Each script makes all its checks before it writes: a script that is refused has changed nothing.
 """
 
 from hashlib import sha1
 
 
 class Script:
-    """A script, and the name by which a server that knows it runs it."""
+    """A Lua script and its SHA-1, by which EVALSHA calls it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -15,7 +15,7 @@ class Script:
 
 
 BEGIN = Script("""
--- KEYS: about. ARGV: version, identity. Begin a store, where nobody has meanwhile.
+-- KEYS: about. ARGV: version, identity. Create a store unless another process just did.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('HSET', KEYS[1], 'kind', 'shortlist events', 'version', ARGV[1], 'identity', ARGV[2],
     'last', 0, 'changes', 0, 'items', 0)
@@ -23,11 +23,11 @@ end
 """)
 
 APPEND = Script("""
--- Keep the events of one request, all or none.
--- KEYS: about, index; of each user: their events, two of their event ids, their pace.
--- ARGV: identity, most events of a user, their milliseconds, those of event ids, events of a user
---   in a minute (0: any), number of users; each user; of each event: the place of its user, what is
---   stored of it, its id, its digest (empty where it has no id).
+-- Store the events of one request, all or none.
+-- KEYS: about, index; for each user: the events, two hashes of event ids, the rate limit.
+-- ARGV: identity, most events of a user, milliseconds that events are kept, milliseconds that event
+--   ids are kept, most events of a user in a minute (0: no limit), number of users; each user; for
+--   each event: the place of its user, its stored text, its id, its digest (empty without an id).
 local most, ids = tonumber(ARGV[2]), tonumber(ARGV[4])
 local pace, users = tonumber(ARGV[5]), tonumber(ARGV[6])
 local said = redis.call('HMGET', KEYS[1], 'identity', 'last', 'changes')
@@ -106,7 +106,7 @@ for user, events in pairs(fresh) do
   rows[#rows + 1] = before[user][2]
   local text, count = table.concat(rows), before[user][1] + #events
   local stop = #text
-  while stop > 0 do  -- the oldest stands last
+  while stop > 0 do  -- The oldest event is last.
     local at = stop - 1
     while at > 0 and string.byte(text, at) ~= 10 do at = at - 1 end
     local many, came = count > most, string.match(text, '^%[%d+,(%d+)', at + 1)
@@ -124,8 +124,8 @@ return answer
 
 READ = Script("""
 -- KEYS: about, forgotten, then the events of users. ARGV: the same users.
--- Return what is stored of each, and whether they were removed; first which store it is, and how
--- often it was changed.
+-- Return the identity of the store, its number of changes, the stored text of each user, and
+-- whether each user was deleted.
 local said = redis.call('HMGET', KEYS[1], 'identity', 'changes')
 local texts, gone = {}, {}
 for place = 1, #ARGV do
@@ -136,8 +136,8 @@ return {said[1], said[2], texts, gone}
 """)
 
 FORGET = Script("""
--- KEYS: about, index, forgotten; of the user: their events, two of their event ids, their pace.
--- ARGV: identity, the user. Remove a user, and remember that they were removed.
+-- KEYS: about, index, forgotten; the user's events, two hashes of event ids and rate limit.
+-- ARGV: identity, the user. Remove the user's events, and mark the user as deleted.
 local said = redis.call('HMGET', KEYS[1], 'identity', 'changes')
 if said[1] ~= ARGV[1] then return {'other'} end
 local count = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+)') or '0'
@@ -148,8 +148,8 @@ return {'kept', said[2], redis.call('HINCRBY', KEYS[1], 'changes', 1), count}
 """)
 
 TIDY = Script("""
--- KEYS: index, then the events of users. ARGV: the same users, who have sent nothing for longest.
--- Take those out of the index whose events have expired; return how many those were.
+-- KEYS: index, then the events of users. ARGV: the same users, least recently active first.
+-- Remove users from the index until one has events that have not expired; return how many.
 for place = 1, #ARGV do
   if redis.call('EXISTS', KEYS[1 + place]) == 1 then return place - 1 end
   redis.call('ZREM', KEYS[1], ARGV[place])
@@ -158,9 +158,9 @@ return #ARGV
 """)
 
 CHANGE = Script("""
--- Keep one more change of items, where nobody has made another meanwhile.
--- KEYS: about, then hashes. ARGV: identity, number of the last change; then the place of a hash, a
---   field, and its value (empty: remove it), again and again. The fields are few kilobytes.
+-- Store a change of items unless another one was made meanwhile.
+-- KEYS: about, then hashes. ARGV: identity, number of the last change; then for each field: the
+--   place of its hash, its name, its value (empty: remove it). All fields are a few kilobytes.
 local said = redis.call('HMGET', KEYS[1], 'identity', 'items')
 if said[1] ~= ARGV[1] then return {'other'} end
 if said[2] ~= ARGV[2] then return {'late'} end

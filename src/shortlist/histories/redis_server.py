@@ -1,6 +1,6 @@
-"""How is a Redis server reached, what does it promise, and what is wrong when it does not answer?
+"""How is a Redis server reached, how durable is it, and which errors does it give?
 
-The only file that imports the client, which the extra "redis" brings.
+Only this file imports the client library, which the extra "redis" installs.
 """
 
 import os
@@ -19,19 +19,19 @@ from shortlist.histories.redis_scripts import BEGIN, Script
 SCHEMES = ("redis://", "rediss://", "unix://")
 
 PREFIX = "shortlist"
-"""What the names of all keys of a store begin with, if the address does not say another."""
+"""Default prefix of the names of all keys of a store."""
 
 VERSION = 1
-"""Of what stands under the keys."""
+"""Version of the format of the stored data."""
 
 NEEDED = (6, 2)
-"""Of the server: the oldest that the tests have run over."""
+"""The oldest supported version of the server, which is the oldest that was tested."""
 
 WAIT = 3.0
-"""Seconds until a server that says nothing counts as gone."""
+"""Timeout of connections and answers, in seconds."""
 
 LOOKED_THROUGH = 1_000
-"""Calls of SCAN, of a thousand keys each, that look for keys of somebody else."""
+"""Most calls of SCAN, of about a thousand keys each, that search for foreign keys."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.{}-][A-Za-z0-9_.:{}-]{0,99}")
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -39,9 +39,11 @@ _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 @dataclass(frozen=True)
 class RedisPlace:
-    """The address of a store in Redis. shown: as it is told to people, without a password.
+    """The address of a store in Redis.
 
-    prefix: what the names of its keys begin with. options: of the client.
+    prefix: prefix of the names of its keys.
+    shown: the address without a password, for messages.
+    options: keyword arguments of the client; they may hold the password.
     """
 
     prefix: str
@@ -49,15 +51,15 @@ class RedisPlace:
     options: dict[str, Any] = field(repr=False)
 
     def __str__(self) -> str:
-        """As it is told to people."""
+        """Return the address without a password."""
         return self.shown
 
     @classmethod
     def parse(cls, url: str) -> "RedisPlace":
         """Read redis://[USER:PASSWORD@]HOST[:PORT][/DB][?prefix=NAME], rediss:// or unix://PATH.
 
-        A password that does not stand there comes from SHORTLIST_REDIS_PASSWORD. Errors:
-        QueryError.
+        Without a password in the address, that of SHORTLIST_REDIS_PASSWORD is used.
+        Errors: QueryError.
 
         >>> str(RedisPlace.parse("redis://:secret@cache.example/2?prefix=shop"))
         'redis://cache.example:6379/2?prefix=shop'
@@ -67,7 +69,7 @@ class RedisPlace:
             given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
             port = parts.port or 6379
         except ValueError:
-            raise _unreadable("is no address") from None
+            raise _unreadable("is not an address") from None
         said = dict(given)
         is_file = parts.scheme == "unix"
         known = {
@@ -78,7 +80,8 @@ class RedisPlace:
         for name in said:
             if name not in known or len(said) < len(given):
                 raise _unreadable(
-                    f"says {_quoted(name)}, of which it may say {', '.join(sorted(known))}"
+                    f"has the option {_quoted(name)}, but only these, once each, are possible: "
+                    f"{', '.join(sorted(known))}"
                 )
         prefix = said.pop("prefix", PREFIX)
         if not _PREFIX.fullmatch(prefix):
@@ -87,7 +90,7 @@ class RedisPlace:
             )
         number = said.pop("db", "0") if is_file else (parts.path.strip("/") or "0")
         if not re.fullmatch("[0-9]{1,9}", number) or parts.fragment:
-            raise _unreadable(f"names the database {_quoted(number)}, which has to be a number")
+            raise _unreadable(f"names the database {_quoted(number)}, which must be a number")
         options: dict[str, Any] = {"db": int(number), **said}
         if is_file:
             where = f"unix://{parts.path}?db={number}&"
@@ -110,24 +113,25 @@ class RedisPlace:
 
 
 def _quoted(text: str) -> str:
-    """A part of an address, unless it may be of a password whose / or ? was not escaped."""
+    """Quote a part of an address, unless it may belong to a password with an unescaped / or ?."""
     if "@" in text:
         return "... (not shown: in a password / is written %2F, ? %3F and @ %40)"
     return f"{text!r:.40}"
 
 
 def _unreadable(fault: str) -> QueryError:
-    # The address itself stays out of the message: a password may stand in it.
+    # The message does not quote the address, because it may contain a password.
     return QueryError(
         f"the address of the store of events {fault}: write redis://HOST:PORT/DB, rediss:// for "
-        "TLS or unix:///PATH?db=DB, with ?prefix=NAME where several shops share a database"
+        "TLS or unix:///PATH?db=DB, with ?prefix=NAME if several shops share a database"
     )
 
 
 class Lasting(NamedTuple):
-    """What of that which was acknowledged is there after the server has ended.
+    """Whether acknowledged events survive the end of the server.
 
-    sure: all of it, if only the process of the server ends. said: as a sentence.
+    sure: all events survive the end of the server's process.
+    said: the same as a sentence, including a loss of power.
     """
 
     sure: bool
@@ -135,10 +139,14 @@ class Lasting(NamedTuple):
 
 
 class RedisServer:
-    """A store of events in a Redis server, as all that use it reach it. Errors: EventStoreError.
+    """A connection to a store of events in a Redis server, which threads may share.
 
-    identity: of the store that is there now: a server that comes back without its data begins
-    another. Threads may share it.
+    All methods may raise EventStoreError.
+
+    place: address of the server.
+    makes: create a store if there is none.
+
+    identity: identity of the current store; a server that comes back without its data gets another.
     """
 
     def __init__(self, place: RedisPlace, *, makes: bool = True) -> None:
@@ -154,7 +162,7 @@ class RedisServer:
         self.begin(makes=makes)
 
     def key(self, *names: str | bytes) -> bytes:
-        """Return the name of a key.
+        """Return the full name of a key: the prefix and these names, separated by colons.
 
         >>> RedisServer.key.__doc__ is not None
         True
@@ -163,11 +171,11 @@ class RedisServer:
         return b":".join(name.encode() if isinstance(name, str) else name for name in said)
 
     def now(self) -> int:
-        """Return the time by the server's clock as it was at the start, in microseconds."""
+        """Return the time of the server's clock, read once at the start, in µs since 1970."""
         return self._start + (time.monotonic_ns() - self._since) // 1000
 
     def begin(self, *, makes: bool = True) -> None:
-        """Find out which store is there; makes: begin one where none is."""
+        """Read the identity of the store. makes: create a store if there is none."""
         about = self.key("about")
         with self.refusing():
             found = self._redis.type(about)
@@ -189,23 +197,23 @@ class RedisServer:
         self.identity = identity.decode()
 
     def replaced(self) -> EventStoreError:
-        """Take what is there now for the store; return the error for who relied on the last one."""
+        """Switch to the store that is there now; return the error for callers of the last one."""
         before = self.identity
         self.begin()
         return EventStoreError(
-            f"the store of events {self.place} was emptied or replaced: what store {before} held "
-            f"is not there, and store {self.identity} goes on from here"
+            f"the store of events {self.place} was emptied or replaced: the events of store "
+            f"{before} are lost, and the new store {self.identity} is used from now on"
         )
 
     def damaged(self, what: str) -> EventStoreError:
-        """Return the error for something that no store has written."""
+        """Return the error for damaged data. what: the data, in the plural."""
         return EventStoreError(
             f"the store of events {self.place} is damaged: {what} are not what was stored. Restore "
             "it from a copy, or begin another one (?prefix=NAME)"
         )
 
     def run(self, calls: Sequence[tuple[Script, Sequence[Any], Sequence[Any]]]) -> list[Any]:
-        """Run scripts, each with its keys and arguments, in one round trip; each is one step."""
+        """Run scripts, each with its keys and arguments, in one round trip. Each is atomic."""
         answers = self.run_each(calls)
         for answer in answers:
             if isinstance(answer, EventStoreError):
@@ -213,7 +221,7 @@ class RedisServer:
         return answers
 
     def run_each(self, calls: Sequence[tuple[Script, Sequence[Any], Sequence[Any]]]) -> list[Any]:
-        """Run scripts as `run` does; the answer of one that was refused is its EventStoreError."""
+        """Run scripts as `run` does; return the EventStoreError of a script that failed."""
         with self.refusing():
             answers: list[Any] = [None] * len(calls)
             left = list(range(len(calls)))
@@ -223,7 +231,7 @@ class RedisServer:
                 left = [n for n in left if isinstance(answers[n], self._errors.NoScriptError)]
                 if not left:
                     break
-                for text in {calls[n][0].text for n in left}:  # the server was started anew
+                for text in {calls[n][0].text for n in left}:  # The server was restarted.
                     self._redis.script_load(text)
         return [self._refusal(one) if isinstance(one, Exception) else one for one in answers]
 
@@ -241,7 +249,7 @@ class RedisServer:
         return found
 
     def ask(self, *commands: Sequence[Any], together: bool = False) -> list[Any]:
-        """Send commands in one round trip; together: nothing comes between them."""
+        """Send commands in one round trip. together: run them as one transaction."""
         with self.refusing():
             if len(commands) == 1:
                 return [self._redis.execute_command(*commands[0])]
@@ -252,14 +260,14 @@ class RedisServer:
             return found
 
     def lasting(self) -> Lasting:
-        """Return what the server's own settings promise of what was acknowledged."""
+        """Return how durable acknowledged events are according to the server's settings."""
         about = self._about
         append, sync, save = (about.get(name) for name in ("appendonly", "appendfsync", "save"))
         if append is None:
             return Lasting(
                 sure=False,
                 said="the server does not tell whether it keeps its data (CONFIG and INFO are not "
-                "allowed): what was acknowledged lasts as long as its own settings say",
+                "allowed): whether acknowledged events survive its end depends on its settings",
             )
         if append == "no":
             how = f"only snapshots, save {save!r}" if save else "nothing is written to its disk"
@@ -267,29 +275,29 @@ class RedisServer:
                 how = "and it does not tell how often it makes snapshots"
             return Lasting(
                 sure=False,
-                said=f"what was acknowledged can be lost when the server ends (appendonly no: "
-                f"{how}); set appendonly yes to keep it",
+                said=f"acknowledged events can be lost when the server ends (appendonly no: "
+                f"{how}); set appendonly yes to keep them",
             )
         power = {
             "always": "and a loss of power (appendonly yes, appendfsync always)",
-            "everysec": "a loss of power takes the last second or two of it (appendonly yes, "
+            "everysec": "a loss of power loses those of the last second or two (appendonly yes, "
             "appendfsync everysec)",
-            "no": "a loss of power takes what its system has not written yet (appendonly yes, "
-            "appendfsync no)",
+            "no": "a loss of power loses those that its system has not written yet (appendonly "
+            "yes, appendfsync no)",
         }
-        said = power.get(sync or "", "whether a loss of power as well, the server does not tell")
+        said = power.get(sync or "", "the server does not tell what a loss of power loses")
         joint = " " if sync == "always" else "; "
         return Lasting(
-            sure=True, said=f"what was acknowledged survives the end of the server{joint}{said}"
+            sure=True, said=f"acknowledged events survive the end of the server{joint}{said}"
         )
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._redis.close()
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Say what the server or the way to it cannot do as an EventStoreError."""
+        """Turn errors of the server, the network and the client into an EventStoreError."""
         try:
             yield
         except (self._errors.RedisError, OSError) as error:
@@ -310,7 +318,7 @@ class RedisServer:
         return f"cannot be used: {error}"
 
     def _facts(self) -> dict[str, str]:
-        """What the server says of itself, as far as it may be asked."""
+        """Return the server's INFO and relevant CONFIG values, as far as they are allowed."""
         said: dict[str, str] = {}
         try:
             info = self._redis.info()
@@ -322,14 +330,14 @@ class RedisServer:
         for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
             try:
                 found = self._redis.config_get(name)
-            except self._errors.ResponseError:  # managed servers have no CONFIG
+            except self._errors.ResponseError:  # Managed servers do not allow CONFIG.
                 break
             for key, value in found.items():
                 said[_text(key).replace("-", "_")] = _text(value)
         return said
 
     def _check(self) -> None:
-        """Refuse a server that cannot keep a store."""
+        """Raise EventStoreError for a server that is too old, a cluster, or may evict keys."""
         about = self._about
         version = re.match(r"(\d+)\.(\d+)", about.get("redis_version", ""))
         if version and (int(version[1]), int(version[2])) < NEEDED:
@@ -339,25 +347,25 @@ class RedisServer:
             )
         if about.get("redis_mode") == "cluster":
             raise EventStoreError(
-                f"{self.place} is part of a cluster, where an event cannot be kept in one step: "
-                "give a server of its own, with replicas if it must not be lost"
+                f"{self.place} is part of a cluster, where an event cannot be stored atomically: "
+                "give the address of a single server, with replicas if no event may be lost"
             )
         policy = about.get("maxmemory_policy", "noeviction")
         if int(about.get("maxmemory", "0") or 0) > 0 and policy != "noeviction":
             raise EventStoreError(
-                f"{self.place} may throw away what was acknowledged when it is full "
-                f"(maxmemory-policy {policy}): set noeviction, or give a server of its own"
+                f"{self.place} may throw away acknowledged events when it is full "
+                f"(maxmemory-policy {policy}): set noeviction, or use another server"
             )
 
     def _check_alone(self) -> None:
-        """Refuse a prefix that is in use by something that is no store."""
+        """Raise EventStoreError if other data uses keys with the prefix."""
         cursor: Any = 0
         start = self.key("")
         for _ in range(LOOKED_THROUGH):
             match = re.sub(rb"([\[\]*?\\])", rb"\\\1", start) + b"*"
             cursor, found = self._redis.scan(cursor, match=match, count=1_000)
             if found:
-                # Another process may have begun the store meanwhile.
+                # Another process may have created the store meanwhile.
                 if self._redis.type(self.key("about")) == b"none":
                     raise self._taken(found[0])
                 return
@@ -366,9 +374,9 @@ class RedisServer:
 
     def _taken(self, key: bytes) -> EventStoreError:
         return EventStoreError(
-            f"{self.place}: the key {key.decode(errors='replace')!r:.80} is there and is of no "
-            "store of events: the prefix is in use by something else. Give another one "
-            "(?prefix=NAME)"
+            f"{self.place}: the key {key.decode(errors='replace')!r:.80} exists and does not "
+            "belong to a store of events: the prefix is in use by something else. Give another "
+            "one (?prefix=NAME)"
         )
 
 
@@ -377,20 +385,20 @@ _FAULTS = (
      "refuses the password or the user: put them into the address, or the password into "
      "SHORTLIST_REDIS_PASSWORD"),
     ("NOPERM|NoPermissionError", "does not allow this user what a store needs (NOPERM): allow all "
-     "commands but dangerous ones, and all keys of the prefix"),
+     "commands except those in @dangerous, and all keys of the prefix"),
     ("READONLY|ReadOnlyError", "is a read-only replica: give the address of its primary"),
     ("OOM|OutOfMemoryError", "is full (maxmemory): nothing was kept. Give it more memory, or keep "
      "fewer days or events of a user"),
-    ("MISCONF", "cannot write to its own disk (MISCONF), and takes nothing until it can"),
+    ("MISCONF", "cannot write to its own disk (MISCONF), and refuses writes until it can"),
     ("LOADING|BusyLoadingError", "is still reading its data: it will answer later"),
-    ("MASTERDOWN|NOREPLICAS", "has lost the other servers it works with, and takes nothing "
-     "until they are back"),
-    ("CROSSSLOT|MOVED|CLUSTERDOWN", "is part of a cluster: give a server of its own"),
+    ("MASTERDOWN|NOREPLICAS", "has lost its primary or its replicas, and refuses writes until "
+     "they are back"),
+    ("CROSSSLOT|MOVED|CLUSTERDOWN", "is part of a cluster: give the address of a single server"),
     ("invalid DB index|DB index is out of range", "has no database of that number"),
     ("WRONGTYPE", "holds something else under a key of the store: the prefix is in use by "
      "something else. Give another one (?prefix=NAME)"),
 )  # fmt: skip
-"""What an error of the server says, by words in it."""
+"""The message for an error of the server, by words in the error."""
 
 
 def _client(place: RedisPlace) -> tuple[Any, Any]:
@@ -402,7 +410,7 @@ def _client(place: RedisPlace) -> tuple[Any, Any]:
         raise MissingPackageError(
             f"a store of events in Redis needs its client: {install('redis')}"
         ) from error
-    # Nothing is sent twice: an event without an id would be kept twice.
+    # No retries: an event without an id would be stored twice.
     client = redis.Redis(
         **place.options,
         socket_timeout=WAIT,

@@ -1,6 +1,6 @@
-"""The embedded store of events: one SQLite file in write-ahead mode.
+"""How does one SQLite file, in write-ahead mode, store events?
 
-What was acknowledged survives the end of the process, however it ends; with synchronous = "full"
+Acknowledged events survive the end of the process, however it ends, and with synchronous = "full"
 also a loss of power. Several processes of one machine may share the file.
 """
 
@@ -37,10 +37,10 @@ from shortlist.histories.file import (
 )
 
 HEADER = b"SQLite format 3\0"
-"""What each file of SQLite begins with."""
+"""The first bytes of every SQLite file."""
 
 AT_A_TIME = 50_000
-"""Events that are read together."""
+"""Events that are read in one block."""
 
 _OF_USER = """
 FROM events WHERE user = ?1 AND sequence > CASE
@@ -56,13 +56,13 @@ FROM (SELECT item, kind, weight, time, arrived, (
     SELECT features FROM event_features WHERE event_features.sequence = events.sequence
 ) AS features {_OF_USER})
 """
-"""One row a user: a call of SQLite gives up the interpreter lock for each row that it returns."""
+"""One row per user, because SQLite's Python module releases the GIL once for each row."""
 
 _EXPIRE = """
 DELETE FROM events WHERE age < ?1 AND sequence IN (
     SELECT sequence FROM events ORDER BY sequence LIMIT 1000)
 """
-"""Events come in the order of their ages, so no index of those is needed."""
+"""Ages ascend with the numbers of the events, so no index on age is needed."""
 
 _TRIM = """
 DELETE FROM events WHERE user = ?1 AND sequence <= (
@@ -71,17 +71,22 @@ DELETE FROM events WHERE user = ?1 AND sequence <= (
 
 
 class SQLiteEvents:
-    """A store of events in one file, which is made where it is missing. Errors: EventStoreError.
+    """A store of events in one file, which is created if it is missing.
 
-    A file that is damaged, or no store, is refused: nothing in it is changed. incomplete: events
-    that a killed process had acknowledged are lost, as the end of the file of what is written ahead
-    is missing or damaged (or power was lost, without synchronous = "full").
+    All methods may raise EventStoreError. A file that is damaged or not a store is refused and not
+    changed.
+
+    path: the file.
+    keeping: how much is kept and for how long.
+
+    incomplete: acknowledged events of a killed process are lost, because the end of the write-ahead
+    log is missing or damaged (or because of a loss of power without synchronous = "full").
     """
 
     def __init__(self, path: str | Path, keeping: Keeping | None = None) -> None:
         self.path = Path(path)
         self.keeping = (keeping or Keeping()).checked()
-        self.trimmed = 0  # events that newer ones of their users pushed out
+        self.trimmed = 0  # Events removed because their user had more than Keeping.of_user.
         before = agreed(self.path)
         with refusing(self.path):
             self._write = connected(self.path, self.keeping.synchronous)
@@ -95,7 +100,7 @@ class SQLiteEvents:
         self._place = Place(self.path)
 
     def append(self, requests: Sequence[Sequence[Event]]) -> list[Told]:
-        """Keep the events of several requests in one step; of each request all or none."""
+        """Store the events of several requests in one transaction, all or none of each request."""
         trimmed = 0
         with refusing(self.path):
             self._place.check()
@@ -121,7 +126,10 @@ class SQLiteEvents:
         return answers
 
     def _kept(self, events: Sequence[Event], last: int) -> tuple[Kept, int]:
-        """Put the events of one request behind number `last`; return that of the last of them."""
+        """Insert the events of one request with numbers above `last`.
+
+        Returns the result and the new last number. Errors: EventConflictError.
+        """
         now, age = self.clock.now(), self.clock.age()
         numbers: list[int] = []
         fresh: list[tuple[Any, ...]] = []
@@ -129,7 +137,7 @@ class SQLiteEvents:
         sent: dict[tuple[Id, str], tuple[int, bytes]] = {}
         repeated = 0
         for given in events:
-            # As the file has it: 2 and 2.0 have other checksums.
+            # As the file stores it: 2 and 2.0 have different checksums.
             weight = None if given.weight is None else float(given.weight)
             event = given._replace(weight=weight)
             if event.id is not None:
@@ -165,7 +173,7 @@ class SQLiteEvents:
         return row
 
     def forget(self, user: Id) -> int:
-        """Remove all events of a user, a stranger from now on; return how many there were."""
+        """Remove all events of a user and mark the user as deleted; return how many there were."""
         with refusing(self.path):
             self._place.check()
             with transaction(self._write) as run:
@@ -177,30 +185,31 @@ class SQLiteEvents:
         return count
 
     def _changed(self) -> int:
-        """Count one more change of the store; return how many this process then knows of.
+        """Increment the store's number of changes; return the number this process knows of.
 
-        Where another process has changed it meanwhile, that does not grow until `is_changed`.
+        If another process has changed the store meanwhile, that number stays the same, so that the
+        next `is_changed` returns True.
         """
         before = int(about(self._write, "changes"))
         self._write.execute("UPDATE about SET value = ? WHERE name = 'changes'", (before + 1,))
         return before + 1 if before == self._changes else self._changes
 
     def is_changed(self) -> bool:
-        """Return whether another process has changed the store since this was asked last."""
+        """Return whether another process has changed the store since the last call."""
         with refusing(self.path):
             self._place.check()
             changes = int(about(self._read, "changes"))
-        # Asked while this process changes it, it may say so of that: too often does no harm.
+        # May be True for a change that this process is making: a false alarm does no harm.
         changed, self._changes = changes != self._changes, changes
         return changed
 
     def forgotten(self) -> list[Id]:
-        """Return the users who were deleted."""
+        """Return the external ids of deleted users."""
         with refusing(self.path):
             return [user for (user,) in self._write.execute("SELECT user FROM forgotten")]
 
     def latest(self, users: Sequence[Id], since: int, *, detailed: bool = False) -> list[Stored]:
-        """Return what each user met after event number `since`; of a deleted one, all there is."""
+        """Return the events of each user with numbers above `since`; all, for a deleted user."""
         with refusing(self.path):
             self._place.check()
             found = []
@@ -212,7 +221,7 @@ class SQLiteEvents:
             return found
 
     def tidy(self) -> int:
-        """Remove events and event ids that are too old; return how many events that was."""
+        """Remove events and event ids that are too old; return how many events were removed."""
         oldest, ids = (
             self.clock.age() - int(days * DAY * 1e6)
             for days in (self.keeping.days, self.keeping.days_of_ids)
@@ -227,18 +236,18 @@ class SQLiteEvents:
         return removed
 
     def now(self) -> int:
-        """Return the time by the store's clock, in microseconds since 1970."""
+        """Return the time of the store's clock, in microseconds since 1970."""
         return self.clock.now()
 
     def close(self) -> None:
-        """Let go of the file; what was written ahead goes into it."""
+        """Close the file; SQLite then moves the write-ahead log into it."""
         self._read.close()
         self._write.close()
         self._held.close()
 
 
 def identity_of(path: str | Path) -> tuple[str, int]:
-    """Return which store a file is, and the number of its last event. Errors: EventStoreError."""
+    """Return the identity of a store and the number of its last event. Errors: EventStoreError."""
     with refusing(Path(path)), closing(opened_to_read(Path(path))) as file:
         return str(about(file, "identity")), int(about(file, "last"))
 
@@ -256,9 +265,9 @@ def have_kinds(path: str | Path, since: int, until: int) -> bool:
 
 
 def parts(path: str | Path, since: int = 0, until: int = 2**62) -> Iterator[list[Row]]:
-    """Yield the events with numbers above `since`, up to `until`, in the order they came.
+    """Yield the events with numbers above `since`, up to `until`, in the order of arrival.
 
-    Each is compared with its checksum. Errors: EventStoreError.
+    Errors: EventStoreError, also for an event that fails its checksum.
     """
     path = Path(path)
     with refusing(path), closing(opened_to_read(path)) as file:
@@ -277,14 +286,14 @@ def parts(path: str | Path, since: int = 0, until: int = 2**62) -> Iterator[list
 
 
 def _features(file: sqlite3.Connection) -> str:
-    """What selects the features of an event; a store of an older version has none."""
+    """Return the SQL expression of an event's features; stores of older versions have none."""
     if file.execute("PRAGMA user_version").fetchone()[0] < 3:
         return "NULL"
     return "(SELECT features FROM event_features f WHERE f.sequence = events.sequence)"
 
 
 def is_store(path: str | Path) -> bool:
-    """Return whether a file is a database of SQLite, as a store is."""
+    """Return whether a file is an SQLite database, as every store is."""
     try:
         with open(path, "rb") as file:
             return file.read(len(HEADER)) == HEADER
@@ -293,7 +302,7 @@ def is_store(path: str | Path) -> bool:
 
 
 def deleted(path: str | Path, until: int) -> dict[Id, list[Row]]:
-    """Return the users who were deleted, with all that is stored of them, up to number `until`."""
+    """Return the deleted users, with their stored events up to number `until`."""
     path = Path(path)
     found: dict[Id, list[Row]] = {}
     with refusing(path), closing(opened_to_read(path)) as file:
@@ -308,13 +317,13 @@ def deleted(path: str | Path, until: int) -> dict[Id, list[Row]]:
 
 
 def rows(path: str | Path) -> Iterator[Row]:
-    """Yield all events in the order they came. Errors: EventStoreError."""
+    """Yield all events in the order of arrival. Errors: EventStoreError."""
     for part in parts(path):
         yield from part
 
 
 class SQLiteReader:
-    """What a file holds. Errors: EventStoreError."""
+    """Reads the events of a store in a file. All methods may raise EventStoreError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -325,9 +334,9 @@ class SQLiteReader:
         return have_kinds(self._path, since, self.until.sequence)
 
     def parts(self, since: int = 0) -> Iterator[list[Row]]:
-        """Yield the events with numbers above `since`, in the order they came."""
+        """Yield the events with numbers above `since` in the order of arrival, in blocks."""
         return parts(self._path, since, self.until.sequence)
 
     def deleted(self) -> dict[Id, list[Row]]:
-        """Return the users who were deleted, with all that is stored of them."""
+        """Return the deleted users, with their stored events (those after the deletion)."""
         return deleted(self._path, self.until.sequence)

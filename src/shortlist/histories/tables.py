@@ -1,9 +1,9 @@
-"""Which tables has a store of each version?"""
+"""Which tables does a store of each version have?"""
 
 from typing import NamedTuple
 
 MAGIC = 0x53484556
-"""PRAGMA application_id of a store: SHEV."""
+"""PRAGMA application_id of a store: the letters SHEV."""
 
 EVENTS = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
@@ -42,11 +42,15 @@ CREATE TABLE event_features (
     features TEXT NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 """
-"""They leave with their events, and events without any cost nothing."""
+"""Features are deleted with their event; events without features take no space here."""
 
 
 class Made(NamedTuple):
-    """How a store of one version is made. counts: what it says of itself in whole numbers."""
+    """How a store of one version is created.
+
+    tables: SQL statements.
+    counts: names of the entries of the table `about` that are whole numbers.
+    """
 
     tables: str
     counts: tuple[str, ...]
@@ -57,6 +61,6 @@ VERSIONS = {
     2: Made(EVENTS + ITEMS, ("last", "age", "seen", "changes", "items")),
     3: Made(EVENTS + ITEMS + FEATURES, ("last", "age", "seen", "changes", "items")),
 }
-"""By PRAGMA user_version. `file.connected` makes the last of each of the others."""
+"""Versions by PRAGMA user_version. `file.connected` upgrades older ones to the last."""
 
 VERSION = max(VERSIONS)
