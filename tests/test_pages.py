@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 import shortlist
 from shortlist.channels.options import options_of
 from shortlist.channels.table import CHANNELS
@@ -42,8 +44,9 @@ def test_every_guide_stands_in_the_menu_of_the_site():
     assert missing == set()
 
 
-def test_every_key_that_the_page_on_other_libraries_names_is_one_of_a_recipe(tmp_path):
-    page = (DOCS / "guide" / "coming-from.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["coming-from.md", "coming-from.zh.md"])
+def test_every_key_that_the_page_on_other_libraries_names_is_one_of_a_recipe(name, tmp_path):
+    page = (DOCS / "guide" / name).read_text(encoding="utf-8")
     cells = [line.split("|")[2] for line in page.splitlines() if re.match(r"\| .* \| .* \|$", line)]
     named = re.findall(r"`(?:\w+\.)?(\w+) = (?:\"([\w-]+)\")?", " ".join(cells))
     app(["init", "--full", str(tmp_path / "full.toml")], standalone_mode=False)
