@@ -22,12 +22,13 @@ NAMES = {"recall": "Recall", "hit_rate": "HR", "ndcg": "NDCG"}
 
 
 INTRODUCTION = """\
-Full ranking over the whole catalogue, seen items excluded. Every row is made from lines of
-[records.jsonl](../benchmarks/results/records.jsonl), and `python benchmarks/records.py` makes
-those. *fit* names the rows that were learned from; figures of others are of the train rows alone
-where nothing else is said. A figure of several seeds is their mean, ± the standard deviation of one
-seed. CPU seconds are of one thread, those of a fit with what chooses its epoch, and of a second fit
-alone; a query is one of 2,000 that are asked together for 200 items."""
+All figures rank the whole catalogue without seen items. The rows come from
+[records.jsonl](../benchmarks/results/records.jsonl), which `python benchmarks/records.py` writes.
+*fit* names the rows that the model learned from; published figures of others use the train rows
+alone unless a note says otherwise. A figure of several seeds is their mean, ± the standard
+deviation of one seed. CPU seconds are of one thread. They include the validation that chooses the
+epoch; where a model is trained again, they are of the second fit alone. A query is one of 2,000
+that are answered together, with 200 items each."""
 
 
 class Published(NamedTuple):
@@ -158,9 +159,9 @@ def _order(one: tuple[Any, dict[int, dict[str, Any]]], metric: str) -> float:
 
 def _published(name: str) -> Iterator[str]:
     first, second = SHOWN.get(name, ("hit_rate@10", "ndcg@10"))
-    yield "Published by others on this cut:"
+    yield "Published by others on this split:"
     yield ""
-    yield f"| model | {_title(first)} | {_title(second)} | what to know |"
+    yield f"| model | {_title(first)} | {_title(second)} | note |"
     yield "|---|---|---|---|"
     for one in PUBLISHED[name]:
         yield f"| {' | '.join(one)} |"
@@ -170,7 +171,7 @@ def _left(left: Sequence[Cell]) -> Iterator[str]:
     rows: dict[tuple[str, str], list[int]] = {}
     for cell in left:
         rows.setdefault((cell.path.stem, cell.row), []).append(cell.seed)
-    yield "Cells that have no line, or one of an earlier recipe:"
+    yield "These cells were not measured, or only with an earlier recipe:"
     yield ""
     for (recipe, row), seeds in rows.items():
         cost = f", about {DEAR[recipe, row]} CPU minutes a seed" if (recipe, row) in DEAR else ""
