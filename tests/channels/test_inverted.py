@@ -414,7 +414,7 @@ def test_lists_can_be_sorted_by_recent_events_and_by_rates():
     ("options", "message"),
     [
         ({}, "Inverted needs the option 'attribute'"),
-        ({"attribute": "genres", "half_life": 3.0}, "half_life needs it"),
+        ({"attribute": "genres", "half_life": 3.0}, "half_life needs that metric"),
         ({"attribute": "genres", "metric": "recent"}, "metric = 'recent' needs half_life"),
         ({"attribute": "genres", "metric": "clicks"}, "metric cannot be 'clicks'"),
         ({"attribute": "genres", "prior_strength": 3.0}, "prior_strength does nothing with"),

@@ -200,7 +200,7 @@ REFUSED = [
     ({"similarity": "jaccard", "time_decay": 60.0}, "jaccard compares sets"),
     ({"similarity": "jaccard", "values": "explicit"}, "for cosine and dot"),
     ({"similarity": "conditional", "item_weighting": "tf-idf"}, "for cosine and dot"),
-    ({"item_weighting": "tf-idf", "user_weighting": "iuf"}, "weighs users already"),
+    ({"item_weighting": "tf-idf", "user_weighting": "iuf"}, "weights users already"),
     ({"item_weighting": "bm25"}, "its lengths cancel"),
     ({"bm25_b": 0.5}, "need item_weighting = 'bm25'"),
     ({"item_weighting": "bm25", "similarity": "dot", "bm25_b": 1.5}, "from 0 to 1"),

@@ -247,7 +247,7 @@ def test_item_features_place_items_that_nobody_has_met(world, world_schema):
         ({"history": "mean"}, "latest items' own vectors"),
         ({"history_length": 10}, "latest_items"),
         ({"neighbours": 5}, "u2u"),
-        ({"weighted": True}, "a pair is two of them"),
+        ({"weighted": True}, "a pair has two"),
         ({"hard": "hardest"}, "chosen for a user"),
         ({"positives": "u2u"}, "UserToUser for 'u2u'"),
         ({"temperature": 0}, "temperature must be > 0"),

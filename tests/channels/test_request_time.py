@@ -300,7 +300,7 @@ def test_without_a_clock_in_the_log_it_is_refused_before_training(world):
     for dataset, said in (
         (Dataset.load(log_of(plain), schema=Schema()), r"the log has no times: give data.time"),
         (Dataset.load(log_of(plain), schema=Schema(order="file")), r"the log has no times"),
-        (Dataset.load(log_of(plain), schema=Schema(time="t")), r"no known unit.*data.time_unit"),
+        (Dataset.load(log_of(plain), schema=Schema(time="t")), r"an unknown unit.*data.time_unit"),
     ):
         with pytest.raises(ModelError, match=said):
             TwoTower(**SMALL, request_time=True).fit(dataset.split("random", at=0.5))

@@ -197,8 +197,8 @@ def test_new_events_count_at_once():
 
 
 REFUSED = [
-    ({"similarity": "jaccard", "recency": 3.0}, "know no recency"),
-    ({"similarity": "jaccard", "values": "explicit"}, "know no values"),
+    ({"similarity": "jaccard", "recency": 3.0}, "have no recency"),
+    ({"similarity": "jaccard", "values": "explicit"}, "have no values"),
     ({"neighbours": 0}, "neighbours"),
 ]
 

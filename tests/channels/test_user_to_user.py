@@ -241,8 +241,8 @@ def test_a_log_without_an_order_is_read_as_sets(world):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"user_id": True}, "answer the question by itself"),
-        ({"user_features": ["age"]}, "answer the question by itself"),
+        ({"user_id": True}, "would identify the pair"),
+        ({"user_features": ["age"]}, "would identify the pair"),
         ({"item_features": ["tags"]}, "no item tower"),
         ({"item_id": False}, "no item tower"),
         ({"history": "none"}, "compares histories"),

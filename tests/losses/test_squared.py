@@ -84,7 +84,7 @@ def test_biases_are_two_numbers_of_a_vector(fitted):
         ({"weighted": True}, "leave one of them out"),
         ({"dim": 2}, r"model\.dim = 2"),
         ({"loss": "bce", "values": None, "monitor": "ndcg@10", "similarity": "cosine"}, "no sum"),
-        ({"loss": "bce", "values": None}, "nothing is fitted to them"),
+        ({"loss": "bce", "values": None}, "predicts none"),
     ],
     ids=str,
 )

@@ -1,1 +1,1 @@
-"""WHO ANSWERS: channels that turn a user or a history into candidates."""
+"""WHO ANSWERS: channels, the retrievers that return candidates for a user or a history."""

@@ -1,7 +1,7 @@
-"""Are the tensors of a bundle what a retriever would have kept? Asked before they are used.
+"""Are the tensors of a bundle ones that a retriever would have saved? Checked before use.
 
-Compiled loops do not look whether a row exists, so every row number is checked here, once. Whether
-numbers are finite is checked by the bundle, for all tensors alike.
+Compiled loops do not check array bounds, so every row number is checked here once. The bundle
+itself checks that all numbers are finite.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from torch import Tensor
 from shortlist.errors import ModelError
 
 BLOCK = 2**20
-"""Numbers looked at together: a check must not take as much memory again."""
+"""Numbers checked at a time, so that a check needs little additional memory."""
 
 LARGEST = 1e15
-"""Scores of larger numbers could be more than a float32 holds."""
+"""Largest absolute value allowed: sums of larger numbers could overflow a float32 score."""
 
 Expected: TypeAlias = tuple[torch.dtype | tuple[torch.dtype, ...], tuple[int | str, ...]]
-"""A dtype, or several that will do, and a shape: numbers, or letters for sizes that are free."""
+"""A dtype (or several that are allowed) and a shape of numbers, or letters for free sizes."""
 
 
 def check_tensors(
     file: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Expected]
 ) -> None:
-    """Refuse other names, dtypes and shapes than these. Equal letters must stand for equal sizes.
+    """Refuse tensors with other names, dtypes or shapes. Equal letters stand for equal sizes.
 
     >>> check_tensors("learned", {"ids": torch.zeros(3, 2)}, {"ids": (torch.float32, (3, "N"))})
     """
@@ -56,7 +56,7 @@ def check_tensors(
 
 
 def check_rows(name: str, rows: Tensor, least: int, most: int, *, distinct: bool = False) -> None:
-    """Refuse row numbers outside least..most; distinct: and any that stands twice."""
+    """Refuse row numbers outside least..most and, if `distinct`, rows that occur twice."""
     if not len(rows):
         return
     low, high = int(rows.min()), int(rows.max())
@@ -67,7 +67,7 @@ def check_rows(name: str, rows: Tensor, least: int, most: int, *, distinct: bool
 
 
 def check_offsets(name: str, offsets: Tensor, total: int) -> None:
-    """Refuse offsets that do not rise from 0 to `total`."""
+    """Refuse offsets that do not start at 0, end at `total` and never decrease."""
     if not len(offsets) or int(offsets[0]) != 0 or int(offsets[-1]) != total:
         raise ModelError(f"{name} must rise from 0 to {total}")
     if bool((offsets[1:] < offsets[:-1]).any()):
@@ -75,7 +75,7 @@ def check_offsets(name: str, offsets: Tensor, total: int) -> None:
 
 
 def check_finite(file: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a tensor with NaN, or a number beyond LARGEST, looking at a block of it at a time."""
+    """Refuse a tensor with NaN or an absolute value above LARGEST; reads BLOCK numbers at once."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             for block in torch.split(tensor.reshape(-1), BLOCK) if tensor.numel() else ():

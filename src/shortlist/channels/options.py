@@ -1,4 +1,4 @@
-"""How do options given by name become a checked table of options, or one clear error?"""
+"""How are options that are given by name checked against a table of options?"""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -14,20 +14,20 @@ Chosen = TypeVar("Chosen", bound=Section)
 
 
 def on_cpu(device: str, owner: str) -> str:
-    """Return the device of what has no tensors to put elsewhere; refuse any other (ModelError).
+    """Return the device of a channel that computes on the CPU; refuse any other.
 
-    owner: whom errors name.
+    owner: name of the channel in the error. Errors: ModelError.
     """
     if device != "cpu":
         raise ModelError(
             f"device = '{device}' does nothing for {owner}, which computes on the CPU: leave it "
-            "out; towers alone can be put on another device"
+            "out; only towers can be put on another device"
         )
     return device
 
 
 def options_of(kind: type[Channel]) -> type[Section] | None:
-    """Return the section of a channel's own options; None where it reads [model] and [training]."""
+    """Return the section of a channel's own options; None if it reads [model] and [training]."""
     own: type[Section] | None = getattr(kind, "options_type", None)
     return own
 
@@ -35,9 +35,10 @@ def options_of(kind: type[Channel]) -> type[Section] | None:
 def checked_options(
     kind: type[Chosen], options: Chosen | None, given: Mapping[str, Any], owner: str
 ) -> Chosen:
-    """Return the options with `given` put over them; `owner` is whom errors name.
+    """Return the options with `given` overriding them, validated.
 
-    Raises ModelError for a key there is none of, a value out of its range, or one that is missing.
+    owner: name of the channel in errors.
+    Errors: ModelError for an unknown key, a value out of its range, or a missing required option.
 
     >>> from shortlist.channels.counting.popular import PopularOptions
     >>> checked_options(PopularOptions, None, {"half_life": 60.0}, "Popular").half_life

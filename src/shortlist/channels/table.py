@@ -1,4 +1,4 @@
-"""Which retrievers can be a channel of their own, by the name recipes and manifests use?"""
+"""Which retrievers can be a channel, and under which names do recipes and manifests know them?"""
 
 from shortlist.asking.capabilities import Channel
 from shortlist.channels.counting.als import ALS
@@ -26,14 +26,14 @@ CHANNELS: dict[str, type[Channel]] = {
     "item-to-item": ItemToItem,
     "user-to-user": UserToUser,
 }
-"""Every retriever that stands alone; `Blend` merges several of them."""
+"""Every retriever that can answer by itself; `Blend` merges several of them."""
 
 Learned = TwoTower | ItemToItem | UserToUser
-"""A retriever that a recipe's [model] and [training] make."""
+"""A retriever that the [model] and [training] sections of a recipe describe."""
 
 LEARNED: dict[str, type[TwoTower] | type[ItemToItem] | type[UserToUser]] = {
     "u2i": TwoTower,
     "i2i": ItemToItem,
     "u2u": UserToUser,
 }
-"""Which retriever learns from which positives: what `training.positives` may name."""
+"""The retriever for each value of `training.positives`."""

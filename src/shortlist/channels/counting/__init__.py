@@ -1,1 +1,1 @@
-"""Channels that count or solve, without training by gradients."""
+"""Channels that count or solve a closed form, without training by gradients."""

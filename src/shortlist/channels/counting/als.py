@@ -1,4 +1,4 @@
-"""Matrix factorisation of an implicit log, where a user is folded in from their history."""
+"""Matrix factorisation of an implicit log; each query's vector is solved from its history."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,42 +32,45 @@ from shortlist.sections.base import Count, NotNegative, Positive, Seed
 class ALSOptions(ProfileOptions):
     """The [channels.NAME] table of a recipe with kind = "als"."""
 
-    factors: Count = Field(default=64, description="The width of the vectors.")
-    iterations: Count = Field(default=15, description="Rounds: all users, then all items.")
+    factors: Count = Field(default=64, description="Width of the vectors.")
+    iterations: Count = Field(
+        default=15, description="Number of rounds; each solves all users, then all items."
+    )
     alpha: Positive = Field(
-        default=10.0, description="Confidence of an event: 1 + alpha x weight; no event has 1."
+        default=10.0,
+        description="An event has the confidence 1 + alpha x weight; a pair without one has 1.",
     )
     regularisation: Positive = Field(
-        default=10.0, description="Ridge on a vector whose events are average in number."
+        default=10.0, description="L2 regularisation of a vector with average total confidence."
     )
     frequency_scaling: NotNegative = Field(
         default=0.5,
-        description="Power of a row's confidence that its ridge grows with (Rendle et al. 2021); "
-        "0: the same ridge for all.",
+        description="Exponent by which the regularisation grows with the total confidence of a "
+        "row (Rendle et al. 2021); 0: the same for all.",
         examples=[1.0],
     )
-    bias: bool = Field(default=False, description="Whether users and items have a bias each.")
-    seed: Seed = Field(default=0, description="Of the vectors the first round starts from.")
+    bias: bool = Field(default=False, description="Whether each user and each item has a bias.")
+    seed: Seed = Field(default=0, description="Seed of the initial item vectors.")
 
 
 class ALS(HistoryScorer[ALSOptions]):
     """Alternating least squares on implicit feedback (Hu, Koren and Volinsky 2008).
 
-    score = x_u · y_i, or x_u · y_i + b_u + b_i with biases. The ridge may grow with a row's events
-    (Rendle et al. 2021). Each round solves every row exactly, and sums in a fixed order: the same
-    data and options give the same bytes with any number of threads.
+    score = x_u · y_i, or x_u · y_i + b_u + b_i with biases. The regularisation may grow with a
+    row's events (Rendle et al. 2021). Every row is solved exactly and sums have a fixed order, so
+    the same data and options give the same bytes with any number of threads.
 
-    Nothing is kept of users: every query is folded in from its history by the least squares a
-    user's row is made with, so that an unknown user with a history gets what a known one would.
-    It cannot score an item without a training event, nor say anything of a user without one.
-    Unlike its siblings it is not linear in the history; the contributions of events to a score
-    are those of Hu et al. (section 5), where the matrix of the user is held.
+    No user vectors are stored. A query's vector is solved from its history, in the same way as a
+    user's row in training, so an unknown user gets the answer of a known one with that history.
+    An item without a training event has no vector, and a user without one gets the fallback.
+    Unlike its siblings, ALS is not linear in the history. Its reasons are the contributions of Hu
+    et al. (section 5), with the user's matrix held fixed.
 
-    With kinds of events a user's vector is that of all they read, each event with the confidence
-    of its weight, and an item's is fitted to the users of whom it is a target.
+    With kinds of events, a user's vector is fitted to all events, each with the confidence of its
+    weight. An item's vector is fitted to the users who have it as a target.
 
-    `observe` changes the histories only: the vectors of items stay as fitted until the next fit,
-    and items that came since are neither recommended nor asked with. `refreshed` does a round.
+    `observe` changes the histories only. The item vectors stay as fitted, and items that are new
+    since the fit are neither recommended nor read. `refreshed` runs one more round.
     """
 
     reads_log = False
@@ -77,7 +80,7 @@ class ALS(HistoryScorer[ALSOptions]):
     _cosines: ExactIndex | None
 
     def learn(self) -> None:
-        """Alternate. Errors: ModelError for weights that are not > 0."""
+        """Run `iterations` rounds. Errors: ModelError for weights that are not > 0."""
         random = np.random.default_rng(self.options.seed)
         items = (self.data.items.trained + 1, self.options.factors)
         self._vectors = random.standard_normal(items, dtype=np.float32) / np.float32(
@@ -87,7 +90,7 @@ class ALS(HistoryScorer[ALSOptions]):
         self._alternate(self.options.iterations)
 
     def _alternate(self, rounds: int) -> None:
-        """Solve all users, then all items, so many times, from the vectors that are there."""
+        """Solve all users and then all items, `rounds` times, from the current item vectors."""
         data, options = self.data, self.options
         check_order(data, options)
         events = user_item_matrix(data.training_log, data.items.trained, options.values)
@@ -97,7 +100,7 @@ class ALS(HistoryScorer[ALSOptions]):
         )
         by_item = aimed.T.tocsr()
         self._mass = np.array([_mass(events, options.alpha).mean()])
-        # Row 0 is nobody; with kinds of events, an item that never was a target has no vector.
+        # Row 0 is no item; with kinds of events, an item that was never a target has no vector.
         none = np.arange(len(self._vectors)) == 0
         if data.training_log.target is not None:
             none = np.diff(by_item.indptr) == 0
@@ -122,7 +125,7 @@ class ALS(HistoryScorer[ALSOptions]):
         self._prepare()
 
     def _go_on(self, data: TrainingData) -> None:
-        """Do one more round from the vectors there were: a new item's is what its users make it."""
+        """Run one more round from the current vectors; new items get theirs from their users."""
         check_order(data, self.options)
         rows = rows_before(self.data.items, data.items)
         self._vectors, self._biases = self._vectors[rows], self._biases[rows]
@@ -130,15 +133,15 @@ class ALS(HistoryScorer[ALSOptions]):
         self._alternate(1)
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended: those of the last fit."""
+        """Return the item rows that can be recommended: those of the last fit, [C] int64."""
         return self._rows
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """True for queries of which nothing is known: no item of the last fit in their history."""
+        """Return True for queries without an item of the last fit in their history, bool [B]."""
         return no_profile(block, self.options, self.data.items.trained, self._known)
 
     def fold_in(self, profile: Matrix) -> Floats:
-        """Return the vector of each history, [B, D] or with its bias last [B, D + 1]."""
+        """Return the vector of each history, [B, D], or [B, D + 1] with the user bias last."""
         return self._solve(self._fixed, self._asked(profile))
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
@@ -148,7 +151,7 @@ class ALS(HistoryScorer[ALSOptions]):
         return scores
 
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the items whose vectors point the same way: cosine."""
+        """Return the k items with the highest cosine to each item row [n]."""
         if self._cosines is None:
             known = torch.from_numpy(self._rows)
             keys = torch.from_numpy(self.data.items.tie_keys)[known]
@@ -158,9 +161,10 @@ class ALS(HistoryScorer[ALSOptions]):
         return self._cosines.search(torch.from_numpy(self._vectors)[rows], k, exclude=own)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return what each event gives to each item, the user's matrix held (Hu et al. 2008, §5).
+        """Return what each event contributes to each item (Hu et al. 2008, section 5).
 
-        With biases there is one reason of kind "bias" besides: what the item has before any event.
+        The user's matrix is held fixed. With biases there is one more reason of kind "bias": the
+        part of the score that does not depend on the events.
         """
         profile, options = self._asked(self.profile(block)), self.options
         design, fixed = self._design.astype(np.float64), self._item_side()
@@ -200,7 +204,7 @@ class ALS(HistoryScorer[ALSOptions]):
         return pl.concat(parts)
 
     def learned(self) -> dict[str, Tensor]:
-        """The vectors and biases of items."""
+        """Return the item vectors and biases, and the mean total confidence of the users."""
         return {
             "vectors": torch.from_numpy(self._vectors),
             "biases": torch.from_numpy(self._biases),
@@ -208,7 +212,7 @@ class ALS(HistoryScorer[ALSOptions]):
         }
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put the vectors and biases back."""
+        """Restore the item vectors and biases."""
         rows = self.data.items.trained + 1
         check_tensors(
             "learned",
@@ -229,13 +233,13 @@ class ALS(HistoryScorer[ALSOptions]):
         self._fixed = self._item_side()
         self._known = (self._vectors != 0).any(axis=1)
         self._rows = np.flatnonzero(self._known)
-        every = len(self._rows) == len(self._known) - 1  # then a view will do
+        every = len(self._rows) == len(self._known) - 1  # then a view is enough
         self._served = self._design[1:] if every else self._design[self._rows]
         self._cosines = None
 
     @property
     def _design(self) -> Floats:
-        """What a user's vector is multiplied with: [items + 1, D], with a 1 for the user's bias."""
+        """The matrix a user's vector is multiplied with, [items + 1, D]; a bias adds a 1 column."""
         return self._with_one(self._vectors)
 
     def _item_side(self) -> Side:
@@ -247,18 +251,18 @@ class ALS(HistoryScorer[ALSOptions]):
     def _with_one(self, vectors: Floats) -> Floats:
         if not self.options.bias:
             return vectors
-        # Row 0 is nobody; the rest is who has a vector at all.
+        # Rows without a vector, row 0 among them, get no 1.
         there = (vectors != 0).any(axis=1, keepdims=True).astype(np.float32)
         return np.hstack([vectors, there])
 
     def _parted(self, solved: Floats) -> tuple[Floats, Floats]:
-        """Part vectors from the bias that stands last, where there is one."""
+        """Split off the biases, the last column, if there are biases."""
         if self.options.bias:
             return np.ascontiguousarray(solved[:, :-1]), np.ascontiguousarray(solved[:, -1])
         return solved, np.zeros(len(solved), dtype=np.float32)
 
     def _asked(self, profile: Matrix) -> Matrix:
-        """The profile with the items of the last fit only, and without events faded to nothing."""
+        """Return the profile without items that have no vector and without zero weights."""
         kept = profile.copy()
         kept.data = kept.data * self._known[kept.indices]
         kept.eliminate_zeros()
@@ -278,7 +282,7 @@ class ALS(HistoryScorer[ALSOptions]):
 
 
 def _mass(events: Matrix, alpha: float) -> NDArray[np.float64]:
-    """The sum of the confidences of each row, over all columns: [rows]."""
+    """Return the total confidence of each row over all columns, [rows]."""
     extra = np.asarray(events.sum(axis=1), dtype=np.float64)
     mass: NDArray[np.float64] = alpha * extra + events.shape[1]
     return mass

@@ -1,4 +1,4 @@
-"""Which values of a column has each user or item? Codes of what is declared, or plainly words."""
+"""Which values of a table column does each user or item have, as integer codes?"""
 
 import numpy as np
 import polars as pl
@@ -18,8 +18,8 @@ def categories(
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the values of a categorical column and the code of each row, [rows + 1].
 
-    Code c stands for values[c - 1], 0 for a missing value, one that no trained row has, and row 0.
-    Errors: as for `value_lists`; a column of several values has no one code.
+    Code c stands for values[c - 1]. Code 0 is a missing value, a value of no trained row, or row 0.
+    Errors: as for `value_lists`, and ModelError for a column with several values per row.
     """
     encoder, codes = _encoded(column, frame, features, vocabulary)
     if not isinstance(encoder, CategoricalEncoder) or isinstance(codes, Ragged):
@@ -36,9 +36,11 @@ def value_lists(
     """Return the values of a categorical or multi-valued column, and the codes of each row.
 
     Row r has values[c - 1] for each c in codes[offsets[r]:offsets[r + 1]]: distinct, ascending.
-    offsets: [rows + 2], row 0 has none. A declared feature is read as it was declared, with its
-    separator; any other column of text counts as categorical, of lists as multi-valued.
-    Raises ModelError for a column that is not there, holds numbers, or has no value at all.
+    offsets: [rows + 2]; row 0 has no codes.
+
+    A declared feature is read with its declared kind and separator. Another column is categorical
+    if it holds text, and multi-valued if it holds lists of text.
+    Errors: ModelError for a column that does not exist, holds numbers, or has no value at all.
     """
     encoder, codes = _encoded(column, frame, features, vocabulary)
     if isinstance(codes, Ragged):
@@ -47,7 +49,7 @@ def value_lists(
         owner = np.flatnonzero(codes.numpy())
         flat = codes.numpy()[owner]
     width = len(encoder.values) + 1
-    pairs = np.unique(owner * width + flat)  # an item that names a value twice has it once
+    pairs = np.unique(owner * width + flat)  # a value that an item repeats counts once
     counts = np.bincount(pairs // width, minlength=len(vocabulary) + 1)
     return encoder.values, np.concatenate([[0], np.cumsum(counts)]), pairs % width
 

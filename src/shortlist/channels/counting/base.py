@@ -1,4 +1,4 @@
-"""What do the channels without towers share? Options checked, one fit, what a bundle keeps."""
+"""What do channels without towers share: checked options, the fit, the state for a bundle?"""
 
 import logging
 from abc import abstractmethod
@@ -28,15 +28,15 @@ Chosen = TypeVar("Chosen", bound=Section)
 
 
 class Counting(Answering, Generic[Chosen]):
-    """A retriever fitted in one pass over the log: counts, closed forms, a few factorisations.
+    """A retriever fitted without gradients: by counting, a closed form or a few factorisations.
 
-    Its options are the fields of `options_type`, as a recipe's [channels.NAME] table has them.
+    Its options are the fields of `options_type`, the keys of a recipe's [channels.NAME] table.
     """
 
     options_type: ClassVar[type[Section]]
 
     reads_log: ClassVar[bool] = True
-    """Whether it answers from the log itself, and not from what it learned and a history."""
+    """True if answers need the log; False if the learned tensors and a history are enough."""
 
     data: TrainingData
     options: Chosen
@@ -47,12 +47,12 @@ class Counting(Answering, Generic[Chosen]):
 
     @classmethod
     def options_of(cls, options: Chosen | None, given: Mapping[str, Any]) -> Chosen:
-        """Return the options with `given` put over them, checked. Errors: ModelError."""
+        """Return the options with `given` overriding them, checked. Errors: ModelError."""
         checked: Any = checked_options(cls.options_type, options, given, cls.__name__)
         return checked  # type: ignore[no-any-return]
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
-        """Learn from the rows `fit` names; there is nothing for validation rows to choose."""
+        """Learn from the rows that `fit` names; no hyperparameter is chosen on validation rows."""
         check_split(split)
         data = split.training_data(fit)
         work = f"fitting {type(self).__name__} on {len(data.training_log):,} events"
@@ -62,34 +62,34 @@ class Counting(Answering, Generic[Chosen]):
         return self.fit_data(data)
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
-        """Learn again from the rows `fit` names."""
+        """Learn again, from the rows that `fit` names."""
         return self.fit(split, fit, progress=progress)
 
     def fit_data(self, data: TrainingData) -> Self:
-        """Learn from the training rows of data made ready before."""
+        """Learn from the training rows of data that was prepared before."""
         self._take(data)
         self.learn()
         return self
 
     @abstractmethod
     def learn(self) -> None:
-        """Make what is to be known of `self.data.training_log`."""
+        """Compute what answers need from `self.data.training_log`."""
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
+        """Return the item rows that can be recommended, [C] int64."""
         return self.data.candidates(with_features=False)
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """True for queries of which nothing is known, [B]: no trained item in their history."""
+        """Return True for queries without a trained item in their history, bool [B]."""
         known = (block.history.values > 0) & (block.history.values <= self.data.items.trained)
         owners = block.history.owners()[known]
         return torch.bincount(owners, minlength=len(block.users)) == 0
 
     def observe(self, data: TrainingData) -> Self:
-        """Return this channel with new events: `data` is the old data with them.
+        """Return this channel with new events: `data` is the old data plus these.
 
-        Channels that can do less than a whole fit override `_take_events`, and give what a whole
-        fit would.
+        By default that is a whole fit. Subclasses override `_take_events`: some do less work for
+        the same result, others keep the learned values and change the histories only.
         """
         check_data(data)
         new = copy(self)
@@ -106,9 +106,10 @@ class Counting(Answering, Generic[Chosen]):
         *,
         progress: Progress | None = None,  # noqa: ARG002
     ) -> Self:
-        """Return this channel on other data: what a whole fit would give, at less cost if it can.
+        """Return this channel on other data.
 
-        Where `_take_events` keeps what was fitted, a subclass says in `_go_on` what to do instead.
+        By default that is `_take_events`. A subclass whose `_take_events` keeps learned values
+        overrides `_go_on` to learn them again.
         """
         check_data(data)
         new = copy(self)
@@ -119,16 +120,16 @@ class Counting(Answering, Generic[Chosen]):
         self._take_events(data)
 
     def state(self) -> State:
-        """Return what a bundle keeps beside the data: the options and what was learned."""
+        """Return what a bundle stores beside the data: the options and the learned tensors."""
         return {"options": self.options.model_dump(mode="json")}, {"learned": self.learned()}
 
     @abstractmethod
     def learned(self) -> dict[str, Tensor]:
-        """What `learn` made, as named tensors; what the data gives at no cost is left out."""
+        """Return what `learn` computed as named tensors, except what the data gives cheaply."""
 
     @abstractmethod
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `learned` gave, `self.data` being there: equal answers, bit for bit."""
+        """Restore what `learned` returned; `self.data` is set, and answers are bit-equal."""
 
     @classmethod
     def from_state(
@@ -139,7 +140,7 @@ class Counting(Answering, Generic[Chosen]):
         *,
         device: str = "cpu",
     ) -> Self:
-        """Return the retriever that `state` came from: it gives the same answers, bit for bit."""
+        """Return the retriever that `state` came from; its answers are bit-equal."""
         options: Any = cls.options_type.model_validate(settings["options"])
         retriever = cls(options, device=device)
         retriever._take(data)

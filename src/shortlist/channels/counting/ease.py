@@ -1,4 +1,4 @@
-"""EASE: the closed form that rebuilds histories from other items, where the catalogue fits."""
+"""EASE: item-to-item weights in closed form, for catalogues whose dense matrix fits in memory."""
 
 from collections.abc import Mapping
 
@@ -30,33 +30,33 @@ class EASEOptions(ProfileOptions):
 
     l2: Positive = Field(
         default=300.0,
-        description="Ridge on the weights: more for small logs and noisy ones.",
+        description="L2 regularisation of the weights: larger for small or noisy logs.",
         examples=[500.0],
     )
     neighbours: Count | None = Field(
         default=None,
-        description="Only so many weights of each history item are kept, the strongest by size, "
-        "negative ones too. Unset: all, items x items x 4 bytes in memory and in the bundle.",
+        description="Keep only so many weights per history item, the largest in absolute value. "
+        "Unset: keep all, which takes items x items x 4 bytes in memory and in the bundle.",
         examples=[200],
     )
     max_items: Count = Field(
         default=46_000,
-        description="Larger catalogues are refused: the fit holds items x items x 4 bytes.",
+        description="Larger catalogues are refused, as the fit needs items x items x 4 bytes.",
     )
 
 
 class EASE(HistoryScorer[EASEOptions]):
     """Embarrassingly shallow autoencoder (Steck 2019): r_u = A[u, :] · B, B in closed form.
 
-    B is the least squares solution of A ≈ AB with ridge l2 and a zero diagonal: weights between
-    items that know of each other, where ItemCF counts every pair alone. The fit holds one float32
-    matrix of items x items, and takes items³ multiplications and additions (41,000 items: 7 GB and
-    about 20 minutes of a core). Above that take GraphFilter, which never makes the matrix.
+    B minimises the squared error of A ≈ AB with the regularisation l2 and a zero diagonal. All
+    weights are solved jointly; ItemCF computes each pair of items by itself. The fit needs one
+    float32 matrix of items x items and items³ multiply-adds (41,000 items: 7 GB and about 20
+    minutes on one core). For larger catalogues use GraphFilter, which never builds that matrix.
 
-    With kinds of events A stands for all that was read, and what it is to give are the targets.
+    With kinds of events, A has all events on the input side and only targets on the output side.
 
-    `observe` changes the histories only: the weights between items stay as fitted until the next
-    fit, and items that came since are neither recommended nor asked with.
+    `observe` changes the histories only: the weights stay as fitted until the next fit, and items
+    that are new since the fit are neither recommended nor read.
     """
 
     reads_log = False
@@ -64,7 +64,7 @@ class EASE(HistoryScorer[EASEOptions]):
     options_type = EASEOptions
 
     def learn(self) -> None:
-        """Invert. Errors: ModelError where the catalogue is too large, or l2 too small."""
+        """Solve for B. Errors: ModelError for too large a catalogue, or too small an l2."""
         data, options = self.data, self.options
         check_order(data, options)
         items = data.items.trained
@@ -73,7 +73,7 @@ class EASE(HistoryScorer[EASEOptions]):
                 f"EASE keeps a number for each pair of items: {items:,} items need "
                 f"{items * items * 4 / 1e9:.1f} GB, and max_items = {options.max_items:,} allows "
                 f"{options.max_items**2 * 4 / 1e9:.1f} GB; raise max_items, leave rare items out, "
-                "or take the graph filter, which never makes that matrix"
+                "or use the graph filter, which never makes that matrix"
             )
         log = data.training_log
         matrix = user_item_matrix(log, items, options.values)[:, 1:]
@@ -94,25 +94,25 @@ class EASE(HistoryScorer[EASEOptions]):
         self._take(data)
 
     def _go_on(self, data: TrainingData) -> None:
-        """Fit again: what stays as it was fitted is all there is to learn."""
+        """Fit again: the weights are all that is learned."""
         self.fit_data(data)
 
     def _set_fitted(self, fitted: NDArray[np.int64], data: TrainingData) -> None:
-        """Say which row of the weights, from 1, each item row has, [items + 1]; 0: none."""
+        """Set the row of the weights (from 1) for each item row, [items + 1]; 0: none."""
         self._fitted, self._rows = fitted, np.flatnonzero(fitted)
         if data.training_log.target is not None:
             self._rows = np.intersect1d(self._rows, np.flatnonzero(data.item_counts))
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended: those of the last fit."""
+        """Return the item rows that can be recommended: those of the last fit, [C] int64."""
         return self._rows
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """True for queries of which nothing is known: no item of the last fit in their history."""
+        """Return True for queries without an item of the last fit in their history, bool [B]."""
         return no_profile(block, self.options, self.data.items.trained, self._fitted > 0)
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
-        """Return the sums of the weights, [B, C]; -inf where no weight has been kept."""
+        """Return the sums of weights, [B, C]; -inf for a sum of 0, mostly without any weight."""
         rows = self._fitted[profile.indices]
         asked = csr_array(
             (profile.data * (rows > 0), np.maximum(rows - 1, 0), profile.indptr),
@@ -129,7 +129,7 @@ class EASE(HistoryScorer[EASEOptions]):
         return scores
 
     def learned(self) -> dict[str, Tensor]:
-        """The weights, and which of them each item row has."""
+        """Return the weights, and the row of them that each item row has."""
         fitted = {"fitted": torch.from_numpy(self._fitted)}
         if isinstance(self._weights, np.ndarray):
             return fitted | {"weights": torch.from_numpy(self._weights)}
@@ -139,7 +139,7 @@ class EASE(HistoryScorer[EASEOptions]):
         }
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put the weights back."""
+        """Restore the weights."""
         whole, items = (torch.int32, torch.int64), self.data.items.trained
         expected: dict[str, Expected] = {"fitted": (torch.int64, (items + 1,))}
         if "weights" in tensors:

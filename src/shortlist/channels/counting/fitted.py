@@ -1,4 +1,4 @@
-"""What do channels share that keep weights or vectors of items as the last fit left them?"""
+"""What do channels share that keep item weights or vectors from the last fit?"""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from shortlist.data.vocabulary import Vocabulary
 
 
 def rows_before(old: Vocabulary, new: Vocabulary) -> NDArray[np.int64]:
-    """Return the trained row in `old` of each trained row in `new`, [new.trained + 1]; 0: none."""
+    """Return for each trained row in `new` its trained row in `old`, [new.trained + 1]; 0: none."""
     rows = np.zeros(new.trained + 1, dtype=np.int64)
     rows[1:] = old.rows(new.ids[: new.trained])
     rows[rows > old.trained] = 0
@@ -18,7 +18,10 @@ def rows_before(old: Vocabulary, new: Vocabulary) -> NDArray[np.int64]:
 
 
 def without(known: NDArray[np.bool_] | None, block: RowQueries, trained: int) -> Tensor:
-    """True for queries whose history holds no trained item that is `known` [trained + 1], [B]."""
+    """Return True for queries whose history has no trained, known item, bool [B].
+
+    known: bool [trained + 1], the items that count; None for all trained items.
+    """
     values = block.history.values
     met = (values > 0) & (values <= trained)
     if known is not None:

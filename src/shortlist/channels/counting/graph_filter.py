@@ -1,4 +1,4 @@
-"""Graph filtering: GF-CF, BSPM, ChebyCF and a tilted sibling of theirs, without any training."""
+"""Graph filtering without training: GF-CF, BSPM, ChebyCF and a variant with separate exponents."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -40,10 +40,11 @@ FilterName = Literal["tilted", "gf-cf", "bspm", "chebyshev"]
 
 
 class Numbers(NamedTuple):
-    """What a filter is made of; the options of the same names replace them.
+    """The numbers that define a filter; options of the same names override them.
 
-    order: of the step that sharpens; merged: whether the low-pass part is sharpened as well.
-    degree, flatness: of the polynomial that takes the place of P; degree 0 for P itself.
+    order: order of the sharpening step (1: Euler, 4: Runge-Kutta).
+    merged: whether the low-pass part is added before the sharpening.
+    degree, flatness: of the polynomial that replaces P; degree 0 keeps P itself.
     """
 
     user_power: float
@@ -65,9 +66,9 @@ FILTERS: dict[FilterName, Numbers] = {
     "bspm": Numbers(0.5, 0.5, 0.0, 448, 0.2, 0.5, 2.5, 4, True),
     "chebyshev": Numbers(0.5, 0.5, 0.4, 512, 0.2, 0.4, 0.0, 1, False, 8, 1.5),
 }
-"""The published filters, and one whose numbers were chosen on validation rows."""
+"""The published filters, and "tilted", whose numbers were chosen on validation rows."""
 
-_UNSET = " Unset: the filter's own."
+_UNSET = " Unset: the value of the filter."
 
 
 class GraphFilterOptions(ProfileOptions):
@@ -77,52 +78,52 @@ class GraphFilterOptions(ProfileOptions):
         default="gf-cf",
         description='"gf-cf" (Shen et al. 2021); "bspm": blurring and sharpening, early merge '
         '(Choi et al. 2023); "chebyshev": a polynomial with a plateau (ChebyCF, Kim et al. 2025); '
-        '"tilted": the powers of the degrees set apart.',
+        '"tilted": separate exponents for the degrees.',
     )
     user_power: NotNegative | None = Field(
         default=None,
-        description="How much an active user's rows count less: D_U ** -power." + _UNSET,
+        description="Exponent that gives active users less weight: D_U ** -power." + _UNSET,
         examples=[0.5],
     )
     item_power: NotNegative | None = Field(
         default=None,
-        description="How much a popular item's columns count less: D_I ** -power." + _UNSET,
+        description="Exponent that gives popular items less weight: D_I ** -power." + _UNSET,
         examples=[0.5],
     )
     tilt: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         default=None,
-        description="Power of popularity moved from the items of the history to the recommended: "
-        "more favours popular items." + _UNSET,
+        description="Exponent of popularity that is moved from the items of the history to the "
+        "recommended items: a larger one favours popular items." + _UNSET,
         examples=[0.2],
     )
     factors: Count | None = Field(
         default=None,
-        description="How many singular vectors the low-pass part has." + _UNSET,
+        description="Number of singular vectors in the low-pass part." + _UNSET,
         examples=[256],
     )
     low_pass: NotNegative | None = Field(
         default=None,
-        description="Weight of the low-pass part; 0: no singular vectors are made." + _UNSET,
+        description="Weight of the low-pass part; 0: no singular vectors are computed." + _UNSET,
         examples=[0.3],
     )
     sharpening: NotNegative | None = Field(
         default=None,
-        description="Time of the sharpening; in bspm it makes answers some five times as dear, in "
-        "tilted twice. 0: none." + _UNSET,
+        description="Time of the sharpening; 0: none. It makes answers about 5 times as expensive "
+        "in bspm, and twice in tilted." + _UNSET,
         examples=[2.5],
     )
     degree: Annotated[int, Field(ge=1, le=100)] | None = Field(
         default=None,
-        description="chebyshev: of the polynomial; answers cost two products with the log each."
-        + _UNSET,
+        description="chebyshev: degree of the polynomial; each degree costs an answer two products "
+        "with the log." + _UNSET,
         examples=[8],
     )
     flatness: Positive | None = Field(
         default=None,
-        description="chebyshev: how wide the plateau between the smooth and the rough is." + _UNSET,
+        description="chebyshev: width of the plateau in the middle of the spectrum." + _UNSET,
         examples=[1.5],
     )
-    seed: Seed = Field(default=0, description="Of the noise the singular vectors start from.")
+    seed: Seed = Field(default=0, description="Seed of the singular vectors' initial noise.")
 
     @model_validator(mode="after")
     def _options_act(self) -> Self:
@@ -133,7 +134,7 @@ class GraphFilterOptions(ProfileOptions):
         return self
 
     def idle(self) -> str:
-        """Factors are of the low-pass part."""
+        """Factors belong to the low-pass part, which is absent at weight 0."""
         part = FILTERS[self.filter].low_pass if self.low_pass is None else self.low_pass
         if self.factors is not None and part == 0:
             return (
@@ -144,36 +145,36 @@ class GraphFilterOptions(ProfileOptions):
 
 
 class GraphFilter(HistoryScorer[GraphFilterOptions]):
-    """A low-pass filter on the user-item graph: what is near a history on it is recommended.
+    """A low-pass filter on the user-item graph, applied to the history of the query.
 
-    With R = D_U^-a A D_I^-b, scaled to a largest singular value of 1, P = RᵀR, V the leading right
-    singular vectors of R and T_q(M) = D_I^q M D_I^-q:
+    R = D_U^-a A D_I^-b, scaled to a largest singular value of 1. P = RᵀR. V are the leading right
+    singular vectors of R. T_q(M) = D_I^q M D_I^-q.
 
     - "gf-cf" (Shen et al. 2021): P + 0.3 T_½(VVᵀ), 256 factors, a = b = 1/2;
     - "bspm" (Choi et al. 2023, early merge): the same with 0.2 and 448 factors, then sharpened by
       one Runge-Kutta step of dy/dt = -Py over 2.5;
-    - "chebyshev" (ChebyCF, Kim et al. 2025): T_q(h(P) + 0.2 VVᵀ), 512 factors, q = 0.4, h the
-      polynomial of degree 8 that interpolates a plateau: 1 for what the graph makes smoothest, near
-      1/2 in the middle, 0 for what it makes roughest;
-    - "tilted": T_q(P - P²/2), a = 0.3, b = 0.5, q = 0.2: one Euler step sharpens the paths, and the
-      powers of the degrees are set apart as in LinkProp (Fu et al. 2022). No singular vectors, so
-      the fit is one pass; `low_pass` adds them. Chosen on rows held out of Gowalla's training,
-      where it is ahead of both; on the given test rows it is behind GF-CF.
+    - "chebyshev" (ChebyCF, Kim et al. 2025): T_q(h(P) + 0.2 VVᵀ), 512 factors, q = 0.4. h is the
+      polynomial of degree 8 that interpolates a plateau: 1 for the smoothest signals on the graph,
+      about 1/2 in the middle, 0 for the roughest;
+    - "tilted": T_q(P - P²/2), a = 0.3, b = 0.5, q = 0.2: one Euler step of sharpening, and separate
+      exponents of the degrees as in LinkProp (Fu et al. 2022). It has no singular vectors, so the
+      fit is one pass; `low_pass` adds them. Its numbers were chosen on rows held out of Gowalla's
+      training set, where it is ahead of gf-cf and bspm; on the test rows it is behind gf-cf.
 
-    Scores are linear in the history. The matrix of items x items is never made: R and Rᵀ are
-    multiplied with blocks of histories. Only V is kept; R is made of the data again.
+    Scores are linear in the history. The matrix of items x items is never built: R and Rᵀ are
+    multiplied with blocks of histories. Only V is stored; R is computed again from the data.
 
-    With kinds of events R is made of all that was read, each with what it counts: a filter smooths
-    histories and predicts nothing; what never was a target is no candidate.
+    With kinds of events, R has all events with the weights of their kinds, because a filter smooths
+    histories and predicts no target. Items that were never a target are not candidates.
 
-    `observe` makes R of all events, the new ones too, so items that came since have neighbours at
-    once; V stays as fitted until the next fit, and has nothing of them.
+    `observe` computes R from all events, so new items have neighbours at once. V stays as fitted
+    until the next fit, and its rows of new items are 0.
     """
 
     options_type = GraphFilterOptions
 
     def learn(self) -> None:
-        """Normalise the log and find the singular vectors."""
+        """Normalise the log and compute the singular vectors."""
         self._prepare()
         numbers = self.numbers
         factors = numbers.factors if numbers.low_pass > 0 else 1
@@ -188,12 +189,12 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
         self._prepare()
 
     def _go_on(self, data: TrainingData) -> None:
-        """Fit again: what stays as it was fitted is all there is to learn."""
+        """Fit again, because `_take_events` keeps the old singular vectors."""
         self.fit_data(data)
 
     @property
     def numbers(self) -> Numbers:
-        """What the filter is made of, the options put over its own numbers."""
+        """The numbers of the filter, with the options overriding them."""
         own = FILTERS[self.options.filter]
         given: dict[str, Any] = {
             name: value
@@ -205,7 +206,7 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
         return own._replace(**given)
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
-        """Return the filtered histories, [B, C]; -inf where no path leads."""
+        """Return the filtered histories, [B, C]; -inf where no path of the graph leads."""
         numbers, items = self.numbers, self.data.items.trained
         scores = np.empty((profile.shape[0], items), dtype=np.float32)
         tilted = scaled_columns(profile, power(self._degrees, -numbers.tilt))
@@ -236,14 +237,14 @@ class GraphFilter(HistoryScorer[GraphFilterOptions]):
         return scores
 
     def learned(self) -> dict[str, Tensor]:
-        """The singular vectors and values; R is made of the data."""
+        """Return the singular vectors and values; R is computed from the data."""
         return {
             "vectors": torch.from_numpy(self._vectors),
             "values": torch.from_numpy(self._values),
         }
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put the singular vectors back and make R."""
+        """Restore the singular vectors and compute R."""
         shape = (self.data.items.trained + 1, "K")
         check_tensors(
             "learned",

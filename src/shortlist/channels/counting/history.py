@@ -1,4 +1,4 @@
-"""Scores that are sums over a history: r_u = A[u, :] · S, exactly. ItemCF, EASE, graph filters."""
+"""How is a history scored linearly, r_u = A[u, :] · S, exactly? ItemCF, EASE, graph filters."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -26,43 +26,44 @@ from shortlist.linear.matrix import Matrix, Values
 from shortlist.sections.base import Count, Positive, Section
 
 SCORES = 16_000_000
-"""How many dense scores are held at a time (64 MB)."""
+"""Dense scores computed at a time, in numbers (64 MB)."""
 
 
 MOST_ITEMS = Field(
     default=None,
-    description="Of each user only so many items count, the latest distinct ones: it bounds "
-    "the work that the busiest users make. Unset: all. Needs data.time.",
+    description="Only the latest so many distinct items of each user are read. This bounds the "
+    "work that the most active users cause. Unset: all. Needs data.time.",
     examples=[500],
 )
-"""The key of channels that learn from pairs of items of a user, or pairs of users."""
+"""The option of channels that learn from pairs of items of one user, or from pairs of users."""
 
 
 class ProfileOptions(Section):
-    """How a history is weighed when it is asked with; the log's own weights are not touched."""
+    """How the events of a query's history are weighted; the weights in the log do not change."""
 
     values: Values = Field(
         default="implicit",
-        description='"implicit": an event counts 1; "explicit": its data.weight, where 0 counts '
-        "nothing.",
+        description='"implicit": each event counts 1. "explicit": each counts its data.weight; 0 '
+        "counts nothing.",
     )
     recency: Positive | None = Field(
         default=None,
-        description="Half-life of an event in a history, in events: the newest counts 1, the one "
-        "so many events before it a half. Unset: all count alike. Needs data.time.",
+        description="Half-life in a history, counted in events: the newest event counts 1, the "
+        "event so many before it counts 1/2. Unset: all count the same. Needs data.time.",
         examples=[10.0],
     )
     latest_items: Count | None = Field(
         default=None,
-        description="The latest events of a history that are asked with. Unset: all.",
+        description="Number of latest events of a history that are read. Unset: all.",
         examples=[50],
     )
 
     def idle(self) -> str:
-        """Recency tells events apart, and one event alone is always the newest."""
+        """Recency changes nothing if only the newest event is read."""
         if self.recency is not None and self.latest_items == 1:
             return (
-                "recency does nothing with latest_items = 1, the newest event alone: leave it out"
+                "recency does nothing with latest_items = 1, which reads only the newest event: "
+                "leave it out"
             )
         return super().idle()
 
@@ -71,10 +72,12 @@ Profiled = TypeVar("Profiled", bound=ProfileOptions)
 
 
 class _Ranked(NamedTuple):
-    """C candidates by tie key: the one with the smaller key is better where scores are equal.
+    """C candidates in the order of their tie keys: at equal scores the smaller key is better.
 
-    source: [C] item rows as the channel gives them. order: [C], positions in `source`, best first.
-    rows: [C], source in that order. place: [items + 1], where each row stands in it, -1: nowhere.
+    source: [C], item rows in the order of the channel.
+    order: [C], positions in `source`, best tie key first.
+    rows: [C], the item rows in that order.
+    place: [items + 1], the position of each item row in `rows`; -1 for other rows.
     """
 
     source: NDArray[np.int64]
@@ -84,7 +87,7 @@ class _Ranked(NamedTuple):
 
     @classmethod
     def of(cls, source: NDArray[np.int64], keys: NDArray[np.int64]) -> "_Ranked":
-        """Rank these item rows by their keys, of all rows [items + 1]."""
+        """Sort these item rows by `keys`, [items + 1], which has the key of every row."""
         order = torch.from_numpy(np.argsort(keys[source], kind="stable"))
         rows = torch.from_numpy(source.astype(np.int64))[order]
         place = torch.full((len(keys),), -1)
@@ -93,22 +96,23 @@ class _Ranked(NamedTuple):
 
 
 class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
-    """Scores a whole history at once, linearly in it.
+    """Scores a whole history at once; most subclasses are linear in it.
 
     A subclass provides `learn`, `scores`, `learned` and `set_learned`.
     """
 
     @abstractmethod
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
-        """Return the score of each candidate, [B, C], -inf for none: column c is candidate c.
+        """Return the score of each candidate, [B, C] float32; column c belongs to candidate c.
 
-        profile: [B, items.trained + 1], the weight of each item of each history. Linear in it.
+        profile: [B, items.trained + 1], the weight of each item in each history.
+        A score is -inf where the channel has no evidence for the item.
         """
 
     _kept: _Ranked | None = None
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Answer B queries from dense scores, a part of the queries at a time."""
+        """Answer B queries from dense scores, computed for a part of the queries at a time."""
         ranked, profile = self._ranked(), self.profile(block)
         parts = self._parts(len(block.users), len(ranked.rows))
         found = []
@@ -127,22 +131,22 @@ class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
         return Hits(torch.cat([h.ids for h in found]), torch.cat([h.scores for h in found]))
 
     def _ranked(self) -> "_Ranked":
-        """The candidates in the order of their tie keys; made once, as every query asks."""
+        """Return the candidates in tie-key order, cached because every query needs them."""
         rows = self.candidate_rows()
         if self._kept is None or self._kept.source is not rows:
             self._kept = _Ranked.of(rows, self.data.items.tie_keys)
         return self._kept
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """True for queries of which nothing is known, [B]: no event of theirs counts."""
+        """Return True for queries with no event that counts, bool [B]."""
         return no_profile(block, self.options, self.data.items.trained)
 
     def profile(self, block: RowQueries) -> Matrix:
-        """Return the weights of the histories, [B, items.trained + 1]."""
+        """Return the weight of each item in each history, [B, items.trained + 1]."""
         return profiles(block, self.options, self.data.items.trained)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return what each event of the history gives to each item: its own score, alone."""
+        """Return what each event of the history contributes: the scores of that event alone."""
         place = np.full(len(self.data.items) + 1, -1)
         place[self.candidate_rows()] = np.arange(len(self.candidate_rows()))
         profile = self.profile(block)
@@ -169,7 +173,7 @@ class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
         return pl.concat(parts)
 
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the best items of a history of one item, itself left out."""
+        """Return the best items for a history of one item, excluding that item."""
         lists = Ragged(rows, torch.arange(len(rows) + 1))
         return self.search(RowQueries(torch.zeros(len(rows), dtype=torch.int64), lists, True), k)
 
@@ -182,15 +186,15 @@ class HistoryScorer(Counting[Profiled], Explaining, FindingSimilar):
 
 
 def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix:
-    """Return the weights of the histories, [B, items.trained + 1]: distinct trained items.
+    """Return the weight of each distinct trained item in each history, [B, items.trained + 1].
 
-    An item met twice counts where it was met last, and for the most that its kind of event counts;
-    what weighs 0 has no entry.
+    An item that occurs several times has the position of its last event and the largest weight of
+    its kinds of events. Items with weight 0 have no entry.
     """
     history = block.history
     values, owners = history.values.numpy(), history.owners().numpy()
     keys = owners * (trained + 1) + values
-    # From the end, the first of equal keys is the last that came.
+    # In reverse order, the first occurrence of a key is its last event.
     known = np.flatnonzero((values > 0) & (values <= trained))
     _, last = np.unique(keys[known][::-1], return_index=True)
     kept = np.sort(known[::-1][last])
@@ -212,10 +216,10 @@ def profiles(block: RowQueries, options: ProfileOptions, trained: int) -> Matrix
         near = age < options.latest_items
         owner, item, weight = owner[near], item[near], weight[near]
     if options.recency is not None or options.values == "explicit":
-        # What weighs 0, or is too long ago for a float32, counts nothing.
+        # Weights of 0, or too small for a float32, count nothing.
         there = weight != 0
         owner, item, weight = owner[there], item[there], weight[there]
-    # By query and item already: scipy need not sort, look for repeats and make it again.
+    # Sorted by query and item, so that scipy need not sort or sum duplicates.
     order = np.lexsort((item, owner))
     starts = np.zeros(len(block.users) + 1, dtype=np.int64)
     np.cumsum(np.bincount(owner, minlength=len(block.users)), out=starts[1:])
@@ -229,12 +233,12 @@ def no_profile(
     trained: int,
     known: NDArray[np.bool_] | None = None,
 ) -> Tensor:
-    """True for queries whose profile holds no item that counts, [B].
+    """Return True for queries whose profile has no item that counts, bool [B].
 
-    known: [trained + 1], the items that the channel has something of; None for all trained ones.
+    known: bool [trained + 1], the items that the channel has learned; None for all trained items.
     """
     if options.values == "implicit" and (known is None or options.latest_items is None):
-        # Every item met has an entry, so the costly profile need not be made.
+        # Every trained item has an entry, so the more expensive profile is not needed.
         return without(known, block, trained)
     profile = profiles(block, options, trained)
     there = slice(None) if known is None else known[profile.indices]
@@ -243,17 +247,17 @@ def no_profile(
 
 
 def of_rows(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the columns of these item rows, [B, n], of scores of the rows 1..C, [B, C]."""
+    """Return the columns of these item rows, [B, n], from scores [B, C] of the rows 1 to C."""
     return scores if len(rows) == scores.shape[1] else scores[:, rows - 1]
 
 
 def check_order(data: TrainingData, options: ProfileOptions) -> None:
-    """Refuse options that ask which event is the newest of a log that does not say."""
+    """Refuse recency and latest_items for a log without times."""
     for name in ("recency", "latest_items"):
         if getattr(options, name) is not None and not data.ordered:
             raise ModelError(
-                f"{name} needs data.time: without it nobody knows which event is the newest; "
-                f"name the column, or remove {name}"
+                f"{name} needs data.time: without it the newest event is unknown; name the column, "
+                f"or remove {name}"
             )
 
 
@@ -264,6 +268,6 @@ def scaled_columns(matrix: Matrix, weights: NDArray[np.float32]) -> Matrix:
 
 
 def _part(lists: Ragged, start: int, stop: int) -> Ragged:
-    """The lists from `start` to before `stop`."""
+    """Return the lists from `start` to `stop` (exclusive)."""
     offsets = lists.offsets[start : stop + 1]
     return Ragged(lists.values[offsets[0] : offsets[-1]], offsets - offsets[0])

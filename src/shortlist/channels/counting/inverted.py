@@ -1,4 +1,4 @@
-"""Which items have what the user likes? Lists of items by attribute value, best first."""
+"""Which items have the attribute values that the user likes? Sorted item lists per value."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -36,57 +36,57 @@ from shortlist.training.progress import Progress
 
 
 class InvertedOptions(Section):
-    """Which attribute has lists, what they are sorted by, and how a user's taste is told."""
+    """Which attribute has lists, how they are sorted, and how a user's taste is computed."""
 
     attribute: Text = Field(
-        description="Categorical or multi-valued column of data.items whose values have the lists.",
+        description="Categorical or multi-valued column of data.items; each value has a list.",
         examples=["genres"],
     )
     metric: Metric = Field(
         default="count",
-        description='What lists are sorted by: "count" of training events; "recent": each counts '
-        'by its age; "ctr": clicks of what was shown; "conversion": training events of what was '
-        "shown.",
+        description='What lists are sorted by: "count" of training events; "recent": each event '
+        'counts by its age; "ctr": clicks per impression; "conversion": training events per '
+        "impression.",
     )
     half_life: Duration | None = Field(
         default=None,
-        description='metric = "recent": time after which an event counts a half: seconds, or text '
-        'such as "12h" or "7d"; a number is in the unit of data.time where nobody knows it.',
+        description='metric = "recent": time after which an event counts 1/2. Seconds, or text '
+        'such as "12h" or "7d"; a number is in the unit of data.time if that unit is unknown.',
         examples=["7d"],
     )
     prior_strength: Positive | None = Field(
         default=None,
-        description='metric = "ctr", "conversion": shows that the rate of all items together '
-        f"counts as beside an item's own. Unset: {PRIOR_STRENGTH:g}.",
+        description='metric = "ctr" and "conversion": weight of the overall rate, as a number of '
+        f"impressions, against an item's own rate. Unset: {PRIOR_STRENGTH:g}.",
         examples=[PRIOR_STRENGTH],
     )
     list_length: Count = Field(
-        default=1000, description="Items kept for each value: the best by the metric."
+        default=1000, description="Number of items stored per value, the best by the metric."
     )
     values: Names | None = Field(
         default=None,
-        description="Values asked for, the same for everybody. Unset: those of the user's history.",
+        description="Values that every query uses. Unset: those of the query's history.",
         examples=[["yes"]],
     )
     taste: Literal["share", "lift"] = Field(
         default="share",
         description='A history\'s taste for a value: "share" among the values of its items, or '
-        '"lift", that share over the one in all training events: what it likes more than others.',
+        '"lift", that share divided by the share in all training events.',
     )
     combine: Literal["sum", "mean"] = Field(
         default="sum",
-        description='An item\'s score from a history: "sum" of taste x metric over its values, or '
-        '"mean", so that items of many values are not ahead for having them.',
+        description='An item\'s score: the "sum" of taste x metric over its values, or the "mean", '
+        "which gives items with many values no advantage.",
     )
     recency: Positive | None = Field(
         default=None,
-        description="Half-life of an event in a history, in events: the newest counts 1, the one "
-        "so many events before it a half. Unset: all count alike. Needs data.time.",
+        description="Half-life in a history, counted in events: the newest event counts 1, the "
+        "event so many before it counts 1/2. Unset: all count the same. Needs data.time.",
         examples=[10.0],
     )
     latest_items: Count | None = Field(
         default=None,
-        description="The latest events of a history that make the taste. Unset: all. Needs "
+        description="Number of latest events of a history that make the taste. Unset: all. Needs "
         "data.time.",
         examples=[50],
     )
@@ -94,7 +94,7 @@ class InvertedOptions(Section):
     @model_validator(mode="after")
     def _options_act(self) -> Self:
         if (self.half_life is None) == (self.metric == "recent"):
-            raise ValueError("metric = 'recent' needs half_life, and half_life needs it.")
+            raise ValueError("metric = 'recent' needs half_life, and half_life needs that metric.")
         if self.prior_strength is not None and self.metric not in ("ctr", "conversion"):
             raise ValueError(
                 f"prior_strength does nothing with metric = '{self.metric}': leave it out."
@@ -102,29 +102,31 @@ class InvertedOptions(Section):
         if self.values is not None:
             for key in ("recency", "latest_items"):
                 if getattr(self, key) is not None:
-                    raise ValueError(f"{key} does nothing with values: they ask for no history.")
+                    raise ValueError(f"{key} does nothing with values, which replace the history.")
         return self
 
     def idle(self) -> str:
-        """Recency tells events apart, and one event alone is always the newest."""
+        """Recency changes nothing if only the newest event is read."""
         if self.recency is not None and self.latest_items == 1:
             return (
-                "recency does nothing with latest_items = 1, the newest event alone: leave it out"
+                "recency does nothing with latest_items = 1, which reads only the newest event: "
+                "leave it out"
             )
         return super().idle()
 
 
 class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
-    """An inverted index: attribute value -> items, sorted by what they are worth, cut to a length.
+    """An inverted index: for each attribute value a list of items, sorted by a metric and cut.
 
-    A user's taste is the share of each value among the values of the items of their history, or
-    its lift over everybody's. An item's score is the sum, or mean, of taste · metric over its
-    values; a value whose list does not hold the item, being cut, gives 0 to it. The best are
-    found by the threshold algorithm (Fagin, Lotem, Naor 2001), exactly, without walking whole
-    lists. Beside ItemToItem it needs no co-occurrence, so it places items nobody met together.
+    A user's taste is the share of each value among the values of the items in their history, or
+    its lift over the share in all events. An item's score is the sum, or mean, of taste · metric
+    over its values. A value contributes 0 to an item that its list does not hold because it was
+    cut. The best items are found exactly by the threshold algorithm (Fagin, Lotem, Naor 2001),
+    without reading whole lists. Unlike ItemToItem it needs no co-occurrence of items.
 
-    With `values` it is a rule ("shareable = yes"): every query asks for these, each of weight 1,
-    and nobody is a stranger. Else a query whose history has no value gets popular items, flagged.
+    With `values` it is a rule ("shareable = yes"): every query uses these values with weight 1, and
+    no query is a stranger. Without, a query whose history has no value gets popular items and the
+    fallback flag.
     """
 
     reads_log = False
@@ -132,13 +134,16 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     options_type: ClassVar[type[Section]] = InvertedOptions
 
     found: Callable[[TrainingData], NDArray[np.float32]] | None = None
-    """Where a job has found what items are worth already: what `learn` asks first."""
+    """Set by a job that has already computed the metric of the items; `learn` calls it first."""
 
     _members: Members
     _lists: SortedLists
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:
-        """Sort the lists by the rows `fit` names; refuse a mean over what is one value at most."""
+        """Sort the lists by the rows that `fit` names.
+
+        Errors: ModelError for combine = "mean" if no item has several values, and as for `learn`.
+        """
         super().fit(split, fit, progress=progress)
         if self.options.combine == "mean" and (np.diff(self._members.start) < 2).all():
             raise ModelError(
@@ -150,8 +155,8 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     def learn(self) -> None:
         """Sort every list anew.
 
-        Raises ModelError for an attribute that is not there, holds numbers or is empty, for a
-        metric the data cannot give, and for values no trained item has.
+        Errors: ModelError for an attribute that does not exist, holds numbers or is empty, for a
+        metric that the data cannot give, and for values that no trained item has.
         """
         self._prepare()
         listed = np.zeros(len(self._members.start) - 1, dtype=np.bool_)
@@ -166,13 +171,17 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
     def refresh(
         self, values: Sequence[str] | None = None, *, data: TrainingData | None = None
     ) -> Self:
-        """Sort the lists of these values (None: all) by the metric as it is now; others stay.
+        """Sort lists again by the current metric, in place, and return this channel.
 
-        data: the data with new events or shows, of the same trained items with the same values;
-        None: that of the last fit or refresh. A list that is not named keeps the worth of its
-        items, and answers from it, until it is refreshed. Lists change in place: not while other
-        threads ask. Raises ModelError for unknown values, and for data of other items, which need
-        `observe`.
+        Do not call it while other threads query the channel.
+
+        Args:
+            values: the values whose lists are sorted; None: all. Other lists keep their old metric.
+            data: data with new events or impressions, and the same trained items and values; None:
+                the data of the last fit or refresh.
+
+        Raises:
+            ModelError: for unknown values, and for data of other items, which need `observe`.
         """
         wanted = np.ones(len(self.values), dtype=np.bool_)
         if values is not None:
@@ -191,20 +200,26 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
                 raise ModelError(
                     f"items have other values of '{self.options.attribute}' now: use observe"
                 )
-        worth = self._worth(data or self.data)  # before anything is changed: it may be refused
+        worth = self._worth(data or self.data)  # before any change, as it can raise
         if data is not None:
             self._take(data)
-            self._members = before._replace(start=start)  # it may know more items by now
+            self._members = before._replace(start=start)  # the new data may have more items
             self._scale = self._lifts()
         self._sort(wanted, worth)
         return self
 
     def lookup(self, values: Sequence[Sequence[Any]], k: int = 10) -> Candidates:
-        """Return the k best items that have the given values: one list of values a query.
+        """Return the k best items that have the given values.
 
         The score is the sum of the metric over an item's values among the given ones. Unknown
-        values count for nothing; a query without a known one has an empty answer and the fallback
-        flag.
+        values are ignored; a query without a known one gets an empty answer and the fallback flag.
+
+        Args:
+            values: one list of values per query.
+            k: number of items per query.
+
+        Raises:
+            QueryError: for values that are not a list of lists, or a k out of range.
         """
         k = check_k(k, self.data.items.trained)
         if isinstance(values, str) or not isinstance(values, Sequence):
@@ -222,26 +237,26 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         return Candidates(rows, scores, np.diff(start) == 0, self.data.items)
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all; kept, or a query would make them."""
+        """Return the item rows that can be recommended, [C] int64."""
         return self._rows
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Answer B queries from their tastes."""
+        """Answer B queries by their tastes."""
         return self._hits(self._tastes_of(block), block, k)
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """True for queries without a taste, [B]: no trained item with a value in their history."""
+        """Return True for queries whose history has no trained item with a value, bool [B]."""
         return torch.from_numpy(np.diff(self._tastes_of(block).start) == 0)
 
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the items that share values with each item, which itself is left out."""
+        """Return the k items that share most values with each item row, excluding that item."""
         one = torch.arange(len(rows) + 1)
         users = torch.zeros(len(rows), dtype=torch.int64)
         block = RowQueries(users, Ragged(rows, one), exclude=True)
         return self._hits(self._tastes_of_history(block), block, k)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return what each value gives to each item: taste · metric, kind "attribute"."""
+        """Return what each value contributes to each item: taste · metric, kind "attribute"."""
         tastes, members, lists = self._tastes_of(block), self._members, self._lists
         parts = [pl.DataFrame(schema=REASONS)]
         for query, wanted in enumerate(items):
@@ -270,7 +285,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         return pl.concat(parts)
 
     def listed(self) -> pl.DataFrame:
-        """Return the lists: value, rank, item and what it is worth, best first."""
+        """Return the lists as a table of value, rank, item and worth (the metric), best first."""
         lists = self._lists
         value = np.repeat(np.arange(len(self.values)), np.diff(lists.start))
         return pl.DataFrame(
@@ -283,7 +298,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         )
 
     def learned(self) -> dict[str, Tensor]:
-        """The lists: after a refresh of some, they are not those of a fit."""
+        """Return the lists; after a `refresh` of some values they differ from those of a fit."""
         return {
             "start": torch.from_numpy(self._lists.start),
             "item": torch.from_numpy(self._lists.item),
@@ -291,7 +306,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         }
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back the lists, and find each item's places in them."""
+        """Restore the lists and find the place of each item in them."""
         self._prepare()
         check_tensors(
             "learned",
@@ -322,7 +337,7 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         self._members.place[pair] = np.arange(len(value)) - self._lists.start[value]
 
     def _prepare(self) -> None:
-        """Read the attribute and the rule of the options, and check them."""
+        """Read and check the attribute and the values of the options."""
         options, data = self.options, self.data
         for key in ("recency", "latest_items"):
             if getattr(options, key) is not None and not data.ordered:
@@ -338,13 +353,13 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
 
     @property
     def item_columns(self) -> frozenset[str]:
-        """The column whose values have lists."""
+        """The item column named by `attribute`."""
         return frozenset((self.options.attribute,))
 
     def _attribute(
         self, data: TrainingData
     ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
-        """The values, and the codes (from 0) that each trained item row has; others have none."""
+        """Return the values and the codes (from 0) of each trained item row; others have none."""
         values, start, codes = value_lists(
             self.options.attribute, data.item_frame, data.item_features, data.items
         )
@@ -352,20 +367,20 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         return values, start, codes[: start[-1]] - 1
 
     def _lifts(self) -> NDArray[np.float64]:
-        """What a share of each value is multiplied with, [V]: 1 over its share in all events."""
+        """Return the factor of each value's share, [V]; for "lift" 1 / its share in all events."""
         if self.options.taste == "share":
             return np.ones(len(self.values))
         trained, start = self.data.items.trained, self._members.start
         counts = counted(self.data.training_targets, trained)
         events = np.repeat(counts, np.diff(start[: trained + 2]))
         met = np.bincount(self._members.value, events, minlength=len(self.values))
-        # A value of items that were read alone is in no target: its list is empty.
+        # A value whose items were never a target has an empty list.
         lifts: NDArray[np.float64] = np.zeros(len(met))
         np.divide(met.sum(), met, out=lifts, where=met > 0)
         return lifts
 
     def _worth(self, data: TrainingData) -> NDArray[np.float32]:
-        """The metric of each trained item row, [items.trained + 1]."""
+        """Return the metric of each trained item row, [items.trained + 1]."""
         if self.found is not None:
             return self.found(data)
         options = self.options
@@ -377,13 +392,13 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
         ).astype(np.float32)
 
     def _listed(self) -> NDArray[np.int64]:
-        """The item rows that stand in lists: trained ones that were a target."""
+        """Return the item rows that lists hold: trained ones that were a target."""
         if self.data.training_log.target is None:
             return np.arange(1, self.data.items.trained + 1)
         return self.data.candidates(with_features=False)
 
     def _sort(self, wanted: NDArray[np.bool_], worth: NDArray[np.float32]) -> None:
-        """Fill the lists of the values `wanted` [V] by what items are worth."""
+        """Fill the lists of the values `wanted`, bool [V], sorted by the metric `worth`."""
         rows = self._listed()
         if not wanted.all():
             has = np.concatenate([[0], np.cumsum(wanted[self._members.value])])
@@ -443,5 +458,5 @@ class Inverted(Counting[InvertedOptions], Explaining, FindingSimilar):
 
 
 def _text(value: Any) -> str:
-    """Write a value as the encoder of a column does."""
+    """Format a value as the encoder of a column does."""
     return str(value).lower() if isinstance(value, bool) else str(value)

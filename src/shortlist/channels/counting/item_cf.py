@@ -1,4 +1,4 @@
-"""ItemCF: what do those who met the same things meet besides? Neighbours of items, summed."""
+"""ItemCF: which other items did the users of these items meet? Sums of item similarities."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Self
@@ -30,70 +30,71 @@ Floats = NDArray[np.float64]
 
 
 class ItemCFOptions(ProfileOptions):
-    """Which items are neighbours, and how near. V_i: the users of item i; I_u: the items of u."""
+    """How the neighbours of items are found. V_i: the users of item i; I_u: the items of user u."""
 
     similarity: Literal["cosine", "jaccard", "conditional", "dot", "swing"] = Field(
         default="cosine",
         description='"cosine": |Vi & Vj| / sqrt(|Vi| |Vj|); "jaccard": |Vi & Vj| / |Vi or Vj|; '
-        '"conditional": |Vi & Vj| / (|Vi| |Vj|^alpha), of the item i that was met; "dot": '
-        '|Vi & Vj|; "swing": pairs of users who share little else.',
+        '"conditional": |Vi & Vj| / (|Vi| |Vj|^alpha), where i is in the history; "dot": '
+        '|Vi & Vj|; "swing": pairs of users who share few other items.',
     )
-    neighbours: Count = Field(default=200, description="How many neighbours an item keeps.")
+    neighbours: Count = Field(default=200, description="Number of neighbours stored per item.")
     alpha: NotNegative | None = Field(
         default=None,
-        description="Of conditional: how hard popular items are held down, 0 to 1 (unset: 0.5). "
-        "Of swing: the smoothing of what two users share (unset: 1).",
+        description="conditional: how strongly popular items are penalised, 0 to 1 (unset: 0.5). "
+        "swing: smoothing of the number of items that two users share (unset: 1).",
         examples=[0.5],
     )
     user_weighting: Literal["none", "iuf", "inverse"] = Field(
         default="none",
-        description='"iuf": a user counts 1 / log(1 + |Iu|); "inverse": 1 / |Iu|, one vote a user, '
-        "as in normalised co-counts.",
+        description='"iuf": a user counts 1 / log(1 + |Iu|); "inverse": a user counts 1 / |Iu|, '
+        "as in normalised co-occurrence counts.",
     )
     item_weighting: Literal["none", "tf-idf", "bm25"] = Field(
         default="none",
-        description="Weights of the events, an item being a text and its users the words. "
-        "Of cosine and dot.",
+        description="Weighting of the events, where items are treated as documents and users as "
+        "words. Only with cosine and dot.",
     )
     bm25_k1: Positive | None = Field(
-        default=None, description="How late BM25 saturates. Unset: 1.2.", examples=[1.2]
+        default=None, description="BM25 saturation k1; unset: 1.2.", examples=[1.2]
     )
     bm25_b: NotNegative | None = Field(
         default=None,
-        description="How hard BM25 holds popular items down, 0 to 1. Unset: 0.75.",
+        description="BM25 length normalisation b: how strongly popular items are penalised, 0 to "
+        "1. Unset: 0.75.",
         examples=[0.75],
     )
     shrinkage: NotNegative = Field(
         default=0.0,
-        description="A similarity is multiplied by n / (n + shrinkage), n the shared users.",
+        description="A similarity is multiplied by n / (n + shrinkage) for n shared users.",
     )
     time_decay: Duration | None = Field(
         default=None,
-        description="Half-life: two events of a user so far apart count a half. Seconds, or text "
-        'such as "12h" or "7d"; a number is in the unit of data.time where nobody knows it. Needs '
-        "data.time.",
+        description="Half-life: two events of a user that are this far apart count 1/2. Seconds, "
+        'or text such as "12h" or "7d"; a number is in the unit of data.time if that unit is '
+        "unknown. Needs data.time.",
         examples=["1d"],
     )
     most_items: Count | None = MOST_ITEMS
     swing_users: Count | None = Field(
         default=None,
-        description="Users of an item that swing compares at most, a seeded sample. Unset: 200.",
+        description="swing compares at most so many users of an item, a seeded sample. Unset: 200.",
         examples=[200],
     )
     seed: Seed | None = Field(
-        default=None, description="Of the sample of swing_users. Unset: 0.", examples=[0]
+        default=None, description="Seed of the swing_users sample. Unset: 0.", examples=[0]
     )
 
     @model_validator(mode="after")
     def _options_act(self) -> Self:
-        """Refuse what has no meaning together, or no effect."""
+        """Refuse options that have no meaning together, or no effect."""
         kind = self.similarity
         plain = self.item_weighting == "none"
         weighted = self.item_weighting
         faults = {
             f"alpha does nothing with similarity = '{kind}': leave it out.": self.alpha is not None
             and kind not in ("conditional", "swing"),
-            "most_items = 1 leaves no two items of a user to compare: take 2 or more.": (
+            "most_items = 1 leaves no two items of a user to compare: use 2 or more.": (
                 self.most_items == 1
             ),
             "bm25_k1 and bm25_b need item_weighting = 'bm25'.": weighted != "bm25"
@@ -103,16 +104,16 @@ class ItemCFOptions(ProfileOptions):
             and (self.swing_users is not None or self.seed is not None),
             f"item_weighting is for cosine and dot: {kind} counts users.": not plain
             and kind not in ("cosine", "dot"),
-            f"{weighted} weighs users already: leave user_weighting out.": not plain
+            f"{weighted} weights users already: leave user_weighting out.": not plain
             and self.user_weighting != "none",
-            "bm25 under cosine is tf-idf where every event counts 1: its lengths cancel. Take "
+            "bm25 under cosine equals tf-idf if every event counts 1: its lengths cancel. Use "
             "similarity = 'dot', or item_weighting = 'tf-idf'.": weighted == "bm25"
             and kind == "cosine"
             and self.values == "implicit",
             f"values = 'explicit' is for cosine and dot: {kind} counts users.": self.values
             == "explicit"
             and kind not in ("cosine", "dot"),
-            "jaccard compares sets, which know no time_decay: take cosine.": kind == "jaccard"
+            "jaccard compares sets, which have no time_decay: use cosine.": kind == "jaccard"
             and self.time_decay is not None,
             "swing has its own weights: leave user_weighting, shrinkage and time_decay out.": kind
             == "swing"
@@ -127,34 +128,34 @@ class ItemCFOptions(ProfileOptions):
 
 
 class ItemCF(NeighbourScorer[ItemCFOptions]):
-    """Neighbours of items by the users they share (Sarwar et al. 2001; Deshpande & Karypis 2004).
+    """Item neighbours by the users they share (Sarwar et al. 2001; Deshpande & Karypis 2004).
 
-    The score of an item is the sum of its similarities to what the user has met, each item met
-    speaking for its own nearest `neighbours`. Beside EASE it needs no dense matrix, and a catalogue
-    of any size; beside UserCF its neighbours are stored, not looked for with each query.
+    The score of an item is the sum of its similarities to the items of the history. Each item of
+    the history adds to its own nearest `neighbours` only. EASE needs a dense matrix of items x
+    items; ItemCF does not, so the catalogue can be of any size. UserCF searches its neighbours for
+    each query; here they are stored.
 
-    With kinds of events, i of s_ij is anything that was met, and j a target: V_i are those who met
-    i, V_j those of whom j is a target.
+    With kinds of events, in s_ij item i is any item of the history and j is a target: V_i are the
+    users with any event of i, V_j the users who have j as a target.
     """
 
     options_type = ItemCFOptions
 
     found: Callable[[TrainingData], Neighbours | None] | None = None
-    """Where a job has found the neighbours already: what `learn` asks first."""
+    """Set by a job that has already computed the neighbours; `learn` calls it first."""
 
     def learn(self) -> None:
-        """Find the neighbours of all items. Errors: ModelError where a column is missing."""
+        """Find the neighbours of all items. Errors: ModelError for a missing column."""
         found = None if self.found is None else self.found(self.data)
         if found is None:
             found = self._nearest(self.data, self._weighed(self.data), None)
         self._keep(found)
 
     def _take_events(self, data: TrainingData) -> None:
-        """Take new events: only rows that can differ are made anew, the others are kept.
+        """Take new events: recompute only the rows that can differ, and keep the others.
 
-        A row can differ where a user of the item has changed, or where the item shares a user with
-        an item whose norm has changed. Weights that read the whole log (tf-idf, bm25) leave none;
-        with kinds of events all rows are made anew.
+        A row can differ if a user of its item has changed, or if the item shares a user with an
+        item whose norm has changed. tf-idf, bm25 and kinds of events recompute all rows.
         """
         if self.options.item_weighting != "none" or data.log.kinds is not None:
             self.fit_data(data)
@@ -167,7 +168,7 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
         self._keep(renamed(kept, names, data.items.trained).with_lists(rows, fresh))
 
     def _weighed(self, data: TrainingData) -> Weighed:
-        """The distinct pairs of the training log, once the options are known to fit the data."""
+        """Return the distinct pairs of the training log, after checking options against data."""
         return weighed(self.options, data.training_log, data.items.trained)
 
     def _norms(self, data: TrainingData, given: Weighed) -> tuple[Floats, Floats]:
@@ -176,7 +177,7 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
         found = sides(self.options, sums_of_items(self.options, item, given.value, weight, items))
         if (to := given.pairs.target) is None:
             return found
-        # With kinds of events the right side is made of targets alone.
+        # With kinds of events, the right-hand side is computed from targets only.
         value, weight = (None if of is None else of[to] for of in (given.value, weight))
         aimed = sums_of_items(self.options, item[to], value, weight, items)
         return found[0], sides(self.options, aimed)[1]
@@ -197,7 +198,7 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
     def _rows_that_differ(
         self, old: TrainingData, data: TrainingData, given: Weighed
     ) -> NDArray[np.int64]:
-        """The rows of `data` whose neighbours may differ from those of `old`, ascending."""
+        """Return the rows of `data` whose neighbours may differ from those of `old`, ascending."""
         items = data.items.trained
         was, pairs = self._weighed(old), given.pairs
         user = np.concatenate([[0], data.users.rows(old.users.ids)])
@@ -232,7 +233,10 @@ class ItemCF(NeighbourScorer[ItemCFOptions]):
         user: NDArray[np.int64],
         item: NDArray[np.int64],
     ) -> pl.DataFrame:
-        """What the neighbours are made of: a row a pair, with users and items called anew."""
+        """Return what the neighbours are computed from, one row per pair, in the new row numbers.
+
+        user, item: the new number of each old one.
+        """
         log = data.training_log
         columns: dict[str, NDArray[Any]] = {"user": user[pairs.user], "item": item[pairs.item]}
         if self.options.values == "explicit" and log.weight is not None:

@@ -1,4 +1,4 @@
-"""Scores that are sums of stored lists: each item of a history speaks for its N neighbours."""
+"""How do stored neighbour lists score a history? Each item adds to its N neighbours."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -22,19 +22,19 @@ Profiled = TypeVar("Profiled", bound=ProfileOptions)
 
 
 class NeighbourScorer(HistoryScorer[Profiled]):
-    """Sums the neighbour lists of a history: ItemCF and Transitions.
+    """Sums the stored neighbour lists of the items of a history: ItemCF and Transitions.
 
-    A subclass provides `learn`, which gives the lists to `_keep`.
+    A subclass provides `learn`, which passes the lists to `_keep`.
     """
 
     reads_log = False
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
-        """Return the sums over the neighbours of a history, [B, C], -inf where there are none."""
+        """Return the sums over the neighbour lists, [B, C]; -inf for items in none of them."""
         return of_rows(dense_sums(profile, self.neighbours), self.candidate_rows())
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Answer B queries from what their histories touch: the scores of `scores`."""
+        """Answer B queries from the lists of their histories; scores equal those of `scores`."""
         seen = block.seen
         found = best_sums(
             self.profile(block),
@@ -47,7 +47,7 @@ class NeighbourScorer(HistoryScorer[Profiled]):
         return Hits(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
 
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the stored neighbours: similarities, best first."""
+        """Return the stored neighbours of each item row and their similarities, best first."""
         found = self.neighbours.of(rows.numpy())
         length = np.minimum(np.diff(found.start), k)
         query = np.repeat(np.arange(len(rows)), length)
@@ -59,7 +59,7 @@ class NeighbourScorer(HistoryScorer[Profiled]):
         return Hits(torch.from_numpy(ids), torch.from_numpy(scores))
 
     def learned(self) -> dict[str, Tensor]:
-        """The neighbours: start [items + 2] int64, and one list after the other, int32, float32."""
+        """Return the lists: start [items + 2] int64, neighbours int32 and similarities float32."""
         return {
             "start": torch.from_numpy(self.neighbours.start),
             "neighbours": torch.from_numpy(self.neighbours.ids),
@@ -67,7 +67,7 @@ class NeighbourScorer(HistoryScorer[Profiled]):
         }
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put the neighbours back."""
+        """Restore the neighbour lists."""
         items = self.data.items.trained
         check_tensors(
             "learned",

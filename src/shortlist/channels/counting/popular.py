@@ -1,4 +1,4 @@
-"""Popularity: what most meet, of late or among people alike; the baseline every model must beat."""
+"""Popularity, optionally recent or per user segment: the baseline that every model must beat."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -26,32 +26,32 @@ from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress
 
 STRENGTH = 1000.0
-"""Events that the shares of all users count as in a segment, where nobody says how many."""
+"""Default of `strength`: the weight of all users' shares, in events."""
 
 NO_KEYS = np.zeros(0, dtype=np.int64)
 NO_COUNTS = np.zeros(0)
 
 
 class PopularOptions(Section):
-    """Which events count, and for whom."""
+    """Which events count, and for which users."""
 
     half_life: Duration | None = Field(
         default=None,
-        description="Time after which an event counts a half, back from the newest training event: "
-        'seconds, or text such as "12h" or "7d"; a number is in the unit of data.time where nobody '
-        "knows it. Unset: all count alike.",
+        description="Time after which an event counts 1/2, measured back from the newest training "
+        'event. Seconds, or text such as "12h" or "7d"; a number is in the unit of data.time if '
+        "that unit is unknown. Unset: all count the same.",
         examples=["7d"],
     )
     segment: Text | None = Field(
         default=None,
-        description="A categorical column of data.users: each of its values has a list of its own. "
-        "Unset: one list for everybody.",
+        description="Categorical column of data.users: each of its values has its own list. "
+        "Unset: one list for all users.",
         examples=["occupation"],
     )
     strength: Positive | None = Field(
         default=None,
-        description="Events that the shares of all users count as beside a segment's own: the "
-        f"more, the nearer its list is to that of everybody. Unset: {STRENGTH:g}.",
+        description="Weight of the shares of all users against a segment's own events, as a "
+        f"number of events: larger is closer to the list of all users. Unset: {STRENGTH:g}.",
         examples=[STRENGTH],
     )
 
@@ -63,13 +63,13 @@ class PopularOptions(Section):
 
 
 class Popular(Explaining):
-    """Items by the number of their training events; equal counts go by the tie rule.
+    """Items by their number of training events; equal counts are ordered by the tie rule.
 
-    With kinds of events targets alone are counted, each with the weight of its kind.
+    With kinds of events only targets count, each with the weight of its kind.
 
-    It scores catalogue items nobody has touched with 0. Without a segment it needs nothing of the
-    user; with one the score is count in the user's segment + strength · share of all events, and a
-    user of whom no segment is known gets the list of the shares, and the fallback flag.
+    Catalogue items without events have the score 0. Without `segment` it reads nothing of the user.
+    With it the score is count in the user's segment + strength · share of all events. A user of
+    unknown segment gets the list by the shares, and the fallback flag.
     """
 
     options_type: ClassVar[type[Section]] = PopularOptions
@@ -79,7 +79,7 @@ class Popular(Explaining):
 
     @property
     def reads_log(self) -> bool:
-        """Whether answers need more of the log than the counts of items."""
+        """True if answers need more of the log than the number of events per item."""
         return self.options.half_life is not None or self.options.segment is not None
 
     def __init__(
@@ -90,26 +90,27 @@ class Popular(Explaining):
 
     @classmethod
     def options_of(cls, options: PopularOptions | None, given: Mapping[str, Any]) -> PopularOptions:
-        """Return the options with `given` put over them, checked. Errors: ModelError."""
+        """Return the options with `given` overriding them, checked. Errors: ModelError."""
         return checked_options(PopularOptions, options, given, cls.__name__)
 
     def fit(self, split: Split, fit: Fit = "train", *, progress: Progress | None = None) -> Self:  # noqa: ARG002
-        """Count the events that `fit` names."""
+        """Count the events of the rows that `fit` names."""
         check_split(split)
         return self.fit_data(split.training_data(fit))
 
     def refit(self, split: Split, fit: Fit, *, progress: Progress | None = None) -> Self:
-        """Count again, the events `fit` names."""
+        """Count again, the events of the rows that `fit` names."""
         return self.fit(split, fit, progress=progress)
 
     def fit_data(self, data: TrainingData) -> Self:
-        """Count the training events of data made ready before.
+        """Count the training events of data that was prepared before.
 
-        Raises ModelError for a half-life without times, or a segment no categorical column has.
+        Errors: ModelError for a half-life without times, or a segment that is no categorical
+        column.
         """
         options, log, items = self.options, data.training_targets, data.items
         weight = weights_of_events(log, options.half_life, data.time_unit)
-        # Events observed since may be of items that become candidates with the next fit only.
+        # Items that came after the fit become candidates with the next fit only.
         counts = _summed(log.item, weight, items.trained + 1)[: items.trained + 1]
         if data.counts is not None:
             counts = data.counts.astype(np.float64)
@@ -131,10 +132,14 @@ class Popular(Explaining):
         keys: NDArray[np.int64] = NO_KEYS,
         count: NDArray[np.float64] = NO_COUNTS,
     ) -> Self:
-        """Rank items by what their events count together, [items.trained + 1].
+        """Rank items by counts that were computed before.
 
-        keys: segment · (items + 1) + item row, ascending, segments numbered from 1; count: what the
-        events of each key count together.
+        Args:
+            data: the data, whose candidates are ranked.
+            counts: weighted number of events of each item row, [items.trained + 1].
+            segments: names of the segments, numbered from 1.
+            keys: segment · (items + 1) + item row of each pair with events, ascending.
+            count: weighted number of events of each key.
         """
         self.data = data
         options, items = self.options, data.items
@@ -147,7 +152,7 @@ class Popular(Explaining):
         rows = torch.from_numpy(data.candidates(with_features=True))
         scores = torch.from_numpy(self._global.astype(np.float32))
         tie_keys = torch.from_numpy(items.tie_keys)
-        # One vector of one number, minus the rank: no two are equal, so the order is one sort.
+        # One vector of one number, minus the rank: all differ, so the order is that of one sort.
         order = torch.argsort(tie_keys[rows], stable=True)
         order = order[torch.argsort(scores[rows][order], descending=True, stable=True)]
         self._scores, self._rows = scores, rows[order]
@@ -156,7 +161,7 @@ class Popular(Explaining):
         return self
 
     def _list_segments(self) -> None:
-        """List what each segment met, by item and by score."""
+        """Sort the items of each segment, by row and by score."""
         items = self.data.items
         owner, met = self._pairs // (len(items) + 1), self._pairs % (len(items) + 1)
         sizes = np.bincount(owner, minlength=len(self._segments) + 1)
@@ -166,9 +171,10 @@ class Popular(Explaining):
         self._lists = start, met, met[order], scores[order]
 
     def listed(self) -> pl.DataFrame:
-        """Return the lists: segment (null: that of everybody), rank, item and score, best first.
+        """Return the lists as a table of segment, rank, item and score, best first.
 
-        A segment's own list holds what its users met; of other items they get those of everybody.
+        The segment is null for the list of all users. A segment's own list has only the items that
+        its users met; other items have the score of the list of all users.
         """
         everybody, scores = self._rows.numpy(), self._scores.numpy()
         names: list[str | None] = [None] * len(everybody)
@@ -191,11 +197,11 @@ class Popular(Explaining):
         )
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
+        """Return the item rows that can be recommended, [C] int64."""
         return self.data.candidates(with_features=True)
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Answer B queries: item rows [B, k] and their scores."""
+        """Answer B queries with item rows and scores, [B, k] each."""
         if self.options.segment is None:
             return self.everybody(len(block.users), k, block.seen, block.allow)
         seen = block.seen or block.history
@@ -223,22 +229,22 @@ class Popular(Explaining):
         seen: tuple[Tensor, Tensor] | None,
         allow: Tensor | None = None,
     ) -> Hits:
-        """Answer `count` queries with the list of all users: rows [count, k], their scores."""
+        """Answer `count` queries with the list of all users: rows and scores, [count, k] each."""
         hits = self._index.search(torch.ones(count, 1), k, exclude=seen, allow=allow)
         scores = self._scores[hits.ids.clamp(min=0)].masked_fill(hits.ids < 0, float("-inf"))
         return Hits(hits.ids, scores)
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """True for queries whose segment is not known, [B]; false everywhere without segments."""
+        """Return True for queries of unknown segment, bool [B]; all False without segments."""
         if self.options.segment is None:
             return torch.zeros(len(block.users), dtype=torch.bool)
         return torch.from_numpy(self._segment_of[block.users.numpy()] == 0)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return what the scores are made of: kind "popularity".
+        """Return the counts that make each score: kind "popularity".
 
-        because: "global" for what all users count, "gender=F" for what this segment counts. An item
-        that is no candidate has no row.
+        because: "global" for the count of all users, "gender=F" for the count of this segment.
+        Items that are not candidates have no row.
         """
         users = block.users.numpy()
         query = np.repeat(np.arange(len(items)), [len(part) for part in items])
@@ -264,7 +270,7 @@ class Popular(Explaining):
     def _of_segments(
         self, segments: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], pl.Series]:
-        """What each segment [n] counts of each item row [n], and what its name is: "gender=F"."""
+        """Return each segment's [n] count of each item row [n], and its name, such as gender=F."""
         keys = segments * (len(self.data.items) + 1) + rows
         place = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
         count = np.where(self._pairs[place] == keys, self._count[place], 0.0)
@@ -274,7 +280,7 @@ class Popular(Explaining):
         ).to_series()
 
     def observe(self, data: TrainingData) -> Self:
-        """Return popularity with new events: `data` is the old data with them."""
+        """Return this channel with new events: `data` is the old data plus these."""
         check_data(data)
         return type(self)(self.options, device=self.device).fit_data(data)
 
@@ -285,11 +291,11 @@ class Popular(Explaining):
         *,
         progress: Progress | None = None,  # noqa: ARG002
     ) -> Self:
-        """Return popularity counted on other data."""
+        """Return this channel counted on other data."""
         return self.observe(data)
 
     def state(self) -> State:
-        """Return the options: the counts are made from the data."""
+        """Return the options; the counts are computed from the data."""
         return {"options": self.options.model_dump(mode="json")}, {}
 
     @classmethod
@@ -301,7 +307,7 @@ class Popular(Explaining):
         *,
         device: str = "cpu",
     ) -> Self:
-        """Count again. Bundles from before there were options have none."""
+        """Count again. Bundles that were written before there were options have none."""
         options = PopularOptions.model_validate(settings.get("options", {}))
         return cls(options, device=device).fit_data(data)
 
@@ -327,11 +333,17 @@ def _merge(
     rows: NDArray[np.int64],
     scores: NDArray[np.float32],
 ) -> None:
-    """Merge the list of each query's segment with that of everybody into rows and scores [B, k].
+    """Merge the list of each query's segment with that of all users, into rows and scores [B, k].
 
-    listed[start[s]:start[s + 1]]: what segment s met, best first, and in `met` the same by row.
-    everybody: all candidates, best first, by score [items + 1] of what all users count. allow:
-    [items + 1], empty where all items are.
+    start: [segments + 2], segment s has the places start[s] to start[s + 1].
+    met: the items of each segment, by row.
+    listed, listed_score: the same items and their scores, best first.
+    everybody: all candidates, best first.
+    score: [items + 1], the score of each item in the list of all users.
+    keys: tie keys of the items, [items + 1].
+    segments: the segment of each query, [B]; 0 for none.
+    seen, seen_start: the items seen by each query, left out if `exclude`.
+    allow: bool [items + 1]; empty if all items are allowed.
     """
     for query in range(len(segments)):
         begin, end = start[segments[query]], start[segments[query] + 1]
@@ -351,7 +363,7 @@ def _merge(
                 other += 1
                 at = begin + np.searchsorted(met[begin:end], item)
                 if at < end and met[at] == item:
-                    continue  # the segment has it, with a higher score
+                    continue  # the segment's list has it, with a higher score
             if len(allow) and not allow[item]:
                 continue
             if exclude:

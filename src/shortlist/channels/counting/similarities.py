@@ -1,6 +1,6 @@
-"""How near are two items, by the options of item-cf? In steps of whole users, and of whole items.
+"""How similar are two items under the options of item-cf? Steps for whole users, then whole items.
 
-One machine takes them one after the other; a job takes each on the groups it needs.
+One machine runs the steps in sequence; a job runs each step on the groups of users or items.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Weighed:
-    """Pairs of users, and what each weighs; None where all weigh alike.
+    """Distinct pairs of users and items with their weights; None where all weights are 1.
 
-    value, time: [pairs]; user_weight: [users].
+    value: weight of each pair, [pairs].
+    time: time of each pair, [pairs].
+    user_weight: weight of each user, [users].
     """
 
     pairs: Pairs
@@ -40,15 +42,16 @@ def weighed(
 ) -> Weighed:
     """Return the distinct pairs that count and their weights; each needs its user's events only.
 
-    lengths: [items + 1], those of `lengths_of` all users, which bm25 reads; None: these are all.
-    Errors: ModelError where a column is missing.
+    lengths: [items + 1], `lengths_of` the pairs of all users, which bm25 needs; None: this log
+    has all users.
+    Errors: ModelError for a missing column.
     """
     for name in ("recency", "latest_items", "most_items", "time_decay"):
         if getattr(options, name) is not None and log.time is None:
             raise ModelError(f"{name} needs data.time: without it a history has no order")
     pairs = counted_pairs(log, items, options.values, options.most_items)
     value, time, weight = None, None, None
-    # What a kind of event counts adds up under cosine and dot; the other similarities are of sets.
+    # Weights of kinds of events apply to cosine and dot; the other similarities compare sets.
     worth = pairs.worth if options.similarity in ("cosine", "dot") else None
     if options.values == "explicit" or options.item_weighting != "none" or worth is not None:
         value = np.ones(len(pairs.item))
@@ -83,15 +86,15 @@ def weighed(
 
 
 def lengths_of(item: NDArray[Any], value: Floats | None, items: int) -> Floats:
-    """Return the length of each item as a text, [items + 1]: the values of its pairs, added up.
+    """Return each item's document length for BM25, [items + 1]: the sum of its pairs' values.
 
-    item, value: [pairs], an item's in the order of its users; value is None where all are 1.
+    item, value: [pairs], the pairs of an item in the order of its users; value None: all 1.
     """
     return np.bincount(item, value, items + 1).astype(np.float64)
 
 
 def sums_values(options: "ItemCFOptions") -> bool:
-    """Tell whether norms are sums of values: where not, they are made of counts of users."""
+    """Tell whether norms are sums of values; otherwise they are functions of user counts."""
     weighs = options.values == "explicit" or options.item_weighting != "none"
     return (options.similarity == "cosine" and weighs) or (
         options.similarity == "jaccard" and options.user_weighting != "none"
@@ -105,9 +108,9 @@ def sums_of_items(
     weight: Floats | None,
     items: int,
 ) -> NDArray[Any]:
-    """Return what the norm of each item is made of, [items + 1]; each needs its own pairs only.
+    """Return the sums that the norm of each item needs, [items + 1]; each needs its own pairs only.
 
-    item, value: [pairs], and weight [pairs], of the pair's user; an item's in the order of users.
+    item, value, weight: [pairs], an item's pairs in the order of its users; weight is the user's.
     """
     if options.similarity == "jaccard" and weight is not None:
         return np.bincount(item, weight, items + 1)
@@ -117,7 +120,7 @@ def sums_of_items(
 
 
 def sides(options: "ItemCFOptions", sums: NDArray[Any]) -> tuple[Floats, Floats]:
-    """Return left and right of `Formula`, [items + 1] each, from what `sums_of_items` gives."""
+    """Return the left and right norms of `Formula`, [items + 1] each, from `sums_of_items`."""
     if options.similarity == "cosine":
         norm = _power(sums, -0.5)
         return norm, norm
@@ -137,9 +140,11 @@ def found_neighbours(
     unit: TimeUnit | None,
     rows: NDArray[np.int64] | None = None,
 ) -> Neighbours:
-    """Return the nearest items of these rows (all), from all pairs of the users who met them.
+    """Return the nearest items of these rows (None: all), from all pairs of their users.
 
-    tie_keys: [items + 1]; user_keys: [users], a fixed hash of each; unit: of the times.
+    tie_keys: [items + 1].
+    user_keys: [users], a fixed hash of each user, for the sample of swing.
+    unit: unit of the times.
     """
     if options.similarity == "swing":
         return swing(
@@ -163,7 +168,7 @@ def found_neighbours(
 
 
 def _power(counts: NDArray[Any], exponent: float) -> Floats:
-    """counts ** exponent, 0 where the count is 0: an item without users is near to nothing."""
+    """Return counts ** exponent, and 0 where the count is 0: such an item has no neighbours."""
     powers = np.zeros(len(counts))
     np.power(counts, exponent, out=powers, where=counts > 0, dtype=np.float64)
     return powers

@@ -1,4 +1,4 @@
-"""Transitions: what comes after what was met last? Directed counts in an ordered log, summed."""
+"""Transitions: which items follow the latest ones? Directed counts in an ordered log, summed."""
 
 from typing import Annotated, Self
 
@@ -19,53 +19,53 @@ Part = Annotated[float, Field(ge=0, le=1)]
 
 
 class TransitionsOptions(ProfileOptions):
-    """Which steps of the log count, and how much: n_i is how often item i was met."""
+    """Which steps of the log count, and how much. n_i is the number of events of item i."""
 
     recency: Positive | None = Field(
         default=1.5,
-        description="Half-life of an event in a history, in events: the newest counts 1, the one "
-        "so many events before it a half. A large number lets all count alike.",
+        description="Half-life in a history, counted in events: the newest event counts 1, the "
+        "event so many before it counts 1/2. With a large number all count the same.",
         examples=[2.0],
     )
     window: Count = Field(
-        default=10, description="j comes after i if it is at most so many places further on."
+        default=10, description="Item j follows item i if it is at most so many events later."
     )
     decay: Positive = Field(
         default=2.0,
-        description="Half-life of a step, in places: next to i counts 1, so many places further a "
-        "half. A large number lets all in the window count alike.",
+        description="Half-life of a step, in events: the next event counts 1, so many later 1/2. "
+        "With a large number all events in the window count the same.",
         examples=[4.0],
     )
     backward: Part = Field(
         default=0.2,
-        description="What j before i counts beside j after i. 0: order alone; 1: no order.",
+        description="Weight of j before i relative to j after i. 0: only the order counts; 1: the "
+        "order does not count.",
     )
     from_power: Part = Field(
         default=0.4,
-        description="How much a frequent item of the history counts less: n_i ** -power.",
+        description="Exponent that gives frequent items of the history less weight: n_i ** -power.",
     )
     to_power: Part = Field(
         default=0.1,
-        description="How much a frequent item counts less as what comes: n_j ** -power.",
+        description="Exponent that gives frequent followers less weight: n_j ** -power.",
     )
     second_hop: Part = Field(
         default=0.0,
-        description="What is reached over one item more: from the nearest 50, to the nearest 50 of "
-        "each. 0: nothing.",
+        description="Weight of items reached over one more item: from the nearest 50 to the "
+        "nearest 50 of each. 0: none.",
     )
     attribute: Text | None = Field(
         default=None,
-        description="Categorical or multi-valued column of data.items: items that share its rarer "
-        "values follow each other as well. A value of more than 20,000 items counts nothing.",
+        description="Categorical or multi-valued column of data.items: items that share its rare "
+        "values also count as followers. A value of more than 20,000 items is ignored.",
         examples=["genres"],
     )
     attribute_weight: Positive | None = Field(
         default=None,
-        description="What two items of equal attributes (a cosine of 1) add to a score. Unset: "
-        "0.4.",
+        description="Added to the score of two items with equal attributes (cosine 1). Unset: 0.4.",
         examples=[0.4],
     )
-    neighbours: Count = Field(default=200, description="How many followers an item keeps.")
+    neighbours: Count = Field(default=200, description="Number of followers stored per item.")
 
     @model_validator(mode="after")
     def _options_act(self) -> Self:
@@ -74,38 +74,39 @@ class TransitionsOptions(ProfileOptions):
         return self
 
     def idle(self) -> str:
-        """Decay tells places apart, recency events: of one there is nothing to tell."""
+        """Decay changes nothing with a window of one event, nor recency with one event."""
         if self.window == 1 and "decay" in self.model_fields_set:
-            return "decay does nothing with window = 1, the next place alone: leave it out"
+            return "decay does nothing with window = 1, the next event alone: leave it out"
         return super().idle() if "recency" in self.model_fields_set else ""
 
 
 class Transitions(NeighbourScorer[TransitionsOptions]):
-    """Directed co-counts of an ordered log: item-to-item Markov chains with a window and decay.
+    """Directed co-occurrence counts of an ordered log, with a window and decay (Markov chains).
 
-    The score of an item j is the sum over the history, the newest first, of s_ij = n_i ^ -a ·
-    n_j ^ -b · (c_ij + backward · c_ji), c_ij the steps from i to j within `window` places, each
-    counting 2 ^ -((d - 1) / decay) at d places. It goes back to the first-order chains of Rendle et
-    al. (2010) and the session rules of Ludewig and Jannach (2018). Beside ItemCF, which asks what
-    users share, it asks what comes next, and needs no training; attribute values let items follow
-    each other that never did.
+    The score of an item j is the sum over the history, weighted by recency, of
+    s_ij = n_i ^ -a · n_j ^ -b · (c_ij + backward · c_ji). c_ij counts the steps from i to j within
+    `window` events; a step over d events counts 2 ^ -((d - 1) / decay). It generalises the
+    first-order chains of Rendle et al. (2010) and the session rules of Ludewig and Jannach (2018).
 
-    With kinds of events the steps are to targets, from whatever was read, each end counting what
-    its kind does; n_j are the targets.
+    ItemCF counts which items share users; this channel counts which item comes next. With
+    `attribute`, items with the same values count as followers even if no user met both.
 
-    `observe` is a whole fit, which is linear in the log: equal to one, bit for bit.
+    With kinds of events, a step leads from any event to a target, and each end counts the weight
+    of its kind; n_j counts targets only.
+
+    `observe` is a whole fit, because that is linear in the log.
     """
 
     options_type = TransitionsOptions
 
     def learn(self) -> None:
-        """Count the steps. Errors: ModelError for a log without an order, or a missing column."""
+        """Count the steps. Errors: ModelError for a log without order, or a missing column."""
         data, options = self.data, self.options
         log, items = data.training_log, data.items.trained
         if not data.ordered:
             raise ModelError(
-                "transitions need data.time: without it nobody knows what came after what; name "
-                "the column, or take item-cf"
+                "transitions need data.time: without it the order of events is unknown; name "
+                "the column, or use item-cf"
             )
         value = None
         if options.values == "explicit":
@@ -135,7 +136,7 @@ class Transitions(NeighbourScorer[TransitionsOptions]):
 
     @property
     def item_columns(self) -> frozenset[str]:
-        """The column that items are alike by."""
+        """The item column named by `attribute`."""
         attribute = self.options.attribute
         return frozenset(() if attribute is None else (attribute,))
 
@@ -151,7 +152,7 @@ class Transitions(NeighbourScorer[TransitionsOptions]):
 
 
 def _of_kinds(log: Interactions, value: Floats | None) -> tuple[Floats | None, Floats | None]:
-    """What each event counts, [events], where a step begins and where it ends; None: 1."""
+    """Return what each event counts as the start and as the end of a step, [events]; None: 1."""
     if log.worth is not None:
         value = (np.ones(len(log)) if value is None else value) * log.worth
     if log.target is None:

@@ -1,4 +1,4 @@
-"""UserCF: what have the most similar users met? Neighbours are found with each query."""
+"""UserCF: what did the most similar users meet? Neighbours are searched for each query."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Self
@@ -31,53 +31,55 @@ from shortlist.linear.weighting import inverse_frequency
 from shortlist.sections.base import Count
 
 PRODUCTS = 16_000_000
-"""How many similarities, or scores, are held at a time."""
+"""Similarities or scores computed at a time."""
 
 Seen = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class UserCFOptions(ProfileOptions):
-    """Which users are neighbours of a query, and how near. V_i: the users of item i."""
+    """How the neighbours of a query are found. V_i is the set of users of item i."""
 
     similarity: Literal["cosine", "jaccard"] = Field(
         default="cosine",
-        description='"cosine": of the two histories; "jaccard": what they share over what either '
-        "has met.",
+        description='"cosine" of the two histories, or "jaccard": the size of their intersection '
+        "divided by the size of their union.",
     )
-    neighbours: Count = Field(default=100, description="How many similar users are asked.")
+    neighbours: Count = Field(default=100, description="Number of similar users that are read.")
     most_items: Count | None = MOST_ITEMS
     item_weighting: Literal["none", "iuf"] = Field(
         default="none",
-        description='"iuf": a shared item counts 1 / log(1 + |Vi|), the norms stay (jaccard: both '
-        "sides are so weighted).",
+        description='"iuf": a shared item counts 1 / log(1 + |Vi|). Cosine keeps its unweighted '
+        "norms; jaccard weights both the intersection and the union.",
     )
 
     @model_validator(mode="after")
     def _options_act(self) -> Self:
-        """Refuse what has no meaning together."""
+        """Refuse options that have no meaning together."""
         if self.similarity == "jaccard":
             if self.values == "explicit":
-                raise ValueError("jaccard compares sets, which know no values: take cosine.")
+                raise ValueError("jaccard compares sets, which have no values: use cosine.")
             if self.recency is not None:
-                raise ValueError("jaccard compares sets, which know no recency: take cosine.")
+                raise ValueError("jaccard compares sets, which have no recency: use cosine.")
         return self
 
 
 class UserCF(Counting[UserCFOptions], Explaining):
-    """The items of the users whose histories are most like the query's (Resnick et al. 1994).
+    """Recommends the items of the users whose histories are most similar (Resnick et al. 1994).
 
-    r_qj = sum over the nearest users v of sim(q, v) · A_vj; with kinds of events sim is of all that
-    they met, and j a target of v. A known user is no neighbour of their
-    own; a history that comes without a user is compared with all users, so who asks for a trained
-    user by the list of their items meets that user as the first neighbour. Nothing is stored beside
-    the log: new events count at once. Beside ItemCF, whose neighbours are stored, each answer costs
-    a walk over all users of the items of a history.
+    r_qj = Σ over the nearest users v of sim(q, v) · A_vj. With kinds of events, sim reads all
+    events, and j must be a target of v.
+
+    A known user is not their own neighbour. A history without a user id is compared with all users,
+    so if it is the history of a trained user, that user is its first neighbour.
+
+    Nothing is stored beside the log, so new events count at once. ItemCF stores its neighbours;
+    here each query reads all users of all items of its history.
     """
 
     options_type = UserCFOptions
 
     def learn(self) -> None:
-        """Turn the log by item; neighbours are looked for when a query comes."""
+        """Transpose the log; neighbours are searched for each query."""
         data, options = self.data, self.options
         log = data.training_log
         for name in ("recency", "latest_items", "most_items"):
@@ -94,7 +96,7 @@ class UserCF(Counting[UserCFOptions], Explaining):
         self._item_ties = TieRanks.of(data.items.tie_keys[: items + 1])
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Answer B queries: the neighbours' items, added up."""
+        """Answer B queries with the weighted sum of their neighbours' items."""
         queries = len(block.users)
         ids = np.full((queries, k), -1, dtype=np.int64)
         scores = np.full((queries, k), -np.inf, dtype=np.float32)
@@ -113,7 +115,8 @@ class UserCF(Counting[UserCFOptions], Explaining):
     def neighbours_of(self, block: RowQueries) -> Matrix:
         """Return the similarity of the nearest users to each query, [B, users.trained + 1] float64.
 
-        float32 values, columns ascending; equal similarities go by the users' tie keys.
+        Similarities are rounded to float32, and columns ascend. Equal similarities are ordered by
+        the tie keys of the users.
         """
         profile, own = self.profile(block).astype(np.float64), block.users.numpy()
         sizes = self._size(profile), self._norm
@@ -126,17 +129,17 @@ class UserCF(Counting[UserCFOptions], Explaining):
         return csr_array((values, (query, ids[query, place])), shape=shape)
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """True for queries of which nothing is known, [B]: no event of theirs counts."""
+        """Return True for queries with no event that counts, bool [B]."""
         return no_profile(block, self.options, self.data.items.trained)
 
     def profile(self, block: RowQueries) -> Matrix:
-        """Return the weights of the histories, [B, items.trained + 1], as for linear channels."""
+        """Return the weight of each item in each history, [B, items.trained + 1]."""
         return profile_of(block, self.options, self.data.items.trained)
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return what each event gives (cosine), or each neighbour (jaccard).
+        """Return what each event (cosine) or each neighbour (jaccard) contributes.
 
-        Of an event: its share in the similarities, with the neighbours and all norms held.
+        An event contributes its share of the similarities, with the neighbours and norms fixed.
         """
         near, trained = self.neighbours_of(block), self.data.items.trained
         profile = self.profile(block).astype(np.float64)
@@ -167,11 +170,11 @@ class UserCF(Counting[UserCFOptions], Explaining):
         return pl.concat(parts)
 
     def learned(self) -> dict[str, Tensor]:
-        """Nothing: the log is all there is to know."""
+        """Return no tensors: everything is computed from the log."""
         return {}
 
     def set_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Turn the log by item again."""
+        """Transpose the log again."""
         check_tensors("learned", tensors, {})
         self.learn()
 
@@ -182,10 +185,10 @@ class UserCF(Counting[UserCFOptions], Explaining):
 def met_by_users(
     options: UserCFOptions, log: Interactions, items: int, users: int
 ) -> tuple[Matrix, Matrix]:
-    """Return what users are compared by, and what they lend, [users + 1, items + 1] float64 each.
+    """Return what users are compared by, and what they lend: [users + 1, items + 1] float64 each.
 
-    A row needs the events of its own user only. Under jaccard both are sets, which know no weights
-    of kinds; with kinds of events the second is of targets alone.
+    A row needs only the events of its own user. Under jaccard both are sets without weights. With
+    kinds of events the second matrix has targets only.
     """
     if options.most_items is not None:
         pairs = counted_pairs(log, items, options.values, options.most_items)
@@ -201,19 +204,19 @@ def met_by_users(
 
 
 def profile_of(block: RowQueries, options: UserCFOptions, items: int) -> Matrix:
-    """Return the weights of the histories, [B, items + 1], as for linear channels."""
+    """Return the weight of each item in each history, [B, items + 1]; jaccard: 1 for each."""
     return _as_sets(options, profiles(block, options, items))
 
 
 def weights_of_items(options: UserCFOptions, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return what a shared item counts, [items + 1]; counts: how many users each has."""
+    """Return what a shared item counts, [items + 1]. counts: number of users of each item."""
     return inverse_frequency(counts) if options.item_weighting == "iuf" else np.ones(len(counts))
 
 
 def sizes_of(
     options: UserCFOptions, matrix: Matrix, weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the size of each history: its length as a vector, or as a (weighted) set."""
+    """Return the norm of each history, [rows]: Euclidean (cosine), or its weighted size."""
     if options.similarity == "jaccard":
         return np.asarray(matrix @ weight)
     squares: NDArray[np.float64] = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
@@ -228,10 +231,14 @@ def nearest_users(
     own: NDArray[np.int64],
     ties: TieRanks,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the rows of the users nearest to B histories, and how near, [B, N]; 0 past the end.
+    """Return the rows of the users nearest to B histories and their similarities, [B, N] each.
 
-    profile: [B, items + 1]; by_item: [items + 1, users + 1], what they met, weighed; sizes: of the
-    histories [B] and of the users [users + 1]; own: [B], whose history it is, 0 for nobody's.
+    profile: [B, items + 1], the histories.
+    by_item: [items + 1, users + 1], the weighted matrix of the users, transposed.
+    sizes: norms of the histories [B] and of the users [users + 1].
+    own: [B], the user of each history, who is excluded; 0 for none.
+    ties: ranks of the users' tie keys.
+    Unused places have row 0 and similarity 0.
     """
     count = min(options.neighbours, max(len(ties.rank) - 1, 1))
     ids = np.zeros((len(own), count), dtype=np.int64)
@@ -259,7 +266,7 @@ def _as_sets(options: UserCFOptions, matrix: Matrix) -> Matrix:
 
 
 def _products(left: Matrix, right: Matrix) -> Iterator[tuple[int, int, Matrix]]:
-    """Yield (start, stop, left[start:stop] @ right), no more than PRODUCTS entries at a time."""
+    """Yield (start, stop, left[start:stop] @ right) with at most about PRODUCTS entries each."""
     lengths = np.diff(right.indptr)[left.indices]
     work = np.concatenate([[0], np.cumsum(lengths)])[left.indptr]
     start = 0
@@ -277,6 +284,6 @@ def _keys(
     k: int,
     allow: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """The best entries of each row, as keys [B, k]."""
+    """Return the k best entries of each row as sortable keys, [B, k]."""
     start, row = sums.indptr.astype(np.int64), sums.indices.astype(np.int64)
     return best_of_lists(start, row, sums.data.astype(np.float32), banned, ties, k, allow)

@@ -1,1 +1,1 @@
-"""Channels whose vectors come from trained towers."""
+"""Channels with towers that are trained by gradients."""

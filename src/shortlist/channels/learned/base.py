@@ -1,4 +1,4 @@
-"""What do all trained retrievers share? Options checked, epochs run, the best kept, strangers."""
+"""What do trained retrievers share: checked options, epochs, the best one, unknown queries?"""
 
 import logging
 from abc import abstractmethod
@@ -53,17 +53,19 @@ logger = logging.getLogger("shortlist.channels")
 
 
 class Reads:
-    """The keys of [model] and [training] that do something in a retriever, as a class attribute.
+    """A class attribute: the keys of [model] and [training] that have an effect in a retriever.
 
-    keys: such keys. parts: those that name a part, whose options are read, too: they are asked for
-    anew each time, as parts may come. but: options that are not read all the same.
+    keys: such keys.
+    parts: keys that name a part, whose options have an effect as well. They are looked up at each
+    access, because plugins can add parts.
+    but: options of parts that have no effect.
     """
 
     def __init__(self, keys: Iterable[str], parts: Iterable[str], but: Iterable[str] = ()) -> None:
         self.keys, self.parts, self.but = frozenset(keys), tuple(parts), frozenset(but)
 
     def __get__(self, instance: object, owner: type | None = None) -> frozenset[str]:
-        """Return all of them."""
+        """Return all keys that have an effect."""
         return (self.keys | {option for key in self.parts for option in keys_of(key)}) - self.but
 
 
@@ -77,29 +79,29 @@ ALWAYS_READ = frozenset(
         *("patience", "monitor", "seed", "refit"),
     ]
 )
-"""The keys of [model] and [training] that every retriever with towers reads, beside options of the
-loss."""
+"""The keys of [model] and [training] that every retriever with towers reads. The options of the
+loss come in addition."""
 
 HARD_KEYS = ("hard", "hard_share", "hard_weight", "hard_known")
-"""The keys of hard negatives, beside the options of their sources."""
+"""The keys of hard negatives; the options of their sources come in addition."""
 
 NO_HARD = dict.fromkeys(
     HARD_KEYS, "hard negatives are chosen for a user's pairs with items: positives = 'u2i'"
 )
-"""Why a retriever does not read them."""
+"""Why retrievers other than TwoTower do not read the keys of hard negatives."""
 
 SAMPLED = 256
-"""Vectors of a bundle, at most, that are compared with what the towers give."""
+"""Number of vectors of a bundle, at most, that are compared with the output of the towers."""
 
 ALIKE = 0.01
-"""What a vector may differ by from one device to another, as a share of its length."""
+"""Largest difference of a vector between devices, as a fraction of its norm."""
 
 VALIDATION_USERS = 10_000
-"""At most so many users are asked after each epoch; which ones is fixed."""
+"""Largest number of users that are evaluated after each epoch; the sample is fixed."""
 
 
 def usable_device(name: str) -> str:
-    """Return the name of a device that tensors can be put on, or refuse it (ModelError)."""
+    """Return the name of a device on which tensors can be created. Errors: ModelError."""
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -109,15 +111,19 @@ def usable_device(name: str) -> str:
 
 
 class Learner(Explaining):
-    """A retriever with towers that are trained: what the three kinds do alike.
+    """A retriever with towers that are trained; the base of TwoTower, ItemToItem and UserToUser.
 
-    positives: the value of training.positives it learns from. placed: what of the data has a
-    vector in its index, as a bundle names the file. reads: the keys of the sections that do
-    something here; all others are refused, with the reason in `unread` where it has one.
-    learned: what the last fit learned beside the towers, the temperature and biases, by name.
-    precision: in which the last fit multiplied, "float32" or "bfloat16", where training.precision
-    may say "auto". auto: why the fit chose the number of each key that said "auto"; until then the
-    sections say "auto". Options are the keys of a recipe's [model] and [training] sections.
+    Options are the keys of a recipe's [model] and [training] sections.
+
+    positives: the value of training.positives that it learns from.
+    placed: which vectors the index holds, 'item_vectors' or 'user_vectors'; also the name of the
+    file in a bundle.
+    reads: the keys of both sections that have an effect; all others are refused.
+    unread: the reason for some of the refused keys.
+    learned: scalars that the last fit learned beside the towers (temperature, biases), by name.
+    precision: "float32" or "bfloat16", as used by the last fit; before a fit, training.precision.
+    auto: for each key that was "auto", why the fit chose its number; before a fit it is empty and
+    the sections hold "auto".
     """
 
     positives: ClassVar[str]
@@ -140,7 +146,7 @@ class Learner(Explaining):
         **options: Any,
     ) -> None:
         sections = sections_for(self.positives, model, training, options, self.reads, self.unread)
-        # These refuse what cannot work, before any data.
+        # Build sampler and objective once now, so that bad options fail before data is read.
         training = settle(*sections, None).training
         sampler_of(training, torch.tensor([0, 1]))
         objective = objective_of(training)
@@ -149,7 +155,7 @@ class Learner(Explaining):
         self._begin(*sections, device)
 
     def _begin(self, model: Model, training: Training, device: str) -> None:
-        """Take over sections that were checked, now or when a bundle was trained."""
+        """Set sections that were checked, by the constructor or when a bundle was trained."""
         self.model_section, self.training_section = model, training
         self._asked = model, training
         self.auto: dict[str, str] = {}
@@ -167,14 +173,15 @@ class Learner(Explaining):
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> Self:
-        """Train on the training rows, keep the epoch that does best on the validation rows.
+        """Train on the training rows and keep the epoch that is best on the validation rows.
 
-        fit: if it names more rows than 'train', the towers are then trained again on those, for as
-        many epochs as were best. None: what training.refit says.
-        checkpoints: where the training is saved as it goes on. Asked again with the same ones after
-        it was killed, it goes on from there, to the same bytes.
-        Raises ModelError or DataError for what the data cannot give, TrainingError if the loss
-        runs away, CheckpointError for a checkpoint of another training.
+        fit: rows of the final towers. If it is more than 'train', the towers are trained again on
+        those rows, for the best number of epochs. None: the value of training.refit.
+        progress: receives the stages and epochs; None: nothing is shown.
+        checkpoints: where the training is saved. After a kill, the same call with the same
+        checkpoints continues it and gives the same bytes.
+        Errors: ModelError or DataError for what the data cannot give, TrainingError if the loss
+        diverges, CheckpointError for a checkpoint of another training.
         """
         check_split(split)
         fitted = self._train(split, "train", progress or Quiet(), checkpoints)
@@ -192,10 +199,10 @@ class Learner(Explaining):
         progress: Progress | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> Self:
-        """Train from the start on the rows `fit` names, for as many epochs as were best."""
+        """Train from the start on the rows `fit` names, for the best number of epochs of `fit`."""
         check_split(split)
         if not self.best_epoch:
-            raise ModelError("refit needs a fit first: it trains for the epochs that were best")
+            raise ModelError("refit needs a fit first, which finds the best number of epochs")
         self._train(split, fit, progress or Quiet(), checkpoints, epochs=self.best_epoch)
         return self
 
@@ -208,9 +215,9 @@ class Learner(Explaining):
         *,
         epochs: int | None = None,
     ) -> Fitted:
-        """Train on the rows `fit` names: exactly so many epochs, or (None) as many as help.
+        """Train on the rows that `fit` names.
 
-        Then only is there something to measure: the validation rows choose the epoch.
+        epochs: the exact number. None: the validation rows choose the best epoch.
         """
         data = split.training_data(fit)
         if fit == "train":
@@ -238,22 +245,22 @@ class Learner(Explaining):
         return fitted
 
     def _settle(self, data: TrainingData) -> None:
-        """Put numbers in place of "auto"; a refit keeps those of the fit before it."""
+        """Replace "auto" by numbers; a refit keeps the numbers of the fit before it."""
         found = settle(*self._asked, Facts.of(data, self._positives(data)))
         self.model_section, self.training_section = found.model, found.training
         self.auto = {key: one.reason for key, one in found.chosen.items()}
 
     @property
     def numbers(self) -> dict[str, int | float]:
-        """What the last fit put in place of "auto", by key."""
+        """The numbers that the last fit chose for the keys that were "auto"."""
         return {key: number_of(key, self.model_section, self.training_section) for key in self.auto}
 
     def _positives(self, data: TrainingData) -> int:
-        """About how many positives an epoch has."""
+        """Return the approximate number of positives per epoch."""
         return len(data.training_targets)
 
     def _measured(self) -> float:
-        """The monitored figure on the validation rows, of the towers as they are."""
+        """Return the monitored metric of the current towers on the validation rows."""
         self._place()
         return validation_score(self, self.training_section.monitor)
 
@@ -264,9 +271,9 @@ class Learner(Explaining):
         return self.epochs_run
 
     def observe(self, data: TrainingData) -> Self:
-        """Return this retriever with new events: `data` is the old data with them.
+        """Return this retriever with new events: `data` is the old data plus these.
 
-        Histories and seen items grow with them; towers and vectors stay as they were trained.
+        Histories and seen items grow; towers and vectors stay as they were trained.
         """
         check_data(data)
         return self.from_state(data, *self.state(), device=self.device)
@@ -274,7 +281,7 @@ class Learner(Explaining):
     def refreshed(
         self, data: TrainingData, lesson: Lesson, *, progress: Progress | None = None
     ) -> Self:
-        """Return this retriever trained on, on other data: see `going_on` and `Lesson`."""
+        """Return this retriever after more training on other data; see `going_on` and `Lesson`."""
         check_data(data)
         return gone_on(self, data, lesson, progress)
 
@@ -285,13 +292,14 @@ class Learner(Explaining):
         remove: Ids = (),
         restore: Ids = (),
     ) -> Self:
-        """Return this retriever with other items, without training: all changes or an error.
+        """Return this retriever with other items, without training. All changes apply, or none.
 
-        add: items nobody has touched in training, new ones or of the catalogue, as rows of the
-        items table ({"id": ..., column: value}; what is left out is missing). The item tower must
-        read features. remove: candidates never to be answered again, trained ones too; histories
-        keep them. restore: removed ones to take back. The index's own `add` and `remove` are used.
-        Every time the items' features are encoded and the index copied, so send many at once.
+        add: items without training events, new or of the catalogue, as rows of the items table
+        ({"id": ..., column: value}); columns that are left out are missing values. The item tower
+        must read features.
+        remove: items that no answer may contain from now on, trained ones too; histories keep them.
+        restore: removed items that become candidates again.
+        Each call encodes the features and copies the index, so send many items at once.
         Errors: DataError or QueryError for an item, ModelError for what this model cannot do.
         """
         changed: Self = with_changed_items(self, add, remove, restore)
@@ -305,24 +313,24 @@ class Learner(Explaining):
 
     @property
     def similarity(self) -> str:
-        """How its vectors are compared: 'cosine', 'dot' or 'euclidean'."""
+        """How vectors are compared: 'cosine', 'dot' or 'euclidean'."""
         return self.training_section.similarity
 
     @property
     def width(self) -> int:
-        """The width D of its vectors."""
+        """The width D of the vectors."""
         return self.model_section.dim
 
     def encodable_users(self) -> pl.Series:
-        """Return the ids of the users that `encode_users` has a vector of: all trained ones."""
+        """Return the ids of the users that `encode_users` can encode: all trained users."""
         return self.data.users.ids.head(self.data.users.trained)
 
     def encode_users(self, queries: Queries | Ids) -> Tensor:
-        """Return the vector that each query is answered with, [B, D].
+        """Return the vectors that the index is searched with, [B, D] float32.
 
-        Their order of the indexed vectors, under `METRICS[similarity]`, is that of `recommend`.
-        With model.history 'comirec' or 'mind' it is K vectors a query, [B, K, D]. Errors:
-        QueryError for a query of which nothing is known (`strangers`).
+        Ranking the indexed vectors by `METRICS[similarity]` gives the order of `recommend`. With
+        model.history 'comirec' or 'mind' a query has K vectors, [B, K, D].
+        Errors: QueryError for a query without anything to encode (`strangers`).
         """
         asked, blocks = as_queries(queries), []
         self.check_told(asked)
@@ -342,8 +350,8 @@ class Learner(Explaining):
     def use_index(self, index: VectorIndex) -> Self:
         """Search with another index of the same vectors, from now on and in bundles.
 
-        Raises ModelError if it compares otherwise than the towers were trained to, and for an index
-        whose kind has no name, which no bundle could say.
+        Errors: ModelError if the similarity or the number of vectors differs, and for an index of
+        an unregistered kind, which a bundle could not name.
         """
         kind_of(index)
         similarity = self.training_section.similarity
@@ -356,7 +364,7 @@ class Learner(Explaining):
         return self
 
     def use_exact_index(self) -> Self:
-        """Search exactly again."""
+        """Search with an exact index again."""
         self._put_back(*self._placed())
         return self
 
@@ -367,7 +375,7 @@ class Learner(Explaining):
         return rows, vectors, torch.from_numpy(vocabulary.tie_keys)[rows]
 
     def state(self) -> State:
-        """Return the sections it was trained with, the tower weights and the placed vectors."""
+        """Return the sections of the training, the weights of the towers and the placed vectors."""
         settings = {
             "model": kept(self.model_section),
             "training": kept(self.training_section),
@@ -396,10 +404,10 @@ class Learner(Explaining):
         *,
         device: str = "cpu",
     ) -> Self:
-        """Return the retriever that `state` came from: it gives the same answers, bit for bit.
+        """Return the retriever that `state` came from; its answers are bit-equal.
 
-        It holds the tensors it is given, not copies: they may lie in a mapped file, and two
-        retrievers of one state share their weights.
+        It uses the given tensors and no copies. They may be mapped from a file, and retrievers of
+        one state share their weights.
         """
         retriever = cls.__new__(cls)
         sections = section_from(Model(), Training(), {**settings["model"], **settings["training"]})
@@ -411,7 +419,7 @@ class Learner(Explaining):
         retriever.precision = settings.get("precision", retriever.precision)
         with torch.random.fork_rng(devices=[]), _Unfilled():
             retriever.set_data(data)
-        # The weights are those given, not copies: of a mapped file only what is read is in memory.
+        # Use the given weights without copying: only the pages that are read of a mapped file load.
         own = retriever.towers.state_dict()
         wanted = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in own.items()}
         check_tensors("towers", states["towers"], wanted)
@@ -436,9 +444,9 @@ class Learner(Explaining):
     def _checked(
         self, placed: Mapping[str, Tensor], *, there: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The rows and vectors of a bundle, once they fit the data and the towers.
+        """Return the rows and vectors of a bundle after checking them against data and towers.
 
-        there: whether the vectors are in a server, so that the bundle has rows alone.
+        there: True if the vectors are in a server and the bundle has only the rows.
         """
         shape = ("N", self.model_section.dim)
         expected = {"rows": (torch.int64, ("N",)), "vectors": (torch.float32, shape)}
@@ -457,9 +465,9 @@ class Learner(Explaining):
         return rows, vectors
 
     def _check_server(self, index: Any, rows: Tensor) -> None:
-        """Refuse an index in a server that holds another number of items, or other vectors.
+        """Refuse an index in a server that has another number of vectors, or other vectors.
 
-        Where the server does not answer now, its vectors are believed: nobody else writes there.
+        If the server does not answer, a warning is logged and its vectors are not checked.
         """
         if index.similarity != self.training_section.similarity or len(index) != len(rows):
             raise ModelError(f"the index holds other rows than {self.placed}")
@@ -471,12 +479,12 @@ class Learner(Explaining):
         try:
             kept = index.vectors_of(some)
         except IndexServerError as error:
-            logger.warning("the index was not looked at: %s", error)
+            logger.warning("the vectors in the index server were not checked: %s", error)
             return
         _check_alike("index: the vector of row", some, kept, again)
 
     def _check_index(self, state: Mapping[str, Tensor], rows: Tensor, vectors: Tensor) -> None:
-        """Refuse an index of other rows, of other tie keys, or of other vectors than are placed."""
+        """Refuse an index with other rows, tie keys or vectors than the placed ones."""
         ids, vocabulary = state["ids"], self.data.users
         if self.placed != "user_vectors":
             vocabulary = self.data.items
@@ -492,9 +500,10 @@ class Learner(Explaining):
         _check_alike("index: the vector of row", ids[some], state["vectors"][some], placed)
 
     def _stage(self, checkpoints: Checkpoints | None, epochs: int | None) -> Stage | None:
-        """Where this training is saved; refit is left out, as it changes nothing of a stage.
+        """Return where this training is saved.
 
-        So is precision, of which the stage keeps what was chosen.
+        The fingerprint leaves out `refit`, which does not change a stage, and `precision`, because
+        the stage stores the one that was chosen.
         """
         if checkpoints is None:
             return None
@@ -518,11 +527,11 @@ class Learner(Explaining):
         """Return the score of each item row [n] for each query, [B, n]; -inf for no candidate."""
 
     def reasons(self, block: RowQueries, items: Sequence[Tensor]) -> pl.DataFrame:
-        """Return what each score loses without each item of the history, kind "event".
+        """Return by how much each score drops without each item of the history, kind "event".
 
-        Every query is encoded again, once without each item that is read of its history: at most
-        history_length + 1 times (or latest_items + 1). What two items say together is lost with
-        either of them, so these shares need not sum to the score.
+        Every query is encoded again, once without each item of its history that is read: at most
+        history_length + 1 times (or latest_items + 1). The joint effect of two items is counted for
+        both, so the contributions need not sum to the score.
         """
         parts = [pl.DataFrame(schema=REASONS)]
         for query, wanted in enumerate(items):
@@ -546,12 +555,12 @@ class Learner(Explaining):
         return pl.concat(parts)
 
     def _events_read(self) -> int:
-        """How many of the latest events of a history a query is made of, at most."""
+        """Return the largest number of latest events that a query reads."""
         return self.model_section.history_length
 
     @abstractmethod
     def _encode_block(self, block: RowQueries) -> Tensor:
-        """The vectors that B queries are answered with, [B, D] or [B, K, D]."""
+        """Return the vectors that B queries search with, [B, D] or [B, K, D]."""
 
     @abstractmethod
     def set_data(self, data: TrainingData) -> None:
@@ -559,42 +568,43 @@ class Learner(Explaining):
 
     @abstractmethod
     def _trainer(self, data: TrainingData) -> Trainer:
-        """What trains the towers of `set_data` on the training rows of this data."""
+        """Return the trainer of the towers of `set_data` on the training rows of this data."""
 
     @abstractmethod
     def _place(self) -> None:
-        """Encode what the index holds with the towers as they are, and search that from now on."""
+        """Encode the vectors of the index with the current towers and search these from now on."""
 
     def _begin_weights(self) -> None:
         """Put towers that are drawn where their training begins, if the log says where."""
 
     def _mark_readable(self) -> None:
-        """Note which items of a history can be read, where that depends on the data's items."""
+        """Update which items of a history the tower can read, if that depends on the items."""
 
     def _encode_items(self, rows: Tensor) -> Tensor:
-        """Vectors of item rows [n] as they are placed, [n, D], where items have any."""
+        """Return the vectors of item rows [n] as the index holds them, [n, D]."""
         raise NotImplementedError
 
     @abstractmethod
     def _placed(self) -> tuple[Tensor, Tensor]:
-        """The rows and vectors in the index: [N] int64, [N, D]."""
+        """Return the rows and vectors in the index, [N] int64 and [N, D]."""
 
     @abstractmethod
     def _placed_rows(self) -> Tensor:
-        """The rows in the index, [N] int64."""
+        """Return the rows in the index, [N] int64."""
 
     @abstractmethod
     def _put_back(
         self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
     ) -> None:
-        """Search these vectors from now on; index: one of them, else an exact one is built.
+        """Search these vectors from now on.
 
-        vectors: None where only the server of the index has them.
+        vectors: None if only the server of the index has them.
+        index: an index of these vectors; None builds an exact one.
         """
 
 
 def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
-    """Return one query as it is, and once without each of the items `met` [n]: [n + 1] queries."""
+    """Return one query with its whole history, and once without each item `met` [n]: [n + 1]."""
     values = one.history.values
     kept = torch.ones(len(met) + 1, len(values), dtype=torch.bool)
     kept[1:] = values != met[:, None]
@@ -617,9 +627,9 @@ def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
 
 
 class _Unfilled(TorchFunctionMode):
-    """While it is entered, weights are not drawn: towers about to be loaded stay untouched memory.
+    """While active, weights are not initialised, as loaded weights will replace them.
 
-    A large table is then never in memory twice, nor are its numbers drawn for nothing.
+    A large table is then never in memory twice, and no time is spent on drawing its numbers.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -632,12 +642,12 @@ class _Unfilled(TorchFunctionMode):
 
 
 def _spread(count: int) -> Tensor:
-    """Positions from 0 to count - 1: all of a few, some of many, evenly apart."""
+    """Return evenly spaced positions below `count`: all of them, or at most SAMPLED."""
     return torch.arange(0, count, max(1, -(-count // SAMPLED)))
 
 
 def _check_alike(what: str, rows: Tensor, given: Tensor, expected: Tensor) -> None:
-    """Refuse a vector that differs from the expected one by more than devices may."""
+    """Refuse a vector that differs from the expected one by more than devices may differ."""
     if given.shape != expected.shape:
         raise ModelError(f"{what} {int(rows[0])} must be {expected.shape[1]} wide")
     size = torch.linalg.vector_norm(expected, dim=1) + torch.finfo(torch.float32).tiny
@@ -647,7 +657,7 @@ def _check_alike(what: str, rows: Tensor, given: Tensor, expected: Tensor) -> No
 
 
 def validation_score(retriever: Channel, monitor: str) -> float:
-    """The monitored figure on the validation rows, through `recommend`: the code that serves."""
+    """Return the monitored metric on the validation rows, through `recommend` as in serving."""
     data = retriever.data
     if monitor == NEG_RMSE:
         return -value_error(retriever, "validation")
@@ -665,17 +675,17 @@ def validation_score(retriever: Channel, monitor: str) -> float:
         time = None if time is None else time[torch.from_numpy(pick)]
     queries = Queries(data.users.external(users), before="validation", time=time)
     rows = retriever.recommend(queries, int(k)).rows
-    # Lists are shorter than k where the catalogue is: empty slots are misses.
+    # Lists are shorter than k if the catalogue is: empty slots are misses.
     rows = np.pad(rows, ((0, 0), (0, int(k) - rows.shape[1])), constant_values=-1)
     found = hit_slots(rows, items, offsets)
     return float(per_user(found, np.diff(offsets), [int(k)])[f"{name}@{k}"].mean())
 
 
 def value_error(retriever: Any, on: Cut) -> float:
-    """The root of the mean squared error of the values of the events held out at a cut.
+    """Return the root mean squared error of the values of the events held out at a cut.
 
-    A score is the value where model.biases are on. An unknown user or item has the mean, and the
-    other's bias.
+    With model.biases a score is the predicted value. For an unknown user or item, the score is the
+    mean plus the bias of the known one.
     """
     events, time = retriever.data.log.at(on), held_out_times(retriever, on)
     values = events.weights_for("the error of values")
@@ -691,16 +701,16 @@ def value_error(retriever: Any, on: Cut) -> float:
 
 
 def _check_values(training: Training, *, fitted: bool, can: bool) -> None:
-    """Refuse a loss fitted to values where pairs have none, and its figure where there is none."""
+    """Refuse a loss on values if pairs have none, and the monitor of values without such a loss."""
     if fitted and not can:
         raise ModelError(
             f"values = 'explicit' fits scores to data.weight of an event of a user, and positives "
-            f"= '{training.positives}' are pairs of another kind: take positives = 'u2i'"
+            f"= '{training.positives}' are pairs of another kind: use positives = 'u2i'"
         )
     if training.monitor == NEG_RMSE and not fitted:
         raise ModelError(
-            f"training.monitor = '{NEG_RMSE}' is the error of values, and nothing is fitted to "
-            "them: take loss = 'squared' with values = 'explicit', or another figure"
+            f"training.monitor = '{NEG_RMSE}' is the error of predicted values, and this loss "
+            "predicts none: use loss = 'squared' with values = 'explicit', or another monitor"
         )
 
 
@@ -712,10 +722,12 @@ def sections_for(
     reads: frozenset[str],
     unread: Mapping[str, str],
 ) -> tuple[Model, Training]:
-    """Return the sections of a retriever that learns from these positives, checked.
+    """Return the checked sections of a retriever that learns from these positives.
 
-    reads: the keys of either section that do something; any other that is not at its default is
-    refused. unread: why, for some. Errors: ModelError.
+    reads: the keys of both sections that have an effect; any other that is not at its default is
+    refused.
+    unread: the reason for some of the refused keys.
+    Errors: ModelError.
     """
     base = training or Training.model_validate({"positives": positives})
     sections = section_from(model or Model(), base, options)

@@ -1,4 +1,4 @@
-"""Towers that go on from their weights: tables grow with the vocabularies, old rows stay."""
+"""How does a trained retriever train on with new data? Tables grow, and old rows are kept."""
 
 from collections.abc import Iterator, Mapping
 from copy import copy
@@ -29,20 +29,22 @@ Trained = TypeVar("Trained", bound=Any)
 Rows = NDArray[np.int64]
 
 BEFORE_IT = 10
-"""A new item's row begins as the mean of those of so many items that its users met before it."""
+"""A new item's row starts as the mean of the rows of up to so many items met before it."""
 
 
 def gone_on(
     retriever: Trained, data: TrainingData, lesson: Lesson, progress: Progress | None = None
 ) -> Trained:
-    """Return a retriever like this one, trained on: its weights, on other data; see `Lesson`.
+    """Return a copy of this retriever that starts from its weights and trains on other data.
 
-    data: with at least the ids that shall be kept; rows may be others. Rows of ids that are new
-    begin as `_begin_new` says. The trainer is the one of `fit`, at the full learning rate.
-    Where these events hold no positive, only histories and tables grow. Errors: those of `fit`.
+    data: it must have at least the ids to keep; row numbers may differ. `_begin_new` initialises
+    the rows of new ids.
+    lesson: which events are learned, for how many epochs; see `Lesson`.
+    The trainer is that of `fit`, with a constant learning rate. If the new events have no positive,
+    only histories and tables grow. Errors: those of `fit`.
     """
     check_index(retriever)
-    # An item that is not admitted yet has no row of a table: it is met, and nothing is read of it.
+    # A new item that is not trained yet has no table row, so its events are left out here.
     known = data.log.item <= data.items.trained
     own = replace(data, log=data.log.keep(known))
     section = retriever.training_section
@@ -94,7 +96,7 @@ def check_index(retriever: Any) -> None:
 
 
 def _positives(data: TrainingData) -> NDArray[np.bool_]:
-    """Which events are positives of the training rows, of items that have a row."""
+    """Return which events are positives of the training rows with an item row, bool [events]."""
     log = data.log
     assert log.role is not None
     rows: NDArray[np.bool_] = log.role < BEFORE[FIT_BEFORE[data.fit]]
@@ -103,7 +105,7 @@ def _positives(data: TrainingData) -> NDArray[np.bool_]:
 
 
 def _index_as(new: Any, old: Any) -> None:
-    """Search as before: by the same kind of index with the same settings."""
+    """Build an index of the same kind and settings as the old one."""
     if isinstance(old, ExactIndex):
         return
     settings = dict(old.settings()) if hasattr(old, "settings") else {}
@@ -114,9 +116,9 @@ def _index_as(new: Any, old: Any) -> None:
 def _moves(
     towers: nn.Module, old: TrainingData, new: TrainingData
 ) -> Iterator[tuple[str, tuple[Rows, Rows]]]:
-    """Yield the table of each name whose rows are ids or values, and which rows go where.
+    """Yield the name of each table whose rows are ids or values, and which rows move where.
 
-    The rows that both have: those of the old table, and those of the new one.
+    The two arrays are the row numbers in the old table and in the new table.
     """
     of = {side: _same_ids(getattr(old, f"{side}s"), getattr(new, f"{side}s")) for side in _SIDES}
     for name, module in towers.named_modules():
@@ -139,14 +141,14 @@ _SIDES = ("user", "item")
 
 
 def _codes(fields: Fields, was: FeatureTable) -> Iterator[tuple[int, int]]:
-    """The tables of a tower's features: the number of each, and how many codes there were."""
+    """Yield the number of each embedding table of the features, and its old number of codes."""
     for number, name in enumerate(fields.names):
         if isinstance(fields.maps[number], nn.Embedding):
             yield number, was.encoders[name].width
 
 
 def _same_ids(old: Any, new: Any) -> tuple[Rows, Rows]:
-    """The rows of the ids that both vocabularies were trained on, and row 0."""
+    """Return the old and new rows of ids that both vocabularies trained, with row 0."""
     rows = old.rows(new.ids.head(new.trained))
     there = np.flatnonzero((rows > 0) & (rows <= old.trained))
     none = np.zeros(1, dtype=np.int64)
@@ -159,9 +161,9 @@ def _take_over(
     weights: Mapping[str, Tensor],
     moves: Mapping[str, tuple[Rows, Rows]],
 ) -> None:
-    """Put the old weights in their places, those of tables row by row.
+    """Copy the old weights; those of tables row by row.
 
-    What item towers have found in the log is left out: it is found anew.
+    Values that an item tower computes from the log are left out, as they are computed again.
     """
     state = towers.state_dict()
     for name, own in state.items():
@@ -178,7 +180,7 @@ def _take_over(
 def _moved(
     kept: Mapping[str, Tensor], towers: nn.Module, moves: Mapping[str, tuple[Rows, Rows]]
 ) -> dict[str, Tensor]:
-    """What the optimiser remembers of each row, where the row is now; nothing of new rows."""
+    """Return the optimiser's state with its rows moved to the new tables; new rows get 0."""
     sizes = {name: len(value) for name, value in towers.state_dict().items() if value.dim()}
     moved = {}
     for name, value in kept.items():
@@ -186,7 +188,7 @@ def _moved(
         if table in moves and value.dim():
             before, after = (torch.from_numpy(rows) for rows in moves[table])
             if int(before.max()) >= len(value):
-                continue  # of another table: it begins anew
+                continue  # of a table of another size, so its state starts anew
             grown = value.new_zeros(sizes[table], *value.shape[1:])
             grown[after] = value[before]
             moved[name] = grown
@@ -197,12 +199,12 @@ def _moved(
 
 @torch.no_grad()
 def _begin_new(towers: nn.Module, old: TrainingData, new: TrainingData) -> None:
-    """Give rows of new ids their first weights.
+    """Initialise the rows of new ids.
 
-    Where an item is its row alone, that begins as the mean of the rows of what its users met before
-    it (drawn, where that is nothing); beside features it begins at zero, so that the vector is what
-    these say. A user beside a history or features begins at zero, too; one that is a row alone as
-    the mean of their items'.
+    An item whose vector is only its row starts as the mean of the rows of the items that its users
+    met before it; without any, the random initialisation stays. An item with features starts at 0,
+    so that its features alone make the vector. A user with a history or features starts at 0 too;
+    a user that is only a row starts as the mean of the rows of their items.
     """
     fresh = {
         side: np.setdiff1d(
@@ -231,7 +233,7 @@ def _begin_new(towers: nn.Module, old: TrainingData, new: TrainingData) -> None:
 
 
 def _met_before(data: TrainingData, items: Rows) -> tuple[Tensor, Tensor]:
-    """Pairs of a new item's row and that of an old one met just before it by the same user."""
+    """Return pairs: the row of a new item, and of an old item met just before by the same user."""
     log = data.training_log
     place = np.flatnonzero(np.isin(log.item, items))
     begin = np.maximum(log.indptr[log.user[place]], place - BEFORE_IT)
@@ -244,14 +246,14 @@ def _met_before(data: TrainingData, items: Rows) -> tuple[Tensor, Tensor]:
 
 
 def _met_by(data: TrainingData, users: Rows) -> tuple[Tensor, Tensor]:
-    """Pairs of a new user's row and that of an item they met."""
+    """Return pairs: the row of a new user, and the row of an item they met."""
     log = data.training_log
     there = np.isin(log.user, users)
     return tuple(torch.from_numpy(part[there].astype(np.int64)) for part in (log.user, log.item))  # type: ignore[return-value]
 
 
 def _mean_of(table: Tensor, of: Tensor, rows: Tensor, others: Tensor) -> None:
-    """Set table rows to the mean of rows of another (or the same) table, as pairs say."""
+    """Set each row of the table to the mean of the rows of `of` that it is paired with."""
     rows, others = rows.to(table.device), others.to(table.device)
     sums = torch.zeros_like(table).index_add_(0, rows, of[others])
     count = torch.bincount(rows, minlength=len(table)).unsqueeze(1)

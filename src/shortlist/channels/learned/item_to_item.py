@@ -1,4 +1,4 @@
-"""Items that go together: learned from pairs of one session, asked by item or by what was met."""
+"""Which items go together? Learned from item pairs of sessions; asked by item or by history."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -33,12 +33,12 @@ from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.ranks import dealt, here
 from shortlist.training.trainer import Trainer
 
-NO_USER = "both sides are items, and no user tower is built"
+NO_USER = "both sides are items, so there is no user tower"
 READS = ALWAYS_READ | {
     *("item_id", "item_features", "item_layers", "id_dropout", "latest_items"),
     *("session_gap", "pair_window", "mask_known"),
 }
-"""The keys of [model] and [training] that do something here, beside options of parts."""
+"""The keys of [model] and [training] that have an effect; options of parts come in addition."""
 
 UNREAD = {
     "user_id": NO_USER,
@@ -56,25 +56,25 @@ UNREAD = {
     "shared_items": "one tower encodes both items, so they share everything",
     "neighbours": "it is for positives = 'u2u'",
     **NO_HARD,
-    "weighted": "data.weight weighs an event, and a pair is two of them",
+    "weighted": "data.weight weights one event, and a pair has two",
 }
-"""Why keys that are not among READS do nothing here."""
+"""Why keys that are not in READS have no effect."""
 
 NEAR = 5
-"""Of an ordered log: how far apart paired items may lie, and how many latest items are asked by."""
+"""For an ordered log: default of pair_window, and default of latest_items."""
 
 
 class ItemToItem(ItemVectors):
-    """Item-to-item retrieval: items met in one session lie close (Grbovic & Cheng 2018).
+    """Item-to-item retrieval: items of one session get similar vectors (Grbovic & Cheng 2018).
 
-    One item tower encodes both sides (siamese), trained by the same objective as TwoTower; a query
-    is an item, its positive another item of the session. Sessions come from the session column or
-    from `session_gap` without an event.
+    One item tower encodes both sides (siamese), trained by the same objective as TwoTower. A query
+    is an item and its positive another item of the same session. Sessions come from the session
+    column, or end after `session_gap` without an event.
 
-    `similar` asks by item. `recommend` asks by the `latest_items` of a user, a history or a
-    running session: the order is that of their mean similarity.
+    `similar` queries by item. `recommend` queries by the `latest_items` of a user, a history or a
+    running session; items are ordered by their mean similarity to these.
 
-    Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
+    Options are the keys of a recipe's [model] and [training] sections, as for TwoTower.
     """
 
     positives: ClassVar[str] = "i2i"
@@ -96,21 +96,21 @@ class ItemToItem(ItemVectors):
         if section.dropout not in (0.0, Model().dropout) and not section.item_layers:
             raise ModelError(
                 "dropout does nothing with positives = 'i2i' and no item_layers: a query in "
-                "training is one item, and nothing is hidden"
+                "training is one item, and nothing is dropped"
             )
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return the queries without an item that has a vector, bool [B]."""
+        """Return True for queries without an item that has a vector, bool [B]."""
         return keep(block.history, self._position[block.history.values] >= 0).lengths == 0
 
     def encodable_users(self) -> pl.Series:
-        """Return the ids of the trained users that have met an item with a vector."""
+        """Return the ids of the trained users with an item that has a vector."""
         log = self.data.log
         users = np.unique(log.user[self._position.numpy()[log.item] >= 0]).astype(np.int64)
         return self.data.users.external(users[users <= self.data.users.trained])
 
     def _rows_to_place(self) -> Tensor:
-        """Without features an item that was never paired is no candidate: its vector is noise."""
+        """Return the candidates; without features, only paired items, as others are untrained."""
         if self.towers.fields is not None:
             return torch.from_numpy(self.data.candidates(with_features=True))
         return self._paired
@@ -148,7 +148,7 @@ class ItemToItem(ItemVectors):
         )
 
     def _all_pairs(self) -> ItemPairs:
-        """The pairs of all data. Errors: DataError where there are none, as a fit has it."""
+        """Return the pairs of all data. Errors: DataError if there are none, as in `fit`."""
         try:
             return self._pairs(self.data, self.data.training_log)
         except NothingToLearnError as error:
@@ -157,7 +157,7 @@ class ItemToItem(ItemVectors):
     def _trainer(self, data: TrainingData) -> Trainer:
         log, ranks = data.training_log, here()
         earlier = None
-        if data is not self.data:  # a training that goes on asks for some of the pairs
+        if data is not self.data:  # a refresh trains on the pairs of new events only
             earlier = self._all_pairs().expected_counts(data.items.trained)
             self._paired = earlier.nonzero().squeeze(1).cpu()
         pairs = every = self._pairs(data, log)
@@ -194,10 +194,10 @@ class ItemToItem(ItemVectors):
         return vectors
 
     def _encode_block(self, block: RowQueries) -> Tensor:
-        """Query vectors [B, D], the mean of the latest items'; zeros where none has a vector.
+        """Return the mean vector of each query's latest items, [B, D]; zeros if none has a vector.
 
-        The order by the mean is the order by mean similarity: cosine is the dot product of unit
-        vectors, and -||q - t||² differs from its mean by a figure of the query alone.
+        Ordering by the mean vector equals ordering by mean similarity: cosine is the dot product of
+        unit vectors, and -||q - t||² differs from its mean by a constant of the query.
         """
         known = keep(block.history, self._position[block.history.values] >= 0)
         length = known.lengths

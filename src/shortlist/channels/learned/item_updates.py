@@ -1,4 +1,4 @@
-"""Items that come and go between two fits: placed by their features, taken out of the answers."""
+"""How are items added and removed between two fits, and encoded by their features?"""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -22,9 +22,9 @@ Rows = NDArray[np.int64]
 def with_changed_items(
     retriever: Any, add: Sequence[Mapping[str, Any]], remove: Ids, restore: Ids
 ) -> Any:
-    """Return a retriever like this one with other items; see `Learner.change_items`.
+    """Return a copy of this retriever with other items; see `Learner.change_items`.
 
-    Towers and log are shared with the old one, which answers as before, also meanwhile.
+    The copy shares towers and log with the old retriever, which can answer all the while.
     """
     if not isinstance(add, list | tuple):
         raise DataError(f"add takes a list of items, [{{'id': ...}}], got {add!r:.60}")
@@ -50,13 +50,13 @@ def with_changed_items(
 
 
 def _placed_again(retriever: Any, data: TrainingData, gone: Rows, come: Rows) -> Any:
-    """The retriever over this data; gone: rows that leave the index; come: those to place."""
+    """Return the retriever over this data. gone: rows to remove; come: rows to encode and add."""
     new = copy(retriever)
     new.data = data
     new._item_table = data.item_features.to(new.device)
     new._mark_readable()
     rows, vectors = new._placed()
-    # Rows that come and are there already, with other features, are placed anew.
+    # Added rows that the index already has get new features, so they are encoded again.
     leave = torch.isin(rows, torch.from_numpy(np.union1d(gone, come)))
     coming = torch.from_numpy(come)
     if bool(leave.all()) and not len(coming):
@@ -69,7 +69,7 @@ def _placed_again(retriever: Any, data: TrainingData, gone: Rows, come: Rows) ->
     squares = fresh.square().sum(dim=1)
     comparable = squares.isfinite() & ((squares > 1e-30) | (new.index.similarity != "cosine"))
     _check_rows(data, coming[~comparable].numpy(), (), "has features that give no usable vector")
-    # A copy: the old one may be searched at this moment.
+    # Copy the index, because other threads may be searching the old one.
     index = type(new.index).from_state(new.index.similarity, new.index.state())
     if leave.any():
         index.remove(rows[leave])
@@ -81,7 +81,7 @@ def _placed_again(retriever: Any, data: TrainingData, gone: Rows, come: Rows) ->
 
 
 def _check_new(retriever: Any, table: pl.DataFrame) -> None:
-    """Refuse items that the tower cannot place, or has placed by what it learned of them."""
+    """Refuse items that the tower cannot encode, and items that were trained on."""
     names = sorted(retriever.item_columns)
     if not names:
         raise ModelError(
@@ -108,7 +108,7 @@ def _check_new(retriever: Any, table: pl.DataFrame) -> None:
 
 
 def _check_rows(data: TrainingData, rows: Rows, among: Any, fault: str) -> None:
-    """Refuse a row that is not `among` the others. Errors: DataError, naming the item's id."""
+    """Refuse a row that is not in `among`. Errors: DataError, which names the item's id."""
     for row in rows.tolist():
         if row not in among:
             raise DataError(f"item {data.items.external(np.array([row]))[0]!r:.40} {fault}")

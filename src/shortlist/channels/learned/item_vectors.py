@@ -1,4 +1,4 @@
-"""What do trained retrievers share whose index holds the vectors of items?"""
+"""What do trained retrievers share whose index holds item vectors?"""
 
 import logging
 from abc import abstractmethod
@@ -21,16 +21,16 @@ from shortlist.similarity import comparable, score
 logger = logging.getLogger("shortlist.channels")
 
 AT_A_TIME = 65_536
-"""How many items are encoded at a time."""
+"""Number of items encoded at a time."""
 
 
 class ItemVectors(Learner, FindingSimilar):
-    """A trained retriever that answers with the items nearest to the vector of a query."""
+    """A trained retriever that returns the items nearest to the vector of a query."""
 
     placed: ClassVar[str] = "item_vectors"
     reads_log: ClassVar[bool] = False
 
-    _vectors: Tensor | None  # None where only the server of the index has them.
+    _vectors: Tensor | None  # None if only the server of the index has them.
 
     def search(self, block: RowQueries, k: int) -> Hits:
         """Return the k items nearest to each of B queries."""
@@ -45,22 +45,22 @@ class ItemVectors(Learner, FindingSimilar):
         return scores.masked_fill(place < 0, float("-inf"))
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all."""
+        """Return the item rows that can be recommended, [N] int64."""
         rows: NDArray[np.int64] = self.item_rows.numpy()
         return rows
 
     def has_neighbours(self, rows: Tensor) -> Tensor:
-        """Return which item rows [n] have a vector, bool [n]."""
+        """Return True for item rows [n] that have a vector, bool [n]."""
         return self._position[rows] >= 0
 
     def near(self, rows: Tensor, k: int) -> Hits:
-        """Return the k items nearest to each item row, itself left out."""
+        """Return the k items nearest to each item row, excluding that item."""
         own = (rows, torch.arange(len(rows) + 1))
         return self._item_index().search(self.vectors_of(rows), k, exclude=own)
 
     @property
     def item_vectors(self) -> Tensor:
-        """The vectors [N, D] of `item_rows`; those of a server are fetched, anew each time."""
+        """The vectors [N, D] of `item_rows`; those in a server are fetched at each access."""
         return self.vectors_of(self.item_rows) if self._vectors is None else self._vectors
 
     @item_vectors.setter
@@ -68,9 +68,9 @@ class ItemVectors(Learner, FindingSimilar):
         self._vectors = vectors
 
     def vectors_of(self, rows: Tensor) -> Tensor:
-        """Return the vectors of item rows, [n, D]: any for those without one.
+        """Return the vectors of item rows, [n, D]; rows without a vector get an arbitrary one.
 
-        Of an index in a server (`ServerIndex`) they come from there, under cosine of length 1.
+        Vectors from an index in a server (`ServerIndex`) have length 1 under cosine.
         """
         if self._vectors is None and isinstance(self.index, ServerIndex):
             return self.index.vectors_of(rows)
@@ -78,7 +78,7 @@ class ItemVectors(Learner, FindingSimilar):
         return self._vectors[self._position[rows].clamp(min=0)]
 
     def encode_items(self) -> tuple[pl.Series, Tensor]:
-        """Return the ids of all candidate items, and their vectors as `comparable` gives them."""
+        """Return the ids of all candidate items, and their vectors as `comparable` returns them."""
         ids = self.data.items.external(self.item_rows.numpy())
         return ids, comparable(self.item_vectors, self.training_section.similarity)
 
@@ -94,9 +94,11 @@ class ItemVectors(Learner, FindingSimilar):
     def set_items(
         self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
     ) -> None:
-        """Search these item vectors [N, D] from now on; rows [N] int64; index: one of them.
+        """Search these item vectors from now on.
 
-        vectors: None where only the server of the index has them.
+        rows: item rows, [N] int64.
+        vectors: [N, D]; None if only the server of the index has them.
+        index: an index of these vectors; None builds an exact one.
         """
         self.item_rows = rows
         self._vectors = vectors
@@ -109,16 +111,16 @@ class ItemVectors(Learner, FindingSimilar):
         self.index: VectorIndex = index
 
     def _item_index(self) -> VectorIndex:
-        """The index that `near` searches with the vector of an item."""
+        """Return the index that `near` searches with the vector of an item."""
         return self.index
 
     @abstractmethod
     def _rows_to_place(self) -> Tensor:
-        """The rows of the candidates, [N] int64."""
+        """Return the rows of the candidates, [N] int64."""
 
     @abstractmethod
     def _encode_items(self, rows: Tensor) -> Tensor:
-        """The vectors of item rows, [n, D], on the device of the towers."""
+        """Return the vectors of item rows, [n, D], on the device of the towers."""
 
     def _place(self) -> None:
         self.place_items()

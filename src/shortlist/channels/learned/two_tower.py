@@ -1,4 +1,4 @@
-"""Towers and an index as one channel: train, place the items, answer queries."""
+"""How do two towers and an index become one channel that trains, encodes items and answers?"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -40,21 +40,20 @@ from shortlist.training.trainer import Trainer
 logger = logging.getLogger("shortlist.channels")
 
 POSITIONS = 32_768
-"""How many positions of histories, padding included, a sequence tower reads at a time."""
+"""Positions of histories, with padding, that a sequence tower encodes at a time."""
 
 STRETCH, STRETCH_SHARE = 16, 8
-"""Positives of one history side by side in a batch, with model.history_windows: so many, or this
-share of history_length. Few, as they are no negatives of each other; many, as what came before them
-is read once for all of them."""
+"""Positives per window of model.history_windows: max(STRETCH, history_length / STRETCH_SHARE).
+Longer windows reuse more computation; shorter ones leave more usable in-batch negatives."""
 
 NOTHING: Mapping[str, Tensor] = {}
-"""No feature of events."""
+"""No features of events."""
 
 HOURLESS = (
-    "model.request_time reads no hour here: every time of the training rows is a date alone, or "
-    "that of midnight; weekdays and the time since the last event are read"
+    "model.request_time reads no hour here, because every time of the training rows is a date or "
+    "midnight; it still reads weekdays and the time since the last event"
 )
-"""What is said of a log that tells no hours."""
+"""Warning for a log without times of day."""
 
 READS = ALWAYS_READ | {
     *("history", "history_length", "history_reads", "history_windows", "request_time"),
@@ -62,7 +61,7 @@ READS = ALWAYS_READ | {
     *("item_id", "item_features", "item_layers", "id_dropout", "item_neighbours"),
     *("mask_known", "biases", "popularity", *HARD_KEYS, "weighted", "history_features", "context"),
 }
-"""The keys of [model] and [training] that do something here, beside options of parts."""
+"""The keys of [model] and [training] that have an effect; options of parts come in addition."""
 
 UNREAD = {
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -70,14 +69,14 @@ UNREAD = {
     "latest_items": "it is for positives = 'i2i'; see history_length",
     "neighbours": "it is for positives = 'u2u'",
 }
-"""Why keys that are not among READS do nothing here."""
+"""Why keys that are not in READS have no effect."""
 
 
 class TwoTower(ItemVectors):
     """A two-tower retriever (Huang et al. 2013, DSSM; Covington et al. 2016, YouTube DNN).
 
-    Options are the keys of a recipe's [model] and [training] sections, checked alike:
-    `TwoTower(mode="pairwise", dim=32, epochs=5)`. `epochs_run` holds the epochs after `fit`.
+    Options are the keys of a recipe's [model] and [training] sections, with the same checks:
+    `TwoTower(mode="pairwise", dim=32, epochs=5)`. After `fit`, `epochs_run` holds the epochs.
     """
 
     positives: ClassVar[str] = "u2i"
@@ -101,12 +100,12 @@ class TwoTower(ItemVectors):
         if section.biases and similarity != "dot":
             raise ModelError(
                 f"model.biases are added to a score, and similarity = '{similarity}' is no sum: "
-                "take similarity = 'dot', or leave biases out"
+                "use similarity = 'dot', or leave biases out"
             )
         if section.biases and not is_auto(section.dim) and section.dim < 3:
             raise ModelError(
                 f"model.biases take two of the numbers of a vector, and model.dim = {section.dim} "
-                "leaves none: take 3 or more"
+                "leaves none: use 3 or more"
             )
 
         if section.popularity is not None and similarity != "dot":
@@ -126,9 +125,9 @@ class TwoTower(ItemVectors):
             )
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return the queries of which the query tower would read nothing, bool [B].
+        """Return True for queries of which the query tower would read nothing, bool [B].
 
-        They have no trained id, no features, and no item in their history that stands for anything.
+        They have no trained id, no features, and no item in their history that the tower can read.
         """
         nothing = torch.ones(len(block.users), dtype=torch.bool)
         if self.towers.query.history is not None:
@@ -145,13 +144,13 @@ class TwoTower(ItemVectors):
 
     @property
     def query_features(self) -> frozenset[str]:
-        """The features of users that the query tower reads."""
+        """The user features that the query tower reads."""
         fields = self.towers.query.fields
         return frozenset() if fields is None else frozenset(fields.names)
 
     @property
     def query_context(self) -> frozenset[str]:
-        """The features of the event asked for that the query tower reads."""
+        """The features of the requested event (context) that the query tower reads."""
         context = self.towers.query.context
         return frozenset() if context is None else frozenset(context.names)
 
@@ -163,31 +162,36 @@ class TwoTower(ItemVectors):
 
     @property
     def timed(self) -> bool:
-        """Whether the query tower reads the times of the events."""
+        """True if the query tower reads the times of events."""
         return bool(self.towers.query.timed) or self.reads_clock
 
     @property
     def reads_clock(self) -> bool:
-        """Whether the query tower reads when a question is asked."""
+        """True if the query tower reads the time of the request."""
         return self.towers.query.clock is not None
 
     @property
     def hourless(self) -> bool:
-        """Whether it reads when a question is asked, and its log told no hours."""
+        """True if the query tower reads the time of the request, but the log has no hours."""
         clock = self.towers.query.clock
         return clock is not None and not bool(clock.hours)
 
     @property
     def readable_rows(self) -> Tensor:
-        """The item rows of which something is read where they stand in a history, rising, [n]."""
+        """The rows of the items that are read in a history, ascending, [n]."""
         return self._readable.nonzero().squeeze(1)
 
     def use_query_encoder(self, encode: Callable[[RowQueries], Tensor], most: int) -> None:
-        """Let something else encode blocks of 1 to `most` queries, as `encode_block` does."""
+        """Use another function to encode blocks of 1 to `most` queries.
+
+        Args:
+            encode: returns what `encode_block` returns.
+            most: largest number of queries in a block.
+        """
         self._encoder, self._most_encoded = encode, most
 
     def encode_block(self, block: RowQueries) -> Tensor:
-        """Encode queries as training did, [B, D] or [B, K, D]: the latest known items."""
+        """Encode the latest known items of each query as in training, [B, D] or [B, K, D]."""
         if self.towers.training:
             self.towers.eval()
         history = self._known(block.history)
@@ -226,12 +230,12 @@ class TwoTower(ItemVectors):
         return torch.cat(parts)[torch.cat(groups).argsort()]
 
     def _item_index(self) -> VectorIndex:
-        """By the training similarity, but for dot by cosine: there a long vector is near to all."""
+        """Return the index for `near`: for dot a cosine index, as long vectors are near to all."""
         if self.training_section.similarity != "dot":
             return self.index
         if self._vectors is None:
             raise QueryError(
-                "what is similar is found by the cosine, and the server of this bundle's index "
+                "similar items are found by the cosine, and the server of this bundle's index "
                 "compares by the dot product: train with the cosine, or use another index"
             )
         if self._by_angle is None or self._by_angle[0] is not self._vectors:
@@ -272,7 +276,7 @@ class TwoTower(ItemVectors):
         self.towers = towers.to(self.device)
         if self.towers.query.timed and data.time_unit == "line":
             raise ModelError(
-                "model.history_time reads the time between events, and data.order = 'file' tells "
+                "model.history_time reads the time between events, and data.order = 'file' has "
                 "none: leave it out, or give data.time"
             )
         self._mark_readable()
@@ -284,30 +288,30 @@ class TwoTower(ItemVectors):
             begin_in_graph(self.towers.item, self.data)
 
     def _steps(self, data: TrainingData) -> float:
-        """How many steps of the log's times make a second. Errors: ModelError where none do."""
+        """Return the log's time steps per second. Errors: ModelError if the log has no times."""
         if not data.ordered or data.time_unit == "line":
             raise ModelError(
-                "model.request_time reads when a question is asked, and the log has no times: give "
+                "model.request_time reads the time of a request, and the log has no times: give "
                 "data.time, or leave it out"
             )
         if data.time_unit not in STEPS:
             raise ModelError(
-                "model.request_time reads a clock, and the log's times are plain numbers in no "
-                "known unit: say what they are (data.time_unit), or leave it out"
+                "model.request_time reads a clock, and the log's times are plain numbers in an "
+                "unknown unit: name the unit (data.time_unit), or leave it out"
             )
         return STEPS[data.time_unit]
 
     def _mark_readable(self) -> None:
-        """Note which items of a history something stands for: an id, or features that are read."""
+        """Mark the items that can be read in a history: by an id, or by features that are read."""
         self._readable = torch.zeros(len(self.data.items) + 1, dtype=torch.bool)
-        self._readable[1 : self.data.items.trained + 1] = True  # removed ones too: they were met
+        self._readable[1 : self.data.items.trained + 1] = True  # removed items too
         if self.towers.reads_items:
             self._readable[self.data.candidates(with_features=True)] = True
 
     def _trainer(self, data: TrainingData) -> Trainer:
         training = self.training_section
         counts, drawn = torch.from_numpy(data.item_counts).to(self.device), None
-        if data is not self.data:  # a training that goes on asks for some of the events
+        if data is not self.data:  # a refresh trains on new events only
             drawn = torch.from_numpy(self.data.item_counts).to(self.device)
         objective = objective_of(training).to(self.device)
         if (clock := self.towers.query.clock) is not None:
@@ -359,7 +363,7 @@ class TwoTower(ItemVectors):
         return PairBatches(log, ordered=data.ordered, **options)
 
     def _hard_world(self, data: TrainingData) -> HardWorld:
-        """What hard negatives are drawn from, on the device of the batches."""
+        """Return what hard negatives are drawn from, on the device of the batches."""
         rows = data.candidates(with_features=self.towers.reads_item_features)
         log = data.training_log
         known = Ragged(torch.from_numpy(log.item), torch.from_numpy(log.indptr))
@@ -403,14 +407,14 @@ class TwoTower(ItemVectors):
     def _read_of(
         self, names: frozenset[str], columns: Mapping[str, Tensor], events: int
     ) -> Mapping[str, Tensor]:
-        """These features of events; those that are missing among the columns are not known."""
+        """Return these features of events; missing columns become unknown values."""
         if names <= columns.keys():
             return {name: columns[name] for name in names}
         nothing = self.data.event_features.unknown(events)
         return {n: columns[n] if n in columns else nothing[n].to(self.device) for n in names}
 
     def encode_item_rows(self, rows: Tensor) -> Tensor:
-        """Return the vectors of any item rows [N], those without a place in the index too."""
+        """Return the vectors of any item rows, [N, D], also of rows outside the index."""
         self.towers.eval()
         with torch.no_grad():
             return self._encode_items(rows).cpu()
@@ -435,10 +439,11 @@ class TwoTower(ItemVectors):
         past: Mapping[str, Tensor] = NOTHING,
         context: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
-        """Encode users [B] with the histories their tower reads, and the times of the events.
+        """Encode users [B] with their histories and the times of the events, without gradients.
 
-        told: features in place of those that are stored. asked: when each is asked, [B]. past,
-        context: features of the events of the histories, and of those asked for.
+        told: features that replace the stored ones.
+        asked: the time of each request, [B].
+        past, context: features of the events of the histories, and of the requested events.
         """
         with torch.no_grad():
             users, history = users.to(self.device), history.to(self.device)
@@ -450,8 +455,8 @@ class TwoTower(ItemVectors):
             ).cpu()
 
     def _known(self, history: Ragged) -> Ragged:
-        """Leave out items that nothing stands for: unknown ones, and those never trained on.
+        """Remove items that the tower cannot read: unknown ones and those never trained on.
 
-        Where histories are read with the item tower's vectors, features are enough.
+        If histories are read through the item tower, features are enough.
         """
         return keep(history, self._readable[history.values])

@@ -1,4 +1,4 @@
-"""Users of like taste: learned from two halves of one history, asked for users or their items."""
+"""Which users are similar? Learned from halves of histories; returns users, or their items."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -39,13 +39,13 @@ from shortlist.training.presets import IN_BATCH, choose, objective_of, sampler_o
 from shortlist.training.ranks import dealt, here
 from shortlist.training.trainer import Trainer
 
-SAME_USER = "both halves belong to one user, so it would answer the question by itself"
-NO_ITEM = "both sides are users, and no item tower is built"
-EQUALLY_POPULAR = "each user is a positive once an epoch, so all are equally popular"
+SAME_USER = "both halves belong to one user, so the user would identify the pair"
+NO_ITEM = "both sides are users, so there is no item tower"
+EQUALLY_POPULAR = "each user is a positive once per epoch, so all are equally popular"
 READS = ALWAYS_READ | {
     *("history", "history_length", "history_dropout", "user_layers", "neighbours"),
 }
-"""The keys of [model] and [training] that do something here, beside options of parts."""
+"""The keys of [model] and [training] that have an effect; options of parts come in addition."""
 
 UNREAD = {
     "user_id": SAME_USER,
@@ -58,7 +58,7 @@ UNREAD = {
     "history_time": "the halves of a history keep no times",
     "request_time": "the halves of a history keep no times",
     "history_features": "the halves of a history keep no features of events",
-    "context": "a pair is two halves of a history, and no event is asked for",
+    "context": "a pair is two halves of a history, and has no requested event",
     "history_windows": "a pair is two halves of a history",
     "id_dropout": NO_ITEM,
     "session_gap": "it cuts sessions for positives = 'i2i'",
@@ -66,32 +66,32 @@ UNREAD = {
     "latest_items": "it is for positives = 'i2i'; see history_length",
     "mask_known": "negatives are users, and a user has no other known positive",
     **NO_HARD,
-    "weighted": "data.weight weighs an event, and a pair is two halves of a history",
+    "weighted": "data.weight weights an event, and a pair is two halves of a history",
     "alpha": EQUALLY_POPULAR,
     "mixture": EQUALLY_POPULAR,
 }
-"""Why keys that are not among READS do nothing here."""
+"""Why keys that are not in READS have no effect."""
 
 NEIGHBOURS = 50
-"""How many users are asked for their items, where model.neighbours does not say."""
+"""Default of model.neighbours: how many users lend their items."""
 
 CELLS = 4_000_000
-"""How many scores and neighbours' events are held at a time."""
+"""Scores and events of neighbours held in memory at a time."""
 
 
 class UserToUser(Learner):
-    """User-to-user retrieval: histories of one taste lie close; neighbours lend their items.
+    """User-to-user retrieval: users with similar histories lend their items.
 
-    One tower reads both halves of a history (siamese), trained by the same objective as TwoTower;
-    a query is one half, its positive the other half of the same user. Then every user's whole
-    training history is a vector in the index.
+    One tower encodes both halves of a history (siamese), trained by the same objective as TwoTower.
+    A query is one half and its positive the other half of the same user. After training, the
+    whole training history of each user is encoded and put into the index.
 
-    `similar` asks for users. `recommend` sums, over the `neighbours` nearest users, their
-    similarity for each item they met in training: UserCF with learned similarities. Items that no
-    neighbour met are no candidates, so a list may be shorter than k. With kinds of events the
-    halves hold all that was read, and neighbours lend their targets.
+    `similar` returns users. `recommend` sums, over the `neighbours` nearest users, their similarity
+    for each item they have in training: UserCF with learned similarities. Items of no neighbour are
+    not candidates, so a list may be shorter than k. With kinds of events the halves have all
+    events, and neighbours lend only their targets.
 
-    Options are the keys of a recipe's [model] and [training] sections, as in TwoTower.
+    Options are the keys of a recipe's [model] and [training] sections, as for TwoTower.
     """
 
     positives: ClassVar[str] = "u2u"
@@ -133,9 +133,17 @@ class UserToUser(Learner):
             )
 
     def similar(self, queries: Queries | Ids, k: int = 10) -> Candidates:
-        """Return the k nearest users of each query, itself left out: `ids` are user ids.
+        """Return the k nearest users of each query, excluding the user itself.
 
-        A query without a known item in its history is refused: there are no popular users.
+        Args:
+            queries: user ids, or histories as `Queries`.
+            k: number of users per query.
+
+        Returns:
+            Candidates whose `ids` are user ids.
+
+        Raises:
+            QueryError: for a query without a trained item in its history; there is no fallback.
         """
         k = check_k(k, max(len(self.user_rows) - 1, 1))
         answers = []
@@ -153,15 +161,15 @@ class UserToUser(Learner):
         return self.named(answers or [nothing(k)], self.data.users)
 
     def search(self, block: RowQueries, k: int) -> Hits:
-        """Return the k items that the nearest users met most."""
+        """Return the k items with the largest sums of similarity over the nearest users."""
         return self._items_of(self.near_users(block, self._neighbours), block, k)
 
     def strangers(self, block: RowQueries) -> Tensor:
-        """Return the queries without a trained item in their history, bool [B]."""
+        """Return True for queries without a trained item in their history, bool [B]."""
         return self._trained(block.history).lengths == 0
 
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended at all: those of the training rows."""
+        """Return the item rows that can be recommended, those with training events, [C] int64."""
         return self.data.candidates(with_features=False)
 
     def place_users(self) -> None:
@@ -179,7 +187,7 @@ class UserToUser(Learner):
 
     @property
     def user_vectors(self) -> Tensor:
-        """The vectors [U, D] of `user_rows`; those of a server are fetched, anew each time."""
+        """The vectors [U, D] of `user_rows`; those in a server are fetched at each access."""
         if self._vectors is None and isinstance(self.index, ServerIndex):
             return self.index.vectors_of(self.user_rows)
         assert self._vectors is not None
@@ -188,9 +196,12 @@ class UserToUser(Learner):
     def set_users(
         self, rows: Tensor, vectors: Tensor | None, index: VectorIndex | None = None
     ) -> None:
-        """Search these user vectors [U, D] from now on; rows [U] int64; index: one of them.
+        """Search these user vectors from now on.
 
-        vectors: None where only the server of the index has them.
+        Args:
+            rows: user rows, [U] int64.
+            vectors: [U, D]; None if only the server of the index has them.
+            index: an index of these vectors; None builds an exact one.
         """
         self.user_rows, self._vectors = rows, vectors
         if index is None:
@@ -211,13 +222,13 @@ class UserToUser(Learner):
         self.towers = tower.to(self.device)
         self.popular = Popular().fit_data(data)
         self._met = _distinct_items(data)
-        # Columns in the order of the tie rule: among equal scores the lower column wins.
+        # Columns are sorted by tie key, because of equal scores the lower column is returned.
         rows = torch.from_numpy(self.candidate_rows())
         keys = torch.from_numpy(data.items.tie_keys)[rows]
         self._rows = rows[torch.argsort(keys, stable=True)]
         self._column = torch.full((len(data.items) + 1,), -1)
         self._column[self._rows] = torch.arange(len(self._rows))
-        # Neighbours lend what can be recommended; items that came since the fit cannot.
+        # Neighbours lend only candidates: items that are new since the fit are left out.
         self._met = keep(self._met, self._column[self._met.values] >= 0)
 
     def _place(self) -> None:
@@ -258,7 +269,7 @@ class UserToUser(Learner):
         if ranks.several:
             halves = dealt(data.training_log, lambda log: halves_of(log, ranks.steps))
         trained, drawn = data.users.trained, None
-        if data is not self.data:  # a training that goes on asks for some of the users
+        if data is not self.data:  # a refresh trains on the users of new events only
             drawn = halves_of(self.data.training_log, as_they_come).counts(trained)
 
         def encode_queries(batch: Batch) -> Tensor:
@@ -282,7 +293,7 @@ class UserToUser(Learner):
         return vectors
 
     def _encode_block(self, block: RowQueries) -> Tensor:
-        """Encode queries as training did: trained items only, the latest ones."""
+        """Encode the latest trained items of each query, as training did, [B, D]."""
         history = self._trained(block.history)
         length = torch.clamp(history.lengths, max=self.model_section.history_length)
         latest = windows(history.values, history.offsets[1:] - length, length)
@@ -294,12 +305,12 @@ class UserToUser(Learner):
         return keep(history, (history.values > 0) & (history.values <= self.data.items.trained))
 
     def near_users(self, block: RowQueries, k: int) -> Hits:
-        """Return the k nearest users of each query, itself left out: user rows, similarities."""
+        """Return the k nearest users of each query except itself: user rows and similarities."""
         own = (block.users, torch.arange(len(block.users) + 1))
         return self.index.search(self._encode_block(block), k, exclude=own)
 
     def _items_of(self, users: Hits, block: RowQueries, k: int) -> Hits:
-        """The k items that these users [B, n] met most, weighed by similarity."""
+        """Return the k items with the largest weighted counts over these users [B, n]."""
         found = []
         for part in self._parts(len(users.ids)):
             scores = self._summed(users.ids[part], self._weights(users.scores[part]))
@@ -323,23 +334,23 @@ class UserToUser(Learner):
         return torch.cat(parts).masked_fill(columns < 0, float("-inf"))
 
     def _parts(self, count: int) -> Iterator[slice]:
-        """Runs of queries whose scores and neighbours' events fit into CELLS."""
+        """Yield slices of queries whose scores and neighbours' events fit into CELLS."""
         events = len(self._met.values) / max(self.data.users.trained, 1)
         step = max(1, int(CELLS / (len(self._rows) + self._neighbours * events)))
         for start in range(0, count, step):
             yield slice(start, start + step)
 
     def _weights(self, similarities: Tensor) -> Tensor:
-        """What an item of a neighbour counts, >= 0, [B, n]: the further, the less.
+        """Return the weight of each neighbour's items, >= 0, [B, n]; it falls with the distance.
 
-        cosine and dot: the similarity, 0 where it is negative; euclidean: 1 / (1 + ||q - u||²).
+        cosine and dot: the similarity, or 0 if negative. euclidean: 1 / (1 + ||q - u||²).
         """
         if self.training_section.similarity == "euclidean":
             return 1 / (1 - similarities)
         return similarities.clamp(min=0)
 
     def _summed(self, users: Tensor, weights: Tensor) -> Tensor:
-        """Sum the weights of users [B, n] into the columns of the items they met, [B, columns]."""
+        """Add the weights of users [B, n] to the columns of their items, [B, columns]."""
         start = self._met.offsets[users.clamp(min=0)]
         length = (self._met.offsets[users.clamp(min=0) + 1] - start).masked_fill(users < 0, 0)
         met = windows(self._met.values, start.flatten(), length.flatten())
@@ -359,7 +370,7 @@ def _refuse_strangers(strangers: Tensor) -> None:
 
 
 def _forget(scores: Tensor, history: Ragged, part: slice, column: Tensor) -> None:
-    """Set the scores of what the queries in `part` have met to 0."""
+    """Set the scores of the items seen by the queries in `part` to 0."""
     bounds = history.offsets[part.start : part.stop + 1]
     columns = column[history.values[bounds[0] : bounds[-1]]]
     rows = torch.repeat_interleave(bounds.diff())
@@ -367,7 +378,7 @@ def _forget(scores: Tensor, history: Ragged, part: slice, column: Tensor) -> Non
 
 
 def _distinct_items(data: TrainingData) -> Ragged:
-    """The distinct targets of each user row in the training rows, as lists by row."""
+    """Return the distinct targets of each user row in the training rows."""
     log = data.training_targets
     width = len(data.items) + 1
     pairs = np.unique(log.user.astype(np.int64) * width + log.item)
