@@ -1,1 +1,1 @@
-"""HOW ITEMS GO TOGETHER, WITHOUT TOWERS: counts of the log made into weights between items."""
+"""HOW ITEMS GO TOGETHER, WITHOUT TOWERS: weights between items, computed from the log."""

@@ -1,4 +1,4 @@
-"""Alternating least squares: which factors of users and items rebuild an implicit log best?"""
+"""Alternating least squares: which user and item factors fit an implicit log best?"""
 
 from typing import Any, NamedTuple
 
@@ -10,10 +10,12 @@ from shortlist.linear.products import Floats, add_squares, diagonal_basis, gram,
 
 
 class Side(NamedTuple):
-    """One side held fixed, as the other side's least squares need it: made by `fixed_side`.
+    """The fixed side in the least squares of the other side; made by `fixed_side`.
 
-    vectors: [n, D] in a basis in which their Gram matrix is diagonal; rotation: [D, D] back to the
-    basis they came in; gram: [D], the diagonal; offset: [n], what is in a score already (biases);
+    vectors: [n, D], in a basis in which their Gram matrix is diagonal.
+    rotation: [D, D], back to the original basis.
+    gram: [D], the diagonal of the Gram matrix.
+    offset: [n], the part of a score that is already known (biases).
     pull: [D], the sum of offset x vector over all n.
     """
 
@@ -25,10 +27,10 @@ class Side(NamedTuple):
 
 
 def fixed_side(vectors: Floats, offset: Floats) -> Side:
-    """Turn a side's vectors [n, D] so that the Gram matrix every row's system holds is diagonal.
+    """Rotate a side's vectors [n, D] so that the Gram matrix in each row's system is diagonal.
 
-    This is what makes a row cost min(events, D) squared instead of D squared. Like all of this file
-    it sums in a fixed order: the same bits with any number of threads.
+    A row then costs min(events, D) squared instead of D squared. As everywhere in this file, sums
+    have a fixed order: the bits do not depend on the number of threads.
     """
     values, rotation = diagonal_basis(gram(vectors))
     turned = product(vectors, rotation.T.astype(np.float32))
@@ -44,12 +46,13 @@ def fixed_side(vectors: Floats, offset: Floats) -> Side:
 
 
 def solve(side: Side, events: Matrix, alpha: float, ridge: Floats) -> Floats:
-    """Return the vector of each row of `events` [B, n] that fits best, [B, D] (Hu et al. 2008).
+    """Return the best vector of each row of `events` [B, n], [B, D] (Hu et al. 2008).
 
-    Of x it minimises the sum over all items i of c_i (p_i - offset_i - x · y_i)² + ridge |x|², with
-    c_i = 1 + alpha q_i and p_i = 1 where q_i, the entry of `events`, is not 0; exactly, with no
-    approximation. An event of weight q < 1 counts as that share of an event, so that a fading one
-    ends as none. Entries must be > 0; ridge: [B] > 0.
+    The vector x minimises, exactly, the sum over all items i of
+    c_i (p_i - offset_i - x · y_i)² + ridge |x|². q_i is the entry of `events`, c_i = 1 + alpha q_i,
+    and p_i = 1 where q_i is not 0. For q < 1, p_i = q, so that a fading event ends as no event.
+    Entries must be > 0.
+    ridge: [B], > 0.
     """
     weight = events.data.astype(np.float32)
     extra = np.float32(alpha) * weight
@@ -63,7 +66,7 @@ def solve(side: Side, events: Matrix, alpha: float, ridge: Floats) -> Floats:
 
 @compiled
 def _add_up(weight: Any, vectors: Any, total: Any) -> None:
-    """Add the vectors [n, D], so weighted, to total [D]."""
+    """Add the weighted sum of the vectors [n, D] to total [D]."""
     for row in range(len(vectors)):
         for at in range(len(total)):
             total[at] += weight[row] * vectors[row, at]
@@ -81,11 +84,11 @@ def _solve_rows(  # noqa: PLR0912
     ridge: Any,
     out: Any,
 ) -> None:
-    """Solve (G + ridge I + sum e v v') x = sum aim v - pull for each row, G diagonal.
+    """Solve (G + ridge I + Σ e v v') x = Σ aim v - pull for each row, with G diagonal.
 
-    Scaled by S = (G + ridge)^-1/2 the matrix is I + V'V with V = sqrt(e) v S, [events, D]; where
-    there are fewer events than D, the system I + VV' of the events has the same solution. Only the
-    upper triangle of either is made.
+    Scaled by S = (G + ridge)^-1/2 the matrix is I + V'V with V = sqrt(e) v S, [events, D]. With
+    fewer events than D, the system I + VV' of the events gives the same solution. Only the upper
+    triangle of either is computed.
     """
     rows, width = out.shape
     block = max(width, 256)
@@ -128,7 +131,7 @@ def _solve_rows(  # noqa: PLR0912
                 for e in range(count):
                     for f in range(width):
                         right[f] += strength[e] * held[e, f]
-        # Cholesky: upper triangle, each step on whole rows, which lie together in memory.
+        # Cholesky on the upper triangle; each step works on whole rows, contiguous in memory.
         for k in range(size):
             system[k, k] += 1
         for k in range(size):

@@ -1,4 +1,4 @@
-"""EASE: which weights between items rebuild every history best, in closed form?"""
+"""EASE: which item-to-item weights reconstruct all histories best, in closed form?"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +10,17 @@ from shortlist.linear.matrix import Matrix
 Dense = NDArray[np.float32]
 
 TILE = 2048
-"""Rows and columns handled at a time: what is held beside the one matrix is a strip this wide."""
+"""Rows and columns processed at a time: a strip this wide is held beside the one matrix."""
 
 
 def gram_matrix(matrix: Matrix) -> Dense:
-    """Return XᵀX of X [users, n] as one dense array [n, n] float32, made from sparse strips."""
+    """Return XᵀX of X [users, n] as a dense array [n, n] float32, computed in sparse strips."""
     turned = matrix.T.tocsr()
     items = matrix.shape[1]
     gram = np.zeros((items, items), dtype=np.float32, order="F")
     for start in range(0, items, TILE):
         strip = (turned[start : start + TILE] @ matrix).tocoo()
-        # Symmetric: a strip of rows is written where it lies together in memory, as columns.
+        # Symmetric: strips of rows are written as columns, which are contiguous in memory.
         gram.T[start + strip.row, strip.col] = strip.data
     return gram
 
@@ -28,12 +28,14 @@ def gram_matrix(matrix: Matrix) -> Dense:
 def closed_form(matrix: Matrix, l2: float, aims: Matrix | None = None) -> Dense:
     """Return B [n, n]: the least squares weights of X ≈ XB with a zero diagonal (Steck 2019).
 
-    aims: T, [users, n]: the weights of T ≈ XB instead, by two more matrices of that size.
+    matrix: X, [users, n].
+    l2: regularisation, > 0.
+    aims: T, [users, n]; if given, the weights of T ≈ XB, which need another matrix of that size.
 
-    X: [users, n]. With P = (XᵀX + l2·I)⁻¹, B[i, j] = -P[i, j] / P[j, j] off the diagonal. One n × n
-    array in float32 serves as Gram matrix, Cholesky factor, inverse and answer; n³ multiplications
-    and additions, by a library that rounds otherwise with another number of threads. Raises
-    ModelError where float32 cannot invert the matrix: l2 is too small.
+    With P = (XᵀX + l2·I)⁻¹, B[i, j] = -P[i, j] / P[j, j] off the diagonal. One n × n float32 array
+    is in turn Gram matrix, Cholesky factor, inverse and result. The n³ multiply-adds run in LAPACK,
+    whose rounding depends on the number of threads.
+    Errors: ModelError if l2 is too small to invert the matrix in float32.
     """
     weights = gram_matrix(matrix)
     diagonal = np.einsum("ii->i", weights)
@@ -48,7 +50,7 @@ def closed_form(matrix: Matrix, l2: float, aims: Matrix | None = None) -> Dense:
             "32-bit numbers; raise l2"
         )
     _mirror(weights)
-    inverse: Dense = weights.T  # symmetric, and now its rows lie together in memory
+    inverse: Dense = weights.T  # symmetric; the transpose has contiguous rows
     if aims is not None:
         return _towards(inverse, matrix, aims)
     scale = -1.0 / inverse.diagonal()
@@ -59,9 +61,9 @@ def closed_form(matrix: Matrix, l2: float, aims: Matrix | None = None) -> Dense:
 
 
 def _towards(inverse: Dense, matrix: Matrix, aims: Matrix) -> Dense:
-    """The weights of T ≈ XB: with P the inverse and C = XᵀT, PC, less what empties the diagonal.
+    """Return the weights of T ≈ XB: with P the inverse and C = XᵀT, PC minus a correction.
 
-    The Lagrangian of a zero diagonal takes γ_j P e_j from column j of PC, γ_j = (PC)_jj / P_jj.
+    The Lagrangian of the zero diagonal subtracts γ_j P e_j from column j, γ_j = (PC)_jj / P_jj.
     """
     turned, items = matrix.T.tocsr(), len(inverse)
     product = np.empty((items, items), dtype=np.float32)
@@ -77,10 +79,10 @@ def _towards(inverse: Dense, matrix: Matrix, aims: Matrix) -> Dense:
 
 
 def strongest(weights: Dense, neighbours: int) -> Matrix:
-    """Return the weights [n, n] with the `neighbours` of largest size in each row, the rest 0.
+    """Return the weights [n, n] with only the `neighbours` largest absolute values of each row.
 
-    Negative weights count by their size: "who likes this does not want that" is kept as well.
-    Equal sizes: the lower column stays.
+    Negative weights count by absolute value, as "users of this item avoid that one" is information
+    too. Of equal values the lower column is kept.
     """
     items = len(weights)
     width = min(neighbours, max(items - 1, 1))
@@ -98,7 +100,7 @@ def strongest(weights: Dense, neighbours: int) -> Matrix:
 
 
 def _largest(sizes: Dense, width: int) -> NDArray[np.int64]:
-    """The columns of the `width` largest of each row [rows, n], ascending; the lower of equals."""
+    """Return the columns of the `width` largest of each row [rows, n], ascending; ties: lower."""
     limit = np.partition(sizes, sizes.shape[1] - width, axis=1)[:, sizes.shape[1] - width, None]
     above = sizes > limit
     equal = sizes == limit
@@ -108,7 +110,7 @@ def _largest(sizes: Dense, width: int) -> NDArray[np.int64]:
 
 
 def _mirror(lower: Dense) -> None:
-    """Copy the lower triangle over the upper one, a tile at a time, in place."""
+    """Copy the lower triangle to the upper one, tile by tile, in place."""
     items = len(lower)
     for left in range(0, items, TILE):
         columns = slice(left, left + TILE)

@@ -1,4 +1,4 @@
-"""Graph filtering: which histories does the user-item graph make smooth, without training?"""
+"""How is a history filtered on the user-item graph, without training?"""
 
 from typing import Any, NamedTuple
 
@@ -13,21 +13,21 @@ from shortlist.linear.matrix import Matrix
 Floats = NDArray[np.float32]
 
 BLOCK = 128
-"""Queries filtered at a time: their dense columns stay in the processor's cache, more or less."""
+"""Queries filtered at a time, so that their dense columns mostly fit in the processor's cache."""
 
 
 class Graph(NamedTuple):
-    """The normalised log, both ways. forward: R [users, items]; backward: its transpose."""
+    """The normalised log: forward is R [users, items], backward its transpose."""
 
     forward: Matrix
     backward: Matrix
 
 
 def normalised_graph(matrix: Matrix, user_power: float, item_power: float) -> Graph:
-    """Return R = D_U^-user_power · A · D_I^-item_power, D the sums of rows and of columns.
+    """Return R = D_U^-user_power · A · D_I^-item_power, where D are the row and column sums.
 
-    A: [users, items]. Both powers 1/2 are the usual symmetric normalisation.
-    Raises ModelError for entries that are not > 0: such a graph has no degrees.
+    matrix: A, [users, items]. Both powers 1/2 are the usual symmetric normalisation.
+    Errors: ModelError for entries that are not > 0, with which degrees are undefined.
     """
     if len(matrix.data) and matrix.data.min() <= 0:
         raise ModelError(
@@ -49,13 +49,13 @@ def power(sums: NDArray[Any], exponent: float) -> Floats:
 def singular_vectors(
     graph: Graph, factors: int, *, seed: int, rounds: int = 8
 ) -> tuple[Floats, Floats]:
-    """Return the leading right singular vectors of R and the values, [items, F] and [F] descending.
+    """Return the leading right singular vectors of R and their values, [items, F] and [F].
 
-    Subspace iteration from seeded noise (Halko, Martinsson and Tropp 2011). The ends of the
-    spectrum are exact to float32, vectors near the cut approximate: they lie in the right space up
-    to their neighbours beyond it. Products and factorisations are a library's, which rounds
-    otherwise with another number of threads. F is less than `factors` where R has no more values
-    above 0.
+    Values descend. F is less than `factors` if R has fewer values above 0. Computed by subspace
+    iteration from seeded noise (Halko, Martinsson and Tropp 2011). Vectors at the ends of the
+    spectrum are exact to float32; vectors near the cut are approximate, because they mix with
+    their neighbours beyond it. The products and factorisations run in a library, whose rounding
+    depends on the number of threads.
     """
     users, items = graph.forward.shape
     width = min(factors + 32, users, items)
@@ -72,8 +72,8 @@ def singular_vectors(
 
 
 def smoothed(graph: Graph, profile: Matrix) -> Floats:
-    """Return RᵀR times each history, dense: [items, B]. profile: [B, items]."""
-    # The users who share an item are few: the first half is cheaper sparse.
+    """Return RᵀR times each history, dense, [items, B]. profile: [B, items]."""
+    # Few users share an item, so the first product is cheaper in sparse form.
     halfway = (graph.forward @ profile.T.tocsc()).toarray()
     product: Floats = graph.backward @ halfway
     return product
@@ -82,9 +82,9 @@ def smoothed(graph: Graph, profile: Matrix) -> Floats:
 def plateau(degree: int, flatness: float) -> NDArray[np.float64]:
     """Return the Chebyshev coefficients, [degree + 1], of the filter of ChebyCF (Kim et al. 2025).
 
-    h(x) = 1/2 - sign(x) |x|^flatness / 2 falls from 1 at x = -1, what the graph makes smoothest,
-    over a plateau about 0 to 0 at x = 1; a higher flatness widens it. The polynomial equals h at
-    the Chebyshev points of the first kind.
+    h(x) = 1/2 - sign(x) |x|^flatness / 2 falls from 1 at x = -1 (the smoothest signals on the
+    graph) over a plateau around 0 to 0 at x = 1; a higher flatness widens the plateau. The
+    polynomial equals h at the Chebyshev points of the first kind.
     """
 
     def h(x: Any) -> Any:
@@ -96,9 +96,12 @@ def plateau(degree: int, flatness: float) -> NDArray[np.float64]:
 def interpolated(
     graph: Graph, profile: Matrix, coefficients: NDArray[np.float64], shrink: float
 ) -> Floats:
-    """Return Σ_k c_k T_k(I - 2 shrink RᵀR) times each history, dense: [items, B].
+    """Return Σ_k c_k T_k(I - 2 shrink RᵀR) times each history, dense, [items, B].
 
-    profile: [B, items]; shrink: 1 over the largest value of RᵀR. Two products with R a degree.
+    profile: [B, items].
+    coefficients: c, [degree + 1].
+    shrink: 1 / the largest eigenvalue of RᵀR.
+    Each degree costs two products with R.
     """
     before: Floats = profile.T.toarray()
     now = smoothed(graph, profile)
@@ -116,10 +119,10 @@ def interpolated(
 
 
 def sharpened(graph: Graph, columns: Floats, time: float, order: int) -> Floats:
-    """Return where dy/dt = -RᵀR y takes each column [items, B] in `time`, by one step.
+    """Return the columns [items, B] after one step of dy/dt = -RᵀR y over `time`.
 
-    order: 1 is Euler's step, 4 that of Runge and Kutta as in BSPM (Choi et al. 2023): the series of
-    exp(-time RᵀR) up to that power. Each costs two products with R.
+    order: 1 is an Euler step, 4 a Runge-Kutta step as in BSPM (Choi et al. 2023): the series of
+    exp(-time RᵀR) up to that power. Each order costs two products with R.
     """
     result = columns
     for divisor in range(order, 0, -1):  # Horner: 1 - t(1 - t/2 (1 - t/3 (1 - t/4)))

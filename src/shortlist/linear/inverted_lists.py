@@ -1,8 +1,8 @@
-"""Which items have the values that a taste asks for? Sorted lists are walked side by side.
+"""Which items match the values of a taste best? Sorted lists are read in parallel.
 
-A value is one category of an attribute, such as a genre. Every value has the list of its items,
-best first, and a taste is a few values with weights. The score of an item is the sum, or the mean,
-of weight x worth over those of its values in whose list it stands.
+A value is one category of an attribute, such as a genre. Each value has a list of its items, best
+first, and a taste is a few values with weights. The score of an item is the sum, or the mean, of
+weight x worth over those of its values whose list contains it.
 """
 
 from typing import NamedTuple
@@ -18,8 +18,9 @@ Rows = NDArray[np.int64]
 class Members(NamedTuple):
     """Which values each item has: item i has value[e] for start[i] <= e < start[i + 1].
 
-    start: [items + 2] int64; value: [P] int64 codes from 0, ascending within an item; place: [P]
-    int64, where the item stands in the value's list, -1 where it is not in it.
+    start: [items + 2] int64.
+    value: [P] int64, codes from 0, ascending within an item.
+    place: [P] int64, the item's position in the list of the value; -1 if it is not in the list.
     """
 
     start: Rows
@@ -28,9 +29,11 @@ class Members(NamedTuple):
 
 
 class SortedLists(NamedTuple):
-    """The items of each value v, best first: item[start[v]:start[v + 1]], and what they are worth.
+    """The items of each value v, best first: item[start[v]:start[v + 1]], with their worth.
 
-    start: [V + 1] int64; item: [L] int64 rows; worth: [L] float32.
+    start: [V + 1] int64.
+    item: [L] int64, item rows.
+    worth: [L] float32, the metric of each item.
     """
 
     start: Rows
@@ -39,9 +42,11 @@ class SortedLists(NamedTuple):
 
 
 class Tastes(NamedTuple):
-    """B lists of values, ascending, and their weights > 0: start [B + 1], value and weight [n].
+    """The tastes of B queries: for each, ascending values with weights > 0.
 
-    mean: whether a score is the mean over an item's values, not the sum.
+    start: [B + 1], where the values of each query start.
+    value, weight: [n].
+    mean: whether a score is the mean over an item's values instead of the sum.
     """
 
     start: Rows
@@ -57,10 +62,11 @@ def fill_lists(
     members: Members,
     lists: SortedLists,
 ) -> None:
-    """Put items, in their order [n], at the ends of the lists of their values until these are full.
+    """Append items, in their order [n], to the lists of their values until these are full.
 
-    worth: [items + 1]. wanted: [V], the values whose lists are filled anew. The items and worth of
-    `lists` and the places of `members` change where they stand.
+    worth: [items + 1].
+    wanted: bool [V], the values whose lists are filled again.
+    The arrays of `lists` and the places of `members` are changed in place.
     """
     _fill(order, worth, wanted, members, lists)
 
@@ -79,9 +85,13 @@ def tastes_of(
 ) -> Tastes:
     """Return the taste of each of B histories: the share of every value, times its `scale` [V].
 
-    history: [E] item rows, oldest first; history_start: [B + 1]. trained: items of a larger row
-    count for nothing. recency: half-life of an event, in events; latest: how many of the latest
-    events count; None: all alike, and all. worth: [E], what each event counts; None: 1.
+    history: [E] item rows, oldest first.
+    history_start: [B + 1].
+    trained: items of a larger row are ignored.
+    recency: half-life of an event, counted in events; None: all events count the same.
+    latest: number of latest events that count; None: all.
+    mean: passed on to `Tastes`.
+    worth: [E], the weight of each event; None: 1.
     """
     counted = 2**31 if latest is None else latest
     each = np.zeros(0, dtype=np.float32) if worth is None else worth
@@ -99,11 +109,12 @@ def best_of_lists(
     seen: tuple[Rows, Rows] | None = None,
     allow: NDArray[np.bool_] | None = None,
 ) -> tuple[Rows, NDArray[np.float32]]:
-    """Return the k best items of B tastes: rows and scores [B, k], past the end -1 and -inf.
+    """Return the k best items of B tastes: rows and scores [B, k], padded with -1 and -inf.
 
-    keys: [items + 1], of two items with equal scores the one with the smaller key is better. seen:
-    rows that a query must not get, and where each query's begin [B + 1]. allow: [items + 1], the
-    rows any query may get; None: all. Exact, without walking whole lists (Fagin, Lotem, Naor 2001).
+    keys: tie keys, [items + 1]; of equal scores the smaller key is better.
+    seen: (rows, starts [B + 1]), the rows that each query must not get.
+    allow: bool [items + 1], the rows that any query may get; None: all.
+    The result is exact, without reading whole lists (Fagin, Lotem, Naor 2001).
     """
     queries = len(tastes.start) - 1
     rows = np.full((queries, k), -1, dtype=np.int64)
@@ -172,7 +183,7 @@ def _shares(
                 weight *= worth[event]
             age += 1
             if weight == 0.0:
-                break  # and so is every older one
+                break  # all older weights are 0 as well
             for pair in range(members.start[item], members.start[item + 1]):
                 value = members.value[pair]
                 if sums[value] == 0.0:
@@ -189,7 +200,7 @@ def _shares(
 
 
 @compiled
-def _walk(  # noqa: PLR0912 - what is met is scored where it is met: a call costs more
+def _walk(  # noqa: PLR0912 - scoring is inlined, as a call would be slower
     tastes: Tastes,
     lists: SortedLists,
     members: Members,
@@ -200,10 +211,10 @@ def _walk(  # noqa: PLR0912 - what is met is scored where it is met: a call cost
     rows: Rows,
     scores: NDArray[np.float32],
 ) -> None:
-    """Walk all lists of a taste side by side, from their best items down.
+    """Read all lists of a taste in parallel, from their best items down.
 
-    What is met first at some depth stands no higher in any list, so it scores no more than the
-    entries of that depth together: where that is less than the k-th best, the walk ends.
+    An item that first appears at some depth is no higher in any list, so its score is at most the
+    sum of the entries at that depth. If that is less than the k-th best score, reading stops.
     """
     list_start, list_item, list_worth = lists.start, lists.item, lists.worth
     item_start, item_value, item_place = members.start, members.value, members.place
@@ -228,8 +239,8 @@ def _walk(  # noqa: PLR0912 - what is met is scored where it is met: a call cost
                     continue
                 item = list_item[entry]
                 if full and keys[item] > keys[best[width - 1]]:
-                    continue  # it ties with the last at best: no need to look further
-                # Its whole score, unless another list has shown it before.
+                    continue  # at best it ties with the last item, and has a larger key
+                # Its whole score, unless another list contained it earlier.
                 total, fresh = 0.0, True
                 for pair in range(item_start[item], item_start[item + 1]):
                     other, place = item_value[pair], item_place[pair]
@@ -267,14 +278,14 @@ def _most(
     list_worth: NDArray[np.float32],
     depth: int,
 ) -> np.float32:
-    """Return what an item first met at this depth can score at most; -1 where all lists ended."""
+    """Return an upper bound for items that first appear at this depth; -1 if all lists ended."""
     bound, ended = 0.0, True
     for at in range(len(values)):
         entry = list_start[values[at]] + depth
         if entry < list_start[values[at] + 1]:
             bound += weights[at] * list_worth[entry]
             ended = False
-    # A sum may be rounded in another order: a little more than the bound is possible.
+    # A sum in another order may be rounded up, so the bound is slightly enlarged.
     return np.float32(-1) if ended else np.float32(bound * (1 + 1e-9))
 
 
@@ -282,7 +293,7 @@ def _most(
 def _insert(
     item: int, score: np.float32, last: int, keys: Rows, rows: Rows, scores: NDArray[np.float32]
 ) -> None:
-    """Put an item where it belongs among the places up to `last`, whose item it replaces."""
+    """Insert an item in order among the places up to `last`, whose item it replaces."""
     place = last
     while place > 0:
         above, rival = scores[place - 1], rows[place - 1]

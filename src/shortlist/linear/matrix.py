@@ -1,4 +1,4 @@
-"""How does the log become a matrix of users and items?"""
+"""How does the log become a sparse matrix of users and items?"""
 
 from typing import Any, Literal, TypeAlias
 
@@ -9,19 +9,21 @@ from shortlist.linear.from_scipy import csr_array
 
 Values = Literal["implicit", "explicit"]
 Matrix: TypeAlias = Any
-"""A `csr_array` of scipy's: float32, indices of int32 or int64; users or queries by item rows."""
+"""A `scipy.sparse.csr_array`, float32 with int32 or int64 indices: users (or queries) by items."""
 
 
 def user_item_matrix(
     log: Interactions, items: int, values: Values = "implicit", *, targets: bool = False
 ) -> Matrix:
-    """Return A [users, items + 1] float32: one entry for each distinct pair of the log.
+    """Return A [users, items + 1] float32, with one entry for each distinct pair of the log.
 
     items: the highest item row that counts; events of later rows, and of row 0, are left out.
-    implicit: 1 where the user met the item. explicit: the weight of the last of their events; a
-    pair of weight 0 has no entry. With kinds of events, either is multiplied with the most that one
-    of the pair's events counts; targets: only pairs of which one is a target. Columns of a row
-    ascend. Raises ModelError for explicit values of a log without weights, or with none above 0.
+    values: "implicit" entries are 1. "explicit" entries are the weight of the pair's last event,
+    and a pair of weight 0 has no entry. With kinds of events, entries are multiplied by the largest
+    weight of kind among the events of the pair.
+    targets: keep only pairs with a target among their events.
+    The columns of a row ascend.
+    Errors: ModelError for explicit values of a log without weights, or with none above 0.
     """
     weight = log.weights_for("values = 'explicit'") if values == "explicit" else None
     kept = (log.item > 0) & (log.item <= items)

@@ -1,4 +1,4 @@
-"""Which N items are nearest to each item, by the users they share? Never the full matrix."""
+"""Which N items are nearest to each item by shared users, without the full matrix?"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,19 +14,20 @@ from shortlist.linear.ranking import TieRanks, best_first
 from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, write_best
 
 ROWS = 4096
-"""How many items one call of the kernel works on: a report of progress can come between calls."""
+"""Items per call of the kernel, so that progress can be reported between calls."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The distinct (user, item) pairs of a log, a user's in the order in which they last came.
+    """The distinct (user, item) pairs of a log, each user's in the order of their last events.
 
-    start: [users + 1] int64; item: [pairs] uint32, item rows; event: [pairs] int64, the place in
-    the log of the pair's last event. With kinds of events: target, [pairs], whether one of its
-    events is a target; worth, [pairs] float64, the most that one of them counts. None where all are
-    targets, or count 1.
+    start: [users + 1] int64, where the pairs of each user start.
+    item: [pairs] uint32, item rows.
+    event: [pairs] int64, position in the log of the pair's last event.
+    target: [pairs] bool, with kinds of events: True if an event of the pair is a target. None: all.
+    worth: [pairs] float64, with kinds of events: the largest weight of the pair's events. None: 1.
     """
 
     start: NDArray[np.int64]
@@ -37,11 +38,11 @@ class Pairs:
 
     @property
     def user(self) -> NDArray[np.int64]:
-        """The user row of each pair, [pairs]."""
+        """User row of each pair, [pairs]."""
         return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
 
     def keep(self, mask: NDArray[np.bool_]) -> "Pairs":
-        """Return the pairs where `mask` [pairs] is true, in order."""
+        """Return the pairs where `mask` [pairs] is True, in order."""
         if mask.all():
             return self
         counts = np.bincount(self.user[mask], minlength=len(self.start) - 1)
@@ -55,22 +56,22 @@ class Pairs:
         )
 
     def latest(self, most: int | None) -> "Pairs":
-        """Return the last `most` pairs of each user: the distinct items they met last."""
+        """Return the last `most` pairs of each user, their latest distinct items; None: all."""
         if most is None:
             return self
         ends = np.repeat(self.start[1:], np.diff(self.start))
         return self.keep(ends - np.arange(len(self.item)) <= most)
 
     def items_of_users(self) -> NDArray[np.int64]:
-        """How many items each user has, [users]."""
+        """Return the number of items of each user, [users]."""
         return np.diff(self.start)
 
     def users_of_items(self, items: int) -> NDArray[np.int64]:
-        """How many users each item has, [items + 1]."""
+        """Return the number of users of each item, [items + 1]."""
         return np.bincount(self.item, minlength=items + 1)
 
     def targets_of_items(self, items: int) -> NDArray[np.int64]:
-        """How many users have each item as a target, [items + 1]."""
+        """Return the number of users who have each item as a target, [items + 1]."""
         if self.target is None:
             return self.users_of_items(items)
         return np.bincount(self.item[self.target], minlength=items + 1)
@@ -80,8 +81,10 @@ class Pairs:
 class Neighbours:
     """Lists of neighbours, best first: list i is ids[start[i]:start[i + 1]].
 
-    start: [lists + 1] int64; ids: [total] int32 item rows; scores: [total] float32 beside them. Of
-    a whole catalogue there is a list for each item row, and that of row 0 is empty.
+    start: [lists + 1] int64.
+    ids: [total] int32, item rows.
+    scores: [total] float32, the score of each.
+    For a whole catalogue there is one list per item row, and the list of row 0 is empty.
     """
 
     start: NDArray[np.int64]
@@ -89,23 +92,23 @@ class Neighbours:
     scores: NDArray[np.float32]
 
     def __len__(self) -> int:
-        """How many lists there are."""
+        """Return the number of lists."""
         return len(self.start) - 1
 
     @classmethod
     def of_table(cls, ids: NDArray[np.int32], scores: NDArray[np.float32]) -> "Neighbours":
-        """Return the lists of two tables [lists, N]; a list ends before its first id of 0."""
+        """Return the lists in two tables [lists, N]; a list ends before its first id of 0."""
         there = np.minimum.accumulate(ids != 0, axis=1)
         start = np.concatenate([[0], np.cumsum(np.count_nonzero(there, axis=1))])
         return cls(start.astype(np.int64), ids[there], scores[there])
 
     def of(self, lists: NDArray[np.int64]) -> "Neighbours":
-        """Return some of the lists, in the order given, [n]."""
+        """Return some of the lists, [n], in the given order."""
         places, start = _places_of(self.start, lists)
         return Neighbours(start, self.ids[places], self.scores[places])
 
     def with_lists(self, lists: NDArray[np.int64], others: "Neighbours") -> "Neighbours":
-        """Return these lists with those numbered `lists` [n] replaced by the n `others`."""
+        """Return these lists with the lists numbered `lists` [n] replaced by the n `others`."""
         source = np.arange(len(self))
         source[lists] = len(self) + np.arange(len(lists))
         start = np.concatenate([self.start, others.start[1:] + self.start[-1]])
@@ -114,7 +117,7 @@ class Neighbours:
 
 
 class Found:
-    """Lists as they are found, some at a time and in any order, to be put in order at the end."""
+    """Collects lists that are found in parts and in any order, and sorts them by number."""
 
     def __init__(self, lists: int) -> None:
         self._length = np.zeros(lists, dtype=np.int64)
@@ -123,13 +126,13 @@ class Found:
     def add(
         self, lists: NDArray[np.int64], ids: NDArray[np.int32], scores: NDArray[np.float32]
     ) -> None:
-        """Take the lists of these numbers [n] as tables [n, N], 0 past the end."""
+        """Add the lists of these numbers [n] as tables [n, N], with 0 after the last id."""
         part = Neighbours.of_table(ids, scores)
         self._length[lists] = np.diff(part.start)
         self._parts.append((lists, part))
 
     def neighbours(self) -> Neighbours:
-        """Return all lists; one that was never added is empty."""
+        """Return all lists; lists that were never added are empty."""
         start = np.concatenate([[0], np.cumsum(self._length)]).astype(np.int64)
         ids = np.empty(start[-1], dtype=np.int32)
         scores = np.empty(start[-1], dtype=np.float32)
@@ -142,13 +145,19 @@ class Found:
 
 @dataclass(frozen=True)
 class Formula:
-    """What a co-count becomes: s_ij = c_ij · left_i · right_j, or c_ij / (left_i + right_j - c_ij).
+    """How a co-count becomes a score.
 
-    c_ij sums, over the users that i and j share, user_weight_u · value_ui · value_uj ·
-    2^(-|time_ui - time_uj| / half_life); with kinds of events, over those of whom j is a target.
-    left, right: [items + 1] float64; union: the second form. value, time: [pairs] float64 or None
-    (1, and no decay); user_weight: [users] or None. shrinkage: s_ij is multiplied by
-    n_ij / (n_ij + shrinkage), n_ij the shared users.
+    s_ij = c_ij · left_i · right_j, or with `union` c_ij / (left_i + right_j - c_ij).
+    c_ij sums, over the users of both i and j, user_weight_u · value_ui · value_uj ·
+    2^(-|time_ui - time_uj| / half_life). With kinds of events, j must be a target of the user.
+
+    left, right: [items + 1] float64.
+    union: whether the second form is used.
+    value: [pairs] float64; None: 1.
+    time: [pairs] float64; None: no decay.
+    user_weight: [users]; None: 1.
+    shrinkage: s_ij is multiplied by n_ij / (n_ij + shrinkage), where n_ij users are shared.
+    half_life: in the unit of `time`.
     """
 
     left: Floats
@@ -162,7 +171,7 @@ class Formula:
 
 
 def distinct_pairs(log: Interactions, items: int) -> Pairs:
-    """Return the distinct pairs of a log; events of row 0 and of rows over `items` are left out."""
+    """Return the distinct pairs of a log, without events of row 0 and of rows above `items`."""
     kept = np.empty(len(log), dtype=np.int64)
     start = np.empty(log.users + 1, dtype=np.int64)
     count = _last_events(log.indptr, log.item, items, kept, start)
@@ -174,7 +183,7 @@ def distinct_pairs(log: Interactions, items: int) -> Pairs:
 
 
 def _of_kinds(log: Interactions, items: int, event: NDArray[np.int64]) -> dict[str, Any]:
-    """What `Pairs` says of kinds; event: [pairs], the last event of each pair."""
+    """Return `target` and `worth` of `Pairs`. event: [pairs], the last event of each pair."""
     keys = log.user.astype(np.int64) * (items + 1) + log.item
     order = np.argsort(keys[event], kind="stable")
     place = np.searchsorted(keys[event][order], keys)
@@ -194,10 +203,10 @@ def _of_kinds(log: Interactions, items: int, event: NDArray[np.int64]) -> dict[s
 def counted_pairs(
     log: Interactions, items: int, values: Values = "implicit", most: int | None = None
 ) -> Pairs:
-    """Return the distinct pairs that count: with explicit values those of a weight other than 0.
+    """Return the distinct pairs that count; with explicit values, those with a non-zero weight.
 
-    most: of each user the latest so many of these, None for all. Errors: ModelError for explicit
-    values of a log without weights.
+    most: only the latest so many pairs of each user; None: all.
+    Errors: ModelError for explicit values of a log without weights.
     """
     pairs = distinct_pairs(log, items)
     if values == "explicit":
@@ -213,11 +222,11 @@ def nearest(
     neighbours: int,
     rows: NDArray[np.int64] | None = None,
 ) -> Neighbours:
-    """Return the nearest items of each item; equal scores by tie key, the smaller first.
+    """Return the nearest items of each item; equal scores are ordered by tie key, smaller first.
 
-    tie_keys: [items + 1 or more]; rows: the distinct item rows to work on, list i is that of
-    rows[i]; all of them, and an empty list for row 0, where it is None.
-    Memory: pairs, items, and what is found. Time: the sum over users of their items squared.
+    tie_keys: [items + 1 or more].
+    rows: distinct item rows; list i belongs to rows[i]. None: all rows, with an empty list for 0.
+    Memory: the pairs, the items and the result. Time: the sum over users of their items squared.
     """
     items = len(formula.left) - 1
     neighbours = min(neighbours, max(items, 1))
@@ -227,7 +236,7 @@ def nearest(
     found = Found(items + 1 if rows is None else len(rows))
     number = np.arange(1, items + 1) if rows is None else np.arange(len(rows))
     place = places.place[1:] if rows is None else places.place[rows]
-    order = np.argsort(place)  # popular items one after the other share their users
+    order = np.argsort(place)  # neighbouring popular items share users, which stay cached
     left, right, rank = (of[places.row] for of in (formula.left, formula.right, ties.rank))
     for start in range(0, len(order), ROWS):
         block = order[start : start + ROWS]
@@ -256,12 +265,12 @@ def nearest(
 
 
 def renamed(kept: Neighbours, row: NDArray[np.int64], items: int) -> Neighbours:
-    """Return the neighbours with old item row r called row[r - 1]; what is over `items` is gone."""
+    """Return the neighbours with item row r renamed to row[r - 1], without rows above `items`."""
     new = np.concatenate([[0], np.where(row <= items, row, 0)]).astype(np.int32)
     ids = new[kept.ids]
     there = ids > 0
     start = np.concatenate([[0], np.cumsum(there)])[kept.start]
-    old = np.zeros(items + 1, dtype=np.int64)  # list 0 is empty: an item that is new has none yet
+    old = np.zeros(items + 1, dtype=np.int64)  # new items get list 0, which is empty
     old[new] = np.arange(len(new))
     old[0] = 0
     return Neighbours(start, ids[there], kept.scores[there]).of(old)
@@ -270,14 +279,14 @@ def renamed(kept: Neighbours, row: NDArray[np.int64], items: int) -> Neighbours:
 def _places_of(
     start: NDArray[np.int64], lists: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The places of the entries of some lists, one list after the other, and where each starts."""
+    """Return the positions of the entries of these lists, in order, and where each list starts."""
     length = start[lists + 1] - start[lists]
     begin = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     return np.repeat(start[lists] - begin[:-1], length) + np.arange(begin[-1]), begin
 
 
 def spread(pairs: Pairs, items: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which items share a user with any of the marked ones, [items + 1] bool."""
+    """Return which items share a user with any marked item, bool [items + 1]."""
     users = np.zeros(len(pairs.start) - 1, dtype=np.bool_)
     user = pairs.user
     users[user[items[pairs.item]]] = True
@@ -288,9 +297,10 @@ def spread(pairs: Pairs, items: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Places:
-    """Items by popularity, so that what is often counted lies together in the cache.
+    """Items numbered by popularity, so that frequently counted ones are close in the cache.
 
-    place: [items + 1] of each row; row: [items + 1] of each place.
+    place: [items + 1], the place of each row.
+    row: [items + 1], the row at each place.
     """
 
     place: NDArray[np.int64]
@@ -306,13 +316,15 @@ class _Places:
 
 @dataclass(frozen=True)
 class _Lists:
-    """The items of each user, in places, and for each item where its users' lists start.
+    """The items of each user, as places, and for each item where its users' lists start.
 
-    list: [users + pairs] uint32, lists one after the other, each led by its length, so that one
-    look into memory finds both; users of one item are left out, they tie it to nothing. With kinds
-    of events the lists hold targets alone, and each item finds the lists of those who met it.
-    list_value, list_time: beside it, of length 0 where all are alike. item_start: [items + 2];
-    item_list: [pairs] uint32, starts of lists; item_value: beside it, with the user's weight.
+    list: [users + pairs] uint32. Each list is preceded by its length, so that one memory access
+    finds both. Users with one item are left out, as they connect it to nothing. With kinds of
+    events the lists have only targets, and every item refers to the lists of all of its users.
+    list_value, list_time: value and time of each entry of `list`; length 0 if all are the same.
+    item_start: [items + 2].
+    item_list: [pairs] uint32, the list starts of each item.
+    item_value, item_time: value (times the user's weight) and time of each of these.
     """
 
     list: NDArray[np.uint32]
@@ -362,7 +374,7 @@ class _Lists:
 
 @compiled
 def _last_events(indptr: Any, item: Any, items: int, kept: Any, start: Any) -> int:
-    """Write the place of the last event of each pair, ascending, and where users start."""
+    """Write the position of the last event of each pair, ascending, and where each user starts."""
     owner = np.full(items + 1, -1, dtype=np.int64)
     count = 0
     for user in range(len(indptr) - 1):
@@ -394,7 +406,7 @@ def _turn(
     item_value: Any,
     item_time: Any,
 ) -> int:
-    """Write the lists of `_Lists`, users ascending in both; return how much of them is used."""
+    """Write the arrays of `_Lists`, users ascending in both; return the used length of `lists`."""
     some = len(target) > 0
     used = 0
     users = len(start) - 1
@@ -456,9 +468,9 @@ def _nearest(
 ) -> None:
     """Write the keys [wanted, N] of the nearest items of each wanted place, in any order.
 
-    One dense array of counts serves all items; a list of what was touched clears it. A key is the
-    score's bits over the tie rank, so that one comparison of integers decides. Places are unsigned
-    because a signed index costs a test for being negative.
+    One dense array of counts serves all items; the list of touched items clears it. A key is the
+    score's bits above the tie rank, so one integer comparison is enough. Places are unsigned,
+    because a signed index costs a test for negative values.
     """
     items, best = len(left) - 1, keys.shape[1]
     held = empty_held(best)
@@ -478,7 +490,7 @@ def _nearest(
                     j = lists[e]
                     count = shared[j]
                     touched[many] = j
-                    many += np.uint64(count == 0)  # no branch: it could not be predicted
+                    many += np.uint64(count == 0)  # a branch here would be unpredictable
                     shared[j] = count + 1
                 continue
             value = item_value[place] if weighted else 1.0

@@ -1,4 +1,4 @@
-"""What is an item worth, from what became of it? Counts, decayed counts, smoothed rates."""
+"""How is the metric of an item computed from its events? Counts, decayed counts, smoothed rates."""
 
 from typing import Literal
 
@@ -11,11 +11,11 @@ from shortlist.durations import TimeUnit, in_units
 from shortlist.errors import ModelError
 
 Metric = Literal["count", "recent", "ctr", "conversion"]
-"""count: training events. recent: the same, each by its age. ctr: clicks of what was shown.
-conversion: training events of what was shown."""
+"""count: training events. recent: training events, weighted by age. ctr: clicks per impression.
+conversion: training events per impression."""
 
 PRIOR_STRENGTH = 100.0
-"""Shows that a rate is smoothed with where nobody says how many."""
+"""Default weight of the prior of a rate, in impressions."""
 
 
 def posterior(
@@ -27,11 +27,13 @@ def posterior(
 ) -> NDArray[np.float64]:
     """Return the metric of each trained item row, [items.trained + 1]; row 0 has 0.
 
-    Only what lies before the cut counts. half_life: of "recent", see `in_units`; prior_strength: of
-    "ctr" and "conversion". Raises ModelError where the data does not have what the metric needs.
+    Only events and impressions before the cut count.
+    half_life: for "recent", see `in_units`.
+    prior_strength: for "ctr" and "conversion".
+    Errors: ModelError if the data lacks what the metric needs.
     """
     log, items = data.training_targets, data.items.trained
-    events = data.item_counts[: items + 1]  # those observed since may be of later rows
+    events = data.item_counts[: items + 1]  # events after the fit may have later rows
     if metric == "recent":
         if half_life is None:
             raise ModelError("metric = 'recent' needs half_life, such as '7d'")
@@ -45,13 +47,13 @@ def posterior(
         )
     shows, clicks = data.shows.shown[: items + 1], data.shows.clicked[: items + 1]
     if metric == "conversion":
-        # Of items that were never shown a rate cannot be told: their events would make it any.
+        # Items that were never shown have no rate, so their events do not count.
         clicks = np.where(shows > 0, events, 0)
     return smoothed_rate(clicks, shows, prior_strength, metric)
 
 
 def counted(log: Interactions, items: int) -> NDArray[np.float64]:
-    """Return what the events of each item row count together, [items + 1]: 1 each, or its kind's.
+    """Return the sum of event weights of each item row, [items + 1]: 1 or the weight of the kind.
 
     >>> counted(Interactions(np.ones(3, int), np.array([1, 1, 2]), 2), 2)
     array([0., 2., 1.])
@@ -67,8 +69,10 @@ def decayed_counts(
 ) -> NDArray[np.float64]:
     """Return the sum of 2^(-age / half_life) over the events of each item row, [items + 1].
 
-    half_life: seconds or text such as "7d"; `unit` says what a step of log.time is; age: how long
-    before the newest event of the log. Raises ModelError for a log without times.
+    The age of an event is the time between it and the newest event of the log.
+    half_life: seconds, or text such as "7d".
+    unit: the unit of log.time.
+    Errors: ModelError for a log without times.
 
     >>> log = Interactions(np.ones(3, int), np.array([1, 1, 2]), 2, time=np.array([0, 20, 10]))
     >>> decayed_counts(log, 2, half_life=10, unit=None)
@@ -86,9 +90,9 @@ def weights_of_events(
     unit: TimeUnit | None,
     newest: float | None = None,
 ) -> NDArray[np.float64]:
-    """Return what each event counts for its kind and, with a half-life, for its age, [n].
+    """Return the weight of each event by its kind and, with a half-life, its age, [n].
 
-    newest: the time that ages are told from, where `log` is a part; None: that of its newest event.
+    newest: the time from which ages are measured, if `log` is only a part; None: its newest event.
     """
     weights = np.ones(len(log)) if half_life is None else decay(log, half_life, unit, newest)
     return weights if log.worth is None else weights * log.worth
@@ -97,9 +101,9 @@ def weights_of_events(
 def decay(
     log: Interactions, half_life: float | str, unit: TimeUnit | None, newest: float | None = None
 ) -> NDArray[np.float64]:
-    """Return what each event counts for its age, [n] in (0, 1]: see `decayed_counts`."""
+    """Return the weight of each event by its age, [n] in (0, 1]; see `decayed_counts`."""
     if log.time is None:
-        raise ModelError("half_life needs data.time, the column an event's age is told from")
+        raise ModelError("half_life needs data.time, from which the age of an event is computed")
     if not len(log):
         return np.zeros(0)
     with np.errstate(over="ignore", under="ignore"):
@@ -114,8 +118,8 @@ def smoothed_rate(
 ) -> NDArray[np.float64]:
     """Return (hits + strength · global rate) / (tries + strength), [n]; row 0 has 0.
 
-    The mean of a Beta posterior whose prior is worth `strength` tries at the rate of all items
-    together. Raises ModelError where no try, or no hit, is known: all rates would be equal.
+    That is the mean of a Beta posterior whose prior counts as `strength` tries at the global rate.
+    Errors: ModelError without any try or any hit, as all rates would be equal.
 
     >>> smoothed_rate(np.array([0, 3, 1]), np.array([0, 10, 30]), 10)
     array([0.  , 0.2 , 0.05])

@@ -1,8 +1,8 @@
-"""Matrix products whose every element is summed in one order, whatever stands beside it.
+"""Matrix products in which each element is summed in a fixed order, whatever the other elements.
 
-A library's product rounds by the shape, the number of threads and the processor. Here an element is
-the sum of its terms one after the other, each step rounded as float32 or float64 says: the same
-bits on every machine. One row costs about what a library takes for it, many rows up to thrice that.
+The rounding of a library's product depends on shape, threads and processor. Here the terms of an
+element are added one after the other, each step rounded to float32 or float64: the same bits on
+every machine. One row takes about as long as in a library, many rows up to three times as long.
 """
 
 from typing import Any
@@ -15,17 +15,17 @@ from shortlist.compiled import compiled
 Floats = NDArray[np.float32]
 
 ROWS = 128
-"""Rows multiplied at a time, as lanes of one step."""
+"""Rows multiplied at a time, as vector lanes of one step."""
 
 FEW = 8
-"""So many rows are multiplied one by one."""
+"""Up to this number, rows are multiplied one by one."""
 
 SWEEPS = 60
-"""Rounds of rotations at most; some ten are enough."""
+"""Largest number of Jacobi sweeps; about ten are enough."""
 
 
 def product(rows: Floats, columns: Floats) -> Floats:
-    """Return rows [B, D] · columnsᵀ [D, n], [B, n]: the same bits alone and in a batch."""
+    """Return rows [B, D] · columnsᵀ [D, n], [B, n]; a row's bits do not depend on the batch."""
     rows, columns = np.ascontiguousarray(rows), np.ascontiguousarray(columns)
     result = np.empty((len(rows), len(columns)), dtype=np.float32)
     if len(rows) <= FEW:
@@ -40,16 +40,17 @@ def product(rows: Floats, columns: Floats) -> Floats:
 
 
 def gram(vectors: Floats) -> NDArray[np.float64]:
-    """Return vectorsᵀ [D, n] · vectors [n, D] in float64, [D, D]."""
+    """Return vectorsᵀ [D, n] · vectors [n, D], [D, D] float64."""
     total = np.zeros((vectors.shape[1], vectors.shape[1]))
     add_squares(vectors.astype(np.float64), total)
     return np.triu(total) + np.triu(total, 1).T
 
 
 def diagonal_basis(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return values [D] and vectors [D, D], in columns: matrix = vectors · diag(values) · vectorsᵀ.
+    """Return eigenvalues [D] and eigenvectors [D, D] in columns.
 
-    matrix: symmetric, no value below 0 but for rounding. Jacobi's rotations, in a fixed order.
+    matrix = vectors · diag(values) · vectorsᵀ: symmetric and, except for rounding, positive
+    semidefinite. Computed by Jacobi rotations in a fixed order.
     """
     rest, basis = np.array(matrix), np.eye(len(matrix))
     _rotate(rest, basis)
@@ -58,7 +59,7 @@ def diagonal_basis(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
 
 @compiled
 def add_squares(parts: Any, total: Any) -> None:
-    """Add partsᵀ [n, m] · parts [m, n] to the upper triangle of total [n, n], row after row."""
+    """Add partsᵀ [n, m] · parts [m, n] to the upper triangle of total [n, n], row by row."""
     size = len(total)
     whole = len(parts) - len(parts) % 4
     for at in range(0, whole, 4):
@@ -81,7 +82,7 @@ def add_squares(parts: Any, total: Any) -> None:
 
 @compiled
 def _one_by_one(rows: Any, columns: Any, out: Any) -> None:
-    """Write the products, eight columns at a time: eight sums wait for each other's steps."""
+    """Write the products, eight columns at a time, as eight independent sums hide latency."""
     count, width = columns.shape
     whole = count - count % 8
     zero = np.float32(0)
@@ -109,7 +110,7 @@ def _one_by_one(rows: Any, columns: Any, out: Any) -> None:
 
 @compiled
 def _side_by_side(turned: Any, columns: Any, out: Any) -> None:
-    """Write columns [n, D] · turned [D, L], [n, L]: two columns and four steps at a time."""
+    """Write columns [n, D] · turned [D, L], [n, L], two columns and four steps at a time."""
     count, width = columns.shape
     whole = width - width % 4
     for first in range(0, count, 2):
@@ -138,7 +139,7 @@ def _side_by_side(turned: Any, columns: Any, out: Any) -> None:
 
 @compiled
 def _rotate(matrix: Any, basis: Any) -> None:
-    """Turn pairs of rows and columns until nothing is left beside the diagonal (Jacobi 1846)."""
+    """Rotate pairs of rows and columns until the matrix is diagonal (Jacobi 1846)."""
     size = len(matrix)
     trace = 0.0
     for i in range(size):

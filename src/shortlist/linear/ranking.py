@@ -1,4 +1,4 @@
-"""How do compiled loops keep the best by score and tie key? One integer a candidate."""
+"""How do compiled loops keep the best candidates by score and tie key? As one integer each."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +12,13 @@ from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, wri
 
 @dataclass(frozen=True)
 class TieRanks:
-    """The order of rows by tie key, row 0 first.
+    """The order of rows by tie key, with row 0 first.
 
-    rank: [rows + 1] int32 of each row; row: [rows + 1] int64 at each rank.
+    rank: [rows + 1] int32, the rank of each row.
+    row: [rows + 1] int64, the row at each rank.
 
-    A key is `selection.key_of` of a float32 score and `rows - rank`. Of two candidates the one with
-    the greater key is better, and no two keys are equal.
+    A candidate's key is `selection.key_of` of its float32 score and `rows - rank`. The greater key
+    is better, and no two keys are equal.
     """
 
     rank: NDArray[np.int32]
@@ -25,7 +26,7 @@ class TieRanks:
 
     @classmethod
     def of(cls, tie_keys: NDArray[np.int64]) -> "TieRanks":
-        """Rank rows by tie keys [rows + 1], the smaller first; row 0 stays 0."""
+        """Rank rows by their tie keys [rows + 1], smaller first; row 0 keeps rank 0."""
         row = np.concatenate([[0], 1 + np.argsort(tie_keys[1:], kind="stable")])
         rank = np.empty(len(row), dtype=np.int32)
         rank[row] = np.arange(len(row))
@@ -36,13 +37,13 @@ def best_first(
     keys: NDArray[np.int64], ties: TieRanks, rows: NDArray[Any], scores: NDArray[np.float32]
 ) -> None:
     """Sort keys [B, N] in place, and write their rows and scores [B, N] where there is a key."""
-    keys.sort(axis=1)  # numpy sorts integers many times faster than compiled code of ours
+    keys.sort(axis=1)  # numpy sorts integers many times faster than a compiled loop here
     _decode(keys, ties.row, rows, scores)
 
 
 @compiled
 def _decode(keys: Any, row_of_rank: Any, rows: Any, scores: Any) -> None:
-    """Turn keys, ascending, into rows and scores, best first."""
+    """Write the rows and scores of ascending keys, best first."""
     last, width = len(row_of_rank) - 1, keys.shape[1]
     for at in range(len(keys)):
         for place in range(width):
@@ -64,9 +65,9 @@ def best_of_lists(
 ) -> NDArray[np.int64]:
     """Return the keys [B, k] of the k best candidates of each list, in any order, then NOTHING.
 
-    List i is row[start[i]:start[i + 1]], distinct, with its scores. banned: (rows, offsets [B + 1])
-    that list i must not give; unknown ones are ignored. allow: [rows + 1 or more], true for those
-    that any list may give.
+    List i is row[start[i]:start[i + 1]], distinct rows with their scores.
+    banned: (rows, offsets [B + 1]), rows that list i must not return; unknown rows are ignored.
+    allow: bool [rows + 1 or more], the rows that any list may return; None: all.
     """
     lists = len(start) - 1
     rows, offsets = banned or (np.empty(0, np.int64), np.zeros(lists + 1, np.int64))
@@ -79,18 +80,19 @@ def best_of_lists(
 
 
 def room_for(rows: int, items: int) -> int:
-    """Return how many slots `slot_of` needs for so many rows: a power of two, half of it free.
+    """Return the number of slots that `slot_of` needs for `rows` rows: a power of two.
 
-    Where a slot for each of the items is less, they are so many, and no row is looked for twice.
+    At least half of the slots stay free; with one slot for each of `items`, no row collides.
     """
     return 1 << max(min(2 * rows, items), 1).bit_length()
 
 
 @compiled
 def slot_of(held: Any, row: Any) -> Any:
-    """Return the slot of a row >= 1 in a table of rows, 0 where free, or the free slot for it.
+    """Return the slot of a row >= 1 in a table of rows, or the free slot for it.
 
-    held: a power of two of slots, not all of them taken (Knuth 1973: open addressing).
+    held: the rows in the table, 0 where free. Its length is a power of two, and it must have a free
+    slot (open addressing, Knuth 1973).
     """
     mask = np.int64(len(held) - 1)
     at = np.int64(row) & mask
@@ -111,7 +113,7 @@ def _best_of_lists(
     room: int,
     keys: Any,
 ) -> None:
-    """Write the keys of the best of each list."""
+    """Write the keys of the best candidates of each list."""
     last, best = len(rank) - 1, keys.shape[1]
     out = np.zeros(room, dtype=np.int64)
     held = empty_held(best)

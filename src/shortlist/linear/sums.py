@@ -1,4 +1,4 @@
-"""What is the sum of a history's neighbour lists, and which k items have the most of it?"""
+"""Which k items have the largest sums over the neighbour lists of a history?"""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from shortlist.selection import NOTHING, empty_held, hold, key_of, score_of, wri
 
 
 def dense_sums(profile: Matrix, neighbours: Neighbours) -> NDArray[np.float32]:
-    """Return r = profile · S, [B, items]: column c is item row c + 1, -inf where nothing adds."""
+    """Return r = profile · S, [B, items]; column c is item row c + 1, -inf without a neighbour."""
     scores = np.full((profile.shape[0], profile.shape[1]), -np.inf, dtype=np.float32)
     _dense(*_arrays(profile), neighbours.start, neighbours.ids, neighbours.scores, scores)
     return scores[:, 1:]
@@ -27,11 +27,11 @@ def best_sums(
     seen: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     allow: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the k best of r = profile · S: item rows [B, k], -1 past the end, and scores, -inf.
+    """Return the k best of r = profile · S: item rows and scores [B, k], padded with -1 and -inf.
 
-    The scores are those of `dense_sums`, bit for bit; equal ones go by tie rank. seen: (rows,
-    offsets [B + 1]) of the items each query must not get; allow: [items + 1 or more], true for
-    those that any query may get.
+    Scores equal those of `dense_sums` bit for bit; equal scores are ordered by tie rank.
+    seen: (rows, offsets [B + 1]), the items that each query must not get.
+    allow: bool [items + 1 or more], the items that any query may get; None: all.
     """
     queries = profile.shape[0]
     start, item, weight = _arrays(profile)
@@ -52,7 +52,7 @@ def best_sums(
 
 
 def _arrays(profile: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """One type each, so that the loops are compiled once."""
+    """Return the arrays of the profile with fixed dtypes, so that the loops compile only once."""
     start, item = profile.indptr.astype(np.int64), profile.indices.astype(np.int64)
     return start, item, profile.data.astype(np.float32)
 
@@ -61,7 +61,7 @@ def _arrays(profile: Matrix) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
 def _dense(
     start: Any, item: Any, weight: Any, list_start: Any, ids: Any, scores: Any, out: Any
 ) -> None:
-    """Write the sums in float64, rounded once, over the -inf of out [B, items + 1]."""
+    """Write the sums, added in float64 and rounded once, into out [B, items + 1], which is -inf."""
     total = np.zeros(out.shape[1], dtype=np.float64)
     for query in range(len(start) - 1):
         for at in range(start[query], start[query + 1]):
@@ -92,10 +92,10 @@ def _best(
 ) -> None:
     """Write the keys [B, k] of the best sums, in any order.
 
-    Memory: what the longest query touches, by `room`, a power of two; never the whole catalogue.
+    Memory grows with the items that the longest query touches (`room`), not with the catalogue.
     """
     items, best = len(list_start) - 2, keys.shape[1]
-    row_of = np.zeros(room, dtype=np.int32)  # 0: a free slot
+    row_of = np.zeros(room, dtype=np.int32)  # 0 marks a free slot
     total = np.zeros(room, dtype=np.float64)
     banned = np.zeros(room, dtype=np.bool_)
     taken = np.empty(room, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which items do pairs of users meet who share little else? Swing (Yang et al. 2020)."""
+"""Which items do pairs of users share who share few other items? Swing (Yang et al. 2020)."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from shortlist.linear.neighbours import Found, Neighbours, Pairs
 from shortlist.linear.ranking import TieRanks, best_first, best_of_lists
 
 ROOM = 1 << 22
-"""How many similarities are held before the nearest of each item are chosen from them."""
+"""Similarities held before the nearest neighbours of each item are selected from them."""
 
 
 def swing(
@@ -28,12 +28,15 @@ def swing(
 ) -> Neighbours:
     """Return the nearest items of each item, as `neighbours.nearest` does.
 
-    s_ij = sum over pairs {u, v} of users of both of w_u w_v / (alpha + |I_u & I_v|), with
-    w_u = 1 / sqrt(|I_u|). At most `users` users of i are compared: those with the smallest seeded
-    hash of (user key, tie key of the item), so the sample does not depend on other users, and s is
-    not quite symmetric where it bites. Time: for each item its compared users squared, times the
-    length of their lists. With kinds of events I_u is all that u met, and j a target of both.
+    s_ij = Σ over pairs {u, v} of users of both items of w_u w_v / (alpha + |I_u & I_v|), with
+    w_u = 1 / sqrt(|I_u|). With kinds of events I_u has all items of u, and j must be a target of
+    both users.
+
     user_keys: [users], a fixed hash of each user row.
+    users: at most so many users of i are compared, those with the smallest seeded hash of (user
+    key, tie key of the item). The sample of a user does not depend on other users; where it cuts, s
+    is not quite symmetric.
+    Time: for each item its compared users squared, times the length of their lists.
     """
     start, user = _sample(pairs, tie_keys, user_keys, items, users, seed)
     weight = 1 / np.sqrt(np.maximum(pairs.items_of_users(), 1))
@@ -67,9 +70,9 @@ def _sample(
     users: int,
     seed: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The users to compare for each item, ascending: starts [items + 2], users [total]."""
+    """Return the users to compare for each item, ascending: starts [items + 2], users [total]."""
     user, item = pairs.user, pairs.item
-    several = pairs.items_of_users()[user] > 1  # a user of one item ties it to nothing
+    several = pairs.items_of_users()[user] > 1  # a user with one item connects it to nothing
     user, item = user[several], item[several].astype(np.int64)
     many = np.bincount(item, minlength=items + 1) > users
     with np.errstate(over="ignore"):
@@ -98,7 +101,7 @@ def _swing(  # noqa: PLR0912
     value: Any,
     ends: Any,
 ) -> int:
-    """Write the similarities of as many wanted items as there is surely room for; return that."""
+    """Write the similarities of as many wanted items as surely fit; return how many."""
     items = len(start) - 2
     total = np.zeros(items + 1, dtype=np.float64)
     mark = np.full(items + 1, -1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which N items come soonest after each item? Directed counts within a window, never all pairs."""
+"""Which N items follow each item soonest? Directed counts within a window, never all pairs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,24 +16,27 @@ from shortlist.selection import NOTHING, empty_held, hold, key_of, write_best
 Floats = NDArray[np.float64]
 
 ROWS = 4096
-"""How many items one call of a kernel works on."""
+"""Items per call of a kernel."""
 
 HOPS = 50
-"""The second hop goes on from so many followers of an item, to so many of each."""
+"""The second hop uses this many followers of an item, and this many of each of them."""
 
 
 COMMON = 20_000
-"""A value that more items have tells little, and comparing them all would take items squared."""
+"""Values of more items are ignored: they say little, and comparing their items is quadratic."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What it is worth that j comes d places after i: closeness_d · value_i · aim_j.
+    """The weight of a step from i to j, d events later: closeness_d · value_i · aim_j.
 
-    The score of j after i is the sum of these over the log, times left_i · right_j. closeness:
-    [window + 1] float64, place 0 is not read; backward: what the same steps count the other way,
-    i after j, as a share; value: [events] float64 or None (1); aim: the same of what is come to,
-    None for value. left, right: [items + 1] float64.
+    The score of j after i is the sum of the steps in the log, times left_i · right_j.
+
+    closeness: [window + 1] float64; place 0 is not read.
+    backward: weight of the same step in the other direction, i after j, as a fraction.
+    left, right: [items + 1] float64.
+    value: [events] float64, weight of each event as the start of a step; None: 1.
+    aim: [events] float64, weight of each event as the end of a step; None: as `value`.
     """
 
     closeness: Floats
@@ -46,10 +49,11 @@ class Steps:
 
 @dataclass(frozen=True)
 class Alike:
-    """Attribute values of items, as what an item i and a value v are worth to each other.
+    """Attribute values of items, with the weight of each value in its item.
 
-    Item i has value code[e], worth[e], for start[i] <= e < start[i + 1]. Rows have the length 1, so
-    that the sum of products of two rows is a cosine. weight: what a cosine of 1 adds to a score.
+    Item i has the value code[e] with worth[e], for start[i] <= e < start[i + 1]. The worth of each
+    item has norm 1, so that the product of two items is a cosine.
+    weight: what a cosine of 1 adds to a score.
     """
 
     start: NDArray[np.int64]
@@ -61,10 +65,10 @@ class Alike:
     def by_rarity(
         cls, offsets: NDArray[np.int64], codes: NDArray[np.int64], items: int, weight: float
     ) -> "Alike":
-        """Weigh each value by log(items / those that have it): tf-idf, rows of length 1.
+        """Weight each value by log(items / items with the value) (tf-idf), normalised per item.
 
-        offsets, codes: as `attributes.value_lists` gives them; rows over `items` are left out, and
-        values of more than COMMON items weigh 0.
+        offsets, codes: as returned by `attributes.value_lists`; rows above `items` are left out,
+        and values of more than COMMON items have weight 0.
         """
         start = offsets[: items + 2]
         code = codes[: start[-1]]
@@ -79,9 +83,10 @@ class Alike:
     def by_value(
         self, among: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-        """The same by value: where each code starts, the items that have it, and their worth.
+        """Return the transpose: where each code starts, the items that have it, and their worth.
 
-        Values of no worth have no items. among: [items + 1], the items that count; None: all.
+        Values without worth have no items.
+        among: bool [items + 1], the items that count; None: all.
         """
         owner = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
         order = np.argsort(self.code, kind="stable")
@@ -101,10 +106,13 @@ def followers(
     second_hop: float = 0.0,
     alike: Alike | None = None,
 ) -> Neighbours:
-    """Return the items that follow each item best; equal scores by tie key, the smaller first.
+    """Return the items that follow each item best; equal scores by tie key, smaller first.
 
-    Events of row 0 and of rows over the number of items take a place and count nothing. second_hop:
-    what is reached over one follower k more, Σ_k s_ik · s_kj / Σ_j s_kj, is added so many times.
+    Events of row 0 and of rows above the number of items occupy a place and count nothing.
+    tie_keys: [items + 1 or more].
+    neighbours: number of followers per item.
+    second_hop: weight of Σ_k s_ik · s_kj / Σ_j s_kj, the items reached over one follower k more.
+    alike: attribute values, whose cosines are added; None: none.
     Memory: the events, and items x neighbours. Time: events x window, and for attributes the sum
     over values of their items squared.
     """
@@ -117,7 +125,7 @@ def followers(
     event_start = np.concatenate([[0], np.cumsum(np.bincount(item, minlength=items + 1))])
     if alike is None:
         alike = Alike(np.zeros(items + 2, np.int64), np.empty(0, np.int64), np.empty(0), 0.0)
-    # With kinds of events, what never was a target is like others, and follows none.
+    # With kinds of events, items that were never a target have attributes but follow nothing.
     among = None if log.target is None else steps.right > 0
     value_start, value_item, value_worth = alike.by_value(among)
     value = np.empty(0) if steps.value is None else steps.value
@@ -157,7 +165,7 @@ def followers(
 
 
 def _blocks(items: int, neighbours: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield rows from 1 to `items`, a block at a time: the first of it, and room for its keys."""
+    """Yield the rows 1 to `items` in blocks: the first row, and an empty array for the keys."""
     for first in range(1, items + 1, ROWS):
         yield first, np.empty((min(ROWS, items + 1 - first), neighbours), dtype=np.int64)
 
@@ -245,7 +253,7 @@ def _second_hop(
     rank: Any,
     keys: Any,
 ) -> None:
-    """Write the keys [rows, N] of the rows from `first`, two hops counted, in any order."""
+    """Write the keys [rows, N] of the rows from `first` after the second hop, in any order."""
     total = np.zeros(len(rank), dtype=np.float64)
     state = np.zeros(len(rank), dtype=np.uint8)
     touched = np.empty(len(rank) + 1, dtype=np.int32)
@@ -284,7 +292,7 @@ def _second_hop(
 def _best_touched(
     total: Any, state: Any, touched: Any, many: int, rank: Any, held: Any, keys: Any
 ) -> None:
-    """Write the keys [N] of the best totals that were touched, and clear these."""
+    """Write the keys [N] of the best touched totals, and clear the touched entries."""
     last, best = len(rank) - 1, len(keys)
     count, floor = 0, np.int64(NOTHING)
     for t in range(many):

@@ -1,4 +1,4 @@
-"""How much does a user, or an event, say about an item? IUF, TF-IDF, BM25."""
+"""How much information does a user or an event give about an item? IUF, TF-IDF, BM25."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,10 @@ Floats = NDArray[np.float64]
 
 
 def inverse_frequency(counts: NDArray[np.int64]) -> Floats:
-    """Return 1 / log(1 + n) of each count, 0 for 0: who meets everything says little.
+    """Return 1 / log(1 + n) of each count, and 0 for 0: very active users are less informative.
 
-    Of users' counts of items it is the IUF of ItemCF, of items' counts of users that of UserCF
-    (Breese et al. 1998 gave the idea; this form is the one in use).
+    Applied to the item counts of users it is the IUF of ItemCF; applied to the user counts of items
+    it is that of UserCF. The idea is from Breese et al. (1998); this form is the common one.
 
     >>> inverse_frequency(np.array([0, 1, 3])).round(4)
     array([0.    , 1.4427, 0.7213])
@@ -25,10 +25,12 @@ def inverse_frequency(counts: NDArray[np.int64]) -> Floats:
 def tf_idf(
     value: Floats, user: NDArray[np.int64], item_counts: NDArray[np.int64], items: int
 ) -> Floats:
-    """Weigh each pair, items being texts and users their words.
+    """Return the tf-idf weight of each pair, with items as documents and users as their words.
 
-    sqrt(value) · log((1 + items) / (1 + n)), with value [pairs], >= 0, of each pair, user [pairs]
-    and item_counts n [users].
+    The weight is sqrt(value) · log((1 + items) / (1 + n)).
+    value: [pairs], >= 0.
+    user: [pairs], the user of each pair.
+    item_counts: [users], n, the number of items of each user.
     """
     _refuse_negative(value, "tf-idf")
     return np.sqrt(value) * _idf(item_counts, items)[user]
@@ -44,10 +46,13 @@ def bm25(
     k1: float = 1.2,
     b: float = 0.75,
 ) -> Floats:
-    """Weigh each pair as Okapi BM25 weighs a word (the user) in a text (the item).
+    """Return the Okapi BM25 weight of each pair, with items as documents and users as words.
 
-    value (k1 + 1) / (k1 (1 - b + b · length / mean length) + value) · idf, where the length of an
-    item is the sum of its values. Arguments as for `tf_idf`; item: [pairs]; lengths: [items + 1].
+    The weight is value (k1 + 1) / (k1 (1 - b + b · length / mean length) + value) · idf, where the
+    length of an item is the sum of its values.
+    value, user, item_counts: as for `tf_idf`.
+    item: [pairs], the item of each pair.
+    lengths: [items + 1].
     """
     _refuse_negative(value, "bm25")
     items = len(lengths) - 1
