@@ -179,7 +179,7 @@ def test_items_to_allow_or_deny_that_are_unknown_are_said(capsys, bundle, option
     asked = ("recommend", bundle, "--user", 10_001, "--json", option)
     assert call(*asked, f"{known},7777777") == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert f"1 of 2 items of {option} are unknown and do nothing, such as 7777777." in said
+    assert f"1 of 2 items of {option} are unknown and ignored, such as 7777777." in said
     assert call(*asked, f"{known}") == 0
     assert "unknown" not in capsys.readouterr().err
 
@@ -424,7 +424,7 @@ def test_an_existing_path_is_refused_before_training(capsys, folder, bundle):
         (("--all-users",), "go together"),
         (("--all-users", "--out", "y.parquet", "--json"), "--json is for answers"),
         (("--user", "10001", "--quota", "price"), "--quota is COLUMN=N"),
-        (("--user", "10001", "--quota", "price=1", "--quota", "price=2"), "given once"),
+        (("--user", "10001", "--quota", "price=1", "--quota", "price=2"), "given only once"),
         (("--user", "10001", "--quota", "price=0"), "whole number >= 1"),
         (("--user", "10001", "--quota", "tags=1"), "several values"),
         (("--all-users", "--users-file", "x.csv", "--out", "y.parquet"), "give one of"),
@@ -588,7 +588,7 @@ def test_an_interrupt_leaves_no_half_bundle(capsys, folder, tmp_path, monkeypatc
     monkeypatch.setattr(trainer.Trainer, "_loss", interrupted)
     assert call("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet") == 130
     assert not list(tmp_path.iterdir())
-    assert "nothing is left half written" in capsys.readouterr().err
+    assert "no file is left half written" in capsys.readouterr().err
 
 
 def test_an_interrupted_training_with_checkpoints_says_how_it_goes_on(
@@ -607,7 +607,7 @@ def test_an_interrupted_training_with_checkpoints_says_how_it_goes_on(
     saved = ("--checkpoint", tmp_path / "saved", "--checkpoint-every", "0")
     asked = ("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet", *saved)
     assert call(*asked) == 130
-    assert "The same command goes on" in capsys.readouterr().err
+    assert "The same command continues" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.delenv("SHORTLIST_DATA", raising=False)
     changed = refusal(capsys, *asked, "--set", "model.dim=8")

@@ -278,7 +278,7 @@ def test_ctrl_c_while_it_is_written_leaves_nothing(
     monkeypatch.setattr(store, "_sync", interrupted)
     monkeypatch.setattr(outputs, "sync", interrupted)
     assert call(*asked) == 130
-    assert "nothing is left half written" in capsys.readouterr().err
+    assert "no file is left half written" in capsys.readouterr().err
     monkeypatch.undo()
     assert snapshot(tmp_path) == before
 

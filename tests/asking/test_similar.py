@@ -169,7 +169,7 @@ def test_users_only_are_encoded_where_items_have_no_vectors(bundles, output, ref
     output("encode", bundles["i2i"], "--items", target)
     assert pl.read_parquet(target).columns == ["id", "vector"]
     said = refusal("encode", bundles["u2u"], "--items", tmp_path / "none.parquet")
-    assert "vectors of users only" in said
+    assert "only vectors of users" in said
     assert not (tmp_path / "none.parquet").exists()
 
 

@@ -48,15 +48,15 @@ def test_the_stages_end_in_the_bundle_of_train_and_its_candidates(
 
 
 IDLE = {
-    "--out is of the stage bundle": ["counts", "--out", "b"],
+    "--out is for the stage bundle": ["counts", "--out", "b"],
     "the stage bundle needs --out": ["bundle"],
     "the stage recommend needs --bundle": ["recommend"],
-    "--k is of the stage recommend": ["prepare", "--k", "3"],
-    "--time is of the stage recommend": ["bundle", "--out", "b", "--time", "3"],
-    "--without-log is of the stage bundle": ["counts", "--without-log"],
+    "--k is for the stage recommend": ["prepare", "--k", "3"],
+    "--time is for the stage recommend": ["bundle", "--out", "b", "--time", "3"],
+    "--without-log is for the stage bundle": ["counts", "--without-log"],
     "--overwrite does nothing without --out": ["counts", "--overwrite"],
-    "--master is of --engine spark": ["counts", "--master", "local[2]"],
-    "--processes is of --engine local": ["counts", "--engine", "spark", "--processes", "2"],
+    "--master is for --engine spark": ["counts", "--master", "local[2]"],
+    "--processes is for --engine local": ["counts", "--engine", "spark", "--processes", "2"],
     "--conf is key=value": ["counts", "--engine", "spark", "--conf", "memory"],
 }
 

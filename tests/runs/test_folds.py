@@ -87,7 +87,7 @@ def test_each_fold_is_trained_and_one_report_speaks_of_all(recipe, tmp_path, cap
     assert "is no bundle, but a folder of bundles: fold-1, fold-2. Give one of them" in complaint
     code, _, complaint = call(capsys, "evaluate", out, "--slices")
     assert code != 0
-    assert "slices are of one bundle" in complaint
+    assert "slices are for one bundle" in complaint
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_the_command_line_asks_at_a_time_at_each_of_a_file_or_now(
         assert items == model.recommend(Queries(USERS[:1], time=NOW), 10).ids[0]
     code, out, said = run(capsys, monkeypatch, "recommend", bundle, "--user", USERS[0])
     assert code == 0
-    assert "this machine's clock (--time)" in said
+    assert "UTC by this machine's clock" in said
     assert run(capsys, monkeypatch, "explain", bundle, "--user", USERS[0], "--time", NOW)[0] == 0
     users = tmp_path / "users.csv"
     users.write_text(f"user,when\n10001,{NOW}\n10002,\n10003,{NOW + 5 * HOUR}\n")

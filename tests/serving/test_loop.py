@@ -200,11 +200,11 @@ def test_changes_of_items_are_listed_and_taken_back_on_the_command_line(served, 
     code, text = run(capsys, "items", "changes", store)
     assert (code, "id w-1: 500001 (available) [None, 5.0]" in text) == (0, True), text
     code, text = run(capsys, "items", "revert", store, 1)
-    assert (code, "Change 1 is taken back, by change 2" in text) == (0, True), text
+    assert (code, "Change 1 is reverted, by change 2" in text) == (0, True), text
     app.watch.follow()
     assert app.watch.current.change == 2
     assert app.watch.current.availability is None
-    assert "had been taken back, by change 2" in run(capsys, "items", "revert", store, 1)[1]
+    assert "had already been reverted, by change 2" in run(capsys, "items", "revert", store, 1)[1]
     code, text = run(capsys, "items", "changes", store, "--json", "--limit", 1)
     assert json.loads(text)["changes"][0]["undoes"] == 1
     for number, why in ((2, "change 2 took back change 1"), (9, "there is no change 9")):

@@ -200,7 +200,7 @@ def test_other_commands_and_several_seeds_are_refused_under_torchrun(monkeypatch
     with pytest.raises(SystemExit) as stop:
         several.command_line()
     assert stop.value.code == 2
-    assert "which `train` alone can use: start inspect without" in capsys.readouterr().err
+    assert "only `train` can use them: start inspect without" in capsys.readouterr().err
     recipe = recipe_of(tmp_path, "[training]\nseed = 1\n")
     check_seeds(recipe, 2)
     monkeypatch.setattr(ranks_module, "_joined", [Ranks(0, 2)])

@@ -1,9 +1,8 @@
-"""The command line: each command a few lines over the library.
+"""The command line: each command is a few lines over the library.
 
-`app` lists the commands, which stand in `train`, `ask`, `bundles`, `doctor` and `serve`. A command
-imports what it works with when it runs, after it has looked at its options, so that `--help` and a
-mistyped option need none of it.
-`show`, `files` and `demo` hold what the commands share.
+`app` lists the commands; each of the other modules defines one or several. A command imports what
+it works with only after it has checked its options, so that `--help` and a mistyped option stay
+fast. `show`, `files` and `screen` hold what several commands share.
 """
 
 from shortlist.cli.app import main

@@ -1,4 +1,4 @@
-"""Which commands there are, and how each of them ends: an exit code, an error in one line."""
+"""Which commands are there, and how does each end: with an exit code, and errors in one line?"""
 
 import errno
 import sys
@@ -41,21 +41,22 @@ COMMANDS = {
     "Work in parts": (job.job,),
 }
 GROUPS = {"Serve": {"events": events.events, "items": items.items}}
-"""The commands under the headings that `--help` gives them."""
+"""The groups of commands, under the headings that `--help` gives them."""
 
 WITHOUT_PARTS = (train.demo, known.data, draft.import_)
-"""Commands that read neither a recipe nor somebody's bundle, and so need no plug-in."""
+"""Commands that read neither a recipe nor a user's bundle, and so need no plug-in."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""What a disk says that takes no more; a pipe that nobody reads is the framework's to end."""
+"""Errors of a disk that takes no more data; typer itself handles a closed pipe."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 + SIGINT."""
 
 app = typer.Typer(
-    help="The recall stage of a recommender: train, measure and ask candidate retrievers.",
-    epilog="Exit codes: 0 done; 1 done, with a bad finding, or a training that broke; 2 cannot be "
-    "done as asked; 3 a damaged bundle, or a result that cannot be written; 130 Ctrl-C",
+    help="The recall stage of a recommender: train, evaluate and query candidate retrievers.",
+    epilog="Exit codes: 0 success; 1 success with a bad finding, or a training that failed; 2 the "
+    "request cannot be carried out; 3 a damaged bundle, or a result that cannot be written; 130 "
+    "Ctrl-C",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -66,7 +67,7 @@ for heading, groups in GROUPS.items():
 for heading, commands in COMMANDS.items():
     for command in commands:
         plain = command in WITHOUT_PARTS
-        named = command.__name__.rstrip("_")  # import_ is a word of Python
+        named = command.__name__.rstrip("_")  # import_: `import` is a keyword of Python
         own = serve.Serve if command is serve.serve else None
         app.command(named, cls=own, rich_help_panel=heading)(
             command if plain else with_plugins(command)
@@ -80,27 +81,27 @@ def options(
     device: Device = None,
     quiet: QuietFlag = False,
 ) -> None:
-    """The recall stage of a recommender: train, measure and ask candidate retrievers."""
+    """The recall stage of a recommender: train, evaluate and query candidate retrievers."""
     if version:
         out.print(f"shortlist {__version__}")
         raise typer.Exit
-    group: Any = context.command  # of click, which names each command
+    group: Any = context.command  # the click group, which knows its commands
     name = context.invoked_subcommand or ""
     if started_beside_others() and name != "train":
         raise QueryError(
-            f"torchrun starts several processes, which `train` alone can use: start {name} "
+            f"torchrun starts several processes, and only `train` can use them: start {name} "
             "without it"
         )
     command = group.get_command(context, name)
     takes = set() if command is None else {parameter.name for parameter in command.params}
     if device is not None and command is not None and "device" not in takes:
-        raise QueryError(f"--device does nothing for {name}, which needs none: leave it out")
+        raise QueryError(f"--device has no effect on {name}: leave it out")
     notes.quiet = quiet
     context.obj = {"device": device or "cpu", "quiet": quiet}
 
 
 def main() -> None:
-    """Run the command line: an error on purpose is one line on stderr and an exit code."""
+    """Run the command line; an expected error becomes one line on stderr and an exit code."""
     try:
         check_system()
         with first_speaks():
@@ -114,11 +115,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED and (is_first() or not started_beside_others()):
-            problems.print("interrupted: nothing is left half written")
+            problems.print("interrupted: no file is left half written")
         raise
     except OSError as error:
         if error.filename is not None or error.errno not in FULL:
-            raise  # not of stdout, which has no name
+            raise  # not an error of stdout, which has no file name
         drop_output()
         problems.print(f"error: cannot write to standard output: {reason_of(error)}")
         sys.exit(OutputError.exit_code)

@@ -1,4 +1,4 @@
-"""Commands that ask a bundle: recommend, similar, explain, evaluate and compare."""
+"""Commands that query a bundle: recommend, similar, explain, evaluate and compare."""
 
 import csv
 import json
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 TimeOfRequest = Annotated[
     str | None,
     typer.Option(
-        help="When it is asked, as the log writes its times or as ISO text "
-        "(2024-01-31T20:15:00); for a model with request_time. Default: this machine's clock."
+        help="Time of the request, written like the times of the log or as ISO text "
+        "(2024-01-31T20:15:00), for a model with request_time. Default: this machine's clock."
     ),
 ]
 
@@ -34,8 +34,8 @@ Moment = Annotated[
     list[str] | None,
     typer.Option(
         "--context",
-        help="NAME=VALUE: what is known of the moment, of all queries: a feature of events that is "
-        "known before. May be repeated.",
+        help="NAME=VALUE: a feature of events that is known at the time of the request, such as "
+        "the device, for all queries. May be repeated.",
     ),
 ]
 
@@ -43,7 +43,7 @@ Features = Annotated[
     list[str] | None,
     typer.Option(
         "--feature",
-        help="NAME=VALUE: a feature of the user as it is now, in place of what the bundle knows. "
+        help="NAME=VALUE: a current feature of the user, which replaces the value in the bundle. "
         "May be repeated.",
     ),
 ]
@@ -52,80 +52,81 @@ Features = Annotated[
 def recommend(
     context: typer.Context,
     bundle: BundlePath,
-    user: Annotated[list[str] | None, typer.Option(help="A user id; may be repeated.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="A user id. May be repeated.")] = None,
     history: Annotated[
         list[str] | None,
-        typer.Option(help="Item ids of somebody unknown, oldest first: ID,ID,... May be repeated."),
+        typer.Option(help="Item ids of an unknown user, oldest first: ID,ID,... May be repeated."),
     ] = None,
     recent: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --user, once for each: item ids met since then, oldest first: ID,ID,..."
+            help="With --user: item ids met since the log ended, oldest first: ID,ID,... Give it "
+            "once per --user."
         ),
     ] = None,
     time: TimeOfRequest = None,
     users_file: Annotated[
-        Path | None, typer.Option(help="A table whose user column (or first column) holds ids.")
+        Path | None,
+        typer.Option(help="A table with user ids in its user column, or its first column."),
     ] = None,
     time_column: Annotated[
         str | None,
         typer.Option(
-            help="With --users-file: its column of the times to ask at, each written as --time."
+            help="With --users-file: its column with the time of each request, written as for "
+            "--time."
         ),
     ] = None,
     with_features: Annotated[
         bool,
         typer.Option(
             "--with-features",
-            help="With --users-file: read features of the users from its columns of their names, "
-            "in place of what the bundle knows; an empty field leaves that.",
+            help="With --users-file: read user features from its columns of the same names. They "
+            "replace the values in the bundle; an empty field keeps the bundle's value.",
         ),
     ] = False,
     with_context: Annotated[
         bool,
         typer.Option(
             "--with-context",
-            help="With --users-file: read what is known of the moment of each query from its "
-            "columns of the names of features of events.",
+            help="With --users-file: read the context of each request from its columns that are "
+            "named like features of events.",
         ),
     ] = False,
     moment: Moment = None,
     feature: Features = None,
     all_users: Annotated[
-        bool, typer.Option("--all-users", help="Every user of the bundle; needs --out.")
+        bool, typer.Option("--all-users", help="Answer every user of the bundle; needs --out.")
     ] = False,
     target: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="With --users-file or --all-users: the Parquet file to write, in pieces."
-        ),
+        typer.Option("--out", help="With --users-file or --all-users: the Parquet file to write."),
     ] = None,
     overwrite: Overwrite = False,
-    k: Annotated[int, typer.Option(help="How many candidates.")] = 10,
+    k: Annotated[int, typer.Option(help="Number of candidates per query.")] = 10,
     include_seen: Annotated[
-        bool, typer.Option("--include-seen", help="Allow items the user has met.")
+        bool, typer.Option("--include-seen", help="Also recommend items that the user has met.")
     ] = False,
     quota: Annotated[
         list[str] | None,
-        typer.Option(help="COLUMN=N: at most N items of each value of a column of the items."),
+        typer.Option(help="COLUMN=N: at most N items for each value of this item column."),
     ] = None,
     where: Annotated[
         str | None,
         typer.Option(
-            help='A condition on the columns of the items, as JSON: {"column": "genre", "in": '
+            help='A condition on item columns, as JSON: {"column": "genre", "in": '
             '["Drama"]}, {"column": "price", "max": 9.5}, {"and": [...]}, {"not": {...}}.'
         ),
     ] = None,
     allow: Annotated[
-        str | None, typer.Option(help="Item ids that alone may be recommended: ID,ID,...")
+        str | None, typer.Option(help="Recommend only these item ids: ID,ID,...")
     ] = None,
     deny: Annotated[
-        str | None, typer.Option(help="Item ids that must not be recommended: ID,ID,...")
+        str | None, typer.Option(help="Never recommend these item ids: ID,ID,...")
     ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Ask a bundle for candidates: for known users, for histories, a file of users, or for all."""
+    """Recommend items for known users, for histories, for a file of users, or for all users."""
     ways = sum((user is not None, history is not None, users_file is not None, all_users))
     for wrong, message in (
         (ways != 1, "give one of --user, --history, --users-file and --all-users"),
@@ -135,27 +136,27 @@ def recommend(
         ),
         (
             with_features and users_file is None,
-            "--with-features reads the columns of a --users-file: give one",
+            "--with-features reads columns of the --users-file: give one",
         ),
         (
             with_context and users_file is None,
-            "--with-context reads the columns of a --users-file: give one",
+            "--with-context reads columns of the --users-file: give one",
         ),
         (
             with_context and moment is not None,
-            "--context is of all queries, and --with-context of each: give one of the two",
+            "--context is for all queries and --with-context for each: give one of the two",
         ),
         (
             feature is not None and (target is not None or len(user or history or ()) > 1),
-            "--feature is of one --user or --history; for a --users-file there is --with-features",
+            "--feature is for one --user or --history; for a --users-file use --with-features",
         ),
         (
             target is not None and json_,
-            "--json is for answers that are printed, and --out writes Parquet",
+            "--json is for answers that are printed, and --out writes Parquet: leave one out",
         ),
         (
             time_column is not None and users_file is None,
-            "--time-column is a column of a --users-file: give one",
+            "--time-column names a column of the --users-file: give one",
         ),
         (
             time_column is not None and time is not None,
@@ -164,7 +165,7 @@ def recommend(
         (target is None and overwrite, "--overwrite does nothing without --out"),
         (
             recent is not None and user is None,
-            "--recent follows what is stored of a --user: give both",
+            "--recent follows the stored history of a --user: give both",
         ),
     ):
         if wrong:
@@ -185,7 +186,7 @@ def recommend(
 
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
-    # Notes follow the answer: a question that is refused has none.
+    # Notes follow the answer; a query that is refused prints none.
     said = [f"Items met below min_weight are {show.FORGETS}."] if loaded.forgets_met else []
     for name, listed in (("allow", allow), ("deny", deny)):
         asked[name] = None if listed is None else _ids(data.items, listed)
@@ -221,7 +222,7 @@ def recommend(
 
 
 def _print_notes(loaded: "Bundle", queries: "Queries", said: list[str]) -> None:
-    """Say what was said, and what the bundle does not know of the queries."""
+    """Print the notes, and what the bundle does not know about the queries."""
     from shortlist.cli import show
 
     unknown = show.gaps(loaded.retriever, queries.context, len(queries))
@@ -232,7 +233,7 @@ def _print_notes(loaded: "Bundle", queries: "Queries", said: list[str]) -> None:
 def _beside(
     count: int, data: "TrainingData", told: dict[str, Any], feature: list[str] | None
 ) -> dict[str, Any]:
-    """What is told of each of so many queries: context and features, as `Queries` takes them."""
+    """Return context and features, repeated for `count` queries, as arguments of `Queries`."""
     features = _told("--feature", data.user_features.encoders, feature)
     return {
         key: {name: [value] * count for name, value in values.items()} or None
@@ -251,11 +252,11 @@ def _recommend_file(
     time_column: str | None,
     **asked: Any,
 ) -> list[str]:
-    """Write the candidates of the users of a file, or of all users; return what is to be said.
+    """Write the candidates of the users of a file, or of all users; return the notes to print.
 
-    features_file: the same file, where it tells features of the users. context: the same file,
-    where it tells the moment of each, or what is known of the moments of all. time_column: of the
-    file.
+    features_file: the users file, if its columns give user features.
+    context: the users file, if its columns give each context; otherwise the context of all.
+    time_column: column of the users file with the time of each request.
     """
     from shortlist.cli import files, show
 
@@ -278,24 +279,26 @@ def _recommend_file(
     said = show.gaps(loaded.retriever, moments, len(users))
     said.append(f"Wrote candidates of {len(users):,} users to {target}.")
     if strangers:
-        said.append(f"{strangers:,} of them are unknown: popular items, flagged fallback.")
+        said.append(f"{strangers:,} of them are unknown and got popular items (fallback).")
     return said
 
 
 def _time(loaded: "Bundle", text: str | None, said: list[str]) -> Any:
-    """Read --time; without it this machine's clock, for a model that reads one, and say so."""
+    """Read --time, or for a model that needs it use this machine's clock and add a note."""
     from shortlist.asking.clock import now, written
 
     if text is not None:
         return written(text)
     moment = now(loaded.retriever)
     if moment is not None:
-        said.append(f"Asked at {moment:%Y-%m-%d %H:%M:%S} UTC, this machine's clock (--time).")
+        said.append(
+            f"Time of the request (--time): {moment:%Y-%m-%d %H:%M:%S} UTC by this machine's clock."
+        )
     return moment
 
 
 def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
-    """Read ID, ID, ... as a line of CSV: an id with a comma in it stands in double quotes."""
+    """Read ID, ID, ... as a line of CSV: an id that contains a comma is in double quotes."""
     try:
         fields = next(csv.reader([text], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
@@ -307,7 +310,7 @@ def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
 
 
 def _told(option: str, encoders: Mapping[str, Any], given: list[str] | None) -> dict[str, Any]:
-    """Read NAME=VALUE of an option, the value as the feature of that name has it."""
+    """Read NAME=VALUE; the value of a numeric feature becomes a number."""
     found: dict[str, Any] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
@@ -326,7 +329,7 @@ def _told(option: str, encoders: Mapping[str, Any], given: list[str] | None) -> 
 
 
 def _condition(text: str | None) -> dict[str, Any] | None:
-    """Read a condition as JSON; what it says is checked where it is used."""
+    """Read a condition as JSON; its content is checked where it is used."""
     if text is None:
         return None
     example = '{"column": "genre", "in": ["Drama"]}'
@@ -344,7 +347,7 @@ def _quota(given: list[str] | None) -> dict[str, int] | None:
     if not given:
         return None
     if len(given) > 1:
-        raise QueryError(f"--quota is given once, as a quota is of one column, got {given}")
+        raise QueryError(f"--quota takes one column and can be given only once, got {given}")
     column, _, most = given[0].rpartition("=")
     if not (column and most.isdecimal() and most.isascii()):
         raise QueryError(f"--quota is COLUMN=N, such as genre=3, got {given[0]!r}")
@@ -354,15 +357,16 @@ def _quota(given: list[str] | None) -> dict[str, int] | None:
 def similar(
     context: typer.Context,
     bundle: BundlePath,
-    item: Annotated[list[str] | None, typer.Option(help="An item id; may be repeated.")] = None,
+    item: Annotated[list[str] | None, typer.Option(help="An item id. May be repeated.")] = None,
     user: Annotated[
-        list[str] | None, typer.Option(help="A user id (positives u2u); may be repeated.")
+        list[str] | None,
+        typer.Option(help="A user id, for positives = 'u2u'. May be repeated."),
     ] = None,
-    k: Annotated[int, typer.Option(help="How many.")] = 10,
+    k: Annotated[int, typer.Option(help="Number of similar items or users.")] = 10,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Ask a bundle which items are like an item, or which users are like a user."""
+    """Find items similar to an item, or users similar to a user."""
     if (item is None) == (user is None):
         raise QueryError("give --item or --user: one of the two")
 
@@ -385,36 +389,36 @@ def explain(
     bundle: BundlePath,
     user: Annotated[str | None, typer.Option(help="A user id.")] = None,
     history: Annotated[
-        str | None, typer.Option(help="Item ids of somebody unknown, oldest first: ID,ID,...")
+        str | None, typer.Option(help="Item ids of an unknown user, oldest first: ID,ID,...")
     ] = None,
     item: Annotated[
         list[str] | None,
-        typer.Option(help="An item id; may be repeated. Default: the first three candidates."),
+        typer.Option(help="An item id. May be repeated. Default: the first three candidates."),
     ] = None,
     recent: Annotated[
         str | None,
-        typer.Option(help="With --user: item ids met since then, oldest first: ID,ID,..."),
+        typer.Option(help="With --user: item ids met since the log ended, oldest first: ID,ID,..."),
     ] = None,
     time: TimeOfRequest = None,
     moment: Moment = None,
     feature: Features = None,
     reasons: Annotated[
-        int | None, typer.Option(min=1, help="How many reasons a table shows. Default: 5.")
+        int | None, typer.Option(min=1, help="Number of reasons per table. Default: 5.")
     ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Say why items have their scores: which event, attribute or count gives how much.
+    """Explain the scores of items: how much each event, attribute or count contributes.
 
-    The reasons of counting channels sum to the score. Those of towers are what the score loses
-    without each item of the history, and need not sum.
+    The reasons of counting channels sum to the score. The reasons of towers are the loss of score
+    without each item of the history, and need not sum to it.
     """
     if (user is None) == (history is None):
         raise QueryError("give --user or --history: one of the two")
     if recent is not None and user is None:
-        raise QueryError("--recent follows what is stored of a --user: give both")
+        raise QueryError("--recent follows the stored history of a --user: give both")
     if json_ and reasons is not None:
-        raise QueryError("--reasons is of the tables, and --json gives every reason: leave it out")
+        raise QueryError("--reasons is for tables, and --json prints every reason: leave it out")
 
     from shortlist.asking.capabilities import Explains
     from shortlist.asking.queries import Queries
@@ -424,7 +428,7 @@ def explain(
     loaded = load(bundle, device=device or context.obj["device"])
     data = loaded.retriever.data
     if not isinstance(loaded.retriever, Explains):
-        raise QueryError("this retriever cannot say why: it has no reasons")
+        raise QueryError("this retriever cannot explain its scores")
     said: list[str] = []
     asked = {
         "time": _time(loaded, time, said),
@@ -456,32 +460,33 @@ def evaluate(
     context: typer.Context,
     bundle: BundlePath,
     on: Annotated[
-        Literal["test", "validation"], typer.Option(help="Which held-out rows to predict.")
+        Literal["test", "validation"], typer.Option(help="Held-out rows to predict.")
     ] = "test",
     k: Annotated[
-        list[int] | None, typer.Option(help="List length; may be repeated. Default: the recipe's.")
+        list[int] | None, typer.Option(help="List length. May be repeated. Default: the recipe's.")
     ] = None,
     include_seen: Annotated[
-        bool, typer.Option("--include-seen", help="Leave items in that a user has met.")
+        bool, typer.Option("--include-seen", help="Keep items that the user has met in the lists.")
     ] = False,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="Column of items or users to slice by; may be repeated."),
+        typer.Option(help="Column of items or users whose values are slices. May be repeated."),
     ] = None,
     ladder: Annotated[
-        bool, typer.Option("--ladder/--no-ladder", help="Measure methods without training, too.")
+        bool,
+        typer.Option("--ladder/--no-ladder", help="Also measure baselines without training."),
     ] = True,
     slices: Annotated[
-        bool, typer.Option("--slices", help="Show every slice of users and items, at every k.")
+        bool, typer.Option("--slices", help="Show every slice of users and items at every k.")
     ] = False,
     html: HtmlFile = None,
     overwrite: Overwrite = False,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Measure a bundle on the full catalogue, with the code that serves, beside popularity.
+    """Evaluate a bundle on the full catalogue, through the serving code, beside popularity.
 
-    Of the folder that train left of several seeds or folds it gives the figures over all of them.
+    For a folder of several seeds or folds that `train` wrote, print the figures over all of them.
     """
     from shortlist.bundle.bundle import load
     from shortlist.evaluation.evaluate import evaluate as measure
@@ -506,10 +511,10 @@ def evaluate(
     if (several := bundles_in(bundle)) is not None:
         of, places = several
         if html is not None:
-            raise QueryError(f"--html is of one bundle: evaluate {next(iter(places.values()))}")
+            raise QueryError(f"--html is for one bundle: evaluate {next(iter(places.values()))}")
         if (by or slices) and not json_:
             raise QueryError(
-                f"slices are of one bundle: evaluate {next(iter(places.values()))}, or add --json"
+                f"slices are for one bundle: evaluate {next(iter(places.values()))}, or add --json"
             )
         reports = {number: measured(place)[1].to_dict() for number, place in places.items()}
         together = Several.of_reports(of, places, reports)
@@ -538,16 +543,16 @@ def compare(
         list[str],
         typer.Argument(
             metavar="BUNDLE BUNDLE...",
-            help="Two bundles or more, each with a name of yours as NAME=PATH; else its folder's.",
+            help="Two bundles or more. NAME=PATH names one; otherwise its folder names it.",
         ),
     ],
-    k: Annotated[list[int] | None, typer.Option(help="List length; may be repeated.")] = None,
+    k: Annotated[list[int] | None, typer.Option(help="List length. May be repeated.")] = None,
     html: HtmlFile = None,
     overwrite: Overwrite = False,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Is the first bundle better than the others? All on the test rows, paired by user."""
+    """Test whether the first bundle is better than the others, on test rows paired by user."""
     from shortlist.bundle.bundle import load
     from shortlist.evaluation.compare import compare as compare_retrievers
 
@@ -570,7 +575,7 @@ def compare(
 
 
 def _check_html(html: Path | None, bundles: list[Path], *, overwrite: bool) -> None:
-    """Refuse, before anything is measured, a page that could not be written."""
+    """Refuse a page that could not be written, before anything is measured."""
     if overwrite and html is None:
         raise QueryError("--overwrite does nothing without --html")
     inputs = {f"bundle {number}": path for number, path in enumerate(bundles, 1)}
@@ -580,11 +585,11 @@ def _check_html(html: Path | None, bundles: list[Path], *, overwrite: bool) -> N
 def _write_html(page: str, html: Path, *, overwrite: bool) -> None:
     with outputs.whole(html, PAGES, overwrite=overwrite) as made:
         made.write_text(page, encoding="utf-8")
-    notes.print(f"Written to {html}.")
+    notes.print(f"Wrote {html}.")
 
 
 def _named(given: list[str]) -> dict[str, Path]:
-    """Return the path of each bundle by its name: that of its folder, or as NAME=PATH says."""
+    """Return the path of each bundle by its name, from NAME=PATH or its folder."""
     if len(given) < 2:
         raise QueryError("a comparison needs two bundles or more, got one")
     pairs = []
@@ -597,7 +602,7 @@ def _named(given: list[str]) -> dict[str, Path]:
         else:
             pairs.append((Path(text).resolve().name, Path(text)))
     heads = [name for name, _ in pairs]
-    # Folders of one name are told apart by their paths, as they are given.
+    # Bundles with the same folder name are named by their paths instead.
     pairs = [(name if heads.count(name) == 1 else str(path), path) for name, path in pairs]
     heads = [name for name, _ in pairs]
     if twice := next((name for name in heads if heads.count(name) > 1), None):

@@ -1,4 +1,4 @@
-"""Commands about a whole bundle: inspect, update, encode, export and index."""
+"""Commands on a whole bundle: inspect, update, encode, export and index."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 HELP = "help"
-"""What `index --kind` can be besides an index: what lists them."""
+"""The value of `index --kind` that lists the kinds of indexes."""
 
 
 def inspect(bundle: BundlePath, json_: JsonFlag = False) -> None:
-    """Verify a bundle and say what is in it: data, recipe, figures, files."""
+    """Verify a bundle and show its contents: data, recipe, figures and files."""
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
 
@@ -35,17 +35,17 @@ def inspect(bundle: BundlePath, json_: JsonFlag = False) -> None:
 def update(
     context: typer.Context,
     bundle: BundlePath,
-    events: Annotated[Path, typer.Option(help="New events, with the columns of the log.")],
-    target: Annotated[Path, typer.Option("--out", help="Where the new bundle goes.")],
+    events: Annotated[Path, typer.Option(help="Table of new events with the log's columns.")],
+    target: Annotated[Path, typer.Option("--out", help="Directory of the new bundle.")],
     watermark: WatermarkText = None,
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
-    """Add new events to a bundle that was fitted on all rows (refit = "all"), without a fit.
+    """Add new events to a bundle that was fitted on all rows (refit = "all"), without training.
 
-    Counts and neighbours become what a whole fit would give; weights that need one (EASE, graph
-    filters, ALS items, towers) stay, and histories grow. A file that `events export` wrote says
-    its watermark itself.
+    Counts and neighbours equal those of a whole fit. Learned weights (EASE, graph filters, item
+    vectors of ALS, towers) stay as they are, and histories grow. A file from `events export` holds
+    its own watermark.
     """
     outputs.check(
         {"--out": Output(target, "bundle", overwrite=overwrite)},
@@ -61,7 +61,7 @@ def update(
 
     loaded = load(bundle, device=device or context.obj["device"])
     if loaded.recipe is None:
-        raise QueryError("this bundle has no recipe, which tells the columns: update it in Python")
+        raise QueryError("this bundle has no recipe to name the columns: update it in Python")
     mark = (
         learned_with(loaded.watermark, [events])
         if watermark is None
@@ -80,7 +80,7 @@ def update(
         metrics=loaded.metrics,
         recipe=loaded.recipe,
         findings=loaded.manifest.fields.get("findings", ()),
-        index=loaded.manifest.fields.get("index"),  # its vectors are the same
+        index=loaded.manifest.fields.get("index"),  # the vectors have not changed
         watermark=mark,
         items_watermark=loaded.items_watermark,
     )
@@ -92,17 +92,19 @@ def encode(
     context: typer.Context,
     bundle: BundlePath,
     items: Annotated[
-        Path | None, typer.Option(help="Parquet file for the item vectors: id, vector.")
+        Path | None, typer.Option(help="Parquet file to write with item ids and vectors.")
     ] = None,
     users: Annotated[
-        Path | None, typer.Option(help="Parquet file for the vectors of all known users.")
+        Path | None,
+        typer.Option(help="Parquet file to write with the ids and vectors of all known users."),
     ] = None,
     overwrite: Overwrite = False,
     device: Device = None,
 ) -> None:
-    """Write vectors for any vector store, which ranks as the bundle does by the metric it tells.
+    """Write item and user vectors for a vector store.
 
-    Metric, similarity, width and bundle also stand in the file's key-value metadata.
+    A store that compares by the metric that is printed ranks the items as the bundle does. Metric,
+    similarity, width and bundle are also in the key-value metadata of the file.
     """
     if items is None and users is None:
         raise QueryError("give --items FILE, --users FILE or both")
@@ -122,7 +124,7 @@ def encode(
     if not isinstance(loaded.retriever, Encodes):
         raise QueryError(f"there are no vectors to write: {_without_vectors(loaded.retriever)}")
     if items is not None and not isinstance(loaded.retriever, EncodesItems):
-        raise QueryError("this retriever has vectors of users only: ask for those (--users)")
+        raise QueryError("this retriever has only vectors of users: use --users")
     facts = files.vector_facts(loaded.retriever, loaded.id)
 
     def told(count: int, path: Path) -> None:
@@ -138,18 +140,16 @@ def encode(
 
 def export(
     bundle: BundlePath,
-    onnx: Annotated[
-        Path, typer.Option("--onnx", help="The folder to write, which must not exist yet.")
-    ],
+    onnx: Annotated[Path, typer.Option("--onnx", help="Folder to write; it must not exist yet.")],
 ) -> None:
-    """Write the towers of a bundle for programs that do not have Shortlist.
+    """Export the towers of a bundle as ONNX, for programs without Shortlist.
 
     The folder holds `query.onnx`; `item.onnx`, if the item tower reads features; `items.npy`, the
-    vectors of the items; `vocabularies.json`, the rows that stand for ids and values; and
-    `answer.py`, which answers from these files with numpy and onnxruntime alone:
-    `python FOLDER/answer.py FOLDER '{"history": [50, 181]}'`. Its README says what a question may
-    tell. Vectors equal those of the bundle up to a rounding of 1e-5. The command needs the extra
-    `onnx`, and refuses bundles that have no two towers.
+    item vectors; `vocabularies.json`, the row numbers of ids and values; and `answer.py`, which
+    answers from these files with only numpy and onnxruntime:
+    `python FOLDER/answer.py FOLDER '{"history": [50, 181]}'`. Its README lists what a query may
+    contain. Vectors equal those of the bundle up to a rounding of 1e-5. The command needs the extra
+    `onnx` and a bundle with two towers.
     """
     outputs.check({"--onnx": Output(onnx, "new folder")}, {"the bundle": bundle})
 
@@ -162,7 +162,7 @@ def export(
 
 
 def _kinds(context: typer.Context, kind: str) -> str:
-    """List the kinds of indexes with their settings, if that is asked for."""
+    """List the kinds of indexes with their settings for `--kind help`."""
     if kind == HELP and not context.resilient_parsing:
         from shortlist.cli import show
 
@@ -175,37 +175,39 @@ def index(
     context: typer.Context,
     bundle: BundlePath,
     target: Annotated[
-        Path, typer.Option("--out", help="Where the bundle with the new index goes.")
+        Path, typer.Option("--out", help="Directory of the bundle with the new index.")
     ],
     kind: Annotated[
         str,
         typer.Option(
-            help="Which index. `--kind help` lists all, with their settings.", callback=_kinds
+            help="Kind of index. `--kind help` lists all kinds with their settings.",
+            callback=_kinds,
         ),
     ] = "faiss-hnsw",
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="SETTING=VALUE,VALUE: values to try of a setting, rising, in place of the usual "
-            "ones; may be repeated.",
+            help="SETTING=VALUE,VALUE: ascending values of a setting to try instead of the default "
+            "ones. May be repeated.",
         ),
     ] = None,
     target_recall: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the exact k best to be found.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of the exact k best items to find.")
     ] = 0.99,
-    k: Annotated[int, typer.Option(min=1, help="List length the recall is measured at.")] = 100,
-    queries: Annotated[int, typer.Option(min=1, help="At most so many users are asked.")] = 1000,
+    k: Annotated[int, typer.Option(min=1, help="List length at which recall is measured.")] = 100,
+    queries: Annotated[int, typer.Option(min=1, help="Largest number of users to query.")] = 1000,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw recall against latency: a .png, .svg or .pdf file.")
+        Path | None, typer.Option(help="Plot recall against latency: a .png, .svg or .pdf file.")
     ] = None,
     overwrite: Overwrite = False,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Build an index, measure it against exact search, and keep the cheapest setting that will do.
+    """Build an index, compare it with exact search, and keep the fastest sufficient setting.
 
-    The queries are the users of the test rows, with what was known of them before.
+    A setting is sufficient if it reaches --target-recall. The queries are the users of the test
+    rows, with their history before these rows.
     """
     from shortlist.evaluation.plots import plot_output
 
@@ -263,7 +265,7 @@ def index(
 
 
 def _choices(given: str) -> tuple[str, tuple[Any, ...]]:
-    """Read SETTING=VALUE,VALUE: numbers where they are some, and text."""
+    """Read SETTING=VALUE,VALUE; values that are numbers become numbers."""
     name, equals, values = given.partition("=")
     if not (name and equals and values):
         raise QueryError(f"--set is SETTING=VALUE,VALUE, such as m=16,32, got {given!r}")
@@ -278,7 +280,7 @@ def _choices(given: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def _without_vectors(retriever: "Channel") -> str:
-    """Say why a bundle has no vectors of its own: it has no towers, or several channels."""
+    """Return why a bundle has no vectors of its own: no towers, or several channels."""
     from shortlist.blending.blend import Blend
 
     if isinstance(retriever, Blend):

@@ -1,4 +1,4 @@
-"""One command in several processes, as torchrun starts them: which of them speaks?"""
+"""Which of several processes that torchrun started prints output and errors?"""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from shortlist.systems import started_beside_others
 
 @contextmanager
 def first_speaks() -> Iterator[None]:
-    """Let all processes but the first write to nowhere."""
+    """Discard the output of all processes except the first."""
     if not started_beside_others() or is_first():
         yield
         return
@@ -19,12 +19,12 @@ def first_speaks() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Tell whether this is the first process of those that torchrun has started."""
+    """Tell whether this is the first of the processes that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def speaks_for_all(error: ShortlistError) -> bool:
-    """Tell whether this process is the one to say the error that all of them end with."""
+    """Tell whether this process prints the error that ends all of them."""
     if not started_beside_others():
         return True
     from shortlist.training.ranks import speaks_first

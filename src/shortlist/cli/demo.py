@@ -1,4 +1,4 @@
-"""The main job on data anybody can get: MovieLens-100K, or a planted world without a network."""
+"""What does the demo train on? MovieLens-100K, or generated data that needs no network."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ RECIPE: dict[str, Any] = {
     "training": {"epochs": 8, "batch_size": 512, "refit": "train+validation"},
     "evaluation": {"k": [10, 100]},
 }
-"""What is common to both demos; the tables come from memory, so the paths only name them."""
+"""Keys of both demo recipes; the tables are in memory, so these paths are only names."""
 
 MOVIE_FEATURES: dict[str, Any] = {
     "users": {"age": "numeric", "gender": "categorical", "occupation": "categorical"},
@@ -39,11 +39,11 @@ PLANTED_FEATURES: dict[str, Any] = {
 
 
 PLACE = Path("runs/demo")
-"""Where the demo's bundle goes unless told otherwise; there it replaces the one before."""
+"""Default directory of the demo's bundle, where a new demo replaces an earlier one."""
 
 
 class World(NamedTuple):
-    """Data to show the main job on, the recipe for it, and what to say about them."""
+    """The demo's data, its recipe, and the notes to print about them."""
 
     dataset: Dataset
     recipe: Recipe
@@ -51,7 +51,7 @@ class World(NamedTuple):
 
 
 def world(directory: Path | None, *, synthetic: bool, small: bool, seed: int = 0) -> World:
-    """Return MovieLens-100K (from `directory`, the cache or the network), or the planted world."""
+    """Return MovieLens-100K (from `directory`, the cache or a download), or generated data."""
     content = {**RECIPE, "features": PLANTED_FEATURES if synthetic else MOVIE_FEATURES}
     if synthetic:
         size = {"users": 1000, "items": 400, "events": 30_000} if small else {}
@@ -59,7 +59,7 @@ def world(directory: Path | None, *, synthetic: bool, small: bool, seed: int = 0
         tables = {"interactions": made.interactions, "users": made.users, "items": made.items}
         if small:
             content["training"] = {**RECIPE["training"], "epochs": 4}
-        lines: tuple[str, ...] = ("A planted world, made here: groups of taste, no real users.",)
+        lines: tuple[str, ...] = ("Generated data with groups of taste; no real users.",)
     else:
         tables, lines = movielens_100k(directory)
     content["training"] = {**content["training"], "seed": seed}
@@ -69,13 +69,13 @@ def world(directory: Path | None, *, synthetic: bool, small: bool, seed: int = 0
 
 
 def run(world: World, *, device: str = "cpu", progress: Progress | None = None) -> Trained:
-    """Split, train and measure."""
+    """Split, train and evaluate."""
     split = split_of(world.recipe, world.dataset)
     return train(world.recipe, split, device=device, progress=progress)
 
 
 def is_demo(bundle: Path) -> bool:
-    """Whether a demo made what is there: its recipe names tables in memory, which no file has."""
+    """Tell whether a demo made the bundle: its recipe names the tables in memory."""
     try:
         recipe = json.loads((bundle / BUNDLE_MARKS[0]).read_bytes())["recipe"]
         return bool(recipe["data"]["interactions"] == RECIPE["data"]["interactions"])
@@ -84,7 +84,7 @@ def is_demo(bundle: Path) -> bool:
 
 
 def someone(data: TrainingData) -> Any:
-    """Return the id of a user with a history of middling length: somebody to show titles for."""
+    """Return the id of a user with a history of median length, to show titles for."""
     sizes = np.diff(data.log.indptr)[1:]
     row = int(np.argsort(sizes, kind="stable")[len(sizes) // 2]) + 1
     return data.users.external(np.array([row]))[0]

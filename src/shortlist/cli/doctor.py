@@ -1,4 +1,4 @@
-"""The command that looks for mistakes: doctor."""
+"""The command that checks for mistakes: doctor."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,20 +19,23 @@ def doctor(
     target: Annotated[
         Path,
         typer.Argument(
-            help="A recipe, to check before training; a bundle, after it; or a log, to look at the "
-            "data alone."
+            help="A recipe, to check before training; a bundle, to check after it; or a log, to "
+            "check only the data."
         ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="With a recipe: section.key=value; may be repeated."),
+        typer.Option(
+            "--set",
+            help="With a recipe: section.key=value replaces a value of it. May be repeated.",
+        ),
     ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Look for mistakes in a recipe and its data, a bundle, or a log; exit 1 if one is an error.
+    """Check a recipe and its data, a bundle, or a log for mistakes; exit 1 if one is an error.
 
-    Of a log the columns are guessed as `shortlist init` does.
+    The columns of a log are guessed as `shortlist init` does.
     """
     from shortlist.outputs import is_bundle
 
@@ -67,7 +70,7 @@ def doctor(
 
 
 def before_training(recipe: "Recipe") -> "Subject":
-    """What there is to examine of a recipe: less where it, or its data, is refused."""
+    """Return what can be examined of a recipe; less if the recipe or its data is refused."""
     from shortlist.doctor import Subject
     from shortlist.runs.pipeline import check, folds_of, load_dataset
 
@@ -76,14 +79,14 @@ def before_training(recipe: "Recipe") -> "Subject":
     except ShortlistError as failure:
         return Subject(failure=failure)
     try:
-        # Of several folds the last one knows most of the log.
+        # The last of several folds has most of the log.
         return Subject.of_recipe(recipe, folds_of(recipe, load_dataset(recipe))[-1])
     except ShortlistError as failure:
         return Subject.of_recipe(recipe, failure=failure)
 
 
 def _names_data(target: Path) -> bool:
-    """Whether a path is a table, or a folder or pattern of tables."""
+    """Tell whether a path is a table, or a folder or pattern of tables."""
     from shortlist.data.files import files_of, is_table
 
     if target.suffix.lower() == ".toml":
@@ -97,7 +100,7 @@ def _names_data(target: Path) -> bool:
 
 
 def _of_log(target: Path, *, quiet: bool) -> "Subject":
-    """What there is to examine of a log: its columns guessed, its weights left aside."""
+    """Return a log to examine, with guessed columns and without weights."""
     from shortlist.config import Recipe
     from shortlist.doctor import Subject
     from shortlist.drafting.draft import draft

@@ -22,15 +22,18 @@ def init(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            help="The log, or a folder, or files among which the log is found. A name that ends in "
-            ".toml is the recipe to write, to be filled in by you. Default: the tables that lie "
-            "here, if one is a log."
+            help="The log, or a folder or files that include it. A name that ends in .toml is the "
+            "recipe to write for you to fill in. Default: the tables in the current folder, if one "
+            "is a log."
         ),
     ] = None,
     items: Annotated[
-        str | None, typer.Option(help="One row an item, with its features and title.")
+        str | None,
+        typer.Option(help="Table of the items: one row per item, with its features and title."),
     ] = None,
-    users: Annotated[str | None, typer.Option(help="One row a user, with its features.")] = None,
+    users: Annotated[
+        str | None, typer.Option(help="Table of the users: one row per user, with its features.")
+    ] = None,
     target: Annotated[
         Path | None, typer.Option("--out", help="The recipe to write. Default: recipe.toml.")
     ] = None,
@@ -39,27 +42,26 @@ def init(
         typer.Option(help="Start from a named model: sasrec, youtube-dnn, dssm, mind, ..."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Without data: every key, its meaning and its default.")
+        bool,
+        typer.Option("--full", help="Without data: list every key, its meaning and its default."),
     ] = False,
     json_: JsonFlag = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a recipe for your files: format, columns, features and split are guessed from heads.
+    """Write a recipe for your files; format, columns, features and split are guessed from samples.
 
-    Nothing is asked, and the files are only read. Each guess stands beside its reason; a line with
-    "check:" is not certain.
+    It asks no questions and does not change the files. Each guess is followed by its reason; a line
+    with "check:" is uncertain.
     """
     given = list(files or [])
     blank = [name for name in given if name.lower().endswith(".toml")]
     if blank and (len(given) > 1 or items or users or target):
         raise QueryError(
-            f"{blank[0]} is the recipe to write, to be filled in, and stands alone; to write one "
-            "for files, name them, and the recipe with --out"
+            f"{blank[0]} is the recipe to write for you to fill in, and must be the only argument; "
+            "to write a recipe for files, name them, and the recipe with --out"
         )
     if full and (items or users or model or len(given) > len(blank)):
-        raise QueryError(
-            "--full shows every key there is, without data or a model: leave these out"
-        )
+        raise QueryError("--full lists every key, without data or a model: leave these out")
     place = Path(blank[0]) if blank else target or DEFAULT
     inputs = {f"FILE {at}": Path(name) for at, name in enumerate(given, 1) if name not in blank}
     inputs |= {f"--{key}": Path(p) for key, p in (("items", items), ("users", users)) if p}
@@ -85,20 +87,21 @@ def init(
 
 def import_(
     library: Annotated[
-        str, typer.Argument(metavar="{recbole|rectools}", help="Whose configuration it is.")
+        str, typer.Argument(metavar="{recbole|rectools}", help="Library of the configuration.")
     ],
     configs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="RecBole: its YAML files, a later one over an earlier one. RecTools: what "
-            "model.get_config(simple_types=True) gives, as JSON or YAML."
+            help="RecBole: its YAML files; later ones override earlier ones. RecTools: the output "
+            "of model.get_config(simple_types=True), as JSON or YAML."
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model, where the command line named it.")
+        str | None, typer.Option(help="The model, if the original command line named it.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="RecBole: the data set, where the command line named it.")
+        str | None,
+        typer.Option(help="RecBole: the data set, if the original command line named it."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -110,10 +113,10 @@ def import_(
     json_: JsonFlag = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a configuration of RecBole or RecTools into a recipe; list what cannot be carried.
+    """Convert a configuration of RecBole or RecTools to a recipe; list what cannot be converted.
 
-    Configurations and data are read, never code. Where the data are there, the doctor looks at the
-    recipe, and so at what the original did.
+    Configurations and data are read, and no code is run. If the data exists, the doctor checks the
+    recipe, and with it the original configuration.
     """
     from shortlist.drafting.foreign import FOREIGN
     from shortlist.drafting.foreign.base import Given
@@ -141,7 +144,7 @@ def import_(
 
 
 def _examine(recipe: Path) -> None:
-    """Tell what the doctor finds in a recipe whose log is there."""
+    """Print the doctor's findings on a recipe whose log exists."""
     from shortlist.cli import show
     from shortlist.cli.doctor import before_training
     from shortlist.config import load_recipe
@@ -181,7 +184,7 @@ def _drafted(
     place: Path,
     named: dict[str, Any] | None,
 ) -> "Draft | None":
-    """Draft a recipe for files; None where none is named and none lies here."""
+    """Draft a recipe for files; None if no file is named and the current folder has no log."""
     from shortlist.drafting.draft import draft
     from shortlist.drafting.sorting import Sorted, sort_files, tables_in
 
@@ -197,7 +200,7 @@ def _drafted(
         found: Sorted = sort_files(sources)
     except DataError:
         if here and not (users or items):
-            notes.print("No log of events lies here.")
+            notes.print("The current folder has no log of events.")
             return None
         raise
     made = draft(
@@ -212,7 +215,7 @@ def _drafted(
 
 
 def _text(made: "Draft", words: list[str], command: str = "init") -> str:
-    """The draft as text, which is read once to make sure that it is a recipe."""
+    """Return the draft as text, after reading it back to check that it is a valid recipe."""
     import tomllib
 
     from shortlist.config import Recipe
@@ -231,7 +234,7 @@ def _say(place: Path, made: "Draft | None", *, json_: bool) -> None:
         print_json({"recipe": str(place), "guesses": guesses, **said})
         return
     if made is None:
-        out.print(f"Wrote {place}, to be filled in. Next: shortlist train {place} --out BUNDLE")
+        out.print(f"Wrote {place} for you to fill in. Next: shortlist train {place} --out BUNDLE")
         return
     from shortlist.config.template import toml_value
 

@@ -1,4 +1,4 @@
-"""The command that makes a log of the events a service has kept: events export."""
+"""The command that writes the events of a service as a log: events export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,12 @@ from shortlist.cli.screen import notes, print_json
 from shortlist.errors import QueryError
 from shortlist.outputs import PARQUET, Output
 
-events = typer.Typer(help="The events that `serve --events` has kept.", no_args_is_help=True)
+events = typer.Typer(help="The events that `serve --events` has stored.", no_args_is_help=True)
 
 
 @events.callback()
 def group() -> None:
-    """The events that `serve --events` has kept."""
+    """The events that `serve --events` has stored."""
 
 
 @events.command()
@@ -25,26 +25,26 @@ def export(
     store: Annotated[
         str,
         typer.Argument(
-            help="The file that `serve --events` keeps them in, or redis://HOST:PORT/DB."
+            help="The event store of `serve --events`: a file, or redis://HOST:PORT/DB."
         ),
     ],
     bundle: Annotated[
-        Path, typer.Option(help="A bundle: the columns, ids and times are those of its log.")
+        Path, typer.Option(help="A bundle; columns, ids and times are written as in its log.")
     ],
     target: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
     since: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="The events after this number. Default: those the bundle has not learned from.",
+            help="Only events after this number. Default: events the bundle has not learned from.",
         ),
     ] = None,
     overwrite: Overwrite = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Write events as a log that `update` and `train` read, in the order in which they came.
+    """Write events as a log for `update` and `train`, in the order of their arrival.
 
-    The file says which events it holds, and `update` makes that the watermark of the new bundle.
+    The file records which events it has; `update` saves that as the watermark of the new bundle.
     """
     from shortlist.histories.places import place_of, reader_at
 
@@ -62,7 +62,7 @@ def export(
 
     loaded = load(bundle)
     if loaded.recipe is None:
-        raise QueryError("this bundle has no recipe, which tells the columns: export by another")
+        raise QueryError("this bundle has no recipe to name the columns: use another bundle")
     kept = reader_at(place)
     until = kept.until
     learned = loaded.watermark
@@ -87,4 +87,4 @@ def export(
     notes.print(f"Wrote {log.written:,} events after number {since} to {target}.")
     if log.strange:
         notes.print(f"{log.strange:,} have ids of another type than the bundle's: left out.")
-    notes.print(f"A model that has learned from them: --watermark {until}")
+    notes.print(f"For a model that has learned from them: --watermark {until}")

@@ -1,4 +1,4 @@
-"""Tables the command line reads and writes: users to ask for, candidates, vectors."""
+"""Which tables does the command line read and write: users to query, candidates, vectors?"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from shortlist.similarity import METRICS
 
 USERS_AT_A_TIME = 16_384
 ROWS_AT_A_TIME = 1_000_000
-"""Candidates of so many are in memory together, some 100 bytes each, and one group of the file."""
+"""Largest number of candidates in memory, about 100 bytes each; also one row group of the file."""
 
 
 def recommend_file(
@@ -39,12 +39,14 @@ def recommend_file(
 ) -> int:
     """Write the candidates of these users to a file: user, rank, item, score, fallback.
 
-    features: of the users as they are now, a row each; context: of the moment of each. time: when
-    all are asked, or a tensor [U]. asked: what else `Queries` may hold, of all of them.
+    features: current user features, one row per user.
+    context: context of each request, one row per user.
+    time: time of all requests, or a tensor [U].
+    asked: other arguments of `Queries`, for all users.
 
-    Users are answered in blocks and written as they are: memory does not grow with their number,
-    nor with k. The file appears whole or not at all. Return how many of the users were unknown and
-    got popular items.
+    Users are answered and written in blocks, so memory does not grow with their number or with k.
+    The file appears whole or not at all. Returns the number of unknown users, who got popular
+    items.
     """
     strangers = 0
     step = min(max(ROWS_AT_A_TIME // max(k, 1), 1), USERS_AT_A_TIME)
@@ -69,7 +71,7 @@ def recommend_file(
 
 
 def vector_facts(retriever: Encodes, bundle: str) -> dict[str, str]:
-    """Return what a vector store must know of a bundle's vectors: the metadata of their files."""
+    """Return what a vector store must know about the vectors, as metadata of their file."""
     return {
         "metric": METRICS[retriever.similarity],
         "similarity": retriever.similarity,
@@ -81,7 +83,7 @@ def vector_facts(retriever: Encodes, bundle: str) -> dict[str, str]:
 def write_item_vectors(
     retriever: EncodesItems, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
 ) -> int:
-    """Write `id, vector` of every candidate item, and the facts as metadata; return how many."""
+    """Write `id, vector` of every candidate item, with metadata; return the number of items."""
     ids, vectors = retriever.encode_items()
     with parquet(path, overwrite, facts) as write:
         write(_vector_frame(ids, vectors))
@@ -91,10 +93,11 @@ def write_item_vectors(
 def write_user_vectors(
     retriever: Encodes, path: Path, facts: Mapping[str, str], *, overwrite: bool = False
 ) -> int:
-    """Write `id, vector` of every user that has one, from all known events; return how many.
+    """Write `id, vector` of every user that has one, from all known events; return the number.
 
-    A model that reads when it is asked is asked by this machine's clock.
-    Of a user with K interests, `vector` is an array of K of them. facts: the file's metadata.
+    A model with request_time uses this machine's clock. For a user with K interests, `vector` is
+    an array of K vectors.
+    facts: the metadata of the file.
     """
     ids = retriever.encodable_users()
     time = now(retriever)
@@ -106,13 +109,13 @@ def write_user_vectors(
 
 
 def _vector_frame(ids: pl.Series, vectors: torch.Tensor) -> pl.DataFrame:
-    shape = tuple(vectors.shape[1:])  # (D,), or (K, D) of users with interests
+    shape = tuple(vectors.shape[1:])  # (D,), or (K, D) for users with K interests
     column = pl.Series("vector", vectors.numpy(), dtype=pl.Array(pl.Float32, shape))
     return pl.DataFrame({"id": ids, "vector": column})
 
 
 def read_users(retriever: Channel, path: Path, column: str | None = None) -> pl.Series:
-    """Read user ids: the recipe's user column, else user_id or user, else the only column."""
+    """Read user ids from the recipe's user column, else user_id or user, else the only column."""
     frame = read_frame(path, "users file")
     names = [name for name in (column, "user_id", "user") if name in frame.columns]
     if not names:
@@ -137,7 +140,7 @@ def read_users(retriever: Channel, path: Path, column: str | None = None) -> pl.
         if user in NULL_WORDS and not (known.dtype == pl.String and user in known):
             raise QueryError(
                 f"{path}, column '{names[0]}', row {row:,}: {user!r} looks like a missing value, "
-                "and no user is called so; leave the row out"
+                "and no user has this id; leave the row out"
             )
     try:
         return retriever.data.users.parse(written)
@@ -147,7 +150,7 @@ def read_users(retriever: Channel, path: Path, column: str | None = None) -> pl.
 
 
 def read_user_features(retriever: Channel, path: Path) -> pl.DataFrame:
-    """Read the columns of a users file that are features which the retriever reads."""
+    """Read the columns of a users file that are user features of the retriever."""
     reads = retriever.query_features
     frame = read_frame(path, "users file")
     names = [name for name in frame.columns if name in reads]
@@ -158,7 +161,7 @@ def read_user_features(retriever: Channel, path: Path) -> pl.DataFrame:
 
 
 def read_context(retriever: Channel, path: Path) -> pl.DataFrame:
-    """Read the columns of a users file that say what the retriever reads of a moment."""
+    """Read the columns of a users file that are context features of the retriever."""
     reads, frame = retriever.query_context, read_frame(path, "users file")
     names = [name for name in frame.columns if name in reads]
     if not names:
@@ -168,12 +171,12 @@ def read_context(retriever: Channel, path: Path) -> pl.DataFrame:
 
 
 def context_of_all(context: Mapping[str, Any], queries: int) -> pl.DataFrame:
-    """Return one moment for each of so many queries."""
+    """Return the same context for each of `queries` queries."""
     return pl.DataFrame({name: [value] * queries for name, value in context.items()})
 
 
 def read_times(retriever: Channel, path: Path, column: str) -> torch.Tensor:
-    """Read when each user of a file is asked, in steps of the log; an empty field is not known."""
+    """Read the time of each request from a users file, in log units; an empty field is unknown."""
     frame, data = read_frame(path, "users file"), retriever.data
     if column not in frame.columns:
         raise QueryError(f"{path} has no column '{column}'.{suggest(column, frame.columns)}")
@@ -192,7 +195,7 @@ def read_times(retriever: Channel, path: Path, column: str) -> torch.Tensor:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether a text is an integer of 64 bits, as the vocabulary reads ids."""
+    """Tell whether a text is a 64-bit integer, by the rule for ids."""
     return pl.Series([text.strip()]).cast(pl.Int64, strict=False)[0] is not None
 
 
@@ -200,7 +203,10 @@ def _is_whole(text: str) -> bool:
 def parquet(
     path: Path, overwrite: bool, metadata: Mapping[str, str] | None = None
 ) -> Iterator[Any]:
-    """Write frames to a Parquet file that appears whole or not at all; metadata: keys of it."""
+    """Write frames to a Parquet file that appears whole or not at all.
+
+    metadata: its key-value metadata.
+    """
     writer: pq.ParquetWriter | None = None
     with whole(path, PARQUET, overwrite=overwrite) as made:
 

@@ -1,4 +1,4 @@
-"""The commands for changes of items that a service keeps: items changes, items revert."""
+"""The commands for item changes that a service stores: items changes, items revert."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
     from shortlist.histories.items import ItemStore
 
 VALUES = 5
-"""Values of a change that are printed; --json has a thousand."""
+"""Values of a change that are printed; --json prints up to a thousand."""
 
 items = typer.Typer(
-    help="Changes of items (POST /admin/items) that `serve --events` has kept.",
+    help="Changes of items (POST /admin/items) that `serve --events` has stored.",
     no_args_is_help=True,
 )
 StorePath = Annotated[
-    str, typer.Argument(help="The file that `serve --events` keeps, or redis://HOST:PORT/DB.")
+    str,
+    typer.Argument(help="The event store of `serve --events`: a file, or redis://HOST:PORT/DB."),
 ]
 
 
 @items.callback()
 def group() -> None:
-    """Changes of items (POST /admin/items) that `serve --events` has kept."""
+    """Changes of items (POST /admin/items) that `serve --events` has stored."""
 
 
 @items.command()
@@ -34,12 +35,14 @@ def changes(
     store: StorePath,
     before: Annotated[
         int | None,
-        typer.Option(min=1, max=2**63 - 1, help="Only changes with numbers below it."),
+        typer.Option(min=1, max=2**63 - 1, help="Only changes with smaller numbers than this."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10**6, help="How many changes.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Largest number of changes to list.")
+    ] = 20,
     json_: JsonFlag = False,
 ) -> None:
-    """List changes, the newest first: what each says of which item, and what was taken back."""
+    """List changes, newest first: the item, the new values, and whether it was reverted."""
     from shortlist.histories.events import Watermark
     from shortlist.histories.items import shown_part
 
@@ -64,7 +67,7 @@ def changes(
         at = datetime.fromtimestamp(one.arrived / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
         named = "" if one.id is None else f", id {one.id}"
         if one.undoes is not None:
-            said = f"takes back change {one.undoes}"
+            said = f"reverts change {one.undoes}"
         else:
             said = "; ".join(
                 f"{each.item} {shown_part(each.part)} {each.value!r:.60}"
@@ -72,18 +75,18 @@ def changes(
             )
             more = one.total - VALUES
             said += f"; and {more:,} more" if more > 0 else ""
-        back = "" if one.undone is None else f" (taken back by change {one.undone})"
+        back = "" if one.undone is None else f" (reverted by change {one.undone})"
         out.print(f"{one.number}  {at} UTC{named}: {said}{back}", soft_wrap=True)
     if not found:
-        notes.print("No change is kept.")
+        notes.print("The store has no change.")
 
 
 @items.command()
 def revert(
     store: StorePath,
-    change: Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Its number.")],
+    change: Annotated[int, typer.Argument(min=1, max=2**63 - 1, help="Number of the change.")],
 ) -> None:
-    """Take a change back; running services have noticed within half a second."""
+    """Revert a change; running services apply that within half a second."""
     from shortlist.histories.items import ChangeConflictError
 
     opened = _opened(store)
@@ -93,12 +96,12 @@ def revert(
         raise QueryError(str(error)) from None
     finally:
         opened.close()
-    was = "had been" if kept.repeated else "is"
-    notes.print(f"Change {change} {was} taken back, by change {kept.number}.")
+    was = "had already been" if kept.repeated else "is"
+    notes.print(f"Change {change} {was} reverted, by change {kept.number}.")
 
 
 def _opened(store: str) -> "ItemStore":
-    """Open a store that is there. Errors: QueryError, EventStoreError."""
+    """Open an existing store. Errors: QueryError, EventStoreError."""
     from shortlist.histories.places import items_at, place_of
 
     return items_at(place_of(store))

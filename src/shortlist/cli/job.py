@@ -1,4 +1,4 @@
-"""The command for batch steps in parts: `job`."""
+"""The command that runs batch steps in parts: `job`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,83 +33,82 @@ def job(
     stage: Annotated[
         Stage,
         typer.Argument(
-            help="prepare: the log, checked and split; counts: of items; item-cf: neighbours of "
-            "items; swing: of its channels with that similarity; user-cf: the nearest users of all "
-            "users; popular, inverted: lists of items, of everybody, of a segment, or of a value; "
-            "bundle: all of it as `train` saves it; recommend: candidates of all users of the log. "
-            "Each makes what it needs and is not there.",
+            help="prepare: check and split the log; counts: count the events of items; item-cf: "
+            "neighbours of items; swing: those of channels with this similarity; user-cf: nearest "
+            "users of all users; popular, inverted: item lists of all users, of a segment, or of a "
+            "value; bundle: the same bundle as `train`; recommend: candidates for all users of the "
+            "log. A stage first runs the missing stages that it needs.",
             show_default=False,
         ),
     ],
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see `shortlist init`.")],
     work: Annotated[
-        Path, typer.Option(help="Folder of the stages: one that is there is not made again.")
+        Path, typer.Option(help="Folder of the stages; finished stages are not run again.")
     ],
     target: Annotated[
-        Path | None, typer.Option("--out", help="Of bundle: where it goes, a new directory.")
+        Path | None, typer.Option("--out", help="For bundle: the new directory to write.")
     ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(help="Of recommend: the bundle that is asked.")
-    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="For recommend: the bundle to query.")] = None,
     k: Annotated[
-        int | None, typer.Option(min=1, help="Of recommend: how many candidates. Default: 10.")
+        int | None,
+        typer.Option(min=1, help="For recommend: number of candidates per user. Default: 10."),
     ] = None,
     time: Annotated[
         str | None,
         typer.Option(
-            help="Of recommend: when all users are asked, as the log writes its times or as ISO "
+            help="For recommend: time of all requests, written like the times of the log or as ISO "
             "text; a bundle with request_time needs it."
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value, over the recipe; may be repeated."),
+        typer.Option(
+            "--set", help="section.key=value replaces a value of the recipe. May be repeated."
+        ),
     ] = None,
     engine: Annotated[
         Literal["local", "spark"],
         typer.Option(
-            help="local: processes of this machine; spark: a session of Spark (extra `spark`), "
-            "whose executors see --work and the log under the same paths."
+            help="local: processes on this machine; spark: a Spark session (extra `spark`), whose "
+            "executors see --work and the log under the same paths."
         ),
     ] = "local",
     master: Annotated[
         str | None,
         typer.Option(
-            help="Of spark: local[2], spark://host:7077, yarn, ... Default: that of spark-submit, "
-            "else local[*]."
+            help="For spark: local[2], spark://host:7077, yarn, ... Default: the master of "
+            "spark-submit, else local[*]."
         ),
     ] = None,
     conf: Annotated[
         list[str] | None,
-        typer.Option(help="Of spark: key=value of its configuration; may be repeated."),
+        typer.Option(help="For spark: key=value of its configuration. May be repeated."),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Of local: how many processes work at a time. Default: 1."),
+        typer.Option(min=1, help="For local: number of parallel processes. Default: 1."),
     ] = None,
     parts: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Into how many parts users are dealt, each in memory as a whole. Default: one a "
-            "process, and 8 on spark.",
+            help="Number of parts of the users; each must fit in memory. Default: one per process, "
+            "and 8 on spark.",
         ),
     ] = None,
     blocks: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Into how many blocks items are dealt. Default: as many as parts."
-        ),
+        typer.Option(min=1, help="Number of blocks of the items. Default: the number of parts."),
     ] = None,
     overwrite: Overwrite = False,
     without_log: WithoutLog = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Carry a recipe out in parts: a log larger than memory, several processes.
+    """Run a recipe in parts, for a log larger than memory and for several processes.
 
-    Every stage is a folder under --work that appears whole; the same command goes on after a stop.
-    The bundle is that of `train`, byte for byte.
+    Every stage is a folder under --work that appears whole; after a stop, the same command
+    continues. The bundle equals that of `train`, byte for byte.
     """
     _check(
         stage,
@@ -181,15 +180,15 @@ OWN = {"--out": ("bundle", True), "--bundle": ("recommend", True)} | {
     "--json": ("bundle", False),
     "--without-log": ("bundle", False),
 }
-"""Options of one stage: of which, and whether it needs them."""
+"""Options of one stage: the stage, and whether it needs them."""
 
 
 def _check(stage: str, given: Mapping[str, object]) -> None:
-    """Refuse options of another stage, and a stage without those it needs."""
+    """Refuse options of another stage, and a stage without the options it needs."""
     for option, (own, needed) in OWN.items():
         there = given[option] is not None
         if there and stage != own:
-            raise QueryError(f"{option} is of the stage {own}, and does nothing with {stage}")
+            raise QueryError(f"{option} is for the stage {own}, and does nothing with {stage}")
         if needed and stage == own and not there:
             raise QueryError(f"the stage {stage} needs {option}")
 
@@ -199,7 +198,7 @@ def _check_engine(engine: str, given: Mapping[str, object]) -> None:
     for option, value in given.items():
         own = "local" if option == "--processes" else "spark"
         if value is not None and engine != own:
-            raise QueryError(f"{option} is of --engine {own}, and does nothing with {engine}")
+            raise QueryError(f"{option} is for --engine {own}, and does nothing with {engine}")
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The command that fetches known data sets: data."""
+"""The command that downloads well-known data sets: data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,31 +15,32 @@ from shortlist.outputs import Output, whole
 def data(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="Such as ml-1m. Without a name: a list of all.")
+        str | None,
+        typer.Argument(help="Name of a data set, such as ml-1m. Without it, all are listed."),
     ] = None,
     origin: Annotated[
         Path | None,
         typer.Option(
             "--from",
-            help="Where the set is already: its folder, or its zip file. Nothing is fetched.",
+            help="A folder or zip file that has the data set already; nothing is downloaded.",
         ),
     ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="The recipe to write; files go into the folder NAME beside it. "
-            "Default: NAME.toml.",
+            help="The recipe to write; data files go into the folder NAME beside it. Default: "
+            "NAME.toml.",
         ),
     ] = None,
     overwrite: Overwrite = False,
     json_: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Fetch a well-known data set, check that it is the true one, and write a recipe for it.
+    """Download a well-known data set, verify it, and write a recipe for it.
 
-    The recipe has the published protocol and figures in its comments. What is in the folder NAME
-    already, as it was fetched, is not fetched again.
+    The recipe quotes the published protocol and figures in its comments. If the folder NAME already
+    has the unchanged files, they are not downloaded again.
     """
     if name is None:
         for option, given in (("--from", origin), ("--out", recipe), ("--overwrite", overwrite)):

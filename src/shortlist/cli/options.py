@@ -1,4 +1,4 @@
-"""The options that many commands have."""
+"""The options that several commands share."""
 
 import inspect
 from collections.abc import Callable
@@ -8,49 +8,49 @@ from typing import Annotated, Any
 
 import typer
 
-BundlePath = Annotated[Path, typer.Argument(help="A bundle: the directory `train` wrote.")]
+BundlePath = Annotated[Path, typer.Argument(help="A bundle: a directory that `train` wrote.")]
 Device = Annotated[
-    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: cpu.")
+    str | None, typer.Option(help="Device to compute on: cpu, cuda, cuda:1, ... Default: cpu.")
 ]
-QuietFlag = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors and results.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", help="Print only results and errors.")]
 WatermarkText = Annotated[
     str | None,
     typer.Option(
         "--watermark",
-        help="STORE:NUMBER, as `events export` tells it: the events up to it are in the log, and a "
-        "service does not count them again.",
+        help="STORE:NUMBER, as `events export` prints it: the log has the events up to this "
+        "number, and a service does not count them again.",
     ),
 ]
 ItemsWatermarkText = Annotated[
     str | None,
     typer.Option(
         "--items-watermark",
-        help="STORE:NUMBER, as /admin/items/changes tells it: the items table has the changes of "
-        "items up to it, and a service makes only later ones.",
+        help="STORE:NUMBER, as /admin/items/changes returns it: the items table has the changes "
+        "up to this number, and a service applies only later ones.",
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what the command would write, if it is there.")
+    bool, typer.Option("--overwrite", help="Replace the output if it already exists.")
 ]
 WithoutLog = Annotated[
     bool,
     typer.Option(
         "--without-log",
-        help="Leave the events out of the bundle: it is asked with histories, and cannot be "
-        "measured or updated.",
+        help="Leave the events out of the bundle. It can then be queried only with histories, and "
+        "cannot be evaluated or updated.",
     ),
 ]
 HtmlFile = Annotated[
     Path | None,
     typer.Option(
-        "--html", help="Write the figures as one page, too, for people who have never seen any."
+        "--html", help="Also write the figures as an HTML page that explains each of them."
     ),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def _import(context: typer.Context, modules: list[str] | None) -> list[str] | None:
-    """Make the parts of these modules known, before any other option is looked at."""
+    """Import these modules, which registers their parts, before other options are read."""
     if modules and not context.resilient_parsing:
         from shortlist.plugins import use_plugins
 
@@ -64,17 +64,17 @@ Plugins = Annotated[
         "--plugin",
         callback=_import,
         is_eager=True,
-        help="A module with parts of your own, as Python imports it: my_package.parts; may be "
-        "repeated. Nothing else imports one.",
+        help="A Python module with parts of your own, such as my_package.parts; may be repeated. "
+        "No other module is imported.",
     ),
 ]
 
 
 def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with the option --plugin."""
+    """Return the command with the additional option --plugin."""
 
     @wraps(command)
-    def run(*, plugin: list[str] | None, **given: Any) -> None:  # noqa: ARG001 - it is imported
+    def run(*, plugin: list[str] | None, **given: Any) -> None:  # noqa: ARG001 - its callback acts
         command(**given)
 
     own = inspect.Parameter("plugin", inspect.Parameter.KEYWORD_ONLY, default=None)

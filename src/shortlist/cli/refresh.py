@@ -1,4 +1,4 @@
-"""The command that lets a bundle follow the day: refresh."""
+"""The command that keeps a bundle up to date with new events: refresh."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,64 +29,70 @@ def refresh(
     events: Annotated[
         str,
         typer.Option(
-            help="The store that `serve --events` keeps (a file, or redis://HOST:PORT/DB), an "
-            "export of it, or a log as the bundle's is written."
+            help="New events: the store of `serve --events` (a file, or redis://HOST:PORT/DB), an "
+            "export of it, or a log with the columns of the bundle's log."
         ),
     ],
     target: Annotated[
         Path,
         typer.Option(
-            "--out", help="Where the new bundle goes; with --every a folder that is served."
+            "--out", help="Directory of the new bundle; with --every, a folder that is served."
         ),
     ],
     every: Annotated[
         str | None,
         typer.Option(
-            help="Go on for ever: refresh once in this time (10min, 1h, 1d), from the newest "
-            "bundle in --out, and publish into it as NAME-r1, NAME-r2, ..."
+            help="Repeat for ever, once in this time (10min, 1h, 1d): refresh the newest bundle in "
+            "--out and publish the result there as NAME-r1, NAME-r2, ..."
         ),
     ] = None,
     keep: Annotated[
         int,
-        typer.Option(min=2, help="With --every: how many of those bundles stay, the newest."),
+        typer.Option(min=2, help="With --every: number of newest published bundles to keep."),
     ] = 10,
     window: Annotated[
         str | None,
         typer.Option(
-            help="Forget events older than this, back from the newest, such as 90d, and users and "
-            "items with their last one. Default: keep all."
+            help="Forget events that are older than this before the newest one, such as 90d, and "
+            "users and items without newer events. Default: keep all."
         ),
     ] = None,
     admit: Annotated[
-        int, typer.Option(min=1, help="An item is learned from so many events on.")
+        int, typer.Option(min=1, help="Number of events an item needs before it is learned.")
     ] = 1,
     hold_out: Annotated[
         float,
-        typer.Option(help="Share of the new events, the newest, to compare the two bundles on."),
+        typer.Option(
+            help="Share of the new events, the newest, on which the bundles are compared."
+        ),
     ] = 0.2,
     least_users: Annotated[
         int,
-        typer.Option(min=1, help="With held-out events of fewer users nothing is decided."),
+        typer.Option(
+            min=1, help="Smallest number of users with held-out events for a decision to publish."
+        ),
     ] = 50,
-    epochs: Annotated[int, typer.Option(min=1, help="How often towers learn a new event.")] = 1,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="How often towers train on each new event.")
+    ] = 1,
     replay: Annotated[
         float,
-        typer.Option(min=0.0, help="Old events that towers learn beside each new one."),
+        typer.Option(min=0.0, help="Number of old events that towers train on per new event."),
     ] = 1.0,
     users: Annotated[
         Path | None,
-        typer.Option(help="The table of users as it is now: its rows replace the bundle's."),
+        typer.Option(help="The current table of users; its rows replace those of the bundle."),
     ] = None,
     items: Annotated[
         Path | None,
-        typer.Option(help="The table of items as it is now: its rows replace the bundle's."),
+        typer.Option(help="The current table of items; its rows replace those of the bundle."),
     ] = None,
     items_watermark: ItemsWatermarkText = None,
     training: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of what the optimiser remembers. Default: BUNDLE.training is read and "
-            "OUT.training is written, beside the bundles."
+            help="Folder of the optimiser's state. Default: reads BUNDLE.training and writes "
+            "OUT.training, beside the bundles."
         ),
     ] = None,
     watermark: WatermarkText = None,
@@ -95,11 +101,12 @@ def refresh(
     device: Device = None,
     quiet: QuietFlag = False,
 ) -> None:
-    """Let a bundle go on from new events, and publish it if it is no worse than before.
+    """Train a bundle on with new events, and publish the result if it is no worse.
 
-    Towers go on from their weights, tables grow; counts and closed forms become what a whole fit
-    would give. Both bundles are asked for the newest events: where the new one is worse beyond the
-    interval, or too few users can be asked, nothing is published. Exit code 1: refused as worse.
+    Towers continue from their weights, and tables grow; counts and closed forms equal those of a
+    whole fit. Both bundles predict the newest events. If the new bundle is worse by more than the
+    confidence interval, or if too few users can be compared, nothing is published. Exit code 1:
+    refused because it is worse.
     """
     from shortlist.durations import checked_duration, seconds_of
     from shortlist.histories.events import Watermark
@@ -170,7 +177,7 @@ def refresh(
 
 
 def _duration(name: str, text: str | None) -> float | str | None:
-    """Read a span of time: text with a unit, or a number in the unit of the log."""
+    """Read a duration: text with a unit, or a number in the unit of the log."""
     from shortlist.durations import checked_duration
 
     if text is None:

@@ -1,4 +1,4 @@
-"""Where a command writes: results to stdout, notes and progress to stderr."""
+"""Where does a command write? Results to stdout, notes and progress to stderr."""
 
 import json
 import os
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from shortlist.training.progress import Progress
 
 _ANY = 100_000
-"""More columns than any table has."""
+"""A width larger than that of any table."""
 
-# Control characters, those that turn the direction of a line, and halves of surrogate pairs.
+# Control characters, direction marks, and unpaired surrogates.
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Screen(Console):
-    """A console on which text stands for itself: ids and titles are data, never markup.
+    """A console that prints ids and titles literally, never as markup.
 
-    Everything that is printed, cells and titles of tables too, comes by here. A style is given with
-    `rich.text.Text`, which is not looked into: data in it goes through `visible` first.
+    All printed text passes `render_str`, including cells and titles of tables. Styled text is given
+    as `rich.text.Text`, which does not: data in it must go through `visible` first.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, markup=False, emoji=False, highlight=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, and give each table the room that its figures need."""
+        """Print; tables get the width that their numbers need."""
         tables = [printed for printed in objects if isinstance(printed, Table)]
         given = self._width
         try:
@@ -46,7 +46,7 @@ class Screen(Console):
             self._width = given
 
     def _fit(self, table: Table) -> None:
-        """Let words fold and figures stand whole; what is no terminal gets lines of any length."""
+        """Fold words but never numbers; without a terminal, lines can have any length."""
         wanted = Measurement.get(self, self.options.update(max_width=_ANY), table).maximum
         if wanted > self.width:
             if not self.is_terminal:
@@ -60,13 +60,13 @@ class Screen(Console):
             self.width = max(self.width, least)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return the text with its control characters written out."""
+        """Return the text with control characters escaped."""
         literal = {"markup": False, "emoji": False, "highlight": False}
         return super().render_str(visible(text), **options | literal)
 
 
 def visible(text: str) -> str:
-    r"""Write out what a terminal would obey: colours, new lines, bells, reversed text.
+    r"""Escape what a terminal would act on: colours, new lines, bells, reversed text.
 
     >>> print(visible("Tide\n\x1b[31m [/remix]"))
     Tide\n\x1b[31m [/remix]
@@ -75,48 +75,48 @@ def visible(text: str) -> str:
 
 
 def print_lines(console: Console, text: str, **options: Any) -> None:
-    """Print a text whose line ends are meant."""
+    """Print a text line by line, keeping its line breaks."""
     for line in text.split("\n"):
         console.print(line, **options)
 
 
 class _Notes:
-    """stderr as it is when something is written; what it refuses is dropped, as nobody can be told.
+    """The current stderr; errors while writing to it are ignored, as nobody could be told.
 
-    A full disk under a log file must not end a training that goes on.
+    A full disk under a log file must not stop a running training.
     """
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
 
     def write(self, text: str) -> int:
-        """Write, or drop, the text."""
+        """Write the text, or drop it."""
         with suppress(OSError, ValueError, AttributeError):  # full, closed, or not there
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be flushed."""
+        """Flush, and ignore errors."""
         with suppress(OSError, ValueError, AttributeError):
             sys.stderr.flush()
 
 
 def notes_unless(quiet: bool) -> Screen:
-    """Return where notes go; when quiet, nothing is shown."""
+    """Return the console of notes; if quiet, it prints nothing."""
     return Screen(stderr=True, file=cast("IO[str]", _Notes()), quiet=quiet)
 
 
 out = Screen()
 notes = notes_unless(quiet=False)
-"""What `--quiet` keeps to itself."""
+"""The console of notes, which `--quiet` silences."""
 
 problems = notes_unless(quiet=False)
-"""What is said all the same: errors, and how what ended early goes on."""
+"""The console of errors, and of how to continue after an interruption; never silenced."""
 
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator["Progress"]:
-    """Show how far a training is, on stderr; when quiet, show nothing."""
+    """Show the progress of a training on stderr; if quiet, show nothing."""
     from shortlist.training.progress import Bars, Quiet
 
     if quiet:
@@ -127,17 +127,17 @@ def progress_bars(quiet: bool) -> Iterator["Progress"]:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object in one line."""
+    """Print one JSON object on one line."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def finish_output() -> None:
-    """Bring to its place what was printed to stdout. Errors: OSError."""
+    """Flush stdout. Errors: OSError."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def drop_output() -> None:
-    """Let the rest of stdout go nowhere: Python would try once more at the end, and complain."""
+    """Discard the rest of stdout, as Python would flush it at exit and print another error."""
     with suppress(OSError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

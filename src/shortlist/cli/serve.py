@@ -1,4 +1,4 @@
-"""The command that answers over HTTP: serve."""
+"""The command that serves a bundle over HTTP: serve."""
 
 import logging
 import os
@@ -14,10 +14,10 @@ from shortlist.errors import QueryError
 
 
 class Serve(TyperCommand):
-    """The command, which also reads `--events redis://HOST:PORT/DB`."""
+    """The command `serve`, which also accepts `--events redis://HOST:PORT/DB`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the address behind `--events` as the value of `--events-file`."""
+        """Pass the address after `--events` as the value of `--events-file`."""
         read: list[str] = []
         places = 0
         for text in args:
@@ -31,45 +31,52 @@ class Serve(TyperCommand):
             places += read[-2:-1] == ["--events-file"] or read[-1].startswith("--events-file=")
         if places > 1:
             raise QueryError(
-                "events are kept in one place, and several are given: keep one of --events ADDRESS "
-                "and --events-file PLACE"
+                "events are stored in one place, and several are given: keep one of --events "
+                "ADDRESS and --events-file PLACE"
             )
         return super().parse_args(ctx, read)
 
 
 def serve(
     bundle: Annotated[
-        Path, typer.Argument(help="A bundle, or a directory whose newest bundle is served.")
+        Path, typer.Argument(help="A bundle, or a folder whose newest bundle is served.")
     ],
     host: Annotated[
-        str, typer.Option(help="Address to bind; others than loopback need SHORTLIST_TOKEN.")
+        str, typer.Option(help="Address to bind. All but loopback addresses need SHORTLIST_TOKEN.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to bind; 0 takes a free one.")
+    ] = 8000,
     processes: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Processes that answer at this address, as many as cores; --workers, --queue and "
-            "--connections are of each.",
+            help="Number of processes that share the address, up to the number of cores. Each has "
+            "its own --workers, --queue and --connections.",
         ),
     ] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Requests answered at a time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Requests answered in parallel.")] = 2,
     queue: Annotated[
         int,
-        typer.Option(min=1, help="Requests that may wait for a worker; more get 503, Retry-After."),
+        typer.Option(
+            min=1, help="Requests that may wait for a worker; others get 503 with Retry-After."
+        ),
     ] = 64,
     poll: Annotated[
-        float, typer.Option(help="Seconds between looks for a newer bundle; must be > 0.")
+        float, typer.Option(help="Seconds between checks for a newer bundle; must be > 0.")
     ] = 2.0,
     connections: Annotated[
-        int, typer.Option(min=1, help="Connections open at a time; more get 503.")
+        int, typer.Option(min=1, help="Connections that may be open; others get 503.")
     ] = 1_024,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds until a request without an answer gets 503.")
+        float, typer.Option(min=0, help="Seconds after which an unanswered request gets 503.")
     ] = 10.0,
     notice: Annotated[
         float,
-        typer.Option(min=0, help="Seconds after SIGTERM in which /readyz fails, still answering."),
+        typer.Option(
+            min=0,
+            help="Seconds after SIGTERM during which requests are answered and /readyz fails.",
+        ),
     ] = 1.0,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests then have to finish.")
@@ -78,68 +85,68 @@ def serve(
         bool,
         typer.Option(
             "--private-copy",
-            help="Serve from a copy (in TMPDIR) that nobody can change: for shared disks.",
+            help="Serve from a private copy in TMPDIR that nobody can change: for shared disks.",
         ),
     ] = False,
     events: Annotated[
         bool,
         typer.Option(
             "--events",
-            help="Take events (POST /v1/events), answer by them, keep them and changes of items. "
-            "--events redis://HOST:PORT/DB keeps them in Redis, for services on several machines.",
+            help="Receive events (POST /v1/events), use them in answers, and store them and item "
+            "changes. --events redis://HOST:PORT/DB stores them in Redis, for several machines.",
         ),
     ] = False,
     events_file: Annotated[
         str | None,
         typer.Option(
-            help="With --events: where, a file or the address of a Redis server. Default: "
-            "BUNDLE.events.sqlite, beside it."
+            help="With --events: the file or the address of a Redis server to store them in. "
+            "Default: BUNDLE.events.sqlite, beside the bundle."
         ),
     ] = None,
     events_sync: Annotated[
         Literal["normal", "full"],
         typer.Option(
-            help="With --events: full waits for the disk, so that they survive a loss of "
-            "power; normal ones survive the end of the process."
+            help="With --events: full waits for the disk, so that events survive a power loss; "
+            "with normal they survive the end of the process."
         ),
     ] = "normal",
     events_days: Annotated[
-        float, typer.Option(help="With --events: how many days they are kept; must be > 0.")
+        float, typer.Option(help="With --events: days that events are kept; must be > 0.")
     ] = 90.0,
     events_per_user: Annotated[
-        int, typer.Option(min=1, help="With --events: the newest of each user that are kept.")
+        int, typer.Option(min=1, help="With --events: newest events that are kept of each user.")
     ] = 500,
     guard: Annotated[
         list[str] | None,
         typer.Option(
-            help="When an alarm is raised, as NAME=SHARE: click_through=0.5 of its running figure, "
-            "fallback=0.5 of lists, index_recall=0.9; check=0.01 of requests is compared with an "
-            "exact scan. Repeat it for others."
+            help="Threshold of an alarm, as NAME=SHARE: click_through=0.5 (of its running figure), "
+            "fallback=0.5 (of lists), index_recall=0.9. check=0.01 compares this share of requests "
+            "with an exact scan. May be repeated."
         ),
     ] = None,
     access_log: Annotated[
-        bool, typer.Option("--access-log", help="Print one JSON line a request on standard output.")
+        bool, typer.Option("--access-log", help="Print one JSON line per request to stdout.")
     ] = False,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        typer.Option(help="What else is logged, on standard error."),
+        typer.Option(help="Level of other log messages, on stderr."),
     ] = "info",
 ) -> None:
-    """Answer over HTTP: recommend, similar, explain, figures, and a page to look around.
+    """Serve a bundle over HTTP: recommend, similar, explain, metrics, and a page to explore it.
 
-    Tokens come from the environment: SHORTLIST_TOKEN for questions, SHORTLIST_ADMIN_TOKEN for
-    /admin, SHORTLIST_WRITE_TOKEN for /v1/events. A bundle published into a served directory takes
-    over without a lost request.
+    Tokens come from the environment: SHORTLIST_TOKEN for queries, SHORTLIST_ADMIN_TOKEN for
+    /admin, SHORTLIST_WRITE_TOKEN for /v1/events. A new bundle in a served folder takes over without
+    losing a request.
 
-    A request waits while all workers are busy: about queue / workers answers long, so a short
-    queue refuses early, and a long one keeps clients waiting until --timeout.
+    A request waits while all workers are busy, at most as long as about queue / workers answers
+    take. A short queue refuses requests early; a long one lets clients wait until --timeout.
     """
     own = (events_file, events_sync, events_days, events_per_user)
     if not events and own != (None, "normal", 90.0, 500):
         raise QueryError("--events-file, -sync, -days and -per-user do nothing without --events")
     write_token = os.environ.get("SHORTLIST_WRITE_TOKEN") or None
     if events and write_token is None:
-        raise QueryError("--events needs SHORTLIST_WRITE_TOKEN: what those send who send events")
+        raise QueryError("--events needs SHORTLIST_WRITE_TOKEN, the token of those who send events")
 
     from shortlist.histories.events import Keeping
     from shortlist.histories.places import beside, place_of

@@ -1,4 +1,4 @@
-"""Answers for people and for machines: titles beside histories, tables, JSON objects."""
+"""How are answers shown? As tables with titles for people, and as JSON objects for programs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ HISTORY_SHOWN = 10
 
 
 def answers(retriever: Channel, queries: Queries, k: int) -> dict[str, Any]:
-    """Return {"users": [{"user", "items": [{"item", "score"}], "fallback"}]}, JSON-safe."""
+    """Return {"users": [{"user", "items": [{"item", "score"}], "fallback"}]}, ready for JSON."""
     found = retriever.recommend(queries, k)
     names = list(queries.users) if queries.users is not None else [None] * len(queries)
     return {
@@ -63,7 +63,7 @@ def answers(retriever: Channel, queries: Queries, k: int) -> dict[str, Any]:
 
 
 def _origins(found: Candidates) -> list[list[dict[str, Any]]]:
-    """Of each candidate of a blend, its channel, and its rank in every channel that lists it."""
+    """Return each candidate's channel in a blend, and its rank in every channel that lists it."""
     if not isinstance(found, Blended):
         return [[{} for _ in scores] for scores in found.scores]
     return [
@@ -85,7 +85,7 @@ def _origins(found: Candidates) -> list[list[dict[str, Any]]]:
 def explanation(
     retriever: Explains, queries: Queries, items: list[Any], reasons: int
 ) -> RenderableType:
-    """Return, for each item, the reasons that gave it its score, with the share of each."""
+    """Return a table per item: the reasons for its score, with their contributions."""
     data = retriever.data
     frame = retriever.explain(queries, [items] * len(queries))
     tables: list[RenderableType] = []
@@ -93,9 +93,9 @@ def explanation(
         item = data.items.rows([keys[1]])
         channel = f", {keys[2]}" if len(keys) > 2 else ""
         sums = _reasons_sum(retriever, keys[2] if channel else None)
-        figure = f"score {part['contribution'].sum():.4f}" if sums else "what the score would lose"
+        figure = f"score {part['contribution'].sum():.4f}" if sums else "loss of score"
         title = f"{data.titles(item)[0]}{channel}: {figure}"
-        caption = None if sums else "Without each alone: these shares need not sum to the score."
+        caption = None if sums else "Each alone left out; the losses need not sum to the score."
         table = Table(
             "because of", "kind", "gives" if sums else "loses", title=title, caption=caption
         )
@@ -111,12 +111,12 @@ def explanation(
             table.add_row(f"{len(part) - reasons} more", "", f"{rest:+.4f}" if sums else "")
         tables.append(table)
     if not tables:
-        return Text("No channel has a reason: it cannot score these items for this query.")
+        return Text("No channel can score these items for this query, so there are no reasons.")
     return Group(*tables)
 
 
 def _reasons_sum(retriever: Explains, channel: str | None) -> bool:
-    """Whether the reasons of a retriever, or of one channel of a blend, add up to the score."""
+    """Tell whether the reasons of a retriever, or of a channel of a blend, sum to the score."""
     source = retriever if channel is None else parts(retriever)[channel]
     return isinstance(source, Explains) and source.reasons_sum
 
@@ -132,7 +132,7 @@ def _reason_keys(frame: pl.DataFrame) -> list[str]:
 
 
 def tuned(tuning: "Tuning") -> RenderableType:
-    """Return the trials of an index as a table, the chosen one marked."""
+    """Return the trials of an index as a table that marks the chosen one."""
     table = Table(
         "",
         "index",
@@ -190,7 +190,7 @@ def tuned_answers(tuning: "Tuning") -> dict[str, Any]:
 
 
 def planned(plan: "Plan") -> RenderableType:
-    """Return the plan as tables: what each channel is worth, and how much of one is in another."""
+    """Return the plan as tables: the value of each channel, and the overlap of their lists."""
     table = Table(
         title=f"Quotas for {plan.size} slots: recall@{plan.size} {plan.expected:.4f} "
         f"(equal quotas {plan.equal:.4f})",
@@ -218,34 +218,34 @@ def planned(plan: "Plan") -> RenderableType:
 def gaps(
     retriever: Channel, context: Mapping[str, Sequence[Any]] | None, queries: int
 ) -> list[str]:
-    """Say of how many queries the retriever would know more, if they told their context."""
+    """Return notes on queries with missing or unknown context that the retriever reads."""
     features, said = retriever.data.event_features, []
     for name in sorted(retriever.query_context):
         missing = sum(unknown_context([name], context, queries, features))
         if missing:
             said.append(
                 f"{missing:,} of {queries:,} queries: '{name}' (context) is missing or was never "
-                "seen in training, and taken as unknown."
+                "seen in training, and is treated as unknown."
             )
     return said
 
 
 def unlisted(retriever: Channel, **listed: Sequence[Any] | None) -> list[str]:
-    """Say how many items of each option (allow, deny) the bundle does not know: they do nothing."""
+    """Return notes on item ids of allow and deny that the bundle does not know."""
     said = []
     for name, ids in listed.items():
         unknown = int((retriever.data.items.rows(ids) == 0).sum()) if ids else 0
         if ids and unknown:
             example = next(id_ for id_ in ids if retriever.data.items.rows([id_])[0] == 0)
             said.append(
-                f"{unknown:,} of {len(ids):,} items of --{name} are unknown and do nothing, such "
+                f"{unknown:,} of {len(ids):,} items of --{name} are unknown and ignored, such "
                 f"as {example!r:.60}."
             )
     return said
 
 
 def recommendations(retriever: Channel, queries: Queries, k: int) -> RenderableType:
-    """Return, for each query, the end of its history beside its candidates with their scores."""
+    """Return a table per query: its latest items beside its candidates and their scores."""
     data = retriever.data
     found = retriever.recommend(queries, k)
     names = list(queries.users) if queries.users is not None else [None] * len(queries)
@@ -270,9 +270,9 @@ def recommendations(retriever: Channel, queries: Queries, k: int) -> RenderableT
 
 
 def similar(retriever: Channel, side: Side, ids: Ids, k: int) -> Candidates:
-    """Return the nearest items of items, or users of users, from a retriever that knows them.
+    """Return the items similar to items, or the users similar to users.
 
-    Errors: QueryError where it does not.
+    Errors: QueryError if the retriever cannot answer that.
     """
     if isinstance(retriever, FindsSimilarUsers if side == "user" else FindsSimilar):
         found: Candidates = retriever.similar(ids, k)
@@ -288,7 +288,7 @@ def similar(retriever: Channel, side: Side, ids: Ids, k: int) -> Candidates:
 
 
 def similar_answers(side: Side, ids: Ids, found: Candidates) -> dict[str, Any]:
-    """Return {"similar": [{"item", "items": [{"item", "score"}], "fallback"}]}, or of users."""
+    """Return {"similar": [{"item", "items": [{"item", "score"}], "fallback"}]}; user for users."""
     return {
         "similar": [
             {
@@ -307,7 +307,7 @@ def similar_answers(side: Side, ids: Ids, found: Candidates) -> dict[str, Any]:
 
 
 def similar_tables(retriever: Channel, side: Side, ids: Ids, found: Candidates) -> RenderableType:
-    """Return a table of what is similar to each id, with titles where items have them."""
+    """Return a table per id with its similar items or users, by title if items have titles."""
     data, tables = retriever.data, []
     for position, asked in enumerate(ids):
         rows = found.rows[position][found.rows[position] >= 0]
@@ -328,30 +328,30 @@ def similar_tables(retriever: Channel, side: Side, ids: Ids, found: Candidates) 
 
 
 FORGETS = (
-    "not known: this bundle was made before events below min_weight were kept, so it may recommend "
-    "their items to the users who have met them; train it again"
+    "not known: this bundle was made before events below min_weight were stored, so it may "
+    "recommend these items to the users who have met them; train it again"
 )
 
 
 def strangers(retriever: Channel, queries: Queries) -> list[str]:
-    """Say which users, and how many items of the histories, the bundle does not know."""
+    """Return notes on unknown users, and on unknown items in the histories."""
     data, said = retriever.data, []
     if queries.users is not None:
         rows = data.users.rows(queries.users)
         said = [
             f"user {user} is unknown: the answer can only be popular items."
             if all(told is None for told in (queries.recent, queries.features, queries.context))
-            else f"user {user} is unknown: only what the question says tells of them."
+            else f"user {user} is unknown: the answer uses only the facts of the query."
             for user, row in zip(queries.users, rows, strict=True)
             if row == 0
         ]
     lists, name = (queries.histories, "of the histories")
     if lists is None:
-        lists, name = queries.recent, "met since"
+        lists, name = queries.recent, "of --recent"
     items = [item for items in lists or () for item in items]
     unknown = int((data.items.rows(items) == 0).sum()) if items else 0
     if unknown:
-        said.append(f"{unknown} of {len(items)} items {name} are unknown and passed over.")
+        said.append(f"{unknown} of {len(items)} items {name} are unknown and ignored.")
     return said
 
 
@@ -362,7 +362,7 @@ def _titles(data: Any, rows: Any) -> list[str]:
 
 def _side_by_side(who: str, history: list[str], titles: list[str], scores: list[str]) -> Table:
     table = Table(title=f"Candidates for {who}")
-    table.add_column("met last (newest first)")
+    table.add_column("latest items (newest first)")
     table.add_column("#", justify="right")
     table.add_column("candidate")
     table.add_column("score", justify="right")
@@ -376,7 +376,7 @@ def _side_by_side(who: str, history: list[str], titles: list[str], scores: list[
 
 
 def findings(found: Sequence["Finding"]) -> RenderableType:
-    """Return what `doctor` prints: each mistake with its evidence and cure, errors first."""
+    """Return the output of `doctor`: each mistake with its evidence and cure, errors first."""
     from shortlist.doctor import SEVERITIES
 
     if not found:
@@ -395,7 +395,7 @@ def findings(found: Sequence["Finding"]) -> RenderableType:
 
 
 def contents(bundle: "Bundle") -> dict[str, Any]:
-    """Return what `inspect --json` prints."""
+    """Return the output of `inspect --json`."""
     manifest = bundle.manifest
     return {
         "bundle": bundle.id,
@@ -410,9 +410,9 @@ def contents(bundle: "Bundle") -> dict[str, Any]:
 
 
 def chosen(retriever: Channel) -> dict[str, str]:
-    """What each key that said "auto" came to, and why, behind the channel where there are several.
+    """Return the value and the reason of each key that was "auto", by channel if there are several.
 
-    Empty where none did.
+    Empty if no key was "auto".
     """
     several = len(parts(retriever)) > 1
     found = {}
@@ -424,12 +424,12 @@ def chosen(retriever: Channel) -> dict[str, str]:
 
 
 def chosen_lines(retriever: Channel) -> list[str]:
-    """Return the same as sentences."""
+    """Return `chosen` as sentences."""
     return [f"{key}: {value}." for key, value in chosen(retriever).items()]
 
 
 def inspection(bundle: "Bundle") -> RenderableType:
-    """Return what `inspect` prints: what it is, what it was fitted on, its figures, its files."""
+    """Return the output of `inspect`: kind, training data, figures and files."""
     fields: Any = bundle.manifest.fields
     data = fields["data"]
     left_out = "counts.parquet" in bundle.manifest.files
@@ -444,11 +444,11 @@ def inspection(bundle: "Bundle") -> RenderableType:
         "embedding space": fields["embedding_space"][:12],
     }
     if parts := fields.get("parts"):
-        rows["parts not ours"] = ", ".join(f"{part['name']} ({part['module']})" for part in parts)
+        rows["external parts"] = ", ".join(f"{part['name']} ({part['module']})" for part in parts)
     if (met := data.get("met_events")) is not None:
-        rows["met besides"] = f"{met:,} events below min_weight, left out of their users' answers"
+        rows["met, not learned"] = f"{met:,} events below min_weight, excluded from answers"
     if bundle.forgets_met:
-        rows["met besides"] = FORGETS
+        rows["met, not learned"] = FORGETS
     rows |= chosen(bundle.retriever)
     if isinstance(bundle.retriever, Learner):
         choice = choose(bundle.retriever.training_section)
@@ -473,7 +473,7 @@ def inspection(bundle: "Bundle") -> RenderableType:
 
 
 def _in_order(figures: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return figures by metric, then by k as a number; once what is the same by its meaning."""
+    """Return figures sorted by metric and then k; of metrics that are equal by definition, one."""
     same = {
         name
         for name, figure in figures.items()

