@@ -32,13 +32,13 @@ COMMANDS = {
         *(train.demo, known.data, draft.init, draft.import_, train.train, train.tune, train.plan),
         doctor.doctor,
     ),
-    "Ask a bundle": (ask.recommend, ask.similar, ask.explain, ask.evaluate, ask.compare),
-    "Look into a bundle, or make another of it": (
+    "Query a bundle": (ask.recommend, ask.similar, ask.explain, ask.evaluate, ask.compare),
+    "Inspect a bundle, or make a new one from it": (
         *(bundles.inspect, bundles.update, refresh.refresh, bundles.encode, bundles.export),
         bundles.index,
     ),
     "Serve": (serve.serve,),
-    "Work in parts": (job.job,),
+    "Run in parts": (job.job,),
 }
 GROUPS = {"Serve": {"events": events.events, "items": items.items}}
 """The groups of commands, under the headings that `--help` gives them."""
@@ -54,8 +54,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="The recall stage of a recommender: train, evaluate and query candidate retrievers.",
-    epilog="Exit codes: 0 success; 1 success with a bad finding, or a training that failed; 2 the "
-    "request cannot be carried out; 3 a damaged bundle, or a result that cannot be written; 130 "
+    epilog="Exit codes: 0 success; 1 a bad finding, or a training that failed; 2 the command "
+    "cannot be carried out as given; 3 a damaged bundle, or a result that cannot be written; 130 "
     "Ctrl-C",
     no_args_is_help=True,
     rich_markup_mode="markdown",

@@ -101,7 +101,7 @@ def refresh(
     device: Device = None,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train a bundle on with new events, and publish the result if it is no worse.
+    """Continue the training of a bundle with new events; publish the result if it is no worse.
 
     Towers continue from their weights, and tables grow; counts and closed forms equal those of a
     whole fit. Both bundles predict the newest events. If the new bundle is worse by more than the

@@ -82,7 +82,7 @@ def strongest(weights: Dense, neighbours: int) -> Matrix:
     """Return the weights [n, n] with only the `neighbours` largest absolute values of each row.
 
     Negative weights count by absolute value, as "users of this item avoid that one" is information
-    too. Of equal values the lower column is kept.
+    too. Among equal values the lower column is kept.
     """
     items = len(weights)
     width = min(neighbours, max(items - 1, 1))

@@ -34,8 +34,8 @@ def swing(
 
     user_keys: [users], a fixed hash of each user row.
     users: at most so many users of i are compared, those with the smallest seeded hash of (user
-    key, tie key of the item). The sample of a user does not depend on other users; where it cuts, s
-    is not quite symmetric.
+    key, tie key of the item), whatever the order of the log. Where users are left out, s is not
+    quite symmetric.
     Time: for each item its compared users squared, times the length of their lists.
     """
     start, user = _sample(pairs, tie_keys, user_keys, items, users, seed)
