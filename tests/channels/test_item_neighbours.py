@@ -127,11 +127,11 @@ def test_with_popularity_a_score_is_a_cosine_and_how_often_the_item_was_met(spli
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"popularity": 0.1}, "take similarity = 'dot'"),
-        ({"popularity": 0.1, "similarity": "dot", "dim": 1}, "take 2 or more"),
+        ({"popularity": 0.1}, "use similarity = 'dot'"),
+        ({"popularity": 0.1, "similarity": "dot", "dim": 1}, "use 2 or more"),
         ({"popularity": 0.1, "similarity": "dot", "biases": True}, "leave one of them out"),
         ({"item_neighbours": 3, "item_id": False}, "item_id = false leaves none"),
-        ({"item_neighbours": 3, "optimizer": "sharded"}, "take optimizer = 'row-wise'"),
+        ({"item_neighbours": 3, "optimizer": "sharded"}, "use optimizer = 'row-wise'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_data(options, said):

@@ -575,7 +575,7 @@ class Learner(Explaining):
         """Encode the vectors of the index with the current towers and search these from now on."""
 
     def _begin_weights(self) -> None:
-        """Put towers that are drawn where their training begins, if the log says where."""
+        """Set the weights of new towers that are initialised from the log, if there are any."""
 
     def _mark_readable(self) -> None:
         """Update which items of a history the tower can read, if that depends on the items."""

@@ -1,4 +1,4 @@
-"""What does an item tower read in the log before it is trained?"""
+"""What does an item tower take from the log before it is trained?"""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from shortlist.towers.two_tower import ItemTower
 
 @torch.no_grad()
 def read_log(tower: ItemTower, data: TrainingData) -> None:
-    """Fill in the neighbours of items, and how often each was met, where the tower reads them."""
+    """Set the neighbours and the popularity of items in a tower that reads them."""
     if tower.neighbours is not None:
         find_neighbours(tower.neighbours, data)
     if tower.popularity is not None:
@@ -23,10 +23,10 @@ def read_log(tower: ItemTower, data: TrainingData) -> None:
 
 @torch.no_grad()
 def find_neighbours(part: NeighbourMean, data: TrainingData) -> None:
-    """Fill in the items that share most users with each item, and how near they are.
+    """Set the nearest items of each item by shared users, and their weights.
 
-    Two items are as near as the normalised graph of LightGCN says: the sum, over the users u of
-    both, of 1 / |I_u|, divided by the root of the product of their numbers of users.
+    The similarity is that of LightGCN's normalised graph: the sum of 1 / |I_u| over the users u of
+    both items, divided by the square root of the product of their numbers of users.
     """
     items, most = data.items.trained, part.rows.shape[1]
     pairs = distinct_pairs(data.training_log, items)
@@ -47,11 +47,11 @@ def find_neighbours(part: NeighbourMean, data: TrainingData) -> None:
 
 @torch.no_grad()
 def begin_in_graph(tower: ItemTower, data: TrainingData) -> None:
-    """Let the embeddings of items begin where those of the same users lie side by side.
+    """Initialise item embeddings so that items with the same users are close.
 
-    The numbers drawn for them go once from the items to their users and back, over the normalised
-    graph, without what all items have in common; then every row gets the length that the rows had
-    on average. Rows of items that nobody met stay as they were drawn.
+    The random embeddings are propagated once over the normalised graph, from items to users and
+    back, and their component along the leading singular vector is removed. Then every row is scaled
+    to the mean norm of the random rows. Rows of items without users stay random.
     """
     assert tower.id is not None
     items, weight = data.items.trained, tower.id.weight

@@ -111,17 +111,17 @@ class TwoTower(ItemVectors):
         if section.popularity is not None and similarity != "dot":
             raise ModelError(
                 f"model.popularity is added to a cosine, which similarity = '{similarity}' would "
-                "scale away: take similarity = 'dot', with the temperature of a cosine (0.1)"
+                "scale away: use similarity = 'dot', with the temperature of a cosine (0.1)"
             )
         if section.popularity is not None and not is_auto(section.dim) and section.dim < 2:
             raise ModelError(
                 "model.popularity takes one of the numbers of a vector, and model.dim = 1 leaves "
-                "none: take 2 or more"
+                "none: use 2 or more"
             )
         if section.item_neighbours and self.training_section.optimizer == "sharded":
             raise ModelError(
                 "training.optimizer = 'sharded' reads the rows of a step's own items, and "
-                "model.item_neighbours those of their neighbours, too: take optimizer = 'row-wise'"
+                "model.item_neighbours also those of their neighbours: use optimizer = 'row-wise'"
             )
 
     def strangers(self, block: RowQueries) -> Tensor:
