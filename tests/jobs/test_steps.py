@@ -191,13 +191,15 @@ def test_a_stage_that_is_there_is_not_made_again_and_one_of_other_settings_is_re
     stages = ("log", "counts-train", "item-cf-cf-train")
     assert told == [f"{stage} is there already" for stage in stages]
     assert (tmp_path / "work" / "item-cf-cf-train" / "manifest.json").stat().st_mtime_ns == before
-    with pytest.raises(JobError, match=r"item-cf-cf-train was made with another options .*remove"):
+    with pytest.raises(
+        JobError, match=r"item-cf-cf-train was made with different options .*remove"
+    ):
         job_of(recipe_of(tmp_path, {"neighbours": 3}), tmp_path / "work").item_cf()
-    with pytest.raises(JobError, match="log was made with another split"):
+    with pytest.raises(JobError, match="log was made with different split"):
         job_of(recipe_of(tmp_path, split={"kind": "random"}), tmp_path / "work").prepare()
     world(tmp_path / "other", 10)
     shutil.copy(tmp_path / "other" / "log" / "0.parquet", tmp_path / "log" / "0.parquet")
-    with pytest.raises(JobError, match="log was made with another files"):
+    with pytest.raises(JobError, match="log was made with different files"):
         job_of(recipe, tmp_path / "work").prepare()
 
 
@@ -298,7 +300,7 @@ def test_several_processes_give_what_one_gives(tmp_path):
 def test_a_step_that_breaks_its_promise_is_told(tmp_path):
     engine = Local(tmp_path)
     frame = engine.each(engine.rows(pa.table({"a": [1]})), same, pa.schema({"b": pa.int64()}))
-    with pytest.raises(JobError, match="gave the columns a where b were promised"):
+    with pytest.raises(JobError, match="returned the columns a instead of b"):
         engine.collected(frame)
     engine.close()
 
@@ -370,7 +372,7 @@ def test_candidates_of_all_users_are_what_the_bundle_answers(tmp_path):
         assert found.drop("fallback").equals(wanted)
     other = recipe_of(tmp_path, {"neighbours": 2})
     train(other, tmp_path / "bundle", overwrite=True)
-    with pytest.raises(JobError, match="recommended-4 was made with another bundle"):
+    with pytest.raises(JobError, match="recommended-4 was made with different bundle"):
         job_of(recipe, tmp_path / "work-1").recommend(tmp_path / "bundle", 4)
 
 
@@ -383,7 +385,7 @@ def test_a_bundle_that_reads_the_clock_is_asked_at_a_time_or_not_at_all(tmp_path
     train(recipe, tmp_path / "plain")
     users, asked = frame["u"].unique().sort(), "2020-09-20T10:00:00"
     for bundle, time, message in (
-        ("clocked", None, "say when"),
+        ("clocked", None, "depend on the time of the request"),
         ("clocked", "soon", "'soon'"),
         ("plain", asked, "does nothing"),
     ):
@@ -394,7 +396,7 @@ def test_a_bundle_that_reads_the_clock_is_asked_at_a_time_or_not_at_all(tmp_path
     found = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "rank")
     wanted = load(tmp_path / "clocked").retriever.recommend(Queries(users, time=asked), 4)
     assert found["item"].to_list() == [item for ids in wanted.ids for item in ids]
-    with pytest.raises(JobError, match="recommended-4 was made with another time"):
+    with pytest.raises(JobError, match="recommended-4 was made with different time"):
         job_of(recipe, tmp_path / "work").recommend(tmp_path / "clocked", 4, 1_600_000_000)
 
 

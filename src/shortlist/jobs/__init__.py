@@ -1,1 +1,1 @@
-"""Batch steps as pure functions of whole groups, and the engines that bring groups together."""
+"""Batch jobs: steps are pure functions of table parts, and engines run them on grouped rows."""

@@ -1,4 +1,4 @@
-"""What do channels that count make of sums of items? Their lists, by the code of one machine."""
+"""How do sums per item become the lists of popular and inverted? By the one-machine code."""
 
 from dataclasses import replace
 
@@ -24,10 +24,15 @@ from shortlist.runs.pipeline import schema_of
 def catalogue_of(
     recipe: Recipe, counted: pl.DataFrame, fit: Fit, unit: TimeUnit | None, ordered: bool
 ) -> TrainingData:
-    """Return data of the items alone: those that are fitted, and those of the table of items.
+    """Return training data with one event per item, from which channels build lists of items.
 
-    counted: what `counted_items` gave. Each item has one event, of a kind that is a target where it
-    ever was one; channels are told by `counts` how many there were.
+    It has the fitted items and those of the items table. The event of an item is of a target kind
+    if one of its events in the log is. The channels get the true counts separately.
+
+    counted: the result of `counted_items`.
+    fit: which rows are fitted on.
+    unit: unit of the log's times, or None.
+    ordered: whether the log has times.
     """
     wanted = schema_of(recipe)
     schema = Schema(
@@ -53,7 +58,7 @@ def catalogue_of(
 
 
 def listed_popular(channel: Popular, data: TrainingData, sums: pl.DataFrame) -> pl.DataFrame:
-    """Return the lists of popularity from what `sums_of_items` gave; see `Popular.listed`."""
+    """Return `Popular.listed`, computed from the result of `sums_of_items`."""
     by_segment = sums.filter(pl.col("segment").is_not_null())
     names = by_segment["segment"].unique().sort()
     segment = np.asarray(names.search_sorted(by_segment["segment"])) + 1
@@ -67,16 +72,18 @@ def listed_popular(channel: Popular, data: TrainingData, sums: pl.DataFrame) -> 
 
 
 def listed_inverted(channel: Inverted, data: TrainingData, sums: pl.DataFrame) -> pl.DataFrame:
-    """Return the lists of values from what `sums_of_items` gave; see `Inverted.listed`."""
+    """Return `Inverted.listed`, computed from the result of `sums_of_items`."""
     sorted_ = type(channel)(channel.options)
     sorted_.found = lambda _: _of_items(data, sums).astype(np.float32)
     return sorted_.fit_data(data).listed()
 
 
 def segments_of(recipe: Recipe, segment: str, kind: pa.DataType) -> pl.DataFrame:
-    """Return the segment of each user of the table of users: id, segment (null: not known).
+    """Return the segment of each user of the users table: columns id, segment (null if unknown).
 
-    kind: of the ids of the log. Errors: ModelError for a column that divides nobody.
+    segment: column of the users table.
+    kind: type of the user ids of the log.
+    Errors: ModelError without a users table, or for a column that is not categorical.
     """
     schema = schema_of(recipe)
     if recipe.users_path is None:

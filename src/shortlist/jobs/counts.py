@@ -1,4 +1,4 @@
-"""How often was each item met? Counted on whole users, then added up by item."""
+"""How many events and users does each item have? Counted per part of users, then summed."""
 
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,13 @@ from shortlist.linear.neighbours import distinct_pairs
 def counted_items(
     engine: Engine, log: Frame, kind: pa.DataType, fit: Fit, kinds: Kinds | None = None
 ) -> pl.DataFrame:
-    """Return the items of the rows that `fit` names: id, row, events, users, targets; by id.
+    """Return the items of the rows that `fit` names, ordered by id.
 
-    kind: the type of the ids. Rows are those of `Split.training_data`: 1 to n, in order of the ids.
-    targets: how many of the events are one, by `kinds`.
+    kind: type of the item ids.
+    fit: which rows are counted.
+    kinds: the kinds of events, or None.
+    Columns: id; row, from 1 to n as in `Split.training_data`; events and users, the numbers of
+    both; targets, the number of events of a target kind.
     """
     counts = ("events", "users", "targets")
     schema = pa.schema([("id", kind), *((name, pa.int64()) for name in counts)])
@@ -34,7 +37,7 @@ def counted_items(
 
 
 def count_items(table: pa.Table, *, fit: Fit, kinds: Kinds | None) -> pa.Table:
-    """Step: the events, the users and the targets of each item among whole users."""
+    """Step: count the events, users and targets of each item in a part of whole users."""
     frame = fitted_rows(table, fit)
     ids = frame["item"].unique().sort()
     row = places_of(ids, frame["item"]) + np.int32(1)
@@ -50,13 +53,13 @@ def count_items(table: pa.Table, *, fit: Fit, kinds: Kinds | None) -> pa.Table:
 
 
 def add_up(table: pa.Table) -> pa.Table:
-    """Step: the sums of the counts of each id."""
+    """Step: sum the counts of each id."""
     frame = pl.DataFrame(pl.from_arrow(table))
     return frame.group_by("id").agg(pl.all().sum()).to_arrow()
 
 
 def fitted_rows(table: pa.Table, fit: Fit) -> pl.DataFrame:
-    """Return the events that `fit` names, by user and place."""
+    """Return the events that `fit` names, ordered by user and place."""
     frame = pl.DataFrame(pl.from_arrow(table))
     kept = pl.col("role") < BEFORE[FIT_BEFORE[fit]]
     if "met" in frame.columns:
@@ -66,9 +69,9 @@ def fitted_rows(table: pa.Table, fit: Fit) -> pl.DataFrame:
 
 
 def _is_sorted(frame: pl.DataFrame) -> bool:
-    """Whether rows stand by user and place, as they were written: to look costs less than to sort.
+    """Return whether rows are ordered by user and place already; checking is faster than sorting.
 
-    Those that were met only have places of their own and stand behind the others of their part.
+    Rows marked `met` have places of their own and come after the other rows of their part.
     """
     if not frame["user"].is_sorted():
         return False
@@ -77,13 +80,14 @@ def _is_sorted(frame: pl.DataFrame) -> bool:
 
 
 def interactions_of(frame: pl.DataFrame, items: Path, kinds: Kinds | None) -> Interactions:
-    """Return rows that `fitted_rows` gave as a log: users 0 to n - 1 in order, items in their rows.
+    """Return the rows of `fitted_rows` as a log, with users numbered 0 to n - 1 in their order.
 
-    items: a file that `counted_items` made.
+    items: a file with the result of `counted_items`, which numbers the items.
+    kinds: the kinds of events, or None.
     """
     user = frame["user"].rle_id().to_numpy().astype(np.int32)
     given: dict[str, Any] = {
-        name: frame[name].to_numpy(writable=name == "kind")  # tensors are made of it
+        name: frame[name].to_numpy(writable=name == "kind")  # Tensors share its memory.
         for name in ("time", "kind")
         if name in frame.columns
     }
@@ -94,6 +98,6 @@ def interactions_of(frame: pl.DataFrame, items: Path, kinds: Kinds | None) -> In
 
 
 def item_rows(path: Path, ids: pl.Series) -> NDArray[np.int32]:
-    """Return the row of each id, [n], among the items of a file that `counted_items` made."""
+    """Return the row of each id, int32 [n], from a file with the result of `counted_items`."""
     known = pl.read_parquet(path, columns=["id"])["id"]
     return places_of(known, ids) + np.int32(1)

@@ -1,7 +1,7 @@
-"""What must an engine do for a batch step? Bring whole groups together, and call a function.
+"""What must an engine do for a batch step? Bring the rows of each group together, call a function.
 
-A step is a `Part`: a table of whole groups in, a table out, whatever order its rows came in. It is
-the code of one machine, and knows no engine; so every engine gives the same tables.
+A step is a `Part`: a function of one table, which has all rows of each of its groups in any order,
+that returns a table. Steps do not depend on the engine, so every engine gives the same tables.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,73 +15,83 @@ from numpy.typing import NDArray
 from shortlist.errors import JobError
 
 Part: TypeAlias = Callable[[pa.Table], pa.Table]
-"""A step: a function of a module, or a `functools.partial` of one, so that it can travel."""
+"""A step: a module-level function or a `functools.partial` of one, so that it can be pickled."""
 
 MOST_ENTRIES = 2**31
-"""Entries of all lists of one table from which their places are not known to Arrow."""
+"""Entries of a list column from which Arrow's 32-bit offsets overflow."""
 
 Frame: TypeAlias = Any
-"""A table in parts, as the engine that made it has it."""
+"""A table in parts, in the representation of the engine that made it."""
 
 
 class Engine(Protocol):
-    """Runs steps over tables in parts. `parts`: into how many whole groups are dealt."""
+    """Contract of the engines, which run steps on tables in parts.
+
+    parts: number of parts into which rows are partitioned.
+    """
 
     parts: int
 
     def rows(self, table: pa.Table) -> Frame:
-        """Return a small table as a frame of one row a part."""
+        """Return a small table as a frame with one row in each part."""
         ...
 
     def read(self, folder: Path) -> Frame:
-        """Return the files of a folder that `write` made, a part each."""
+        """Return the files of a folder written by `write`; each file is one part."""
         ...
 
     def each(self, frame: Frame, part: Part, schema: pa.Schema) -> Frame:
-        """Return what the step makes of each part."""
+        """Return the frame with a step that runs on each part.
+
+        schema: schema of the step's result.
+        """
         ...
 
     def whole(
         self, frame: Frame, key: str, part: Part, schema: pa.Schema, *, dense: bool = False
     ) -> Frame:
-        """Return what the step makes of parts in which all rows of a key are together.
+        """Partition the rows by a column and return the frame with a step on each new part.
 
-        dense: the keys are numbers from 0 on, which are dealt by turns.
+        key: the column; all rows with the same value are in one part.
+        schema: schema of the step's result.
+        dense: the keys are numbers from 0 on, and key i goes to part i modulo the number of parts.
         """
         ...
 
     def kept(self, frame: Frame) -> Frame:
-        """Return the parts for more than one use: made once, where that costs less than twice."""
+        """Return the frame for repeated use; the engine stores it if that is worth the cost."""
         ...
 
     def collected(self, frame: Frame) -> pa.Table:
-        """Return all rows, in any order: for tables of a row an item, or a row a part."""
+        """Return all rows in any order; for tables with at most one row per item."""
         ...
 
     def write(self, frame: Frame, folder: Path) -> None:
-        """Write a file of Parquet for each part into a folder that is there."""
+        """Write the parts as Parquet files into an existing folder."""
         ...
 
     def close(self) -> None:
-        """Let go of processes and files that are not a result."""
+        """End processes and remove temporary files."""
         ...
 
 
 def stepped(table: pa.Table, part: Part, schema: pa.Schema) -> pa.Table:
-    """Return what a step makes of a table, which must be of the schema it promised."""
+    """Return the result of a step. Errors: JobError if its columns are not those of the schema."""
     made = part(table)
     if set(made.column_names) != set(schema.names):
         raise JobError(
-            f"a step gave the columns {', '.join(made.column_names)} where "
-            f"{', '.join(schema.names)} were promised"
+            f"a step returned the columns {', '.join(made.column_names)} instead of "
+            f"{', '.join(schema.names)}"
         )
     return made.select(schema.names).cast(schema)
 
 
 def offsets_of(ends: NDArray[np.int64], longest: Callable[[], str]) -> pa.Array:
-    """Return where the lists of a column start and end. longest: names the longest, for an error.
+    """Return the offsets of a list column as an Arrow array.
 
-    Errors: JobError for more entries than a column can have.
+    ends: int64 [lists + 1], 0 and then the end of each list.
+    longest: returns the name of the longest list, for the error.
+    Errors: JobError for more entries than a list column can have.
     """
     if ends[-1] >= MOST_ENTRIES:
         raise JobError(
@@ -93,7 +103,7 @@ def offsets_of(ends: NDArray[np.int64], longest: Callable[[], str]) -> pa.Array:
 
 
 def blocks_of(table: pa.Table, key: str) -> Iterator[pa.Table]:
-    """Yield the rows of each value of an integer column, values ascending."""
+    """Yield a table for each value of an integer column, in ascending order of the values."""
     column = table[key].to_numpy()
     order = np.argsort(column, kind="stable")
     ends = np.flatnonzero(np.diff(column[order])) + 1

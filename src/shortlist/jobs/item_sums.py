@@ -1,4 +1,4 @@
-"""What do the events of each item count together? Popularity and inverted lists, on whole items."""
+"""What is the sum of the weights of each item's events? Used by popularity and inverted lists."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -19,10 +19,14 @@ from shortlist.linear.posterior import weights_of_events
 
 @dataclass(frozen=True)
 class Summing:
-    """What the steps must know: rows that are fitted on, kinds of events, and what ages count.
+    """Parameters of the steps.
 
-    half_life: None where all ages count alike; unit: of the times; newest: the time that ages are
-    told from. segments: a Parquet file of `id` and `segment` of users, None for one sum an item.
+    fit: which rows are summed.
+    kinds: the kinds of events, or None.
+    half_life: half-life of an event's weight, or None for no decay.
+    unit: unit of the log's times.
+    newest: the time that ages are measured from.
+    segments: Parquet file with columns id and segment of users; None for sums over all users only.
     """
 
     fit: Fit
@@ -36,10 +40,14 @@ class Summing:
 def sums_of_items(
     engine: Engine, log: Frame, types: tuple[pa.DataType, pa.DataType, pa.DataType], asked: Summing
 ) -> pl.DataFrame:
-    """Return what the targets of each item count: item, segment (null: of all users), sum.
+    """Return the sum of the weights of each item's targets: columns item, segment, sum.
 
-    log: a prepared log. types: of its users, items and times. Each sum is made on one part, in the
-    order of the log; sums of segments are there for those that users have.
+    Rows with a null segment are sums over all users. Each sum is computed within one part, in the
+    order of the log, so that its rounding does not depend on the parts.
+
+    log: a prepared log.
+    types: types of its users, items and times.
+    asked: parameters of the steps.
     """
     user, item, time = types
     if asked.half_life is not None:
@@ -59,13 +67,13 @@ def sums_of_items(
 
 
 def newest_of(table: pa.Table, *, asked: Summing) -> pa.Table:
-    """Step: the time of the newest target among whole users; no row where there is none."""
+    """Step: return the time of the newest target of a part, or no row without targets."""
     frame = _targets(table, asked)
     return pa.table({"time": np.sort(frame["time"].to_numpy())[::-1][:1]})
 
 
 def weigh_events(table: pa.Table, *, asked: Summing) -> pa.Table:
-    """Step: what each target of whole users counts; added up by item where all count 1."""
+    """Step: return the weight of each target; summed by item already if all weights are 1."""
     frame = _targets(table, asked)
     count = len(frame)
     log = Interactions(
@@ -83,14 +91,17 @@ def weigh_events(table: pa.Table, *, asked: Summing) -> pa.Table:
     found = frame.select("item", "user", "place").with_columns(
         segment=segment, weight=pl.Series(weight)
     )
-    if asked.half_life is None and log.worth is None:  # whole numbers: any order is the same
+    if asked.half_life is None and log.worth is None:  # Whole numbers: any order is exact.
         firsts = pl.col("user", "place").first()
         found = found.group_by("item", "segment").agg(firsts, pl.col("weight").sum())
     return found.select("item", "user", "place", "segment", "weight").to_arrow()
 
 
 def add_events(table: pa.Table) -> pa.Table:
-    """Step: the sums of whole items, in the order of users and places: of all, and by segment."""
+    """Step: sum the weights of whole items, in total and by segment.
+
+    Weights are added in the order of users and places.
+    """
     frame = pl.DataFrame(pl.from_arrow(table)).sort("user", "place")
     sums = [_summed(frame.with_columns(segment=pl.lit(None, pl.String)))]
     if (known := frame.filter(pl.col("segment").is_not_null())).height:
@@ -107,7 +118,7 @@ def _summed(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _targets(table: pa.Table, asked: Summing) -> pl.DataFrame:
-    """The positives among the rows that are fitted on, by user and place."""
+    """Return the targets among the fitted rows, ordered by user and place."""
     frame = fitted_rows(table, asked.fit)
     aimed = None if asked.kinds is None else asked.kinds.target(frame["kind"].to_numpy())
     return frame if aimed is None else frame.filter(pl.Series(aimed))

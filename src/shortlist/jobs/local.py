@@ -1,4 +1,4 @@
-"""How do steps run on one machine? Parts as files, worked on in this process or in several."""
+"""How do steps run on one machine? Parts are files, processed in this process or in several."""
 
 import multiprocessing
 import os
@@ -25,12 +25,17 @@ Step = tuple[Part, pa.Schema]
 
 
 THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
-"""Environment variables that say how many threads a process of a job has."""
+"""Environment variables that limit the threads of a worker process."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A table in parts: files to read, or small tables, and the steps that are still to be done."""
+    """A table in parts.
+
+    sources: for each part, the files to read or a small table.
+    schema: schema of the result; None for files before the first step.
+    steps: the steps that are still to be run on each part.
+    """
 
     sources: tuple[tuple[Path, ...] | pa.Table, ...]
     schema: pa.Schema | None = None
@@ -38,10 +43,12 @@ class Parts:
 
 
 class Local:
-    """Steps on one machine. processes: how many work at a time; 1 is this process itself.
+    """An `Engine` on one machine.
 
-    parts: into how many parts groups are dealt; the largest must fit in memory once a process.
-    scratch: the folder for what is dealt: several times the log, removed at the end.
+    scratch: folder for temporary files, several times the size of the log; removed at the end.
+    processes: number of worker processes; 1 runs everything in this process.
+    parts: number of parts into which rows are partitioned. Each process must have enough memory for
+    the largest part. None: the number of processes.
     """
 
     def __init__(self, scratch: Path, processes: int = 1, parts: int | None = None) -> None:
@@ -50,21 +57,21 @@ class Local:
         self._pool: ProcessPoolExecutor | None = None
 
     def rows(self, table: pa.Table) -> Parts:
-        """Return a small table as parts of one row."""
+        """Return a small table with one row in each part."""
         return Parts(tuple(table.slice(row, 1) for row in range(table.num_rows)), table.schema)
 
     def read(self, folder: Path) -> Parts:
-        """Return the files of a folder, a part each."""
+        """Return the Parquet files of a folder; each file is one part."""
         return Parts(tuple((path,) for path in files_in(folder)))
 
     def each(self, frame: Parts, part: Part, schema: pa.Schema) -> Parts:
-        """Return the parts with one more step to do."""
+        """Add a step that runs on each part."""
         return replace(frame, schema=schema, steps=(*frame.steps, (part, schema)))
 
     def whole(
         self, frame: Parts, key: str, part: Part, schema: pa.Schema, *, dense: bool = False
     ) -> Parts:
-        """Deal the rows by key into files, which are the new parts."""
+        """Write the rows into new parts by their key, and add a step that runs on each new part."""
         folder = self._folder()
         tasks = [
             (source, frame.steps, folder, number, key, self.parts, dense)
@@ -79,7 +86,7 @@ class Local:
         return self.each(Parts(sources, dealt), part, schema)
 
     def kept(self, frame: Parts) -> Parts:
-        """Make the parts now, into files that are mapped when they are read."""
+        """Run the steps now and store the parts in files, which are read by memory mapping."""
         folder = self._folder()
         tasks = [
             (source, frame.steps, folder / f"{number:05}.arrow")
@@ -89,14 +96,14 @@ class Local:
         return Parts(tuple((path,) for *_, path in tasks), frame.schema)
 
     def collected(self, frame: Parts) -> pa.Table:
-        """Return all rows."""
+        """Return all rows as one table."""
         tables = self._all(_made, [(source, frame.steps) for source in frame.sources])
         if not tables:
             return pa.table({}) if frame.schema is None else frame.schema.empty_table()
         return pa.concat_tables(tables)
 
     def write(self, frame: Parts, folder: Path) -> None:
-        """Write a file for each part."""
+        """Write one Parquet file for each part."""
         tasks = [
             (source, frame.steps, folder / f"part-{number:05}.parquet")
             for number, source in enumerate(frame.sources)
@@ -104,7 +111,7 @@ class Local:
         self._all(_write, tasks)
 
     def close(self) -> None:
-        """End the processes, and remove what was dealt."""
+        """End the worker processes and remove the temporary files."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._scratch.close()
@@ -113,7 +120,7 @@ class Local:
         if self.processes == 1:
             return [function(*task) for task in tasks]
         if self._pool is None:
-            # A fork would copy locks that threads of polars and torch may hold at that moment.
+            # A fork would copy locks that threads of polars and torch may hold.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.processes, context)
         try:
@@ -121,8 +128,8 @@ class Local:
                 return list(self._pool.map(function, *zip(*tasks, strict=True))) if tasks else []
         except BrokenProcessPool as error:
             raise JobError(
-                "a process of the job was ended from outside, most likely for its memory: give "
-                "more --parts, or fewer --processes"
+                "a process of the job was ended from outside, most likely because memory ran out: "
+                "give more --parts, or fewer --processes"
             ) from error
 
     def _folder(self) -> Path:
@@ -131,14 +138,15 @@ class Local:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return the Parquet files of a folder, by name."""
+    """Return the Parquet files of a folder, ordered by name."""
     return sorted(path for path in folder.iterdir() if path.suffix == ".parquet")
 
 
 def bucket_of(column: pa.ChunkedArray, buckets: int, *, dense: bool = False) -> NDArray[np.int64]:
-    """Return which of so many parts each key belongs to, [n]: by its hash, the same everywhere.
+    """Return the part of each key, int64 [n], by a hash that is the same on every machine.
 
-    dense: the keys are numbers from 0 on, which are dealt by turns.
+    buckets: number of parts.
+    dense: the keys are numbers from 0 on, and key i belongs to part i modulo buckets.
     """
     if dense:
         return np.asarray(column.to_numpy() % buckets, dtype=np.int64)
@@ -149,7 +157,7 @@ def bucket_of(column: pa.ChunkedArray, buckets: int, *, dense: bool = False) -> 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Let processes that start meanwhile share the cores: libraries read this when they load."""
+    """Limit processes that start in this block to one thread; libraries read it when they load."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
@@ -193,14 +201,14 @@ def _deal(
     buckets: int,
     dense: bool,
 ) -> pa.Schema:
-    """Write the rows of one part into a file for each bucket."""
+    """Run the steps on one part and write its rows into one file for each bucket."""
     table = _made(source, steps)
     ends = np.array([0, table.num_rows])
     if buckets > 1:
         bucket = bucket_of(table[key], buckets, dense=dense)
         ends = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=buckets))])
         if buckets <= 2**16:
-            bucket = bucket.astype(np.uint16)  # numpy sorts these by counting
+            bucket = bucket.astype(np.uint16)  # numpy uses a radix sort for 16-bit integers.
         table = table.take(pa.array(np.argsort(bucket, kind="stable")))
     for at in range(buckets):
         _store(table.slice(ends[at], ends[at + 1] - ends[at]), _bucket(folder, number, at))
@@ -222,6 +230,6 @@ def _store(table: pa.Table, path: Path) -> None:
 
 def _write(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step], path: Path) -> None:
     table = _made(source, steps)
-    # Numbers as they are: a dictionary of them takes twice the time and saves nothing.
+    # No dictionary encoding of numbers: it takes twice the time and saves no space.
     texts = [field.name for field in table.schema if not pa.types.is_primitive(field.type)]
     pq.write_table(table, path, compression="lz4", use_dictionary=texts)

@@ -1,4 +1,7 @@
-"""Which items are nearest to each item? ItemCF, on blocks of items and the lists they are in."""
+"""Which items are nearest to each item? ItemCF, computed in blocks of items.
+
+A block gets the lists of all users who met one of its items.
+"""
 
 import heapq
 from dataclasses import dataclass, replace
@@ -32,10 +35,10 @@ from shortlist.jobs.engine import Engine, Frame, blocks_of, offsets_of
 from shortlist.linear.neighbours import Neighbours, Pairs
 
 HEAD = 20
-"""So many of the heaviest items a block are dealt one by one to the block with the least work."""
+"""Heaviest items per block that are assigned one by one to the block with the least work."""
 
 MOST_WORK = 2**32
-"""List entries of one item from which its block cannot be counted."""
+"""Sum of the lengths of the lists of one item's users from which the item is refused."""
 
 NEIGHBOURS = pa.schema(
     [("row", pa.int32()), ("rank", pa.int32()), ("near", pa.int32()), ("score", pa.float32())]
@@ -44,11 +47,15 @@ NEIGHBOURS = pa.schema(
 
 @dataclass(frozen=True)
 class Asked:
-    """What the steps must know: options of item-cf, rows that are fitted on, unit of the times.
+    """Parameters of the steps.
 
-    kinds: of the events of the log, None where it has none. items: a Parquet file of the items that
-    are fitted, `trained` of them (`counts.counted_items`); for later steps it has more columns:
-    length, or left, right and block.
+    options: options of item-cf.
+    fit: which rows are fitted on.
+    unit: unit of the log's times, or None.
+    items: Parquet file of the fitted items (`counts.counted_items`). For later steps it has the
+    column length, or the columns left, right and block.
+    trained: number of fitted items.
+    kinds: the kinds of events, or None.
     """
 
     options: ItemCFOptions
@@ -60,10 +67,13 @@ class Asked:
 
 
 def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked, blocks: int) -> Frame:
-    """Return the neighbours of all items, in parts. log: a prepared log; kind: of its user ids.
+    """Return the neighbours of all items, in parts, with the schema NEIGHBOURS.
 
-    blocks: into how many parts the items are dealt. Errors: JobError for an item that is too heavy
-    for any block, by its id.
+    log: a prepared log.
+    kind: type of its user ids.
+    asked: parameters of the steps.
+    blocks: number of blocks of items.
+    Errors: JobError for an item that is too heavy for one block.
     """
     options = asked.options
     if options.item_weighting == "bm25":
@@ -91,7 +101,7 @@ def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked, blocks:
 
 
 def neighbours_in(table: pa.Table, items: int) -> Neighbours:
-    """Return what `item_cf` found as the lists of all items."""
+    """Return the result of `item_cf` as `Neighbours`. items: number of fitted items."""
     frame = pl.DataFrame(pl.from_arrow(table)).sort("row", "rank")
     counts = np.bincount(frame["row"].to_numpy(), minlength=items + 1)
     start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -100,7 +110,7 @@ def neighbours_in(table: pa.Table, items: int) -> Neighbours:
 
 
 def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
-    """Step: the distinct pairs of whole users that count, in order, with what each weighs."""
+    """Step: return the distinct (user, item) pairs of whole users, in order, with their weights."""
     frame = fitted_rows(table, asked.fit)
     log = interactions_of(frame, asked.items, asked.kinds)
     lengths = _column(asked.items, "length") if asked.options.item_weighting == "bm25" else None
@@ -121,25 +131,27 @@ def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
 
 
 def count_pairs(table: pa.Table) -> pa.Table:
-    """Step: the users of each item among whole users, and the lengths of their lists added up."""
+    """Step: return for each item its number of users and the sum of their lists' lengths."""
     frame = pl.DataFrame(pl.from_arrow(table))
     row, owner = frame["row"].to_numpy(), frame["user"].rle_id().to_numpy()
     users, work = np.bincount(row), np.bincount(row, np.bincount(owner)[owner])
     rows = np.flatnonzero(users)
     found = {"row": rows, "users": users[rows], "work": work[rows].astype(np.int64)}
-    return pa.table(found)  # work is of whole numbers below 2^53
+    return pa.table(found)  # `work` was summed in float64: whole numbers below 2^53 are exact.
 
 
 def add_pairs(table: pa.Table) -> pa.Table:
-    """Step: the counts of each row, added up."""
+    """Step: sum the counts of each row."""
     frame = pl.DataFrame(pl.from_arrow(table))
     return frame.group_by("row").agg(pl.col("users").sum(), pl.col("work").sum()).to_arrow()
 
 
 def sum_pairs(table: pa.Table, *, options: ItemCFOptions, by: str, aimed: bool) -> pa.Table:
-    """Step: the sums of whole items that norms are made of, in the order of their users.
+    """Step: return the sums for the norms of whole items, added in the order of their users.
 
-    aimed: of pairs that hold a target alone.
+    options: options of item-cf.
+    by: "length" for the lengths of bm25, "norm" for norms.
+    aimed: only sum pairs that have a target.
     """
     frame = pl.DataFrame(pl.from_arrow(table)).sort("row", "user")
     if aimed:
@@ -156,7 +168,7 @@ def sum_pairs(table: pa.Table, *, options: ItemCFOptions, by: str, aimed: bool) 
 
 
 def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
-    """Step: the list of each user once for each block that it touches; of two items or more."""
+    """Step: return each user's list of at least two items, once per block that it has items of."""
     frame = pl.DataFrame(pl.from_arrow(table))
     row, owner = frame["row"].to_numpy(), frame["user"].rle_id().to_numpy().astype(np.int64)
     length = np.bincount(owner) if len(owner) else np.zeros(0, np.int64)
@@ -190,9 +202,14 @@ def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
 
 @compiled
 def _touched(start: Any, row: Any, blocks: Any, width: int, who: Any, block: Any) -> int:
-    """Write each user of two items or more beside each block of these; return how many there are.
+    """Write the distinct (user, block) pairs of users with at least two items; return their number.
 
-    start: [users + 1] of row [pairs]; blocks: [items + 1]; who, block: as many as there can be.
+    start: [users + 1], where each user's items start in `row`.
+    row: [pairs], the items.
+    blocks: [items + 1], the block of each item.
+    width: number of blocks.
+    who: receives the users; long enough for all pairs.
+    block: receives the blocks; long enough for all pairs.
     """
     seen = np.full(width, -1, dtype=np.int64)
     count = 0
@@ -210,13 +227,16 @@ def _touched(start: Any, row: Any, blocks: Any, width: int, who: Any, block: Any
 
 
 def near(table: pa.Table, *, asked: Asked) -> pa.Table:
-    """Step: the neighbours of the items of whole blocks, from all lists that touch each."""
+    """Step: return the neighbours of the items of whole blocks, from all lists of each block."""
     made = [_near_in(block, asked) for block in blocks_of(table, "block")]
     return pa.concat_tables(made) if made else NEIGHBOURS.empty_table()
 
 
 def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
-    """The neighbours of the items of one block. Its items are called 1 to m, in their order."""
+    """Return the neighbours of the items of one block.
+
+    Within the block, the m items of its lists are numbered 1 to m in their order.
+    """
     block = table["block"][0].as_py()
     table = table.sort_by("user").combine_chunks()
     lists = table["rows"].combine_chunks()
@@ -257,9 +277,13 @@ def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
 
 
 def dealt(work: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:
-    """Return the block of each item, [items]: about equal work in each (Graham 1969).
+    """Return the block of each item, int64 [items], with about equal work per block (Graham 1969).
 
-    The heaviest go one by one to the block with the least work, the many light ones by turns.
+    The heaviest items are assigned one by one to the block with the least work, the many light ones
+    in turn.
+
+    work: [items], the work of each item.
+    blocks: number of blocks.
     """
     order, block = np.argsort(-work, kind="stable"), np.zeros(len(work), dtype=np.int64)
     heap = [(0, number) for number in range(blocks)]
@@ -274,25 +298,25 @@ def dealt(work: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:
 
 
 def _pairs(asked: Asked, kind: pa.DataType) -> tuple[partial[pa.Table], pa.Schema]:
-    """The step that makes pairs, and what it gives."""
+    """Return the step `pairs_of` and the schema of its result."""
     kept = {name: pa.float64() for name in _kept(asked)}
     kept |= {"target": pa.bool_()} if _has_targets(asked.kinds) else {}
     return partial(pairs_of, asked=asked), pa.schema({"user": kind, "row": pa.int32(), **kept})
 
 
 def _has_targets(kinds: Kinds | None) -> bool:
-    """Whether some events are read only, so that pairs tell which hold a target."""
+    """Return whether some kinds are not targets, so that pairs need the column `target`."""
     return kinds is not None and not all(kinds.targets)
 
 
 def _has_worth(asked: Asked) -> bool:
-    """Whether pairs weigh what their kinds count."""
+    """Return whether the weights of the kinds of events change the similarity."""
     kinds, similarity = asked.kinds, asked.options.similarity
     return kinds is not None and set(kinds.weights) != {1.0} and similarity in ("cosine", "dot")
 
 
 def _kept(asked: Asked) -> list[str]:
-    """What stands beside the pairs."""
+    """Return the names of the columns that the pairs have besides user, row and target."""
     options, plain = asked.options, asked.options.item_weighting == "none"
     given = {
         "value": options.values == "explicit" or not plain or _has_worth(asked),
@@ -305,7 +329,7 @@ def _kept(asked: Asked) -> list[str]:
 def _counts(
     engine: Engine, pairs: Frame, items: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The users of each item, and the lengths of their lists added up, [items + 1] each."""
+    """Return each item's number of users and the sum of their lists' lengths, [items + 1] each."""
     schema = pa.schema({"row": pa.int32(), "users": pa.int64(), "work": pa.int64()})
     counted = engine.whole(engine.each(pairs, count_pairs, schema), "row", add_pairs, schema)
     table = engine.collected(counted)
@@ -318,7 +342,7 @@ def _counts(
 def _sums(
     engine: Engine, pairs: Frame, asked: Asked, by: str, *, aimed: bool = False
 ) -> NDArray[np.float64]:
-    """Sums over the users of each item, in their order, [items + 1]; aimed: of targets."""
+    """Return the sums of `sum_pairs` for all items, [items + 1]."""
     schema = pa.schema({"row": pa.int32(), "sum": pa.float64()})
     step = partial(sum_pairs, options=asked.options, by=by, aimed=aimed)
     table = engine.collected(engine.whole(pairs, "row", step, schema))
@@ -337,7 +361,7 @@ def _refuse_heavy(asked: Asked, work: NDArray[np.int64]) -> None:
 
 
 def _extended(asked: Asked, **columns: NDArray[np.float64] | NDArray[np.int64]) -> Asked:
-    """The items with more columns, given [items + 1], in another file beside the first."""
+    """Write the items with more columns, given as [items + 1], into another file beside theirs."""
     path = asked.items.with_name(f"items-{'-'.join(columns)}.parquet")
     added = {name: column[1:] for name, column in columns.items()}
     pl.read_parquet(asked.items).with_columns(
@@ -348,7 +372,7 @@ def _extended(asked: Asked, **columns: NDArray[np.float64] | NDArray[np.int64]) 
 
 @lru_cache(maxsize=8)
 def _column(path: Path, name: str) -> NDArray[np.float64]:
-    """A column of the items, with one for row 0 before them, [items + 1]; kept in the process."""
+    """Return a column of the items, with 0 for row 0, [items + 1]; cached in the process."""
     return np.append(0, pl.read_parquet(path, columns=[name])[name].to_numpy())
 
 

@@ -1,4 +1,4 @@
-"""How does a prepared log become a `Split` again? By the code of one machine, compared with it."""
+"""How does a prepared log become a `Split`? By the one-machine code, whose roles must agree."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,12 @@ from shortlist.sections.events import Events
 def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
     """Return the split of a log that `prepare` made, with the tables of users and items.
 
-    told: what its manifest says. The whole log is read into memory. Its roles are made anew by the
-    recipe's split, and must be those of the parts. Errors: JobError where they are not.
+    The whole log is read into memory. The recipe's split is applied to it, and must give the roles
+    that the parts have.
+
+    folder: folder of the stage `log`.
+    told: the entry `told` of its manifest.
+    Errors: JobError if the roles differ.
     """
     schema = schema_of(recipe)
     frame = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "place")
@@ -53,14 +57,14 @@ def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
         kept = frame.filter(pl.col("met") == met) if "met" in frame.columns else frame
         if not np.array_equal(kept["role"].to_numpy(), log.role):
             raise JobError(
-                f"{folder}: the parts gave other roles than the whole log has: this is a fault of "
-                "this program; remove the folder, and use shortlist train"
+                f"{folder}: the split of the parts differs from that of the whole log. This is a "
+                "bug of shortlist: remove the folder, and use shortlist train"
             )
     return split
 
 
 def _named(kinds: NDArray[np.int8], events: Events) -> pl.Series:
-    """The kinds of a prepared log as they are read: codes of `Kinds`, and -1 minus a place."""
+    """Return the names of kinds from their codes in `Kinds`, or -1 minus their place in events."""
     read = np.flatnonzero(read_codes(events) >= 0)
     return named(
         np.where(kinds >= 0, read[np.maximum(kinds, 0)], -1 - kinds).astype(np.int8), events
@@ -68,7 +72,7 @@ def _named(kinds: NDArray[np.int8], events: Events) -> pl.Series:
 
 
 def _of_rows(schema: Schema, columns: list[str], recipe: Recipe) -> Schema:
-    """The schema under which the rows of a prepared log are read."""
+    """Return the schema for reading the rows of a prepared log."""
     roles = ("time", "weight", "session", "split")
     there: Any = {role: role if role in columns else None for role in roles}
     there["event"] = "kind" if schema.events else None

@@ -1,4 +1,4 @@
-"""How is a log read in parts? Checks of rows on slices of files, facts of the whole log before."""
+"""How is a log read in parts? Facts about the whole log first, then the rows of slices of files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,26 +28,32 @@ from shortlist.errors import DataError, JobError
 from shortlist.jobs.engine import Engine, Frame
 
 ROWS = 4_000_000
-"""About how many rows of a file are read at a time, at most."""
+"""Approximate upper limit of the rows in a slice."""
 
 SHARES = 16
-"""Into so many pieces, at most, that many rows are cut, so that all parts have rows to read."""
+"""A slice has at least about ROWS / SHARES rows, so that there are slices for all parts."""
 
 KNOWN = {"user", "item", "time", "weight", "session", "split", "event"}
-"""The roles of columns that steps carry along."""
+"""The roles of columns that steps can read."""
 
 TEXT = pa.schema([("json", pa.string())])
-"""Small tables of a JSON text a row: what a part is to read, and what was found in it."""
+"""Schema of small tables with one JSON text per row: a slice, or facts about a slice."""
 
 Roles = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Read:
-    """A log in parts: columns user, item and those of time, weight, session, split the log has.
+    """A log in parts.
 
-    schema: of the frame. columns: how `Dataset.load` is to take such rows. unit: what a step of the
-    times is; rows: how many the files hold; carved: whether the split names no validation row.
+    frame: columns user and item, and time, weight, session, split and kind if the log has them.
+    schema: Arrow schema of the frame.
+    columns: the schema for `Dataset.part`.
+    unit: unit of the times, or None.
+    text: format of the log if it is a text file, else None.
+    rows: number of rows in the files.
+    carved: the split column names no validation rows, so that they are drawn from the training
+    rows.
     """
 
     frame: Frame
@@ -66,16 +72,21 @@ def read_in_parts(
     scratch: Path,
     tables: Mapping[str, Path | None],
 ) -> Read:
-    """Read a log by the checks of `read_log`, in slices. scratch: a folder for files.
+    """Read a log in slices, with the checks of `read_log`.
 
-    Parquet files are read by the parts. Other sources are read whole by this process, as only all
-    of a text tells its types. tables: of users and items, whose ids are of one type with the log's.
-    Errors: DataError with file and row.
+    The parts read Parquet files. This process reads other sources whole, because the types of a
+    text file are known only after reading all of it.
+
+    source: the log's file, files or folder.
+    schema: the recipe's schema.
+    scratch: a folder for temporary files.
+    tables: paths of the tables "users" and "items", whose ids must have the types of the log's.
+    Errors: DataError with file and row; JobError for a column that jobs cannot read.
     """
     table, roles = open_table(source, "interactions", schema.text), schema.roles()
     table.require(roles.values())
     if unknown := sorted(roles.keys() - KNOWN):
-        raise JobError(f"jobs cannot carry the column of data.{unknown[0]}: use shortlist train")
+        raise JobError(f"jobs do not read the column of data.{unknown[0]}: use shortlist train")
     unit: TimeUnit | None = None
     ordered_by_file = schema.order == "file"
     plain: Path | list[Path] = source
@@ -131,7 +142,7 @@ def read_in_parts(
 
 
 def _of_parts(schema: Schema, types: Mapping[str, Any]) -> Schema:
-    """How `Dataset.part` is to take rows of these columns."""
+    """Return the schema with which `Dataset.part` reads rows of these columns."""
     there: Any = {name: name for name in ("time", "weight", "session", "split") if name in types}
     there |= {"event": "kind", "events": schema.events} if "kind" in types else {}
     return Schema(
@@ -148,7 +159,14 @@ def _of_parts(schema: Schema, types: Mapping[str, Any]) -> Schema:
 def facts_of(
     table: pa.Table, *, roles: Roles, schema: Schema, sized: bool, counted: bool
 ) -> pa.Table:
-    """Step: what must be known of slices before their rows are read."""
+    """Step: return the facts about slices that are needed before their rows are read.
+
+    table: one slice per row, as JSON.
+    roles: column names by role.
+    schema: the recipe's schema.
+    sized: also return the range of the times, which tells their unit.
+    counted: also count the rows that are kept.
+    """
     told = []
     for text in table["json"].to_pylist():
         part = json.loads(text)
@@ -191,7 +209,14 @@ def typed_rows(
     unit: WrittenUnit | TimeUnit,
     types: Mapping[str, str],
 ) -> pa.Table:
-    """Step: the rows of slices, checked and typed, under the names of their roles."""
+    """Step: return the rows of slices, checked, with columns named by their roles.
+
+    table: one slice per row, as JSON.
+    roles: column names by role.
+    schema: the recipe's schema.
+    unit: unit of the times.
+    types: polars types of the result's columns, by role.
+    """
     frames = []
     for text in table["json"].to_pylist():
         part = json.loads(text)
@@ -218,7 +243,7 @@ def typed_rows(
 
 
 def _is_sliced(source: Any, roles: Roles) -> bool:
-    """Whether all files are Parquet, and hold the columns as such, a row for each event."""
+    """Return whether all files are Parquet with all columns, and one row is one event."""
     files = files_of(source)
     if not all(suffix_of(file) == ".parquet" and not hive_values(file) for file in files):
         return False
@@ -230,7 +255,7 @@ def _is_sliced(source: Any, roles: Roles) -> bool:
 
 
 def _slices(source: Path | list[Path], parts: int) -> list[dict[str, Any]]:
-    """Rows of files, some whole row groups at a time: as many pieces as parts, or more."""
+    """Return slices of whole row groups; at least as many as parts, if there are enough rows."""
     found: list[dict[str, Any]] = []
     files = {file: pq.read_metadata(file) for file in files_of(source)}
     share = sum(about.num_rows for about in files.values()) / parts
@@ -252,7 +277,7 @@ def _slice(part: Mapping[str, Any]) -> Slice:
 def _facts(
     engine: Engine, slices: Sequence[Mapping[str, Any]], roles: Roles, schema: Schema
 ) -> list[dict[str, Any]]:
-    """What `facts_of` finds in each slice, in their order."""
+    """Return the result of `facts_of` for each slice, in the order of the slices."""
     kinds = (
         {pl.read_parquet_schema(part["path"])[roles["time"]] for part in slices[:1]}
         if ("time" in roles)
@@ -274,7 +299,7 @@ def _facts(
 
 
 def _numbered(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The slices, each with how many rows are kept of those before it."""
+    """Return the slices, each with the number of rows kept before it."""
     before = np.concatenate([[0], np.cumsum([part["kept"] for part in parts])]).tolist()
     return [
         {"path": part["path"], "first": part["first"], "rows": part["rows"], "before": at}
@@ -283,7 +308,7 @@ def _numbered(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _unit(found: Sequence[Mapping[str, Any]], where: str, schema: Schema) -> TimeUnit | None:
-    """What the numbers of the times are; None where they are dates, which say it themselves."""
+    """Return the unit of numeric times; None for dates, whose type tells the unit."""
     name = str(schema.time)
     sizes = [TimeSizes(**part["sizes"]) for part in found if part["sizes"] is not None]
     if not sizes:
@@ -298,7 +323,7 @@ def _unit(found: Sequence[Mapping[str, Any]], where: str, schema: Schema) -> Tim
 def _id_types(
     sample: pl.DataFrame, schema: Schema, source: Any, tables: Mapping[str, Path | None]
 ) -> dict[str, Any]:
-    """The types of ids, which are those of the tables beside the log."""
+    """Return the types of ids after they were aligned with the tables of users and items."""
     found = {}
     for side in ("user", "item"):
         found[side] = sample.schema[side]
@@ -324,7 +349,7 @@ def _id_types(
 
 
 def _carved(found: Sequence[Mapping[str, Any]], roles: Roles, schema: Schema) -> bool:
-    """Whether a split by column leaves the validation rows to be drawn. Errors: SplitError."""
+    """Return whether a split column names no validation rows. Errors: SplitError."""
     if "split" not in roles:
         return False
     names = sorted({name for part in found for name in part["splits"]})
@@ -333,7 +358,7 @@ def _carved(found: Sequence[Mapping[str, Any]], roles: Roles, schema: Schema) ->
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type as engines have it: text of 32-bit offsets."""
+    """Return the type that engines use: text has 32-bit offsets."""
     return pa.string() if pa.types.is_large_string(kind) or kind == pa.string_view() else kind
 
 

@@ -1,4 +1,4 @@
-"""What does a bundle recommend to all users of a log? The retriever itself, on parts of users."""
+"""What does a bundle recommend to all users of a log? Each part asks the retriever."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,11 @@ USERS_AT_A_TIME = 4096
 
 
 def recommended_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
-    """Return the columns of candidates, which are those that `shortlist recommend` writes."""
+    """Return the columns of the candidates, the same that `shortlist recommend` writes.
+
+    user: type of the user ids.
+    item: type of the item ids.
+    """
     return pa.schema(
         {
             "user": user,
@@ -28,11 +32,11 @@ def recommended_schema(user: pa.DataType, item: pa.DataType) -> pa.Schema:
 
 
 def check_time(retriever: Channel, time: float | str | None) -> None:
-    """Refuse a time that is missing, does nothing or cannot be read. Errors: QueryError."""
+    """Raise QueryError for a time that is missing, not used by the bundle, or unreadable."""
     if time is None and retriever.reads_clock:
         raise QueryError(
-            "this bundle reads when it is asked (model.request_time): say when, as the log writes "
-            "its times or as ISO text (--time 2024-01-31T20:15:00)"
+            "the answers of this bundle depend on the time of the request (model.request_time): "
+            "give it, as the log writes its times or as ISO text (--time 2024-01-31T20:15:00)"
         )
     retriever.recommend(Queries(retriever.data.users.ids.head(1), time=time), 1)
 
@@ -40,10 +44,13 @@ def check_time(retriever: Channel, time: float | str | None) -> None:
 def recommend(
     table: pa.Table, *, bundle: Path, identity: str, k: int, time: float | str | None = None
 ) -> pa.Table:
-    """Step: the candidates of the users in a part of a log, by what the bundle knows of them.
+    """Step: return the candidates of the users in a part of a log.
 
-    identity: the bundle's id, so that a folder that was replaced is not taken for it. time: when
-    they are asked, for a bundle that reads it.
+    table: rows of a prepared log; only their users are read. Histories are those of the bundle.
+    bundle: path of the bundle.
+    identity: the bundle's id, by which a replaced bundle is noticed.
+    k: number of candidates per user.
+    time: time of the requests, for a bundle whose answers depend on it.
     """
     retriever = opened(bundle, identity).retriever
     users = pl.Series(pl.from_arrow(table["user"])).unique().sort()
@@ -58,7 +65,7 @@ def recommend(
 
 @lru_cache(maxsize=1)
 def opened(bundle: Path, identity: str) -> Bundle:
-    """Load a bundle once a process; its arrays are mapped. Errors: BundleError, JobError."""
+    """Load a bundle once per process, memory-mapped. Errors: BundleError, JobError."""
     found = load(bundle)
     if found.id != identity:
         raise JobError(f"{bundle} was replaced while the job ran: run it again")

@@ -1,4 +1,4 @@
-"""Which events of these users train, validate and test? `Dataset.load` and splits, on a part."""
+"""Which events are for training, validation and test? The one-machine splits, on parts of users."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,20 +21,24 @@ from shortlist.jobs.engine import Engine, Frame
 from shortlist.sections.kinds import ColdItems
 
 SPLITS = ("leave-last-out", "global-time", "random", "cold-items", "column")
-"""The kinds of splits that can be made of some users alone, once a few figures are known."""
+"""The kinds of splits that can be computed per part, from a few facts of the whole log."""
 
 BUCKETS = 65_536
-"""Into how many ranges times are counted, to find the one that holds a quantile."""
+"""Number of ranges in which times are counted, to find the range of a quantile."""
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """What a split must know of the whole log, so that it can be made of some users alone.
+    """The facts of the whole log that a split of some of its users needs.
 
-    at: of the random split; moments: where global-time holds out for validation and for test, and
-    held: the times of the first events there. carved: whether the split column leaves validation
-    rows to be drawn. which: the items that cold-items holds out, by chance or the newest; items: a
-    Parquet file of the `item` and `role` of those that it holds out.
+    kind: kind of the split, one of SPLITS.
+    at: `split.at` of the recipe, or None.
+    seed: seed of random splits.
+    carved: the split column names no validation rows, so that they are drawn.
+    moments: global-time: the times from which events are for validation and for test.
+    held: global-time: the times of the first events for validation and for test.
+    which: cold-items: which items are held out, "random" or "newest".
+    items: cold-items: Parquet file with columns item and role of the held-out items.
     """
 
     kind: str
@@ -48,7 +52,11 @@ class Cuts:
 
 
 def log_schema(read: pa.Schema, columns: Schema) -> pa.Schema:
-    """Return the columns of a prepared log, of which `read` are the rows."""
+    """Return the schema of a prepared log.
+
+    read: schema of the rows before they get roles.
+    columns: the schema for `Dataset.part`.
+    """
     kept = [field for field in read if field.name != "line"]
     added = [pa.field("place", pa.int32()), pa.field("role", pa.int8())]
     met = [pa.field("met", pa.bool_())] if _parts_met(columns) else []
@@ -56,17 +64,21 @@ def log_schema(read: pa.Schema, columns: Schema) -> pa.Schema:
 
 
 def _parts_met(columns: Schema) -> bool:
-    """Whether the log keeps what is met only apart from its events."""
+    """Return whether some events only count as met and are kept apart from the others."""
     apart = any(kind.seen and not kind.read for kind in columns.events.values())
     return apart or columns.min_weight is not None
 
 
 def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
-    """Step: the events of whole users, merged and in order, each with its place and its role.
+    """Step: return the events of whole users, merged and in order, with their places and roles.
 
-    What is met only (below min_weight) is marked, has places of its own, and a weight that stands
-    for the one it had. kind: the code in `Kinds`; of what is met only, -1 minus the place in the
-    table of kinds.
+    Events that only count as met (below min_weight, or of a kind that is not read) are marked in
+    column `met`. They have places of their own and, with min_weight, a weight just below it. Column
+    `kind` is the code in `Kinds`; for events that only count as met, -1 minus the kind's place in
+    the recipe's table of kinds.
+
+    columns: the schema for `Dataset.part`.
+    cuts: the facts of the whole log that the split needs.
     """
     if not table.num_rows:
         return log_schema(table.schema, columns).empty_table()
@@ -90,7 +102,7 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
     }
     if "kind" in others.columns:
         besides["kind"] = -1 - others["kind"]
-    if "session" in events.columns:  # what is met only has none: any value of the type will do
+    if "session" in events.columns:  # Not used for these events: any value of the type will do.
         besides["session"] = pl.Series([table["session"][0].as_py()]).new_from_index(0, len(met))
     events = events.with_columns(met=pl.lit(value=False))
     rest = pl.DataFrame(besides).select(events.columns).cast(events.schema)
@@ -105,13 +117,18 @@ def cuts_of(
     read: pa.Schema,
     plain: Cuts,
 ) -> Cuts:
-    """Find what the split must know of the whole log. frame: parts of whole users.
+    """Return the facts of the whole log that the split needs.
 
-    read: the columns of these rows.
+    global-time: exact quantiles; times are counted by ranges, then sorted within one range.
+    cold-items: the held-out items, chosen from a table with one row per item.
+    Other kinds need no facts.
 
-    Quantiles of global-time are exact: the times are counted by ranges and then sorted within one.
-    The items that cold-items holds out are found among all of them, a row an item. Other kinds ask
-    for nothing. Errors: SplitError.
+    frame: parts of whole users.
+    columns: the schema for `Dataset.part`.
+    scratch: a folder for temporary files.
+    read: schema of the rows.
+    plain: the settings of the split.
+    Errors: SplitError.
     """
     if plain.kind == "cold-items":
         return _cold_items(engine, frame, columns, scratch, read, plain)
@@ -140,7 +157,7 @@ def cuts_of(
 def _cold_items(
     engine: Engine, frame: Frame, columns: Schema, scratch: Path, read: pa.Schema, plain: Cuts
 ) -> Cuts:
-    """Find the items that are held out with all their events, and write them into a file."""
+    """Choose the items that are held out with all their events, and write them into a file."""
     newest = plain.which == "newest"
     if newest and columns.time is None:
         raise SplitError("split.items = 'newest' needs data.time")
@@ -163,7 +180,7 @@ def _cold_items(
 
 
 def items_of(table: pa.Table, *, columns: Schema, newest: bool) -> pa.Table:
-    """Step: the items of whole users, whether one of their events is a target, and the first."""
+    """Step: return each item, whether it has a target and, if `newest`, its first time."""
     if not table.num_rows:
         empty = table.select(["item", "time"] if newest else ["item"])
         return empty.rename_columns(["item", "first"][: empty.num_columns]).append_column(
@@ -180,14 +197,14 @@ def items_of(table: pa.Table, *, columns: Schema, newest: bool) -> pa.Table:
 
 
 def add_items(table: pa.Table) -> pa.Table:
-    """Step: one row an item: whether it is a target anywhere, and the time of its first event."""
+    """Step: merge the rows of each item of several parts into one."""
     frame = pl.DataFrame(pl.from_arrow(table))
     first = [pl.col("first").min()] if "first" in frame.columns else []
     return frame.group_by("item").agg(pl.col("target").any(), *first).to_arrow()
 
 
 def times_of(table: pa.Table, *, columns: Schema) -> pa.Table:
-    """Step: the times of the events of whole users that count."""
+    """Step: return the times of the targets of whole users."""
     if not table.num_rows:
         return table.select(["time"])
     data, *_ = _loaded(table, columns)
@@ -195,7 +212,7 @@ def times_of(table: pa.Table, *, columns: Schema) -> pa.Table:
 
 
 def times_in_ranges(table: pa.Table, *, edges: tuple[Any, ...]) -> pa.Table:
-    """Step: how many times lie from each edge to before the next."""
+    """Step: count the times in each range, from its edge (included) to the next (excluded)."""
     time = table["time"].to_numpy()
     place = np.searchsorted(np.array(edges, dtype=time.dtype), time, side="right") - 1
     ranges, counts = np.unique(place, return_counts=True)
@@ -203,14 +220,19 @@ def times_in_ranges(table: pa.Table, *, edges: tuple[Any, ...]) -> pa.Table:
 
 
 def times_within(table: pa.Table, *, low: Any, high: Any) -> pa.Table:
-    """Step: the distinct times from `low` to `high`, and how many events have each."""
+    """Step: return the distinct times from `low` to `high`, both included, with their counts."""
     time = table["time"].to_numpy()
     values, counts = np.unique(time[(time >= low) & (time <= high)], return_counts=True)
     return pa.table({"time": values, "count": counts.astype(np.int64)})
 
 
 class _Times:
-    """The times of a log in parts, as if they were sorted in one array."""
+    """The times of a log in parts, used as one sorted array.
+
+    low: the lowest time.
+    high: the highest time.
+    count: number of times.
+    """
 
     def __init__(self, engine: Engine, frame: Frame, kind: pa.DataType) -> None:
         self._engine, self._frame, self._kind = engine, frame, kind
@@ -233,14 +255,14 @@ class _Times:
         self._upto = np.cumsum(self._upto)
 
     def at(self, place: int) -> Any:
-        """The time at a place of the sorted times."""
+        """Return the time at a position of the sorted times."""
         here = int(np.searchsorted(self._upto, place, side="right")) - 1
         values, counts = self._within(here)
         upto = self._upto[here] + np.cumsum(counts)
         return values[np.searchsorted(upto, place, side="right")].item()
 
     def before(self, moment: Any) -> int:
-        """How many times lie before a moment."""
+        """Return how many times are below a moment."""
         here = int(np.searchsorted(np.array(self._edges), moment, side="right")) - 1
         if here < 0:
             return 0
@@ -248,7 +270,7 @@ class _Times:
         return int(self._upto[here] + counts[values < moment].sum())
 
     def _within(self, here: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The distinct times of a range, ascending, and their counts."""
+        """Return the distinct times of a range, ascending, and their counts."""
         low = self._edges[here]
         high = self._edges[here + 1] if here + 1 < len(self._edges) else self.high
         schema = pa.schema([("time", self._kind), ("count", pa.int64())])
@@ -261,14 +283,14 @@ class _Times:
 
 
 def ends_of(table: pa.Table) -> pa.Table:
-    """Step: the lowest and the highest time, and how many there are; no row where there is none."""
+    """Step: return the lowest and the highest time and the count, or no row without times."""
     time = np.sort(table["time"].to_numpy())
     ends = {"low": time[:1], "high": time[::-1][:1]}
     return pa.table({**ends, "count": np.array([len(time)])[: len(time[:1])]})
 
 
 def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame, pl.DataFrame | None]:
-    """The events of a part as the one-machine code has them, and their rows in its order."""
+    """Return a part as `Dataset.part` does: the data set, and its events and met rows as tables."""
     frame = pl.DataFrame(pl.from_arrow(table))
     if "line" in frame.columns:
         frame = frame.sort("line").drop("line")
@@ -278,7 +300,7 @@ def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame, pl
 
 
 def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
-    """The log with its roles, as `Dataset.split` gives them, but for what only all users tell."""
+    """Return the log with the roles of `Dataset.split`, which here takes facts from `cuts`."""
     log = data.log
     keys = pair_hash(data.user_ids, data.item_ids, log.user, log.item, cuts.seed + 1)
     if cuts.kind == "leave-last-out":
@@ -299,7 +321,7 @@ def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
 
 
 def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.int8]:
-    """The roles of the events that are met only."""
+    """Return the roles of the events that only count as met."""
     met = data.met
     assert met is not None
     if cuts.kind == "column":
@@ -320,7 +342,7 @@ def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.in
 
 
 def _roles_of_items(data: Dataset, cuts: Cuts) -> NDArray[np.int8]:
-    """The role of each item of a part, [items]: train, where cold-items does not hold it out."""
+    """Return the role of each item of a part, int8 [items]; train if it is not held out."""
     assert cuts.items is not None
     held = pl.read_parquet(cuts.items)
     ids = data.item_ids.alias("item").to_frame()
@@ -329,5 +351,5 @@ def _roles_of_items(data: Dataset, cuts: Cuts) -> NDArray[np.int8]:
 
 
 def _places(log: Interactions) -> NDArray[np.int32]:
-    """The place of each event among those of its user."""
+    """Return the position of each event among those of its user, int32 [events]."""
     return (np.arange(len(log)) - log.indptr[log.user]).astype(np.int32)

@@ -1,6 +1,7 @@
-"""Which users are nearest to each user? UserCF, on blocks of users and the items they have met.
+"""Which users are nearest to each user? UserCF, computed in blocks of users.
 
-It is `neighbours` turned round: an item's list of users goes once to each block that it touches.
+It is `neighbours` with users and items exchanged: a block gets the list of users of each item that
+one of its users has met.
 """
 
 from dataclasses import dataclass, replace
@@ -36,18 +37,27 @@ from shortlist.linear.matrix import Matrix
 from shortlist.linear.ranking import TieRanks
 
 BESIDE = {"value": pa.float32(), "norm": pa.float64(), "asked": pa.float32(), "size": pa.float64()}
-"""What stands beside a user who met an item: the entry of what the user is compared by and its
-size, and the entry of the profile that the user is asked with and its size; an entry is NaN where
-there is none."""
+"""The columns of a (user, item) pair besides user and row.
+
+value: entry of the vector by which other users are compared with this user; NaN if it has none.
+norm: length of that vector.
+asked: entry of the profile with which the user asks; NaN if it has none.
+size: length of the profile.
+"""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the steps must know: options of user-cf, rows that are fitted on, kinds of events.
+    """Parameters of the steps.
 
-    items: a Parquet file of the items that are fitted, `trained` of them (`counts.counted_items`);
-    for later steps it has the column `users`: how many have an entry of each. ordered: whether the
-    log tells the order of events.
+    options: options of user-cf.
+    fit: which rows are fitted on.
+    items: Parquet file of the fitted items (`counts.counted_items`). For later steps it has the
+    column users: the number of users who have an entry of the item.
+    trained: number of fitted items.
+    ordered: whether the log has times, so that a user's events are in order.
+    blocks: number of blocks of users.
+    kinds: the kinds of events, or None.
     """
 
     options: UserCFOptions
@@ -60,17 +70,20 @@ class Asked:
 
 
 def similar_schema(kind: pa.DataType) -> pa.Schema:
-    """Return the columns of the nearest users of each user; kind: of their ids."""
+    """Return the schema of the nearest users of each user. kind: type of the user ids."""
     return pa.schema(
         [("user", kind), ("rank", pa.int32()), ("near", kind), ("similarity", pa.float32())]
     )
 
 
 def user_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked) -> Frame:
-    """Return the nearest users of all users who are fitted, in parts. log: a prepared log.
+    """Return the nearest users of all fitted users, in parts, with the schema `similar_schema`.
 
-    kind: of its user ids. Errors: ModelError for options that need an order; JobError for an item
-    of more users than a table can hold, by its id.
+    log: a prepared log.
+    kind: type of its user ids.
+    asked: parameters of the steps.
+    Errors: ModelError for options that need the order of events; JobError for an item with more
+    users than a table can hold.
     """
     for name in ("recency", "latest_items", "most_items"):
         if getattr(asked.options, name) is not None and not asked.ordered:
@@ -90,7 +103,7 @@ def user_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked) -> Fram
 
 
 def count_users(table: pa.Table, *, asked: Asked) -> pa.Table:
-    """Step: how many of these whole users have an entry of each item."""
+    """Step: count the users who have an entry of each item."""
     log = interactions_of(fitted_rows(table, asked.fit), asked.items, asked.kinds)
     matrix, _ = met_by_users(asked.options, log, asked.trained, log.users - 1)
     rows, counts = np.unique(matrix.indices, return_counts=True)
@@ -98,13 +111,13 @@ def count_users(table: pa.Table, *, asked: Asked) -> pa.Table:
 
 
 def add_users(table: pa.Table) -> pa.Table:
-    """Step: the counts of each row, added up."""
+    """Step: sum the counts of each row."""
     frame = pl.DataFrame(pl.from_arrow(table))
     return frame.group_by("row").agg(pl.col("users").sum()).to_arrow()
 
 
 def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
-    """Step: each item of each of these whole users, with its entries and the user's sizes."""
+    """Step: return the (user, item) pairs of whole users, with the columns of BESIDE."""
     frame = fitted_rows(table, asked.fit)
     log = interactions_of(frame, asked.items, asked.kinds)
     weight = weights_of_items(asked.options, _users_of_items(asked.items))
@@ -125,7 +138,7 @@ def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
 
 
 def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
-    """Step: the users of each whole item, once for each block of users that is asked with it."""
+    """Step: return the users of each whole item, once per block whose users ask with the item."""
     order = np.argsort(table["row"].to_numpy(), kind="stable")
     table = table.take(pa.array(order))
     row = table["row"].to_numpy()
@@ -154,14 +167,18 @@ def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
 
 
 def near(table: pa.Table, *, asked: Asked) -> pa.Table:
-    """Step: the nearest users of the users of whole blocks, from all lists that touch each."""
+    """Step: return the nearest users of the users of whole blocks, from all lists of each block."""
     made = [_near_in(block, asked) for block in blocks_of(table, "block")]
     kind = table.schema.field("users").type.value_type
     return pa.concat_tables(made) if made else similar_schema(kind).empty_table()
 
 
 def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
-    """The nearest users of the users of one block: its items and users in their order, from 1."""
+    """Return the nearest users of the users of one block.
+
+    Within the block, users are numbered from 1 in the order of their ids, and items from 0 in the
+    order of their rows.
+    """
     block = table["block"][0].as_py()
     table = table.sort_by("row")
     frame = pl.DataFrame(pl.from_arrow(table)).explode("users", *BESIDE)
@@ -205,7 +222,7 @@ def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
 
 
 def _asked_with(log: Interactions) -> RowQueries:
-    """The users of a log, each asking with all they have met."""
+    """Return the users of a log as queries, each with all items they have met."""
     return RowQueries(
         torch.arange(log.users),
         Ragged(torch.from_numpy(log.item).long(), torch.from_numpy(log.indptr)),
@@ -222,7 +239,7 @@ def _keys_of(entries: Matrix, width: int) -> NDArray[np.int64]:
 
 
 def _with_users(asked: Asked, counted: pa.Table) -> Asked:
-    """The items with how many users have an entry of each, in another file beside the first."""
+    """Write the items with the column `users` into another file beside theirs."""
     users = np.zeros(asked.trained + 1, dtype=np.int64)
     users[counted["row"].to_numpy()] = counted["users"].to_numpy()
     path = asked.items.with_name("items-users.parquet")
@@ -232,7 +249,7 @@ def _with_users(asked: Asked, counted: pa.Table) -> Asked:
 
 @lru_cache(maxsize=2)
 def _users_of_items(path: Path) -> NDArray[np.int64]:
-    """How many users have an entry of each row, [items + 1]; kept in the process."""
+    """Return how many users have an entry of each item, [items + 1]; cached in the process."""
     return np.append(0, pl.read_parquet(path, columns=["users"])["users"].to_numpy())
 
 

@@ -1,8 +1,8 @@
-"""Where are the results of steps, and who made them? Folders that appear whole.
+"""Where are the results of jobs, and from which settings and inputs were they made?
 
-Each stage is a folder of Parquet files with a `manifest.json`, which says what made it and from
-what, and an empty `_SUCCESS`. A stage that is there is not made again; one that was made by other
-settings, or from another input, is refused.
+Each stage is a folder of Parquet files with a `manifest.json`, which holds its settings and the
+hashes of its inputs, and an empty file `_SUCCESS`. The folder appears only when it is complete. An
+existing stage is not made again; one made with other settings or from other inputs is refused.
 """
 
 import hashlib
@@ -18,34 +18,41 @@ from shortlist.errors import JobError, OutputError
 from shortlist.outputs import Output
 
 SCHEMA = 1
-"""The number of what the folders hold."""
+"""Version of the format of the folders."""
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 
 
 class Stages:
-    """The stages of one recipe, in one folder. made: the names of those made by this object."""
+    """The stages of one recipe in one folder.
+
+    root: the folder.
+    made: names of the stages that this object has made.
+    """
 
     def __init__(self, root: Path) -> None:
         outputs.check({"--work": Output(root, "folder")})
-        self.root = Path(os.path.abspath(root))  # executors have other working folders
+        self.root = Path(os.path.abspath(root))  # Executors have other working directories.
         self.made: list[str] = []
 
     def path(self, name: str) -> Path:
-        """Where a stage is, or will be."""
+        """Return the folder of a stage, which need not exist."""
         return self.root / name
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """What is said of a stage that is there. Errors: JobError."""
+        """Return the manifest of a stage. Errors: JobError if the stage does not exist."""
         found = self._found(name)
         if found is None:
             raise JobError(
-                f"{self.path(name)} is not there, or was not finished: run its job first"
+                f"{self.path(name)} does not exist or was not finished: run its job first"
             )
         return found
 
     def is_made(self, name: str, settings: Mapping[str, JSON], parents: tuple[str, ...]) -> bool:
-        """Tell whether a stage is there. Errors: JobError where something else made it."""
+        """Return whether a stage exists.
+
+        Errors: JobError if it was made with other settings or from other stages.
+        """
         found = self._found(name)
         if found is None:
             return False
@@ -62,9 +69,14 @@ class Stages:
     def making(
         self, name: str, settings: Mapping[str, JSON], parents: tuple[str, ...] = ()
     ) -> Iterator[tuple[Path, dict[str, JSON]]]:
-        """Yield an empty folder to fill, and a table for what is to be said of it.
+        """Yield an empty folder to fill and a dict for the entry `told` of the manifest.
 
-        After the block the folder appears as the stage; on an error there is none.
+        After the block the folder becomes the stage; after an error there is no stage.
+
+        name: name of the stage.
+        settings: the settings that it depends on.
+        parents: names of the stages that it is made from.
+        Errors: JobError if another command made the stage meanwhile; OutputError.
         """
         identity = self._identity(settings, parents)
         target, told = self.path(name), dict[str, JSON]()
@@ -80,8 +92,8 @@ class Stages:
                     outputs.sync(path)
                 if (target / SUCCESS).exists():
                     raise JobError(
-                        f"another command made {target} meanwhile: run this one again, which goes "
-                        "on from there"
+                        f"another command made {target} meanwhile: run this one again, which then "
+                        "uses it"
                     )
                 if target.is_dir():
                     outputs.remove(target)
@@ -108,12 +120,12 @@ class Stages:
 
 
 def _difference(key: str, found: Any, wanted: Any) -> str:
-    """Say what a stage was made by or from, and what is asked for."""
+    """Return the difference between an existing stage and the one asked for, as text."""
     if key == "schema":
-        return f"by a version that writes stages of number {found}, and this one writes {wanted}"
+        return f"by a version that writes format {found}, and this version writes format {wanted}"
     if key == "parents":
-        return "from another " + " and ".join(
+        return "from a different " + " and ".join(
             name for name in wanted if (found or {}).get(name) != wanted[name]
         )
     name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
-    return f"with another {name} ({found.get(name)!s:.80}, and now {wanted.get(name)!s:.80})"
+    return f"with different {name} ({found.get(name)!s:.80}, and now {wanted.get(name)!s:.80})"

@@ -1,4 +1,4 @@
-"""Which stages does a recipe have, what does each need, and what does it leave in its folder?"""
+"""Which stages does a recipe have, what does each need, and what does it write?"""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -53,7 +53,15 @@ logger = logging.getLogger("shortlist.jobs")
 
 
 class Job:
-    """The stages of a recipe in a folder. told: hears what is done, and what was there already."""
+    """Makes the stages of a recipe in a folder. Stages that exist already are used as they are.
+
+    recipe: the recipe; what jobs cannot do is refused at once.
+    work: folder of the stages.
+    engine: where the steps run.
+    blocks: number of blocks of items (item-cf) or users (user-cf); None: the engine's parts.
+    told: receives a line for each stage that is made or exists; None: the log.
+    Errors: JobError and the errors of the recipe's checks.
+    """
 
     def __init__(
         self,
@@ -71,7 +79,7 @@ class Job:
         self._told = told if told is not None else logger.info
 
     def prepare(self) -> None:
-        """Read the log, check and merge its rows, and give each event its place and role: `log`."""
+        """Make the stage `log`: rows are checked and merged, and get their places and roles."""
         recipe = self.recipe
         settings = _of_log(recipe)
         if self._is_made("log", settings):
@@ -96,7 +104,7 @@ class Job:
             }
 
     def counts(self, fit: Fit = "train") -> None:
-        """Count the events and users of each item: `counts-FIT`, with the items' rows."""
+        """Make the stage `counts-FIT`: the row and the numbers of events and users of each item."""
         name = f"counts-{fit}"
         self.prepare()
         if self._is_made(name, {"fit": fit}, ("log",)):
@@ -108,11 +116,11 @@ class Job:
             told |= {"items": len(items), "events": int(items["events"].sum())}
 
     def item_cf(self) -> None:
-        """Find the neighbours of all items, for each channel of this kind: `item-cf-NAME-FIT`."""
+        """Make `item-cf-NAME-FIT`, the neighbours of all items, for each channel of this kind."""
         self._each(ItemCF, self._item_cf, "'item-cf'")
 
     def swing(self) -> None:
-        """The same, for the channels of this kind whose similarity is swing."""
+        """Do what `item_cf` does, only for the channels whose similarity is swing."""
         channels = {
             name: channel
             for name, channel in self._channels().items()
@@ -127,22 +135,27 @@ class Job:
                 self._item_cf(name, channel, fit)
 
     def user_cf(self) -> None:
-        """Find the nearest users of all users, for each channel of this kind."""
+        """Make `user-cf-NAME-FIT`, the nearest users of each user, for each such channel."""
         self._each(UserCF, self._user_cf, "'user-cf'")
 
     def popular(self) -> None:
-        """List items by popularity, for each channel of this kind: `popular-NAME-FIT`."""
+        """Make `popular-NAME-FIT`, the items by popularity, for each channel of this kind."""
         self._each(Popular, self._popular, "'popular'")
 
     def inverted(self) -> None:
-        """Sort the lists of the values of an attribute, for each channel of this kind."""
+        """Make `inverted-NAME-FIT`, the lists of attribute values, for each such channel."""
         self._each(Inverted, self._inverted, "'inverted'")
 
     def bundle(self, out: Path, *, overwrite: bool = False, log: bool = True) -> Run:
-        """Make the bundle that `train` makes, with what the stages have found.
+        """Make the bundle that `train` makes, from the stages.
 
-        Neighbours of items and the worth of items of inverted lists come from stages. User-cf and
-        popularity keep nothing beside the log, so they are fitted from it, as towers are.
+        Neighbours of items and the scores of inverted lists are read from stages, which are made
+        if they do not exist. User-cf and popularity store nothing besides the log, so they are
+        fitted from the log, as towers are.
+
+        out: path of the bundle.
+        overwrite: replace an existing bundle.
+        log: keep the events in the bundle.
         """
         self.prepare()
         retriever = pipeline.build(self.recipe)
@@ -165,14 +178,17 @@ class Job:
             *(self.recipe, split, out), retriever=retriever, overwrite=overwrite, log=log
         )
         for channel in found.values():
-            channel.found = None  # what comes later is another log
+            channel.found = None  # A later fit has another log.
         return run
 
     def recommend(self, bundle: Path, k: int, time: float | str | None = None) -> Path:
-        """Ask a bundle for the candidates of all users of the log: `recommended-K`.
+        """Make `recommended-K`, the candidates of all users of the log; return its folder.
 
-        time: when all of them are asked; a bundle that reads the clock needs it, as this machine's
-        would be another one each time that a job is taken up again. Errors: QueryError.
+        bundle: path of the bundle.
+        k: number of candidates per user.
+        time: time of the requests. It is required if the bundle's answers depend on the time,
+        because the clock would give another time whenever the job is resumed.
+        Errors: QueryError.
         """
         identity = verify(bundle).id
         check_time(opened(bundle.absolute(), identity).retriever, time)
@@ -193,14 +209,14 @@ class Job:
         return self.stages.path(name)
 
     def neighbours(self, name: str, fit: Fit, items: int) -> Neighbours:
-        """Return what `item_cf` found for a channel."""
+        """Return the neighbours that `item_cf` found for a channel. items: number of items."""
         folder = self.stages.path(_stage_of("item-cf", name, fit))
         return neighbours_in(pa.concat_tables(pq.read_table(p) for p in files_in(folder)), items)
 
     def worth(self, name: str, data: TrainingData) -> NDArray[np.float32]:
-        """Return what `inverted` found each trained item to be worth, [items.trained + 1].
+        """Return the scores of `inverted` for the trained items, float32 [items.trained + 1].
 
-        An item that no list of a channel has room for has 0: it is behind all that are there.
+        An item that is in no list has 0, so it is ordered behind all items that are in one.
         """
         folder = self.stages.path(_stage_of("inverted", name, data.fit))
         lists = pl.concat([pl.read_parquet(path) for path in files_in(folder)])
@@ -261,8 +277,8 @@ class Job:
         options = channel.options
         if options.metric not in ("count", "recent"):
             raise JobError(
-                f'channels.{name}: a job does not sort lists by metric = "{options.metric}": rates '
-                "are of impressions, which are read by one process, in the stage bundle"
+                f'channels.{name}: a job does not sort lists by metric = "{options.metric}", '
+                "which needs impressions, and jobs do not read those: use shortlist train"
             )
         with self._of_channel("inverted", name, channel, fit) as (folder, told, _):
             if folder is None:
@@ -276,7 +292,7 @@ class Job:
     def _of_channel(
         self, kind: str, name: str, channel: Any, fit: Fit
     ) -> Iterator[tuple[Path | None, dict[str, JSON], Path]]:
-        """The folder of a channel's stage to fill, None where it is there; and one for scratch."""
+        """Yield a stage's folder (None if the stage exists), its dict `told`, a scratch folder."""
         self.counts(fit)
         stage, parents = _stage_of(kind, name, fit), ("log", f"counts-{fit}")
         settings: dict[str, JSON] = {"options": channel.options.model_dump(mode="json"), "fit": fit}
@@ -289,7 +305,7 @@ class Job:
             yield folder, told, scratch
 
     def _items(self, fit: Fit, scratch: Path) -> tuple[Path, int]:
-        """A file of the ids of the fitted items, in the order of their rows, and how many."""
+        """Write the ids of the fitted items, in the order of their rows; return file and count."""
         items = self._counted(fit).select("id")
         items.write_parquet(scratch / "items.parquet")
         return scratch / "items.parquet", len(items)
@@ -333,7 +349,7 @@ class Job:
         self.engine.write(self.engine.each(dealt, step, log_schema(read.schema, columns)), folder)
 
     def _check_roles(self, rows: Mapping[str, int]) -> None:
-        """Refuse what only the whole log can lack."""
+        """Raise DataError or SplitError if the whole log has no targets, or none of a role."""
         if not sum(rows.values()) and self._kinds is not None:
             raise DataError(
                 f"{self.recipe.data.interactions}: column '{self.recipe.data.event}': no row is of "
@@ -352,7 +368,7 @@ class Job:
                 )
 
     def _fits(self) -> tuple[Fit, ...]:
-        """Which rows a training of the recipe fits on, one after the other."""
+        """Return the sets of rows that a training of the recipe fits on, in order."""
         refit = self.recipe.training.refit
         return ("train",) if refit == "none" else ("train", refit)
 
@@ -364,7 +380,7 @@ class Job:
         return dict(channels)
 
     def _kind(self, column: str) -> pa.DataType:
-        """The type of a column of the prepared log."""
+        """Return the type of a column of the prepared log."""
         return self._columns().field(column).type
 
     def _has(self, column: str) -> bool:
@@ -375,7 +391,7 @@ class Job:
 
     @property
     def _kinds(self) -> Kinds | None:
-        """What the kinds of events of the log mean; None where it has none."""
+        """The kinds of events, or None."""
         events = pipeline.schema_of(self.recipe).events
         return Kinds.of(events) if events else None
 
@@ -396,7 +412,7 @@ class Job:
 
 
 def _refuse(recipe: Recipe) -> None:
-    """Refuse what jobs do not read or make, before anything is read. Errors: JobError."""
+    """Raise JobError for a recipe that jobs cannot do, before anything is read."""
     for key in ("impressions", "dropped"):
         if getattr(recipe.data, key) is not None:
             raise JobError(f"jobs do not read data.{key}: leave it out, or use shortlist train")
@@ -419,7 +435,7 @@ def _refuse(recipe: Recipe) -> None:
 
 
 class _Found:
-    """The neighbours of one channel, as `ItemCF.found` asks for them."""
+    """Returns the neighbours of one channel; used as `ItemCF.found`."""
 
     def __init__(self, job: Job, name: str) -> None:
         self._job, self._name = job, name
@@ -429,7 +445,7 @@ class _Found:
 
 
 class _Worth:
-    """What items of one channel of inverted lists are worth, as `Inverted.found` asks for it."""
+    """Returns the scores of the items of one channel; used as `Inverted.found`."""
 
     def __init__(self, job: Job, name: str) -> None:
         self._job, self._name = job, name
@@ -439,13 +455,13 @@ class _Worth:
 
 
 def _same(table: pa.Table) -> pa.Table:
-    """Step: nothing but bringing groups together."""
+    """Step: return the table unchanged; used to group rows without computing anything."""
     return table
 
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for what is no result, in the folder of a stage; gone at the end."""
+    """Yield a temporary folder inside the folder of a stage, which is removed at the end."""
     scratch = folder / "_scratch"
     scratch.mkdir()
     try:
@@ -459,7 +475,7 @@ def _stage_of(kind: str, name: str, fit: Fit) -> str:
 
 
 def _of_log(recipe: Recipe) -> dict[str, JSON]:
-    """What a prepared log depends on: the keys that say how it is read and split, and the files."""
+    """Return the settings of the stage `log`: how it is read and split, and its input files."""
     files: list[JSON] = []
     for key, sources in recipe.inputs.items():
         for path in files_of(sources) if sources is not None else ():
@@ -477,7 +493,7 @@ def _rows_in(folder: Path) -> int:
 
 
 def _roles_in(folder: Path, kinds: Kinds | None) -> dict[str, int]:
-    """How many events of a prepared log have each role; with `kinds`, how many targets."""
+    """Return how many events of a prepared log have each role; with `kinds`, how many targets."""
     targets = None if kinds is None else np.flatnonzero(kinds.targets)
     counts = {role: 0 for role in Role}
     for path in files_in(folder):

@@ -1,1 +1,1 @@
-"""Batch steps on a Spark cluster; the only room that knows pyspark."""
+"""Batch steps on a Spark cluster. Only this package imports pyspark."""

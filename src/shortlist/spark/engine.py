@@ -1,4 +1,4 @@
-"""How do steps run on Spark? It deals rows to parts and runs parts; what a part does is ours."""
+"""How do steps run on Spark? Spark partitions the rows and runs the same step functions."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,18 @@ from shortlist.jobs.local import bucket_of, files_in
 from shortlist.spark.session import session
 
 BUCKET = "_bucket"
-"""The column by which rows are dealt; it is made and dropped on the way."""
+"""Temporary column with the number of the part to which a row belongs."""
 
 _ERROR = re.compile(r"ShortlistStep:(\w+):(.*?):ShortlistEnd", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A table in parts: Spark's frame, and the steps that are still to be done on each part."""
+    """A table in parts.
+
+    frame: a Spark DataFrame.
+    steps: the steps, with the schemas of their results, that are still to be run on each part.
+    """
 
     frame: Any
     steps: tuple[tuple[Part, pa.Schema], ...] = ()
@@ -33,10 +37,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps one after the other on a partition, as `mapInArrow` calls them.
+    """Runs steps one after another on a partition; it is the function given to `mapInArrow`.
 
-    key: the column whose bucket is added, where rows are to be dealt. It travels to the executors,
-    which must have the version that it was made with.
+    It is sent to the executors, which must have the same version of shortlist.
+
+    steps: the steps, with the schemas of their results.
+    key: the column by which rows are partitioned afterwards, or None.
+    buckets: number of parts.
+    dense: the keys are numbers from 0 on.
+    made_by: version of shortlist on the driver.
     """
 
     steps: tuple[tuple[Part, pa.Schema], ...]
@@ -46,7 +55,7 @@ class Steps:
     made_by: str = field(default_factory=lambda: version("shortlist"))
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield what the steps make of all batches of a partition together."""
+        """Yield the result of the steps on all batches of a partition together."""
         given = [batch for batch in batches if batch.num_rows]
         if not given:
             return
@@ -60,8 +69,8 @@ class Steps:
     def _made(self, table: pa.Table) -> pa.Table:
         if self.made_by != (here := version("shortlist")):
             raise JobError(
-                f"the executors have shortlist {here}, and the driver {self.made_by}: install one "
-                "version everywhere"
+                f"the executors have shortlist {here}, and the driver {self.made_by}: install the "
+                "same version everywhere"
             )
         if BUCKET in table.column_names:
             table = table.drop_columns([BUCKET])
@@ -74,10 +83,14 @@ class Steps:
 
 
 class Spark:
-    """Steps on Spark 4.1 or newer. parts: into how many parts groups are dealt.
+    """An `Engine` on Spark 4.1 or newer.
 
-    The folders that are read and written must be the same for the driver and the executors: on one
-    machine, or on a disk that all of them see.
+    The driver and the executors must see the same folders: they are on one machine, or share a
+    disk.
+
+    parts: number of parts into which rows are partitioned.
+    master: Spark master URL; None takes that of spark-submit, else local[*].
+    settings: further settings of Spark.
     """
 
     def __init__(
@@ -87,24 +100,24 @@ class Spark:
         self.session = session(master, settings or {})
 
     def rows(self, table: pa.Table) -> Rows:
-        """Return a small table as about a row a part."""
+        """Return a small table with about one row in each part."""
         frame = self.session.createDataFrame(table)
         return Rows(frame.repartition(max(table.num_rows, 1), table.column_names[0]))
 
     def read(self, folder: Path) -> Rows:
-        """Return the files of a folder, each read by the part it is."""
+        """Return the Parquet files of a folder; each file is one part."""
         files = files_in(folder)
         paths = pa.table({"path": [str(path.absolute()) for path in files]})
         return self.each(self.rows(paths), read_files, pq.read_schema(files[0]))
 
     def each(self, frame: Rows, part: Part, schema: pa.Schema) -> Rows:
-        """Return the parts with one more step to do."""
+        """Add a step that runs on each part."""
         return replace(frame, steps=(*frame.steps, (part, schema)))
 
     def whole(
         self, frame: Rows, key: str, part: Part, schema: pa.Schema, *, dense: bool = False
     ) -> Rows:
-        """Let Spark deal the rows by the bucket of their key."""
+        """Partition the rows by their key, and add a step that runs on each new part."""
         bucket = pa.field(BUCKET, pa.int32())
         given = frame.steps[-1][1]
         steps = Steps(frame.steps, key, self.parts, dense)
@@ -115,17 +128,17 @@ class Spark:
         return Rows(dealt, ((part, schema),))
 
     def kept(self, frame: Rows) -> Rows:
-        """Return the parts as they are: Spark's ways to store rows cost more than our steps."""
+        """Return the frame unchanged: caching in Spark costs more than running steps again."""
         return frame
 
     def collected(self, frame: Rows) -> pa.Table:
-        """Bring all rows to the driver."""
+        """Return all rows as one table on the driver."""
         schema = frame.steps[-1][1]
         with _told():
             return self._done(frame).toArrow().cast(schema)
 
     def write(self, frame: Rows, folder: Path) -> None:
-        """Write a file for each part that has rows, and one without rows where none has."""
+        """Write a file for each part that has rows, or one empty file if there are no rows."""
         with _told():
             self._done(frame).write.mode("append").parquet(folder.absolute().as_uri())
         for path in folder.iterdir():
@@ -135,7 +148,7 @@ class Spark:
             pq.write_table(frame.steps[-1][1].empty_table(), folder / "part-00000.parquet")
 
     def close(self) -> None:
-        """End the session."""
+        """Stop the Spark session."""
         self.session.stop()
 
     def _done(self, frame: Rows) -> Any:
@@ -146,7 +159,7 @@ class Spark:
 
 
 def read_files(table: pa.Table) -> pa.Table:
-    """Step: the rows of files."""
+    """Step: return the rows of the Parquet files in column `path`."""
     return pa.concat_tables(
         pq.read_table(path, partitioning=None) for path in table["path"].to_pylist()
     )
@@ -154,7 +167,7 @@ def read_files(table: pa.Table) -> pa.Table:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Give an error that a step raised on purpose as that error, without Spark's around it."""
+    """Raise a ShortlistError of a step as itself instead of as Spark's error."""
     try:
         yield
     except Exception as error:
@@ -165,7 +178,7 @@ def _told() -> Iterator[None]:
 
 
 def _spark(schema: pa.Schema) -> Any:
-    """The schema as Spark writes it."""
+    """Return the schema in Spark's types."""
     from pyspark.sql.pandas.types import from_arrow_schema  # noqa: PLC0415
 
     return from_arrow_schema(schema)

@@ -1,4 +1,4 @@
-"""Is everything there that a Spark session needs? Asked before anything is started."""
+"""How is a Spark session started? Packages and Java are checked first."""
 
 import os
 import re
@@ -11,25 +11,27 @@ from typing import Any
 from shortlist.errors import JobError, MissingPackageError, install
 
 JAVA = 17
-"""The oldest Java that Spark 4 runs on."""
+"""The oldest version of Java that Spark 4 supports."""
 
 LOCAL = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-"""Of a master on this machine: another address may be one that nobody answers on."""
+"""Settings for a local master, so that Spark does not choose an unreachable network address."""
 
 SETTINGS = {
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.session.timeZone": "UTC",
     "spark.python.worker.reuse": "true",
-    "spark.sql.adaptive.coalescePartitions.enabled": "false",  # parts are dealt by us
+    "spark.sql.adaptive.coalescePartitions.enabled": "false",  # The number of parts is fixed.
     "spark.executorEnv.OMP_NUM_THREADS": "1",
     "spark.executorEnv.POLARS_MAX_THREADS": "1",
 }
 
 
 def session(master: str | None, settings: dict[str, str]) -> Any:
-    """Return a Spark session. master: as Spark writes it; None takes that of spark-submit.
+    """Return a Spark session.
 
-    settings: more of Spark's. Errors: MissingPackageError, JobError.
+    master: Spark master URL; None takes that of spark-submit, else local[*].
+    settings: further settings of Spark; they override the defaults here.
+    Errors: MissingPackageError, JobError.
     """
     check_packages()
     check_java()
@@ -50,7 +52,10 @@ def session(master: str | None, settings: dict[str, str]) -> Any:
 
 
 def check_packages() -> None:
-    """Refuse an installation without pyspark, or with a pandas that it cannot use."""
+    """Check that pyspark and a pandas that it supports are installed.
+
+    Errors: MissingPackageError, JobError.
+    """
     try:
         version("pyspark")
         pandas = version("pandas")
@@ -64,7 +69,7 @@ def check_packages() -> None:
 
 
 def check_java() -> None:
-    """Refuse to start without Java, or with one that is too old."""
+    """Raise JobError if Java is missing or too old."""
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else shutil.which("java")
     if java is None or not os.path.exists(java):
