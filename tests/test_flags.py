@@ -75,7 +75,7 @@ def test_a_device_that_cannot_be_used_is_refused_by_every_command(command, folde
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in WITH_DEVICE])
 def test_a_device_before_a_command_without_one_is_refused(command, folder, capsys):
     code, said = call(capsys, "--device", "cpu", *asked(command, folder))
-    assert (code, f"--device does nothing for {command}" in said) == (2, True)
+    assert (code, f"--device has no effect on {command}" in said) == (2, True)
 
 
 def test_a_recipe_has_no_device_to_look_for_mistakes_on(folder, capsys):
@@ -101,7 +101,7 @@ def test_the_number_of_reasons_is_of_tables(folder, capsys):
     question = (*asked("explain", folder), "--reasons", "2")
     assert call(capsys, *question)[0] == 0
     code, said = call(capsys, *question, "--json")
-    assert (code, "--json gives every reason" in said) == (2, True)
+    assert (code, "--json prints every reason" in said) == (2, True)
 
 
 def test_index_lists_every_kind_with_its_settings_where_that_is_asked_for(capsys, monkeypatch):

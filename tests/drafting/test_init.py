@@ -170,8 +170,8 @@ def test_one_line_to_check_is_one_line(tmp_path, capsys):
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path, capsys):
-    assert "stands alone" in refusal(capsys, "init", "a.toml", "log.csv")
-    assert "--full shows every key" in refusal(capsys, "init", "--full", "--model", "sasrec")
+    assert "must be the only argument" in refusal(capsys, "init", "a.toml", "log.csv")
+    assert "--full lists every key" in refusal(capsys, "init", "--full", "--model", "sasrec")
     assert "Did you mean 'sasrec'" in refusal(capsys, "init", "--model", "sasrek")
     taobao(tmp_path)
     log = tmp_path / "UserBehavior.csv"
