@@ -3,6 +3,7 @@
 import logging
 import re
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -242,6 +243,29 @@ def test_event_files_hold_each_epoch_once_also_of_a_training_that_was_taken_up(f
         assert b"| training.epochs | 3 |" in text[-1].tensor_proto.string_val[0]
         assert b"| auto.model.dim |" in text[-1].tensor_proto.string_val[0]
     assert isinstance(trackers_of(["tensorboard=logs"])[0], TensorBoard)
+
+
+def test_an_experiment_that_another_rank_makes_meanwhile_is_taken():
+    class Client:
+        """A client for which there is no experiment until it tries to make one."""
+
+        experiment = None
+
+        def get_experiment_by_name(self, name):
+            return self.experiment
+
+        def create_experiment(self, name):
+            self.experiment = self.made
+            raise RuntimeError(f"Experiment '{name}' already exists.")
+
+    tracker = MLflow("http://127.0.0.1:9")
+    tracker._client = Client()
+    Client.made = SimpleNamespace(experiment_id=7)
+    tracker.check()
+    assert tracker._experiment() == "7"
+    tracker._client, Client.made = Client(), None
+    with pytest.raises(RuntimeError, match="already exists"):
+        tracker.check()
 
 
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="needs the extra mlflow")

@@ -29,7 +29,7 @@ class SquaredLoss:
 
     Requires: the raw dot product (τ = 1, no correction), because only it can reach any number.
     Explicit values need model.biases: most of the variance of ratings lies in users and items
-    alone. The L2 penalty is training.weight_decay.
+    alone. Weights are pulled to zero by training.weight_decay.
     Relations: ALS minimises the implicit form over all zeros by closed-form steps.
     SquaredCosineLoss has the targets 1 and -1 of a cosine.
     """

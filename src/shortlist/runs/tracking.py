@@ -192,8 +192,13 @@ class MLflow:
                 raise QueryError(f"mlflow needs its client: {install('mlflow')}") from error
             self._client = MlflowClient(tracking_uri=self._place)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "shortlist"
-        found = self._client.get_experiment_by_name(name)
-        return str(self._client.create_experiment(name) if found is None else found.experiment_id)
+        if (found := self._client.get_experiment_by_name(name)) is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except Exception:  # another rank, or another training, may have made it meanwhile
+                if (found := self._client.get_experiment_by_name(name)) is None:
+                    raise
+        return str(found.experiment_id)
 
 
 TRACKERS: Mapping[str, Callable[[str], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}

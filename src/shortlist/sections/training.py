@@ -81,7 +81,8 @@ class CommonTraining(Section):
     similarity: Similarity = Field(default="cosine", description='"cosine", "dot" or "euclidean".')
     temperature: Positive | None = Field(
         default=None,
-        description="Scores are divided by the temperature. Unset: the mode's.",
+        description="Scores are divided by the temperature. Unset: 0.1 for a cosine, or 1 if the "
+        "loss has a margin, a scale or targets of its own; 1 for other similarities.",
         examples=[0.1],
     )
     learn_temperature: bool = Field(
@@ -90,8 +91,8 @@ class CommonTraining(Section):
     )
     correct_sampling: bool | None = Field(
         default=None,
-        description="Whether the log of the expected count of each negative is subtracted from its "
-        "score (logQ correction). Unset: the loss decides.",
+        description="Whether the log of an item's expected count among the negatives is subtracted "
+        "from its score, for positives and negatives (logQ correction). Unset: the loss decides.",
         examples=[True],
     )
     correct_positives: bool = Field(
@@ -102,13 +103,13 @@ class CommonTraining(Section):
     negatives: Count | None = Field(
         default=None,
         description="Number of negatives drawn: for each row, or for the whole batch if shared. "
-        "Unset: the mode's.",
+        "Unset: the mode's or the loss's; if sampler is not the mode's, the sampler's.",
         examples=[1024],
     )
     shared: bool | None = Field(
         default=None,
         description="Whether a whole batch shares one pool of negatives (true) or each row draws "
-        "its own. Unset: the mode's.",
+        "its own. Unset: the mode's; if sampler is not the mode's, the sampler's.",
         examples=[True],
     )
     mask_hits: bool | None = Field(
@@ -150,10 +151,13 @@ class CommonTraining(Section):
     )
     learning_rate: Positive = Field(default=0.003, description="Step size of the optimizer.")
     weight_decay: NotNegative = Field(
-        default=0.0, description="Weight decay (L2 penalty) of the optimizer."
+        default=0.0,
+        description="Weight decay, decoupled from the gradient as in AdamW: each step takes this "
+        "share of a weight off, times the step size.",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="How the learning rate falls to 0 over the epochs."
+        default="linear",
+        description='How the step size falls to 0 over the epochs; "constant": it does not.',
     )
     warmup: WholeOrAuto = Field(
         default=0,
