@@ -302,7 +302,7 @@ def test_a_training_that_will_be_slow_in_bfloat16_says_so(
     options = ("--set", f"training.precision={asked}", "--set", "training.epochs=1")
     assert call("train", folder / "recipe.toml", "--out", tmp_path / "b", *options) == 0
     said = capsys.readouterr().err
-    assert ("warning: precision = 'bfloat16', and the device has no arithmetic" in said) is slow
+    assert ("warning: precision = 'bfloat16', and the device has no hardware" in said) is slow
     assert f"trained in {'bfloat16' if slow else 'float32'}" in said
 
 
@@ -623,7 +623,7 @@ def test_checkpoint_options_that_would_do_nothing_are_refused(capsys, folder, tm
     counting.write_text('[data]\ninteractions = "log.csv"\n[channels.cf]\nkind = "item-cf"\n')
     asked = ("train", counting, "--out", tmp_path / "b", "--quiet")
     said = refusal(capsys, *asked, "--checkpoint", tmp_path / "saved")
-    assert "no channel of this recipe has any" in said
+    assert "no channel of this recipe has towers" in said
 
 
 def test_the_demo_runs_on_the_planted_world(capsys, tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_a_loss_on_a_raw_similarity_is_given_nothing_else(loss, options):
         with pytest.raises(ModelError):
             Objective(loss, **options)
     elif loss.own_scale and "learn_temperature" in options:
-        with pytest.raises(ModelError, match="would undo"):
+        with pytest.raises(ModelError, match="change those units"):
             Objective(loss, **options)
     elif not loss.correction.fixed or "correct_sampling" not in options:
         Objective(loss, **options)

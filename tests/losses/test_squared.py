@@ -75,7 +75,7 @@ def test_biases_are_two_numbers_of_a_vector(fitted):
     ("options", "message"),
     [
         ({"similarity": "cosine", "biases": False}, "defined on the raw dot product"),
-        ({"temperature": 0.5}, "would take off its targets"),
+        ({"temperature": 0.5}, "would move away from its targets"),
         ({"correct_sampling": True}, "would shift the targets"),
         ({"negatives": 3}, r"training\.negatives does nothing .* has no negatives"),
         ({"sampler": "uniform"}, r"training\.sampler does nothing"),

@@ -88,10 +88,10 @@ def test_events_of_which_none_is_a_target_say_so(world, tmp_path):
     views = after(log, 20).with_columns(what=pl.lit("view"))
     made = refresh(bundle, written(tmp_path / "new.parquet", views), tmp_path / "v2", plan=SOON)
     assert made.decision == "not decided"
-    assert "20 events came, and none of them is of a kind that is a target (buy)" in made.reason
+    assert "none of the 20 new events is of a kind that is a target (buy)" in made.reason
     one = views.head(1).with_columns(what=pl.lit("buy"))
     made = refresh(bundle, written(tmp_path / "one.parquet", one), tmp_path / "v2", plan=SOON)
-    assert "1 events came that can be learned: one to learn and one to hold out" in made.reason
+    assert "1 new events can be learned, and a comparison needs at least two" in made.reason
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_a_newer_table_of_items_says_which_changes_it_has_or_gets_all_again(worl
     assert any("--items-watermark" in line for line in unsaid.warnings)
     with pytest.raises(DataError, match="70 of 80 items of the bundle's table are not in it"):
         made("lost", "part.csv", later)
-    with pytest.raises(QueryError, match="give the table, too"):
+    with pytest.raises(QueryError, match="give the table as well"):
         made("lost", None, later)
     assert not (tmp_path / "lost").exists()
     store = SQLiteEvents(tmp_path / "none.sqlite")
@@ -276,4 +276,4 @@ def test_a_newer_table_of_items_says_which_changes_it_has_or_gets_all_again(worl
         plan=Plan(items=tmp_path / "newer.csv"),
     )
     assert nothing.decision == "nothing new"
-    assert "newer tables are read with the next events" in nothing.reason
+    assert "newer tables will be read with the next events" in nothing.reason

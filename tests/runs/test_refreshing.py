@@ -157,14 +157,14 @@ def test_with_too_few_users_nothing_is_decided(begun, tmp_path):
     many = Plan(least_users=10_000)
     made = refresh(begun / "near" / "v1", begun / "events.sqlite", tmp_path / "v2", plan=many)
     assert (made.decision, made.bundle) == ("not decided", None)
-    assert "10,000 are needed" in made.reason
+    assert "a comparison needs 10,000" in made.reason
     assert not (tmp_path / "v2").exists()
 
 
 def test_towers_go_on_from_what_the_optimiser_remembers_of_this_very_bundle(begun, tmp_path):
     events = begun / "events.sqlite"
     first = refresh(begun / "towers" / "v1", events, tmp_path / "v2", plan=SOON)
-    assert "began anew" in first.optimiser
+    assert "started without its earlier state" in first.optimiser
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v2", "v2.training"]
     log = load(tmp_path / "v2").retriever.data
     more = pl.DataFrame(
@@ -176,14 +176,14 @@ def test_towers_go_on_from_what_the_optimiser_remembers_of_this_very_bundle(begu
     )
     later = stored(tmp_path / "later.sqlite", more)
     second = refresh(tmp_path / "v2", later, tmp_path / "v3", plan=Plan(least_users=5))
-    assert second.optimiser.startswith("went on from")
+    assert second.optimiser.startswith("continued with its state in")
     # Of another bundle it is not used.
     other = refresh(
         *(begun / "towers" / "v1", events, tmp_path / "v4"),
         plan=SOON,
         training=tmp_path / "v2.training",
     )
-    assert "began anew" in other.optimiser
+    assert "started without its earlier state" in other.optimiser
 
 
 def test_a_deleted_user_is_forgotten_and_their_later_events_are_their_first(begun, tmp_path):
@@ -260,7 +260,7 @@ def test_newer_tables_tell_the_features_of_new_items(world, tmp_path):
     (tmp_path / "bad.csv").write_text("item_id,title\n1,x\n")
     with pytest.raises(DataError, match="studio"):
         refresh(tmp_path / "v1", store, tmp_path / "v3", plan=Plan(items=tmp_path / "bad.csv"))
-    with pytest.raises(DataError, match="no table of users"):
+    with pytest.raises(DataError, match="without a table of users"):
         refresh(tmp_path / "v1", store, tmp_path / "v3", plan=Plan(users=tmp_path / "newer.csv"))
 
 

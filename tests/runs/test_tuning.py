@@ -90,7 +90,7 @@ def test_a_recipe_without_towers_or_without_a_space_cannot_be_tuned(log):
     )  # fmt: skip
     with pytest.raises(ModelError, match="towers"):
         tuning.check_space(counting)
-    with pytest.raises(RecipeError, match="nothing to try"):
+    with pytest.raises(RecipeError, match="names no values to try"):
         tuning.tune(recipe_of(log, tune=None), log / "none")
 
 

@@ -40,7 +40,7 @@ def test_an_unknown_feature_is_refused_with_the_nearest_name(data):
     ],
 )
 def test_a_tower_with_nothing_to_read_is_refused(data, options):
-    with pytest.raises(ModelError, match="nothing to read"):
+    with pytest.raises(ModelError, match="has no input"):
         build(data, **options)
 
 
@@ -54,7 +54,7 @@ def test_a_tower_with_nothing_to_read_is_refused(data, options):
     ],
 )
 def test_layers_over_nothing_are_refused(data, options, message):
-    with pytest.raises(ModelError, match=f"model.{message} are over"):
+    with pytest.raises(ModelError, match=f"model.{message} read"):
         build(data, dim=8, **options, **{message: (4,)})
 
 

@@ -65,7 +65,7 @@ def test_a_positive_that_is_not_corrected_counts_once_and_its_hits_not_at_all():
     found = numbers(objective, [0.4], [[0.3, 0.1, 0.4]], pool=pool, ids=[1], log_q=positive_log_q)
     by_hand = math.log(math.exp(4) + math.exp(3) / 0.5 + math.exp(1) / 0.01) - 4
     assert found.item() == pytest.approx(by_hand, rel=1e-12)
-    with pytest.raises(ModelError, match="of a correction that is off"):
+    with pytest.raises(ModelError, match="changes the sampling correction, which is off"):
         Objective(SoftmaxLoss(), correct_sampling=False, correct_positives=False)
 
 
@@ -336,18 +336,18 @@ def test_the_default_temperature_suits_the_similarity_and_the_loss(loss, similar
         ("bpr", {"scale": 2.0}, "does not use scale"),
         ("hinge", {"margin": -0.1}, "margin must be > 0"),
         ("hinge", {"correct_sampling": True}, "does not estimate a probability"),
-        ("hinge", {"learn_temperature": True}, "would undo"),
+        ("hinge", {"learn_temperature": True}, "change those units"),
         ("triplet_logistic", {"scale": 3.0, "correct_sampling": True}, "only at scale = 1"),
         ("nce", {"correct_sampling": False}, "loss = 'neg'"),
         ("neg", {"correct_sampling": True}, "loss = 'nce'"),
-        ("softmax", {"learn_temperature": True, "temperature": 1e-4}, "starts between 0.01"),
-        ("squared_cosine", {"temperature": 0.2}, "out of its bounds -1 and 1"),
+        ("softmax", {"learn_temperature": True, "temperature": 1e-4}, "must start between 0.01"),
+        ("squared_cosine", {"temperature": 0.2}, "out of the range from -1 to 1"),
         ("squared_cosine", {"similarity": "dot"}, "use similarity = 'cosine'"),
         ("squared_cosine", {"correct_sampling": True}, "beyond what a cosine"),
-        ("squared_cosine", {"learn_temperature": True}, "would undo"),
+        ("squared_cosine", {"learn_temperature": True}, "change those units"),
         ("squared_cosine", {"margin": 0.5}, "does not use margin"),
         ("cosine_contrastive", {"similarity": "euclidean"}, "defined on the raw cosine"),
-        ("cosine_contrastive", {"temperature": 0.1}, "out of its bounds -1 and 1"),
+        ("cosine_contrastive", {"temperature": 0.1}, "out of the range from -1 to 1"),
         ("cosine_contrastive", {"correct_sampling": True}, "does not estimate a probability"),
         ("cosine_contrastive", {"margin": 1.0}, "below 1"),
         ("cosine_contrastive", {"negative_weight": 0.0}, "negative_weight must be > 0"),

@@ -166,7 +166,7 @@ def test_a_training_that_would_go_on_in_another_precision_is_refused(split, nati
     native(True)
     whole = fit(precision="auto")
     native(False)
-    with pytest.raises(CheckpointError, match=r"training\.precision = 'bfloat16' to go on"):
+    with pytest.raises(CheckpointError, match=r"training\.precision = 'bfloat16' to resume"):
         fit(precision="auto")
     resumed = fit(precision="bfloat16")
     assert torch.equal(resumed.item_vectors, whole.item_vectors)

@@ -132,7 +132,7 @@ def test_the_first_rank_alone_prints_and_saves(two_ranks):
 
 def test_a_checkpoint_of_two_ranks_is_refused_by_one_process(two_ranks):
     saved = Checkpoints(two_ranks.folder / "memory")
-    with pytest.raises(CheckpointError, match="of a training on 2 processes, and this one runs on"):
+    with pytest.raises(CheckpointError, match="a training with 2 processes, and this training has"):
         several.built({"batch_size": 256, **several.RESUMED["memory"]}).fit(
             several.split(), checkpoints=saved
         )
@@ -180,7 +180,7 @@ def recipe_of(tmp_path, text):
             'time = "t"\n[training]\npositives = "u2u"\nmode = "pairwise"\n',
             "cannot give each row negatives of its own",
         ),
-        ('order = "file"\n[split]\nkind = "rolling"\n', "trains one model after the other"),
+        ('order = "file"\n[split]\nkind = "rolling"\n', "trains models one after the other"),
     ],
 )
 def test_what_several_ranks_cannot_train_is_refused_before_anything_is_read(

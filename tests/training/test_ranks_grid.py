@@ -214,4 +214,4 @@ def test_another_number_of_ranks_is_told(folder):
     shutil.move(folder / "said", folder / "before")
     assert started(folder, "killed", "--nproc-per-node", "3").wait(PATIENCE) != 0
     said = (folder / "said").read_text()
-    assert said.count("is of a training on 2 processes, and this one runs on 3") == 1
+    assert said.count("belongs to a training with 2 processes, and this training has 3") == 1

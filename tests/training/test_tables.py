@@ -73,7 +73,7 @@ def test_train_makes_a_bundle_of_dealt_tables_that_one_process_loads(two_ranks):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"ema": 0.9}, "and training.ema averages every weight"),
+        ({"ema": 0.9}, "and training.ema averages all weights"),
         ({"clip": 1.0}, "and training.clip needs the whole gradient"),
         ({"hard": "hardest"}, "and training.hard chooses rows after"),
         ({"positives": "i2i"}, "positives = 'i2i': take optimizer = 'row-wise'"),
@@ -86,18 +86,20 @@ def test_what_dealt_tables_cannot_train_is_refused_by_its_key(options, said, mon
 
 
 def test_a_table_that_leaves_a_process_without_rows_is_refused():
-    with pytest.raises(ModelError, match="a table of 4 rows over 3 processes, and the last would"):
+    with pytest.raises(
+        ModelError, match="a table of 4 rows over 3 processes, and the last one would"
+    ):
         tables.DealtTables([item_table(4, 2)], Ranks(0, 3), begin=0.0)
 
 
 def test_a_recipe_is_refused_before_anything_is_read(tmp_path):
     recipe = recipe_of(tmp_path, '[training]\noptimizer = "sharded"\n')
-    with pytest.raises(ModelError, match="this one is alone"):
+    with pytest.raises(ModelError, match="there is only one"):
         check_together(recipe)
 
 
 def test_one_process_is_told_to_start_several():
-    with pytest.raises(ModelError, match=r"this one is alone: start it with torchrun"):
+    with pytest.raises(ModelError, match=r"there is only one: start it with torchrun"):
         several.built({"optimizer": "sharded"}).fit(several.split())
 
 
@@ -133,6 +135,6 @@ def test_versions_that_do_not_pair_are_named_in_one_sentence(versions, pair, mon
     with pytest.raises(ModelError) as error:
         tables.check_versions()
     text = str(error.value)
-    assert f"beside torch {versions['torch']} (1.X goes with torch 2.(X + 5))" in text
+    assert f"with torch {versions['torch']} (1.X fits torch 2.(X + 5))" in text
     assert f"found torchrec {versions.get('torchrec', 'none')} and" in text
     assert "pip install --no-deps -r requirements-torchrec.txt, in the folder of Shortlist" in text

@@ -1,1 +1,1 @@
-"""A RECIPE CARRIED OUT: read, split, train, measure; and many such runs compared."""
+"""RUNS: train a recipe from its files to a bundle; repeat, tune, refresh and track trainings."""

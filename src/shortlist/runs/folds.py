@@ -1,4 +1,4 @@
-"""How far does a figure depend on the time? One recipe, trained and measured on several folds."""
+"""How much does a figure vary over time? A recipe is trained and measured on several folds."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +19,13 @@ def train_folds(
     train: Callable[[Split, Path], object] | None = None,
     overwrite: bool = False,
 ) -> Several:
-    """Train a recipe with split.kind = "rolling": a bundle for each fold below `out`.
+    """Train a recipe with split.kind = "rolling": one bundle per fold, below `out`.
 
-    The last fold's bundle knows most of the log. folds: the splits, where they are made already.
-    train: makes the bundle of a split at a path; `carry_out` by default. See `train_several`.
+    The bundle of the last fold is trained on the most events.
+
+    folds: the splits; None reads the files of the recipe and makes them.
+    train: writes the bundle of a split to a path; `carry_out` by default.
+    overwrite: replaces bundles that exist. See `train_several`.
     Errors: RecipeError for another kind of split.
     """
     if recipe.split_kind != "rolling":

@@ -1,4 +1,4 @@
-"""Is a refreshed model as good as the one in service, on the newest events, and what has moved?"""
+"""Is a refreshed model as good as the model in service on the newest events? How do they differ?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +20,20 @@ from shortlist.evaluation.significance import Interval, bootstrap_intervals
 from shortlist.metrics import hits, per_user
 
 USERS = 10_000
-"""At most so many users are asked; which ones is fixed."""
+"""Largest number of users to compare on; a log with more is sampled with a fixed seed."""
 
 Verdict = Literal["better or alike", "worse", "not decided"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the model in service and the refreshed one find of the held-out events.
+    """The figure of the model in service and of the refreshed one on the held-out events.
 
-    metric: such as "recall@20"; difference: refreshed minus running, paired by user, with its 95 %
-    interval. None where nobody could be asked.
+    users: number of users compared.
+    metric: the metric, such as "recall@20".
+    running: its mean for the model in service; None if no user could be asked.
+    refreshed: its mean for the refreshed model; None if no user could be asked.
+    difference: refreshed minus running, paired by user, with a 95 % interval; None likewise.
     """
 
     users: int
@@ -40,7 +43,10 @@ class Comparison:
     difference: Interval | None = None
 
     def verdict(self, least_users: int) -> Verdict:
-        """Say which is better: not decided below so many users."""
+        """Judge the refreshed model: "worse" if the whole interval of the difference is below 0.
+
+        least_users: with fewer users the verdict is "not decided".
+        """
         if self.difference is None or self.users < least_users:
             return "not decided"
         return "worse" if self.difference.high < 0 else "better or alike"
@@ -57,9 +63,9 @@ class Comparison:
         }
 
     def line(self) -> str:
-        """Say it in a sentence."""
+        """Return the comparison as one sentence."""
         if self.difference is None:
-            return "No user with held-out events could be asked."
+            return "There was no user with held-out events to compare on."
         gap = self.difference
         return (
             f"{self.metric} of {self.users:,} users on the newest events: {self.refreshed:.4f} "
@@ -70,14 +76,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Drift:
-    """What has moved between the model in service and the refreshed one.
+    """Changes between the model in service ("running") and the refreshed one.
 
-    scores: means of the scores in the lists of the same users, and the shift in standard deviations
-    of the running ones (other towers may score otherwise and answer alike: see churn). popularity:
-    half the sum of the differences of the items' shares, among the new events and before: 0 alike,
-    1 nothing in common. coverage: the share of each one's candidates that stands in a list. churn:
-    the share of a list that is not in the other one. unknown: the shares of new events whose user,
-    or item, the running model does not know, and of each feature the values that it does not.
+    users: number of users whose lists are compared.
+    k: length of the lists.
+    scores: mean score in the lists of each model, and "shift": their difference in standard
+    deviations of the running model's scores. Retrained towers may have other scores and return the
+    same items, so read `churn` as well.
+    popularity: total variation distance between the items' shares of the new events and of the
+    earlier ones: 0 for equal shares, 1 for no common item.
+    coverage: for each model, the share of its candidate items that are in at least one list.
+    churn: the share of the refreshed lists' items that are not in the running model's lists.
+    unknown: the shares of new events whose user or item the running model has not learned
+    ("users", "items"), and for each feature how many more values the new data has ("values").
     """
 
     users: int
@@ -93,25 +104,31 @@ class Drift:
         return dict(self.__dict__)
 
     def line(self) -> str:
-        """Say it in a sentence."""
+        """Return the drift as one sentence."""
         cover, unknown = self.coverage, self.unknown
         return (
             f"Drift: {self.churn:.0%} of the top {self.k} changed; scores moved by "
-            f"{self.scores['shift']:+.2f} deviations, popularity by {self.popularity:.2f}; "
-            f"coverage {cover['running']:.1%} to {cover['refreshed']:.1%}; new events of unknown "
-            f"users {unknown['users']:.1%}, of unknown items {unknown['items']:.1%}."
+            f"{self.scores['shift']:+.2f} standard deviations, popularity by "
+            f"{self.popularity:.2f}; coverage went from {cover['running']:.1%} to "
+            f"{cover['refreshed']:.1%}; "
+            f"{unknown['users']:.1%} of the new events are of unknown users, "
+            f"{unknown['items']:.1%} of unknown items."
         )
 
 
 class _Asked(NamedTuple):
-    """The lists of some users, rows of the new data [U, k] (-1 past the end), and their scores."""
+    """The lists of U users.
+
+    rows: int64 [U, k], item rows of the new data; -1 in empty places.
+    scores: float32 [U, k]; -inf in empty places.
+    """
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
 
 
 def depth_of(depths: Sequence[int], candidates: int) -> int:
-    """Return the deepest list that is at most a tenth of the candidates, else the shortest.
+    """Return the largest k that is at most a tenth of the candidates, else the smallest k.
 
     >>> depth_of([10, 20, 100], 500), depth_of([10, 20, 100], 50)
     (20, 10)
@@ -129,9 +146,17 @@ def judged(
     deleted: Sequence[Any] = (),
     exclude_seen: bool = True,
 ) -> tuple[Comparison, Drift]:
-    """Ask both for the users of the held-out events, with what was known before these.
+    """Compare both models on the users of the held-out events, with the events before these.
 
-    The one in service is asked as the service asks it: with the events since its log as `recent`.
+    The model in service gets the queries that a service would send: the events after those of its
+    log are passed as `recent`.
+
+    running: the model in service.
+    refreshed: the refreshed model, fitted on `new`.
+    new: the renewed data, whose test rows are the held-out events.
+    depths: list lengths to choose from, see `depth_of`.
+    deleted: ids of users who asked to be forgotten.
+    exclude_seen: whether items that a user has met are left out of the lists.
     """
     data = new.data
     users, items, offsets = data.targets("test")
@@ -168,7 +193,7 @@ def judged(
 
 
 def _times_of(model: Channel, data: TrainingData, users: NDArray[np.int64]) -> Tensor | None:
-    """When the held-out event of each of these users was; None for a model that reads no clock."""
+    """Return the time of each user's held-out event, [U]; None for a model that reads no clock."""
     times = data.times_of_targets("test") if model.reads_clock else None
     if times is None:
         return None
@@ -184,10 +209,10 @@ def _as_served(
     *,
     exclude_seen: bool,
 ) -> Queries:
-    """The question that a service would ask the running model of these users now.
+    """Return the queries that a service would send to the running model for these users.
 
-    It tells what the model reads of the moment and of the events since its log, as far as the new
-    log knows it: what the refreshed model finds there.
+    They hold the events after those of the model's log, and the time and context of the request,
+    as far as the new log has them: the same facts that the refreshed model reads from its log.
     """
     data, log = new.data, new.data.log
     known = ~new.held_out & new.fresh
@@ -223,7 +248,7 @@ def _as_served(
 def _lists(
     data: TrainingData, log: Interactions, chosen: Mask, users: NDArray[np.int64]
 ) -> list[tuple[list[Any], NDArray[np.int64]]]:
-    """Of each user row, the ids of the items of the chosen events, and the places of these."""
+    """Return, for each user row, the item ids of the chosen events and their positions in `log`."""
     found = []
     for user in users:
         start, end = log.indptr[user], log.indptr[user + 1]
@@ -233,7 +258,10 @@ def _lists(
 
 
 def _asked(channel: Channel, queries: Queries, k: int, data: TrainingData) -> _Asked:
-    """Ask, and call the items by the rows of `data`; an item that it does not hold is a miss."""
+    """Query a model and translate its item rows to those of `data`.
+
+    An item that `data` does not hold gets a row of its own, so that it counts as a miss.
+    """
     answer = channel.recommend(queries, min(k, len(channel.candidate_rows())))
     rows = np.asarray(answer.rows)
     translated = np.full((len(rows), k), -1, dtype=np.int64)
@@ -242,7 +270,7 @@ def _asked(channel: Channel, queries: Queries, k: int, data: TrainingData) -> _A
         there = rows >= 0
         own = data.items.rows(channel.data.items.external(rows[there]))
         if channel.data is not data:
-            # Each in a place of its own, that no held-out item has.
+            # Rows past the catalogue, which no held-out item has.
             missing = own == 0
             own[missing] = len(data.items) + 1 + rows[there][missing]
         part = np.full(rows.shape, -1, dtype=np.int64)
@@ -281,7 +309,7 @@ def _drift(
 
 
 def _moved(new: Renewed) -> float:
-    """Half the sum of the differences of the shares of items, in the new events and before."""
+    """Return the total variation distance of the items' shares, new events against earlier ones."""
     log, size = new.data.log, len(new.data.items) + 1
     counts = [np.bincount(log.item[part], minlength=size) for part in (new.fresh, ~new.fresh)]
     fresh, old = (part / max(part.sum(), 1) for part in counts)
@@ -289,7 +317,7 @@ def _moved(new: Renewed) -> float:
 
 
 def _unknown(old: TrainingData, new: Renewed) -> dict[str, Any]:
-    """Which part of the new events is of users, items and values that a model does not know."""
+    """Return the shares of new events with unknown users or items, and counts of unknown values."""
     log, found = new.data.log, {}
     for side in ("user", "item"):
         known, ids = getattr(old, f"{side}s"), getattr(new.data, f"{side}s")

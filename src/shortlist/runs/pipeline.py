@@ -1,4 +1,4 @@
-"""A recipe carried out: read, split, train, measure. What the command line and the demo share."""
+"""What are the steps from a recipe to a measured retriever? Check, read, split, build, train."""
 
 from dataclasses import replace
 from time import process_time
@@ -31,7 +31,7 @@ from shortlist.training.tables import check_dealt
 
 
 class Trained(NamedTuple):
-    """A retriever ready to save, and what was measured; the report names the fit it measured."""
+    """A fitted retriever, and its report. `report.fit` names the rows of the fit it measured."""
 
     retriever: Channel
     report: Report
@@ -84,7 +84,10 @@ def schema_of(recipe: Recipe) -> Schema:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse a combination of options that cannot work, before any data is read."""
+    """Refuse options that do not work together, before any data is read.
+
+    Errors: ModelError, RecipeError.
+    """
     build(recipe)
     if idle := list(unread(recipe)):
         raise ModelError("; ".join(idle))
@@ -93,7 +96,7 @@ def check(recipe: Recipe) -> None:
     built = parts(build(recipe)).values()
     positives = {channel.positives for channel in built if isinstance(channel, Learner)}
     users, items = recipe.features.users, recipe.features.items
-    if not recipe.channels:  # channels without towers may read what these towers do not
+    if not recipe.channels:  # in a blend, another channel may read the features
         for side, declared, readers in (
             ("users", users, {"u2i"}),
             ("items", items, {"u2i", "i2i"}),
@@ -109,7 +112,7 @@ def check(recipe: Recipe) -> None:
 
 
 def _check_events(recipe: Recipe, positives: set[str]) -> None:
-    """Refuse features of events that no tower can read, and those that none does."""
+    """Refuse features of events that towers cannot read, and those that no tower reads."""
     events, model = recipe.features.events, recipe.model
     after = {name for name, column in events.items() if column.known == "after"}
     check_event_features(model, events, after)
@@ -133,10 +136,10 @@ def _check_events(recipe: Recipe, positives: set[str]) -> None:
 
 
 def settled(recipe: Recipe, retriever: Channel) -> Recipe:
-    """Return the recipe with the numbers that a fit put in place of "auto".
+    """Return the recipe with each "auto" replaced by the number that the fit chose.
 
-    Trained again, also on a log that has grown, it has the same ones. Where channels came to
-    different numbers, each has its own in its table.
+    A later training with the returned recipe uses the same numbers, even if the log has grown. In a
+    recipe with channels, the table of each channel gets the numbers of that channel.
     """
     found = {
         name: part.numbers for name, part in parts(retriever).items() if isinstance(part, Learner)
@@ -159,16 +162,19 @@ def settled(recipe: Recipe, retriever: Channel) -> Recipe:
 
 
 def is_slow_in_bfloat16(recipe: Recipe, device: str) -> bool:
-    """Tell whether towers ask for bfloat16, and the device has no arithmetic for it."""
+    """Tell whether the recipe asks for bfloat16 on a device that has no arithmetic for it."""
     towers = (part for part in parts(build(recipe, device)).values() if isinstance(part, Learner))
     return any(is_slow(part.training_section.precision, part.device) for part in towers)
 
 
 def check_together(recipe: Recipe) -> None:
-    """Refuse a recipe that several processes cannot train together."""
+    """Refuse a recipe that the processes of this training cannot train together.
+
+    Errors: ModelError.
+    """
     if here().several and recipe.split_kind == "rolling":
         raise ModelError(
-            'split.kind = "rolling" trains one model after the other: start it without torchrun'
+            'split.kind = "rolling" trains models one after the other: start it without torchrun'
         )
     retriever = build(recipe)
     if isinstance(retriever, Learner):
@@ -182,19 +188,19 @@ def check_together(recipe: Recipe) -> None:
 
 
 def check_resumable(recipe: Recipe) -> None:
-    """Refuse checkpoints of a recipe that trains nothing."""
+    """Refuse checkpoints for a recipe without towers. Errors: ModelError."""
     if not recipe.has_towers:
         raise ModelError(
-            "checkpoints are of towers, and no channel of this recipe has any: it is fitted anew "
-            "in no time"
+            "only towers have checkpoints, and no channel of this recipe has towers: leave "
+            "checkpoints out"
         )
 
 
 def build(recipe: Recipe, device: str = "cpu") -> Channel:
-    """Return the retriever a recipe describes, not fitted: towers, a channel, or a blend of them.
+    """Return the retriever that a recipe describes, not fitted: towers, a channel, or a blend.
 
-    `train` fits it on the training rows alone, and carries [training] refit out. Errors:
-    ModelError, RecipeError, with the path of the key.
+    [training] refit has no effect here: `train` reads it.
+    Errors: ModelError, RecipeError, with the path of the key.
     """
     if not recipe.channels:
         return _learner(recipe, LEARNED[recipe.training.positives], {}, device)
@@ -214,7 +220,7 @@ def _channel(recipe: Recipe, name: str, device: str) -> Channel:
             f"channels.{name}.kind: there is no retriever '{kind}'.{suggest_part(kind, CHANNELS)}"
         )
     retriever = CHANNELS[kind]
-    for key in ("device", "model", "training"):  # what the retriever is given beside its options
+    for key in ("device", "model", "training"):  # arguments of retrievers that are no options
         if key in options:
             raise ModelError(f"channels.{name}: there is no option {key!r}")
     try:
@@ -222,7 +228,7 @@ def _channel(recipe: Recipe, name: str, device: str) -> Channel:
             return _learner(recipe, retriever, options, device)
         own = options_of(retriever)
         seed = None if own is None else own.model_fields.get("seed")
-        if seed is not None and seed.default is not None:  # unset: it may have nothing to draw
+        if seed is not None and seed.default is not None:  # None: it may use no random numbers
             options.setdefault("seed", recipe.training.seed)
         return retriever(**options)
     except ModelError as error:
@@ -237,11 +243,11 @@ def _learner(
 
 
 def load_split(recipe: Recipe) -> Split:
-    """Read a recipe's files and split the log as it says. Errors: RecipeError for several folds."""
+    """Read the files of a recipe and split the log. Errors: RecipeError for several folds."""
     if recipe.split_kind == "rolling":
         raise RecipeError(
-            'split.kind = "rolling" makes several splits, which shortlist train and shortlist.runs.'
-            'folds.train_folds train one by one; where one is needed, use "global-time"'
+            'split.kind = "rolling" makes several splits, which only shortlist train and '
+            'shortlist.runs.folds.train_folds use; here one split is needed: use "global-time"'
         )
     return split_of(recipe, load_dataset(recipe))
 
@@ -259,7 +265,7 @@ def load_dataset(recipe: Recipe) -> Dataset:
 
 
 def folds_of(recipe: Recipe, dataset: Dataset) -> tuple[Split, ...]:
-    """Split a dataset as a recipe says: into several folds, or the one split of another kind."""
+    """Split a dataset as a recipe says: into several folds, or into one split of another kind."""
     section = recipe.split
     if recipe.split_kind != "rolling":
         return (split_of(recipe, dataset),)
@@ -281,13 +287,15 @@ def train(
     checkpoints: Checkpoints | None = None,
     retriever: Channel | None = None,
 ) -> Trained:
-    """Fit, measure on the test rows, and with `refit = "all"` fit once more on everything.
+    """Fit a retriever, measure it on the test rows, and with `refit = "all"` fit it on all rows.
 
-    checkpoints: where towers are saved while they train, and taken up again from; whoever saves
-    the retriever removes them afterwards. retriever: the one to fit, as `build` makes it.
+    checkpoints: where the state of the towers is saved during training, and where a stopped
+    training continues. The caller removes them after saving the retriever.
+    retriever: the retriever to fit; None builds it from the recipe.
 
-    The figures of a refit on "all" are those of the fit before it: nothing is left to measure it.
-    On several ranks the first one has them, and the report of the others is empty.
+    With refit = "all" the figures are those of the fit before the refit, because no rows are left
+    to measure the last fit. With several processes only the first one measures; the report of the
+    others is empty.
     """
     refit = recipe.training.refit
     retriever = build(recipe, device) if retriever is None else retriever
@@ -312,7 +320,7 @@ def train(
 
 
 def measure(retriever: Channel, recipe: Recipe) -> Report:
-    """Evaluate as the recipe's [evaluation] says; on several ranks, on the first."""
+    """Evaluate with the settings of the recipe's [evaluation]; only the first process measures."""
     section = recipe.evaluation
     if not here().first:
         return Report.of_nothing("measured by the first process of the training")
@@ -322,10 +330,12 @@ def measure(retriever: Channel, recipe: Recipe) -> Report:
 
 
 def held_out_queries(retriever: Encodes, most: int) -> Queries:
-    """Return real questions: users of the test rows as they were before, at most so many.
+    """Return queries of users with test rows, each with the history before its test rows.
 
-    A fixed sample of users who are in the training rows, so that each has a vector. Of a model
-    fitted on everything, they ask with all they have met.
+    The users are a fixed sample of those with training rows, so that each one has a vector. For a
+    model fitted on all rows, the queries read whole histories.
+
+    most: the largest number of users.
     """
     data = retriever.data
     users = data.targets("test")[0]

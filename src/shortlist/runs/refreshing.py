@@ -1,4 +1,4 @@
-"""A bundle that follows the day: it learns new events, is compared, and published if as good."""
+"""How does a bundle learn new events? It is updated, compared with the old one, and published."""
 
 import re
 import time
@@ -38,7 +38,7 @@ from shortlist.training.lesson import Lesson, Memory
 from shortlist.training.progress import Progress
 
 LEAST_USERS = 50
-"""With held-out events of fewer users nothing is decided: an interval needs some tens of them."""
+"""Least number of users with held-out events: with fewer, the interval would be too wide."""
 
 _REFRESHED = re.compile(r"(.+)-r([1-9][0-9]*)", re.DOTALL)
 
@@ -47,14 +47,18 @@ Decision = Literal["published", "refused", "not decided", "nothing new"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a bundle is refreshed.
+    """Settings of a refresh.
 
-    admit: an item is learned from so many events on. window: events older than this, back from the
-    newest, are forgotten, and users and items with their last one; None keeps all. hold_out: the
-    share of the new events, the newest, that the two models are compared on. least_users: with
-    held-out events of fewer, nothing is decided. epochs: how often towers learn a new event.
-    replay: old events, drawn at random, that they learn beside each new one. users, items: newer
-    tables of these, whose rows take the place of those that the bundle has.
+    admit: number of training events from which an item is learned.
+    window: age, counted back from the newest event, beyond which events are removed, such as "90d"
+    or a number in the unit of the log's times. Users and items that then have neither an event nor
+    a row in a table are removed too. None keeps all events.
+    hold_out: share of the new events, the newest ones, on which the two models are compared.
+    least_users: with held-out events of fewer users, no model is published.
+    epochs: number of passes of the towers over the new events.
+    replay: number of old events, sampled at random, that towers learn per new event.
+    users: newer users table, whose rows replace those in the bundle; None for none.
+    items: newer items table, likewise.
     """
 
     admit: int = 1
@@ -67,7 +71,7 @@ class Plan:
     items: Path | None = None
 
     def checked(self) -> "Plan":
-        """Return it, if it can be. Errors: QueryError."""
+        """Return the plan after checking its values. Errors: QueryError."""
         for name, least in (("admit", 1), ("least_users", 1), ("epochs", 1), ("replay", 0)):
             if not getattr(self, name) >= least:
                 raise QueryError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -78,13 +82,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refresh:
-    """What became of a refresh.
+    """The result of a refresh.
 
-    bundle, path: what was published. events: new events that were added. watermark: up to which
-    event of a store the refreshed model knows. learned_held_out: whether the published model has
-    learned the events that it was measured on, too, after that. deleted: users who are to be
-    forgotten, and were if it was published. vocabulary: ids that are learned, before and after,
-    and those that came and went. optimiser: where what it remembered came from.
+    decision: whether the refreshed model was published.
+    reason: the reason for the decision, a sentence.
+    events: number of new events.
+    held_out: number of new events that were held out for the comparison.
+    comparison: figures of both models on the held-out events; None if they were not compared.
+    drift: changes between the models; None if they were not compared.
+    learned_held_out: whether the published model was also trained on the held-out events, after
+    the comparison.
+    bundle: id of the published bundle; None if none was published.
+    path: folder of the published bundle; None if none was published.
+    watermark: position in the event store up to which the refreshed model knows the events.
+    deleted: number of users who asked to be forgotten; publishing removes them.
+    vocabulary: for "users" and "items", the number of learned ids before and after the refresh,
+    and of those that were added ("came") and removed ("went").
+    optimiser: where the state of the optimiser came from; None without towers.
+    warnings: problems that did not stop the refresh.
+    cpu_seconds: CPU time of the refresh in seconds.
     """
 
     decision: Decision
@@ -115,7 +131,7 @@ class Refresh:
         }
 
     def lines(self) -> Iterator[str]:
-        """Say it in sentences."""
+        """Yield the result as sentences, one a line."""
         yield f"{self.decision.capitalize()}: {self.reason}"
         if self.comparison is not None:
             yield self.comparison.line()
@@ -123,8 +139,8 @@ class Refresh:
             yield self.drift.line()
         for side, count in self.vocabulary.items():
             yield (
-                f"{side.capitalize()} that are learned: {count['before']:,} before, "
-                f"{count['after']:,} now ({count['came']:,} came, {count['went']:,} went)."
+                f"{side.capitalize()} that the model has learned: {count['before']:,} before, "
+                f"{count['after']:,} now ({count['came']:,} added, {count['went']:,} removed)."
             )
         if self.optimiser is not None:
             yield f"The optimiser {self.optimiser}."
@@ -146,20 +162,28 @@ def refresh(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Refresh:
-    """Let a bundle go on from new events, and publish it as `out` if it is no worse for it.
+    """Update a bundle with new events, and publish it at `out` unless it is worse than before.
 
-    bundle: the one in service. events: the store that `serve --events` keeps, an export of it, or a
-    log with the columns of the bundle's. Towers go on from their weights; counting channels, EASE
-    and graph filters become what a whole fit would give; ALS does one more round. The newest events
-    are held out: where the interval of the difference to the bundle in service, asked with the same
-    events as a service asks it, lies below zero, nothing is published, nor with too few users.
+    Towers continue from their weights. Counting channels, EASE and graph filters get the values of
+    a full fit. ALS runs one more iteration. The newest events are held out, and both models are
+    compared on them; the model in service gets the same events as in a service. Nothing is
+    published if the 95 % interval of the difference is below zero, or if too few users have
+    held-out events.
 
-    training: the folder of what the optimiser remembers; BUNDLE.training is read and OUT.training
-    written where none is given. What it holds of another bundle is not used. watermark: up to which
-    event of a store `events` goes, where the file does not say it. items_watermark: the last change
-    of items that plan.items has, as the service lists it; a service makes only later ones to the
-    new bundle, so the table must then list every item of the bundle's. A newer table without it
-    gets all changes once more, as nobody knows which of them it has.
+    bundle: the bundle in service.
+    events: the event store of `serve --events`, an export of it, or a log with the columns of the
+    bundle's log.
+    out: folder of the refreshed bundle.
+    plan: settings of the refresh; None for the defaults.
+    watermark: position in the event store up to which `events` goes, if the file does not hold it.
+    items_watermark: the last change of items that plan.items contains, as the service lists it. A
+    service then applies only later changes to the new bundle, so the table must list every item of
+    the bundle. Without it, the service applies all changes again to a bundle with a newer table.
+    training: folder of the optimiser's state. By default BUNDLE.training is read and OUT.training
+    is written. The state of another bundle is not used.
+    overwrite: replaces a bundle that exists at `out`.
+    device: where towers are trained, such as "cpu" or "cuda".
+    progress: receives the progress of the training; None shows nothing.
 
     Errors: BundleError, DataError, ModelError, QueryError, EventStoreError, OutputError.
     """
@@ -168,8 +192,8 @@ def refresh(
     plan = (plan or Plan()).checked()
     if items_watermark is not None and plan.items is None:
         raise QueryError(
-            "a watermark of changes of items says which of them a table of items has: give the "
-            "table, too (--items), or leave it out"
+            "items_watermark says which changes of items an items table contains: give the table "
+            "as well (--items), or leave items_watermark out"
         )
     kept = out.with_name(f"{out.name}.training") if training is None else Path(training)
     before = bundle.with_name(f"{bundle.name}.training") if training is None else kept
@@ -211,17 +235,22 @@ def _refreshed(
     *,
     whole_items: bool,
 ) -> "Refresh | tuple[Refresh, Channel | None, Memory, Channel]":
-    """Learn and compare; only what is to be published comes with the model.
+    """Update the model and compare it.
 
-    The first model is the one that was compared, which figures are measured of.
+    Returns: the result alone if nothing is to be published. Else also the compared model, whose
+    figures the bundle gets (None if none was compared), the optimiser's state, and the model to
+    publish.
     """
     running = loaded.retriever
     if loaded.recipe is None:
-        raise QueryError("this bundle has no recipe, which tells the columns: refresh needs one")
+        raise QueryError(
+            "this bundle has no recipe, and a refresh reads the columns of the log from it: train "
+            "again from a recipe"
+        )
     for one in (running, *parts(running).values()):
         if not isinstance(one, Refreshes):
             raise ModelError(
-                f"a {type(one).__name__} cannot go on from what it has learned: train again"
+                f"a {type(one).__name__} cannot be updated with new events: train again"
             )
         if isinstance(one, Learner):
             check_index(one)
@@ -231,7 +260,7 @@ def _refreshed(
     new, came, source = _new_data(loaded, recipe, events, plan, whole_items=whole_items)
     result = Refresh(
         "nothing new",
-        "no event has come that the bundle does not know.",
+        "there are no events that the bundle does not know.",
         events=came.events,
         watermark=watermark or source.until,
         deleted=len(source.deleted),
@@ -244,7 +273,7 @@ def _refreshed(
     )
     if not came.events and not came.met and not source.deleted:
         if plan.users is not None or plan.items is not None:
-            reason = f"{result.reason[:-1]}; newer tables are read with the next events."
+            reason = f"{result.reason[:-1]}; the newer tables will be read with the next events."
             result = replace(result, reason=reason)
         return result
     memory, said = _remembered(kept, loaded)
@@ -253,10 +282,10 @@ def _refreshed(
         *(plan.epochs, plan.replay, recipe.training.seed),
         before=memory,
     )
-    if source.none_new:  # somebody wants to be forgotten: that does not wait for others
+    if source.none_new:  # a deletion does not wait for new events
         lesson = replace(lesson, learn=np.zeros(len(new.data.log), dtype=np.bool_))
         final = running.refreshed(new.data, lesson, progress=progress)
-        reason = "who was deleted is gone. There was nothing new to learn, or to compare on."
+        reason = "deleted users were removed. There were no new events to learn or to compare on."
         result = replace(result, decision="published", reason=reason)
         return result, None, lesson.after, final
     if why := _nothing_held_out(new):
@@ -264,8 +293,8 @@ def _refreshed(
     candidate = running.refreshed(new.data, lesson, progress=progress)
     if why := lesson.nothing.get(""):
         reason = (
-            f"the new events hold no positive to learn from: {why}. The bundle in service stays, "
-            "and its events wait for the next refresh."
+            f"the new events contain no positive to learn from: {why}. The bundle in service "
+            "stays, and the events wait for the next refresh."
         )
         return replace(result, decision="not decided", reason=reason)
     idle = tuple(
@@ -288,19 +317,21 @@ def _refreshed(
     verdict = comparison.verdict(plan.least_users)
     if verdict == "worse":
         reason = (
-            "the refreshed model is worse than the one in service, beyond the interval; that stays."
+            "the refreshed model is worse than the one in service: the whole interval is below "
+            "zero. The bundle in service stays."
         )
         return replace(result, decision="refused", reason=reason)
     if verdict == "not decided":
         reason = (
-            f"{comparison.users:,} users have held-out events, and {plan.least_users:,} are needed "
-            "to compare by. The bundle in service stays, and its events wait for the next refresh."
+            f"{comparison.users:,} users have held-out events, and a comparison needs "
+            f"{plan.least_users:,}. The bundle in service stays, and the events wait for the next "
+            "refresh."
         )
         return replace(result, decision="not decided", reason=reason)
     if running.data.fit != "all":
         reason = (
-            "no worse than the model in service. The held-out events are known and not learned: "
-            "the next refresh does that."
+            "no worse than the model in service. The held-out events are in the histories, and "
+            "the next refresh learns them."
         )
         result = replace(result, decision="published", reason=reason)
         return result, candidate, lesson.after, candidate
@@ -308,8 +339,8 @@ def _refreshed(
     lesson = replace(lesson, learn=whole.held_out, before=lesson.after, after={})
     final = candidate.refreshed(whole.data, lesson, progress=progress)
     reason = (
-        "no worse than the model in service. It has since learned the held-out events, too: the "
-        "figures are of the model before that."
+        "no worse than the model in service. After the comparison it has also learned the "
+        "held-out events; the figures were measured before that."
     )
     result = replace(result, decision="published", reason=reason, learned_held_out=True)
     return result, candidate, lesson.after, final
@@ -318,7 +349,7 @@ def _refreshed(
 def _new_data(
     loaded: Bundle, recipe: Recipe, events: StorePlace, plan: Plan, *, whole_items: bool
 ) -> tuple[Renewed, Update, Unlearned]:
-    """Read the events and number the data anew."""
+    """Read the new events and tables, and merge them with the data of the bundle."""
     data, schema = loaded.retriever.data, schema_of(recipe)
     source = unlearned(events, loaded.watermark, schema, data)
     if source.exported:
@@ -356,14 +387,20 @@ def _with_tables(
     *,
     whole: Collection[Side],
 ) -> TrainingData:
-    """The data with what newer tables of users and items say; whole: those that list each one."""
+    """Return the data with the rows of newer users and items tables.
+
+    whole: the sides whose table must list every row of the bundle's table.
+    """
     schema = schema_of(recipe)
     for side, path in tables.items():
         if path is None:
             continue
         name = f"{side}s"
         if getattr(data, f"{side}_frame") is None:
-            raise DataError(f"the bundle has no table of {name}, so a newer one says nothing to it")
+            raise DataError(
+                f"the bundle was trained without a table of {name}, so it reads none: leave the "
+                "newer table out, or train again with it"
+            )
         features = schema.user_features if side == "user" else schema.item_features
         table = read_entities(
             *(path, schema.id_of(name), features, schema.title if side == "item" else None, name),
@@ -378,8 +415,9 @@ def _with_tables(
         if side in whole and len(missing := own.filter(~own.is_in(ids.implode()))):
             raise DataError(
                 f"{path}: {len(missing):,} of {len(own):,} {name} of the bundle's table are not in "
-                f"it, such as {missing[0]!r}: with a watermark it must list them all, as no change "
-                "up to that is made to them again; add them, or leave the watermark out"
+                f"it, such as {missing[0]!r}: with a watermark the table must list them all, "
+                "because changes up to the watermark are not applied again; add them, or leave the "
+                "watermark out"
             )
         data = with_table(data, side, table.with_columns(ids.alias("id")))
     return data
@@ -388,56 +426,59 @@ def _with_tables(
 def _warnings(came: Update, source: Unlearned, new: Renewed) -> tuple[str, ...]:
     said = list(came.warnings)
     if source.strange:
-        said.append(f"{source.strange:,} events have ids of another type than the bundle's")
+        said.append(
+            f"{source.strange:,} events were left out: their ids have another type than those of "
+            "the bundle"
+        )
     if new.gone:
-        said.append(f"{new.gone:,} events were older than the window, and are forgotten")
+        said.append(f"{new.gone:,} events were older than the window and were removed")
     return tuple(said)
 
 
 def _changes_again(loaded: Bundle, plan: Plan, *, known: bool) -> Iterator[str]:
-    """What becomes of changes of items that nobody says the newer table has."""
+    """Warn that all changes of items will be applied again, if no watermark of them is given."""
     if plan.items is not None and not known and loaded.items_watermark is not None:
         yield (
-            "nobody says which changes of items the newer table has (--items-watermark): a service "
-            "makes all of them to the new bundle again"
+            "it is not known which changes of items the newer table contains (--items-watermark), "
+            "so a service will apply all of them to the new bundle again"
         )
 
 
 def _nothing_held_out(new: Renewed) -> str | None:
-    """Why no event could be held out to compare on, and what to do; None where some are."""
+    """Return why no event was held out, and what to do; None if some were."""
     if new.held_out.any():
         return None
-    log, waits = new.data.log, "The bundle in service stays, and its events wait for the next one."
+    log, waits = new.data.log, "The bundle in service stays, and the events wait for a refresh."
     if log.target is not None and not (new.fresh & log.target).any():
         assert log.kinds is not None
         kinds = ", ".join(
             name for name, one in zip(log.kinds.names, log.kinds.targets, strict=True) if one
         )
         return (
-            f"{int(new.fresh.sum()):,} events came, and none of them is of a kind that is a target "
-            f"({kinds}), so there is nothing to hold out and to compare on. {waits} Wait for such "
-            "events, or see whether the source names their kinds as data.events does."
+            f"none of the {int(new.fresh.sum()):,} new events is of a kind that is a target "
+            f"({kinds}), so no event can be held out for a comparison. {waits} Wait for such "
+            "events, or check that the source names their kinds as data.events does."
         )
     return (
-        f"{int(new.fresh.sum()):,} events came that can be learned: one to learn and one to hold "
-        f"out are the least to compare on. {waits}"
+        f"{int(new.fresh.sum()):,} new events can be learned, and a comparison needs at least two: "
+        f"one to learn and one to hold out. {waits}"
     )
 
 
 def _unlearned(running: Channel) -> Iterator[str]:
-    """What was learned, and is not in a bundle of an older version."""
+    """Warn of learned temperatures that a bundle of an older version does not hold."""
     for name, part in parts(running).items():
         if not isinstance(part, Learner) or "objective.log_scale" in part.learned:
             continue
         if part.training_section.learn_temperature:
             yield (
                 f"the bundle is of an older version and does not hold the temperature that {name} "
-                f"learned: it begins at {part.training_section.temperature:g} again"
+                f"learned: it starts again at {part.training_section.temperature:g}"
             )
 
 
 def _vocabulary(old: TrainingData, new: TrainingData) -> dict[str, dict[str, int]]:
-    """How many ids are learned, before and after."""
+    """Return the numbers of learned ids before and after, as in Refresh.vocabulary."""
     found = {}
     for side in ("users", "items"):
         before, after = getattr(old, side), getattr(new, side)
@@ -453,7 +494,10 @@ def _vocabulary(old: TrainingData, new: TrainingData) -> dict[str, dict[str, int
 
 
 def _stages(folder: Path, retriever: Channel, space: str) -> dict[str, Stage]:
-    """Where what the optimiser of each channel with towers remembers is kept."""
+    """Return the file of the optimiser's state of each channel with towers, by channel name.
+
+    space: the embedding space of the bundle that the state belongs to.
+    """
     towers = {name for name, part in parts(retriever).items() if isinstance(part, Learner)}
     alone = isinstance(retriever, Learner)
     return {
@@ -465,7 +509,7 @@ def _stages(folder: Path, retriever: Channel, space: str) -> dict[str, Stage]:
 
 
 def _remembered(folder: Path, loaded: Bundle) -> tuple[Memory, str | None]:
-    """What the optimisers remember from the last refresh of this very bundle, and a word on it."""
+    """Load the optimisers' state from the last refresh of this bundle, and describe its source."""
     stages = _stages(folder, loaded.retriever, loaded.manifest.fields["embedding_space"])
     if not stages:
         return {}, None
@@ -474,15 +518,15 @@ def _remembered(folder: Path, loaded: Bundle) -> tuple[Memory, str | None]:
         try:
             state = stage.load()
         except CheckpointError as error:
-            return {}, f"began anew: {error}"
+            return {}, f"started without its earlier state: {error}"
         if state is None:
-            return {}, f"began anew: {folder} holds nothing of the bundle"
+            return {}, f"started without its earlier state: {folder} holds none of this bundle"
         memory[part] = state.tensors
-    return memory, f"went on from {folder}"
+    return memory, f"continued with its state in {folder}"
 
 
 def _keep(folder: Path, bundle: Path, published: Channel, memory: Memory) -> None:
-    """Put by what the optimisers remember, as of the towers of this bundle."""
+    """Save the optimisers' state for the next refresh of this bundle."""
     if not memory:
         return
     stages = _stages(folder, published, verify(bundle).fields["embedding_space"])
@@ -491,13 +535,16 @@ def _keep(folder: Path, bundle: Path, published: Channel, memory: Memory) -> Non
 
 
 def newest(place: Path) -> Path:
-    """Return the bundle at a path: itself, or the newest in a folder. Errors: QueryError."""
+    """Return the path if it is a bundle, or the newest bundle in that folder.
+
+    Errors: QueryError.
+    """
     if is_bundle(place):
         return place
     try:
         names = [path.name for path in place.iterdir() if is_bundle(path) and _is_own(path.name)]
     except OSError as error:
-        raise QueryError(f"{place}: there is neither a bundle nor a folder of bundles") from error
+        raise QueryError(f"{place} is neither a bundle nor a folder of bundles") from error
     if not names:
         raise QueryError(f"{place}: there is no bundle in this folder yet: publish one into it")
     return place / max(names, key=natural)
@@ -508,9 +555,9 @@ def _is_own(name: str) -> bool:
 
 
 def next_name(name: str) -> str:
-    """Return the name of the bundle after one of this name: a service takes it for newer.
+    """Return the name for the refresh of a bundle, which a service sorts after that bundle.
 
-    What is trained anew, such as v2, stands above all that was refreshed from v1.
+    A bundle that was trained again, such as v2, sorts after all refreshes of v1.
 
     >>> next_name("v1"), next_name("v1-r1"), next_name("2026-11-28-r9")
     ('v1-r1', 'v1-r2', '2026-11-28-r10')
@@ -520,7 +567,7 @@ def next_name(name: str) -> str:
 
 
 def _tidy(folder: Path, keep: int) -> None:
-    """Remove all but the newest bundles that a refresh has named; others are not touched."""
+    """Remove the bundles named by a refresh, except the `keep` newest. Others are not touched."""
     names = [path.name for path in folder.iterdir() if is_bundle(path)]
     old = sorted((name for name in names if _REFRESHED.fullmatch(name)), key=natural)[:-keep]
     for name in old:
@@ -541,11 +588,20 @@ def follow(
     training: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Refresh every so many seconds, and publish into a folder of bundles, until `stop` is set.
+    """Refresh repeatedly, and publish into a folder of bundles, until `stop` is set.
 
-    Each round goes on from the newest bundle in the folder, or from `bundle` while there is none.
-    What cannot be done in one round is told, and tried again in the next. keep: so many of the
-    bundles that were published so (NAME-r1, NAME-r2, ...) stay in the folder, the newest.
+    Each round continues from the newest bundle in the folder, or from `bundle` if the folder is
+    empty. A round that fails is reported and tried again in the next one.
+
+    bundle: the first bundle in service, or a folder of bundles.
+    events: as in `refresh`.
+    folder: folder into which bundles are published.
+    every: seconds from the start of one round to the start of the next.
+    told: called with the result of each round.
+    failed: called with the error of a round.
+    stop: ends the loop when it is set; None runs forever.
+    keep: number of published bundles (NAME-r1, NAME-r2 and so on) that stay, the newest ones.
+    plan, training, device: as in `refresh`; training is FOLDER.training by default.
     """
     bundle, folder, stop = Path(bundle), Path(folder), stop or Event()
     training = training or folder.with_name(f"{folder.name}.training")

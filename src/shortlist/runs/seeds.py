@@ -1,4 +1,4 @@
-"""How far does a figure depend on the seed? One recipe, trained with several."""
+"""How much does a figure vary with the seed? A recipe is trained with several seeds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,25 +14,28 @@ from shortlist.training.ranks import here
 
 
 def check_seeds(recipe: Recipe, seeds: int) -> None:
-    """Refuse a number of seeds that tells nothing, and a recipe that no seed changes."""
+    """Refuse fewer than two seeds, and a recipe whose result does not depend on training.seed.
+
+    Errors: RecipeError, ModelError.
+    """
     if seeds < 2:
         raise RecipeError(f"seeds must be at least 2, got {seeds}: one seed has no spread")
     if here().several:
-        raise RecipeError("--seeds trains one model after the other: start it without torchrun")
+        raise RecipeError("--seeds trains models one after the other: start it without torchrun")
     first, second = (_drawn_from(build(seeded(recipe, number))) for number in (0, 1))
     if not first:
-        raise RecipeError("seeds do nothing here: no channel of the recipe draws anything")
+        raise RecipeError("seeds do nothing here: no channel of the recipe uses random numbers")
     for name, seed in first.items():
         if second[name] == seed:
             channel = name if name in recipe.channels else next(iter(recipe.channels))
             raise RecipeError(
-                f"channels.{channel}.seed = {seed} is the same for every seed: leave it out, so "
-                "that it follows training.seed"
+                f"channels.{channel}.seed = {seed} is fixed, so each seed would train the same "
+                "channel: leave it out, so that the channel uses training.seed"
             )
 
 
 def _drawn_from(retriever: Channel) -> dict[str, int]:
-    """The seed of each part of a retriever that draws anything, by name."""
+    """Return the seed of each channel that uses random numbers, by the name of the channel."""
     seeds = {}
     for name, part in parts(retriever).items():
         own = part.training_section if isinstance(part, Learner) else getattr(part, "options", None)
@@ -43,7 +46,7 @@ def _drawn_from(retriever: Channel) -> dict[str, int]:
 
 
 def seeded(recipe: Recipe, number: int) -> Recipe:
-    """Return the recipe with the seed that comes so many after its own."""
+    """Return the recipe with training.seed raised by `number`."""
     training = recipe.training.model_copy(update={"seed": recipe.training.seed + number})
     return recipe.model_copy(update={"training": training})
 
@@ -56,9 +59,11 @@ def train_seeds(
     *,
     overwrite: bool = False,
 ) -> Several:
-    """Train a recipe with its seed and those after it: each has its bundle below `out`.
+    """Train a recipe with training.seed, training.seed + 1 and so on: one bundle each, below `out`.
 
-    train: makes the bundle of a recipe at a path; see `train_several`.
+    seeds: number of trainings, at least 2.
+    train: writes the bundle of a recipe to a path.
+    overwrite: replaces bundles that exist. See `train_several`.
     """
     check_seeds(recipe, seeds)
     wanted = {each.training.seed: each for each in (seeded(recipe, n) for n in range(seeds))}

@@ -1,4 +1,4 @@
-"""Several bundles of one recipe, by seed or by fold: what are their figures together?"""
+"""How do the figures of several bundles of one recipe, one per seed or fold, combine?"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +17,20 @@ from shortlist.metrics import PER_USER
 from shortlist.runs.pipeline import settled
 
 WIDTH = 1.96
-"""Standard errors on each side of a 95 % interval."""
+"""Half-width of a 95 % interval, in standard errors."""
 
 Of = Literal["seed", "fold"]
-"""What the bundles differ by: each lies in a folder SEED-NUMBER or FOLD-NUMBER."""
+"""The difference between the bundles; their folders are named seed-NUMBER or fold-NUMBER."""
 
 
 class Spread(NamedTuple):
-    """A figure over S seeds or folds.
+    """A figure over several seeds or folds.
 
-    mean: over them. deviation: the standard deviation of the figure of one. low, high: a 95 %
-    interval for other seeds (or times) and other users together: the variance of the mean over
-    users, as each report's own interval tells it, plus that of the mean over seeds or folds.
+    mean: the mean over seeds or folds.
+    deviation: the standard deviation of the figure between seeds or folds.
+    low, high: a 95 % interval that covers other seeds (or times) and other users. Its variance is
+    the sum of two: that of the mean over users, from the intervals of the reports, and that of the
+    mean over seeds or folds.
     """
 
     mean: float
@@ -39,11 +41,15 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Several:
-    """Bundles of one recipe, and the figures over them.
+    """Several bundles of one recipe, with their combined figures.
 
-    of: what they differ by. bundles: where each lies, by its number; reports: what each one's
-    report says, by the same number. users: of each report. figures, popularity, differences: over
-    all of them, the model's, those of the popular items and the paired difference.
+    of: "seed" or "fold".
+    bundles: the folder of each bundle, by seed or fold number.
+    reports: the report of each bundle as a dict, by the same number.
+    users: number of users of each report.
+    figures: the model's figures over all bundles.
+    popularity: the figures of the most popular items over all bundles.
+    differences: model minus popularity, paired by user, over all bundles.
     """
 
     of: Of
@@ -58,7 +64,7 @@ class Several:
     def of_reports(
         cls, of: Of, bundles: Mapping[int, Path], reports: Mapping[int, Mapping[str, Any]]
     ) -> "Several":
-        """Return what several reports say together, as their `to_dict` has them."""
+        """Combine reports, given as `Report.to_dict` returns them."""
         told = list(reports.values())
         same_users = of == "seed"
         figures, popularity, differences = (
@@ -73,7 +79,7 @@ class Several:
         return cls(of, bundles, reports, users, figures, popularity, differences)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one JSON-safe object; `reports` has each bundle's own."""
+        """Return one JSON-safe object; its `reports` holds the report of each bundle."""
         return {
             f"{self.of}s": {str(number): str(path) for number, path in self.bundles.items()},
             "users": self.users[0] if self.of == "seed" else list(self.users),
@@ -84,7 +90,7 @@ class Several:
         }
 
     def table(self) -> Table:
-        """Return a table for people."""
+        """Return the combined figures as a rich table."""
         users = f"{self.users[0]:,}" if self.of == "seed" else f"{sum(self.users):,} cases of"
         table = Table(
             title=f"{len(self.bundles)} {self.of}s, {users} users",
@@ -105,7 +111,7 @@ class Several:
         return table
 
     def each_table(self) -> Table:
-        """Return a table for people: the first figures of each seed or fold."""
+        """Return the first figures of each seed or fold as a rich table."""
         table = Table(
             title=f"Each {self.of}",
             caption="Beside each figure that of the popular items.",
@@ -124,7 +130,10 @@ class Several:
         return table
 
     def _shown(self) -> list[str]:
-        """The metrics of the table, by k and then as PER_USER has them; none that repeats one."""
+        """Return the metrics of the table, by k and then in the order of PER_USER.
+
+        A metric that equals another one is left out.
+        """
         known = list(PER_USER)
 
         def place(name: str) -> tuple[int, int, str]:
@@ -147,12 +156,16 @@ def train_several(
     *,
     overwrite: bool = False,
 ) -> Several:
-    """Train what is wanted, each in its folder below `out`.
+    """Train several recipes, each into its own folder below `out`.
 
-    train: makes the bundle of a number, and of its recipe, at a path. A bundle of the same recipe
-    that is there already is taken as it is, so that a stopped command goes on; another one is
-    refused (BundleError) unless `overwrite` is set. What is there is checked before anything is
-    trained.
+    A bundle of the same recipe that exists already is used as it is, so that a stopped command can
+    be repeated. All folders are checked before the first training.
+
+    of: "seed" or "fold"; names the folders.
+    wanted: the recipe of each seed or fold number.
+    train: called with a number, its recipe and a path; writes the bundle there.
+    overwrite: trains all again, and replaces bundles that exist.
+    Errors: BundleError for a folder that holds the bundle of another recipe.
     """
     places = {number: out / f"{of}-{number}" for number in wanted}
     missing = [
@@ -171,7 +184,10 @@ def train_several(
 
 
 def bundles_in(folder: Path) -> tuple[Of, dict[int, Path]] | None:
-    """Return the bundles that a training of several left in a folder; None where it did not."""
+    """Find the bundles that `train_several` has written into a folder.
+
+    Returns: "seed" or "fold" and the bundles by number; None for another folder.
+    """
     found: dict[Of, dict[int, Path]] = {"seed": {}, "fold": {}}
     for path in folder.iterdir() if folder.is_dir() else ():
         for of, places in found.items():
@@ -187,10 +203,11 @@ def bundles_in(folder: Path) -> tuple[Of, dict[int, Path]] | None:
 def spreads(
     reports: Sequence[Mapping[str, Mapping[str, float]]], *, same_users: bool
 ) -> dict[str, Spread]:
-    """Return each figure over seeds or folds, from the mean, low and high that each report gives.
+    """Combine the figures of several reports.
 
-    same_users: whether all reports are of the same cases, as those of seeds are; otherwise the
-    errors of their users are taken as independent.
+    reports: for each seed or fold, the mean, low and high of each figure by its name.
+    same_users: whether all reports measure the same users, as with seeds. If not, the errors of
+    the reports are treated as independent.
     """
     found = {}
     for name in reports[0]:
@@ -214,14 +231,19 @@ def _mean(spread: Spread, sign: str = "") -> str:
 
 
 def _metrics(bundle: Bundle) -> Mapping[str, Any]:
-    """The report that a bundle keeps. Errors: BundleError where it keeps none."""
+    """Return the report in a bundle. Errors: BundleError for a bundle without one."""
     if bundle.metrics is None:
-        raise BundleError(f"{bundle.manifest.directory} was saved without figures")
+        raise BundleError(
+            f"{bundle.manifest.directory} was saved without the figures of its test rows"
+        )
     return bundle.metrics
 
 
 def _is_there(path: Path, recipe: Recipe) -> bool:
-    """Whether the bundle of this recipe is at a path. Errors: BundleError for another."""
+    """Tell whether a path holds the bundle of this recipe.
+
+    Errors: BundleError for the bundle of another recipe.
+    """
     if not path.exists():
         return False
     there = load(path)

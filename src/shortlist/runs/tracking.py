@@ -1,6 +1,7 @@
-"""Where are the figures of a training kept beside its bundle? In TensorBoard, MLflow or your own.
+"""How are the figures of a training recorded outside its bundle? With TensorBoard, MLflow or yours.
 
-This file alone imports the packages of the two, which are extras, when a training asks for one.
+Only this file imports the packages of TensorBoard and MLflow, which are extras, and only when a
+training uses them.
 """
 
 import hashlib
@@ -22,53 +23,62 @@ from shortlist.training.progress import Progress, Quiet, of_part
 logger = logging.getLogger("shortlist.runs")
 
 Ended = Literal["finished", "failed", "killed"]
-"""How a training ended: with a model, with an error, or by Ctrl-C."""
+"""How a training ended: "finished" with a model, "failed" with an error, "killed" by Ctrl-C."""
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What is told about one training after the other.
+    """Receives parameters and figures of trainings, one training after the other.
 
-    Each training calls `begin` and `parameters`, then `figures` after every measured epoch and
-    once for the test rows, and at last `end`. An error that one of these raises is said once; the
-    training goes on without the tracker.
+    Each training calls `begin` and `parameters`, then `figures` after every measured epoch and once
+    for the test rows, and finally `end`. If one of these raises an error, a warning is logged and
+    the training continues without the tracker.
     """
 
     def begin(self, name: str, checkpoints: str | None, resumed: bool) -> None:
-        """A training begins. name: its bundle, as a path of at most two folders.
+        """Begin a training.
 
-        checkpoints: names the folder that the training can be taken up from, the same in each try;
-        None where it has none. resumed: whether it is taken up now: it tells the epochs before
-        again.
+        name: name of the training, the last two folders of its bundle's path.
+        checkpoints: an id of the checkpoint folder, the same each time the training is resumed;
+        None without checkpoints.
+        resumed: whether the training continues from a checkpoint. It then reports the earlier
+        epochs again.
         """
         ...
 
     def parameters(self, values: Mapping[str, str]) -> None:
-        """Take keys of the recipe and their values; called again with what "auto" became."""
+        """Receive the keys of the recipe and their values.
+
+        Called a second time with the numbers that replaced "auto", under names that begin with
+        "auto.".
+        """
         ...
 
     def figures(self, values: Mapping[str, float], epoch: int) -> None:
-        """Take figures by name: "loss", "validation/ndcg@10", "test/ndcg@10", "popular/ndcg@10".
+        """Receive figures by name: "loss", "validation/ndcg@10", "test/ndcg@10", "popular/ndcg@10".
 
-        Where a blend trains several channels, the name of the channel stands before the figures
-        of its epochs: "towers/loss".
+        In a blend of several channels, the figures of an epoch begin with the name of the channel:
+        "towers/loss".
         """
         ...
 
     def end(self, how: Ended) -> None:
-        """The training has ended."""
+        """End the training. how: "finished", "failed" or "killed"."""
         ...
 
 
 Track: TypeAlias = str | Tracker
-"""A tracker, or the words for one: "tensorboard=FOLDER", "mlflow=ADDRESS" or "mlflow"."""
+"""A tracker, or a text that names one: "tensorboard=FOLDER", "mlflow=ADDRESS" or "mlflow"."""
 
 
 class TensorBoard:
-    """Writes the event files of TensorBoard into a folder, each training below its own name.
+    """Writes TensorBoard event files: one subfolder per training, with the name of the training.
 
-    A training of the same name takes the place of the earlier one, of which TensorBoard then shows
-    nothing; so a training that is taken up, which tells all its epochs again, is one run.
+    A training replaces an earlier one of the same name, which TensorBoard no longer shows. A
+    resumed training reports all its epochs again, so it is shown as one run.
+
+    place: the folder.
+    Errors: QueryError without a folder.
     """
 
     def __init__(self, place: str) -> None:
@@ -84,7 +94,7 @@ class TensorBoard:
 
     def begin(self, name: str, checkpoints: str | None, resumed: bool) -> None:  # noqa: ARG002
         """Open the event file of a training."""
-        # The step from which TensorBoard leaves out what earlier files of the folder say.
+        # TensorBoard hides the values of earlier files from this step on.
         self._writer = _summary_writer()(str(self.folder / name), purge_step=0)
         self._parameters: dict[str, str] = {}
 
@@ -107,19 +117,20 @@ class TensorBoard:
 
 
 class MLflow:
-    """Writes to MLflow: one run a training.
+    """Writes to MLflow: one run per training.
 
-    place: the address of a server or of a database, as MLflow takes it; "" is what the environment
-    says (MLFLOW_TRACKING_URI). The experiment is MLFLOW_EXPERIMENT_NAME, or "shortlist". A
-    training that is taken up from checkpoints goes on in its run.
+    The experiment is named by MLFLOW_EXPERIMENT_NAME; by default it is "shortlist". A training that
+    is resumed from checkpoints continues its run.
+
+    place: tracking URI of MLflow, a server or a database; "" takes MLFLOW_TRACKING_URI.
     """
 
     TAG = "shortlist.checkpoints"
     STATUS: Mapping[Ended, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
     LONGEST = 6000
-    """Characters of a value that MLflow takes."""
+    """Longest value that MLflow accepts, in characters; longer ones are cut."""
     MOST = 100
-    """Parameters that MLflow takes at once."""
+    """Largest number of parameters in one request to MLflow."""
 
     def __init__(self, place: str) -> None:
         self._place = place or None
@@ -132,7 +143,7 @@ class MLflow:
         self._experiment()
 
     def begin(self, name: str, checkpoints: str | None, resumed: bool) -> None:
-        """Begin a run, or take up the one of the same checkpoints that has not finished."""
+        """Begin a run, or continue the unfinished run with the same checkpoints."""
         experiment, found = self._experiment(), []
         tags = {} if checkpoints is None else {self.TAG: checkpoints}
         if resumed:
@@ -146,7 +157,7 @@ class MLflow:
             self._run, self._epochs = made.info.run_id, None
 
     def parameters(self, values: Mapping[str, str]) -> None:
-        """Write parameters; those that the run has already can never change."""
+        """Write parameters. MLflow cannot change a parameter, so those of a resumed run stay."""
         from mlflow.entities import Param  # noqa: PLC0415
 
         known = self._client.get_run(self._run).data.params
@@ -156,7 +167,7 @@ class MLflow:
             self._client.log_batch(self._run, params=params[start : start + self.MOST])
 
     def figures(self, values: Mapping[str, float], epoch: int) -> None:
-        """Write the figures of an epoch; one that a run that was taken up has is left as it is."""
+        """Write the figures of an epoch, except those that a resumed run has already."""
         from mlflow.entities import Metric  # noqa: PLC0415
 
         now = time.time_ns() // 1_000_000
@@ -169,7 +180,7 @@ class MLflow:
         self._client.log_batch(self._run, metrics=metrics)
 
     def _has(self, name: str, epoch: int) -> bool:
-        """Whether the run had this figure when it was taken up."""
+        """Tell whether the run had this figure when it was resumed."""
         if self._epochs is None:
             return False
         if name not in self._epochs:
@@ -182,8 +193,8 @@ class MLflow:
         self._client.set_terminated(self._run, self.STATUS[how])
 
     def _experiment(self) -> str:
-        """Reach MLflow; return the id of the experiment, which is made where there is none."""
-        # MLflow would ask a server that is gone seven times, over some minutes, at every epoch.
+        """Connect to MLflow; return the id of the experiment, which is created if missing."""
+        # By default MLflow retries seven times, which takes minutes at every epoch.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         if self._client is None:
             try:
@@ -205,14 +216,14 @@ TRACKERS: Mapping[str, Callable[[str], Tracker]] = {"tensorboard": TensorBoard, 
 
 
 def trackers_of(tracks: Iterable[Track]) -> tuple[Tracker, ...]:
-    """Return the trackers that are asked for. Errors: QueryError."""
+    """Return the trackers that texts name, and tracker objects as they are. Errors: QueryError."""
     if isinstance(tracks, str):
         raise QueryError(f"track must be a list, such as [{tracks!r:.80}]")
     return tuple(_tracker(track) for track in tracks)
 
 
 def places_of(trackers: Iterable[Tracker]) -> dict[str, Output]:
-    """Return the folders that trackers write into, as `outputs.check` takes them."""
+    """Return the folders that trackers write into, as arguments of `outputs.check`."""
     return {
         f"track tensorboard={tracker.folder}": Output(tracker.folder, "folder")
         for tracker in trackers
@@ -221,9 +232,10 @@ def places_of(trackers: Iterable[Tracker]) -> dict[str, Output]:
 
 
 def check_trackers(trackers: Iterable[Tracker]) -> None:
-    """Refuse, before any work, trackers that cannot be used. Errors: QueryError, TrackingError.
+    """Refuse trackers that cannot be used, before any work.
 
-    A tracker of one's own is asked if it has a method `check`.
+    Calls the method `check` of each tracker that has one.
+    Errors: QueryError, OutputError, TrackingError.
     """
     for tracker in trackers:
         check = getattr(tracker, "check", None)
@@ -238,14 +250,14 @@ def check_trackers(trackers: Iterable[Tracker]) -> None:
 
 
 class Tracking:
-    """The trackers of a training that goes on; one that fails is left out from then on."""
+    """The trackers of a running training. A tracker that fails is removed."""
 
     def __init__(self, trackers: Iterable[Tracker]) -> None:
         self._left = list(trackers)
         self.epoch = 0
 
     def begin(self, name: str, checkpoints: Path | None) -> None:
-        """Tell that a training begins, or is taken up from checkpoints that are there."""
+        """Begin a training, or resume it if `checkpoints` holds any."""
         named = resumed = None
         if checkpoints is not None:
             named = hashlib.sha256(str(checkpoints.resolve()).encode()).hexdigest()[:32]
@@ -253,24 +265,24 @@ class Tracking:
         self._tell(lambda tracker: tracker.begin(name, named, bool(resumed)))
 
     def parameters(self, values: Mapping[str, str]) -> None:
-        """Tell parameters, if there are any."""
+        """Send parameters to the trackers, if there are any."""
         if values:
             self._tell(lambda tracker: tracker.parameters(values))
 
     def figures(self, values: Mapping[str, float], epoch: int) -> None:
-        """Tell the figures of an epoch."""
+        """Send the figures of an epoch to the trackers."""
         self.epoch = max(self.epoch, epoch)
         self._tell(lambda tracker: tracker.figures(values, epoch))
 
     def tested(self, report: Report) -> None:
-        """Tell the figures of the test rows, after the last epoch."""
+        """Send the figures of the test rows to the trackers, with the number of the last epoch."""
         told = {f"test/{name}": figure.mean for name, figure in report.metrics.items()}
         told |= {f"popular/{name}": figure.mean for name, figure in report.popularity.items()}
         if told:
             self.figures(told, self.epoch)
 
     def end(self, how: Ended) -> None:
-        """Tell how it ended."""
+        """End the training."""
         self._tell(lambda tracker: tracker.end(how))
 
     def _tell(self, tell: Callable[[Tracker], None]) -> None:
@@ -287,29 +299,29 @@ class Tracking:
 
 
 class Tracked:
-    """A Progress that passes everything on, and tells the trackers of each measured epoch."""
+    """A Progress that forwards to another one, and sends each measured epoch to the trackers."""
 
     def __init__(self, progress: Progress, tracking: Tracking, part: str = "") -> None:
         self._progress, self._tracking, self._part = progress, tracking, part
 
     def of(self, part: str) -> "Tracked":
-        """Return what is told of one of several retrievers."""
+        """Return the Progress of one of several retrievers; its figures begin with its name."""
         return Tracked(of_part(self._progress, part), self._tracking, f"{self._part}{part}/")
 
     def stage(self, what: str) -> None:
-        """Work without epochs begins."""
+        """Forward the start of work without epochs."""
         self._progress.stage(what)
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """An epoch begins."""
+        """Forward the start of an epoch."""
         self._progress.start(epoch, epochs, positives)
 
     def advance(self, positives: int) -> None:
-        """So many more positives were used."""
+        """Forward the number of positives used since the last call."""
         self._progress.advance(positives)
 
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
-        """An epoch was measured: tell its figures."""
+        """Forward the figures of an epoch, and send them to the trackers."""
         self._progress.report(epoch, loss, monitor, score, skipped)
         figures = {"loss": loss, f"validation/{monitor}": score}
         self._tracking.figures({self._part + name: v for name, v in figures.items()}, epoch)
@@ -324,11 +336,14 @@ def tracked(
     parameters: Mapping[str, Any],
     checkpoints: Path | None,
 ) -> Iterator[tuple[Tracking, Progress | None]]:
-    """Tell trackers of a training from its begin to its end, whatever that is.
+    """Report a training to trackers from its beginning to its end, also if it fails.
 
-    Yields what tells them, and the progress that tells them of epochs. out: the place of the
-    bundle. parameters: the recipe as its sections. checkpoints: the folder that the training can
-    be taken up from.
+    Yields the Tracking, and the Progress to train with.
+
+    progress: receives the progress of the training as well; None shows nothing.
+    out: path of the bundle; it names the training.
+    parameters: the recipe as nested sections.
+    checkpoints: folder of the checkpoints; None without.
     """
     tracking = Tracking(trackers)
     if not tracking._left:
@@ -348,7 +363,7 @@ def tracked(
 
 
 def flat(values: Mapping[str, Any], start: str = "") -> dict[str, str]:
-    """Return nested values by their path; what is not given is left out.
+    """Return nested values as texts by their dotted path; None is left out.
 
     >>> flat({"model": {"dim": 64, "context": None}, "evaluation": {"k": [10, 100]}})
     {'model.dim': '64', 'evaluation.k': '[10, 100]'}
@@ -373,7 +388,7 @@ def _tracker(track: Track) -> Tracker:
     if kind not in TRACKERS:
         raise QueryError(f"there is no tracker {kind!r:.40}.{suggest(kind, TRACKERS)}")
     if given and not place:
-        raise QueryError(f"{kind}= says no place: write {kind}=PLACE")
+        raise QueryError(f"{kind}= names no place: write {kind}=PLACE")
     return TRACKERS[kind](place)
 
 
@@ -386,7 +401,7 @@ def _summary_writer() -> Any:
 
 
 def _run_name(out: Path) -> str:
-    """The last two folders of a path: bundles of seeds and folds lie below their training's own.
+    """Return the last two folders of a path: the folder of a seed or fold alone is no clear name.
 
     >>> _run_name(Path("/work/runs/first")), _run_name(Path("../first"))
     ('runs/first', 'first')
@@ -396,7 +411,7 @@ def _run_name(out: Path) -> str:
 
 
 def _name(name: str) -> str:
-    """A name as MLflow takes it.
+    """Replace the characters of a name that MLflow does not accept.
 
     >>> _name("validation/ndcg@10")
     'validation/ndcg_at_10'
@@ -405,7 +420,7 @@ def _name(name: str) -> str:
 
 
 def _cell(value: str) -> str:
-    """A value in a cell of a Markdown table."""
+    """Escape a value for a cell of a Markdown table."""
     return value.replace("|", "\\|").replace("\n", " ")
 
 
@@ -414,6 +429,6 @@ def _kind(tracker: Tracker) -> str:
 
 
 def _said(error: Exception) -> str:
-    """The first line of an error, without the password of an address."""
+    """Return the first line of an error, without the user and password of an address."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
     return re.sub(r"//[^/\s]*@", "//...@", line)

@@ -1,4 +1,4 @@
-"""Which values of a recipe's keys do best? Trials, weak ones cut short, the best as a recipe."""
+"""Which values of a recipe's keys are best? Trials with pruning; the best one as a recipe."""
 
 import json
 import math
@@ -24,14 +24,19 @@ JOURNAL = "trials.jsonl"
 BEST = "best.toml"
 
 STARTUP = 5
-"""So many trials are drawn evenly, and none is cut short, before anything is learned from them."""
+"""Number of first trials that are drawn uniformly and never pruned."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination of values; score: the best validation figure, None where it failed.
+    """One combination of values and its result.
 
-    scores: that figure after each measured epoch.
+    number: position among the trials, from 0.
+    values: the tried values by dotted key.
+    state: "complete", "pruned" (ended early because it was weak) or "failed".
+    score: the best validation figure; None for a failed trial.
+    scores: the validation figure after each measured epoch.
+    reason: the error of a failed trial.
     """
 
     number: int
@@ -42,7 +47,7 @@ class Trial:
     reason: str | None = None
 
     def line(self) -> str:
-        """Say it in one line.
+        """Return the trial as one line of text.
 
         >>> Trial(3, {"model.dim": 32}, "complete", 0.25, (0.25,)).line()
         'trial 3  0.2500  model.dim = 32'
@@ -55,7 +60,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """All trials in their order, the best of them, and its recipe."""
+    """The result of a tuning.
+
+    monitor: the compared validation metric.
+    trials: all trials in their order.
+    best: the complete trial with the highest score.
+    recipe: the recipe with the values of the best trial and without [tune].
+    """
 
     monitor: str
     trials: tuple[Trial, ...]
@@ -63,7 +74,7 @@ class Tuned:
     recipe: Recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the trials as JSON values."""
+        """Return one JSON-safe object."""
         return {
             "monitor": self.monitor,
             "best": self.best.number,
@@ -77,27 +88,32 @@ class Tuned:
 
 
 class _PrunedError(Exception):
-    """Ends a trial whose figure lies below the median of the others at the same epoch."""
+    """Ends a trial whose figure is below the median of the other trials at the same epoch."""
 
 
 @dataclass
 class _Listener:
-    """Hears the figure of each epoch, passes on what it hears, and may end the trial."""
+    """A Progress that forwards to another one, records each epoch's figure and can prune a trial.
+
+    told: the Progress to forward to.
+    hear: called with epoch and figure; returns True to end the trial.
+    scores: the figures so far.
+    """
 
     told: Progress
     hear: Callable[[int, float], bool]
     scores: list[float] = field(default_factory=list)
 
     def stage(self, what: str) -> None:
-        """Work of unknown length begins."""
+        """Forward the start of work of unknown length."""
         self.told.stage(what)
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """An epoch begins."""
+        """Forward the start of an epoch."""
         self.told.start(epoch, epochs, positives)
 
     def advance(self, positives: int) -> None:
-        """So many more positives were used."""
+        """Forward the number of positives used since the last call."""
         self.told.advance(positives)
 
     def report(
@@ -108,7 +124,7 @@ class _Listener:
         score: float,
         skipped: int = 0,  # noqa: ARG002
     ) -> None:
-        """An epoch was measured."""
+        """Record the figure of an epoch. Errors: _PrunedError if the trial is to end."""
         self.scores.append(score)
         if self.hear(epoch, score):
             raise _PrunedError
@@ -123,24 +139,30 @@ def tune(
     progress: Progress | None = None,
     told: Callable[[Trial], None] | None = None,
 ) -> Tuned:
-    """Try what the recipe's [tune] says; write BEST, and JOURNAL, from which it goes on.
+    """Try the values of the recipe's [tune], and write the best recipe to `directory`.
 
     Values come from a tree-structured Parzen estimator (Bergstra et al. 2011), seeded for each
-    trial: a tuning that was killed and taken up again tries what an unbroken one does. After
-    each epoch, a trial below the median of the others at that epoch ends. The test rows are not
-    looked at. trials: in all, those of the journal included; None is the recipe's number. told:
-    hears of each trial that ends.
+    trial, so that a resumed tuning tries the same values as an uninterrupted one. A trial is pruned
+    after an epoch if its figure is below the median of the other trials at that epoch. The test
+    rows are not used.
 
-    Errors: ModelError without the extra `tune`, and for a recipe without towers, or with several
-    channels; RecipeError for a value the recipe would refuse; OutputError for a directory that
-    cannot be written, or holds a BEST that is not of a tuning.
+    recipe: a recipe with a [tune] section.
+    directory: folder of JOURNAL, from which a tuning resumes, and BEST, the best recipe.
+    trials: total number of trials, those in JOURNAL included; None takes the recipe's number.
+    device: where towers are trained, such as "cpu" or "cuda".
+    progress: receives the progress of each training; None shows nothing.
+    told: called with each trial that ends.
+
+    Errors: ModelError without the extra `tune`, for a recipe without towers and for one with
+    several channels; RecipeError for an invalid value; OutputError for a directory that cannot be
+    written, or that holds a BEST without a JOURNAL; TrainingError if no trial completes.
     """
     optuna = _optuna()
     check_directory(directory)
     if recipe.tune is None:
         raise RecipeError(
-            'there is nothing to try: give the recipe a [tune] section, with space = { "model.dim" '
-            "= [32, 64] }, say"
+            "the recipe names no values to try: give it a [tune] section with a space, such as "
+            'space = { "model.dim" = [32, 64] }'
         )
     check_space(recipe)
     split = load_split(recipe)
@@ -162,7 +184,7 @@ def _tuned(
     progress: Progress | None,
     told: Callable[[Trial], None] | None,
 ) -> Tuned:
-    """Carry out the trials that are left. Errors: OSError where the directory refuses."""
+    """Run the remaining trials. Errors: OSError if the directory cannot be written."""
     assert recipe.tune is not None
     directory.mkdir(parents=True, exist_ok=True)
     study = _study(optuna, recipe, split, directory)
@@ -182,20 +204,23 @@ def _tuned(
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse a directory that a tuning cannot be in. Errors: OutputError."""
+    """Refuse a directory that cannot be written, or that holds a BEST of unknown origin.
+
+    Errors: OutputError.
+    """
     outputs.check({"directory": Output(directory, "folder")})
     best, journal = directory / BEST, directory / JOURNAL
     if os.path.lexists(best) and not journal.exists():
         raise OutputError(
-            f"{best} exists already, and no {JOURNAL} beside it says that a tuning wrote it: give "
-            "another directory"
+            f"{best} exists, and without a {JOURNAL} beside it, it may not be the result of a "
+            "tuning: give another directory"
         )
 
 
 def _cut_torn_line(journal: Path) -> None:
-    """Remove the end of a journal that a full disk or a kill cut off in the middle of a line.
+    """Remove an incomplete last line of the journal, left by a full disk or a killed process.
 
-    Lines after it would make the journal unreadable.
+    A line appended to it would make the journal unreadable.
     """
     with suppress(FileNotFoundError), journal.open("r+b") as file:
         whole = file.read().rfind(b"\n") + 1
@@ -203,9 +228,9 @@ def _cut_torn_line(journal: Path) -> None:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with other values of some keys, by their dotted names, checked.
+    """Return the recipe with some keys, given by their dotted names, set to other values.
 
-    Errors: RecipeError.
+    Errors: RecipeError for a value that the recipe refuses.
     """
     content = recipe.to_dict()
     for name, value in values.items():
@@ -218,13 +243,16 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def check_space(recipe: Recipe) -> None:
-    """Refuse a recipe that cannot be tuned, and a value to try that it would refuse alone."""
+    """Refuse a recipe that cannot be tuned, and values of [tune] that the recipe refuses.
+
+    Errors: ModelError, RecipeError.
+    """
     assert recipe.tune is not None
     retriever = build(recipe)
     if not isinstance(retriever, Learner):
         raise ModelError(
-            "tune compares the validation figures of towers: it needs a recipe of one retriever "
-            "that has them"
+            "tune compares the validation figures of towers: it needs a recipe with one retriever, "
+            "and that one must have towers"
         )
     for name, tried in recipe.tune.space.items():
         values = [tried["low"], tried["high"]] if isinstance(tried, dict) else tried
@@ -236,9 +264,11 @@ def check_space(recipe: Recipe) -> None:
 
 
 def plot_trials(tuned: Tuned, path: Path, *, overwrite: bool = False) -> None:
-    """Draw the figure of each trial, the best so far, and the figure against each value tried.
+    """Plot the figure of each trial with the best so far, and the figure against each tried key.
 
-    The suffix of the path chooses the format: .png, .svg or .pdf. Needs the extra "plot".
+    path: file to write; its suffix .png, .svg or .pdf chooses the format.
+    overwrite: replaces a file that exists.
+    Errors: ModelError without the extra "plot"; OutputError for a file that cannot be written.
     """
     names = list(tuned.best.values)
     figure = new_figure(figsize=(4 * (len(names) + 1), 3.6))
@@ -281,9 +311,9 @@ def _optuna() -> Any:
 
 
 def _study(optuna: Any, recipe: Recipe, split: Split, directory: Path) -> Any:
-    """The trials in the journal, which has to be of this recipe and this data; a new one else."""
+    """Open the journal's study, or create it. Errors: RecipeError for other data or recipe."""
     described = recipe.to_dict()
-    described["tune"].pop("trials")  # more of them may be asked for later
+    described["tune"].pop("trials")  # a resumed tuning may run more trials
     mark = fingerprint(described, split.training_data("train"))
     _cut_torn_line(directory / JOURNAL)
     backend = optuna.storages.journal.JournalFileBackend(str(directory / JOURNAL))
@@ -296,12 +326,12 @@ def _study(optuna: Any, recipe: Recipe, split: Split, directory: Path) -> Any:
     )
     if study.user_attrs.setdefault("fingerprint", mark) != mark:
         raise RecipeError(
-            f"{directory / JOURNAL} holds trials of another recipe, space or other data: give "
-            "another directory, or remove it"
+            f"{directory / JOURNAL} holds trials of another recipe, another space or other data: "
+            "give another directory, or remove the file"
         )
     study.set_user_attr("fingerprint", mark)
     for trial in study.get_trials(deepcopy=False):
-        if not trial.state.is_finished():  # of a run that was killed: it is tried again
+        if not trial.state.is_finished():  # its process was killed: the trial is repeated
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
 
@@ -326,9 +356,9 @@ def _carry_out(
     device: str,
     progress: Progress | None,
 ) -> None:
-    """Train one combination on the training rows, and write down how far it came.
+    """Train one combination of values on the training rows, and record the result in the journal.
 
-    One that cannot work, though each value alone can, is a trial that failed.
+    A combination that is refused or cannot be trained is recorded as a failed trial.
     """
 
     def hear(epoch: int, score: float) -> bool:
@@ -349,7 +379,7 @@ def _carry_out(
 
 
 def _ended(study: Any) -> list[Trial]:
-    """The trials that count, in their order; those that were killed are not among them."""
+    """Return the ended trials in their order, without those whose process was killed."""
     ended: list[Trial] = []
     for trial in study.get_trials(deepcopy=False):
         reason = trial.user_attrs.get("reason")
@@ -380,8 +410,8 @@ def _write_best(
     trials = _ended(study)
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
-        reason = next((trial.reason for trial in trials if trial.reason), "none ended yet")
-        raise TrainingError(f"no trial came to its end: {reason}")
+        reason = next((trial.reason for trial in trials if trial.reason), "none has ended yet")
+        raise TrainingError(f"no trial was completed: {reason}")
     best = max(complete, key=lambda trial: trial.score or -math.inf)
     chosen = with_values(recipe, best.values).model_copy(update={"tune": None})
     chosen = chosen.based_at(recipe.base)

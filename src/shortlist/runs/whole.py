@@ -1,4 +1,4 @@
-"""A recipe carried out whole: read, split, trained, measured, examined and saved as a bundle."""
+"""How does a recipe become a bundle? Read, split, train, measure, check with the doctor, save."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,11 +33,15 @@ from shortlist.training.ranks import here, together
 
 @dataclass(frozen=True)
 class Run:
-    """What became of a recipe.
+    """The result of training a recipe.
 
-    bundle: the id of the saved bundle. retriever: what is in it. report: its figures on the test
-    rows. findings: what the doctor found in the training. Where several processes train together
-    the first one alone has figures and findings.
+    When several processes train together, only the first one has figures and findings.
+
+    Attributes:
+        bundle: id of the saved bundle.
+        retriever: the trained retriever, as the bundle holds it.
+        report: its figures on the test rows.
+        findings: problems of the training that the doctor found.
     """
 
     bundle: str
@@ -67,36 +71,57 @@ def train(
     log: bool = True,
     track: Iterable[Track] = (),
 ) -> Run:
-    """Train a recipe, measure it on its test rows and save it: what `shortlist train` does.
+    """Train a recipe, measure it on its test rows and save it, as `shortlist train` does.
 
-    recipe: a recipe or its file; overrides: "section.key=value", of a file. out: the folder of the
-    bundle, which appears whole or not at all; one that exists is refused unless `overwrite` is set.
-    checkpoints: where towers are saved while they train; removed once the bundle is there.
-    watermark: the last event of a store that is in the log, as `events export` tells it; by
-    default what such files among the inputs say. items_watermark: the last change of items that
-    the items table has, as the service lists it. plugins: modules, or their names, with parts that
-    are not Shortlist's: see `use_plugins`. log: whether the bundle keeps the events. track: who is
-    told of parameters and figures, such as ["tensorboard=logs"]: see `shortlist.runs.tracking`.
-    Paths, keys and trackers are checked before anything is read. Errors: RecipeError, DataError,
-    ModelError, TrainingError, OutputError, BundleError, PluginError, QueryError, TrackingError.
-
-    Under torchrun all its processes train one model, and the first one saves it.
+    Paths, keys and trackers are checked before any data is read. Under torchrun all processes train
+    one model, and the first one saves it.
 
         run = shortlist.train("recipe.toml", "runs/first")
         print(run.report.table())
+
+    Args:
+        recipe: a Recipe, or the path of its file.
+        out: folder of the bundle. It is written completely or not at all.
+        overrides: "section.key=value" settings that replace those of the recipe's file.
+        device: where towers are trained, such as "cpu" or "cuda".
+        progress: receives the progress of the training; None shows nothing.
+        checkpoints: where the state of the towers is saved during training. The checkpoints are
+            removed after the bundle is saved.
+        watermark: position in an event store up to which the log holds its events, as `events
+            export` prints it. Default: the watermark that the input files hold, if any.
+        items_watermark: the last change of items that the items table contains, as the service
+            lists it.
+        overwrite: replaces a bundle that exists at `out`; otherwise it is refused.
+        plugins: modules, or their names, that add parts to Shortlist; see `use_plugins`.
+        log: whether the bundle keeps the events.
+        track: trackers that receive parameters and figures, such as ["tensorboard=logs"]; see
+            `shortlist.runs.tracking`.
+
+    Raises:
+        RecipeError: for an invalid recipe or override.
+        DataError: for data that cannot be read.
+        ModelError: for options that do not work together.
+        TrainingError: for a loss that is not finite.
+        OutputError: for an `out` that exists or cannot be written.
+        BundleError: for a retriever that cannot be saved.
+        PluginError: for a plugin that cannot be used.
+        QueryError: for a `track` that names no tracker.
+        TrackingError: for a tracker that cannot be reached.
     """
     use_plugins(plugins)
     inputs = {}
     if not isinstance(recipe, Recipe | str | Path):
         raise RecipeError(
-            f"recipe must be a path or a Recipe, got {type(recipe).__name__}; of a dict, "
-            "shortlist.config.Recipe.from_dict makes one"
+            f"recipe must be a path or a Recipe, got {type(recipe).__name__}; "
+            "shortlist.config.Recipe.from_dict makes a Recipe of a dict"
         )
     if not isinstance(recipe, Recipe):
         inputs["the recipe"] = Path(recipe)
         recipe = load_recipe(Path(recipe), list(overrides))
     elif overrides:
-        raise RecipeError("overrides are for the file of a recipe: change the recipe itself")
+        raise RecipeError(
+            "overrides apply only to the file of a recipe, and recipe is a Recipe: change its keys"
+        )
     target = Output(Path(out), "bundle", overwrite=overwrite)
     trackers = trackers_of(track)
     outputs.check({"out": target, **places_of(trackers)}, {**inputs, **recipe.inputs})
@@ -132,13 +157,14 @@ def carry_out(
     log: bool = True,
     trackers: Sequence[Tracker] = (),
 ) -> Run:
-    """Train on a split that is there, measure, examine and save; the arguments are as in `train`.
+    """Train on a given split, measure, check with the doctor and save. See `train` for the rest.
 
-    retriever: the one to fit, as `pipeline.build` makes it of the recipe. log: whether the bundle
-    keeps the events, as `bundle.save` has it. trackers: as `tracking.trackers_of` makes them.
+    retriever: the retriever to fit; None builds it from the recipe with `pipeline.build`.
+    log: whether the bundle keeps the events, as in `bundle.save`.
+    trackers: the trackers, from `tracking.trackers_of`.
 
-    A trained model is kept whatever the doctor runs into, and where `out` cannot be written it is
-    kept elsewhere, as the error says.
+    The trained model is saved even if the doctor fails. If `out` cannot be written, the model is
+    saved in another place, which the error names.
     """
     if watermark is None:
         watermark = learned_with(None, recipe.inputs.values())

@@ -1,4 +1,4 @@
-"""HOW TO VECTORS: towers turn features and histories into vectors that only meet at the score."""
+"""TOWERS: turn features and histories into vectors, which meet only in the score."""
 
 import inspect
 from typing import Any
@@ -21,11 +21,14 @@ TOWERS: dict[str, type[HistoryPooling] | type[SequenceTower] | type[InterestTowe
     "comirec": SelfAttentiveInterests,
     "mind": RoutedInterests,
 }
-"""What `model.history` may name, beside 'none'; each is built from the [model] section."""
+"""The towers of histories by their name in `model.history`, which may also be 'none'."""
 
 
 def build_history(shape: CommonModel) -> HistoryPooling | SequenceTower | InterestTower:
-    """Return the tower that shape.history names, with the options it declares."""
+    """Build the tower that shape.history names, with the options that it declares.
+
+    shape: the [model] section. Errors: ModelError for an unknown name.
+    """
     if shape.history not in TOWERS:
         known = [*TOWERS, "none"]
         raise ModelError(f"unknown history '{shape.history}'.{suggest_part(shape.history, known)}")

@@ -1,4 +1,4 @@
-"""Causal self-attention over a history: a vector after each event, all of them in one pass."""
+"""SASRec: causal self-attention over a history gives a vector after each event, in one pass."""
 
 import math
 from typing import ClassVar, Literal
@@ -22,25 +22,28 @@ from shortlist.towers.noise import dropout
 from shortlist.towers.padding import Padded
 
 LONGEST_WAVE = 10_000.0
-"""Of rotary positions: what the slowest pair of coordinates turns through (Su et al. 2021)."""
+"""Base of the rotary positions: pair i of h coordinate pairs turns by base^(-i/h) radians per
+position (Su et al. 2021)."""
 
 WIDENING = 2
-"""How many times wider than the vectors the hidden layer of a block is."""
+"""Width of a block's hidden layer, in multiples of the vectors' width."""
 
 
 class Attention(nn.Module):
-    """SASRec (Kang & McAuley 2018) with the block of today's language models.
+    """SASRec (Kang & McAuley 2018) with the transformer block of recent language models.
 
-    Root-mean-square norms before each half of a block, rotary positions, a gated hidden layer
-    (SwiGLU, Shazeer 2020), and no bias anywhere. What is read are the directions of the item
-    embeddings, so that their lengths, which a cosine does not train, say nothing.
+    A block has root-mean-square norms before each half, rotary positions, a gated hidden layer
+    (SwiGLU, Shazeer 2020) and no bias. The tower reads normalized item embeddings, because a cosine
+    does not train their lengths.
 
-    With `history_time` each head of each block adds to the weight of an earlier event a number that
-    is learned for the time between it and the event that looks (TiSASRec, Li et al. 2020; as a
-    bias, Zhai et al. 2024): one for each power of two. A query looks from its last event, so no
-    clock is read; with `request_time` from when it is asked, and each event from when the next one
-    came. A history without times (a stranger's) has a number of its own for any two
-    events, which a share of the training histories learns.
+    With `history_time` each head of each block has a learned attention bias for the time between
+    two events, in buckets of powers of two (TiSASRec, Li et al. 2020; as a bias, Zhai et al. 2024).
+    The time is measured from the event that attends. With `request_time` it is measured from the
+    next event, and for the last event from the time of the request. Histories without times use a
+    bias of their own, which is trained on a share of the training histories.
+
+    shape: the [model] section; its dim must be a multiple of twice history_heads.
+    Errors: ModelError for another dim.
     """
 
     causal: ClassVar[Literal[True]] = True
@@ -82,11 +85,12 @@ class Attention(nn.Module):
         time: Tensor | None = None,
         anchor: Tensor | None = None,
     ) -> Tensor:
-        """Return the vector after each event, [total, D]; it has seen no later event.
+        """Return the vector after each event, [total, D]; it does not depend on later events.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero. Lists are at most `length` long.
-        time: of each event, [total], with history_time; None where none is known. anchor: the
-        moment each event looks back from, [total]; without it its own.
+        history: item rows, oldest first; lists are at most `length` long.
+        table: item embeddings, [N + 1, D]; row 0 is the unknown item and zero.
+        time: time of each event, [total], with history_time; None if no times are known.
+        anchor: the time from which each event measures, [total]; None for its own time.
         """
         padded = Padded.of(history)
         read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
@@ -100,7 +104,7 @@ class Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention, then a gated perceptron; each adds to what it was given."""
+    """One transformer block: attention, then a gated perceptron, both with residual connections."""
 
     def __init__(
         self, dim: int, heads: int, share: float, depth: int, *, timed: bool = False
@@ -117,17 +121,21 @@ class _Block(nn.Module):
         self.narrow = nn.Linear(hidden, dim, bias=False)
         for layer in (self.look, self.widen):
             nn.init.normal_(layer.weight, std=0.7 / math.sqrt(dim))
-        for layer in (self.found, self.narrow):  # quiet, so that a block begins as nearly nothing
+        for layer in (self.found, self.narrow):  # small, so that a block starts near the identity
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * depth))
         self.time = nn.Parameter(torch.zeros(BUCKETS + 1, heads)) if timed else None
 
     def forward(self, hidden: Tensor, turn: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """Return [B, L, D] for [B, L, D]; turn: [2, L, dim / heads / 2]; gaps: [B, L, L]."""
+        """Return the output [B, L, D] for an input [B, L, D].
+
+        turn: cosines and sines of the rotary positions, [2, L, dim / heads / 2].
+        gaps: time buckets, int64 [B, L, L].
+        """
         rows, length, dim = hidden.shape
         looked = self.look(rms_norm(hidden, (dim,), self.attention_norm))
         apart = looked.view(rows, length, 3, self.heads, dim // self.heads)
         query, key, value = apart.permute(2, 0, 3, 1, 4)
-        # Padding stands after the events, so that causality alone keeps it out of every sum.
+        # Padding is after the events, so the causal mask excludes it.
         if self.time is None or gaps is None:
             seen = scaled_dot_product_attention(
                 _turned(query, turn), _turned(key, turn), value, is_causal=True
@@ -146,7 +154,7 @@ class _Block(nn.Module):
 
 
 def _turned(vectors: Tensor, turn: Tensor) -> Tensor:
-    """Rotary positions: each pair of coordinates [B, heads, L, d] turned by its place."""
+    """Apply rotary positions: rotate each pair of coordinates of [B, heads, L, d]."""
     cosine, sine = turn
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

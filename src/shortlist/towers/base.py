@@ -1,4 +1,4 @@
-"""How to vectors: what a tower and a summary of a history look like from outside."""
+"""Which interfaces do the towers of histories have, and which options do they share?"""
 
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -9,24 +9,27 @@ from shortlist.data.ragged import Ragged
 from shortlist.sections.base import Count
 from shortlist.sections.model import CommonModel
 
-Layers = Annotated[Count, Field(description="Blocks or layers on top of each other.")]
-"""The option `history_layers`, wherever a tower has it."""
+Layers = Annotated[Count, Field(description="Number of stacked blocks or layers.")]
+"""Type of the option `history_layers`."""
 
-Heads = Annotated[Count, Field(description="Heads of each block.")]
-"""The option `history_heads`, wherever a tower has it."""
+Heads = Annotated[Count, Field(description="Number of attention heads in each block.")]
+"""Type of the option `history_heads`."""
 
 ReadsTime = Annotated[
     bool,
     Field(
-        description="Whether it also sees how much time lies between two events, in powers "
-        "of two of the unit of data.time."
+        description="Whether the tower also reads the time between two events, in powers of two "
+        "of the unit of data.time."
     ),
 ]
-"""The option `history_time`, wherever a tower has it."""
+"""Type of the option `history_time`."""
 
 
 class HistoryPooling(Protocol):
-    """Turns the items a user met, oldest first, into K sums of them: K recency segments, say."""
+    """Pools a history into K vectors, such as one per recency segment.
+
+    segments: K.
+    """
 
     causal: ClassVar[Literal[False]]
     segments: int
@@ -34,32 +37,37 @@ class HistoryPooling(Protocol):
     def __init__(self, shape: CommonModel) -> None: ...
 
     def __call__(self, history: Ragged, table: Tensor, place: Tensor | None = None) -> Tensor:
-        """Return [B, K, D]; an empty history gives zeros.
+        """Return the pooled vectors, [B, K, D]; zeros for an empty history.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero. place: after which events it is
-        asked, [B], positions in history.values; without it after the last of each list.
+        history: item rows, oldest first.
+        table: item embeddings, [N + 1, D]; row 0 is the unknown item and zero.
+        place: positions in history.values up to which each row pools, [B]; None pools whole lists.
         """
         ...
 
 
 class SequenceTower(Protocol):
-    """Gives the vector of a user after each event, so that one pass trains on all of a history."""
+    """Gives a user vector after each event, so that one pass trains on a whole history."""
 
     causal: ClassVar[Literal[True]]
 
     def __init__(self, shape: CommonModel) -> None: ...
 
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
-        """Return [total, D], a vector for each value of `history`, which has seen no later one.
+        """Return the vector after each event, [total, D]; it does not depend on later events.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        history: item rows, oldest first.
+        table: item embeddings, [N + 1, D]; row 0 is the unknown item and zero.
         """
         ...
 
 
 @runtime_checkable
 class TimedTower(Protocol):
-    """A sequence tower that can see how much time lies between two events."""
+    """A sequence tower that can read the time between two events.
+
+    timed: whether it does.
+    """
 
     causal: ClassVar[Literal[True]]
     timed: bool
@@ -71,17 +79,21 @@ class TimedTower(Protocol):
         time: Tensor | None = None,
         anchor: Tensor | None = None,
     ) -> Tensor:
-        """Return [total, D], as SequenceTower.
+        """Return the vector after each event, [total, D], as SequenceTower does.
 
-        time: of each value of `history`, [total], any unit; None where it is not known. anchor:
-        with model.request_time, the moment each value looks back from, [total]; else its own.
+        time: time of each event, [total], in the unit of the log; None if no times are known.
+        anchor: with model.request_time, the time from which each event measures, [total]; None for
+        its own time.
         """
         ...
 
 
 @runtime_checkable
 class InterestTower(Protocol):
-    """Gives K vectors of a user, one an interest; the nearest of them counts for an item."""
+    """Gives K vectors per user, one per interest; an item's score is the best of the K scores.
+
+    interests: K.
+    """
 
     causal: ClassVar[Literal[False]]
     interests: int
@@ -89,8 +101,9 @@ class InterestTower(Protocol):
     def __init__(self, shape: CommonModel) -> None: ...
 
     def __call__(self, history: Ragged, table: Tensor) -> Tensor:
-        """Return [B, K, D]; an empty history gives zeros.
+        """Return the interests, [B, K, D]; zeros for an empty history.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        history: item rows, oldest first.
+        table: item embeddings, [N + 1, D]; row 0 is the unknown item and zero.
         """
         ...

@@ -1,4 +1,4 @@
-"""When is a question asked? Hour, weekday and time since the last event, as a vector."""
+"""How does the time of a request become a vector? From hour, weekday and time since an event."""
 
 import torch
 from torch import Tensor, nn
@@ -7,27 +7,32 @@ from shortlist.data.moments import is_known, unknown_time
 from shortlist.towers.padding import Padded
 
 BUCKETS = 64
-"""Of the time between two moments: bucket b holds 2^b - 1 units or more, less than 2^(b + 1)."""
+"""Number of buckets for the time between two moments: bucket b holds 2^b - 1 to 2^(b+1) - 2 units.
+"""
 
 TIMELESS = 0.1
-"""Share of the rows of a batch that train as if their times were not known."""
+"""Share of a batch's rows that are trained with unknown times."""
 
 HOURS, DAYS = 24, 7
 MONDAY = 3
-"""Days from the weekday of 1970-01-01, a Thursday, back to the Monday before it."""
+"""Weekday number of 1970-01-01, a Thursday, if Monday is 0."""
 
 DAY = 86_400
+"""Seconds of a day."""
 
 
 class Clock(nn.Module):
-    """The hour and the weekday of a question, and how long ago the last event was, as one vector.
+    """The vector of a request's time: the sum of three embeddings.
 
-    The sum of a row of a small table each, all zero at first, so that what no training event had
-    says nothing, as does what is not known. The last is in powers of two of the log's unit. Hours
-    and weekdays are those of the log's own times (of UTC, where these are since 1970).
+    They are those of the hour, of the weekday and of the time since the last event, in buckets of
+    powers of two of the log's unit. The embeddings start at zero, so unknown values, and values
+    that training has not seen, add nothing. Hours and weekdays are those of the log's own times
+    (UTC if these count from 1970).
 
-    steps: of the log's times in a second. since: whether histories are read, so that there is a
-    last event. hours: whether the log tells hours; training says so, and the weights keep it.
+    dim: width of the vector.
+    steps: units of the log's times per second.
+    since: whether the tower reads histories, so that there is a last event.
+    hours (buffer): whether the log has times within a day; training sets it.
     """
 
     def __init__(self, dim: int, steps: float, *, since: bool) -> None:
@@ -40,7 +45,11 @@ class Clock(nn.Module):
         self.register_buffer("hours", torch.tensor(True))
 
     def forward(self, asked: Tensor, last: Tensor) -> Tensor:
-        """Return [B, D]. asked, last: when the question and its newest event were, [B]."""
+        """Return the vectors, [B, D].
+
+        asked: time of each request, [B].
+        last: time of the last event before it, [B].
+        """
         day = _whole(asked, DAY * self.steps)
         found = [(day + MONDAY) % DAYS]
         if self.steps * DAY > HOURS:
@@ -60,7 +69,7 @@ class Clock(nn.Module):
 
 
 def bucket_of(gap: Tensor) -> Tensor:
-    """Return the bucket of a time between two moments, int64; 0 where it is below 0.
+    """Return the bucket of each time difference, int64 of the same shape; 0 for negative ones.
 
     >>> bucket_of(torch.tensor([-5, 0, 1, 29, 90_000]))
     tensor([ 0,  0,  1,  4, 16])
@@ -71,10 +80,13 @@ def bucket_of(gap: Tensor) -> Tensor:
 def event_gaps(
     padded: Padded, time: Tensor | None, anchor: Tensor | None = None, *, hide: bool
 ) -> Tensor:
-    """Return the bucket of the time between each two events, [B, L, L]; BUCKETS: not known.
+    """Return the bucket of the time between each two events, int64 [B, L, L].
 
-    time: of each event, [total], or None where none is known; anchor: the moment each event looks
-    back from, [total], its own without it. hide: whether a share of the rows is not told.
+    An unknown time has the bucket BUCKETS.
+
+    time: time of each event, [total]; None if no times are known.
+    anchor: the time from which each event measures, [total]; None for its own time.
+    hide: whether the times of a share TIMELESS of the rows are hidden, for training.
     """
     rows, length = padded.rows, padded.length
     if time is None:
@@ -93,15 +105,20 @@ def event_gaps(
 
 
 def tells_hours(times: Tensor, steps: float) -> bool:
-    """Whether some of these times are not those of midnight; steps: in a second."""
+    """Tell whether any of the times is not midnight, so that hours have a meaning.
+
+    steps: units of the times per second.
+    """
     day = DAY * steps
     return bool(day > HOURS and (times % _size(times, day) != 0).any())
 
 
 def last_times(time: Tensor, offsets: Tensor, place: Tensor | None) -> Tensor:
-    """Return when the event was after which each row is asked, [B]; unknown where there is none.
+    """Return the time of the last event that each row reads, [B]; unknown for an empty history.
 
-    time: of each event of lists, [total]; place: as QueryTower.
+    time: time of each event, [total].
+    offsets: bounds of the histories, [lists + 1].
+    place: as in QueryTower.
     """
     if place is not None:
         return time.index_select(0, place)
@@ -111,10 +128,15 @@ def last_times(time: Tensor, offsets: Tensor, place: Tensor | None) -> Tensor:
 
 
 def anchors(time: Tensor, offsets: Tensor, place: Tensor | None, asked: Tensor) -> Tensor:
-    """Return the moment that each event looks back from, [total]: when the next one came.
+    """Return the time from which each event measures, [total]: the time of the next event.
 
-    After the event that a row is asked after this is when the row was asked. So what an event sees
-    is what was known when the next was to be predicted, in training as in an answer.
+    For the last event that a row reads, it is the time of the row's request. So time is measured
+    from the moment of the prediction, both in training and in serving.
+
+    time: time of each event, [total].
+    offsets: bounds of the histories, [lists + 1].
+    place: as in QueryTower.
+    asked: time of each row's request, [B].
     """
     ends = offsets[1:][offsets.diff() > 0] - 1
     after = torch.cat([time[1:], time[-1:]]).index_copy(0, ends, time.index_select(0, ends))
@@ -124,17 +146,17 @@ def anchors(time: Tensor, offsets: Tensor, place: Tensor | None, asked: Tensor) 
 
 
 def _whole(times: Tensor, step: float) -> Tensor:
-    """How many whole steps there are in times, int64; exact where both are whole."""
+    """Return the number of whole steps in each time, int64; exact for integers."""
     return torch.div(times, _size(times, step), rounding_mode="floor").nan_to_num().long()
 
 
 def _size(times: Tensor, step: float) -> float:
-    """Return a step to divide times by: a float would make float32 of whole times."""
+    """Return a divisor for times: an int for integer times, which a float would make float32."""
     return round(step) if step >= 1 and not times.is_floating_point() else step
 
 
 def _silent(rows: int, dim: int) -> nn.Embedding:
-    """A table of zeros; row 0, of what is not known, stays so."""
+    """Return an embedding of zeros; row 0, for unknown values, stays zero."""
     table = nn.Embedding(rows + 1, dim, padding_idx=0)
     nn.init.zeros_(table.weight)
     return table

@@ -1,4 +1,4 @@
-"""Columns to vectors: each declared feature of an entity becomes one field."""
+"""How do the features of a user or an item become a vector? Each one becomes a field."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -13,17 +13,18 @@ from shortlist.data.ragged import Ragged
 from shortlist.errors import ModelError
 
 INITIAL_STD = 0.05
+"""Standard deviation of the initial embeddings."""
 
 Table = TypeVar("Table", bound=nn.Embedding)
 
 
 def embedding(rows: int, dim: int) -> nn.Embedding:
-    """Return a table whose row 0 (unknown, padding) is zero and stays zero."""
+    """Return an embedding table [rows, dim] whose row 0 (unknown, padding) stays zero."""
     return _begun(nn.Embedding(rows, dim, padding_idx=0))
 
 
 def item_table(rows: int, dim: int) -> "ItemTable":
-    """Return such a table of item ids."""
+    """Return an embedding table of item ids [rows, dim] whose row 0 (unknown) stays zero."""
     return _begun(ItemTable(rows, dim, padding_idx=0))
 
 
@@ -35,53 +36,58 @@ def _begun(table: Table) -> Table:
 
 
 class ItemTable(nn.Embedding):
-    """A table of item ids. In training its rows may lie elsewhere: it is lent those of each step.
+    """An embedding table of item ids that can read the rows of a step from outside.
 
-    Without a loan it is a table like any other.
+    Training with sharded tables passes the rows of each step to `lend`. Otherwise it is a plain
+    nn.Embedding.
     """
 
     _rows: Tensor | None = None
     _lent: Tensor | None = None
 
     def lend(self, rows: Tensor, vectors: Tensor) -> None:
-        """Read these rows (sorted, the first is 0) [n] as vectors [n, D], until `take_back`."""
+        """Use the given vectors instead of the table's own, until `take_back`.
+
+        rows: the available rows, sorted, [n]; the first one is 0.
+        vectors: their vectors, [n, D].
+        """
         self._rows, self._lent = rows, vectors
 
     def take_back(self) -> Tensor:
-        """Return the gradient of the vectors that were lent, [n, D]; they are read no more."""
+        """Stop using the vectors given to `lend`, and return their gradient, [n, D]."""
         assert self._lent is not None
         lent, self._rows, self._lent = self._lent, None, None
         return torch.zeros_like(lent) if lent.grad is None else lent.grad
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the vectors of these rows, [*, D]."""
+        """Return the vectors of item rows [*], [*, D]."""
         if self._rows is None or self._lent is None:
             return super().forward(ids)
         return functional.embedding(_places(ids, self._rows), self._lent)
 
     def renumbered(self, history: Ragged) -> tuple[Ragged, Tensor] | None:
-        """Return a history by the places of what is lent, and that; None if nothing is."""
+        """Return a history as positions in the lent vectors, and these; None without any."""
         if self._rows is None or self._lent is None:
             return None
         return Ragged(_places(history.values, self._rows), history.offsets), self._lent
 
 
 def _places(ids: Tensor, rows: Tensor) -> Tensor:
-    """Where ids stand among sorted rows [n]. Errors: ModelError for one that is not there."""
+    """Return the positions of ids in sorted rows [n]. Errors: ModelError for a missing id."""
     place = torch.searchsorted(rows, ids).clamp(max=len(rows) - 1)
     if not torch.equal(rows[place], ids):
         raise ModelError(
-            "a tower reads a row of a table of items that was not asked for in this step: take "
+            "a tower reads a row of a sharded item table that was not fetched for this step: take "
             "training.optimizer = 'row-wise'"
         )
     return place
 
 
 def rows_read(history: Ragged, table: nn.Embedding | Tensor) -> tuple[Ragged, Tensor]:
-    """Return the history and the weights [N + 1, D] to read it with.
+    """Return a history and the weights [N + 1, D] to look it up in.
 
-    Of a table with sparse gradients, in training: the rows it reads alone, [n + 1, D], and the
-    history renumbered to them; row 0 stays row 0. So no gradient has the size of the table.
+    For a table with sparse gradients, in training, it returns only the rows in use, [n + 1, D], and
+    a history of positions in them; row 0 stays row 0. So the gradient is not as large as the table.
     """
     if isinstance(table, Tensor):
         return history, table
@@ -99,11 +105,14 @@ def rows_read(history: Ragged, table: nn.Embedding | Tensor) -> tuple[Ragged, Te
 
 
 class Fields(nn.Module):
-    """The declared features side by side: [B, fields * dim].
+    """The declared features as concatenated fields, [B, fields * dim].
 
-    Categorical: an embedding; multi-valued: the mean of its values' embeddings (none: zeros);
-    numeric (value, missing), pretrained vectors and those of texts: a linear map. Unknown values
-    are zeros.
+    A categorical feature becomes an embedding. A multi-valued one becomes the mean of its values'
+    embeddings, or zeros without values. Numeric features (value and a flag for missing), pretrained
+    vectors and text vectors go through a linear map. Unknown values become zeros.
+
+    encoders: the encoder of each feature by name.
+    dim: width of a field.
     """
 
     def __init__(self, encoders: Mapping[str, Encoder], dim: int) -> None:

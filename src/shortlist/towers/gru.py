@@ -1,4 +1,4 @@
-"""A recurrent network over a history: a vector after each event, all of them in one pass."""
+"""GRU4Rec: a recurrent network over a history gives a vector after each event."""
 
 import math
 from typing import ClassVar, Literal
@@ -17,10 +17,10 @@ from shortlist.towers.padding import Padded
 class GRU(nn.Module):
     """GRU4Rec (Hidasi et al. 2016): the state of a gated recurrent unit after each event.
 
-    Its sibling Attention looks back at every event; this one carries what it keeps of them, at a
-    cost that grows with the length of a history and not with its square, but one event after the
-    other. As there, what is read are the directions of the item embeddings. The state is compared
-    with items as it is: each of its numbers lies between -1 and 1.
+    Compared with Attention, its cost grows linearly with the length of a history and not
+    quadratically, but events are processed one after the other. Like Attention it reads normalized
+    item embeddings. The state is the user vector without a further layer, so each of its numbers
+    is between -1 and 1.
     """
 
     causal: ClassVar[Literal[True]] = True
@@ -39,14 +39,15 @@ class GRU(nn.Module):
         )
 
     def forward(self, history: Ragged, table: Tensor) -> Tensor:
-        """Return the state after each event, [total, D]; it has seen no later event.
+        """Return the state after each event, [total, D]; it does not depend on later events.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero.
+        history: item rows, oldest first.
+        table: item embeddings, [N + 1, D]; row 0 is the unknown item and zero.
         """
         padded = Padded.of(history)
         read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
         if self.training and self.event_dropout > 0:
             read = read * (torch.rand(len(read), 1, device=read.device) >= self.event_dropout)
-        # Padding stands after the events, so that no state of an event has seen it.
+        # Padding is after the events, so it does not influence their states.
         states, _ = self.layers(padded.spread(dropout(read, self.dropout, self.training)))
         return padded.gather(states)

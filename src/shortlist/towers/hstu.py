@@ -1,4 +1,4 @@
-"""HSTU over a history: attention without a softmax, in units that gate what they found."""
+"""HSTU: gated attention without softmax over a history gives a vector after each event."""
 
 import math
 from typing import ClassVar, Literal
@@ -16,23 +16,26 @@ from shortlist.towers.noise import dropout
 from shortlist.towers.padding import Padded
 
 EPSILON = 1e-6
-"""Of the layer norms, as in the paper's code."""
+"""Epsilon of the layer norms, as in the paper's code."""
 
 
 class HSTU(nn.Module):
     """Hierarchical sequential transduction units (Zhai et al. 2024, "Actions speak louder").
 
-    A unit projects its input to U, V, Q and K through SiLU, weighs earlier events by
-    SiLU(Q Kᵀ + bias) / n, and adds a linear map of LayerNorm(weights V) · U to what it was given.
-    It has no softmax, so that many alike events weigh more than one, and no perceptron behind it.
-    n is model.history_length, as in the paper's code: neither padding nor other rows of a batch
-    change it, and training and answers divide alike.
+    A unit projects its input to U, V, Q and K through SiLU, and computes the attention weights
+    SiLU(Q Kᵀ + bias) / n. Its residual branch is a linear map of LayerNorm(weights V) · U. It has
+    no softmax, so several similar events have more weight than one, and no perceptron. n is
+    model.history_length, as in the paper's code, so it does not depend on padding or on other rows
+    of a batch, and is the same in training and serving.
 
-    The bias is a number for how many events lie between, and with `history_time` one for the time
-    between, in powers of two; all heads of a unit share both. With `request_time` each event looks
-    back from when the next one came, as in the paper. Unlike there, buckets of time are powers of 2
-    (of about 1.35 there), places have no embedding of their own, and items are read by their
-    directions, as in the sibling Attention.
+    The bias is a learned number for the distance in events, plus with `history_time` one for the
+    time between two events. All heads of a unit share both. With `request_time` the time is
+    measured from the next event, as in the paper. Differences to the paper: time buckets are powers
+    of 2 (about 1.35 there), positions have no embedding, and item embeddings are normalized, as in
+    Attention.
+
+    shape: the [model] section; its dim must be a multiple of history_heads.
+    Errors: ModelError for another dim.
     """
 
     causal: ClassVar[Literal[True]] = True
@@ -68,11 +71,12 @@ class HSTU(nn.Module):
         time: Tensor | None = None,
         anchor: Tensor | None = None,
     ) -> Tensor:
-        """Return the vector after each event, [total, D]; it has seen no later event.
+        """Return the vector after each event, [total, D]; it does not depend on later events.
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero. Lists are at most `length` long.
-        time: of each event, [total], with history_time; None where none is known. anchor: the
-        moment each event looks back from, [total]; without it its own.
+        history: item rows, oldest first; lists are at most model.history_length long.
+        table: item embeddings, [N + 1, D]; row 0 is the unknown item and zero.
+        time: time of each event, [total], with history_time; None if no times are known.
+        anchor: the time from which each event measures, [total]; None for its own time.
         """
         padded = Padded.of(history)
         read = normalize(table.index_select(0, history.values), dim=1) * math.sqrt(self.width)
@@ -89,7 +93,7 @@ class HSTU(nn.Module):
 
 
 class _Unit(nn.Module):
-    """One layer: pointwise attention, gated, added to what it was given."""
+    """One layer: gated pointwise attention with a residual connection."""
 
     def __init__(self, dim: int, heads: int, share: float, length: int, *, timed: bool) -> None:
         super().__init__()
@@ -105,10 +109,10 @@ class _Unit(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, hidden: Tensor, before: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """Return [B, L, D] for [B, L, D].
+        """Return the output [B, L, D] for an input [B, L, D].
 
-        before: how many events lie between each two, [L, L]; gaps: the bucket of the time between
-        them, [B, L, L].
+        before: distance of each two events in positions, [L, L]; negative for a later event.
+        gaps: time buckets, int64 [B, L, L].
         """
         rows, length, dim = hidden.shape
         normed = layer_norm(hidden, (dim,), eps=EPSILON)
@@ -121,7 +125,7 @@ class _Unit(nn.Module):
         if self.time is not None and gaps is not None:
             bias = bias + embedding(gaps, self.time).squeeze(3).unsqueeze(1)  # [B, 1, L, L]
         weights = silu(query @ key.mT + bias) / self.length  # [B, heads, L, L]
-        # Padding stands after the events, so that causality alone keeps it out of every sum.
+        # Padding is after the events, so the causal mask excludes it.
         seen = weights.masked_fill(before < 0, 0.0) @ value
         found = layer_norm(seen.transpose(1, 2).reshape(rows, length, dim), (dim,), eps=EPSILON)
         added: Tensor = self.out(dropout(gate * found, self.dropout, self.training))

@@ -1,4 +1,4 @@
-"""Several tastes of one user: K vectors of a history, and an item is as close as to the nearest."""
+"""Multi-interest towers: K vectors per user; an item's score is the best of the K scores."""
 
 import math
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -13,31 +13,33 @@ from shortlist.sections.model import CommonModel
 from shortlist.towers.padding import Padded
 
 INTERESTS = 4
-"""Vectors of a user, where the option `interests` does not say (Cen et al.)."""
+"""Default of the option `interests` (Cen et al. 2020)."""
 
 Interests = Annotated[
     int,
     Field(
         ge=1,
         le=64,
-        description=f"How many vectors a user has. Unset: {INTERESTS}.",
+        description=f"Number of vectors per user. Unset: {INTERESTS}.",
         examples=[INTERESTS],
     ),
 ]
+"""Type of the option `interests`."""
 
 WIDENING = 4
-"""How many times wider than the vectors the hidden layer of the attention is (Cen et al. 2020)."""
+"""Width of the attention's hidden layer, in multiples of the vectors' width (Cen et al. 2020)."""
 
 ROUNDS = 3
-"""How often events are shared out among the interests (Li et al. 2019)."""
+"""Number of routing iterations (Li et al. 2019)."""
 
 
 class SelfAttentiveInterests(nn.Module):
     """ComiRec-SA (Cen et al. 2020): each interest is a learned attention over the events.
 
-    Interest k is the mean of the item embeddings, weighted by a softmax over the events of
-    w_k · tanh(W (direction of the embedding + position)). Positions count from the latest event.
-    With one interest it is an attention-pooled history.
+    Interest k is the weighted mean of the item embeddings. The weights are a softmax over the
+    events of w_k · tanh(W (e + p)), where e is the normalized item embedding and p the embedding of
+    the position, counted from the latest event. With one interest it is an attention-pooled
+    history.
     """
 
     causal: ClassVar[Literal[False]] = False
@@ -58,11 +60,11 @@ class SelfAttentiveInterests(nn.Module):
         table: item embeddings [N + 1, D], row 0 unknown and zero.
         """
         events = _Events.of(history, table, self.event_dropout if self.training else 0.0)
-        # Not position[age]: with threads its gradient adds up in another order each time.
+        # Not position[age]: with threads, its gradient is summed in a varying order.
         seen = normalize(events.vectors, dim=1) * math.sqrt(table.shape[1])
         seen = seen + self.position.index_select(0, events.age)
         logits = events.padded.spread(self.weigh(self.widen(seen).tanh()))  # [B, L, K]
-        # A history without events keeps its logits: what they weigh is zero.
+        # A history without events keeps its logits: the vectors that they weight are zero.
         present = events.present
         left_out = ~present & present.any(dim=1, keepdim=True)
         weights = logits.masked_fill(left_out.unsqueeze(2), float("-inf")).softmax(dim=1)
@@ -70,13 +72,13 @@ class SelfAttentiveInterests(nn.Module):
 
 
 class RoutedInterests(nn.Module):
-    """MIND (Li et al. 2019): events are shared out among capsules that gather what is alike.
+    """MIND (Li et al. 2019): dynamic routing of events to capsules of similar events.
 
-    An event is the direction of its item embedding under one learned map; an interest is the
-    squashed sum of its share of them. An event goes, in ROUNDS rounds, to the interests it agrees
-    with; the first round starts from fixed random shares, by how long ago the event was. Shares
-    are no part of the gradient. A history of n events has at most log2(n) interests; a user with
-    fewer than K gets the first one again, which changes no maximum.
+    An event is a learned linear map of its normalized item embedding. An interest is the squashed
+    sum of the events, weighted by their shares. ROUNDS routing iterations raise an event's share
+    of the interests that it agrees with; the first iteration uses fixed random logits per position
+    from the end. No gradient passes through the shares. A history of n events has at most log2(n)
+    interests, at least 1; the missing ones repeat the first one, which does not change a maximum.
     """
 
     causal: ClassVar[Literal[False]] = False
@@ -87,7 +89,7 @@ class RoutedInterests(nn.Module):
         self.event_dropout = shape.history_dropout
         self.map = nn.Linear(shape.dim, shape.dim, bias=False)
         nn.init.eye_(self.map.weight)  # an interest starts as a mean of items
-        self.start: Tensor  # a part of the model: bundles keep it
+        self.start: Tensor  # part of the model, saved in bundles
         self.register_buffer("start", torch.randn(shape.history_length, self.interests))
 
     def forward(self, history: Ragged, table: Tensor) -> Tensor:
@@ -109,10 +111,12 @@ class RoutedInterests(nn.Module):
 
 @torch.no_grad()
 def _routed(mapped: Tensor, start: Tensor, present: Tensor, closed: Tensor) -> Tensor:
-    """Return which share of each event each interest gets, [B, L, K]; 0 of padding.
+    """Return the share of each event that each interest gets, [B, L, K]; 0 for padding.
 
-    mapped: [B, L, D]; start: logits of the first round, [B, L, K]; present: [B, L] bool; closed:
-    [B, K] bool, the interests a history has not enough events for.
+    mapped: mapped events, [B, L, D].
+    start: logits of the first iteration, [B, L, K].
+    present: bool [B, L], True for events, False for padding.
+    closed: bool [B, K], True for interests for which a history has too few events.
     """
     logits = start.masked_fill(closed.unsqueeze(1), float("-inf"))
     shares = _shared_out(logits, present)
@@ -124,10 +128,12 @@ def _routed(mapped: Tensor, start: Tensor, present: Tensor, closed: Tensor) -> T
 
 
 class _Events(NamedTuple):
-    """The events of B histories, and where they stand in a rectangle [B, L].
+    """The events of B histories, and their places in a rectangle [B, L].
 
-    vectors: [total, D], zero where an event is left out; kept: [total] bool, false there; age:
-    [total] int64, how many events of its list are later.
+    padded: the places.
+    vectors: item embeddings, [total, D]; zero for events that dropout removes.
+    kept: bool [total], False for events that dropout removes.
+    age: int64 [total], number of later events in the same list.
     """
 
     padded: Padded
@@ -137,7 +143,10 @@ class _Events(NamedTuple):
 
     @classmethod
     def of(cls, history: Ragged, table: Tensor, left_out: float) -> "_Events":
-        """Read the histories with item embeddings [N + 1, D], a share of the events left out."""
+        """Look the histories up in item embeddings [N + 1, D].
+
+        left_out: share of the events that dropout removes.
+        """
         kept = torch.ones_like(history.values, dtype=torch.bool)
         if left_out > 0:
             kept = torch.rand(kept.shape, device=kept.device) >= left_out
@@ -148,19 +157,19 @@ class _Events(NamedTuple):
 
     @property
     def present(self) -> Tensor:
-        """Where in the rectangle an event is read, [B, L] bool."""
+        """Return bool [B, L], True where the rectangle holds an event that is kept."""
         empty = self.kept.new_zeros(self.padded.rows * self.padded.length)
         filled = empty.index_copy(0, self.padded.slots, self.kept)
         return filled.view(self.padded.rows, self.padded.length)
 
 
 def _shared_out(logits: Tensor, present: Tensor) -> Tensor:
-    """Softmax over the interests, [B, L, K], for the events that are there."""
+    """Return the softmax over the interests, [B, L, K]; 0 where no event is present."""
     return logits.softmax(dim=2).masked_fill(~present.unsqueeze(2), 0.0)
 
 
 def _squashed(vectors: Tensor) -> Tensor:
     """Shorten vectors [..., D] from length n to n² / (1 + n²) (Sabour et al. 2017)."""
     square = vectors.square().sum(dim=-1, keepdim=True)
-    length = torch.where(square > 0, square, 1.0).sqrt()  # whose gradient at 0 is finite
+    length = torch.where(square > 0, square, 1.0).sqrt()  # the gradient of sqrt(0) is infinite
     return vectors * (length / (1 + square)).masked_fill(square == 0, 0.0)

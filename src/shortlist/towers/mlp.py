@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from torch import nn
 
 INITIAL_GAIN = 0.3
-"""How loud the perceptron starts beside the id embeddings it is added to."""
+"""Initial scale of the perceptron's output, which is added to id embeddings."""
 
 
 class Perceptron(nn.Sequential):
-    """Layers one after another: what `training.precision` may multiply in half the bits."""
+    """A sequence of layers, which training.precision can multiply in bfloat16."""
 
 
 def has_perceptron(towers: nn.Module) -> bool:
-    """Tell whether any tower has one."""
+    """Tell whether any of the towers has a Perceptron."""
     return any(isinstance(module, Perceptron) for module in towers.modules())
 
 
 def mlp(width: int, layers: Sequence[int], dim: int, dropout: float) -> Perceptron:
-    """Build width -> layers -> dim with GELU between; no layers give one linear map.
+    """Build a perceptron from width through the sizes `layers` to dim, with GELU and dropout.
 
-    The last layer starts small, so that training begins from the embeddings alone.
+    Without layers it is one linear map. The last layer starts small, so that the id embeddings
+    dominate at first.
     """
     modules: list[nn.Module] = []
     for size in layers:

@@ -1,4 +1,4 @@
-"""What do the neighbours of an item say of it? Their embeddings, added up by nearness."""
+"""How do an item's neighbours change its vector? By a weighted sum of their embeddings."""
 
 import torch
 from torch import Tensor, nn
@@ -8,19 +8,21 @@ from shortlist.data.ragged import Ragged
 from shortlist.towers.features import rows_read
 
 WEIGHT = 2.0
-"""What all neighbours of an item count together, beside its own embedding."""
+"""Sum of the weights of an item's neighbours; its own embedding has weight 1."""
 
 
 class NeighbourMean(nn.Module):
     """The weighted sum of the embeddings of the k items that share most users with an item.
 
-    One step of a graph convolution over items (LightGCN, He et al. 2020, over users and back), of
-    which only the strongest edges are kept. It stays in the item tower, so that an item's vector
-    still depends on nothing but the item.
+    This is one step of a graph convolution over items (LightGCN, He et al. 2020, from items over
+    users to items) with only the strongest edges. It is part of the item tower, so an item's vector
+    depends on the item alone.
 
-    rows: [N + 1, k] int64, item rows, 0 past the last neighbour; weights: [N + 1, k], whose sum is
-    WEIGHT, or all 0. Both are learned from the log before training, and kept with the weights of
-    the towers.
+    items: number of trained items, N.
+    neighbours: number of neighbours, k.
+    rows (buffer): item rows of the neighbours, int64 [N + 1, k]; 0 in empty places.
+    weights (buffer): weights of the neighbours, [N + 1, k]; a row sums to WEIGHT, or is all 0.
+    Both buffers are computed from the log before training, and saved with the towers' weights.
     """
 
     def __init__(self, items: int, neighbours: int) -> None:
@@ -31,9 +33,10 @@ class NeighbourMean(nn.Module):
         self.register_buffer("weights", torch.zeros(items + 1, neighbours))
 
     def forward(self, ids: Tensor, table: nn.Embedding) -> Tensor:
-        """Return the sum of each item row's neighbours [B, D]; zeros where it has none.
+        """Return the weighted sum of each item's neighbours, [B, D]; zeros without neighbours.
 
-        ids: [B] item rows; table: their embeddings, N + 1 rows.
+        ids: item rows, [B].
+        table: the item embeddings, N + 1 rows.
         """
         width = self.rows.shape[1]
         starts = torch.arange(0, width * (len(ids) + 1), width, device=ids.device)

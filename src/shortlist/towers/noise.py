@@ -1,4 +1,4 @@
-"""Dropout that costs little: on a CPU the coin of each number is one byte of a random word."""
+"""How is dropout made cheap on a CPU? Each number uses one byte of a 64-bit random word."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,14 @@ _SIDES = 256
 
 
 def dropout(values: Tensor, share: float, training: bool) -> Tensor:
-    """Set a share of the numbers to zero and scale the rest up, as torch's own does, in training.
+    """Set a share of the numbers to zero and scale the others up, as torch's dropout does.
 
-    On a CPU the share is rounded to the next 1/256: eight coins then come from one random word,
-    at a tenth of the cost. Drawn from torch's global generator.
+    On a CPU the share is rounded to the nearest multiple of 1/256 (at least 1/256), and one random
+    word serves eight numbers, at a tenth of the cost. It uses torch's global generator.
+
+    values: any shape.
+    share: probability of a zero.
+    training: False returns the values unchanged.
 
     >>> dropout(torch.ones(2), 0.5, training=False)
     tensor([1., 1.])

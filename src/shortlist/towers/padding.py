@@ -1,4 +1,4 @@
-"""Lists side by side in a rectangle, and back: what recurrent and attentive layers work on."""
+"""How are lists of different lengths padded to a rectangle, and read back from it?"""
 
 from typing import NamedTuple, Self
 
@@ -9,9 +9,11 @@ from shortlist.data.ragged import Ragged
 
 
 class Padded(NamedTuple):
-    """Where each value of B lists stands in a rectangle [B, L]; what follows a list is padding.
+    """The places of the values of B lists in a rectangle [B, L]; padding follows each list.
 
-    slots: [total] int64, into the flattened rectangle.
+    slots: int64 [total], place of each value in the flattened rectangle.
+    rows: B.
+    length: L.
     """
 
     slots: Tensor
@@ -20,7 +22,7 @@ class Padded(NamedTuple):
 
     @classmethod
     def of(cls, lists: Ragged) -> Self:
-        """The rectangle of these lists, as long as the longest of them (at least 1)."""
+        """Return the places of lists; L is the length of the longest one, and at least 1."""
         rows = len(lists.offsets) - 1
         lengths = lists.lengths
         length = max(int(lengths.max()) if rows else 0, 1)
@@ -32,12 +34,12 @@ class Padded(NamedTuple):
         )
 
     def spread(self, values: Tensor) -> Tensor:
-        """Put values [total, D] into the rectangle [B, L, D], zeros in the padding."""
+        """Write values [total, D] into a rectangle [B, L, D]; the padding is zero."""
         width = values.shape[1]
         rectangle = values.new_zeros(self.rows * self.length, width)
         return rectangle.index_copy(0, self.slots, values).view(self.rows, self.length, width)
 
     def gather(self, rectangle: Tensor) -> Tensor:
-        """Take the values [total, D] out of a rectangle [B, L, D] again."""
+        """Read the values [total, D] from a rectangle [B, L, D]."""
         flat = rectangle.reshape(self.rows * self.length, rectangle.shape[2])
         return flat.index_select(0, self.slots)

@@ -1,4 +1,4 @@
-"""What do the features of a past event do to its vector? They scale and shift it."""
+"""How do the features of a past event change its vector? They scale and shift it."""
 
 from collections.abc import Mapping
 
@@ -12,11 +12,14 @@ from shortlist.towers.mlp import mlp
 
 
 class PastEvents(nn.Module):
-    """The vector of each past event, by its features: in one place for all that reads histories.
+    """Applies the features of past events to their vectors, for all towers of histories.
 
-    A perceptron over the features gives a number between 0 and 2 that the item's vector is
-    multiplied with, so that a glance can count for nothing, and a vector that is added. It starts
-    with 1 and zeros: training begins from the model that reads no features.
+    A perceptron over the features gives a factor between 0 and 2 for the item's vector, so that
+    weak events can be ignored, and a vector that is added. The factor starts at 1 and the added
+    vector at zero, so that training starts as if there were no features.
+
+    encoders: the encoder of each feature by name.
+    dim: width of the vectors.
     """
 
     def __init__(self, encoders: Mapping[str, EventEncoder], dim: int) -> None:
@@ -30,10 +33,13 @@ class PastEvents(nn.Module):
     def forward(
         self, history: Ragged, table: Tensor, columns: Mapping[str, Tensor]
     ) -> tuple[Ragged, Tensor]:
-        """Return the histories as rows of a table of their own events, and that, [total + 1, D].
+        """Return the histories as rows of a table of events, and this table, [total + 1, D].
 
-        table: what the items are read with, [N + 1, D]; columns: of each event, [total]. Row 0 is
-        zero, and so is an event of an unknown item.
+        Row 0 of the table is zero, and so are events of unknown items.
+
+        history: item rows, oldest first.
+        table: item vectors, [N + 1, D].
+        columns: encoded features of each event, [total] each.
         """
         found = self.top(self.fields(as_inputs(columns)))
         vectors = table.index_select(0, history.values)

@@ -1,4 +1,4 @@
-"""Pooled histories: the items a user met, summed by how long ago they were met."""
+"""How is a history pooled? Item embeddings are summed by segments of recency."""
 
 from typing import ClassVar, Literal
 
@@ -11,15 +11,15 @@ from shortlist.sections.model import CommonModel
 
 
 class RecencyPooling(nn.Module):
-    """The latest event, the two before it, the four before those...: one sum a segment.
+    """Sums of the latest event, of the two before it, of the four before those, and so on.
 
-    Segment k holds 2^k events, so that a linear map over the segments can learn any smooth decay
-    and treat the last event apart, at the price of one embedding bag. A pooled history in the
-    spirit of YouTube DNN (Covington et al. 2016), which has a single segment: MeanPooling.
-    A sum of n events is divided by sqrt(n): its length then says little about n, where a mean
-    would fade as tastes spread. In training a share `history_dropout` of the events is left out.
+    Segment k holds 2^k events, so a linear map over the segments can learn any smooth decay and can
+    treat the latest event separately, at the cost of one embedding bag. YouTube DNN (Covington et
+    al. 2016) has a single segment, see MeanPooling. A sum of n events is divided by sqrt(n): a mean
+    would get shorter the more varied the items are. In training a share `history_dropout` of the
+    events is removed.
 
-    Asked after many events of a history, it takes each sum as the difference of two running ones.
+    With `place`, each sum is the difference of two running sums.
     """
 
     causal: ClassVar[Literal[False]] = False
@@ -35,17 +35,19 @@ class RecencyPooling(nn.Module):
         self.edges: Tensor
 
     def forward(self, history: Ragged, table: Tensor, place: Tensor | None = None) -> Tensor:
-        """Return [B, K, D], the latest segment first, of the latest `length` events.
+        """Return the sums of the latest model.history_length events, [B, K, D].
 
-        table: item embeddings [N + 1, D], row 0 unknown and zero. place: after which events it is
-        asked, [B], positions in history.values; without it after the last of each list, none of
-        which may be longer than `length`.
+        The segment of the latest event comes first.
+
+        history: item rows, oldest first; without `place` no list is longer than history_length.
+        table: item embeddings, [N + 1, D]; row 0 is the unknown item and zero.
+        place: positions in history.values up to which each row pools, [B]; None pools whole lists.
         """
         end, length = history.offsets[1:], history.lengths
         if place is not None:
             end = place + 1
             length = end - history.offsets[history.owners()[place]]
-        # Lists run oldest first, so within a list the bounds of the segments fall from K to 0.
+        # Lists are oldest first, so segment K comes first in a list, and segment 0 last.
         bounds = end[:, None] - torch.minimum(length[:, None], self.edges.flip(0))
         weights = None
         if self.training and self.dropout > 0:
@@ -68,10 +70,11 @@ class RecencyPooling(nn.Module):
 
 
 def _between(values: Tensor, bounds: Tensor) -> Tensor:
-    """Return sums of runs of values [total, D], from each bound to the next: [B, K, D].
+    """Return the sums of values [total, D] between consecutive bounds, [B, K, D].
 
-    bounds: [B, K + 1], ascending. The running sums are float64: their differences keep the digits
-    of the values, however long the lists.
+    The running sums are float64, so their differences keep float32 precision in long lists.
+
+    bounds: positions, [B, K + 1], ascending.
     """
     running = torch.cumsum(values, 0, dtype=torch.float64)
     running = torch.cat([running.new_zeros(1, values.shape[1]), running])
@@ -80,7 +83,7 @@ def _between(values: Tensor, bounds: Tensor) -> Tensor:
 
 
 class MeanPooling(RecencyPooling):
-    """All events alike, in one segment: for logs without an order, or as the plain baseline."""
+    """One segment with equal weight for all events: for logs without order, or as a baseline."""
 
     def __init__(self, shape: CommonModel) -> None:
         super().__init__(shape)

@@ -1,4 +1,4 @@
-"""The two-tower model: a query tower and an item tower that meet only at the score."""
+"""The two-tower model: a query tower and an item tower, which meet only in the score."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar, TypeAlias
@@ -26,19 +26,24 @@ Columns: TypeAlias = Mapping[str, Tensor]
 """Encoded features of events by name."""
 
 HIDDEN = 0.1
-"""Share of the events that train as if none of their features were known."""
+"""Share of the events that are trained with unknown features."""
 
 
 class QueryTower(nn.Module):
-    """A user as one vector, or as K of them: id, features, history and the time of the question.
+    """Encodes a user as one vector, or as K interests, from id, features, history and time.
 
-    Sum of what speaks the items' language directly (the weighted segments of a pooled history, the
-    state of a sequence tower or an interest, the id embedding and the clock) and of a perceptron
-    over segments or interest and features side by side, those of the user and those of the event
-    asked for (its context), and with hidden layers over the clock. Features of past events change
-    the vectors that its history reads.
+    The vector is a sum of direct parts and of a perceptron. The direct parts are the weighted
+    segments of a pooled history, the state of a sequence tower or an interest, the id embedding and
+    the clock. The perceptron reads the concatenation of segments or interest, the features of the
+    user, the context (features of the requested event), and with hidden layers also the clock.
+    Features of past events change the vectors of the history.
 
-    steps: of the log's times in a second, for shape.request_time.
+    users: the features and ids of users.
+    items: the features and ids of items.
+    shape: the [model] section.
+    steps: units of the log's times per second, for shape.request_time.
+    events: the features of events; None for none.
+    Errors: ModelError for a tower that would read nothing, and for features that it cannot read.
     """
 
     def __init__(
@@ -73,8 +78,8 @@ class QueryTower(nn.Module):
                 width += tower.segments * shape.dim
         if width == 0 and self.id is None and self.history is None:
             raise ModelError(
-                "the user tower has nothing to read: turn model.user_id on, name features of users "
-                "in model.user_features, or choose a model.history"
+                "the user tower has no input: turn model.user_id on, name features of users in "
+                "model.user_features, or choose a model.history"
             )
         self.clock: Clock | None = None
         if shape.request_time:
@@ -82,20 +87,20 @@ class QueryTower(nn.Module):
             width += shape.dim if shape.user_layers else 0
         if shape.user_layers and width == 0:
             raise ModelError(
-                "model.user_layers are over user features, features of the event, a pooled "
-                "history, interests or the time of the request, and this user tower reads none of "
-                "them: leave them out"
+                "model.user_layers read user features, features of the event, a pooled history, "
+                "interests or the time of the request, and this user tower has none of these: "
+                "leave user_layers out"
             )
         self.top = mlp(width, shape.user_layers, shape.dim, shape.dropout) if width else None
         self.layered = bool(shape.user_layers)
         self.biases, self.popularity = shape.biases, shape.popularity
-        # Asked for each query: looking through a protocol takes longer than some of the answer.
+        # Kept, because isinstance on a Protocol is slow and every query needs the result.
         self.timed = isinstance(self.history, TimedTower) and bool(self.history.timed)
-        """Whether it reads how much time lies between the events of a history."""
+        """True if the tower reads the time between the events of a history."""
 
     @property
     def causal(self) -> bool:
-        """Whether it can be asked at every event of a history, for the price of the last."""
+        """True if one pass gives a vector after every event of a history."""
         return self.history is not None and bool(self.history.causal)
 
     def forward(
@@ -109,16 +114,19 @@ class QueryTower(nn.Module):
         past: Columns | None = None,
         context: Columns | None = None,
     ) -> Tensor:
-        """Return user vectors [B, D], or [B, K, D] of a tower of interests.
+        """Return user vectors, [B, D], or [B, K, D] for a tower of interests.
 
-        history: item rows, oldest first; items: the table to read it with, N + 1 rows, where the
-        towers share one. place: for a sequence tower or a pooled history, which events of the
-        histories the vectors are asked after, [B], positions in history.values; without it after
-        the last of each list, and a list without events adds nothing. time: [total], of the events,
-        for a tower that reads it (timed, clock); asked: [B], when each row is asked, for a clock;
-        unknown, it is when the event came after which the row is asked. past: features of the
-        events, [total] each; context: of the event asked for, [B] each; for a tower that reads
-        them.
+        features: encoded features and ids of the users, by name.
+        history: item rows, oldest first.
+        items: item table [N + 1, D] to look histories up in, if the towers share one.
+        place: for a sequence tower or a pooled history, the event after which each vector is
+        computed, [B], as a position in history.values. None means the last event of each list; an
+        empty list adds nothing.
+        time: time of each event, [total], for a tower that reads times.
+        asked: time of each row's request, [B], for a tower with a clock. An unknown time is
+        replaced by that of the last event read.
+        past: encoded features of each event, [total] each, for a tower that reads them.
+        context: encoded features of the requested event, [B] each, for a tower that reads them.
         """
         parts: list[Tensor] = []
         direct: list[Tensor] = []
@@ -155,44 +163,48 @@ class QueryTower(nn.Module):
         if self.top is not None:
             direct.append(self.top(torch.cat(_for_each_interest(parts), dim=-1)))
         vectors = torch.stack(_for_each_interest(direct)).sum(dim=0)
-        if self.popularity is not None:  # ..., 1, which the item's popularity is multiplied with
+        if self.popularity is not None:  # and a 1 for the item's popularity
             return torch.cat([normalize(vectors[..., :-1]), torch.ones_like(vectors[..., -1:])], -1)
         if not self.biases:
             return vectors
-        # ..., bias of the user, 1, which the item's bias is multiplied with.
+        # The last two coordinates are the user's bias and a 1 that the item's bias multiplies.
         return torch.cat([vectors[..., :-1], torch.ones_like(vectors[..., -1:])], dim=-1)
 
     def _with_past(self, history: Ragged, table: Tensor, past: Columns) -> tuple[Ragged, Tensor]:
-        """The histories and the table to read them with, where features of events change it."""
+        """Apply the features of past events, if the tower reads any, to histories and table."""
         if self.past is None:
             return history, table
         read: tuple[Ragged, Tensor] = self.past(history, table, self._told(past))
         return read
 
     def _described(self, features: Features, context: Columns) -> list[Tensor]:
-        """What the features of the users, and of the events asked for, become."""
+        """Return the fields of the users and of the requested events, [B, *] each."""
         parts = [] if self.fields is None else [self.fields(features)]
         if self.context is not None:
             parts.append(self.context(as_inputs(self._told(context))))
         return parts
 
     def _told(self, columns: Columns) -> Columns:
-        """Features of events as they are; in training some of them are hidden."""
+        """Return the features of events; in training a share HIDDEN of them becomes unknown."""
         return sometimes_unknown(columns, HIDDEN) if self.training else columns
 
 
 class ItemTower(nn.Module):
-    """An item as one vector: its id embedding, that of its neighbours, a perceptron over features.
+    """Encodes an item as one vector: id embedding, that of its neighbours, perceptron of features.
 
-    In training a share `id_dropout` of the items comes without the id embedding (DropoutNet,
-    Volkovs et al. 2017): the vector of an item that has none is then one that was trained.
+    In training the id embedding of a share `id_dropout` of the items is left out (DropoutNet,
+    Volkovs et al. 2017), so that vectors of items without one, such as new items, are trained too.
 
-    met: with shape.popularity, the logarithm of the events of each item row, [N + 1], found in the
-    log before training like the rows of the neighbours.
+    users: the features and ids of users.
+    items: the features and ids of items.
+    shape: the [model] section.
+    met (buffer): with shape.popularity, the logarithm of the number of events of each item row,
+    [N + 1]; like the rows of the neighbours it is counted from the log before training.
+    Errors: ModelError for a tower that would read nothing, and for features that it cannot read.
     """
 
     FROM_LOG: ClassVar = ("neighbours.rows", "neighbours.weights", "met")
-    """What is found in the log, and not learned."""
+    """Names of the buffers that are counted from the log and not learned."""
 
     def __init__(self, users: FeatureTable, items: FeatureTable, shape: CommonModel) -> None:
         super().__init__()
@@ -202,7 +214,7 @@ class ItemTower(nn.Module):
         self.id = item_table(items.trained + 1, shape.dim) if shape.item_id else None
         if self.fields is None and self.id is None:
             raise ModelError(
-                "the item tower has nothing to read: turn model.item_id on or give item features"
+                "the item tower has no input: turn model.item_id on or give item features"
             )
         self.neighbours: NeighbourMean | None = None
         if shape.item_neighbours is not None:
@@ -210,13 +222,13 @@ class ItemTower(nn.Module):
         self.id_dropout = shape.id_dropout
         if self.id_dropout > 0 and (self.fields is None or self.id is None):
             raise ModelError(
-                "model.id_dropout leaves an item to its features: it needs item features and "
-                "model.item_id"
+                "model.id_dropout trains some items by their features alone: it needs item "
+                "features and model.item_id"
             )
         if shape.item_layers and self.fields is None:
             raise ModelError(
-                "model.item_layers are over item features, and this item tower reads none: leave "
-                "them out"
+                "model.item_layers read item features, and this item tower has none: leave "
+                "item_layers out"
             )
         self.top = (
             mlp(self.fields.width, shape.item_layers, shape.dim, shape.dropout)
@@ -233,7 +245,7 @@ class ItemTower(nn.Module):
             self.register_buffer("mean", torch.zeros(()))
 
     def forward(self, features: Features) -> Tensor:
-        """Return item vectors [B, D]."""
+        """Return item vectors [B, D]. features: encoded features and ids of the items, by name."""
         parts: list[Tensor] = []
         if self.id is not None:
             own = self.id(features[ID])
@@ -250,15 +262,21 @@ class ItemTower(nn.Module):
             return torch.cat([normalize(vectors[:, :-1]), often.unsqueeze(1)], dim=1)
         if not self.biases:
             return vectors
-        # ..., 1, which the user's bias is multiplied with, bias of the item and the mean of all.
+        # The last two coordinates: a 1 that the user's bias multiplies; the item's bias + the mean.
         one = torch.ones_like(vectors[:, -1:])
         return torch.cat([vectors[:, :-2], one, vectors[:, -1:] + self.mean], dim=1)
 
 
 class TwoTowers(nn.Module):
-    """Both towers. Matrix factorisation is the case of two ids: history 'none', no features.
+    """A query tower and an item tower. With ids alone (history 'none', no features) this is matrix
+    factorisation.
 
-    steps: of the log's times in a second, for shape.request_time.
+    users: the features and ids of users.
+    items: the features and ids of items.
+    shape: the [model] section.
+    steps: units of the log's times per second, for shape.request_time.
+    events: the features of events; None for none.
+    Errors: ModelError for a tower that would read nothing, and for features that it cannot read.
     """
 
     def __init__(
@@ -276,12 +294,12 @@ class TwoTowers(nn.Module):
         if self.reads_items and self.item.fields is None:
             raise ModelError(
                 "model.history_reads = 'items' needs item features: without them an item's vector "
-                "is its id embedding, history_reads = 'ids'"
+                "is its id embedding; use history_reads = 'ids'"
             )
 
     @property
     def reads_items(self) -> bool:
-        """Whether histories are read with the item tower's vectors."""
+        """True if histories are sequences of the item tower's vectors."""
         return self.shape.history_reads == "items"
 
     def encode_queries(
@@ -295,11 +313,12 @@ class TwoTowers(nn.Module):
         past: Columns | None = None,
         context: Columns | None = None,
     ) -> Tensor:
-        """Return user vectors, [B, D] or [B, K, D] of a tower of interests.
+        """Return user vectors, [B, D], or [B, K, D] for a tower of interests.
 
-        history: item rows, oldest first; place, time, asked, past, context: as QueryTower;
-        catalogue: the features of all items, where histories are read with the item tower's
-        vectors.
+        features: encoded features and ids of the users, by name.
+        history: item rows, oldest first.
+        catalogue: features of all items; needed with model.history_reads = 'items'.
+        place, time, asked, past, context: as in QueryTower.forward.
         """
         shared: nn.Embedding | Tensor | None = self.item.id if self.shape.shares_items else None
         if self.reads_items:
@@ -310,27 +329,33 @@ class TwoTowers(nn.Module):
         return vectors
 
     def _read(self, history: Ragged, catalogue: FeatureTable) -> tuple[Ragged, Tensor]:
-        """Encode each distinct item once: the histories as rows of a table, and that [M + 1, D]."""
+        """Encode each distinct item once; return histories as rows of a table, and the table.
+
+        The table is [M + 1, D] for M distinct items; row 0 is zero.
+        """
         rows, place = torch.unique(history.values, return_inverse=True)
         vectors = self.encode_items(catalogue.take(rows))
         unknown = vectors.new_zeros(1, vectors.shape[1])
         return Ragged(place + 1, history.offsets), torch.cat([unknown, vectors])
 
     def encode_items(self, features: Features) -> Tensor:
-        """Return item vectors [B, D]."""
+        """Return item vectors [B, D]. features: encoded features and ids of the items, by name."""
         vectors: Tensor = self.item(features)
         return vectors
 
     @property
     def reads_item_features(self) -> bool:
-        """Whether the item tower can place an item nobody has touched yet."""
+        """True if the item tower can encode items without events."""
         return self.item.fields is not None
 
 
 def _moments(
     time: Tensor | None, offsets: Tensor, place: Tensor | None, asked: Tensor | None, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Return when each row is asked, and when the event before was, both [B], as far as known."""
+    """Return the time of each row's request and of its last event, [B] each.
+
+    An unknown time of a request is replaced by the time of the last event.
+    """
     if time is None:
         kind = torch.int64 if asked is None else asked.dtype
         last = torch.full((rows,), unknown_time(kind), dtype=kind, device=offsets.device)
@@ -340,7 +365,7 @@ def _moments(
 
 
 def _for_each_interest(parts: list[Tensor]) -> list[Tensor]:
-    """Parts [B, *] beside one of [B, K, *] as [B, K, *] all; unchanged where there is none."""
+    """Expand parts [B, *] to [B, K, *] if any part has K interests; else return them unchanged."""
     several = [part.shape[1] for part in parts if part.dim() == 3]
     if not several:
         return parts
@@ -351,7 +376,7 @@ def _for_each_interest(parts: list[Tensor]) -> list[Tensor]:
 
 
 def _last(states: Tensor, history: Ragged) -> Tensor:
-    """The state after the last event of each list [B, D]; zeros where there is none."""
+    """Return the state after the last event of each list, [B, D]; zeros for an empty list."""
     none = history.lengths == 0
     padded = torch.cat([states, states.new_zeros(1, states.shape[1])])
     return padded[(history.offsets[1:] - 1).masked_fill(none, len(states))]
@@ -363,7 +388,13 @@ def chosen(
     own: Mapping[str, Encoder],
     other: Mapping[str, Encoder],
 ) -> dict[str, Encoder]:
-    """Return the features a tower reads, all of its side by default."""
+    """Return the encoders of the features that a tower reads. Errors: ModelError.
+
+    side: "user" or "item".
+    names: names of the features; None for all of the side.
+    own: encoders of the side.
+    other: encoders of the other side, for error messages.
+    """
     check_features(side, names or (), own, other)
     return {name: own[name] for name in (own if names is None else names)}
 
@@ -371,7 +402,9 @@ def chosen(
 def read_of_events(
     shape: CommonModel, events: EventFeatures
 ) -> tuple[dict[str, EventEncoder], dict[str, EventEncoder]]:
-    """Return the features of events that a query tower reads of the past, and of the request."""
+    """Return the encoders of the features that a query tower reads: of past events, and of the
+    requested event. Errors: ModelError.
+    """
     check_event_features(shape, events.encoders, events.after)
     past = events.encoders if shape.history_features is None else shape.history_features
     context = events.before if shape.context is None else shape.context
@@ -386,9 +419,11 @@ def read_of_events(
 def check_event_features(
     shape: CommonModel, declared: Collection[str], after: Collection[str]
 ) -> None:
-    """Refuse features of events that a tower cannot read: unknown ones, and what is known too late.
+    """Refuse features of events that do not exist, and a context that is known too late.
 
-    after: those of the declared ones that are known after the event.
+    declared: names of the features of events.
+    after: those that are known only after the event.
+    Errors: ModelError.
     """
     for key, names in (("history_features", shape.history_features), ("context", shape.context)):
         for name in names or ():
@@ -399,15 +434,18 @@ def check_event_features(
         if name in after:
             raise ModelError(
                 f"model.context names '{name}', which is known after the event "
-                f"(features.events.{name}), and a request comes before it: leave it to "
-                "model.history_features, which reads it of past events"
+                f"(features.events.{name}), but a request comes before it: name it in "
+                "model.history_features instead, which reads past events"
             )
 
 
 def check_features(
     side: str, names: Iterable[str], own: Iterable[str], other: Iterable[str]
 ) -> None:
-    """Refuse features that a tower cannot read: unknown ones, and those of the other side."""
+    """Refuse features of the other side, and features that do not exist. Errors: ModelError.
+
+    side: "user" or "item".
+    """
     for name in names:
         if name in own:
             continue

@@ -1,4 +1,4 @@
-"""What do the keys that say "auto" come to? Numbers that follow from the log alone."""
+"""Which numbers replace the keys that say "auto"? They depend on the log alone."""
 
 import logging
 import math
@@ -14,62 +14,69 @@ from shortlist.sections.base import Section, is_auto
 logger = logging.getLogger("shortlist.training")
 
 STEPS_AN_EPOCH = 512
-"""Steps that an epoch is to have at least: fewer rows a step, until there are so many."""
+"""Least number of steps per epoch: batches get smaller until an epoch has as many."""
 
 BATCHES = (256, 1024)
-"""The fewest and the most rows of a step."""
+"""Smallest and largest batch size."""
 
 BUDGET = 20_000
-"""Steps of a whole training, within the bounds of `EPOCHS`."""
+"""Steps of a whole training, if the bounds of `EPOCHS` allow it."""
 
 EPOCHS = (10, 40)
-"""The fewest and the most passes over the log."""
+"""Smallest and largest number of epochs."""
 
 MET_OFTEN = 20
-"""Positives of an item, on average, from which on half as many passes are the most: each pass
-shows an item so often, and more passes overfit.
+"""Mean positives per item from which the largest number of epochs is halved: with so many, each
+epoch shows an item often, and more epochs overfit.
 """
 
 TINY = (1_000, 100)
-"""Steps that even a tiny log is to have, and the passes that are made for them at most."""
+"""Least number of steps for a tiny log, and the largest number of epochs to reach it."""
 
 WARMUP = 100
-"""The most steps over which the step size rises."""
+"""Largest number of warmup steps."""
 
 DENSE = 100
-"""Positives of an item, on average, from which on vectors are wider."""
+"""Mean positives per item from which vectors are wider."""
 
 SPARSE = 5
-"""Positives of an item, on average, below which more is dropped."""
+"""Mean positives per item below which dropout is higher."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a training learns from: positives of an epoch, and items that were met in training."""
+    """The facts about a log that the numbers depend on.
+
+    positives: number of positives in an epoch.
+    items: number of items with events in the training rows.
+    """
 
     positives: int
     items: int
 
     @classmethod
     def of(cls, data: TrainingData, positives: int) -> "Facts":
-        """Of a log, whose training rows make so many positives."""
+        """Return the facts of a log whose training rows have `positives` positives."""
         return cls(positives, data.items.trained)
 
     @property
     def events_an_item(self) -> float:
-        """How often an item was met, on average."""
+        """Mean number of positives per item."""
         return self.positives / max(self.items, 1)
 
 
 class Chosen(NamedTuple):
-    """The number of a key, and why."""
+    """The number chosen for a key, and the reason."""
 
     value: int | float
     reason: str
 
 
 class Settled(NamedTuple):
-    """Both sections with a number in place of each "auto"; chosen: these numbers, by key."""
+    """Both sections with a number in place of each "auto".
+
+    chosen: these numbers, by key.
+    """
 
     model: Model
     training: Training
@@ -77,7 +84,7 @@ class Settled(NamedTuple):
 
 
 def autos(*sections: Section) -> list[str]:
-    """Return the keys that say "auto" where that stands for a number.
+    """Return the numeric keys of the sections that say "auto".
 
     >>> autos(Model(dim="auto"), Training(precision="auto", warmup="auto"))
     ['dim', 'warmup']
@@ -91,10 +98,10 @@ def autos(*sections: Section) -> list[str]:
 
 
 def settle(model: Model, training: Training, facts: Facts | None) -> Settled:
-    """Put a number in place of each "auto", the same for the same log, and say which in the log.
+    """Replace each "auto" by a number, and log the numbers. Equal facts give equal numbers.
 
-    facts: None where no log could be read; then they are the defaults. Errors: ModelError for a
-    number that contradicts another key.
+    facts: the facts of the data; None takes the default of each key.
+    Errors: ModelError for a number that contradicts another key.
     """
     asked = autos(model, training)
     if not asked:
@@ -110,19 +117,19 @@ def settle(model: Model, training: Training, facts: Facts | None) -> Settled:
 
 
 MODEL_KEYS = ("dim", "dropout")
-"""The keys of [model] that may say "auto"; the others are of [training]."""
+"""The keys of [model] that may say "auto"; the other ones are keys of [training]."""
 
 _RULED = (*MODEL_KEYS, "batch_size", "epochs", "warmup", "patience")
 
 
 def number_of(key: str, model: Model, training: Training) -> int | float:
-    """Return the number that one of these keys has."""
+    """Return the value of a key in its section."""
     number: int | float = getattr(model if key in MODEL_KEYS else training, key)
     return number
 
 
 def _all(model: Model, training: Training, facts: Facts) -> dict[str, Chosen]:
-    """The number of each key; those that others follow from are taken as they were given."""
+    """Return the number for each key, based on the values that the sections give for others."""
     found = {"dim": _dim(model, facts), "dropout": _dropout(facts)}
     found["batch_size"] = _batch_size(facts)
     rows = _or(training.batch_size, found["batch_size"])
@@ -141,7 +148,7 @@ def _or(given_value: int | float, chosen: Chosen) -> int | float:
 
 
 def _batch_size(facts: Facts) -> Chosen:
-    """Return the largest power of two with which an epoch has `STEPS_AN_EPOCH`, within bounds."""
+    """Choose the largest power of two with at least `STEPS_AN_EPOCH` steps, within `BATCHES`."""
     power = 2 ** max(0, math.floor(math.log2(max(facts.positives / STEPS_AN_EPOCH, 1))))
     rows = min(max(power, BATCHES[0]), BATCHES[1])
     steps = math.ceil(facts.positives / rows)
@@ -156,7 +163,7 @@ def _epochs(steps: int, facts: Facts) -> Chosen:
 
 
 def _dim(model: Model, facts: Facts) -> Chosen:
-    """Wider where the log is dense; a multiple that the heads of attention can share."""
+    """Choose more for a dense log, as a multiple of what the heads of attention need."""
     width = 128 if facts.events_an_item >= DENSE else 64
     heads = given(model, "history").get("history_heads", 1)
     width = math.ceil(width / (2 * heads)) * 2 * heads

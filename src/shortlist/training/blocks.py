@@ -1,4 +1,4 @@
-"""Gradient caching: towers run in blocks of a batch, so that its size costs vectors, no more."""
+"""Gradient caching: towers run in blocks, so that memory grows with a batch's vectors alone."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,9 +14,11 @@ from shortlist.errors import ModelError
 
 
 class Encoders(NamedTuple):
-    """How a batch becomes vectors: its queries [B, D], and any item rows [N] -> [N, D].
+    """The functions that encode a batch.
 
-    perceptrons: whether they multiply by the weights of layers, which bfloat16 makes cheaper.
+    queries: batch -> query vectors [B, D], or [B, K, D] for K interests.
+    items: item rows [N] -> item vectors [N, D].
+    perceptrons: whether the towers have perceptron layers, which bfloat16 makes cheaper.
     """
 
     queries: Callable[[Batch], Tensor]
@@ -25,21 +27,22 @@ class Encoders(NamedTuple):
 
 
 def in_blocks(encoders: Encoders, rows: int, towers: nn.Module) -> Encoders:
-    """Return the same encoders at `rows` rows a time, for batches of any size (GradCache).
+    """Return encoders that process at most `rows` rows at a time (GradCache, Gao et al. 2021).
 
-    Gao et al. 2021: a loss over the vectors of all rows needs the vectors alone. A block is
-    encoded and forgotten; when its vectors' gradient is known it is encoded again, with the same
-    draws of dropout, and passes the gradient on. So what a batch holds is its vectors and the
-    inner values of one block, for one more forward pass. Loss and gradients are those of blocks
-    that are all held. What a tower counts as it goes (running means) is counted once.
+    The loss needs only the vectors of all rows. So each block is encoded and its activations are
+    freed. When the gradient of its vectors is known, the block is encoded again with the same
+    dropout masks, and the gradient is propagated. Memory holds the vectors of the batch and the
+    activations of one block, at the cost of a second forward pass. Loss and gradients are the same
+    as without blocks. Buffers that a tower updates, such as running means, are updated once.
 
-    rows: of a sequence tower, positions of its histories, padding included. Errors: ModelError
-    where towers are nothing but tables, which hold nothing to save.
+    rows: rows per block; for a sequence tower, positions of its histories, padding included.
+    towers: the module that the encoders run.
+    Errors: ModelError for towers that consist of embedding tables, where this saves no memory.
     """
     if not any(_computes(module) for module in towers.modules()):
         raise ModelError(
-            "training.encode_rows saves what towers hold between input and vector, and these are "
-            "nothing but tables of ids: leave it out"
+            "training.encode_rows saves the memory of activations, and these towers consist of "
+            "tables of ids, which have none: leave it out"
         )
 
     def kept() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -61,9 +64,10 @@ def in_blocks(encoders: Encoders, rows: int, towers: nn.Module) -> Encoders:
 
 
 def parts(batch: Batch, rows: int) -> Iterator[Batch]:
-    """Cut a batch into parts of at most so many rows, in order; what is known is left out.
+    """Split a batch into parts of at most `rows` rows, in order, without its `known` items.
 
-    Where rows share histories: of at most so many positions, padding included, or of one history.
+    If rows share histories (batch.place), a part has at most `rows` positions of histories,
+    padding included, or a single history.
     """
     offsets = batch.history.offsets
     if batch.place is None:
@@ -93,7 +97,7 @@ def parts(batch: Batch, rows: int) -> Iterator[Batch]:
 
 
 def _cuts(lengths: list[int], positions: int) -> list[int]:
-    """Where runs of lists begin and end that have at most so many positions, or are one list.
+    """Return bounds that group lists: at most `positions` padded positions, or a single list.
 
     >>> _cuts([4, 5, 2, 9], positions=10)
     [0, 2, 3, 4]
@@ -108,19 +112,19 @@ def _cuts(lengths: list[int], positions: int) -> list[int]:
 
 
 def _computes(module: nn.Module) -> bool:
-    """Whether a module has weights of its own and is no table of ids."""
+    """Tell whether a module has parameters of its own and is not an embedding."""
     own = next(module.parameters(recurse=False), None)
     return own is not None and not isinstance(module, nn.Embedding)
 
 
 @contextmanager
 def _counted_once(towers: nn.Module) -> Iterator[None]:
-    """Put back, at the end, every buffer that was written to."""
+    """Restore, at the end, every buffer that was changed."""
     before = [(buffer, buffer.clone()) for buffer in towers.buffers()]
     try:
         yield
-    finally:  # encoding again ends with an exception of torch's, as soon as all is there
+    finally:  # torch ends the second encoding with an exception once all tensors are recomputed
         with torch.no_grad():
             for buffer, value in before:
-                if not torch.equal(buffer, value):  # one written to stops the gradient
+                if not torch.equal(buffer, value):  # writing in place would invalidate the gradient
                     buffer.copy_(value)

@@ -1,4 +1,4 @@
-"""What lets a killed training go on to the same bytes: its state on disk, whole or not at all."""
+"""How does a killed training resume to the same result? Its state is saved to disk, atomically."""
 
 import hashlib
 import json
@@ -27,10 +27,10 @@ from shortlist.systems import check_system
 from shortlist.training.ranks import here
 
 FORMAT = 2
-"""Of the files written here; another one is refused."""
+"""Format number of the files; other numbers are refused."""
 
 EVERY = 300.0
-"""Seconds between two checkpoints, unless told otherwise."""
+"""Default number of seconds between two checkpoints."""
 
 _CURE = "remove the checkpoint to start again, or give another directory"
 _NAME = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*")
@@ -38,14 +38,18 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class State(NamedTuple):
-    """What a checkpoint holds: plain values, as JSON has them, and tensors, both by name."""
+    """The content of a checkpoint.
+
+    plain: JSON values by name.
+    tensors: tensors by name.
+    """
 
     plain: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
 def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `name.`, under the rest of their names.
+    """Return the tensors whose names begin with `name.`, with that prefix removed.
 
     >>> import torch
     >>> part_of({"a.x": torch.tensor(1), "b.x": torch.tensor(2)}, "b")
@@ -56,10 +60,12 @@ def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 class Checkpoints:
-    """A directory of checkpoints: one for each stage of a training, such as `train` or `all`.
+    """A directory of checkpoints, one for each stage of a training, such as `train` or `all`.
 
-    every: seconds between two of them; 0 writes one after each step. part: what the names of the
-    stages begin with, where several retrievers train one after the other.
+    directory: the folder; it is created at the first checkpoint.
+    every: seconds between two checkpoints; 0 writes one after each step.
+    part: prefix of the names of the stages, if several retrievers train one after the other.
+    Errors: CheckpointError for a negative `every`.
     """
 
     def __init__(self, directory: Path | str, *, every: float = EVERY, part: str = "") -> None:
@@ -72,17 +78,18 @@ class Checkpoints:
         self._stages: list[Stage] = []
 
     def of(self, part: str) -> "Checkpoints":
-        """The checkpoints of one of several retrievers, in the same directory."""
+        """Return the checkpoints of one of several retrievers, in the same directory."""
         inner = Checkpoints(self.directory, every=self.every, part=f"{self._part}{part}.")
         inner._stages = self._stages
         return inner
 
     def stage(self, name: str, fingerprint: str, precision: str) -> "Stage":
-        """The checkpoint of one stage. fingerprint: of all that decides what it computes.
+        """Return the checkpoint of one stage.
 
-        precision: in which it multiplies, which "auto" may choose otherwise elsewhere. On several
-        ranks it is of as many.
-        Errors: OutputError for a directory that cannot be written, or lies in a bundle.
+        name: name of the stage.
+        fingerprint: hash of everything that decides the result, from `fingerprint`.
+        precision: precision of the training, which "auto" may choose differently on another device.
+        Errors: OutputError for a directory that cannot be written, or that is inside a bundle.
         """
         outputs.check({"the checkpoint": Output(self.directory, "folder")})
         stage = Stage(
@@ -93,7 +100,7 @@ class Checkpoints:
         return stage
 
     def remove(self) -> None:
-        """Remove the checkpoints of every stage that was asked for, and the directory if empty."""
+        """Remove the checkpoints of all stages that were used, and the directory if it is empty."""
         for stage in self._stages:
             stage.remove()
         with _naming("remove", self.directory):
@@ -102,10 +109,18 @@ class Checkpoints:
 
 
 class Stage:
-    """One checkpoint: NAME.checkpoint.json, and the file of tensors it names with its sha256.
+    """One checkpoint: NAME.checkpoint.json, and a file of tensors whose sha256 is in the JSON.
 
-    The tensors are written first, under a new name; then the JSON is replaced in one step, and
-    the old tensors go. Whenever a writer is killed, the JSON names a whole file.
+    The tensors are written first, to a file with a new name. Then the JSON is replaced atomically,
+    and the old tensors are removed. So the JSON names a complete file even if the writer is killed.
+
+    directory: folder of the files.
+    name: name of the stage.
+    fingerprint: hash of everything that decides the result.
+    every: seconds between two checkpoints.
+    precision: precision of the training.
+    processes: number of processes of the training.
+    Errors: CheckpointError for an invalid name.
     """
 
     def __init__(
@@ -129,17 +144,18 @@ class Stage:
 
     @property
     def path(self) -> Path:
-        """The JSON file."""
+        """Path of the JSON file."""
         return self._directory / f"{self._name}.checkpoint.json"
 
     def due(self) -> bool:
-        """Whether it is time to write one."""
+        """Tell whether it is time to write the next checkpoint."""
         return time.monotonic() - self._latest >= self._every
 
     def load(self) -> State | None:
-        """Return what was saved last, None if nothing was.
+        """Return the saved state; None if there is none.
 
-        Errors: CheckpointError for a damaged one, and for one of another recipe, data or version.
+        Errors: CheckpointError for damaged files, and for a checkpoint of another recipe, other
+        data, another version, another precision or another number of processes.
         """
         try:
             text = self.path.read_bytes()
@@ -152,7 +168,7 @@ class Stage:
             number, of = content["format"], content["fingerprint"]
             name, digest, plain = content["tensors"], content["sha256"], content["state"]
             precision = content["precision"] if number == FORMAT else self._precision
-            processes = int(content.get("processes", 1))  # absent: of one process
+            processes = int(content.get("processes", 1))  # not stored for a single process
             sound = bool(_DIGEST.fullmatch(digest)) and name == self._file(name.split(".")[-3])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{self.path} is damaged: {_CURE}") from error
@@ -160,24 +176,24 @@ class Stage:
             raise CheckpointError(f"{self.path} is damaged: {_CURE}")
         if number != FORMAT or of != self._fingerprint:
             raise CheckpointError(
-                f"{self.path} is the checkpoint of another recipe, other data or another version: "
+                f"{self.path} is a checkpoint of another recipe, other data or another version: "
                 f"{_CURE}"
             )
         if precision != self._precision:
             raise CheckpointError(
-                f"{self.path} is of a training in {precision!s:.20}, and this one would go on in "
-                f"{self._precision}: set training.precision = '{precision!s:.20}' to go on with "
-                f"it, or {_CURE}"
+                f"{self.path} belongs to a training in {precision!s:.20}, and this training runs "
+                f"in {self._precision}: set training.precision = '{precision!s:.20}' to resume, "
+                f"or {_CURE}"
             )
         if processes != self._processes:
             raise CheckpointError(
-                f"{self.path} is of a training on {processes} process{_es(processes)}, and this "
-                f"one runs on {self._processes}: start as many to go on with it, or {_CURE}"
+                f"{self.path} belongs to a training with {processes} process{_es(processes)}, and "
+                f"this training has {self._processes}: start as many to resume, or {_CURE}"
             )
         return State(plain, self._tensors(name, digest))
 
     def save(self, state: State) -> None:
-        """Write the state; a reader finds either this one or the one before it."""
+        """Write the state atomically: a reader finds either this state or the previous one."""
         name = self._file(uuid4().hex)
         path = self._directory / name
         with _naming("write", path):
@@ -206,8 +222,8 @@ class Stage:
         self._latest = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the checkpoint, and what a killed writer left of it."""
-        self.path.unlink(missing_ok=True)  # first: without it the others mean nothing
+        """Remove the checkpoint, and files that a killed writer has left."""
+        self.path.unlink(missing_ok=True)  # first, so that it never names a missing file
         self._remove_all(but=set())
 
     def _file(self, unique: str) -> str:
@@ -217,7 +233,7 @@ class Stage:
         path = self._directory / name
         try:
             if _sha256(path) != digest:
-                raise CheckpointError(f"{path} has other content than was written: {_CURE}")
+                raise CheckpointError(f"{path} was changed after it was written: {_CURE}")
             return safetensors.torch.load_file(path)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read {path}: {error}; {_CURE}") from error
@@ -235,7 +251,7 @@ def _es(count: int) -> str:
 
 
 def fingerprint(described: Mapping[str, Any], data: TrainingData) -> str:
-    """Return the sha256 of a description (JSON values) and of all data that towers learn from."""
+    """Return the sha256, in hex, of a description (JSON values) and of all training data."""
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, array in _arrays(data):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -244,9 +260,10 @@ def fingerprint(described: Mapping[str, Any], data: TrainingData) -> str:
 
 
 def _arrays(data: TrainingData) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every array that decides a training: ids, logs with their split, features, negatives.
+    """Yield every array that a training depends on: ids, logs with split, features, negatives.
 
-    What was met besides decides it through the validation figure, which leaves it out.
+    data.met is included because the validation figure, which stops the training, excludes the
+    items in it.
     """
     yield "users", data.users.tie_keys
     yield "items", data.items.tie_keys
@@ -270,7 +287,7 @@ def _lists(name: str, values: Tensor | Ragged) -> Iterator[tuple[str, NDArray[An
 
 @contextmanager
 def _naming(action: str, path: Path) -> Iterator[None]:
-    """Turn a refusal of the disk into a CheckpointError that names the path."""
+    """Turn an error of the file system into a CheckpointError that names the path."""
     try:
         yield
     except (OSError, SafetensorError) as error:

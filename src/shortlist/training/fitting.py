@@ -1,4 +1,4 @@
-"""Which epochs are run, and whose weights are kept: a training that can be put down anywhere."""
+"""Which epochs are run, and which weights are kept? Early stopping, with resumable trainings."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -18,9 +18,12 @@ logger = logging.getLogger("shortlist.training")
 
 
 class Epoch(NamedTuple):
-    """What one epoch came to; score is the monitored figure on the validation rows.
+    """The result of one epoch.
 
-    skipped: positives in batches whose weights are all 0, from which nothing can be learned.
+    epoch: its number, from 1.
+    loss: mean training loss per positive.
+    score: the monitored metric on the validation rows.
+    skipped: number of positives in batches whose weights are all 0, which are not learned.
     """
 
     epoch: int
@@ -30,7 +33,12 @@ class Epoch(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The epochs that were measured, the number of the best of them, and what it had `learned`."""
+    """The result of a training.
+
+    epochs: the measured epochs.
+    best: number of the best epoch.
+    learned: temperature and biases after that epoch, see `Trainer.learned`.
+    """
 
     epochs: tuple[Epoch, ...]
     best: int
@@ -39,11 +47,17 @@ class Fitted(NamedTuple):
 
 @dataclass
 class _Run:
-    """How far a training has come.
+    """The progress of a training.
 
-    loss: summed over the `used` positives of the epoch that runs; skipped: others of it; record:
-    the epochs measured; best: the weights of the best of them; learned: what it had learned beside
-    these, as numbers.
+    epoch: number of the current epoch.
+    loss: sum of the losses of the positives of the current epoch.
+    used: number of these positives.
+    skipped: number of positives of the current epoch in batches of weight 0.
+    record: the measured epochs.
+    best_epoch: number of the best epoch; 0 before the first measurement.
+    best: weights after the best epoch.
+    learned: temperature and biases after the best epoch.
+    finished: whether the training has ended.
     """
 
     epoch: int = 1
@@ -57,7 +71,7 @@ class _Run:
     finished: bool = False
 
     def state(self, trainer: Trainer) -> State:
-        """All of it, with what the next step depends on; a finished one keeps the weights alone."""
+        """Return the state for a checkpoint; for a finished training without the trainer's."""
         plain: dict[str, Any] = {
             "epoch": self.epoch,
             "loss": float(self.loss),
@@ -77,7 +91,7 @@ class _Run:
 
     @classmethod
     def begun(cls, stage: Stage | None, trainer: Trainer) -> "_Run":
-        """A new one, or the one that the checkpoint holds, and the trainer put where it was."""
+        """Start a training, or resume it from its checkpoint and restore the trainer's state."""
         saved = None if stage is None else stage.load()
         if stage is not None and here().several:
             here().check_same(-1 if saved is None else saved.plain["epoch"])
@@ -101,14 +115,15 @@ def fit_towers(
     epochs: int,
     stage: Stage | None = None,
 ) -> Fitted:
-    """Train at most so many epochs; leave the weights of the best one in `towers`.
+    """Train for at most `epochs` epochs, and leave the weights of the best epoch in `towers`.
 
-    measure: the monitored figure, with the weights as they are; asked every `validate_every`
-    epochs and after the last one, and training stops when it no longer rises. None: exactly so
-    many epochs, and the last weights stay. stage: where the training is saved as it goes on, and
-    taken up again from, to the same weights.
+    With several processes the first one measures, and decides when to save.
 
-    On several ranks the first one measures and saves, and says when.
+    measure: returns the monitored metric of the current weights. It is called every
+    `validate_every` epochs and after the last one, and training stops after `patience` epochs
+    without a better value. None trains exactly `epochs` epochs and keeps the last weights.
+    stage: the checkpoint, where the training is saved and from which it resumes; None for none.
+    Errors: TrainingError for a loss that is not finite, or if all weights are 0.
     """
     ranks = here()
     if measure is not None and ranks.several:
@@ -137,18 +152,18 @@ def fit_towers(
 
 
 def _told(ranks: Ranks, measure: Callable[[], float]) -> Callable[[], float]:
-    """The same figure, measured by the first rank and told to the others."""
+    """Return a `measure` that the first process computes and broadcasts to the others."""
     return lambda: ranks.told(measure() if ranks.first else 0.0)
 
 
 def _due(stage: Stage) -> bool:
-    """Whether it is time to save, by the clock of the first rank."""
+    """Tell whether it is time to save, by the clock of the first process."""
     ranks = here()
     return bool(ranks.told(stage.due())) if ranks.several else stage.due()
 
 
 def _save(stage: Stage, run: _Run, trainer: Trainer) -> None:
-    """Save what all ranks have come to; the first one writes it."""
+    """Save the state of all processes; the first one writes it."""
     state = run.state(trainer)
     if here().first:
         stage.save(state)
@@ -168,7 +183,7 @@ def _look(
     towers: nn.Module,
     measure: Callable[[], float] | None,
 ) -> None:
-    """Measure the weights as they are, and keep them if none were better."""
+    """Measure the current weights, and keep them if they are at least as good as the best."""
     if measure is not None:
         score = measure()
         run.record.append(Epoch(run.epoch, loss, score, run.skipped))
@@ -182,7 +197,10 @@ def _look(
 def _run_epoch(
     run: _Run, trainer: Trainer, progress: Progress, limit: int, stage: Stage | None
 ) -> float:
-    """Run what is left of an epoch of at most `limit`; return its mean loss."""
+    """Run the remaining steps of the current epoch; return its mean loss.
+
+    limit: largest number of epochs, which the progress shows.
+    """
     progress.start(run.epoch, limit, trainer.positives)
     progress.advance(run.used)
     for step in trainer.epoch():
@@ -195,6 +213,6 @@ def _run_epoch(
     if not run.used:
         raise TrainingError(
             "the weights of all positives are 0, so there is nothing to learn: training.weighted "
-            "reads data.weight"
+            "weights the loss by data.weight; leave it out, or give weights above 0"
         )
     return float(run.loss) / run.used

@@ -1,10 +1,9 @@
-"""Softmax over a shared pool in blocks of rows: the gradient is made in the same pass.
+"""Softmax over a shared pool in blocks of rows: loss and gradient are computed in one pass.
 
-A batch of B rows against a pool of M items has B x M scores, K times as many where a row has K
-interests of which the best counts. They are needed a block at a time:
-what is kept is a gradient of the size of the vectors. Like the losses of today's language models
-(Wijmans et al. 2024, cut cross-entropy), but without a second pass: the row weights are known, so
-the gradient can be made at once.
+A batch of B rows against a pool of M items has B x M scores, or B x K x M with K interests. Only
+one block of them is in memory at a time; what is kept is a gradient with the shape of the vectors.
+This resembles the cut cross-entropy of language models (Wijmans et al. 2024), but needs no second
+pass: the weights of the rows are known beforehand, so the gradient is computed at once.
 """
 
 import math
@@ -19,16 +18,17 @@ from shortlist.devices import free_to_read
 from shortlist.sampling.base import Dropped
 
 BLOCK_SCORES = 2**20
-"""How many scores are held at a time, unless that were fewer than LEAST_ROWS rows."""
+"""Number of scores in a block, unless that is less than LEAST_ROWS rows."""
 
 LEAST_ROWS = 32
+"""Least number of rows in a block."""
 
 LOWEST = -87.0
-"""Powers of two so far below the best of their row count as this far: products of smaller ones with
-small slopes would be denormal, and slow."""
+"""Lower bound of a score (as an exponent of 2) relative to the best of its row: products of smaller
+powers with small gradients would be denormal numbers, which are slow."""
 
 LOG2_E = math.log2(math.e)
-"""Scores are powers of two inside: exp2 takes a third of the time of exp."""
+"""Factor that turns exp into exp2, which takes a third of the time."""
 
 
 def softmax_mean(
@@ -44,11 +44,14 @@ def softmax_mean(
 ) -> Tensor:
     """Return the weighted mean of log(1 + sum_j exp(q_i t_j + offset_j) / exp(positive_i)).
 
-    queries: [B, D], scaled by 1/temperature, or [B, K, D], of which the best counts for each t_j;
-    pool: [M, D]; positive: [B] logits; offset: [M], no gradient; dropped: slots left out of the
-    sum, or what says of some rows which these are, bool [r, M]; weight: [B]; total: what the
-    weights are divided by, unless it is their sum. bfloat16: multiply in half the bits; sums,
-    exponentials and what is returned stay float32.
+    queries: [B, D] or [B, K, D], scaled by 1/temperature; the best of K scores counts for each t_j.
+    pool: item vectors t, [M, D].
+    positive: logits of the positives, [B].
+    offset: added to the scores of each item, [M]; it gets no gradient.
+    dropped: pairs that are left out of the sum, or a function from a slice of rows to bool [r, M].
+    weight: weight of each row, [B].
+    total: divisor of the weighted sum; None for the sum of the weights.
+    bfloat16: multiplies matrices in bfloat16; sums, exponentials and the result stay float32.
     """
     if queries.dim() == 2:
         queries = queries.unsqueeze(1)
@@ -58,9 +61,12 @@ def softmax_mean(
 
 
 def _best(block: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return each row's best score of each item [r, M], and which interest has it (the first).
+    """Return the best score of each row and item, [r, M], and the index of its interest, [r, M].
 
-    block: [r, K, D]; items: [M, D]. With one interest: None.
+    Ties take the first interest. With one interest the index is None.
+
+    block: queries, [r, K, D].
+    items: [M, D].
     """
     rows, interests, width = block.shape
     scores = block.reshape(rows * interests, width) @ items.T
@@ -71,7 +77,7 @@ def _best(block: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _bounds(dropped: Dropped, rows: int, size: int) -> list[int]:
-    """Where the pairs of each `size` rows begin, and the last of them end."""
+    """Return the bounds in `dropped` of the pairs of each block of `size` rows."""
     starts = torch.arange(0, rows + size, size, device=dropped.rows.device)
     found: list[int] = torch.searchsorted(dropped.rows, starts).tolist()
     return found

@@ -1,4 +1,4 @@
-"""Hard negatives in training: a loss of their own beside the easy one, weighted and uncorrected."""
+"""How are hard negatives trained? By a second loss term, weighted and without correction."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,25 +18,28 @@ from shortlist.training.checkpoint import part_of
 from shortlist.training.objective import Objective
 
 SHARE = 0.01
-"""Hard negatives for each easy one of a row's pool: 100 easy to 1 hard (Huang et al. 2020)."""
+"""Hard negatives per easy one: 1 hard to 100 easy (Huang et al. 2020)."""
 
 WEIGHT = 0.1
-"""What the hard term counts beside the easy one."""
+"""Weight of the hard term; the easy one has weight 1."""
 
 OPTIONS = ("share", "weight", "known")
-"""The keys of a [training] section that begin with hard_, beside those of the sources."""
+"""The options hard_share, hard_weight and hard_known of [training], which every source has."""
 
 
 @dataclass(frozen=True)
 class HardTerm:
-    """weight · loss(positive, h hard negatives), of the same loss and temperature as the easy term.
+    """weight · loss(positive, h hard negatives), with the loss and temperature of the easy term.
 
-    What was selected by score has no known sampling probability, so nothing is corrected, and a
-    loss that learns a bias has another one here. Each row gets share · M hard negatives, at least
-    one, where the easy pool has M. A row without any costs 0.
+    Negatives selected by score have no known sampling probability, so scores are not corrected. A
+    loss that learns a bias learns a separate one here. A row's own positive is never drawn.
+    Held-out items are not excluded: that would leak them. A row without hard negatives costs 0.
 
-    known: hard negatives may be other items the row's user is known to like. The row's own
-    positive never is one; the held-out item is like any other.
+    source: where hard negatives come from.
+    objective: loss, similarity and temperature.
+    share: hard negatives per easy one: h = share · M for an easy pool of M, at least 1.
+    weight: weight of the term.
+    known: whether other known positives of the row's user can be hard negatives.
     """
 
     source: PoolChoice | HardSource
@@ -46,16 +49,19 @@ class HardTerm:
     known: bool = False
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What it learns: a bias where the loss asks for one, and the temperature both share."""
+        """Return the learned parameters: a bias if the loss has one, and the shared temperature."""
         return self.objective.parameters()
 
     def refresh(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """An epoch begins; encode: item rows [N] -> their vectors as they are now, [N, D]."""
+        """Update the source at the start of an epoch.
+
+        encode: item rows [N] -> current item vectors [N, D].
+        """
         if not isinstance(self.source, PoolChoice):
             self.source.refresh(encode)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it has learned alone, and what its source remembers."""
+        """Return its own parameters and the state of its source."""
         state = {f"objective.{key}": v for key, v in self.objective.state_dict().items()}
         state.pop("objective.log_scale", None)  # the easy term's
         if isinstance(self.source, Remembering):
@@ -63,7 +69,7 @@ class HardTerm:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
         self.objective.load_state_dict(part_of(state, "objective"), strict=False)
         if isinstance(self.source, Remembering):
             self.source.load_state_dict(part_of(state, "source"))
@@ -71,7 +77,10 @@ class HardTerm:
     def draw(
         self, batch: Batch, queries: Tensor, pool: Negatives, generator: torch.Generator
     ) -> Negatives | None:
-        """Return what has to be encoded beside the pool, [B, h]; None where that is nothing."""
+        """Draw hard negatives that have to be encoded, [B, h]; None if they come from the pool.
+
+        queries: query vectors, [B, D] or [B, K, D].
+        """
         if isinstance(self.source, PoolChoice):
             return None
         if self.known:
@@ -81,9 +90,11 @@ class HardTerm:
     def choose(
         self, batch: Batch, queries: Tensor, positives: Tensor, pool: Negatives, vectors: Tensor
     ) -> tuple[Negatives, Tensor]:
-        """Pick from the encoded pool: hard negatives [B, h] and their vectors [B, h, D].
+        """Select hard negatives from the pool: return them, [B, h], and their vectors, [B, h, D].
 
-        vectors: those of pool.ids, [M, D] or [B, M, D].
+        queries: [B, D] or [B, K, D].
+        positives: vectors of the positives, [B, D].
+        vectors: vectors of pool.ids, [M, D] or [B, M, D].
         """
         assert isinstance(self.source, PoolChoice)
         with torch.no_grad():
@@ -92,7 +103,7 @@ class HardTerm:
             gap = gap.masked_fill(self._kept_out(batch, pool), float("-inf"))
             columns, filled = self.source.choose(gap, self._count(pool))
         if pool.ids.dim() == 1:
-            # Not vectors[columns]: with threads its gradient adds up in another order each time.
+            # Not vectors[columns]: with threads, its gradient is summed in a varying order.
             wanted = vectors.index_select(0, columns.flatten()).view(*columns.shape, -1)
             return hard_slots(pool.ids[columns], filled, batch.positive), wanted
         wide = columns.unsqueeze(-1).expand(-1, -1, vectors.shape[-1])
@@ -108,9 +119,13 @@ class HardTerm:
         vectors: Tensor,
         positive_log_q: Tensor,
     ) -> Tensor:
-        """Return the weighted loss of each row, [B]; vectors: those of `hard`, [B, h, D].
+        """Return the weighted loss of each row, [B].
 
-        positive_log_q: for a loss that asks for the positive's rate; it corrects nothing here.
+        queries: [B, D] or [B, K, D].
+        positives: vectors of the positives, [B, D].
+        vectors: vectors of `hard`, [B, h, D].
+        positive_log_q: log of the positives' expected counts, [B], which some losses read; scores
+        are not corrected by it.
         """
         cost: Tensor = self.objective(
             queries,
@@ -127,7 +142,7 @@ class HardTerm:
         return max(1, round(self.share * pool.ids.shape[-1]))
 
     def _kept_out(self, batch: Batch, pool: Negatives) -> Tensor:
-        """True where a slot of the pool cannot be a hard negative of the row, [B, M]."""
+        """Return bool [B, M], True where an item of the pool is no hard negative of the row."""
         kept_out = own_slots(pool, len(batch.positive)) | accidental_hits(pool, batch.positive)
         kept_out = kept_out | repeats(pool.ids)
         if not self.known:
@@ -138,7 +153,10 @@ class HardTerm:
 
 
 def check_hard_options(training: Training, objective: Objective) -> None:
-    """Refuse hard negatives that cannot work, and hard_ options without any."""
+    """Refuse hard negatives that the objective excludes, and hard_ options without `hard`.
+
+    Errors: ModelError.
+    """
     chosen = {option: getattr(training, f"hard_{option}") for option in OPTIONS}
     chosen |= given(training, "hard")
     if training.hard is None:
@@ -153,12 +171,12 @@ def check_hard_options(training: Training, objective: Objective) -> None:
 
 
 def needs_known(training: Training) -> bool:
-    """Whether the batches of a section must bring each user's known positives."""
+    """Tell whether batches must hold the known positives of their users."""
     return training.mask_known or (training.hard is not None and not training.hard_known)
 
 
 def hard_term_of(training: Training, objective: Objective, world: HardWorld) -> HardTerm | None:
-    """Build a section's hard term beside its objective; None where it names no source."""
+    """Build the hard term of a section; None if it has no `hard`. Errors: ModelError."""
     check_hard_options(training, objective)
     if training.hard is None:
         return None
@@ -173,7 +191,7 @@ def hard_term_of(training: Training, objective: Objective, world: HardWorld) -> 
 
 
 def _uncorrected(objective: Objective) -> Objective:
-    """The same objective without correction, its temperature shared, hits always dropped."""
+    """Return the objective without correction; the temperature is shared, hits are masked."""
     try:
         plain = Objective(
             objective.loss,
@@ -184,7 +202,7 @@ def _uncorrected(objective: Objective) -> Objective:
         )
     except ModelError as error:
         raise ModelError(
-            f"hard negatives have no known sampling probability to correct by; {error}"
+            f"hard negatives have no known sampling probability, so they are not corrected; {error}"
         ) from error
     plain.log_scale = objective.log_scale
     return plain

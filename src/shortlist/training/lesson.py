@@ -1,4 +1,4 @@
-"""What does a model that goes on learn, and what does it remember from one time to the next?"""
+"""Which events does a refresh learn, and which state is kept between refreshes?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,18 +8,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Memory = dict[str, dict[str, Tensor]]
-"""What the optimiser remembers, by channel ("" for one that stands alone) and name of weights."""
+"""State of the optimiser: channel name ("" for a single retriever) -> parameter name -> tensor."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Which events a model that goes on learns, and how.
+    """The events that a refresh learns, and its settings.
 
-    learn: the new positives among the events of `data.log`, bool [n]. epochs: how often each is
-    learned. replay: how many old positives, drawn anew with each lesson, are learned beside each
-    new one, so that what is old is not forgotten. before: what the optimiser remembers from the
-    last time; after: where it is put now. part: the channel, of several. nothing: where the reason
-    is put, by channel, of one that finds no positive in these events, and learns nothing.
+    learn: bool [n], True for the new events of `data.log`.
+    epochs: number of passes over them.
+    replay: number of old positives learned per new one, against forgetting. Each lesson draws them
+    again.
+    seed: seed of that draw.
+    before: state of the optimiser after the previous refresh.
+    after: output, the state of the optimiser after this one.
+    part: name of the channel; "" for a single retriever.
+    nothing: output, for each channel that found no positive and learned nothing, the reason.
     """
 
     learn: NDArray[np.bool_]
@@ -32,13 +36,13 @@ class Lesson:
     nothing: dict[str, str] = field(default_factory=dict)
 
     def of(self, part: str) -> "Lesson":
-        """The same for one of several channels."""
+        """Return the lesson for one of several channels; outputs are shared."""
         return replace(self, part=part)
 
     def positives(self, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return what to learn: the new events, and a seeded sample of the old ones, bool [n].
+        """Return the events to learn: the new ones and a seeded sample of old ones, bool [n].
 
-        among: which events can be positives at all.
+        among: bool [n], True for events that can be positives.
 
         >>> lesson = Lesson(np.array([False, False, False, True]))
         >>> int(lesson.positives(np.array([True, True, True, True])).sum())

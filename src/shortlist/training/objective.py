@@ -1,4 +1,4 @@
-"""From vectors to a loss: the one place where similarity, τ, correction and masks are ordered."""
+"""How do vectors become a loss? Similarity, then τ, then sampling correction, then masks."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -27,10 +27,11 @@ from shortlist.training.fused import softmax_mean
 from shortlist.training.ranks import ALONE, Ranks
 
 LEARNED_TEMPERATURES = (0.01, 100.0)
+"""Bounds of a learned temperature."""
 
 
 class Rows(NamedTuple):
-    """What belongs to the rows of a batch beside their vectors; see `Objective.forward`."""
+    """The data of a batch's rows besides their vectors; see `Objective.forward`."""
 
     positive_ids: Tensor
     negatives: Negatives
@@ -41,30 +42,35 @@ class Rows(NamedTuple):
 
 
 class Objective(nn.Module):
-    """logit = s/τ - log Q, then masks, then the loss: one number a row, [B].
+    """The training objective: logit = s/τ - log Q, then masks, then the loss; one value per row.
 
-    For training only: the served score is plain s(query, item).
+    It is for training only: the served score is s(query, item). The slot that holds a row's own
+    positive is always masked.
 
-    correct_sampling: subtract the log of the expected counts from positives and negatives; None
-    is what the loss asks for.
-    correct_positives: whether that is taken off the positives, too, as if they had been drawn (Yi
-    et al. 2019). Otherwise they count once, being there for certain, and each negative for as many
-    as it stands for: the sum is then an unbiased estimate of that over the catalogue, and hits are
-    dropped where mask_hits is None.
-    mask_hits: drop negatives that are the row's positive item. None drops them where that is
-    right: in a pool that holds an item at most once, or without correction. Independent draws
-    with correction are exact only with their hits left in.
-    mask_known: drop negatives that are other known positives of the row's user. It changes the
-    target, usually for the better.
-    The slot that is the row's own positive is always dropped.
+    A loss that is not shift-invariant gets a learned scalar bias, unless it is defined on a raw
+    similarity. At the first training batch the bias is set so that the whole pool weighs about as
+    much as the positive; otherwise thousands of negatives would dominate it.
 
-    A loss that a shift of all scores would change gets a learned scalar bias, unless it is defined
-    on a raw similarity. It starts, at the first training batch, where the whole pool weighs about
-    as much as the one positive, so that thousands of negatives do not swamp it.
+    loss: the loss.
+    similarity: "cosine", "dot" or "euclidean".
+    temperature: τ, or its start value if it is learned.
+    learn_temperature: learns τ within LEARNED_TEMPERATURES.
+    correct_sampling: subtracts log Q, the log of the expected counts, from the scores of positives
+    and negatives; None takes the default of the loss.
+    correct_positives: False leaves the scores of positives uncorrected. True treats a positive as a
+    draw of the sampler (Yi et al. 2019). With False a positive counts once, because it is always
+    present, and only negatives are divided by their expected counts. The sum is then an unbiased
+    estimate of the sum over the catalogue, and mask_hits = None masks hits.
+    mask_hits: masks negatives that are the row's positive item. None masks them in a pool that
+    holds an item at most once, and without correction. With correction, independent draws are
+    exact only if hits are kept.
+    mask_known: masks negatives that are other known positives of the row's user. This changes what
+    is estimated, usually for the better.
+    Errors: ModelError for options that do not work together.
     """
 
     ranks: Ranks = ALONE
-    """The processes whose rows make a batch together."""
+    """The processes whose rows form a batch."""
 
     def __init__(
         self,
@@ -88,8 +94,8 @@ class Objective(nn.Module):
         self.correct_sampling = loss.correction.resolve(correct_sampling)
         if not (correct_positives or self.correct_sampling):
             raise ModelError(
-                "correct_positives = false is of a correction that is off: leave it out, or turn "
-                "correct_sampling on"
+                "correct_positives = false changes the sampling correction, which is off: leave it "
+                "out, or turn correct_sampling on"
             )
         self.correct_positives = correct_positives
         self.mask_hits = mask_hits
@@ -101,18 +107,18 @@ class Objective(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias: nn.Parameter | None = None
         self.bias_started: Tensor
-        self._begun = False  # what `bias_started` said last
+        self._begun = False  # last known value of `bias_started`
         if not (loss.shift_invariant or loss.needs_raw is not None):
             self.bias = nn.Parameter(torch.zeros(()))
             self.register_buffer("bias_started", torch.tensor(False))
 
     @property
     def temperature(self) -> float:
-        """The temperature τ as it is now."""
+        """Current temperature τ."""
         return self._temperature if self.log_scale is None else math.exp(-self.log_scale.item())
 
     def learned(self) -> dict[str, float]:
-        """Return what it has learned, as numbers by name; a bias only once it has started."""
+        """Return "log_scale" (log 1/τ) and "bias" if they are learned; a bias after its start."""
         found = {}
         if self.log_scale is not None:
             found["log_scale"] = self.log_scale.item()
@@ -122,7 +128,11 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def take_over(self, learned: Mapping[str, float], start: str) -> set[str]:
-        """Go on from what another one learned, under names with this start; return what it took."""
+        """Set the learned numbers to those of an earlier training; return the names that were set.
+
+        learned: numbers of the earlier training by name.
+        start: prefix of these names.
+        """
         taken = set()
         for name, own in (("log_scale", self.log_scale), ("bias", self.bias)):
             if own is not None and start + name in learned:
@@ -147,14 +157,16 @@ class Objective(nn.Module):
         total: Tensor | None = None,
         bfloat16: bool = False,
     ) -> Tensor:
-        """Return the mean loss of the rows, by their weight [B]; otherwise as `forward`.
+        """Return the weighted mean loss of the rows. Arguments not listed here are as in `forward`.
 
-        For a loss that reads values `weight` is the value of each row, and all weigh the same.
-        total: what the sum is divided by where these rows are a part of the batch; else it is the
-        sum of their weights.
+        A softmax over one pool for all rows is computed in blocks, so that only some of its scores
+        are in memory at a time.
 
-        A softmax over one pool for all rows is computed in blocks, without the scores of all rows
-        at once; bfloat16 then halves the bits that are multiplied. Otherwise it does nothing.
+        weight: weight of each row, [B]. For a loss that is fitted to event values, it is the value
+        of each row, and all rows have equal weight.
+        total: divisor of the sum, if these rows are a part of the batch; None for the sum of their
+        weights (for a loss that reads values, their number).
+        bfloat16: multiplies the blocks of a softmax in bfloat16; it has no effect on other losses.
         """
         rows = Rows(positive_ids, negatives, positive_log_q, known, groups)
         if reads_values(self.loss):
@@ -166,7 +178,7 @@ class Objective(nn.Module):
         return (costs * weight).sum() / (weight.sum() if total is None else total)
 
     def in_blocks(self, pool: Tensor) -> bool:
-        """Tell whether `mean` computes these in blocks: a softmax over one pool for all rows."""
+        """Tell whether `mean` works in blocks: for a softmax over one pool for all rows, [M, D]."""
         return type(self.loss) is SoftmaxLoss and pool.dim() == 2
 
     def forward(
@@ -182,14 +194,19 @@ class Objective(nn.Module):
         groups: Tensor | None = None,
         value: Tensor | None = None,
     ) -> Tensor:
-        """Return one loss a row, [B].
+        """Return one loss per row, [B].
 
-        queries: [B, D] or [B, K, D]; positives: [B, D]; pool: the vectors of negatives.ids,
-        [M, D] or [B, M, D]; positive_ids: item rows, [B]; positive_log_q: the sampler's log_q of
-        them, [B], where corrected or where the loss asks for their rate; known: each user's known
-        item rows, where masked; groups: [B], equal for rows of one user's history: a slot that is
-        a positive of the row's own group is no independent draw, and is dropped. value: [B], for a
-        loss that reads values.
+        queries: query vectors, [B, D] or [B, K, D].
+        positives: vectors of the positives, [B, D].
+        pool: vectors of negatives.ids, [M, D] or [B, M, D].
+        positive_ids: item rows of the positives, [B].
+        negatives: ids, log_q and source of the pool.
+        positive_log_q: the sampler's log_q of the positives, [B]; needed for the correction, and
+        by losses that read the rate.
+        known: known item rows of each row's user; needed with mask_known.
+        groups: [B], equal for rows of one user's history. A slot that holds a positive of the
+        row's own group is not an independent draw, and is masked.
+        value: value of each row's event, [B], for a loss that is fitted to values.
         """
         rows = Rows(positive_ids, negatives, positive_log_q, known, groups, value)
         logits = self._logits(rows)
@@ -202,12 +219,14 @@ class Objective(nn.Module):
         return self.loss(self._shifted(Scores(positive, negative, valid, rate, value)))
 
     def _logits(self, rows: Rows) -> "_Logits":
-        """What makes scores of these rows logits."""
+        """Return the temperature and correction of these rows."""
         temperature = self._current_temperature()
         if not self.correct_sampling:
             return _Logits(temperature)
         if rows.positive_log_q is None:
-            raise ModelError("correction needs positive_log_q, the sampler's log_q of them")
+            raise ModelError(
+                "correction needs positive_log_q, the sampler's log_q of the positives"
+            )
         corrected = _Logits(temperature, rows.positive_log_q, rows.negatives.log_q)
         return corrected if self.correct_positives else corrected._replace(positive_log_q=None)
 
@@ -215,7 +234,7 @@ class Objective(nn.Module):
         if self.log_scale is None:
             return self._temperature
         coldest, hottest = LEARNED_TEMPERATURES
-        with torch.no_grad():  # the parameter itself is held, so its gradient stays alive
+        with torch.no_grad():  # clamping the parameter itself keeps its gradient at the bounds
             self.log_scale.clamp_(-math.log(hottest), -math.log(coldest))
         return torch.exp(-self.log_scale)
 
@@ -229,7 +248,7 @@ class Objective(nn.Module):
         total: Tensor | None,
         bfloat16: bool,
     ) -> Tensor:
-        """The mean of SoftmaxLoss over a shared pool, a block of rows at a time."""
+        """Return the mean of SoftmaxLoss over a shared pool, computed in blocks of rows."""
         if self.similarity == "cosine":
             queries, positives, pool = normalize(queries), normalize(positives), normalize(pool)
         if self.similarity == "euclidean":
@@ -250,7 +269,7 @@ class Objective(nn.Module):
         )
 
     def _dropped(self, rows: Rows) -> Tensor:
-        """True where a slot must not count for a row, [B, M]."""
+        """Return bool [B, M], True where a slot is masked for a row."""
         negatives, positive_ids = rows.negatives, rows.positive_ids
         if negatives.ids.dim() == 1 and not self._by_pairs(rows):
             return self._dropped_of(rows, slice(None))
@@ -270,11 +289,11 @@ class Objective(nn.Module):
         return dropped
 
     def _by_pairs(self, rows: Rows) -> bool:
-        """Whether dropped slots are counted, rather than looked for in all: not on a GPU."""
+        """Tell whether masked slots are listed as pairs instead of a [B, M] mask: not on a GPU."""
         return free_to_read(rows.negatives.ids) or self.mask_known
 
     def _dropped_of(self, rows: Rows, part: slice) -> Tensor:
-        """True where a slot of a shared pool must not count for these rows, [r, M]."""
+        """Return bool [r, M], True where a slot of a shared pool is masked for these rows."""
         owner, asker = _owners(rows)
         dropped = owner == asker[part].unsqueeze(1)
         if self._drops_hits(rows.negatives):
@@ -282,7 +301,7 @@ class Objective(nn.Module):
         return dropped
 
     def _dropped_pairs(self, rows: Rows) -> Dropped:
-        """The slots of a shared pool that must not count for a row."""
+        """Return the pairs of row and slot of a shared pool that are masked."""
         negatives, positive_ids = rows.negatives, rows.positive_ids
         owner, asker = _owners(rows)
         found = [matches(owner, one_each(asker))]
@@ -315,7 +334,7 @@ class Objective(nn.Module):
                 if mean is not None:
                     self.bias.copy_(-mean)
                     self.bias_started.fill_(True)
-        if self.training and not self._begun:  # so that no later step has to look
+        if self.training and not self._begun:  # later steps then do not read the tensor
             self._begun = bool(self.bias_started)
         return scores._replace(
             positive=scores.positive + self.bias, negative=scores.negative + self.bias
@@ -335,14 +354,16 @@ def build_objective(
     sampler: str | None = None,
     **options: Any,
 ) -> Objective:
-    """Return the objective from names; None is the default.
+    """Build an objective from names; None takes a default.
 
-    The temperature is 0.1 by default for a cosine, and 1 for other similarities and for losses
-    with a margin, scale or target of their own. sampler: its name, if it has one that can be
-    checked.
-
-    Refuses, with the reason: an unknown name, an option the loss would not use, and what cannot
-    work together.
+    loss: name of the loss.
+    temperature: τ. The default is 0.1 for a cosine, and 1 for other similarities and for losses
+    with a margin, scale or target of their own.
+    sampler: name of the sampler, to check that it works with correct_sampling; None does not check.
+    options: options of the loss.
+    The other arguments are as in Objective.
+    Errors: ModelError for an unknown name, for an option that the loss does not have, and for
+    options that do not work together.
     """
     if sampler is not None:
         check_sampler(sampler, correct_sampling=correct_sampling)
@@ -362,14 +383,16 @@ def build_objective(
 
 
 def _flattened(queries: Tensor, positives: Tensor, pool: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return vectors whose dot products are -|q - t|², up to what all scores of a row share.
+    """Return vectors whose dot products are -|q - t|², up to a constant per row.
 
-    queries: [B, D] or [B, K, D]; positives: [B, D]; pool: [M, D].
+    queries: [B, D] or [B, K, D].
+    positives: [B, D].
+    pool: [M, D].
     """
     several = queries.dim() == 3
     square = queries.square().sum(-1, keepdim=True)
     asked = [2 * queries, -torch.ones_like(square)]
-    if several:  # -|q|², which the interests of a row do not share
+    if several:  # -|q|² differs between the interests of a row
         asked.append(-square)
 
     def beside(items: Tensor) -> Tensor:
@@ -380,29 +403,35 @@ def _flattened(queries: Tensor, positives: Tensor, pool: Tensor) -> tuple[Tensor
 
 
 class _Logits(NamedTuple):
-    """s/τ - log Q: the one place where the temperature and Q meet a score."""
+    """Computes s/τ - log Q.
+
+    temperature: τ.
+    positive_log_q: log Q of the positives, [B]; None without correction.
+    negative_log_q: log Q of the pool, [M] or [B, M]; None without correction.
+    """
 
     temperature: Tensor | float
-    positive_log_q: Tensor | None = None  # of the rows [B]; None without correction
-    negative_log_q: Tensor | None = None  # like the pool
+    positive_log_q: Tensor | None = None
+    negative_log_q: Tensor | None = None
 
     def scaled(self, scores: Tensor) -> Tensor:
-        """s/τ."""
+        """Return s/τ."""
         return scores / self.temperature
 
     def of_positives(self, scaled: Tensor) -> Tensor:
-        """Take log Q off s/τ of the positives, [B]."""
+        """Subtract log Q from s/τ of the positives, [B]."""
         return scaled if self.positive_log_q is None else scaled - self.positive_log_q
 
     def of_negatives(self, scaled: Tensor) -> Tensor:
-        """Take log Q off s/τ of the negatives, like the pool or [B, M]."""
+        """Subtract log Q from s/τ of the negatives, [M] or [B, M]."""
         return scaled if self.negative_log_q is None else scaled - self.negative_log_q
 
 
 def _owners(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Whose positive each slot is, like ids, -1 if it was drawn; and who asks, [B].
+    """Return the owner of each slot, shaped as ids, and the owner of each row, [B].
 
-    A row stands for itself, or for its group: it meets no slot of its own.
+    A slot is masked for the rows of its owner. The owner is the row itself, or its group; a slot
+    whose item was drawn has the owner -1.
     """
     source, groups = rows.negatives.source, rows.groups
     if groups is None:
@@ -425,12 +454,14 @@ def _check_learnable(temperature: float, loss: Loss) -> None:
     coldest, hottest = LEARNED_TEMPERATURES
     if loss.own_scale:
         raise ModelError(
-            "learn_temperature: this loss has a margin, scale or target in the similarity's own "
-            "units, which a learned temperature would undo; leave it out, or use loss = 'bpr'"
+            "learn_temperature: this loss has a margin, scale or target in the units of the "
+            "similarity, and a learned temperature would change those units; leave it out, or use "
+            "loss = 'bpr'"
         )
     if not coldest <= temperature <= hottest:
         raise ModelError(
-            f"a learned temperature starts between {coldest:g} and {hottest:g}, got {temperature}"
+            f"a learned temperature must start between {coldest:g} and {hottest:g}, got "
+            f"{temperature}"
         )
 
 
@@ -438,11 +469,11 @@ RAW = {
     "cosine": "the raw cosine, from -1 to 1",
     "dot": "the raw dot product, which is the number itself",
 }
-"""What a loss is defined on that needs a raw similarity."""
+"""Description of the score of a loss with needs_raw, by similarity."""
 
 
 def _check_raw(raw: str, similarity: str, temperature: float) -> None:
-    """Refuse any other score than the similarity itself."""
+    """Refuse another similarity than `raw`, and a temperature other than 1."""
     cure = "or use loss = 'bce' or 'softmax'"
     if similarity != raw:
         raise ModelError(
@@ -450,8 +481,8 @@ def _check_raw(raw: str, similarity: str, temperature: float) -> None:
             f"use similarity = '{raw}', {cure}"
         )
     if temperature != 1:
-        where = "out of its bounds -1 and 1" if raw == "cosine" else "off its targets"
+        where = "out of the range from -1 to 1" if raw == "cosine" else "away from its targets"
         raise ModelError(
-            f"temperature = {temperature:g}: this loss is defined on {RAW[raw]}, which another "
-            f"scale would take {where}; leave temperature out, {cure}"
+            f"temperature = {temperature:g}: this loss is defined on {RAW[raw]}, which a "
+            f"temperature would move {where}; leave temperature out, {cure}"
         )

@@ -1,4 +1,4 @@
-"""The step: AdamW for what is small, and for large tables one that touches only the rows read."""
+"""How do parameters take a step? By AdamW; large tables by an optimiser for single rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,31 +14,38 @@ from shortlist.training.ranks import ALONE, Ranks
 from shortlist.training.tables import DealtTables
 
 ROW_WISE_FROM = 8_000_000
-"""Tables of so many numbers or more are trained by rows, unless the recipe says otherwise.
+"""Size of a table, in numbers, from which optimizer = "auto" trains it row by row.
 
-A dense step costs about 3 ns a number of the table (one core), whatever the batch reads; a
-row-wise one about 1 µs a row that the batch reads, whatever the table.
+A dense step costs about 3 ns (one core) per number of the table, whatever the batch reads. A
+row-wise step costs about 1 µs per row that the batch reads, whatever the size of the table.
 """
 
 ROW_PACE = 10.0
-"""How many times further than one dense step a row goes when it is touched: 1 / (1 - 0.9), the
-steps over which dense AdamW's momentum would spread the same gradient.
+"""Row-wise learning-rate multiplier, 1/(1 - β₁) = 10: makes one sparse update as large as AdamW's
+momentum would in total.
 """
 
 EPSILON = 1e-10
+"""Added to the sum of squares of a row before the root."""
 
 
 class Optimizer:
     """AdamW (Loshchilov & Hutter 2019), fused; and row-wise Adagrad for large embedding tables.
 
-    Row-wise Adagrad (Duchi et al. 2011, with one sum of squares a row as in Naumov et al. 2019,
-    DLRM) costs what the rows of the batch cost, and one number of memory a row. Weight decay then
-    acts on a row when it is touched.
+    Row-wise Adagrad (Duchi et al. 2011, with one sum of squares per row as in DLRM, Naumov et al.
+    2019) needs time for the rows of the batch only, and one number of memory per row. Weight decay
+    applies to a row when it is updated.
 
-    learned: parameters of the objective, which do not decay. Chosen tables are switched to sparse
-    gradients here. Beside other ranks so are large ones that AdamW trains: rows travel then. (Not
-    on a GPU: how many rows there are would have to be read from it.)
-    dealt: the tables of items that lie by rows on all ranks, with optimizer = "sharded".
+    Tables trained by row-wise Adagrad are switched to sparse gradients here. With several processes
+    so are large tables that AdamW trains, so that only rows are sent. (Not on a GPU: their number
+    would have to be read from it.)
+
+    model: the towers.
+    learned: parameters of the objective, which have no weight decay.
+    training: the [training] section.
+    ranks: the processes of the training.
+    dealt (attribute): with optimizer = "sharded", the item tables whose rows are distributed over
+    all processes; else None.
     """
 
     def __init__(
@@ -78,26 +85,26 @@ class Optimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """What AdamW trains: the model's own parameters, then the objective's, undecayed."""
+        """The groups of AdamW: the model's parameters, then the objective's without decay."""
         return [] if self._adam is None else self._adam.param_groups
 
     def sum_gradients(self) -> None:
-        """Add up the gradients of all ranks."""
+        """Replace gradients by their sum over all processes."""
         self._ranks.sum_gradients(self._dense, self._tables)
         for parameter in self._dense:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Remove the gradients."""
         for parameter in [*self._dense, *self._tables]:
             parameter.grad = None
 
     def step(self, share: float) -> None:
-        """Take a step of `share` times the learning rate along the gradients, clipped if asked."""
+        """Take a step of `share` times the learning rate; training.clip bounds the gradients."""
         for table in self._tables:
             if table.grad is not None:
-                # Dense where a part of the model has read the whole table.
+                # The gradient is dense if a module has read the whole table.
                 grad = table.grad if table.grad.is_sparse else table.grad.to_sparse(1)
                 table.grad = grad.coalesce()
         if self._training.clip is not None:
@@ -114,24 +121,28 @@ class Optimizer:
             self.dealt.step()
 
     def fetch(self, ids: Tensor, share: float) -> None:
-        """Read the rows of items of the step that follows, of which `share` is that of `step`."""
+        """Fetch the rows of a sharded table that the next step reads.
+
+        ids: item rows, [n].
+        share: the share of the learning rate that `step` will get.
+        """
         if self.dealt is not None:
             self.dealt.fetch(ids, ROW_PACE * self._training.learning_rate * share)
 
     def gather(self) -> None:
-        """Make the model whole on the first rank, where its tables are dealt over all of them."""
+        """Collect the rows of sharded tables on the first process."""
         if self.dealt is not None:
             self.dealt.gather()
 
     def load_model(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Put whole weights into the model that it trains."""
+        """Load complete weights into the model; sharded tables are distributed again."""
         if self.dealt is None:
             model.load_state_dict(dict(weights))
         else:
             self.dealt.load(model, weights)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what it remembers of the steps before."""
+        """Return its state, for a checkpoint of the same model."""
         state = {f"rows.{number}": sums for number, sums in enumerate(self._sums)}
         if self.dealt is not None:
             state |= {f"dealt.{number}": sums for number, sums in enumerate(self.dealt.sums())}
@@ -142,7 +153,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
         for name, value in state.items():
             kind, number, *rest = name.split(".", 2)
             if kind == "rows":
@@ -155,7 +166,10 @@ class Optimizer:
                 self._adam.state[parameter][rest[0]] = value.to(parameter.device)
 
     def memory(self, names: Mapping[int, str]) -> dict[str, Tensor]:
-        """Return what it remembers, by the names of the parameters (by their identity)."""
+        """Return its state by parameter names, for a later training of other data (a refresh).
+
+        names: name of each parameter by its id().
+        """
         kept = {
             f"{names[id(table)]}.sums": sums
             for table, sums in zip(self._tables, self._sums, strict=True)
@@ -167,7 +181,10 @@ class Optimizer:
         return kept
 
     def remember(self, names: Mapping[int, str], kept: Mapping[str, Tensor]) -> None:
-        """Take over what `memory` gave; parameters of which nothing fits begin anew."""
+        """Restore the state that `memory` returned; where shapes differ, the state starts empty.
+
+        names: name of each parameter by its id().
+        """
         for table, sums in zip(self._tables, self._sums, strict=True):
             value = kept.get(f"{names[id(table)]}.sums")
             if value is not None and value.shape == sums.shape:
@@ -190,7 +207,7 @@ class Optimizer:
 
     @torch.no_grad()
     def _step_rows(self, table: Tensor, sums: Tensor, rate: float) -> None:
-        """One step of the rows that have a gradient: table [N, D], sums of squares [N]."""
+        """Update the rows that have a gradient: table [N, D], sums of squares [N]."""
         assert table.grad is not None
         rows, slope = table.grad.indices()[0], table.grad.values()
         sums.index_add_(0, rows, slope.square().mean(1))
@@ -216,16 +233,19 @@ class Optimizer:
 
 
 def embeddings(model: nn.Module) -> list[nn.Embedding]:
-    """The embedding tables of a model."""
+    """Return the embedding tables of a model."""
     return [module for module in model.modules() if isinstance(module, nn.Embedding)]
 
 
 def row_wise_tables(model: nn.Module, training: Training) -> list[nn.Embedding]:
-    """The embedding tables that are trained by rows; their gradients are made sparse here."""
+    """Return the embedding tables that are trained row by row, switched to sparse gradients.
+
+    Errors: ModelError for training.ema with a row-wise optimiser.
+    """
     if training.ema is not None and training.optimizer in ("row-wise", "sharded"):
         raise ModelError(
-            "training.ema averages every weight at each step, which optimizer = "
-            f"'{training.optimizer}' is there to avoid: leave one of them out"
+            "training.ema averages all weights at each step, and optimizer = "
+            f"'{training.optimizer}' updates only the rows that a step reads: leave one of them out"
         )
     tables = embeddings(model)
     if training.optimizer == "dense" or training.ema is not None:

@@ -1,4 +1,4 @@
-"""In which precision are layers multiplied, and does the device have the arithmetic for it?"""
+"""Which precision do matrix products use, and does the device support it in hardware?"""
 
 import os
 import platform
@@ -12,25 +12,28 @@ from shortlist.errors import ModelError
 from shortlist.training.blocks import Encoders
 
 NO_BFLOAT16 = (
-    "precision = 'bfloat16' is for layers over features, and for loss = 'softmax' over one pool of "
-    "negatives for all rows; here it would do nothing: leave it out"
+    "precision = 'bfloat16' applies to layers over features, and to loss = 'softmax' over one pool "
+    "of negatives for all rows; here it does nothing: leave it out"
 )
 
 
 SLOW = (
-    "precision = 'bfloat16', and the device has no arithmetic for it: training takes several times "
-    "as long as in float32; precision = 'auto' chooses what the device can do"
+    "precision = 'bfloat16', and the device has no hardware for it: training takes several times "
+    "as long as in float32; precision = 'auto' chooses a precision that the device supports"
 )
 
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""Values of oneDNN's own limit (ONEDNN_MAX_CPU_ISA) under which it leaves AVX512-BF16 unused."""
+"""Values of oneDNN's variable ONEDNN_MAX_CPU_ISA with which it does not use AVX512-BF16."""
 
 
 def chosen(precision: str, *, usable: bool, device: torch.device | str) -> str:
     """Return "float32" or "bfloat16" for a value of training.precision.
 
-    "auto" is bfloat16 where it is usable and the device multiplies it natively. usable: whether
-    anything would be multiplied in it. Errors: ModelError for a "bfloat16" that would do nothing.
+    "auto" becomes bfloat16 if it is usable and the device supports it in hardware.
+
+    usable: whether the training has matrix products that bfloat16 applies to.
+    device: the device of the towers.
+    Errors: ModelError for "bfloat16" if it is not usable.
     """
     if precision == "bfloat16" and not usable:
         raise ModelError(NO_BFLOAT16)
@@ -40,15 +43,15 @@ def chosen(precision: str, *, usable: bool, device: torch.device | str) -> str:
 
 
 def is_slow(precision: str, device: torch.device | str) -> bool:
-    """Tell whether SLOW is to be said of a value of training.precision."""
+    """Tell whether a value of training.precision needs the warning SLOW on this device."""
     return precision == "bfloat16" and not multiplies_bfloat16(device)
 
 
 def multiplies_bfloat16(device: torch.device | str) -> bool:
-    """Tell whether a device has arithmetic of its own for bfloat16.
+    """Tell whether a device multiplies bfloat16 in hardware; emulation does not count.
 
-    CUDA: as torch says. CPU: AVX512-BF16 or AMX, or the BF16 extension of ARM, where torch's matrix
-    library (oneDNN) uses them; not where they are emulated. Other devices count as without.
+    CUDA: the answer of torch. CPU: AVX512-BF16, AMX or the BF16 extension of ARM, if torch's matrix
+    library (oneDNN) uses them. False for other devices.
     """
     kind = torch.device(device)
     if kind.type == "cuda":
@@ -58,7 +61,7 @@ def multiplies_bfloat16(device: torch.device | str) -> bool:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """What oneDNN says; on x86, where it says yes to emulating too, also what the CPU says."""
+    """Ask oneDNN; on x86 it also reports emulation as support, so that the CPU is asked as well."""
     told = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     if told is None or not torch.backends.mkldnn.is_available() or not told():  # type: ignore[no-untyped-call]
         return False
@@ -71,9 +74,9 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def in_bfloat16(encoders: Encoders, device: str) -> Encoders:
-    """Return the same encoders with their layers multiplied in bfloat16; vectors stay float32.
+    """Return encoders whose layers are multiplied in bfloat16; their vectors stay float32.
 
-    device: the type of what the towers are on, "cpu" or "cuda".
+    device: type of the towers' device, "cpu" or "cuda".
     """
 
     def half(encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:

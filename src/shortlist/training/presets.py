@@ -1,4 +1,4 @@
-"""Modes as presets: pointwise, pairwise and listwise name a loss with a sampler, no more."""
+"""What do the modes pointwise, pairwise and listwise mean? Each names a loss and a sampler."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,12 @@ from shortlist.training.objective import Objective, build_objective
 
 @dataclass(frozen=True)
 class Preset:
-    """What a mode stands for; negatives and shared only hold with the preset's own sampler.
+    """The defaults of a mode.
 
-    A loss that is meant for another number of negatives gets that number.
+    loss: name of the loss.
+    sampler: name of the sampler.
+    negatives: negatives per row, with this sampler only; a loss with `usual_negatives` gets those.
+    shared: whether one pool serves all rows, with this sampler only.
     """
 
     loss: str
@@ -37,19 +40,19 @@ PRESETS: dict[Mode, Preset] = {
 
 
 IN_BATCH = ("in_batch", "in_batch_streaming")
-"""Samplers whose pool is the batch, and nothing else."""
+"""Samplers whose pool is the items of the batch alone."""
 
 DRAWN = ("catalogue", "uniform", "popularity", "mixture")
 """Samplers whose pool does not depend on the batches."""
 
 
 NEXT_TO_NEVER = 1e-9
-"""What an item counts that no batch holds."""
+"""Count of an item that is in the log but in no batch: the log of 0 is not finite."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a [training] section comes to, with its preset filled in."""
+    """Loss and sampler of a [training] section, with the defaults of its mode."""
 
     loss: str
     sampler: str
@@ -58,7 +61,7 @@ class Choice:
 
 
 def choose(training: Training) -> Choice:
-    """Fill a section's open places from its mode; what is given always wins."""
+    """Return loss and sampler of a section: its own values, else the defaults of its mode."""
     preset = PRESETS[training.mode]
     loss = preset.loss if training.loss is None else training.loss
     sampler = preset.sampler if training.sampler is None else training.sampler
@@ -77,7 +80,7 @@ def _usual_negatives(preset: Preset, loss: str) -> int | None:
 
 
 def objective_of(training: Training) -> Objective:
-    """Build the objective of a section, or refuse what cannot work."""
+    """Build the objective of a section. Errors: ModelError."""
     choice = choose(training)
     return build_objective(
         choice.loss,
@@ -94,16 +97,18 @@ def objective_of(training: Training) -> Objective:
 
 
 def softmax_over_one_pool(training: Training, objective: Objective) -> bool:
-    """Tell whether its loss is computed in blocks: see `Objective.in_blocks`."""
+    """Tell whether the loss of a section is computed in blocks, see `Objective.in_blocks`."""
     return type(objective.loss) is SoftmaxLoss and choose(training).shared is not False
 
 
 def sampler_of(training: Training, counts: Tensor, drawn: Tensor | None = None) -> NegativeSampler:
-    """Build the sampler of a section. counts: positives of the batches by item row, [N + 1].
+    """Build the sampler of a section.
 
-    drawn: the same of the whole log, of a training that goes on with some of it: negatives that do
-    not come from the batches are drawn by these, as otherwise the other items would never be any.
-    A sampler that learns from what it meets goes on from them.
+    counts: number of positives of each item row in the batches, [N + 1].
+    drawn: the same over the whole log, for a refresh, whose batches hold a part of the log.
+    Negatives that do not come from the batches are drawn by these counts; otherwise items outside
+    the batches would never be negatives. A sampler that estimates frequencies starts from them.
+    Errors: ModelError for options that do not work together.
     """
     choice = choose(training)
     if reads_values(build_loss(choice.loss, **given(training, "loss"))):
@@ -130,7 +135,7 @@ def sampler_of(training: Training, counts: Tensor, drawn: Tensor | None = None) 
         return goes_on
     if choice.sampler != "mixed":
         return of(counts)
-    # No batch holds the other items: next to never, as the log of never has no sum.
+    # Items that no batch holds get a tiny count, because the log of 0 is not finite.
     batches = of(counts.double().masked_fill((counts == 0) & (drawn > 0), NEXT_TO_NEVER))
     whole = of(drawn)
     assert isinstance(batches, MixedSampler)
@@ -139,16 +144,16 @@ def sampler_of(training: Training, counts: Tensor, drawn: Tensor | None = None) 
 
 
 def _refuse_beside_values(training: Training) -> None:
-    """Refuse what would do nothing where scores are fitted to data.weight."""
+    """Refuse options that have no effect on a loss that is fitted to event values."""
     drawn = ("sampler", "negatives", "shared", "mask_hits", "mask_known", "hard")
     for key in drawn:
         if getattr(training, key) not in (None, False):
             raise ModelError(
-                f"training.{key} does nothing where a loss is fitted to the values of events "
-                "(values = 'explicit'), which has no negatives: leave it out"
+                f"training.{key} does nothing with a loss that is fitted to the values of events "
+                "(values = 'explicit'), because it has no negatives: leave it out"
             )
     if training.weighted:
         raise ModelError(
-            "training.weighted weighs the loss by data.weight, and values = 'explicit' fits scores "
-            "to it: leave one of them out"
+            "training.weighted weights the loss by data.weight, and values = 'explicit' fits "
+            "scores to it: leave one of them out"
         )

@@ -1,4 +1,4 @@
-"""Telling people how long training still takes, and machines nothing."""
+"""How is the progress of a training shown? As bars in a terminal, and not at all elsewhere."""
 
 from types import TracebackType
 from typing import Protocol, Self, cast
@@ -15,52 +15,68 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress(Protocol):
-    """What a retriever tells while it trains."""
+    """Receives the progress of a training."""
 
     def stage(self, what: str) -> None:
-        """Work of unknown length begins: a fit without epochs, say."""
+        """Called when work of unknown length begins, such as a fit without epochs."""
         ...
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """An epoch of so many positives begins."""
+        """Called when an epoch begins.
+
+        epoch: its number, from 1.
+        epochs: largest number of epochs.
+        positives: number of positives in the epoch.
+        """
         ...
 
     def advance(self, positives: int) -> None:
-        """So many more positives were used."""
+        """Called after steps. positives: number of positives used since the last call."""
         ...
 
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
-        """An epoch was measured on the validation rows; skipped: positives of weight 0."""
+        """Called after an epoch was measured on the validation rows.
+
+        epoch: its number, from 1.
+        loss: mean training loss per positive.
+        monitor: name of the metric, such as "ndcg@10".
+        score: value of the metric.
+        skipped: number of positives in batches of weight 0.
+        """
         ...
 
 
 def of_part(progress: Progress, part: str) -> Progress:
-    """Return what one of several retrievers tells, which train one after the other.
+    """Return the Progress for one of several retrievers that train one after the other.
 
-    part: its name, for a Progress that keeps them apart by a method `of`; others are told all.
+    part: name of the retriever. A Progress with a method `of` returns one for that name; others
+    are shared by all retrievers.
     """
     of = getattr(progress, "of", None)
     return progress if of is None else cast(Progress, of(part))
 
 
 class Quiet:
-    """Tells nothing."""
+    """Shows nothing."""
 
     def stage(self, what: str) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def advance(self, positives: int) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
 
 class Bars:
-    """A bar for the current epoch and a line for each one measured; use it as a context."""
+    """Shows a bar for the current epoch and a line per measured epoch; use it in `with`.
+
+    console: the rich console to print to.
+    """
 
     def __init__(self, console: Console) -> None:
         self._bar = RichProgress(
@@ -87,11 +103,11 @@ class Bars:
         self._bar.stop()
 
     def stage(self, what: str) -> None:
-        """Show that something is going on, and since when."""
+        """Show a description and the elapsed time."""
         self._bar.reset(self._task, total=None, description=what)
 
     def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """Begin the bar of an epoch."""
+        """Reset the bar for an epoch."""
         self._bar.reset(
             self._task, total=positives, description=f"epoch {epoch} of at most {epochs}"
         )
@@ -101,7 +117,7 @@ class Bars:
         self._bar.advance(self._task, positives)
 
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
-        """Print the epoch's line above the bar."""
+        """Print the line of an epoch above the bar."""
         said = f"  ({skipped:,} positives skipped: batches of weight 0)" if skipped else ""
         self._bar.console.print(
             f"epoch {epoch:3d}  loss {loss:.4f}  validation {monitor} {score:.4f}{said}"

@@ -1,4 +1,4 @@
-"""Several processes train one model: which of them is this, and what do they tell each other?"""
+"""How do several processes train one model? They sum gradients and share pools and figures."""
 
 import os
 import time
@@ -27,22 +27,24 @@ from shortlist.sampling.base import Negatives
 from shortlist.systems import started_beside_others
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for another that lives: for the first one, which measures alone."""
+"""How long a process waits for another one: the first one evaluates while the others wait."""
 
 LOST = "another process of this training has ended or cannot be reached, so this one ends too"
 
 
 WHOLE, NOTHING = -1, -2
-"""In place of a number of rows: a gradient that is not sparse, and none."""
+"""Values in place of a number of rows: for a dense gradient, and for no gradient."""
 
 T = TypeVar("T")
 
 
 class Whole(NamedTuple):
-    """The batches of all ranks as one, in the order of the ranks.
+    """The batches of all ranks joined in the order of the ranks.
 
-    batch: users, positives and weights of all rows [B]; it has no histories. start: the first of
-    this rank's rows; sizes: how many each rank has; weight: the sum of all weights.
+    batch: users, positives and weights of all rows, [B]; its histories are empty.
+    start: first row of this rank.
+    sizes: number of rows of each rank.
+    weight: sum of all weights, no dimensions.
     """
 
     batch: Batch
@@ -52,41 +54,46 @@ class Whole(NamedTuple):
 
 
 class Ranks:
-    """The processes of a training, and which of them this one is; `size` 1 is a process alone.
+    """The processes of a training, and the rank of this one.
 
-    Every method is a meeting: all ranks call it, in the same order, and wait for the others. A
-    process alone calls none of them in a step. Tensors travel as they are and texts as bytes;
-    nothing is unpickled.
+    Methods that communicate are collective: all ranks must call them in the same order, and wait
+    for each other. A single process calls none of them in a step. Tensors are sent as they are and
+    texts as bytes; nothing is unpickled.
+
+    rank: number of this process, from 0.
+    size: number of processes.
     """
 
     large_from = 1 << 18
-    """Gradients of so many numbers or more travel each by itself, smaller ones together."""
+    """Size, in numbers, from which a gradient is sent in a message of its own."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
 
     @property
     def several(self) -> bool:
-        """Whether there are other processes."""
+        """True if there are other processes."""
         return self.size > 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that measures, saves and prints."""
+        """True for the process that measures, saves and prints."""
         return self.rank == 0
 
     def part(self, log: Interactions) -> Interactions:
-        """Return the events of this rank's users, whole: every `size`-th user row is its own."""
+        """Return the events of this rank's users; user row r belongs to rank r modulo `size`."""
         return log.keep(log.user % self.size == self.rank) if self.several else log
 
     def share(self, batch_size: int) -> int:
-        """Return how many rows of a batch are this rank's."""
+        """Return how many rows of a batch of `batch_size` each rank has."""
         return -(-batch_size // self.size)
 
     def steps(self, batches: int, most: int) -> int:
-        """Return how many steps an epoch has, where this rank would make so many batches.
+        """Return the number of steps of an epoch: the largest number of batches of any rank.
 
-        All make as many as the rank that makes most. most: rows, of which each batch needs one.
+        batches: number of batches of this rank.
+        most: number of rows of this rank; each step needs at least one.
+        Errors: TrainingError for a rank with fewer rows than steps.
         """
         if not self.several:
             return batches
@@ -95,14 +102,14 @@ class Ranks:
         for rank, (_, rows) in enumerate(found):
             if rows < steps:
                 raise TrainingError(
-                    f"an epoch has {steps} steps, and the users of process {rank} of {self.size} "
-                    f"have {rows} positives or windows for them, where each step needs one: start "
-                    "fewer processes, or raise training.batch_size"
+                    f"an epoch has {steps} steps, and each step needs at least one positive or "
+                    f"window of each process; the users of process {rank} of {self.size} have only "
+                    f"{rows}: start fewer processes, or raise training.batch_size"
                 )
         return steps
 
     def whole(self, batch: Batch) -> Whole:
-        """Return the batches of all ranks as one."""
+        """Return the batches of all ranks joined into one."""
         sizes = [size for (size,) in self._everyones_numbers([len(batch.positive)])]
         bits = batch.weight.double().view(torch.int64)
         rows = torch.stack([batch.users, batch.positive, bits], dim=1)
@@ -114,9 +121,10 @@ class Ranks:
         return Whole(shared, sum(sizes[: self.rank]), sizes, weight.sum())
 
     def own(self, pool: Negatives, whole: Whole) -> Negatives:
-        """Return a pool that was drawn for all rows as this rank's rows see it.
+        """Restrict a pool that was drawn for the rows of all ranks to the rows of this rank.
 
-        Slots of other ranks' rows count as drawn; where each row has a pool, only its own are kept.
+        In a shared pool, positives of other ranks' rows become drawn slots (source -1). If each row
+        has its own pool, only those of this rank's rows are kept.
         """
         rows = slice(whole.start, whole.start + whole.sizes[self.rank])
         if pool.ids.dim() == 2:
@@ -127,16 +135,17 @@ class Ranks:
         return pool._replace(source=(pool.source - rows.start).masked_fill(~mine, -1))
 
     def turns(self, ids: Tensor) -> Tensor:
-        """Return which rank encodes each of these ids, [n]; a user is encoded where its events are.
+        """Return the rank that encodes each id, [n].
 
-        So an id that stands in the batches of several ranks is encoded once.
+        An id in the batches of several ranks is encoded once, a user where its events are.
         """
         return ids % self.size
 
     def joined(self, part: Tensor, turns: Tensor) -> Tensor:
-        """Return the vectors of all ids [n, D] from those of this rank's turns [m, D].
+        """Gather the vectors of all ids, [n, D]; their gradient is the sum over all ranks.
 
-        Their gradient is the sum over all ranks.
+        part: vectors of the ids that this rank encodes, [m, D].
+        turns: the rank of each id, [n], from `turns`.
         """
         sizes = torch.bincount(turns, minlength=self.size).tolist()
         together: Tensor = _Joined.apply(part, self, sizes)  # type: ignore[no-untyped-call]
@@ -146,14 +155,14 @@ class Ranks:
         return together.index_select(0, place)
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum over all ranks, on each of them the same bits."""
+        """Return the sum over all ranks, bit-equal on each of them."""
         summed = values.detach().clone()
         with _meeting():
             dist.all_reduce(summed)
         return summed
 
     def mean(self, values: Tensor) -> Tensor | None:
-        """Return the mean of the values [n] of all ranks; None where there are none."""
+        """Return the mean of the values [n] of all ranks; None if there are no values."""
         if not self.several:
             return values.mean() if len(values) else None
         count = values.new_tensor([len(values)], dtype=torch.float64)
@@ -161,11 +170,13 @@ class Ranks:
         return (summed / number).to(values.dtype) if number > 0 else None
 
     def sum_gradients(self, dense: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
-        """Add up the gradients of all ranks, in place, in few messages.
+        """Replace gradients by their sum over all ranks, in few messages.
 
-        Of a sparse gradient the rows travel that it has, and it stays sparse (not coalesced): of
-        `tables`, which are trained by rows, always, of `dense` where that is less than the whole.
-        Small dense ones travel as one.
+        Small dense gradients are sent as one message. A sparse gradient sends only its rows, and
+        the result is sparse and not coalesced.
+
+        dense: parameters of AdamW. A sparse gradient is sent by rows only if that is shorter.
+        tables: tables trained row by row. A sparse gradient is always sent by rows.
         """
         parameters = [*dense, *tables]
         wanted = {id(table) for table in tables}
@@ -201,7 +212,7 @@ class Ranks:
             self._sum_rows([table for table, _ in by_rows], [rows for _, rows in by_rows])
 
     def _rows_of(self, parameters: Sequence[Tensor]) -> list[list[int]]:
-        """How many rows the gradient of each parameter has on each rank, or WHOLE or NOTHING."""
+        """Return the rows of each parameter's gradient on each rank, or WHOLE or NOTHING."""
         own = []
         for parameter in parameters:
             grad = parameter.grad
@@ -212,7 +223,10 @@ class Ranks:
         return [list(rows) for rows in zip(*self._everyones_numbers(own), strict=True)]
 
     def _sum_rows(self, tables: Sequence[Tensor], counts: Sequence[list[int]]) -> None:
-        """Gather the rows of all gradients; counts: how many each rank has, of each table."""
+        """Gather the rows of sparse gradients.
+
+        counts: for each table, the number of rows on each rank.
+        """
         like = tables[0].detach()
         rows, values = [torch.zeros(0, dtype=torch.int64, device=like.device)], [like.new_zeros(0)]
         for table in tables:
@@ -235,17 +249,19 @@ class Ranks:
             )
 
     def everyones(self, values: Tensor) -> Tensor:
-        """Return a tensor of the same shape of each rank, stacked, [size, ...]."""
+        """Gather a tensor of equal shape from each rank, [size, ...]."""
         found = [torch.empty_like(values) for _ in range(self.size)]
         with _meeting():
             dist.all_gather(found, values.contiguous())
         return torch.stack(found)
 
     def collect(self, part: Tensor, whole: Tensor) -> None:
-        """Bring the rows [n, *] of all ranks, in their order, into `whole` on the first rank.
+        """Collect the rows of all ranks, in the order of the ranks, into `whole` on the first rank.
 
-        They arrive one rank after the other, straight where they belong. Of the other ranks
-        `whole` is not read.
+        The rows are received one rank after the other, directly into their place.
+
+        part: rows of this rank, [n, *].
+        whole: output on the first rank, [N, *]; other ranks do not use it.
         """
         sizes = [size for (size,) in self._everyones_numbers([len(part)])]
         with _meeting():
@@ -260,23 +276,26 @@ class Ranks:
                     dist.recv(place, src=rank)
 
     def check_same(self, number: int) -> None:
-        """Refuse to go on from checkpoints that are not the same everywhere."""
+        """Refuse to resume from checkpoints that differ between the processes.
+
+        number: epoch of this process's checkpoint, -1 without one. Errors: CheckpointError.
+        """
         found = [one for (one,) in self._everyones_numbers([number])]
         if len(set(found)) > 1:
             raise CheckpointError(
-                f"process {self.rank} of {self.size} finds another checkpoint than others do: give "
-                "a folder that all machines share"
+                f"process {self.rank} of {self.size} finds another checkpoint than the other "
+                "processes: give a checkpoint folder that all machines share"
             )
 
     def told(self, number: float) -> float:
-        """Return the number that the first rank gives; what the others give does not matter."""
+        """Return the number that the first rank passes; those of the others are ignored."""
         told = torch.tensor([number], dtype=torch.float64)
         with _meeting():
             dist.broadcast(told, src=0)
         return float(told)
 
     def told_text(self, text: str) -> str:
-        """Return the text that the first rank gives."""
+        """Return the text that the first rank passes; those of the others are ignored."""
         size = int(self.told(len(content := text.encode())))
         told = torch.zeros(size, dtype=torch.uint8)
         if self.first:
@@ -286,12 +305,12 @@ class Ranks:
         return told.numpy().tobytes().decode()
 
     def _everyones_numbers(self, numbers: list[int]) -> list[list[int]]:
-        """The numbers of each rank. They never leave the memory of the processors."""
+        """Gather the numbers of each rank, over the CPU."""
         found: list[list[int]] = self.everyones(torch.tensor(numbers)).tolist()
         return found
 
     def _gathered(self, rows: Tensor, sizes: list[int]) -> list[Tensor]:
-        """The rows [n, ...] of each rank, of which there are so many."""
+        """Gather the rows [n, ...] of each rank. sizes: number of rows of each rank."""
         longest = max(sizes)
         if not longest:
             return [rows for _ in sizes]
@@ -302,20 +321,20 @@ class Ranks:
 
 
 ALONE = Ranks()
-"""A process by itself."""
+"""A training with a single process."""
 
 _joined = [ALONE]
 
 
 def here() -> Ranks:
-    """Return the processes that this one trains with: those of `together`, else itself alone."""
+    """Return the processes of the current training: those of `together`, else ALONE."""
     return _joined[-1]
 
 
 def dealt(log: Interactions, make: Callable[[Interactions], T]) -> T:
-    """Return what is made of the events of this rank's users; of all, where it is alone.
+    """Call `make` with the events of this rank's users; a single process has all events.
 
-    Errors: as `make` has them, and whose events they are about.
+    Errors: those of `make`; with several processes the message names the process.
     """
     ranks = here()
     try:
@@ -324,17 +343,17 @@ def dealt(log: Interactions, make: Callable[[Interactions], T]) -> T:
         if not ranks.several:
             raise
         raise type(error)(
-            f"of the events of process {ranks.rank} of {ranks.size}, which has every "
-            f"{ranks.size}th user: {error}. Start fewer processes"
+            f"process {ranks.rank} of {ranks.size}, which has the events of every {ranks.size}th "
+            f"user: {error}. Start fewer processes"
         ) from error
 
 
 @contextmanager
 def together() -> Iterator[Ranks]:
-    """Train with the other processes that torchrun has started, while it is entered; else alone.
+    """Join the processes that torchrun has started, for the duration of the `with` block.
 
-    A group of processes that is there already (torch.distributed) is used, and left as it is.
-    Errors: PeerError where the others cannot be reached.
+    Without torchrun this process trains alone. An existing process group of torch.distributed is
+    used and not destroyed. Errors: PeerError if the other processes cannot be reached.
     """
     joinable = dist.is_available() and (dist.is_initialized() or started_beside_others())
     if here().several or not joinable:
@@ -343,8 +362,9 @@ def together() -> Iterator[Ranks]:
     begun = not dist.is_initialized()
     with _meeting():
         if begun:
-            # Optimizers import it, and functions of it keep the group that there is by then as a
-            # default: it would outlive its end here, and its threads abort a process that exits.
+            # Optimizers import this module later, and its functions keep the process group of that
+            # moment as a default. The group would then outlive destroy_process_group, and its
+            # threads would abort the process at exit.
             import torch._dynamo  # noqa: PLC0415
 
             kinds = "gloo"
@@ -353,7 +373,7 @@ def together() -> Iterator[Ranks]:
                 own = int(os.environ.get("LOCAL_RANK", "0"))
                 torch.cuda.set_device(own % torch.cuda.device_count())
             store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-            # Started again by torchrun, it must not read where those before it were.
+            # After a restart by torchrun, addresses of the earlier processes must not be read.
             store = dist.PrefixStore(f"shortlist/{_attempt()}", store)  # type: ignore[attr-defined]
             dist.init_process_group(
                 kinds, store=store, rank=rank, world_size=size, timeout=PATIENCE
@@ -369,15 +389,15 @@ def together() -> Iterator[Ranks]:
 
 
 def _attempt() -> str:
-    """How often torchrun has started the processes again."""
+    """Return how often torchrun has restarted the processes."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def speaks_first(error: ShortlistError) -> bool:
-    """Tell whether this process is the one to say what all of them end with.
+    """Tell whether this process is to print the error with which all processes end.
 
-    That is whichever asks first. The first rank does not wait; one that only misses another waits
-    longest, as that one knows why.
+    The first process to ask prints it. Rank 0 asks at once and other ranks 0.5 s later. A process
+    with a PeerError asks after 3 s, because another process knows the cause.
     """
     if not started_beside_others():
         return True
@@ -392,16 +412,17 @@ def speaks_first(error: ShortlistError) -> bool:
 
 
 def _less_by_rows(rows: Sequence[int], table: Tensor) -> bool:
-    """Whether less travels of a table if rows are gathered, padded to the longest part of a rank.
+    """Tell whether gathering rows sends less data than summing the whole table.
 
-    A sum sends 2 (N - 1) / N of it from each rank, a gathering N - 1 times the longest part.
+    With N ranks, a sum sends 2 (N - 1) / N of the table from each rank. A gather sends N - 1 times
+    the rows of the rank with the most rows, because the others are padded.
     """
     width = table.shape[1]
     return len(rows) * max(rows) * (width + 2) < 2 * len(table) * width
 
 
 def _whole_gradient(parameter: Tensor) -> Tensor:
-    """The gradient of a parameter as a dense tensor; zeros where there is none."""
+    """Return the gradient of a parameter as a dense tensor; zeros if it has none."""
     grad = parameter.grad
     if grad is None:
         return torch.zeros_like(parameter)
@@ -423,7 +444,7 @@ class _Joined(torch.autograd.Function):
 
 @contextmanager
 def _meeting() -> Iterator[None]:
-    """Turn what torch says of a rank that is gone into one sentence."""
+    """Turn torch's error about a lost process into a PeerError of one sentence."""
     try:
         yield
     except ShortlistError:

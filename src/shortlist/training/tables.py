@@ -1,6 +1,6 @@
-"""Tables of items beyond one device: their rows lie on several ranks, read once a step by TorchRec.
+"""How are item tables trained that do not fit one process? TorchRec shards their rows over ranks.
 
-This file alone imports torchrec and fbgemm_gpu, when a training asks for them.
+Only this file imports torchrec and fbgemm_gpu, and only with optimizer = "sharded".
 """
 
 import re
@@ -20,49 +20,51 @@ from shortlist.towers.features import ItemTable
 from shortlist.training.ranks import Ranks, here
 
 INSTALL = "pip install --no-deps -r requirements-torchrec.txt, in the folder of Shortlist"
-"""Without their dependencies: they name versions of torch that they do not need."""
+"""How to install them: without dependencies, which name versions of torch that are not needed."""
 
 _REFUSED: Mapping[str, str] = {
-    "weight_decay": "is not part of the step that TorchRec takes",
-    "clip": "needs the whole gradient before any row moves, and here rows move in the backward",
-    "ema": "averages every weight at each step",
+    "weight_decay": "is not supported by the optimiser of TorchRec",
+    "clip": "needs the whole gradient before any row is updated, and here the backward pass "
+    "updates rows",
+    "ema": "averages all weights at each step",
     "hard": "chooses rows after the vectors of a step are known, and here rows are read once",
     "encode_rows": "reads tables block by block, and here rows are read once a step",
-    "compile": "has not been tried with tables that are read once a step",
+    "compile": "has not been tested with sharded tables",
 }
-"""Keys of [training] that do not go with dealt tables, and why."""
+"""Keys of [training] that cannot be used with sharded tables, and the reason."""
 
 
 def check_dealt(training: Training, device: str = "cpu") -> None:
-    """Refuse optimizer = 'sharded' where it cannot work, in one sentence (ModelError)."""
+    """Refuse optimizer = 'sharded' if it cannot be used. Errors: ModelError."""
     if training.optimizer != "sharded":
         return
     start = "training.optimizer = 'sharded'"
     for key, reason in _REFUSED.items():
         if getattr(training, key):
             raise ModelError(
-                f"{start} deals tables over processes, and training.{key} {reason}: leave it out, "
+                f"{start} shards tables over processes, and training.{key} {reason}: leave it out, "
                 "or take another optimizer"
             )
     if training.positives != "u2i":
         raise ModelError(
-            f"{start} deals the tables of items of positives = 'u2i', and this recipe has "
-            f"positives = '{training.positives}': take optimizer = 'row-wise'"
+            f"{start} needs positives = 'u2i', and this recipe has positives = "
+            f"'{training.positives}': take optimizer = 'row-wise'"
         )
     if device != "cpu":
-        raise ModelError(
-            f"{start} has been tried on processors alone: take device = 'cpu', or another optimizer"
-        )
+        raise ModelError(f"{start} runs on CPUs only: take device = 'cpu', or another optimizer")
     if not here().several:
         raise ModelError(
-            f"{start} deals tables over several processes, and this one is alone: start it with "
+            f"{start} shards tables over several processes, and there is only one: start it with "
             "torchrun --nproc-per-node 2 (or more), or take optimizer = 'row-wise'"
         )
     check_versions()
 
 
 def check_versions() -> None:
-    """Refuse versions of torch, torchrec and fbgemm_gpu that are not made for each other."""
+    """Refuse versions of torch, torchrec and fbgemm_gpu that do not fit each other.
+
+    Errors: ModelError.
+    """
     found: dict[str, str] = {"torch": str(torch.__version__)}
     for name, names in (("torchrec", ("torchrec",)), ("fbgemm", ("fbgemm-gpu-cpu", "fbgemm-gpu"))):
         found[name] = next(filter(None, map(_version, names)), "none")
@@ -70,8 +72,8 @@ def check_versions() -> None:
     wanted = f"1.{int(match[1]) - 5}" if match else "none"
     if not all(f"{found[name]}.".startswith(f"{wanted}.") for name in ("torchrec", "fbgemm")):
         raise ModelError(
-            f"training.optimizer = 'sharded' needs torchrec and fbgemm-gpu-cpu {wanted} beside "
-            f"torch {found['torch']} (1.X goes with torch 2.(X + 5)), and found torchrec "
+            f"training.optimizer = 'sharded' needs torchrec and fbgemm-gpu-cpu {wanted} with "
+            f"torch {found['torch']} (1.X fits torch 2.(X + 5)), and found torchrec "
             f"{found['torchrec']} and fbgemm-gpu-cpu {found['fbgemm']}: {INSTALL}"
         )
 
@@ -84,28 +86,32 @@ def _version(name: str) -> str | None:
 
 
 class DealtTables:
-    """Tables of items by rows over the ranks, trained by row-wise Adagrad in the backward pass.
+    """Item tables sharded by rows over the ranks, trained by row-wise Adagrad in the backward pass.
 
-    In each step `fetch` lends every table the rows that this rank reads, once; their gradient goes
-    back in `step`, which adds up what all ranks say of a row and moves it where it lies. The first
-    rank gathers whole tables where they are measured or saved; the others hold their part alone.
+    In each step `fetch` gives every table the rows that this rank reads. `step` sends their
+    gradients back; the rank that holds a row sums the gradients of all ranks and updates it. To
+    measure or save, the first rank collects whole tables; the other ranks hold only their part.
 
-    begin: what sums of squares start with, so that the root is that of Optimizer.
+    tables: the item tables.
+    ranks: the processes of the training.
+    begin: start value of the sums of squares, which replaces the epsilon under the root in
+    Optimizer.
+    Errors: ModelError without tables, and for a table with fewer rows than the ranks need.
     """
 
     def __init__(self, tables: Sequence[ItemTable], ranks: Ranks, *, begin: float) -> None:
         if not tables:
             raise ModelError(
-                "training.optimizer = 'sharded' deals tables of item ids, and these towers have "
+                "training.optimizer = 'sharded' shards tables of item ids, and these towers have "
                 "none: take optimizer = 'row-wise'"
             )
         for table in tables:
             rows = table.num_embeddings
             if -(-rows // ranks.size) * (ranks.size - 1) >= rows:
                 raise ModelError(
-                    f"training.optimizer = 'sharded' deals a table of {rows} rows over "
-                    f"{ranks.size} processes, and the last would have none: start fewer processes, "
-                    "or take optimizer = 'row-wise'"
+                    f"training.optimizer = 'sharded' shards a table of {rows} rows over "
+                    f"{ranks.size} processes, and the last one would have none: start fewer "
+                    "processes, or take optimizer = 'row-wise'"
                 )
         check_versions()
         self.tables = list(tables)
@@ -125,7 +131,7 @@ class DealtTables:
 
     @torch.no_grad()
     def deal(self) -> None:
-        """Take this rank's rows of the whole tables; the first rank alone keeps all."""
+        """Copy this rank's rows from the whole tables; only the first rank keeps whole tables."""
         for table, (own, rows) in zip(self.tables, self._parts, strict=True):
             own.copy_(table.weight[rows])
             if not self._ranks.first:
@@ -133,7 +139,7 @@ class DealtTables:
 
     @torch.no_grad()
     def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Put whole weights into the model, and deal its tables."""
+        """Load complete weights into the model, and shard its tables again."""
         if not self._ranks.first:
             for table in self.tables:
                 whole = table.weight.new_zeros(table.num_embeddings, table.embedding_dim)
@@ -142,12 +148,12 @@ class DealtTables:
         self.deal()
 
     def gather(self) -> None:
-        """Make the tables whole on the first rank. All ranks call it together."""
+        """Collect whole tables on the first rank. Collective: all ranks call it."""
         for table, (own, _) in zip(self.tables, self._parts, strict=True):
             self._ranks.collect(own, table.weight.data)
 
     def sums(self) -> list[Tensor]:
-        """Return the sums of squares of each table, [N + 1], whole on the first rank."""
+        """Return the sums of squares of each table: [N + 1] on the first rank, empty on others."""
         found = []
         for table, (own, _) in zip(self.tables, self._sums, strict=True):
             whole = own.new_zeros(table.num_embeddings if self._ranks.first else 0)
@@ -156,14 +162,15 @@ class DealtTables:
         return found
 
     def take_sums(self, number: int, whole: Tensor) -> None:
-        """Take over what `sums` gave of a table on the first rank."""
+        """Restore this rank's part of the sums of table `number` from `whole`, [N + 1]."""
         own, rows = self._sums[number]
         own.copy_(whole[rows])
 
     def fetch(self, ids: Tensor, rate: float) -> None:
-        """Lend each table its rows of these ids [n], in any order, some of them several times.
+        """Read the rows of these ids and give them to each table for one step.
 
-        rate: of the step that follows; fbgemm_gpu takes it when rows are read.
+        ids: item rows, [n], in any order, possibly repeated.
+        rate: learning rate of the step; fbgemm_gpu needs it when rows are read.
         """
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -176,7 +183,7 @@ class DealtTables:
         )
         for group in self._fused.param_groups:
             group["lr"] = rate
-        self._fused.step()  # hands on the rate alone
+        self._fused.step()  # only passes on the learning rate
         with _quietly():
             answer = self._module(asked).wait()
         self._read = [answer[name].values() for name in self._names]
@@ -184,12 +191,12 @@ class DealtTables:
             table.lend(rows, read.detach().requires_grad_())
 
     def step(self) -> None:
-        """Give the gradients back: each row that was read takes a step of row-wise Adagrad."""
+        """Send the gradients back: row-wise Adagrad updates each row that was read."""
         from torchrec.distributed import comm_ops
 
         slopes = [table.take_back() for table in self.tables]
         for slope in slopes:
-            slope[0] = 0.0  # of the unknown item, which stays zero
+            slope[0] = 0.0  # row 0, the unknown item, stays zero
         mean = comm_ops.get_gradient_division()
         comm_ops.set_gradient_division(False)
         try:
@@ -201,7 +208,7 @@ class DealtTables:
 
 
 def _sharded(tables: Sequence[ItemTable], names: Sequence[str], size: int) -> Any:
-    """An EmbeddingCollection whose tables lie by rows on all ranks, with the fused optimiser."""
+    """Return an EmbeddingCollection sharded by rows over all ranks, with the fused optimiser."""
     import torchrec
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from torchrec.distributed.embedding import EmbeddingCollectionSharder
@@ -236,7 +243,7 @@ def _sharded(tables: Sequence[ItemTable], names: Sequence[str], size: int) -> An
 
 
 def _part(table: Any) -> tuple[Tensor, slice]:
-    """This rank's part of a ShardedTensor, and which rows of the whole it is."""
+    """Return this rank's part of a ShardedTensor, and the slice of rows that it holds."""
     (shard,) = table.local_shards()
     start = shard.metadata.shard_offsets[0]
     return shard.tensor.detach(), slice(start, start + len(shard.tensor))
@@ -244,7 +251,7 @@ def _part(table: Any) -> tuple[Tensor, slice]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Leave out what torchrec and fbgemm_gpu warn of: their own use of torch."""
+    """Ignore warnings of torchrec and fbgemm_gpu, which are about their own use of torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

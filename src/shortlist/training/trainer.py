@@ -1,4 +1,4 @@
-"""The loop: batches, negatives, vectors, loss, step. It knows no files, metrics or ids."""
+"""What happens in a training step? Batch, negatives, vectors, loss, step of the optimiser."""
 
 import math
 from collections import deque
@@ -28,13 +28,16 @@ from shortlist.training.presets import softmax_over_one_pool
 from shortlist.training.ranks import ALONE, Ranks, Whole
 
 CHECKED_EVERY = 16
-"""Steps on a GPU after which the losses are looked at: each look waits for all work before it."""
+"""Steps on a GPU between two checks of the losses: reading a loss waits for all earlier work."""
 
 
 def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
-    """Return the share of the learning rate that a step takes, from 0 on.
+    """Return the factor of the learning rate at a step, counted from 0.
 
-    It rises over `warmup` steps, and falls to nothing at `total` in a line or half a cosine.
+    The factor rises linearly over `warmup` steps, and falls to 0 at `total` along a line or half a
+    cosine.
+
+    schedule: "linear", "cosine" or "constant".
 
     >>> [step_share(step, "linear", 2, 4) for step in range(4)]
     [0.5, 0.75, 0.5, 0.25]
@@ -46,15 +49,16 @@ def step_share(step: int, schedule: str, warmup: int, total: int) -> float:
 
 
 def _seed(seed: int, *numbers: int) -> int:
-    """Return a seed of its own for each row of numbers, such as a rank and a step."""
+    """Derive a separate seed from a seed and some numbers, such as a rank and a step."""
     text = " ".join(map(str, (seed, *numbers)))
     return int.from_bytes(blake2b(text.encode(), digest_size=7).digest())
 
 
 def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each id once, [n], and where each of `ids` [N] stands among them, [N].
+    """Return the distinct ids, [n], and the position of each of `ids` [N] among them, [N].
 
-    Where it costs a wait to know how many there are: N of them, with 0 after the last.
+    On a GPU, where the number n would have to be read from the device, the distinct ids are padded
+    with 0 to [N].
     """
     if free_to_read(ids):
         found: tuple[Tensor, Tensor] = torch.unique(ids, return_inverse=True)
@@ -68,15 +72,16 @@ def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_shared(pool: Negatives) -> bool:
-    """Whether ranks share the work of encoding a pool: one for all rows, with something in it."""
+    """Tell whether ranks share the encoding of a pool: it serves all rows and is not empty."""
     return pool.ids.dim() == 1 and len(pool.ids) > 0
 
 
 class Step(NamedTuple):
-    """One optimiser step: its mean loss, and how many positives it used.
+    """The result of one optimiser step.
 
-    loss: on a GPU a tensor, which nobody has looked at yet: float64, no dimensions.
-    skipped: positives of a batch whose weights are all 0; then no step was made, and none used.
+    loss: mean loss; on a GPU a float64 tensor without dimensions that is not checked yet.
+    positives: number of positives used.
+    skipped: number of positives of a batch whose weights are all 0; then no step was taken.
     """
 
     loss: float | Tensor
@@ -85,13 +90,23 @@ class Step(NamedTuple):
 
 
 class Trainer:
-    """Trains towers on an objective; seeded: the same call gives the same bytes.
+    """Trains towers on an objective. The same call gives bit-equal weights.
 
-    That is on the same machine and with as many threads: matrix products round by their number.
-    precision: in which it multiplies, "float32" or "bfloat16": what training.precision came to.
-    ranks: the processes that train the same model, each on batches of its own users. A step is that
-    of one process with the rows of all of them: the weights stay the same everywhere.
-    An epoch is a generator of steps: progress, early stopping and time limits are the caller's.
+    This holds on the same machine with the same number of threads, on which the rounding of matrix
+    products depends. With several processes a step equals that of one process with the rows of all
+    of them, so all processes have the same weights. Progress, early stopping and time limits are up
+    to the caller, who iterates over `epoch`.
+
+    model: the towers.
+    encoders: encode queries and items with the towers.
+    objective: similarity, temperature, masks and loss.
+    sampler: draws negatives.
+    batches: the positives and histories.
+    training: the [training] section.
+    hard: the term of hard negatives; None for none.
+    ranks: the processes that train the same model, each on batches of its own users.
+    precision (attribute): "float32" or "bfloat16", the resolved training.precision.
+    Errors: ModelError for options that do not work together.
     """
 
     def __init__(
@@ -126,39 +141,41 @@ class Trainer:
         self._training = training
         self._generator = torch.Generator().manual_seed(training.seed)
         self._order = self._generator
-        if ranks.several:  # each deals its own users; what is drawn is drawn for all of them
+        if ranks.several:  # each process orders its own users; negatives are drawn for all rows
             self._order = torch.Generator().manual_seed(_seed(training.seed, ranks.rank))
             for one in (objective, *([] if hard is None else [hard.objective])):
                 one.ranks = ranks
         self._total = training.epochs * len(batches)
         learned = list(objective.parameters())  # a temperature or bias must not decay
-        if hard is not None:  # the temperature is the same one
+        if hard is not None:  # both share the temperature
             learned = list(dict.fromkeys([*learned, *hard.parameters()]))
         self._optimizer = Optimizer(model, learned, training, ranks=ranks)
         self._average: dict[str, Tensor] = {}
         if training.ema is not None:
             self._average = {name: value.clone() for name, value in model.state_dict().items()}
-        self._unchecked: list[Tensor] = []  # the losses that nobody has looked at
+        self._unchecked: list[Tensor] = []  # losses that are not checked yet
         self._steps = 0
-        self._done = 0  # batches of the epoch that runs
-        self._skip = 0  # of those, done before a restart
-        self._begin = self._order.get_state()  # where the epoch that runs began
-        self._of_others = 0  # positives
+        self._done = 0  # batches of the current epoch
+        self._skip = 0  # batches of the current epoch before a restart
+        self._begin = self._order.get_state()  # generator state at the start of the current epoch
+        self._of_others = 0  # positives of the other processes
         if ranks.several:
             everyones = ranks.total(torch.tensor(batches.positives))
             self._of_others = int(everyones) - batches.positives
 
     @property
     def positives(self) -> int:
-        """How many positives an epoch has, of all ranks."""
+        """Number of positives in an epoch, over all processes."""
         return self._batches.positives + self._of_others
 
     def epoch(self) -> Iterator[Step]:
-        """Train on each positive once; TrainingError at the first loss that is not finite.
+        """Train on each positive once, and yield each step.
 
-        On a GPU that is found at the latest CHECKED_EVERY steps later, and before anything is saved
-        or measured.
-        After `load_state` in the middle of an epoch: on those of its positives that are left.
+        After `load_state` in the middle of an epoch, it trains on the remaining positives of that
+        epoch.
+
+        Errors: TrainingError at the first loss that is not finite. On a GPU losses are checked
+        every CHECKED_EVERY steps, and before anything is saved or measured.
         """
         batches = self._resumed() if self._skip else self._begun()
         self._done, self._skip = self._skip, 0
@@ -191,12 +208,12 @@ class Trainer:
         self._check()
 
     def _share(self) -> float:
-        """The share of the learning rate that the step takes which runs."""
+        """Return the factor of the learning rate at the current step."""
         training = self._training
         return step_share(self._steps, training.schedule, training.warmup, self._total)
 
     def _seen(self, loss: Tensor) -> float | Tensor:
-        """Return a loss, after a look at it if that is free or due."""
+        """Return a loss; on a CPU, and on a GPU every CHECKED_EVERY steps, check it first."""
         self._unchecked.append(loss)
         if free_to_read(loss):
             return self._check()
@@ -205,7 +222,10 @@ class Trainer:
         return loss.double()
 
     def _check(self) -> float:
-        """Return the latest loss; refuse to go on after one that is not finite."""
+        """Check all losses since the last check, and return the latest one.
+
+        Errors: TrainingError for a loss that is not finite.
+        """
         values = torch.stack(self._unchecked).tolist() if self._unchecked else [0.0]
         self._unchecked.clear()
         for value in values:
@@ -216,18 +236,18 @@ class Trainer:
         return float(values[-1])
 
     def keep(self, weights: Mapping[str, Tensor]) -> None:
-        """Leave these weights in the model, at the end.
+        """Load these weights into the model at the end of a training.
 
-        Where tables are dealt over ranks the first one alone has all of them, and a model.
+        With sharded tables only the first process has the whole model, and the others do nothing.
         """
         if self._optimizer.dealt is None or self._ranks.first:
             self._model.load_state_dict(dict(weights))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Make the model whole, with the moving average of its weights if there is one.
+        """Collect sharded tables, and use the moving average of the weights in the `with` block.
 
-        The average is there for a while. On several ranks all ask together.
+        Without training.ema the weights stay as they are. Collective: all processes call it.
         """
         self._optimizer.gather()
         if not self._average:
@@ -241,10 +261,10 @@ class Trainer:
             self._model.load_state_dict(own)
 
     def state(self) -> State:
-        """Return all that the next step depends on: ask after a step.
+        """Return everything that the next step depends on. Call it after a step.
 
-        It covers torch's generator of the CPU, which dropout draws from; not that of a GPU. On
-        several ranks all ask together, and the state is that of all of them.
+        This includes torch's CPU generator, which dropout uses, but not that of a GPU. Collective:
+        all processes call it, and the state is that of all of them.
         """
         self._check()
         self._optimizer.gather()
@@ -270,7 +290,7 @@ class Trainer:
         return State({"steps": self._steps, "batches": self._done}, tensors)
 
     def load_state(self, state: State) -> None:
-        """Go on from what `state` gave: the next `epoch` is the rest of the one it was taken in."""
+        """Restore what `state` returned; the next `epoch` is the rest of the interrupted one."""
         self._steps, self._skip = state.plain["steps"], state.plain["batches"]
         self._optimizer.load_model(self._model, part_of(state.tensors, "model"))
         self._objective.load_state_dict(part_of(state.tensors, "objective"))
@@ -292,19 +312,18 @@ class Trainer:
             self._order.set_state(order[1].clone())
 
     def memory(self) -> dict[str, Tensor]:
-        """Return what outlives a training that goes on with other data: see `remember`.
-
-        That is what the optimiser remembers, by name.
-        """
+        """Return the optimiser's state by parameter name, for a later training, see `remember`."""
         return {
             f"optimizer.{name}": value
             for name, value in self._optimizer.memory(self._names()).items()
         }
 
     def remember(self, kept: Mapping[str, Tensor], learned: Mapping[str, float]) -> None:
-        """Go on with the `memory` of an earlier training, of weights of equal shapes.
+        """Continue with the state of an earlier training; shapes of weights must be equal.
 
-        learned: what that one `learned` beside the towers.
+        kept: what its `memory` returned.
+        learned: what its `learned` returned.
+        Errors: ModelError for a learned number that this training does not have.
         """
         self._optimizer.remember(self._names(), part_of(kept, "optimizer"))
         known = {f"objective.{name}" for name in self._objective.take_over(learned, "objective.")}
@@ -312,16 +331,16 @@ class Trainer:
             known |= {f"hard.{name}" for name in self._hard.objective.take_over(learned, "hard.")}
         if strange := sorted(learned.keys() - known):
             raise ModelError(
-                f"the bundle says that its training learned {strange[0]!r:.60}, and its recipe has "
-                "nothing of that name to learn: train again"
+                f"the bundle holds a learned number {strange[0]!r:.60}, and its recipe has none of "
+                "that name: train again"
             )
 
     def learned(self) -> dict[str, float]:
-        """Return what is learned beside the towers: temperature and biases as numbers, by name."""
+        """Return the learned temperature (as "log_scale", log 1/τ) and biases by name."""
         found = {f"objective.{k}": value for k, value in self._objective.learned().items()}
         if self._hard is not None:
             own = self._hard.objective.learned()
-            own.pop("log_scale", None)  # the easy term's
+            own.pop("log_scale", None)  # shared with the easy term
             found |= {f"hard.{name}": value for name, value in own.items()}
         return found
 
@@ -332,12 +351,12 @@ class Trainer:
             for part, module in parts.items()
             for name, parameter in module.named_parameters(prefix=part)
         }
-        if self._hard is not None:  # the temperature is the same one
+        if self._hard is not None:  # both share the temperature
             named = {id(p): f"hard.{n}" for n, p in enumerate(self._hard.parameters())} | named
         return named
 
     def _begun(self) -> Iterator[Batch]:
-        """The batches of a new epoch."""
+        """Return the batches of a new epoch."""
         self._begin = self._order.get_state()
         if self._hard is not None:
             self._model.eval()
@@ -346,10 +365,11 @@ class Trainer:
         return self._batches.epoch(self._order)
 
     def _resumed(self) -> Iterator[Batch]:
-        """The batches that are left of an epoch begun before a restart.
+        """Return the remaining batches of an epoch that began before a restart.
 
-        The epoch is dealt again from where its generator began; what the batches that are done
-        drew is then put right by the generator's own later state.
+        The epoch is made again from the generator state at its start, and the finished batches are
+        skipped. Then the generator gets its later state back, because the finished steps had drawn
+        from it as well.
         """
         now = self._order.get_state()
         self._order.set_state(self._begin)
@@ -360,7 +380,7 @@ class Trainer:
 
     @torch.no_grad()
     def _take_average(self, decay: float) -> None:
-        """Move the average towards the weights; early on faster, to forget where they began."""
+        """Move the average towards the weights; faster in early steps, to drop initial weights."""
         kept = min(decay, self._steps / (self._steps + 10))
         for name, value in self._model.state_dict().items():
             average = self._average[name]
@@ -370,9 +390,9 @@ class Trainer:
                 average.copy_(value)
 
     def _loss(self, batch: Batch, whole: Whole | None = None) -> Tensor:
-        """Encode unique(positives, negatives) once and gather: any mix of samplers is free.
+        """Return the mean loss of a batch. Each distinct item is encoded once.
 
-        whole: the batches of all ranks; the loss is then this rank's part of their mean.
+        whole: the batches of all processes. The loss is then this process's part of their mean.
         """
         dealt = batch if whole is None else whole.batch
         pool = for_all = self._sampler.sample(dealt, self._generator)
@@ -419,17 +439,18 @@ class Trainer:
         return loss
 
     def _items_read(self, batch: Batch, for_all: Negatives, pool: Negatives) -> Tensor:
-        """Return the item rows that this rank reads in a step, some of them several times."""
+        """Return the item rows that this process reads in a step, possibly repeated."""
         drawn = pool.ids
         if _is_shared(pool):
             drawn = for_all.ids[self._ranks.turns(for_all.ids) == self._ranks.rank]
         return torch.cat([batch.positive, drawn.flatten(), batch.history.values])
 
     def _shared(self, batch: Batch, pool: Negatives, further: list[Tensor]) -> list[Tensor]:
-        """Return what `_encoded` does, of a pool that was drawn for all ranks: each encodes a part.
+        """Return the same as `_encoded`, for a pool that was drawn for all processes.
 
-        Each distinct row of the pool is encoded on one rank; its vector travels, and its gradient
-        back. A positive that stands in the pool is that vector, others are encoded where they are.
+        Each distinct item of the pool is encoded by one process, which sends the vector and gets
+        its gradient back. Positives that are in the pool use that vector; the others are encoded by
+        their own process.
         """
         ids, slots = torch.unique(pool.ids, return_inverse=True)
         turns = self._ranks.turns(ids)
@@ -443,11 +464,11 @@ class Trainer:
         return [positives, vectors.index_select(0, slots), *rest]
 
     def _encoded(self, rows: list[Tensor]) -> list[Tensor]:
-        """Return the vectors of tensors of item rows, each distinct row encoded once."""
+        """Return the vectors of each tensor of item rows; each distinct row is encoded once."""
         ids, place = _distinct(torch.cat([r.flatten() for r in rows]))
         vectors = self._encoders.items(ids)
         places = torch.split(place, [r.numel() for r in rows])
-        # Not vectors[p]: with threads its gradient adds up in another order each time.
+        # Not vectors[p]: with threads, its gradient is summed in a varying order.
         return [
             vectors.index_select(0, p).view(*r.shape, vectors.shape[1])
             for r, p in zip(rows, places, strict=True)
