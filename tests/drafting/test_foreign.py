@@ -179,12 +179,25 @@ def test_models_of_rectools_keep_every_number(shop):
     recipe, _ = carried("rectools", "k.json", "--data", "log.csv")
     assert recipe["channels"]["item-cf"] == {
         "kind": "item-cf",
-        "neighbours": 9,
+        "neighbours": 8,  # implicit's 9 include the item itself
         "similarity": "dot",
         "item_weighting": "bm25",
         "bm25_k1": 1.5,
         "bm25_b": 0.2,
     }
+    (shop / "t.json").write_text(
+        '{"cls": "ImplicitItemKNNWrapperModel", "model": {"cls": "TFIDFRecommender", "K": 5}}'
+    )
+    recipe, _ = carried("rectools", "t.json", "--data", "log.csv")
+    wanted = {"neighbours": 4, "similarity": "cosine", "item_weighting": "tf-idf"}
+    assert recipe["channels"]["item-cf"].items() >= wanted.items()
+    for alpha, ours in ((8, 7.0), (1, 0.01)):  # confidence alpha there, 1 + alpha here
+        model = {"cls": "AlternatingLeastSquares", "alpha": alpha}
+        written = json.dumps({"cls": "ImplicitALSWrapperModel", "model": model})
+        (shop / "als.json").write_text(written)
+        recipe, lost = carried("rectools", "als.json", "--data", "log.csv")
+        assert recipe["channels"]["als"]["alpha"] == ours
+        assert "alpha x weight" in lost
     assert "training" not in recipe
 
 

@@ -98,9 +98,10 @@ def _ease(carrying: Carrying) -> None:
 def _item_knn(carrying: Carrying) -> None:
     inner = _inner(carrying)
     kind = inner.get("cls", "ItemItemRecommender")
-    options: dict[str, Any] = {"neighbours": int(inner.get("K", 20))}
-    if kind == "TFIDFRecommender":
-        options |= {"similarity": "dot", "item_weighting": "tf-idf"}
+    # implicit's K counts the item itself, which is its own nearest neighbour.
+    options: dict[str, Any] = {"neighbours": max(int(inner.get("K", 20)) - 1, 1)}
+    if kind == "TFIDFRecommender":  # it normalises the weighted columns
+        options |= {"similarity": "cosine", "item_weighting": "tf-idf"}
     elif kind == "BM25Recommender":
         options |= {"similarity": "dot", "item_weighting": "bm25"}
         options |= {"bm25_k1": float(inner.get("K1", 1.2)), "bm25_b": float(inner.get("B", 0.75))}
@@ -115,15 +116,24 @@ def _als(carrying: Carrying) -> None:
     inner = _inner(carrying)
     if carrying.get("fit_features_together"):
         carrying.lose("fit_features_together: ALS here reads no features")
+    alpha = float(inner.get("alpha", 1.0))
+    carrying.lose(
+        f"alpha = {alpha:g}: implicit's confidence of an event is alpha x weight, here it is 1 + "
+        "alpha x weight, which is the same only at weight 1"
+    )
     _channel(
         carrying,
         "als",
         factors=int(inner.get("factors", 100)),
         iterations=int(inner.get("iterations", 15)),
-        alpha=float(inner.get("alpha", 1.0)),
+        alpha=max(alpha - 1, LEAST_ALPHA),
         regularisation=float(inner.get("regularization", 0.01)),
         frequency_scaling=0.0,  # implicit regularises all rows equally
     )
+
+
+LEAST_ALPHA = 0.01
+"""Stands for a confidence of implicit that is at most that of an unknown pair, 1."""
 
 
 def _inner(carrying: Carrying) -> Mapping[str, Any]:
