@@ -869,6 +869,14 @@ def test_the_world_that_mistakes_are_planted_in_is_sound():
     assert examine(log_alone(world().interactions)) == []
 
 
+def test_a_positive_left_uncorrected_as_the_recipe_asks_is_no_mistake():
+    subject = before(correct_positives=False)
+    known = {finding.code for finding in examine(before())}
+    assert {finding.code for finding in examine(subject)} == known
+    subject.objective = mutated(subject.objective, change=lambda tau, q: 0 * q)
+    assert {finding.code for finding in examine(subject)} - known == {"logq-ignored"}
+
+
 def test_every_check_has_a_mistake_that_it_finds():
     assert {code for _, code, _ in SEEDED} == set(CHECKS)
     assert len(CLEAN) >= 10

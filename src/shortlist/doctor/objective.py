@@ -230,9 +230,10 @@ def trial(objective: Objective) -> Probe:
     negatives = Negatives.drawn(torch.arange(rows + 1, rows + 1 + slots), log_q)
     valid = torch.ones(rows, slots, dtype=torch.bool)
     on = float(objective.correct_sampling)
+    own_log_q = on * float(objective.correct_positives) * positive_log_q
     bias = 0.0 if objective.bias is None else objective.bias.detach()
 
-    def by(formula: Formula, positive_q: Tensor | float = on * positive_log_q) -> Tensor:
+    def by(formula: Formula, positive_q: Tensor | float = own_log_q) -> Tensor:
         p = formula(
             pair_score(queries, positives, objective.similarity), positive_q, objective.temperature
         )
