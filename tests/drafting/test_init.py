@@ -292,6 +292,31 @@ def test_a_row_of_totals_does_not_cost_the_time_of_all_others(tmp_path):
     assert made.content["data"]["null_ids"] == "drop"
 
 
+def log_with(path, name, value):
+    rows = [(f"u{e.user}", f"i{e.item}", value(n)) for n, e in enumerate(LOG)]
+    lines(path / "log.csv", [("user", "item", name), *rows])
+    return draft(str(path / "log.csv"))
+
+
+def clock(n):
+    return f"2023-03-{n % 27 + 1:02} {n % 24:02}:{n * 7 % 60:02}:{n % 60:02}"
+
+
+@pytest.mark.parametrize("name", ["played at", "watch_time", "timesPlayed"])
+def test_a_word_for_durations_does_not_hide_a_column_of_clock_times(tmp_path, name):
+    for value in (clock, lambda n: 1_700_000_000 + 61 * n):
+        made = log_with(tmp_path, name, value)
+        assert made.content["data"]["time"] == name
+        assert made.content["split"]["kind"] == "leave-last-out"
+    assert "time" not in log_with(tmp_path, name, lambda n: n * 37 % 4000).content["data"]
+
+
+def test_times_of_something_else_are_named_where_no_other_column_is_a_time(tmp_path):
+    made = log_with(tmp_path, "released_at", clock)
+    assert "time" not in made.content["data"]
+    assert "released_at: times of something else" in made.guesses["data.time"].reason
+
+
 def test_a_comment_cannot_be_left_by_what_stands_in_a_file(tmp_path):
     rows = [(e.user, e.item, f'line"\r\n[model]\ndim = {e.item}') for e in LOG]
     frame = pl.DataFrame(rows, schema=["user", "item", 'ti"tle\n[x'], orient="row")

@@ -57,3 +57,21 @@ def test_a_report_has_novelty_and_diversity_of_both_and_its_cost_beside_it(split
     assert "costs" not in report.to_dict()
     assert report == evaluate(ItemCF().fit(split), k=(5, 10), ladder=True)
     assert any("CPU µs a query" in line for line in report.lines())
+
+
+def test_the_cost_of_a_query_has_nothing_of_the_first_answer(split, monkeypatch):
+    """A first answer compiles; here it takes a thousand seconds, and each other answer one."""
+    now = [0.0]
+    monkeypatch.setattr("shortlist.evaluation.evaluate.process_time", lambda: now[0])
+    model = ItemCF().fit(split)
+    answers, asked = model.recommend, []
+
+    def recommend(queries, k):
+        now[0] += 1.0 if asked else 1000.0
+        asked.append(len(queries))
+        return answers(queries, k)
+
+    monkeypatch.setattr(model, "recommend", recommend)
+    costs = evaluate(model, k=(5,), ladder=False).costs
+    assert asked[0] == 1
+    assert costs["this model"].query == pytest.approx((len(asked) - 1) / sum(asked[1:]) * 1e6)

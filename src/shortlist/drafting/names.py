@@ -68,12 +68,18 @@ TIMES = (
     *("timestamp", "time", "ts", "date", "datetime", "created", "unix", "day", "dat", "stamp"),
     *("when", "utc", "ms", "at", "clock", "datum", "zeit", "fecha", "时间", "日期"),
 )
-NOT_WHEN = (
-    *("duration", "since", "play", "played", "playing", "watch", "watching", "last", "first"),
-    *("birth", "release", "released", "register", "registered", "signup", "conversion", "end"),
-    *("due", "stay", "dwell", "spent", "length", "updated", "expires", "times", "delivery"),
-    *("profile", "comment", "zone"),
+DURATIONS = (
+    *("duration", "play", "played", "playing", "watch", "watching", "stay", "dwell", "spent"),
+    *("length", "times"),
 )
+"""Words for how long or how often; a column of clock times with such a word is a time."""
+
+NOT_WHEN = (
+    *("since", "last", "first", "birth", "release", "released", "register", "registered"),
+    *("signup", "conversion", "end", "due", "updated", "expires", "delivery", "profile"),
+    *("comment", "zone"),
+)
+"""Words for times of something else than the event."""
 
 EVENTS = (
     *("event", "behavior", "behaviour", "action", "interaction", "activity", "feedback"),

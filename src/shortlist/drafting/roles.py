@@ -13,6 +13,9 @@ from shortlist.errors import DataError
 
 _PARTS = {"train", "validation", "valid", "val", "test"}
 _ASIN = r"^B0[0-9A-Z]{8}$|^\d{9}[\dX]$"
+_SINCE_1970 = ("s", "ms", "us", "ns")
+"""Units of clock times; text is read in them, and no duration is as long."""
+
 _FEW = 30
 """The most kinds of events a column may have."""
 
@@ -227,7 +230,7 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
         if column.is_text and not column.is_clock and not names.mentions(column.words, names.TIMES):
             continue
         named = names.mentions(column.words, names.TIMES)
-        if names.mentions(column.words, names.NOT_WHEN):
+        if _is_other_time(column):
             continue
         if named and (column.unit is None or column.missing):
             found.append((-1.0, -place, column))
@@ -242,8 +245,7 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
         found.append((own, -place, column))
     found.sort(key=lambda entry: entry[:2], reverse=True)
     if not found:
-        reason = 'no column looks like a time; if the lines are in order, set order = "file"'
-        roles.guesses.append(Guess("data.time", None, reason, "check"))
+        roles.guesses.append(Guess("data.time", None, _no_time(columns), "check"))
         return
     own, _, best = found[0]
     named = names.mentions(best.words, names.TIMES)
@@ -257,6 +259,24 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
     if len(found) > 1 and found[1][0] >= own - 0.5 and not named:
         sure, reason = "check", f"{reason}; or {found[1][2].name}"
     roles.take("time", best, reason, sure)
+
+
+def _is_other_time(column: Column) -> bool:
+    """Return whether the name means a duration, or a time of something else than the event."""
+    if names.mentions(column.words, names.NOT_WHEN):
+        return True
+    return names.mentions(column.words, names.DURATIONS) and column.unit not in _SINCE_1970
+
+
+def _no_time(columns: Sequence[Column]) -> str:
+    """Return why no column was taken for the time of the event, and what to do."""
+    clocks = [
+        column.name for column in columns if column.unit in _SINCE_1970 and not column.missing
+    ]
+    reason = "no column looks like a time"
+    if clocks:
+        reason = f"{', '.join(clocks)}: times of something else, by the name; if not, name it here"
+    return f'{reason}; if the lines are in order, set order = "file"'
 
 
 def _left_out(roles: Roles, column: Column) -> None:
