@@ -103,7 +103,7 @@ def test_a_key_that_stands_twice_is_found_wherever_it_is(value, key):
     name = json.dumps(key)
     twice = f"{{{name}: {json.dumps(value)}, {name} : 1}}"
     for body in (f'{{"users": [1], "where": {twice}}}', f'{{"where": {{"and": [[{twice}]]}}}}'):
-        assert complaint(body.encode()) == ("invalid_json", "a key stands twice in one object")
+        assert complaint(body.encode()) == ("invalid_json", "duplicate key in an object")
 
 
 def test_limits_differ_by_what_a_list_is_for():

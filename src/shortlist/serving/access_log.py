@@ -1,7 +1,7 @@
-"""One line a request: what was asked, what came of it, and nothing that is secret.
+"""What does the access log contain? One JSON line per request, without ids or secrets.
 
-The path stands there as the table of routes has it, so no id of a user or an item is in a line, and
-of the headers only the request's id.
+A line has the route of the table, not the path, so it contains no user or item id. The only header
+in it is the request id.
 """
 
 import logging
@@ -16,11 +16,15 @@ import orjson
 logger = logging.getLogger("shortlist.access")
 
 CLIENT_GONE = 499
-"""Stands in the place of a status where the client left before its request was whole."""
+"""The status in the log if the client disconnected before its request was complete."""
 
 
 class Asked(NamedTuple):
-    """A request. route: of the table, "other" for none. started: by the clock `perf_counter`."""
+    """A request.
+
+    route: its path in the table of routes; "other" if it has none.
+    started: time of `perf_counter`.
+    """
 
     id: bytes
     method: str
@@ -29,7 +33,7 @@ class Asked(NamedTuple):
 
 
 def log(asked: Asked, status: int, size: int) -> None:
-    """Write a line. size: bytes of the answer's body."""
+    """Write one line. size: bytes of the answer's body."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "id": asked.id.decode(),
@@ -44,7 +48,7 @@ def log(asked: Asked, status: int, size: int) -> None:
 
 @contextmanager
 def printed(stream: TextIO) -> Iterator[None]:
-    """Print the lines, and nothing else, to a stream."""
+    """Write the access log, and nothing else, to a stream."""
     handler = _Lines(stream)
     before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
@@ -58,7 +62,7 @@ def printed(stream: TextIO) -> Iterator[None]:
 
 
 class _Lines(logging.StreamHandler[TextIO]):
-    """Where nobody reads the stream any more, that is said once."""
+    """A handler that stops, with one line in the other log, when its stream fails."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - its name
         logger.removeHandler(self)

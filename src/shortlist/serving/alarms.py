@@ -1,4 +1,4 @@
-"""When is something wrong with what is answered? Guards that say so once, and when it is over."""
+"""When are answers probably bad? Alarms are logged when a threshold is crossed and when it ends."""
 
 import logging
 from dataclasses import dataclass, fields
@@ -10,18 +10,22 @@ from shortlist.errors import ServingError, suggest
 logger = logging.getLogger("shortlist.serving")
 
 PAST = 0.9
-"""What a block of lists weighs beside the next one in the running figure."""
+"""Weight of the past in the running mean of click-through."""
 
 
 @dataclass(frozen=True)
 class Guards:
-    """When an alarm is raised; shares from 0 to 1.
+    """The thresholds of the alarms, each from 0 to 1.
 
-    click_through: the share of lists that are clicked falls below this share of its running figure;
-    0 for never. fallback: more than this share of lists is popular items, as nothing was known; 1
-    for never. index_recall: an approximate index finds less than this share of what an exact scan
-    finds; 0 for never. check: the share of requests that are compared with an exact scan. Errors:
-    ServingError.
+    click_through: alarm if the share of clicked lists is below this part of its running mean; 0
+    for never.
+    fallback: alarm if more than this share of lists is popular items for unknown users; 1 for
+    never.
+    index_recall: alarm if an approximate index finds less than this share of the neighbours that an
+    exact scan finds; 0 for never.
+    check: the share of requests that are compared with an exact scan.
+
+    Errors: ServingError.
     """
 
     click_through: float = 0.5
@@ -37,7 +41,7 @@ class Guards:
 
     @classmethod
     def parse(cls, given: list[str]) -> "Guards":
-        """Read guards as the command line has them, "fallback=0.8". Errors: ServingError."""
+        """Read thresholds from the command line, such as "fallback=0.8". Errors: ServingError."""
         names = [each.name for each in fields(cls)]
         found: dict[str, float] = {}
         for text in given:
@@ -57,7 +61,7 @@ class Guards:
 
 
 class Alarms:
-    """Which guards are crossed: a line of the log when that begins, and one when it ends."""
+    """Which alarms are raised? Each is logged once when it begins and once when it ends."""
 
     def __init__(self) -> None:
         self.raised = {
@@ -66,7 +70,10 @@ class Alarms:
         self._lock = Lock()
 
     def tell(self, guard: str, *, crossed: bool, said: str) -> None:
-        """Say whether a guard is crossed, and how it looks."""
+        """Set whether a threshold is crossed.
+
+        said: the measured figures, for the log.
+        """
         with self._lock:
             before, self.raised[guard] = self.raised[guard], crossed
         if crossed and not before:
@@ -76,27 +83,28 @@ class Alarms:
 
 
 class Block:
-    """Counts until there is enough of it, and a least time has passed."""
+    """Counts since the time `begun`: all observations, and those that are hits."""
 
     def __init__(self, now: float) -> None:
         self.begun, self.all, self.hits = now, 0.0, 0.0
 
     def take(self, every: float, hits: float) -> None:
-        """Count."""
+        """Add observations and hits."""
         self.all += every
         self.hits += hits
 
     @property
     def share(self) -> float:
-        """The hits among all."""
+        """The share of hits; 0 without observations."""
         return self.hits / self.all if self.all else 0.0
 
 
 class ClickThrough:
-    """Guards the share of lists that are clicked against its own running figure.
+    """Compares the share of clicked lists with its own running mean.
 
-    A block ends when 50 lists should have been clicked by the running figure, and after 10 minutes
-    at least, as clicks come later than lists. So a block falls to half by chance once in thousands.
+    A block ends when 50 clicked lists are expected by the running mean, and after 10 minutes at
+    least, because clicks come later than lists. With 50 expected clicks, a drop to half by chance
+    is rarer than one in a thousand blocks.
     """
 
     ENOUGH, SECONDS = 50, 600.0
@@ -107,7 +115,7 @@ class ClickThrough:
         self._block = Block(now)
 
     def take(self, lists: float, clicked: float, now: float) -> None:
-        """Count lists, and lists that were clicked for the first time."""
+        """Add lists, and lists with their first click."""
         block = self._block
         block.take(lists, clicked)
         expected = block.hits if self.running is None else self.running * block.all
@@ -121,7 +129,7 @@ class ClickThrough:
 
 
 class Fallback:
-    """Guards the share of lists that are popular items, of 200 lists and a minute at least."""
+    """Checks the share of fallback lists over blocks of at least 200 lists and one minute."""
 
     ENOUGH, SECONDS = 200, 60.0
 
@@ -130,18 +138,18 @@ class Fallback:
         self._block = Block(now)
 
     def take(self, lists: float, fallback: float, now: float) -> None:
-        """Count lists, and those of popular items."""
+        """Add lists, and those of popular items."""
         block = self._block
         block.take(lists, fallback)
         if block.all < self.ENOUGH or now - block.begun < self.SECONDS:
             return
-        said = f"{block.share:.3f} of {block.all:.0f} lists are popular items as nothing was known"
+        said = f"{block.share:.3f} of {block.all:.0f} lists are popular items for unknown users"
         self.alarms.tell("fallback", crossed=block.share > self.bound, said=said)
         self._block = Block(now)
 
 
 class IndexRecall:
-    """Guards what an approximate index finds: the mean of the last 100 comparisons, from 20 on."""
+    """Checks the recall of an approximate index: the mean of the last 20 to 100 comparisons."""
 
     ENOUGH, SPAN = 20, 100
 
@@ -151,11 +159,11 @@ class IndexRecall:
 
     @property
     def recall(self) -> float | None:
-        """The mean of the last comparisons; None before the first."""
+        """The mean of the last 100 comparisons; None before the first."""
         return sum(self.found) / len(self.found) if self.found else None
 
     def take(self, recall: float) -> None:
-        """Take one comparison."""
+        """Add the recall of one comparison."""
         self.found = [*self.found, recall][-self.SPAN :]
         mean = sum(self.found) / len(self.found)
         if len(self.found) >= self.ENOUGH:
@@ -163,7 +171,7 @@ class IndexRecall:
             self.alarms.tell("index_recall", crossed=mean < self.bound, said=said)
 
     def clear(self) -> None:
-        """Begin anew, with another bundle."""
+        """Discard the comparisons, because another bundle is served."""
         if self.found:
             self.alarms.tell("index_recall", crossed=False, said="another bundle is served")
         self.found = []

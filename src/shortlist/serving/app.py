@@ -1,8 +1,8 @@
-"""HTTP and nothing else: routes, tokens, limits of size and time, errors, the page's files.
+"""How does HTTP reach the service? Routes, tokens, size and time limits, errors, the page's files.
 
-Every route stands in ROUTES with the token it needs; a path that is not there is not found before
-anything else reads it. The routes with a body are plain ASGI, without the framework's layers,
-since those cost more than the answer does; FastAPI has the others.
+ROUTES has every route with the token that it needs. A path that is not in it gets 404 before
+anything else is read. The routes with a body are plain ASGI, because the layers of the framework
+cost more than the answer; FastAPI serves the others.
 """
 
 import asyncio
@@ -86,40 +86,40 @@ ROUTES = (
     Route("GET", "/", "none", "The explorer page.", text="text/html"),
     Route("GET", "/page/{file}", "none", "A file of the explorer page.", text="*/*"),
     Route("GET", "/healthz", "none", "The process is alive.", answers=StateAnswer),
-    Route("GET", "/readyz", "none", "A bundle is loaded, and no end is near.", answers=StateAnswer),
-    Route("GET", "/metrics", "read", "Figures of the service, for Prometheus."),
+    Route("GET", "/readyz", "none", "The service is ready.", answers=StateAnswer),
+    Route("GET", "/metrics", "read", "Metrics in the Prometheus text format."),
     Route("GET", "/openapi.json", "read", "This document.", text="application/json"),
-    Route("GET", "/v1/bundle", "read", "What is served.", answers=BundleAnswer),
-    Route("GET", "/v1/report", "read", "The figures of the bundle.", answers=ReportAnswer),
-    Route("GET", "/v1/map", "read", "Where the items lie.", answers=MapAnswer),
-    Route("GET", "/v1/feedback", "read", "What came of lists.", answers=FeedbackAnswer),
-    Route("GET", "/v1/users", "read", "Some user ids.", UsersRequest, UsersAnswer),
+    Route("GET", "/v1/bundle", "read", "The bundle that is served.", answers=BundleAnswer),
+    Route("GET", "/v1/report", "read", "Metrics of the bundle.", answers=ReportAnswer),
+    Route("GET", "/v1/map", "read", "A map of the items.", answers=MapAnswer),
+    Route("GET", "/v1/feedback", "read", "Click figures and alarms.", answers=FeedbackAnswer),
+    Route("GET", "/v1/users", "read", "User ids by prefix.", UsersRequest, UsersAnswer),
     Route(
-        *("POST", "/v1/recommend", "read", "Candidates of users or histories."),
+        *("POST", "/v1/recommend", "read", "Candidates for users or histories."),
         *(RecommendRequest, RecommendAnswer),
     ),
-    Route("POST", "/v1/similar", "read", "What is alike.", SimilarRequest, SimilarAnswer),
-    Route("POST", "/v1/explain", "read", "Why.", ExplainRequest, ExplainAnswer),
-    Route("POST", "/v1/history", "read", "What a user met.", HistoryRequest, HistoryAnswer),
-    Route("POST", "/v1/titles", "read", "How items are called.", TitlesRequest, TitlesAnswer),
-    Route("POST", "/v1/events", "write", "Keep what users did.", EventsRequest, EventsAnswer),
+    Route("POST", "/v1/similar", "read", "Similar items or users.", SimilarRequest, SimilarAnswer),
+    Route("POST", "/v1/explain", "read", "Reasons of scores.", ExplainRequest, ExplainAnswer),
+    Route("POST", "/v1/history", "read", "Items of a user.", HistoryRequest, HistoryAnswer),
+    Route("POST", "/v1/titles", "read", "Titles of items.", TitlesRequest, TitlesAnswer),
+    Route("POST", "/v1/events", "write", "Store events.", EventsRequest, EventsAnswer),
     Route("GET", "/v1/events", "read", "The newest events.", LatestRequest, LatestAnswer),
     Route(
-        *("DELETE", "/v1/users/{user}", "admin", "Forget what a user did."),
+        *("DELETE", "/v1/users/{user}", "admin", "Delete the stored events of a user."),
         answers=ForgottenAnswer,
     ),
     Route("POST", "/admin/items", "admin", "Change items.", ItemsRequest, ItemsAnswer),
     Route(
-        *("POST", "/admin/items/revert", "admin", "Take a change of items back."),
+        *("POST", "/admin/items/revert", "admin", "Revert a change of items."),
         *(RevertRequest, ItemsAnswer),
     ),
     Route(
         *("GET", "/admin/items/changes", "admin", "The newest changes of items."),
         *(ChangesRequest, ChangesAnswer),
     ),
-    Route("POST", "/admin/reload", "admin", "Look for a newer bundle now.", answers=ReloadAnswer),
+    Route("POST", "/admin/reload", "admin", "Check for a newer bundle now.", answers=ReloadAnswer),
 )
-"""Every route there is."""
+"""All routes of the service."""
 
 STATUS = {
     "invalid_http": 400,
@@ -168,7 +168,7 @@ _PAGE_HEADERS = (
 
 
 class Reply(NamedTuple):
-    """An answer on its way out."""
+    """An HTTP answer: status, body, media type and further headers."""
 
     status: int
     body: bytes
@@ -181,22 +181,29 @@ class Others(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether all of them have been ready to answer."""
+        """True once every one of them has a bundle."""
         ...
 
     def reload(self) -> bool:
-        """Let all look for a newer bundle; return whether all have taken one. Else none has."""
+        """Let all check for a newer bundle.
+
+        Return True if all have switched to it, False if none has.
+        """
         ...
 
 
 class _ClientGoneError(Exception):
-    """The client closed the connection before its request was whole."""
+    """The client closed the connection before its request was complete."""
 
 
 class App:
-    """The ASGI application. `draining` makes /readyz fail while requests are still answered.
+    """The ASGI application.
 
-    others: the other processes of the service, None where there are none.
+    watch: loads bundles and holds the one that is served.
+    measures: receives the metrics.
+    page: files of the explorer page by path; None for those of the installation.
+    others: the other processes of the service; None if there is one process.
+    draining: if True, /readyz fails while requests are still answered.
     """
 
     def __init__(
@@ -230,7 +237,7 @@ class App:
         )
         self.workers = Workers(settings.workers, settings.queue)
         self.draining = False
-        self.arrivals = select.poll()  # of the sockets on which connections come
+        self.arrivals = select.poll()  # polls the listening sockets
         self._rests = False
         self._worked = 0.0  # CPU seconds of the event loop's thread at the end of its last rest
         self._page = page_files() if page is None else page
@@ -266,7 +273,7 @@ class App:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
-        if scope["type"] != "http":  # a web socket: there are none
+        if scope["type"] != "http":  # web sockets are not supported
             return
         started = perf_counter()
         heads = dict(scope["headers"])
@@ -296,30 +303,32 @@ class App:
         except asyncio.CancelledError:
             if not self.draining:
                 raise
-            reply = _refusal(RequestError("draining", "the service ended before the answer"))
+            reply = _refusal(
+                RequestError("draining", "the service shut down before the answer was ready")
+            )
         except Exception:
             logger.exception("%s failed", asked.route)
-            reply = _refusal(RequestError("internal", "the service failed; its log says why"))
+            reply = _refusal(RequestError("internal", "the service failed; its log has the reason"))
         self._note(asked, reply.status, len(reply.body))
         headers = [*_headers(reply), *self._last_headers(asked, reply.headers)]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
     def _note(self, asked: Asked, status: int, size: int) -> None:
-        """Count a request that has its answer, and log it."""
+        """Count an answered request, and log it."""
         self.measures.request(asked.route, status, perf_counter() - asked.started)
         if self.settings.access_log:
             log(asked, status, size)
 
     def _last_headers(self, asked: Asked, headers: Iterable[Header]) -> list[Header]:
-        """The headers of every answer; while draining, a connection ends with its answer."""
+        """The headers of every answer; while draining, they close the connection."""
         last = [(_REQUEST_ID, asked.id)]
         if self.draining and _CLOSE not in headers:
             last.append(_CLOSE)
         return last
 
     def _request_id(self, heads: Mapping[bytes, bytes]) -> bytes:
-        """The client's id of its request, where that is a short plain word; else the next one."""
+        """The client's request id if it is valid and not a token; otherwise a new id."""
         given = heads.get(_REQUEST_ID, b"")
         if _PLAIN_ID.fullmatch(given) and not any(
             token is not None and hmac.compare_digest(given, token)
@@ -330,9 +339,9 @@ class App:
         return b"%s-%x" % (self._process, self._requests)
 
     def refuse(self, path: bytes, headers: Iterable[Header]) -> bytes | None:
-        """Return the whole HTTP answer to a POST that finds the queue full; None where it is not.
+        """Return the complete HTTP answer to a POST while the queue is full, otherwise None.
 
-        So a refusal costs a tenth of an answer: nothing else of the request has to be read.
+        Nothing else of the request is read, so a refusal costs a tenth of an answer.
         """
         if not self.workers.full or path not in self._pooled:
             return None
@@ -343,18 +352,18 @@ class App:
         return b"%s%s: %s\r\n\r\n%s" % (head, _REQUEST_ID, asked.id, body)
 
     def turn_away(self, status: int, size: int) -> bytes:
-        """Count and log what never became a request; return the id that its answer carries."""
+        """Count and log an answer to invalid HTTP; return the request id for it."""
         asked = Asked(self._request_id({}), "", "other", perf_counter())
         self._note(asked, status, size)
         return asked.id
 
     def _rest(self) -> None:
-        """After what has come at the same time, leave the processor to those who answer.
+        """Pause the event loop after a refusal, so that the worker threads get the processor.
 
-        Refusing is fast, and whoever is refused may ask again at once: without rests the event loop
-        would do little else, and hold the interpreter lock meanwhile. After 4 ms of work it rests
-        for as long as it has worked, 20 ms at most, so that answers get half of the time at least.
-        While somebody waits to be connected, which is done one at a time, it works for up to 20 ms.
+        A refused client may retry at once. Without pauses the event loop would do little but refuse
+        and would hold the interpreter lock. After 4 ms of work it rests for as long as it has
+        worked, at most 20 ms, so the workers get at least half of the time. While connections wait
+        to be accepted, which happens one per turn, it works for up to 20 ms first.
         """
         if self._rests:
             return
@@ -370,11 +379,11 @@ class App:
         asyncio.get_running_loop().call_soon(rest)
 
     def reload(self) -> bool:
-        """Look for a newer bundle, in all processes of the service; return whether it changed."""
+        """Check for a newer bundle in all processes; return whether the bundle changed."""
         return self.watch.look(again=True) if self.others is None else self.others.reload()
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads and close the stores."""
         self.watch.stop()
         self.workers.close()
         self.feedback.close()
@@ -383,14 +392,14 @@ class App:
         self.items.close()
 
     async def run(self, work: Callable[..., bytes], *arguments: Any) -> bytes:
-        """Do blocking work in the bounded pool. Errors: RequestError "busy"."""
+        """Run blocking work in the worker pool. Errors: RequestError "busy"."""
         future = self.workers.submit(work, *arguments)
         self.measures.waiting.set(self.workers.pending)
         try:
             async with asyncio.timeout(self.settings.timeouts.answer):
                 return await future
         except TimeoutError:
-            raise RequestError("busy", "the answer took too long: try again later") from None
+            raise RequestError("busy", "the answer took too long; try again later") from None
 
     async def _answer(
         self, route: Route, path: str, heads: Mapping[bytes, bytes], receive: Receive
@@ -403,12 +412,12 @@ class App:
             return Reply(200, await self._keep(body))
         if route.token == "admin":
             change = self.items.change if route.asks is ItemsRequest else self.items.revert
-            # Not in the pool: a change takes longer than an answer, and those are wanted meanwhile.
+            # Not in the worker pool: a change takes longer than an answer and would delay answers.
             return Reply(200, await asyncio.to_thread(change, self.models[route.asks], body))
         return Reply(200, await self.run(self.service.answer_bytes, route.asks, body))
 
     async def _keep(self, body: bytes) -> bytes:
-        """Keep the events of a request; they survive the process when this returns."""
+        """Store the events of a request; once this returns, they survive the process."""
         log, served = self.service.event_log(), self.service.served()
         try:
             asked = read(self.models[EventsRequest], body)
@@ -423,7 +432,7 @@ class App:
         return encode({"sequence": kept.sequence, "repeated": kept.repeated})
 
     async def _forget(self, path: str) -> bytes:
-        """Remove a user from the store, and say which bundles still hold them."""
+        """Delete a user's stored events; name the bundles that still hold events of the user."""
         log, served = self.service.event_log(), self.service.served()
         user = user_of(served, path.removeprefix(_USERS))
         count = await log.forget(user)
@@ -431,12 +440,12 @@ class App:
         return encode({"user": user, "events": count, "held_by": holding})
 
     async def _body(self, heads: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """Read a JSON body within its limits of size and time. Errors: RequestError."""
+        """Read a JSON body within the limits of size and time. Errors: RequestError."""
         most = self.settings.limits.body
         if not _fits(heads.get(b"content-length", b"0"), most):
-            raise RequestError("too_large", f"a body has at most {most} bytes")
+            raise RequestError("too_large", f"a body may have at most {most} bytes")
         if b"content-encoding" in heads:
-            raise RequestError("unsupported_media_type", "compressed bodies are not read")
+            raise RequestError("unsupported_media_type", "compressed bodies are not supported")
         if heads.get(b"content-type", b"").partition(b";")[0].strip().lower() != _JSON:
             raise RequestError("unsupported_media_type", "the body must be application/json")
         parts, size = [], 0
@@ -449,11 +458,11 @@ class App:
                     parts.append(part := message.get("body", b""))
                     size += len(part)
                     if size > most:
-                        raise RequestError("too_large", f"a body has at most {most} bytes")
+                        raise RequestError("too_large", f"a body may have at most {most} bytes")
                     if not message.get("more_body", False):
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
-            raise RequestError("timeout", "the body did not come in time") from None
+            raise RequestError("timeout", "the body did not arrive in time") from None
 
     def _route(self, scope: Scope) -> Route:
         path, method = scope["path"], scope["method"]
@@ -463,19 +472,24 @@ class App:
         if path.startswith(_USERS) and len(path) > len(_USERS):
             methods = self._routes[f"{_USERS}{{user}}"]
         elif methods is None or "{" in path:
-            raise RequestError("not_found", "there is no such path")
+            raise RequestError("not_found", "the service has no such path")
         route = methods.get(method)
         if route is None:
-            raise RequestError("method_not_allowed", f"this path takes {', '.join(methods)}")
+            raise RequestError("method_not_allowed", f"this path allows {', '.join(methods)}")
         return route
 
     def _check_host(self, heads: Mapping[bytes, bytes]) -> None:
         """Without a token, accept only local Host names: this stops DNS rebinding."""
         if self._tokens["read"] is None and not is_loopback(_without_port(heads.get(b"host", b""))):
-            raise RequestError("forbidden", "without a token only localhost is answered")
+            raise RequestError(
+                "forbidden", "without a token the service answers only requests to localhost"
+            )
 
     def _check_token(self, heads: Mapping[bytes, bytes], route: Route) -> None:
-        """Fail closed. Errors: RequestError; what was sent is in neither message nor log."""
+        """Check the token of a request.
+
+        Errors: RequestError. Neither its message nor the log contains what the client sent.
+        """
         if route.token == "none":
             return
         wanted = self._tokens[route.token]
@@ -483,7 +497,7 @@ class App:
             if route.token == "read":
                 return
             raise RequestError(
-                "forbidden", f"no {route.token} token is set, so its routes are closed"
+                "forbidden", f"no {route.token} token is set, so this path is closed"
             )
         scheme, _, given = heads.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
@@ -497,11 +511,11 @@ class App:
     def _page_file(self, path: str) -> Reply:
         file = self._page.get(path)
         if file is None:
-            raise RequestError("not_found", "this installation has no page")
+            raise RequestError("not_found", "this installation has no explorer page")
         return Reply(200, file.content, file.media_type.encode(), _PAGE_HEADERS)
 
     async def _framework(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let FastAPI answer."""
+        """Let FastAPI answer a request without a body."""
         status, size, begun = 500, 0, False
 
         async def watched(message: MutableMapping[str, Any]) -> None:
@@ -523,7 +537,7 @@ class App:
 
 
 def _api(app: App) -> FastAPI:
-    """The routes without a body."""
+    """The FastAPI application with the routes without a body."""
     api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     watch = app.watch
 
@@ -541,7 +555,9 @@ def _api(app: App) -> FastAPI:
 
     @api.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
-        return _response(_refusal(RequestError("internal", "the service failed; its log says why")))
+        return _response(
+            _refusal(RequestError("internal", "the service failed; its log has the reason"))
+        )
 
     @api.get("/healthz")
     async def healthz() -> Response:
@@ -550,11 +566,11 @@ def _api(app: App) -> FastAPI:
     @api.get("/readyz")
     async def readyz() -> Response:
         if app.draining:
-            raise RequestError("draining", "the service is about to end")
+            raise RequestError("draining", "the service is shutting down")
         if watch.current is None:
             raise RequestError("not_ready", "no bundle is loaded yet")
         if app.others is not None and not app.others.ready:
-            raise RequestError("not_ready", "not every process of the service has a bundle yet")
+            raise RequestError("not_ready", "some processes of the service have no bundle yet")
         return _json({"status": "ready"})
 
     @api.get("/metrics")
@@ -611,45 +627,47 @@ def _api(app: App) -> FastAPI:
 
     @api.get("/admin/items/changes")
     async def changes(asked: Annotated[changes_request, Query()]) -> Response:
-        # Not in the pool: it waits while a bundle is loaded.
+        # Not in the worker pool: it waits while a bundle is loaded.
         return _ready(await asyncio.to_thread(app.items.listed, asked))
 
     @api.post("/admin/reload")
     async def reload() -> Response:
-        # Not in the pool: a load takes seconds, and candidates are wanted meanwhile.
+        # Not in the worker pool: a load takes seconds and would delay answers.
         changed = await asyncio.to_thread(app.reload)
         served = watch.current
         if served is None:
-            raise RequestError("not_ready", "no sound bundle was found")
+            raise RequestError("not_ready", "no valid bundle was found")
         return _json({"bundle": served.id, "changed": changed, "refused": _refused(watch)})
 
     return api
 
 
 def _check_heads(scope: Scope, heads: Mapping[bytes, bytes]) -> None:
-    """Refuse a request whose headers two readers could understand in two ways."""
+    """Refuse ambiguous headers, which a proxy might read differently. Errors: RequestError."""
     if len(heads) < len(scope["headers"]):
         names = [name for name, _ in scope["headers"]]
         for name in _ONCE:
             if names.count(name) > 1:
-                raise RequestError("invalid_http", f"the header {name.decode()} stands twice")
+                raise RequestError("invalid_http", f"duplicate header {name.decode()}")
     if scope["http_version"] == "1.1" and b"host" not in heads:
         raise RequestError("invalid_http", "the header host is missing")
 
 
 def _check_parameters(text: bytes, route: Route) -> None:
-    """Refuse what stands behind the ? of an address and would be passed over."""
+    """Refuse a query string that would be ignored. Errors: RequestError."""
     if not text:
         return
     if route.method != "GET":
-        raise RequestError("invalid_request", f"{route.method} takes nothing behind a ? here")
+        raise RequestError("invalid_request", f"{route.method} of this path takes no query string")
     if route.asks is not None:
         names = Counter(
             name for name, _ in parse_qsl(text.decode("latin-1"), keep_blank_values=True)
         )
         for name, times in names.items():
             if times > 1:
-                raise RequestError("invalid_request", f"{name[:100]!r} stands twice behind the ?")
+                raise RequestError(
+                    "invalid_request", f"duplicate key {name[:100]!r} in the query string"
+                )
 
 
 def _without_port(host: bytes) -> str:
@@ -663,7 +681,7 @@ def _without_port(host: bytes) -> str:
 
 
 def _fits(length: bytes, most: int) -> bool:
-    """Whether a Content-Length is a number, and not too large a one."""
+    """Whether a Content-Length is a number and at most `most`."""
     return length.isdigit() and len(length) < 19 and int(length) <= most
 
 
@@ -672,14 +690,14 @@ def _refused(watch: Watch) -> list[dict[str, str]]:
 
 
 def _refusal(error: RequestError) -> Reply:
-    """An error as every client gets it."""
+    """The HTTP answer for an error."""
     status = STATUS[error.code]
     headers = _PLAIN
     if status in (429, 503):
         headers = (*headers, _RETRY)
     elif status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))
-    elif status in (408, 413):  # the rest of the body is not waited for
+    elif status in (408, 413):  # because the rest of the body is not read
         headers = (*headers, _CLOSE)
     body = orjson.dumps({"error": {"code": error.code, "message": error.message}})
     return Reply(status, body, headers=headers)
@@ -699,7 +717,7 @@ def _response(reply: Reply) -> Response:
 
 
 def _on_the_wire(reply: Reply) -> tuple[bytes, bytes]:
-    """Head and body of an answer as they are sent; the head has room for more headers."""
+    """Head and body of an answer in bytes; the head does not end, so headers can be added."""
     lines = b"".join(b"%s: %s\r\n" % header for header in _headers(reply))
     reason = HTTPStatus(reply.status).phrase.encode()
     return b"HTTP/1.1 %d %s\r\n%s" % (reply.status, reason, lines), reply.body

@@ -1,4 +1,4 @@
-"""Which items may be answered at this moment? Some are on sale from a day on, some until one."""
+"""Which items may be recommended now? Items may have time windows."""
 
 from bisect import bisect_right
 
@@ -12,13 +12,15 @@ Times = NDArray[np.float64]
 
 
 class Availability:
-    """Items that are not always available. Threads may share it.
+    """Time windows of items. Threads may share it.
 
-    Item rows [n] are answered while start <= now < stop [n], in seconds since 1970; a row may stand
-    there several times, and is answered when all its lines agree. items: how many there are.
-    never: how many lines are of items that are answered at no time.
-    The mask is made anew when the clock passes an end of a window, so that no request has to come
-    at that moment.
+    An item is available while start <= now < stop holds for all of its windows. The mask is cached
+    until the clock passes a start or stop.
+
+    items: number of all items.
+    rows: item row of each window, int64 [n].
+    start, stop: ends of each window in seconds since 1970, float64 [n].
+    never: number of windows that never open (start is infinite).
     """
 
     def __init__(self, items: int, rows: Rows, start: Times, stop: Times) -> None:
@@ -29,7 +31,7 @@ class Availability:
         self._made: tuple[int, Tensor | None] = (-1, None)
 
     def at(self, now: float) -> Tensor | None:
-        """Return which item rows are available, bool [items + 1]; None where all are."""
+        """Return which item rows are available, bool [items + 1]; None if all are."""
         place = bisect_right(self._ends, now)
         made = self._made
         if made[0] != place:

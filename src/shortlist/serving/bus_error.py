@@ -1,8 +1,7 @@
-"""What does a service say when a file that it has mapped is cut short?
+"""What does a service report when a file that it has mapped becomes shorter?
 
-The system then ends the process with SIGBUS at the next look at a page that is gone, in the middle
-of whatever it does. Python cannot catch that, as its own handlers run later; a function in machine
-code can still write one line.
+The system ends the process with SIGBUS when it next reads a missing page. Python cannot catch this,
+because Python's own signal handlers run later. A compiled function can still write one line.
 """
 
 import ctypes
@@ -12,15 +11,15 @@ from shortlist.compiled import signal_handler
 
 MESSAGE = (
     b"FATAL: the service ends (SIGBUS): a file of the served bundle was cut short, or its disk "
-    b"failed, while it was mapped into memory. Start it again; to be safe from that, publish "
-    b"bundles whole, or use `serve --private-copy`.\n"
+    b"failed, while it was mapped into memory. Start the service again. To prevent this, never "
+    b"write into a published bundle, or use `serve --private-copy`.\n"
 )
 
 
 def say_bus_errors() -> None:
-    """Before SIGBUS ends the process, let it write MESSAGE on standard error.
+    """Write MESSAGE on standard error before SIGBUS ends the process.
 
-    A handler that was set in Python is left alone.
+    A handler that was set in Python stays in place.
     """
     if not hasattr(signal, "SIGBUS") or signal.getsignal(signal.SIGBUS) is not signal.SIG_DFL:
         return
@@ -34,7 +33,7 @@ def say_bus_errors() -> None:
 
     def handler(number: int) -> None:
         write(2, address, length)
-        default(number, 0)  # and the same look at the same page then ends the process
+        default(number, 0)  # the same read then raises SIGBUS again and ends the process
 
     default(signal.SIGBUS, signal_handler(handler))
 

@@ -1,4 +1,4 @@
-"""How does what is answered do? Lists that were shown, and what users then did with them."""
+"""How good are the answers? Counts of the lists that were shown, and of the clicks on them."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -25,32 +25,38 @@ WINDOW = 86_400
 """Seconds after an answer within which a click on it counts."""
 
 PLACES = ((10, "1-10"), (100, "11-100"), (1_000, "101-1000"))
-"""The last place of each group of places, and its name."""
+"""Groups of places in a list: the last place of each group, and its name."""
 
 NOWHERE = "none"
 """The place of an item that was not in the list."""
 
 REMEMBERED = 100_000
-"""Clicks that are remembered, so that a second event on the same item of a list is no second."""
+"""Number of clicks that are remembered, so that each item of a list is counted once."""
 
 BUNDLES, CHANNELS = 4, 50
-"""Bundles and channels that have figures of their own.
+"""Maximum number of bundles and channels with figures of their own.
 
-These are the bundles that this process served last, and the first channels; clicks on lists of
-other bundles, which come for a day after these, are counted together.
+These are the bundles that this process served last, and the first channels. The rest, such as late
+clicks on lists of older bundles, is counted together as OTHERS.
 """
 
 OTHERS = "(others)"
 
 SAID = ("known", "late", "unknown", "none")
-"""What the request ids of events are: of a list; of one too long ago; not of ours; not sent."""
+"""Kinds of request ids: of a list, of a list older than WINDOW, not of this service, not sent."""
 
 Key = tuple[str, str]
 
 
 @dataclass
 class Counts:
-    """Lists, their items, lists of which an item was clicked, and clicks by group of places."""
+    """Counts of one group of lists.
+
+    lists: lists that were answered.
+    items: items of these lists.
+    clicked: lists with at least one click.
+    clicks: clicks by group of places.
+    """
 
     lists: int = 0
     items: int = 0
@@ -61,7 +67,7 @@ class Counts:
 
 
 class Told(NamedTuple):
-    """What the request id of an event says: one of SAID, and the list where it is "known"."""
+    """The request id of an event. what: one of SAID. shown: the list, if `what` is "known"."""
 
     what: str
     shown: Shown | None = None
@@ -70,7 +76,7 @@ class Told(NamedTuple):
 class Feedback:
     """Counts lists and clicks, and raises the alarms. Several threads may use it.
 
-    Counts are of this process: lists that it answered, and clicks that it was told of.
+    It counts the lists that this process answered and the clicks that this process received.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time) -> None:
@@ -84,13 +90,13 @@ class Feedback:
         self._counts: OrderedDict[Key, Counts] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._said = dict.fromkeys(SAID, 0)
-        self._compared_with = ""  # the id of the bundle that `index` is about
-        self._last: Key | None = None  # of the bundle that was served when this was asked last
+        self._compared_with = ""  # id of the bundle that `index` measures
+        self._last: Key | None = None  # key of the bundle at the last call
         self._lock = Lock()
 
     @property
     def remembered(self) -> int:
-        """How many clicks are remembered."""
+        """Number of clicks that are remembered."""
         return len(self._seen)
 
     def shown(
@@ -100,7 +106,12 @@ class Feedback:
         items: Sequence[Sequence[Any]],
         known: Iterable[int],
     ) -> list[str]:
-        """Count an answer; return the id of each of its lists. known: events of each user."""
+        """Count an answer and return the request id of each of its lists.
+
+        found: the candidates.
+        items: their item ids, one list per query.
+        known: number of known events of each user.
+        """
         names, by = served.channel_numbers(found)
         made_at = min(max(int(self.clock()), 0), 2**32 - 1)
         lists = [
@@ -130,7 +141,7 @@ class Feedback:
         return [self.ids.write(one) for one in lists]
 
     def answered(self, served: Served, queries: Queries, k: int, found: Candidates) -> None:
-        """Take an answer for the guards: it may be compared with an exact scan, too."""
+        """Update the alarms with an answer; it may be compared with an exact scan."""
         with self._lock:
             if self._compared_with != served.id:
                 self.index.clear()
@@ -139,7 +150,7 @@ class Feedback:
         self.check.offer(served, queries, k)
 
     def read(self, events: Sequence[EventSent]) -> list[Told]:
-        """Return what the events say of their lists. Errors: RequestError for what is no id."""
+        """Read the request ids of events. Errors: RequestError for an invalid one."""
         return [self._told(place, event.request) for place, event in enumerate(events)]
 
     def _told(self, place: int, request: str | None) -> Told:
@@ -158,7 +169,7 @@ class Feedback:
     def happened(
         self, served: Served, events: Sequence[Event], told: Sequence[Told], kept: Kept
     ) -> None:
-        """Count the events that were kept now, of those that an answer reads as something met."""
+        """Count the newly stored events that answers treat as items met."""
         count = len(kept.sequence) - kept.repeated
         fresh = set(sorted(set(kept.sequence))[-count:]) if count else set()
         with self._lock:
@@ -195,7 +206,7 @@ class Feedback:
         return True
 
     def _of(self, shown: Shown) -> list[Counts]:
-        """The counts that a list belongs to."""
+        """The groups of lists in which a list is counted."""
         keys = [
             ("all", ""),
             ("bundle", shown.bundle),
@@ -214,7 +225,7 @@ class Feedback:
         return self._counts.setdefault(key, Counts())
 
     def _serves(self, served: Served) -> None:
-        """Let the bundle that is served have figures of its own; an older one may lose them."""
+        """Give the served bundle its own figures; drop those of the oldest bundle if too many."""
         key = ("bundle", served.id[:BUNDLE])
         if key == self._last:
             return
@@ -231,7 +242,7 @@ class Feedback:
                 self.index.take(recall)
 
     def columns(self) -> dict[str, Any]:
-        """Return everything as columns of an answer."""
+        """Return all figures as columns of an answer."""
         with self._lock:
             rows = [
                 {"by": by, "value": value, **figures(one)}
@@ -253,21 +264,38 @@ class Feedback:
         }
 
     def families(self) -> list[Family]:
-        """Return everything for Prometheus."""
+        """Return all figures as metrics."""
         labels = ("by", "value")
         found = [
-            Family("shown_lists", "Lists that were answered with an id.", labels),
+            Family("shown_lists", "Lists that were answered with a request id.", labels),
             Family("shown_items", "Items in these lists.", labels),
-            Family("clicked_lists", "Lists of which an item was clicked.", labels),
+            Family("clicked_lists", "Lists with at least one click.", labels),
             Family(
                 "clicks",
-                "Items that were met after a list, once each, by their place in it.",
+                "Items with an event after a list, once each, by place in the list.",
                 (*labels, "place"),
             ),
-            Family("event_requests", "New events by what their request id is.", ("request",)),
-            Family("index_checks", "Requests that were to be compared.", ("outcome",)),
-            Family("alarm", "Whether a guard is crossed.", ("guard",), "gauge"),
-            Family("index_recall", "What the index finds of an exact scan.", (), "gauge", "min"),
+            Family(
+                "event_requests",
+                "New events by kind of request id: known, late, unknown, none.",
+                ("request",),
+            ),
+            Family(
+                "index_checks", "Requests chosen for a comparison with an exact scan.", ("outcome",)
+            ),
+            Family(
+                "alarm",
+                "1 while the threshold of an alarm is crossed, otherwise 0.",
+                ("guard",),
+                "gauge",
+            ),
+            Family(
+                "index_recall",
+                "Recall of the index against an exact scan, last 100 comparisons.",
+                (),
+                "gauge",
+                "min",
+            ),
         ]
         lists, items, clicked, clicks, requests, checks, alarms, recall = found
         with self._lock:
@@ -287,12 +315,12 @@ class Feedback:
         return found
 
     def close(self) -> None:
-        """Let the thread end."""
+        """End the thread that compares."""
         self.check.close()
 
 
 def figures(counts: Counts) -> dict[str, Any]:
-    """Return what counts say: recall of the first 10 and 100 places, and of the whole lists."""
+    """Return counts with recall of the first 10 and 100 places and of whole lists."""
     clicks = sum(counts.clicks.values())
     first = counts.clicks[PLACES[0][1]]
     second = first + counts.clicks[PLACES[1][1]]
@@ -310,7 +338,7 @@ def figures(counts: Counts) -> dict[str, Any]:
 
 
 def is_met(served: Served, event: Event) -> bool:
-    """Whether answers read an event as something that was met."""
+    """Tell whether answers treat the item of an event as met."""
     table, least = served.kinds_of_events, served.min_weight
     if table:
         name = kind_of(event.weight if served.kinds_by_weight else event.kind, table)
@@ -319,5 +347,5 @@ def is_met(served: Served, event: Event) -> bool:
 
 
 def _slice(known: int) -> int:
-    """The number of the slice of a user with so many known events."""
+    """The index of the slice (by history length) of a user with `known` events."""
     return sum(known >= least for least, _ in HISTORIES) - 1

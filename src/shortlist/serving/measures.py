@@ -1,4 +1,4 @@
-"""What does the service say of itself? Counters and histograms in the Prometheus text format."""
+"""Which metrics does the service export? Counters and histograms in the Prometheus format."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -23,13 +23,17 @@ BUCKETS = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )
-"""Upper bounds in seconds."""
+"""Upper bounds of the histogram buckets in seconds."""
 
 
 class Family:
-    """Figures of one name that somebody else counts: each with a value for every label.
+    """A metric that is counted elsewhere and read when Prometheus asks.
 
-    of_all: which gauge is told where several processes have one; counters are summed.
+    name: without the prefix `shortlist_`.
+    meaning: its help text.
+    labels: names of the labels.
+    of_all: how gauges of several processes are combined; counters are summed.
+    samples: label values and the number for each.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Family:
 
 
 class _Counted(Collector):
-    """Figures that are asked for when they are read."""
+    """A collector of families, which are computed when the registry is read."""
 
     def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
         self._families = families
@@ -66,17 +70,19 @@ _collector: Any = MultiProcessCollector
 
 
 def share_figures(folder: Path, number: int) -> None:
-    """Let the figures of this process be kept in a folder, with those of the others of a service.
+    """Store the metrics of this process in a folder that all processes of a service share.
 
-    To be called once, before `Measures` is made. number: of this process. One that takes the place
-    of another has its number and counts on from its figures, so that none are lost.
+    Call it once, before the first `Measures`.
+
+    number: number of this process. A process that replaces another one has the same number and
+    continues its counters.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.ValueClass = _value_class(lambda: number)
 
 
 class _Kept:
-    """Families of one process in the files that are shared; a successor adds to its counters."""
+    """Writes the families of one process to shared files; its successor continues the counters."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self._files = {
@@ -86,7 +92,7 @@ class _Kept:
         self._before: dict[str, float] = {}
 
     def write(self, families: Iterable[Family]) -> None:
-        """Write the values as they are now; a gauge that is told no more counts for nothing."""
+        """Write the current values; a gauge without a value is reset to a neutral one."""
         told = set()
         for family in families:
             name = f"shortlist_{family.name}"
@@ -106,7 +112,7 @@ class _Kept:
 
 
 class Processes:
-    """The figures of the process that starts the others of a service."""
+    """The metrics of the main process, which starts the other processes of a service."""
 
     def __init__(self, folder: Path) -> None:
         self._up = _file(str(folder / "gauge_sum_first.db"))
@@ -116,33 +122,33 @@ class Processes:
         self._write_ended()
 
     def up(self, count: int) -> None:
-        """Take how many processes answer."""
+        """Set the number of processes that answer."""
         name = "shortlist_processes"
-        meaning = "Processes that answer."
+        meaning = "Number of processes that answer requests."
         self._up.write_value(mmap_key(name, name, [], [], meaning), count, 0.0)
 
     def ended(self) -> None:
-        """Take that a process ended although it should not have."""
+        """Count a process that ended unexpectedly."""
         self._count += 1
         self._write_ended()
 
     def _write_ended(self) -> None:
         name = "shortlist_processes_ended"
-        meaning = "Processes that ended by themselves, or were killed, and were replaced."
+        meaning = "Processes that crashed or were killed, and were replaced."
         key = mmap_key(name, f"{name}_total", [], [], meaning)
         self._ended.write_value(key, self._count, 0.0)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._up.close()
         self._ended.close()
 
 
 class Measures:
-    """The figures of one service, in a registry of their own.
+    """The metrics of one service, in a registry of their own.
 
-    shared: the folder in which several processes keep theirs, and the number of this one; then
-    `text` gives those of all.
+    shared: (the folder for the metrics of several processes, the number of this process); `text`
+    then returns those of all processes. None for a single process.
     """
 
     def __init__(self, shared: tuple[Path, int] | None = None) -> None:
@@ -157,7 +163,7 @@ class Measures:
             self._shared = _Kept(*shared)
         stage = Histogram(
             "shortlist_stage_seconds",
-            "Time of each stage of an answer.",
+            "Seconds per stage of a request: parse, recommend, encode, and total for the request.",
             ["stage"],
             buckets=BUCKETS,
             registry=self.registry,
@@ -167,24 +173,31 @@ class Measures:
         )
         self._requests = Counter(
             "shortlist_requests",
-            "Requests by route and status.",
+            "HTTP requests by route and status.",
             ["route", "status"],
             registry=self.registry,
         )
         self._known: dict[tuple[str, int], Counter] = {}
-        self._queries = self._counter("queries", "Users and histories candidates were given for.")
-        self._fallback = self._counter("fallback", "Of them, those that got popular items.")
+        self._queries = self._counter(
+            "queries", "Queries (users or histories) that were answered with candidates."
+        )
+        self._fallback = self._counter(
+            "fallback", "Queries of which nothing was known, and which got popular items."
+        )
         self.unknown_items = self._counter(
-            "unknown_items", "Items of histories that the bundle does not know."
+            "unknown_items", "Items of histories or recent events that the bundle does not know."
         )
         self.unknown_context = self._counter(
-            "unknown_context", "Features of the moment of a query that were missing or never seen."
+            "unknown_context",
+            "Context features of queries that were missing, or had a value not seen in training.",
         )
-        self.waiting = self._gauge("waiting", "Requests that wait or are being answered.", "sum")
-        self.waiting.set(0)  # those of a process in whose place this one came have gone with it
+        self.waiting = self._gauge(
+            "waiting", "Requests that wait for a worker or are being answered.", "sum"
+        )
+        self.waiting.set(0)  # requests of a process that this one replaces have ended
         self._events = Counter(
             "shortlist_events",
-            "Events that came: kept, sent before, or refused with their request.",
+            "Events by outcome: kept, repeated (sent before), or refused (counted per request).",
             ["outcome"],
             registry=self.registry,
         )
@@ -192,45 +205,56 @@ class Measures:
             self._events.labels(outcome) for outcome in ("kept", "repeated", "refused")
         )
         self.trimmed = self._counter(
-            "events_trimmed", "Events that newer ones of the same user pushed out of the store."
+            "events_trimmed",
+            "Events removed from the store because the user has too many newer ones.",
         )
         self.without_events = self._counter(
-            "without_events", "Answers for which the store of events did not answer in time."
+            "without_events",
+            "Answers without stored events, because the event store failed or was too slow.",
         )
         self.store_up = self._gauge(
-            "event_store_up", "Whether the store of events did what was asked last.", "min"
+            "event_store_up",
+            "1 if the last operation of the event store succeeded, otherwise 0.",
+            "min",
         )
         self.item_change = self._gauge(
-            "item_change", "The number of the last change of items that is served.", "min"
+            "item_change", "Number of the last change of items that is served.", "min"
         )
         self.items_left_out = self._gauge(
             *(
                 "item_changes_left_out",
-                "Values of changes of items that do not fit what is served.",
+                "Values of changes of items that do not fit the served bundle.",
             ),
             "max",
         )
         self._loads = Counter(
             "shortlist_bundle_loads",
-            "Bundles that were taken into service, or refused.",
+            "Bundles by outcome: served or refused.",
             ["outcome"],
             registry=self.registry,
         )
         for outcome in ("served", "refused"):
             self._loads.labels(outcome)
-        self._bundle = Info("shortlist_bundle", "What is served.", registry=self._own)
+        self._bundle = Info("shortlist_bundle", "The bundle that is served.", registry=self._own)
         self._loaded_at = self._gauge(
-            *("bundle_loaded_timestamp_seconds", "When the bundle was taken into service."), "max"
+            *(
+                "bundle_loaded_timestamp_seconds",
+                "Time at which the served bundle was loaded, in seconds since 1970.",
+            ),
+            "max",
         )
 
     def stages(self, parse: float, recommend: float, encode: float) -> None:
-        """Take the seconds that the stages of one answer took."""
+        """Observe the stages of one answer, in seconds."""
         self._parse.observe(parse)
         self._recommend.observe(recommend)
         self._encode.observe(encode)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Take one request: its route as the table has it, never as the client wrote it."""
+        """Count one request.
+
+        route: its path in the table of routes, never the path that the client sent.
+        """
         counter = self._known.get((route, status))
         if counter is None:
             counter = self._known[route, status] = self._requests.labels(route, str(status))
@@ -238,39 +262,39 @@ class Measures:
         self._total.observe(seconds)
 
     def answered(self, queries: int, fallback: int) -> None:
-        """Take how many queries one answer held, and how many of them by popular items."""
+        """Count the queries of one answer, and those that got popular items."""
         self._queries.inc(queries)
         if fallback:
             self._fallback.inc(fallback)
 
     def kept(self, events: int, repeated: int) -> None:
-        """Take how many events of a request were kept, and how many had been sent before."""
+        """Count the stored events of a request, and those that had been sent before."""
         self._kept.inc(events)
         if repeated:
             self._repeated.inc(repeated)
 
     def served(self, bundle: str, retriever: str, loaded_at: float) -> None:
-        """Take what is served from now on."""
+        """Set the bundle that is served from now on."""
         self._bundle.info({"id": bundle, "retriever": retriever})
         self._loaded_at.set(loaded_at)
         self._loads.labels("served").inc()
 
     def refused(self) -> None:
-        """Take that a bundle was refused."""
+        """Count a refused bundle."""
         self._loads.labels("refused").inc()
 
     def counted(self, families: Callable[[], Iterable[Family]]) -> None:
-        """Tell these figures, too; families: called whenever they are read."""
+        """Export further metrics. families: returns them, whenever the registry is read."""
         self._counted.append(families)
         self.registry.register(_Counted(families))
 
     def keep(self) -> None:
-        """Let other processes see the figures that are asked for when they are read."""
+        """Write the families to the shared folder, so that other processes can read them."""
         if self._shared is not None:
             self._shared.write([each for families in self._counted for each in families()])
 
     def text(self) -> bytes:
-        """Return everything in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format."""
         self.keep()
         return generate_latest(self._all) + generate_latest(self._own)
 

@@ -1,7 +1,10 @@
-"""What may be asked and what is answered, as JSON: strict models, and the one place they are read.
+"""What do requests and answers look like as JSON? Strict models, and the functions that read them.
 
-An id is a JSON integer or string, as the data have it: "1" is not 1. An unknown key, a key that
-stands twice, or a value of another type is an error, never passed over.
+An id is a JSON integer or string, with the type that it has in the data: "1" is not 1. An unknown
+key, a duplicate key and a value of another type are errors; nothing is ignored.
+
+The docstrings of the models are the descriptions in the OpenAPI document, which are CommonMark;
+therefore their fields are lists.
 """
 
 import re
@@ -16,25 +19,29 @@ from shortlist.serving.request_ids import LENGTH
 from shortlist.serving.settings import Limits
 
 MESSAGE_LENGTH = 300
-"""Characters of an error message: what was sent may be quoted, but not all of it."""
+"""Maximum length of an error message in characters, as it may quote the request."""
 
 TYPES = {"int", "str", "bool", "float", "none"}
-"""What stands in the place of a fault for a type that a value might have had."""
+"""Parts of a pydantic error location that name a member of a union, not a place in the JSON."""
 
 LATEST = 4_102_444_800
-"""2100, in seconds since 1970: later times are refused by whoever reads a log, too."""
+"""The year 2100 in seconds since 1970: later times are refused, as in an event log."""
 
 HEAVIEST = 1e15
-"""The largest weight: sums of many such still fit."""
+"""The largest absolute weight; sums of many such weights stay finite."""
 
 CONDITION_HERE = "x-condition"
-"""Marks the place in a schema where the OpenAPI document puts the schema of a condition."""
+"""Key that marks where the OpenAPI document inserts the schema of a condition."""
 
 _KEY = re.compile(rb'"(?:[^"\\]|\\.)*"([ \t\r\n]*:)?', re.DOTALL)
 
 
 class RequestError(Exception):
-    """A request that cannot be answered as asked. code: for machines, one word."""
+    """A request that cannot be answered.
+
+    code: one word for programs, a key of `app.STATUS`.
+    message: what was expected, what came and what to do; cut to MESSAGE_LENGTH characters.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
@@ -43,7 +50,7 @@ class RequestError(Exception):
 
 
 class Message(BaseModel):
-    """A JSON object with these keys and no others, each value of exactly its type."""
+    """A JSON object with exactly these keys; values are not converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -61,23 +68,32 @@ FeatureValue: TypeAlias = FeatureScalar | list[FeatureScalar]
 
 
 class RecommendRequest(Message):
-    """Candidates for known users, or for anybody by what they met, oldest first: one of the two.
+    """Request for candidates of known users, or of histories of items: give one of the two.
 
-    recent: with users, a list of items each, oldest first, of what they met since; they follow what
-    is stored and are left out of the answer like it.
-    kinds, times, weights: of the events in recent or histories, a list beside each of them, null
-    for not said. time: when the queries are asked, one for all or a list; by default now, where the
-    bundle reads it (model.request_time). Times are as the log writes them: numbers in its unit, or
-    text such as "2024-01-31T20:15:00Z".
-    features: of the users as they are now, {"age": [31, null]}, one value a query, null for what is
-    stored; refused where the bundle reads none of that name.
-    context: what is known of the moment, {"device": ["tv", null]}, one value a query, null where it
-    is not known. event_features: of the events in histories or recent, {"dwell": [[30, null]]}, a
-    list beside each of them. Both are features of events (`features.events`) of the bundle's log.
-    where: a condition on the items' columns; allow, deny: items that alone may, or must not, be
-    recommended. The three are of all queries. quota: at most so many items of each value of one
-    column in every answer, {"genre": 3}. An unknown user or an empty history gets the popular
-    items, with fallback true.
+    An unknown user and an empty history get popular items, with fallback true.
+
+    - users: ids of the users.
+    - histories: one list of item ids per query, oldest first.
+    - recent: with `users`, one list of item ids per user, oldest first: events that the bundle does
+      not know. They follow the stored events, and their items are left out of the answer as well.
+    - kinds, times, weights: one list beside each list of `recent` or `histories`, with one value
+      per event; null for an unknown value.
+    - time: the time of the request, one for all queries or a list with one per query. The default
+      is the current time, if the bundle reads it (`model.request_time`). Times are in the format of
+      the log: numbers in its unit, or text such as "2024-01-31T20:15:00Z".
+    - features: current features of the users, such as `{"age": [31, null]}`, with one value per
+      query; null keeps the stored value. A feature that the bundle does not read is refused.
+    - context: features of the current moment, such as `{"device": ["tv", null]}`, with one value
+      per query; null for an unknown value. They are features of events (`features.events`).
+    - event_features: features of the events in `recent` or `histories`, such as
+      `{"dwell": [[30, null]]}`, with one list beside each list of events.
+    - k: candidates per query.
+    - exclude_seen: leave out the items that a user or history has met.
+    - where: a condition on the columns of the items, for all queries.
+    - quota: the maximum number of items with the same value of one column in each list, such as
+      `{"genre": 3}`.
+    - allow: the only items that may be recommended, for all queries.
+    - deny: items that must not be recommended, for all queries.
     """
 
     users: Ids | None = None
@@ -99,7 +115,11 @@ class RecommendRequest(Message):
 
 
 class SimilarRequest(Message):
-    """What is like each of these items (or users, for a bundle that compares users)."""
+    """Request for similar items of items, or for similar users of users: give one of the two.
+
+    - items, users: ids to which similar ones are wanted.
+    - k: number of similar items or users per id.
+    """
 
     items: Ids | None = None
     users: Ids | None = None
@@ -107,10 +127,14 @@ class SimilarRequest(Message):
 
 
 class ExplainRequest(Message):
-    """Why do items have their scores, for a user or for a history: one of the two.
+    """Request for the reasons of items' scores, for a user or for a history: give one of the two.
 
-    All else says what it does in a question for candidates, of one query: lists of one each, such
-    as {"recent": [[7, 9]], "context": {"device": ["tv"]}}.
+    - user: id of the user.
+    - history: item ids, oldest first.
+    - items: items to explain.
+
+    The other fields are those of RecommendRequest for one query, as lists of length one, such as
+    `{"recent": [[7, 9]], "context": {"device": ["tv"]}}`.
     """
 
     user: Id | None = None
@@ -127,22 +151,22 @@ class ExplainRequest(Message):
 
 
 class HistoryRequest(Message):
-    """What did a user meet: the newest `limit` items, oldest first."""
+    """Request for the newest `limit` known items of a user's events, oldest first."""
 
     user: Id
     limit: int = 100
 
 
 class TitlesRequest(Message):
-    """How are these items called?"""
+    """Request for the titles of items."""
 
     items: Ids
 
 
 class UsersRequest(Message):
-    """Some users whose id begins with `search`."""
+    """Request for at most `limit` users whose id begins with `search`."""
 
-    # It comes as a query string, where a number is text.
+    # Not strict: the values of a query string are text.
     model_config = ConfigDict(strict=False)
 
     search: str = ""
@@ -150,10 +174,10 @@ class UsersRequest(Message):
 
 
 class ItemWindow(Message):
-    """An item is answered from one moment on, until another: seconds since 1970.
+    """The time window in which an item is available, from <= now < until, in seconds since 1970.
 
-    Without `from` it always was, without `until` it always will be; without both it is always
-    available again.
+    Without `from` the window has no beginning, without `until` no end. Without both the item is
+    always available, and an earlier window is removed.
     """
 
     id: Id
@@ -162,13 +186,16 @@ class ItemWindow(Message):
 
 
 class ItemsRequest(Message):
-    """Changes of items, all of them or none: of this bundle and of those that come.
+    """A change of items, applied whole or not at all, to this bundle and to later ones.
 
-    add: rows of the items table, `{"id": ..., column: value}`, of items that were not trained on;
-    a column left out is missing. remove: candidates that must not be answered any more. restore:
-    removed ones to take back. set: other values of known items, `{"id": ..., column: value}`, in
-    columns that nothing was learned from; columns left out stay as they are. available: when items
-    are answered. id: what the sender calls the change; sent again, it is not made again.
+    - id: the sender's name of the change. The same change sent again under it is not repeated.
+    - add: new items that the bundle was not trained on, as rows of the items table,
+      `{"id": ..., column: value}`. A column that is left out is missing.
+    - remove: candidates that must not be recommended any more.
+    - restore: removed items that may be recommended again.
+    - set: new values of known items, `{"id": ..., column: value}`, in columns that no model has
+      learned from. Columns that are left out stay as they are.
+    - available: time windows in which items are available.
     """
 
     id: str | None = None
@@ -180,15 +207,15 @@ class ItemsRequest(Message):
 
 
 class RevertRequest(Message):
-    """Take a change of items back, by its number."""
+    """Request to revert a change of items, by its number."""
 
     change: int
 
 
 class ChangesRequest(Message):
-    """The newest changes of items: `limit` of them, with numbers below `before`."""
+    """Request for the newest changes of items: at most `limit`, with numbers below `before`."""
 
-    # It comes as a query string, where a number is text.
+    # Not strict: the values of a query string are text.
     model_config = ConfigDict(strict=False)
 
     before: int | None = None
@@ -196,23 +223,26 @@ class ChangesRequest(Message):
 
 
 class LatestRequest(Message):
-    """The newest `limit` events, of all users."""
+    """Request for the newest `limit` events of all users."""
 
-    # It comes as a query string, where a number is text.
+    # Not strict: the values of a query string are text.
     model_config = ConfigDict(strict=False)
 
     limit: int = 20
 
 
 class EventSent(Message):
-    """A user met an item, known or not.
+    """An event: a user met an item. Both may be unknown to the bundle.
 
-    kind: what it was, such as "click". time: seconds since 1970, or when it arrived. weight: as in
-    the log, if that has weights; left out, it counts as a positive of weight 1. id: what the sender
-    calls it; sent again within a day, it is not counted again. features: of the event, by their
-    names in the recipe ([features.events]), such as {"device": "tv"}; null is not known. request:
-    the id of the list that the user saw, as `requests` of an answer has it; it is counted, not
-    kept.
+    - kind: kind of the event, such as "click".
+    - time: seconds since 1970; the default is the time of arrival.
+    - weight: weight as in the log, if the log has weights. Without it the event counts as a
+      positive of weight 1.
+    - id: the sender's name of the event. Sent again within a day, the event is not counted again.
+    - features: features of the event by their names in the recipe (`features.events`), such as
+      `{"device": "tv"}`; null for an unknown value.
+    - request: the id of the list that the user saw, from `requests` of an answer. It is used for
+      the click figures and not stored.
     """
 
     user: Id
@@ -226,7 +256,7 @@ class EventSent(Message):
 
 
 class EventsRequest(Message):
-    """Events in their order: all are kept, or none of them."""
+    """Events in their order. They are stored whole or not at all."""
 
     events: list[EventSent]
 
@@ -235,10 +265,10 @@ Asked = TypeVar("Asked", bound=Message)
 
 
 def limited(model: type[Asked], limits: Limits) -> type[Asked]:
-    """Return the model with the limits on its fields, checked and documented with it.
+    """Return the model with `limits` on its fields; they are checked, and documented in OpenAPI.
 
-    A field without a limit is refused, so that a new one cannot be forgotten; true and false need
-    none. Errors: ServingError.
+    Errors: ServingError for a field without a limit (booleans need none), so that no new field is
+    forgotten.
     """
     kinds = _kinds(limits) | _own_kinds(model.__name__, limits)
     for name, field in model.model_fields.items():
@@ -252,13 +282,13 @@ def limited(model: type[Asked], limits: Limits) -> type[Asked]:
             kind = kinds[name]
             if not field.is_required():
                 kind = kind | None if field.default is None else kind
-            # As the model has it, with its default and the name that it has in JSON.
+            # Keep the default, and the name of the field in JSON.
             fields[name] = (kind, Field(field.default, alias=field.alias))
     return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
 
 
 def _kinds(limits: Limits) -> dict[str, Any]:
-    """The type of each field that has a limit, by its name in every model."""
+    """The types of limited fields by name; a name has the same type in all models."""
     history = _many(limits.history, limits)
     histories: Any = Annotated[
         list[history], Field(max_length=limits.queries, fail_fast=True)  # type: ignore[valid-type]
@@ -304,7 +334,7 @@ def _kinds(limits: Limits) -> dict[str, Any]:
 
 
 def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
-    """What a name means in one model only."""
+    """The types of limited fields that only this model has."""
     text = Annotated[str, Field(min_length=1, max_length=limits.id_length)]
     number = Annotated[int, Field(ge=1, lt=2**63)]
     if model == "TitlesRequest":
@@ -349,34 +379,34 @@ def _own_kinds(model: str, limits: Limits) -> dict[str, Any]:
 
 
 def _features(limits: Limits) -> Any:
-    """Columns of values, one a query; a value is one of plain JSON, or a list of such."""
+    """Columns with one value per query; a value is a JSON scalar or a list of them."""
     one: Any = _scalar(limits)
     several: Any = Annotated[list[one], Field(max_length=limits.history)]
     return _columns(one | several, limits)
 
 
 def _scalar(limits: Limits) -> Any:
-    """A value of plain JSON."""
+    """A JSON scalar: null, a boolean, a finite number or a text."""
     text = Annotated[str, Field(max_length=limits.id_length)]
     number = Annotated[float, Field(allow_inf_nan=False)]
     return bool | IdNumber | number | text | None
 
 
 def _columns(one: Any, limits: Limits) -> Any:
-    """Columns by name, one of these a query."""
+    """Columns by name, each with one value of type `one` per query."""
     column: Any = Annotated[list[one], Field(max_length=limits.queries, fail_fast=True)]
     name = Annotated[str, Field(max_length=limits.id_length)]
     return Annotated[dict[name, column], Field(max_length=limits.features)]
 
 
 def _time(limits: Limits) -> Any:
-    """A moment as a log writes it: what it may be is for its own data to say."""
+    """A time in any format that a log may have; `Queries` checks it against the bundle's log."""
     number = Annotated[float, Field(allow_inf_nan=False)]
     return IdNumber | number | Annotated[str, Field(max_length=limits.id_length)]
 
 
 def _beside(one: Any, limits: Limits) -> Any:
-    """Lists of as many values as a list of events has, null for each that is not said."""
+    """One list per list of events, with one value per event; null for an unknown value."""
     several: Any = Annotated[list[one | None], Field(max_length=limits.history, fail_fast=True)]
     return Annotated[list[several], Field(max_length=limits.queries, fail_fast=True)]
 
@@ -393,18 +423,18 @@ def _many(most: int, limits: Limits, least: int = 0) -> Any:
 
 
 def read(model: type[Asked], body: bytes) -> Asked:
-    """Read a request body. Errors: RequestError, with the place of what is wrong."""
+    """Read a request body. Errors: RequestError, which names the place of the fault."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RequestError("invalid_json", f"the body is not JSON: {error}") from None
     if body.count(b":") > 1 and _keys(value) != sum(1 for key in _KEY.finditer(body) if key[1]):
-        raise RequestError("invalid_json", "a key stands twice in one object")
+        raise RequestError("invalid_json", "duplicate key in an object")
     return check(model, value)
 
 
 def check(model: type[Asked], value: object) -> Asked:
-    """Return the request these plain values are. Errors: RequestError."""
+    """Validate parsed JSON against a model. Errors: RequestError."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -412,7 +442,7 @@ def check(model: type[Asked], value: object) -> Asked:
 
 
 def check_condition(where: dict[str, Any], limits: Limits) -> None:
-    """Refuse a condition with too many parts, levels or values, before anything reads it."""
+    """Refuse a condition with too many parts, levels or values. Errors: RequestError."""
     nodes, values = 0, 0
     level: list[Any] = [where]
     depth = 0
@@ -439,7 +469,7 @@ def check_condition(where: dict[str, Any], limits: Limits) -> None:
 
 
 def _keys(value: object) -> int:
-    """How many keys all objects in a JSON value have together."""
+    """The number of keys of all objects in a JSON value."""
     found, left = 0, [value]
     while left:
         part = left.pop()
@@ -452,7 +482,7 @@ def _keys(value: object) -> int:
 
 
 def _complaint(error: ValidationError) -> str:
-    """The first thing wrong, and where: "users[3]: Input should be ..."."""
+    """The first fault and its place, such as "users[3]: Input should be a valid string"."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     place = _place(errors[0])
     said = [fault["msg"] for fault in errors if _place(fault) == place]
@@ -475,29 +505,38 @@ def _short(message: str) -> str:
 
 
 class ErrorDetail(Message):
-    """code: one word for machines; message: what was expected and what came."""
+    """An error.
+
+    - code: one word for programs.
+    - message: what was expected and what came.
+    """
 
     code: str
     message: str
 
 
 class ErrorAnswer(Message):
-    """What every answer that is not 2xx holds."""
+    """The body of every answer with a status other than 2xx."""
 
     error: ErrorDetail
 
 
 class RecommendAnswer(Message):
-    """Candidates, best first: position i of each column is of query i.
+    """Candidates, best first. Position i of each column belongs to query i.
 
-    users: as asked, null for histories. fallback: true where nothing was known and popular items
-    stand in. channels: only from a blend, which channel gave each item. unknown_items: only for
-    histories, how many items of each were passed over; so for recent. unknown_context: only from a
-    bundle that reads the moment of a query, how many features of it were missing, or had a value
-    that training never saw. without_events: only where
-    the service keeps events; true where the store was not available, so that none are counted.
-    requests: only where the service keeps events, the id of each list: an event that carries it as
-    `request` says what came of the list.
+    - bundle: id of the bundle that answered.
+    - users: the users of the request; null for histories.
+    - items: item ids of each list.
+    - scores: scores of these items; a bigger score is better.
+    - fallback: true if nothing was known of the query, so that the list holds popular items.
+    - channels: the channel of each item; only from a blend.
+    - unknown_items: number of unknown items in each list of `histories` or `recent`.
+    - unknown_context: number of features of the moment that were missing, or had a value that
+      training never saw; only from a bundle that reads such features.
+    - without_events: true if the store of events was not available, so that no stored event was
+      used; only from a service that keeps events.
+    - requests: id of each list; only from a service that keeps events. An event with this id as
+      `request` counts as a click on the list.
     """
 
     bundle: str
@@ -513,7 +552,13 @@ class RecommendAnswer(Message):
 
 
 class SimilarAnswer(Message):
-    """What is like each id of `similar_to`, best first: items or users, as asked."""
+    """The items or users that are similar to each id of `similar_to`, best first.
+
+    - similar_to: the ids of the request.
+    - items, users: ids of each list; only one of the two is there.
+    - scores: scores of these ids; a bigger score is closer.
+    - fallback: true if nothing was known of the id.
+    """
 
     bundle: str
     similar_to: Ids
@@ -524,10 +569,16 @@ class SimilarAnswer(Message):
 
 
 class Reasons(Message):
-    """One position a reason, an item's strongest first. title: of the item in `because`.
+    """Reasons as columns with one row per reason; an item's strongest reason comes first.
 
-    Where `reasons_sum`, the contributions of an item sum to its score, or in a blend to the score
-    of the named channel; elsewhere they are what the score loses without the event, and need not.
+    - item: the explained item.
+    - kind: kind of the reason, such as "event".
+    - because: id of the item that an event met, or the name of another reason, as text.
+    - contribution: part of the score. If `reasons_sum` is true, the contributions of an item sum to
+      its score, or in a blend to its score in the named channel. Otherwise a contribution is what
+      the score would lose without the event, and the contributions need not sum to the score.
+    - title: title of the item in `because`; null if the reason is not an event.
+    - channel: channel of a blend that the reason belongs to.
     """
 
     item: Ids
@@ -539,7 +590,7 @@ class Reasons(Message):
 
 
 class ExplainAnswer(Message):
-    """The reasons of each item; an item that cannot be scored for this query has none."""
+    """The reasons of each item. An item that cannot be scored for the query has none."""
 
     bundle: str
     items: Ids
@@ -548,7 +599,12 @@ class ExplainAnswer(Message):
 
 
 class HistoryAnswer(Message):
-    """Known items that a user met, oldest first. events: how many there are in all."""
+    """Known items that a user met, oldest first.
+
+    - known: true if the bundle knows the user.
+    - events: number of all events of the user, including those beyond `limit`.
+    - items, titles: the newest of these items and their titles.
+    """
 
     bundle: str
     user: Id
@@ -559,7 +615,7 @@ class HistoryAnswer(Message):
 
 
 class TitlesAnswer(Message):
-    """The title of each item, or its id where it has none; null for an unknown item."""
+    """The title of each item, or its id if it has no title; null for an unknown item."""
 
     bundle: str
     items: Ids
@@ -567,7 +623,11 @@ class TitlesAnswer(Message):
 
 
 class UsersAnswer(Message):
-    """Some user ids, and how many there are that begin as asked."""
+    """User ids that begin with the search text.
+
+    - users: the first of these ids.
+    - total: number of all such ids.
+    """
 
     bundle: str
     users: Ids
@@ -575,9 +635,14 @@ class UsersAnswer(Message):
 
 
 class LatestAnswer(Message):
-    """The newest events that this process has kept, newest first: 100 at most, none of before it
-    began. A column each: the event's number, user, item, its title (null for an unknown item),
-    kind, and its time, in seconds since 1970. item_change: the number of the last change of items.
+    """The newest events that this process has stored since it started, newest first, at most 100.
+
+    The columns have one value per event.
+
+    - item_change: number of the last change of items in the bundle.
+    - sequence: number of the event in the store.
+    - titles: title of the item; null for an unknown item.
+    - times: seconds since 1970.
     """
 
     bundle: str
@@ -591,7 +656,12 @@ class LatestAnswer(Message):
 
 
 class MapAnswer(Message):
-    """Where at most 5,000 items lie in the plane in which their vectors differ most."""
+    """At most 5,000 items in the plane of the first two principal components of their vectors.
+
+    - x, y: coordinates of each item.
+    - counts: number of training events of each item.
+    - explained: share of the variance that each of the two components explains.
+    """
 
     bundle: str
     items: Ids
@@ -603,7 +673,15 @@ class MapAnswer(Message):
 
 
 class ReportAnswer(Message):
-    """The figures that were saved with the bundle."""
+    """What the bundle's manifest holds about its data, quality and index.
+
+    - made_by: name and version of the program that wrote the bundle.
+    - data: sizes of the training data, the split, and the rows that were learned from.
+    - metrics: metrics on held-out events; null if the bundle was not evaluated.
+    - findings: findings about the training data.
+    - plan: the plan of a blend; null for other retrievers.
+    - index: settings and recall of the index; null without one.
+    """
 
     bundle: str
     retriever: str
@@ -616,15 +694,24 @@ class ReportAnswer(Message):
 
 
 class RefusedBundle(Message):
-    """A bundle that was found and not taken."""
+    """A bundle that was found and refused.
+
+    - name: name of its folder.
+    - reason: why it cannot be served.
+    """
 
     name: str
     reason: str
 
 
 class BundleAnswer(Message):
-    """What is served. loaded_at: seconds since 1970. item_change: the number of the last change of
-    items in it. refused: what was found and not taken.
+    """The bundle that is served.
+
+    - bundle: its id.
+    - name: name of its folder.
+    - loaded_at: seconds since 1970.
+    - item_change: number of the last change of items in it.
+    - refused: bundles that were found and refused.
     """
 
     bundle: str
@@ -637,7 +724,11 @@ class BundleAnswer(Message):
 
 
 class ReloadAnswer(Message):
-    """What is served after the look, and whether that changed."""
+    """The bundle that is served after the check.
+
+    - changed: true if it is another bundle than before.
+    - refused: bundles that were found and refused.
+    """
 
     bundle: str
     changed: bool
@@ -645,10 +736,14 @@ class ReloadAnswer(Message):
 
 
 class ItemsAnswer(Message):
-    """What is served after the change. items: candidates there are now; removed: of all that the
-    bundle or a change brought, those that are not answered. change: its number; repeated: it had
-    been made before, and nothing was done. durable: whether it survives the process, which takes
-    `serve --events`. left_out: how many values of all changes do not fit this bundle.
+    """The state after a change of items.
+
+    - items: number of candidates.
+    - removed: number of items of the bundle and of changes that are not recommended.
+    - change: number of the change.
+    - repeated: true if the change had been made before, so that nothing was done.
+    - durable: true if the change survives the process, which needs `serve --events`.
+    - left_out: number of values of all changes that do not fit this bundle.
     """
 
     bundle: str
@@ -661,9 +756,9 @@ class ItemsAnswer(Message):
 
 
 class ChangedValue(Message):
-    """What a change says of an item.
+    """One value of a change.
 
-    part: a column of the items table, or "(added)", "(removed)" or "(available)".
+    - part: a column of the items table, or "(added)", "(removed)" or "(available)".
     """
 
     item: Id
@@ -672,8 +767,15 @@ class ChangedValue(Message):
 
 
 class ItemChange(Message):
-    """A change of items. made_at: seconds since 1970. reverts: the change that it took back;
-    reverted: by which it was taken back. total: how many values of it are kept; values: the first.
+    """A change of items.
+
+    - change: its number.
+    - id: the sender's name of it.
+    - made_at: seconds since 1970.
+    - reverts: number of the change that this one reverts.
+    - reverted: number of the change that reverts this one.
+    - total: number of its values that are stored.
+    - values: the first of these values.
     """
 
     change: int
@@ -686,7 +788,7 @@ class ItemChange(Message):
 
 
 class LeftOutValue(Message):
-    """A value that does not fit the bundle that is served, and why."""
+    """A value of a change that does not fit the bundle that is served, with the reason."""
 
     change: int
     item: Id
@@ -694,10 +796,13 @@ class LeftOutValue(Message):
 
 
 class ChangesAnswer(Message):
-    """Changes of items, the newest first, with 1,000 values at most. change: the number of the last
-    one that is served; watermark: what `train --items-watermark` is told of an items table that has
-    them all; durable: whether they survive the process. left_out: values that do not fit the
-    bundle, 1,000 at most, of `total_left_out`.
+    """Changes of items, newest first, with at most 1,000 values in all.
+
+    - change: number of the last change that is served.
+    - watermark: the value for `train --items-watermark` if the items table has all these changes.
+    - durable: true if changes survive the process.
+    - left_out: values that do not fit the bundle, at most 1,000.
+    - total_left_out: number of all values that do not fit the bundle.
     """
 
     bundle: str
@@ -710,15 +815,22 @@ class ChangesAnswer(Message):
 
 
 class EventsAnswer(Message):
-    """sequence: the number of each event in the store; repeated: how many had been sent before."""
+    """The events of the request, as they are stored.
+
+    - sequence: number of each event in the store.
+    - repeated: how many of them had been sent before.
+    """
 
     sequence: list[int]
     repeated: int
 
 
 class ForgottenAnswer(Message):
-    """A user who was deleted. events: how many were removed. held_by: bundles that were published
-    with what the user did before; the service answers as if they were not.
+    """A deleted user.
+
+    - events: number of events that were removed from the store.
+    - held_by: bundles in the served directory that still hold events of the user. The service
+      answers as if they did not.
     """
 
     user: Id
@@ -727,12 +839,17 @@ class ForgottenAnswer(Message):
 
 
 class FeedbackFigures(Message):
-    """A row each: of all lists, and by bundle, fallback, slice (known events of the user), channel.
+    """Click figures as columns; a row counts all lists, or those with one value of `by`.
 
-    lists, items: that were answered with an id. clicked: lists of which an item was met afterwards.
-    clicks: items that were met after a list, shown: those that stood in it; the recalls: in its
-    first 10 places, its first 100, anywhere, as a share of clicks; null without clicks. Channels
-    have items and clicks alone.
+    - by: all, bundle, fallback, slice (number of known events of the user) or channel.
+    - value: the value of `by`.
+    - lists: lists that were answered with an id; 0 for channels.
+    - items: items of these lists.
+    - clicked: lists with at least one click; 0 for channels.
+    - clicks: items with an event after a list, once each.
+    - shown: clicks on items that were in the list.
+    - recall_at_10, recall_at_100, recall: clicks on the first 10 items, on the first 100, and on
+      all items of the list, as a share of `clicks`; null without clicks.
     """
 
     by: list[str]
@@ -748,8 +865,12 @@ class FeedbackFigures(Message):
 
 
 class IndexFigures(Message):
-    """recall: what the index finds of an exact scan, over the last 100 requests compared; null
-    where none was, as with an exact index. skipped: requests that the thread had no time for.
+    """Comparisons of an approximate index with an exact scan.
+
+    - recall: share of the exact neighbours that the index finds, over the last 100 comparisons;
+      null without comparisons, as for an exact index.
+    - compared: number of requests that were compared.
+    - skipped: number of requests that were not compared because the thread was busy.
     """
 
     recall: float | None
@@ -758,11 +879,11 @@ class IndexFigures(Message):
 
 
 class FeedbackAnswer(Message):
-    """What this process has seen of its lists since it began.
+    """Click figures and alarms of this process since it started.
 
-    requests: new events by what their request id is: of a known list, of one that was answered more
-    than a day ago (late), of none of ours (unknown), or not sent (none). alarms: guards that are
-    crossed now.
+    - requests: number of new events by their request id: known (a list of the last day), late (an
+      older list), unknown (not an id of this service), or none (no id was sent).
+    - alarms: names of the guards whose threshold is crossed now.
     """
 
     bundle: str
@@ -773,6 +894,6 @@ class FeedbackAnswer(Message):
 
 
 class StateAnswer(Message):
-    """The process is alive; or it is ready to answer."""
+    """The state of the process: "alive" or "ready"."""
 
     status: str

@@ -1,4 +1,4 @@
-"""The description of every route, for machines: built from the table of routes and the models."""
+"""What does the OpenAPI document say? It is built from the table of routes and the models."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,12 @@ _SCHEMAS = "#/components/schemas/"
 
 @dataclass(frozen=True)
 class Route:
-    """A method and a path, the token it needs, and the models of what goes in and out.
+    """A route of the service.
 
-    answers: None for text that is no JSON.
+    token: the token that it needs.
+    meaning: its summary in the OpenAPI document, one short sentence.
+    asks: model of the request body, or of the query string of a GET; None without one.
+    answers: model of the answer; None if the answer is text of the media type `text`.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -33,7 +36,11 @@ class Route:
 def document(
     routes: Iterable[Route], models: Mapping[type[Message], type[Message]], version: str
 ) -> dict[str, Any]:
-    """Return the OpenAPI document; models: what a request is read with, by what a route asks."""
+    """Return the OpenAPI document.
+
+    models: for each model that a route asks, the same model with the limits of the service.
+    version: version of Shortlist.
+    """
     routes = tuple(routes)
     named = [models[route.asks] for route in routes if route.asks is not None]
     named += [route.answers for route in routes if route.answers is not None]
@@ -69,7 +76,7 @@ def _operation(
         "operationId": route.path.strip("/").replace("/", "_").replace(".", "_") or "page",
         "responses": {
             "200": {"description": "The answer.", "content": content},
-            "default": {"description": "Why not.", "content": _json(ErrorAnswer.__name__)},
+            "default": {"description": "An error.", "content": _json(ErrorAnswer.__name__)},
         },
     }
     if route.token != "none":
@@ -94,7 +101,7 @@ def _json(model: str) -> dict[str, Any]:
 
 
 def _with_conditions(part: Any) -> Any:
-    """Put the schema of a condition where a model marks its place."""
+    """Replace the marks CONDITION_HERE by references to the schema of a condition."""
     if isinstance(part, dict):
         if CONDITION_HERE in part:
             return {"$ref": f"{_SCHEMAS}Condition"}
@@ -117,8 +124,8 @@ _VALUE = {"type": ["string", "number", "boolean"]}
 _COLUMN = {"type": "string"}
 _CONDITION = {
     "title": "Condition",
-    "description": "Which items may be recommended, by their columns: at most "
-    f"{MOST_NODES} parts, {MOST_DEEP} levels deep.",
+    "description": "A condition on the columns of the items; only items that fulfil it are "
+    f"recommended. It has at most {MOST_NODES} parts and {MOST_DEEP} levels.",
     "anyOf": [
         _keyed(column=_COLUMN, eq=_VALUE),
         _keyed(column=_COLUMN, **{"in": {"type": "array", "items": _VALUE}}),

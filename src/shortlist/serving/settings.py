@@ -1,4 +1,4 @@
-"""What may a request ask for, who may ask, and how long does anybody wait?"""
+"""How is a service configured? Limits of requests, timeouts, tokens and processes."""
 
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
@@ -12,22 +12,35 @@ from shortlist.histories.places import StorePlace
 from shortlist.serving.alarms import Guards
 
 SHORTEST_TOKEN = 16
+"""Minimum length of a token in characters."""
 
 LONGEST_WAIT = 1e6
-"""Seconds between two looks for a bundle: more than a system waits for in one go is refused."""
+"""Maximum of `poll` in seconds; some systems cannot wait longer in one call."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one request may hold; above it the answer is 413 or 422.
+    """The maximum sizes of a request; a request above them gets status 413 or 422.
 
-    body: bytes. queries: users, histories or items a request asks about. k: candidates of each;
-    candidates: of all queries together. ids: in each of allow and deny, or to give titles of.
-    history: items in one history; history_items: in all of them. explained: items a request wants
-    the reasons of. id_length: characters of a text id. filter_nodes, filter_depth, filter_values:
-    parts, levels and values of a `where`; what `data.predicates` reads is the ceiling of them.
-    features: of the users of a request, by name. events: in one request; user_events: of one user
-    in a minute. kind: characters of the kind of an event.
+    body: bytes of a request body.
+    queries: users, histories or items in one request.
+    k: candidates per query.
+    candidates: candidates of all queries of a request together.
+    ids: ids in each of allow and deny, in a request for titles, and in each list of a change of
+    items.
+    history: items in one history.
+    history_items: items in all histories of a request together.
+    explained: items per request for reasons.
+    id_length: characters of a text id, a column name or a text value.
+    filter_nodes: parts of a condition (`where`), at most `data.ceilings.MOST_NODES`.
+    filter_depth: levels of a condition, at most `data.ceilings.MOST_DEEP`.
+    filter_values: values in the `in` lists of a condition, at most `data.ceilings.MOST_VALUES`.
+    features: names of features in one request.
+    events: events in one request.
+    user_events: events of one user per minute.
+    kind: characters of the kind of an event.
+
+    Errors: ServingError.
     """
 
     body: int = 1_048_576
@@ -57,11 +70,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. head: until a connection has sent a whole request head. body: until its body is
-    there. answer: from then on until the answer; 503 after it. write: for a client that does not
-    read. keep_alive: of an idle connection. notice: after SIGTERM /readyz already fails while new
-    requests are still answered; drain: what running requests then have to finish. store: until
-    an answer goes without the stored events.
+    """How long the service waits, in seconds.
+
+    head: for the head of a request.
+    body: for the body of a request, after its head.
+    answer: for the answer, including the time in the queue; after it the client gets 503.
+    write: for a client that does not read its answer.
+    keep_alive: for the next request on an idle connection.
+    notice: after SIGTERM, how long /readyz fails while new requests are still answered.
+    drain: after `notice`, for running requests to end.
+    store: for the stored events of a user; after it the answer is given without them.
+
+    Errors: ServingError.
     """
 
     head: float = 10.0
@@ -79,17 +99,25 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a service runs.
+    """The configuration of a service.
 
-    processes: how many answer at one address; workers, queue and connections are of each. workers:
-    threads that answer. queue: requests that wait for one; more get 503. poll: seconds between
-    looks at the bundles. connections: open ones; head_bytes: of a request's line and headers.
-    token: what readers send, None lets everybody on this machine read; admin_token: what
-    administrators send, None closes the admin routes. access_log: a line a request, by the logger
-    `shortlist.access`. private_copy: serve from a copy of the files. events: the file or server
-    that events are kept in, None to keep none; write_token: what those who send events send, None
-    closes that route; keeping: how much is kept. guards: when an alarm is raised. Errors:
-    ServingError.
+    processes: processes that answer at one address; each has its own workers, queue and
+    connections.
+    workers: threads that compute answers.
+    queue: requests that may wait for a worker; further requests get 503.
+    poll: seconds between checks for a newer bundle.
+    connections: open connections.
+    head_bytes: maximum size of a request line with its headers, in bytes.
+    token: token for queries; None allows every user of this machine to read.
+    admin_token: token for the admin routes; None closes them.
+    access_log: write one line per request with the logger `shortlist.access`.
+    private_copy: serve from a copy of the bundle's files.
+    events: file or server that stores events and changes of items; None stores none.
+    write_token: token for sending events; None closes that route.
+    keeping: how long and how many events are stored.
+    guards: thresholds of the alarms.
+
+    Errors: ServingError.
     """
 
     processes: int = 1
@@ -119,8 +147,8 @@ class Settings:
             )
         if self.events is None and self.guards.click_through != Guards.click_through:
             raise ServingError(
-                "the guard click_through is of clicks, which come as events: it does nothing "
-                "without a store of them (serve --events)"
+                "the guard click_through reads clicks, which are events: it does nothing "
+                "without a store of events (serve --events)"
             )
         names = ("token", "admin_token", "write_token")
         for name in names:
@@ -128,21 +156,21 @@ class Settings:
         for one, other in combinations(names, 2):
             if getattr(self, one) is not None and getattr(self, one) == getattr(self, other):
                 raise ServingError(
-                    f"{_named(one)} and {_named(other)} must differ: one must not open both doors"
+                    f"{_named(one)} and {_named(other)} must differ: each token has its own rights"
                 )
 
 
 def check_address(host: str, settings: Settings) -> None:
-    """Refuse an address that others can reach while no token is set. Errors: ServingError."""
+    """Refuse an address that other machines can reach if no token is set. Errors: ServingError."""
     if settings.token is None and not is_loopback(host):
         raise ServingError(
-            f"{host} can be reached from other machines, and no token is set: "
+            f"other machines can connect to {host}, but no token is set: "
             "set SHORTLIST_TOKEN, or bind to 127.0.0.1"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or localhost, is this machine and no other.
+    """Tell whether a host is localhost or a loopback address.
 
     >>> is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("example.org")
     (True, True, False)
@@ -156,7 +184,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _named(token: str) -> str:
-    """The name of a token, and that of the variable from which `serve` takes it."""
+    """The name of a token with the environment variable from which `serve` reads it."""
     return f"{token} (SHORTLIST_{token.upper()})"
 
 
@@ -165,7 +193,7 @@ def _check_token(name: str, token: str | None) -> None:
         return
     plain = token.isascii() and token.isprintable() and " " not in token
     if len(token) < SHORTEST_TOKEN or not plain:
-        # The token itself stays out of the message.
+        # The message must not contain the token.
         raise ServingError(
             f"{name} must have at least {SHORTEST_TOKEN} printable ASCII characters and no spaces"
         )
