@@ -133,7 +133,7 @@ def test_a_repeated_event_id_changes_nothing_and_another_event_of_that_id_is_ref
         ({"time": -1}, "time"),
         ({"time": 1e12}, "time"),
         ({"time": 4_000_000_000}, "ahead of this machine's clock"),
-        ({"weight": -1}, "a positive's weight is at least 0"),
+        ({"weight": -1}, "a positive must have a weight of at least 0"),
         ({"weight": 1e300}, "weight"),
         ({"kind": ""}, "kind"),
         ({"kind": "k" * 65}, "kind"),
@@ -330,7 +330,7 @@ def test_a_stored_event_is_for_what_its_kind_is_for(shop, world, tmp_path):
     assert not {sent["buy"], sent["hide"]} & set(said[0])
     refused = place.send(user=NEW, item=sent["buy"], kind="purchase")
     assert refused.status == 422
-    assert "'purchase' is no kind of the bundle's log, which has buy" in str(refused.json)
+    assert "'purchase' is not a kind of the bundle's log, which has buy" in str(refused.json)
     # An export names the kinds as the log does, and those without one as requests are taken.
     place.send(user=NEW, item=sent["buy"])
     writer = LogWriter(schema, model.data, kinds=False)

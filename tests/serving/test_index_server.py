@@ -29,7 +29,7 @@ def test_a_service_whose_index_server_is_gone_answers_with_popular_items_and_say
     assert (alike.status, alike.json["fallback"]) == (200, [True])
     why = client.post("/v1/explain", {"user": users[0], "items": items})
     assert why.status == 503
-    assert "server of the item vectors" in why.json["error"]["message"]
+    assert "the index server does not answer" in why.json["error"]["message"]
 
 
 def test_a_service_starts_while_its_index_server_is_gone(served, open_app, make_client, fitted):

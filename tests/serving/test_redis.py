@@ -89,7 +89,7 @@ def test_all_services_together_take_so_many_events_of_a_user(replicas, redis):
     assert one.send(event, event).status == 200
     said = other.send(event, event)
     assert (said.status, said.code) == (429, "too_many")
-    assert f"user {USER}: at most 3 events a minute" in said.json["error"]["message"]
+    assert f"user {USER} may send at most 3 events per minute" in said.json["error"]["message"]
     assert other.send(event | {"user": OTHER}).status == 200
 
 

@@ -1,1 +1,1 @@
-"""A bundle as an online service: `run.serve` starts it; `service` answers, `app` speaks HTTP."""
+"""An online service for bundles: `run.serve` starts it, `service` answers, `app` handles HTTP."""

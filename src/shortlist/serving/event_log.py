@@ -1,7 +1,7 @@
-"""What do users do while a bundle is served? Events are kept in a store, and answers know them.
+"""How does a service store events, and read them for its answers?
 
-One thread writes: it takes all that has come meanwhile in one step, so that a slow disk is waited
-for once. Another reads, so that whoever answers can give up waiting for it.
+One thread writes: it stores all waiting requests in one step, so a slow disk delays them once.
+Another thread reads, so that an answer can stop waiting for a slow store.
 """
 
 import asyncio
@@ -42,23 +42,23 @@ Told = EventStoreError | Kept
 logger = logging.getLogger("shortlist.serving")
 
 PENDING = 4_096
-"""Requests that may wait for the thread that writes."""
+"""Maximum number of requests that wait for the writing thread."""
 
 TOGETHER = 512
-"""Requests that are written in one step at most."""
+"""Maximum number of requests that are written in one step."""
 
 SHOWN = 100
-"""Events that `newest` holds at most."""
+"""Maximum number of events in `newest`."""
 
 TIDY_EVERY = 600.0
-"""Seconds between removals of what is too old."""
+"""Seconds between removals of expired events."""
 
-GONE = "the store of events is not available: send them again later, with the same ids"
-LATE = "the events were not kept in time, and may be yet: send them again with the same ids"
+GONE = "the store of events is not available; send the events again later, with the same ids"
+LATE = "the store is slow and may still store the events; send them again with the same ids"
 
 
 class Newest(NamedTuple):
-    """An event that this process has kept. time: microseconds since 1970."""
+    """An event that this process has stored. time: microseconds since 1970."""
 
     number: int
     event: Event
@@ -66,11 +66,11 @@ class Newest(NamedTuple):
 
 
 class EventLog:
-    """A store of events beside a service. `append` and `forget` are for its event loop.
+    """The store of events of a service. `append` and `forget` are for its event loop.
 
-    forgotten: users who were deleted; another process may delete more, which `latest` tells at once
-    and this some minutes later. newest: the last events that this process has kept, newest first,
-    of users who were not deleted since.
+    forgotten: deleted users. Users that another process deletes are added within TIDY_EVERY
+    seconds; `latest` reports them at once.
+    newest: the last events that this process has stored, newest first, without deleted users.
     """
 
     def __init__(self, store: EventStore, settings: Settings, measures: Measures) -> None:
@@ -83,13 +83,13 @@ class EventLog:
         self._asked: SimpleQueue[_Question | None] = SimpleQueue()
         self._changing = Lock()
         self._known = KnownEvents()
-        self._begun: float | None = None  # when the question that is read now was begun
+        self._begun: float | None = None  # start time of the read in progress
         self.alarms = Alarms()
         self._trimmed = store.trimmed
         self.forgotten = frozenset(store.forgotten())
         self.newest: tuple[Newest, ...] = ()
-        self._of = store.identity  # the store that they are in
-        self._noting = Lock()  # whoever changes `newest` holds it
+        self._of = store.identity  # identity of the store that `newest` belongs to
+        self._noting = Lock()  # held while `newest` changes
         self._threads = [
             Thread(target=work, name=name, daemon=True)
             for name, work in (("write-events", self._write), ("read-events", self._read))
@@ -98,9 +98,9 @@ class EventLog:
             thread.start()
 
     async def append(self, events: Sequence[Event]) -> Kept:
-        """Keep events; when this returns, they survive the process. Errors: RequestError."""
+        """Store events; once this returns, they survive the process. Errors: RequestError."""
         if self._pending >= PENDING:
-            raise RequestError("busy", "too many events wait: send them again later")
+            raise RequestError("busy", "too many events are waiting; send them again later")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Told] = loop.create_future()
         self._pending += 1
@@ -117,18 +117,18 @@ class EventLog:
         return told
 
     def check_pace(self, events: Sequence[Event]) -> None:
-        """Refuse events of a user who has sent too many. Errors: RequestError."""
+        """Refuse events of a user who sends too many per minute. Errors: RequestError."""
         slow = self.pace.take(Counter(event.user for event in events))
         if slow is not None:
             raise self._too_many(slow)
 
     def _too_many(self, user: Any) -> RequestError:
         return RequestError(
-            "too_many", f"user {user!r:.40}: at most {self.pace.a_minute} events a minute"
+            "too_many", f"user {user!r:.40} may send at most {self.pace.a_minute} events per minute"
         )
 
     async def forget(self, user: Id) -> int:
-        """Remove a user from the store; return how many events there were. Errors: RequestError."""
+        """Delete a user's events; return how many they were. Errors: RequestError."""
         try:
             count: int = await self._in_time(
                 asyncio.to_thread(self._change, self.store.forget, user)
@@ -142,11 +142,14 @@ class EventLog:
     def latest(
         self, users: Sequence[Id], since: int, *, detailed: bool = False
     ) -> list[Stored] | None:
-        """Return what users met since; None where the store does not say so in time.
+        """Return the stored events of users; None if the store does not answer in time.
 
-        It is called by the threads that answer, and waits for `timeouts.store` seconds, and as long
-        again for each 100 users. While the store is stuck nobody waits. What this process was told
-        a moment ago it knows; what other processes change it knows a tenth of a second later.
+        The worker threads call it. It waits for `timeouts.store` seconds, plus the same time for
+        each 100 users. If an earlier read is stuck, it does not wait. Recent results are cached:
+        changes by this process show at once, those by other processes a tenth of a second later.
+
+        since: only events with larger numbers.
+        detailed: return times, weights, kinds and features as well.
         """
         known = self._known.get(users, (since, detailed))
         if known is not None:
@@ -162,7 +165,7 @@ class EventLog:
         return found
 
     def close(self) -> None:
-        """Write what waits, and let go of the store."""
+        """Write the waiting events and close the store."""
         self._waiting.put(None)
         self._asked.put(None)
         for thread in self._threads:
@@ -171,10 +174,10 @@ class EventLog:
             self.store.close()
 
     def _note(self, numbers: Sequence[int], events: Sequence[Event]) -> None:
-        """Put events before those that are newest; one that was sent again is no new one."""
+        """Add new events to `newest`, without those that had been sent before."""
         now = self.store.now()
         with self._noting:
-            if self._of != self.store.identity:  # a server has come back without its data
+            if self._of != self.store.identity:  # the server restarted without its data
                 self._of, self.newest = self.store.identity, ()
             last = self.newest[0].number if self.newest else 0
             fresh = {
@@ -185,7 +188,7 @@ class EventLog:
             self.newest = (*reversed(fresh.values()), *self.newest)[:SHOWN]
 
     def _leave(self, users: Iterable[Id]) -> None:
-        """Forget users who were deleted now."""
+        """Record deleted users and remove their events from `newest`."""
         gone = frozenset(users)
         self.forgotten |= gone
         with self._noting:
@@ -220,7 +223,7 @@ class EventLog:
                 return
 
     def _keep(self, jobs: Sequence[tuple[Any, ...]]) -> None:
-        """Write the events of several requests in one step, and tell those who wait for it."""
+        """Write the events of several requests in one step, and resolve their futures."""
         try:
             told: Sequence[Told] = self._change(self.store.append, [job[2] for job in jobs])
         except EventStoreError as error:
@@ -259,12 +262,12 @@ class EventLog:
         return found
 
     def _change(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Change the store, as one thread at a time may."""
+        """Change the store; only one thread does so at a time."""
         with self._changing:
             return self._noted(work, *arguments)
 
     def _noted(self, work: Callable[..., Result], *arguments: Any, **more: Any) -> Result:
-        """Ask the store; say once when it fails, and when it is well again."""
+        """Use the store; raise the alarm when it fails, and end it when it works again."""
         try:
             done = work(*arguments, **more)
         except Exception as error:
@@ -280,9 +283,9 @@ class EventLog:
 
 
 def opened(settings: Settings) -> EventStore:
-    """Open the store that the settings name, or make it. Errors: EventStoreError.
+    """Open or create the store of the settings, and log how durable it is.
 
-    What it promises is said once.
+    Errors: EventStoreError.
     """
     place = settings.events
     assert place is not None
@@ -290,7 +293,7 @@ def opened(settings: Settings) -> EventStore:
         if is_bundle(folder):
             raise EventStoreError(
                 f"the store of events {place} would lie in the bundle {folder}, which "
-                "holds its own files only: give a path outside it"
+                "holds only its own files: give a path outside it"
             )
     store = events_at(place, settings.keeping, settings.limits.user_events)
     if isinstance(store, RedisEvents):
@@ -307,17 +310,17 @@ def opened(settings: Settings) -> EventStore:
 
 
 class _Question:
-    """What somebody wants to know of the store, and how they are told."""
+    """A read of the store that a worker thread waits for."""
 
     def __init__(self, users: Sequence[Id], since: int, *, detailed: bool) -> None:
         self.users, self.since, self.detailed = users, since, detailed
         self.found: list[Stored] | None = None
-        self.left = False  # nobody waits for the answer any more
+        self.left = False  # True once the worker has stopped waiting
         self.told = Lock()
         self.told.acquire()
 
     def answer(self, seconds: float) -> list[Stored] | None:
-        """Wait for the answer; None if there is none in time."""
+        """Wait for the result; None if it does not come in time."""
         if self.told.acquire(timeout=seconds):
             return self.found
         self.left = True

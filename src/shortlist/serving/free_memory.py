@@ -1,4 +1,4 @@
-"""What loading took and no longer needs: who gives it back to the system?"""
+"""How is memory that loading no longer needs returned to the system?"""
 
 import ctypes
 import sys
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def give_back_memory() -> None:
-    """Let the C library return the pages it keeps for later; where it cannot, do nothing.
+    """Let glibc return freed pages to the system; under other C libraries, do nothing.
 
-    glibc keeps what was freed between things that stay. After a bundle of a million items was
-    loaded that is a fifth of the private memory, and it would be kept until the process ends.
+    glibc keeps freed memory that lies between blocks in use until the process ends. After loading a
+    bundle of a million items this is a fifth of the private memory.
     """
     if (trim := _trim()) is not None:
         trim(0)
@@ -18,7 +18,7 @@ def give_back_memory() -> None:
 
 @cache
 def _trim() -> Any:
-    """glibc's malloc_trim; None under another C library."""
+    """The function malloc_trim of glibc; None under another C library."""
     if not sys.platform.startswith("linux"):
         return None
     return getattr(ctypes.CDLL(None), "malloc_trim", None)

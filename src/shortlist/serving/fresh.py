@@ -1,4 +1,4 @@
-"""What has come since the bundle: events as they are sent, and as a question asks by them."""
+"""Which stored events are newer than the bundle? Reads them for queries, and checks new ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,14 +31,18 @@ from shortlist.serving.served import Served, check_ids, shown
 NOTHING: Mapping[str, list[list[Any]] | None] = MappingProxyType({})
 
 AHEAD = 86_400.0
-"""Seconds that the clock of whoever sends an event may be ahead."""
+"""Seconds by which the time of a sent event may be in the future."""
 
 
 class Fresh(NamedTuple):
-    """What `Queries` takes of stored events, one of each a user. available: the store answered.
+    """Stored events as arguments of `Queries`, with one list or value per user.
 
-    beside: what is known of the events in `recent`, by the name that `Queries` has for it: kinds,
-    times and weights, as far as the bundle reads them. features: those of the events, by name.
+    recent: items that the bundle reads as events of the user; None without events.
+    met: items that are only left out of answers.
+    forgotten: True for deleted users; None if no user was deleted.
+    available: False if the store did not answer in time.
+    beside: kinds, times and weights of the events in `recent`, as far as the bundle reads them.
+    features: features of the events in `recent`, by name.
     """
 
     recent: list[Ids] | None = None
@@ -51,10 +55,10 @@ class Fresh(NamedTuple):
     def asked(
         self, since: list[Ids] | None, told: Mapping[str, list[list[Any]] | None] = NOTHING
     ) -> dict[str, Any]:
-        """Return the arguments of `Queries`; since: what the request holds, which comes last.
+        """Return the arguments of `Queries` for the stored events followed by the request's.
 
-        told: what it tells of those events, as `beside`; lists of another length stay for `Queries`
-        to refuse.
+        since: recent items of the request.
+        told: kinds, times and weights of these items. `Queries` refuses lists of another length.
         """
         given = {name: lists for name, lists in told.items() if lists is not None}
         asked: dict[str, Any] = {"recent": since, "met": self.met, "forgotten": self.forgotten}
@@ -77,12 +81,12 @@ def _joined(old: list[list[Any]], new: list[list[Any]]) -> list[list[Any]]:
 
 
 def _unsaid(events: list[Ids]) -> list[list[Any]]:
-    """Nothing beside each of these events."""
+    """A None for each of these events."""
     return [[None] * len(items) for items in events]
 
 
 def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
-    """Return what the store holds of users that the bundle has not learned from."""
+    """Return the stored events of users that the bundle has not learned from."""
     if log is None:
         return Fresh()
     least = served.min_weight
@@ -125,7 +129,7 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
 
 
 def _features(one: Stored, name: str, served: Served) -> list[Any]:
-    """A feature of each event; None where it is not known, or is none of today's bundle."""
+    """A feature of each event; None if it is unknown or does not fit the served bundle."""
     encoder = served.features_of_events.get(name)
     if encoder is None:  # it is the weight of the event
         return list(one.weights or ())
@@ -136,14 +140,14 @@ def _features(one: Stored, name: str, served: Served) -> list[Any]:
 
 
 def _is_far(encoder: EventEncoder, value: Any) -> bool:
-    """Whether a number is too large beside those of training: it came to another bundle."""
+    """Tell whether a number is too far from the training data; an earlier bundle accepted it."""
     if not isinstance(encoder, NumericEncoder):
         return False
     return bool(abs(value - encoder.mean) > LARGEST * encoder.std)
 
 
 def _by_kinds(one: Stored, served: Served) -> tuple[list[bool], list[bool], list[str | None]]:
-    """Which events the table of kinds reads, which are met alone, and the kind of each."""
+    """Tell which events are read and which only count as met, and the kind of each."""
     table = served.kinds_of_events
     values: Sequence[Any] = (one.weights if served.kinds_by_weight else one.kinds) or ()
     names = [kind_of(value, table) for value in values]
@@ -153,7 +157,7 @@ def _by_kinds(one: Stored, served: Served) -> tuple[list[bool], list[bool], list
 
 
 def _times(one: Stored, served: Served) -> list[Any]:
-    """When each event was, as the log writes its times; None where no such log could have it."""
+    """The time of each event in the format of the log; None if the format cannot hold it."""
     data, found = served.data, []
     unit = data.time_unit or "number"
     for time in one.times or ():
@@ -163,9 +167,10 @@ def _times(one: Stored, served: Served) -> list[Any]:
 
 
 def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
-    """Return the events of a request as they are stored. Errors: RequestError.
+    """Return the events of a request in the form of the store.
 
-    now: seconds since 1970. Refused is what the log could not be read with again.
+    now: seconds since 1970.
+    Errors: RequestError for an event that the log of the bundle could not hold.
     """
     data, sent = served.data, asked.events
     for name, vocabulary in (("user", data.users), ("item", data.items)):
@@ -190,7 +195,7 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
             raise RequestError(
                 "invalid_request",
                 f"events[{place}].weight: the log of the bundle has no weights (data.weight), so "
-                "nothing would be done with it: leave it out",
+                "the weight would have no effect: leave it out",
             )
         if (
             event.weight is not None
@@ -198,15 +203,16 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
             and (least is None or event.weight >= least)
         ):
             raise RequestError(
-                "invalid_request", f"events[{place}].weight: a positive's weight is at least 0"
+                "invalid_request",
+                f"events[{place}].weight: a positive must have a weight of at least 0",
             )
         table = served.kinds_of_events
         named = event.kind is not None and not served.kinds_by_weight
         if table and named and event.kind not in table:
             raise RequestError(
                 "invalid_request",
-                f"events[{place}].kind: {event.kind!r:.60} is no kind of the bundle's log, which "
-                f"has {', '.join(table)}",
+                f"events[{place}].kind: {event.kind!r:.60} is not a kind of the bundle's log, "
+                f"which has {', '.join(table)}",
             )
         time = None if event.time is None else round(event.time * 1e6)
         features = _told_features(served, event.features or {}, f"events[{place}].features")
@@ -217,7 +223,7 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
 
 
 def _told_features(served: Served, told: Mapping[str, Any], where: str) -> str | None:
-    """Return the features of an event as a store keeps them. Errors: RequestError."""
+    """Return the features of an event in the form of the store. Errors: RequestError."""
     encoders, found = served.features_of_events, {}
     for name, value in told.items():
         encoder = encoders.get(name)
@@ -235,7 +241,7 @@ def _told_features(served: Served, told: Mapping[str, Any], where: str) -> str |
 
 
 def _no_feature(served: Served, name: str) -> str:
-    """Why an event cannot tell a feature of this name."""
+    """The reason why an event cannot have a feature of this name."""
     said = (served.bundle.recipe or {}).get("data", {})
     for role, key in (("event", "kind"), ("weight", "weight")):
         if name == said.get(role):
@@ -255,7 +261,7 @@ def user_of(served: Served, text: str) -> Id:
 
 
 def held_by(path: Path, served: Served, user: Id) -> list[str]:
-    """Return the names of the bundles in a served directory that hold a user, or cannot be read."""
+    """Return the names of served bundles that hold events of a user, or that cannot be read."""
     try:
         folders = [path] if is_bundle(path) else sorted(path.iterdir())
     except OSError:

@@ -1,4 +1,4 @@
-"""What did the store say of a user a moment ago? Kept until somebody changes it."""
+"""Which results of the event store are still current? A cache by user."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
@@ -8,17 +8,21 @@ from time import monotonic
 from shortlist.histories.events import Id, Stored
 
 FRESH = 0.1
-"""Seconds for which nobody asks whether another process has changed the store."""
+"""Seconds for which cached results are used without asking for changes by other processes."""
 
 ITEMS = 500_000
-"""Items that are kept, of all users together, and so many users at most."""
+"""Maximum size of the cache: items of all users, plus one per user."""
 
 
 class KnownEvents:
-    """Answers of a store by user, those asked for last. Threads may share it.
+    """A cache of the store's results by user; the oldest are removed first. Threads may share it.
 
-    Whoever changes the store in this process drops the users it changes; `current` says that no
-    other process had changed it either. While both come late nothing is answered from here.
+    A change of the store by this process must `drop` its users. `current` reports that no other
+    process has changed the store; without such a report in the last FRESH seconds, the cache is not
+    used.
+
+    most: maximum size (see ITEMS).
+    generation: counts the changes, so that a result that was read before a change is not stored.
     """
 
     def __init__(self, most: int = ITEMS) -> None:
@@ -31,7 +35,7 @@ class KnownEvents:
         self.generation = 0
 
     def get(self, users: Sequence[Id], what: Hashable) -> list[Stored] | None:
-        """Return what is known of all these users; None where any is missing, or it may be old."""
+        """Return the results of all these users; None if one is missing or may be outdated."""
         if monotonic() - self._current > FRESH:
             return None
         with self._lock:
@@ -46,7 +50,7 @@ class KnownEvents:
     def put(
         self, users: Sequence[Id], what: Hashable, found: Iterable[Stored], generation: int
     ) -> None:
-        """Keep what the store said; generation: of the moment before it was asked."""
+        """Store results. generation: its value before the store was read."""
         with self._lock:
             if generation != self.generation:
                 return
@@ -56,27 +60,27 @@ class KnownEvents:
                 if before is None:
                     self._of_user.setdefault(user, []).append(key)
                     self._items += len(stored.items) + 1
-                else:  # events expire meanwhile
+                else:  # its size differs if events have expired
                     self._items += len(stored.items) - len(before.items)
                 self._kept[key] = stored
             while self._items > self._most:
                 self._forget(next(iter(self._kept))[1])  # type: ignore[index]
 
     def drop(self, users: Iterable[Id]) -> None:
-        """Forget what is known of these users, as it is being changed."""
+        """Remove the results of these users, because their events change."""
         with self._lock:
             self.generation += 1
             for user in users:
                 self._forget(user)
 
     def current(self, *, changed: bool) -> None:
-        """Note that the store was looked at; changed: another process has changed it."""
+        """Record that the store was checked. changed: another process has changed it."""
         if changed:
             self.clear()
         self._current = monotonic()
 
     def clear(self) -> None:
-        """Forget all that is known."""
+        """Remove all results."""
         with self._lock:
             self.generation += 1
             self._kept.clear()

@@ -1,8 +1,9 @@
-"""How do several processes serve one address? One more starts them, and lets them agree.
+"""How do several processes serve one address? A main process starts and coordinates them.
 
-It makes the socket, which all of them inherit, and answers nothing itself. Each takes connections
-when it has time for them. Which bundle they serve they decide together, in rounds: each says what
-it would serve, and all take it if all can (`one_of_many`). One that ends is replaced.
+The main process creates the socket, which all processes inherit, and answers no requests. Each
+process accepts connections when it has time. They choose a bundle together, in rounds: each votes
+for a bundle, and all switch to it if all can load it (`one_of_many`). The main process replaces a
+process that ends.
 """
 
 import asyncio
@@ -33,29 +34,34 @@ from shortlist.serving.taking import CLOSED, Counts
 logger = logging.getLogger("shortlist.serving")
 
 SPAWN = multiprocessing.get_context("spawn")
-"""A fork would copy locks that threads of the caller, of torch for example, may hold then."""
+"""Spawn, not fork: a fork copies locks that other threads, such as those of torch, may hold."""
 
 BACKLOG = 2_048
-"""Connections that may wait until a process takes them."""
+"""Maximum number of connections that wait for a process to accept them."""
 
 TRIES = 5
-"""Looks in a row in which the processes try to agree on a bundle."""
+"""Number of rounds in a row in which the processes try to agree on a bundle."""
 
 ENDS = 3
-"""Processes that end one after another before they could answer, until the service ends."""
+"""The service ends after so many processes in a row have ended before they could answer."""
 
 LONGEST = 2**28
-"""Bytes of what a process says at once: a refused bundle is told with all its files."""
+"""Maximum bytes of one message of a process; a refusal lists all files of the bundle."""
 
 LOADS = 2
-"""Processes that end while they load a bundle, until it is refused."""
+"""A bundle is refused after so many processes have ended while they loaded it."""
 
 UNGUARDED = 78
-"""Exit code of a process that came to the call of `serve` before its work: nothing guards it."""
+"""Exit code of a process that calls `serve` itself, because its script does not guard the call."""
 
 
 class Job(NamedTuple):
-    """What a process needs to know to serve."""
+    """What a process needs to serve.
+
+    number: its number, from 0.
+    figures: folder of the shared metrics.
+    plugins: modules with plug-ins to import.
+    """
 
     number: int
     path: Path
@@ -74,12 +80,13 @@ def serve_together(
 ) -> None:
     """Serve with `settings.processes` processes until SIGTERM or SIGINT; see `run.serve`.
 
-    ready: told the address, once, when all of them answer. Errors: ServingError for an address that
-    cannot be had, and for processes that end before they can answer; what these end with; and
-    BundleError for a single bundle that cannot be served.
+    ready: called once with the address when all processes answer.
+    Errors: ServingError for an address that cannot be used and for processes that end before they
+    can answer; the errors of these processes; BundleError for a single bundle that cannot be
+    served.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        sys.exit(UNGUARDED)  # it runs the caller's script again, to know what is defined there
+        sys.exit(UNGUARDED)  # a spawned process imports the caller's script
     with (
         _listening(host, port) as listener,
         TemporaryDirectory(prefix="shortlist-figures-") as figures,
@@ -94,7 +101,7 @@ def serve_together(
 
 
 def address_of(listener: socket.socket) -> str:
-    """Return the address that clients use."""
+    """Return the URL of the service."""
     host, port, *_ = listener.getsockname()
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -114,7 +121,13 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 @dataclass(frozen=True)
 class _Vote:
-    """What a process would serve: name and seal of a bundle, which may be new to it."""
+    """The vote of a process.
+
+    choice: name and seal of the bundle that it would serve.
+    new: True if it does not serve this bundle yet.
+    refused: bundles that it refuses.
+    is_bundle: True if the path is a single bundle.
+    """
 
     choice: tuple[str, str]
     new: bool
@@ -123,11 +136,19 @@ class _Vote:
 
 
 class _Member:
-    """A process, as the one that started it sees it."""
+    """A process, as the main process sees it.
+
+    early: it accepts connections before it has a bundle.
+    begun: it can take part in rounds.
+    looked: it has taken part in a round.
+    open: it accepts connections.
+    welcome: it has been told to accept connections.
+    loading: the bundle that it is loading, as a refusal.
+    """
 
     def __init__(self, job: Job, listener: socket.socket, *, early: bool) -> None:
         self.number = job.number
-        self.early = early  # it takes connections before it has a bundle
+        self.early = early
         self.begun = self.looked = self.open = self.welcome = False
         self.loading: Refused | None = None
         self.failure: ShortlistError | None = None
@@ -143,11 +164,11 @@ class _Member:
 
     @property
     def up(self) -> bool:
-        """Whether it answers."""
+        """True if it answers requests."""
         return self.open and self.looked
 
     async def told(self, take: Callable[["_Member", dict[str, Any]], None]) -> int:
-        """Hand on what it says until it ends; return its exit code."""
+        """Pass its messages to `take` until it ends; return its exit code."""
         reader, self._writer = await asyncio.open_connection(sock=self._ours, limit=LONGEST)
         if self.early:
             self.send(do="open")
@@ -155,7 +176,7 @@ class _Member:
             while line := await reader.readline():
                 take(self, orjson.loads(line))
         self.begun = False
-        self.votes.put_nowait(None)  # to whoever waits for one
+        self.votes.put_nowait(None)  # for a round that waits for its vote
         self.done.put_nowait(None)
         await self._ended()
         self._writer.close()
@@ -169,7 +190,7 @@ class _Member:
         self.process.join()
 
     def send(self, **message: Any) -> None:
-        """Tell it something; one that has ended does not hear it."""
+        """Send it a message, unless it has ended."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(orjson.dumps(message) + b"\n")
 
@@ -180,7 +201,7 @@ class _Member:
 
 
 class _First:
-    """The process that starts the others. told: the service has said that it is ready."""
+    """The main process. told: True once `ready` has been called."""
 
     def __init__(
         self,
@@ -208,7 +229,7 @@ class _First:
         self.told = False
 
     async def run(self) -> None:
-        """Keep the processes running until the end."""
+        """Run the processes until the service ends."""
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -231,7 +252,7 @@ class _First:
         self._leave()
 
     async def _keep(self, number: int) -> None:
-        """Let there be a process of this number until the end."""
+        """Run the process of this number, and replace it when it ends, until the service ends."""
         while not self._leaving.is_set():
             job = self._job._replace(number=number)
             member = _Member(job, self.listener, early=not self.told)
@@ -268,28 +289,28 @@ class _First:
                 member.failure
                 or ServingError(
                     f"{ENDS} processes of the service {how}, one after another, before they could "
-                    "answer: what they said stands above"
+                    "answer: their messages are above"
                 )
             )
         else:
             logger.error(
-                "process %s of the service %s%s: another one takes its place",
+                "process %s of the service %s%s: a new one replaces it",
                 *(member.process.pid, how, f" ({member.failure})" if member.failure else ""),
             )
 
     def _note_deadly(self, loading: Refused, how: str) -> None:
-        """Refuse a bundle that has ended processes, as too large a one does."""
+        """Refuse a bundle if processes have ended while loading it, for example for memory."""
         key = (loading.name, loading.seal)
         self._deadly[key] += 1
         if self._deadly[key] >= LOADS:
-            reason = f"{LOADS} processes ended while they loaded it: the last one {how}"
+            reason = f"{LOADS} processes ended while they loaded it; the last one {how}"
             self._refused.append(Refused(*key, reason, loading.files))
 
     def _up(self) -> int:
         return sum(member.up for member in self._members.values())
 
     def _take(self, member: _Member, message: dict[str, Any]) -> None:
-        """Hear what a process says."""
+        """Handle a message of a process."""
         match message.pop("say"):
             case "begun":
                 member.begun = True
@@ -320,7 +341,7 @@ class _First:
                 member.failure = kind(message["reason"])
 
     def _note_up(self, member: _Member) -> None:
-        """Say that the service is ready when every process answers."""
+        """Report that the service is ready once every process answers."""
         self.figures.up(self._up())
         if not member.up:
             return
@@ -335,7 +356,7 @@ class _First:
                 self.ready(address_of(self.listener))
 
     async def _rounds(self) -> None:
-        """Look for bundles: every `poll` seconds, when somebody asks, and for a new process."""
+        """Run a round every `poll` seconds, on request, and for a new process."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.poll):
@@ -343,14 +364,14 @@ class _First:
             self._wake.clear()
             begun = sum(member.begun for member in self._members.values())
             if not self.told and begun < self.settings.processes:
-                continue  # they look for the first time together
+                continue  # the first round needs all processes
             asking, self._asking = self._asking, []
             changed = await self._round(again=bool(asking))
             for member in asking:
                 member.send(do="reloaded", changed=changed)
 
     async def _round(self, *, again: bool) -> bool:
-        """Let all look for a newer bundle, and take it if all can; return whether they did."""
+        """Let all processes check for a newer bundle; return whether they switched to one."""
         if again:
             self._refused = []
             self._deadly.clear()
@@ -364,17 +385,19 @@ class _First:
             for member in votes:
                 member.send(do="decide", agreed=agreed)
             for member in votes:
-                await member.done.get()  # now it serves what was agreed on
+                await member.done.get()  # it serves the agreed bundle now
             if agreed:
                 self._take_up(votes)
                 return any(vote.new for vote in votes.values())
             if self._leaving.is_set():
                 return False
-        logger.warning("the processes of the service could not agree on a bundle: they look again")
+        logger.warning(
+            "the processes of the service could not agree on a bundle; they will check again"
+        )
         return False
 
     def _agreed(self, votes: Mapping[_Member, _Vote]) -> bool:
-        """Whether all who have a bundle have the same, and nobody refuses what is new."""
+        """Tell whether all votes are for the same bundle, and none of them refuses a new one."""
         known = {(each.name, each.seal): each for each in self._refused}
         for vote in votes.values():
             known |= {(each.name, each.seal): each for each in vote.refused}
@@ -383,7 +406,7 @@ class _First:
         return len(_chosen(votes)) <= 1 and not new & known.keys()
 
     def _take_up(self, votes: Mapping[_Member, _Vote]) -> None:
-        """Let new processes answer, or end a service that has nothing to serve."""
+        """Let new processes answer, or end the service if its single bundle is refused."""
         chosen = _chosen(votes)
         refused = [each for vote in votes.values() for each in vote.refused]
         if not chosen and refused and all(vote.is_bundle for vote in votes.values()):
@@ -398,12 +421,12 @@ class _First:
 
 
 def counts(figures: Path, settings: Settings) -> Counts:
-    """Return the counts of connections that the processes share."""
+    """Return the shared table of connections per process."""
     return Counts(figures / "connections", settings.processes)
 
 
 def _plugins() -> tuple[str, ...]:
-    """Names of the plug-ins in use: none where `plugins` was not imported, as nothing here does."""
+    """Modules of the plug-ins in use, without importing `plugins`, which is slow to import."""
     plugins = sys.modules.get("shortlist.plugins")
     if plugins is None:
         return ()
@@ -411,10 +434,10 @@ def _plugins() -> tuple[str, ...]:
 
 
 def _work(job: Job, listener: socket.socket, channel: socket.socket) -> None:
-    """What each of the processes does."""
-    os.setsid()  # Ctrl-C is for the first process, which tells the others
+    """The main function of each process."""
+    os.setsid()  # Ctrl-C goes to the main process only, which signals the others
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # That one imports what computes, which the first process does without.
+    # It imports torch and other heavy packages, which the main process does not need.
     from shortlist.serving.one_of_many import work  # noqa: PLC0415
 
     work(job, listener, channel)
@@ -422,7 +445,7 @@ def _work(job: Job, listener: socket.socket, channel: socket.socket) -> None:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let a process start deaf to Ctrl-C, until it has left the group that hears it."""
+    """Block SIGINT while a process starts, until it has left the group that receives it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -435,13 +458,13 @@ def _chosen(votes: Mapping[_Member, _Vote]) -> set[tuple[str, str]]:
 
 
 def refused_elsewhere(said: dict[str, Any]) -> Refused:
-    """A refusal as another process has told it."""
+    """A refusal from the message of another process."""
     files = {name: tuple(looks) for name, looks in (said["files"] or {}).items()}
     return Refused(said["name"], said["seal"], said["reason"], files)
 
 
 def _how(code: int) -> str:
-    """How a process ended.
+    """Describe how a process ended.
 
     >>> _how(-9), _how(1)
     ('was ended by SIGKILL', 'ended with exit code 1')

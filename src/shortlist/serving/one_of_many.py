@@ -1,6 +1,7 @@
-"""What does one of the processes do that serve one address together?
+"""What does each process of a service with several processes do?
 
-It serves as a service of its own would, and a thread beside hears when to look for a newer bundle.
+It answers requests like a single process. A thread receives the messages of the main process, such
+as when to check for a newer bundle.
 """
 
 import logging
@@ -35,7 +36,7 @@ logger = logging.getLogger("shortlist.serving")
 
 
 def work(job: Job, listener: socket.socket, channel: socket.socket) -> None:
-    """Serve until SIGTERM, or until the process that started this one is gone."""
+    """Serve until SIGTERM, or until the main process has ended."""
     logging.basicConfig(level=job.log_level, format="%(asctime)s %(levelname)s %(message)s")
     with channel, printed(sys.stdout):
         others = Channel(channel)
@@ -66,7 +67,7 @@ def _serve(job: Job, listener: socket.socket, others: "Channel") -> None:
 
 
 class Channel:
-    """The line to the process that started this one: `App` sees the others through it."""
+    """The connection to the main process; for `App` it stands for the other processes."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -79,30 +80,33 @@ class Channel:
         self.ready = False
 
     def start(self, watch: Watch) -> None:
-        """Do what the first process says from now on."""
+        """Handle the messages of the main process from now on, in a thread."""
         self._watch = watch
         Thread(target=self._listen, args=(watch,), name="others", daemon=True).start()
 
     def say(self, **message: Any) -> None:
-        """Tell the first process something; one that is gone does not hear it."""
+        """Send a message to the main process, unless it has ended."""
         with self._writing, suppress(OSError):
             self._channel.sendall(orjson.dumps(message) + b"\n")
 
     def reload(self) -> bool:
-        """Let all look for a newer bundle; return whether all have taken one. Else none has."""
+        """Let all processes check for a newer bundle.
+
+        Return True if all have switched to it, False if none has.
+        """
         with self._reloading:
             self.say(say="reload")
             changed = self._reloaded.get()
         if changed is None:
-            raise RequestError("draining", "the service ended before the answer")
+            raise RequestError("draining", "the service shut down before the answer was ready")
         return changed
 
     def loads(self, refused: Refused) -> None:
-        """Say what is loaded now, as it would be refused if that ended the process."""
+        """Announce the bundle that is loaded now, as a refusal in case this process ends."""
         self.say(say="loads", bundle=vars(refused))
 
     def agrees(self, choice: tuple[str, str], refused: Sequence[Refused], *, new: bool) -> bool:
-        """Return whether all have chosen the same bundle."""
+        """Vote for a bundle; return whether all processes have chosen it."""
         assert self._watch is not None
         self._voted = True
         self.say(
@@ -119,7 +123,7 @@ class Channel:
         return False
 
     def _next(self) -> dict[str, Any] | None:
-        """What the first process says next; None when it is gone."""
+        """The next message of the main process; None when it has ended."""
         try:
             line = self._heard.readline()
         except OSError:
@@ -151,8 +155,8 @@ class Channel:
         try:
             watch.look(again=message["again"], beside=self, elsewhere=elsewhere)
         except Exception:
-            # Whatever it was, the bundle in service is whole, and the next look may succeed.
-            logger.exception("looking for bundles failed")
+            # The served bundle is still valid, and the next check may succeed.
+            logger.exception("checking for bundles failed")
             if not self._voted:
                 self.agrees(watch.choice, watch.refused, new=False)
         self.say(say="done")

@@ -1,15 +1,15 @@
-"""May this user send more events now? A bucket of tokens for each user, which fills with time."""
+"""May this user send more events now? A token bucket per user."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
 from time import monotonic
 
 USERS = 100_000
-"""Users whose buckets are remembered: those who sent something last."""
+"""Maximum number of buckets; those of the users who sent last are kept."""
 
 
 class Pace:
-    """At most so many events a user in a minute, all at once or spread over it.
+    """Allows each user `a_minute` events per minute, at once or spread over the minute.
 
     >>> pace = Pace(2)
     >>> [pace.take({"ann": 1}) for _ in range(3)]
@@ -22,7 +22,7 @@ class Pace:
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def take(self, counts: dict[Hashable, int]) -> Hashable | None:
-        """Count these events of users; or count none, and return a user who has sent too many."""
+        """Count these events and return None; or count none and return a user with too many."""
         now = monotonic()
         left = {}
         for user, count in counts.items():

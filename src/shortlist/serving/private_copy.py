@@ -1,8 +1,8 @@
-"""How is a bundle served from a disk on which others may cut its files short?
+"""How is a bundle served from a disk on which others may shorten its files?
 
-What is served is mapped from files. So they are copied into a folder that nobody else writes to,
-loaded from there, and the folder is removed at once: the system keeps the files until the process
-ends, or serves another bundle.
+A served bundle is mapped from its files. They are copied into a private folder and loaded from
+there, and the folder is removed at once. The system keeps the removed files until the process ends
+or serves another bundle.
 """
 
 import fcntl
@@ -21,11 +21,11 @@ from shortlist.errors import BundleError
 _PREFIX = "shortlist-private-"
 _FICLONE = 0x40049409  # an ioctl of Linux: the new file shares the blocks of the old one
 _CHUNK = 8 * 2**20
-_NEW = 60.0  # seconds in which a folder without a lock may be another process's newest
+_NEW = 60.0  # seconds in which another process may not have locked its new folder yet
 
 
 def load_privately(path: Path) -> Bundle:
-    """Load a copy of a bundle that has no name on the disk any more. Errors: BundleError."""
+    """Load a copy of a bundle, and remove the files of the copy. Errors: BundleError."""
     with _folder() as folder:
         try:
             for name in os.listdir(path):
@@ -43,7 +43,7 @@ def load_privately(path: Path) -> Bundle:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A new folder for temporary files, removed at the end, and by the next one at the latest."""
+    """A new temporary folder, removed at the end; after a crash the next call removes it."""
     _remove_left_over()
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         held = os.open(name, os.O_RDONLY)
@@ -55,25 +55,25 @@ def _folder() -> Iterator[Path]:
 
 
 def _remove_left_over() -> None:
-    """Remove the folders of processes that were killed: nobody holds their locks any more."""
+    """Remove the folders of killed processes, which hold no locks any more."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         try:
             held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
-            continue  # removed meanwhile, or no folder of ours
+            continue  # it was removed meanwhile, or is not a folder of this program
         try:
             found = os.fstat(held)
             if found.st_uid == os.geteuid() and time.time() - found.st_mtime > _NEW:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:
-            continue  # a process that lives is copying into it
+            continue  # a running process is copying into it
         finally:
             os.close(held)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a regular file: as a second reference to its blocks, where the file system can."""
+    """Copy a regular file, by reference to the same blocks if the file system supports it."""
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as read, target.open("xb") as written:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

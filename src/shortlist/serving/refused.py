@@ -1,4 +1,4 @@
-"""What cannot be served, and how is that said?"""
+"""Which bundles cannot be served, and why?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,12 @@ from shortlist.errors import BundleError
 
 @dataclass(frozen=True)
 class Refused:
-    """A bundle that was not taken, and why.
+    """A bundle that cannot be served.
 
-    seal: the id it claims to have. files: what its folder looked like then.
+    name: name of its folder.
+    seal: the id in its seal.
+    reason: why it is refused.
+    files: state of its files then (`watching._files`).
     """
 
     name: str
@@ -22,12 +25,12 @@ class Refused:
 
 
 def cannot_be_served(refused: Sequence[Refused]) -> str:
-    """Say why a service of a single bundle ends before it has begun."""
+    """Return the message with which a service of a single bundle ends."""
     return f"the bundle cannot be served: {refused[0].reason}"
 
 
 def check_path(path: Path) -> None:
-    """Refuse a path that is not there. Errors: BundleError."""
+    """Refuse a missing path. Errors: BundleError."""
     if not path.is_dir():
         raise BundleError(
             f"there is nothing to serve at {path}: expected a bundle, or a directory of bundles"

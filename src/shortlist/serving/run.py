@@ -1,7 +1,6 @@
-"""Start the service, with one process or several.
+"""How is the service started, with one process or several?
 
-Nothing here imports what computes: where several processes answer, the one that starts them does
-not need it (`many`).
+This file does not import torch: the main process of several (`many`) does not need it.
 """
 
 from collections.abc import Callable
@@ -23,11 +22,15 @@ def serve(
     *,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve a bundle, or the newest of a directory of bundles, until SIGTERM or SIGINT.
+    """Serve a bundle, or the newest one in a directory of bundles, until SIGTERM or SIGINT.
 
-    ready: told the address, once, when the socket is open; /readyz tells when a bundle is loaded.
-    Port 0 takes a free one. Errors: ServingError for an address that others reach without a token;
-    BundleError for a path that is not there, or a single bundle that cannot be served.
+    path: the bundle or the directory.
+    host: address to listen on. Without a token it must be a local one.
+    port: TCP port; 0 for a free one.
+    settings: limits, tokens, processes and more; None for the defaults.
+    ready: called once with the URL when the socket is open; /readyz tells when a bundle is loaded.
+    Errors: ServingError for an address that other machines can reach without a token; BundleError
+    for a missing path, or a single bundle that cannot be served.
     """
     settings = settings or Settings()
     path = Path(path).absolute()

@@ -1,4 +1,4 @@
-"""A request answered: ids in, columns out, from one bundle from the first line to the last."""
+"""How is a request answered? Ids come in and columns go out; one bundle gives the whole answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,25 +40,29 @@ from shortlist.serving.messages import (
 from shortlist.serving.served import Served, check_ids, condition
 from shortlist.serving.settings import Limits
 
-NO_VECTORS = "the server of the item vectors does not answer: try again later"
+NO_VECTORS = "the index server does not answer; try again later"
 
 Columns = dict[str, Any]
-"""An answer before it is bytes: names and columns, numpy arrays among them."""
+"""An answer before it is encoded: columns by name, some of them numpy arrays."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A kind of question: the strict model it is read with, and what answers it."""
+    """A kind of request: the model with limits that reads it, and the function that answers it."""
 
     model: type[Message]
     answer: Callable[[Served, Any], Columns]
 
 
 class Service:
-    """Answers questions from the bundle that `current` returns; no HTTP, no files, no threads.
+    """Answers requests from the served bundle, without HTTP, files or threads of its own.
 
-    It may be asked from several threads at once. Each question takes one bundle at its start, and
-    the time of the clock (seconds since 1970), by which items are available or not.
+    Several threads may use it at once. Each request keeps the bundle that is served at its start.
+
+    current: returns the served bundle; None before the first one is loaded.
+    events: the store of events; None if the service keeps none.
+    clock: returns seconds since 1970; it decides which items are available.
+    feedback: counts the answered lists; None to count nothing.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class Service:
         }
 
     def answer_bytes(self, model: type[Message], body: bytes) -> bytes:
-        """Read a question from JSON and return the answer as JSON. Errors: RequestError."""
+        """Read a request from JSON and return the answer as JSON. Errors: RequestError."""
         question = self.questions[model]
         started = perf_counter()
         asked = read(question.model, body)
@@ -102,11 +106,11 @@ class Service:
         return data
 
     def answer(self, model: type[Message], asked: Message) -> bytes:
-        """Return the answer to a question that was read already, as JSON. Errors: RequestError."""
+        """Return the answer to a request that is already parsed, as JSON. Errors: RequestError."""
         return encode(self._ask(self.questions[model], asked))
 
     def map(self) -> bytes:
-        """Return where the items lie, in two dimensions, as JSON. Errors: RequestError."""
+        """Return the map of the items in two dimensions, as JSON. Errors: RequestError."""
         served = self.served()
         try:
             return encode(item_map(served, served.available(self.clock())))
@@ -114,7 +118,7 @@ class Service:
             raise RequestError("store_unavailable", NO_VECTORS) from None
 
     def report(self) -> bytes:
-        """Return the figures that were saved with the bundle, as JSON. Errors: RequestError."""
+        """Return the report that was saved with the bundle, as JSON. Errors: RequestError."""
         return encode(report(self.served()))
 
     def served(self) -> Served:
@@ -125,9 +129,11 @@ class Service:
         return served
 
     def event_log(self) -> EventLog:
-        """Return where events are kept. Errors: RequestError "not_supported"."""
+        """Return the store of events. Errors: RequestError "not_supported" if there is none."""
         if self.events is None:
-            raise RequestError("not_supported", "this service keeps no events: serve --events does")
+            raise RequestError(
+                "not_supported", "this service stores no events; start it with --events"
+            )
         return self.events
 
     def _ask(self, question: Question, asked: Message) -> Columns:
@@ -137,19 +143,19 @@ class Service:
                 return question.answer(served, asked)
         except QueryError as error:
             raise RequestError("invalid_request", str(error)) from None
-        except IndexServerError:  # the log has said which server
+        except IndexServerError:  # the log names the server
             raise RequestError("store_unavailable", NO_VECTORS) from None
 
     def _recommend(self, served: Served, asked: RecommendRequest) -> Columns:
         users, histories = asked.users, asked.histories
         if (users is None) == (histories is None):
-            raise RequestError("invalid_request", "give users or histories: one of the two")
+            raise RequestError("invalid_request", "give either users or histories")
         data, count = served.data, len(users if users is not None else histories or ())
         if count * asked.k > self.limits.candidates:
             raise RequestError(
                 "invalid_request",
-                f"{count} queries of {asked.k} candidates: at most {self.limits.candidates} "
-                "candidates a request",
+                f"{count} queries with {asked.k} candidates each: a request may ask for at most "
+                f"{self.limits.candidates} candidates",
             )
         if asked.where is not None:
             check_condition(asked.where, self.limits)
@@ -200,7 +206,7 @@ class Service:
         users: Any,
         histories: list[list[Any]] | None,
     ) -> tuple[Fresh, dict[str, Any]]:
-        """What the store adds, and what `Queries` is told of users or histories and the moment."""
+        """The stored events of the users, and the arguments of `Queries` for the request."""
         told = asked.recent if histories is None else histories
         if told is not None:
             name = "recent" if histories is None else "histories"
@@ -222,7 +228,7 @@ class Service:
         }
 
     def _without_forgotten(self, names: list[Any], scores: list[Any]) -> tuple[Any, Any]:
-        """Leave users who were deleted out of lists of users."""
+        """Remove deleted users from lists of similar users."""
         gone = frozenset() if self.events is None else self.events.forgotten
         if gone.isdisjoint(name for listed in names for name in listed):
             return names, scores
@@ -235,14 +241,14 @@ class Service:
         return names, scores
 
     def _of_user(self, served: Served, user: Any) -> Queries:
-        """What to ask about a user now with all that is known of them."""
+        """The query of one user with all stored events, at the current time."""
         users = check_ids([user], served.data.users, "user")
         return Queries(
             users=users, time=now(served.retriever), **fresh(self.events, served, users).asked(None)
         )
 
     def _check_weights(self, served: Served, weights: list[list[float | None]] | None) -> None:
-        """Refuse events that are no positives, and would be read as such."""
+        """Refuse events below the minimum weight, which are not positives. Errors: RequestError."""
         least = served.min_weight
         for number, values in enumerate(weights or ()):
             for place, weight in enumerate(values):
@@ -250,7 +256,7 @@ class Service:
                     raise RequestError(
                         "invalid_request",
                         f"weights[{number}][{place}]: {weight:g} is below min_weight = {least:g} "
-                        "of the bundle's log, so that the event is no positive: leave it out",
+                        "of the bundle's log, so the event is not a positive: leave it out",
                     )
 
     def _check_histories(
@@ -260,7 +266,7 @@ class Service:
         if total > self.limits.history_items:
             raise RequestError(
                 "invalid_request",
-                f"{name}: {total} items, and at most {self.limits.history_items} a request",
+                f"{name}: {total} items; a request may have at most {self.limits.history_items}",
             )
         for number, items in enumerate(lists):
             check_ids(items, served.data.items, f"{name}[{number}]")
@@ -269,16 +275,17 @@ class Service:
         side = "items" if asked.items is not None else "users"
         ids = asked.items if asked.items is not None else asked.users
         if ids is None or (asked.items is not None and asked.users is not None):
-            raise RequestError("invalid_request", "give items or users: one of the two")
+            raise RequestError("invalid_request", "give either items or users")
         retriever, data = served.retriever, served.data
         if not isinstance(retriever, FindsSimilarUsers if side == "users" else FindsSimilar):
             raise RequestError(
                 "not_supported",
-                f"this bundle ({served.kind}) does not answer which {side} are similar",
+                f"this bundle ({served.kind}) cannot find similar {side}",
             )
         if len(ids) * asked.k > self.limits.candidates:
             raise RequestError(
-                "invalid_request", f"at most {self.limits.candidates} candidates a request"
+                "invalid_request",
+                f"a request may ask for at most {self.limits.candidates} candidates",
             )
         vocabulary = data.items if side == "items" else data.users
         given: Any = check_ids(ids, vocabulary, side)
@@ -298,10 +305,12 @@ class Service:
 
     def _explain(self, served: Served, asked: ExplainRequest) -> Columns:
         if (asked.user is None) == (asked.history is None):
-            raise RequestError("invalid_request", "give user or history: one of the two")
+            raise RequestError("invalid_request", "give either user or history")
         retriever, data = served.retriever, served.data
         if not isinstance(retriever, Explains):
-            raise RequestError("not_supported", f"this bundle ({served.kind}) cannot say why")
+            raise RequestError(
+                "not_supported", f"this bundle ({served.kind}) cannot explain its scores"
+            )
         items = check_ids(asked.items, data.items, "items")
         for item, row in zip(items, data.items.rows(items), strict=True):
             if row == 0:
@@ -323,7 +332,7 @@ class Service:
         queries = self._of_user(served, asked.user)
         block = next(iter(row_blocks(queries, data)))
         met = block.history.values
-        rows = met[met > 0][-asked.limit :].numpy()  # of others the bundle knows no id
+        rows = met[met > 0][-asked.limit :].numpy()  # the bundle has no ids of unknown items
         return {
             "bundle": served.id,
             "user": asked.user,
@@ -356,7 +365,7 @@ class Service:
     def _latest(self, served: Served, asked: LatestRequest) -> Columns:
         newest = self.event_log().newest[: asked.limit]
         items = served.data.items
-        # A bundle of before may have had ids of the other type.
+        # Events may come from an earlier bundle with ids of the other type.
         own = int if items.ids.dtype == pl.Int64 else str
         ids: Any = [one.event.item for one in newest if isinstance(one.event.item, own)]
         names = dict(zip(ids, served.titles(items.rows(ids)), strict=True))
@@ -378,7 +387,7 @@ def encode(columns: Columns) -> bytes:
 
 
 def report(served: Served) -> Columns:
-    """Return what is known of a bundle's quality, and nothing of where it lies or was made."""
+    """Return data sizes, metrics and findings of a bundle's manifest, without any paths."""
     fields: Any = served.bundle.manifest.fields
     data = fields["data"]
     return {
@@ -405,15 +414,18 @@ def _behind(
     asked: list[list[Any]] | None,
     stored: Mapping[str, list[list[Any]]],
 ) -> Mapping[str, list[list[Any]]] | None:
-    """Features of the events of a request, behind those of stored ones.
+    """The features of stored events followed by those of the request's events.
 
-    told: the items of the request's events, asked: those of all.
+    columns: features of the request's events.
+    told: items of the request's events.
+    asked: items of all events, the stored ones first.
+    stored: features of the stored events.
     """
     if told is None or asked is None:
         return columns or stored or None
     given = columns or {}
     if len(told) != len(asked) or not _one_each(given, told):
-        return given  # what does not fit is told with its name, by whoever reads it
+        return given  # `Queries` refuses it and names the feature
     unsaid = [[None] * len(items) for items in told]
     before = [[None] * (len(every) - len(items)) for every, items in zip(asked, told, strict=True)]
     found = {
@@ -427,7 +439,7 @@ def _behind(
 
 
 def _one_each(columns: dict[str, list[list[Any]]], told: list[list[Any]]) -> bool:
-    """Whether each column has a value for each event that is told."""
+    """Tell whether each column has one value for each event."""
     lengths = [len(items) for items in told]
     return all([len(values) for values in lists] == lengths for lists in columns.values())
 
@@ -435,7 +447,7 @@ def _one_each(columns: dict[str, list[list[Any]]], told: list[list[Any]]) -> boo
 def _known_events(
     served: Served, users: list[Any] | None, queries: Queries, since: Fresh
 ) -> list[int]:
-    """How many events are known of whoever asks each query."""
+    """The number of known events of each query."""
     if users is None:
         return [len(events) for events in queries.histories or ()]
     log, rows = served.data.log, served.data.users.rows(users)
@@ -449,12 +461,12 @@ def _known_events(
 
 
 def _unknown(histories: list[list[Any]], items: Vocabulary) -> list[int]:
-    """How many items of each history are unknown."""
+    """The number of unknown items in each history."""
     return [int((items.rows(history) == 0).sum()) if history else 0 for history in histories]
 
 
 def _because(served: Served, reasons: pl.DataFrame) -> list[str | None]:
-    """The title of the item a reason names, None for a reason that is no event."""
+    """The title of the item in each reason; None for a reason that is not an event."""
     events = np.flatnonzero((reasons["kind"] == "event").to_numpy())
     titles: list[str | None] = [None] * len(reasons)
     if len(events):

@@ -1,7 +1,7 @@
-"""Which of several processes takes the next connection? One that has the fewest.
+"""Which of several processes accepts the next connection? One that has the fewest.
 
-All wait at one socket, and the kernel wakes all of them for each connection. Whoever has more than
-another lets that one be faster by a moment; then it takes what is still there.
+All processes wait at one socket, and the kernel wakes all of them for each connection. A process
+with more connections than another waits for MOMENT seconds before it accepts.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from pathlib import Path
 logger = logging.getLogger("shortlist.serving")
 
 CLOSED = 2**62
-"""The count of a process that takes no connections."""
+"""The count of a process that accepts no connections."""
 
 MOMENT = 0.005
 """Seconds that a process waits for one with fewer connections."""
 
 NO_MORE = 1.0
-"""Seconds that a process waits when it can open no more files."""
+"""Seconds that a process waits if it has too many open files."""
 
 
 class Counts:
-    """How many connections each process has, in memory that all of them share."""
+    """The number of connections of each process, in shared memory."""
 
     def __init__(self, path: Path, processes: int) -> None:
         with path.open("r+b" if path.exists() else "x+b") as file:
@@ -32,16 +32,20 @@ class Counts:
             self._counts = memoryview(mmap.mmap(file.fileno(), 8 * processes)).cast("q")
 
     def set(self, number: int, count: int) -> None:
-        """Say how many the process of this number has."""
+        """Set the count of the process of this number."""
         self._counts[number] = count
 
     def most(self, number: int) -> bool:
-        """Return whether the process of this number has more than another."""
+        """Return whether another process has fewer connections than this one."""
         return self._counts[number] > min(self._counts)
 
 
 class Taking:
-    """Takes connections from a socket, one at a time. take: makes a protocol of one."""
+    """Accepts connections from a shared socket, one at a time.
+
+    take: makes the protocol of a connection.
+    number: number of this process in `counts`.
+    """
 
     def __init__(
         self,
@@ -60,12 +64,12 @@ class Taking:
         self._listen()
 
     def count(self, connections: int) -> None:
-        """Say how many there are now; they end without this noticing."""
+        """Update the number of open connections, since this class does not see them end."""
         self._count = connections + len(self._making)
         self._counts.set(self._number, self._count)
 
     def end(self) -> None:
-        """Take no more."""
+        """Accept no more connections."""
         self._loop.remove_reader(self._listener)
         if self._later is not None:
             self._later.cancel()
@@ -93,9 +97,9 @@ class Taking:
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another process was faster, or the client has gone
+            return  # another process was faster, or the client disconnected
         except OSError as error:  # too many files are open
-            logger.error("no connection can be taken: %s", error.strerror)
+            logger.error("no connection can be accepted: %s", error.strerror)
             self._wait(NO_MORE, self._listen)
             return
         connection.setblocking(False)

@@ -1,10 +1,10 @@
-"""Which bundle is served, and how does the next one take its place without a request noticing?
+"""Which bundle is served, and how is it replaced by a newer one while requests are answered?
 
-The path is a bundle, or a directory of bundles. Of a directory the newest is served: the last by
-name, runs of digits compared as numbers, so that v10 comes after v9 and dates in ISO form sort as
-they should. One that is damaged, unsound or unfinished is passed over, and said to be refused. It
-is tried again whenever the names, sizes or times of its files change: it may be on its way.
-A bundle that is published over another of the same name is newer than it.
+The path is a bundle, or a directory of bundles. In a directory the newest bundle is served: the
+last by name, where runs of digits are compared as numbers, so that v10 comes after v9 and ISO dates
+are in order. A damaged, invalid or incomplete bundle is skipped and listed as refused. It is tried
+again whenever the names, sizes or times of its files change, because it may still be copied. A
+bundle that replaces another one of the same name is newer than that one.
 """
 
 import errno
@@ -34,35 +34,43 @@ logger = logging.getLogger("shortlist.serving")
 _SEAL_LENGTH = 64
 
 FOLLOW = 0.5
-"""Seconds between looks for changes of items by other processes."""
+"""Seconds between checks for changes of items by other processes."""
 
 
 class Living(Protocol):
-    """The changes of items that are made to every bundle."""
+    """The changes of items that are applied to every bundle."""
 
     def over(self, served: Served) -> Served:
-        """Return a bundle with all of them. It does not fail."""
+        """Return the bundle with all changes applied. It does not fail."""
         ...
 
     def is_changed(self) -> bool:
-        """Return whether there are others than those that `over` has made."""
+        """Return whether there are changes that `over` has not applied yet."""
         ...
 
 
 class Beside(Protocol):
-    """Other processes that serve the same: all of them take a bundle into service, or none."""
+    """The other processes of a service: all of them switch to a bundle, or none does."""
 
     def loads(self, refused: Refused) -> None:
-        """Say what is loaded now, as it would be refused if that ended the process."""
+        """Announce the bundle that is loaded now.
+
+        refused: the refusal of it, in case that loading it ends the process.
+        """
         ...
 
     def agrees(self, choice: tuple[str, str], refused: Sequence[Refused], *, new: bool) -> bool:
-        """Return whether all have chosen the same. choice: name and seal; new: it is not served."""
+        """Return whether all processes have chosen the same bundle.
+
+        choice: its name and seal.
+        refused: bundles that this process refuses.
+        new: True if it is not the bundle that is served.
+        """
         ...
 
 
 class _Ready(NamedTuple):
-    """A bundle that can be served from now on, and how its folder looked."""
+    """A loaded bundle, with its seal and the state of its files (`_files`) before loading."""
 
     served: Served
     seal: str
@@ -70,11 +78,16 @@ class _Ready(NamedTuple):
 
 
 class Watch:
-    """Holds the bundle that is served, and looks for a newer one.
+    """Holds the bundle that is served, and checks for a newer one.
 
-    `current` is one reference, replaced in one step when the new bundle is verified, loaded and
-    tested. A look that finds nothing sound changes nothing. items: the changes of items that every
-    bundle gets before it is served.
+    A check that finds no valid bundle changes nothing.
+
+    path: a bundle or a directory of bundles.
+    read: loads a bundle.
+    current: the served bundle. It is one reference, replaced in one step after the new bundle is
+    verified, loaded and tested.
+    refused: bundles that cannot be served.
+    items: the changes of items that are applied to each bundle before it is served.
     """
 
     def __init__(self, path: Path, measures: Measures, read: Callable[[Path], Any] = load) -> None:
@@ -85,7 +98,7 @@ class Watch:
         self.is_bundle = (path / MANIFEST).exists() or (path / SEAL).exists()
         self.items: Living | None = None
         self._read = read
-        self._seal = ""  # of what is served, as it stood on the disk
+        self._seal = ""  # seal of the served bundle on the disk
         self._files: Any = None
         self._gone = False
         self._looking = Lock()
@@ -94,7 +107,7 @@ class Watch:
 
     @property
     def choice(self) -> tuple[str, str]:
-        """The name and the seal of what is served, both empty where nothing is."""
+        """The name and seal of the served bundle; both are empty without one."""
         return ("", "") if self.current is None else (self.current.name, self._seal)
 
     def look(
@@ -104,10 +117,11 @@ class Watch:
         beside: Beside | None = None,
         elsewhere: Iterable[Refused] = (),
     ) -> bool:
-        """Take the newest sound bundle into service; return whether that changed what is served.
+        """Serve the newest valid bundle; return whether the served bundle changed.
 
-        again: try those as well that were refused before and look the same. beside: processes that
-        must agree first. elsewhere: what they refuse, which is refused here, too.
+        again: also try bundles that were refused before and have not changed.
+        beside: the processes that must agree first; None without others.
+        elsewhere: bundles that other processes refuse; they are refused here as well.
         """
         with self._looking:
             if again:
@@ -124,7 +138,7 @@ class Watch:
             return ready is not None
 
     def _refuse_also(self, elsewhere: Iterable[Refused]) -> None:
-        """Refuse what another process refuses, unless it is served here."""
+        """Refuse the bundles that other processes refuse, except the one that is served here."""
         known = {self.choice, *((refused.name, refused.seal) for refused in self.refused)}
         for refused in elsewhere:
             if (refused.name, refused.seal) not in known:
@@ -136,15 +150,16 @@ class Watch:
         if beside.agrees(choice, refused, new=ready is not None):
             return True
         if ready is not None and self.current is not None and self.items is not None:
-            self.current = self.items.over(self.current)  # they were made to the other one last
+            self.current = self.items.over(
+                self.current
+            )  # they were last applied to the other bundle
         return False
 
     def change(self, change: Callable[[Served], Served]) -> Served:
-        """Put what `change` makes of the served bundle in its place, and return it.
+        """Replace the served bundle by `change` of it, and return the result.
 
-        No look comes between the two, so neither undoes the other; a request under way keeps what
-        it began with. Errors: those of `change`, RequestError "not_ready"; then nothing has
-        changed.
+        No check for bundles runs meanwhile. Running requests keep the bundle that they started
+        with. Errors: those of `change`, and RequestError "not_ready"; then nothing has changed.
         """
         with self._looking:
             if self.current is None:
@@ -153,21 +168,21 @@ class Watch:
             return self.current
 
     def follow(self) -> None:
-        """Make the changes of items that another process has made."""
+        """Apply the changes of items that other processes have made."""
         with self._looking:
             if self.current is not None and self.items is not None and self.items.is_changed():
                 self.current = self.items.over(self.current)
 
     def start(self, poll: float | None) -> None:
-        """Look every `poll` seconds from now on, in a thread of its own.
+        """Check every `poll` seconds from now on, in a thread.
 
-        None: it follows the changes of items only, as somebody else says when to look.
+        poll: None to apply changes of items only; `look` is then called by others.
         """
         self._thread = Thread(target=self._run, args=(poll,), name="watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more. A look under way is not waited for: it changes nothing on the disk."""
+        """Stop checking. A check in progress is not awaited, as it writes nothing to the disk."""
         self._stop.set()
 
     def _run(self, poll: float | None) -> None:
@@ -180,8 +195,8 @@ class Watch:
                     looked = monotonic()
                 self.follow()
             except Exception:
-                # Whatever it was, the bundle in service is whole, and the next look may succeed.
-                logger.exception("looking for bundles failed")
+                # The served bundle is still valid, and the next check may succeed.
+                logger.exception("checking for bundles failed")
             if self.current is None and not self.refused and not told:
                 logger.warning(
                     "there is no bundle in %s yet: publish one into it", shown(self.path.name)
@@ -191,7 +206,7 @@ class Watch:
                 return
 
     def _candidates(self) -> list[tuple[Path, str]]:
-        """Bundles and their seals, newest first."""
+        """The bundles on the disk and their seals, newest first."""
         paths = [self.path]
         if not self.is_bundle:
             try:
@@ -206,7 +221,7 @@ class Watch:
         return found
 
     def _first(self, found: list[tuple[Path, str]], beside: Beside | None) -> _Ready | None:
-        """The newest sound bundle, ready to be served; None where nothing has to change."""
+        """The newest valid bundle, ready to be served; None if nothing has to change."""
         known = {(refused.name, refused.seal): refused.files for refused in self.refused}
         for path, seal in found:
             if self._is_served(path, seal):
@@ -217,7 +232,7 @@ class Watch:
             if known.get((shown(path.name), seal)) == files:
                 continue
             if self._is_older(path) and not self._gone:
-                # It may be in the middle of being replaced: go back only if it stays away.
+                # The served bundle may just be replaced: use an older one only if it stays away.
                 self._gone = True
                 return None
             if beside is not None:
@@ -227,7 +242,7 @@ class Watch:
         return None
 
     def _check_untouched(self, path: Path) -> None:
-        """Say so, once, where a file is changed in place: its mapped pages change with it."""
+        """Log once if a served file was changed in place, because its mapped pages change too."""
         files = _files(path)
         if files == self._files or self._read is load_privately:
             return
@@ -266,7 +281,7 @@ class Watch:
             self._refuse(Refused(shown(path.name), seal, reason, files))
             return None
         if _seal(path) != seal:
-            return None  # replaced while it was read: the next look sees what is there then
+            return None  # it was replaced during the load; the next check reads it again
         return _Ready(served, seal, files)
 
     def _serve(self, ready: _Ready) -> None:
@@ -279,7 +294,7 @@ class Watch:
         logger.info("serving bundle %s from %s", served.id[:12], served.name)
 
     def _refuse(self, refused: Refused) -> None:
-        """Remember it in the place of an earlier refusal; say it where that had another reason."""
+        """Replace an earlier refusal of the same bundle; log it if the reason is new."""
         same = [r for r in self.refused if (r.name, r.seal) == (refused.name, refused.seal)]
         self.refused = (*(r for r in self.refused if r not in same), refused)
         if refused.reason not in {earlier.reason for earlier in same}:
@@ -288,14 +303,14 @@ class Watch:
 
 
 def _is_aside(name: str) -> bool:
-    """Whether the name is hidden, or of something that was not published under its own."""
+    """Tell whether a name is hidden, or that of a temporary or replaced folder."""
     return name.startswith(".") or is_temporary(name) or is_kept(name)
 
 
 def _seal(path: Path) -> str | None:
-    """The id that a bundle claims to have; None where there is no bundle, or not yet.
+    """The id in a bundle's seal; None if there is no seal (yet).
 
-    Where it cannot be read the id is "": loading such a bundle fails, with the reason.
+    It is "" if the seal cannot be read; loading such a bundle fails with the reason.
     """
     try:
         with (path / SEAL).open("rb") as file:
@@ -305,7 +320,7 @@ def _seal(path: Path) -> str | None:
 
 
 def _files(path: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Inode, size and times of a folder (named ".") and of all it holds; a change shows in them."""
+    """Inode, size and times of a folder (as ".") and of its entries, to notice changes."""
     found = {}
     try:
         found["."] = _looks(os.stat(path))

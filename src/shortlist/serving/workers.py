@@ -1,4 +1,4 @@
-"""A fixed number of threads and a bounded queue before them: who comes when it is full is told."""
+"""Who computes answers? A fixed number of threads with a bounded queue; a full queue refuses."""
 
 import asyncio
 import os
@@ -14,12 +14,14 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Threads that do blocking work for an event loop, which alone counts what is under way.
+    """Threads that do blocking work for an event loop. A cancelled job is not started.
 
-    A job whose waiter has gone is not begun.
+    threads: number of threads.
+    queue: jobs that may wait for a thread.
+    pending: jobs that wait or run; only the event loop changes it.
     """
 
-    FULL = ("busy", "too many requests wait: try again later")
+    FULL = ("busy", "too many requests are waiting; try again later")
 
     def __init__(self, threads: int, queue: int) -> None:
         self.pending = 0
@@ -36,29 +38,30 @@ class Workers:
 
     @property
     def full(self) -> bool:
-        """Whether the next job would be refused."""
+        """True if the next job would be refused."""
         return self.pending >= self._most
 
     def leave_alone(self, seconds: float) -> None:
-        """Block the caller for so long, or until no job waits: meanwhile the threads work alone.
+        """Block the event loop for at most `seconds`, or until no job waits.
 
-        Threads share one interpreter lock. A thread that gives it up for a moment, as every tensor
-        operation does, waits up to 5 ms to have it back from an event loop that is busy.
+        Threads share one interpreter lock. A thread that releases it, as every tensor operation
+        does, waits up to 5 ms to get it back from a busy event loop.
         """
         self._hungry.clear()
         if not self._jobs.empty():
             self._hungry.wait(seconds)
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> "asyncio.Future[Result]":
-        """Return what `work(*arguments)` will give; RequestError "busy" where the queue is full.
+        """Return a future of `work(*arguments)`.
 
-        In a forked process there are no threads: ServingError.
+        Errors: RequestError "busy" if the queue is full; ServingError in a forked process, which
+        has no threads.
         """
         if self.full:
             raise RequestError(*self.FULL)
         if self._process != os.getpid():
             raise ServingError(
-                "this process was forked from the one that has the threads: make the App after "
+                "this process was forked and has no worker threads: create the App after "
                 "the fork, or start the process by spawn"
             )
         loop = asyncio.get_running_loop()
@@ -68,7 +71,7 @@ class Workers:
         return future
 
     def close(self) -> None:
-        """Let the threads end when they have done what waits."""
+        """End the threads after the waiting jobs."""
         for _ in self._threads:
             self._jobs.put(None)
 
@@ -79,11 +82,11 @@ class Workers:
             if not future.cancelled():
                 try:
                     result = work(*arguments)
-                except Exception as error:  # noqa: BLE001 - it is handed to the waiter, whole
+                except Exception as error:  # noqa: BLE001 - the future passes it on
                     failure = error
             try:
                 loop.call_soon_threadsafe(self._settle, future, result, failure)
-            except RuntimeError:  # the loop is closed, so nobody waits
+            except RuntimeError:  # the event loop is closed
                 return
             del job, future, result, failure, work, arguments
             if self._jobs.empty():
