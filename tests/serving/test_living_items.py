@@ -311,7 +311,7 @@ def test_changes_are_listed_newest_first_and_what_was_taken_back_is_said(shop):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"set": [{"id": A}]}, "has no column that changes"),
+        ({"set": [{"id": A}]}, "has no column to change"),
         ({"set": [{"id": A, "id ": 1}]}, "no column 'id '"),
         ({"set": [{"id": A, "prise": 1}]}, "Did you mean 'price'"),
         ({"set": [{"price": 1}]}, "expected an item with its 'id'"),
@@ -332,11 +332,11 @@ def test_changes_are_listed_newest_first_and_what_was_taken_back_is_said(shop):
         ({"set": [{"id": A, "price": 1}], "id": ""}, "id"),
         ({"set": [{"id": A, "price": 1}], "id": "x" * 1000}, "id"),
         ({"set": {"id": A}}, "set"),
-        ({"add": [{"id": A, "price": 1}], "set": [{"id": A, "price": 1}]}, "stands in two lists"),
-        ({"remove": [A], "restore": [A]}, "stands in two lists"),
+        ({"add": [{"id": A, "price": 1}], "set": [{"id": A, "price": 1}]}, "is in two lists"),
+        ({"remove": [A], "restore": [A]}, "is in two lists"),
         ({"restore": [A]}, "was not removed"),
         ({"available": [{"id": 1, "from": 5}]}, "1 is unknown"),
-        ({"available": [{"id": A, "from": 5, "until": 5}]}, "until later than from"),
+        ({"available": [{"id": A, "from": 5, "until": 5}]}, "must end after it begins"),
         ({"available": [{"id": A, "from": "2026-01-01"}]}, "available[0].from"),
         ({"available": [{"id": A, "from": -1}]}, "available[0].from"),
         ({"available": [{"id": A, "until": 1e12}]}, "available[0].until"),

@@ -1,4 +1,4 @@
-"""Does the index still find what an exact scan finds? A thread compares some of what is asked."""
+"""Does the index still find the exact neighbours? A thread compares a sample of the requests."""
 
 import logging
 from collections.abc import Callable
@@ -19,17 +19,20 @@ from shortlist.serving.served import Served
 logger = logging.getLogger("shortlist.serving")
 
 MOST_QUERIES = 32
-"""A request with more of them is not compared."""
+"""Requests with more queries are not compared."""
 
 REST = 20.0
-"""The thread rests for so many times as long as it has worked, so that it takes 1/21 of a core."""
+"""The thread rests this many times as long as it has worked, so it uses 1/21 of a core."""
 
 
 class IndexCheck:
-    """Compares answers with those of an exact scan, after they were given, in a thread of its own.
+    """Compares answered requests with an exact scan, in a thread of its own.
 
-    share: of the requests to a bundle with an approximate index. told: called with the recall of
-    each that was compared. At most one waits; while one does, others are passed over and counted.
+    At most one request waits. Meanwhile other requests are skipped and counted.
+
+    share: share of the requests that are compared, if the bundle has an approximate index.
+    told: called with the bundle and the recall of each compared request.
+    seed: seed of the sample.
     """
 
     def __init__(self, share: float, told: Callable[[Served, float], None], seed: int = 0) -> None:
@@ -43,10 +46,10 @@ class IndexCheck:
         self._exact: tuple[Served, Any] | None = None
 
     def offer(self, served: Served, queries: Queries, k: int) -> None:
-        """Take a request that was answered, if it is one of the sample; it costs nobody time."""
+        """Offer an answered request for the sample; it returns at once."""
         exact = self._exact
         if exact is not None and exact[0] is not served:
-            self._exact = None  # let go of a bundle that is served no more
+            self._exact = None  # free a bundle that is no longer served
         if not (served.approximate and self._random.random() < self.share):
             return
         if len(queries) > MOST_QUERIES or not self._busy.acquire(blocking=False):
@@ -58,7 +61,7 @@ class IndexCheck:
         self._asked.put((served, queries, k))
 
     def close(self) -> None:
-        """Let the thread end; what is compared now is not waited for."""
+        """End the thread, without waiting for a comparison in progress."""
         self._stop.set()
         self._asked.put(None)
 
@@ -78,10 +81,10 @@ class IndexCheck:
             self._busy.release()
 
     def _compare(self, served: Served, queries: Queries, k: int) -> float | None:
-        """Return the share of the exact answer that is found; None where nothing was known."""
+        """Return the recall; None if nothing was known of any query."""
         exact = self._exact
         if exact is None or exact[0] is not served:
-            self._exact = exact = None  # two of them need not be in memory
+            self._exact = exact = None  # so that two of them are not in memory
             self._exact = exact = (served, searched_exactly(served.retriever))
         truth = exact[1].recommend(queries, k)
         found = served.retriever.recommend(queries, k)
@@ -89,7 +92,7 @@ class IndexCheck:
             return None
         if not isinstance(truth, Blended):
             return recall_against(found, truth)
-        # The scores of a blend are of its places, so a tie cannot be told.
+        # The scores of a blend come from ranks, so ties of the channels are not visible.
         there = truth.rows >= 0
         both = [np.isin(t[t >= 0], f) for t, f in zip(truth.rows, found.rows, strict=True)]
         return float(sum(each.sum() for each in both)) / max(int(there.sum()), 1)

@@ -1,4 +1,4 @@
-"""Items changed while they are served: at once, for every bundle that comes, until taken back."""
+"""How are items changed while they are served? At once, and for every later bundle."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,20 +39,22 @@ from shortlist.serving.watching import Watch
 logger = logging.getLogger("shortlist.serving")
 
 SHOWN = 1_000
-"""Values in a list of changes, and values that do not fit, at most."""
+"""Maximum number of values in a list of changes, and of values that do not fit."""
 
 TRIES = 10
-"""How often a change is made anew as another process has made one meanwhile."""
+"""Maximum number of attempts of a change if other processes make changes at the same time."""
 
-GONE = "the store of changes is not available: nothing was changed, try again later"
+GONE = "the store of changes is not available, so nothing was changed; try again later"
 
 
 class ItemChanges:
-    """Changes of items over the bundles that come and go. `Watch` lets one thread in at a time.
+    """Changes of items, applied to every bundle. `Watch` calls it from one thread at a time.
 
-    A change is kept before it is served: what was answered survives the process, where the store
-    does. store: None for one in memory, which is made when it is needed; other processes would not
-    see it, so where there are several it is refused.
+    A change is stored before it is served, so it survives the process if the store does.
+
+    store: None for a store in memory, which is created when needed. With several processes it is
+    refused, because the others would not see the changes.
+    processes: processes of the service.
     """
 
     def __init__(
@@ -61,32 +63,32 @@ class ItemChanges:
         self._store, self.watch, self.measures = store, watch, measures
         self._processes = processes
         self._known = InEffect(0, [])
-        self._of = ""  # the store that says so
+        self._of = ""  # identity of the store of `_known`
         watch.items = self
 
     @property
     def store(self) -> ItemStore:
-        """Where the changes are kept. Errors: EventStoreError; RequestError "not_supported"."""
+        """The store of the changes. Errors: EventStoreError; RequestError "not_supported"."""
         if self._store is None and self._processes > 1:
             raise RequestError(
                 "not_supported",
-                f"this service has {self._processes} processes and no store that they share, so "
-                "one of them alone would know of changes of items: start it with --events, which "
-                "keeps them, or with --processes 1",
+                f"this service has {self._processes} processes and no shared store, so only "
+                "one of them would know the changes of items: start it with --events, which "
+                "stores them, or with --processes 1",
             )
         if self._store is None:
             self._store = SQLiteItems(None)
         return self._store
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         if self._store is not None:
             self._store.close()
 
     def over(self, served: Served) -> Served:
-        """Return a bundle with the changes in effect; those that do not fit it are left out.
+        """Apply the changes in effect to a bundle; those that do not fit it are left out.
 
-        It does not fail: where the store does, the changes are those that were known.
+        It does not fail: if the store does, the last known changes are applied.
         """
         if self._store is None:
             return served
@@ -99,23 +101,23 @@ class ItemChanges:
             if changed.base is not None:
                 self_test(changed)
         except Exception:
-            # The bundle as it was read is sound, and serving that is better than serving none.
-            logger.exception("no change of items could be made to bundle %s", served.id[:12])
+            # The bundle without changes is valid, and better than no bundle.
+            logger.exception("no change of items could be applied to bundle %s", served.id[:12])
             changed = replace(served.as_read, change=self._known.number)
         return self._noted(changed)
 
     def is_changed(self) -> bool:
-        """Return whether another process has made changes since."""
+        """Return whether another process has made newer changes."""
         if self._store is None:
             return False
         try:
             number = self._store.number()
             return (number, self._store.identity) != (self._known.number, self._of)
         except EventStoreError:
-            return False  # whoever changes something, or loads a bundle, is told
+            return False  # a change or a load of a bundle reports it
 
     def change(self, model: type[ItemsRequest], body: bytes) -> bytes:
-        """Make the changes that a request asks for, all or none. Errors: RequestError."""
+        """Make the change of a request, whole or not at all. Errors: RequestError."""
         asked = read(model, body)
         kept = KeptChange(0, repeated=False)
 
@@ -133,17 +135,17 @@ class ItemChanges:
                 with _storing():
                     made = self.store.append(values, asked.id, now.number)
                 if made is None:
-                    continue  # another process was faster: what fitted may not any more
+                    continue  # another process was faster, so check the change again
                 kept = made
                 self._known = InEffect(now.number + 1, _with(now.values, values, made.number))
                 self._of = self.store.identity
                 return self._noted(changed)
-            raise RequestError("busy", "other processes change items: try again later")
+            raise RequestError("busy", "other processes are changing items; try again later")
 
         return self._answer(self.watch.change(change), kept)
 
     def revert(self, model: type[RevertRequest], body: bytes) -> bytes:
-        """Take a change back. Errors: RequestError."""
+        """Revert a change. Errors: RequestError."""
         asked = read(model, body)
         kept = KeptChange(0, repeated=False)
 
@@ -156,7 +158,7 @@ class ItemChanges:
         return self._answer(self.watch.change(change), kept)
 
     def listed(self, asked: ChangesRequest) -> bytes:
-        """Return the newest changes, and what does not fit the bundle. Errors: RequestError."""
+        """Return the newest changes, and the values that do not fit. Errors: RequestError."""
         found: list[Any] = []
 
         def look(served: Served) -> Served:
@@ -201,7 +203,7 @@ class ItemChanges:
         return with_changes(served, changes, mark.sequence if mark is not None and same else 0)
 
     def _tried(self, served: Served, now: InEffect, values: Sequence[ItemValue]) -> Served:
-        """Return the bundle with these values over all others. Errors: RequestError."""
+        """Apply new values after all others. Errors: RequestError if one does not fit."""
         number = now.number + 1
         try:
             if served.change != now.number:
@@ -224,7 +226,7 @@ class ItemChanges:
         self.measures.items_left_out.set(len(served.left_out))
         if served.left_out:
             logger.warning(
-                "%d values of changes of items do not fit bundle %s: /admin/items/changes says why",
+                "%d values of changes of items do not fit bundle %s: see /admin/items/changes",
                 *(len(served.left_out), served.id[:12]),
             )
         return served
@@ -246,7 +248,7 @@ class ItemChanges:
 
 @contextmanager
 def _storing() -> Iterator[None]:
-    """Say what the store refuses or cannot do as a RequestError."""
+    """Turn errors of the store into RequestError."""
     try:
         yield
     except ChangeConflictError as error:
@@ -257,7 +259,7 @@ def _storing() -> Iterator[None]:
 
 
 def _with(before: Sequence[ItemValue], values: Sequence[ItemValue], number: int) -> list[ItemValue]:
-    """Return what is in effect when a change comes after all others."""
+    """Return the values in effect after a further change."""
     newer = {(value.item, type(value.item), value.part): value for value in before}
     for value in values:
         newer[value.item, type(value.item), value.part] = value._replace(number=number)
@@ -265,7 +267,7 @@ def _with(before: Sequence[ItemValue], values: Sequence[ItemValue], number: int)
 
 
 def _values(asked: ItemsRequest, served: Served) -> list[ItemValue]:
-    """Return what a request says of items, each item in its lists once. Errors: RequestError."""
+    """Return the values of a request. Errors: RequestError, also for an item given twice."""
     rows = {name: _rows(getattr(asked, name), name) for name in ("add", "set")}
     items = served.data.items
     ids = {
@@ -288,7 +290,7 @@ def _values(asked: ItemsRequest, served: Served) -> list[ItemValue]:
         ("add", "restore"),
         ("remove", "restore"),
     ):
-        _refuse_twice([*ids[one], *ids[other]], "stands in two lists")
+        _refuse_twice([*ids[one], *ids[other]], "is in two lists")
     values = [
         ItemValue(row["id"], ADDED, 0, {name: row[name] for name in row if name != "id"})
         for row in rows["add"]
@@ -298,7 +300,7 @@ def _values(asked: ItemsRequest, served: Served) -> list[ItemValue]:
     for row in rows["set"]:
         if len(row) == 1:
             raise RequestError(
-                "invalid_request", f"set: item {row['id']!r:.40} has no column that changes"
+                "invalid_request", f"set: item {row['id']!r:.40} has no column to change"
             )
         values += [
             ItemValue(row["id"], f"{COLUMN}{name}", 0, value)
@@ -310,7 +312,7 @@ def _values(asked: ItemsRequest, served: Served) -> list[ItemValue]:
         if since is not None and until is not None and since >= until:
             raise RequestError(
                 "invalid_request",
-                f"available: item {window.id!r:.40} must be available until later than from: "
+                f"available: the window of item {window.id!r:.40} must end after it begins, got "
                 f"from {since:g} until {until:g}",
             )
         ends = None if since is None and until is None else [since, until]
@@ -318,12 +320,12 @@ def _values(asked: ItemsRequest, served: Served) -> list[ItemValue]:
     try:
         orjson.dumps([value.value for value in values])
     except orjson.JSONEncodeError:
-        raise RequestError("invalid_request", "a value holds too many levels of lists") from None
+        raise RequestError("invalid_request", "a value has too many levels of lists") from None
     return values
 
 
 def _rows(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Refuse rows without an id that can be one. Errors: RequestError."""
+    """Refuse rows without a valid id. Errors: RequestError."""
     for number, row in enumerate(rows):
         item = row.get("id")
         if isinstance(item, bool) or not isinstance(item, int | str):
@@ -345,19 +347,22 @@ def _refuse_twice(ids: Sequence[Id], fault: str) -> None:
 
 
 def _check_new(served: Served, values: Iterable[ItemValue]) -> None:
-    """Refuse to add what was trained on. Errors: RequestError."""
+    """Refuse to add items that the bundle was trained on. Errors: RequestError."""
     items = served.as_read.data.items
     ids: list[Any] = [value.item for value in values if value.part == ADDED]
     for item, row in zip(ids, items.rows(ids).tolist(), strict=True):
         if 0 < row <= items.trained:
             raise RequestError(
                 "invalid_request",
-                f"item {item!r:.40} was trained on, and what was learned of it would be lost",
+                f"item {item!r:.40} was trained on, so adding it would lose its learned vector",
             )
 
 
 def _check_candidates(served: Served, now: InEffect, values: Iterable[ItemValue]) -> None:
-    """Refuse to remove what is no candidate, and to restore what is one. Errors: RequestError."""
+    """Refuse to remove items that are not candidates, and to restore those that are.
+
+    Errors: RequestError.
+    """
     said = {value.item: value.value for value in values if value.part == REMOVED}
     if not said:
         return

@@ -1,8 +1,8 @@
-"""What do the changes of items make of a bundle? The same in every process, and after every start.
+"""How are changes of items applied to a bundle? With the same result in every process.
 
-They are always made to the bundle as it was read: what came before, in which order and where does
-not matter. A change that does not fit the bundle, as its item is not there any more or its column
-is learned from, is left out and told, and all others are made.
+All changes in effect are applied to the bundle as it was read, so the result does not depend on
+earlier states. A change that does not fit the bundle is left out and reported, for example if its
+item is missing or a model has learned from its column. All others are applied.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +32,13 @@ Given = TypeVar("Given")
 
 @dataclass
 class Wanted:
-    """What is in effect of one item."""
+    """The values in effect for one item.
+
+    added: its row, if it was added.
+    removed: whether it is removed.
+    window: when it is available.
+    columns: changed columns by name.
+    """
 
     added: ItemValue | None = None
     removed: ItemValue | None = None
@@ -40,7 +46,7 @@ class Wanted:
     columns: dict[str, ItemValue] = field(default_factory=dict)
 
     def later(self) -> "Wanted":
-        """Without what came before the row of the item was given anew."""
+        """Return it without removals and columns from before the item was added again."""
         if self.added is None:
             return self
         since = self.added.number
@@ -50,14 +56,14 @@ class Wanted:
 
 
 class _Hidden(NamedTuple):
-    """Items that are answered in a window only, or never."""
+    """Items that are available in a time window only, or never."""
 
     rows: list[int]
     windows: list[tuple[float, float]]
 
 
 def with_changes(served: Served, changes: InEffect, learned: int = 0) -> Served:
-    """Return the bundle as it was read with all changes after number `learned` in effect."""
+    """Apply all changes after number `learned` to the bundle as it was read."""
     base = served.as_read
     wanted = by_item(value for value in changes.values if value.number > learned)
     if not wanted:
@@ -80,7 +86,7 @@ def with_changes(served: Served, changes: InEffect, learned: int = 0) -> Served:
 
 
 def by_item(values: Iterable[ItemValue]) -> dict[Id, Wanted]:
-    """Return what is in effect of each item."""
+    """Group the values in effect by item."""
     found: dict[Id, Wanted] = {}
     for value in values:
         one = found.setdefault(value.item, Wanted())
@@ -92,14 +98,14 @@ def by_item(values: Iterable[ItemValue]) -> dict[Id, Wanted]:
 
 
 def _as_columns(wanted: Wanted) -> dict[str, ItemValue]:
-    """What the row of an item that came says, as if each column had been changed."""
+    """The row of an added item as changes of its columns, with later changes."""
     assert wanted.added is not None
     row = wanted.added.value.items()
     return {name: wanted.added._replace(value=value) for name, value in row} | wanted.columns
 
 
 class _Making:
-    """A retriever that is changed step by step, and what had to be left out."""
+    """A retriever that is changed step by step, with the values that were left out."""
 
     def __init__(self, retriever: Channel) -> None:
         self.retriever: Any = retriever
@@ -108,7 +114,7 @@ class _Making:
 
     @property
     def data(self) -> TrainingData:
-        """The data as they are now."""
+        """The data with the changes so far."""
         data: TrainingData = self.retriever.data
         return data
 
@@ -118,12 +124,12 @@ class _Making:
         return dict(zip(ids, self.data.items.rows(ids).tolist(), strict=True))
 
     def leave_out(self, value: ItemValue | None, error: ShortlistError) -> None:
-        """Note that a value does not fit."""
+        """Record that a value does not fit."""
         if value is not None:
             self.left_out.append(LeftOut(value.number, value.item, error))
 
     def _leave_out_all(self, wanted: Wanted, error: ShortlistError) -> None:
-        """Note that an item does not fit, once for each change that says something of it."""
+        """Record that an item does not fit, once for each change that mentions it."""
         values = (wanted.added, wanted.removed, wanted.window, *wanted.columns.values())
         by_change = {value.number: value for value in values if value is not None}
         for number in sorted(by_change):
@@ -140,17 +146,17 @@ class _Making:
         return {item: one for item, one in wanted.items() if type(item) is own}
 
     def add(self, wanted: Mapping[Id, Wanted]) -> None:
-        """Place the items that came; the columns that changed since are those of their rows."""
+        """Add new items, with later changes of their columns in their rows."""
         coming = {item: one for item, one in wanted.items() if one.added is not None}
         rows = self._rows(coming)
-        # One that the bundle was trained on has come, and what its table says of it holds.
+        # If the bundle was trained on an item, it is not added, and its table row counts.
         trained = {item for item, row in rows.items() if 0 < row <= self.data.items.trained}
         for item in trained - self._listed(trained):
             coming[item].columns = _as_columns(coming[item])
         placed = [item for item in coming if item not in trained]
         if not isinstance(self.retriever, ChangesItems):
             for item in placed:
-                self.leave_out(coming[item].added, ModelError("this bundle places no new items"))
+                self.leave_out(coming[item].added, ModelError("this bundle cannot add items"))
             return
         table = {item: self._row(item, coming[item]) for item in placed}
 
@@ -159,7 +165,7 @@ class _Making:
 
         fits, refused = _sound(placed, place)
         again = {item: error for item, error in refused if coming[item].columns}
-        for item, error in again.items():  # is it for what has changed since?
+        for item, error in again.items():  # try again without the changed columns
             for value in coming[item].columns.values():
                 self.leave_out(value, error)
             table[item] = self._row(item, Wanted(coming[item].added))
@@ -173,7 +179,7 @@ class _Making:
             coming[item].columns = {}
 
     def _listed(self, items: Iterable[Id]) -> set[Id]:
-        """Those that have a row in the table of items."""
+        """The items that have a row in the items table."""
         frame = self.data.item_frame
         if frame is None:
             return set()
@@ -181,7 +187,7 @@ class _Making:
         return set(ids.filter(ids.is_in(frame["id"].implode())))
 
     def _row(self, item: Id, wanted: Wanted) -> dict[str, Any]:
-        """The row of an item that came, without columns that are no longer there."""
+        """The row of an added item, without columns that the table no longer has."""
         frame, added = self.data.item_frame, wanted.added
         assert added is not None
         row = {name: (value, added) for name, value in added.value.items()}
@@ -198,16 +204,16 @@ class _Making:
         return found
 
     def known(self, wanted: dict[Id, Wanted]) -> None:
-        """Leave out what is said of items that are not there."""
+        """Leave out changes of unknown items."""
         for item, row in self._rows(wanted).items():
             if row == 0:
                 one = wanted.pop(item)
-                # Of one that could not come the reason is told already.
+                # If it could not be added, that is recorded already.
                 if one.added is None:
                     self._leave_out_all(one, DataError(f"item {item!r:.40} is unknown"))
 
     def remove(self, wanted: Mapping[Id, Wanted]) -> None:
-        """Take items out of the candidates, or back; where that cannot be, hide them."""
+        """Remove or restore candidates; if the index cannot remove them, hide them."""
         said = {item: one.removed for item, one in wanted.items() if one.removed is not None}
         rows = self._rows(said)
         candidates = set(self.retriever.candidate_rows().tolist())
@@ -225,15 +231,15 @@ class _Making:
             try:
                 self.retriever = changing.change_items(remove=gone, restore=back)
                 return
-            except ModelError:  # its index cannot: that of Milvus, say
+            except ModelError:  # its index cannot remove items, for example in a server
                 pass
         for item in gone:
             self._hide(rows[item], NEVER)
         for item in back:
-            self.leave_out(said[item], ModelError("this bundle takes no items back"))
+            self.leave_out(said[item], ModelError("this bundle cannot restore items"))
 
     def columns(self, wanted: Mapping[Id, Wanted]) -> None:
-        """Change columns that nothing was learned from."""
+        """Change columns that no model has learned from."""
         by_name: dict[str, list[ItemValue]] = {}
         for one in wanted.values():
             for name, value in one.columns.items():
@@ -256,7 +262,7 @@ class _Making:
         return new_values(self.data, name, items, [value.value for value in values])
 
     def _unlearned(self, name: str, values: list[ItemValue]) -> list[ItemValue]:
-        """Leave out all values of a column that something was learned from."""
+        """Leave out all values of a column that a model has learned from."""
         reading = [part for part, one in parts(self.retriever).items() if name in one.item_columns]
         if not reading:
             return values
@@ -274,7 +280,7 @@ class _Making:
         return []
 
     def windows(self, wanted: Mapping[Id, Wanted]) -> None:
-        """Note when items are available."""
+        """Record the time windows of items."""
         said = {item: one.window.value for item, one in wanted.items() if one.window is not None}
         rows = self._rows(said)
         for item, window in said.items():
@@ -290,7 +296,7 @@ class _Making:
         self.hidden.windows.append(window)
 
     def availability(self) -> Availability | None:
-        """What has to be asked at every answer; None where nothing has."""
+        """The time windows for each answer; None without any."""
         if not self.hidden.rows:
             return None
         rows = np.array(self.hidden.rows, dtype=np.int64)
@@ -301,9 +307,9 @@ class _Making:
 def _sound(
     given: Sequence[Given], attempt: Callable[[Sequence[Given]], object]
 ) -> tuple[list[Given], list[tuple[Given, ShortlistError]]]:
-    """Return those for which the attempt succeeds, and the others with the reason of each.
+    """Return the members for which the attempt succeeds, and the others with their errors.
 
-    All are tried at once, and halves of them only where that fails.
+    All are tried at once; if that fails, each half is tried.
     """
     if not given:
         return [], []

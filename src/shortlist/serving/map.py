@@ -1,4 +1,4 @@
-"""Where do the items lie? Their vectors, seen from the two directions in which they differ most."""
+"""How are items drawn on a map? By the first two principal components of their vectors."""
 
 import numpy as np
 import torch
@@ -12,20 +12,21 @@ from shortlist.serving.messages import RequestError
 from shortlist.serving.served import Served
 
 MOST_POINTS = 5_000
+"""Maximum number of items on the map."""
 
 
 def item_map(served: Served, available: Tensor | None = None) -> dict[str, object]:
-    """Return columns of at most MOST_POINTS items: ids, titles, x, y, counts in training.
+    """Return the columns of `messages.MapAnswer` for at most MOST_POINTS items.
 
-    With more items than that a fixed sample is shown, drawn by the hash of the ids. `explained`:
-    the share of the variance that each of the two directions holds. available: the rows that may be
-    shown, bool [items + 1]; None for all. Errors: RequestError where the retriever has no item
-    vectors, or none to show.
+    If there are more items, a fixed sample is shown, chosen by a hash of the ids.
+
+    available: the item rows that may be shown, bool [items + 1]; None for all.
+    Errors: RequestError if the retriever has no item vectors, or no item is available.
     """
     source = _with_vectors(served.retriever)
     if source is None:
         raise RequestError(
-            "not_supported", f"this bundle ({served.kind}) has no vectors of items to draw"
+            "not_supported", f"this bundle ({served.kind}) has no item vectors for a map"
         )
     items = served.data.items
     served_by = source if isinstance(source, ItemVectors) else None
@@ -45,7 +46,7 @@ def item_map(served: Served, available: Tensor | None = None) -> dict[str, objec
         first = np.argsort(items.tie_keys[rows[chosen]], kind="stable")[:MOST_POINTS]
         chosen = chosen[np.sort(first)]
     rows = rows[chosen]
-    if served_by is not None:  # Those that are drawn, not all.
+    if served_by is not None:  # Only those that are drawn.
         vectors = served_by.vectors_of(torch.from_numpy(rows))
     else:
         vectors = vectors[torch.from_numpy(chosen)]
@@ -65,7 +66,9 @@ def item_map(served: Served, available: Tensor | None = None) -> dict[str, objec
 
 
 def principal_plane(vectors: Tensor) -> tuple[Tensor, list[float]]:
-    """Project [N, D] vectors to [N, 2] by principal components; return the variance each explains.
+    """Project vectors [N, D] to [N, 2] by principal components.
+
+    Return the coordinates, and the share of the variance that each component explains.
 
     The sign of a component is chosen so that its largest loading is positive.
     """

@@ -1,4 +1,4 @@
-"""Which files does the explorer page consist of? Read once, so that no request names a file."""
+"""Which files does the explorer page have? They are read once, so no request opens a file."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,20 +13,20 @@ TYPES = {
     ".json": "application/json",
     ".woff2": "font/woff2",
 }
-"""The media type of each kind of file that is served; files of other kinds are not."""
+"""Media types by file extension; files with other extensions are not served."""
 
 FOLDER = Path(__file__).parent / "page"
 
 
 class PageFile(NamedTuple):
-    """A file's bytes and their media type."""
+    """The content of a file and its media type."""
 
     content: bytes
     media_type: str
 
 
 def page_files(folder: Path = FOLDER) -> dict[str, PageFile]:
-    """Return the files of the page by the path they are asked for: "/", "/page/app.js"."""
+    """Return the files of the page by URL path, such as "/" and "/page/app.js"."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in TYPES and path.is_file() and not path.is_symlink():

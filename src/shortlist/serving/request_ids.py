@@ -1,7 +1,7 @@
-"""What is an answered list called, so that whoever is told of a click knows what was shown?
+"""How is a click matched with the list that was shown? By the request id of the list.
 
-The id holds the list itself, in short, and a signature: no process has to remember any list, and a
-click may come to another process than the answer came from, or after a restart.
+The id holds a short form of the list and a signature. So no process stores lists, and a click may
+reach another process than the one that answered, or the same one after a restart.
 """
 
 import binascii
@@ -18,29 +18,35 @@ from zlib import crc32
 from shortlist.errors import ServingError
 
 MOST = 1_000
-"""Places of a list that its id tells of: an item further down counts as not shown."""
+"""Maximum number of places in an id; items below count as not shown."""
 
 NAMES = 1_000
-"""Bytes that the names of a list's channels may take; an id with longer ones tells no channel."""
+"""Maximum bytes of the channel names in an id; with longer names it has no channels."""
 
 LENGTH = 8_192
-"""Characters of the longest id."""
+"""Maximum length of an id in characters."""
 
 BUNDLE = 16
-"""Digits of the bundle's id that stand for it."""
+"""Number of leading hex digits of the bundle's id that are in an id."""
 
 _VERSION = 1
-_MARK = 3  # bytes that stand for an item: of 1,000 shown ones 1 in 17,000 others is taken for one
+_MARK = 3  # bytes of an item's hash: with 1,000 shown items, 1 in 17,000 others collides
 _SIGNATURE = 8
 _HEAD = struct.Struct("<BI8s8sBHH")  # version, seconds, nonce, bundle, flags, places, names
 _FALLBACK = 0x80
 
 
 class Shown(NamedTuple):
-    """A list that was answered. made_at: seconds since 1970. slice: the number of its slice.
+    """A list that was answered.
 
-    marks: 3 bytes a place, of its item. channels: names; by: the number of the name, a byte a
-    place; both empty where the list is of no blend. nonce: no other list has it.
+    made_at: seconds since 1970.
+    nonce: 8 bytes, unique to the list.
+    bundle: first BUNDLE digits of the bundle's id.
+    fallback: whether it holds popular items for an unknown user.
+    slice: index of the user's slice by history length.
+    marks: 3 bytes per place, a hash of the item.
+    channels: names of the channels; empty if the list is not from a blend.
+    by: index of the channel of each place, one byte each; empty without channels.
     """
 
     made_at: int
@@ -53,7 +59,7 @@ class Shown(NamedTuple):
     by: bytes = b""
 
     def place(self, item: int | str) -> int:
-        """Return where an item stands in the list, from 1; 0 where it does not."""
+        """Return the place of an item in the list, from 1; 0 if it is not in the list."""
         mark, start = mark_of(item), 0
         while (found := self.marks.find(mark, start)) >= 0:
             if found % _MARK == 0:
@@ -62,12 +68,15 @@ class Shown(NamedTuple):
         return 0
 
     def channel(self, place: int) -> str | None:
-        """Return the channel that gave what stands in a place, from 1; None where none is told."""
+        """Return the channel of a place, from 1; None without channels."""
         return self.channels[self.by[place - 1]] if self.channels else None
 
 
 class RequestIds:
-    """Makes ids of lists and reads them. secret: services that share it read each other's ids."""
+    """Writes and reads request ids.
+
+    secret: services with the same secret read each other's ids; None for a random one.
+    """
 
     def __init__(self, secret: str | None) -> None:
         given = token_bytes(32) if secret is None else secret.encode()
@@ -75,11 +84,11 @@ class RequestIds:
         self._process, self._lists = token_bytes(4), count()
 
     def nonce(self) -> bytes:
-        """Return 8 bytes that no other list gets."""
+        """Return 8 bytes that are unique to a list."""
         return self._process + (next(self._lists) & 0xFFFFFFFF).to_bytes(4)
 
     def write(self, shown: Shown) -> str:
-        """Return the id of a list."""
+        """Return the request id of a list."""
         marks = shown.marks[: MOST * _MARK]
         by, names = shown.by[:MOST], "\0".join(shown.channels).encode()
         if len(names) > NAMES:
@@ -92,9 +101,9 @@ class RequestIds:
         return urlsafe_b64encode(said + self._sign(said)).rstrip(b"=").decode()
 
     def read(self, text: str) -> Shown | None:
-        """Return the list of an id; None where it was signed with another secret.
+        """Return the list of an id; None if it was signed with another secret.
 
-        Errors: ServingError for what no service has ever made.
+        Errors: ServingError for a text that is not a request id.
         """
         try:
             data = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
@@ -107,7 +116,9 @@ class RequestIds:
             if version != _VERSION or end != by + (places if names else 0):
                 raise ValueError
         except (ValueError, struct.error, binascii.Error):
-            raise ServingError("is no id of an answer: send one as `requests` told it") from None
+            raise ServingError(
+                "is not a request id: send one from `requests` of an answer"
+            ) from None
         if not compare_digest(self._sign(data[:end]), data[end:]):
             return None
         said = (bundle.hex(), bool(flags & _FALLBACK), flags & ~_FALLBACK)
@@ -118,7 +129,7 @@ class RequestIds:
 
 
 def mark_of(item: int | str) -> bytes:
-    """Return what stands for an item in an id.
+    """Return the hash of an item in an id, 3 bytes.
 
     >>> mark_of(196) == mark_of(196), mark_of(196) == mark_of(197)
     (True, False)
@@ -127,5 +138,5 @@ def mark_of(item: int | str) -> bytes:
 
 
 def marks_of(items: Sequence[Any]) -> bytes:
-    """Return the marks of the items of a list, in their order."""
+    """Return the hashes of the items of a list, in their order."""
     return b"".join([mark_of(item) for item in items])

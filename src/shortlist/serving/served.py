@@ -1,4 +1,4 @@
-"""One loaded bundle, ready to answer: what a request holds on to from its start to its end."""
+"""A loaded bundle that answers requests; a request keeps the same one from start to end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,11 +32,11 @@ from shortlist.serving.availability import Availability
 from shortlist.serving.messages import RequestError
 
 TRIED = 3
-"""How many known users a self-test asks for."""
+"""Number of known users in a self-test."""
 
 
 class LeftOut(NamedTuple):
-    """A change of an item that does not fit the bundle, and why."""
+    """A change of an item that does not fit the bundle, with the reason."""
 
     change: int
     item: Id
@@ -45,11 +45,15 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Served:
-    """A bundle in service. directory: where it was read from; loaded_at: seconds since 1970.
+    """A bundle in service.
 
-    base: the bundle as it was read, where changes of items have been made to it (`living`). change:
-    the number of the last of them; left_out: those that do not fit the bundle. availability: of
-    items that are not always answered.
+    bundle: the bundle with the changes of items applied (`living`).
+    directory: the folder that it was read from.
+    loaded_at: seconds since 1970.
+    base: the bundle as it was read; None if no changes were applied.
+    change: number of the last applied change.
+    left_out: values of changes that do not fit the bundle.
+    availability: time windows of items; None without any.
     """
 
     bundle: Bundle
@@ -62,33 +66,33 @@ class Served:
 
     @property
     def as_read(self) -> "Served":
-        """The bundle without any change."""
+        """The bundle without changes of items."""
         if self.base is None:
             return self
         return Served(self.base, self.directory, self.loaded_at)
 
     def available(self, now: float) -> Tensor | None:
-        """Return which item rows may be answered now, bool [items + 1]; None where all may."""
+        """Return which item rows are available, bool [items + 1]; None if all are."""
         return None if self.availability is None else self.availability.at(now)
 
     @property
     def id(self) -> str:
-        """The bundle's id, which every answer carries."""
+        """The bundle's id, which is in every answer."""
         return self.bundle.id
 
     @property
     def name(self) -> str:
-        """The name of its folder, as it can be shown."""
+        """The printable name of its folder."""
         return shown(self.directory.name)
 
     @property
     def kind(self) -> str:
-        """The name of the retriever, as the manifest has it."""
+        """The name of the retriever in the manifest."""
         return str(self.bundle.manifest.fields["retriever"])
 
     @property
     def retriever(self) -> Channel:
-        """What answers."""
+        """The retriever that answers."""
         return self.bundle.retriever
 
     @property
@@ -99,40 +103,40 @@ class Served:
 
     @cached_property
     def min_weight(self) -> float | None:
-        """The weight below which an event is no positive; None where there is no such weight."""
+        """The weight below which an event is not a positive; None without `data.min_weight`."""
         least: float | None = (self.bundle.recipe or {}).get("data", {}).get("min_weight")
         return least
 
     @cached_property
     def has_weights(self) -> bool:
-        """Whether events have a weight in the log: otherwise nothing is done with that of one."""
+        """True if the log has weights; otherwise the weight of a new event has no effect."""
         said = (self.bundle.recipe or {}).get("data", {})
         return said.get("weight") is not None or self.data.log.weight is not None
 
     @cached_property
     def kinds_of_events(self) -> Events:
-        """What each kind of event is for, by the bundle's recipe; empty where it tells none."""
+        """The table of kinds of events in the bundle's recipe; empty without one."""
         said = (self.bundle.recipe or {}).get("data", {})
         return checked_events(said.get("event"), said.get("events", {}))
 
     @cached_property
     def kinds_by_weight(self) -> bool:
-        """Whether the weight of an event says of which kind it is."""
+        """True if the kind of an event is given by its weight."""
         said = (self.bundle.recipe or {}).get("data", {})
         return bool(self.kinds_of_events) and said.get("event") == said.get("weight")
 
     @cached_property
     def reads_of_events(self) -> tuple[str, ...]:
-        """What the bundle reads of events that come after it, beside items and kinds."""
+        """Columns of new events, besides items and kinds, that the bundle reads."""
         timed = self.retriever.timed and self.data.log.time is not None
         weighted = self.data.log.weight is not None
         return ("times",) * timed + ("weights",) * weighted
 
     @cached_property
     def approximate(self) -> bool:
-        """Whether it searches with an index that may miss something, and can be told what.
+        """True if it searches with an approximate index that can be compared with an exact scan.
 
-        The vectors of an index in a server are not here to be compared with.
+        This excludes an index in a server, whose vectors are not in this process.
         """
         indexes = [channel.index for channel in channels_of(self.retriever).values()]
         here = not any(isinstance(index, ServerIndex) for index in indexes)
@@ -140,7 +144,7 @@ class Served:
 
     @cached_property
     def features_of_events(self) -> Mapping[str, EventEncoder]:
-        """What an event may tell of itself beside its kind and weight, by name."""
+        """Encoders of the features that an event may have, besides kind and weight."""
         features = self.data.event_features
         said = (self.bundle.recipe or {}).get("data", {})
         return {
@@ -148,13 +152,13 @@ class Served:
         }
 
     def learned(self, store: str) -> int:
-        """The number of the last event of this store that the bundle has learned from."""
+        """The number of the last event in this store that the bundle has learned from."""
         mark = self.bundle.watermark
         return mark.sequence if mark is not None and mark.store == store else 0
 
     @cached_property
     def _item_ids(self) -> Any:
-        """The item ids by row - 1: numbers as numpy, which goes into JSON as it is."""
+        """The item ids by row - 1; integers as a numpy array, which JSON encodes directly."""
         ids = self.data.items.ids
         return ids.to_numpy() if ids.dtype == pl.Int64 else ids
 
@@ -170,11 +174,15 @@ class Served:
             allowed_rows(self.data, where)
         except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
             raise RequestError(
-                "invalid_request", "where: a value cannot be compared with what its column holds"
+                "invalid_request", "where: the type of a value does not fit its column"
             ) from error
 
     def similar(self, asked: Any, k: int, now: float) -> Candidates:
-        """Return what is similar to items, or to users, of what is available now."""
+        """Return the k most similar items, or users, that are available.
+
+        asked: item ids, or `Queries` of users.
+        now: seconds since 1970.
+        """
         finds: Any = self.retriever
         found: Candidates = finds.similar(asked, k)
         mask = None if isinstance(asked, Queries) else self.available(now)
@@ -190,12 +198,15 @@ class Served:
             found = finds.similar(asked, width)
 
     def lists(self, found: Candidates) -> tuple[list[Any], list[Any]]:
-        """Return the item ids and the scores of each query, cut where the list ends."""
+        """Return the item ids and scores of each list, without empty places."""
         return self.named(found, self._item_ids)
 
     def named(self, found: Candidates, ids: Any) -> tuple[list[Any], list[Any]]:
-        """Return the ids of rows, and the scores, of each query; ids: of each row, from row 1."""
-        # A float32 becomes the double of equal value: what the command line prints, digit by digit.
+        """Return the ids and scores of each list.
+
+        ids: the id of each row, from row 1.
+        """
+        # As float64, scores have the same digits in JSON as on the command line.
         scores = found.scores.astype(np.float64)
         names, values = [], []
         for rows, row_scores, length in zip(
@@ -207,7 +218,7 @@ class Served:
         return names, values
 
     def channels(self, found: Candidates) -> list[list[str]] | None:
-        """Return the name of the channel that gave each candidate; None without channels."""
+        """Return the channel of each candidate; None if the bundle is not a blend."""
         if not isinstance(found, Blended):
             return None
         names = np.array(found.channels)
@@ -215,9 +226,9 @@ class Served:
         return [names[by[:length]].tolist() for by, length in zip(found.by, lengths, strict=True)]
 
     def channel_numbers(self, found: Candidates) -> tuple[tuple[str, ...], list[bytes]]:
-        """Return the names of channels, and of each list the number of each candidate's channel.
+        """Return the names of the channels, and each candidate's channel number, a byte each.
 
-        Both are empty without channels.
+        Both are empty if the bundle is not a blend.
         """
         if not isinstance(found, Blended):
             return (), [b""] * len(found)
@@ -234,7 +245,7 @@ class Served:
 
 
 def _first(found: Candidates, which: NDArray[np.bool_], k: int) -> Candidates:
-    """Return the first k of each list that are wanted, bool [B, n]."""
+    """Keep the first k places of each list for which `which` [B, n] is True."""
     order = np.argsort(~which, axis=1, kind="stable")[:, :k]
     kept = np.take_along_axis(which, order, axis=1)
     rows = np.where(kept, np.take_along_axis(found.rows, order, axis=1), -1)
@@ -243,7 +254,7 @@ def _first(found: Candidates, which: NDArray[np.bool_], k: int) -> Candidates:
 
 
 def shown(name: str) -> str:
-    r"""Return a name from the disk as text that fits into a line of a log, and into JSON.
+    r"""Return a file name as printable text for the log and for JSON.
 
     >>> shown("v1"), shown("v\n2"), shown("v\udcff")
     ('v1', 'v\\n2', 'v\\udcff')
@@ -252,9 +263,10 @@ def shown(name: str) -> str:
 
 
 def check_ids(ids: Sequence[Any], vocabulary: Vocabulary, place: str) -> Any:
-    """Return the ids; refuse those of another type: "1" is not 1. Errors: RequestError.
+    """Return the ids; refuse those of another type than in the data, as "1" is not 1.
 
-    place: where they were sent, as "items", or "events[].user" where each stands in an object.
+    place: their place in the request, such as "items" or "events[].user".
+    Errors: RequestError.
     """
     wanted: type = int if vocabulary.ids.dtype == pl.Int64 else str
     for position, value in enumerate(ids):
@@ -269,7 +281,7 @@ def check_ids(ids: Sequence[Any], vocabulary: Vocabulary, place: str) -> Any:
 
 
 def _at(place: str, position: int) -> str:
-    """The place of one of several: "items[3]", or "events[3].user"."""
+    """The place of one id, such as "items[3]" or "events[3].user"."""
     return (place if "[]" in place else f"{place}[]").replace("[]", f"[{position}]")
 
 
@@ -282,9 +294,9 @@ def condition(tree: Any) -> Predicate:
 
 
 def self_test(served: Served) -> None:
-    """Ask for some known users and for somebody unknown; BundleError unless the answers are sound.
+    """Answer some known users and an unknown one. Errors: BundleError for an invalid answer.
 
-    It also brings compiled code and caches to life before the first request needs them.
+    This also loads compiled code and caches before the first request.
     """
     load_compiled()
     trained = served.data.users.trained
@@ -299,7 +311,7 @@ def self_test(served: Served) -> None:
         with torch.inference_mode(), popular_if_gone():
             found = served.recommend(queries, 10)
         names, scores = served.lists(found)
-        # A user who has met everything rightly gets nothing, so only the first two must be filled.
+        # A user who has met every item gets an empty list, so only the first two must have items.
         if number < 2 and not all(len(part) for part in names):
             raise BundleError("the self-test got an empty list of candidates")
         if not all(np.isfinite(part).all() for part in scores):

@@ -1,4 +1,4 @@
-"""How does one process answer: sockets, slow clients, SIGTERM?"""
+"""How does one process handle sockets, slow clients and SIGTERM?"""
 
 import asyncio
 import logging
@@ -43,13 +43,13 @@ def serve_alone(
     settings: Settings,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve with this process until SIGTERM or SIGINT; see `run.serve`, which checks all of it.
+    """Serve with this process until SIGTERM or SIGINT; `run.serve` has checked the arguments.
 
     Errors: BundleError for a single bundle that cannot be served.
     """
     if threading.current_thread() is threading.main_thread():
         say_bus_errors()
-    torch.set_num_threads(1)  # the workers are the threads: each answers one request
+    torch.set_num_threads(1)  # each worker thread computes one request with one core
     measures = Measures()
     watch = Watch(path, measures, load_privately if settings.private_copy else load)
     app = App(watch, measures, settings)
@@ -63,7 +63,12 @@ def serve_alone(
 
 
 class Place(NamedTuple):
-    """The place of a process among several. listener: the socket that all of them have."""
+    """The place of a process among several.
+
+    listener: the socket that they share.
+    counts: connections of each process.
+    number: number of this process.
+    """
 
     listener: socket.socket
     counts: Counts
@@ -71,9 +76,11 @@ class Place(NamedTuple):
 
 
 class Server(uvicorn.Server):
-    """A server that says it is leaving before it leaves, and then exits in peace.
+    """A server that fails /readyz for a while after SIGTERM before it stops answering.
 
-    place: where it is one of several processes; the socket is there already.
+    ready: called once with the URL when the socket is open.
+    place: its place among several processes, with an open socket; None for a single process.
+    failure: why a single bundle cannot be served; None otherwise.
     """
 
     def __init__(
@@ -110,7 +117,7 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: Any = None) -> None:
-        """Open the socket, then look for the first bundle."""
+        """Open the socket, then check for the first bundle."""
         if self.place is None:
             await super().startup(sockets)
             if not self.started:
@@ -123,11 +130,11 @@ class Server(uvicorn.Server):
             self.app.arrivals.register(each.fileno(), select.POLLIN)
         if self.ready is not None:
             self.ready(address_of(listening[0]))
-        # One of several processes is told when to look for bundles.
+        # One of several processes checks for bundles when the main process tells it.
         self.app.watch.start(self.settings.poll if self.place is None else None)
 
     async def _share(self, place: Place) -> None:
-        """Take connections from the socket that other processes have, too."""
+        """Accept connections from the socket that the processes share."""
         loop = asyncio.get_running_loop()
         await self.lifespan.startup()
 
@@ -145,13 +152,13 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Take no more connections, and let those there are finish."""
+        """Accept no more connections, and let the open ones finish."""
         if self._taking is not None:
             self._taking.end()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look, ten times a second, whether it is time to go."""
+        """Decide, ten times a second, whether to shut down."""
         watch = self.app.watch
         if self._taking is not None:
             self._taking.count(len(self.server_state.connections))
@@ -165,7 +172,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Fail /readyz at once, answer a while longer, then finish; at a second signal, go."""
+        """Fail /readyz at once and stop after `notice` seconds; a second signal stops at once."""
         if self.app.draining:
             self.should_exit = True
             self.force_exit = sig == signal.SIGINT
@@ -176,19 +183,19 @@ class Server(uvicorn.Server):
 
 
 def _protocol(app: App) -> type[HttpToolsProtocol]:
-    """The protocol with the limits that uvicorn has not: of the head, of waiting, of the queue."""
+    """The HTTP protocol with limits that uvicorn lacks: head size, slow clients, full queue."""
     settings = app.settings
     times = settings.timeouts
 
     class Guarded(HttpToolsProtocol):
-        """A connection that is closed when its client lets it wait."""
+        """A connection that is closed if its client is too slow."""
 
         _head: asyncio.TimerHandle | None = None
         _stuck: asyncio.TimerHandle | None = None
         _head_bytes = 0
-        _busy: bytes | None = None  # what the request that is read now will be told
+        _busy: bytes | None = None  # the refusal for the request that is being read
         _busy_bytes = 0
-        _idle = False  # the last bytes that came ended a request that was refused
+        _idle = False  # True if the last bytes ended a refused request
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -232,7 +239,7 @@ def _protocol(app: App) -> type[HttpToolsProtocol]:
             if self._busy is None:
                 super().on_body(body)
                 return
-            # It is passed over; only its size counts, and the time that it takes.
+            # The body is discarded; only its size and duration are limited.
             self._head_bytes = 0
             self._busy_bytes += len(body)
             if self._busy_bytes > settings.limits.body and not self.transport.is_closing():
@@ -256,7 +263,7 @@ def _protocol(app: App) -> type[HttpToolsProtocol]:
             return self.cycle is None or self.cycle.response_complete
 
         def _may_be_refused(self) -> bool:
-            """Whether nothing but the full queue bears on the answer to this request."""
+            """Tell whether the full queue alone decides the answer to this request."""
             parser = self.parser
             return (
                 app.workers.full
