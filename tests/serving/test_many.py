@@ -237,7 +237,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_counts_stay(service):
     again = service.of_both()
     assert len(signs & set(again)) == 1
     assert len({said["bundle"] for said in again.values()}) == 1
-    assert f"process {victim} of the service was ended by SIGKILL: another" in service.said
+    assert f"process {victim} of the service was ended by SIGKILL: a new" in service.said
 
 
 def test_a_bundle_that_one_process_refuses_is_taken_by_none(service, bundles):

@@ -1,8 +1,8 @@
-"""The user tower in ONNX Runtime: the same vectors as torch's, in a fraction of its overhead.
+"""How does ONNX Runtime encode a few queries faster than torch, with the same vectors?
 
-One query is so little arithmetic that eager torch spends its time between the operations. Here all
-look-ups are numpy, and what is left (the sums of the history's segments, the perceptron) is one
-graph. Needs the extra "onnx"; without it, and for larger blocks, torch answers.
+For one query, eager torch spends most of its time between operations. Here numpy does the look-ups,
+and one graph computes the rest (the sums of history segments and the perceptron). This needs the
+extra "onnx"; without it, and for larger blocks, torch encodes.
 """
 
 import itertools
@@ -24,18 +24,18 @@ from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
 logger = logging.getLogger("shortlist.serving")
 
-MOST_QUERIES = 16  # Above it torch's batched operations are as fast.
-TOLERANCE = 1e-5
-COMPARED = 16  # Users whose vectors are compared before the graph is trusted.
+MOST_QUERIES = 16  # For more queries, batched torch is as fast.
+TOLERANCE = 1e-5  # Largest allowed difference, relative plus absolute.
+COMPARED = 16  # Queries whose vectors are compared with torch before the graph is used.
 
 Floats = NDArray[np.float32]
 
 
 def use_onnx(retriever: Any) -> bool:
-    """Let a two-tower retriever encode its queries by ONNX Runtime; return whether it does.
+    """Let a two-tower retriever encode queries by ONNX Runtime; return whether it does.
 
-    It does not where the extra is not installed, the towers are of another kind, or the vectors of
-    some users differ from torch's by more than TOLERANCE.
+    It does not if the extra is not installed, the graph does not support the tower, or the vectors
+    of some queries differ from torch's by more than TOLERANCE.
     """
     if type(retriever) is not TwoTower or retriever.device != "cpu":
         return False
@@ -44,7 +44,7 @@ def use_onnx(retriever: Any) -> bool:
     except ImportError:
         return False
     except UnsupportedTowerError as reason:
-        logger.info("the user tower is encoded by torch: %s", reason)
+        logger.info("torch encodes queries, as the ONNX graph does not support %s", reason)
         return False
     compared = COMPARED - 1 if retriever.data.knows_users else 0
     users = retriever.data.users.ids.head(compared).to_list()
@@ -52,16 +52,19 @@ def use_onnx(retriever: Any) -> bool:
     for block in (*known, next(row_blocks(Queries(histories=[[]]), retriever.data))):
         wanted, given = retriever.encode_block(block), encoder(block)
         if not torch.allclose(wanted, given, rtol=TOLERANCE, atol=TOLERANCE):
-            logger.warning("the user tower is encoded by torch: ONNX Runtime gives other vectors")
+            logger.warning("torch encodes queries, as ONNX Runtime gives different vectors")
             return False
     retriever.use_query_encoder(encoder, MOST_QUERIES)
     return True
 
 
 class OnnxEncoder:
-    """Encodes B queries like `TwoTower.encode_block`. Errors: ImportError, UnsupportedTowerError.
+    """Encodes B queries like `TwoTower.encode_block`.
 
-    The tables of items, ids and features stay torch's own memory: the graph gets rows of them.
+    The embedding tables stay in torch's memory; the graph gets rows of them.
+
+    Errors: ImportError without onnx and onnxruntime; UnsupportedTowerError for a tower with a part
+    that the graph does not support.
     """
 
     def __init__(self, retriever: TwoTower) -> None:
@@ -109,7 +112,7 @@ class OnnxEncoder:
         return torch.from_numpy(self._session.run(None, fed)[0])
 
     def _pooling(self, history: Ragged) -> tuple[Floats, Floats]:
-        """The latest events' rows, newest first, [B, L, D]; 1 / √n of each segment, [B, K, 1]."""
+        """Vectors of the latest events, newest first, [B, L, D]; 1 / √n per segment, [B, K, 1]."""
         values, offsets = history.values.numpy(), history.offsets.tolist()
         length = int(self._edges[-1])
         events = np.zeros((len(offsets) - 1, length, self._width), dtype=np.float32)
@@ -124,7 +127,7 @@ class OnnxEncoder:
 
 
 def _lookups(fields: Any, users: FeatureTable) -> dict[str, tuple[int, Any]]:
-    """The width of each field's input, and the function from user rows to it, [B, width]."""
+    """The input width of each field, and a function from user rows to its input, [B, width]."""
     found: dict[str, tuple[int, Any]] = {}
     if fields is None:
         return found
@@ -145,7 +148,7 @@ def _lookups(fields: Any, users: FeatureTable) -> dict[str, tuple[int, Any]]:
 
 
 def _session(tower: Any, inputs: dict[str, tuple[int, ...]], fields: list[str]) -> Any:
-    """The graph of a query tower, ready to run in the calling thread."""
+    """An inference session for the graph of a query tower, which uses the calling thread only."""
     import onnxruntime  # noqa: PLC0415
 
     graph = Graph()

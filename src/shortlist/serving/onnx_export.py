@@ -1,8 +1,8 @@
-"""How does another program ask a two-tower model? Its towers as ONNX files, its ids as JSON.
+"""How can another program use a two-tower model? Its towers become ONNX files, its ids JSON.
 
-Every part of a query tower is written as operations over B queries side by side, with their
-histories in a rectangle [B, L]: oldest first, then zeros. Ids and values are rows of tables, and
-`vocabularies.json` says which; `answer.py` reads both and needs nothing of this package.
+Each part of a query tower becomes operations over B queries, with their histories padded to [B, L]:
+oldest event first, then zeros. `vocabularies.json` maps ids and values to rows of the embedding
+tables. `answer.py` reads the files without this package.
 """
 
 import json
@@ -32,10 +32,10 @@ from shortlist.towers.interests import ROUNDS, RoutedInterests, SelfAttentiveInt
 from shortlist.towers.pooling import MeanPooling, RecencyPooling
 
 EXAMPLE = Path(__file__).with_name("answer_without_shortlist.txt")
-"""The program that answers from an export; it becomes answer.py there."""
+"""The program that answers from an export; it is written there as answer.py."""
 
 LARGEST = 2**31 - 2**20
-"""Bytes of the weights of a tower that fit into one .onnx file, whose format ends at 2 GiB."""
+"""Maximum bytes of a tower's weights: an .onnx file can hold 2 GiB."""
 
 README = """# Towers as ONNX files
 
@@ -43,29 +43,29 @@ README = """# Towers as ONNX files
 
     python answer.py . '{{"history": [...]}}'
 
-A question is a JSON object. It may tell:
+A query is a JSON object with these keys, all of them optional:
 
 {told}
 
-What it does not tell is not known, and so are ids and values that `vocabularies.json` lacks. The
-folder knows no user: a history, and the features of a user, come with the question. Where Shortlist
-gives popular items, as it knows nothing that the tower reads, this gives what lies near by chance:
-answer such questions in another way.
+A missing key counts as unknown, and so does an id or value that is not in `vocabularies.json`. The
+folder has no data of users: the history and the features of a user come with the query. If all that
+the tower reads is unknown, Shortlist answers with popular items. `answer.py` does not: it returns
+arbitrary items, so answer such queries in another way.
 
-`query.onnx` gives the vectors of queries. Its inputs are the rows and numbers that `answer.py`
-makes of a question, for any number of queries side by side. Histories are as long as the longest:
-oldest event first, then zeros.
+`query.onnx` computes the vectors of any number of queries. `answer.py` shows how its inputs, rows
+and numbers, are made from a query. Histories are padded to the length of the longest one: oldest
+event first, then zeros.
 {item}
-`items.npy` holds the vectors of the items named by `candidates` in `vocabularies.json`, in their
-order. They are compared by the `metric` that stands there; of several vectors of a query the
-nearest counts.
+`items.npy` holds the item vectors, in the order of `candidates` in `vocabularies.json`. The
+`metric` there compares them with the vectors of a query. If a query has several vectors, the best
+score of an item counts.
 """
 
 FAR = -1e30
-"""Added to a logit, it leaves a weight of exactly 0."""
+"""Added to a logit, it makes the softmax weight exactly 0."""
 
 SMALLEST = 1e-12
-"""The shortest length that torch divides a vector by to get its direction."""
+"""The smallest norm that torch divides by in `normalize`."""
 
 UNKNOWN_TIME = int(unknown_time(torch.int64))
 
@@ -73,8 +73,10 @@ UNKNOWN_TIME = int(unknown_time(torch.int64))
 def export_onnx(retriever: Channel, target: Path, bundle: str) -> list[str]:
     """Write the towers of a retriever to a new folder; return the names of its files.
 
-    bundle: its id. Errors: QueryError where the retriever has no towers to write, or a tower has a
-    part that has no graph; OutputError.
+    target: the new folder.
+    bundle: id of the retriever's bundle.
+    Errors: QueryError if the retriever does not have two towers, or a tower has a part that is not
+    supported; OutputError.
     """
     found = refuse_others(retriever)
     try:
@@ -84,7 +86,7 @@ def export_onnx(retriever: Channel, target: Path, bundle: str) -> list[str]:
         raise QueryError(f"export --onnx needs the package onnx: {install('onnx')}") from error
     except UnsupportedTowerError as reason:
         raise QueryError(
-            f"this model cannot be exported to ONNX, as its tower holds {reason}"
+            f"this model cannot be exported to ONNX, because a tower has {reason}"
         ) from None
     ids, vectors = found.encode_items()
     vocabularies = {
@@ -111,10 +113,10 @@ def export_onnx(retriever: Channel, target: Path, bundle: str) -> list[str]:
 
 
 def refuse_others(retriever: Channel) -> TwoTower:
-    """Return the retriever if it has the towers that are written. Errors: QueryError."""
+    """Return the retriever if it can be exported. Errors: QueryError."""
     if type(retriever) is not TwoTower:
         raise QueryError(
-            "an ONNX export is of a model with a query tower and an item tower, and this is "
+            "an ONNX export needs a model with a query tower and an item tower, and this is "
             f"{type(retriever).__name__}: train one (positives = 'u2i') as a bundle of its own"
         )
     size = max(
@@ -130,9 +132,11 @@ def refuse_others(retriever: Channel) -> TwoTower:
 
 
 class _Query:
-    """The graph of a query tower while it is written.
+    """The graph of a query tower, while it is built.
 
-    Parts and what is added up are [B, 1, *], or [B, K, *] of interests.
+    reads: description of the inputs for vocabularies.json.
+    parts: inputs of the perceptron, [B, 1, *], or [B, K, *] for a user with K interests.
+    direct: vectors that are summed to the query vector, [B, 1, D] or [B, K, D].
     """
 
     def __init__(self, retriever: TwoTower) -> None:
@@ -147,7 +151,7 @@ class _Query:
         self.interests = 1
 
     def written(self) -> tuple[bytes, dict[str, Any]]:
-        """Return the model, and what vocabularies.json says of its inputs."""
+        """Return the model, and the description of its inputs for vocabularies.json."""
         tower, graph = self.tower, self.graph
         if tower.history is not None:
             self._see_history()
@@ -205,11 +209,11 @@ class _Query:
         return self.node("Expand", part, [1, self.interests, 1])
 
     def _part(self, vectors: str, place: int) -> str:
-        """The numbers at one place of vectors, with their last size kept."""
+        """The values at one place of the last dimension, which stays as size 1."""
         return self.node("Gather", vectors, [place], axis=-1)
 
     def _see_history(self) -> None:
-        """Read the items of the histories: which are there, and how many came after each."""
+        """Declare the histories, and compute masks, lengths, ages and vectors of their events."""
         rows = self.retriever.readable_rows
         self.table = _table(self.retriever, rows)
         items = self.data.items.external(rows.numpy()).to_list()
@@ -230,7 +234,7 @@ class _Query:
             self._past(self.tower.past)
 
     def _past(self, past: Any) -> None:
-        """Let the features of the events scale and shift their vectors."""
+        """Scale and shift the vectors of events by their features."""
         events = self.data.event_features
         found = self.graph.perceptron(
             self._fields("events", past.fields, events.encoders), past.top
@@ -263,12 +267,12 @@ class _Query:
         return self.node("Div", vectors, self.node("Max", length, SMALLEST))
 
     def _at_last(self, states: str) -> str:
-        """The state after the last event, [B, 1, D]; zeros where there is none."""
+        """The state after the last event, [B, 1, D]; zeros for an empty history."""
         last = self.node("Cast", self.last, to=1)
         return self.node("MatMul", self._one(last), states)
 
     def _weighed(self, weights: str, vectors: str) -> str:
-        """Sums of vectors [B, L, D] by weights [B, L, K]: [B, K, D]."""
+        """Weighted sums of vectors [B, L, D] with weights [B, L, K]: [B, K, D]."""
         return self.node("MatMul", self.node("Transpose", weights, perm=[0, 2, 1]), vectors)
 
     def _pooled(self, history: Any) -> None:
@@ -374,7 +378,7 @@ class _Query:
     def _layer_norm(
         self, vectors: str, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> str:
-        """Vectors [*, D] less their mean, divided by their deviation."""
+        """Layer normalization of vectors [*, D]."""
         given = [torch.ones(self.tower.dim) if weight is None else weight]
         given += [] if bias is None else [bias]
         return self.node("LayerNormalization", vectors, *given, epsilon=EPSILON)
@@ -425,7 +429,7 @@ class _Query:
         return first, self.node("Slice", vectors, [half], [2 * half], [-1])
 
     def _turned(self, vectors: str, turns: list[str]) -> str:
-        """Rotary positions, as the tower turns them."""
+        """Rotary position encoding, as in the tower."""
         cosine, sine = turns
         half = self.tower.history.turn.shape[2]
         first, second = self._halves(vectors, half)
@@ -438,13 +442,13 @@ class _Query:
         return self.node("Concat", left, right, axis=-1)
 
     def _scaled(self, vectors: str, weight: Tensor) -> str:
-        """Divide by the root of the mean square, and weigh each number."""
+        """Root-mean-square normalization with a weight per dimension."""
         mean = self.node("ReduceMean", self.node("Mul", vectors, vectors), [-1], keepdims=1)
         root = self.node("Sqrt", self.node("Add", mean, torch.finfo(torch.float32).eps))
         return self.node("Mul", self.node("Div", vectors, root), weight)
 
     def _see_times(self) -> None:
-        """Read when the events were, and, for a clock, when each query is asked."""
+        """Declare the times of events and, for a clock, the time of each query."""
         log = self.data.log.time
         if log is None or log.dtype.kind != "i":
             raise UnsupportedTowerError("times with fractions of a step")
@@ -465,7 +469,7 @@ class _Query:
         return self.node("Not", self.node("Equal", times, np.int64(UNKNOWN_TIME)))
 
     def _whole(self, times: str, step: float) -> str:
-        """How many whole steps there are in times, rounded down."""
+        """The number of whole steps in times, rounded down."""
         size = np.int64(round(step))
         return self.node("Div", self.node("Sub", times, self.node("Mod", times, size)), size)
 
@@ -487,15 +491,15 @@ class _Query:
         return self._one(self.node("Sum", *vectors))
 
     def _bucket(self, gap: str) -> str:
-        """The bucket of a time between two moments: how many of the bounds it reaches."""
+        """The bucket of a time difference: the number of bounds that it reaches."""
         bounds = np.array([2**power - 1 for power in range(1, BUCKETS)], dtype=np.int64)
         reached = self.node("GreaterOrEqual", self.node("Unsqueeze", gap, [-1]), bounds)
         return self.node("ReduceSum", self.node("Cast", reached, to=7), [-1], keepdims=0)
 
     def _gaps(self) -> str:
-        """The bucket of the time between each two events, [B, L, L]; BUCKETS: not known."""
+        """The bucket of the time between any two events, [B, L, L]; BUCKETS if unknown."""
         now = self.times
-        if self.tower.clock is not None:  # each event looks back from when the next one came
+        if self.tower.clock is not None:  # the time of each event is that of the next one
             far = np.iinfo(np.int64).max
             after = self.node("Slice", now, [1], [far], [1])
             after = self.node("Concat", after, self.node("Slice", now, [0], [1], [1]), axis=1)
@@ -506,7 +510,7 @@ class _Query:
         return self.node("Where", known, buckets, np.int64(BUCKETS))
 
     def _fields(self, kind: str, fields: Fields, encoders: Mapping[str, Any]) -> str:
-        """Features of the queries, [B, 1, *], or of their events, [B, L, *]."""
+        """Features of queries, [B, 1, *], or of their events, [B, L, *]."""
         sizes = ("B", "L") if kind == "events" else ("B",)
         side = f"{kind}."
         vectors, self.reads[kind] = _fields(self.graph, side, fields, encoders, sizes)
@@ -514,7 +518,7 @@ class _Query:
 
 
 def _query_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
-    """The query tower as a model, and what the vocabularies say of its inputs."""
+    """The query tower as a model, and the description of its inputs."""
     retriever.towers.eval()
     with torch.no_grad():
         return _Query(retriever).written()
@@ -522,7 +526,7 @@ def _query_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
 
 @torch.no_grad()
 def _item_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
-    """The item tower as a model over B items, and what the vocabularies say of its inputs."""
+    """The item tower as a model over B items, and the description of its inputs."""
     retriever.towers.eval()
     graph, tower, items = Graph(), retriever.towers.item, retriever.data.items
     reads: dict[str, Any] = {}
@@ -560,7 +564,7 @@ def _item_tower(retriever: TwoTower) -> tuple[bytes, dict[str, Any]]:
 def _fields(
     graph: Graph, side: str, fields: Fields, encoders: Mapping[str, Any], sizes: tuple[str, ...]
 ) -> tuple[str, dict[str, Any]]:
-    """The features of `sizes` entities side by side, and how the values of each become numbers."""
+    """The concatenated features, [*sizes, n], and how values of each become inputs."""
     found, told = [], {}
     for name, table in zip(fields.names, fields.maps, strict=True):
         encoder = encoders[name]
@@ -592,7 +596,7 @@ def _fields(
 
 
 def _comparable(graph: Graph, vectors: str, similarity: str) -> str:
-    """Vectors as they are compared: under cosine of length 1, but for zeros."""
+    """Normalize vectors if the similarity is cosine; zero vectors stay zero."""
     if similarity != "cosine":
         return vectors
     length = graph.node("ReduceL2", vectors, [-1], keepdims=1)
@@ -601,7 +605,7 @@ def _comparable(graph: Graph, vectors: str, similarity: str) -> str:
 
 
 def _table(retriever: TwoTower, rows: Tensor) -> Tensor:
-    """What histories are read with: zeros, then the vectors of these item rows, [n + 1, D]."""
+    """The vectors of history items: zeros, then those of these item rows, [n + 1, D]."""
     towers: Any = retriever.towers
     if towers.reads_items:
         vectors = retriever.encode_item_rows(rows)
@@ -612,39 +616,42 @@ def _table(retriever: TwoTower, rows: Tensor) -> Tensor:
 
 
 def _gates(weights: Tensor) -> Tensor:
-    """Reset, update, new of torch as update, reset, hidden of ONNX."""
+    """Reorder GRU gates from torch (reset, update, new) to ONNX (update, reset, hidden)."""
     reset, update, new = weights.chunk(3)
     return torch.cat([update, reset, new])
 
 
 def _rows(values: Any) -> dict[str, int]:
-    """Each id or value as text, and the row that stands for it; 0 is what has none."""
+    """Map each id or value, as text, to its row from 1; row 0 is the unknown one."""
     return {str(value): row for row, value in enumerate(values, 1)}
 
 
 def _readme(reads: Mapping[str, Any], described: Mapping[str, Any] | None) -> str:
-    """What lies in the folder, and what a question may tell, as a page of text."""
+    """The README of the folder, with the keys of a query."""
     keys = {
-        "events": ("event_features", "a list beside the history for each"),
-        "features": ("features", "of the user, by name"),
-        "context": ("context", "of the moment, by name"),
+        "events": (
+            "event_features",
+            "one list per feature, with a value for each event of the history",
+        ),
+        "features": ("features", "features of the user by name"),
+        "context": ("context", "features of the moment by name"),
     }
-    told = ["- `history`: the ids of the items, oldest first"] if "history" in reads else []
+    told = ["- `history`: item ids, oldest first"] if "history" in reads else []
     for kind, (key, said) in keys.items():
         if kind in reads:
             told.append(f"- `{key}`: {said}: {_named(reads[kind])}")
     if "users" in reads:
-        told.append("- `user`: the id")
+        told.append("- `user`: the user id")
     if "time" in reads:
-        unit = f"in whole steps of the log's times ({reads['time']['unit']})"
+        unit = f"as an integer in the unit of the log ({reads['time']['unit']})"
         if "history" in reads:
-            told.append(f"- `times`: a list beside the history, {unit}")
+            told.append(f"- `times`: the time of each event of the history, {unit}")
         if "asked" in reads["time"]:
-            told.append(f"- `time`: when the question is asked, {unit}")
+            told.append(f"- `time`: the time of the query, {unit}")
     item = ""
     if described is not None:
         item = (
-            "\n`item.onnx` gives the vector of an item. The features that it reads are "
+            "\n`item.onnx` computes the vector of an item. It reads the features "
             f"{_named(described['features'])}.\n`item_vector` in `answer.py` runs it.\n"
         )
     return README.format(told="\n".join(told), item=item)

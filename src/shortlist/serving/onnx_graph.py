@@ -1,19 +1,19 @@
-"""A graph of ONNX operations, written node by node: what exported and served towers are made of."""
+"""How is an ONNX graph built node by node? Exported and served towers use it."""
 
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-OPSET, IR = 20, 9  # The first with Gelu, and the format of its time.
+OPSET, IR = 20, 9  # The first operator set with Gelu, and the file format version of its release.
 
 
 class UnsupportedTowerError(Exception):
-    """The tower holds something that the graph has no operation for."""
+    """The tower has a part that the graph does not support; the message names the part."""
 
 
 class Graph:
-    """Nodes and constants, named as they come. Errors: ImportError without the package onnx."""
+    """Nodes and constants, with generated names. Errors: ImportError without the package onnx."""
 
     def __init__(self) -> None:
         import onnx  # noqa: PLC0415
@@ -26,12 +26,16 @@ class Graph:
         self.outputs: list[Any] = []
 
     def takes(self, name: str, kind: str, *shape: int | str) -> str:
-        """Declare an input of a numpy type and return its name; a text is a size that may vary."""
+        """Declare an input and return its name.
+
+        kind: its numpy dtype.
+        shape: its sizes; a text names a size that may vary.
+        """
         self.inputs.append(self._declared(name, kind, shape))
         return name
 
     def gives(self, name: str, kind: str, *shape: int | str) -> None:
-        """Declare the name of something in the graph as an output."""
+        """Declare a name in the graph as an output, with dtype and shape as in `takes`."""
         self.outputs.append(self._declared(name, kind, shape))
 
     def _declared(self, name: str, kind: str, shape: tuple[int | str, ...]) -> Any:
@@ -39,14 +43,17 @@ class Graph:
         return self._helper.make_tensor_value_info(name, number, shape)
 
     def node(self, operation: str, *inputs: Any, **attributes: Any) -> str:
-        """Add an operation and return the name of what it gives; inputs: names, or constants."""
+        """Add an operation and return the name of its output.
+
+        inputs: names in the graph, or constant values.
+        """
         named = [given if isinstance(given, str) else self.constant(given) for given in inputs]
         name = f"{operation}{len(self.nodes)}"
         self.nodes.append(self._helper.make_node(operation, named, [name], **attributes))
         return name
 
     def constant(self, value: Any) -> str:
-        """Add a constant and return its name; numbers with a point are float32."""
+        """Add a constant and return its name; float64 becomes float32."""
         array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
         if array.dtype == np.float64:
             array = array.astype(np.float32)
@@ -55,12 +62,12 @@ class Graph:
         return name
 
     def linear(self, given: str, layer: Any) -> str:
-        """Add a linear layer over [B, n] and return the name of what it gives."""
+        """Add a linear layer over [B, n] and return the name of its output."""
         weight, bias = self.constant(layer.weight), self.constant(layer.bias)
         return self.node("Gemm", given, weight, bias, transB=1)
 
     def dense(self, given: str, weight: Tensor, bias: Tensor | None = None) -> str:
-        """Add a linear map over the last of any number of sizes, as torch keeps its weight."""
+        """Add a linear map over the last dimension, with weight [out, in] as in torch."""
         product = self.node("MatMul", given, weight.T)
         return product if bias is None else self.node("Add", product, bias)
 
@@ -76,7 +83,7 @@ class Graph:
         return given
 
     def model(self, name: str) -> bytes:
-        """Return the model as the bytes of an .onnx file."""
+        """Return the graph as the bytes of an .onnx file. name: name of the graph."""
         graph = self._helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.constants)
         opset = self._helper.make_opsetid("", OPSET)
         model = self._helper.make_model(graph, opset_imports=[opset], ir_version=IR)
