@@ -178,7 +178,7 @@ def test_the_journey_with_towers(fitted, tmp_path, running, visit):
         page.get_by_role("cell", name=f"{recall:.4f}").first.wait_for()
         assert page.locator("#bundle-id").inner_text() == service.app.watch.current.id
         page.get_by_text("Coverage and popularity bias").wait_for()
-        page.get_by_text("brought no measurements of an index").wait_for()
+        page.get_by_text("has no measurements of an index").wait_for()
 
 
 def test_the_index_is_drawn_and_told_with_its_trials(bundle, running, visit):
@@ -284,11 +284,11 @@ def test_somebody_unknown_is_asked_for_by_items(fitted, bundle, running, visit):
         page = visit(service.port)
         page.get_by_text("The bundle knows").wait_for()
         page.get_by_label("Somebody unknown").check()
-        page.get_by_text("so popular items stand in").wait_for()
+        page.get_by_text("so popular items are shown").wait_for()
         field = page.get_by_label("Items they met")
         field.fill(f"{items[0]}, {items[1]} -5")
         field.press("Enter")
-        page.get_by_text("1 item unknown to the bundle: passed over").wait_for()
+        page.get_by_text("1 item unknown to the bundle: ignored").wait_for()
         found = fitted.recommend(Queries(histories=[[*items[:2], -5]]), 20)
         assert candidates(page) == titles_of(fitted, found.ids[0])
         assert page.locator("#history .row > span:first-child").all_inner_texts() == [
@@ -311,7 +311,7 @@ def test_a_user_who_is_unknown_gets_popular_items_and_a_plain_word(fitted, bundl
         page = visit(service.port)
         page.get_by_text("The bundle knows").wait_for()
         ask(page, -77)
-        page.get_by_text("This user is unknown, so popular items stand in.").wait_for()
+        page.get_by_text("This user is unknown, so popular items are shown.").wait_for()
         popular = Popular().fit_data(fitted.data).recommend([-77], 20)
         assert candidates(page) == titles_of(fitted, popular.ids[0])
         page.get_by_text("The bundle does not know this user.").wait_for()
@@ -325,7 +325,7 @@ def test_mistakes_are_said_where_they_are_made(bundle, running, visit):
         user, k = page.get_by_label("User id"), page.get_by_role("spinbutton", name="Candidates")
         for field, text, said in (
             (user, "", "Type a user id first."),
-            (user, "ada", "“ada” is none"),
+            (user, "ada", "“ada” is not one"),
             (k, "0", "Ask for 1 to 1,000 candidates."),
             (k, "2.5", "Ask for 1 to 1,000 candidates."),
         ):
@@ -459,7 +459,7 @@ def test_a_phone_shows_everything_in_its_width_and_in_readable_colours(
         page.get_by_text("20 candidates for somebody unknown").wait_for()
         page.get_by_label("Items they met").fill("nothing")
         page.keyboard.press("Enter")
-        page.get_by_role("alert").get_by_text("is none").wait_for()
+        page.get_by_role("alert").get_by_text("is not one").wait_for()
         assert page.evaluate(widths) == [320, 320]
         assert page.evaluate(CONTRASTS) == []
         page.get_by_role("tab", name="Figures").tap()
@@ -472,7 +472,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(bundle, running, visit):
     token = "reader-reader-reader"
     with running(bundle, Settings(token=token)) as service:
         page = visit(service.port)
-        page.get_by_text("answers only those who send its token").wait_for()
+        page.get_by_text("answers only with its token").wait_for()
         field = page.get_by_label("This service asks for a token")
         field.fill("something-else-entirely")
         field.press("Enter")
@@ -540,12 +540,12 @@ def test_one_acts_as_a_user_and_the_list_follows_each_click(
     with running(bundle, open_shop(tmp_path)) as service:
         page = visit(service.port, f"/#user={user}")
         assert candidates(page) == expected(fitted, user)
-        page.get_by_text("None since the service began.").wait_for()
+        page.get_by_text("None since the service started.").wait_for()
         page.get_by_label(f"Act as user {user}").focus()
         page.keyboard.press("Space")
         page.locator("#candidates .act-click").nth(2).focus()
         page.keyboard.press("Enter")
-        page.get_by_text("keeps events only of those who send its token").wait_for()
+        page.get_by_text("accepts events only with its token").wait_for()
         give_token(page, "Token for events", "reader-reader-reader")
         page.get_by_text("does not take this token").wait_for()
         give_token(page, "Token for events", WRITER)
@@ -607,7 +607,7 @@ def test_events_of_others_and_changes_of_items_show_as_they_come(
         events = [{"user": users[1], "item": items[0]}, {"user": users[0], "item": -5},
                   {"user": users[0], "item": best[0]}]  # fmt: skip
         tell(service, "/v1/events", {"events": events}, WRITER)
-        page.locator("#status", has_text=f"User {users[0]} has met something else.").wait_for()
+        page.locator("#status", has_text=f"User {users[0]} has a new event.").wait_for()
         shown = page.locator("#live-list .row > span:first-child").all_inner_texts()
         assert shown == [*titles_of(fitted, [best[0]]), "-5", *titles_of(fitted, [items[0]])]
         page.locator("#live-list").get_by_text("unknown to this bundle").wait_for()
@@ -623,13 +623,13 @@ def test_events_of_others_and_changes_of_items_show_as_they_come(
         assert candidates(page) == titles_of(fitted, now[1:])
         page.get_by_text("the last change is number 1").wait_for()
         page.get_by_role("button", name="Show changes of items").click()
-        page.get_by_text("tells this only to those who send its administrator").wait_for()
+        page.get_by_text("shows this only with its administrator").wait_for()
         give_token(page, "Administrator's token", ADMIN)
         page.locator("#changes-body").get_by_text(
             f"{titles_of(fitted, now[:1])[0]}: available"
         ).wait_for()
         tell(service, "/admin/items/revert", {"change": 1}, ADMIN)
-        page.locator("#changes-body").get_by_text("takes change 1 back").wait_for()
+        page.locator("#changes-body").get_by_text("reverts change 1").wait_for()
         assert candidates(page) == titles_of(fitted, now[:20])
 
         page.locator("#live-list .row").last.click()
@@ -652,7 +652,7 @@ def test_enter_takes_the_only_match_and_an_old_error_goes(fitted, bundle, runnin
         field, problem = page.get_by_label("User id"), page.get_by_role("alert")
         field.fill("ada")
         page.keyboard.press("Enter")
-        problem.get_by_text("“ada” is none").wait_for()
+        problem.get_by_text("“ada” is not one").wait_for()
         start = next(
             text for text in (str(user)[:-1] for user in users)
             if sum(str(user).startswith(text) for user in users) == 1
@@ -715,7 +715,7 @@ def test_no_view_breaks_a_rule_of_accessibility(scheme, fitted, tmp_path, runnin
     settings = open_shop(tmp_path, token="reader-reader-reader")
     with running(tmp_path / "bundle", settings) as service:
         page = visit(service.port, color_scheme=scheme)
-        page.get_by_text("answers only those who send its token").wait_for()
+        page.get_by_text("answers only with its token").wait_for()
         no_violation(page, "a token is asked for")
         give_token(page, "This service asks for a token", "reader-reader-reader")
         page.get_by_text("The bundle knows").wait_for()
@@ -741,10 +741,10 @@ def test_no_view_breaks_a_rule_of_accessibility(scheme, fitted, tmp_path, runnin
         page.locator("#candidates .moved").first.wait_for(state="attached")
         no_violation(page, "one acts, and items have changed")
         page.get_by_label("Somebody unknown").check()
-        page.get_by_text("so popular items stand in").wait_for()
+        page.get_by_text("so popular items are shown").wait_for()
         page.get_by_label("Items they met").fill("-5, x")
         page.keyboard.press("Enter")
-        page.get_by_role("alert").get_by_text("is none").wait_for()
+        page.get_by_role("alert").get_by_text("is not one").wait_for()
         no_violation(page, "somebody unknown, and a mistake")
         page.get_by_role("tab", name="Figures").click()
         page.get_by_text("Coverage and popularity bias").wait_for()

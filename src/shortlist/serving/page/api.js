@@ -1,13 +1,13 @@
-/** Ask the service: JSON there and back, the token in memory, and errors a person can read. */
+/** Requests to the service as JSON, with tokens in memory and readable errors. */
 
 const tokens = { read: "", write: "", admin: "" };
 
-/** Remember the token of a door until the page is left: in no cookie and in no storage. */
+/** Keep a token (read, write or admin) in memory until the page closes, in no cookie or storage. */
 export function useToken(value, door = "read") {
   tokens[door] = value.trim();
 }
 
-/** An answer that is not what was asked for. code: the service's, or "unreachable". */
+/** An error answer. code: the error code of the service, or "unreachable". */
 export class Refused extends Error {
   constructor(code, message) {
     super(message);
@@ -15,11 +15,11 @@ export class Refused extends Error {
   }
 }
 
-/** Whether another token may open a door: none was sent, or not the right one. */
+/** True if the token is missing or wrong. */
 export const isLocked = ({ code }, door) =>
   code === "unauthorized" || (code === "forbidden" && tokens[door] !== "");
 
-/** Ask a route: GET without a body, POST with one. Throws Refused, or AbortError if given up. */
+/** Request a route: GET without a body, POST with one. Throws Refused, or AbortError. */
 export async function ask(path, body = undefined, signal = undefined, door = "read") {
   const token = tokens[door];
   const headers = {};
@@ -48,9 +48,9 @@ export async function ask(path, body = undefined, signal = undefined, door = "re
 }
 
 const LOCKED = {
-  read: "This service answers only those who send its token.",
-  write: "The service keeps events only of those who send its token for events.",
-  admin: "The service tells this only to those who send its administrator's token.",
+  read: "This service answers only with its token.",
+  write: "The service accepts events only with its token for events.",
+  admin: "The service shows this only with its administrator's token.",
 };
 
 function inWords(code, message, path, door) {
@@ -62,17 +62,17 @@ function inWords(code, message, path, door) {
     case "busy":
       return "The service is busy just now. Wait a moment and try again.";
     case "draining":
-      return "The service is about to stop. Try again when it is back.";
+      return "The service is shutting down. Try again later.";
     case "not_ready":
       return "No bundle is loaded yet. Try again in a moment.";
     case "timeout":
       return "The request took too long to arrive. Try again.";
     case "not_found":
-      return `The service has no ${path}: is the page of another version than the service?`;
+      return `The service has no ${path}: does this page belong to another version of the service?`;
     case "internal":
-      return "The service failed on this request. Its log says why.";
+      return "The service failed on this request. Its log has the reason.";
     case "unreadable":
-      return `The service said something this page cannot read (${message}).`;
+      return `The service sent an answer that this page cannot read (${message}).`;
     default:
       return `${message.charAt(0).toUpperCase()}${message.slice(1)}`;
   }

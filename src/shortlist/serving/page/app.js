@@ -1,4 +1,4 @@
-/** The explorer: who is asked about, what the service answers, and how the parts hang together. */
+/** The explorer: the query form, the answers of the service, and the parts of the page. */
 
 import { Acting } from "./act.js";
 import { Refused, ask, idOf, isLocked, isWhole, useToken } from "./api.js";
@@ -49,7 +49,7 @@ async function asked(path, body, signal, door) {
   const said = await ask(path, body, signal, door);
   if (known.bundle !== null && said.bundle !== undefined && said.bundle !== known.bundle) {
     known.bundle = null; // once is enough, however many answers are on their way
-    say("A new bundle has taken over. Asking it …");
+    say("A new bundle is served. Asking it …");
     start();
     throw new DOMException("another bundle", "AbortError");
   }
@@ -112,7 +112,7 @@ function welcome() {
   find("history-name").textContent = "History";
   find("candidates-name").textContent = "Candidates";
   find("history-body").replaceChildren(
-    make("p", { class: "note" }, "Nobody is chosen yet. What a user met shows here, newest first."),
+    make("p", { class: "note" }, "No user is chosen yet. A user's items are shown here, newest first."),
   );
   const some = known.users.map((user) =>
     make("button", { type: "button", class: "chip", click: () => chooseUser(user) }, String(user)),
@@ -195,7 +195,7 @@ new Picker(
       const rest = total - users.length;
       return {
         choices: users.map((user) => ({ value: user, label: String(user) })),
-        more: total === 0 ? "No known user begins like this." : rest > 0 ? `${count(rest)} more` : "",
+        more: total === 0 ? "No user id begins with this text." : rest > 0 ? `${count(rest)} more` : "",
       };
     } catch {
       return { choices: [], more: "" }; // the button will say what is wrong
@@ -223,7 +223,7 @@ new Picker(
         label: map.points.titles[index],
         note: String(map.points.items[index]),
       })),
-      more: found.length > OFFERED ? "More items fit: type on" : "",
+      more: found.length > OFFERED ? "More items match: continue typing" : "",
       // Ids come before titles that are like one.
       asIs: known.itemIsWhole ? idOf(text, true) !== undefined : map.points.items.includes(text),
     };
@@ -260,7 +260,7 @@ function typedUser() {
   }
   const user = idOf(text, known.userIsWhole);
   if (user === undefined) {
-    mistake(userField, `The users of this bundle have whole numbers as ids, and “${text}” is none.`);
+    mistake(userField, `User ids of this bundle are whole numbers, and “${text}” is not one.`);
     return;
   }
   pose({ user });
@@ -273,8 +273,8 @@ function typedItems() {
   const ids = parts.map((part) => idOf(part, known.itemIsWhole));
   const wrong = ids.indexOf(undefined);
   if (wrong >= 0) {
-    mistake(itemsField, "The items of this bundle have whole numbers as ids, and " +
-      `“${parts[wrong]}” is none. Titles can be picked from the list.`);
+    mistake(itemsField, "Item ids of this bundle are whole numbers, and " +
+      `“${parts[wrong]}” is not one. Titles can be picked from the list.`);
     return;
   }
   choose([...chosen, ...ids]);
@@ -373,7 +373,7 @@ function differs(before, moves) {
   const fresh = [...moves.values()].filter((was) => was === 0).length;
   if (left + moves.size === 0) return "The list is the same.";
   return `${count(fresh)} of ${several(answer.items.length, "candidate")} are new, ` +
-    `${count(moves.size - fresh)} stand elsewhere, ${count(left)} have left the list.`;
+    `${count(moves.size - fresh)} have moved, ${count(left)} have left the list.`;
 }
 
 /** Return what gives the focus back to the same place of a list that is made anew. */
@@ -490,17 +490,17 @@ function renderCandidates(moves) {
   const notes = [];
   if (fallback) {
     notes.push(question.user !== undefined && !answer.known
-      ? "This user is unknown, so popular items stand in."
-      : "There is nothing to go by, so popular items stand in.");
+      ? "This user is unknown, so popular items are shown."
+      : "No items are known, so popular items are shown.");
   }
   if (answer.withoutEvents) {
-    notes.push("The store of events did not answer in time: this list goes without the latest ones.");
+    notes.push("The store of events did not answer in time, so this list ignores the latest events.");
   }
-  if (unknown > 0) notes.push(`${several(unknown, "item")} unknown to the bundle: passed over.`);
+  if (unknown > 0) notes.push(`${several(unknown, "item")} unknown to the bundle: ignored.`);
   const head = notes.map((text) => make("p", { class: "aside" }, text));
   if (items.length === 0) {
     find("candidates-body").replaceChildren(...head,
-      make("p", { class: "note" }, "No item is left to offer. Keep in what they have met?"));
+      make("p", { class: "note" }, "No item is left to recommend. Include the items that they have met?"));
     return;
   }
   const met = new Set(answer.history);
@@ -558,7 +558,7 @@ async function explainAll(signal) {
 function cannotSay() {
   const kind = known.about.retriever;
   return `A bundle of kind “${kind}” compares vectors: a score is how well two of them ` +
-    "agree, and is no sum of reasons that could be named.";
+    "agree, so it has no reasons.";
 }
 
 function underline(reasons, start) {
@@ -594,13 +594,13 @@ function inWords({ kind, because, contribution, title: name }) {
     case "event":
       return `${contribution < 0 ? "despite" : "because of"} ${name ?? because}`;
     case "user":
-      return `user ${because}, who is alike, met it`;
+      return `similar user ${because} met it`;
     case "attribute":
-      return `fits a taste: ${because}`;
+      return `attribute: ${because}`;
     case "popularity":
-      return because === "global" ? "popular with everybody" : `popular where ${because}`;
+      return because === "global" ? "popular with everybody" : `popular for ${because}`;
     case "bias":
-      return "well liked whoever is asked";
+      return "high score for every user";
     default:
       return `${kind}: ${because}`;
   }
@@ -713,13 +713,13 @@ async function sayWhy(item, where, signal) {
     known.why = true;
     const mine = byItem(reasons).get(item) ?? [];
     if (mine.length === 0) {
-      plain("The parts of the bundle that can say why have no reason for this item.");
+      plain("No part of the bundle has a reason for this item.");
       return;
     }
     const own = answer?.channels?.[answer.items.indexOf(item)];
     const channels = [...new Set(mine.map(({ channel }) => channel))];
     const most = channels.length > 1 ? STRONGEST / 2 : STRONGEST;
-    // First the channel that gave the item its place; a blend's others say what they think of it.
+    // The channel that gave the item its place comes first.
     channels.sort((a, b) => (b === own) - (a === own));
     const parts = channels.flatMap((channel) => [
       channel === undefined ? null
@@ -729,11 +729,11 @@ async function sayWhy(item, where, signal) {
     ]);
     if (own !== undefined && !channels.includes(own)) {
       parts.unshift(make("p", { class: "note" },
-        `The channel “${own}” gave it this place, and cannot say why. What the others go by:`));
+        `The channel “${own}” gave it this place, but cannot explain it. Reasons of other channels:`));
     }
     if (!said.reasons_sum) {
       parts.push(make("p", { class: "note" },
-        "Under towers: what the score would lose without the item. These shares need not sum."));
+        "Two-tower models: what the score would lose without the item. The parts need not sum to it."));
     }
     where.replaceChildren(heading, ...parts.filter((part) => part !== null));
   } catch (error) {
@@ -753,7 +753,7 @@ async function saySimilar(item, where, signal) {
       const said = await asked("/v1/similar", { items: [item], k: ALIKE }, signal);
       [items, scores] = [said.items[0], said.scores[0]];
       if (said.fallback[0]) {
-        head.push(note("Nothing is known to be like it, so popular items stand in."));
+        head.push(note("No similar item is known, so popular items are shown."));
       }
     } catch (error) {
       if (error.code !== "not_supported") throw error;
@@ -761,8 +761,8 @@ async function saySimilar(item, where, signal) {
       const said = await asked("/v1/recommend", body, signal);
       [items, scores] = [said.items[0], said.scores[0]];
       head.push(note("This bundle does not compare items with each other. " + (said.fallback[0]
-        ? "Nor does it know what to give to somebody who met this item alone."
-        : "What it would give to somebody who met this item alone:")));
+        ? "It also has no candidates for a user who met only this item."
+        : "Its candidates for a user who met only this item:")));
       if (said.fallback[0]) items = [];
     }
     await learnTitles(items, signal);
@@ -812,8 +812,8 @@ function markMap(item) {
 function aboutMap() {
   const { items, explained } = map.points;
   const share = Math.round(explained.reduce((sum, part) => sum + part, 0) * 100);
-  const flat = `${several(items.length, "item")}, seen from the two directions in which their ` +
-    `vectors differ most: ${share} % of the variance, so near here is not always near.`;
+  const flat = `${several(items.length, "item")}, on the first two principal components of their ` +
+    `vectors: ${share} % of the variance, so neighbours on the map are not always similar.`;
   if (!answer || answer.items.length === 0) return flat;
   const drawn = map.holds(answer.items);
   if (drawn === answer.items.length) return flat;
@@ -866,7 +866,7 @@ const live = new Live(asked, chooseUser, ({ users, items }) => {
     loadMap();
   }
   if (question === null || (!items && !users.has(question.user))) return;
-  const words = items ? "Items have changed." : `User ${question.user} has met something else.`;
+  const words = items ? "Items have changed." : `User ${question.user} has a new event.`;
   show({ calm: true, change: { words } });
 });
 

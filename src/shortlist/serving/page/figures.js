@@ -1,23 +1,23 @@
-/** The figures that were saved with a bundle: how good, beside popularity, and at what price. */
+/** The report that was saved with a bundle: quality, comparisons and costs. */
 
 import { count, draw, figure, make, several } from "./dom.js";
 
 const METRICS = {
   recall: "share of what was held out that is in the list",
   hit_rate: "share of users with at least one hit",
-  ndcg: "hits, worth more the higher they stand",
-  mrr: "one over the place of the first hit",
+  ndcg: "hits, weighted by rank",
+  mrr: "one over the rank of the first hit",
   map: "precision at each hit, averaged",
   precision: "share of the list that was held out",
 };
 
 const LISTS = {
-  coverage: ["coverage", "share of all items that appear in somebody's list"],
-  gini: ["gini", "0: every item is shown as often; 1: one item is all that is shown"],
-  popularity_percentile: ["popularity percentile", "how popular a shown item is: 0.5 is a middling one"],
-  average_popularity: ["average popularity", "events in training of a shown item"],
-  novelty: ["novelty", "one bit more: half as often met in training"],
-  diversity: ["diversity", "how unlike the items of one list are: 0 all alike, 1 nothing in common"],
+  coverage: ["coverage", "share of all items that are in at least one list"],
+  gini: ["gini", "0: all items are shown equally often; 1: only one item is shown"],
+  popularity_percentile: ["popularity percentile", "of a shown item, by popularity: 0.5 for random lists"],
+  average_popularity: ["average popularity", "mean number of training events of a shown item"],
+  novelty: ["novelty", "in bits: one more for half as many training events"],
+  diversity: ["diversity", "how different the items of a list are: 0 identical, 1 nothing in common"],
 };
 
 const UNITS = { average_popularity: "events", novelty: "bits" };
@@ -128,7 +128,7 @@ function repeated(figures) {
       figures[`${name}@${k}`]?.mean === figures[`${other}@${k}`]?.mean)));
 }
 
-/** What methods without training get on the same rows. */
+/** Metrics of methods without training on the same rows. */
 function ladder(metrics) {
   const rungs = metrics?.ladder ?? [];
   if (!rungs.length) return null;
@@ -153,7 +153,7 @@ function ladder(metrics) {
     make("th", { scope: "col" }, head),
   );
   return card(
-    "What it adds to methods without training",
+    "Comparison with methods without training",
     note("Fitted on the same rows and asked for the same users; the difference is paired by user."),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
       ...bodies),
@@ -166,7 +166,7 @@ const SLICES = {
   items: "held-out items by how popular they were",
 };
 
-/** For whom, and of which items: the slices at the first length of the list. */
+/** Metrics by slices of users and items, at the first list length. */
 function slices(metrics) {
   const parts = metrics?.slices ?? [];
   if (!parts.length) return null;
@@ -196,7 +196,7 @@ function slices(metrics) {
     make("th", { scope: "col" }, head),
   );
   return card(
-    "For whom, and of which items",
+    "Slices of users and items",
     note("Share of the held-out events that the lists hold, mean over the users of a slice. " +
       "Head, torso and tail of the items have a third of the training events each."),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
@@ -208,7 +208,7 @@ function counted(counts) {
   const said = {
     held_out_items_not_candidates:
       "held-out events name an item that cannot be recommended: they count as misses",
-    held_out_items_already_seen: "held-out events repeat an item the user had met: misses",
+    held_out_items_already_seen: "held-out events repeat an item that the user had met: they count as misses",
     users_without_history: "users had no event before the cut",
     users_answered_by_fallback: "users were unknown and got popular items",
   };
@@ -282,8 +282,8 @@ function speed(index) {
   const title = "Recall against latency of the index";
   const trials = (index?.trials ?? []).filter(({ single_us: time }) => time > 0);
   if (trials.length === 0) {
-    return card(title, note("This bundle brought no measurements of an index. “shortlist index” " +
-      "makes them; a bundle without an index searches exactly, and loses nothing."));
+    return card(title, note("This bundle has no measurements of an index. “shortlist index” " +
+      "makes them. Without an index, a bundle searches exactly."));
   }
   const rows = trials.map((trial) =>
     make("tr", { class: trial.chosen ? "served" : null },
@@ -296,8 +296,8 @@ function speed(index) {
   );
   return card(
     title,
-    note("Recall against exact search of the same vectors. Wanted: at least " +
-      `${index.target_recall} (dashed), as cheaply as can be. The large point is the chosen setting.`),
+    note("Recall against exact search of the same vectors. Target: at least " +
+      `${index.target_recall} (dashed) in the shortest time. The large point is the chosen setting.`),
     curve(trials, index.target_recall),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
       make("tbody", {}, ...rows)),
@@ -334,7 +334,7 @@ function curve(trials, target) {
     line(left, top, left, height - bottom, "axis"),
     line(left, height - bottom, width - right, height - bottom, "axis"),
     line(left, y(target), width - right, y(target), "target"));
-  const builds = new Map(); // one line for each index that was built
+  const builds = new Map(); // one line per index
   for (const one of trials) {
     const build = `${one.kind} ${one.build_seconds}`;
     builds.set(build, [...(builds.get(build) ?? []), `${x(one.single_us)},${y(one.recall)}`]);
@@ -354,7 +354,7 @@ function channels(plan) {
   if (!plan?.channels) return null;
   const heads = ["Channel", "Slots", "Recall alone", "Hits of its own", "Time"];
   return card(
-    "What each channel is worth",
+    "Channels and their slots",
     note(`${several(plan.users, "user")} of the validation part, lists of ${plan.size}. Recall with ` +
       `these slots ${figure(plan.expected_recall)}, with equal ones ` +
       `${figure(plan.equal_quotas_recall)}.`),
@@ -380,7 +380,7 @@ function findings(found) {
 function refused(found) {
   if (!found || found.length === 0) return null;
   return card("Bundles that were refused",
-    note("They were found in the directory and not taken into service."),
+    note("They were found in the directory, but cannot be served."),
     make("ul", { class: "findings" }, ...found.map(({ name, reason }) =>
       make("li", {}, make("strong", {}, name), make("p", {}, reason)))));
 }

@@ -1,9 +1,9 @@
-/** What happens now: the newest events of all users, and what has changed of items. */
+/** Live view: the newest events of all users, and changes of items. */
 
 import { Refused, isLocked, useToken } from "./api.js";
 import { find, make, several } from "./dom.js";
 
-const EVERY = 2000; // milliseconds between looks while somebody sees the page
+const EVERY = 2000; // milliseconds between requests while the page is visible
 const LISTED = 8; // events, and changes of items
 const BYTES = 16; // of an event's id
 
@@ -107,7 +107,7 @@ export class Live {
       const names = await this.titles(said.changes.flatMap(({ values }) => values));
       const called = (item) => names.get(item) ?? String(item);
       const left = said.left_out.map(({ item, reason }) =>
-        make("li", {}, make("p", {}, `Not made to ${called(item)}: ${reason}`)));
+        make("li", {}, make("p", {}, `Not applied to ${called(item)}: ${reason}`)));
       body.replaceChildren(
         said.changes.length === 0 ? make("p", { class: "note" }, "Nothing was changed.") :
           make("ol", { class: "changes" }, ...said.changes.map((one) => change(one, called))),
@@ -134,7 +134,7 @@ export class Live {
 
 function change({ change: number, made_at: time, values, total, reverts, reverted }, called) {
   const parts = values.map(({ item, part, value }) => `${called(item)}: ${inWords(part, value)}`);
-  if (reverts !== null) parts.push(`takes change ${reverts} back`);
+  if (reverts !== null) parts.push(`reverts change ${reverts}`);
   if (total > values.length) parts.push(`and ${several(total - values.length, "value")} more`);
   return make("li", {},
     make("p", { class: "under" }, make("span", { class: "channel" }, `change ${number}`),
