@@ -181,7 +181,7 @@ class Others(Protocol):
 
     @property
     def ready(self) -> bool:
-        """True once every one of them has a bundle."""
+        """True once all processes have been ready to answer."""
         ...
 
     def reload(self) -> bool:

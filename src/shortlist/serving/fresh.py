@@ -252,7 +252,7 @@ def _no_feature(served: Served, name: str) -> str:
 
 
 def user_of(served: Served, text: str) -> Id:
-    """Return the id of a user that stands in a path. Errors: RequestError."""
+    """Return the id of a user from the path of a request. Errors: RequestError."""
     try:
         user: Id = served.data.users.parse([text])[0]
     except QueryError as error:

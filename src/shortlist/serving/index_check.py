@@ -28,7 +28,8 @@ REST = 20.0
 class IndexCheck:
     """Compares answered requests with an exact scan, in a thread of its own.
 
-    At most one request waits. Meanwhile other requests are skipped and counted.
+    At most one request waits. Meanwhile other requests are skipped, and so are requests with more
+    than MOST_QUERIES queries; `skipped` counts both.
 
     share: share of the requests that are compared, if the bundle has an approximate index.
     told: called with the bundle and the recall of each compared request.

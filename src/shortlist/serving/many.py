@@ -140,7 +140,7 @@ class _Member:
 
     early: it accepts connections before it has a bundle.
     begun: it can take part in rounds.
-    looked: it has taken part in a round.
+    looked: it serves the bundle that all agreed on, or there is none yet.
     open: it accepts connections.
     welcome: it has been told to accept connections.
     loading: the bundle that it is loading, as a refusal.

@@ -870,7 +870,8 @@ class IndexFigures(Message):
     - recall: share of the exact neighbours that the index finds, over the last 100 comparisons;
       null without comparisons, as for an exact index.
     - compared: number of requests that were compared.
-    - skipped: number of requests that were not compared because the thread was busy.
+    - skipped: number of sampled requests that were not compared, because the thread was busy or
+      they had more than 32 queries.
     """
 
     recall: float | None

@@ -499,7 +499,7 @@ class _Query:
     def _gaps(self) -> str:
         """The bucket of the time between any two events, [B, L, L]; BUCKETS if unknown."""
         now = self.times
-        if self.tower.clock is not None:  # the time of each event is that of the next one
+        if self.tower.clock is not None:  # gaps are seen from the time of the next event
             far = np.iinfo(np.int64).max
             after = self.node("Slice", now, [1], [far], [1])
             after = self.node("Concat", after, self.node("Slice", now, [0], [1], [1]), axis=1)

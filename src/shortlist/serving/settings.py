@@ -23,7 +23,7 @@ class Limits:
     """The maximum sizes of a request; a request above them gets status 413 or 422.
 
     body: bytes of a request body.
-    queries: users, histories or items in one request.
+    queries: users, histories or items in one request; also the maximum of `limit`.
     k: candidates per query.
     candidates: candidates of all queries of a request together.
     ids: ids in each of allow and deny, in a request for titles, and in each list of a change of
