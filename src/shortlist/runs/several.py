@@ -95,7 +95,7 @@ class Several:
         table = Table(
             title=f"{len(self.bundles)} {self.of}s, {users} users",
             caption=f"Mean over the {self.of}s ± half of a 95 % interval over {self.of}s and "
-            f"users; the deviation is that of one {self.of}.",
+            f"users; deviation is the standard deviation between {self.of}s.",
         )
         table.add_column("metric", no_wrap=True)
         for name in ("mean", "deviation", "popular", "difference"):
@@ -114,7 +114,7 @@ class Several:
         """Return the first figures of each seed or fold as a rich table."""
         table = Table(
             title=f"Each {self.of}",
-            caption="Beside each figure that of the popular items.",
+            caption="Each column 'popular' has the figure of the most popular items.",
         )
         table.add_column(self.of, no_wrap=True)
         shown = [name for name in self._shown() if name.split("@")[0] in SHOWN][: len(SHOWN)]

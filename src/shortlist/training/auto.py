@@ -137,7 +137,7 @@ def _all(model: Model, training: Training, facts: Facts) -> dict[str, Chosen]:
     found["epochs"] = _epochs(steps, facts)
     epochs = int(_or(training.epochs, found["epochs"]))
     found["warmup"] = Chosen(
-        min(WARMUP, steps * epochs // 20), f"of {steps * epochs:,} steps in all"
+        min(WARMUP, steps * epochs // 20), f"at most a twentieth of {steps * epochs:,} steps"
     )
     found["patience"] = Chosen(math.ceil(epochs / 4), f"a quarter of {epochs} epochs")
     return found
@@ -152,14 +152,14 @@ def _batch_size(facts: Facts) -> Chosen:
     power = 2 ** max(0, math.floor(math.log2(max(facts.positives / STEPS_AN_EPOCH, 1))))
     rows = min(max(power, BATCHES[0]), BATCHES[1])
     steps = math.ceil(facts.positives / rows)
-    return Chosen(rows, f"with which {facts.positives:,} positives make {steps:,} steps an epoch")
+    return Chosen(rows, f"so that {facts.positives:,} positives give {steps:,} steps per epoch")
 
 
 def _epochs(steps: int, facts: Facts) -> Chosen:
     most = EPOCHS[1] // 2 if facts.events_an_item >= MET_OFTEN else EPOCHS[1]
     epochs = min(max(BUDGET // steps, EPOCHS[0]), most)
     epochs = max(epochs, min(TINY[0] // steps, TINY[1]))
-    return Chosen(epochs, f"at {steps:,} steps each, of a budget of {BUDGET:,} steps")
+    return Chosen(epochs, f"at {steps:,} steps per epoch, for a budget of {BUDGET:,} steps")
 
 
 def _dim(model: Model, facts: Facts) -> Chosen:
@@ -167,9 +167,9 @@ def _dim(model: Model, facts: Facts) -> Chosen:
     width = 128 if facts.events_an_item >= DENSE else 64
     heads = given(model, "history").get("history_heads", 1)
     width = math.ceil(width / (2 * heads)) * 2 * heads
-    return Chosen(width, f"for {facts.events_an_item:,.1f} positives an item")
+    return Chosen(width, f"for {facts.events_an_item:,.1f} positives per item")
 
 
 def _dropout(facts: Facts) -> Chosen:
     share = 0.5 if facts.events_an_item < SPARSE else 0.3
-    return Chosen(share, f"for {facts.events_an_item:,.1f} positives an item")
+    return Chosen(share, f"for {facts.events_an_item:,.1f} positives per item")
