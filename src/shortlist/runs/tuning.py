@@ -212,8 +212,8 @@ def check_directory(directory: Path) -> None:
     best, journal = directory / BEST, directory / JOURNAL
     if os.path.lexists(best) and not journal.exists():
         raise OutputError(
-            f"{best} exists, and without a {JOURNAL} beside it, it may not be the result of a "
-            "tuning: give another directory"
+            f"{best} exists already, and no {JOURNAL} beside it shows that a tuning wrote it: give "
+            "another directory"
         )
 
 
