@@ -449,8 +449,9 @@ class Half:
         ({"LOSSES": {"my-focal": Hidden}}, r"a recipe cannot set its hardness: annotate"),
         (
             {"LOSSES": {"my-focal": Half}},
-            r"it lacks correction, needs_raw, own_scale, .*__call__",
+            r"it lacks correction, needs_raw, own_scale, .*: see shortlist\.losses\.base\.Loss$",
         ),
+        ({"HARD": {"my-hard": Half}}, r"it lacks .*: see shortlist\.sampling\.hard\.base\."),
         ({"LOSSES": {"my-focal": Focal()}}, "it must be a class"),
         ({"LOSSES": {"my-focal": Clashing}}, "epochs is a key already"),
         ({"LOSSES": {"my-focal": Alphabetic}}, "alpha is a key already"),

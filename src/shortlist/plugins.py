@@ -29,6 +29,7 @@ from shortlist.losses import LOSSES, Loss
 from shortlist.metrics import PER_USER
 from shortlist.sampling import HARD, SAMPLERS
 from shortlist.sampling.base import NegativeSampler
+from shortlist.sampling.hard.base import HardSource
 from shortlist.sections.base import Section
 from shortlist.towers import TOWERS
 
@@ -75,15 +76,19 @@ class OwnPart(NamedTuple):
     module: str
 
 
-def _class_with(*names: str) -> Callable[[Any], str]:
-    """Return a check that an object is a class with these attributes."""
+def _class_with(described: type, *names: str) -> Callable[[Any], str]:
+    """Return a check that an object is a class with these attributes.
+
+    described: the protocol whose docstring says what they mean; an error names it.
+    """
 
     def says(part: Any) -> str:
         if not isinstance(part, type):
             return f"it must be a class, got {part!r:.80}"
         there = {name for base in part.__mro__[:-1] for name in vars(base)}
         missing = [name for name in names if name not in there]
-        return f"it lacks {', '.join(missing)}" if missing else ""
+        where = f"{described.__module__}.{described.__name__}"
+        return f"it lacks {', '.join(missing)}: see {where}" if missing else ""
 
     return says
 
@@ -131,7 +136,7 @@ def _tower(part: Any) -> str:
 
 
 def _channel(part: Any) -> str:
-    if wrong := _class_with(*_members(Channel, but=["data"]))(part):  # `fit` sets data
+    if wrong := _class_with(Channel, *_members(Channel, but=["data"]))(part):  # `fit` sets data
         return wrong
     options = getattr(part, "options_type", None)
     if issubclass(part, Learner):
@@ -142,7 +147,7 @@ def _channel(part: Any) -> str:
 
 
 def _index(part: Any) -> str:
-    if wrong := _class_with(*_members(VectorIndex, but=["similarity"]))(part):
+    if wrong := _class_with(VectorIndex, *_members(VectorIndex, but=["similarity"]))(part):
         return wrong
     try:
         hidden = undeclared_settings(part)
@@ -156,12 +161,16 @@ def _metric(part: Any) -> str:
 
 
 TABLES = {
-    "LOSSES": Table(LOSSES, _with_options("loss", _class_with(*_members(Loss), "__call__"))),
+    "LOSSES": Table(LOSSES, _with_options("loss", _class_with(Loss, *_members(Loss), "__call__"))),
     "SAMPLERS": Table(
         SAMPLERS,
-        _with_options("sampler", _class_with(*_members(NegativeSampler), "from_counts")),
+        _with_options(
+            "sampler", _class_with(NegativeSampler, *_members(NegativeSampler), "from_counts")
+        ),
     ),
-    "HARD": Table(HARD, _with_options("hard", _class_with("refuses", "alone", "build"))),
+    "HARD": Table(
+        HARD, _with_options("hard", _class_with(HardSource, "refuses", "alone", "build"))
+    ),
     "TOWERS": Table(TOWERS, _with_options("history", _tower)),
     "INDEXES": Table(INDEXES, _index),
     "CHANNELS": Table(CHANNELS, _channel),
