@@ -1,7 +1,7 @@
 """From two CSV files to candidates: read, split, train, measure, save, load, ask.
 
 Run it as it is: python examples/csv_to_candidates.py. It writes a small world of films into a
-temporary folder and reads that. With files of your own, change SCHEMA and the ids that are asked.
+temporary folder and reads that. With files of your own, change SCHEMA and the ids of the queries.
 """
 
 import tempfile
@@ -42,7 +42,7 @@ def main(events: Path, items: Path, folder: Path) -> None:
     found = served.recommend([10_001], k=5)
     print("for user 10001:", *served.data.titles(found.rows[0]), sep="\n  ")
 
-    # Somebody the model has never seen: what they met is enough.
+    # For somebody whom the model has never seen, a history is enough.
     stranger = shortlist.Queries(histories=[[500_001, 500_002]])
     found = served.recommend(stranger, k=5)
     print("after items 500001 and 500002:", *served.data.titles(found.rows[0]), sep="\n  ")

@@ -1,4 +1,4 @@
-"""Items that nobody has met yet: a model that reads features recommends them without training.
+"""Recommend items without any event: a model that reads features needs no new training.
 
 Run it as it is: python examples/new_items.py.
 """
@@ -30,13 +30,13 @@ def main() -> None:
         f"near {new['title']} ({', '.join(tags)})", *changed.data.titles(near.rows[0]), sep="\n  "
     )
 
-    # Only what a condition on the items allows.
+    # Recommend only items that meet a condition.
     user = data.user_ids[0]
     cheap = shortlist.Queries([user], where={"column": "price", "max": 10})
     found = changed.recommend(cheap, k=3)
     print("at most 10 for", user, *changed.data.titles(found.rows[0]), sep="\n  ")
 
-    # What is sold out is a candidate no more; who met it keeps it in their history.
+    # Sold-out items are no longer candidates; users who met them keep them in their history.
     sold_out = changed.change_items(remove=found.ids[0])
     print("and then", *sold_out.data.titles(sold_out.recommend(cheap, k=3).rows[0]), sep="\n  ")
 

@@ -82,6 +82,12 @@ def _origins(found: Candidates) -> list[list[dict[str, Any]]]:
     ]
 
 
+_LEFT_OUT = (
+    "Each reason is left out alone. Below 0: without it the score would be higher. "
+    "The figures need not sum to the score."
+)
+
+
 def explanation(
     retriever: Explains, queries: Queries, items: list[Any], reasons: int
 ) -> RenderableType:
@@ -93,9 +99,13 @@ def explanation(
         item = data.items.rows([keys[1]])
         channel = f", {keys[2]}" if len(keys) > 2 else ""
         sums = _reasons_sum(retriever, keys[2] if channel else None)
-        figure = f"score {part['contribution'].sum():.4f}" if sums else "loss of score"
+        figure = (
+            f"score {part['contribution'].sum():.4f}"
+            if sums
+            else "what the score loses without each"
+        )
         title = f"{data.titles(item)[0]}{channel}: {figure}"
-        caption = None if sums else "Each alone left out; the losses need not sum to the score."
+        caption = None if sums else _LEFT_OUT
         table = Table(
             "because of", "kind", "gives" if sums else "loses", title=title, caption=caption
         )

@@ -186,9 +186,9 @@ def evaluate_lists(
     report = evaluate(listed, on=on, k=k, exclude_seen=exclude_seen, by=by, ladder=ladder)
     asked = listed.data.targets(on)[0]
     said = {
-        f"of {len(asked):,} users have no list: misses": listed.without_list(asked),
+        f"of {len(asked):,} users have no list: they count as misses": listed.without_list(asked),
         "users of the lists are not in the log": listed.strange_users,
-        "entries of the lists have an item that is not in the log: misses": listed.strange_items,
+        "entries of the lists name an unknown item: they count as misses": listed.strange_items,
     }
     notes = (f"{number:,} {text}." for text, number in said.items() if number)
     return replace(report, notes=(*report.notes, *notes))

@@ -132,9 +132,10 @@ def comparison_page(found: "Comparison", title: str) -> str:
     ]
     corrected = len(found.differences) > 1
     note = (
-        f"All were asked for the same {found.users:,} users, on the full catalogue. The difference "
-        f"is {found.first} minus the other, paired by user, with its 95 % interval over users. p "
-        "is the probability of a difference this large if both were equally good (paired t-test)"
+        f"All were measured on the same {found.users:,} users, on the full catalogue. The "
+        f"difference is {found.first} minus the other, paired by user, with its 95 % interval over "
+        "users. p is the probability of a difference this large if both were equally good (paired "
+        "t-test)"
         + (
             f", corrected by Holm's method for {len(found.differences)} comparisons, because with "
             "many comparisons one looks better by chance"
@@ -316,7 +317,7 @@ def _ladder(report: "Report") -> Html | None:
         "Is it better than methods without training?",
         _table(("method", "", "figure", "this model minus the method (95 % interval)"), rows),
         _quiet(
-            'Each method was fitted on the same events and asked for the same users. "popular" '
+            'Each method was fitted on the same events and measured on the same users. "popular" '
             'recommends the most popular items to everybody; "popular of late" counts recent '
             'events more; "transitions" counts which items follow the last items of the user; '
             '"item-cf" counts the users that items share. If the interval of a difference '

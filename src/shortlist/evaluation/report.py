@@ -305,7 +305,7 @@ class Report(Showing):
         """Return a rich table of the methods without training on the same rows, the model last."""
         table = Table(
             title="Comparison with methods without training",
-            caption="Fitted on the same rows and asked for the same users. The difference is the "
+            caption="Fitted on the same rows and measured on the same users. The difference is the "
             "model minus the method, paired by user, ± half of its 95 % interval.",
         )
         table.add_column("method", no_wrap=True)
@@ -361,9 +361,9 @@ class Report(Showing):
         """Return the remarks that a reader of the figures needs, as sentences."""
         said = {
             "held_out_items_not_candidates": "held-out events name an item that cannot be "
-            "recommended (unseen in training, no features): misses",
+            "recommended (unseen in training, no features): they count as misses",
             "held_out_items_already_seen": "held-out events repeat an item the user had met, "
-            "which is left out of the lists: misses",
+            "which is left out of the lists: they count as misses",
             "met_below_min_weight": "events below min_weight that these users had before the cut, "
             "or of kinds that the model does not read: their items are left out of the lists, too",
             "users_without_history": "users had no event before the cut",

@@ -30,8 +30,8 @@ class InBatchSampler:
     }
     exactness: ClassVar[Exactness] = Exactness(
         "exact",
-        "slots are other rows' positives, which come as the log has them; a shuffled epoch does "
-        "not put any back, which matters where a batch is a large part of the log",
+        "negatives are the positives of other rows, as frequent as in the log; an epoch draws each "
+        "event once, so a batch that is a large part of the log is corrected less exactly",
     )
 
     @classmethod

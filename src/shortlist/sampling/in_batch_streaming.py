@@ -27,7 +27,8 @@ class StreamingInBatchSampler:
     refuses: ClassVar[dict[str, str]] = InBatchSampler.refuses
     exactness: ClassVar[Exactness] = Exactness(
         "consistent",
-        "slots come as the log has them, but their frequency is a running estimate, some 7 % off",
+        "negatives are as frequent as in the log, but their frequency is a running estimate, "
+        "some 7 % off",
     )
 
     def __init__(self, frequency: StreamingFrequency) -> None:

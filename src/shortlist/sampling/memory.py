@@ -35,8 +35,9 @@ class MemorySampler:
     }
     exactness: ClassVar[Exactness] = Exactness(
         "exact",
-        "slots are other rows' positives, which come as the log has them; a shuffled epoch does "
-        "not put any back, which matters where batch and memory are a large part of the log",
+        "negatives are the positives of other rows, as frequent as in the log; an epoch draws each "
+        "event once, so batch and memory that are a large part of the log are corrected less "
+        "exactly",
     )
 
     def __init__(self, frequency: Tensor, capacity: int) -> None:

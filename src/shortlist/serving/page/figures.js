@@ -154,7 +154,7 @@ function ladder(metrics) {
   );
   return card(
     "Comparison with methods without training",
-    note("Fitted on the same rows and asked for the same users; the difference is paired by user."),
+    note("Fitted on the same rows and measured on the same users; the difference is paired by user."),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
       ...bodies),
   );
