@@ -753,7 +753,7 @@ def test_no_view_breaks_a_rule_of_accessibility(scheme, fitted, tmp_path, runnin
             "**/report.html", lambda route: route.fulfill(body=written, content_type="text/html")
         )
         page.goto(f"http://127.0.0.1:{service.port}/report.html")
-        page.get_by_text("What is the model worth?").first.wait_for()
+        page.get_by_text("How good is the model?").first.wait_for()
         no_violation(page, "the report as a file")
 
 
