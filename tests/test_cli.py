@@ -173,6 +173,14 @@ def test_conditions_of_the_command_line_are_the_library_s(capsys, bundle):
         assert given == load(bundle).retriever.recommend(queries, 4).ids[0] != []
 
 
+def test_an_answer_without_items_says_why_it_has_none(capsys, bundle):
+    asked = ("recommend", bundle, "--user", 10_001, "--where")
+    left = "no item is left: seen items and what the conditions exclude are left out"
+    for most, nothing in ((-1, True), (8.0, False)):
+        shown = output(capsys, *asked, json.dumps({"column": "price", "max": most}))
+        assert (left in " ".join(shown.split())) is nothing
+
+
 @pytest.mark.parametrize("option", ["--allow", "--deny"])
 def test_items_to_allow_or_deny_that_are_unknown_are_said(capsys, bundle, option):
     known = load(bundle).retriever.data.items.ids[0]

@@ -270,6 +270,8 @@ def recommendations(retriever: Channel, queries: Queries, k: int) -> RenderableT
             who = "this history" if names[position] is None else f"user {names[position]}"
             if found.fallback[position]:
                 who += " (nothing known: popular items)"
+            if not len(given):
+                who += " (no item is left: seen items and what the conditions exclude are left out)"
             said = [f"{score:.4f}" for score in scores]
             if isinstance(found, Blended):
                 by = found.by[position]
