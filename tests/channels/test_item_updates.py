@@ -178,7 +178,7 @@ def test_an_item_is_removed_once_and_not_in_two_lists(retriever):
     retriever = retriever.change_items(add=[NEW], remove=[TRAINED])
     with pytest.raises(DataError, match="500005 is not among the candidates"):
         retriever.change_items(remove=[TRAINED])
-    with pytest.raises(DataError, match="90001 stands in two lists"):
+    with pytest.raises(DataError, match="90001 is in two lists"):
         retriever.change_items(add=[NEW], remove=[NEW["id"]])
     with pytest.raises(QueryError, match="item ids of this data are integers"):
         retriever.change_items(remove=["500005"])

@@ -118,8 +118,8 @@ class Answering(FittedFirst, Showing, ABC):
     def _check_times(self, queries: Queries) -> None:
         if queries.time is not None and not self.reads_clock:
             raise QueryError(
-                "time does nothing for this retriever: none of its models reads when a query is "
-                "asked (model.request_time)"
+                "time does nothing for this retriever: none of its models reads the time of a "
+                "request (model.request_time)"
             )
         if queries.times is not None and not self.timed:
             raise QueryError(

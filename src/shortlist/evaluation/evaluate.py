@@ -217,7 +217,7 @@ def _moments(retriever: Answers, cases: Cases) -> tuple[str, ...]:
     if not names or len(cases.items) == len(cases.users):
         return ()
     return (
-        f"each user is asked once, in the context ({names}) of the first held-out event, and the "
+        f"each user has one query, in the context ({names}) of the first held-out event, and the "
         "answer is measured on all held-out events of the user",
     )
 

@@ -441,7 +441,8 @@ def _costs(report: "Report") -> Html | None:
         "What does it cost?",
         _table(("", "CPU seconds of the fit", "CPU µs a query"), rows),
         _quiet(
-            "CPU time over all threads of the measuring machine, with queries asked in blocks. "
+            "CPU time over all threads of the measuring machine, with queries answered in blocks "
+            "and the first answer not counted. "
             "“–” means that the fit was not measured, because the model was fitted before."
         ),
     )
@@ -453,7 +454,7 @@ def _measured(report: "Report") -> Html:
         seen = "Items a user had met before were left in the lists."
     lines = (
         SPLITS.get(report.split, f"The split is of kind {report.split}."),
-        f"Each of {report.users:,} users was asked once, and all {report.candidate_items:,} items "
+        f"Each of {report.users:,} users has one query, and all {report.candidate_items:,} items "
         f"were ranked for each of them; no items were sampled. {seen}",
         f'The model was fitted on the rows "{report.fit}" and measured on the {report.cut} rows.',
         *(f"{line[:1].upper()}{line[1:]}" for line in report.lines()),

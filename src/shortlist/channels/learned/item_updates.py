@@ -44,7 +44,7 @@ def with_changed_items(
         _check_new(retriever, table)
         data = with_items(data, table)
         came = data.items.rows(table["id"])
-        _check_rows(data, np.intersect1d(came, np.union1d(gone, back)), (), "stands in two lists")
+        _check_rows(data, np.intersect1d(came, np.union1d(gone, back)), (), "is in two lists")
     left = (data.removed - set(back.tolist()) - set(came.tolist())) | set(gone.tolist())
     return _placed_again(retriever, with_removed(data, left), gone, np.union1d(came, back))
 
