@@ -91,13 +91,6 @@ def test_vectors_are_written_as_k_rows_a_user(fitted, tmp_path):
     torch.testing.assert_close(written.view(3, 3, 8), some)
 
 
-@pytest.mark.parametrize("hard", ["mined", "semi_hard"])
-def test_hard_negatives_are_those_of_the_nearest_interest(split, hard):
-    options = {"hard_ranks": [5, 30]} if hard == "mined" else {}
-    fitted = TwoTower(history="comirec", hard=hard, **options, **SMALL).fit(split)
-    assert fitted.epochs_run[0].loss > 0
-
-
 def test_user_to_user_refuses_several_vectors():
     with pytest.raises(ModelError, match="gives several"):
         UserToUser(history="mind")

@@ -47,8 +47,6 @@ def rows(kind, n, seed):
     }[kind]
 
 
-@pytest.mark.parametrize("n", [1, BLOCK, 3 * BLOCK + 1, 700, 5000])
-@pytest.mark.parametrize("k", [1, 7, 100])
 @pytest.mark.parametrize(
     "kind",
     [
@@ -63,8 +61,10 @@ def rows(kind, n, seed):
         "extreme",
     ],
 )
-def test_top_k_is_the_head_of_the_sorted_row(kind, n, k):
-    assert_by_definition(rows(kind, n, seed=n), k)
+def test_top_k_is_the_head_of_the_sorted_row(kind):
+    for n in (1, BLOCK, 3 * BLOCK + 1, 700, 5000):
+        for k in (1, 7, 100):
+            assert_by_definition(rows(kind, n, seed=n), k)
 
 
 @settings(max_examples=60, deadline=None)

@@ -69,6 +69,22 @@ def mined_on_a_line(batch, ranks, ceiling=1.0, similarity="dot", vectors=LINE, c
     return chosen(hard.ids, hard.source < 0)
 
 
+def test_mined_from_several_interests_are_ranked_by_the_nearest_of_them():
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(41, 8, generator=generator)
+    queries = torch.randn(6, 3, 8, generator=generator)  # 3 interests of each row
+    batch = batch_of(range(6), [5, 6, 7, 8, 9, 10])
+    source = MinedNegatives(torch.arange(1, 41), "dot", (4, 9), 1.0)
+    source.refresh(lambda rows: vectors[rows])
+    hard = source.draw(batch, queries, 6, torch.Generator().manual_seed(0))
+    for row, positive in enumerate(batch.positive.tolist()):
+        score = (queries[row] @ vectors.T).amax(dim=0)
+        left = [item for item in score.argsort(descending=True).tolist() if item != positive]
+        band = [item for item in left if item > 0][3:9]
+        wanted = sorted(item for item in band if score[item] <= score[positive])
+        assert chosen(hard.ids, hard.source < 0)[row] == wanted
+
+
 def test_mined_draws_from_the_band_of_ranks_without_the_positive():
     # Without item 1, rank 1 is item 2: ranks 3 to 5 are items 4, 5 and 6.
     assert mined_on_a_line(batch_of([1], [1]), (3, 5)) == [[4, 5, 6]]
