@@ -182,6 +182,7 @@ def test_a_training_that_breaks_ends_as_failed(folder):
         (["tensorboard"], "tensorboard=FOLDER"),
         (["mlflow="], "mlflow=PLACE"),
         ("mlflow", r"track must be a list, such as \['mlflow'\]"),
+        (["mlflow", "mlflow"], "track has 'mlflow' twice"),
         ([object()], "begin, parameters, figures and end"),
     ],
 )

@@ -219,7 +219,11 @@ def trackers_of(tracks: Iterable[Track]) -> tuple[Tracker, ...]:
     """Return the trackers that texts name, and tracker objects as they are. Errors: QueryError."""
     if isinstance(tracks, str):
         raise QueryError(f"track must be a list, such as [{tracks!r:.80}]")
-    return tuple(_tracker(track) for track in tracks)
+    given = list(tracks)
+    for track in given:
+        if isinstance(track, str) and given.count(track) > 1:
+            raise QueryError(f"track has {track!r:.80} twice: give it once")
+    return tuple(_tracker(track) for track in given)
 
 
 def places_of(trackers: Iterable[Tracker]) -> dict[str, Output]:
