@@ -6,6 +6,7 @@ import pytest
 
 from shortlist import Dataset, ItemCF, Schema, evaluate
 from shortlist.evaluation.diversity import intra_list_distance, item_vectors, unit_vectors
+from shortlist.evaluation.evaluate import WARM_UP
 
 
 def test_the_distance_in_a_list_is_what_a_hand_works_out():
@@ -73,5 +74,5 @@ def test_the_cost_of_a_query_has_nothing_of_the_first_answer(split, monkeypatch)
 
     monkeypatch.setattr(model, "recommend", recommend)
     costs = evaluate(model, k=(5,), ladder=False).costs
-    assert asked[0] == 1
+    assert asked[0] <= WARM_UP
     assert costs["this model"].query == pytest.approx((len(asked) - 1) / sum(asked[1:]) * 1e6)

@@ -10,7 +10,7 @@ from shortlist.blending.blend import Blend
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.evaluation.compare import compare
-from shortlist.evaluation.evaluate import evaluate
+from shortlist.evaluation.evaluate import WARM_UP, evaluate
 from shortlist.evaluation.searching import searched_exactly
 from shortlist.index import INDEXES, ExactIndex
 
@@ -102,7 +102,7 @@ def test_an_exact_index_is_named_and_asked_no_second_time(fitted, monkeypatch):
 
     monkeypatch.setattr(TwoTower, "recommend", counted)
     report = evaluate(fitted, k=(5,))
-    assert asked == [1, report.users]  # the first answer is not measured
+    assert asked == [WARM_UP, report.users]  # the first answers are not measured
     assert report.exact is None
     assert report.channels["two-tower"].recall == 1
     assert "index" not in report.to_dict()

@@ -38,6 +38,9 @@ USERS_AT_A_TIME = 16_384
 SLOTS_AT_A_TIME = 8_000_000
 """Largest users × k of a block; it takes about 500 MB."""
 
+WARM_UP = 64
+"""Queries answered before the cost is measured; so many use the same code as a whole block."""
+
 SEED = 0
 DEEPEST = 1_000_000
 """Largest k: the arrays have a slot for each place, even if fewer items fill the list."""
@@ -262,9 +265,9 @@ def _answers(
         moments = None if time is None else time[block]
         return Queries(ids, before=cut, exclude_seen=exclude_seen, time=moments)
 
-    # The first answer of a process compiles loops and reads files: it is not measured.
+    # The first answers of a process compile loops and read files: they are not measured.
     if len(cases.users):
-        retriever.recommend(queries_of(slice(0, 1)), deepest)
+        retriever.recommend(queries_of(slice(0, WARM_UP)), deepest)
     for at in range(0, len(cases.users), step):
         block = slice(at, at + step)
         queries = queries_of(block)

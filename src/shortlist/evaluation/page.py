@@ -442,7 +442,7 @@ def _costs(report: "Report") -> Html | None:
         _table(("", "CPU seconds of the fit", "CPU µs a query"), rows),
         _quiet(
             "CPU time over all threads of the measuring machine, with queries answered in blocks "
-            "and the first answer not counted. "
+            "and the first answers not counted. "
             "“–” means that the fit was not measured, because the model was fitted before."
         ),
     )
