@@ -31,6 +31,14 @@ def test_each_other_is_paired_with_the_first_and_corrected_within_a_metric(split
     assert "corrected by Holm for 2 comparisons" in str(found.table().caption)
 
 
+def test_a_page_shows_what_two_metrics_both_say_once(split):
+    found = compare(ItemCF().fit(split), Popular().fit(split), k=(5,))
+    assert found.same_for_one() == {"hit_rate": "recall", "map": "mrr"}  # one held-out item a user
+    page = found.to_html()
+    assert "recall@5" in page
+    assert "hit_rate@5" not in page
+
+
 def test_what_cannot_be_compared_is_named(split):
     model = Popular().fit(split)
     other = Popular().fit(split.dataset.split("random"))

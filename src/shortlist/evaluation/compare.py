@@ -15,7 +15,7 @@ from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weight, user_figures
 from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.page import comparison_page
-from shortlist.evaluation.report import Figures
+from shortlist.evaluation.report import Figures, repeated
 from shortlist.evaluation.searching import Searched, searched
 from shortlist.evaluation.significance import bootstrap_intervals, holm, paired_p
 
@@ -79,6 +79,10 @@ class Comparison:
                 for name, each in self.channels.items()
             },
         }
+
+    def same_for_one(self) -> dict[str, str]:
+        """Return {metric: equal metric}, as `Report.same_for_one` does."""
+        return repeated(self.figures.values())
 
     def to_html(self, title: str = "") -> str:
         """Return the comparison as one HTML page; see `Report.to_html`."""

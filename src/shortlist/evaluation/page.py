@@ -124,7 +124,8 @@ def report_page(report: "Report", title: str) -> str:
 
 def comparison_page(found: "Comparison", title: str) -> str:
     """Return a comparison as one HTML page."""
-    metrics = list(next(iter(found.figures.values())))
+    same = found.same_for_one()
+    metrics = [m for m in next(iter(found.figures.values())) if m.split("@")[0] not in same]
     heads = [metric for metric in metrics if metric.split("@")[0] in SHOWN][: len(SHOWN)]
     said = [
         make("p", _better(found.first, name, heads[0], each[heads[0]], each[heads[0]].holm))

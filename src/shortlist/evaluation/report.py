@@ -1,7 +1,7 @@
 """What is the result of an evaluation? Figures with intervals, as JSON, tables and HTML."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -289,17 +289,7 @@ class Report(Showing):
 
         This is so if each user has one held-out item.
         """
-        columns = (self.metrics, self.popularity, self.exact or {}, self.without_clock or {})
-        return {
-            same: shown
-            for same, shown in SAME_FOR_ONE.items()
-            if all(
-                figure == column[f"{shown}@{name.split('@')[1]}"]
-                for column in columns
-                for name, figure in column.items()
-                if name.split("@")[0] == same
-            )
-        }
+        return repeated((self.metrics, self.popularity, self.exact or {}, self.without_clock or {}))
 
     def ladder_table(self) -> Table:
         """Return a rich table of the methods without training on the same rows, the model last."""
@@ -429,3 +419,18 @@ def _metric_and_k(name: str) -> tuple[str, int]:
 
 def _interval(figure: Interval, sign: str = "") -> str:
     return f"{figure.mean:{sign}.4f} ± {(figure.high - figure.low) / 2:.4f}"
+
+
+def repeated(columns: Iterable[Figures]) -> dict[str, str]:
+    """Return {metric: equal metric} of SAME_FOR_ONE for metrics that are equal in every column."""
+    given = list(columns)
+    return {
+        same: shown
+        for same, shown in SAME_FOR_ONE.items()
+        if all(
+            figure == column[f"{shown}@{name.split('@')[1]}"]
+            for column in given
+            for name, figure in column.items()
+            if name.split("@")[0] == same
+        )
+    }
