@@ -1,6 +1,6 @@
 """What is gained by reading what is not predicted: ratings of 4 and 5 as targets on MovieLens-1M.
 
-    python benchmarks/kinds_of_events.py ../shared/data/ml-1m/interactions.parquet
+    python benchmarks/kinds_of_events.py ml-1m/interactions.parquet
 
 Each channel is fitted three times: without ratings below 4 (min_weight), with all ratings read, and
 with those below 4 read at weight 0.5. The latest target of each user is held out in all cases. One

@@ -407,7 +407,7 @@ def _summary_writer() -> Any:
 def _run_name(out: Path) -> str:
     """Return the last two folders of a path: the folder of a seed or fold alone is no clear name.
 
-    >>> _run_name(Path("/work/runs/first")), _run_name(Path("../first"))
+    >>> _run_name(Path("/data/runs/first")), _run_name(Path("../first"))
     ('runs/first', 'first')
     """
     parts = [part for part in out.parts if part not in (out.anchor, "..")]
