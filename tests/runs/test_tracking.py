@@ -183,6 +183,7 @@ def test_a_training_that_breaks_ends_as_failed(folder):
         (["mlflow="], "mlflow=PLACE"),
         ("mlflow", r"track must be a list, such as \['mlflow'\]"),
         (["mlflow", "mlflow"], "track has 'mlflow' twice"),
+        (["tensorboard=a", "tensorboard=./a"], "one folder of TensorBoard twice"),
         ([object()], "begin, parameters, figures and end"),
     ],
 )

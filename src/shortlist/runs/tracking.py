@@ -223,7 +223,11 @@ def trackers_of(tracks: Iterable[Track]) -> tuple[Tracker, ...]:
     for track in given:
         if isinstance(track, str) and given.count(track) > 1:
             raise QueryError(f"track has {track!r:.80} twice: give it once")
-    return tuple(_tracker(track) for track in given)
+    trackers = tuple(_tracker(track) for track in given)
+    folders = [each.folder.resolve() for each in trackers if isinstance(each, TensorBoard)]
+    if len(set(folders)) < len(folders):
+        raise QueryError("track has one folder of TensorBoard twice: give it once")
+    return trackers
 
 
 def places_of(trackers: Iterable[Tracker]) -> dict[str, Output]:
