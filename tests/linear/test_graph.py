@@ -1,5 +1,7 @@
 """Graph filters' parts against dense numpy."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.polynomial.chebyshev import chebpts1, chebval
@@ -109,11 +111,16 @@ def test_a_runge_kutta_step_is_what_sharpening_does(log):
 
 def test_the_plateau_is_one_then_a_half_then_nothing():
     series = plateau(9, 3.0)
-    points = chebpts1(10)
-    by_hand = [0.5 + 0.5 * -(x**3) for x in points]  # an odd power needs no sign
-    np.testing.assert_allclose(chebval(points, series), by_hand, atol=1e-12)
-    assert chebval(-1.0, series) == pytest.approx(1)
+    extremes = [-math.cos(math.pi * step / 9) for step in range(10)]
+    by_hand = [0.5 - 0.5 * x**3 for x in extremes]  # an odd power needs no sign
+    np.testing.assert_allclose(chebval(chebpts1(10), series), by_hand, atol=1e-12)
+    assert chebval(chebpts1(10)[[0, -1]], series) == pytest.approx([1, 0])
     assert chebval(0.0, series) == pytest.approx(0.5)
+
+
+def test_the_plateau_of_degree_one_is_the_line_through_one_and_nothing():
+    # Points of the first kind: -+sqrt(1/2); values there: 1 and 0.
+    np.testing.assert_allclose(plateau(1, 1.5), [0.5, -math.sqrt(0.5)], atol=1e-12)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 7])

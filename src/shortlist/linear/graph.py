@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.polynomial.chebyshev import chebinterpolate
+from numpy.polynomial.chebyshev import chebpts1, chebpts2, chebvander
 from numpy.typing import NDArray
 
 from shortlist.errors import ModelError
@@ -84,13 +84,16 @@ def plateau(degree: int, flatness: float) -> NDArray[np.float64]:
 
     h(x) = 1/2 - sign(x) |x|^flatness / 2 falls from 1 at x = -1 (the smoothest signals on the
     graph) over a plateau around 0 to 0 at x = 1; a higher flatness widens the plateau. The
-    polynomial equals h at the Chebyshev points of the first kind.
+    polynomial runs through the Chebyshev points of the first kind, cos(π (k + 1/2) / (K + 1)) for
+    degree K. Its value at each is h of the matching point of the second kind, cos(π k / K), as in
+    the program that the authors published, so it is exactly 1 and 0 at the outermost points.
     """
-
-    def h(x: Any) -> Any:
-        return 0.5 - 0.5 * np.sign(x) * np.abs(x) ** flatness
-
-    return np.asarray(chebinterpolate(h, degree), dtype=np.float64)
+    nodes = chebpts1(degree + 1)
+    targets = chebpts2(degree + 1)
+    values = 0.5 - 0.5 * np.sign(targets) * np.abs(targets) ** flatness
+    coefficients = chebvander(nodes, degree).T @ values * (2 / (degree + 1))
+    coefficients[0] /= 2
+    return np.asarray(coefficients, dtype=np.float64)
 
 
 def interpolated(
