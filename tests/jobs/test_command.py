@@ -73,11 +73,6 @@ def test_options_that_do_nothing_are_refused_before_anything_is_read(
 
 REFUSED = {
     'split.kind = "rolling"': {"split": {"kind": "rolling"}},
-    "data.impressions": {
-        "data": {"impressions": "log", "click": "w"},
-        "channels": {"rates": {"kind": "inverted", "attribute": "x", "metric": "ctr"}},
-    },
-    "features of events": {"features": {"events": {"w": {"kind": "numeric", "known": "before"}}}},
     "features of users from the log": {"features": {"users": {"w": "numeric"}}},
     "features of items from the log": {"features": {"title": "w"}},
 }

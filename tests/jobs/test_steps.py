@@ -262,10 +262,10 @@ def test_what_only_the_whole_log_can_lack_is_refused_as_by_one_machine(tmp_path)
     late = recipe_of(tmp_path, split={"kind": "global-time", "at": 1})
     with pytest.raises(SplitError, match=r"split\.at = 1 leaves 0 of \d+ rows before the cut"):
         job_of(late, tmp_path / "work").prepare()
-    keys = {"impressions": "log", "click": "w"}
+    keys = {"impressions": "log", "click": "clicked"}
     ctr = {"a": {"kind": "inverted", "attribute": "x", "metric": "ctr"}}
     shown = recipe_of(tmp_path, data=keys, channels=ctr)
-    with pytest.raises(JobError, match=r"jobs do not read data\.impressions"):
+    with pytest.raises(DataError, match="no column 'clicked'"):  # before the log is prepared
         job_of(shown, tmp_path / "work")
 
 

@@ -151,3 +151,13 @@ def same_split(job, recipe):
     assert data.items.ids.equals(expected.items.ids)
     assert data.users.ids.equals(expected.users.ids)
     assert (data.time_unit, data.text) == (expected.time_unit, expected.text)
+    assert data.logged.keys() == expected.logged.keys()
+    for name, lists in expected.logged.items():
+        for found, wanted in zip(data.logged[name], lists, strict=True):
+            assert found.equal(wanted), name
+    assert str(data.shows) == str(expected.shows)
+    assert data.event_features == expected.event_features
+    assert data.log.columns.keys() == expected.log.columns.keys()
+    for name, column in expected.log.columns.items():
+        assert data.log.columns[name].dtype == column.dtype
+        np.testing.assert_array_equal(data.log.columns[name], column, err_msg=name)

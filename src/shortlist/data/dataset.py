@@ -200,7 +200,9 @@ class Dataset(Showing):
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         described = _described(read, order, by_user, None if keys is None else (keys, met_keys))
-        shown = _shown(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
+        shown = every_shown(
+            *(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
+        )
         unshared = (
             few_shared("user", user_ids.gather(np.flatnonzero(np.bincount(user))), user_frame),
             few_shared("item", item_ids.gather(np.flatnonzero(np.bincount(item))), item_frame),
@@ -396,7 +398,7 @@ class Dataset(Showing):
                 raise SplitError("split.seed does nothing for split.items = 'newest'; remove it")
             if self.log.time is None:
                 raise SplitError("split.items = 'newest' needs data.time")
-            self._refuse_grouped("split.items = 'newest'", "items = 'random'")
+            self._refuse_grouped(*splits.OF_NEWEST)
             keys = splits.first_seen(len(self.item_ids), self.log, self.met)
         roles = splits.cold_items(self.log, keys, at)
         test, validation = ((roles == role).sum() for role in (Role.TEST, Role.VALIDATION))
@@ -413,7 +415,7 @@ class Dataset(Showing):
         return roles
 
     def _refuse_grouped(
-        self, what: str = "split.kind 'global-time'", instead: str = "kind 'leave-last-out'"
+        self, what: str = splits.AT_A_MOMENT[0], instead: str = splits.AT_A_MOMENT[1]
     ) -> None:
         """Refuse to cut all users at one moment where lines give the order, user by user."""
         log = self.log
@@ -424,10 +426,7 @@ class Dataset(Showing):
         order = np.argsort(first)
         several = len(log) > len(order) > 1
         if several and bool((last[order][:-1] < first[order][1:]).all()):
-            raise SplitError(
-                f"{what} needs an order across users, and the lines of the log are grouped by "
-                f"user: give data.time, or use {instead}"
-            )
+            raise splits.grouped_by_user(what, instead)
 
     def _moment(self, at: Any) -> Any:
         """Convert a time as the user writes it to the log's unit; a share in (0, 1) stays."""
@@ -846,7 +845,7 @@ def _described(
     }
 
 
-def _shown(
+def every_shown(
     impressions: Any,
     dropped: Any,
     schema: Schema,
@@ -855,7 +854,12 @@ def _shown(
     log: Interactions,
     unit: TimeUnit | None,
 ) -> dict[str, Shown]:
-    """Read the given logs of negatives; the keys are the names of hard negatives in a recipe."""
+    """Read the given logs of negatives; the keys are the names of hard negatives in a recipe.
+
+    impressions, dropped: the sources; None for one that is not given.
+    users, items: the sorted ids whose positions are the codes of `log`.
+    unit: unit of the times of `log`.
+    """
     if (impressions is None) != (schema.click is None):
         raise DataError(
             "impressions and the column that says what was clicked (data.click, Schema.click) "

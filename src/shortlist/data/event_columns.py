@@ -204,28 +204,45 @@ def read_columns(
         if feature.name == schema.event:
             continue
         if feature.name == schema.weight:
-            column = roles["weight"].alias(feature.name)
+            column = _in_form(roles["weight"], feature)
         else:
-            column = _checked(table, raw[feature.name], feature, where)
+            column = checked_column(table, raw[feature.name], feature, where)
         if feature.kind == "categorical":
-            text = column.cast(pl.String)
-            values[feature.name] = text.drop_nulls().unique().sort()
-            places = text.cast(pl.Enum(values[feature.name])).to_physical()
+            values[feature.name] = column.drop_nulls().unique().sort()
+            places = column.cast(pl.Enum(values[feature.name])).to_physical()
             column = (places.cast(pl.Int32) + 1).fill_null(0)
-        else:
-            column = column.cast(pl.Float64)
         columns.append(column.alias(PREFIX + feature.name))
     return pl.DataFrame(columns), values
 
 
-def _checked(table: Table, raw: pl.Series, feature: EventFeature, where: str) -> pl.Series:
+def written(columns: Columns, values: Values) -> dict[str, pl.Series]:
+    """Return columns that are not yet encoded as `checked_column` returns them, by name."""
+    return {
+        name: pl.Series([None, *values[name]], dtype=pl.String).gather(column)
+        if name in values
+        else pl.Series(column, nan_to_null=True)
+        for name, column in columns.items()
+    }
+
+
+def _in_form(column: pl.Series, feature: EventFeature) -> pl.Series:
+    return column.cast(pl.String if feature.kind == "categorical" else pl.Float64)
+
+
+def checked_column(table: Table, raw: pl.Series, feature: EventFeature, where: str) -> pl.Series:
+    """Return an event feature as text if it is categorical, else as Float64; null for missing.
+
+    table: the log that is being read.
+    raw: the column, as `table` loaded it.
+    where: the name of the log in errors.
+    """
     column = table.typed_column(raw, exact=feature.kind != "numeric")
     if column.dtype.is_nested():
         row = first_row(column.is_not_null()) if column.null_count() < len(column) else None
         raise fault(
             where, feature.name, "a feature of events has one value an event, not a list.", row
         )
-    return checked_feature(column, where, Feature(feature.name, feature.kind))
+    return _in_form(checked_feature(column, where, Feature(feature.name, feature.kind)), feature)
 
 
 def taken_from(frame: pl.DataFrame) -> dict[str, NDArray[Any]]:

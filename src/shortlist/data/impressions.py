@@ -175,23 +175,14 @@ def read_shown(
     Errors: DataError for a log without times, since nobody could tell which of its rows came before
     the held-out events.
     """
-    if schema.time is None:
-        raise DataError(
-            f"{name}: without a time nobody can tell which of its rows came before the events "
-            "that are held out, and using later ones leaks them; name the time column (data.time)"
-        )
-    roles = {"user": schema.user, "item": schema.item, "time": schema.time}
-    if click is not None:
-        roles["weight"] = click
-    if len(set(roles.values())) < len(roles):
-        raise DataError(f"{name}: the click column '{click}' has another role, too")
+    roles = roles_of(name, schema, click)
     frame, own_unit, where = read_roles(source, roles, name, schema, unit or "auto")
     if own_unit != unit:
         raise DataError(
             f"{where}: column '{schema.time}': its times are in units of {own_unit}, those of the "
             f"interactions in {unit}; give both the same type"
         )
-    refuse_far(where, schema.time, frame["time"], times, own_unit)
+    refuse_far(where, roles["time"], frame["time"], times, own_unit)
     user = _codes(frame["user"], users, source, where)
     item = _codes(frame["item"], items, source, where)
     known = (user >= 0) & (item >= 0)
@@ -204,6 +195,21 @@ def read_shown(
         None if click is None else (frame["weight"].to_numpy() > 0)[known],
         int((~known).sum()),
     )
+
+
+def roles_of(name: str, schema: Schema, click: str | None) -> dict[str, str]:
+    """Return role -> column of a log of shown or dropped items. Errors: DataError, as there."""
+    if schema.time is None:
+        raise DataError(
+            f"{name}: without a time nobody can tell which of its rows came before the events "
+            "that are held out, and using later ones leaks them; name the time column (data.time)"
+        )
+    roles = {"user": schema.user, "item": schema.item, "time": schema.time}
+    if click is not None:
+        roles["weight"] = click
+    if len(set(roles.values())) < len(roles):
+        raise DataError(f"{name}: the click column '{click}' has another role, too")
+    return roles
 
 
 def _codes(column: pl.Series, ids: pl.Series, source: Source, where: str) -> NDArray[np.int32]:

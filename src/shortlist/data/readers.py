@@ -19,7 +19,7 @@ from shortlist.data.columns import (
     fault,
     typed_text,
 )
-from shortlist.data.event_columns import PREFIX, Values, names_of, read_columns
+from shortlist.data.event_columns import PREFIX, Values, checked_column, names_of, read_columns
 from shortlist.data.files import are_text, files_of
 from shortlist.data.id_columns import (
     as_toml,
@@ -41,7 +41,7 @@ from shortlist.data.log_features import (
 )
 from shortlist.data.lost_ids import NULL_WORDS
 from shortlist.data.reports import ReadReport, counted
-from shortlist.data.schema import Feature, NullIds, Schema, Tie
+from shortlist.data.schema import EventFeature, Feature, NullIds, Schema, Tie
 from shortlist.data.tables import Source, Table, open_table
 from shortlist.data.text import TextFormat, is_recbole
 from shortlist.data.times import checked_times, refuse_beyond, told
@@ -238,8 +238,9 @@ def read_roles(
     unit: TimeUnit | WrittenUnit = "auto",
     min_weight: float | None = None,
     events: Events = NO_EVENTS,
+    features: Collection[EventFeature] = (),
 ) -> tuple[pl.DataFrame, TimeUnit | None, str]:
-    """Read some columns of a log beside the main one, named by their roles.
+    """Read some columns of a log, named by their roles.
 
     The columns are checked and typed as by `read_interactions`, but nothing is merged, and only
     `schema.null_ids` leaves rows out.
@@ -249,13 +250,24 @@ def read_roles(
     min_weight: weights may be negative below it.
     events: the kinds of events, if `roles` has their column. It becomes "kind", with positions in
         this table.
+    features: event features to read as well, as columns PREFIX + name (`checked_column`).
 
     Returns the rows in the order of the file, the unit of their times, and what errors call the
     source.
     """
     table = open_table(source, name, schema.text_of(name))
-    frame, unit_read, _ = _checked_roles(table, roles, min_weight, schema.null_ids, unit, events)
-    return frame, unit_read, table.where
+    names = [feature.name for feature in features]
+    _require_of_events(table, names)
+    frame, unit_read, found = _checked_roles(
+        *(table, roles, min_weight, schema.null_ids, unit, events, names, names)
+    )
+    columns = [
+        checked_column(table, found.beside[feature.name], feature, found.where).alias(
+            PREFIX + feature.name
+        )
+        for feature in features
+    ]
+    return frame.hstack(columns), unit_read, table.where
 
 
 def read_entities(

@@ -15,6 +15,19 @@ KINDS: tuple[str, ...] = get_args(SplitKind)
 NO_TRAINING_ROW = "no training row is left before the validation cut; move split.at later"
 
 
+AT_A_MOMENT = ("split.kind 'global-time'", "kind 'leave-last-out'")
+OF_NEWEST = ("split.items = 'newest'", "items = 'random'")
+"""For `grouped_by_user`: a split that needs an order across users, and one that does not."""
+
+
+def grouped_by_user(what: str, instead: str) -> SplitError:
+    """Return the error for a split across users of a log whose lines are grouped by user."""
+    return SplitError(
+        f"{what} needs an order across users, and the lines of the log are grouped by user: give "
+        f"data.time, or use {instead}"
+    )
+
+
 def check_kind(kind: str) -> None:
     """Refuse a kind of split that does not exist."""
     if kind not in KINDS:

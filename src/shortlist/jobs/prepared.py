@@ -9,7 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.config import Recipe
-from shortlist.data.dataset import Dataset, Split
+from shortlist.data.dataset import Dataset, Split, every_shown
+from shortlist.data.event_columns import PREFIX
 from shortlist.data.kind_column import named
 from shortlist.data.kinds import read_codes
 from shortlist.data.readers import is_text
@@ -17,12 +18,13 @@ from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat
 from shortlist.errors import JobError
 from shortlist.jobs.local import files_in
+from shortlist.jobs.reading import event_columns
 from shortlist.runs.pipeline import schema_of, split_of
 from shortlist.sections.events import Events
 
 
 def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
-    """Return the split of a log that `prepare` made, with the tables of users and items.
+    """Return the split of a log that `prepare` made, with the recipe's other tables and logs.
 
     The whole log is read into memory. The recipe's split is applied to it, and must give the roles
     that the parts have.
@@ -33,16 +35,26 @@ def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
     """
     schema = schema_of(recipe)
     frame = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "place")
+    reading, names = _of_rows(schema, frame.columns, recipe)
     rows = frame.drop("place", "role", "met", strict=False)
     if schema.events:
         rows = rows.with_columns(kind=_named(frame["kind"].to_numpy(), schema.events))
     dataset = Dataset.load(
-        rows,
+        rows.rename(names, strict=False),
         users=recipe.users_path,
         items=recipe.items_path,
-        schema=_of_rows(schema, frame.columns, recipe),
+        schema=reading,
     )
     text = None if told["text"] is None else TextFormat(**told["text"])
+    shown = every_shown(
+        recipe.impressions_path,
+        recipe.dropped_path,
+        schema,
+        dataset.user_ids,
+        dataset.item_ids,
+        dataset.log,
+        told["unit"],
+    )
     report = replace(
         dataset.report,
         where=told["where"],
@@ -50,7 +62,8 @@ def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
         time_unit=told["unit"],
         text=text,
     )
-    split = split_of(recipe, replace(dataset, schema=schema, report=report))
+    dataset = replace(dataset, schema=schema, report=report, shown=shown)
+    split = split_of(recipe, dataset)
     for log, met in ((split.log, False), (split.met, True)):
         if log is None or log.role is None:
             continue
@@ -71,23 +84,32 @@ def _named(kinds: NDArray[np.int8], events: Events) -> pl.Series:
     )
 
 
-def _of_rows(schema: Schema, columns: list[str], recipe: Recipe) -> Schema:
-    """Return the schema for reading the rows of a prepared log."""
-    roles = ("time", "weight", "session", "split")
-    there: Any = {role: role if role in columns else None for role in roles}
-    there["event"] = "kind" if schema.events else None
+def _of_rows(schema: Schema, columns: list[str], recipe: Recipe) -> tuple[Schema, dict[str, str]]:
+    """Return the schema for reading the rows of a prepared log, and its columns' names in it.
+
+    Event features have their names in the files, and so have the kind and the weight, of which
+    event features may be declared. Other columns get names that no feature has.
+    """
+    names = {column: f"{column} of the log" for column in columns}
+    names |= {PREFIX + feature.name: feature.name for feature in event_columns(schema)}
+    if schema.weight is not None and schema.weight != schema.event:
+        names["weight"] = schema.weight
+    if schema.event is not None:
+        names["kind"] = schema.event
+    roles = ("user", "item", "time", "weight", "session", "split")
+    there: Any = {role: names[role] if role in columns else None for role in roles}
     written = any(
         path is not None and is_text(path) for path in (recipe.users_path, recipe.items_path)
     )
-    return replace(
+    reading = replace(
         schema,
         **there,
-        user="user",
-        item="item",
         users_id=schema.id_of("users"),
         items_id=schema.id_of("items"),
         time_unit="number" if "time" in columns else "auto",
         order="time",
+        click=None,
         null_ids=schema.null_ids,
         text=replace(schema.text, columns=()) if written else TextFormat(),
     )
+    return reading, names

@@ -1,8 +1,8 @@
 """How is a log read in parts? Facts about the whole log first, then the rows of slices of files."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shortlist.data import splits
+from shortlist.data.event_columns import PREFIX, names_of
 from shortlist.data.files import files_of, hive_values
 from shortlist.data.id_columns import align_ids, with_ids
 from shortlist.data.interactions import Role
 from shortlist.data.kind_column import coded, named
 from shortlist.data.readers import is_text, lighter, read_entities, read_roles, refuse_unit_of_dates
-from shortlist.data.schema import Schema
+from shortlist.data.schema import EventFeature, Schema
 from shortlist.data.tables import Slice, open_table
 from shortlist.data.text import TextFormat, suffix_of
 from shortlist.data.times import TimeSizes, refuse_beyond
@@ -46,7 +47,8 @@ Roles = Mapping[str, str]
 class Read:
     """A log in parts.
 
-    frame: columns user and item, and time, weight, session, split and kind if the log has them.
+    frame: columns user and item, time, weight, session, split and kind if the log has them, and
+        `event: NAME` for each event feature that has a column of its own (text or Float64).
     schema: Arrow schema of the frame.
     columns: the schema for `Dataset.part`.
     unit: unit of the times, or None.
@@ -54,6 +56,7 @@ class Read:
     rows: number of rows in the files.
     carved: the split column names no validation rows, so that they are drawn from the training
     rows.
+    starts: the number of rows before each slice that was read.
     """
 
     frame: Frame
@@ -63,6 +66,7 @@ class Read:
     text: TextFormat | None
     rows: int
     carved: bool
+    starts: tuple[int, ...]
 
 
 def read_in_parts(
@@ -91,15 +95,17 @@ def read_in_parts(
     ordered_by_file = schema.order == "file"
     plain: Path | list[Path] = source
     written: WrittenUnit | TimeUnit = schema.time_unit
-    if _is_sliced(source, roles):
+    features = {PREFIX + feature.name: feature for feature in event_columns(schema)}
+    if _is_sliced(source, roles, features.values()):
         found = _facts(engine, _slices(source, engine.parts), roles, schema)
         if "time" in roles:
             unit = _unit(found, table.where, schema)
     else:
         frame, unit, _ = read_roles(
             *(source, roles, "interactions", schema, written, schema.min_weight),
-            schema.events,
+            *(schema.events, features.values()),
         )
+        features = {name: replace(feature, name=name) for name, feature in features.items()}
         refuse_unit_of_dates(table.where, schema, unit)
         if unit is not None and unit == schema.time_unit:
             refuse_beyond(table.where, str(schema.time), frame["time"], unit)
@@ -117,7 +123,9 @@ def read_in_parts(
     sample, unit_read, _ = read_roles(
         first if schema.null_ids == "drop" else Slice(first.path, first.first, 1),
         *(roles, "interactions", schema, reading, schema.min_weight, schema.events),
+        features.values(),
     )
+    sample = _renamed(sample, features)
     unit = unit or unit_read
     if "time" in roles and plain == source:
         refuse_unit_of_dates(table.where, schema, unit_read)
@@ -134,11 +142,31 @@ def read_in_parts(
         schema=schema,
         unit=reading,
         types={name: str(kind) for name, kind in types.items()},
+        features=features,
     )
-    frame = engine.each(engine.rows(_texts(_numbered(kept))), typed, arrow)
-    columns = _of_parts(schema, types)
-    rows = sum(part["rows"] for part in found)
-    return Read(frame, arrow, columns, unit, table.text, rows, _carved(found, roles, schema))
+    slices = _numbered(kept)
+    frame = engine.each(engine.rows(_texts(slices)), typed, arrow)
+    return Read(
+        frame,
+        arrow,
+        _of_parts(schema, types),
+        unit,
+        table.text,
+        rows=sum(part["rows"] for part in found),
+        carved=_carved(found, roles, schema),
+        starts=tuple(part["before"] for part in slices),
+    )
+
+
+def event_columns(schema: Schema) -> list[EventFeature]:
+    """Return the event features that have a column of their own, beside those of the roles."""
+    names = names_of(schema)
+    return [feature for feature in schema.event_features if feature.name in names]
+
+
+def _renamed(frame: pl.DataFrame, features: Mapping[str, EventFeature]) -> pl.DataFrame:
+    """Return rows whose event features are named as in the result. features: by that name."""
+    return frame.rename({PREFIX + feature.name: name for name, feature in features.items()})
 
 
 def _of_parts(schema: Schema, types: Mapping[str, Any]) -> Schema:
@@ -153,6 +181,9 @@ def _of_parts(schema: Schema, types: Mapping[str, Any]) -> Schema:
         min_weight=schema.min_weight,
         tie=schema.tie,
         null_ids="keep",
+        event_features=tuple(
+            replace(feature, name=PREFIX + feature.name) for feature in event_columns(schema)
+        ),
     )
 
 
@@ -208,6 +239,7 @@ def typed_rows(
     schema: Schema,
     unit: WrittenUnit | TimeUnit,
     types: Mapping[str, str],
+    features: Mapping[str, EventFeature],
 ) -> pa.Table:
     """Step: return the rows of slices, checked, with columns named by their roles.
 
@@ -216,14 +248,16 @@ def typed_rows(
     schema: the recipe's schema.
     unit: unit of the times.
     types: polars types of the result's columns, by role.
+    features: event features, named as in the slices, by their columns in the result.
     """
     frames = []
     for text in table["json"].to_pylist():
         part = json.loads(text)
         frame, _, where = read_roles(
             *(_slice(part), roles, "interactions", schema, unit, schema.min_weight),
-            schema.events,
+            *(schema.events, features.values()),
         )
+        frame = _renamed(frame, features)
         line = pl.int_range(part["before"], part["before"] + frame.height, dtype=pl.Int64)
         for name in ("time", "line"):
             if name in types and name not in roles:
@@ -242,15 +276,24 @@ def typed_rows(
     return pl.concat(frames).to_arrow()
 
 
-def _is_sliced(source: Any, roles: Roles) -> bool:
-    """Return whether all files are Parquet with all columns, and one row is one event."""
+def _is_sliced(source: Any, roles: Roles, features: Collection[EventFeature]) -> bool:
+    """Return whether each slice can be read alone.
+
+    All files must be Parquet with all columns, and one row one event. A categorical feature must
+    have one type in all files, as its values are compared as text.
+    """
     files = files_of(source)
     if not all(suffix_of(file) == ".parquet" and not hive_values(file) for file in files):
         return False
     schemas = [pl.read_parquet_schema(file) for file in files]
-    return all(
-        set(roles.values()) <= set(schema) and not may_unfold(schema[roles["item"]])
-        for schema in schemas
+    columns = {*roles.values(), *(feature.name for feature in features)}
+    if not all(
+        columns <= set(schema) and not may_unfold(schema[roles["item"]]) for schema in schemas
+    ):
+        return False
+    return not any(
+        feature.kind == "categorical" and len({schema[feature.name] for schema in schemas}) > 1
+        for feature in features
     )
 
 

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from shortlist.data import splits
 from shortlist.data.dataset import Dataset, pair_hash
+from shortlist.data.event_columns import written
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.kind_column import named
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import hash_ids
 from shortlist.errors import SplitError
 from shortlist.jobs.engine import Engine, Frame
+from shortlist.jobs.reading import Read
 from shortlist.sections.kinds import ColdItems
 
 SPLITS = ("leave-last-out", "global-time", "random", "cold-items", "column")
@@ -73,7 +75,8 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
     """Step: return the events of whole users, merged and in order, with their places and roles.
 
     Events that only count as met (below min_weight, or of a kind that is not read) are marked in
-    column `met`. They have places of their own and, with min_weight, a weight just below it. Column
+    column `met`. They have places of their own, no event features and, with min_weight, a weight
+    just below it. Column
     `kind` is the code in `Kinds`; for events that only count as met, -1 minus the kind's place in
     the recipe's table of kinds.
 
@@ -85,7 +88,9 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
     data, frame, others = _loaded(table, columns)
     log = _with_roles(data, cuts)
     events = frame.with_columns(
-        place=pl.Series(_places(log)), role=pl.Series(log.role, dtype=pl.Int8)
+        place=pl.Series(_places(log)),
+        role=pl.Series(log.role, dtype=pl.Int8),
+        **written(data.log.columns, data.event_values),
     )
     if data.met is None or others is None:
         return events.select(log_schema(table.schema, columns).names).to_arrow()
@@ -104,8 +109,10 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
         besides["kind"] = -1 - others["kind"]
     if "session" in events.columns:  # Not used for these events: any value of the type will do.
         besides["session"] = pl.Series([table["session"][0].as_py()]).new_from_index(0, len(met))
-    events = events.with_columns(met=pl.lit(value=False))
-    rest = pl.DataFrame(besides).select(events.columns).cast(events.schema)
+    names = log_schema(table.schema, columns).names
+    events = events.with_columns(met=pl.lit(value=False)).select(names)
+    missing = [pl.lit(None).alias(name) for name in data.log.columns]
+    rest = pl.DataFrame(besides).with_columns(missing).select(names).cast(events.schema)
     return pl.concat([events, rest]).to_arrow()
 
 
@@ -201,6 +208,61 @@ def add_items(table: pa.Table) -> pa.Table:
     frame = pl.DataFrame(pl.from_arrow(table))
     first = [pl.col("first").min()] if "first" in frame.columns else []
     return frame.group_by("item").agg(pl.col("target").any(), *first).to_arrow()
+
+
+def refuse_grouped(engine: Engine, read: Read, users: Frame, plain: Cuts) -> None:
+    """Refuse lines that are grouped by user where the split needs an order across users.
+
+    Lines are grouped if there are as many runs of lines of one user as users.
+
+    read: the log in the order of its lines.
+    users: its rows in parts of whole users.
+    Errors: SplitError, as `Dataset.split` raises it.
+    """
+    user = read.schema.field("user").type
+    schema = pa.schema(
+        {"line": pa.int64(), "first": user, "last": user, "runs": pa.int64(), "events": pa.int64()}
+    )
+    step = partial(runs_of, columns=read.columns, starts=read.starts)
+    found = engine.collected(engine.each(read.frame, step, schema))
+    runs = pl.DataFrame(pl.from_arrow(found)).sort("line")
+    joined = int((runs["first"][1:] == runs["last"][:-1]).sum())
+    counted = pa.schema({"users": pa.int64()})
+    sizes = engine.collected(engine.each(users, partial(users_of, columns=read.columns), counted))
+    number = sum(sizes["users"].to_pylist())
+    if runs["events"].sum() > number > 1 and runs["runs"].sum() - joined == number:
+        newest = plain.kind == "cold-items"
+        raise splits.grouped_by_user(*(splits.OF_NEWEST if newest else splits.AT_A_MOMENT))
+
+
+def runs_of(table: pa.Table, *, columns: Schema, starts: tuple[int, ...]) -> pa.Table:
+    """Step: return a row for each slice with events: its first line and user, last user, and runs.
+
+    starts: the first line of each slice of the log. A part can hold slices that are not neighbours.
+    """
+    data, *_ = _loaded(table, columns)
+    line = data.log.time
+    assert line is not None
+    order = np.argsort(line)
+    line, user = line[order], data.log.user[order]
+    _, first = np.unique(np.searchsorted(starts, line, side="right"), return_index=True)
+    ends = np.append(first[1:], len(line))[: len(first)]
+    changes = np.concatenate([[0], np.cumsum(np.diff(user) != 0)])
+    return pl.DataFrame(
+        {
+            "line": line[first],
+            "first": data.user_ids.gather(user[first]),
+            "last": data.user_ids.gather(user[ends - 1]),
+            "runs": 1 + changes[ends - 1] - changes[first],
+            "events": ends - first,
+        }
+    ).to_arrow()
+
+
+def users_of(table: pa.Table, *, columns: Schema) -> pa.Table:
+    """Step: return how many users of a part have events of the log."""
+    data, *_ = _loaded(table, columns)
+    return pa.table({"users": [int(np.count_nonzero(np.diff(data.log.indptr)))]})
 
 
 def times_of(table: pa.Table, *, columns: Schema) -> pa.Table:

@@ -26,9 +26,11 @@ from shortlist.channels.counting.user_cf import UserCF
 from shortlist.config import Recipe
 from shortlist.data.dataset import Fit, TrainingData
 from shortlist.data.files import files_of
+from shortlist.data.impressions import roles_of
 from shortlist.data.interactions import Role
 from shortlist.data.kinds import Kinds
 from shortlist.data.log_features import described_sides
+from shortlist.data.tables import open_table
 from shortlist.data.times import time_key
 from shortlist.errors import DataError, JobError, ModelError, SplitError
 from shortlist.jobs import similar_users
@@ -41,7 +43,7 @@ from shortlist.jobs.neighbours import Asked, item_cf, neighbours_in
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.reading import Read, read_in_parts
 from shortlist.jobs.recommending import check_time, opened, recommend, recommended_schema
-from shortlist.jobs.roles import SPLITS, Cuts, cuts_of, log_schema, with_roles
+from shortlist.jobs.roles import SPLITS, Cuts, cuts_of, log_schema, refuse_grouped, with_roles
 from shortlist.jobs.stages import Stages
 from shortlist.linear.neighbours import Neighbours
 from shortlist.runs import pipeline
@@ -144,6 +146,13 @@ class Job:
 
     def inverted(self) -> None:
         """Make `inverted-NAME-FIT`, the lists of attribute values, for each such channel."""
+        for name, channel in self._channels().items():
+            if isinstance(channel, Inverted) and not _is_sum(channel):
+                raise JobError(
+                    f"channels.{name}: a job does not sort lists by metric = "
+                    f'"{channel.options.metric}", as its steps do not read impressions: '
+                    "shortlist job bundle fits this channel, as shortlist train does"
+                )
         self._each(Inverted, self._inverted, "'inverted'")
 
     def bundle(self, out: Path, *, overwrite: bool = False, log: bool = True) -> Run:
@@ -164,7 +173,7 @@ class Job:
         for name, channel in found.items():
             if isinstance(channel, ItemCF):
                 channel.found = _Found(self, name)
-            elif channel.options.metric in ("count", "recent"):
+            elif _is_sum(channel):
                 channel.found = _Worth(self, name)
             for fit in self._fits():
                 if isinstance(channel, ItemCF):
@@ -274,16 +283,10 @@ class Job:
             told["rows"] = len(listed)
 
     def _inverted(self, name: str, channel: Inverted, fit: Fit) -> None:
-        options = channel.options
-        if options.metric not in ("count", "recent"):
-            raise JobError(
-                f'channels.{name}: a job does not sort lists by metric = "{options.metric}", '
-                "which needs impressions, and jobs do not read those: use shortlist train"
-            )
         with self._of_channel("inverted", name, channel, fit) as (folder, told, _):
             if folder is None:
                 return
-            sums = self._sums(self._summing(options.half_life, fit))
+            sums = self._sums(self._summing(channel.options.half_life, fit))
             listed = listed_inverted(channel, self._catalogue(fit), sums)
             listed.write_parquet(folder / "part-00000.parquet")
             told["rows"] = len(listed)
@@ -344,6 +347,8 @@ class Job:
             (scratch / "dealt").mkdir()
             self.engine.write(dealt, scratch / "dealt")
             dealt = self.engine.read(scratch / "dealt")
+            if read.unit == "line" and (plain.kind == "global-time" or plain.which == "newest"):
+                refuse_grouped(self.engine, read, dealt, plain)
         cuts = cuts_of(self.engine, dealt, columns, scratch, read.schema, plain)
         step = partial(with_roles, columns=columns, cuts=cuts)
         self.engine.write(self.engine.each(dealt, step, log_schema(read.schema, columns)), folder)
@@ -413,20 +418,19 @@ class Job:
 
 def _refuse(recipe: Recipe) -> None:
     """Raise JobError for a recipe that jobs cannot do, before anything is read."""
-    for key in ("impressions", "dropped"):
-        if getattr(recipe.data, key) is not None:
-            raise JobError(f"jobs do not read data.{key}: leave it out, or use shortlist train")
     if recipe.split_kind not in SPLITS:
         raise JobError(
             f'jobs do not make split.kind = "{recipe.split_kind}", which is several splits: run a '
             'job with kind = "global-time" for each moment (split.at), or use shortlist train'
         )
     schema = pipeline.schema_of(recipe)
-    if schema.event_features:
-        raise JobError(
-            "jobs do not read features of events (features.events): leave them out, or use "
-            "shortlist train"
-        )
+    for name, path, click in (
+        ("impressions", recipe.impressions_path, schema.click),
+        ("dropped", recipe.dropped_path, None),
+    ):
+        if path is not None:  # Only the bundle needs it, after all other work.
+            wanted = roles_of(name, schema, click).values()
+            open_table(path, name, schema.text_of(name)).require(wanted)
     for side in described_sides(schema, recipe.users_path, recipe.items_path):
         raise JobError(
             f"jobs do not read features of {side}s from the log: give them a table of their own "
@@ -470,6 +474,11 @@ def _scratch(folder: Path) -> Iterator[Path]:
         outputs.remove(scratch)
 
 
+def _is_sum(channel: Inverted) -> bool:
+    """Return whether the channel sorts its lists by sums of events, not by rates of impressions."""
+    return channel.options.metric in ("count", "recent")
+
+
 def _stage_of(kind: str, name: str, fit: Fit) -> str:
     return f"{kind}-{name}-{fit}"
 
@@ -481,11 +490,14 @@ def _of_log(recipe: Recipe) -> dict[str, JSON]:
         for path in files_of(sources) if sources is not None else ():
             about = path.stat()
             files.append([key, str(path), about.st_size, about.st_mtime_ns])
-    return {
+    settings: dict[str, JSON] = {
         "data": recipe.data.model_dump(mode="json"),
         "split": recipe.split.model_dump(mode="json"),
         "files": files,
     }
+    if recipe.features.events:
+        settings["features.events"] = recipe.features.model_dump(mode="json")["events"]
+    return settings
 
 
 def _rows_in(folder: Path) -> int:

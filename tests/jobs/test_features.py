@@ -1,0 +1,185 @@
+"""Features that are columns of the log, in jobs: the same bundle as on one machine."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jobs.worlds import OPEN, AnyOrder, recipe_of, same_split, small_slices, world
+from shortlist.errors import JobError, SplitError
+from shortlist.jobs.steps import Job
+from shortlist.runs.whole import train
+
+
+@pytest.fixture(autouse=True)
+def slices(monkeypatch):
+    small_slices(monkeypatch)
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+def job_of(recipe, folder, parts, seed=0):
+    return Job(recipe, folder, AnyOrder(folder, parts, seed))
+
+
+def written(folder, frame, files=3):
+    """Write the log of a world anew."""
+    size = -(-frame.height // files)
+    for number in range(files):
+        part = frame[number * size : (number + 1) * size]
+        part.write_parquet(folder / "log" / f"{number}.parquet", row_group_size=50)
+
+
+def with_columns_of_events(frame, seed=0):
+    """Add a device (text), a page (number), a dwell time and a flag, and repeat rows with others.
+
+    The names are those that a prepared log gives its own columns.
+    """
+    rng = np.random.default_rng(seed)
+    both = pl.concat([frame, frame.sample(fraction=0.3, seed=seed)])
+    rows = both.height
+    page = pl.Series(rng.integers(0, 4, rows).astype(np.int16))
+    dwell = pl.Series(rng.normal(size=rows))
+    seen = pl.Series(rng.random(rows) < 0.8)
+    return both.with_columns(
+        user=pl.when(seen).then(pl.format("d{}", page)),
+        place=page,
+        time=pl.when(seen).then(dwell),
+        met=dwell > 0,
+    )
+
+
+EVENTS = {
+    "user": {"kind": "categorical", "known": "before"},
+    "place": {"kind": "categorical", "known": "before"},
+    "time": {"kind": "numeric", "known": "after"},
+    "met": {"kind": "numeric", "known": "after"},
+}
+OF_EVENTS = {
+    "the last event": {},
+    "a moment": {"split": {"kind": "global-time", "at": 0.8}},
+    "met, and the weight": {
+        "data": {"weight": "w", "min_weight": 1.5},
+        "features": {"events": {**EVENTS, "w": {"kind": "numeric", "known": "after"}}},
+    },
+    "kinds and weights of one column": {
+        "data": {
+            "event": "w",
+            "weight": "w",
+            "events": {"..1": {}, "1..2": {"history": False}, "2..": {"target": True}},
+        },
+        "features": {"events": {**EVENTS, "w": {"kind": "categorical", "known": "after"}}},
+    },
+    "ties as the file has them": {"data": {"tie": "file"}},
+    "the order of the lines": {"data": {"time": None, "order": "file"}},
+    "no order": {"data": {"time": None}},
+}
+TOWERS = {
+    "channels": {},
+    "model": {"dim": 4, "history": "mean", "history_length": 5},
+    "training": {"epochs": 1},
+}
+
+
+@pytest.mark.parametrize("case", OF_EVENTS)
+def test_columns_of_events_in_parts_are_those_of_one_machine(case, tmp_path):
+    written(tmp_path, with_columns_of_events(world(tmp_path, 50), 50))
+    recipe = recipe_of(tmp_path, **{"features": {"events": EVENTS}, **TOWERS, **OF_EVENTS[case]})
+    for parts in (1, 7):
+        same_split(job_of(recipe, tmp_path / f"work-{parts}", parts, seed=parts), recipe)
+
+
+def test_columns_of_events_in_a_text_file_have_the_types_of_the_whole_file(tmp_path):
+    frame = with_columns_of_events(world(tmp_path, 52), 52).with_columns(
+        pl.col("met").cast(pl.Int8)
+    )
+    comma = pl.col("time").cast(pl.String).str.replace(".", ",", literal=True)
+    frame.with_columns(comma).write_csv(tmp_path / "log.csv", separator=";")
+    keys = {"interactions": "log.csv", "separator": ";", "decimal": ","}
+    recipe = recipe_of(tmp_path, data=keys, features={"events": EVENTS}, **TOWERS)
+    same_split(job_of(recipe, tmp_path / "work", 4), recipe)
+
+
+def test_a_category_whose_type_differs_between_files_is_read_as_by_one_machine(tmp_path):
+    frame = with_columns_of_events(world(tmp_path, 53), 53)
+    written(tmp_path, frame)
+    path = tmp_path / "log" / "2.parquet"
+    pl.read_parquet(path).with_columns(pl.col("place").cast(pl.Float64)).write_parquet(path)
+    recipe = recipe_of(tmp_path, features={"events": EVENTS}, **TOWERS)
+    same_split(job_of(recipe, tmp_path / "work", 4), recipe)
+
+
+def test_towers_that_read_columns_of_events_are_those_of_train_byte_for_byte(tmp_path):
+    written(tmp_path, with_columns_of_events(world(tmp_path, 51), 51))
+    recipe = recipe_of(tmp_path, features={"events": EVENTS}, **TOWERS)
+    run = job_of(recipe, tmp_path / "work", 4).bundle(tmp_path / "ours")
+    assert run.bundle == train(recipe, tmp_path / "theirs").bundle
+
+
+def logs_of_negatives(folder, frame, seed):
+    """Write a log of what was shown, with clicks, and one of what a later stage dropped."""
+    rng = np.random.default_rng(seed)
+    shown = frame.select("u", "i", pl.col("t") - 1).sample(fraction=0.8, seed=seed)
+    shown = shown.with_columns(clicked=pl.Series(rng.integers(0, 2, shown.height)))
+    shown.write_parquet(folder / "impressions.parquet")
+    shown.drop("clicked").head(90).write_parquet(folder / "dropped.parquet")
+    items = pl.DataFrame({"i": frame["i"].unique().sort()})
+    items.with_columns(x=pl.format("x{}", pl.col("i") % 4)).write_parquet(folder / "items.parquet")
+    return {
+        **{"impressions": "impressions.parquet", "click": "clicked"},
+        **{"dropped": "dropped.parquet", "items": "items.parquet"},
+    }
+
+
+def test_impressions_and_dropped_items_are_read_when_the_bundle_is_made(tmp_path):
+    keys = logs_of_negatives(tmp_path, world(tmp_path, 54), 54)
+    rates = {"kind": "inverted", "attribute": "x", "metric": "ctr"}
+    recipe = recipe_of(
+        tmp_path,
+        data=keys,
+        channels={"cf": {"kind": "item-cf"}, "rates": rates, "towers": {"kind": "two-tower"}},
+        blend={"method": "reciprocal-rank"},
+        **{"model": {"dim": 4}, "training": {"epochs": 1, "hard": "dropped"}},
+    )
+    job = job_of(recipe, tmp_path / "work", 4)
+    same_split(job, recipe)
+    assert job.bundle(tmp_path / "ours").bundle == train(recipe, tmp_path / "theirs").bundle
+    fresh = job_of(recipe, tmp_path / "fresh", 4)
+    with pytest.raises(JobError, match=r"\"ctr\".*shortlist job bundle fits this channel"):
+        fresh.inverted()
+    assert not (tmp_path / "fresh").exists()
+
+
+GROUPED = {
+    "a moment": ({"kind": "global-time"}, "split.kind 'global-time'", "kind 'leave-last-out'"),
+    "newest items": (
+        {"kind": "cold-items", "items": "newest"},
+        "split.items = 'newest'",
+        "items = 'random'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_lines_grouped_by_user_are_refused_before_the_log_is_written(case, tmp_path):
+    split, what, instead = GROUPED[case]
+    frame = world(tmp_path, 55)
+    recipe = recipe_of(
+        tmp_path,
+        split=split,
+        data={"time": None, "order": "file", "weight": "w", "min_weight": 1.5},
+    )
+    written(tmp_path, frame.sort("u", "t"))
+    for parts in (1, 4):
+        with pytest.raises(SplitError, match=f"{what} needs an order across.*{instead}"):
+            job_of(recipe, tmp_path / f"work-{parts}", parts).prepare()
+    # One user who comes back, in the first line of another slice, is an order across users.
+    first = frame["u"].min()
+    back = frame.filter(pl.col("u") == first).head(1).with_columns(w=2.0)
+    written(tmp_path, pl.concat([frame.sort("u", "t"), back]))
+    same_split(job_of(recipe, tmp_path / "work", 4), recipe)
+    # Lines that are no positives do not come between those of a user.
+    light = back.with_columns(w=0.5)
+    written(tmp_path, pl.concat([frame.sort("u", "t"), *[light] * 90]), files=8)
+    with pytest.raises(SplitError, match="grouped by user"):
+        job_of(recipe, tmp_path / "other", 4).prepare()
