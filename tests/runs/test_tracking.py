@@ -14,7 +14,7 @@ from shortlist.config import load_recipe
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import OutputError, QueryError, TrackingError
 from shortlist.runs.tracking import MLflow, TensorBoard, Tracker, trackers_of
-from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.checkpoint import IDENTITY, Checkpoints, State
 from shortlist.training.progress import Quiet
 
 RECIPE = """
@@ -172,6 +172,34 @@ def test_a_training_that_breaks_ends_as_failed(folder):
             "recipe.toml", "out", overrides=["training.learning_rate=1e30"], track=[tracker]
         )
     assert tracker.told[-1] == Told("end", "failed")
+
+
+def test_a_training_whose_bundle_cannot_be_saved_ends_as_failed(folder, monkeypatch):
+    def full(*_, **__):
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr("shortlist.runs.whole.save_or_keep", full)
+    tracker = Recording()
+    with pytest.raises(OutputError):
+        shortlist.train("recipe.toml", "out", track=[tracker])
+    assert tracker.told[-1] == Told("end", "failed")
+
+
+def test_a_training_keeps_its_id_beside_its_checkpoints_and_another_has_another(tmp_path):
+    first, other = Checkpoints(tmp_path / "first"), Checkpoints(tmp_path / "other")
+    identity, resumed = first.identity()
+    assert not resumed
+    assert first.identity()[0] != identity  # the training began again: nothing was saved
+    identity = first.identity()[0]
+    first.stage("train", "of it", "float32").save(State({}, {}))
+    (tmp_path / "first").rename(tmp_path / "moved")
+    moved = Checkpoints(tmp_path / "moved")
+    assert moved.identity() == (identity, True)
+    (tmp_path / "moved" / IDENTITY).write_text("' or 1 = 1")
+    assert moved.identity()[0] not in (identity, other.identity()[0], "' or 1 = 1")
+    moved.stage("train", "of it", "float32")
+    moved.remove()
+    assert not moved.directory.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,17 @@
 """Watches training: passes its progress on, and keeps the epochs for the doctor."""
 
 from shortlist.training.fitting import Epoch
-from shortlist.training.progress import Progress
+from shortlist.training.progress import Forwarding, Progress
 
 
-class TrainingWatch:
+class TrainingWatch(Forwarding):
     """A Progress that passes everything on and keeps the epochs, even if training fails."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+        super().__init__(progress)
         self.epochs: list[Epoch] = []
 
-    def stage(self, what: str) -> None:
-        """Work without epochs begins."""
-        self._progress.stage(what)
-
-    def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """An epoch begins."""
-        self._progress.start(epoch, epochs, positives)
-
-    def advance(self, positives: int) -> None:
-        """This many more positives were used."""
-        self._progress.advance(positives)
-
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
-        """An epoch was measured; keep its figures."""
+        """Keep the figures of an epoch, and pass them on."""
         self.epochs.append(Epoch(epoch, loss, score, skipped))
-        self._progress.report(epoch, loss, monitor, score, skipped)
+        super().report(epoch, loss, monitor, score, skipped)

@@ -4,7 +4,6 @@ Only this file imports the packages of TensorBoard and MLflow, which are extras,
 training uses them.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -18,7 +17,8 @@ from shortlist import outputs
 from shortlist.errors import OutputError, QueryError, TrackingError, install, suggest
 from shortlist.evaluation.report import Report
 from shortlist.outputs import Output
-from shortlist.training.progress import Progress, Quiet, of_part
+from shortlist.training.checkpoint import Checkpoints
+from shortlist.training.progress import Forwarding, Progress, Quiet, of_part
 
 logger = logging.getLogger("shortlist.runs")
 
@@ -39,8 +39,8 @@ class Tracker(Protocol):
         """Begin a training.
 
         name: name of the training, the last two folders of its bundle's path.
-        checkpoints: an id of the checkpoint folder, the same each time the training is resumed;
-        None without checkpoints.
+        checkpoints: id of a training with checkpoints, the same each time it is resumed; None
+        without checkpoints.
         resumed: whether the training continues from a checkpoint. It then reports the earlier
         epochs again.
         """
@@ -254,7 +254,7 @@ def check_trackers(trackers: Iterable[Tracker]) -> None:
         except (QueryError, OutputError):
             raise
         except Exception as error:
-            raise TrackingError(f"{_kind(tracker)} cannot be used: {_said(error)}") from error
+            raise TrackingError(f"{_kind(tracker)} cannot be used: {_first_line(error)}") from error
 
 
 class Tracking:
@@ -264,73 +264,60 @@ class Tracking:
         self._left = list(trackers)
         self.epoch = 0
 
-    def begin(self, name: str, checkpoints: Path | None) -> None:
-        """Begin a training, or resume it if `checkpoints` holds any."""
-        named = resumed = None
-        if checkpoints is not None:
-            named = hashlib.sha256(str(checkpoints.resolve()).encode()).hexdigest()[:32]
-            resumed = any(checkpoints.glob("*.checkpoint.json"))
-        self._tell(lambda tracker: tracker.begin(name, named, bool(resumed)))
+    def begin(self, name: str, checkpoints: Checkpoints | None) -> None:
+        """Begin a training, or resume it if there are checkpoints."""
+        identity, resumed = (None, False) if checkpoints is None else checkpoints.identity()
+        self._call(lambda tracker: tracker.begin(name, identity, resumed))
 
     def parameters(self, values: Mapping[str, str]) -> None:
         """Send parameters to the trackers, if there are any."""
         if values:
-            self._tell(lambda tracker: tracker.parameters(values))
+            self._call(lambda tracker: tracker.parameters(values))
 
     def figures(self, values: Mapping[str, float], epoch: int) -> None:
         """Send the figures of an epoch to the trackers."""
         self.epoch = max(self.epoch, epoch)
-        self._tell(lambda tracker: tracker.figures(values, epoch))
+        self._call(lambda tracker: tracker.figures(values, epoch))
 
     def tested(self, report: Report) -> None:
         """Send the figures of the test rows to the trackers, with the number of the last epoch."""
-        told = {f"test/{name}": figure.mean for name, figure in report.metrics.items()}
-        told |= {f"popular/{name}": figure.mean for name, figure in report.popularity.items()}
-        if told:
-            self.figures(told, self.epoch)
+        means = {f"test/{name}": figure.mean for name, figure in report.metrics.items()}
+        means |= {f"popular/{name}": figure.mean for name, figure in report.popularity.items()}
+        if means:
+            self.figures(means, self.epoch)
 
     def end(self, how: Ended) -> None:
         """End the training."""
-        self._tell(lambda tracker: tracker.end(how))
+        self._call(lambda tracker: tracker.end(how))
 
-    def _tell(self, tell: Callable[[Tracker], None]) -> None:
+    def _call(self, method: Callable[[Tracker], None]) -> None:
         for tracker in tuple(self._left):
             try:
-                tell(tracker)
+                method(tracker)
             except Exception as error:  # noqa: BLE001 - whatever a tracker's library raises
                 self._left.remove(tracker)
                 logger.warning(
                     "warning: %s has failed, and the training goes on without it: %s",
                     _kind(tracker),
-                    _said(error),
+                    _first_line(error),
                 )
 
 
-class Tracked:
-    """A Progress that forwards to another one, and sends each measured epoch to the trackers."""
+class TrackedProgress(Forwarding):
+    """A Progress that passes everything on, and sends each measured epoch to the trackers."""
 
     def __init__(self, progress: Progress, tracking: Tracking, part: str = "") -> None:
-        self._progress, self._tracking, self._part = progress, tracking, part
+        super().__init__(progress)
+        self._tracking, self._part = tracking, part
 
-    def of(self, part: str) -> "Tracked":
+    def of(self, part: str) -> "TrackedProgress":
         """Return the Progress of one of several retrievers; its figures begin with its name."""
-        return Tracked(of_part(self._progress, part), self._tracking, f"{self._part}{part}/")
-
-    def stage(self, what: str) -> None:
-        """Forward the start of work without epochs."""
-        self._progress.stage(what)
-
-    def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """Forward the start of an epoch."""
-        self._progress.start(epoch, epochs, positives)
-
-    def advance(self, positives: int) -> None:
-        """Forward the number of positives used since the last call."""
-        self._progress.advance(positives)
+        inner = of_part(self._progress, part)
+        return TrackedProgress(inner, self._tracking, f"{self._part}{part}/")
 
     def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
-        """Forward the figures of an epoch, and send them to the trackers."""
-        self._progress.report(epoch, loss, monitor, score, skipped)
+        """Pass on the figures of an epoch, and send them to the trackers."""
+        super().report(epoch, loss, monitor, score, skipped)
         figures = {"loss": loss, f"validation/{monitor}": score}
         self._tracking.figures({self._part + name: v for name, v in figures.items()}, epoch)
 
@@ -342,16 +329,17 @@ def tracked(
     *,
     out: str | Path,
     parameters: Mapping[str, Any],
-    checkpoints: Path | None,
+    checkpoints: Checkpoints | None,
 ) -> Iterator[tuple[Tracking, Progress | None]]:
     """Report a training to trackers from its beginning to its end, also if it fails.
 
+    The block ends with the saving of the model: what fails in it is reported as "failed".
     Yields the Tracking, and the Progress to train with.
 
     progress: receives the progress of the training as well; None shows nothing.
     out: path of the bundle; it names the training.
     parameters: the recipe as nested sections.
-    checkpoints: folder of the checkpoints; None without.
+    checkpoints: where the training is saved while it runs; None without.
     """
     tracking = Tracking(trackers)
     if not tracking._left:
@@ -361,7 +349,7 @@ def tracked(
     tracking.parameters(flat(parameters))
     how: Ended = "failed"
     try:
-        yield tracking, Tracked(progress or Quiet(), tracking)
+        yield tracking, TrackedProgress(progress or Quiet(), tracking)
         how = "finished"
     except KeyboardInterrupt:
         how = "killed"
@@ -436,7 +424,7 @@ def _kind(tracker: Tracker) -> str:
     return type(tracker).__name__
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """Return the first line of an error, without the user and password of an address."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
     return re.sub(r"//[^/\s]*@", "//...@", line)

@@ -176,12 +176,12 @@ def carry_out(
         progress,
         out=out,
         parameters=recipe.to_dict(),
-        checkpoints=None if checkpoints is None else checkpoints.directory,
-    ) as (tracking, told):
+        checkpoints=checkpoints,
+    ) as (tracking, reported):
         trained = pipeline.train(
             *(recipe, split),
             device=device,
-            progress=told,
+            progress=reported,
             checkpoints=checkpoints,
             retriever=retriever,
         )
@@ -190,23 +190,23 @@ def carry_out(
         settled = {key: v for key, v in flat(description).items() if asked.get(key) != v}
         tracking.parameters({f"auto.{key}": value for key, value in settled.items()})
         tracking.tested(trained.report)
-    if not ranks.first:
-        return Run(ranks.told_text(""), trained.retriever, trained.report)
-    report = trained.report.to_dict()
-    findings: list[Finding] = []
-    try:
-        findings = examine(Subject.of_retriever(trained.retriever, report, description))
-    finally:
-        identity = save_or_keep(
-            *(trained.retriever, out),
-            metrics=report,
-            recipe=description,
-            findings=[finding.to_dict() for finding in findings],
-            watermark=watermark,
-            items_watermark=items_watermark,
-            log=log,
-            overwrite=overwrite,
-        )
+        if not ranks.first:
+            return Run(ranks.told_text(""), trained.retriever, trained.report)
+        report = trained.report.to_dict()
+        findings: list[Finding] = []
+        try:
+            findings = examine(Subject.of_retriever(trained.retriever, report, description))
+        finally:
+            identity = save_or_keep(
+                *(trained.retriever, out),
+                metrics=report,
+                recipe=description,
+                findings=[finding.to_dict() for finding in findings],
+                watermark=watermark,
+                items_watermark=items_watermark,
+                log=log,
+                overwrite=overwrite,
+            )
     if checkpoints is not None:
         checkpoints.remove()
     if ranks.several:

@@ -32,8 +32,12 @@ FORMAT = 2
 EVERY = 300.0
 """Default number of seconds between two checkpoints."""
 
+IDENTITY = "training.id"
+"""File in the directory with the id of its training."""
+
 _CURE = "remove the checkpoint to start again, or give another directory"
 _NAME = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*")
+_IDENTITY = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -91,7 +95,7 @@ class Checkpoints:
         precision: precision of the training, which "auto" may choose differently on another device.
         Errors: OutputError for a directory that cannot be written, or that is inside a bundle.
         """
-        outputs.check({"the checkpoint": Output(self.directory, "folder")})
+        self._check()
         stage = Stage(
             *(self.directory, self._part + name, fingerprint, self.every, precision),
             processes=here().size,
@@ -99,13 +103,35 @@ class Checkpoints:
         self._stages.append(stage)
         return stage
 
+    def identity(self) -> tuple[str, bool]:
+        """Return a random id of the training, and whether it continues from a checkpoint.
+
+        The id is kept beside the checkpoints, so it stays the same each time the training is
+        resumed, also after the directory has moved.
+        Errors: OutputError, CheckpointError for a directory that cannot be written.
+        """
+        self._check()
+        path = self.directory / IDENTITY
+        resumed = any(self.directory.glob("*.checkpoint.json"))
+        with _naming("write", path):
+            identity = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+            if not resumed or not _IDENTITY.fullmatch(identity):
+                identity = uuid4().hex
+                self.directory.mkdir(parents=True, exist_ok=True)
+                path.write_text(identity, encoding="utf-8")
+        return identity, resumed
+
     def remove(self) -> None:
         """Remove the checkpoints of all stages that were used, and the directory if it is empty."""
         for stage in self._stages:
             stage.remove()
         with _naming("remove", self.directory):
+            (self.directory / IDENTITY).unlink(missing_ok=True)
             if self.directory.is_dir() and not os.listdir(self.directory):
                 os.rmdir(self.directory)
+
+    def _check(self) -> None:
+        outputs.check({"the checkpoint": Output(self.directory, "folder")})
 
 
 class Stage:

@@ -72,6 +72,34 @@ class Quiet:
         """Show nothing."""
 
 
+class Forwarding:
+    """Passes everything on to another Progress. A subclass adds what it does with it.
+
+    It has no method `of`: all retrievers of a blend share it, unless a subclass has one.
+
+    progress: the other Progress.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def stage(self, what: str) -> None:
+        """Pass on the start of work without epochs."""
+        self._progress.stage(what)
+
+    def start(self, epoch: int, epochs: int, positives: int) -> None:
+        """Pass on the start of an epoch."""
+        self._progress.start(epoch, epochs, positives)
+
+    def advance(self, positives: int) -> None:
+        """Pass on the number of positives used since the last call."""
+        self._progress.advance(positives)
+
+    def report(self, epoch: int, loss: float, monitor: str, score: float, skipped: int = 0) -> None:
+        """Pass on the figures of an epoch."""
+        self._progress.report(epoch, loss, monitor, score, skipped)
+
+
 class Bars:
     """Shows a bar for the current epoch and a line per measured epoch; use it in `with`.
 
