@@ -7,8 +7,8 @@ import tomllib
 import pytest
 
 from shortlist.cli import main
-from shortlist.drafting.foreign import FOREIGN
-from shortlist.drafting.foreign.base import Given
+from shortlist.drafting.foreign import FOREIGN, recbole, rectools
+from shortlist.drafting.foreign.base import Carrying, Given
 from shortlist.errors import RecipeError
 
 SASREC = """
@@ -138,6 +138,45 @@ def test_splits_of_recbole_become_ours(shop, args, split):
     assert recipe["channels"] == {"popular": {"kind": "popular"}}
 
 
+def test_keys_of_training_are_lost_only_by_models_that_train(shop):
+    loop = "epochs: 9\nlearner: sgd\ntrain_batch_size: 64\nseed: 3\n"
+    for model, told in (("Pop", False), ("BPR", True)):
+        (shop / "a.yaml").write_text(f"model: {model}\ndataset: shop\ndata_path: data\n{loop}")
+        recipe, lost = carried("recbole", "a.yaml")
+        assert ("learner = sgd" in lost) is told
+        assert "nothing here corresponds" not in lost
+        assert recipe.get("training", {}).get("epochs") == (9 if told else None)
+
+
+def test_a_key_that_is_read_is_not_among_those_that_change_nothing(shop, monkeypatch):
+    seen = set()
+    monkeypatch.setattr(Carrying, "lose_rest", lambda carrying, _: seen.update(carrying.seen))
+    for model in recbole.MODELS:
+        (shop / "a.yaml").write_text(f"model: {model}\ndataset: shop\n")
+        recbole.from_recbole(Given([shop / "a.yaml"], base=shop))
+    assert not seen & recbole.HARMLESS
+    seen.clear()
+    for model in rectools.MODELS:
+        (shop / "a.yaml").write_text(f"cls: {model}\nperiod: 9\n")
+        rectools.from_rectools(Given([shop / "a.yaml"], data=shop / "log.csv", base=shop))
+    assert not seen & rectools.HARMLESS
+
+
+def test_the_encoding_of_atomic_files_is_carried_over(shop):
+    shown = (shop / "data" / "shop" / "shop.inter").read_text().replace("stars", "é")
+    (shop / "data" / "shop" / "shop.inter").write_text(shown, encoding="latin-1")
+    head = "model: Pop\ndataset: shop\ndata_path: data\nTIME_FIELD: at\n"
+    (shop / "a.yaml").write_text(f"{head}encoding: latin-1\n")
+    recipe, _ = carried("recbole", "a.yaml")
+    assert recipe["data"]["encoding"] == "iso8859-1"
+    assert recipe["data"]["time"] == "at"
+
+
+def test_an_inverse_popular_model_of_rectools_is_lost(shop):
+    (shop / "p.yaml").write_text("cls: PopularModel\ninverse: true\n")
+    assert "inverse" in carried("rectools", "p.yaml", "--data", "log.csv")[1]
+
+
 def test_a_carried_recipe_trains(shop, capsys):
     (shop / "a.yaml").write_text("model: ItemKNN\ndataset: shop\nTIME_FIELD: at\nk: 7\n")
     recipe, lost = carried("recbole", "a.yaml", "--data", "data/shop")
@@ -212,6 +251,7 @@ def test_models_of_rectools_keep_every_number(shop):
         ("recbole", "model: BPR\ndataset: shop\neval_args: {split: {RS: 3}}\n", "needs shares"),
         ("recbole", "!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
         ("rectools", "cls: SASRecModel\nloss: mystery\n", "loss must be one of"),
+        ("recbole", "model: Pop\ndataset: shop\nencoding: utf-9\n", "no codec of Python"),
         ("recbole", "model: ItemKNN\ndataset: shop\nknn_method: both\n", "knn_method must be"),
         ("rectools", "n_factors: 3\n", "names no model"),
         ("rectools", "cls: HSTUModel\n", "init --model hstu"),

@@ -1,5 +1,6 @@
 """RecBole 1.2.1: YAML files over its defaults, and atomic files, become a recipe."""
 
+import codecs
 import os
 import re
 from collections.abc import Mapping
@@ -34,19 +35,21 @@ HARMLESS = frozenset(
         *("log_wandb", "wandb_project", "eval_batch_size", "metric_decimal_place", "worker"),
         *("loss_decimal_place", "metrics", "valid_metric_bigger", "LABEL_FIELD", "NEG_PREFIX"),
         *("ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD", "HEAD_ENTITY_ID_FIELD"),
-        *(
-            "TAIL_ENTITY_ID_FIELD",
-            "RELATION_ID_FIELD",
-            "ENTITY_ID_FIELD",
-            "encoding",
-            "seq_separator",
-        ),
+        *("TAIL_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "ENTITY_ID_FIELD", "seq_separator"),
         *("enable_amp", "enable_scaler", "tensorboard", "device", "seq_len", "unused_col"),
         *("hidden_act", "layer_norm_eps", "initializer_range", "inner_size", "require_pow"),
-        *("train_stage", "shuffle", "learner"),
+        *("train_stage", "shuffle"),
     }
 )
 """Keys that change no result, or that configure parts which are built differently here."""
+
+OF_TRAINING = frozenset(
+    {
+        *("epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "eval_step"),
+        *("stopping_step", "clip_grad_norm", "seed", "train_neg_sample_args", "neg_sampling"),
+    }
+)
+"""Keys of the training loop: they change nothing of a model that is counted, such as Pop."""
 
 _INTERVAL = re.compile(r"^\s*([\[(])\s*([^,]*?)\s*,\s*([^,]*?)\s*([\])])\s*$")
 
@@ -71,7 +74,7 @@ def from_recbole(given: Given) -> Draft:
     _split(carrying, sequential=name in SEQUENTIAL)
     carry(carrying)
     _evaluation(carrying, trained=name in TRAINED, sequential=name in SEQUENTIAL)
-    carrying.lose_rest(HARMLESS)
+    carrying.lose_rest(HARMLESS if name in TRAINED else HARMLESS | OF_TRAINING)
     return draft
 
 
@@ -95,13 +98,16 @@ def _data(carrying: Carrying, given: Given, model: str) -> None:
         carrying.say(f"data.{key}", carrying.get(theirs, default), theirs)
     loaded = (carrying.get("load_col", {}) or {}).get("inter") or []
     time, rating = carrying.get("TIME_FIELD", "timestamp"), carrying.get("RATING_FIELD", "rating")
-    held = _header(log)
+    encoding = _encoding(carrying)
+    held = _header(log, encoding)
     columns = loaded or held
     if time in columns:
         carrying.say("data.time", time, "TIME_FIELD")
         carrying.say("data.tie", "file", "equal times keep the order of the file, as in RecBole")
     if (separator := carrying.get("field_separator", "\t")) != "\t":
         carrying.say("data.separator", separator, "field_separator")
+    if encoding != "utf-8":
+        carrying.say("data.encoding", encoding, "encoding")
     _values(carrying, rating)
     for key in ("user_inter_num_interval", "item_inter_num_interval"):
         limits = carrying.get(key)
@@ -124,10 +130,19 @@ def _data(carrying: Carrying, given: Given, model: str) -> None:
         )
 
 
-def _header(log: Path) -> list[str]:
+def _encoding(carrying: Carrying) -> str:
+    """Return Python's name of the encoding of the atomic files. Errors: RecipeError."""
+    given = str(carrying.get("encoding", "utf-8"))
+    try:
+        return codecs.lookup(given).name
+    except LookupError as error:
+        raise RecipeError(f"encoding = {given!r:.60} is no codec of Python") from error
+
+
+def _header(log: Path, encoding: str) -> list[str]:
     """Return the columns of an atomic file without their types; none if the file is absent."""
     try:
-        with log.open(encoding="utf-8") as file:
+        with log.open(encoding=encoding) as file:
             return [name.partition(":")[0].strip() for name in file.readline().split("\t")]
     except (OSError, UnicodeDecodeError):
         return []

@@ -28,9 +28,10 @@ HARMLESS = frozenset(
         *("get_trainer_func", "use_pos_emb", "use_causal_attn", "use_key_padding_mask"),
         *("pos_encoding_type", "transformer_layers_type", "train_min_user_interactions"),
         *("item_net_constructor_type", "similarity_module_type", "backbone_type"),
-        *("add_cold", "inverse", "fit_features_together", "num_threads"),
+        *("add_cold", "num_threads"),
     }
 )
+"""Keys that change no result, or that configure parts which are built differently here."""
 
 
 def from_rectools(given: Given) -> Draft:
@@ -88,6 +89,8 @@ def _popular(carrying: Carrying) -> None:
         )
     if (by := carrying.get("popularity", "n_users")) not in ("n_users", "n_interactions"):
         carrying.lose(f"popularity = {by}: events are counted here")
+    if carrying.get("inverse"):
+        carrying.lose("inverse: the most popular items come first here")
     _channel(carrying, "popular")
 
 
