@@ -162,13 +162,9 @@ class RedisServer:
         self.begin(makes=makes)
 
     def key(self, *names: str | bytes) -> bytes:
-        """Return the full name of a key: the prefix and these names, separated by colons.
-
-        >>> RedisServer.key.__doc__ is not None
-        True
-        """
-        said = (self.place.prefix, *names)
-        return b":".join(name.encode() if isinstance(name, str) else name for name in said)
+        """Return the full name of a key: the prefix and these names, separated by colons."""
+        parts = (self.place.prefix, *names)
+        return b":".join(part.encode() if isinstance(part, str) else part for part in parts)
 
     def now(self) -> int:
         """Return the time of the server's clock, read once at the start, in µs since 1970."""
