@@ -59,6 +59,13 @@ def test_what_is_no_list_of_users_is_refused_and_shows_what_to_write(users, said
         Queries(users)
 
 
+@pytest.mark.parametrize("before", ["validation", "test"])
+def test_histories_are_given_whole_so_a_cut_of_stored_events_is_refused(before):
+    with pytest.raises(QueryError, match=r"before .* needs users: shorten the histories"):
+        Queries(histories=[[1]], before=before)
+    assert Queries(histories=[[1]], before="end").before == "end"
+
+
 def test_columns_arrays_and_numbers_of_other_libraries_are_lists_of_ids(blend):
     pandas = pytest.importorskip("pandas")
     users = blend.data.users.ids[:3].to_list()

@@ -9,8 +9,11 @@ import torch
 
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
+from shortlist.blending.blend import Blend
+from shortlist.channels.counting.als import ALS
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.counting.popular import Popular
+from shortlist.channels.counting.user_cf import UserCF
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.moments import is_known
@@ -139,6 +142,19 @@ def test_times_where_nothing_reads_them_or_the_log_has_none_are_refused(split, w
     for data in (Dataset.load(world.interactions).split().training_data(), lines):
         with pytest.raises(QueryError, match=r"the log has no times \(data.time\)"):
             next(row_blocks(Queries([user], time=START), data))
+
+
+def test_weights_are_refused_unless_a_channel_weighs_histories(split):
+    user, item = split.training_data().users.ids[0], split.training_data().items.ids[0]
+    given = Queries([user], recent=[[item]], weights=[[2.0]])
+    for model in (ItemCF(), UserCF(), Popular(), Blend({"a": ItemCF(), "b": Popular()})):
+        fitted = model.fit(split)
+        for ask in (fitted.recommend, lambda asked, fitted=fitted: fitted.explain(asked, [[item]])):
+            with pytest.raises(QueryError, match="weights do nothing for this retriever"):
+                ask(given)
+    weighs = {"a": Popular(), "b": UserCF(values="explicit")}
+    for model in (Blend(weighs, quotas={"a": 1, "b": 9}), ALS(values="explicit", iterations=1)):
+        assert len(model.fit(split).recommend(given, 5)) == 1
 
 
 def test_events_of_a_question_with_their_times_are_read_like_those_of_the_log(timed):

@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 import torch
 
+from shortlist.asking.answering import Answering
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.bundle.bundle import load
+from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.renewal import renewed
@@ -477,23 +479,28 @@ def test_the_guard_asks_both_models_with_the_same_events_in_the_same_moment(worl
     )
     old, new = parts_of(log)
     tiny = {"dim": 4, "epochs": 1, "history": "recency", "request_time": True}
-    running = TwoTower(**tiny).fit(Dataset.load(old, schema=schema).split(), "all")
-    came = renewed(running.data, read_events(running.data, new, schema, learns=True), held_out=0.2)
-    refreshed = running.refreshed(came.data, Lesson(np.zeros(len(came.data.log), dtype=bool)))
+    split = Dataset.load(old, schema=schema).split()
     asked = {}
 
     def kept(self, queries, k):
         (asked[self],) = row_blocks(queries, self.data, timed=True)
         return recommend(self, queries, k)
 
-    recommend = TwoTower.recommend
-    monkeypatch.setattr(TwoTower, "recommend", kept)
-    judged(running, refreshed, came, depths=[5])
-    theirs, ours = asked[running], asked[refreshed]
-    items = [a.data.items.external(asked[a].history.values) for a in (running, refreshed)]
-    assert items[0].equals(items[1])
-    for name in ("weight", "time", "kind", "asked"):
-        torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), msg=name)
+    recommend = Answering.recommend
+    monkeypatch.setattr(Answering, "recommend", kept)
+    lists = ItemCF(values="explicit").fit(split, "all")
+    towers = TwoTower(**tiny).fit(split, "all")
+    read = {lists: ("weight", "kind"), towers: ("time", "kind", "asked")}
+    for running, names in read.items():
+        told = read_events(running.data, new, schema, learns=True)
+        came = renewed(running.data, told, held_out=0.2)
+        refreshed = running.refreshed(came.data, Lesson(np.zeros(len(came.data.log), dtype=bool)))
+        judged(running, refreshed, came, depths=[5])
+        theirs, ours = asked[running], asked[refreshed]
+        items = [a.data.items.external(asked[a].history.values) for a in (running, refreshed)]
+        assert items[0].equals(items[1])
+        for name in names:
+            torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), msg=name)
     assert set(theirs.context) == {"device", "what"}
     assert set(theirs.columns) == {"device", "what", "dwell"}
     for found, wanted in ((theirs.context, ours.context), (theirs.columns, ours.columns)):

@@ -141,6 +141,7 @@ def test_without_a_time_the_service_takes_its_clock_and_the_library_none(
         ("clocked", {"recent": [[1]] * 3, "weights": [[-1]] * 3}, "weights[0][0]"),
         ("clocked", {"recent": [[1]] * 3, "kinds": [["x"]] * 3}, "the log has no kinds of events"),
         ("clocked", {"recent": [[1]] * 3, "weights": [[1.0]] * 2}, "one list for each of the 3"),
+        ("clocked", {"recent": [[1]] * 3, "weights": [[1.0]] * 3}, "weights do nothing"),
     ],
 )
 def test_a_time_that_is_none_or_does_nothing_is_a_request_that_cannot_be_answered(

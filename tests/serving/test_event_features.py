@@ -74,7 +74,7 @@ def test_the_next_answer_reads_what_events_said_of_themselves(shop, bundle):
     model = load(bundle).retriever
     columns = {"device": [["tv", None, "phone"]], "dwell": [[200.0, None, None]]}
     columns["stars"] = [[4.0] * 3]
-    same = {"recent": [[5, 6, 7]], "weights": [[4.0] * 3]}
+    same = {"recent": [[5, 6, 7]]}
     wanted = model.recommend(Queries([3], event_features=columns, **same), 10)
     assert asked()["items"] == wanted.ids
     assert np.allclose(asked()["scores"], wanted.scores, atol=1e-5)
@@ -84,9 +84,7 @@ def test_the_next_answer_reads_what_events_said_of_themselves(shop, bundle):
     more = asked(recent=[[8]], event_features={"dwell": [[1.5]]})
     columns = {name: [[*values[0], None]] for name, values in columns.items()}
     columns["dwell"][0][-1] = 1.5
-    queries = Queries(
-        [3], recent=[[5, 6, 7, 8]], weights=[[4.0] * 3 + [None]], event_features=columns
-    )
+    queries = Queries([3], recent=[[5, 6, 7, 8]], event_features=columns)
     assert more["items"] == model.recommend(queries, 10).ids
 
 

@@ -77,6 +77,11 @@ class Answering(FittedFirst, Showing, ABC):
         return False
 
     @property
+    def weighs(self) -> bool:
+        """True if `search` reads the weights of the events of a history (values = 'explicit')."""
+        return False
+
+    @property
     def query_features(self) -> frozenset[str]:
         """Names of the user features that `search` reads from a query."""
         return frozenset()
@@ -102,11 +107,16 @@ class Answering(FittedFirst, Showing, ABC):
         return frozenset()
 
     def check_told(self, queries: Queries) -> None:
-        """Refuse times and features of users and events that the retriever does not read.
+        """Refuse times, weights and features that the retriever does not read.
 
         Errors: QueryError.
         """
         self._check_times(queries)
+        if queries.weights is not None and not self.weighs:
+            raise QueryError(
+                "weights do nothing for this retriever: none of its channels weighs the events of "
+                "a history (values = 'explicit'); leave them out"
+            )
         check_told_of_events(queries, self.data, self.query_context, self.history_features)
         idle = (queries.features or {}).keys() - self.query_features
         if not idle:

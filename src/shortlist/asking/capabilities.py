@@ -97,6 +97,11 @@ class Channel(Answers, Protocol):
         """True if `search` reads the times of the events of a history."""
         ...
 
+    @property
+    def weighs(self) -> bool:
+        """True if `search` reads the weights of the events of a history."""
+        ...
+
     def search(self, block: RowQueries, k: int) -> Hits:
         """Answer B queries: item rows [B, k] int64, -1 past the end, and scores, -inf there."""
         ...

@@ -28,7 +28,7 @@ class Queries:
         histories: one list of item ids per query, oldest first; also a polars or Arrow column of
             lists.
         before: which stored events of a user count as known: all of them ("end"), or those before
-            the "validation" or the "test" rows of the split.
+            the "validation" or the "test" rows of the split. Requires users.
         exclude_seen: leave out the items that the query has met. Events below min_weight count as
             met; events of kinds with seen = false do not.
         where: condition on columns of the items table; see `data.predicates`.
@@ -52,6 +52,7 @@ class Queries:
             Default (None): in recent, the query's `time` or else the newest time of the log; in
             histories, unknown.
         weights: the weight of each event in histories or recent, one list per query. Default: 1.
+            QueryError unless a channel reads them (values = "explicit").
         time: when each query is asked, one value for all or one per query: a number in the time
             unit of the log, ISO 8601 text or a date. A tensor holds integer steps of the log. None:
             the time of the query's newest known event; the clock of the machine is never read. Only
@@ -106,6 +107,11 @@ class Queries:
         self._check_told()
         if not isinstance(self.before, str) or self.before not in BEFORE:
             raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
+        if self.before != "end" and self.users is None:
+            raise QueryError(
+                f"before = '{self.before}' is for stored events, so it needs users: shorten the "
+                "histories instead"
+            )
         check_flag("exclude_seen", self.exclude_seen)
         if self.rows is not None and not (
             isinstance(self.rows, Tensor) and self.rows.dtype == torch.bool and self.rows.ndim == 1

@@ -175,6 +175,11 @@ class Blend(Explaining):
         return any(channel.timed for channel in self.channels.values())
 
     @property
+    def weighs(self) -> bool:
+        """True if any channel reads the weights of the events."""
+        return any(channel.weighs for channel in self.channels.values())
+
+    @property
     def reads_clock(self) -> bool:
         """True if any channel reads the time of a query.
 

@@ -226,7 +226,7 @@ def _as_served(
         given["kinds"] = [[names[code] for code in log.kind[places]] for _, places in recent]
     if running.timed and log.time is not None:
         given["times"] = [torch.from_numpy(log.time[places]) for _, places in recent]
-    if log.weight is not None:
+    if running.weighs and log.weight is not None:
         given["weights"] = [log.weight[places].tolist() for _, places in recent]
     features, columns = data.event_features, data.event_features.columns_of(log)
     given["event_features"] = {

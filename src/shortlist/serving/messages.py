@@ -77,7 +77,7 @@ class RecommendRequest(Message):
     - recent: with `users`, one list of item ids per user, oldest first: events that the bundle does
       not know. They follow the stored events, and their items are left out of the answer as well.
     - kinds, times, weights: one list beside each list of `recent` or `histories`, with one value
-      per event; null for an unknown value.
+      per event; null for an unknown value. Those that the bundle does not read are refused.
     - time: the time of the request, one for all queries or a list with one per query. The default
       is the current time, if the bundle reads it (`model.request_time`). Times are in the format of
       the log: numbers in its unit, or text such as "2024-01-31T20:15:00Z".

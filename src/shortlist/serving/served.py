@@ -129,7 +129,7 @@ class Served:
     def reads_of_events(self) -> tuple[str, ...]:
         """Columns of new events, besides items and kinds, that the bundle reads."""
         timed = self.retriever.timed and self.data.log.time is not None
-        weighted = self.data.log.weight is not None
+        weighted = self.retriever.weighs and self.data.log.weight is not None
         return ("times",) * timed + ("weights",) * weighted
 
     @cached_property

@@ -75,6 +75,11 @@ class Counting(Answering, Generic[Chosen]):
     def learn(self) -> None:
         """Compute what answers need from `self.data.training_log`."""
 
+    @property
+    def weighs(self) -> bool:
+        """True if the weights of the events of a history count: values = 'explicit'."""
+        return getattr(self.options, "values", None) == "explicit"
+
     def candidate_rows(self) -> NDArray[np.int64]:
         """Return the item rows that can be recommended, [C] int64."""
         return self.data.candidates(with_features=False)
