@@ -138,6 +138,41 @@ def test_settings_that_milvus_cannot_take_are_refused(options, message):
         MilvusCollection("dot", **options)
 
 
+def rough(similarity):
+    """An index whose graph finds much less than all, and ids, vectors and queries for it."""
+    ids, vectors, queries = world(items=2_000, width=32)
+    index = MilvusCollection(
+        similarity, collection="rough", timeout=60, m=2, ef_construction=4, ef_search=1
+    )
+    return index.build(ids, vectors), queries
+
+
+def test_an_answer_does_not_depend_on_what_was_asked_before():
+    """A server may keep where the search of a point ended, and begin there the next time."""
+    index, queries = rough("cosine")
+    first = index.search(queries, 5).ids
+    assert torch.equal(index.search(queries, 5).ids, first)
+    assert torch.equal(index.search(queries.flip(0), 5).ids.flip(0), first)
+
+
+@pytest.mark.skipif(SERVER is None, reason="for a server: make milvus-server")
+def test_the_first_answers_of_a_version_are_those_of_its_graph(monkeypatch):
+    """A collection that is loaded while it is written is scanned, until the graph replaces that."""
+    states, wait = [], MilvusCollection._wait
+
+    def watched(self, known, name):
+        states.append(str(known.get_load_state(name)["state"]))
+        wait(self, known, name)
+        states.append(str(known.get_load_state(name)["state"]))
+
+    monkeypatch.setattr(MilvusCollection, "_wait", watched)
+    index, queries = rough("dot")
+    assert states == ["NotLoad", "NotLoad"]
+    assert str(client().get_load_state(index.place.name)["state"]) == "Loaded"
+    exact = ExactIndex("dot").build(*world(items=2_000, width=32)[:2])
+    assert recall(index.search(queries, 5), exact.search(queries, 5)) < 0.9
+
+
 @pytest.mark.skipif(SERVER is None, reason="for a server: make milvus-server")
 @pytest.mark.parametrize("consistency", ["Strong", "Bounded", "Session", "Eventually"])
 def test_the_collection_has_the_consistency_asked_for_and_strong_sees_its_own_writes(consistency):

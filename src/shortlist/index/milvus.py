@@ -138,11 +138,12 @@ class MilvusCollection(ServerIndex):
         built = {"M": self.m, "efConstruction": self.ef_construction}
         plan.add_index("vector", index_type="HNSW", metric_type=self._metric, params=built)
         try:
-            client.create_collection(
-                name, schema=schema, index_params=plan, consistency_level=self.consistency
-            )
+            # A collection that is loaded while it is written is scanned until the server replaces
+            # the scanned part by the graph, at any time afterwards: answers would change then.
+            client.create_collection(name, schema=schema, consistency_level=self.consistency)
             self._write(client, name, items)
             client.flush(name, timeout=BUILD_PATIENCE)
+            client.create_index(name, plan, timeout=BUILD_PATIENCE)
             self._wait(client, name)
             client.load_collection(name, timeout=BUILD_PATIENCE)
             self._switch(client, name)
@@ -273,7 +274,9 @@ class MilvusCollection(ServerIndex):
                 output_fields=["id", "tie_key"],
                 search_params={
                     "metric_type": self._metric,
-                    "params": {"ef": max(self.ef_search, k)},
+                    # Without for_tuning the server begins where the last search with the same point
+                    # ended, so an answer would depend on what was asked before.
+                    "params": {"ef": max(self.ef_search, k), "for_tuning": True},
                 },
                 consistency_level=self._level,
                 timeout=patience,
