@@ -23,6 +23,7 @@ import torch
 import torch._dynamo  # before there is a group: see training.ranks.together
 import torch.distributed as dist
 
+from shortlist.channels.learned import two_tower
 from shortlist.channels.learned.item_to_item import ItemToItem
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.channels.learned.user_to_user import UserToUser
@@ -70,6 +71,11 @@ QUICK = {
     "values": {"loss": "squared", "values": "explicit", "similarity": "dot", "biases": True},
     "i2i": {"positives": "i2i", "session_gap": 10**9},
     "u2u": {"positives": "u2u", "batch_size": 20, "sampler": "uniform", "negatives": 30},
+    "neighbours": {
+        **{"item_neighbours": 5, "popularity": 0.07, "similarity": "dot", "temperature": 0.1},
+        **{"sampler": "uniform", "negatives": 20, "correct_positives": False},
+    },
+    "hstu": {"history": "hstu", "item_neighbours": 3, "optimizer": "row-wise"},
     "told": {"world": "told", "history": "attention", "request_time": True, "history_time": True},
     "told, pooled": {"world": "told", "request_time": True, "optimizer": "row-wise"},
     "exposed": {"world": "told", "hard": "exposed", "sampler": "in_batch_streaming"},
@@ -143,6 +149,8 @@ def begun(options, data=None):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(retriever.training_section.seed)
         retriever.set_data(data)
+        if ranks_module.here().first:  # the others are given what is read from the log
+            retriever._begin_weights()
     return retriever
 
 
@@ -192,6 +200,9 @@ class _Pretended(Ranks):
 
     def total(self, values):
         return values
+
+    def begin_alike(self, tensors):
+        pass
 
     @classmethod
     @contextmanager
@@ -486,6 +497,7 @@ RESUMED = {
     "attention": {"history": "attention", "history_dropout": 0.2, "dropout": 0.2, "ema": 0.9},
     "memory": {"sampler": "memory", "negatives": 50, "dropout": 0.2, "refit": "all"},
     "mined": {"hard": "mined", "hard_ranks": (2, 9), "loss": "bce", "id_dropout": 0.1},
+    "neighbours": {**QUICK["neighbours"], "history": "hstu", "history_dropout": 0.2},
     "i2i": {"positives": "i2i", "session_gap": 10**9, "optimizer": "row-wise"},
     "told": {
         **{"world": "told", "history": "gru", "request_time": True, "hard": "exposed"},
@@ -544,6 +556,38 @@ def resumed(folder):
     return found
 
 
+def begun_apart(ranks):
+    """The weights and sampling tables after two steps that ranks began from different numbers.
+
+    Every number that the second rank begins from is changed; whether by much does not matter.
+    """
+    options = {**QUICK["neighbours"], "sampler": "popularity", "learn_temperature": True}
+    retriever, sampler = begun(options), two_tower.sampler_of
+
+    def perturbed(part):
+        for value in part:
+            value.copy_(value.logical_not() if value.dtype == torch.bool else value + 1)
+
+    if ranks.rank:
+        with torch.no_grad():
+            perturbed(retriever.towers.state_dict().values())
+    found = []
+
+    def drawn(*given):
+        found.append(sampler(*given))
+        if ranks.rank:
+            perturbed([found[0].frequency, found[0].table.threshold, found[0].table.other])
+        return found[0]
+
+    with mock.patch.object(two_tower, "sampler_of", drawn):
+        trainer = retriever._trainer(rows_of(options))
+    with nothing_hidden():
+        learned = told(retriever, trainer, steps=2)
+    table = found[0].table
+    tables = {"frequency": found[0].frequency, "threshold": table.threshold, "other": table.other}
+    return {**learned, "tables": tables}
+
+
 def refused(ranks, world):
     """What each rank says where one of them has come to grief; the last time one is gone."""
     found = {}
@@ -563,7 +607,8 @@ def refused(ranks, world):
     tried("nan", lambda: built({}).fit(world))
     Trainer._loss = whole
     tried("few", lambda: ranks.steps(*((9, 90) if ranks.rank == 0 else (2, 3))))
-    tried("other checkpoint", lambda: ranks.check_same(ranks.rank))
+    tried("other checkpoint", lambda: ranks.check_checkpoint(f"saved {ranks.rank}"))
+    tried("other log", lambda: built({"epochs": 1 + ranks.rank}).fit(world))
     if ranks.rank == 1:
         dist.destroy_process_group()
     else:
@@ -602,6 +647,7 @@ def main(folder, rank, size, cases):
                 found = beside_others(options)
             torch.save(found, f"{folder}/{number}.{rank}.pt")
         if Path(f"{folder}/recipe.toml").exists():
+            torch.save(begun_apart(ranks), f"{folder}/apart.{rank}.pt")
             said = {
                 "resumed": resumed(folder),
                 "sent": [sent(ranks, 1 << 18), sent(ranks, 1)],

@@ -115,6 +115,28 @@ def test_a_step_sends_the_bytes_that_can_be_computed_of_it(two_ranks):
             assert by_rows[step] == [told + vectors + (8 + 4 * dim) * read, 8]
 
 
+def test_a_rank_that_begins_from_other_numbers_is_given_those_of_the_first(two_ranks):
+    first, second = (
+        torch.load(two_ranks.folder / f"apart.{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    unperturbed = several.begun_apart(Ranks())
+    for part in ("weights", "tables"):
+        assert first[part].keys() == second[part].keys()
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), name
+    for name in ("item.neighbours.rows", "item.neighbours.weights", "item.met"):
+        assert torch.equal(first["weights"][name], unperturbed["weights"][name])
+    for name, value in first["tables"].items():
+        assert torch.equal(value, unperturbed["tables"][name])
+
+
+def test_processes_that_read_other_inputs_are_refused_before_training(two_ranks):
+    first, second = (told["other log"] for told in two_ranks.refused)
+    assert first == second
+    assert first[0] == "TrainingError"
+    assert "2 processes of this training have read different recipes, data" in first[1]
+
+
 @pytest.mark.parametrize("case", several.RESUMED)
 def test_ranks_put_down_and_taken_up_again_come_to_the_same_bytes(case, two_ranks):
     first, second = (told[case] for told in two_ranks.resumed)

@@ -29,6 +29,8 @@ TOWERS = {
     "features in histories": {"history_reads": "items"},
     "attention": {"history": "attention"},
     "gru": {"history": "gru", "encode_rows": 30},
+    "hstu": {"history": "hstu"},
+    "neighbours": {"item_neighbours": 5},
     "comirec": {"history": "comirec"},
     "mind": {"history": "mind"},
     "windows": {"history_windows": True},
@@ -50,6 +52,8 @@ LEARNED = {
     "dot": {"loss": "softmax", "similarity": "dot"},
     "euclidean": {"loss": "bce", "similarity": "euclidean"},
     "values": {"loss": "squared", "values": "explicit", "similarity": "dot", "biases": True},
+    "popularity": {"loss": "softmax", "similarity": "dot", "popularity": 0.07},
+    "positives as they are": {"loss": "softmax", "correct_positives": False},
 }
 
 

@@ -146,6 +146,7 @@ class Stage:
     every: seconds between two checkpoints.
     precision: precision of the training.
     processes: number of processes of the training.
+    digest (attribute): sha256 of the checkpoint that `load` has returned; empty without one.
     Errors: CheckpointError for an invalid name.
     """
 
@@ -166,6 +167,7 @@ class Stage:
         self._every = every
         self._precision = precision
         self._processes = processes
+        self.digest = ""
         self._latest = time.monotonic()
 
     @property
@@ -216,7 +218,9 @@ class Stage:
                 f"{self.path} belongs to a training with {processes} process{_es(processes)}, and "
                 f"this training has {self._processes}: start as many to resume, or {_CURE}"
             )
-        return State(plain, self._tensors(name, digest))
+        tensors = self._tensors(name, digest)
+        self.digest = hashlib.sha256(text).hexdigest()
+        return State(plain, tensors)
 
     def save(self, state: State) -> None:
         """Write the state atomically: a reader finds either this state or the previous one."""

@@ -94,7 +94,7 @@ class _Run:
         """Start a training, or resume it from its checkpoint and restore the trainer's state."""
         saved = None if stage is None else stage.load()
         if stage is not None and here().several:
-            here().check_same(-1 if saved is None else saved.plain["epoch"])
+            here().check_checkpoint(stage.digest)
         if saved is None:
             return cls()
         plain = dict(saved.plain)

@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -275,17 +276,43 @@ class Ranks:
                 if rank and len(place):
                     dist.recv(place, src=rank)
 
-    def check_same(self, number: int) -> None:
+    def check_checkpoint(self, digest: str) -> None:
         """Refuse to resume from checkpoints that differ between the processes.
 
-        number: epoch of this process's checkpoint, -1 without one. Errors: CheckpointError.
+        digest: hash of this process's checkpoint, empty without one. Errors: CheckpointError.
         """
-        found = [one for (one,) in self._everyones_numbers([number])]
-        if len(set(found)) > 1:
+        if not self._agree(digest):
             raise CheckpointError(
                 f"process {self.rank} of {self.size} finds another checkpoint than the other "
                 "processes: give a checkpoint folder that all machines share"
             )
+
+    def check_inputs(self, digest: str) -> None:
+        """Refuse to train if the processes read other recipes, data or versions.
+
+        digest: hash of what this process has read. Errors: TrainingError.
+        """
+        if not self._agree(digest):
+            raise TrainingError(
+                f"the {self.size} processes of this training have read different recipes, data or "
+                "versions of Shortlist and torch: give every machine the same files and the same "
+                "environment"
+            )
+
+    def begin_alike(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of the first rank, in place.
+
+        A tensor that is computed from data can be rounded differently on another processor or with
+        another number of threads, so every rank starts from the numbers of the first one.
+
+        tensors: tensors of the same shapes and types in the same order on all ranks.
+        """
+        for tensor in tensors:
+            told = tensor.detach().clone(memory_format=torch.contiguous_format)
+            with _meeting():
+                dist.broadcast(told.view(-1).view(torch.uint8), src=0)
+            if not self.first:
+                tensor.detach().copy_(told)
 
     def told(self, number: float) -> float:
         """Return the number that the first rank passes; those of the others are ignored."""
@@ -303,6 +330,11 @@ class Ranks:
         with _meeting():
             dist.broadcast(told, src=0)
         return told.numpy().tobytes().decode()
+
+    def _agree(self, digest: str) -> bool:
+        """Tell whether all ranks pass the same text."""
+        number = int.from_bytes(blake2b(digest.encode(), digest_size=7).digest())
+        return len({one for (one,) in self._everyones_numbers([number])}) == 1
 
     def _everyones_numbers(self, numbers: list[int]) -> list[list[int]]:
         """Gather the numbers of each rank, over the CPU."""

@@ -4,8 +4,9 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,17 @@ def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, torch.empty_like(order).scatter(0, order, number)
 
 
+def _tables(part: object) -> Iterator[Tensor]:
+    """Yield the tensors that a sampler draws from, with those of the samplers it is made of."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple | list):
+        for one in part:
+            yield from _tables(one)
+    elif is_dataclass(part) or hasattr(part, "sample"):
+        yield from _tables(list(vars(part).values()))
+
+
 def _is_shared(pool: Negatives) -> bool:
     """Tell whether ranks share the encoding of a pool: it serves all rows and is not empty."""
     return pool.ids.dim() == 1 and len(pool.ids) > 0
@@ -104,7 +116,8 @@ class Trainer:
     batches: the positives and histories.
     training: the [training] section.
     hard: the term of hard negatives; None for none.
-    ranks: the processes that train the same model, each on batches of its own users.
+    ranks: the processes that train the same model, each on batches of its own users. All of them
+    start from the weights, buffers and sampling tables of the first one.
     precision (attribute): "float32" or "bfloat16", the resolved training.precision.
     Errors: ModelError for options that do not work together.
     """
@@ -143,8 +156,11 @@ class Trainer:
         self._order = self._generator
         if ranks.several:  # each process orders its own users; negatives are drawn for all rows
             self._order = torch.Generator().manual_seed(_seed(training.seed, ranks.rank))
-            for one in (objective, *([] if hard is None else [hard.objective])):
+            objectives = [objective, *([] if hard is None else [hard.objective])]
+            for one in objectives:
                 one.ranks = ranks
+            begun = [module.state_dict().values() for module in (model, *objectives)]
+            ranks.begin_alike([*chain(*begun), *_tables(sampler)])
         self._total = training.epochs * len(batches)
         learned = list(objective.parameters())  # a temperature or bias must not decay
         if hard is not None:  # both share the temperature

@@ -227,7 +227,10 @@ class Learner(Explaining):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.set_data(data)
-            self._begin_weights()
+            if here().several:
+                here().check_inputs(self._fingerprint(epochs))
+            if here().first:  # the trainer gives these weights to the other processes
+                self._begin_weights()
             trainer = self._trainer(self.data)
             self.precision = trainer.precision
             fitted = fit_towers(
@@ -500,13 +503,17 @@ class Learner(Explaining):
         _check_alike("index: the vector of row", ids[some], state["vectors"][some], placed)
 
     def _stage(self, checkpoints: Checkpoints | None, epochs: int | None) -> Stage | None:
-        """Return where this training is saved.
-
-        The fingerprint leaves out `refit`, which does not change a stage, and `precision`, because
-        the stage stores the one that was chosen.
-        """
+        """Return where this training is saved."""
         if checkpoints is None:
             return None
+        return checkpoints.stage(self.data.fit, self._fingerprint(epochs), self.precision)
+
+    def _fingerprint(self, epochs: int | None) -> str:
+        """Return the hash of everything that decides the result of a training.
+
+        It leaves out `refit`, which does not change a stage, and `precision`, because a checkpoint
+        stores the one that was chosen.
+        """
         described = {
             "retriever": type(self).__name__,
             "model": kept(self.model_section),
@@ -519,8 +526,7 @@ class Learner(Explaining):
             "epochs": epochs,
             "versions": [version("shortlist"), torch.__version__],
         }
-        known = fingerprint(described, self.data)
-        return checkpoints.stage(self.data.fit, known, self.precision)
+        return fingerprint(described, self.data)
 
     @abstractmethod
     def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
