@@ -2,8 +2,8 @@
 
     python benchmarks/figures.py
 
-Means over seeds, the newest line of each cell; beside them what others published, with what is
-known of how they got it.
+The page shows means over seeds, from the newest line of each cell, and published figures of others
+with their source. A source that is "not recorded" came without its paper.
 """
 
 import math
@@ -32,45 +32,61 @@ that are answered together, with 200 items each."""
 
 
 class Published(NamedTuple):
-    """A figure of others on the same cut. note: what to know before comparing."""
+    """Figures of others on the same split.
+
+    source: the paper that reports them.
+    note: what to know before comparing.
+    """
 
     model: str
     first: str
     second: str
-    note: str
+    source: str
+    note: str = ""
 
+
+LOSSES = "Klenitskiy & Vasilev, RecSys 2023"
+SIMPLEX = "Mao et al., CIKM 2021 (SimpleX)"
+ESASREC = "Tikhonovich et al., RecSys 2025 (arXiv:2508.06450)"
+UNKNOWN = "not recorded"
+NEW_ITEM = "52 users with a new item left out"
 
 PUBLISHED = {
     "ml-1m": (
-        Published("SASRec, BCE, 1 negative", ".2392", ".1259", "Klenitskiy & Vasilev 2023"),
-        Published("BERT4Rec", ".2843", ".1537", "Klenitskiy & Vasilev 2023"),
-        Published("gSASRec", ".3003", ".1726", "Petrov & Macdonald 2023"),
-        Published("SASRec, full cross-entropy", ".3152", ".1821", "Klenitskiy & Vasilev 2023"),
-        Published("SASRec, 3,000 negatives", ".3159", ".1857", "sampled cross-entropy"),
+        Published("SASRec, BCE, 1 negative", ".2392", ".1259", LOSSES),
+        Published("BERT4Rec", ".2843", ".1537", LOSSES),
+        Published("gSASRec", ".3003", ".1726", "Petrov & Macdonald, RecSys 2023"),
+        Published("SASRec, full cross-entropy", ".3152", ".1821", LOSSES),
+        Published("SASRec, 3,000 negatives", ".3159", ".1857", LOSSES, "sampled cross-entropy"),
         Published(
-            "HSTU-large", ".3294", ".1893", "another file; trained on the validation event, too"
+            *("HSTU-large", ".3294", ".1893", "Zhai et al., ICML 2024"),
+            "another file; trained on the validation event, too",
         ),
         Published(
-            "HSTU, 8 blocks", ".3642", ".2164", "another file; the time of the test event is read"
+            *("HSTU, 8 blocks", ".3642", ".2164", UNKNOWN),
+            "another file; the time of the test event is read",
         ),
     ),
     "amazon-beauty-s3rec": (
-        Published("SASRec, as first published", ".0605", ".0318", ""),
-        Published("TIGER", ".0648", ".0384", ""),
-        Published("HSTU", ".0788", ".0439", ""),
-        Published("DuoRec", ".0845", ".0443", ""),
-        Published("SASRec, sampled softmax", ".0921", ".0531", "52 users with a new item left out"),
-        Published("eSASRec", ".0928", ".0523", "52 users with a new item left out"),
+        Published("SASRec, as first published", ".0605", ".0318", "Zhou et al., CIKM 2020"),
+        Published("TIGER", ".0648", ".0384", "Rajput et al., NeurIPS 2023"),
+        Published("HSTU", ".0788", ".0439", UNKNOWN),
+        Published("DuoRec", ".0845", ".0443", "Qiu et al., WSDM 2022"),
+        Published("SASRec, sampled softmax", ".0921", ".0531", ESASREC, NEW_ITEM),
+        Published("eSASRec", ".0928", ".0523", ESASREC, NEW_ITEM),
     ),
     "gowalla-lightgcn": (
-        Published("MF-BPR", ".1627", ".1378", "Mao et al. 2021"),
-        Published("YouTubeDNN", ".1754", ".1473", "Mao et al. 2021"),
-        Published("LightGCN", ".1830", ".1554", "Mao et al. 2021"),
-        Published("UltraGCN", ".1862", ".1580", ""),
-        Published("SimpleX", ".1872", ".1557", "Mao et al. 2021"),
-        Published("Adap-τ", ".1901", ".1590", "the best trained one"),
-        Published("BSPM-EM", ".1920", ".1597", "without training"),
-        Published("ChebyCF", ".1941", ".1616", "without training; options without validation rows"),
+        Published("MF-BPR", ".1627", ".1378", SIMPLEX),
+        Published("YouTubeDNN", ".1754", ".1473", SIMPLEX),
+        Published("LightGCN", ".1830", ".1554", SIMPLEX),
+        Published("UltraGCN", ".1862", ".1580", "Mao et al., CIKM 2021 (UltraGCN)"),
+        Published("SimpleX", ".1872", ".1557", SIMPLEX),
+        Published("Adap-τ", ".1901", ".1590", "Chen et al., WWW 2023", "the best trained one"),
+        Published("BSPM-EM", ".1920", ".1597", "Choi et al., SIGIR 2023", "without training"),
+        Published(
+            *("ChebyCF", ".1941", ".1616", "Kim et al., SIGIR 2025"),
+            "without training; options without validation rows",
+        ),
     ),
 }
 
@@ -161,8 +177,8 @@ def _published(name: str) -> Iterator[str]:
     first, second = SHOWN.get(name, ("hit_rate@10", "ndcg@10"))
     yield "Published by others on this split:"
     yield ""
-    yield f"| model | {_title(first)} | {_title(second)} | note |"
-    yield "|---|---|---|---|"
+    yield f"| model | {_title(first)} | {_title(second)} | source | note |"
+    yield "|---|---|---|---|---|"
     for one in PUBLISHED[name]:
         yield f"| {' | '.join(one)} |"
 

@@ -1,4 +1,4 @@
-"""The records: every recipe and every channel on every set, as one JSON line a cell.
+"""Measures every recipe and every channel on every data set, and keeps one JSON line per cell.
 
     python benchmarks/records.py              # all cells that are not there yet, cheap ones first
     python benchmarks/records.py --cheap      # without those that take more than three CPU minutes
@@ -6,8 +6,8 @@
     python benchmarks/figures.py              # docs/figures.md, from the lines
 
 A cell is a recipe's towers with one seed, or one channel of recipes/channels/*.toml. Its line is
-made again when what it was made of has changed in the recipe. A training that was killed goes on
-from its checkpoint. The test rows are read once a line; nothing is chosen here. Run it with
+made again when the recipe has changed. A training that was killed continues from its checkpoint.
+The test rows are read once per line, and no option is chosen on them. Run it with
 OMP_NUM_THREADS=1, so that CPU seconds are those of one core.
 """
 
@@ -60,10 +60,10 @@ DEAR = {
     ("ml-1m-attention", "towers, 2 epochs"): 4,
     ("ml-1m-attention", "towers, 2 epochs, hstu"): 4,
 }
-"""CPU minutes of the cells that take more than three, about."""
+"""Approximate CPU minutes of the cells that take more than three."""
 
 SHORT = ["training.epochs=2", "training.validate_every=2"]
-"""Two epochs: enough to set blocks of a history beside each other, not to say what one reaches."""
+"""Two epochs: enough to compare blocks of a history, but not to reach their best figures."""
 
 VARIANTS = {
     ("ml-1m-attention", "towers, 2 epochs"): SHORT,
@@ -71,20 +71,20 @@ VARIANTS = {
     ("ml-100k", "towers, pairwise"): ["training.mode=pairwise"],
     ("ml-100k", "towers, pointwise"): ["training.mode=pointwise"],
 }
-"""Towers of a recipe with other values of some keys: rows beside "towers"."""
+"""Further rows beside "towers": the same recipe with other values of some keys."""
 
 SEEDS = 3
 DEPTHS = (10, 20, 100, 200)
 ASKED = 2_000
-"""So many users are asked once more, alone, to time a query."""
+"""Number of users that are asked once more to measure the time of a query."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One line to be made: the towers of a recipe with a seed, or a channel of it.
+    """One line to measure: the towers of a recipe with a seed, or one of its channels.
 
     row: "towers", a row of VARIANTS, or the name of the channel.
-    digest: of all in the recipe that decides the figures.
+    digest: hash of the keys of the recipe that decide the figures.
     """
 
     path: Path
@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def minutes(self) -> int:
-        """How long it takes; 0 for a few minutes at most."""
+        """Approximate CPU minutes; 0 for at most three."""
         return DEAR.get((self.path.stem, self.row), 0)
 
     @property
@@ -105,7 +105,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, int, str]:
-        """What tells its line from others."""
+        """The values by which its line is found."""
         return self.path.stem, self.row, self.seed, self.digest
 
 
@@ -144,7 +144,10 @@ def _channel_cell(path: Path, recipe: Recipe, name: str) -> Cell:
 
 
 def _digest(recipe: Recipe) -> str:
-    """Of the recipe without what changes no figure, or only which of them are told."""
+    """Return a hash of the recipe without the seed and without [evaluation].
+
+    The seed is part of the cell's key, and [evaluation] changes only which figures are shown.
+    """
     said = recipe.model_dump(
         mode="json", exclude_defaults=True, exclude={"evaluation": True, "training": {"seed"}}
     )
@@ -165,9 +168,10 @@ def missing(wanted: Sequence[Cell], lines: Sequence[dict[str, Any]]) -> list[Cel
 
 
 def run(cell: Cell, saved: Path) -> Iterator[dict[str, Any]]:
-    """Fit and measure a cell: its line; for towers one a fit, where the recipe trains again.
+    """Fit and measure a cell, and yield its line.
 
-    saved: where a killed training goes on from.
+    Towers whose recipe trains again (training.refit) yield a line for each of the two fits.
+    saved: folder of the checkpoints, from which a killed training continues.
     """
     split = load_split(cell.recipe)
     retriever = build(cell.recipe)
@@ -188,7 +192,7 @@ def run(cell: Cell, saved: Path) -> Iterator[dict[str, Any]]:
 
 
 def _line(cell: Cell, retriever: Channel, fit: str, seconds: float) -> dict[str, Any]:
-    """Measure what is fitted. Seconds of a second fit are its own, not those of the first."""
+    """Measure a fitted retriever. seconds: CPU seconds of this fit, without an earlier one."""
     towers = isinstance(retriever, Learner)
     begun = time.process_time()
     report = evaluate(retriever, k=DEPTHS, ladder=towers and fit == "train").to_dict()
@@ -229,10 +233,10 @@ def _means(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def query_seconds(retriever: Channel) -> float:
-    """CPU seconds of one query of many asked together, 200 items each."""
+    """Return CPU seconds per query when many are answered together, with 200 items each."""
     users = retriever.data.targets("test")[0][:ASKED]
     queries = Queries(retriever.data.users.external(users), before="test")
-    retriever.recommend(queries, max(DEPTHS))  # what is made once is made now
+    retriever.recommend(queries, max(DEPTHS))  # the first answers also compile loops
     begun = time.process_time()
     retriever.recommend(queries, max(DEPTHS))
     return (time.process_time() - begun) / max(len(users), 1)
@@ -240,7 +244,7 @@ def query_seconds(retriever: Channel) -> float:
 
 @cache
 def commit() -> str:
-    """Return the revision this process began with; "-dirty" where its code was changed since."""
+    """Return the revision at the start of this process, with "-dirty" if files have changed."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
@@ -264,10 +268,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--cheap", action="store_true", help="leave the dear cells out")
+    parser.add_argument(
+        "--cheap", action="store_true", help="leave out cells of more than three CPU minutes"
+    )
     parser.add_argument("--only", default="*", help="RECIPE/ROW, with * and ?")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="of towers")
-    parser.add_argument("--list", action="store_true", help="say what there is, and make nothing")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds of towers")
+    parser.add_argument("--list", action="store_true", help="list the cells, and measure nothing")
     parser.add_argument("--out", type=Path, default=LINES)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs/records"))
     arguments = parser.parse_args()

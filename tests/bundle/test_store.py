@@ -660,7 +660,8 @@ def test_a_manifest_of_gigabytes_is_not_read(tmp_path):
 def test_a_path_without_a_bundle_is_refused(tmp_path, there):
     if there == "file":
         (tmp_path / "bundle").write_text("")
-    with pytest.raises(BundleError, match="there is no bundle at"):
+    why = "it is a file" if there == "file" else "there is nothing"
+    with pytest.raises(BundleError, match=f"there is no bundle at .*: {why}.* `shortlist train`"):
         verify(tmp_path / "bundle")
 
 

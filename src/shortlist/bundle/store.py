@@ -193,7 +193,11 @@ def verify(directory: Path) -> Manifest:
             "finished bundle."
         )
     if not directory.is_dir():
-        raise BundleError(f"there is no bundle at {directory}: expected a directory.")
+        why = "it is a file and no folder" if directory.exists() else "there is nothing"
+        raise BundleError(
+            f"there is no bundle at {directory}: {why}. Give the folder that `shortlist train` "
+            "wrote, its --out."
+        )
     if not os.path.lexists(directory / MANIFEST) and (held := _bundles_in(directory)):
         raise BundleError(
             f"{directory} is no bundle, but a folder of bundles: {', '.join(held)}. Give one of "

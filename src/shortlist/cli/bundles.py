@@ -61,7 +61,10 @@ def update(
 
     loaded = load(bundle, device=device or context.obj["device"])
     if loaded.recipe is None:
-        raise QueryError("this bundle has no recipe to name the columns: update it in Python")
+        raise QueryError(
+            f"{bundle} was saved without a recipe, so the columns of events have no names: give "
+            "a bundle that `shortlist train` wrote, or update this one in Python"
+        )
     mark = (
         learned_with(loaded.watermark, [events])
         if watermark is None

@@ -62,7 +62,10 @@ def export(
 
     loaded = load(bundle)
     if loaded.recipe is None:
-        raise QueryError("this bundle has no recipe to name the columns: use another bundle")
+        raise QueryError(
+            f"{bundle} was saved without a recipe, so the columns of the log have no names: give a "
+            "bundle that `shortlist train` wrote"
+        )
     kept = reader_at(place)
     until = kept.until
     learned = loaded.watermark
