@@ -219,13 +219,13 @@ def missing_parts(needed: Iterable[OwnPart]) -> str:
         return ""
     if ours := [part for part in gone if part.name in TABLES[part.table].parts]:
         return (
-            f"its {_said(ours)} is not this version's own part of that name: only the version that "
-            "the bundle was saved with, together with that module, gives its answers"
+            f"its {_listed(ours)} is not this version's own part of that name: only the version "
+            "that the bundle was saved with, together with that module, gives its answers"
         )
     modules = dict.fromkeys(_importable(part.module) for part in gone)
     flags = " ".join(f"--plugin {module}" for module in modules)
     return (
-        f"it needs {_said(gone)}, and a bundle never imports code by itself. If you trust the "
+        f"it needs {_listed(gone)}, and a bundle never imports code by itself. If you trust the "
         f"code, name its module: {flags}, or plugins={list(modules)} in Python"
     )
 
@@ -235,7 +235,7 @@ def _importable(module: str) -> str:
     return "MODULE" if module == "__main__" else module
 
 
-def _said(parts: list[OwnPart]) -> str:
+def _listed(parts: list[OwnPart]) -> str:
     return ", ".join(f"'{part.name}' of {part.table} from {part.module}" for part in parts)
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from shortlist.serving.access_log import Asked, log, printed
+from shortlist.serving.access_log import LoggedRequest, log, printed
 from shortlist.serving.app import ROUTES
 from shortlist.serving.settings import Settings
 
@@ -128,7 +128,7 @@ def test_a_client_that_leaves_has_its_line(logged, lines):
 
 def test_the_lines_are_all_that_is_printed_and_a_closed_pipe_ends_them(caplog):
     stream = io.StringIO()
-    asked = Asked(b"an-id", "GET", "/healthz", 0.0)
+    asked = LoggedRequest(b"an-id", "GET", "/healthz", 0.0)
     with printed(stream):
         log(asked, 200, 5)
         logging.getLogger("shortlist.serving").error("something else")

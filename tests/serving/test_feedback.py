@@ -18,7 +18,7 @@ from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
 from shortlist.serving import feedback as feedback_module
 from shortlist.serving.alarms import Alarms, ClickThrough, Fallback, Guards
-from shortlist.serving.feedback import REMEMBERED, WINDOW, Feedback, Told
+from shortlist.serving.feedback import REMEMBERED, WINDOW, Feedback, ReadId
 from shortlist.serving.measures import Family, _Kept
 from shortlist.serving.request_ids import RequestIds, Shown, marks_of
 from shortlist.serving.settings import Settings
@@ -197,7 +197,7 @@ def test_what_is_remembered_of_a_hundred_thousand_lists_is_bounded(monkeypatch, 
     marks = marks_of([500_001])
     for number in range(100_000):
         shown = Shown(0, number.to_bytes(8), f"{number % 50:016x}", False, 0, marks)
-        feedback.happened(served, [event], [Told("known", shown)], Kept([number + 1], 0))
+        feedback.happened(served, [event], [ReadId("known", shown)], Kept([number + 1], 0))
     assert feedback.remembered == 500 < REMEMBERED
     figures = feedback.columns()["figures"]
     named = dict(
@@ -217,7 +217,7 @@ def test_clicks_on_lists_of_older_bundles_take_no_figures_from_newer_ones(settin
         return SimpleNamespace(**about, channel_numbers=lambda _: ((), [b""]))
 
     def click(request, hour):
-        told = Told("known", feedback.ids.read(request))
+        told = ReadId("known", feedback.ids.read(request))
         feedback.happened(served(hour), [event], [told], Kept([1], 0))
 
     lists = []

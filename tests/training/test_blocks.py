@@ -41,7 +41,7 @@ def trainer_of(split, **options):
             if isinstance(column, torch.Tensor) and column.is_floating_point():
                 table.columns[name] = column.double()
     trainer = retriever._trainer(data)
-    return retriever.towers, trainer, next(iter(trainer._begun()))
+    return retriever.towers, trainer, next(iter(trainer._begin_epoch()))
 
 
 def all_held(encoders):

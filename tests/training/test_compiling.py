@@ -27,7 +27,7 @@ def step(split, **options):
     data = split.training_data("train")
     retriever.set_data(data)
     trainer = retriever._trainer(data)
-    batches = trainer._begun()
+    batches = trainer._begin_epoch()
     for _ in range(2):  # of different histories: one code for any size
         retriever.towers.zero_grad()
         loss = trainer._loss(next(batches))

@@ -146,7 +146,9 @@ def test_a_batch_of_every_kind_is_masked_by_what_the_log_says(split, path):
     kind, options = PATHS[path]
     trainer = trainer_of(kind, options, split)
     trainer._objective = watched = Watched(trainer._objective)
-    batches = list(zip(range(2), trainer._begun(), strict=False))  # a memory is empty at first
+    batches = list(
+        zip(range(2), trainer._begin_epoch(), strict=False)
+    )  # a memory is empty at first
     for _, batch in batches:
         trainer._loss(batch)
         vectors, weight, given, found = watched.noted[-1]

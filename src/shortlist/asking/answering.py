@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.asking.candidates import Answer, Candidates
-from shortlist.asking.context import check_told_of_events
+from shortlist.asking.context import check_event_features_read
 from shortlist.asking.gone import found_by
 from shortlist.asking.queries import Queries, as_queries, check_k
 from shortlist.asking.quotas import Quota
@@ -106,7 +106,7 @@ class Answering(FittedFirst, Showing, ABC):
         """Names of the columns of the items table that the fitted state depends on."""
         return frozenset()
 
-    def check_told(self, queries: Queries) -> None:
+    def refuse_unread(self, queries: Queries) -> None:
         """Refuse times, weights and features that the retriever does not read.
 
         Errors: QueryError.
@@ -117,7 +117,7 @@ class Answering(FittedFirst, Showing, ABC):
                 "weights do nothing for this retriever: none of its channels weighs the events of "
                 "a history (values = 'explicit'); leave them out"
             )
-        check_told_of_events(queries, self.data, self.query_context, self.history_features)
+        check_event_features_read(queries, self.data, self.query_context, self.history_features)
         idle = (queries.features or {}).keys() - self.query_features
         if not idle:
             return
@@ -151,7 +151,7 @@ class Answering(FittedFirst, Showing, ABC):
             QueryError: for an invalid query, filter or k.
         """
         asked = as_queries(queries)
-        self.check_told(asked)
+        self.refuse_unread(asked)
         k = check_k(k, len(self.candidate_rows()))
         quota = None if asked.quota is None else Quota.of(self.data, asked.quota)
         blocks = row_blocks(asked, self.data, timed=self.timed, size=self.queries_at_a_time)

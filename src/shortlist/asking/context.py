@@ -35,7 +35,7 @@ def context_of(queries: Queries, at: int, users: Tensor, data: TrainingData) -> 
     given = queries.context or {}
     stop = at + len(users)
     return {
-        name: _told("context", name, given[name][at:stop], features)
+        name: _encoded("context", name, given[name][at:stop], features)
         if name in given
         else nothing[name]
         for name in features.before
@@ -52,12 +52,12 @@ def _at_places(features: EventFeatures, data: TrainingData, place: Tensor) -> di
     return found
 
 
-def told_of_events(
+def encoded_event_features(
     columns: Mapping[str, Sequence[Sequence[Any]]] | None, part: slice, data: TrainingData
 ) -> dict[str, Tensor]:
     """Return the encoded features of the events in a part of the queries, [total] each."""
     return {
-        name: _told(
+        name: _encoded(
             "event_features", name, list(chain.from_iterable(lists[part])), data.event_features
         )
         for name, lists in (columns or {}).items()
@@ -77,16 +77,16 @@ def unknown_context(
         if given is None:
             counts += 1
         else:
-            counts += ~is_told(_told("context", name, given, features)).numpy()
+            counts += ~is_given(_encoded("context", name, given, features)).numpy()
     return counts.tolist()
 
 
-def is_told(column: Tensor) -> Tensor:
+def is_given(column: Tensor) -> Tensor:
     """Return which values of an encoded feature of events are known, bool [n]."""
     return ~column.isnan() if column.dtype.is_floating_point else column > 0
 
 
-def check_told_of_events(
+def check_event_features_read(
     queries: Queries, data: TrainingData, context: frozenset[str], history: frozenset[str]
 ) -> None:
     """Refuse event features that are known too late or that the retriever does not read.
@@ -118,7 +118,7 @@ def check_told_of_events(
                 raise QueryError(f"{key}: {name!r:.60} does nothing for this retriever: {does}")
 
 
-def _told(what: str, name: str, values: Sequence[Any], features: EventFeatures) -> Tensor:
+def _encoded(what: str, name: str, values: Sequence[Any], features: EventFeatures) -> Tensor:
     """Return values as an encoded column, [n]; None becomes unknown."""
     for value in values:
         if isinstance(value, list | tuple | dict | set | np.ndarray | pl.Series):

@@ -62,7 +62,7 @@ class Explaining(Answering):
             QueryError: for an invalid query, or not one list per query.
         """
         asked = as_queries(queries)
-        self.check_told(asked)
+        self.refuse_unread(asked)
         lists = lists_of_items(items, len(asked))
         parts, start = [pl.DataFrame(schema=REASONS)], 0
         for block in row_blocks(asked, self.data, timed=self.timed, size=self.queries_at_a_time):

@@ -104,7 +104,7 @@ class Queries:
         if self.forgotten is not None:
             for flag in self._one_a_user("forgotten", self.forgotten):
                 check_flag("forgotten", flag)
-        self._check_told()
+        self._check_lengths()
         if not isinstance(self.before, str) or self.before not in BEFORE:
             raise QueryError(f"before must be one of {', '.join(BEFORE)}, got {self.before!r:.60}")
         if self.before != "end" and self.users is None:
@@ -118,7 +118,7 @@ class Queries:
         ):
             raise QueryError("rows must be a bool tensor [items + 1]; to name ids use allow")
 
-    def _check_told(self) -> None:
+    def _check_lengths(self) -> None:
         """Check that each given column has one value per query, or one per event."""
         for name, one in (("kinds", "name"), ("times", "time"), ("weights", "weight")):
             if (given := getattr(self, name)) is not None:

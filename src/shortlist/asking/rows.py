@@ -11,14 +11,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from shortlist.asking.context import context_of, is_told, told_of_events
+from shortlist.asking.context import context_of, encoded_event_features, is_given
 from shortlist.asking.described import Described, described
 from shortlist.asking.queries import Queries
 from shortlist.data.batches import histories
 from shortlist.data.dataset import TrainingData
 from shortlist.data.histories import Events
 from shortlist.data.kinds import Kinds
-from shortlist.data.moments import is_known, told_times
+from shortlist.data.moments import is_known, parsed_times
 from shortlist.data.predicates import allowed_rows, as_predicate
 from shortlist.data.ragged import Ragged, joined, keep, taken
 from shortlist.data.vocabulary import flat_ids
@@ -68,7 +68,7 @@ class RowQueries:
         told = torch.zeros(len(self.users), dtype=torch.bool)
         for name in names:
             if name in self.context:
-                told |= is_told(self.context[name])
+                told |= is_given(self.context[name])
         return told
 
     @cached_property
@@ -125,22 +125,24 @@ def row_blocks(
 
     timed: include the times of the events. Errors: QueryError.
     """
-    allow, asked = allowed(queries, data), _asked(queries, data)
+    allow, asked = allowed(queries, data), _request_times(queries, data)
     if queries.histories is not None:
         for at in range(0, len(queries), size):
             part = queries.histories[at : at + size]
             now = None if asked is None else asked[at : at + size]
-            told = _Told.of(queries, slice(at, at + size), _rows_of_lists(part, data), data)
+            given = _GivenEvents.of(queries, slice(at, at + size), _rows_of_lists(part, data), data)
             users = torch.zeros(len(part), dtype=torch.int64)
             block = RowQueries(
-                *(users, told.items, queries.exclude_seen, told.weight, allow),
-                time=told.time if timed else None,
-                kind=told.kind,
+                *(users, given.items, queries.exclude_seen, given.weight, allow),
+                time=given.time if timed else None,
+                kind=given.kind,
                 kinds=data.log.kinds,
                 asked=now,
-                columns=data.event_features.whole(told.columns, told.kind, len(told.items.values)),
+                columns=data.event_features.whole(
+                    given.columns, given.kind, len(given.items.values)
+                ),
             )
-            yield _with_told(block, queries, at, data)
+            yield _with_features(block, queries, at, data)
         return
     if queries.users is None or not len(queries):
         return
@@ -159,8 +161,8 @@ def row_blocks(
         now = None if asked is None else asked[at : at + size]
         if queries.recent is not None:
             since = _rows_of_lists(queries.recent[at : at + size], data)
-            told = _Told.of(queries, slice(at, at + size), since, data)
-            known = _followed(known, told, data, now)
+            given = _GivenEvents.of(queries, slice(at, at + size), since, data)
+            known = _followed(known, given, data, now)
         met = None if others is None else histories(others, users, None)
         if queries.met is not None and queries.exclude_seen:
             since = _rows_of_lists(queries.met[at : at + size], data)
@@ -172,10 +174,10 @@ def row_blocks(
             asked=now,
             columns=data.event_features.whole(known.columns, known.kind, len(known.items.values)),
         )
-        yield _with_told(block, queries, at, data)
+        yield _with_features(block, queries, at, data)
 
 
-def _with_told(block: RowQueries, queries: Queries, at: int, data: TrainingData) -> RowQueries:
+def _with_features(block: RowQueries, queries: Queries, at: int, data: TrainingData) -> RowQueries:
     """Add context and user features of the queries to a block that begins at query `at`."""
     if context := context_of(queries, at, block.users, data):
         block = replace(block, context=context)
@@ -186,7 +188,7 @@ def _with_told(block: RowQueries, queries: Queries, at: int, data: TrainingData)
     return replace(block, described=described(part, block.users, data))
 
 
-class _Told(NamedTuple):
+class _GivenEvents(NamedTuple):
     """The events that queries give; a column is None if the queries do not give it.
 
     columns: the given features of events, [total] each.
@@ -199,7 +201,7 @@ class _Told(NamedTuple):
     columns: Mapping[str, Tensor] = {}
 
     @classmethod
-    def of(cls, queries: Queries, part: slice, items: Ragged, data: TrainingData) -> "_Told":
+    def of(cls, queries: Queries, part: slice, items: Ragged, data: TrainingData) -> "_GivenEvents":
         """Return the events of a part of the queries; items: rows."""
         kinds, times, weights = queries.kinds, queries.times, queries.weights
         return cls(
@@ -207,11 +209,13 @@ class _Told(NamedTuple):
             None if weights is None else _weights(weights[part], data),
             None if times is None else _times(times[part], data),
             _codes_of_kinds(None if kinds is None else kinds[part], len(items.values), data),
-            told_of_events(queries.event_features, part, data),
+            encoded_event_features(queries.event_features, part, data),
         )
 
 
-def _followed(known: Events, told: _Told, data: TrainingData, asked: Tensor | None) -> Events:
+def _followed(
+    known: Events, given: _GivenEvents, data: TrainingData, asked: Tensor | None
+) -> Events:
     """Return the stored events followed by the given ones.
 
     A given event without a time gets that of its query, or else that of the newest log event.
@@ -221,47 +225,47 @@ def _followed(known: Events, told: _Told, data: TrainingData, asked: Tensor | No
         if column is None:
             return None
         if added is None:
-            added = torch.full((len(told.items.values),), value, dtype=column.dtype)
-        both = Ragged(column, known.items.offsets), Ragged(added, told.items.offsets)
+            added = torch.full((len(given.items.values),), value, dtype=column.dtype)
+        both = Ragged(column, known.items.offsets), Ragged(added, given.items.offsets)
         return joined(*both).values
 
-    time = told.time
+    time = given.time
     if known.time is not None:
-        at = torch.full((len(told.items.lengths),), data.newest_time, dtype=known.time.dtype)
+        at = torch.full((len(given.items.lengths),), data.newest_time, dtype=known.time.dtype)
         if asked is not None:
             at = torch.where(is_known(asked), asked, at)
-        default = at[told.items.owners()]
+        default = at[given.items.owners()]
         time = default if time is None else torch.where(is_known(time), time, default)
     of_events = data.event_features
     stored = of_events.whole(known.columns, None, len(known.items.values))
-    added = of_events.whole(told.columns, None, len(told.items.values))
+    added = of_events.whole(given.columns, None, len(given.items.values))
     return Events(
-        joined(known.items, told.items),
-        behind(known.weight, told.weight, 1),
+        joined(known.items, given.items),
+        behind(known.weight, given.weight, 1),
         behind(known.time, time, 0),
-        behind(known.kind, told.kind, 0),
+        behind(known.kind, given.kind, 0),
         {
             name: joined(
-                Ragged(column, known.items.offsets), Ragged(added[name], told.items.offsets)
+                Ragged(column, known.items.offsets), Ragged(added[name], given.items.offsets)
             ).values
             for name, column in stored.items()
         },
     )
 
 
-def _asked(queries: Queries, data: TrainingData) -> Tensor | None:
+def _request_times(queries: Queries, data: TrainingData) -> Tensor | None:
     """Return the time of each query in steps of the log, [B]; None if the queries give none."""
     if queries.time is None:
         return None
     kind = _kind_of_times(data, "time")
-    return told_times(queries.time, "time", data.time_unit, kind, clock=data.of_clock)
+    return parsed_times(queries.time, "time", data.time_unit, kind, clock=data.of_clock)
 
 
 def _times(lists: Sequence[Sequence[Any]], data: TrainingData) -> Tensor:
     """Return the times of the given events in steps of the log, [total]."""
     kind, unit, clock = _kind_of_times(data, "times"), data.time_unit, data.of_clock
     parts = [
-        told_times(times, f"times[{number}]", unit, kind, clock=clock)
+        parsed_times(times, f"times[{number}]", unit, kind, clock=clock)
         for number, times in enumerate(lists)
     ]
     return torch.cat([torch.zeros(0, dtype=kind), *parts])

@@ -214,7 +214,7 @@ class Blend(Explaining):
 
     def strangers(self, block: RowQueries) -> Tensor:
         """Return the queries of which no channel with slots knows anything, bool [B]."""
-        asked = [channel for name, channel in self.channels.items() if self._asked(name)]
+        asked = [channel for name, channel in self.channels.items() if self._has_slots(name)]
         cold = [channel.strangers(block) for channel in asked]
         return torch.stack(cold).all(dim=0)
 
@@ -228,7 +228,7 @@ class Blend(Explaining):
         lengths = np.zeros((count, queries), dtype=np.int64)
         scores = np.zeros((count, queries, k), dtype=np.float32)
         for number, (name, channel) in enumerate(self.channels.items()):
-            if not self._asked(name):
+            if not self._has_slots(name):
                 continue
             width = min(k, self._sizes[name])
             found, cold = found_by(channel, block, width)
@@ -427,7 +427,7 @@ class Blend(Explaining):
             name: torch.from_numpy(lists.chances(number)) for number, name in enumerate(asked)
         }
 
-    def _asked(self, name: str) -> bool:
+    def _has_slots(self, name: str) -> bool:
         if name in self.options.fallback:
             return False
         if self.options.method != "quotas":

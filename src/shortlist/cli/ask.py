@@ -191,7 +191,7 @@ def recommend(
     for name, listed in (("allow", allow), ("deny", deny)):
         asked[name] = None if listed is None else _ids(data.items, listed)
     said += show.unlisted(loaded.retriever, allow=asked["allow"], deny=asked["deny"])
-    told_of_all = _told("--context", data.event_features.encoders, moment)
+    told_of_all = _named_values("--context", data.event_features.encoders, moment)
     asked["time"] = None if time_column is not None else _time(loaded, time, said)
     if target is not None:
         features = users_file if with_features else None
@@ -234,7 +234,7 @@ def _beside(
     count: int, data: "TrainingData", told: dict[str, Any], feature: list[str] | None
 ) -> dict[str, Any]:
     """Return context and features, repeated for `count` queries, as arguments of `Queries`."""
-    features = _told("--feature", data.user_features.encoders, feature)
+    features = _named_values("--feature", data.user_features.encoders, feature)
     return {
         key: {name: [value] * count for name, value in values.items()} or None
         for key, values in (("context", told), ("features", features))
@@ -309,7 +309,9 @@ def _ids(vocabulary: "Vocabulary", text: str) -> list[Any]:
     return vocabulary.parse([field.strip() for field in fields] or [""]).to_list()
 
 
-def _told(option: str, encoders: Mapping[str, Any], given: list[str] | None) -> dict[str, Any]:
+def _named_values(
+    option: str, encoders: Mapping[str, Any], given: list[str] | None
+) -> dict[str, Any]:
     """Read NAME=VALUE; the value of a numeric feature becomes a number."""
     found: dict[str, Any] = {}
     for text in given or ():
@@ -432,7 +434,9 @@ def explain(
     said: list[str] = []
     asked = {
         "time": _time(loaded, time, said),
-        **_beside(1, data, _told("--context", data.event_features.encoders, moment), feature),
+        **_beside(
+            1, data, _named_values("--context", data.event_features.encoders, moment), feature
+        ),
     }
     since = None if recent is None else [_ids(data.items, recent)]
     queries = (

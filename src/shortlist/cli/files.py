@@ -14,7 +14,7 @@ from shortlist.asking.capabilities import Channel, Encodes, EncodesItems
 from shortlist.asking.clock import now, written
 from shortlist.asking.queries import Queries
 from shortlist.data.lost_ids import NULL_WORDS
-from shortlist.data.moments import told_times
+from shortlist.data.moments import parsed_times
 from shortlist.data.readers import read_frame
 from shortlist.errors import QueryError, suggest
 from shortlist.outputs import PARQUET, whole
@@ -187,7 +187,7 @@ def read_times(retriever: Channel, path: Path, column: str) -> torch.Tensor:
     found = []
     for row, value in enumerate(values, 1):
         try:
-            found.append(told_times([value], "", data.time_unit, kind, clock=data.of_clock))
+            found.append(parsed_times([value], "", data.time_unit, kind, clock=data.of_clock))
         except QueryError as error:
             said = str(error).removeprefix("[0]: ")
             raise QueryError(f"{path}, column '{column}', row {row:,}: {said}") from None

@@ -32,7 +32,7 @@ def is_known(times: Tensor) -> Tensor:
     return ~times.isnan() if times.is_floating_point() else times != _NOT_A_TIME
 
 
-def told_times(
+def parsed_times(
     values: Iterable[Any], where: str, unit: TimeUnit | None, kind: torch.dtype, *, clock: bool
 ) -> Tensor:
     """Return times from a request as a tensor of type `kind`, [n]; None becomes unknown.

@@ -315,7 +315,7 @@ def read_entities(
     if said is not None and len(others) < len(table.names):
         said.append(f"{table.where}: column 'id' left out: the ids are in '{id_column}'.")
     if said is not None:
-        said += _said_of(table, frame, ids, features, dropped)
+        said += _lines_of(table, frame, ids, features, dropped)
     repeated = ids.is_duplicated()
     if repeated.any():
         rows = repeated.arg_true()
@@ -513,7 +513,7 @@ def _checked_roles(
     return pl.DataFrame(checked), unit, _Found(dropped, kinds, notes, where, others)
 
 
-def _said_of(
+def _lines_of(
     table: Table,
     frame: pl.DataFrame,
     ids: pl.Series,

@@ -128,7 +128,7 @@ class SequenceBatches:
         owner, cut = self._cut(generator)
         mixed = torch.randperm(len(owner), generator=generator)
         if self._stretch is not None:
-            asked = cut.fresh if self._upto is None else self._asked(cut)
+            asked = cut.fresh if self._upto is None else self._targets_asked(cut)
             done = asked[mixed].cumsum(0)
             batches = max(1, -(-int(done[-1]) // self.batch_size))
             sizes = torch.bincount((done - 1) * batches // done[-1])
@@ -163,7 +163,7 @@ class SequenceBatches:
         cut = _Windows(log_start + begin, end - begin, end - start)
         if self._upto is None:
             return self._users[user], cut
-        there = self._asked(cut) > 0
+        there = self._targets_asked(cut) > 0
         return self._users[user[there]], _Windows(*(part[there] for part in cut))
 
     def _targets(self, begin: Tensor, end: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class SequenceBatches:
         begin = begin.clamp(max=len(self._upto) - 1)
         return (self._upto[end] - self._upto[begin]).clamp(min=0)
 
-    def _asked(self, cut: _Windows) -> Tensor:
+    def _targets_asked(self, cut: _Windows) -> Tensor:
         """Return the number of targets among the positives of each window, [W]."""
         end = cut.begin + cut.length + 1
         return self._targets(end - cut.fresh, end)

@@ -153,7 +153,7 @@ def suffix_of(path: Path) -> str:
     return (suffixes[-2] if packed else path.suffix).lower()
 
 
-class _Begun(NamedTuple):
+class _OpenedText(NamedTuple):
     """A text file whose separator is known. mark: the separator as one byte of `data`."""
 
     where: str
@@ -179,7 +179,7 @@ class _Begun(NamedTuple):
 
 def first_fields(path: Path, asked: TextFormat, most: int | None = None) -> tuple[str, ...]:
     """Return the fields of the first line, whether it is a header or a row. Errors: DataError."""
-    return _begun(path, asked, most).first()
+    return _opened(path, asked, most).first()
 
 
 def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
@@ -191,9 +191,9 @@ def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
     damaged compressed file.
     """
     where = str(path)
-    begun = _begun(path, asked, most)
-    _, data, encoding, start, separator, mark, quote, asked = begun
-    first = begun.first()
+    opened = _opened(path, asked, most)
+    _, data, encoding, start, separator, mark, quote, asked = opened
+    first = opened.first()
     names = asked.columns or first
     if both := [name for name in asked.columns if name in first]:
         raise DataError(
@@ -234,7 +234,7 @@ def open_text(path: Path, asked: TextFormat, most: int | None = None) -> Text:
     return Text(lazy, records - layout.header, decided)
 
 
-def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
+def _opened(path: Path, asked: TextFormat, most: int | None) -> _OpenedText:
     """Read a file, and determine its encoding and its separator."""
     where, suffix = str(path), suffix_of(path)
     if is_recbole(path):
@@ -259,7 +259,7 @@ def _begun(path: Path, asked: TextFormat, most: int | None) -> _Begun:
         data, mark = _one_byte(data, start, mark, where)
         asked, start = replace(asked, quote="none"), 0
     quote = {None: '"', "none": ""}.get(asked.quote, asked.quote) or ""
-    return _Begun(where, data, encoding, start, separator, mark, quote, asked)
+    return _OpenedText(where, data, encoding, start, separator, mark, quote, asked)
 
 
 def undecodable(path: Path, where: str) -> DataError | None:

@@ -165,7 +165,7 @@ def _user_features_that_name_the_item(data: TrainingData, hidden: NDArray[np.boo
         if encoder.kind == "vector":
             continue
         groups = cases.select("cut", "end", "target", _as_text(cases[name]).alias("value"))
-        told = [_told(group) for _, group in groups.drop_nulls().group_by("cut", "end")]
+        told = [_leak_in(group) for _, group in groups.drop_nulls().group_by("cut", "end")]
         if said := next((text for text in told if text is not None), None):
             found.append(f"user feature '{name}': {said}")
     return found
@@ -178,7 +178,7 @@ def _as_text(column: pl.Series) -> pl.Series:
     return column.cast(pl.String).str.strip_suffix(".0")
 
 
-def _told(cases: pl.DataFrame) -> str | None:
+def _leak_in(cases: pl.DataFrame) -> str | None:
     """Return what one feature reveals about one held-out event a user. cases: value, target."""
     if cases.height < FEWEST:
         return None

@@ -179,7 +179,7 @@ class PaceError(EventStoreError):
         self.user = user
 
 
-Told = Kept | EventStoreError
+Appended = Kept | EventStoreError
 """The answer of a store to one request: `Kept`, or the error (conflict, rate limit or failure)."""
 
 
@@ -197,7 +197,7 @@ class EventStore(Protocol):
     @property
     def identity(self) -> str: ...  # noqa: D102
 
-    def append(self, requests: Sequence[Sequence[Event]]) -> Sequence[Told]:
+    def append(self, requests: Sequence[Sequence[Event]]) -> Sequence[Appended]:
         """Store the events of several requests, all or none of each request.
 
         Stored events survive the end of this process.

@@ -15,6 +15,7 @@ import orjson
 from shortlist.errors import EventStoreError
 from shortlist.histories.events import (
     DAY,
+    Appended,
     Event,
     EventConflictError,
     Id,
@@ -23,7 +24,6 @@ from shortlist.histories.events import (
     PaceError,
     Row,
     Stored,
-    Told,
     Watermark,
     as_values,
     digest,
@@ -76,7 +76,7 @@ class RedisEvents:
         """Whether acknowledged events survive the end of the server."""
         return self.server.lasting()
 
-    def append(self, requests: Sequence[Sequence[Event]]) -> list[Told]:
+    def append(self, requests: Sequence[Sequence[Event]]) -> list[Appended]:
         """Store the events of several requests in one round trip, all or none of each request.
 
         Each request has its own answer. Raises EventStoreError only if all of them failed.
@@ -87,7 +87,7 @@ class RedisEvents:
             raise self.server.replaced()
         left = iter(said)
         answers = [
-            self._told_of(events, next(left)) if events else Kept([], 0) for events in requests
+            self._appended(events, next(left)) if events else Kept([], 0) for events in requests
         ]
         faults = [one for one in answers if _is_fault(one)]
         if faults and len(faults) == len(calls):
@@ -96,7 +96,7 @@ class RedisEvents:
             logger.error("events of a request were not kept: %s", fault)
         return answers
 
-    def _told_of(self, events: Sequence[Event], answer: Any) -> Told:
+    def _appended(self, events: Sequence[Event], answer: Any) -> Appended:
         """Return the answer for the events of a request from the answer of the script."""
         if isinstance(answer, EventStoreError):
             return answer
@@ -268,7 +268,7 @@ class RedisReader:
         return sorted(found, key=lambda row: row.sequence)
 
 
-def _is_fault(told: Told) -> TypeGuard[EventStoreError]:
+def _is_fault(told: Appended) -> TypeGuard[EventStoreError]:
     """Return whether the store failed, rather than having stored or refused the events."""
     return not isinstance(told, Kept | EventConflictError | PaceError)
 

@@ -300,9 +300,9 @@ class RedisServer:
             raise self._refusal(error) from error
 
     def _refusal(self, error: Exception) -> EventStoreError:
-        return EventStoreError(f"the store of events {self.place} {self._said(error)}")
+        return EventStoreError(f"the store of events {self.place} {self._reason(error)}")
 
-    def _said(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
         text = f"{type(error).__name__} {error}"
         for words, said in _FAULTS:
             if re.search(rf"\b({words})\b", text):

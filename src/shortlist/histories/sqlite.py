@@ -15,6 +15,7 @@ import orjson
 from shortlist.histories.damage import agreed, checksum, damaged, lost
 from shortlist.histories.events import (
     DAY,
+    Appended,
     Event,
     EventConflictError,
     Id,
@@ -22,7 +23,6 @@ from shortlist.histories.events import (
     Kept,
     Row,
     Stored,
-    Told,
     Watermark,
     digest,
 )
@@ -99,14 +99,14 @@ class SQLiteEvents:
         self.incomplete = lost(before, agreed(self.path, self._held))
         self._place = Place(self.path)
 
-    def append(self, requests: Sequence[Sequence[Event]]) -> list[Told]:
+    def append(self, requests: Sequence[Sequence[Event]]) -> list[Appended]:
         """Store the events of several requests in one transaction, all or none of each request."""
         trimmed = 0
         with refusing(self.path):
             self._place.check()
             with transaction(self._write) as run:
                 last = int(about(self._write, "last"))
-                answers: list[Told] = []
+                answers: list[Appended] = []
                 for events in requests:
                     try:
                         kept, last = self._kept(events, last)

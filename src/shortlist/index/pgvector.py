@@ -98,10 +98,12 @@ class PgVector(ServerIndex):
         """The connection string without passwords."""
         from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
-        told = {name: value for name, value in self._said().items() if "password" not in name}
-        return make_conninfo("", **told) or "the PGHOST of the environment"
+        shown = {
+            name: value for name, value in self._parameters().items() if "password" not in name
+        }
+        return make_conninfo("", **shown) or "the PGHOST of the environment"
 
-    def _said(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         """Return the parameters of the connection string.
 
         Errors: IndexServerError, which does not quote the string: it may contain a password.
@@ -306,7 +308,7 @@ class PgVector(ServerIndex):
             raise MissingPackageError(
                 f"this index needs PostgreSQL's client: {install('pgvector')}"
             ) from error
-        self._said()
+        self._parameters()
         connection = psycopg.connect(
             self._string,
             autocommit=True,

@@ -46,7 +46,7 @@ NEIGHBOURS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Asked:
+class Parameters:
     """Parameters of the steps.
 
     options: options of item-cf.
@@ -66,7 +66,7 @@ class Asked:
     kinds: Kinds | None = None
 
 
-def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked, blocks: int) -> Frame:
+def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Parameters, blocks: int) -> Frame:
     """Return the neighbours of all items, in parts, with the schema NEIGHBOURS.
 
     log: a prepared log.
@@ -109,7 +109,7 @@ def neighbours_in(table: pa.Table, items: int) -> Neighbours:
     return Neighbours(start, ids, scores)
 
 
-def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+def pairs_of(table: pa.Table, *, asked: Parameters) -> pa.Table:
     """Step: return the distinct (user, item) pairs of whole users, in order, with their weights."""
     frame = fitted_rows(table, asked.fit)
     log = interactions_of(frame, asked.items, asked.kinds)
@@ -167,7 +167,7 @@ def sum_pairs(table: pa.Table, *, options: ItemCFOptions, by: str, aimed: bool) 
     return pa.table({"row": rows, "sum": sums.astype(np.float64)})
 
 
-def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+def lists_of(table: pa.Table, *, asked: Parameters) -> pa.Table:
     """Step: return each user's list of at least two items, once per block that it has items of."""
     frame = pl.DataFrame(pl.from_arrow(table))
     row, owner = frame["row"].to_numpy(), frame["user"].rle_id().to_numpy().astype(np.int64)
@@ -226,13 +226,13 @@ def _touched(start: Any, row: Any, blocks: Any, width: int, who: Any, block: Any
     return count
 
 
-def near(table: pa.Table, *, asked: Asked) -> pa.Table:
+def near(table: pa.Table, *, asked: Parameters) -> pa.Table:
     """Step: return the neighbours of the items of whole blocks, from all lists of each block."""
     made = [_near_in(block, asked) for block in blocks_of(table, "block")]
     return pa.concat_tables(made) if made else NEIGHBOURS.empty_table()
 
 
-def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
+def _near_in(table: pa.Table, asked: Parameters) -> pa.Table:
     """Return the neighbours of the items of one block.
 
     Within the block, the m items of its lists are numbered 1 to m in their order.
@@ -297,7 +297,7 @@ def dealt(work: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:
     return block
 
 
-def _pairs(asked: Asked, kind: pa.DataType) -> tuple[partial[pa.Table], pa.Schema]:
+def _pairs(asked: Parameters, kind: pa.DataType) -> tuple[partial[pa.Table], pa.Schema]:
     """Return the step `pairs_of` and the schema of its result."""
     kept = {name: pa.float64() for name in _kept(asked)}
     kept |= {"target": pa.bool_()} if _has_targets(asked.kinds) else {}
@@ -309,13 +309,13 @@ def _has_targets(kinds: Kinds | None) -> bool:
     return kinds is not None and not all(kinds.targets)
 
 
-def _has_worth(asked: Asked) -> bool:
+def _has_worth(asked: Parameters) -> bool:
     """Return whether the weights of the kinds of events change the similarity."""
     kinds, similarity = asked.kinds, asked.options.similarity
     return kinds is not None and set(kinds.weights) != {1.0} and similarity in ("cosine", "dot")
 
 
-def _kept(asked: Asked) -> list[str]:
+def _kept(asked: Parameters) -> list[str]:
     """Return the names of the columns that the pairs have besides user, row and target."""
     options, plain = asked.options, asked.options.item_weighting == "none"
     given = {
@@ -340,7 +340,7 @@ def _counts(
 
 
 def _sums(
-    engine: Engine, pairs: Frame, asked: Asked, by: str, *, aimed: bool = False
+    engine: Engine, pairs: Frame, asked: Parameters, by: str, *, aimed: bool = False
 ) -> NDArray[np.float64]:
     """Return the sums of `sum_pairs` for all items, [items + 1]."""
     schema = pa.schema({"row": pa.int32(), "sum": pa.float64()})
@@ -351,7 +351,7 @@ def _sums(
     return sums
 
 
-def _refuse_heavy(asked: Asked, work: NDArray[np.int64]) -> None:
+def _refuse_heavy(asked: Parameters, work: NDArray[np.int64]) -> None:
     if work.max(initial=0) >= MOST_WORK:
         item = _ids(asked.items)[int(work.argmax()) - 1]
         raise JobError(
@@ -360,7 +360,7 @@ def _refuse_heavy(asked: Asked, work: NDArray[np.int64]) -> None:
         )
 
 
-def _extended(asked: Asked, **columns: NDArray[np.float64] | NDArray[np.int64]) -> Asked:
+def _extended(asked: Parameters, **columns: NDArray[np.float64] | NDArray[np.int64]) -> Parameters:
     """Write the items with more columns, given as [items + 1], into another file beside theirs."""
     path = asked.items.with_name(f"items-{'-'.join(columns)}.parquet")
     added = {name: column[1:] for name, column in columns.items()}

@@ -47,7 +47,7 @@ size: length of the profile.
 
 
 @dataclass(frozen=True)
-class Asked:
+class Parameters:
     """Parameters of the steps.
 
     options: options of user-cf.
@@ -76,7 +76,7 @@ def similar_schema(kind: pa.DataType) -> pa.Schema:
     )
 
 
-def user_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked) -> Frame:
+def user_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Parameters) -> Frame:
     """Return the nearest users of all fitted users, in parts, with the schema `similar_schema`.
 
     log: a prepared log.
@@ -102,7 +102,7 @@ def user_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Asked) -> Fram
     return engine.whole(dealt, "block", step, similar_schema(kind), dense=True)
 
 
-def count_users(table: pa.Table, *, asked: Asked) -> pa.Table:
+def count_users(table: pa.Table, *, asked: Parameters) -> pa.Table:
     """Step: count the users who have an entry of each item."""
     log = interactions_of(fitted_rows(table, asked.fit), asked.items, asked.kinds)
     matrix, _ = met_by_users(asked.options, log, asked.trained, log.users - 1)
@@ -116,7 +116,7 @@ def add_users(table: pa.Table) -> pa.Table:
     return frame.group_by("row").agg(pl.col("users").sum()).to_arrow()
 
 
-def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+def pairs_of(table: pa.Table, *, asked: Parameters) -> pa.Table:
     """Step: return the (user, item) pairs of whole users, with the columns of BESIDE."""
     frame = fitted_rows(table, asked.fit)
     log = interactions_of(frame, asked.items, asked.kinds)
@@ -137,7 +137,7 @@ def pairs_of(table: pa.Table, *, asked: Asked) -> pa.Table:
     return pl.DataFrame(columns).to_arrow()
 
 
-def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
+def lists_of(table: pa.Table, *, asked: Parameters) -> pa.Table:
     """Step: return the users of each whole item, once per block whose users ask with the item."""
     order = np.argsort(table["row"].to_numpy(), kind="stable")
     table = table.take(pa.array(order))
@@ -166,14 +166,14 @@ def lists_of(table: pa.Table, *, asked: Asked) -> pa.Table:
     return pa.table(columns)
 
 
-def near(table: pa.Table, *, asked: Asked) -> pa.Table:
+def near(table: pa.Table, *, asked: Parameters) -> pa.Table:
     """Step: return the nearest users of the users of whole blocks, from all lists of each block."""
     made = [_near_in(block, asked) for block in blocks_of(table, "block")]
     kind = table.schema.field("users").type.value_type
     return pa.concat_tables(made) if made else similar_schema(kind).empty_table()
 
 
-def _near_in(table: pa.Table, asked: Asked) -> pa.Table:
+def _near_in(table: pa.Table, asked: Parameters) -> pa.Table:
     """Return the nearest users of the users of one block.
 
     Within the block, users are numbered from 1 in the order of their ids, and items from 0 in the
@@ -238,7 +238,7 @@ def _keys_of(entries: Matrix, width: int) -> NDArray[np.int64]:
     return np.asarray(owner * width + entries.indices)
 
 
-def _with_users(asked: Asked, counted: pa.Table) -> Asked:
+def _with_users(asked: Parameters, counted: pa.Table) -> Parameters:
     """Write the items with the column `users` into another file beside theirs."""
     users = np.zeros(asked.trained + 1, dtype=np.int64)
     users[counted["row"].to_numpy()] = counted["users"].to_numpy()

@@ -39,7 +39,7 @@ from shortlist.jobs.counts import counted_items
 from shortlist.jobs.engine import Engine
 from shortlist.jobs.item_sums import Summing, sums_of_items
 from shortlist.jobs.local import files_in
-from shortlist.jobs.neighbours import Asked, item_cf, neighbours_in
+from shortlist.jobs.neighbours import Parameters, item_cf, neighbours_in
 from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.reading import Read, read_in_parts
 from shortlist.jobs.recommending import check_time, opened, recommend, recommended_schema
@@ -248,7 +248,7 @@ class Job:
                 return
             items, trained = self._items(fit, scratch)
             unit = self.stages.manifest("log")["told"]["unit"]
-            asked = Asked(channel.options, fit, unit, items, trained, self._kinds)
+            asked = Parameters(channel.options, fit, unit, items, trained, self._kinds)
             log = self.engine.read(self.stages.path("log"))
             found = item_cf(self.engine, log, self._kind("user"), asked, self._blocks)
             self.engine.write(found, folder)
@@ -259,7 +259,7 @@ class Job:
             if folder is None:
                 return
             items, trained = self._items(fit, scratch)
-            asked = similar_users.Asked(
+            asked = similar_users.Parameters(
                 *(channel.options, fit, items, trained, self._has("time"), self._blocks),
                 kinds=self._kinds,
             )

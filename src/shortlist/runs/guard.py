@@ -116,7 +116,7 @@ class Drift:
         )
 
 
-class _Asked(NamedTuple):
+class _Answers(NamedTuple):
     """The lists of U users.
 
     rows: int64 [U, k], item rows of the new data; -1 in empty places.
@@ -174,8 +174,8 @@ def judged(
     theirs = _as_served(running, new, users, ids, set(deleted), exclude_seen=exclude_seen)
     own = replace(own, time=_times_of(refreshed, data, users))
     asked = {
-        "running": _asked(running, theirs, k, data),
-        "refreshed": _asked(refreshed, own, k, data),
+        "running": _answers_of(running, theirs, k, data),
+        "refreshed": _answers_of(refreshed, own, k, data),
     }
     metric = f"recall@{k}"
     comparison = Comparison(len(users), metric)
@@ -257,7 +257,7 @@ def _lists(
     return found
 
 
-def _asked(channel: Channel, queries: Queries, k: int, data: TrainingData) -> _Asked:
+def _answers_of(channel: Channel, queries: Queries, k: int, data: TrainingData) -> _Answers:
     """Query a model and translate its item rows to those of `data`.
 
     An item that `data` does not hold gets a row of its own, so that it counts as a miss.
@@ -277,11 +277,11 @@ def _asked(channel: Channel, queries: Queries, k: int, data: TrainingData) -> _A
         part[there] = own
         translated[:, : rows.shape[1]] = part
         scores[:, : rows.shape[1]] = np.asarray(answer.scores)
-    return _Asked(translated, scores)
+    return _Answers(translated, scores)
 
 
 def _drift(
-    running: Channel, refreshed: Channel, new: Renewed, asked: dict[str, _Asked], k: int
+    running: Channel, refreshed: Channel, new: Renewed, asked: dict[str, _Answers], k: int
 ) -> Drift:
     scores = {name: found.scores[np.isfinite(found.scores)] for name, found in asked.items()}
     means = {name: float(part.mean()) if len(part) else 0.0 for name, part in scores.items()}

@@ -191,7 +191,7 @@ def carry_out(
         tracking.parameters({f"auto.{key}": value for key, value in settled.items()})
         tracking.tested(trained.report)
         if not ranks.first:
-            return Run(ranks.told_text(""), trained.retriever, trained.report)
+            return Run(ranks.text_from_first(""), trained.retriever, trained.report)
         report = trained.report.to_dict()
         findings: list[Finding] = []
         try:
@@ -210,5 +210,5 @@ def carry_out(
     if checkpoints is not None:
         checkpoints.remove()
     if ranks.several:
-        ranks.told_text(identity)
+        ranks.text_from_first(identity)
     return Run(identity, trained.retriever, trained.report, tuple(findings))

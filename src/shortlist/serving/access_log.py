@@ -19,7 +19,7 @@ CLIENT_GONE = 499
 """The status in the log if the client disconnected before its request was complete."""
 
 
-class Asked(NamedTuple):
+class LoggedRequest(NamedTuple):
     """A request.
 
     route: its path in the table of routes; "other" if it has none.
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     started: float
 
 
-def log(asked: Asked, status: int, size: int) -> None:
+def log(asked: LoggedRequest, status: int, size: int) -> None:
     """Write one line. size: bytes of the answer's body."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from shortlist.histories.items import ItemStore, SQLiteItems
 from shortlist.histories.redis_items import RedisItems
 from shortlist.histories.redis_server import RedisPlace
-from shortlist.serving.access_log import CLIENT_GONE, Asked, log
+from shortlist.serving.access_log import CLIENT_GONE, LoggedRequest, log
 from shortlist.serving.event_log import EventLog, opened
 from shortlist.serving.feedback import Feedback
 from shortlist.serving.fresh import events_of, held_by, user_of
@@ -277,7 +277,7 @@ class App:
             return
         started = perf_counter()
         heads = dict(scope["headers"])
-        asked = Asked(self._request_id(heads), scope["method"], "other", started)
+        asked = LoggedRequest(self._request_id(heads), scope["method"], "other", started)
         try:
             _check_heads(scope, heads)
             route = self._route(scope)
@@ -314,13 +314,13 @@ class App:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _note(self, asked: Asked, status: int, size: int) -> None:
+    def _note(self, asked: LoggedRequest, status: int, size: int) -> None:
         """Count an answered request, and log it."""
         self.measures.request(asked.route, status, perf_counter() - asked.started)
         if self.settings.access_log:
             log(asked, status, size)
 
-    def _last_headers(self, asked: Asked, headers: Iterable[Header]) -> list[Header]:
+    def _last_headers(self, asked: LoggedRequest, headers: Iterable[Header]) -> list[Header]:
         """The headers of every answer; while draining, they close the connection."""
         last = [(_REQUEST_ID, asked.id)]
         if self.draining and _CLOSE not in headers:
@@ -345,7 +345,9 @@ class App:
         """
         if not self.workers.full or path not in self._pooled:
             return None
-        asked = Asked(self._request_id(dict(headers)), "POST", self._pooled[path], perf_counter())
+        asked = LoggedRequest(
+            self._request_id(dict(headers)), "POST", self._pooled[path], perf_counter()
+        )
         head, body = self._busy
         self._note(asked, 503, len(body))
         self._rest()
@@ -353,7 +355,7 @@ class App:
 
     def turn_away(self, status: int, size: int) -> bytes:
         """Count and log an answer to invalid HTTP; return the request id for it."""
-        asked = Asked(self._request_id({}), "", "other", perf_counter())
+        asked = LoggedRequest(self._request_id({}), "", "other", perf_counter())
         self._note(asked, status, size)
         return asked.id
 
@@ -514,7 +516,9 @@ class App:
             raise RequestError("not_found", "this installation has no explorer page")
         return Reply(200, file.content, file.media_type.encode(), _PAGE_HEADERS)
 
-    async def _framework(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _framework(
+        self, asked: LoggedRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Let FastAPI answer a request without a body."""
         status, size, begun = 500, 0, False
 

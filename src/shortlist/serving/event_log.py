@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from shortlist.errors import EventStoreError
 from shortlist.histories.events import (
+    Appended,
     Event,
     EventConflictError,
     EventStore,
@@ -37,7 +38,6 @@ from shortlist.serving.pace import Pace
 from shortlist.serving.settings import Settings
 
 Result = TypeVar("Result")
-Told = EventStoreError | Kept
 
 logger = logging.getLogger("shortlist.serving")
 
@@ -102,10 +102,10 @@ class EventLog:
         if self._pending >= PENDING:
             raise RequestError("busy", "too many events are waiting; send them again later")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Told] = loop.create_future()
+        future: asyncio.Future[Appended] = loop.create_future()
         self._pending += 1
         self._waiting.put((loop, future, events))
-        told: Told = await self._in_time(future)
+        told: Appended = await self._in_time(future)
         if isinstance(told, EventConflictError):
             raise RequestError("invalid_request", str(told))
         if isinstance(told, PaceError):
@@ -225,20 +225,20 @@ class EventLog:
     def _keep(self, jobs: Sequence[tuple[Any, ...]]) -> None:
         """Write the events of several requests in one step, and resolve their futures."""
         try:
-            told: Sequence[Told] = self._change(self.store.append, [job[2] for job in jobs])
+            told: Sequence[Appended] = self._change(self.store.append, [job[2] for job in jobs])
         except EventStoreError as error:
             told = [error] * len(jobs)
         self._known.drop({event.user for job in jobs for event in job[2]})
         self.measures.trimmed.inc(self.store.trimmed - self._trimmed)
         self._trimmed = self.store.trimmed
-        by_loop: dict[Any, list[tuple[Any, Told]]] = {}
+        by_loop: dict[Any, list[tuple[Any, Appended]]] = {}
         for (loop, future, _), answer in zip(jobs, told, strict=True):
             by_loop.setdefault(loop, []).append((future, answer))
         for loop, answers in by_loop.items():
             with suppress(RuntimeError):  # the loop is closed, so nobody waits
                 loop.call_soon_threadsafe(self._settle, answers)
 
-    def _settle(self, answers: Sequence[tuple[Any, Told]]) -> None:
+    def _settle(self, answers: Sequence[tuple[Any, Appended]]) -> None:
         self._pending -= len(answers)
         for future, answer in answers:
             if not future.done():

@@ -42,7 +42,7 @@ clicks on lists of older bundles, is counted together as OTHERS.
 
 OTHERS = "(others)"
 
-SAID = ("known", "late", "unknown", "none")
+ID_STATES = ("known", "late", "unknown", "none")
 """Kinds of request ids: of a list, of a list older than WINDOW, not of this service, not sent."""
 
 Key = tuple[str, str]
@@ -66,8 +66,8 @@ class Counts:
     )
 
 
-class Told(NamedTuple):
-    """The request id of an event. what: one of SAID. shown: the list, if `what` is "known"."""
+class ReadId(NamedTuple):
+    """The request id of an event. what: one of ID_STATES. shown: the list, if `what` is "known"."""
 
     what: str
     shown: Shown | None = None
@@ -89,7 +89,7 @@ class Feedback:
         self._fallback = Fallback(guards.fallback, self.alarms, now)
         self._counts: OrderedDict[Key, Counts] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self._said = dict.fromkeys(SAID, 0)
+        self._id_counts = dict.fromkeys(ID_STATES, 0)
         self._compared_with = ""  # id of the bundle that `index` measures
         self._last: Key | None = None  # key of the bundle at the last call
         self._lock = Lock()
@@ -149,25 +149,25 @@ class Feedback:
             self._fallback.take(len(found), int(found.fallback.sum()), self.clock())
         self.check.offer(served, queries, k)
 
-    def read(self, events: Sequence[EventSent]) -> list[Told]:
+    def read(self, events: Sequence[EventSent]) -> list[ReadId]:
         """Read the request ids of events. Errors: RequestError for an invalid one."""
-        return [self._told(place, event.request) for place, event in enumerate(events)]
+        return [self._read_id(place, event.request) for place, event in enumerate(events)]
 
-    def _told(self, place: int, request: str | None) -> Told:
+    def _read_id(self, place: int, request: str | None) -> ReadId:
         if request is None:
-            return Told("none")
+            return ReadId("none")
         try:
             shown = self.ids.read(request)
         except ServingError as error:
             raise RequestError("invalid_request", f"events[{place}].request {error}") from None
         if shown is None:
-            return Told("unknown")
+            return ReadId("unknown")
         if abs(self.clock() - shown.made_at) > WINDOW:
-            return Told("late")
-        return Told("known", shown)
+            return ReadId("late")
+        return ReadId("known", shown)
 
     def happened(
-        self, served: Served, events: Sequence[Event], told: Sequence[Told], kept: Kept
+        self, served: Served, events: Sequence[Event], told: Sequence[ReadId], kept: Kept
     ) -> None:
         """Count the newly stored events that answers treat as items met."""
         count = len(kept.sequence) - kept.repeated
@@ -177,7 +177,7 @@ class Feedback:
                 if number not in fresh or not is_met(served, event):
                     continue
                 fresh.discard(number)
-                self._said[said.what] += 1
+                self._id_counts[said.what] += 1
                 if said.shown is not None:
                     self._serves(served)
                     self._click(said.shown, event.item)
@@ -250,7 +250,7 @@ class Feedback:
                     self._counts.items(), key=lambda counted: counted[0][0]
                 )
             ]
-            said = dict(self._said)
+            said = dict(self._id_counts)
         names = rows[0] if rows else {"by": "", "value": "", **figures(Counts())}
         return {
             "figures": {name: [row[name] for row in rows] for name in names},
@@ -305,7 +305,7 @@ class Feedback:
                     clicked.samples.append((key, one.clicked))
                 items.samples.append((key, one.items))
                 clicks.samples += [((*key, place), number) for place, number in one.clicks.items()]
-            requests.samples += [((what,), number) for what, number in self._said.items()]
+            requests.samples += [((what,), number) for what, number in self._id_counts.items()]
         done = {"compared": self.check.compared, "skipped": self.check.skipped}
         checks.samples += [((what,), number) for what, number in done.items()]
         alarms.samples += [((name,), int(on)) for name, on in self.alarms.raised.items()]

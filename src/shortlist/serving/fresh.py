@@ -70,8 +70,8 @@ class Fresh(NamedTuple):
             return asked | {"recent": self.recent, **self.beside} | given
         asked["recent"] = _joined(self.recent, since)
         for name in {**self.beside, **given}:
-            old = self.beside.get(name) or _unsaid(self.recent)
-            new = given.get(name) or _unsaid(since)
+            old = self.beside.get(name) or _unknown_values(self.recent)
+            new = given.get(name) or _unknown_values(since)
             asked[name] = _joined(old, new) if len(old) == len(new) else new
         return asked
 
@@ -80,7 +80,7 @@ def _joined(old: list[list[Any]], new: list[list[Any]]) -> list[list[Any]]:
     return [[*mine, *more] for mine, more in zip(old, new, strict=True)]
 
 
-def _unsaid(events: list[Ids]) -> list[list[Any]]:
+def _unknown_values(events: list[Ids]) -> list[list[Any]]:
     """A None for each of these events."""
     return [[None] * len(items) for items in events]
 
@@ -215,14 +215,14 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
                 f"which has {', '.join(table)}",
             )
         time = None if event.time is None else round(event.time * 1e6)
-        features = _told_features(served, event.features or {}, f"events[{place}].features")
+        features = _checked_features(served, event.features or {}, f"events[{place}].features")
         events.append(
             Event(event.user, event.item, event.kind, time, event.weight, features, event.id)
         )
     return events
 
 
-def _told_features(served: Served, told: Mapping[str, Any], where: str) -> str | None:
+def _checked_features(served: Served, told: Mapping[str, Any], where: str) -> str | None:
     """Return the features of an event in the form of the store. Errors: RequestError."""
     encoders, found = served.features_of_events, {}
     for name, value in told.items():

@@ -91,7 +91,7 @@ def serve_together(
         _listening(host, port) as listener,
         TemporaryDirectory(prefix="shortlist-figures-") as figures,
     ):
-        first = _First(path, settings, listener, Path(figures), ready)
+        first = _MainProcess(path, settings, listener, Path(figures), ready)
         try:
             asyncio.run(first.run())
         finally:
@@ -167,7 +167,7 @@ class _Member:
         """True if it answers requests."""
         return self.open and self.looked
 
-    async def told(self, take: Callable[["_Member", dict[str, Any]], None]) -> int:
+    async def listen(self, take: Callable[["_Member", dict[str, Any]], None]) -> int:
         """Pass its messages to `take` until it ends; return its exit code."""
         reader, self._writer = await asyncio.open_connection(sock=self._ours, limit=LONGEST)
         if self.early:
@@ -200,8 +200,8 @@ class _Member:
             os.kill(self.process.pid, number)
 
 
-class _First:
-    """The main process. told: True once `ready` has been called."""
+class _MainProcess:
+    """The main process. is_ready: True once `ready` has been called."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class _First:
         self._refused: list[Refused] = []
         self._deadly: Counter[tuple[str, str]] = Counter()
         self._ends = 0
-        self.told = False
+        self.is_ready = False
 
     async def run(self) -> None:
         """Run the processes until the service ends."""
@@ -255,9 +255,9 @@ class _First:
         """Run the process of this number, and replace it when it ends, until the service ends."""
         while not self._leaving.is_set():
             job = self._job._replace(number=number)
-            member = _Member(job, self.listener, early=not self.told)
+            member = _Member(job, self.listener, early=not self.is_ready)
             self._members[number] = member
-            code = await member.told(self._take)
+            code = await member.listen(self._take)
             del self._members[number]
             self.figures.up(self._up())
             self._counts.set(number, CLOSED)
@@ -282,7 +282,7 @@ class _First:
                     'below the line if __name__ == "__main__":'
                 )
             )
-        elif member.failure is not None and not self.told:
+        elif member.failure is not None and not self.is_ready:
             self._fail(member.failure)
         elif self._ends >= ENDS:
             self._fail(
@@ -346,10 +346,10 @@ class _First:
         if not member.up:
             return
         self._ends = 0
-        if self.told:
+        if self.is_ready:
             member.send(do="ready")
         elif self._up() == self.settings.processes:
-            self.told = True
+            self.is_ready = True
             for each in self._members.values():
                 each.send(do="ready")
             if self.ready is not None:
@@ -363,7 +363,7 @@ class _First:
                     await self._wake.wait()
             self._wake.clear()
             begun = sum(member.begun for member in self._members.values())
-            if not self.told and begun < self.settings.processes:
+            if not self.is_ready and begun < self.settings.processes:
                 continue  # the first round needs all processes
             asking, self._asking = self._asking, []
             changed = await self._round(again=bool(asking))

@@ -134,12 +134,12 @@ class Spark:
     def collected(self, frame: Rows) -> pa.Table:
         """Return all rows as one table on the driver."""
         schema = frame.steps[-1][1]
-        with _told():
+        with _own_errors():
             return self._done(frame).toArrow().cast(schema)
 
     def write(self, frame: Rows, folder: Path) -> None:
         """Write a file for each part that has rows, or one empty file if there are no rows."""
-        with _told():
+        with _own_errors():
             self._done(frame).write.mode("append").parquet(folder.absolute().as_uri())
         for path in folder.iterdir():
             if path.name.startswith((".", "_SUCCESS")):
@@ -166,7 +166,7 @@ def read_files(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _own_errors() -> Iterator[None]:
     """Raise a ShortlistError of a step as itself instead of as Spark's error."""
     try:
         yield

@@ -20,15 +20,15 @@ Table = TypeVar("Table", bound=nn.Embedding)
 
 def embedding(rows: int, dim: int) -> nn.Embedding:
     """Return an embedding table [rows, dim] whose row 0 (unknown, padding) stays zero."""
-    return _begun(nn.Embedding(rows, dim, padding_idx=0))
+    return _initialised(nn.Embedding(rows, dim, padding_idx=0))
 
 
 def item_table(rows: int, dim: int) -> "ItemTable":
     """Return an embedding table of item ids [rows, dim] whose row 0 (unknown) stays zero."""
-    return _begun(ItemTable(rows, dim, padding_idx=0))
+    return _initialised(ItemTable(rows, dim, padding_idx=0))
 
 
-def _begun(table: Table) -> Table:
+def _initialised(table: Table) -> Table:
     with torch.no_grad():
         table.weight.normal_(std=INITIAL_STD)
         table.weight[0].zero_()

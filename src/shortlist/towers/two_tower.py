@@ -174,17 +174,17 @@ class QueryTower(nn.Module):
         """Apply the features of past events, if the tower reads any, to histories and table."""
         if self.past is None:
             return history, table
-        read: tuple[Ragged, Tensor] = self.past(history, table, self._told(past))
+        read: tuple[Ragged, Tensor] = self.past(history, table, self._sometimes_hidden(past))
         return read
 
     def _described(self, features: Features, context: Columns) -> list[Tensor]:
         """Return the fields of the users and of the requested events, [B, *] each."""
         parts = [] if self.fields is None else [self.fields(features)]
         if self.context is not None:
-            parts.append(self.context(as_inputs(self._told(context))))
+            parts.append(self.context(as_inputs(self._sometimes_hidden(context))))
         return parts
 
-    def _told(self, columns: Columns) -> Columns:
+    def _sometimes_hidden(self, columns: Columns) -> Columns:
         """Return the features of events; in training a share HIDDEN of them becomes unknown."""
         return sometimes_unknown(columns, HIDDEN) if self.training else columns
 

@@ -127,7 +127,7 @@ def fit_towers(
     """
     ranks = here()
     if measure is not None and ranks.several:
-        measure = _told(ranks, measure)
+        measure = _broadcast(ranks, measure)
     run = _Run.begun(stage, trainer)
     known = run.finished
     for epoch in run.record:
@@ -151,15 +151,15 @@ def fit_towers(
     return Fitted(tuple(run.record), run.best_epoch, run.learned)
 
 
-def _told(ranks: Ranks, measure: Callable[[], float]) -> Callable[[], float]:
+def _broadcast(ranks: Ranks, measure: Callable[[], float]) -> Callable[[], float]:
     """Return a `measure` that the first process computes and broadcasts to the others."""
-    return lambda: ranks.told(measure() if ranks.first else 0.0)
+    return lambda: ranks.from_first(measure() if ranks.first else 0.0)
 
 
 def _due(stage: Stage) -> bool:
     """Tell whether it is time to save, by the clock of the first process."""
     ranks = here()
-    return bool(ranks.told(stage.due())) if ranks.several else stage.due()
+    return bool(ranks.from_first(stage.due())) if ranks.several else stage.due()
 
 
 def _save(stage: Stage, run: _Run, trainer: Trainer) -> None:

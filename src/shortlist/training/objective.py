@@ -285,7 +285,7 @@ class Objective(nn.Module):
         if self._drops_hits(negatives):
             dropped = dropped | accidental_hits(negatives, positive_ids)
         if self.mask_known:
-            dropped = dropped | known_items(negatives, _asked_for(rows.known), positive_ids)
+            dropped = dropped | known_items(negatives, _required(rows.known), positive_ids)
         return dropped
 
     def _by_pairs(self, rows: Rows) -> bool:
@@ -308,7 +308,7 @@ class Objective(nn.Module):
         if self._drops_hits(negatives):
             found.append(matches(negatives.ids, one_each(positive_ids)))
         if self.mask_known:
-            others = matches(negatives.ids, _asked_for(rows.known))
+            others = matches(negatives.ids, _required(rows.known))
             other = negatives.ids[others.columns] != positive_ids[others.rows]
             found.append(Dropped(others.rows[other], others.columns[other]))
         all_rows = torch.cat([pairs.rows for pairs in found])
@@ -439,7 +439,7 @@ def _owners(rows: Rows) -> tuple[Tensor, Tensor]:
     return groups[source.clamp(min=0)].masked_fill(source < 0, -1), groups
 
 
-def _asked_for(known: Ragged | None) -> Ragged:
+def _required(known: Ragged | None) -> Ragged:
     if known is None:
         raise ModelError("mask_known needs the known positives of the batch")
     return known

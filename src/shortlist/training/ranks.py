@@ -314,16 +314,16 @@ class Ranks:
             if not self.first:
                 tensor.detach().copy_(told)
 
-    def told(self, number: float) -> float:
+    def from_first(self, number: float) -> float:
         """Return the number that the first rank passes; those of the others are ignored."""
         told = torch.tensor([number], dtype=torch.float64)
         with _meeting():
             dist.broadcast(told, src=0)
         return float(told)
 
-    def told_text(self, text: str) -> str:
+    def text_from_first(self, text: str) -> str:
         """Return the text that the first rank passes; those of the others are ignored."""
-        size = int(self.told(len(content := text.encode())))
+        size = int(self.from_first(len(content := text.encode())))
         told = torch.zeros(size, dtype=torch.uint8)
         if self.first:
             told.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))

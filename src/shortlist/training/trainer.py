@@ -193,7 +193,7 @@ class Trainer:
         Errors: TrainingError at the first loss that is not finite. On a GPU losses are checked
         every CHECKED_EVERY steps, and before anything is saved or measured.
         """
-        batches = self._resumed() if self._skip else self._begun()
+        batches = self._resumed() if self._skip else self._begin_epoch()
         self._done, self._skip = self._skip, 0
         self._model.train()
         for batch in batches:
@@ -371,7 +371,7 @@ class Trainer:
             named = {id(p): f"hard.{n}" for n, p in enumerate(self._hard.parameters())} | named
         return named
 
-    def _begun(self) -> Iterator[Batch]:
+    def _begin_epoch(self) -> Iterator[Batch]:
         """Return the batches of a new epoch."""
         self._begin = self._order.get_state()
         if self._hard is not None:

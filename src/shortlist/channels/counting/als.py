@@ -142,7 +142,7 @@ class ALS(HistoryScorer[ALSOptions]):
 
     def fold_in(self, profile: Matrix) -> Floats:
         """Return the vector of each history, [B, D], or [B, D + 1] with the user bias last."""
-        return self._solve(self._fixed, self._asked(profile))
+        return self._solve(self._fixed, self._known_profile(profile))
 
     def scores(self, profile: Matrix) -> NDArray[np.float32]:
         """Return the score of each candidate, [B, C]. profile: [B, items.trained + 1]."""
@@ -166,7 +166,7 @@ class ALS(HistoryScorer[ALSOptions]):
         The user's matrix is held fixed. With biases there is one more reason of kind "bias": the
         part of the score that does not depend on the events.
         """
-        profile, options = self._asked(self.profile(block)), self.options
+        profile, options = self._known_profile(self.profile(block)), self.options
         design, fixed = self._design.astype(np.float64), self._item_side()
         gram = design.T @ design
         pull = self._biases.astype(np.float64) @ design
@@ -261,7 +261,7 @@ class ALS(HistoryScorer[ALSOptions]):
             return np.ascontiguousarray(solved[:, :-1]), np.ascontiguousarray(solved[:, -1])
         return solved, np.zeros(len(solved), dtype=np.float32)
 
-    def _asked(self, profile: Matrix) -> Matrix:
+    def _known_profile(self, profile: Matrix) -> Matrix:
         """Return the profile without items that have no vector and without zero weights."""
         kept = profile.copy()
         kept.data = kept.data * self._known[kept.indices]

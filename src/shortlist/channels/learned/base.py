@@ -336,7 +336,7 @@ class Learner(Explaining):
         Errors: QueryError for a query without anything to encode (`strangers`).
         """
         asked, blocks = as_queries(queries), []
-        self.check_told(asked)
+        self.refuse_unread(asked)
         for block in row_blocks(asked, self.data, timed=self.timed):
             if (cold := self.strangers(block)).any():
                 raise QueryError(

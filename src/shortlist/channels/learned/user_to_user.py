@@ -148,7 +148,7 @@ class UserToUser(Learner):
         k = check_k(k, max(len(self.user_rows) - 1, 1))
         answers = []
         asked = as_queries(queries)
-        self.check_told(asked)
+        self.refuse_unread(asked)
         for block in row_blocks(asked, self.data):
             strangers = self.strangers(block)
             _refuse_strangers(strangers)
