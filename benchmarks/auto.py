@@ -1,4 +1,4 @@
-"""Numbers that follow from the log, beside fixed ones: on samples of the users of a set, paired.
+"""Compares "auto" numbers with fixed ones on samples of a data set's users, paired by user.
 
     python benchmarks/auto.py amazon-beauty --users 1000 --seeds 3
 
@@ -31,7 +31,7 @@ FIXED = {
     "ml-1m": {"dim": 128, "dropout": 0.3, "batch_size": 1024, "epochs": 20},
     "amazon-beauty": {"dim": 64, "dropout": 0.3, "batch_size": 1024, "epochs": 16},
 }
-"""What the attention recipes said before they said "auto", beside 100 steps of warm-up."""
+"""The numbers of the attention recipes before they used "auto", with 100 steps of warm-up."""
 
 FIGURES = ("hit_rate@10", "ndcg@10", "recall@200")
 
@@ -70,7 +70,7 @@ def changed(recipe: Recipe, keys: dict[str, Any]) -> Recipe:
 
 
 def sampled(recipe: Recipe, users: int | None, folder: Path) -> Recipe:
-    """Return the recipe on the log of so many of its users, the same ones each time."""
+    """Return the recipe on the log of a fixed sample of its users."""
     if users is None:
         return recipe
     path = recipe.interactions_path

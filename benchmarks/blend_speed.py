@@ -1,4 +1,4 @@
-"""What a blend costs: merging alone, and five channels asked, one query at a time and in a batch.
+"""What does a blend cost? Merging alone, and five channels with single queries and in a batch.
 
     python benchmarks/blend_speed.py
 
@@ -31,7 +31,7 @@ OUT = Path("benchmarks/results/blend_speed.jsonl")
 
 
 class Ready:
-    """A channel whose answers are there."""
+    """A channel with answers that were made before."""
 
     timed = False
 
@@ -53,7 +53,7 @@ class Ready:
 
 
 def microseconds(work: Callable[[int], Any], times: int) -> list[float]:
-    """CPU time of each of so many calls."""
+    """Return the CPU time of each of a number of calls."""
     spent = []
     for number in range(times):
         start = time.process_time_ns()
@@ -70,7 +70,7 @@ def write(line: dict[str, Any]) -> None:
 
 
 def merging(data: TrainingData) -> None:
-    """The blend alone, over answers that are there."""
+    """Measure merging alone, over answers that were made before."""
     channels: dict[str, Any] = {f"c{number}": Ready(data, number) for number in range(COUNT)}
     query = Queries(data.users.ids[:1])
     for method in ("quotas", "reciprocal-rank", "weighted"):
@@ -87,7 +87,7 @@ def merging(data: TrainingData) -> None:
 
 
 def whole(split: Split) -> None:
-    """Five channels of one log, asked through a blend, by themselves, and for all users at once."""
+    """Measure five channels of one log in a blend, by themselves, and for all users at once."""
     options = {"popular": {}, "item-cf": {}, "user-cf": {}, "ease": {}, "als": {"factors": 32}}
     channels = {kind: CHANNELS[kind](**given) for kind, given in options.items()}
     blend = Blend(channels, quotas=dict.fromkeys(channels, 100)).fit(split)

@@ -1,4 +1,4 @@
-"""Every channel of recipes, and what merging them gives: one table for all data sets.
+"""Measures every channel of the recipes, and blends of them, in one table for all data sets.
 
     python benchmarks/channels.py recipes/channels/*.toml
 
@@ -106,7 +106,7 @@ def measure_channels(
 
 
 def differences(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """The mean of one minus the other, paired by user, with its 95 % interval, by figure."""
+    """Return the mean difference of two models by metric, paired by user, with 95 % intervals."""
     return {
         name: paired_interval(own[name], other[name], seed=0)._asdict()
         for name in own
@@ -115,7 +115,7 @@ def differences(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def best_three(channels: dict[str, Any], size: int) -> dict[str, Any]:
-    """The three channels that the plan over all of them gives most slots, the best alone first."""
+    """Return the three channels with most slots in the plan over all, the best single one first."""
     found = plan(channels, size)
     order = sorted(channels, key=lambda n: (found.quotas[n], found.alone[n]), reverse=True)
     return {name: channels[name] for name in order[:3]}

@@ -1,4 +1,4 @@
-"""Items that nobody has met: what do titles, genres and tags find of them, beside ids and TF-IDF?
+"""How many new items do titles, genres and tags find, compared with ids and TF-IDF?
 
     OMP_NUM_THREADS=1 python benchmarks/cold_items.py
 
@@ -43,7 +43,7 @@ EPOCHS = 12
 
 
 def split_of(name: str, seed: int, features: tuple[Feature, ...]) -> tuple[Split, pl.DataFrame]:
-    """The log with a fifth of its items held out, and the table of items."""
+    """Return the log with a fifth of its items held out, and the table of items."""
     folder = Path(os.environ["SHORTLIST_DATA"]) / name
     log, items = (pl.read_parquet(folder / f"{t}.parquet") for t in ("interactions", "items"))
     words = pl.col("tags").list.join(" ") if name == "citeulike-a" else pl.col("title")
@@ -57,7 +57,7 @@ def split_of(name: str, seed: int, features: tuple[Feature, ...]) -> tuple[Split
 
 
 def tf_idf(data: TrainingData, texts: pl.Series) -> np.ndarray[Any, Any]:
-    """The cosine of each item's words with the mean of a user's items, [users + 1, items + 1]."""
+    """Return cosines of items' words with the mean of a user's items, [users + 1, items + 1]."""
     words = pl.DataFrame({"row": np.arange(len(texts)), "word": texts.str.to_lowercase()})
     words = words.with_columns(pl.col("word").str.extract_all(r"\w+"))
     words = words.explode("word").drop_nulls()
@@ -102,7 +102,7 @@ def measured(model: Any, cold: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 def by_words(data: TrainingData, scores: np.ndarray[Any, Any], cold: Any) -> dict[str, float]:
-    """The same for TF-IDF; what a user met in training is left out."""
+    """Return the recalls of TF-IDF, without the items that a user met in training."""
     users, log = data.targets("test")[0], data.training_log
     scores[log.user, log.item] = -np.inf
     scores[:, 0] = -np.inf

@@ -1,4 +1,4 @@
-"""Quality against minutes: what each recipe's validation figure is after so much CPU time.
+"""How does each recipe's validation figure grow with CPU time?
 
     python benchmarks/curves.py recipes/*.toml --seeds 3 --plot docs/images/curves.png
 
@@ -28,7 +28,7 @@ LINES = ("-", "--", ":", "-.")
 
 
 class Recorder:
-    """A progress that keeps when each figure was known, in CPU seconds of the process."""
+    """A Progress that records each figure with the CPU seconds of the process."""
 
     def __init__(self) -> None:
         self.points: list[dict[str, float]] = []
@@ -100,7 +100,7 @@ def commit() -> str:
 
 
 def plot(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw validation figure against CPU minutes, a panel a data set and monitored figure."""
+    """Draw validation figures over CPU minutes: one panel per data set and monitored metric."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     drawn_lines = [line for line in lines if line["points"]]

@@ -1,4 +1,4 @@
-"""How long does exact top-k for many users take, and how much memory, against the plain way?
+"""How much time and memory does exact top-k for many users take, compared with plain torch?
 
 Each method runs in a process of its own, so that the peak memory is its own:
 
@@ -23,7 +23,7 @@ from shortlist.metrics import hits, per_user
 
 
 def naive(users: Tensor, items: Tensor, seen: tuple[Tensor, Tensor], k: int) -> Hits:
-    """All scores of a block of users, seen items masked, torch.topk: ties fall as they may."""
+    """Score a block of users at once, mask seen items and call torch.topk; ties are arbitrary."""
     values, offsets = seen
     ids, scores = [], []
     for start in range(0, len(users), 256):

@@ -1,4 +1,4 @@
-"""What do events cost? CPU of a request with 200 stored ones, and how many a second on one core.
+"""What do stored events cost per request, and how many per second does one core store?
 
 First, within one process and without HTTP, over 2,000 items, k = 10:
 
@@ -58,7 +58,7 @@ HEAD = (
 
 
 def opened(bundle: Path, events: StorePlace | None, sync: str = "normal") -> App:
-    """What `shortlist serve` runs, with --events where a store is named."""
+    """Return the application of `shortlist serve`, with --events if a store is given."""
     torch.set_num_threads(1)
     settings = Settings(
         write_token=TOKEN,
@@ -72,7 +72,7 @@ def opened(bundle: Path, events: StorePlace | None, sync: str = "normal") -> App
 
 
 def asked_within(bundle: Path, events: StorePlace, blocks: int) -> dict[str, float]:
-    """CPU microseconds of the question and its answer."""
+    """Return the CPU microseconds of a request."""
     plain, kept = opened(bundle, None), opened(bundle, events)
     for app in (plain, kept):
         app.watch.look()
@@ -108,7 +108,7 @@ def asked_within(bundle: Path, events: StorePlace, blocks: int) -> dict[str, flo
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, which /proc tells in nanoseconds."""
+    """Return the CPU time of all threads of a process, in nanoseconds, from /proc."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
@@ -138,7 +138,7 @@ def sent_over_http(bundle: Path, events: StorePlace, sync: str, count: int) -> N
 
 @contextmanager
 def stores(folder: Path, store: str) -> Iterator[list[StorePlace]]:
-    """Two places for events: files, or databases of a server of ours on a socket."""
+    """Yield two places for events: files, or databases of a Redis server started here."""
     if store == "sqlite":
         yield [folder / "a.sqlite", folder / "b.sqlite"]
         return

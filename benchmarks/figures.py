@@ -1,4 +1,4 @@
-"""The page of figures: docs/figures.md, made from the lines of `records.py` and from nothing else.
+"""Writes docs/figures.md from the lines of `records.py`.
 
     python benchmarks/figures.py
 
@@ -16,7 +16,7 @@ from records import DEAR, PROTOCOLS, ROOT, Cell, cells, made, missing
 PAGE = ROOT / "docs" / "figures.md"
 
 SHOWN = {"gowalla-lightgcn": ("recall@20", "ndcg@20")}
-"""The two figures of a set that are compared; of all others HR@10 and NDCG@10."""
+"""The two metrics shown for a data set; all others show HR@10 and NDCG@10."""
 
 NAMES = {"recall": "Recall", "hit_rate": "HR", "ndcg": "NDCG"}
 
@@ -92,7 +92,7 @@ PUBLISHED = {
 
 
 def page(lines: Sequence[dict[str, Any]], wanted: Sequence[Cell]) -> str:
-    """Return the page of these lines; wanted: every cell there can be."""
+    """Return the page of these lines. wanted: all cells, so that missing ones are listed."""
     text = [
         "<!-- Written by `python benchmarks/figures.py`; a test keeps it true. -->",
         "",
@@ -144,7 +144,7 @@ def _table(name: str, lines: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _ladder(name: str, lines: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What towers add to methods without training, paired by user; the first seed of each."""
+    """Yield the gain of towers over methods without training, paired by user, for seed 0."""
     second = SHOWN.get(name, ("hit_rate@10", "ndcg@10"))[1]
     newest = {
         (line["recipe"], line["row"]): line

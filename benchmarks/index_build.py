@@ -40,7 +40,7 @@ BUILDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def write_vectors(path: Path, items: int) -> None:
-    """A falling spectrum, as learned vectors have, a part at a time."""
+    """Write vectors with a falling spectrum, as learned ones have, part by part."""
     random = np.random.default_rng(0)
     spectrum = (1 / np.arange(1, WIDTH + 1) ** 0.5).astype(np.float32)
     vectors = np.lib.format.open_memmap(path, "w+", np.float32, (items, WIDTH))
@@ -61,7 +61,7 @@ def anonymous_mb(process: int | str = "self") -> float:
 
 
 def build(name: str, path: Path) -> None:
-    """In a process of its own: build once small, tell the memory, build."""
+    """In a process of its own: build a small index, print the memory, and build the large one."""
     kind, similarity, settings = BUILDS[name]
     vectors = torch.from_numpy(mapped(path))
     ids = torch.arange(len(vectors))
@@ -102,7 +102,7 @@ def taken() -> tuple[float, float]:
 
 
 def codes_by_slot(library: Any) -> Any:
-    """The list and the code of each slot, as rows of bytes."""
+    """Return the list and the code of each slot as rows of bytes."""
     lists = library.invlists
     rows = np.empty((library.ntotal, 4 + library.code_size), np.uint8)
     for number in range(library.nlist):

@@ -38,7 +38,7 @@ def private_mb() -> float:
 
 
 def asked(kind: str, state: Path, queries: int, width: int) -> None:
-    """In a process of its own: load the state, ask one query at a time, tell what it took."""
+    """In a process of its own: load the state, send single queries, and print the cost."""
     torch.set_num_threads(1)
     _, points = world(1, queries, width)
     index = INDEXES[kind].from_state("cosine", load_file(state))

@@ -1,4 +1,4 @@
-"""What does a search cost, beside the library called directly and beside Annoy, in one run?
+"""What does a search cost, compared with direct calls of the library and with Annoy?
 
     python benchmarks/index_speed.py [--items 300000] [--world clustered|learned] [--k 100]
         [--kinds exact ivf pq hnsw annoy]
@@ -60,7 +60,7 @@ def clustered(items: int) -> tuple[torch.Tensor, torch.Tensor, str]:
 
 
 def learned(items: int) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """Factors like those of a trained model under dot: users lie elsewhere than items."""
+    """Return vectors like those of a model under dot: users are distributed unlike items."""
     random = np.random.default_rng(0)
     spectrum = (1 / np.arange(1, WIDTH + 1) ** 0.5).astype(np.float32)
     offset = 0.5 * random.standard_normal(WIDTH, dtype=np.float32) * spectrum
@@ -75,7 +75,7 @@ KINDS = ("exact", "ivf", "pq", "hnsw", "annoy")
 
 
 def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of some work and its CPU seconds."""
+    """Return the result of a function and its CPU seconds."""
     start = time.process_time()
     result = work()
     return result, time.process_time() - start
@@ -103,7 +103,7 @@ def rss_mb() -> int:
 
 
 def overhead(index: Any, queries: torch.Tensor, k: int) -> dict[str, float]:
-    """Our search by turns with the library inside it, alone and under IndexRefine."""
+    """Alternate our search with its library, alone and under IndexRefine."""
     library, points = index._library, index._points(queries, k)[:, 0]
     fetch = index._fetch(k)
     points = np.pad(points, ((0, 0), (0, library.d - points.shape[1])))

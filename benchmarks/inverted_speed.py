@@ -46,7 +46,7 @@ def data_of(items: int, values: int, events: int, seed: int):
 
 
 def microseconds(ask, questions) -> dict[str, float]:
-    """Ask one question after the other; return the quantiles of the CPU time each took."""
+    """Send queries one by one; return quantiles of their CPU times."""
     for question in questions[:100]:
         ask(question)
     took = np.empty(len(questions))

@@ -1,4 +1,4 @@
-"""How fast are ItemCF's fit and its answers, and in how much memory, beside implicit's?
+"""How fast is ItemCF, and how much memory does it take, compared with implicit?
 
     python benchmarks/item_cf_speed.py --peer-python PATH [--events 1000000 10000000] [--repeats 3]
 
@@ -39,7 +39,7 @@ def zipf_log(events, users, seed):
 
 
 def memory_mib(name):
-    """VmRSS, what is held now, or VmHWM, the most that was held since it was reset."""
+    """Return VmRSS, the current memory, or VmHWM, its peak since the last reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 

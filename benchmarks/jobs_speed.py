@@ -1,4 +1,4 @@
-"""What do the stages of a job cost beside one machine, in CPU seconds and memory?
+"""What do the stages of a job cost, compared with one machine, in CPU time and memory?
 
     python benchmarks/jobs_speed.py [--events N ...] [--processes N ...] [--spark 'local[2]']
 
@@ -58,7 +58,7 @@ def recipe_of(path):
 
 
 def processes():
-    """This process and all below it, by number: the words of /proc/N/stat after the name."""
+    """Return the words of /proc/N/stat after the name, for this process and its descendants."""
     found, below = {}, {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -73,13 +73,13 @@ def processes():
 
 
 def cpu():
-    """CPU seconds of this process and of all below it, those that have ended among them."""
+    """Return CPU seconds of this process and its descendants, also of ended ones."""
     ticks = sum(sum(map(int, words[11:15])) for words in processes().values())
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Peaks:
-    """The largest resident memory of a process of each program below this one, looked at often."""
+    """Samples the resident memory of descendants, and keeps the peak of each program."""
 
     def __init__(self):
         self.found, self._ended = {}, threading.Event()

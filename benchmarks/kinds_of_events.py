@@ -1,4 +1,4 @@
-"""What is gained by reading what is not predicted: ratings of 4 and 5 as targets on MovieLens-1M.
+"""What is gained if histories have events that are no targets? Ratings 4 and 5 of MovieLens-1M.
 
     python benchmarks/kinds_of_events.py ml-1m/interactions.parquet
 

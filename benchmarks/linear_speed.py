@@ -1,4 +1,4 @@
-"""What do the closed form and the factorisation cost, the latter beside implicit's, in one run?
+"""What do EASE's closed form and ALS cost, the latter compared with implicit's?
 
     python benchmarks/linear_speed.py --peer-python PATH/TO/VENV/bin/python [--repeats 3]
 
@@ -62,7 +62,7 @@ def loss(log: csr_matrix, users: Any, items: Any) -> float:
 
 
 def als(rounds: int) -> dict[str, Any]:
-    """Our rounds, timed; the first call of a kernel, which loads it, comes before."""
+    """Time our rounds, after a first call that loads the kernels."""
     from shortlist.linear.als import fixed_side, solve  # noqa: PLC0415
 
     log = zipf_log(1_000_000, 100_000, 100_000)
@@ -83,7 +83,7 @@ def als(rounds: int) -> dict[str, Any]:
 
 
 def implicit(rounds: int) -> dict[str, Any]:
-    """The peer's rounds on the same log and the same loss; its alpha is the whole confidence."""
+    """Time implicit's rounds on the same log and loss; its alpha is the whole confidence."""
     import implicit as peer  # noqa: PLC0415
     from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415
 

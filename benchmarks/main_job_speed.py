@@ -1,4 +1,4 @@
-"""Limits of the main job: 10 million rows made ready, and a whole evaluation on a large catalogue.
+"""How long do 10 million rows take to prepare, and an evaluation on a large catalogue?
 
     python benchmarks/main_job_speed.py            # both, each in a process of its own
 
@@ -24,7 +24,7 @@ def peak_mb() -> int:
 
 
 def loading(events: int) -> None:
-    """Write a Zipf log, then time what a user waits for before the first batch."""
+    """Write a Zipf log, then time everything before the first batch."""
     from shortlist import Dataset, Schema  # noqa: PLC0415
     from shortlist.data.batches import PairBatches  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What do several processes at one address cost? CPU time an answer, and memory of each process.
+"""What do several processes at one address cost in CPU time per answer and in memory?
 
 On the bundle of `serving_speed.py` (two towers of width 64), four in rounds that take turns, each
 with the same clients, and all but the first with the same number of threads that answer:

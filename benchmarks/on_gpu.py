@@ -1,4 +1,4 @@
-"""Does training on a GPU come to what a CPU comes to, and how fast? One script, under 8 minutes.
+"""Does training on a GPU agree with a CPU, and how fast is it? It takes under 8 minutes.
 
     python benchmarks/on_gpu.py [--device cuda] [--steps 30] [--items 1000000]
 

@@ -1,4 +1,4 @@
-"""What does the service do when more is asked of it than it can answer?
+"""What does the service do under more requests than it can answer?
 
 One user a request over 100,000 items, k = 100, as in `serving_speed.py`. The service has one core
 and this load generator another, where the machine has two. Each round measures
@@ -34,7 +34,7 @@ HEAD = "POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: applicat
 
 
 class Seen:
-    """What came back: seconds of the answered and of the refused ones, and what else came."""
+    """The results: seconds of answered and of refused requests, and other outcomes."""
 
     def __init__(self) -> None:
         self.answered: list[float] = []
@@ -95,7 +95,7 @@ def requests(users: list) -> list[bytes]:
 
 
 async def closed_loop(port: int, wanted: list[bytes], clients: int, seconds: float) -> Seen:
-    """Clients that ask one request after another."""
+    """Run clients that send one request after another."""
     loop, seen = asyncio.get_running_loop(), Seen()
     end = time.perf_counter() + seconds
     count = 0
@@ -123,7 +123,7 @@ async def closed_loop(port: int, wanted: list[bytes], clients: int, seconds: flo
 
 
 async def open_loop(port: int, wanted: list[bytes], rate: float, seconds: float) -> dict:
-    """Requests at a rate, each on a connection that is free, or on a new one."""
+    """Send requests at a rate, each on a free connection or a new one."""
     loop, seen = asyncio.get_running_loop(), Seen()
     free: list[Connection] = []
     made: list[Connection] = []

@@ -126,7 +126,7 @@ def table(lines: list[dict[str, Any]], shown: list[str]) -> str:
 
 
 def _seeds(values: list[float]) -> str:
-    """The mean over seeds, and how far the seeds lie apart."""
+    """Return the mean over seeds and half the range of the seeds."""
     spread = (max(values) - min(values)) / 2
     return f"{sum(values) / len(values):.4f}" + (f" ± {spread:.4f}" if len(values) > 1 else "")
 

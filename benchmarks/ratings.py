@@ -1,4 +1,4 @@
-"""Matrix completion on MovieLens-100K: the error of ratings, and 1 and 0 beside ALS.
+"""Matrix completion on MovieLens-100K: rating errors, and clicks (1 and 0) beside ALS.
 
     shortlist data ml-100k                     # or SHORTLIST_DATA, where the folder ml-100k lies
     OMP_NUM_THREADS=1 python benchmarks/ratings.py

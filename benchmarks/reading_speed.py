@@ -1,4 +1,4 @@
-"""What reading a log costs: beside another revision, and how much memory a long one takes.
+"""What does reading a log cost, compared with another revision, and in how much memory?
 
     git worktree add /tmp/base d73533f         # the revision before the checks of text files
     python benchmarks/reading_speed.py --base /tmp/base/src

@@ -1,4 +1,4 @@
-"""The measure of the answer rule's second form lets roundings through, and nothing else."""
+"""Comparisons by the answer rule's second form accept roundings and nothing else."""
 
 import pytest
 

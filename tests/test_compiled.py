@@ -1,4 +1,4 @@
-"""Compiled functions call each other, and never run old code of one that changed."""
+"""Compiled functions call each other, and never run outdated code of a changed one."""
 
 import json
 import os

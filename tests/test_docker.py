@@ -1,4 +1,4 @@
-"""What is written for containers: it parses, and asks for commands and options that there are."""
+"""Files for containers parse, and use commands and options that exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Examples run as they stand, and show what they promise."""
+"""The examples run unchanged, and show what they promise."""
 
 import ast
 import json

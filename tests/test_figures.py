@@ -1,4 +1,4 @@
-"""The page of figures says what the lines of the records say, and nothing that nobody measured."""
+"""The page of figures shows the lines of the records, and nothing else."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Every flag of every command acts or is refused: those that all commands share."""
+"""The flags that all commands share act or are refused by every command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Each package tells what it does to its logger, and nothing is heard unless somebody listens."""
+"""Each package logs to its own logger, and nothing is shown unless somebody listens."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What a user rated below min_weight is met: it teaches nothing, and is not recommended to them."""
+"""Items rated below min_weight count as met: they teach nothing and are not recommended."""
 
 import json
 from dataclasses import replace

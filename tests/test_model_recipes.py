@@ -1,4 +1,4 @@
-"""Each named model is a recipe that is sound, runs, and is what the page about it says."""
+"""Each named model is a valid recipe that runs, and its page describes it truly."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""The pages lead somewhere, and the first page does what it says."""
+"""The links of the documentation lead somewhere, and the first page works as written."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Parts of one's own are known by their names once the caller gives their module."""
+"""Parts of a plug-in are known by name once the caller gives its module."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A release: what the wheel and the sdist hold, and that the wheel works where nothing else is."""
+"""A release: what the wheel and the sdist contain, and that the wheel works by itself."""
 
 import json
 import os

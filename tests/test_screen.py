@@ -1,4 +1,4 @@
-"""What the command prints of data stands for itself: no markup, no emoji, no terminal codes."""
+"""Text from data is printed as it is: no markup, no emoji, no terminal codes."""
 
 import io
 import sys

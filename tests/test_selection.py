@@ -1,4 +1,4 @@
-"""Keys order candidates as scores and ranks do, and the best of them come to the front."""
+"""Sort keys order candidates as scores do, and the best ones come first."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What an object shows of itself is what it holds, in one line, and safely in a notebook."""
+"""The repr of an object shows what it holds, in one line, and safely in a notebook."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""What starts quickly, because it imports no more than it needs."""
+"""Commands start quickly, because they import no more than they need."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Features that come with a question are read as those of the log are, or refused."""
+"""User features in a query are encoded like those of the log, or the query is refused."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""Queries: what is no list of ids, no depth or no condition is refused by name, nothing else is."""
+"""Queries refuse by name what is no list of ids, no k or no condition, and accept all else."""
 
 import numpy as np
 import polars as pl

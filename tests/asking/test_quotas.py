@@ -1,4 +1,4 @@
-"""Quotas: the best list with at most so many items of each value, against every list there is."""
+"""Quotas: the best list within the quota, compared with every list that is possible."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""Bundles of pairs on the command line: trained from a recipe, asked, measured, refused."""
+"""Bundles of item-to-item and user-to-user models on the command line."""
 
 import json
 import sys

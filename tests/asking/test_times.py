@@ -1,4 +1,4 @@
-"""Times and weights that come with a question are those of its log, or are refused."""
+"""Times and weights in a query are read like those of the log, or the query is refused."""
 
 import datetime as dt
 

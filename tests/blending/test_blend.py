@@ -1,4 +1,4 @@
-"""A blend: each item once, its origin kept, nobody left without an answer, equal after a bundle."""
+"""A blend lists each item once with its channels, answers everybody, and survives a bundle."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""What was written in any format since the first is read, and answers as it did then."""
+"""Bundles of every format since the first can be read, and answer as they did when written."""
 
 import json
 from pathlib import Path

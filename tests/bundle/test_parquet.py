@@ -1,4 +1,4 @@
-"""What a Parquet file unpacks to is known before any of it is unpacked."""
+"""The unpacked size of a Parquet file is known before any of it is unpacked."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""A bundle without its log answers histories as one with it, and says what it cannot do."""
+"""A bundle without its log answers histories as before, and says what it cannot do."""
 
 import numpy as np
 import polars as pl

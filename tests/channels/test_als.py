@@ -1,4 +1,4 @@
-"""ALS as a channel: folding in, dense oracles, what cannot be scored, explanations, bundles."""
+"""ALS as a channel: folding in, dense references, unknown items, explanations, bundles."""
 
 import numpy as np
 import polars as pl

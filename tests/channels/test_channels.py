@@ -1,4 +1,4 @@
-"""Channels from a recipe on the command line: trained, planned, asked, explained, updated."""
+"""Channels of a recipe on the command line: trained, planned, queried, explained, updated."""
 
 import json
 import sys

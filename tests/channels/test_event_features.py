@@ -1,4 +1,4 @@
-"""Features of events: worlds where they decide, requests that tell them, nothing told too late."""
+"""Features of events: they decide in planted worlds, requests give them, none leaks."""
 
 import numpy as np
 import polars as pl

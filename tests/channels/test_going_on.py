@@ -1,4 +1,4 @@
-"""Towers that go on: old rows stay what they were, wherever they now stand; new ones begin well."""
+"""Towers that continue training: old rows keep their vectors, new rows start well."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Hard negatives end to end: they act, they repeat, they do not see the future, bundles keep."""
+"""Hard negatives end to end: effect, repeatability, no look into the future, bundles."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Pooled histories trained in stretches: the vectors of rows that gather their own history."""
+"""Pooled histories trained in windows give the vectors of rows with their own history."""
 
 import pytest
 import torch

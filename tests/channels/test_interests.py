@@ -1,4 +1,4 @@
-"""Users of several vectors: the nearest counts, whatever the index, and nothing else changes."""
+"""Users with several vectors: the nearest one counts, with every index."""
 
 import polars as pl
 import pytest

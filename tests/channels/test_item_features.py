@@ -1,4 +1,4 @@
-"""Items nobody has touched: read from a history by their features, and placed by them."""
+"""Items without events are read from a history, and placed, by their features."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Item to item: what shares a session lies close, is found, and is never the item itself."""
+"""Item to item: items of one session are near each other, and no item is its own neighbour."""
 
 import hashlib
 

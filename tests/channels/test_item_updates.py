@@ -1,4 +1,4 @@
-"""Items that come and go without training: as if they had always been there, or never."""
+"""Items added or removed without training act as if they had always, or never, been there."""
 
 from copy import copy
 

@@ -1,4 +1,4 @@
-"""What a training learned beside the towers is in the bundle, and goes on with them."""
+"""Learned parameters beside the towers are in the bundle, and in further training."""
 
 import numpy as np
 import pytest

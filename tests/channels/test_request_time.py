@@ -1,4 +1,4 @@
-"""A model that reads when it is asked: it learns the hour, and no target sees a later moment."""
+"""A model that reads the time of a request learns the hour, and sees no later moment."""
 
 import datetime as dt
 

@@ -1,4 +1,4 @@
-"""What is served is what was trained, and nothing that belongs to training only."""
+"""The served model is the trained one, and has nothing that only training needs."""
 
 import pytest
 import torch

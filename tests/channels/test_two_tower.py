@@ -1,4 +1,4 @@
-"""The two-tower channel: seeded, blind to the future, honest about what it does not know."""
+"""The two-tower channel is seeded, reads nothing of the future, and flags unknown users."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""User to user: halves of one history find each other, neighbours lend items, nobody is seen."""
+"""User to user: halves of one history are near, neighbours lend items, seen items stay out."""
 
 import hashlib
 

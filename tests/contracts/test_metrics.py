@@ -1,4 +1,4 @@
-"""What every metric keeps to, run over the table PER_USER: of which more is better."""
+"""The contract of every metric of the table PER_USER: for all of them more is better."""
 
 import numpy as np
 import pytest

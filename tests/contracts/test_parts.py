@@ -1,4 +1,4 @@
-"""What a part declares beside its own code is all there is to say: its keys follow."""
+"""The keys of a part follow from its declaration alone."""
 
 import inspect
 import tomllib

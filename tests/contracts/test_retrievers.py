@@ -1,4 +1,4 @@
-"""What every retriever keeps to, whatever it is made of: found by the table."""
+"""The contract of every retriever of the table CHANNELS."""
 
 import itertools
 from dataclasses import fields, replace

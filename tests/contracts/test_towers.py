@@ -1,4 +1,4 @@
-"""What every reader of histories promises, whatever it is: all rows of TOWERS, by being there."""
+"""The contract of every reader of histories in the table TOWERS."""
 
 import pytest
 import torch

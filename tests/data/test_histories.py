@@ -1,4 +1,4 @@
-"""The events of users: what a log gives at each cut, and behind it what came since."""
+"""The stored events of users: those of a log before each cut, and newer ones after them."""
 
 import numpy as np
 import torch

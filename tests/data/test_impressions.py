@@ -1,4 +1,4 @@
-"""Logs of negatives: shown and not clicked, or dropped; what came after the cut is not there."""
+"""Logs of negatives: shown and not clicked, or dropped; nothing after the cut is read."""
 
 from dataclasses import replace
 

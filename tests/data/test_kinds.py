@@ -1,4 +1,4 @@
-"""Kinds of events: what the table says becomes of each row, and which cut knows which event."""
+"""Kinds of events: what the table makes of each row, and which events a cut knows."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""Features that each row of the log repeats: worked by hand, and nothing of the held-out rows."""
+"""Features that each row of the log repeats: by hand, and without the held-out rows."""
 
 import polars as pl
 import pytest

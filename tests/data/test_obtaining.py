@@ -1,4 +1,4 @@
-"""Known sets: the true data whatever door it came by, or a plain word on why not. No network."""
+"""Known data sets: the true data from every source, or one sentence on why not. No network."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Answers that are kept: the latest ones, no error, and by several threads at once."""
+"""The cache of results keeps the latest ones, keeps no error, and is safe with threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier

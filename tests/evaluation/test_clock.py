@@ -1,4 +1,4 @@
-"""A model that reads when it is asked is measured twice: with the clock, and without."""
+"""A model that reads the time of a request is measured with the time and without it."""
 
 import datetime as dt
 import io

@@ -1,4 +1,4 @@
-"""The ladder: each rung has the figures it has alone, fitted on the same rows, paired by user."""
+"""The ladder: each rung has its figures alone, on the same rows, paired by user."""
 
 import numpy as np
 import pytest

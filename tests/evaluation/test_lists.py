@@ -1,4 +1,4 @@
-"""Lists from anywhere: the figures of the retriever that made them, and what they lack is said."""
+"""Lists from a file have the figures of the retriever that made them; gaps are named."""
 
 import re
 from pathlib import Path

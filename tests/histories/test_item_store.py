@@ -1,4 +1,4 @@
-"""Changes of items in the store: numbered, once, taken back, and never half there."""
+"""Changes of items in the store: numbered, stored once and whole, and reverted."""
 
 import sqlite3
 import subprocess

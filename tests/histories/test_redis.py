@@ -1,4 +1,4 @@
-"""The store in Redis: what is wrong is one sentence, what was acknowledged is there, once."""
+"""The store in Redis: errors are one sentence, and acknowledged events are there once."""
 
 import os
 import subprocess

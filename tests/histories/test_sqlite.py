@@ -1,4 +1,4 @@
-"""The embedded store: what was acknowledged is there, once; what is damaged is refused or said."""
+"""The SQLite store: acknowledged events are there once, and damage is refused or reported."""
 
 import os
 import random

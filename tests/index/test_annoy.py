@@ -1,4 +1,4 @@
-"""AnnoyForest: what the contract tests over the table do not ask."""
+"""AnnoyForest: what the contract of all indexes does not cover."""
 
 import sys
 

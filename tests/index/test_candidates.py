@@ -1,4 +1,4 @@
-"""The k best of what a library found: by brute force, whatever it found and whatever was seen."""
+"""The k best of the candidates of a library, compared with brute force."""
 
 import numpy as np
 import pytest

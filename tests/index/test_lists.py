@@ -1,4 +1,4 @@
-"""The lists nearest to a query: by brute force, in order, and alone as in a batch."""
+"""The lists nearest to a query: by brute force, in order, and equal alone and in a batch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The plain form and the compiled one: equal bits, whatever the shapes, so that nobody can tell."""
+"""The plain and the compiled form of scores of pairs are equal bit by bit."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One query alone gets, bit for bit, what it gets in a batch; the shortcut says when it fails."""
+"""A query alone gets the answer that it gets in a batch, bit by bit."""
 
 import numpy as np
 import pytest

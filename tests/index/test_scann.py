@@ -1,4 +1,4 @@
-"""Scann: what the contract tests over the table do not ask."""
+"""Scann: what the contract of all indexes does not cover."""
 
 import json
 import sys

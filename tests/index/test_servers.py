@@ -1,4 +1,4 @@
-"""ServerIndex: what the promises come to around a server, with one of a few lines as the server."""
+"""ServerIndex keeps its promises around a server, here one of a few lines."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What an item is worth: decay by hand, smoothed rates by hand, and what cannot be told refused."""
+"""Popularity metrics: decay and smoothed rates by hand, and refused inputs."""
 
 import numpy as np
 import polars as pl

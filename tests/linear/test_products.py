@@ -1,4 +1,4 @@
-"""Products summed in one order: the sum itself, step by step, alone, in batches, with threads."""
+"""Products summed in a fixed order: equal alone, in batches and with threads."""
 
 import os
 import subprocess

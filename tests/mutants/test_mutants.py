@@ -1,4 +1,4 @@
-"""The list of known mistakes fits the code as it is, and its runner can tell a kill from a miss."""
+"""Every known mistake fits the code, and the runner tells a kill from a survivor."""
 
 import os
 import subprocess

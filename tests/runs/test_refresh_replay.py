@@ -1,4 +1,4 @@
-"""The short form of benchmarks/refresh_replay.py: what a day is worth, and costs old items."""
+"""The short form of benchmarks/refresh_replay.py: the gain of a day, and its cost."""
 
 from pathlib import Path
 

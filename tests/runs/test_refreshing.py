@@ -1,4 +1,4 @@
-"""A bundle follows the day: what it learns, what stays, and what is refused to be published."""
+"""A refresh: what it learns, what stays as it was, and what it refuses to publish."""
 
 from collections import Counter
 from threading import Event as Stop

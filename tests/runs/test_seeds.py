@@ -1,4 +1,4 @@
-"""Several seeds of one recipe: their spread worked by hand, and a command that goes on."""
+"""Several seeds of one recipe: their spread by hand, and a command that continues."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Trackers: what they are told of a training, and what becomes of one that fails."""
+"""Trackers: which figures of a training they receive, and what happens if one fails."""
 
 import logging
 import re

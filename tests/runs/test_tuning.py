@@ -1,4 +1,4 @@
-"""Tuning: trials that go on where they were, weak ones cut short, a best recipe that trains."""
+"""Tuning: trials continue after a stop, weak ones end early, and the best recipe trains."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A recipe carried out whole: the same bundle as the command's, and nothing before the checks."""
+"""A recipe trained from Python gives the bundle of the command, and checks come first."""
 
 import pytest
 

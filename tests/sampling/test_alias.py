@@ -1,4 +1,4 @@
-"""The alias table: its cells hold exactly the law, and no row of chance 0 is ever drawn."""
+"""The alias table holds exactly the distribution, and never draws a row of probability 0."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Hard negatives by hand: who is chosen, and who is passed over."""
+"""Hard negatives by hand: which items are drawn, and which are not."""
 
 import pytest
 import torch

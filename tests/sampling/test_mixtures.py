@@ -1,4 +1,4 @@
-"""Mixtures: of laws, slot by slot, and of whole pools side by side."""
+"""Mixtures: of distributions slot by slot, and of whole pools side by side."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Bundles to serve, and three ways to ask: the application itself, a thread, a process."""
+"""Bundles to serve, and three ways to query: the application, a thread, a process."""
 
 import asyncio
 import http.client

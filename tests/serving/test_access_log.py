@@ -1,4 +1,4 @@
-"""One line a request, with the id that its answer has, and with nothing in it that is secret."""
+"""The access log: one line per request, with the id of the answer and without secrets."""
 
 import io
 import json

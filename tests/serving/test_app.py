@@ -1,4 +1,4 @@
-"""HTTP: which route needs which token, what every error looks like, and what is kept from whom."""
+"""HTTP: which route needs which token, the form of every error, and what is kept private."""
 
 import asyncio
 import logging

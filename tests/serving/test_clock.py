@@ -1,4 +1,4 @@
-"""What a question says of times reaches the model: over HTTP, from a store, in the command line."""
+"""Times of a request reach the model over HTTP, from a store and on the command line."""
 
 import datetime as dt
 import json

@@ -1,4 +1,4 @@
-"""Features of events that are sent: kept, read at the next answer, exported as training reads."""
+"""Features of events sent to the service: stored, read by the next answer, exported."""
 
 import numpy as np
 import polars as pl

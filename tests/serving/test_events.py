@@ -1,4 +1,4 @@
-"""Events: what a user did a moment ago is in the next answer, and survives whatever happens."""
+"""Events: an event is in the next answer, and survives every failure that is tried."""
 
 import asyncio
 from dataclasses import replace

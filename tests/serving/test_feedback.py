@@ -1,4 +1,4 @@
-"""What came of a list: clicks that were planted are found again, and the alarms are raised."""
+"""Clicks on lists: planted clicks are found again, and the alarms are raised."""
 
 import logging
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Requests that a machine thought of: none is answered with 5xx, none hangs, each as documented."""
+"""Generated requests: none gets 5xx, none hangs, and each answer is documented."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Items that come and go while they are served: at once, and for every thread."""
+"""Items that are added and removed while they are served: at once, for every thread."""
 
 from threading import Event, Thread
 

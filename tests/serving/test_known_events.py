@@ -1,4 +1,4 @@
-"""What the store said is known until somebody changes it, and bounded."""
+"""The cache of stored events: valid until a change, and bounded."""
 
 import pytest
 

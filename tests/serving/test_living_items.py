@@ -1,4 +1,4 @@
-"""Prices, stock, titles and windows of items that are served: at once, whole, kept, taken back."""
+"""Prices, stock, titles and time windows of served items: at once, whole, kept, reverted."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""What is read from a body, and what is refused before anything else sees it."""
+"""What is accepted from the body of a request, and what is refused before it is used."""
 
 import json
 

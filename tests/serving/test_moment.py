@@ -1,4 +1,4 @@
-"""The moment of a request: from the recipe to the command line, users files, HTTP and updates."""
+"""The context of a request: from the recipe to the command line, users files and HTTP."""
 
 import json
 import sys

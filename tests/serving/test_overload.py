@@ -1,4 +1,4 @@
-"""A full queue: who comes then is refused early, in order, and can ask again on the connection."""
+"""A full queue: new requests are refused early, in order, and can be sent again."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The attention tower: what it has seen, and what must not change its vectors."""
+"""The attention tower: what it reads, and what must not change its vectors."""
 
 import math
 

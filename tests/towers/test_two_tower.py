@@ -1,4 +1,4 @@
-"""Two towers: what each reads, what is refused, and that they only meet at the score."""
+"""Two towers: what each reads and refuses, and that they meet only at the score."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Keys that say "auto": bounded whatever the log, the same bytes as the numbers they come to."""
+"""Keys with the value "auto": bounded for every log, and equal to writing the numbers."""
 
 import math
 import sys

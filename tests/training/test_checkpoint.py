@@ -1,4 +1,4 @@
-"""A killed training goes on to the same bytes; what is not its own checkpoint is refused."""
+"""A killed training continues to the same bytes; checkpoints of others are refused."""
 
 import random
 import signal

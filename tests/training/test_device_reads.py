@@ -1,4 +1,4 @@
-"""On a GPU a step looks at no number: each look would wait for all work before it."""
+"""On a GPU a step reads no number back: each read would wait for all earlier work."""
 
 import traceback
 from contextlib import contextmanager

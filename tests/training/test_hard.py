@@ -1,4 +1,4 @@
-"""The hard term: beside the easy one, weighted, uncorrected, and felt by the vectors."""
+"""The loss term of hard negatives: added, weighted, not bias-corrected, with gradients."""
 
 import math
 

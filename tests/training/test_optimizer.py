@@ -1,4 +1,4 @@
-"""The step: large tables move only where the batch has read them; the weights' moving average."""
+"""The optimizer: rows of large tables move only if the batch read them; weight averages."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""training.precision: layers and scores in half the bits, and everything else as it was."""
+"""training.precision: layers and scores in 16 bits, and everything else as before."""
 
 import pytest
 import torch

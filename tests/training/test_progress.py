@@ -1,4 +1,4 @@
-"""What a person sees while a retriever is fitted."""
+"""What a training shows on the screen."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Several ranks train what one process trains that is fed the rows of all of them."""
+"""Several ranks train what one process trains on the rows of all of them."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Tables of items dealt over ranks train what one process trains that has all of them."""
+"""Tables of items divided over ranks train like one process that has all of them."""
 
 import json
 from types import SimpleNamespace

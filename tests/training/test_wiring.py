@@ -1,4 +1,4 @@
-"""Each key of [training] that is accepted arrives where it acts."""
+"""Each accepted key of [training] reaches the code that reads it."""
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ from torch import Tensor
 from shortlist.data.batches import Batch
 from shortlist.sampling.base import Negatives
 from shortlist.sampling.hard.base import HardWorld
-from shortlist.sampling.hard.user_lists import UserLists
+from shortlist.sampling.hard.user_lists import UNSCORED, UserLists
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,7 @@ class DroppedNegatives:
 
     dropped: UserLists
 
-    refuses: ClassVar[dict[str, str]] = {
-        "margin": "the log says which items these are, whatever they score",
-        "ranks": "the log says which items these are, whatever they rank",
-        "ceiling": "the log says which items these are, whatever they score",
-    }
+    refuses: ClassVar[dict[str, str]] = UNSCORED
     alone: ClassVar[str] = (
         "sample selection bias: dropped items had been recalled for the user, but at serving the "
         "model scores the whole catalogue, so training needs negatives from all of it"

@@ -11,6 +11,13 @@ from shortlist.errors import ModelError
 from shortlist.sampling.base import Negatives
 from shortlist.sampling.hard.base import HardWorld, hard_slots
 
+UNSCORED = {
+    "margin": "the log says which items these are, whatever they score",
+    "ranks": "the log says which items these are, whatever they rank",
+    "ceiling": "the log says which items these are, whatever they score",
+}
+"""Options that a log of items refuses, with the reason: it draws without regard to scores."""
+
 
 class UserLists(NamedTuple):
     """One list of item rows for each user row, without duplicates."""
