@@ -86,6 +86,15 @@ def test_more_events_never_mean_smaller_steps_or_more_epochs():
     assert len(set(epochs)) > 2
 
 
+def test_rows_that_are_each_others_negatives_are_more_where_the_log_allows_it():
+    drawn = TRAINING | {"sampler": "catalogue"}
+    positives = [7_000, 150_000, 1_000_000]
+    rows = [numbers(n, 10_000)["batch_size"] for n in positives]
+    others = [numbers(n, 10_000, training=drawn)["batch_size"] for n in positives]
+    assert (rows[0], rows[2]) == (others[0], others[2])
+    assert rows[1] > others[1]
+
+
 def test_a_number_that_is_given_stays_and_the_others_follow_from_it():
     alone = numbers(100_000, 1_000, model={}, training={"epochs": "auto", "batch_size": 1_000})
     assert alone.keys() == {"epochs"}

@@ -10,11 +10,17 @@ from shortlist.config import Model, Training, section_from
 from shortlist.config.parts import given
 from shortlist.data.dataset import TrainingData
 from shortlist.sections.base import Section, is_auto
+from shortlist.training.presets import IN_BATCH, choose
 
 logger = logging.getLogger("shortlist.training")
 
 STEPS_AN_EPOCH = 512
 """Least number of steps per epoch: batches get smaller until an epoch has as many."""
+
+STEPS_IN_BATCH = 128
+"""`STEPS_AN_EPOCH` if the rows of a batch are each other's negatives: with few rows, a step
+compares a positive with too few items.
+"""
 
 BATCHES = (256, 1024)
 """Smallest and largest batch size."""
@@ -131,7 +137,7 @@ def number_of(key: str, model: Model, training: Training) -> int | float:
 def _all(model: Model, training: Training, facts: Facts) -> dict[str, Chosen]:
     """Return the number for each key, based on the values that the sections give for others."""
     found = {"dim": _dim(model, facts), "dropout": _dropout(facts)}
-    found["batch_size"] = _batch_size(facts)
+    found["batch_size"] = _batch_size(training, facts)
     rows = _or(training.batch_size, found["batch_size"])
     steps = max(1, math.ceil(facts.positives / rows))
     found["epochs"] = _epochs(steps, facts)
@@ -147,9 +153,10 @@ def _or(given_value: int | float, chosen: Chosen) -> int | float:
     return chosen.value if is_auto(given_value) else given_value
 
 
-def _batch_size(facts: Facts) -> Chosen:
-    """Choose the largest power of two with at least `STEPS_AN_EPOCH` steps, within `BATCHES`."""
-    power = 2 ** max(0, math.floor(math.log2(max(facts.positives / STEPS_AN_EPOCH, 1))))
+def _batch_size(training: Training, facts: Facts) -> Chosen:
+    """Choose the largest power of two with enough steps per epoch, within `BATCHES`."""
+    least = STEPS_IN_BATCH if choose(training).sampler in IN_BATCH else STEPS_AN_EPOCH
+    power = 2 ** max(0, math.floor(math.log2(max(facts.positives / least, 1))))
     rows = min(max(power, BATCHES[0]), BATCHES[1])
     steps = math.ceil(facts.positives / rows)
     return Chosen(rows, f"so that {facts.positives:,} positives give {steps:,} steps per epoch")
