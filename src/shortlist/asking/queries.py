@@ -120,9 +120,9 @@ class Queries:
 
     def _check_lengths(self) -> None:
         """Check that each given column has one value per query, or one per event."""
-        for name, one in (("kinds", "name"), ("times", "time"), ("weights", "weight")):
+        for name, noun in (("kinds", "name"), ("times", "time"), ("weights", "weight")):
             if (given := getattr(self, name)) is not None:
-                self._check_beside(name, given, one)
+                self._check_beside(name, given, noun)
         if self.event_features is not None:
             self._check_columns("event_features", self.event_features, '{"dwell": [[30.0]]}')
             for name, lists in self.event_features.items():
@@ -132,7 +132,7 @@ class Queries:
         if self.context is not None:
             self._check_one_a_query("context", self.context, '{"device": ["tv"]}')
 
-    def _check_beside(self, name: str, given: Any, one: str) -> None:
+    def _check_beside(self, name: str, given: Any, noun: str) -> None:
         """Check that a column has one list per query, each as long as the query's events."""
         events: Any = self.recent if self.histories is None else self.histories
         if events is None:
@@ -143,7 +143,7 @@ class Queries:
         for number, (values, items) in enumerate(zip(given, events, strict=True)):
             if not is_listed(values) or len(values) != len(items):
                 raise QueryError(
-                    f"{name}[{number}] needs one {one} for each of {len(items)} events, or None"
+                    f"{name}[{number}] needs one {noun} for each of {len(items)} events, or None"
                 )
 
     def _one_time_a_query(self, time: Any) -> Any:

@@ -86,7 +86,7 @@ class Quota:
                 slots[query] = own[0]
         return answer
 
-    def _deeper(self, retriever: Ranks, one: RowQueries, rows: Tensor, k: int) -> Answer:
+    def _deeper(self, retriever: Ranks, query: RowQueries, rows: Tensor, k: int) -> Answer:
         """Answer one query whose first list had too few items.
 
         rows: [k], the item rows chosen so far; -1 for none.
@@ -95,13 +95,13 @@ class Quota:
         depth = min(2 * k, everything)
         for _ in range(ROUNDS):
             room = torch.from_numpy(self._with_room(rows[rows >= 0].numpy()))
-            allow = room if one.allow is None else one.allow & room
-            further = retriever.answered(replace(one, allow=allow), depth)
+            allow = room if query.allow is None else query.allow & room
+            further = retriever.answered(replace(query, allow=allow), depth)
             mine, still = self._chosen(further, k)
             rows = mine.hits.ids[0]
             if not still[0] or further.hits.ids[0, -1] < 0 or depth < 2 * k:
                 return mine
-        return self._chosen(retriever.answered(one, everything), k)[0]
+        return self._chosen(retriever.answered(query, everything), k)[0]
 
     def _with_room(self, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which items can be in the answer, bool [items + 1].

@@ -221,12 +221,12 @@ def recommend(
         out.print(answer)
 
 
-def _print_notes(loaded: "Bundle", queries: "Queries", said: list[str]) -> None:
+def _print_notes(loaded: "Bundle", queries: "Queries", lines: list[str]) -> None:
     """Print the notes, and what the bundle does not know about the queries."""
     from shortlist.cli import show
 
     unknown = show.gaps(loaded.retriever, queries.context, len(queries))
-    for line in (*said, *show.strangers(loaded.retriever, queries), *unknown):
+    for line in (*lines, *show.strangers(loaded.retriever, queries), *unknown):
         notes.print(line)
 
 

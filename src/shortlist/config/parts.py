@@ -269,8 +269,8 @@ def _described(annotation: Any) -> Iterator[Any]:
         yield from _described(one)
 
 
-def _is_described(one: Any) -> bool:
-    return isinstance(one, FieldInfo) and one.description is not None
+def _is_described(parameter: Any) -> bool:
+    return isinstance(parameter, FieldInfo) and parameter.description is not None
 
 
 def _meaning(options: list[Option], *, unset: bool) -> str:

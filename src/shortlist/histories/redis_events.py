@@ -268,9 +268,9 @@ class RedisReader:
         return sorted(found, key=lambda row: row.sequence)
 
 
-def _is_fault(told: Appended) -> TypeGuard[EventStoreError]:
+def _is_fault(result: Appended) -> TypeGuard[EventStoreError]:
     """Return whether the store failed, rather than having stored or refused the events."""
-    return not isinstance(told, Kept | EventConflictError | PaceError)
+    return not isinstance(result, Kept | EventConflictError | PaceError)
 
 
 def _users(events: Sequence[Event]) -> dict[Id, bytes]:

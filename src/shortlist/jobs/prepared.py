@@ -23,14 +23,14 @@ from shortlist.runs.pipeline import schema_of, split_of
 from shortlist.sections.events import Events
 
 
-def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
+def prepared_split(recipe: Recipe, folder: Path, stored: dict[str, Any]) -> Split:
     """Return the split of a log that `prepare` made, with the recipe's other tables and logs.
 
     The whole log is read into memory. The recipe's split is applied to it, and must give the roles
     that the parts have.
 
     folder: folder of the stage `log`.
-    told: the entry `told` of its manifest.
+    stored: the entry `told` of its manifest.
     Errors: JobError if the roles differ.
     """
     schema = schema_of(recipe)
@@ -45,7 +45,7 @@ def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
         items=recipe.items_path,
         schema=reading,
     )
-    text = None if told["text"] is None else TextFormat(**told["text"])
+    text = None if stored["text"] is None else TextFormat(**stored["text"])
     shown = every_shown(
         recipe.impressions_path,
         recipe.dropped_path,
@@ -53,13 +53,13 @@ def prepared_split(recipe: Recipe, folder: Path, told: dict[str, Any]) -> Split:
         dataset.user_ids,
         dataset.item_ids,
         dataset.log,
-        told["unit"],
+        stored["unit"],
     )
     report = replace(
         dataset.report,
-        where=told["where"],
-        rows_read=told["rows_read"],
-        time_unit=told["unit"],
+        where=stored["where"],
+        rows_read=stored["rows_read"],
+        time_unit=stored["unit"],
         text=text,
     )
     dataset = replace(dataset, schema=schema, report=report, shown=shown)

@@ -233,11 +233,11 @@ class Job:
         found[data.items.rows(lists["item"])] = lists["worth"].to_numpy()
         return found
 
-    def _each(self, kind: type, make: Callable[[str, Any, Fit], None], said: str) -> None:
+    def _each(self, kind: type, make: Callable[[str, Any, Fit], None], kind_name: str) -> None:
         """Make the stages of all channels of a kind, for each fit."""
         channels = {n: c for n, c in self._channels().items() if isinstance(c, kind)}
         if not channels:
-            raise JobError(f"the recipe has no channel of kind {said}")
+            raise JobError(f"the recipe has no channel of kind {kind_name}")
         for name, channel in channels.items():
             for fit in self._fits():
                 make(name, channel, fit)

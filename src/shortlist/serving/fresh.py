@@ -128,13 +128,13 @@ def fresh(log: EventLog | None, served: Served, users: Sequence[Id]) -> Fresh:
     return Fresh(recent, met if any(met) else None, gone, beside=beside, features=features)
 
 
-def _features(one: Stored, name: str, served: Served) -> list[Any]:
+def _features(stored: Stored, name: str, served: Served) -> list[Any]:
     """A feature of each event; None if it is unknown or does not fit the served bundle."""
     encoder = served.features_of_events.get(name)
     if encoder is None:  # it is the weight of the event
-        return list(one.weights or ())
+        return list(stored.weights or ())
     numeric = encoder.kind == "numeric"
-    told = (features_told(written).get(name) for written in one.features or ())
+    told = (features_told(written).get(name) for written in stored.features or ())
     values = [one_of_kind(value, numeric=numeric) for value in told]
     return [None if value is None or _is_far(encoder, value) else value for value in values]
 
@@ -146,21 +146,21 @@ def _is_far(encoder: EventEncoder, value: Any) -> bool:
     return bool(abs(value - encoder.mean) > LARGEST * encoder.std)
 
 
-def _by_kinds(one: Stored, served: Served) -> tuple[list[bool], list[bool], list[str | None]]:
+def _by_kinds(stored: Stored, served: Served) -> tuple[list[bool], list[bool], list[str | None]]:
     """Tell which events are read and which only count as met, and the kind of each."""
     table = served.kinds_of_events
-    values: Sequence[Any] = (one.weights if served.kinds_by_weight else one.kinds) or ()
+    values: Sequence[Any] = (stored.weights if served.kinds_by_weight else stored.kinds) or ()
     names = [kind_of(value, table) for value in values]
     read = [name is None or table[name].read for name in names]
     seen = [name is not None and not table[name].read and not table[name].drop for name in names]
     return read, seen, names
 
 
-def _times(one: Stored, served: Served) -> list[Any]:
+def _times(stored: Stored, served: Served) -> list[Any]:
     """The time of each event in the format of the log; None if the format cannot hold it."""
     data, found = served.data, []
     unit = data.time_unit or "number"
-    for time in one.times or ():
+    for time in stored.times or ():
         usable = not data.of_clock or within_clock(time, time, "us")
         found.append(written_time(time, unit) if usable else None)
     return found
@@ -222,10 +222,10 @@ def events_of(served: Served, asked: EventsRequest, now: float) -> list[Event]:
     return events
 
 
-def _checked_features(served: Served, told: Mapping[str, Any], where: str) -> str | None:
+def _checked_features(served: Served, features: Mapping[str, Any], where: str) -> str | None:
     """Return the features of an event in the form of the store. Errors: RequestError."""
     encoders, found = served.features_of_events, {}
-    for name, value in told.items():
+    for name, value in features.items():
         encoder = encoders.get(name)
         if encoder is None:
             raise RequestError("invalid_request", f"{where}: {_no_feature(served, name)}")

@@ -457,10 +457,10 @@ def _chosen(votes: Mapping[_Member, _Vote]) -> set[tuple[str, str]]:
     return {vote.choice for vote in votes.values() if vote.choice[1]}
 
 
-def refused_elsewhere(said: dict[str, Any]) -> Refused:
+def refused_elsewhere(message: dict[str, Any]) -> Refused:
     """A refusal from the message of another process."""
-    files = {name: tuple(looks) for name, looks in (said["files"] or {}).items()}
-    return Refused(said["name"], said["seal"], said["reason"], files)
+    files = {name: tuple(looks) for name, looks in (message["files"] or {}).items()}
+    return Refused(message["name"], message["seal"], message["reason"], files)
 
 
 def _how(code: int) -> str:

@@ -392,9 +392,9 @@ def _scalar(limits: Limits) -> Any:
     return bool | IdNumber | number | text | None
 
 
-def _columns(one: Any, limits: Limits) -> Any:
+def _columns(kind: Any, limits: Limits) -> Any:
     """Columns by name, each with one value of type `one` per query."""
-    column: Any = Annotated[list[one], Field(max_length=limits.queries, fail_fast=True)]
+    column: Any = Annotated[list[kind], Field(max_length=limits.queries, fail_fast=True)]
     name = Annotated[str, Field(max_length=limits.id_length)]
     return Annotated[dict[name, column], Field(max_length=limits.features)]
 
@@ -405,9 +405,9 @@ def _time(limits: Limits) -> Any:
     return IdNumber | number | Annotated[str, Field(max_length=limits.id_length)]
 
 
-def _beside(one: Any, limits: Limits) -> Any:
+def _beside(kind: Any, limits: Limits) -> Any:
     """One list per list of events, with one value per event; null for an unknown value."""
-    several: Any = Annotated[list[one | None], Field(max_length=limits.history, fail_fast=True)]
+    several: Any = Annotated[list[kind | None], Field(max_length=limits.history, fail_fast=True)]
     return Annotated[list[several], Field(max_length=limits.queries, fail_fast=True)]
 
 

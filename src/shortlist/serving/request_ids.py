@@ -124,8 +124,8 @@ class RequestIds:
         said = (bundle.hex(), bool(flags & _FALLBACK), flags & ~_FALLBACK)
         return Shown(made_at, nonce, *said, data[marks:by], channels, data[by:end])
 
-    def _sign(self, said: bytes) -> bytes:
-        return blake2b(said, digest_size=_SIGNATURE, key=self._key).digest()
+    def _sign(self, content: bytes) -> bytes:
+        return blake2b(content, digest_size=_SIGNATURE, key=self._key).digest()
 
 
 def mark_of(item: int | str) -> bytes:

@@ -438,9 +438,9 @@ def _behind(
     return found or None
 
 
-def _one_each(columns: dict[str, list[list[Any]]], told: list[list[Any]]) -> bool:
+def _one_each(columns: dict[str, list[list[Any]]], events: list[list[Any]]) -> bool:
     """Tell whether each column has one value for each event."""
-    lengths = [len(items) for items in told]
+    lengths = [len(items) for items in events]
     return all([len(values) for values in lists] == lengths for lists in columns.values())
 
 

@@ -609,9 +609,9 @@ class Learner(Explaining):
         """
 
 
-def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
+def _each_left_out(block: RowQueries, met: Tensor) -> RowQueries:
     """Return one query with its whole history, and once without each item `met` [n]: [n + 1]."""
-    values = one.history.values
+    values = block.history.values
     kept = torch.ones(len(met) + 1, len(values), dtype=torch.bool)
     kept[1:] = values != met[:, None]
     offsets = torch.zeros(len(kept) + 1, dtype=torch.int64)
@@ -621,14 +621,16 @@ def _each_left_out(one: RowQueries, met: Tensor) -> RowQueries:
         return None if column is None else column.expand(len(kept), -1)[kept]
 
     history = Ragged(values.expand(len(kept), -1)[kept], offsets)
-    users = one.users.repeat(len(kept))
-    told = one.described
+    users = block.users.repeat(len(kept))
+    told = block.described
     return RowQueries(
-        *(users, history, False, of_events(one.weight), None, of_events(one.time)),
+        *(users, history, False, of_events(block.weight), None, of_events(block.time)),
         described=None if told is None else told.take(torch.zeros(len(kept), dtype=torch.int64)),
-        asked=None if one.asked is None else one.asked.repeat(len(kept)),
-        columns={name: column.expand(len(kept), -1)[kept] for name, column in one.columns.items()},
-        context={name: column.repeat(len(kept)) for name, column in one.context.items()},
+        asked=None if block.asked is None else block.asked.repeat(len(kept)),
+        columns={
+            name: column.expand(len(kept), -1)[kept] for name, column in block.columns.items()
+        },
+        context={name: column.repeat(len(kept)) for name, column in block.context.items()},
     )
 
 

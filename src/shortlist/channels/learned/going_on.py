@@ -252,10 +252,10 @@ def _met_by(data: TrainingData, users: Rows) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(part[there].astype(np.int64)) for part in (log.user, log.item))  # type: ignore[return-value]
 
 
-def _mean_of(table: Tensor, of: Tensor, rows: Tensor, others: Tensor) -> None:
+def _mean_of(table: Tensor, source: Tensor, rows: Tensor, others: Tensor) -> None:
     """Set each row of the table to the mean of the rows of `of` that it is paired with."""
     rows, others = rows.to(table.device), others.to(table.device)
-    sums = torch.zeros_like(table).index_add_(0, rows, of[others])
+    sums = torch.zeros_like(table).index_add_(0, rows, source[others])
     count = torch.bincount(rows, minlength=len(table)).unsqueeze(1)
     some = (count > 0).squeeze(1)
     table[some] = sums[some] / count[some]
