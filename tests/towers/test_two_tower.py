@@ -65,13 +65,20 @@ def test_an_unknown_history_is_refused(data):
 
 @pytest.mark.parametrize("layers", [(), (32,), (32, 16)])
 @pytest.mark.parametrize("history", ["recency", "mean", "none"])
-def test_every_shape_gives_one_vector_an_entity(data, history, layers):
+def test_every_shape_gives_each_entity_a_vector_of_its_own_alone_as_beside_others(
+    data, history, layers
+):
     towers = build(
         data, dim=8, history=history, user_id=True, user_layers=layers, item_layers=layers
     )
     users, items = torch.tensor([1, 2]), torch.tensor([1, 2, 3])
-    assert towers.encode_queries(data.user_features.take(users), EMPTY).shape == (2, 8)
-    assert towers.encode_items(data.item_features.take(items)).shape == (3, 8)
+    queries = towers.encode_queries(data.user_features.take(users), EMPTY)
+    vectors = towers.encode_items(data.item_features.take(items))
+    assert (queries.shape, vectors.shape) == ((2, 8), (3, 8))
+    alone = towers.encode_items(data.item_features.take(items[1:2]))
+    torch.testing.assert_close(vectors[1:2], alone)
+    for found in (queries, vectors):
+        assert (torch.pdist(found) > 1e-4).all()
 
 
 def test_matrix_factorisation_is_two_towers_of_ids(data):

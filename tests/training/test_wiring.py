@@ -48,8 +48,12 @@ def test_a_key_of_the_objective_reaches_it(key, value):
     assert getattr(objective_of(Training(**{key: value})), key) == value
 
 
-def test_a_learned_temperature_is_a_parameter():
-    assert objective_of(Training(learn_temperature=True)).log_scale is not None
+def test_a_learned_temperature_is_the_only_parameter_and_begins_at_the_given_one():
+    learned = objective_of(Training(learn_temperature=True, temperature=0.2))
+    assert float(learned.temperature) == pytest.approx(0.2)
+    assert [name for name, _ in learned.named_parameters()] == ["log_scale"]
+    fixed = objective_of(Training(learn_temperature=False, temperature=0.2))
+    assert list(fixed.named_parameters()) == []
 
 
 def test_keys_of_the_sampler_reach_it():
