@@ -3,10 +3,13 @@
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from jobs.worlds import OPEN, AnyOrder, recipe_of, same_split, small_slices, world
-from shortlist.errors import JobError, SplitError
+from shortlist.errors import DataError, JobError, SplitError
+from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.steps import Job
+from shortlist.runs import pipeline
 from shortlist.runs.whole import train
 
 
@@ -183,3 +186,148 @@ def test_lines_grouped_by_user_are_refused_before_the_log_is_written(case, tmp_p
     written(tmp_path, pl.concat([frame.sort("u", "t"), *[light] * 90]), files=8)
     with pytest.raises(SplitError, match="grouped by user"):
         job_of(recipe, tmp_path / "other", 4).prepare()
+
+
+SIDES = {
+    "features": {
+        "users": {"town": "categorical", "user": "numeric"},
+        "items": {"time": "multi-valued", "line": "vector", "place": "numeric"},
+        "title": "role",
+    }
+}
+
+
+def with_columns_of_sides(frame, seed=0):
+    """Add what a joined log says of its users and items: it contradicts itself, and leaves out.
+
+    The names are those that a prepared log gives its own columns.
+    """
+    rng = np.random.default_rng(seed)
+    both = pl.concat([frame, frame.sample(fraction=0.3, seed=seed)])
+    rows = both.height
+    said, late = (pl.Series(rng.random(rows) < share) for share in (0.7, 0.2))
+    number = pl.when(late).then(pl.lit(9)).otherwise(pl.col("i"))
+    return both.with_columns(
+        town=pl.when(said).then(pl.format("t{}", (pl.col("u") + late.cast(pl.Int64)) % 3)),
+        user=pl.when(~late).then((pl.col("u") % 5).cast(pl.UInt8)),
+        time=pl.when(said).then(pl.concat_list(number % 3, number % 7)),
+        line=pl.when(said)
+        .then(pl.concat_list(number / 7, number % 2 + 0.5).list.to_array(2))
+        .otherwise(None),
+        place=number.cast(pl.Float32) / 3,
+        role=pl.when(said).then(pl.format("title {}", number)),
+    )
+
+
+OF_SIDES = {
+    "the last event": {},
+    "a moment": {"split": {"kind": "global-time", "at": 0.8}},
+    "met, cold items": {
+        "data": {"weight": "w", "min_weight": 1.5},
+        "split": {"kind": "cold-items", "at": 0.6},
+    },
+    "kinds": {
+        "data": {
+            "event": "w",
+            "events": {"..1": {}, "1..2": {"history": False}, "2..": {"target": True}},
+        },
+    },
+    "ties as the file has them": {"data": {"tie": "file"}},
+    "no order, with columns of events": {
+        "data": {"time": None},
+        "features": SIDES["features"] | {"events": {"w": {"kind": "numeric", "known": "after"}}},
+    },
+}
+
+
+def same_sides(job, recipe):
+    """What a cut knows of users and items is what one machine knows, with the same types."""
+    job.prepare()
+    told = job.stages.manifest("log")["told"]
+    found = prepared_split(recipe, job.stages.path("log"), told)
+    wanted = pipeline.load_split(recipe)
+    for fit in ("train", "all"):
+        ours, theirs = (split.training_data(fit) for split in (found, wanted))
+        assert ours.follows == theirs.follows
+        for side in ("user_frame", "item_frame"):
+            assert_frame_equal(getattr(ours, side), getattr(theirs, side))
+
+
+@pytest.mark.parametrize("case", OF_SIDES)
+def test_what_a_log_says_of_users_and_items_is_what_one_machine_reads(case, tmp_path):
+    written(tmp_path, with_columns_of_sides(world(tmp_path, 60), 60))
+    recipe = recipe_of(tmp_path, **{**SIDES, **TOWERS, **OF_SIDES[case]})
+    for parts in (1, 7):
+        job = job_of(recipe, tmp_path / f"work-{parts}", parts, seed=parts)
+        same_split(job, recipe)
+        same_sides(job, recipe)
+
+
+def test_features_of_users_and_items_in_a_text_log_have_the_types_of_the_whole_log(tmp_path):
+    frame = with_columns_of_sides(world(tmp_path, 61), 61)
+    lists = [pl.col(name).cast(pl.List(pl.String)).list.join("|") for name in ("time",)]
+    vector = pl.col("line").arr.to_list().cast(pl.List(pl.String)).list.join("|")
+    frame.with_columns(*lists, vector).write_csv(tmp_path / "log.csv")
+    recipe = recipe_of(tmp_path, data={"interactions": "log.csv"}, **SIDES, **TOWERS)
+    job = job_of(recipe, tmp_path / "work", 4)
+    same_split(job, recipe)
+    same_sides(job, recipe)
+
+
+def test_channels_that_read_what_a_log_says_of_items_are_those_of_train(tmp_path):
+    written(tmp_path, with_columns_of_sides(world(tmp_path, 62), 62))
+    tags = {"kind": "inverted", "attribute": "time"}
+    recipe = recipe_of(
+        tmp_path,
+        **{**SIDES, **TOWERS},
+    )
+    mixed = recipe_of(
+        tmp_path,
+        features={"items": SIDES["features"]["items"], "users": {"town": "categorical"}},
+        channels={
+            "cf": {"kind": "item-cf"},
+            "tags": tags,
+            "top": {"kind": "popular", "segment": "town"},
+            "towers": {"kind": "two-tower"},
+        },
+        blend={"method": "reciprocal-rank"},
+        **{"model": {"dim": 4}, "training": {"epochs": 1, "refit": "all"}},
+    )
+    for name, one in (("towers", recipe), ("mixed", mixed)):
+        job = job_of(one, tmp_path / name, 4)
+        ours = job.bundle(tmp_path / f"{name}-ours").bundle
+        assert ours == train(one, tmp_path / f"{name}-theirs").bundle
+    fresh = job_of(mixed, tmp_path / "fresh", 4)
+    for stage in (fresh.inverted, fresh.popular):
+        with pytest.raises(JobError, match=r"features of (items|users) are columns of the log"):
+            stage()
+    assert not (tmp_path / "fresh").exists()
+
+
+BAD = {
+    "a vector of another length": (
+        pl.when(pl.int_range(pl.len()) == 7).then(pl.lit([1.0])).otherwise(pl.lit([1.0, 2.0])),
+        r"1\.parquet: column 'v', row 8: vectors must be equally long",
+    ),
+    "a list in a list": (pl.lit([[1.0]]), r"column 'v'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_feature_that_cannot_be_read_is_told_with_file_and_row(case, tmp_path):
+    frame = world(tmp_path, 63).with_columns(v=pl.lit([1.0, 2.0]))
+    written(tmp_path, frame)
+    path, (value, said) = tmp_path / "log" / "1.parquet", BAD[case]
+    pl.read_parquet(path).with_columns(v=value).write_parquet(path, row_group_size=50)
+    recipe = recipe_of(tmp_path, features={"items": {"v": "vector"}}, **TOWERS)
+    with pytest.raises(DataError, match=said):
+        job_of(recipe, tmp_path / "work", 4).prepare()
+
+
+def test_ids_of_two_types_are_told_where_a_log_says_more_of_its_items(tmp_path):
+    written(tmp_path, world(tmp_path, 64).with_columns(c=pl.col("i") % 3))
+    path = tmp_path / "log" / "1.parquet"
+    pl.read_parquet(path).with_columns(pl.format("x{}", "i").alias("i")).write_parquet(path)
+    recipe = recipe_of(tmp_path, features={"items": {"c": "categorical"}}, **TOWERS)
+    with pytest.raises(DataError, match="column 'i' is String here and Int64 in the first file"):
+        job_of(recipe, tmp_path / "work", 4).prepare()

@@ -10,12 +10,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.worlds import recipe_of, same_rows, same_users, world
+from jobs.test_features import EVENTS, TOWERS, with_columns_of_events, written
+from jobs.worlds import recipe_of, same_rows, same_split, same_users, world
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.config import Recipe
-from shortlist.errors import DataError, JobError, MissingPackageError
+from shortlist.errors import DataError, JobError, MissingPackageError, SplitError
 from shortlist.jobs.local import Local
-from shortlist.jobs.prepared import prepared_split
 from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 from shortlist.runs.whole import train
@@ -75,6 +75,12 @@ CASES = {
         {"kind": "global-time", "at": 0.8},
     ),
     "decayed, at random": ({"time_decay": 50.0, "user_weighting": "iuf"}, {}, {"kind": "random"}),
+    "texts, the newest items": ({}, {}, {"kind": "cold-items", "items": "newest", "at": 0.7}),
+    "some items, weighed": (
+        {},
+        {"weight": "w", "min_weight": 1.5},
+        {"kind": "cold-items", "seed": 4, "at": 0.6},
+    ),
 }
 
 
@@ -86,8 +92,7 @@ def test_spark_gives_the_split_and_the_neighbours_of_one_machine(case, engine, t
     recipe = recipe_of(tmp_path, options, data=data, split=split)
     job = Job(recipe, tmp_path / "work", engine, blocks=3)
     job.item_cf()
-    log = job.stages.path("log")
-    prepared_split(recipe, log, job.stages.manifest("log")["told"])  # compares all roles
+    same_split(job, recipe)
     same_neighbours(job, recipe, neighbours=6, **options)
 
 
@@ -97,6 +102,30 @@ def test_the_bundle_made_on_spark_is_that_of_train_byte_for_byte(engine, tmp_pat
     recipe = recipe_of(tmp_path)
     run = Job(recipe, tmp_path / "work", engine).bundle(tmp_path / "ours")
     assert run.bundle == train(recipe, tmp_path / "theirs").bundle
+
+
+@needs_spark
+def test_towers_that_read_columns_of_events_are_those_of_train_byte_for_byte(engine, tmp_path):
+    written(tmp_path, with_columns_of_events(world(tmp_path, 25), 25))
+    recipe = recipe_of(tmp_path, features={"events": EVENTS}, **TOWERS)
+    job = Job(recipe, tmp_path / "work", engine)
+    same_split(job, recipe)
+    assert job.bundle(tmp_path / "ours").bundle == train(recipe, tmp_path / "theirs").bundle
+
+
+@needs_spark
+def test_lines_grouped_by_user_are_found_wherever_the_slices_are_read(
+    engine, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("shortlist.jobs.reading.ROWS", 60)  # many slices, several to a partition
+    frame = world(tmp_path, 26).sort("u", "t")
+    written(tmp_path, frame)
+    keys = {"time": None, "order": "file"}
+    recipe = recipe_of(tmp_path, data=keys, split={"kind": "global-time"})
+    with pytest.raises(SplitError, match="the lines of the log are grouped by user"):
+        Job(recipe, tmp_path / "work", engine).prepare()
+    written(tmp_path, pl.concat([frame, frame.head(1)]))
+    same_split(Job(recipe, tmp_path / "work", engine), recipe)
 
 
 @needs_spark

@@ -23,12 +23,13 @@ from shortlist.data.log_features import (
     VERSION,
     Described,
     Side,
+    Versions,
     ages_of,
     described_sides,
     following,
 )
 from shortlist.data.ragged import Ragged
-from shortlist.data.readers import Log, is_text, read_entities, read_log, refuse_idle_text
+from shortlist.data.readers import is_text, read_entities, read_log, refuse_idle_text
 from shortlist.data.remembered import Remembered
 from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
@@ -199,7 +200,10 @@ class Dataset(Showing):
             columns={name: column[order] for name, column in taken_from(frame).items()},
         )
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
-        described = _described(read, order, by_user, None if keys is None else (keys, met_keys))
+        described = described_of(
+            *(read.events, read.met, read.versions, order, by_user),
+            None if keys is None else (keys, met_keys),
+        )
         shown = every_shown(
             *(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
         )
@@ -812,20 +816,23 @@ def _aligned(
     return log.with_columns(in_log.alias(side)), table.with_columns(in_table.alias("id"))
 
 
-def _described(
-    read: Log,
-    order: NDArray[np.uint32],
-    met_order: NDArray[np.uint32] | None,
+def described_of(
+    events: pl.DataFrame,
+    met: pl.DataFrame | None,
+    every: Mapping[Side, Versions],
+    order: NDArray[Any],
+    met_order: NDArray[Any] | None,
     keys: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None,
 ) -> dict[Side, Described]:
     """Return what the log says about the sides without a table, in the order of its sorted events.
 
+    events, met: the rows of the log, with the columns `log_features.BESIDE`.
+    every: the versions of each side.
     order, met_order: the sort orders of the events and of `met`.
-    keys: the tie-breaking hashes of both, in the order of the file.
+    keys: the tie-breaking hashes of both, in the order of their rows.
     """
-    events, met = read.events, read.met
     ages = None
-    if any(versions.contradictions for versions in read.versions.values()):
+    if any(versions.contradictions for versions in every.values()):
         both = events if met is None else pl.concat([events, met], how="diagonal")
         tie = None if keys is None else np.concatenate(keys)
         age = ages_of(_numpy(both, "time"), tie, both[ROW].to_numpy())
@@ -841,7 +848,7 @@ def _described(
             ages=ages,
             follows=tuple(following(events, versions, side)),
         )
-        for side, versions in read.versions.items()
+        for side, versions in every.items()
     }
 
 

@@ -89,7 +89,7 @@ def read_versions(
     names = columns_of(schema, side)
     if "id" in names and ids.name != "id":
         raise fault(where, "id", f"the ids are in '{ids.name}'; rename this column.")
-    distinct, of = _distinct(raw.select(names).insert_column(0, ids.alias("id")))
+    distinct, of = distinct_rows(raw.select(names).insert_column(0, ids.alias("id")))
     features = {
         f.name: f for f in (schema.user_features if side == "user" else schema.item_features)
     }
@@ -101,13 +101,19 @@ def read_versions(
             # Checking all rows raises the same error with the number of the row in the file.
             _checked(table, raw[name], where, features.get(name), schema.title)
             raise
-    versions = Versions(pl.DataFrame(columns), of, {})
-    found = _contradictions(versions.table)
-    return Versions(versions.table, of, {n: count for n, (count, _) in found.items()}), [
+    table_of = pl.DataFrame(columns)
+    found = _contradictions(table_of)
+    return Versions(table_of, of, {n: count for n, (count, _) in found.items()}), [
         f"{where}: column '{name}': {counted(count, side)} with several values, such as {example}; "
         "the latest before the cut of the split is kept."
         for name, (count, example) in found.items()
     ]
+
+
+def versions_in(table: pl.DataFrame) -> Versions:
+    """Return the versions of a table of them, without those of events."""
+    found = _contradictions(table)
+    return Versions(table, np.zeros(0, np.int32), {n: count for n, (count, _) in found.items()})
 
 
 def _checked(
@@ -136,7 +142,7 @@ def _nulls_as_nothing(column: pl.Series) -> pl.Series:
     return column.fill_null(pl.Series([[]], dtype=column.dtype))
 
 
-def _distinct(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int32]]:
+def distinct_rows(frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.int32]]:
     """Return the sorted distinct rows, and the position among them of each row, [n]."""
     names = [str(number) for number in range(frame.width)]
     groups = (
@@ -257,7 +263,7 @@ def following(frame: pl.DataFrame, versions: Versions, side: Side) -> list[str]:
     other = "item" if side == "user" else "user"
     found = []
     for name in versions.contradictions:
-        distinct, code = _distinct(versions.table.select(name))
+        distinct, code = distinct_rows(versions.table.select(name))
         if distinct.height < 2:
             continue
         values = frame.select("user", "item").with_columns(

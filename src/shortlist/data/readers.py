@@ -219,6 +219,35 @@ def read_log(
     return Log(frame, met, report, versions, values)
 
 
+def read_described(
+    source: Source, roles: Mapping[str, str], schema: Schema, sides: Iterable[Side]
+) -> tuple[dict[Side, pl.DataFrame], Table, str]:
+    """Return what each row of a log says about its user or item, not yet checked.
+
+    roles: role -> column for user and item.
+
+    Returns a frame by side, with `id` and the describing columns in the order of the file; the
+    opened log; and what errors call its rows.
+    """
+    table = open_table(source, "interactions", schema.text)
+    names = [name for side in sides for name in columns_of(schema, side)]
+    _require_described(table, names)
+    if "id" in names:
+        side = next(side for side in sides if "id" in columns_of(schema, side))
+        raise fault(table.where, "id", f"the ids are in '{roles[side]}'; rename this column.")
+    ids = {side: roles[side] for side in ("user", "item")}
+    frame, _, found = _checked_roles(
+        *(table, ids, None, schema.null_ids, "auto", NO_EVENTS, dict.fromkeys(names))
+    )
+    raw: dict[Side, pl.DataFrame] = {
+        side: found.beside.select(columns_of(schema, side)).insert_column(
+            0, frame[side].alias("id")
+        )
+        for side in sides
+    }
+    return raw, table, found.where
+
+
 def refuse_unit_of_dates(where: str, schema: Schema, unit: TimeUnit | None) -> None:
     """Refuse a time_unit for a log whose times are dates. unit: the unit that was read."""
     if schema.time_unit not in ("auto", unit):

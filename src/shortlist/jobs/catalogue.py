@@ -35,6 +35,8 @@ def catalogue_of(
     ordered: whether the log has times.
     """
     wanted = schema_of(recipe)
+    if recipe.items_path is None:  # Features are columns of the log, which these rows do not have.
+        wanted = replace(wanted, item_features=(), title=None)
     schema = Schema(
         user="user",
         item="id",

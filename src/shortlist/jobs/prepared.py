@@ -9,10 +9,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.config import Recipe
-from shortlist.data.dataset import Dataset, Split, every_shown
+from shortlist.data.dataset import Dataset, Split, described_of, every_shown, pair_hash
 from shortlist.data.event_columns import PREFIX
 from shortlist.data.kind_column import named
 from shortlist.data.kinds import read_codes
+from shortlist.data.log_features import ROW, SIDES, VERSION, Described, Side, versions_in
 from shortlist.data.readers import is_text
 from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat
@@ -36,7 +37,7 @@ def prepared_split(recipe: Recipe, folder: Path, stored: dict[str, Any]) -> Spli
     schema = schema_of(recipe)
     frame = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "place")
     reading, names = _of_rows(schema, frame.columns, recipe)
-    rows = frame.drop("place", "role", "met", strict=False)
+    rows = frame.drop("place", "role", "met", "line", *VERSION.values(), strict=False)
     if schema.events:
         rows = rows.with_columns(kind=_named(frame["kind"].to_numpy(), schema.events))
     dataset = Dataset.load(
@@ -62,7 +63,8 @@ def prepared_split(recipe: Recipe, folder: Path, stored: dict[str, Any]) -> Spli
         time_unit=stored["unit"],
         text=text,
     )
-    dataset = replace(dataset, schema=schema, report=report, shown=shown)
+    described = _described(folder, frame, schema, dataset)
+    dataset = replace(dataset, schema=schema, report=report, shown=shown, described=described)
     split = split_of(recipe, dataset)
     for log, met in ((split.log, False), (split.met, True)):
         if log is None or log.role is None:
@@ -74,6 +76,37 @@ def prepared_split(recipe: Recipe, folder: Path, stored: dict[str, Any]) -> Spli
                 "bug of shortlist: remove the folder, and use shortlist train"
             )
     return split
+
+
+def _described(
+    folder: Path, frame: pl.DataFrame, schema: Schema, dataset: Dataset
+) -> dict[Side, Described]:
+    """Return what the log says about the sides without a table, from versions and lines of rows."""
+    every = {
+        side: versions_in(pl.read_ipc(folder / f"{side}.arrow"))
+        for side in SIDES
+        if VERSION[side] in frame.columns
+    }
+    if not every:
+        return {}
+    rows = frame.rename({"line": ROW})
+    met = None if dataset.met is None else rows.filter("met")
+    events = rows if met is None else rows.filter(~pl.col("met"))
+    keys = None
+    if "file" not in (schema.tie, schema.order):
+        of_log, of_met = (
+            np.zeros(0, np.uint64)
+            if log is None
+            else pair_hash(dataset.user_ids, dataset.item_ids, log.user, log.item)
+            for log in (dataset.log, dataset.met)
+        )
+        keys = of_log, of_met
+    return described_of(
+        *(events, met, every),
+        np.arange(len(events)),
+        None if met is None else np.arange(len(met)),
+        keys,
+    )
 
 
 def _named(kinds: NDArray[np.int8], events: Events) -> pl.Series:
@@ -101,8 +134,12 @@ def _of_rows(schema: Schema, columns: list[str], recipe: Recipe) -> tuple[Schema
     written = any(
         path is not None and is_text(path) for path in (recipe.users_path, recipe.items_path)
     )
+    of_log = {side: VERSION[side] in columns for side in SIDES}
     reading = replace(
         schema,
+        user_features=() if of_log["user"] else schema.user_features,
+        item_features=() if of_log["item"] else schema.item_features,
+        title=None if of_log["item"] else schema.title,
         **there,
         users_id=schema.id_of("users"),
         items_id=schema.id_of("items"),

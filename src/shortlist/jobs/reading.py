@@ -1,5 +1,6 @@
 """How is a log read in parts? Facts about the whole log first, then the rows of slices of files."""
 
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shortlist.data import splits
@@ -18,9 +20,25 @@ from shortlist.data.files import files_of, hive_values
 from shortlist.data.id_columns import align_ids, with_ids
 from shortlist.data.interactions import Role
 from shortlist.data.kind_column import coded, named
-from shortlist.data.readers import is_text, lighter, read_entities, read_roles, refuse_unit_of_dates
-from shortlist.data.schema import EventFeature, Schema
-from shortlist.data.tables import Slice, open_table
+from shortlist.data.log_features import (
+    VERSION,
+    Side,
+    Versions,
+    columns_of,
+    described_sides,
+    distinct_rows,
+    read_versions,
+)
+from shortlist.data.readers import (
+    is_text,
+    lighter,
+    read_described,
+    read_entities,
+    read_roles,
+    refuse_unit_of_dates,
+)
+from shortlist.data.schema import EventFeature, Feature, Schema
+from shortlist.data.tables import Slice, Table, open_table
 from shortlist.data.text import TextFormat, suffix_of
 from shortlist.data.times import TimeSizes, refuse_beyond
 from shortlist.data.unfolding import may_unfold
@@ -36,6 +54,9 @@ SHARES = 16
 
 KNOWN = {"user", "item", "time", "weight", "session", "split", "event"}
 """The roles of columns that steps can read."""
+
+VERSIONS = pa.schema([("side", pa.string()), ("frame", pa.binary())])
+"""Schema of descriptions of a side: a data frame as bytes, whatever types its columns have."""
 
 TEXT = pa.schema([("json", pa.string())])
 """Schema of small tables with one JSON text per row: a slice, or facts about a slice."""
@@ -57,6 +78,8 @@ class Read:
     carved: the split column names no validation rows, so that they are drawn from the training
     rows.
     starts: the number of rows before each slice that was read.
+    versions: what the log says about the sides without a table; the frame then has the lines and
+        `log_features.VERSION` of its rows.
     """
 
     frame: Frame
@@ -67,6 +90,7 @@ class Read:
     rows: int
     carved: bool
     starts: tuple[int, ...]
+    versions: Mapping[Side, Versions]
 
 
 def read_in_parts(
@@ -87,38 +111,24 @@ def read_in_parts(
     tables: paths of the tables "users" and "items", whose ids must have the types of the log's.
     Errors: DataError with file and row; JobError for a column that jobs cannot read.
     """
-    table, roles = open_table(source, "interactions", schema.text), schema.roles()
-    table.require(roles.values())
-    if unknown := sorted(roles.keys() - KNOWN):
+    table = open_table(source, "interactions", schema.text)
+    table.require(schema.roles().values())
+    if unknown := sorted(schema.roles().keys() - KNOWN):
         raise JobError(f"jobs do not read the column of data.{unknown[0]}: use shortlist train")
-    unit: TimeUnit | None = None
-    ordered_by_file = schema.order == "file"
-    plain: Path | list[Path] = source
-    written: WrittenUnit | TimeUnit = schema.time_unit
-    features = {PREFIX + feature.name: feature for feature in event_columns(schema)}
-    if _is_sliced(source, roles, features.values()):
-        found = _facts(engine, _slices(source, engine.parts), roles, schema)
-        if "time" in roles:
-            unit = _unit(found, table.where, schema)
-    else:
-        frame, unit, _ = read_roles(
-            *(source, roles, "interactions", schema, written, schema.min_weight),
-            *(schema.events, features.values()),
-        )
-        features = {name: replace(feature, name=name) for name, feature in features.items()}
-        refuse_unit_of_dates(table.where, schema, unit)
-        if unit is not None and unit == schema.time_unit:
-            refuse_beyond(table.where, str(schema.time), frame["time"], unit)
-        plain, written = scratch / "log.parquet", "number"
-        roles = {role: "kind" if role == "event" else role for role in roles}
-        if "kind" in frame.columns:
-            frame = frame.with_columns(kind=named(frame["kind"].to_numpy(), schema.events))
-        frame.write_parquet(plain)
-        found = _facts(engine, _slices(plain, engine.parts), roles, schema)
+    sides = described_sides(schema, tables["users"], tables["items"])
+    of_events = {PREFIX + feature.name: feature for feature in event_columns(schema)}
+    log = _Sliced(source, schema.roles(), of_events, None, {})
+    own = _is_sliced(log, sides, schema)
+    if not own:
+        log = _copied(log, table, sides, schema, scratch)
+    roles, features, unit, versions = log.roles, log.features, log.unit, log.versions
+    found = _facts(engine, _slices(log.source, engine.parts), roles, schema, sides)
+    if own and "time" in roles:
+        unit = _unit(found, table.where, schema)
     kept = [part for part in found if part["kept"]]
     if not kept:
         raise DataError(f"{table.where}: there are no rows; nothing can be learned from it.")
-    reading: WrittenUnit | TimeUnit = unit or "auto" if plain == source else "number"
+    reading: WrittenUnit | TimeUnit = unit or "auto" if own else "number"
     first = Slice(Path(kept[0]["path"]), kept[0]["first"], kept[0]["rows"])
     sample, unit_read, _ = read_roles(
         first if schema.null_ids == "drop" else Slice(first.path, first.first, 1),
@@ -127,13 +137,17 @@ def read_in_parts(
     )
     sample = _renamed(sample, features)
     unit = unit or unit_read
-    if "time" in roles and plain == source:
+    if "time" in roles and own:
         refuse_unit_of_dates(table.where, schema, unit_read)
     types = dict(sample.schema) | _id_types(sample, schema, source, tables)
-    if ordered_by_file:
+    if schema.order == "file":
         types["time"], unit = pl.Int64(), "line"
-    if schema.tie == "file":
+    if schema.tie == "file" or sides:
         types["line"] = pl.Int64()
+    types |= {VERSION[side]: pl.Int32() for side in sides}
+    files: dict[Side, Path] = {}
+    if sides and own:
+        versions, files = _versions(engine, kept, roles, schema, types, sides, scratch)
     empty = pl.DataFrame(schema=types).to_arrow()
     arrow = pa.schema([(field.name, _plain(field.type)) for field in empty.schema])
     typed = partial(
@@ -143,6 +157,7 @@ def read_in_parts(
         unit=reading,
         types={name: str(kind) for name, kind in types.items()},
         features=features,
+        versions=files,
     )
     slices = _numbered(kept)
     frame = engine.each(engine.rows(_texts(slices)), typed, arrow)
@@ -155,13 +170,129 @@ def read_in_parts(
         rows=sum(part["rows"] for part in found),
         carved=_carved(found, roles, schema),
         starts=tuple(part["before"] for part in slices),
+        versions=versions,
     )
+
+
+@dataclass(frozen=True)
+class _Sliced:
+    """A log whose slices can be read: its own files, or a copy in one Parquet file.
+
+    source: the files.
+    roles: column names by role.
+    features: event features, named as in the files, by their columns in the result.
+    unit: unit of the times, if it is known.
+    versions: what the log says about the sides without a table, if it is known.
+    """
+
+    source: Path | list[Path]
+    roles: Roles
+    features: Mapping[str, EventFeature]
+    unit: TimeUnit | None
+    versions: Mapping[Side, Versions]
+
+
+def _copied(
+    log: _Sliced, table: Table, sides: Sequence[Side], schema: Schema, scratch: Path
+) -> _Sliced:
+    """Read a log whole, and return a copy of its checked columns. table: the opened log."""
+    frame, unit, _ = read_roles(
+        *(log.source, log.roles, "interactions", schema, schema.time_unit, schema.min_weight),
+        *(schema.events, log.features.values()),
+    )
+    refuse_unit_of_dates(table.where, schema, unit)
+    if unit is not None and unit == schema.time_unit:
+        refuse_beyond(table.where, str(schema.time), frame["time"], unit)
+    features = {name: replace(feature, name=name) for name, feature in log.features.items()}
+    versions: dict[Side, Versions] = {}
+    if sides:
+        raw, opened, where = read_described(log.source, log.roles, schema, sides)
+        for side, rows in raw.items():
+            versions[side] = _checked(opened, rows, log.roles[side], schema, side, where)
+            name = VERSION[side]
+            frame = frame.with_columns(pl.Series(name, versions[side].of))
+            features[name] = EventFeature(name, "numeric", known="after")
+    if "kind" in frame.columns:
+        frame = frame.with_columns(kind=named(frame["kind"].to_numpy(), schema.events))
+    frame.write_parquet(scratch / "log.parquet")
+    roles = {role: "kind" if role == "event" else role for role in log.roles}
+    return _Sliced(scratch / "log.parquet", roles, features, unit, versions)
 
 
 def event_columns(schema: Schema) -> list[EventFeature]:
     """Return the event features that have a column of their own, beside those of the roles."""
     names = names_of(schema)
     return [feature for feature in schema.event_features if feature.name in names]
+
+
+def _checked(
+    table: Table, raw: pl.DataFrame, id_column: str, schema: Schema, side: Side, where: str
+) -> Versions:
+    """Return the versions of a side from rows of `read_described`. id_column: for errors."""
+    versions, _ = read_versions(
+        *(table, raw["id"].alias(id_column), raw.drop("id"), schema, side, where)
+    )
+    return versions
+
+
+def _versions(
+    engine: Engine,
+    kept: Sequence[Mapping[str, Any]],
+    roles: Roles,
+    schema: Schema,
+    types: Mapping[str, Any],
+    sides: Sequence[Side],
+    scratch: Path,
+) -> tuple[dict[Side, Versions], dict[Side, Path]]:
+    """Return what slices say about sides without a table, and files of it for `typed_rows`.
+
+    Each slice gives its distinct descriptions, which this process merges and checks.
+    """
+    ids = {side: str(types[side]) for side in sides}
+    step = partial(versions_of, roles=dict(roles), schema=schema, sides=tuple(sides), types=ids)
+    made = engine.collected(engine.each(engine.rows(_texts(kept)), step, VERSIONS))
+    versions: dict[Side, Versions] = {}
+    files: dict[Side, Path] = {}
+    for side in sides:
+        told = made.filter(pc.equal(made["side"], side))["frame"].to_pylist()
+        distinct, _ = distinct_rows(pl.concat([pl.read_ipc(frame) for frame in told]))
+        files[side] = scratch / f"{side}.arrow"
+        distinct.write_ipc(files[side])
+        _, table, where = read_described(_slice(kept[0]), roles, schema, (side,))
+        try:
+            versions[side] = _checked(table, distinct, roles[side], schema, side, where)
+        except DataError:
+            for part in kept:  # The slice's own error has the row in its file.
+                raw, table, where = read_described(_slice(part), roles, schema, (side,))
+                _checked(table, raw[side], roles[side], schema, side, where)
+            raise
+    return versions, files
+
+
+def versions_of(
+    table: pa.Table,
+    *,
+    roles: Roles,
+    schema: Schema,
+    sides: tuple[Side, ...],
+    types: Mapping[Side, str],
+) -> pa.Table:
+    """Step: return the distinct descriptions in each slice, a row for each side and slice.
+
+    table: one slice per row, as JSON.
+    types: polars types of the ids.
+    """
+    told: dict[str, list[Any]] = {"side": [], "frame": []}
+    for text in table["json"].to_pylist():
+        raw, _, where = read_described(_slice(json.loads(text)), roles, schema, sides)
+        for side, rows in raw.items():
+            ids = _of_type(rows["id"], types[side], where, roles[side])
+            distinct, _ = distinct_rows(rows.with_columns(ids))
+            written = io.BytesIO()
+            distinct.write_ipc(written)
+            told["side"].append(side)
+            told["frame"].append(written.getvalue())
+    return pa.table(told, schema=VERSIONS)
 
 
 def _renamed(frame: pl.DataFrame, features: Mapping[str, EventFeature]) -> pl.DataFrame:
@@ -181,10 +312,17 @@ def _of_parts(schema: Schema, types: Mapping[str, Any]) -> Schema:
         min_weight=schema.min_weight,
         tie=schema.tie,
         null_ids="keep",
+        user_features=_version_of("user", types),
+        item_features=_version_of("item", types),
         event_features=tuple(
             replace(feature, name=PREFIX + feature.name) for feature in event_columns(schema)
         ),
     )
+
+
+def _version_of(side: Side, types: Mapping[str, Any]) -> tuple[Feature, ...]:
+    """Return the feature of a side that stands for its description, if the log describes it."""
+    return (Feature(VERSION[side], "numeric"),) if VERSION[side] in types else ()
 
 
 def facts_of(
@@ -240,6 +378,7 @@ def typed_rows(
     unit: WrittenUnit | TimeUnit,
     types: Mapping[str, str],
     features: Mapping[str, EventFeature],
+    versions: Mapping[Side, Path],
 ) -> pa.Table:
     """Step: return the rows of slices, checked, with columns named by their roles.
 
@@ -249,6 +388,7 @@ def typed_rows(
     unit: unit of the times.
     types: polars types of the result's columns, by role.
     features: event features, named as in the slices, by their columns in the result.
+    versions: the file with the descriptions of each side that the slices describe.
     """
     frames = []
     for text in table["json"].to_pylist():
@@ -258,43 +398,69 @@ def typed_rows(
             *(schema.events, features.values()),
         )
         frame = _renamed(frame, features)
+        if versions:
+            raw, *_ = read_described(_slice(part), roles, schema, versions)
+            frame = frame.with_columns(_coded(raw[side], versions[side], side) for side in raw)
+        frame = frame.with_columns(
+            pl.col(name).cast(pl.Int32) for name in VERSION.values() if name in frame.columns
+        )
         line = pl.int_range(part["before"], part["before"] + frame.height, dtype=pl.Int64)
         for name in ("time", "line"):
             if name in types and name not in roles:
                 frame = frame.with_columns(line.alias(name))
         for role, kind in types.items():
-            given = str(frame.schema[role])
-            if given == kind:
-                continue
-            if not (role in ("user", "item") and (given, kind) == ("Int64", "String")):
-                raise DataError(
-                    f"{where}: column '{roles.get(role, role)}' is {given} here and {kind} in the "
-                    "first file; files that are read as one need the same types."
-                )
-            frame = frame.with_columns(pl.col(role).cast(pl.String))
+            if str(frame.schema[role]) != kind:
+                typed = _of_type(frame[role], kind, where, roles.get(role, role))
+                frame = frame.with_columns(typed)
         frames.append(frame.select(list(types)))
     return pl.concat(frames).to_arrow()
 
 
-def _is_sliced(source: Any, roles: Roles, features: Collection[EventFeature]) -> bool:
+def _of_type(column: pl.Series, kind: str, where: str, name: str) -> pl.Series:
+    """Return a column in the type of the first file, which can be text where ids are numbers.
+
+    name: name of the column in errors.
+    Errors: DataError for another type.
+    """
+    given = str(column.dtype)
+    if given == kind:
+        return column
+    if column.name not in ("id", "user", "item") or (given, kind) != ("Int64", "String"):
+        raise DataError(
+            f"{where}: column '{name}' is {given} here and {kind} in the first file; files that "
+            "are read as one need the same types."
+        )
+    return column.cast(pl.String)
+
+
+def _coded(rows: pl.DataFrame, path: Path, side: Side) -> pl.Series:
+    """Return the version of each row of a slice: its place in the file of all descriptions."""
+    known = pl.read_ipc(path)
+    rows = rows.with_columns(pl.col("id").cast(known["id"].dtype))
+    near = known["id"].is_in(rows["id"].unique().implode())
+    few = known.filter(near)
+    _, of = distinct_rows(
+        pl.concat([few, rows])
+    )  # Sorted, so that those of the file stay in order.
+    return near.arg_true().gather(of[few.height :]).cast(pl.Int32).alias(VERSION[side])
+
+
+def _is_sliced(log: _Sliced, sides: Collection[Side], schema: Schema) -> bool:
     """Return whether each slice can be read alone.
 
-    All files must be Parquet with all columns, and one row one event. A categorical feature must
-    have one type in all files, as its values are compared as text.
+    All files must be Parquet with all columns, and one row one event. Categorical features of
+    events and features of users and items must have one type in all files, as values are compared.
     """
-    files = files_of(source)
+    roles, features, files = log.roles, log.features.values(), files_of(log.source)
     if not all(suffix_of(file) == ".parquet" and not hive_values(file) for file in files):
         return False
     schemas = [pl.read_parquet_schema(file) for file in files]
-    columns = {*roles.values(), *(feature.name for feature in features)}
-    if not all(
-        columns <= set(schema) and not may_unfold(schema[roles["item"]]) for schema in schemas
-    ):
+    compared = {feature.name for feature in features if feature.kind == "categorical"}
+    compared |= {name for side in sides for name in columns_of(schema, side)}
+    columns = {*roles.values(), *(feature.name for feature in features), *compared}
+    if not all(columns <= set(types) and not may_unfold(types[roles["item"]]) for types in schemas):
         return False
-    return not any(
-        feature.kind == "categorical" and len({schema[feature.name] for schema in schemas}) > 1
-        for feature in features
-    )
+    return all(len({types[name] for types in schemas}) == 1 for name in compared)
 
 
 def _slices(source: Path | list[Path], parts: int) -> list[dict[str, Any]]:
@@ -318,7 +484,11 @@ def _slice(part: Mapping[str, Any]) -> Slice:
 
 
 def _facts(
-    engine: Engine, slices: Sequence[Mapping[str, Any]], roles: Roles, schema: Schema
+    engine: Engine,
+    slices: Sequence[Mapping[str, Any]],
+    roles: Roles,
+    schema: Schema,
+    sides: Collection[Side],
 ) -> list[dict[str, Any]]:
     """Return the result of `facts_of` for each slice, in the order of the slices."""
     kinds = (
@@ -327,7 +497,7 @@ def _facts(
         else set()
     )
     sized = bool(kinds) and all(kind.is_numeric() for kind in kinds)
-    lines = "file" in (schema.order, schema.tie)
+    lines = bool(sides) or "file" in (schema.order, schema.tie)
     step = partial(
         facts_of,
         roles=dict(roles),

@@ -15,6 +15,7 @@ from shortlist.data.dataset import Dataset, pair_hash
 from shortlist.data.event_columns import written
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.kind_column import named
+from shortlist.data.log_features import ROW, VERSION
 from shortlist.data.schema import Schema
 from shortlist.data.vocabulary import hash_ids
 from shortlist.errors import SplitError
@@ -24,6 +25,9 @@ from shortlist.sections.kinds import ColdItems
 
 SPLITS = ("leave-last-out", "global-time", "random", "cold-items", "column")
 """The kinds of splits that can be computed per part, from a few facts of the whole log."""
+
+OF_MET = ("user", "item", "time", "split", "line", *VERSION.values())
+"""The columns of events that only count as met."""
 
 BUCKETS = 65_536
 """Number of ranges in which times are counted, to find the range of a quantile."""
@@ -59,7 +63,8 @@ def log_schema(read: pa.Schema, columns: Schema) -> pa.Schema:
     read: schema of the rows before they get roles.
     columns: the schema for `Dataset.part`.
     """
-    kept = [field for field in read if field.name != "line"]
+    described = columns.user_features or columns.item_features
+    kept = [field for field in read if described or field.name != "line"]
     added = [pa.field("place", pa.int32()), pa.field("role", pa.int8())]
     met = [pa.field("met", pa.bool_())] if _parts_met(columns) else []
     return pa.schema([*kept, *added, *met])
@@ -99,7 +104,7 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
     if columns.min_weight is not None:
         below = float(np.nextafter(np.float32(columns.min_weight), np.float32(-np.inf)))
     besides = {
-        **{name: others[name] for name in ("user", "item", "time", "split") if name in others},
+        **{name: others[name] for name in OF_MET if name in others},
         "weight": pl.Series([below], dtype=pl.Float64).new_from_index(0, len(met)),
         "place": _places(met),
         "role": roles,
@@ -354,11 +359,23 @@ def ends_of(table: pa.Table) -> pa.Table:
 def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame, pl.DataFrame | None]:
     """Return a part as `Dataset.part` does: the data set, and its events and met rows as tables."""
     frame = pl.DataFrame(pl.from_arrow(table))
+    lines = None
     if "line" in frame.columns:
-        frame = frame.sort("line").drop("line")
+        frame = frame.sort("line")
+        lines, frame = frame["line"], frame.drop("line")
     if columns.events:
         frame = frame.with_columns(kind=named(frame["kind"].to_numpy(), columns.events))
-    return Dataset.part(frame, columns)
+    data, events, met = Dataset.part(frame, columns)
+    if lines is None or not data.described:
+        return data, events, met
+    events = events.with_columns(lines.gather(events[ROW]).alias("line"))
+    if met is not None:
+        met = met.with_columns(lines.gather(met[ROW]).alias("line"))
+    for side, said in data.described.items():
+        of = said.table[VERSION[side]]  # The version in the whole log, read as a feature of a part.
+        events = events.with_columns(of.gather(said.log))
+        met = met if met is None or said.met is None else met.with_columns(of.gather(said.met))
+    return data, events, met
 
 
 def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:

@@ -29,7 +29,7 @@ from shortlist.data.files import files_of
 from shortlist.data.impressions import roles_of
 from shortlist.data.interactions import Role
 from shortlist.data.kinds import Kinds
-from shortlist.data.log_features import described_sides
+from shortlist.data.log_features import Side, described_sides
 from shortlist.data.tables import open_table
 from shortlist.data.times import time_key
 from shortlist.errors import DataError, JobError, ModelError, SplitError
@@ -95,6 +95,8 @@ class Job:
                 {"users": recipe.users_path, "items": recipe.items_path},
             )
             self._write_roles(read, folder, scratch)
+            for side, versions in read.versions.items():
+                versions.table.write_ipc(folder / f"{side}.arrow")
             roles = _roles_in(folder, None)
             self._check_roles(_roles_in(folder, self._kinds))
             told |= {
@@ -142,10 +144,14 @@ class Job:
 
     def popular(self) -> None:
         """Make `popular-NAME-FIT`, the items by popularity, for each channel of this kind."""
+        channels = [c for c in self._channels().values() if isinstance(c, Popular)]
+        if any(channel.options.segment is not None for channel in channels):
+            self._require_table("user", "the segments of the stage popular")
         self._each(Popular, self._popular, "'popular'")
 
     def inverted(self) -> None:
         """Make `inverted-NAME-FIT`, the lists of attribute values, for each such channel."""
+        self._require_table("item", "the lists of the stage inverted")
         for name, channel in self._channels().items():
             if isinstance(channel, Inverted) and not _is_sum(channel):
                 raise JobError(
@@ -173,7 +179,7 @@ class Job:
         for name, channel in found.items():
             if isinstance(channel, ItemCF):
                 channel.found = _Found(self, name)
-            elif _is_sum(channel):
+            elif _is_sum(channel) and "item" not in self.recipe.described_sides:
                 channel.found = _Worth(self, name)
             for fit in self._fits():
                 if isinstance(channel, ItemCF):
@@ -232,6 +238,15 @@ class Job:
         found = np.zeros(data.items.trained + 1, dtype=np.float32)
         found[data.items.rows(lists["item"])] = lists["worth"].to_numpy()
         return found
+
+    def _require_table(self, side: Side, what: str) -> None:
+        """Refuse a stage of lists for a recipe whose features of a side are columns of the log."""
+        if side in self.recipe.described_sides:
+            raise JobError(
+                f"{what} need a table of {side}s (data.{side}s), and the recipe's features of "
+                f"{side}s are columns of the log: give such a table, or leave this stage out. "
+                "shortlist job bundle fits the channel without it"
+            )
 
     def _each(self, kind: type, make: Callable[[str, Any, Fit], None], kind_name: str) -> None:
         """Make the stages of all channels of a kind, for each fit."""
@@ -431,11 +446,7 @@ def _refuse(recipe: Recipe) -> None:
         if path is not None:  # Only the bundle needs it, after all other work.
             wanted = roles_of(name, schema, click).values()
             open_table(path, name, schema.text_of(name)).require(wanted)
-    for side in described_sides(schema, recipe.users_path, recipe.items_path):
-        raise JobError(
-            f"jobs do not read features of {side}s from the log: give them a table of their own "
-            f"(data.{side}s), or use shortlist train"
-        )
+    described_sides(schema, recipe.users_path, recipe.items_path)  # refuses a column of two uses
 
 
 class _Found:
@@ -495,6 +506,11 @@ def _of_log(recipe: Recipe) -> dict[str, JSON]:
         "split": recipe.split.model_dump(mode="json"),
         "files": files,
     }
+    for side in recipe.described_sides:
+        key = f"features.{side}s"
+        settings[key] = recipe.features.model_dump(mode="json")[f"{side}s"]
+        if side == "item":
+            settings["features.title"] = recipe.features.title
     if recipe.features.events:
         settings["features.events"] = recipe.features.model_dump(mode="json")["events"]
     return settings
