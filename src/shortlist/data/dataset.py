@@ -28,6 +28,7 @@ from shortlist.data.log_features import (
     described_sides,
     following,
 )
+from shortlist.data.ordering import Tie, ordered
 from shortlist.data.ragged import Ragged
 from shortlist.data.readers import is_text, read_entities, read_log, refuse_idle_text
 from shortlist.data.remembered import Remembered
@@ -141,7 +142,8 @@ class Dataset(Showing):
         data, frame, order, met, by_user = cls._loaded(
             *(events, None, None, None, None), schema, True
         )
-        return data, frame[order], met if met is None or by_user is None else met[by_user]
+        others = None if met is None or by_user is None else met[by_user]
+        return data, _in_order(frame, order, data), others
 
     @classmethod
     def _loaded(
@@ -174,13 +176,13 @@ class Dataset(Showing):
         keys = None if by_file else pair_hash(user_ids, item_ids, user, item)
         time, kind = _numpy(frame, "time"), _numpy(frame, "kind")
         kinds = Kinds.of(schema.events) if kind is not None else None
-        order = _order(user, time, keys, kind, kinds)
+        order = ordered(user, time, None if keys is None else _tie_rule(keys, kind, kinds))
         met_log = met_values = by_user = None
         met_keys = np.zeros(0, dtype=np.uint64)
         if met is not None:
             met_time = _numpy(met, "time")
             met_keys = pair_hash(user_ids, item_ids, met_user, met_item)
-            by_user = _order(met_user, met_time, met_keys)
+            by_user = ordered(met_user, met_time, _tie_rule(met_keys))
             met_log = Interactions(
                 user=met_user[by_user],
                 item=met_item[by_user],
@@ -207,10 +209,14 @@ class Dataset(Showing):
         shown = every_shown(
             *(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
         )
-        unshared = (
-            few_shared("user", user_ids.gather(np.flatnonzero(np.bincount(user))), user_frame),
-            few_shared("item", item_ids.gather(np.flatnonzero(np.bincount(item))), item_frame),
-        )
+        unshared = [
+            few_shared(side, ids.gather(np.flatnonzero(np.bincount(codes))), table)
+            for side, ids, codes, table in (
+                ("user", user_ids, user, user_frame),
+                ("item", item_ids, item, item_frame),
+            )
+            if table is not None
+        ]
         report = replace(
             report,
             beside=(*said, *(log.line() for log in shown.values())),
@@ -280,7 +286,6 @@ class Dataset(Showing):
         if not isinstance(seed, int | np.integer):
             raise SplitError(f"split.seed must be a whole number, got {seed!r:.60}")
         notes: list[str] = []
-        keys = pair_hash(self.user_ids, self.item_ids, self.log.user, self.log.item, seed + 1)
         of_item = None
         if kind != "cold-items":
             _refuse(kind, items=items)
@@ -296,6 +301,7 @@ class Dataset(Showing):
             )
         elif kind == "random":
             _refuse(kind, validation_at=validation_at)
+            keys = split_keys(self, self.log, seed)
             roles = splits.random_hold_out(self.log, keys, 0.8 if at is None else at)
         elif kind == "cold-items":
             _refuse(kind, validation_at=validation_at)
@@ -303,7 +309,7 @@ class Dataset(Showing):
             roles = of_item[self.log.item]
         else:
             _refuse(kind, at=at, validation_at=validation_at)
-            roles = self._column_roles(keys, notes)
+            roles = self._column_roles(seed, notes)
         if not self.ordered:
             notes.append("no time column: histories are unordered sets")
         self._check_roles(roles, kind)
@@ -386,7 +392,7 @@ class Dataset(Showing):
             assert self.met_split_values is not None
             roles = splits.from_column(self.met_split_values, self.schema.split or "split", ())
         elif kind == "random":
-            keys = pair_hash(self.user_ids, self.item_ids, self.met.user, self.met.item, seed + 1)
+            keys = split_keys(self, self.met, seed)
             roles = splits.random_hold_out(self.met, keys, 0.8 if at is None else at)
         else:
             roles = splits.known_before(log.targets, self.met, one_moment=kind == "global-time")
@@ -443,7 +449,7 @@ class Dataset(Showing):
             return "column"
         return "leave-last-out" if self.ordered else "random"
 
-    def _column_roles(self, keys: NDArray[np.uint64], notes: list[str]) -> splits.Roles:
+    def _column_roles(self, seed: int, notes: list[str]) -> splits.Roles:
         if self.split_values is None:
             raise SplitError(
                 "split.kind 'column' needs the name of the column: split.column (Schema.split)"
@@ -451,6 +457,7 @@ class Dataset(Showing):
         roles = splits.from_column(self.split_values, self.schema.split or "split")
         target = slice(None) if self.log.target is None else self.log.target
         if not (roles[target] == Role.VALIDATION).any():
+            keys = split_keys(self, self.log, seed)
             roles, drawn = splits.drawn_validation(self.log, roles, keys)
             notes.append(
                 "the split column names no validation row: a seeded tenth of each user's training "
@@ -785,6 +792,11 @@ def pair_hash(
         return mix(hash_ids(user_ids)[user] * np.uint64(3) + hash_ids(item_ids, 1)[item], seed)
 
 
+def split_keys(data: Dataset, log: Interactions, seed: int) -> NDArray[np.uint64]:
+    """Return the hashes by which a split draws events of `data.log` or `data.met`, [n]."""
+    return pair_hash(data.user_ids, data.item_ids, log.user, log.item, seed + 1)
+
+
 def _aligned(
     log: pl.DataFrame, log_source: Any, source: Any, schema: Schema, side: str, said: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
@@ -913,29 +925,36 @@ def _encoded(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, 
     return ids, places_of(ids, column)
 
 
-def _order(
-    user: NDArray[np.int32],
-    time: NDArray[Any] | None,
-    keys: NDArray[np.uint64] | None,
-    kind: NDArray[np.int8] | None = None,
-    kinds: Kinds | None = None,
-) -> NDArray[np.uint32]:
-    """Return the order by user, then time, then the tie rule (hash, or file order without keys).
+def _tie_rule(
+    hashes: NDArray[np.uint64], kind: NDArray[np.int8] | None = None, kinds: Kinds | None = None
+) -> Tie:
+    """Return the rule that orders the events of a user at one time by a hash, [n].
 
-    With the hash, targets come before other events of the same time: nobody knows which came first,
-    and the history of a target must not contain an event that may have come after it.
+    Targets come before other events: nobody knows which came first, and the history of a target
+    must not contain an event that may have come after it.
     """
-    columns: dict[str, NDArray[Any]] = {"user": user}
-    if time is not None:
-        columns["time"] = time
-    if keys is not None:
-        if kind is not None and kinds is not None and (target := kinds.target(kind)) is not None:
-            columns["read"] = ~target
-        columns["tie"] = keys
-        if kind is not None:
-            columns["kind"] = kind
-    sort = pl.arg_sort_by(list(columns), maintain_order=keys is None)
-    return pl.DataFrame(columns).select(sort.alias("order"))["order"].to_numpy()
+
+    def columns_of(rows: NDArray[np.uint32]) -> list[NDArray[Any]]:
+        columns: list[NDArray[Any]] = [hashes[rows]]
+        if kind is None:
+            return columns
+        target = None if kinds is None else kinds.target(kind[rows])
+        first = [] if target is None else [~target]
+        return [*first, *columns, kind[rows]]
+
+    return columns_of
+
+
+def _in_order(frame: pl.DataFrame, order: NDArray[np.uint32], data: Dataset) -> pl.DataFrame:
+    """Return the events as they were read, in the order of `data.log`, which has most columns."""
+    log = data.log
+    columns = {
+        "user": data.user_ids.gather(log.user),
+        "item": data.item_ids.gather(log.item),
+    } | ({} if log.time is None else {"time": pl.Series(log.time)})
+    kept = pl.DataFrame(columns)
+    rest = frame.select(pl.exclude(kept.columns))
+    return (kept.hstack(rest[order]) if rest.width else kept).select(frame.columns)
 
 
 def _numpy(frame: pl.DataFrame, name: str) -> NDArray[Any] | None:

@@ -105,6 +105,9 @@ def offsets_of(ends: NDArray[np.int64], longest: Callable[[], str]) -> pa.Array:
 def blocks_of(table: pa.Table, key: str) -> Iterator[pa.Table]:
     """Yield a table for each value of an integer column, in ascending order of the values."""
     column = table[key].to_numpy()
+    if len(column) and (column == column[0]).all():
+        yield table
+        return
     order = np.argsort(column, kind="stable")
     ends = np.flatnonzero(np.diff(column[order])) + 1
     for rows in np.split(order, ends) if len(order) else ():

@@ -72,6 +72,8 @@ class Local:
         self, frame: Parts, key: str, part: Part, schema: pa.Schema, *, dense: bool = False
     ) -> Parts:
         """Write the rows into new parts by their key, and add a step that runs on each new part."""
+        if len(frame.sources) == self.parts == 1:
+            return self.each(frame, part, schema)
         folder = self._folder()
         tasks = [
             (source, frame.steps, folder, number, key, self.parts, dense)

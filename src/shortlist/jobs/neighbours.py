@@ -238,7 +238,9 @@ def _near_in(table: pa.Table, asked: Parameters) -> pa.Table:
     Within the block, the m items of its lists are numbered 1 to m in their order.
     """
     block = table["block"][0].as_py()
-    table = table.sort_by("user").combine_chunks()
+    if not pl.Series(pl.from_arrow(table["user"])).is_sorted():
+        table = table.sort_by("user")
+    table = table.combine_chunks()
     lists = table["rows"].combine_chunks()
     start = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int64)
     row = lists.flatten().to_numpy()

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from shortlist.data import splits
-from shortlist.data.dataset import Dataset, pair_hash
+from shortlist.data.dataset import Dataset, split_keys
 from shortlist.data.event_columns import written
 from shortlist.data.interactions import Interactions, Role
 from shortlist.data.kind_column import named
@@ -381,13 +381,13 @@ def _loaded(table: pa.Table, columns: Schema) -> tuple[Dataset, pl.DataFrame, pl
 def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
     """Return the log with the roles of `Dataset.split`, which here takes facts from `cuts`."""
     log = data.log
-    keys = pair_hash(data.user_ids, data.item_ids, log.user, log.item, cuts.seed + 1)
     if cuts.kind == "leave-last-out":
         roles = splits.leave_last_out(log)
     elif cuts.kind == "global-time":
         assert log.time is not None
         roles = splits.at_moments(log.time, *cuts.moments)
     elif cuts.kind == "random":
+        keys = split_keys(data, log, cuts.seed)
         roles = splits.random_hold_out(log, keys, 0.8 if cuts.at is None else cuts.at)
     elif cuts.kind == "cold-items":
         roles = _roles_of_items(data, cuts)[log.item]
@@ -395,7 +395,7 @@ def _with_roles(data: Dataset, cuts: Cuts) -> Interactions:
         assert data.split_values is not None
         roles = splits.from_column(data.split_values, data.schema.split or "split", ())
         if cuts.carved:
-            roles, _ = splits.drawn_validation(log, roles, keys)
+            roles, _ = splits.drawn_validation(log, roles, split_keys(data, log, cuts.seed))
     return replace(log, role=roles)
 
 
@@ -409,8 +409,9 @@ def _roles_of_met(data: Dataset, log: Interactions, cuts: Cuts) -> NDArray[np.in
     if cuts.kind == "cold-items":
         return _roles_of_items(data, cuts)[met.item]
     if cuts.kind == "random":
-        keys = pair_hash(data.user_ids, data.item_ids, met.user, met.item, cuts.seed + 1)
-        return splits.random_hold_out(met, keys, 0.8 if cuts.at is None else cuts.at)
+        return splits.random_hold_out(
+            met, split_keys(data, met, cuts.seed), 0.8 if cuts.at is None else cuts.at
+        )
     if cuts.kind == "global-time":
         assert met.time is not None
         roles = np.zeros(len(met), dtype=np.int8)

@@ -45,8 +45,7 @@ class Pairs:
         """Return the pairs where `mask` [pairs] is True, in order."""
         if mask.all():
             return self
-        counts = np.bincount(self.user[mask], minlength=len(self.start) - 1)
-        start = np.concatenate([[0], np.cumsum(counts)])
+        start = np.concatenate([[0], np.cumsum(mask)])[self.start]
         return Pairs(
             start,
             self.item[mask],
@@ -57,10 +56,14 @@ class Pairs:
 
     def latest(self, most: int | None) -> "Pairs":
         """Return the last `most` pairs of each user, their latest distinct items; None: all."""
-        if most is None:
+        if most is None or most >= self.items_of_users().max(initial=0):
             return self
-        ends = np.repeat(self.start[1:], np.diff(self.start))
-        return self.keep(ends - np.arange(len(self.item)) <= most)
+        older = np.maximum(self.items_of_users() - most, 0)
+        change = np.zeros(len(self.item) + 1, dtype=np.int64)
+        long = older > 0
+        change[self.start[:-1][long]] -= 1
+        change[(self.start[:-1] + older)[long]] += 1
+        return self.keep(np.cumsum(change[:-1]) == 0)
 
     def items_of_users(self) -> NDArray[np.int64]:
         """Return the number of items of each user, [users]."""
