@@ -50,7 +50,7 @@ PROTOCOLS = {
 DEAR = {
     ("ml-1m-attention", "towers"): 40,
     ("amazon-beauty-attention", "towers"): 40,
-    ("gowalla-lightgcn", "towers"): 12,
+    ("gowalla-lightgcn", "towers"): 16,
     ("gowalla", "ease"): 30,
     ("gowalla", "graph-filter"): 5,
     ("gowalla-filters", "bspm"): 5,
