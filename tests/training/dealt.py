@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from shortlist.towers.features import ItemTable
 from shortlist.training.checkpoint import Checkpoints
 from training import several
 
@@ -37,13 +38,18 @@ def sums_of(trainer):
 def trained(options):
     """What `told` says of this rank; on the first with whole tables."""
     retriever = several.begun({**options, "optimizer": "sharded"})
+    tables = [part for part in retriever.towers.modules() if isinstance(part, ItemTable)]
+    rows = [[len(table.weight) for table in tables]]
     trainer = retriever._trainer(several.rows_of(options))
     with several.nothing_hidden():
         found = several.told(retriever, trainer, steps=STEPS, kept_besides=sums_of)
     held = [len(own) for own, _ in trainer._optimizer.dealt._parts]
     trainer._optimizer.gather()
     weights = {name: value.clone() for name, value in retriever.towers.state_dict().items()}
-    return {**found, "weights": found["weights"] | weights, "held": torch.tensor(held)}
+    next(trainer.epoch())  # drops what was gathered
+    rows.append([len(table.weight) for table in tables])
+    weights = found["weights"] | weights
+    return {**found, "weights": weights, "held": torch.tensor(held), "rows": torch.tensor(rows)}
 
 
 def resumed(folder):

@@ -36,6 +36,7 @@ from shortlist.errors import ShortlistError
 from shortlist.training import ranks as ranks_module
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.ranks import Ranks, together
+from shortlist.training.tables import dealt_tables
 from shortlist.training.trainer import Trainer
 
 STEPS = 4
@@ -148,7 +149,8 @@ def begun(options, data=None):
     retriever, data = built(options), data or rows_of(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(retriever.training_section.seed)
-        retriever.set_data(data)
+        with dealt_tables(retriever.training_section):
+            retriever.set_data(data)
         if ranks_module.here().first:  # the others are given what is read from the log
             retriever._begin_weights()
     return retriever
@@ -183,7 +185,7 @@ def told(retriever, trainer, steps=STEPS, kept_besides=None, grads=None):
             if len(losses) == steps:
                 break
     weights = {name: value.clone() for name, value in retriever.towers.state_dict().items()}
-    weights |= {f"objective.{k}": v for k, v in trainer._objective.state_dict().items()}
+    weights |= {f"objective.{k}": v.clone() for k, v in trainer._objective.state_dict().items()}
     weights |= {} if kept_besides is None else kept_besides(trainer)
     return {"losses": torch.tensor(losses).double(), "gradients": gradients, "weights": weights}
 

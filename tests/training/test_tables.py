@@ -10,6 +10,7 @@ from shortlist.bundle.bundle import load
 from shortlist.config import Training
 from shortlist.errors import ModelError
 from shortlist.runs.pipeline import check_together
+from shortlist.towers import features
 from shortlist.towers.features import item_table
 from shortlist.training import ranks as ranks_module
 from shortlist.training import tables
@@ -53,6 +54,29 @@ def test_each_rank_holds_its_rows_alone_and_the_first_all_when_they_are_gathered
         assert len(second["weights"][name]) == 0
     assert (first["held"] + second["held"]).tolist() == [61, 61]
     assert max(second["held"]) <= 31
+
+
+@needs_torchrec
+def test_no_process_holds_a_whole_table_before_or_between_steps(two_ranks):
+    for rank, rows in enumerate((31, 30)):
+        begun, between = two_ranks.trained["two tables"][rank]["rows"].tolist()
+        assert begun == [rows, rows]
+        assert between == [0, 0]
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(5, 2), (33, 1), (100, 7), (127, 64)])
+def test_the_parts_of_a_table_hold_the_numbers_of_the_whole(rows, dim, monkeypatch):
+    monkeypatch.setattr(features, "DRAWN_AT_A_TIME", 32)
+    torch.manual_seed(3)
+    whole, after, parts = item_table(rows, dim).weight, torch.rand(1), []
+    for rank in range(2):
+        monkeypatch.setattr(ranks_module, "_joined", [Ranks(rank, 2)])
+        torch.manual_seed(3)
+        with tables.dealt_tables(Training(optimizer="sharded")):
+            parts.append(item_table(rows, dim).weight)
+        assert torch.equal(torch.rand(1), after), "later weights are others"
+    assert torch.equal(torch.cat(parts), whole)
+    assert len(parts[0]) < rows
 
 
 @needs_torchrec

@@ -1,6 +1,7 @@
 """How do the features of a user or an item become a vector? Each one becomes a field."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,9 @@ from shortlist.errors import ModelError
 INITIAL_STD = 0.05
 """Standard deviation of the initial embeddings."""
 
+DRAWN_AT_A_TIME = 1 << 16
+"""Rows of a table that are drawn at a time when only some of them are kept."""
+
 Table = TypeVar("Table", bound=nn.Embedding)
 
 
@@ -24,8 +28,51 @@ def embedding(rows: int, dim: int) -> nn.Embedding:
 
 
 def item_table(rows: int, dim: int) -> "ItemTable":
-    """Return an embedding table of item ids [rows, dim] whose row 0 (unknown) stays zero."""
-    return _initialised(ItemTable(rows, dim, padding_idx=0))
+    """Return an embedding table of item ids [rows, dim] whose row 0 (unknown) stays zero.
+
+    Within `keeping_rows` its weight holds only some of these rows.
+    """
+    if not _kept:
+        return _initialised(ItemTable(rows, dim, padding_idx=0))
+    table = ItemTable(rows, dim, padding_idx=0, device="meta")
+    table.weight = nn.Parameter(_part_drawn(rows, dim, _kept[-1](rows)))
+    return table
+
+
+_kept: list[Callable[[int], slice]] = []
+
+
+@contextmanager
+def keeping_rows(part: Callable[[int], slice]) -> Iterator[None]:
+    """Let item tables that are made in the `with` block keep only a part of their rows.
+
+    The numbers are those that the whole table would have, which is never in memory.
+
+    part: returns the rows to keep of a table with so many rows.
+    """
+    _kept.append(part)
+    try:
+        yield
+    finally:
+        _kept.pop()
+
+
+def _part_drawn(rows: int, dim: int, kept: slice) -> Tensor:
+    """Return some rows of the table that `_initialised` gives, [n, dim], drawn block by block."""
+    part = torch.empty(kept.stop - kept.start, dim)
+    starts = list(range(0, max(rows - DRAWN_AT_A_TIME, 0) + 1, DRAWN_AT_A_TIME))
+    with torch.no_grad():
+        for _ in range(2):  # nn.Embedding draws its numbers before `_initialised` does
+            for start, stop in zip(starts, [*starts[1:], rows], strict=True):
+                drawn = torch.empty(stop - start, dim).normal_(std=INITIAL_STD)
+                if start == 0:
+                    drawn[0].zero_()
+                first, last = max(start, kept.start), min(stop, kept.stop)
+                if first < last:
+                    part[first - kept.start : last - kept.start] = drawn[
+                        first - start : last - start
+                    ]
+    return part
 
 
 def _initialised(table: Table) -> Table:

@@ -6,7 +6,7 @@ Only this file imports torchrec and fbgemm_gpu, and only with optimizer = "shard
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shortlist.config import Training
 from shortlist.errors import ModelError
-from shortlist.towers.features import ItemTable
+from shortlist.towers.features import ItemTable, keeping_rows
 from shortlist.training.ranks import Ranks, here
 
 INSTALL = "pip install --no-deps -r requirements-torchrec.txt, in the folder of Shortlist"
@@ -85,14 +85,31 @@ def _version(name: str) -> str | None:
         return None
 
 
+def dealt_tables(training: Training) -> AbstractContextManager[None]:
+    """Let item tables made in the `with` block hold this process's rows only, if they are sharded.
+
+    So no process draws a whole table.
+    """
+    ranks = here()
+    if training.optimizer != "sharded" or not ranks.several:
+        return nullcontext()
+
+    def own(rows: int) -> slice:
+        most = -(-rows // ranks.size)
+        return slice(min(ranks.rank * most, rows), min((ranks.rank + 1) * most, rows))
+
+    return keeping_rows(own)
+
+
 class DealtTables:
     """Item tables sharded by rows over the ranks, trained by row-wise Adagrad in the backward pass.
 
     In each step `fetch` gives every table the rows that this rank reads. `step` sends their
     gradients back; the rank that holds a row sums the gradients of all ranks and updates it. To
-    measure or save, the first rank collects whole tables; the other ranks hold only their part.
+    measure or save, the first rank collects whole tables, and drops them at the next step; the
+    other ranks hold only their part.
 
-    tables: the item tables.
+    tables: the item tables, made within `dealt_tables`.
     ranks: the processes of the training.
     begin: start value of the sums of squares, which replaces the epsilon under the root in
     Optimizer.
@@ -127,28 +144,39 @@ class DealtTables:
         for own, _ in self._sums:
             own.fill_(begin)
         self._read: list[Tensor] = []
-        self.deal()
+        with torch.no_grad():
+            for table, (own, _) in zip(self.tables, self._parts, strict=True):
+                own.copy_(table.weight)
+        self._release()
 
-    @torch.no_grad()
-    def deal(self) -> None:
-        """Copy this rank's rows from the whole tables; only the first rank keeps whole tables."""
-        for table, (own, rows) in zip(self.tables, self._parts, strict=True):
-            own.copy_(table.weight[rows])
-            if not self._ranks.first:
-                table.weight = nn.Parameter(own.new_zeros(0, own.shape[1]))
+    def _release(self) -> None:
+        """Drop the weights of the tables, so that only the parts remain."""
+        for table in self.tables:
+            if len(table.weight):
+                table.weight = nn.Parameter(table.weight.new_zeros(0, table.embedding_dim))
+
+    def make_whole(self) -> None:
+        """Give the tables of the first rank room for all rows."""
+        for table in self.tables if self._ranks.first else ():
+            if len(table.weight) < table.num_embeddings:
+                whole = torch.empty(table.num_embeddings, table.embedding_dim)
+                table.weight = nn.Parameter(whole)
 
     @torch.no_grad()
     def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Load complete weights into the model, and shard its tables again."""
-        if not self._ranks.first:
-            for table in self.tables:
-                whole = table.weight.new_zeros(table.num_embeddings, table.embedding_dim)
-                table.weight = nn.Parameter(whole)
-        model.load_state_dict(dict(weights))
-        self.deal()
+        """Load complete weights into the model; each rank takes its rows of the tables."""
+        self._release()
+        names = {id(module): name for name, module in model.named_modules()}
+        kept = dict(weights)
+        for table, (own, rows) in zip(self.tables, self._parts, strict=True):
+            name = f"{names[id(table)]}.weight"
+            own.copy_(kept[name][rows])
+            kept[name] = kept[name][:0]
+        model.load_state_dict(kept)
 
     def gather(self) -> None:
         """Collect whole tables on the first rank. Collective: all ranks call it."""
+        self.make_whole()
         for table, (own, _) in zip(self.tables, self._parts, strict=True):
             self._ranks.collect(own, table.weight.data)
 
@@ -174,6 +202,7 @@ class DealtTables:
         """
         from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+        self._release()
         rows = torch.unique(torch.cat([ids.new_zeros(1), ids]))
         count = len(self._names)
         asked = KeyedJaggedTensor(

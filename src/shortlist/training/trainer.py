@@ -18,6 +18,7 @@ from shortlist.devices import free_to_read
 from shortlist.errors import ModelError, TrainingError
 from shortlist.losses.base import reads_values
 from shortlist.sampling.base import Negatives, NegativeSampler, Remembering
+from shortlist.towers.features import ItemTable
 from shortlist.training.blocks import Encoders, in_blocks
 from shortlist.training.checkpoint import State, part_of
 from shortlist.training.compiling import compiled
@@ -70,6 +71,15 @@ def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
     number = first.cumsum(0) - 1
     distinct = torch.zeros_like(ids).scatter(0, number, ordered)
     return distinct, torch.empty_like(order).scatter(0, order, number)
+
+
+def _held_by_all(model: nn.Module, training: Training) -> Iterator[Tensor]:
+    """Yield the weights and buffers that all processes hold: all but sharded tables."""
+    tables = [module for module in model.modules() if isinstance(module, ItemTable)]
+    sharded = {id(table.weight) for table in tables if training.optimizer == "sharded"}
+    for value in model.state_dict(keep_vars=True).values():
+        if id(value) not in sharded:
+            yield value
 
 
 def _tables(part: object) -> Iterator[Tensor]:
@@ -159,8 +169,8 @@ class Trainer:
             objectives = [objective, *([] if hard is None else [hard.objective])]
             for one in objectives:
                 one.ranks = ranks
-            begun = [module.state_dict().values() for module in (model, *objectives)]
-            ranks.begin_alike([*chain(*begun), *_tables(sampler)])
+            begun = [module.state_dict().values() for module in objectives]
+            ranks.begin_alike([*_held_by_all(model, training), *chain(*begun), *_tables(sampler)])
         self._total = training.epochs * len(batches)
         learned = list(objective.parameters())  # a temperature or bias must not decay
         if hard is not None:  # both share the temperature
@@ -256,7 +266,10 @@ class Trainer:
 
         With sharded tables only the first process has the whole model, and the others do nothing.
         """
-        if self._optimizer.dealt is None or self._ranks.first:
+        if self._optimizer.dealt is None:
+            self._model.load_state_dict(dict(weights))
+        elif self._ranks.first:
+            self._optimizer.dealt.make_whole()
             self._model.load_state_dict(dict(weights))
 
     @contextmanager

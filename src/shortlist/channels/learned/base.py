@@ -46,7 +46,7 @@ from shortlist.training.lesson import Lesson
 from shortlist.training.presets import objective_of, sampler_of
 from shortlist.training.progress import Progress, Quiet
 from shortlist.training.ranks import here
-from shortlist.training.tables import check_dealt
+from shortlist.training.tables import check_dealt, dealt_tables
 from shortlist.training.trainer import Trainer
 
 logger = logging.getLogger("shortlist.channels")
@@ -226,7 +226,8 @@ class Learner(Explaining):
         check_dealt(training, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            self.set_data(data)
+            with dealt_tables(training):
+                self.set_data(data)
             if here().several:
                 here().check_inputs(self._fingerprint(epochs))
             if here().first:  # the trainer gives these weights to the other processes
