@@ -10,7 +10,15 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.test_features import EVENTS, TOWERS, with_columns_of_events, written
+from jobs.test_features import (
+    EVENTS,
+    SIDES,
+    TOWERS,
+    same_sides,
+    with_columns_of_events,
+    with_columns_of_sides,
+    written,
+)
 from jobs.worlds import recipe_of, same_rows, same_split, same_users, world
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.config import Recipe
@@ -111,6 +119,15 @@ def test_towers_that_read_columns_of_events_are_those_of_train_byte_for_byte(eng
     job = Job(recipe, tmp_path / "work", engine)
     same_split(job, recipe)
     assert job.bundle(tmp_path / "ours").bundle == train(recipe, tmp_path / "theirs").bundle
+
+
+@needs_spark
+def test_what_a_log_says_of_users_and_items_is_what_one_machine_reads(engine, tmp_path):
+    written(tmp_path, with_columns_of_sides(world(tmp_path, 27), 27))
+    recipe = recipe_of(tmp_path, **SIDES, **TOWERS)
+    job = Job(recipe, tmp_path / "work", engine)
+    same_split(job, recipe)
+    same_sides(job, recipe)
 
 
 @needs_spark
