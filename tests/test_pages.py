@@ -82,6 +82,18 @@ def test_a_chinese_page_shows_the_code_of_the_english_one_and_each_links_to_the_
         assert shown(chinese) - shown(english) == set(), page
 
 
+def test_the_chinese_page_on_the_doctor_has_the_checks_keys_and_counts_of_the_english_one():
+    def facts(name: str) -> tuple[list, list]:
+        page = (DOCS / name).read_text(encoding="utf-8")
+        checks = re.findall(r"^\| (`[\w-]+` \| \w+) \|(.*)$", page, re.MULTILINE)
+        key = r"\b(?:data|evaluation|features|model|split|training)\.[a-z_]+"
+        counts = re.findall(r"\d+", " ".join(re.findall(r"^## .*$", page, re.MULTILINE)))
+        return [(check, sorted(re.findall(key, said, re.ASCII))) for check, said in checks], counts
+
+    assert len(facts("doctor.md")[0]) > 60
+    assert facts("doctor.zh.md") == facts("doctor.md")
+
+
 def test_no_sentence_of_a_page_begins_with_of():
     starts = re.compile(r"(?:^|[.:;] |\*\* |^- |\| )Of (?!\d)\w+", re.MULTILINE)
     found = {

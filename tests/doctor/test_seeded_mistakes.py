@@ -917,10 +917,12 @@ TEXT = """<!-- Written by `python -m tests.doctor.test_seeded_mistakes`; a test 
 
 # The doctor
 
-    shortlist doctor RECIPE.toml     before training: the recipe and its data
-    shortlist doctor BUNDLE          after it: the vectors, the index, the figures
-    shortlist doctor LOG.csv         the data alone, its columns guessed as `init` does
-    shortlist train ...              ends with the findings of its run, and keeps them in the bundle
+[中文](doctor.zh.md)
+
+    shortlist doctor RECIPE.toml     # before training: the recipe and its data
+    shortlist doctor BUNDLE          # after it: the vectors, the index, the figures
+    shortlist doctor LOG.csv         # the data alone, its columns guessed as `init` does
+    shortlist train ...              # ends with its findings, and keeps them in the bundle
 
 Each finding has a stable code, a severity, the mistake, the evidence (the numbers of
 this case) and the cure. **error**: the result is wrong or worthless; **warning**: it probably costs
