@@ -94,6 +94,13 @@ def test_the_chinese_page_on_the_doctor_has_the_checks_keys_and_counts_of_the_en
     assert facts("doctor.zh.md") == facts("doctor.md")
 
 
+def test_the_chinese_page_on_machines_lists_the_settings_of_the_english_one():
+    pages = [(DOCS / f"portability{end}").read_text(encoding="utf-8") for end in (".md", ".zh.md")]
+    english, chinese = (re.findall(r"\| `([A-Z_]+=\w+)` \|", page) for page in pages)
+    assert english == chinese
+    assert len(english) > 5
+
+
 def test_no_sentence_of_a_page_begins_with_of():
     starts = re.compile(r"(?:^|[.:;] |\*\* |^- |\| )Of (?!\d)\w+", re.MULTILINE)
     found = {
