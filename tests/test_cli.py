@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 from dataclasses import replace
+from unittest import mock
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -622,6 +623,23 @@ def test_an_interrupted_training_with_checkpoints_says_how_it_goes_on(
     assert "another recipe" in changed
     assert call(*asked) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_tracked_training_interrupted_before_its_first_checkpoint_starts_again(
+    capsys, folder, tmp_path, monkeypatch
+):
+    from shortlist.runs import tracking
+    from shortlist.training import trainer
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.Trainer, "_loss", interrupted)
+    monkeypatch.setattr(tracking, "trackers_of", lambda _: (mock.MagicMock(),))
+    asked = ("train", folder / "recipe.toml", "--out", tmp_path / "b", "--quiet")
+    assert call(*asked, "--checkpoint", tmp_path / "saved") == 130
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["training.id"]
+    assert "continues" not in capsys.readouterr().err
 
 
 def test_checkpoint_options_that_would_do_nothing_are_refused(capsys, folder, tmp_path):

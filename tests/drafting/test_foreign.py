@@ -252,6 +252,7 @@ def test_models_of_rectools_keep_every_number(shop):
         ("recbole", "!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
         ("rectools", "cls: SASRecModel\nloss: mystery\n", "loss must be one of"),
         ("recbole", "model: Pop\ndataset: shop\nencoding: utf-9\n", "no codec of Python"),
+        ("recbole", "model: Pop\ndataset: shop\nencoding: rot13\n", "no codec of Python"),
         ("recbole", "model: ItemKNN\ndataset: shop\nknn_method: both\n", "knn_method must be"),
         ("rectools", "n_factors: 3\n", "names no model"),
         ("rectools", "cls: HSTUModel\n", "init --model hstu"),

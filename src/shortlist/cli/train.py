@@ -319,7 +319,7 @@ def _carried_out(
             trackers=trackers,
         )
     except KeyboardInterrupt:
-        if checkpoints is not None and checkpoints.directory.exists():
+        if checkpoints is not None and checkpoints.saved:
             problems.print(f"The same command continues from {checkpoints.directory}.")
         raise
     except PeerError:

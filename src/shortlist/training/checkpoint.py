@@ -103,6 +103,11 @@ class Checkpoints:
         self._stages.append(stage)
         return stage
 
+    @property
+    def saved(self) -> bool:
+        """True if the directory holds a checkpoint."""
+        return any(self.directory.glob("*.checkpoint.json"))
+
     def identity(self) -> tuple[str, bool]:
         """Return a random id of the training, and whether it continues from a checkpoint.
 
@@ -112,7 +117,7 @@ class Checkpoints:
         """
         self._check()
         path = self.directory / IDENTITY
-        resumed = any(self.directory.glob("*.checkpoint.json"))
+        resumed = self.saved
         with _naming("write", path):
             identity = path.read_bytes().decode(errors="replace") if path.is_file() else ""
             if not resumed or not _IDENTITY.fullmatch(identity):

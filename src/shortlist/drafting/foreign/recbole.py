@@ -134,9 +134,10 @@ def _encoding(carrying: Carrying) -> str:
     """Return Python's name of the encoding of the atomic files. Errors: RecipeError."""
     given = str(carrying.get("encoding", "utf-8"))
     try:
+        "".encode(given)  # refuses codecs that are not of text, such as rot13
         return codecs.lookup(given).name
-    except LookupError as error:
-        raise RecipeError(f"encoding = {given!r:.60} is no codec of Python") from error
+    except (LookupError, ValueError) as error:
+        raise RecipeError(f"encoding = {given!r:.60} is no codec of Python for text") from error
 
 
 def _header(log: Path, encoding: str) -> list[str]:
