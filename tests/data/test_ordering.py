@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from shortlist.data.ordering import ordered
 
-FAR = 70_000  # a number above 16 bits
+FAR = 2**16  # its lower 16 bits are those of 0: only its upper ones place it behind other users
 
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from([0, 1, 2, 255, 256, FAR, FAR + 1, 2**31 - 1]),
+        st.sampled_from([0, 1, 2, 255, 256, FAR, 2 * FAR + 1, 2**31 - 1]),
         st.sampled_from([-3, 0, 0.5, 7, 2**40]),
         st.integers(0, 2),
         st.integers(0, 1),

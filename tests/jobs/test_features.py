@@ -188,6 +188,14 @@ def test_lines_grouped_by_user_are_refused_before_the_log_is_written(case, tmp_p
         job_of(recipe, tmp_path / "other", 4).prepare()
 
 
+def test_fewer_users_than_parts_do_not_look_like_lines_without_rows(tmp_path):
+    written(tmp_path, world(tmp_path, 56, users=2).with_columns(pl.col("u").clip(upper_bound=2)))
+    recipe = recipe_of(
+        tmp_path, data={"time": None, "order": "file"}, split={"kind": "global-time", "at": 0.8}
+    )
+    same_split(job_of(recipe, tmp_path / "work", 7), recipe)
+
+
 SIDES = {
     "features": {
         "users": {"town": "categorical", "user": "numeric"},

@@ -101,6 +101,23 @@ def test_a_split_by_a_column_draws_validation_rows_where_the_whole_log_names_non
     same_split(job_of(recipe, tmp_path / "work", 60), recipe)
 
 
+def test_rows_that_differ_only_in_split_or_session_stand_as_in_the_file(tmp_path):
+    frame = pl.concat([world(tmp_path, 57, files=1)] * 2)
+    rng = np.random.default_rng(57)
+    frame = frame.with_columns(
+        split=pl.Series(rng.choice(["train", "valid", "test"], frame.height)),
+        s=pl.Series(rng.integers(0, 3, frame.height)),
+    )
+    frame.write_parquet(tmp_path / "log" / "0.parquet", row_group_size=50)
+    near = {"channels": {"near": {"kind": "item-to-item"}}}
+    for name, recipe in {
+        "split": recipe_of(tmp_path, split={"column": "split"}),
+        "session": recipe_of(tmp_path, data={"session": "s"}, **near),
+    }.items():
+        folder = tmp_path / name
+        same_split(Job(recipe, folder, AnyOrder(folder, 3, seed=1)), recipe)
+
+
 def test_a_text_log_and_a_table_whose_ids_are_text_are_joined_as_by_one_machine(tmp_path):
     frame = world(tmp_path, 5)
     frame.write_csv(tmp_path / "log.csv")

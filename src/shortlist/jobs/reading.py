@@ -142,7 +142,7 @@ def read_in_parts(
     types = dict(sample.schema) | _id_types(sample, schema, source, tables)
     if schema.order == "file":
         types["time"], unit = pl.Int64(), "line"
-    if schema.tie == "file" or sides:
+    if _needs_lines(schema, sides):
         types["line"] = pl.Int64()
     types |= {VERSION[side]: pl.Int32() for side in sides}
     files: dict[Side, Path] = {}
@@ -445,6 +445,16 @@ def _coded(rows: pl.DataFrame, path: Path, side: Side) -> pl.Series:
     return near.arg_true().gather(of[few.height :]).cast(pl.Int32).alias(VERSION[side])
 
 
+def _needs_lines(schema: Schema, sides: Collection[Side]) -> bool:
+    """Return whether parts order rows by their lines before anything else.
+
+    Rows that are equal in user, item, time and kind differ in their split or session, if at all,
+    and nothing but their lines says which one comes first.
+    """
+    differ = schema.order != "file" and (schema.split or schema.session) is not None
+    return schema.tie == "file" or bool(sides) or differ
+
+
 def _is_sliced(log: _Sliced, sides: Collection[Side], schema: Schema) -> bool:
     """Return whether each slice can be read alone.
 
@@ -497,7 +507,7 @@ def _facts(
         else set()
     )
     sized = bool(kinds) and all(kind.is_numeric() for kind in kinds)
-    lines = bool(sides) or "file" in (schema.order, schema.tie)
+    lines = schema.order == "file" or _needs_lines(schema, sides)
     step = partial(
         facts_of,
         roles=dict(roles),

@@ -266,6 +266,8 @@ def runs_of(table: pa.Table, *, columns: Schema, starts: tuple[int, ...]) -> pa.
 
 def users_of(table: pa.Table, *, columns: Schema) -> pa.Table:
     """Step: return how many users of a part have events of the log."""
+    if not table.num_rows:
+        return pa.table({"users": [0]})
     data, *_ = _loaded(table, columns)
     return pa.table({"users": [int(np.count_nonzero(np.diff(data.log.indptr)))]})
 
