@@ -102,6 +102,21 @@ def test_the_verdict_follows_the_interval_of_the_difference(report, more, verdic
     assert verdict in words(changed(report, "transitions", more).to_html())
 
 
+def test_a_verdict_names_every_method_that_was_measured(report):
+    worse, equal = Interval(-0.05, -0.08, -0.02), Interval(0.003, -0.01, 0.015)
+    ladder = changed(report, "transitions", worse).ladder
+    level = tuple(
+        replace(rung, difference=dict.fromkeys(rung.difference, equal))
+        if rung.name == "item-cf"
+        else rung
+        for rung in ladder
+    )
+    assert (
+        "It is worse than transitions, which needs no training. It is better than popular and "
+        "popular of late. It is not shown to be better or worse than item-cf."
+    ) in words(replace(report, ladder=level).to_html())
+
+
 def test_slices_that_are_no_better_than_popular_items_are_named(split, report):
     alike = words(evaluate(Popular().fit(split), k=(5,)).to_html())
     assert "not shown to be better than popular items for users with" in alike

@@ -248,7 +248,10 @@ def _verdict(report: "Report", recall: str) -> str:
     behind = [name for name, more in rungs if more.low > 0]
     better = f" It is better than {_listed(behind, 'and')}." if behind else ""
     if ahead:
-        return f"It is worse than {_listed(ahead)}, {_untrained(ahead)}.{better}{none}"
+        undecided = (
+            f" It is not shown to be better or worse than {_listed(level)}." if level else ""
+        )
+        return f"It is worse than {_listed(ahead)}, {_untrained(ahead)}.{better}{undecided}{none}"
     if level:
         return (
             f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the 95 % "
