@@ -51,21 +51,30 @@ def models(name: str) -> dict[str, Recipe]:
     pooled = load_recipe(recipes / f"{name}.toml")
     attention = load_recipe(recipes / f"{name}-attention.toml", ['training.refit="none"'])
     counting = load_recipe(recipes / "channels" / f"{name}.toml")
+    drafted = PLAIN["model"] | PLAIN["training"]
+    chosen = {key: value for key, value in drafted.items() if value == "auto"}
     item_cf = {"channels": {"item-cf": counting.channels["item-cf"]}, "blend": None}
     return {
         "item-cf": counting.model_copy(update=item_cf),
-        "pooled, default": pooled,
-        "pooled, auto": changed(pooled, PLAIN["model"] | PLAIN["training"]),
+        "pooled, default": changed(pooled, dict.fromkeys(chosen)),
+        "pooled, auto": changed(pooled, chosen),
         "attention, fixed": changed(attention, FIXED[name] | {"warmup": 100, "patience": 3}),
         "attention, auto": attention,
     }
 
 
 def changed(recipe: Recipe, keys: dict[str, Any]) -> Recipe:
-    """Return the recipe with other values of keys of [model] and [training]."""
+    """Return the recipe with other values of keys of [model] and [training].
+
+    keys: the values by key; None: the default.
+    """
     said = recipe.to_dict()
     for key, value in keys.items():
-        said["model" if key in type(recipe.model).model_fields else "training"][key] = value
+        section = said["model" if key in type(recipe.model).model_fields else "training"]
+        if value is None:
+            section.pop(key, None)
+        else:
+            section[key] = value
     return Recipe.from_dict(said, recipe.base)
 
 

@@ -49,7 +49,9 @@ PROTOCOLS = {
 
 DEAR = {
     ("ml-1m-attention", "towers"): 40,
-    ("amazon-beauty-attention", "towers"): 40,
+    ("amazon-beauty-attention", "towers"): 16,
+    ("amazon-beauty-attention", "towers, ids alone"): 8,
+    ("amazon-beauty", "towers"): 4,
     ("gowalla-lightgcn", "towers"): 16,
     ("gowalla", "ease"): 30,
     ("gowalla", "graph-filter"): 5,
@@ -66,6 +68,7 @@ SHORT = ["training.epochs=2", "training.validate_every=2"]
 """Two epochs: enough to compare blocks of a history, but not to reach their best figures."""
 
 VARIANTS = {
+    ("amazon-beauty-attention", "towers, ids alone"): ["features.items={}", "training.refit=none"],
     ("ml-1m-attention", "towers, 2 epochs"): SHORT,
     ("ml-1m-attention", "towers, 2 epochs, hstu"): [*SHORT, "model.history=hstu"],
     ("ml-100k", "towers, pairwise"): ["training.mode=pairwise"],
