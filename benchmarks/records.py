@@ -48,7 +48,7 @@ PROTOCOLS = {
 """How each set is cut, by the folder of its log."""
 
 DEAR = {
-    ("ml-1m-attention", "towers"): 40,
+    ("ml-1m-attention", "towers"): 30,
     ("amazon-beauty-attention", "towers"): 16,
     ("amazon-beauty-attention", "towers, ids alone"): 8,
     ("amazon-beauty", "towers"): 4,

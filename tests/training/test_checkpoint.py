@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 import torch
 
@@ -14,12 +15,12 @@ from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.data.batches import Batch
 from shortlist.data.dataset import Dataset
 from shortlist.data.ragged import Ragged
-from shortlist.data.schema import Schema
+from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import CheckpointError
 from shortlist.sampling import SAMPLERS, build_sampler
 from shortlist.sampling.base import Remembering
-from shortlist.training.checkpoint import Checkpoints, Stage, State
+from shortlist.training.checkpoint import Checkpoints, Stage, State, fingerprint
 from shortlist.training.trainer import Trainer
 
 KINDS = {
@@ -285,3 +286,27 @@ def test_a_sampler_goes_on_from_its_state_as_if_nothing_had_happened(name):
         other.load_state_dict(state)
     for ours, theirs in zip(pool(sampler, 9)[:3], pool(other, 9)[:3], strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_what_ranks_compare_leaves_out_the_rounding_of_numeric_features_alone(log):
+    people = pl.DataFrame(
+        {"user_id": [10001, 10002, 10003], "age": [20.0, 30.0, 50.0], "sex": ["f", "m", "f"]}
+    )
+
+    def data(frame):
+        features = (Feature("age", "numeric"), Feature("sex", "categorical"))
+        schema = Schema(time="timestamp", user_features=features)
+        loaded = Dataset.load(log, users=frame, schema=schema)
+        return loaded.split("leave-last-out").training_data("train")
+
+    plain, nudged = data(people), data(people)
+    ages = nudged.user_features.columns["age"]
+    ages.copy_(torch.nextafter(ages, torch.tensor(9.0)))
+    assert fingerprint({}, plain) != fingerprint({}, nudged)
+    assert fingerprint({}, plain, numeric_features=False) == fingerprint(
+        {}, nudged, numeric_features=False
+    )
+    other = data(people.with_columns(sex=pl.Series(["m", "m", "f"])))
+    assert fingerprint({}, plain, numeric_features=False) != fingerprint(
+        {}, other, numeric_features=False
+    )

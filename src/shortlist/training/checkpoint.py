@@ -285,13 +285,24 @@ def _es(count: int) -> str:
     return "" if count == 1 else "es"
 
 
-def fingerprint(described: Mapping[str, Any], data: TrainingData) -> str:
-    """Return the sha256, in hex, of a description (JSON values) and of all training data."""
+def fingerprint(
+    described: Mapping[str, Any], data: TrainingData, *, numeric_features: bool = True
+) -> str:
+    """Return the sha256, in hex, of a description (JSON values) and of all training data.
+
+    numeric_features: include the values of numeric features, not only their shapes. They are scaled
+    by means and deviations, which another processor may round differently.
+    """
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, array in _arrays(data):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        if numeric_features or not (_is_feature(name) and array.dtype.kind == "f"):
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _is_feature(name: str) -> bool:
+    return name.partition(".")[0] in ("user", "item", "logged")
 
 
 def _arrays(data: TrainingData) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -229,7 +229,7 @@ class Learner(Explaining):
             with dealt_tables(training):
                 self.set_data(data)
             if here().several:
-                here().check_inputs(self._fingerprint(epochs))
+                here().check_inputs(self._fingerprint(epochs, numeric_features=False))
             if here().first:  # the trainer gives these weights to the other processes
                 self._begin_weights()
             trainer = self._trainer(self.data)
@@ -509,11 +509,13 @@ class Learner(Explaining):
             return None
         return checkpoints.stage(self.data.fit, self._fingerprint(epochs), self.precision)
 
-    def _fingerprint(self, epochs: int | None) -> str:
+    def _fingerprint(self, epochs: int | None, *, numeric_features: bool = True) -> str:
         """Return the hash of everything that decides the result of a training.
 
         It leaves out `refit`, which does not change a stage, and `precision`, because a checkpoint
         stores the one that was chosen.
+
+        numeric_features: include the values of numeric features.
         """
         described = {
             "retriever": type(self).__name__,
@@ -527,7 +529,7 @@ class Learner(Explaining):
             "epochs": epochs,
             "versions": [version("shortlist"), torch.__version__],
         }
-        return fingerprint(described, self.data)
+        return fingerprint(described, self.data, numeric_features=numeric_features)
 
     @abstractmethod
     def scores_of(self, block: RowQueries, rows: Tensor) -> Tensor:
