@@ -4,9 +4,10 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import polars as pl
 import pytest
 
-from shortlist import ItemCF, Popular, Transitions, compare, evaluate
+from shortlist import Dataset, ItemCF, Popular, Schema, Transitions, compare, evaluate
 from shortlist.evaluation.page import make
 from shortlist.evaluation.significance import Interval
 
@@ -70,6 +71,19 @@ def test_a_reader_finds_the_figures_and_what_they_mean(report):
     assert "Each user's last event was held out" in said
     assert "CPU µs a query" in said
     assert "It is computed from: tags." in said
+
+
+def test_the_events_that_were_held_out_are_those_of_the_kinds_that_are_predicted(report):
+    rows = [(u, i, i, "like" if i < 3 else "view") for u in range(9) for i in range(5)]
+    log = pl.DataFrame(rows, ["user_id", "item_id", "t", "e"], orient="row")
+    events = {"like": {"target": True}, "view": {}}
+    schema = Schema(time="t", event="e", events=events)
+    of_likes = evaluate(Popular().fit(Dataset.load(log, schema=schema).split()), k=(1,))
+    said = words(of_likes.to_html())
+    assert 'Each user\'s last event of kind "like" was held out, and the model' in said
+    assert 'only events of kind "like" are predicted and measured.' in of_likes.lines()
+    assert of_likes.to_dict()["split"]["targets"] == ["like"]
+    assert not any("of kind" in line for line in report.lines())
 
 
 def changed(report, name, more):

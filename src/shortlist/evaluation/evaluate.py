@@ -65,6 +65,14 @@ class _Answers(NamedTuple):
     seconds: float
 
 
+def _targets(data: TrainingData) -> tuple[str, ...]:
+    """Return the names of the kinds of events that are predicted; empty for a log without kinds."""
+    kinds = data.log.kinds
+    if kinds is None:
+        return ()
+    return tuple(name for name, aimed in zip(kinds.names, kinds.targets, strict=True) if aimed)
+
+
 def evaluate(
     retriever: Answers,
     *,
@@ -154,6 +162,7 @@ def evaluate(
         ladder=tuple(_rung(n, answers, b) for n, b in below.items()) if ladder else (),
         slices=sliced(parts, cases, answers.places, baseline.places, ks, SEED),
         diversity_by=vectors.by,
+        targets=_targets(data),
         costs=costs,
     )
 

@@ -53,17 +53,20 @@ dt { font-weight: 600; margin-top: .4rem; } dd { margin: 0; }
 """
 
 SPLITS = {
-    "leave-last-out": "Each user's last event was held out, and the model had to predict its item.",
+    "leave-last-out": "Each user's last event{kind} was held out, and the model had to predict its "
+    "item.",
     "global-time": "All events from one moment on were held out. The model knew only the events "
-    "before that moment and had to predict the items of the held-out ones.",
-    "random": "A random share of each user's events was held out, and the model had to predict "
-    "their items.",
-    "column": "A column of the log says which events were held out; the model had to predict their "
-    "items.",
+    "before that moment and had to predict the items of the held-out events{kind}.",
+    "random": "A random share of each user's events{kind} was held out, and the model had to "
+    "predict their items.",
+    "column": "A column of the log says which events were held out; the model had to predict the "
+    "items of the held-out events{kind}.",
     "cold-items": "Some items were held out with all their events. The model had to recommend "
     "these items without having seen any of their events.",
 }
-"""What each kind of split measures, for readers who do not know the names of the kinds."""
+"""What each kind of split measures, for readers who do not know the names of the kinds.
+
+{kind} is where the kinds of events that are predicted are named."""
 
 METRICS = {
     "recall": "the share of a user's held-out items that are among the first k of their list",
@@ -456,8 +459,9 @@ def _measured(report: "Report") -> Html:
     seen = "Items a user had met before were left out of the lists."
     if not report.exclude_seen:
         seen = "Items a user had met before were left in the lists."
+    split = SPLITS.get(report.split, f"The split is of kind {report.split}.")
     lines = (
-        SPLITS.get(report.split, f"The split is of kind {report.split}."),
+        split.replace("{kind}", report.of_targets),
         f"Each of {report.users:,} users has one query, and all {report.candidate_items:,} items "
         f"were ranked for each of them; no items were sampled. {seen}",
         f'The model was fitted on the rows "{report.fit}" and measured on the {report.cut} rows.',

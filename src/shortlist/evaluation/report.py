@@ -77,6 +77,7 @@ class Report(Showing):
         ladder: methods without training on the same rows; empty if they were not measured.
         slices: recall by groups of users and of items.
         diversity_by: the features, or the users, that diversity is computed from.
+        targets: the kinds of events that are predicted; empty for a log without kinds.
         costs: costs of the retriever and of each method, by name. They differ between runs, so
             that `to_dict`, a bundle and the equality of reports leave them out.
     """
@@ -101,6 +102,7 @@ class Report(Showing):
     ladder: tuple[Rung, ...] = ()
     slices: tuple[Slice, ...] = ()
     diversity_by: str = ""
+    targets: tuple[str, ...] = ()
     costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
 
     def facts(self) -> Facts:
@@ -199,7 +201,8 @@ class Report(Showing):
                 else {}
             )
         ) | {
-            "split": {"kind": self.split, "cut": self.cut, "fit": self.fit},
+            "split": {"kind": self.split, "cut": self.cut, "fit": self.fit}
+            | ({"targets": list(self.targets)} if self.targets else {}),
             "exclude_seen": self.exclude_seen,
             "users": self.users,
             "candidate_items": self.candidate_items,
@@ -367,7 +370,24 @@ class Report(Showing):
             )
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts.get(n))
         channels = (channel.line(name) for name, channel in self.channels.items())
-        return (*self.notes, *counted, *channels, *self._clock_lines(), *self._cost_lines())
+        return (
+            *self._target_lines(),
+            *self.notes,
+            *counted,
+            *channels,
+            *self._clock_lines(),
+            *self._cost_lines(),
+        )
+
+    def _target_lines(self) -> Iterator[str]:
+        if self.targets:
+            yield f"only events{self.of_targets} are predicted and measured."
+
+    @property
+    def of_targets(self) -> str:
+        """Words that follow "event" and name the kinds that are predicted; "" without kinds."""
+        named = " or ".join(f'"{name}"' for name in self.targets)
+        return f" of kind {named}" if named else ""
 
     def _clock_lines(self) -> Iterator[str]:
         if self.without_clock is None or self.gained_by_clock is None:
