@@ -9,7 +9,9 @@ from jobs.worlds import recipe_of, world
 from shortlist.bundle.bundle import load
 from shortlist.cli import main
 from shortlist.config import to_toml
+from shortlist.errors import DataError, JobError
 from shortlist.jobs.local import files_in
+from shortlist.jobs.stages import Stages
 from shortlist.runs.whole import train
 
 
@@ -80,6 +82,65 @@ def test_what_jobs_do_not_do_is_one_sentence_before_anything_is_read(tmp_path, c
     assert 'jobs do not make split.kind = "rolling"' in said
     assert "or use shortlist train" in said
     assert not (tmp_path / "work").exists()
+
+
+def test_a_stage_of_other_settings_is_refused_with_each_of_them_and_both_values(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    work = tmp_path / "work"
+    assert call(monkeypatch, "prepare", recipe, "--work", work) == 0
+    capsys.readouterr()
+    other = recipe_of(tmp_path, data={"null_ids": "drop"}, split={"kind": "random"})
+    recipe.write_text(to_toml(other), encoding="utf-8")
+    assert call(monkeypatch, "prepare", recipe, "--work", work) != 0
+    said = "".join(capsys.readouterr().err.split())
+    assert (
+        f"{work}/logwasmadewithothersettings:data.null_idswas'refuse',now'drop';"
+        "split.kindwasnotset,now'random':removethefolder,orgiveanother--work"
+    ) in said
+
+
+def test_an_error_names_three_settings_at_most_and_where_long_values_differ(tmp_path):
+    stages = Stages(tmp_path)
+    with stages.making("log", {"a": "x" * 500 + "old", "b": {"c": 1, "d": 2}, "e": {}}):
+        pass
+    with pytest.raises(JobError) as refused:
+        stages.is_made("log", {"a": "x" * 500 + "new", "b": {"c": 2}, "e": {"f": None}}, ())
+    cut = "..." + "x" * 20
+    assert str(refused.value) == (
+        f"{tmp_path}/log was made with other settings: a was {cut}old', now {cut}new'; b.c was 1, "
+        "now 2; b.d was 2, now absent; and 1 more: remove the folder, or give another --work"
+    )
+
+
+TABLES = {
+    "items": ({"i": [1], "color": ["red"]}, {"kind": "inverted", "attribute": "colour"}),
+    "users": ({"ident": [1], "colour": ["red"]}, {"kind": "popular", "segment": "colour"}),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_without_a_column_is_refused_as_by_train_before_the_log_is_prepared(
+    name, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    world(tmp_path, 30)
+    columns, channel = TABLES[name]
+    pl.DataFrame(columns).write_parquet(tmp_path / "table.parquet")
+    recipe = recipe_of(
+        tmp_path,
+        data={name: "table.parquet"},
+        features={name: {"colour": "categorical"}},
+        channels={"one": channel},
+    )
+    path, work = tmp_path / "recipe.toml", tmp_path / "work"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    with pytest.raises(DataError, match=r"table\.parquet: no column") as refused:
+        train(path, tmp_path / "bundle")
+    assert call(monkeypatch, "prepare", path, "--work", work) != 0
+    said = "".join(capsys.readouterr().err.split())
+    assert "".join(str(refused.value).split()) in said
+    assert not work.exists()
 
 
 def test_a_bundle_that_is_not_there_is_refused_before_the_log_is_prepared(

@@ -209,14 +209,15 @@ def test_a_stage_that_is_there_is_not_made_again_and_one_of_other_settings_is_re
     assert told == [f"{stage} is there already" for stage in stages]
     assert (tmp_path / "work" / "item-cf-cf-train" / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(
-        JobError, match=r"item-cf-cf-train was made with different options .*remove"
+        JobError,
+        match=r"train was made with other settings: options\.neighbours was 6, now 3: remove",
     ):
         job_of(recipe_of(tmp_path, {"neighbours": 3}), tmp_path / "work").item_cf()
-    with pytest.raises(JobError, match="log was made with different split"):
+    with pytest.raises(JobError, match=r"log was made with other settings: split\.kind was"):
         job_of(recipe_of(tmp_path, split={"kind": "random"}), tmp_path / "work").prepare()
     world(tmp_path / "other", 10)
     shutil.copy(tmp_path / "other" / "log" / "0.parquet", tmp_path / "log" / "0.parquet")
-    with pytest.raises(JobError, match="log was made with different files"):
+    with pytest.raises(JobError, match=r"other settings: files\[0\] was .*0\.parquet', "):
         job_of(recipe, tmp_path / "work").prepare()
 
 
@@ -389,7 +390,7 @@ def test_candidates_of_all_users_are_what_the_bundle_answers(tmp_path):
         assert found.drop("fallback").equals(wanted)
     other = recipe_of(tmp_path, {"neighbours": 2})
     train(other, tmp_path / "bundle", overwrite=True)
-    with pytest.raises(JobError, match="recommended-4 was made with different bundle"):
+    with pytest.raises(JobError, match="recommended-4 was made with other settings: bundle was"):
         job_of(recipe, tmp_path / "work-1").recommend(tmp_path / "bundle", 4)
 
 
@@ -413,7 +414,9 @@ def test_a_bundle_that_reads_the_clock_is_asked_at_a_time_or_not_at_all(tmp_path
     found = pl.concat([pl.read_parquet(path) for path in files_in(folder)]).sort("user", "rank")
     wanted = load(tmp_path / "clocked").retriever.recommend(Queries(users, time=asked), 4)
     assert found["item"].to_list() == [item for ids in wanted.ids for item in ids]
-    with pytest.raises(JobError, match="recommended-4 was made with different time"):
+    with pytest.raises(
+        JobError, match=r"recommended-4 was made with other settings: time was .*, now 16"
+    ):
         job_of(recipe, tmp_path / "work").recommend(tmp_path / "clocked", 4, 1_600_000_000)
 
 

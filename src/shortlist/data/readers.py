@@ -299,6 +299,28 @@ def read_roles(
     return frame.hstack(columns), unit_read, table.where
 
 
+def open_entities(
+    source: Source, id_column: str, wanted: Sequence[str], name: str, text: TextFormat | None
+) -> Table:
+    """Open the table of users or items, and read none of its values.
+
+    wanted: the columns that features and the title name.
+    Errors: DataError for a column that is not there, also for the ids; and for a column called id
+    that is wanted, but does not hold the ids.
+    """
+    table = open_table(source, name, text)
+    try:
+        table.require([id_column])
+    except DataError as error:
+        raise DataError(
+            f"{error} If its id column has another name, set data.{name}_id."
+        ) from error
+    table.require(wanted)
+    if id_column != "id" and "id" in wanted:
+        raise fault(table.where, "id", f"the ids are in '{id_column}'; rename this column.")
+    return table
+
+
 def read_entities(
     source: Source,
     id_column: str,
@@ -322,17 +344,8 @@ def read_entities(
     Errors: DataError naming the column and row, also for an id with two rows.
     """
     features = tuple(features)
-    table = open_table(source, name, text)
     wanted = [feature.name for feature in features] + ([title] if title is not None else [])
-    try:
-        table.require([id_column])
-    except DataError as error:
-        raise DataError(
-            f"{error} If its id column has another name, set data.{name}_id."
-        ) from error
-    table.require(wanted)
-    if id_column != "id" and "id" in wanted:
-        raise fault(table.where, "id", f"the ids are in '{id_column}'; rename this column.")
+    table = open_entities(source, id_column, wanted, name, text)
     exact = [id_column, *(feature.name for feature in features if feature.kind != "numeric")]
     inner = [name for name in (id_column, *wanted) if name not in table.names]
     others = [name for name in table.names if name != "id" or id_column == "id"]

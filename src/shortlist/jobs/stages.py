@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ SCHEMA = 1
 """Version of the format of the folders."""
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
+
+MOST = 3
+"""How many settings an error names of those that differ."""
+
+WIDTH = 160
+"""How many characters an error shows of a value."""
+
+_ABSENT = object()
 
 
 class Stages:
@@ -127,5 +136,42 @@ def _difference(key: str, found: Any, wanted: Any) -> str:
         return "from a different " + " and ".join(
             name for name in wanted if (found or {}).get(name) != wanted[name]
         )
-    name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
-    return f"with different {name} ({found.get(name)!s:.80}, and now {wanted.get(name)!s:.80})"
+    changes = list(_changes("", found or {}, wanted))
+    shown = [
+        f"{name} was {_shown(old, new)}, now {_shown(new, old)}"
+        for name, old, new in changes[:MOST]
+    ]
+    more = f"; and {len(changes) - MOST} more" if len(changes) > MOST else ""
+    return f"with other settings: {'; '.join(shown)}{more}"
+
+
+def _changes(name: str, found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name, the old and the new value of all settings that differ in nested tables."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys((*wanted, *found)):
+            inner = f"{name}.{key}" if name else key
+            yield from _changes(inner, found.get(key, _ABSENT), wanted.get(key, _ABSENT))
+    elif _is_rows(found) and _is_rows(wanted):
+        for place, (old, new) in enumerate(zip_longest(found, wanted, fillvalue=_ABSENT)):
+            yield from _changes(f"{name}[{place}]", old, new)
+    elif found != wanted:
+        yield name, found, wanted
+
+
+def _is_rows(value: Any) -> bool:
+    """Return whether a value is a list of lists or tables, such as the files of a log."""
+    return isinstance(value, list) and all(isinstance(row, (list, dict)) for row in value)
+
+
+def _shown(value: Any, other: Any) -> str:
+    """Return a value as text; a long one begins shortly before it differs from the other."""
+    if value is _ABSENT or value is None:
+        return "absent" if value is _ABSENT else "not set"
+    text = repr(value)
+    if len(text) <= WIDTH:
+        return text
+    pairs = enumerate(zip(text, repr(other), strict=False))
+    differs = next((place for place, (mine, its) in pairs if mine != its), len(text))
+    start = max(min(differs, len(repr(other))) - 20, 0)
+    end = start + WIDTH
+    return f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"

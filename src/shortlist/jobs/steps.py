@@ -29,7 +29,8 @@ from shortlist.data.files import files_of
 from shortlist.data.impressions import roles_of
 from shortlist.data.interactions import Role
 from shortlist.data.kinds import Kinds
-from shortlist.data.log_features import Side, described_sides
+from shortlist.data.log_features import Side, columns_of, described_sides
+from shortlist.data.readers import open_entities
 from shortlist.data.tables import open_table
 from shortlist.data.times import time_key
 from shortlist.errors import DataError, JobError, ModelError, SplitError
@@ -448,6 +449,14 @@ def _refuse(recipe: Recipe) -> None:
             wanted = roles_of(name, schema, click).values()
             open_table(path, name, schema.text_of(name)).require(wanted)
     described_sides(schema, recipe.users_path, recipe.items_path)  # refuses a column of two uses
+    tables: tuple[tuple[Side, Path | None], ...] = (
+        ("user", recipe.users_path),
+        ("item", recipe.items_path),
+    )
+    for side, path in tables:
+        if path is not None:
+            key, named = f"{side}s", columns_of(schema, side)
+            open_entities(path, schema.id_of(key), named, key, schema.text_of(key))
 
 
 class _Found:
