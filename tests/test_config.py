@@ -21,8 +21,11 @@ from shortlist.config import (
     template,
 )
 from shortlist.config.recipe import SECTIONS
-from shortlist.errors import ModelError, RecipeError
+from shortlist.errors import DataError, ModelError, RecipeError
+from shortlist.jobs.local import Local
+from shortlist.jobs.steps import Job
 from shortlist.losses import LOSSES
+from shortlist.runs.pipeline import load_dataset
 from shortlist.sampling import HARD, SAMPLERS
 from shortlist.similarity import SIMILARITIES
 
@@ -433,6 +436,27 @@ def test_paths_start_at_the_recipe_then_at_its_root_then_at_the_variable(write, 
     assert load_recipe(rooted).interactions_path == Path("/elsewhere/log.csv")
     assert load_recipe(rooted).items_path == Path("/abs/i.csv")
     assert load_recipe(rooted, ["data.root=other"]).interactions_path == folder / "other/log.csv"
+
+
+def test_a_missing_file_is_said_to_have_been_looked_for_where_the_variable_points(
+    write, monkeypatch, tmp_path
+):
+    path = write('[data]\nroot = "sets"\ninteractions = "mine/log-*.csv"\n')
+    for variable in ("", "elsewhere"):  # relative to the current folder
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("SHORTLIST_DATA", variable)
+        with pytest.raises(DataError) as refused:
+            load_dataset(load_recipe(path))
+        assert ("SHORTLIST_DATA" in str(refused.value)) == bool(variable)
+    assert f"'mine/log-*.csv' was looked for in SHORTLIST_DATA={tmp_path}/elsewhere. Unset" in str(
+        refused.value
+    )
+    (tmp_path / "sets/mine").mkdir(parents=True)
+    (tmp_path / "sets/mine/log-1.csv").write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(DataError, match=r"It is at .*/sets/mine/log-"):
+        Job(load_recipe(path), tmp_path / "work", Local(tmp_path / "work")).prepare()
+    (tmp_path / "sets").rename(tmp_path / "elsewhere")
+    assert len(load_dataset(load_recipe(path)).log) == 1
 
 
 def test_the_variable_itself_starts_at_the_current_folder(write, monkeypatch):

@@ -34,10 +34,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         set_by[keys] = override
     recipe = checked(content, str(path), set_by)
     variable = os.environ.get(DATA_VARIABLE)
+    folder, root = Path(os.path.abspath(path)).parent, recipe.data.root or ""
     if variable and ("data", "root") not in set_by:
-        return recipe.based_at(Path.cwd() / expand(variable))
-    folder = Path(os.path.abspath(path)).parent
-    return recipe.based_at(folder / expand(recipe.data.root or ""))
+        own = folder / os.path.expanduser(root)  # A home that is unknown here is no error.
+        return recipe.based_at(Path.cwd() / expand(variable), instead_of=own)
+    return recipe.based_at(folder / expand(root))
 
 
 def _read(path: Path) -> dict[str, Any]:

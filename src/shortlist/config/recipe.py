@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -54,6 +55,7 @@ class Recipe(Section):
     tune: Tune | None = None
 
     _base: Path = PrivateAttr(default=Path())
+    _instead_of: Path | None = PrivateAttr(default=None)
 
     @classmethod
     def from_dict(
@@ -76,16 +78,38 @@ class Recipe(Section):
             said[name] = {key: value for key, value in kept(section).items() if value is not None}
         return said
 
-    def based_at(self, base: Path) -> Self:
-        """Return a copy whose relative paths start at another folder."""
+    def based_at(self, base: Path, instead_of: Path | None = None) -> Self:
+        """Return a copy whose relative paths start at another folder.
+
+        instead_of: the folder at which they would start without SHORTLIST_DATA.
+        """
         recipe = self.model_copy()
-        recipe._base = base
+        recipe._base, recipe._instead_of = base, instead_of
         return recipe
 
     @property
     def base(self) -> Path:
         """Folder at which relative paths start."""
         return self._base
+
+    def check_redirected(self) -> None:
+        """Raise DataError for a relative path that SHORTLIST_DATA sent to where no file is."""
+        if self._instead_of is None:
+            return
+        log, data = self.data.interactions, self.data
+        named = (*(log if isinstance(log, tuple) else (log,)), data.users, data.items)
+        for path in (*named, data.impressions, data.dropped):
+            if path is None or expand(path).is_absolute() or ":/" in path:
+                continue
+            if _names_file(self._base / expand(path)):
+                continue
+            beside = self._instead_of / expand(path)
+            found = f" It is at {beside}." if _names_file(beside) else ""
+            raise DataError(
+                f"{self._base / expand(path)}: there is no such file. {path!r} was looked for in "
+                f"SHORTLIST_DATA={self._base}.{found} Unset SHORTLIST_DATA, or write an absolute "
+                "path."
+            )
 
     @property
     def interactions_path(self) -> Path | list[Path]:
@@ -430,6 +454,11 @@ def _unknown_parts(content: object) -> Iterator[tuple[tuple[str, str], str]]:
 def _may_be_option(detail: ErrorDetails, unknown: Collection[tuple[str, str]]) -> bool:
     """Whether a key that does not belong may be an option of a part that is not there."""
     return detail["type"] == "extra_forbidden" and detail["loc"][0] in {s for s, _ in unknown}
+
+
+def _names_file(path: Path) -> bool:
+    """Tell whether a path, which may be a pattern, names something that exists."""
+    return path.exists() or bool(glob(str(path), recursive=True))
 
 
 def expand(path: str) -> Path:

@@ -446,6 +446,7 @@ def _refuse(recipe: Recipe) -> None:
         ("dropped", recipe.dropped_path, None),
     ):
         if path is not None:  # Only the bundle needs it, after all other work.
+            recipe.check_redirected()
             wanted = roles_of(name, schema, click).values()
             open_table(path, name, schema.text_of(name)).require(wanted)
     described_sides(schema, recipe.users_path, recipe.items_path)  # refuses a column of two uses
@@ -455,6 +456,7 @@ def _refuse(recipe: Recipe) -> None:
     )
     for side, path in tables:
         if path is not None:
+            recipe.check_redirected()
             key, named = f"{side}s", columns_of(schema, side)
             open_entities(path, schema.id_of(key), named, key, schema.text_of(key))
 
@@ -506,6 +508,7 @@ def _stage_of(kind: str, name: str, fit: Fit) -> str:
 
 def _of_log(recipe: Recipe) -> dict[str, JSON]:
     """Return the settings of the stage `log`: how it is read and split, and its input files."""
+    recipe.check_redirected()
     files: list[JSON] = []
     for key, sources in recipe.inputs.items():
         for path in files_of(sources) if sources is not None else ():

@@ -254,6 +254,7 @@ def load_split(recipe: Recipe) -> Split:
 
 def load_dataset(recipe: Recipe) -> Dataset:
     """Read a recipe's files."""
+    recipe.check_redirected()
     return Dataset.load(
         recipe.interactions_path,
         users=recipe.users_path,
