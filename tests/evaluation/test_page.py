@@ -143,6 +143,19 @@ def test_slices_that_are_no_better_than_popular_items_are_named(split, report):
     )
 
 
+def test_a_slice_in_which_nothing_is_found_is_said_to_be_so(report):
+    zero, some = Interval(0.0, 0.0, 0.0), Interval(0.1, 0.05, 0.15)
+    part = replace(report.slices[0], by="tags", events=7, difference={5: zero})
+    missed = replace(part, name="red", recall={5: zero}, popularity={5: zero})
+    level = replace(part, name="blue", recall={5: some}, popularity={5: some})
+    said = words(replace(report, slices=(missed, level)).to_html())
+    assert (
+        "It finds none of the held-out items, among the first 5, for tags = red (7 held-out "
+        "events)."
+    ) in said
+    assert "not shown to be better than popular items for tags = blue (7 held-out events)." in said
+
+
 def test_a_model_that_cannot_reach_what_was_held_out_is_said_to_be(split):
     cold = evaluate(ItemCF().fit(split.dataset.split("cold-items")), k=(5,), ladder=True)
     said = words(cold.to_html())

@@ -224,6 +224,10 @@ def _summary(report: "Report") -> Html:
                 "time.",
             )
         )
+    missed = [_named(part) for part in report.slices if part.recall[int(k)].mean == 0]
+    if missed:
+        none = "It finds none of the held-out items, among the first "
+        lines.append(make("p", f"{none}{k}, for {'; '.join(missed)}."))
     weak = _weak(report.slices, int(k))
     if weak:
         lines.append(
@@ -264,13 +268,17 @@ def _verdict(report: "Report", recall: str) -> str:
 
 
 def _weak(slices: Sequence["Slice"], k: int) -> list[str]:
-    """Return the slices where the model is not shown to be better than popular items."""
+    """Return the slices where the model finds something, and is not shown to be better than popular
+    items."""
     return [
-        f"{_WHO.get((part.by, part.name)) or _who(part)} ({part.events:,} held-out "
-        f"event{'' if part.events == 1 else 's'})"
-        for part in slices
-        if part.difference[k].low <= 0
+        _named(part) for part in slices if part.difference[k].low <= 0 and part.recall[k].mean != 0
     ]
+
+
+def _named(part: "Slice") -> str:
+    """Return words for the users or items of a slice, and the number of its held-out events."""
+    who = _WHO.get((part.by, part.name)) or _who(part)
+    return f"{who} ({part.events:,} held-out event{'' if part.events == 1 else 's'})"
 
 
 def _who(part: "Slice") -> str:
