@@ -5,24 +5,13 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from jobs.worlds import OPEN, AnyOrder, recipe_of, same_split, small_slices, world
+from jobs.worlds import job_of, recipe_of, same_split, world
 from shortlist.errors import DataError, JobError, SplitError
 from shortlist.jobs.prepared import prepared_split
-from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 from shortlist.runs.whole import train
 
-
-@pytest.fixture(autouse=True)
-def slices(monkeypatch):
-    small_slices(monkeypatch)
-    yield
-    while OPEN:
-        OPEN.pop().close()
-
-
-def job_of(recipe, folder, parts, seed=0):
-    return Job(recipe, folder, AnyOrder(folder, parts, seed))
+pytestmark = pytest.mark.usefixtures("slices")
 
 
 def written(folder, frame, files=3):

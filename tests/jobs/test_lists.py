@@ -9,32 +9,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.worlds import (
-    OPEN,
-    AnyOrder,
+    job_of,
     read,
     recipe_of,
     same_split,
     same_users,
-    small_slices,
     world,
 )
 from shortlist.bundle.bundle import load
 from shortlist.errors import JobError, ModelError
-from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 from shortlist.runs.whole import train
 
-
-@pytest.fixture(autouse=True)
-def slices(monkeypatch):
-    small_slices(monkeypatch)
-    yield
-    while OPEN:
-        OPEN.pop().close()
-
-
-def job_of(recipe, folder, parts, seed, **options):
-    return Job(recipe, folder, AnyOrder(folder, parts, seed), **options)
+pytestmark = pytest.mark.usefixtures("slices")
 
 
 def side_tables(folder, *, text=False):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.worlds import OPEN, AnyOrder, recipe_of, same_split, small_slices, world
+from jobs.worlds import AnyOrder, close_engines, job_of, recipe_of, same_split, world
 from shortlist.asking.queries import Queries
 from shortlist.bundle.bundle import load, save
 from shortlist.channels.counting.item_cf import ItemCF
@@ -30,21 +30,7 @@ from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 from shortlist.runs.whole import train
 
-
-@pytest.fixture(autouse=True)
-def slices(monkeypatch):
-    small_slices(monkeypatch)
-    yield
-    close_engines()
-
-
-def close_engines():
-    while OPEN:
-        OPEN.pop().close()
-
-
-def job_of(recipe, folder, parts=4, seed=0, **options):
-    return Job(recipe, folder, AnyOrder(folder, parts, seed), **options)
+pytestmark = pytest.mark.usefixtures("slices")
 
 
 SPLITS = {

@@ -9,6 +9,7 @@ from shortlist.asking.rows import row_blocks
 from shortlist.config import Recipe
 from shortlist.jobs.local import Local, files_in
 from shortlist.jobs.prepared import prepared_split
+from shortlist.jobs.steps import Job
 from shortlist.runs import pipeline
 
 OPEN = []
@@ -76,6 +77,15 @@ def recipe_of(folder, channel=None, *, data=None, split=None, **sections):
     if split is not None:
         content["split"] = split
     return Recipe.from_dict(content, base=folder)
+
+
+def close_engines():
+    while OPEN:
+        OPEN.pop().close()
+
+
+def job_of(recipe, folder, parts=4, seed=0, **options):
+    return Job(recipe, folder, AnyOrder(folder, parts, seed), **options)
 
 
 def small_slices(monkeypatch):

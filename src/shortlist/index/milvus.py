@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from shortlist.errors import IndexServerError, MissingPackageError, install
+from shortlist.errors import IndexServerError, MissingPackageError, ModelError, install
+from shortlist.index.approximate import Setting
 from shortlist.index.checks import Items
 from shortlist.index.pairs import Floats, Rows, scores_of
 from shortlist.index.servers import Found, Place, Published, ServerIndex, Timeout, in_order
@@ -24,9 +25,16 @@ ASKED_AT_A_TIME = 1_000
 FETCHED_AT_A_TIME = 10_000
 MOST_FETCHED = 16_384  # Milvus's limit of items returned for one query.
 MOST_LISTED = 10_000  # Most ids in a filter expression; parsing costs 20 µs per id.
+LINKS, BUILD_BEAM = 16, 100  # Default m and ef_construction of a graph.
 BEAM = 256  # Default ef_search of a graph.
 AHEAD = 2  # Safety factor on the items fetched when a filter is applied in this process.
 BUILD_PATIENCE = 3600.0  # Seconds.
+
+
+_SCANNED = (
+    "for dot this index holds no graph unless ef_search is set when it is built, and every search "
+    "scans all vectors; set ef_search and build again, or leave it out"
+)
 
 
 def _without_password(text: str) -> str:
@@ -45,7 +53,7 @@ class MilvusCollection(ServerIndex):
 
     For dot a graph of Milvus misses much where the vectors' lengths differ: on 3,000 learned
     factors Recall@100 was .77, and .81 with a beam of 1,024. So unless ef_search is set at the
-    build, the server scans all vectors for dot, and m and ef_construction have no effect.
+    build, the server scans all vectors for dot, and m and ef_construction are refused.
 
     A filter of up to MOST_LISTED ids (allowed or excluded, whichever are fewer) is evaluated by the
     server. With a longer filter, more items are fetched and filtered in this process, up to
@@ -85,8 +93,8 @@ class MilvusCollection(ServerIndex):
                 "Bounded (all but the last seconds), Session (those of this process) or Eventually."
             ),
         ] = "Session",
-        m: Links = 16,
-        ef_construction: BuildBeam = 100,
+        m: Links = LINKS,
+        ef_construction: BuildBeam = BUILD_BEAM,
         ef_search: Annotated[
             int | None,
             Field(
@@ -109,8 +117,25 @@ class MilvusCollection(ServerIndex):
             ef_search=ef_search,
             timeout=timeout,
         )
+        if self._scanned and (self.m, self.ef_construction) != (LINKS, BUILD_BEAM):
+            raise ModelError(f"m and ef_construction do nothing here: {_SCANNED}")
         self._loaded: tuple[str, int] | None = None  # (collection, process id) known as loaded.
         self._changed = False
+
+    @property
+    def _scanned(self) -> bool:
+        """True if the collection holds no graph."""
+        return self.similarity == "dot" and self.ef_search is None
+
+    def adjust(self, **changes: Setting) -> Self:
+        """Change ef_search or timeout, without a rebuild.
+
+        Errors: ModelError for another setting, for a value out of range, and for ef_search if the
+        collection holds no graph.
+        """
+        if self.place is not None and self._scanned and changes.get("ef_search") is not None:
+            raise ModelError(f"ef_search does nothing here: {_SCANNED}")
+        return super().adjust(**changes)
 
     @property
     def address(self) -> str:
@@ -142,12 +167,11 @@ class MilvusCollection(ServerIndex):
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=items.vectors.shape[1])
         plan = client.prepare_index_params()
         built = {"M": self.m, "efConstruction": self.ef_construction}
-        scanned = self.similarity == "dot" and self.ef_search is None
         plan.add_index(
             "vector",
-            index_type="FLAT" if scanned else "HNSW",
+            index_type="FLAT" if self._scanned else "HNSW",
             metric_type=self._metric,
-            params={} if scanned else built,
+            params={} if self._scanned else built,
         )
         try:
             # A collection that is loaded while it is written is scanned until the server replaces

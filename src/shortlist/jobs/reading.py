@@ -439,9 +439,8 @@ def _coded(rows: pl.DataFrame, path: Path, side: Side) -> pl.Series:
     rows = rows.with_columns(pl.col("id").cast(known["id"].dtype))
     near = known["id"].is_in(rows["id"].unique().implode())
     few = known.filter(near)
-    _, of = distinct_rows(
-        pl.concat([few, rows])
-    )  # Sorted, so that those of the file stay in order.
+    # Distinct rows are sorted, so that those of the file stay in order.
+    _, of = distinct_rows(pl.concat([few, rows]))
     return near.arg_true().gather(of[few.height :]).cast(pl.Int32).alias(VERSION[side])
 
 

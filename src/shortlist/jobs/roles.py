@@ -81,9 +81,8 @@ def with_roles(table: pa.Table, *, columns: Schema, cuts: Cuts) -> pa.Table:
 
     Events that only count as met (below min_weight, or of a kind that is not read) are marked in
     column `met`. They have places of their own, no event features and, with min_weight, a weight
-    just below it. Column
-    `kind` is the code in `Kinds`; for events that only count as met, -1 minus the kind's place in
-    the recipe's table of kinds.
+    just below it. Column `kind` is the code in `Kinds`; for events that only count as met, -1 minus
+    the kind's place in the recipe's table of kinds.
 
     columns: the schema for `Dataset.part`.
     cuts: the facts of the whole log that the split needs.

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from shortlist.evaluation.plots import new_figure, plain_numbers, write_figure
 from shortlist.outputs import Output, reason_of
 from shortlist.runs.pipeline import build, check, load_split
 from shortlist.training.checkpoint import fingerprint
-from shortlist.training.progress import Progress, Quiet
+from shortlist.training.progress import Forwarding, Progress, Quiet
 
 JOURNAL = "trials.jsonl"
 BEST = "best.toml"
@@ -91,30 +91,18 @@ class _PrunedError(Exception):
     """Ends a trial whose figure is below the median of the other trials at the same epoch."""
 
 
-@dataclass
-class _Listener:
-    """A Progress that forwards to another one, records each epoch's figure and can prune a trial.
+class _Listener(Forwarding):
+    """A Progress that passes on all but figures, which it records; it can prune a trial.
 
-    told: the Progress to forward to.
+    progress: the Progress to pass on to.
     hear: called with epoch and figure; returns True to end the trial.
     scores: the figures so far.
     """
 
-    told: Progress
-    hear: Callable[[int, float], bool]
-    scores: list[float] = field(default_factory=list)
-
-    def stage(self, what: str) -> None:
-        """Forward the start of work of unknown length."""
-        self.told.stage(what)
-
-    def start(self, epoch: int, epochs: int, positives: int) -> None:
-        """Forward the start of an epoch."""
-        self.told.start(epoch, epochs, positives)
-
-    def advance(self, positives: int) -> None:
-        """Forward the number of positives used since the last call."""
-        self.told.advance(positives)
+    def __init__(self, progress: Progress, hear: Callable[[int, float], bool]) -> None:
+        super().__init__(progress)
+        self.hear = hear
+        self.scores: list[float] = []
 
     def report(
         self,

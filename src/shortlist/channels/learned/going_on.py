@@ -253,7 +253,7 @@ def _met_by(data: TrainingData, users: Rows) -> tuple[Tensor, Tensor]:
 
 
 def _mean_of(table: Tensor, source: Tensor, rows: Tensor, others: Tensor) -> None:
-    """Set each row of the table to the mean of the rows of `of` that it is paired with."""
+    """Set each row of the table to the mean of the rows of `source` that it is paired with."""
     rows, others = rows.to(table.device), others.to(table.device)
     sums = torch.zeros_like(table).index_add_(0, rows, source[others])
     count = torch.bincount(rows, minlength=len(table)).unsqueeze(1)
