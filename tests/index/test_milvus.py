@@ -235,14 +235,14 @@ def test_a_query_that_comes_back_short_changes_how_no_other_is_answered(listed, 
 
 
 def test_settings_of_a_graph_are_refused_where_there_is_none():
-    with pytest.raises(ModelError, match="m and ef_construction do nothing.*set ef_search"):
+    with pytest.raises(ModelError, match=r"m and ef_construction do nothing.*set ef_search"):
         MilvusCollection("dot", m=32)
     assert MilvusCollection("dot", m=32, ef_search=64).m == 32
     assert MilvusCollection("cosine", m=32).m == 32
     ids, vectors, queries = world()
     index = MilvusCollection("dot", collection="scanned", timeout=60).build(ids, vectors)
     before = index.search(queries, 5).ids
-    with pytest.raises(ModelError, match="ef_search does nothing.*build again"):
+    with pytest.raises(ModelError, match=r"ef_search does nothing.*build again"):
         index.adjust(ef_search=64)
     assert index.ef_search is None
     assert torch.equal(index.adjust(timeout=30.0).search(queries, 5).ids, before)
