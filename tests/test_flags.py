@@ -1,6 +1,9 @@
 """The flags that all commands share act or are refused by every command."""
 
+import inspect
+import re
 import sys
+from typing import get_args
 
 import pytest
 from typer.main import get_command
@@ -125,3 +128,51 @@ def test_values_to_try_of_a_setting_are_refused_before_the_bundle_is_read(folder
     ):
         code, said = call(capsys, *asked, given)
         assert (code, words in said) == (2, True), said
+
+
+def choices_and_numbers(typer_app, *path):
+    """The words of each command, with the name of each option that takes a number or a choice."""
+    for info in typer_app.registered_commands:
+        words = (*path, info.name or info.callback.__name__.rstrip("_"))
+        for name, parameter in inspect.signature(info.callback).parameters.items():
+            kind, option, *_ = (*get_args(parameter.annotation), None, None)
+            is_option = parameter.default is not inspect.Parameter.empty
+            if is_option and re.search(r"\b(int|float)\b|Literal", str(kind)):
+                given = (option.default, *(option.param_decls or ()))
+                flags = [flag for flag in given if str(flag).startswith("--")]
+                yield words, (flags or [f"--{name.replace('_', '-')}"])[0]
+    for group in typer_app.registered_groups:
+        yield from choices_and_numbers(group.typer_instance, *path, group.name)
+
+
+WITH_A_RANGE = [(*words, flag) for words, flag in choices_and_numbers(app)]
+
+
+def test_a_value_of_a_wrong_kind_is_refused_in_a_sentence_that_names_the_option(capsys):
+    assert len(WITH_A_RANGE) > 40
+    for given in WITH_A_RANGE:
+        code, said = call(capsys, *given, "8x")
+        sentence = rf"error: {given[-1]} (must be .+, got '8x'|cannot be '8x'\..+)"
+        assert (code, re.fullmatch(sentence, said) is not None) == (2, True), (given, said)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("job", "prepare", "r", "--work", "w", "--parts", "0"), "--parts must be >= 1, got 0"),
+        (("job", "prepar", "r", "--work", "w"), "stage cannot be 'prepar'. Did you mean 'prepare'"),
+        (("serve", "b", "--processes", "0"), "--processes must be >= 1, got 0"),
+        (("serve", "b", "--timeout", "inf"), "--timeout must be <= 1000000, got inf"),
+        (("serve", "b", "--events-sync", "ful"), "--events-sync cannot be 'ful'. Did you mean"),
+        (("evaluate", "b", "--k", "5", "--k", "x"), "--k must be a whole number, got 'x'"),
+        (("items", "revert", "b", "0"), "change must be >= 1, got 0"),
+        (
+            ("refresh", "b", "--events", "e", "--out", "o", "--every", "0s"),
+            "--every must be > 0: seconds, or text with a number and a unit (ms, s, min, h, d, w), "
+            'such as "30min" or "7d", got \'0s\'',
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_told_with_what_was_expected_and_what_came(given, message, capsys):
+    code, said = call(capsys, *given)
+    assert (code, said.startswith(f"error: {message}")) == (2, True), said

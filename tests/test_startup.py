@@ -39,7 +39,7 @@ for command in app.registered_commands:
 expect("No such option", "recommend", "--usr", "1")
 expect("No such command", "recomend")
 expect("Missing argument", "serve")
-expect("Invalid value", "recommend", "bundle", "--k", "ten")
+expect("must be a whole number", "recommend", "bundle", "--k", "ten")
 expect("give one of --user", "recommend", "bundle")
 expect("give --item or", "similar", "bundle")
 expect("give --user or", "explain", "bundle")

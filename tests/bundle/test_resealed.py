@@ -411,7 +411,7 @@ CRAFTED = {
     "a list for a name": (
         "popular",
         said("retriever", ["popular"]),
-        r"retriever: .* got \['popular'\]",
+        r"retriever must be text in quotes, got \['popular'\]",
     ),
     "an unknown option": ("ease", said("settings.options.l3", 1.0), r"settings\.options\.l3"),
     "events that are not there": ("popular", said("data.events", 1), "rows for 1 events"),

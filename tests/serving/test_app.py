@@ -419,6 +419,24 @@ def test_what_stands_behind_a_path_is_read_or_refused(open_app, make_client, bun
         ("GET", "/v1/users", "limit=5&limit=6", "duplicate key 'limit' in the query string"),
         ("POST", "/v1/recommend", "k=5", "POST of this path takes no query string"),
         ("DELETE", "/v1/users/1", "dry=1", "DELETE of this path takes no query string"),
+        ("GET", "/v1/report", "limit=5", "GET of this path takes no query string"),
+        ("GET", "/v1/users", "limit=x", 'limit must be a whole number, got "x"'),
+        ("GET", "/v1/users", "limt=5", "limt is not a field. Did you mean 'limit'?"),
+        ("GET", "/admin/items/changes", "before=0", 'before must be >= 1, got "0"'),
     ):
         answer = client.ask(method, path, query=query)
         assert (answer.code, answer.json["error"]["message"]) == ("invalid_request", said)
+
+
+def test_a_body_that_nothing_reads_is_refused(open_app, make_client, bundle):
+    client = make_client(open_app(bundle, Settings(admin_token=ADMIN)), ADMIN)
+    for method, path in (
+        ("POST", "/admin/reload"),
+        ("DELETE", "/v1/users/1"),
+        ("GET", "/v1/report"),
+    ):
+        for head in ({"content-length": "15"}, {"transfer-encoding": "chunked"}):
+            answer = client.ask(method, path, body=b'{"force": true}', headers=head)
+            assert answer.code == "invalid_request"
+            assert "takes no body" in answer.json["error"]["message"]
+    assert client.ask("POST", "/admin/reload", headers={"content-length": "0"}).status == 200

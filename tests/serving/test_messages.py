@@ -1,6 +1,7 @@
 """What is accepted from the body of a request, and what is refused before it is used."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -8,10 +9,18 @@ from hypothesis import strategies as st
 
 from shortlist.errors import ServingError
 from shortlist.serving.messages import (
+    EventSent,
+    EventsRequest,
     ExplainRequest,
+    HistoryRequest,
+    ItemsRequest,
+    ItemWindow,
     RecommendRequest,
     RequestError,
+    RevertRequest,
+    SimilarRequest,
     TitlesRequest,
+    check,
     check_condition,
     limited,
     read,
@@ -69,7 +78,95 @@ def test_a_request_is_what_was_sent_and_the_defaults():
 def test_what_does_not_fit_is_refused_with_its_place(body, place):
     code, message = complaint(body)
     assert code == "invalid_request"
-    assert message.startswith(f"{place}: ")
+    assert message.startswith(f"{place} ")
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "message"),
+    [
+        (b'{"usrs": [1]}', RecommendRequest, "usrs is not a field. Did you mean 'users'?"),
+        (b'{"users": [1], "k": 0}', RecommendRequest, "k must be >= 1, got 0"),
+        (
+            b'{"users": [1.5]}',
+            RecommendRequest,
+            "users[0] must be a whole number or text in quotes, got 1.5",
+        ),
+        (
+            b'{"users": ["sevench"]}',
+            RecommendRequest,
+            'users[0] must be text of at most 6 characters, got "sevench"',
+        ),
+        (
+            b'{"users": [1, 2, 3, 4]}',
+            RecommendRequest,
+            "users must be a list of at most 3 entries, got a list of 4",
+        ),
+        (
+            b'{"users": [1], "time": [1, {}]}',
+            RecommendRequest,
+            "time[1] must be a number or text in quotes, got {}",
+        ),
+        (b"[1]", RecommendRequest, "the request must be an object, got a list of 1"),
+        (
+            b'{"users": [1], "quota": {"sevench": 1}}',
+            RecommendRequest,
+            'the name "sevench" in quota must be text of at most 6 characters, got "sevench"',
+        ),
+        # The required field is missing because it is misspelt.
+        (
+            b'{"events": [{"usr": 1, "item": 2}]}',
+            EventsRequest,
+            "events[0].usr is not a field. Did you mean 'user'?",
+        ),
+        (
+            b'{"events": [{"user": 1, "kind": "x"}]}',
+            EventsRequest,
+            "events[0].item is required; the fields that came are: kind, user",
+        ),
+        (
+            b'{"available": [{"id": 1, "fro": 3}]}',
+            ItemsRequest,
+            "available[0].fro is not a field. Did you mean 'from'?",
+        ),
+        (b"{}", RevertRequest, "change is required; the fields that came are: none"),
+    ],
+)
+def test_a_faulty_request_is_told_its_field_what_was_expected_and_what_came(body, model, message):
+    assert complaint(body, limited(model, SMALL)) == ("invalid_request", message)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(RecommendRequest, SimilarRequest, ExplainRequest, HistoryRequest, TitlesRequest),
+        *(EventSent, ItemsRequest, ItemWindow, RevertRequest),
+    ],
+)
+def test_no_refusal_is_in_a_validators_own_words(model):
+    model, many, said = limited(model, SMALL), [1, 2, 3, 4, 5, 6], []
+    wrong = [
+        None,
+        True,
+        1.5,
+        -(2**70),
+        "",
+        "x" * 9,
+        [],
+        [None],
+        [[[]]],
+        [many],
+        {},
+        {"x" * 9: [{}]},
+    ]
+    for name, field in model.model_fields.items():
+        for value in (*wrong, many, {str(each): each for each in many}):
+            try:
+                check(model, {field.alias or name: value})
+            except RequestError as error:
+                said.append(error.message)
+    sentence = re.compile(r"\S.* (must be .+, got .+|is required; .+|is not a field\. ?.+)")
+    assert [each for each in said if not sentence.fullmatch(each)] == []
+    assert [each for each in said if re.search("(?i)input|should|valid|instance", each)] == []
 
 
 @pytest.mark.parametrize(
@@ -110,8 +207,12 @@ def test_limits_differ_by_what_a_list_is_for():
     assert len(read(limited(TitlesRequest, SMALL), b'{"items": [1, 2, 3, 4]}').items) == 4
     explain = limited(ExplainRequest, SMALL)
     assert read(explain, b'{"user": 1, "items": [1]}').user == 1
-    assert complaint(b'{"user": 1, "items": [1, 2]}', explain)[1].startswith("items: ")
-    assert complaint(b'{"user": 1, "items": []}', explain)[1].startswith("items: ")
+    assert complaint(b'{"user": 1, "items": [1, 2]}', explain)[1].startswith(
+        "items must be a list of at "
+    )
+    assert complaint(b'{"user": 1, "items": []}', explain)[1].startswith(
+        "items must be a list of at "
+    )
 
 
 def test_a_field_that_nobody_gave_a_limit_fails_at_the_start():

@@ -113,7 +113,10 @@ def test_events_of_a_request_have_their_columns_over_http(client, served):
         ({"context": {"devise": ["tv"]}}, "no feature of events 'devise'"),
         ({"context": {"battery": ["full"]}}, "battery"),
         ({"context": {"device": ["tv", "tv"]}}, "one value a query"),
-        ({"context": {"device": [["tv"]]}}, "context.device[0]: Input should be"),
+        (
+            {"context": {"device": [["tv"]]}},
+            "context.device[0] must be true or false, a number or text in quotes",
+        ),
         ({"event_features": {"dwell": [[3]]}}, "histories"),
         ({"recent": [[4]], "event_features": {"dwell": [[3, 4]]}}, "1 events"),
         ({"recent": [[4]], "event_features": {"kind": [["buy"]]}}, "give it as kinds"),

@@ -34,6 +34,7 @@ from shortlist.index import INDEXES
 from shortlist.plugins import TABLES, OwnPart, missing_parts
 from shortlist.sections.base import Section
 from shortlist.sections.events import MOST
+from shortlist.sections.faults import complaint
 from shortlist.sections.kinds import Known, SplitKind
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -474,7 +475,7 @@ def _checked(kind: type[Section], given: Any, where: str, exact: bool) -> Any:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
-        raise ValueError(f"{at}{place}: {fault['msg']}, got {fault['input']!r:.80}") from None
+        raise ValueError(f"{at}{place} {complaint(fault)}") from None
 
 
 def must_have(kind: type[Section]) -> set[str]:

@@ -2,9 +2,12 @@
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from shortlist import __version__
 from shortlist.cli import (
@@ -52,7 +55,38 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 + SIGINT."""
 
+
+class Commands(TyperGroup):
+    """The group of all commands, which says in our words what value an option cannot have."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        """Read the options before the command. Errors: QueryError."""
+        with _told_plainly():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the options of the command, and run it. Errors: QueryError."""
+        with _told_plainly():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Raise QueryError instead of the parser's error for a value of an option or argument."""
+    try:
+        yield
+    except typer.BadParameter as error:
+        if type(error) is not typer.BadParameter or error.param is None:
+            raise  # such as an option that is missing, which the parser tells plainly
+        from shortlist.sections.faults import explain_option
+
+        name = max(error.param.opts, key=len)
+        read: Any = getattr(error.__cause__, "errors", list)  # newer versions of typer use pydantic
+        raise QueryError(explain_option(name, error.message, read())) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="The recall stage of a recommender: train, evaluate and query candidate retrievers.",
     epilog="Exit codes: 0 success; 1 a bad finding, or a training that failed; 2 the command "
     "cannot be carried out as given; 3 a damaged bundle, or a result that cannot be written; 130 "

@@ -16,7 +16,7 @@ from shortlist.cli.options import (
     WatermarkText,
 )
 from shortlist.cli.screen import out, print_json, problems, progress_bars
-from shortlist.errors import DataError, QueryError, ShortlistError
+from shortlist.errors import QueryError, ShortlistError
 from shortlist.outputs import Output, output_at
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def refresh(
     confidence interval, or if too few users can be compared, nothing is published. Exit code 1:
     refused because it is worse.
     """
-    from shortlist.durations import checked_duration, seconds_of
+    from shortlist.durations import seconds_of
     from shortlist.histories.events import Watermark
     from shortlist.histories.places import place_of
     from shortlist.runs import refreshing
@@ -152,10 +152,7 @@ def refresh(
         raise QueryError(
             "--watermark, --items-watermark and --overwrite are for one refresh: leave --every out"
         )
-    try:
-        seconds = seconds_of(checked_duration(every))
-    except (ValueError, DataError) as error:
-        raise QueryError(f"--every {every!r} {error}") from None
+    seconds = seconds_of(_duration("--every", every) or every)
     outputs.check(
         {"--out": Output(target, "folder"), "--training": output_at(training, "folder")},
         {"--events": place if isinstance(place, Path) else None},
@@ -189,4 +186,4 @@ def _duration(name: str, text: str | None) -> float | str | None:
     try:
         return checked_duration(text)
     except ValueError as error:
-        raise QueryError(f"{name} {text!r} {error}") from None
+        raise QueryError(f"{name} {error}, got {text!r}") from None

@@ -69,17 +69,20 @@ def serve(
         int, typer.Option(min=1, help="Connections that may be open; others get 503.")
     ] = 1_024,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds after which an unanswered request gets 503.")
+        float,
+        typer.Option(min=0, max=1e6, help="Seconds after which an unanswered request gets 503."),
     ] = 10.0,
     notice: Annotated[
         float,
         typer.Option(
             min=0,
+            max=1e6,
             help="Seconds after SIGTERM during which requests are answered and /readyz fails.",
         ),
     ] = 1.0,
     drain: Annotated[
-        float, typer.Option(min=0, help="Seconds that running requests then have to finish.")
+        float,
+        typer.Option(min=0, max=1e6, help="Seconds that running requests then have to finish."),
     ] = 8.0,
     private_copy: Annotated[
         bool,

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from shortlist.errors import DataError, suggest
 from shortlist.sections.base import Section
+from shortlist.sections.faults import complaint
 from shortlist.sections.kinds import EventFeatureKind, Known
 
 MOST = 100
@@ -169,11 +170,11 @@ def _entry(name: Any, kind: Any) -> EventKind:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f".{part}" for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = complaint(first)
         if first["type"] == "extra_forbidden":
             known = EventKind.model_fields
-            message = "there is no such key." + suggest(str(first["loc"][-1]), known)
-        raise DataError(f"data.events.{name}{place}: {message}") from None
+            message = "is not a key." + suggest(str(first["loc"][-1]), known)
+        raise DataError(f"data.events.{name}{place} {message}") from None
 
 
 def ranges(events: Events) -> list[tuple[float, float] | None]:

@@ -28,6 +28,7 @@ from starlette.responses import Response
 from shortlist.histories.items import ItemStore, SQLiteItems
 from shortlist.histories.redis_items import RedisItems
 from shortlist.histories.redis_server import RedisPlace
+from shortlist.sections.faults import explain_request
 from shortlist.serving.access_log import CLIENT_GONE, LoggedRequest, log
 from shortlist.serving.event_log import EventLog, opened
 from shortlist.serving.feedback import Feedback
@@ -241,9 +242,9 @@ class App:
         self._rests = False
         self._worked = 0.0  # CPU seconds of the event loop's thread at the end of its last rest
         self._page = page_files() if page is None else page
-        self._routes: dict[str, dict[str, Route]] = {}
+        self.routes: dict[str, dict[str, Route]] = {}
         for route in ROUTES:
-            self._routes.setdefault(route.path, {})[route.method] = route
+            self.routes.setdefault(route.path, {})[route.method] = route
         self._pooled = {
             route.path.encode(): route.path
             for route in ROUTES
@@ -285,6 +286,7 @@ class App:
             self._check_host(heads)
             self._check_token(heads, route)
             _check_parameters(scope["query_string"], route)
+            _check_without_body(heads, route)
             if route.method == "DELETE" or (route.method == "POST" and route.asks is not None):
                 reply = await self._answer(route, scope["path"], heads, receive)
             elif "page" in route.path or route.path == "/":
@@ -468,11 +470,11 @@ class App:
 
     def _route(self, scope: Scope) -> Route:
         path, method = scope["path"], scope["method"]
-        methods = self._routes.get(path)
+        methods = self.routes.get(path)
         if methods is None and path in self._page:
-            methods = self._routes["/page/{file}"]
+            methods = self.routes["/page/{file}"]
         if path.startswith(_USERS) and len(path) > len(_USERS):
-            methods = self._routes[f"{_USERS}{{user}}"]
+            methods = self.routes[f"{_USERS}{{user}}"]
         elif methods is None or "{" in path:
             raise RequestError("not_found", "the service has no such path")
         route = methods.get(method)
@@ -550,12 +552,14 @@ def _api(app: App) -> FastAPI:
         return _response(_refusal(error))
 
     @api.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: Any) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return _response(
-            _refusal(RequestError("invalid_request", f"{place}: {first['msg']}".lstrip(": ")))
-        )
+    async def invalid(request: Request, error: Any) -> Response:
+        route = app.routes[request.url.path][request.method]
+        assert route.asks is not None
+        faults: list[Any] = [
+            {**one, "loc": one["loc"][1:]} for one in error.errors()
+        ]  # without "query"
+        message = explain_request(faults, app.models[route.asks], dict(request.query_params))
+        return _response(_refusal(RequestError("invalid_request", message)))
 
     @api.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
@@ -661,7 +665,7 @@ def _check_parameters(text: bytes, route: Route) -> None:
     """Refuse a query string that would be ignored. Errors: RequestError."""
     if not text:
         return
-    if route.method != "GET":
+    if route.method != "GET" or (route.asks is None and _has_fields(route)):
         raise RequestError("invalid_request", f"{route.method} of this path takes no query string")
     if route.asks is not None:
         names = Counter(
@@ -672,6 +676,23 @@ def _check_parameters(text: bytes, route: Route) -> None:
                 raise RequestError(
                     "invalid_request", f"duplicate key {name[:100]!r} in the query string"
                 )
+
+
+def _check_without_body(heads: Mapping[bytes, bytes], route: Route) -> None:
+    """Refuse a body that would be ignored. Errors: RequestError."""
+    takes_body = route.method == "POST" and route.asks is not None
+    has_body = heads.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in heads
+    if has_body and not takes_body and _has_fields(route):
+        raise RequestError(
+            "invalid_request",
+            f"{route.method} of this path takes no body, so its fields would do nothing: leave it "
+            "out",
+        )
+
+
+def _has_fields(route: Route) -> bool:
+    """Whether a client may mean something by fields: not for probes, pages and files."""
+    return route.answers is not None and route.token != "none"
 
 
 def _without_port(host: bytes) -> str:

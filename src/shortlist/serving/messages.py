@@ -12,17 +12,14 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import ErrorDetails
 
 from shortlist.errors import ServingError
+from shortlist.sections.faults import explain_request
 from shortlist.serving.request_ids import LENGTH
 from shortlist.serving.settings import Limits
 
 MESSAGE_LENGTH = 300
 """Maximum length of an error message in characters, as it may quote the request."""
-
-TYPES = {"int", "str", "bool", "float", "none"}
-"""Parts of a pydantic error location that name a member of a union, not a place in the JSON."""
 
 LATEST = 4_102_444_800
 """The year 2100 in seconds since 1970: later times are refused, as in an event log."""
@@ -438,7 +435,8 @@ def check(model: type[Asked], value: object) -> Asked:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestError("invalid_request", _complaint(error)) from None
+        errors = error.errors(include_url=False)
+        raise RequestError("invalid_request", explain_request(errors, model, value)) from None
 
 
 def check_condition(where: dict[str, Any], limits: Limits) -> None:
@@ -479,25 +477,6 @@ def _keys(value: object) -> int:
         elif isinstance(part, list):
             left += [inner for inner in part if isinstance(inner, dict | list)]
     return found
-
-
-def _complaint(error: ValidationError) -> str:
-    """The first fault and its place, such as "users[3]: Input should be a valid string"."""
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
-    place = _place(errors[0])
-    said = [fault["msg"] for fault in errors if _place(fault) == place]
-    message = " or ".join(dict.fromkeys(said))
-    return f"{place}: {message}" if place else message
-
-
-def _place(fault: ErrorDetails) -> str:
-    place = ""
-    for part in fault["loc"]:
-        if isinstance(part, int):
-            place += f"[{part}]"
-        elif "constrained" not in part and part not in TYPES:
-            place += f".{part}" if place else part
-    return place
 
 
 def _short(message: str) -> str:
