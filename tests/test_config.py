@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shortlist.bundle.bundle import load
 from shortlist.config import (
     Model,
     Recipe,
@@ -21,12 +22,17 @@ from shortlist.config import (
     template,
 )
 from shortlist.config.recipe import SECTIONS
-from shortlist.errors import DataError, ModelError, RecipeError
+from shortlist.data.files import files_of
+from shortlist.errors import DataError, ModelError, RecipeError, ShortlistError
+from shortlist.histories.file import opened_to_read
+from shortlist.histories.places import items_at
 from shortlist.jobs.local import Local
 from shortlist.jobs.steps import Job
 from shortlist.losses import LOSSES
 from shortlist.runs.pipeline import load_dataset
+from shortlist.runs.refreshing import newest
 from shortlist.sampling import HARD, SAMPLERS
+from shortlist.serving.refused import check_path
 from shortlist.similarity import SIMILARITIES
 
 SMALLEST = {"data": {"interactions": "log.csv"}}
@@ -457,6 +463,25 @@ def test_a_missing_file_is_said_to_have_been_looked_for_where_the_variable_point
         Job(load_recipe(path), tmp_path / "work", Local(tmp_path / "work")).prepare()
     (tmp_path / "sets").rename(tmp_path / "elsewhere")
     assert len(load_dataset(load_recipe(path)).log) == 1
+    misspelt = write('[data]\ninteractions = "mine/lgo-1.csv"\n')
+    with pytest.raises(DataError, match=r"elsewhere\. Did you mean 'log-1\.csv'\? Unset"):
+        load_dataset(load_recipe(misspelt))
+
+
+def test_a_missing_path_is_told_with_the_nearest_name_whatever_it_is_the_path_of(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/bundle-1").mkdir()
+    (tmp_path / "models/log.csv").touch()
+    wrong, near = tmp_path / "models/bundel-1", "Did you mean 'bundle-1'"
+    for folder in (load, check_path, newest):
+        with pytest.raises(ShortlistError, match=near):
+            folder(wrong)
+    wrong, near = tmp_path / "models/lgo.csv", "Did you mean 'log.csv'"
+    for file in (load_recipe, files_of, opened_to_read, items_at):
+        with pytest.raises(ShortlistError, match=near):
+            file(wrong)
+        with pytest.raises(ShortlistError, match="Did you mean 'models'"):
+            file(tmp_path / "modles/log.csv")
 
 
 def test_the_variable_itself_starts_at_the_current_folder(write, monkeypatch):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -133,6 +134,24 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(name, names, n=1)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(names)}."
+
+
+def suggest_path(path: Path, *, folder: bool = False) -> str:
+    """Return the end of an error message about a missing path: the nearest name, or ''.
+
+    The name is compared with those beside it; if a folder of the path is missing, that folder's
+    name is.
+
+    folder: the path should be a folder, not a file.
+    """
+    while path.parent != path and not path.parent.exists():
+        path, folder = path.parent, True
+    try:
+        names = [each.name for each in path.parent.iterdir() if each.is_dir() == folder]
+    except OSError:
+        return ""
+    near = get_close_matches(path.name, names, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def suggest_part(name: str, known: Iterable[str]) -> str:

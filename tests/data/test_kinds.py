@@ -176,7 +176,7 @@ REFUSED = {
     " .data.events.view., with drop = true": {"events": {"buy": {"target": True}}},
     "no kind of data.events is a target": {"events": {"view": {}}},
     "give both": {"events": {}},
-    "data.events.buy.targt: there is no such key. Did you mean 'target'": {
+    "data.events.buy.targt is not a key. Did you mean 'target'": {
         "events": {"buy": {"targt": True}}
     },
     "drop = true ignores the rows of this kind": {

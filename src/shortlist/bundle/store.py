@@ -27,7 +27,7 @@ from torch import Tensor
 from shortlist import outputs
 from shortlist.bundle.exchange import exchange
 from shortlist.bundle.formats import JSON, dump_json, load_frame, load_json, map_tensors
-from shortlist.errors import BundleError
+from shortlist.errors import BundleError, suggest_path
 from shortlist.outputs import BUNDLE_MARKS, Output
 from shortlist.systems import check_system
 
@@ -197,6 +197,7 @@ def verify(directory: Path) -> Manifest:
         raise BundleError(
             f"there is no bundle at {directory}: {why}. Give the folder that `shortlist train` "
             "wrote, its --out."
+            + ("" if directory.exists() else suggest_path(directory, folder=True))
         )
     if not os.path.lexists(directory / MANIFEST) and (held := _bundles_in(directory)):
         raise BundleError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shortlist.config.recipe import Recipe, checked, expand
-from shortlist.errors import RecipeError
+from shortlist.errors import RecipeError, suggest_path
 
 DATA_VARIABLE = "SHORTLIST_DATA"
 """The environment variable that overrides `data.root`."""
@@ -48,6 +48,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RecipeError(
             f"there is no recipe at {path}: check the path, or write one with `shortlist init`."
+            + suggest_path(path)
         ) from error
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read the recipe {str(path)!r}: {error}.") from error

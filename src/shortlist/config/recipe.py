@@ -19,7 +19,7 @@ from shortlist.config.parts import CHOICES, kept, named
 from shortlist.config.split import Split
 from shortlist.config.training import TRAINING_PARTS, Training
 from shortlist.config.tune import Tune
-from shortlist.errors import DataError, ModelError, RecipeError, suggest, suggest_part
+from shortlist.errors import DataError, ModelError, RecipeError, suggest, suggest_part, suggest_path
 from shortlist.sections.base import Section, Text
 from shortlist.sections.events import checked_events
 from shortlist.sections.faults import explain
@@ -103,10 +103,10 @@ class Recipe(Section):
                 continue
             if _names_file(self._base / expand(path)):
                 continue
-            beside = self._instead_of / expand(path)
-            found = f" It is at {beside}." if _names_file(beside) else ""
+            sought, beside = self._base / expand(path), self._instead_of / expand(path)
+            found = f" It is at {beside}." if _names_file(beside) else suggest_path(sought)
             raise DataError(
-                f"{self._base / expand(path)}: there is no such file. {path!r} was looked for in "
+                f"{sought}: there is no such file. {path!r} was looked for in "
                 f"SHORTLIST_DATA={self._base}.{found} Unset SHORTLIST_DATA, or write an absolute "
                 "path."
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from shortlist.data.json_lines import SUFFIXES
 from shortlist.data.text import is_text_file, suffix_of
-from shortlist.errors import DataError, suggest
+from shortlist.errors import DataError, suggest_path
 
 KINDS = ".csv, .tsv, .txt, .dat, .jsonl, .parquet, .inter, .user or .item"
 _URL = re.compile(r"(?:^|/)([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
@@ -80,12 +80,7 @@ def files_of(source: Any) -> list[Path]:
             f"{path}: expected a regular file ({KINDS}), and this is a pipe or a device: "
             "write it to a file first."
         )
-    near = ""
-    if path.parent.is_dir():
-        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-        hint = suggest(path.name, names)
-        near = hint if hint.startswith(" Did") else ""
-    raise DataError(f"{path}: there is no such file.{near}")
+    raise DataError(f"{path}: there is no such file.{suggest_path(path)}")
 
 
 def are_text(source: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from shortlist.errors import EventStoreError
+from shortlist.errors import EventStoreError, suggest_path
 from shortlist.histories.damage import check_version, checked
 from shortlist.histories.events import DAY, Synchronous
 from shortlist.histories.tables import MAGIC, VERSION, VERSIONS
@@ -112,7 +112,7 @@ def connected(
 def opened_to_read(path: Path) -> sqlite3.Connection:
     """Open an existing store for reading. Errors: EventStoreError if there is none."""
     if not path.is_file():
-        raise EventStoreError(f"{path}: there is no store of events")
+        raise EventStoreError(f"{path}: there is no store of events.{suggest_path(path)}")
     file = sqlite3.connect(path, isolation_level=None)
     file.execute("PRAGMA query_only = 1")
     return file

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shortlist.errors import QueryError
+from shortlist.errors import QueryError, suggest_path
 from shortlist.histories.events import EventReader, EventStore, Keeping
 from shortlist.histories.items import ItemStore, SQLiteItems
 from shortlist.histories.redis_events import RedisEvents, RedisReader
@@ -58,7 +58,7 @@ def items_at(place: StorePlace) -> ItemStore:
     if isinstance(place, RedisPlace):
         return RedisItems(place, makes=False)
     if not place.is_file():
-        raise QueryError(f"{place}: there is no such file")
+        raise QueryError(f"{place}: there is no such file.{suggest_path(place)}")
     return SQLiteItems(place)
 
 

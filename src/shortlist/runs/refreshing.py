@@ -25,7 +25,14 @@ from shortlist.data.log_features import Side
 from shortlist.data.readers import is_text, read_entities
 from shortlist.data.renewal import Renewed, renewed, with_table, without_users
 from shortlist.data.updates import Update, no_events, read_events, with_events
-from shortlist.errors import CheckpointError, DataError, ModelError, QueryError, ShortlistError
+from shortlist.errors import (
+    CheckpointError,
+    DataError,
+    ModelError,
+    QueryError,
+    ShortlistError,
+    suggest_path,
+)
 from shortlist.evaluation.evaluate import evaluate
 from shortlist.histories.events import Watermark
 from shortlist.histories.learning import Unlearned, unlearned
@@ -544,7 +551,8 @@ def newest(place: Path) -> Path:
     try:
         names = [path.name for path in place.iterdir() if is_bundle(path) and _is_own(path.name)]
     except OSError as error:
-        raise QueryError(f"{place} is neither a bundle nor a folder of bundles") from error
+        near = suggest_path(place, folder=True)
+        raise QueryError(f"{place} is neither a bundle nor a folder of bundles.{near}") from error
     if not names:
         raise QueryError(f"{place}: there is no bundle in this folder yet: publish one into it")
     return place / max(names, key=natural)

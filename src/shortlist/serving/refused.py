@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shortlist.errors import BundleError
+from shortlist.errors import BundleError, suggest_path
 
 
 @dataclass(frozen=True)
@@ -33,5 +33,6 @@ def check_path(path: Path) -> None:
     """Refuse a missing path. Errors: BundleError."""
     if not path.is_dir():
         raise BundleError(
-            f"there is nothing to serve at {path}: expected a bundle, or a directory of bundles"
+            f"there is nothing to serve at {path}: expected a bundle, or a directory of bundles."
+            + suggest_path(path, folder=True)
         )
