@@ -21,9 +21,10 @@ from shortlist.asking.queries import Queries
 from shortlist.asking.rows import RowQueries
 from shortlist.blending.blend import Blend
 from shortlist.channels.table import CHANNELS
-from shortlist.data.dataset import Dataset, Split, TrainingData
+from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import Schema
 from shortlist.data.synthetic import planted_world
+from shortlist.data.training_data import TrainingData
 from shortlist.index.base import Hits
 
 COUNT, DEPTH, QUERIES = 5, 500, 2000

@@ -25,7 +25,7 @@ import polars as pl
 from scipy.sparse import csr_array, diags_array
 
 from shortlist import Dataset, Feature, Popular, Queries, Schema, Split, TwoTower
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 
 SEEDS, K = 3, 100
 TOWERS: dict[str, Any] = {

@@ -25,8 +25,9 @@ import polars as pl
 import torch
 
 from shortlist.channels.learned.two_tower import TwoTower
-from shortlist.data.dataset import Dataset, TrainingData
+from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
+from shortlist.data.training_data import TrainingData
 
 OUT = Path(__file__).parent / "results" / "on_gpu.jsonl"
 APART, CHECKED, WARM = 1e-4, 5, 5

@@ -21,7 +21,7 @@ from shortlist.asking.queries import Queries, as_queries, check_k
 from shortlist.asking.quotas import Quota
 from shortlist.asking.rows import BLOCK, RowQueries, row_blocks
 from shortlist.asking.unfitted import FittedFirst
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits

@@ -15,7 +15,8 @@ from torch import Tensor
 from shortlist.asking.candidates import Answer, Candidates
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import RowQueries
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import Split
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.data.vocabulary import Ids
 from shortlist.index.base import Hits
 from shortlist.training.lesson import Lesson

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from shortlist.asking.described import encoded_values
 from shortlist.asking.queries import Queries
-from shortlist.data.dataset import TrainingData
 from shortlist.data.event_columns import EventFeatures
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import QueryError, suggest
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from shortlist.data.columns import checked_feature
-from shortlist.data.dataset import TrainingData
 from shortlist.data.features import Encoder, Features, MultiValuedEncoder, refuse_far
 from shortlist.data.ragged import Ragged, taken, windows
 from shortlist.data.schema import Feature
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import DataError, QueryError, suggest
 
 _NUMBERS: dict[str, Any] = {"numeric": pl.Float64, "vector": pl.List(pl.Float64)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from shortlist.asking.answering import Answering
 from shortlist.asking.queries import Queries, as_queries, lists_of_items
 from shortlist.asking.rows import RowQueries, row_blocks
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Ids
 
 REASONS = {

@@ -17,8 +17,8 @@ from torch import Tensor
 from shortlist.asking.candidates import Answer, Origin
 from shortlist.asking.rows import RowQueries
 from shortlist.compiled import compiled
-from shortlist.data.dataset import TrainingData
 from shortlist.data.predicates import value_codes
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import QueryError
 from shortlist.index.base import Hits
 

@@ -15,12 +15,12 @@ from shortlist.asking.context import context_of, encoded_event_features, is_give
 from shortlist.asking.described import Described, described
 from shortlist.asking.queries import Queries
 from shortlist.data.batches import histories
-from shortlist.data.dataset import TrainingData
 from shortlist.data.histories import Events
 from shortlist.data.kinds import Kinds
 from shortlist.data.moments import is_known, parsed_times
 from shortlist.data.predicates import allowed_rows, as_predicate
 from shortlist.data.ragged import Ragged, joined, keep, taken
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import flat_ids
 from shortlist.errors import QueryError
 

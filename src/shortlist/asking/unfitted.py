@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from shortlist.data.dataset import Dataset, Split, TrainingData
+from shortlist.data.dataset import Dataset, Split
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import DataError, NotFittedError
 
 

@@ -30,7 +30,8 @@ from shortlist.channels.learned.base import Learner
 from shortlist.channels.options import checked_options, on_cpu
 from shortlist.channels.table import CHANNELS
 from shortlist.config.blend import Blend as BlendOptions
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import Split
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.data.vocabulary import Ids, Vocabulary
 from shortlist.errors import ModelError, QueryError, nameless
 from shortlist.index.base import Hits

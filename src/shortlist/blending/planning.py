@@ -17,8 +17,8 @@ from shortlist.asking.capabilities import Channel
 from shortlist.asking.clock import held_out_times
 from shortlist.asking.queries import Queries, checked_count
 from shortlist.blending.merging import fill_slots, slot_order
-from shortlist.data.dataset import FIT_BEFORE
 from shortlist.data.interactions import BEFORE, Cut
+from shortlist.data.training_data import FIT_BEFORE
 from shortlist.errors import ModelError, QueryError
 from shortlist.linear.from_scipy import isotonic_regression
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from shortlist.asking.rows import RowQueries
 from shortlist.config.blend import Segment
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError, suggest
 
 

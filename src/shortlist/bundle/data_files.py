@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from shortlist.bundle.formats import JSON, dump_frame, dump_json
 from shortlist.bundle.parquet import unpacked
 from shortlist.bundle.store import Manifest
-from shortlist.data.dataset import TrainingData
 from shortlist.data.event_columns import EventEncoder, EventFeatures
 from shortlist.data.features import ENCODERS, CategoricalEncoder, Encoder, FeatureTable, encode
 from shortlist.data.histories import Histories
@@ -22,6 +21,7 @@ from shortlist.data.kinds import Kinds
 from shortlist.data.ragged import Ragged
 from shortlist.data.text import TextFormat
 from shortlist.data.text_features import TextEncoder
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError
 

@@ -27,7 +27,7 @@ from shortlist.config.blend import Blend as BlendSection
 from shortlist.config.model import Model
 from shortlist.config.parts import CHOICES, added_keys
 from shortlist.config.training import Training
-from shortlist.data.dataset import Fit
+from shortlist.data.training_data import Fit
 from shortlist.durations import TimeUnit
 from shortlist.errors import BundleError, suggest_part
 from shortlist.index import INDEXES

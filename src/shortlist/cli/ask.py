@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shortlist.asking.queries import Queries
     from shortlist.bundle.bundle import Bundle
     from shortlist.cli.show import Side
-    from shortlist.data.dataset import TrainingData
+    from shortlist.data.training_data import TrainingData
     from shortlist.data.vocabulary import Vocabulary
 
 TimeOfRequest = Annotated[

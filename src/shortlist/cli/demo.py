@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shortlist.config import Recipe
-from shortlist.data.dataset import Dataset, TrainingData
+from shortlist.data.dataset import Dataset
 from shortlist.data.obtaining import movielens_100k
 from shortlist.data.synthetic import planted_world
+from shortlist.data.training_data import TrainingData
 from shortlist.outputs import BUNDLE_MARKS
 from shortlist.runs.pipeline import Trained, schema_of, split_of, train
 from shortlist.training.progress import Progress

@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -13,39 +12,23 @@ from numpy.typing import NDArray
 from shortlist.data import splits
 from shortlist.data.event_columns import EventFeatures, Values, taken_from
 from shortlist.data.features import FeatureTable
-from shortlist.data.histories import Histories, LoggedHistories
-from shortlist.data.id_columns import align_ids
-from shortlist.data.impressions import Shown, Shows, read_shown
-from shortlist.data.interactions import BEFORE, Cut, Interactions, Role
+from shortlist.data.id_columns import align_ids, few_shared
+from shortlist.data.impressions import Shown, every_shown
+from shortlist.data.interactions import BEFORE, Interactions, Role
 from shortlist.data.kinds import Kinds
-from shortlist.data.log_features import (
-    ROW,
-    VERSION,
-    Described,
-    Side,
-    Versions,
-    ages_of,
-    described_sides,
-    following,
-)
-from shortlist.data.ordering import Tie, ordered
-from shortlist.data.ragged import Ragged
+from shortlist.data.log_features import Described, Side, described_of, described_sides
+from shortlist.data.ordering import ordered, pair_hash, tie_rule
 from shortlist.data.readers import is_text, read_entities, read_log, refuse_idle_text
-from shortlist.data.remembered import Remembered
 from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
-from shortlist.data.text import TextFormat
-from shortlist.data.times import is_of_clock, time_key
-from shortlist.data.vocabulary import Vocabulary, hash_ids, mix, places_of
-from shortlist.durations import TimeUnit
-from shortlist.errors import DataError, ModelError, SplitError
+from shortlist.data.times import time_key
+from shortlist.data.training_data import FIT_BEFORE, Fit, TrainingData
+from shortlist.data.vocabulary import Vocabulary, hash_ids, places_of
+from shortlist.errors import ModelError, SplitError
 from shortlist.sections.kinds import ColdItems
 from shortlist.showing import Facts, Showing
 
 logger = logging.getLogger("shortlist.data")
-
-Fit = Literal["train", "train+validation", "all"]
-FIT_BEFORE: dict[Fit, Cut] = {"train": "validation", "train+validation": "test", "all": "end"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,13 +159,13 @@ class Dataset(Showing):
         keys = None if by_file else pair_hash(user_ids, item_ids, user, item)
         time, kind = _numpy(frame, "time"), _numpy(frame, "kind")
         kinds = Kinds.of(schema.events) if kind is not None else None
-        order = ordered(user, time, None if keys is None else _tie_rule(keys, kind, kinds))
+        order = ordered(user, time, None if keys is None else tie_rule(keys, kind, kinds))
         met_log = met_values = by_user = None
         met_keys = np.zeros(0, dtype=np.uint64)
         if met is not None:
             met_time = _numpy(met, "time")
             met_keys = pair_hash(user_ids, item_ids, met_user, met_item)
-            by_user = ordered(met_user, met_time, _tie_rule(met_keys))
+            by_user = ordered(met_user, met_time, tie_rule(met_keys))
             met_log = Interactions(
                 user=met_user[by_user],
                 item=met_item[by_user],
@@ -483,7 +466,7 @@ class Split(Showing):
     kind: str
     notes: tuple[str, ...] = ()
     met: Interactions | None = None
-    _latest: dict[Fit, "TrainingData"] = field(default_factory=dict, compare=False, repr=False)
+    _latest: dict[Fit, TrainingData] = field(default_factory=dict, compare=False, repr=False)
 
     def facts(self) -> Facts:
         """Return the kind of the split, and the number of events in each part."""
@@ -493,7 +476,7 @@ class Split(Showing):
             role.name.lower(): int((self.log.role == role).sum()) for role in roles
         }
 
-    def training_data(self, fit: Fit = "train") -> "TrainingData":
+    def training_data(self, fit: Fit = "train") -> TrainingData:
         """Build vocabularies and feature statistics from the rows that `fit` names, and no others.
 
         fit: "train", "train+validation" or "all". Repeated calls return the same object, so that
@@ -506,7 +489,7 @@ class Split(Showing):
             self._latest[fit] = self._training_data(fit)
         return self._latest[fit]
 
-    def _training_data(self, fit: Fit) -> "TrainingData":
+    def _training_data(self, fit: Fit) -> TrainingData:
         data, cut = self.dataset, FIT_BEFORE[fit]
         fitted = self.log.before(cut)
         users, user_rows = _vocabulary(data.user_ids, fitted.user, "user")
@@ -563,238 +546,48 @@ class Split(Showing):
         )
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """The log in rows of its vocabularies, with statistics of the rows they were fitted on.
-
-    The log also holds later events with their roles, so that one object can answer what was known
-    before each cut.
-
-    users, items: the vocabularies, id <-> row.
-    log: the events that are read; `log.targets` are the positives among them.
-    fit: which rows the vocabularies and statistics were fitted on.
-    ordered: whether the log has an order; without one a history is a set.
-    user_features, item_features: encoded features by row.
-    user_frame, item_frame: raw columns by id; None where a side has none.
-    title: column of `item_frame` that is shown to people.
-    kind: the kind of split.
-    notes: remarks about the split and the data, for reports.
-    time_unit: unit of one step of `log.time`.
-    text: the format of the log; None if it is not a text file.
-    logged: hard negatives by the name of their log: the item rows of each user row. A bundle does
-        not keep them.
-    shows: how often each item was shown and clicked before the cut; None without impressions.
-    removed: item rows that must not be recommended.
-    remembered: cache of the answers of `data.predicates`.
-    met: events that are not read but count as seen, in rows: their items are left out of their
-        users' answers, and nothing learns from them. None where the schema has no such events.
-    follows: warnings about features that belong to the other side; a bundle does not keep them.
-    counts: for data saved without their log: the number of training positives of each trained item
-        row, [items.trained + 1]. The log is then empty.
-    store: answers questions for histories instead of the log; a bundle does not keep it.
-    event_features: the encoders of the columns of `log`.
-    """
-
-    users: Vocabulary
-    items: Vocabulary
-    log: Interactions
-    fit: Fit
-    ordered: bool
-    user_features: FeatureTable
-    item_features: FeatureTable
-    user_frame: pl.DataFrame | None
-    item_frame: pl.DataFrame | None
-    title: str | None
-    kind: str
-    notes: tuple[str, ...] = ()
-    time_unit: TimeUnit | None = None
-    text: TextFormat | None = None
-    logged: Mapping[str, Ragged] = field(default_factory=dict)
-    shows: Shows | None = None
-    removed: frozenset[int] = frozenset()
-    remembered: Remembered = field(default_factory=Remembered, compare=False, repr=False)
-    met: Interactions | None = None
-    follows: tuple[str, ...] = ()
-    counts: NDArray[np.int64] | None = None
-    store: Histories | None = field(default=None, compare=False, repr=False)
-    event_features: EventFeatures = field(default_factory=EventFeatures)
-
-    @cached_property
-    def histories(self) -> Histories:
-        """The store of user histories: `store` if one is given, else the log."""
-        return LoggedHistories(self.log) if self.store is None else self.store
-
-    @property
-    def knows_users(self) -> bool:
-        """Whether the histories of users are available, from the log or from a store."""
-        return self.counts is None or self.store is not None
-
-    def without_log(self) -> "TrainingData":
-        """Return the data without their events; ids, features and counts of items stay."""
-        users = len(self.users) + 1
-        no_events = self.log.keep(np.zeros(len(self.log), dtype=np.bool_))
-        return replace(self, log=replace(no_events, users=users), met=None, counts=self.item_counts)
-
-    def require_log(self, what: str) -> None:
-        """Refuse an action that needs the events of data saved without them.
-
-        what: the action, as the start of the error's sentence.
-        """
-        if self.counts is not None:
-            raise ModelError(
-                f"{what} needs the log, and this bundle was saved without it: train again, and "
-                "keep the log"
-            )
-
-    @cached_property
-    def newest_time(self) -> int | float:
-        """The time of the newest event of the log; 0 without times."""
-        newest: int | float = 0 if self.log.time is None else self.log.time.max(initial=0).item()
-        return newest
-
-    @cached_property
-    def first_held_out(self) -> dict[Cut, NDArray[np.int64]]:
-        """The log position of the first target of each user row at each cut, [users + 1]; or -1.
-
-        A question "before" the cut is about this event.
-        """
-        found: dict[Cut, NDArray[np.int64]] = {}
-        for cut in ("validation", "test"):
-            first = np.full(self.log.users, -1, dtype=np.int64)
-            if self.log.role is not None:
-                held_out = self.log.role == BEFORE[cut]
-                if self.log.target is not None:
-                    held_out = held_out & self.log.target
-                places = np.flatnonzero(held_out)[::-1]
-                first[self.log.user[places]] = places  # the earliest is written last and stays
-            found[cut] = first
-        return found
-
-    @cached_property
-    def of_clock(self) -> bool:
-        """Whether the times of the log have the magnitude of clock times."""
-        return self.log.time is not None and is_of_clock(self.log.time, self.time_unit)
-
-    @cached_property
-    def training_log(self) -> Interactions:
-        """The events that statistics and models may use."""
-        return self.log.before(FIT_BEFORE[self.fit])
-
-    @cached_property
-    def training_targets(self) -> Interactions:
-        """The positives among the training events; the same object where all are positives."""
-        return self.training_log.targets
-
-    @cached_property
-    def item_counts(self) -> NDArray[np.int64]:
-        """The number of training positives of each trained item row, [items.trained + 1]."""
-        if self.counts is not None:
-            return self.counts
-        return self.training_targets.item_counts(self.items.trained)
-
-    def candidates(self, *, with_features: bool) -> NDArray[np.int64]:
-        """Return the item rows that can be recommended, ascending, without those in `removed`.
-
-        These are the trained items that were a positive. A model that reads item features can also
-        recommend items of the catalogue without any event (`with_features`). The array is cached
-        and shared by all requests: do not change it.
-        """
-        return self._placed_by_features if with_features else self._trained_candidates
-
-    @cached_property
-    def _targeted(self) -> NDArray[np.int64]:
-        """The trained item rows that were a positive at least once."""
-        if self.log.kinds is None or all(self.log.kinds.targets):
-            return np.arange(1, self.items.trained + 1)
-        return np.flatnonzero(self.item_counts)
-
-    @cached_property
-    def _trained_candidates(self) -> NDArray[np.int64]:
-        return self._without_removed(self._targeted)
-
-    @cached_property
-    def _placed_by_features(self) -> NDArray[np.int64]:
-        if self.item_frame is None or not self.item_features.columns:
-            return self._trained_candidates
-        rows = np.union1d(self._targeted, self.items.rows(self.item_frame["id"]))
-        return self._without_removed(rows)
-
-    def _without_removed(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        if self.removed:
-            rows = np.setdiff1d(rows, np.fromiter(self.removed, dtype=np.int64))
-        return rows
-
-    def targets(self, cut: Cut) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return what is to be predicted at a cut: user rows [U], and their items as lists.
-
-        users: each user with a held-out target, ascending.
-        items, offsets [U + 1]: the distinct items of user i are items[offsets[i]:offsets[i + 1]].
-        """
-        self.require_log("measuring")
-        held_out = self.log.at(cut)
-        width = len(self.items) + 1
-        pairs = np.unique(held_out.user.astype(np.int64) * width + held_out.item)
-        users, counts = np.unique(pairs // width, return_counts=True)
-        return users, pairs % width, np.concatenate([[0], np.cumsum(counts)])
-
-    def times_of_targets(self, cut: Cut) -> NDArray[Any] | None:
-        """Return the time of the first held-out target of each user that `targets` gives, [U].
-
-        The unit is that of the log; None for a log without times.
-        """
-        held_out = self.log.at(cut)
-        if held_out.time is None:
-            return None
-        users, place = np.unique(held_out.user, return_inverse=True)
-        first = np.full(len(users), held_out.time.max(initial=0), dtype=held_out.time.dtype)
-        np.minimum.at(first, place, held_out.time)
-        return first
-
-    def titles(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return the title of each item row, or its id where it has none."""
-        ids = self.items.external(rows)
-        if self.title is None or self.item_frame is None:
-            return [str(i) for i in ids]
-        named = self.item_frame.select("id", pl.col(self.title).cast(pl.String).alias("title"))
-        found = pl.DataFrame({"id": ids}).join(named, on="id", how="left", maintain_order="left")
-        return [t if t is not None else str(i) for i, t in found.iter_rows()]
-
-
-def few_shared(side: str, in_log: pl.Series, table: pl.DataFrame | None) -> str | None:
-    """Return a warning if fewer than half of the log's ids of a side are in its table, else None.
-
-    in_log: the distinct ids of the log.
-    >>> few_shared("item", pl.Series(["1.0", "2.0"]), pl.DataFrame({"id": ["1", "2"]}))
-    "0 of 2 items of the log are in the items table (the log has '1.0', the table '1')"
-    """
-    if table is None or not len(in_log):
-        return None
-    known = in_log.is_in(table["id"].implode())
-    if 2 * known.sum() >= len(in_log):
-        return None
-    others = table["id"].filter(~table["id"].is_in(in_log.implode()))
-    theirs = f"the table {others[0]!r}" if len(others) else "which the table lacks"
-    return (
-        f"{known.sum():,} of {len(in_log):,} {side}s of the log are in the {side}s table (the log "
-        f"has {in_log.filter(~known)[0]!r}, {theirs})"
-    )
-
-
-def pair_hash(
-    user_ids: pl.Series,
-    item_ids: pl.Series,
-    user: NDArray[np.int32],
-    item: NDArray[np.int32],
-    seed: int = 0,
-) -> NDArray[np.uint64]:
-    """Return a seeded hash of (user id, item id) for each event, [n], to order equal times."""
-    with np.errstate(over="ignore"):
-        return mix(hash_ids(user_ids)[user] * np.uint64(3) + hash_ids(item_ids, 1)[item], seed)
-
-
 def split_keys(data: Dataset, log: Interactions, seed: int) -> NDArray[np.uint64]:
     """Return the hashes by which a split draws events of `data.log` or `data.met`, [n]."""
     return pair_hash(data.user_ids, data.item_ids, log.user, log.item, seed + 1)
+
+
+def _in_order(frame: pl.DataFrame, order: NDArray[np.uint32], data: Dataset) -> pl.DataFrame:
+    """Return the events as they were read, in the order of `data.log`, which has most columns."""
+    log = data.log
+    columns = {
+        "user": data.user_ids.gather(log.user),
+        "item": data.item_ids.gather(log.item),
+    } | ({} if log.time is None else {"time": pl.Series(log.time)})
+    kept = pl.DataFrame(columns)
+    rest = frame.select(pl.exclude(kept.columns))
+    return (kept.hstack(rest[order]) if rest.width else kept).select(frame.columns)
+
+
+def _refuse(kind: str, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise SplitError(f"split.{name} does nothing for kind '{kind}'; remove it")
+
+
+def _vocabulary(
+    ids: pl.Series, fitted: NDArray[np.int32], name: str
+) -> tuple[Vocabulary, NDArray[np.int32]]:
+    """Return the vocabulary, with the ids of the fitted rows first, and the row of each code."""
+    seen = np.bincount(fitted, minlength=len(ids)) > 0
+    order = np.concatenate([np.flatnonzero(seen), np.flatnonzero(~seen)])
+    rows = np.empty(len(ids), dtype=np.int32)
+    rows[order] = np.arange(1, len(ids) + 1, dtype=np.int32)
+    return Vocabulary(ids.gather(order), int(seen.sum()), name), rows
+
+
+def _by_user_row(
+    log: Interactions, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32], users: int
+) -> Interactions:
+    """Translate codes to rows, and sort users by row again if their order changed."""
+    renamed = replace(log, user=user_rows[log.user], item=item_rows[log.item], users=users + 1)
+    if bool((np.diff(user_rows) > 0).all()):
+        return renamed
+    return renamed.at_places(np.argsort(renamed.user, kind="stable"))
 
 
 def _aligned(
@@ -828,79 +621,6 @@ def _aligned(
     return log.with_columns(in_log.alias(side)), table.with_columns(in_table.alias("id"))
 
 
-def described_of(
-    events: pl.DataFrame,
-    met: pl.DataFrame | None,
-    every: Mapping[Side, Versions],
-    order: NDArray[Any],
-    met_order: NDArray[Any] | None,
-    keys: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None,
-) -> dict[Side, Described]:
-    """Return what the log says about the sides without a table, in the order of its sorted events.
-
-    events, met: the rows of the log, with the columns `log_features.BESIDE`.
-    every: the versions of each side.
-    order, met_order: the sort orders of the events and of `met`.
-    keys: the tie-breaking hashes of both, in the order of their rows.
-    """
-    ages = None
-    if any(versions.contradictions for versions in every.values()):
-        both = events if met is None else pl.concat([events, met], how="diagonal")
-        tie = None if keys is None else np.concatenate(keys)
-        age = ages_of(_numpy(both, "time"), tie, both[ROW].to_numpy())
-        ages = (
-            age[: len(events)][order],
-            age[len(events) :] if met_order is None else age[len(events) :][met_order],
-        )
-    return {
-        side: Described(
-            table=versions.table,
-            log=events[VERSION[side]].to_numpy()[order],
-            met=None if met is None else met[VERSION[side]].to_numpy()[met_order],
-            ages=ages,
-            follows=tuple(following(events, versions, side)),
-        )
-        for side, versions in every.items()
-    }
-
-
-def every_shown(
-    impressions: Any,
-    dropped: Any,
-    schema: Schema,
-    users: pl.Series,
-    items: pl.Series,
-    log: Interactions,
-    unit: TimeUnit | None,
-) -> dict[str, Shown]:
-    """Read the given logs of negatives; the keys are the names of hard negatives in a recipe.
-
-    impressions, dropped: the sources; None for one that is not given.
-    users, items: the sorted ids whose positions are the codes of `log`.
-    unit: unit of the times of `log`.
-    """
-    if (impressions is None) != (schema.click is None):
-        raise DataError(
-            "impressions and the column that says what was clicked (data.click, Schema.click) "
-            "need each other: give both"
-        )
-    sources = {"exposed": (impressions, "impressions"), "dropped": (dropped, "dropped")}
-    return {
-        use: read_shown(
-            source,
-            name,
-            schema,
-            users=users,
-            items=items,
-            times=log.time if log.time is not None else np.zeros(0),
-            unit=unit,
-            click=schema.click if use == "exposed" else None,
-        )
-        for use, (source, name) in sources.items()
-        if source is not None
-    }
-
-
 def _encode(
     column: pl.Series, frame: pl.DataFrame | None, met: pl.DataFrame | None
 ) -> tuple[pl.Series, NDArray[np.int32], NDArray[np.int32]]:
@@ -925,38 +645,6 @@ def _encoded(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, 
     return ids, places_of(ids, column)
 
 
-def _tie_rule(
-    hashes: NDArray[np.uint64], kind: NDArray[np.int8] | None = None, kinds: Kinds | None = None
-) -> Tie:
-    """Return the rule that orders the events of a user at one time by a hash, [n].
-
-    Targets come before other events: nobody knows which came first, and the history of a target
-    must not contain an event that may have come after it.
-    """
-
-    def columns_of(rows: NDArray[np.uint32]) -> list[NDArray[Any]]:
-        columns: list[NDArray[Any]] = [hashes[rows]]
-        if kind is None:
-            return columns
-        target = None if kinds is None else kinds.target(kind[rows])
-        first = [] if target is None else [~target]
-        return [*first, *columns, kind[rows]]
-
-    return columns_of
-
-
-def _in_order(frame: pl.DataFrame, order: NDArray[np.uint32], data: Dataset) -> pl.DataFrame:
-    """Return the events as they were read, in the order of `data.log`, which has most columns."""
-    log = data.log
-    columns = {
-        "user": data.user_ids.gather(log.user),
-        "item": data.item_ids.gather(log.item),
-    } | ({} if log.time is None else {"time": pl.Series(log.time)})
-    kept = pl.DataFrame(columns)
-    rest = frame.select(pl.exclude(kept.columns))
-    return (kept.hstack(rest[order]) if rest.width else kept).select(frame.columns)
-
-
 def _numpy(frame: pl.DataFrame, name: str) -> NDArray[Any] | None:
     return frame[name].to_numpy() if name in frame.columns else None
 
@@ -965,30 +653,3 @@ def _sessions(frame: pl.DataFrame, order: NDArray[np.uint32]) -> NDArray[np.int3
     if "session" not in frame.columns:
         return None
     return frame["session"].rank("dense").cast(pl.Int32).to_numpy()[order]
-
-
-def _refuse(kind: str, **options: Any) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise SplitError(f"split.{name} does nothing for kind '{kind}'; remove it")
-
-
-def _vocabulary(
-    ids: pl.Series, fitted: NDArray[np.int32], name: str
-) -> tuple[Vocabulary, NDArray[np.int32]]:
-    """Return the vocabulary, with the ids of the fitted rows first, and the row of each code."""
-    seen = np.bincount(fitted, minlength=len(ids)) > 0
-    order = np.concatenate([np.flatnonzero(seen), np.flatnonzero(~seen)])
-    rows = np.empty(len(ids), dtype=np.int32)
-    rows[order] = np.arange(1, len(ids) + 1, dtype=np.int32)
-    return Vocabulary(ids.gather(order), int(seen.sum()), name), rows
-
-
-def _by_user_row(
-    log: Interactions, user_rows: NDArray[np.int32], item_rows: NDArray[np.int32], users: int
-) -> Interactions:
-    """Translate codes to rows, and sort users by row again if their order changed."""
-    renamed = replace(log, user=user_rows[log.user], item=item_rows[log.item], users=users + 1)
-    if bool((np.diff(user_rows) > 0).all()):
-        return renamed
-    return renamed.at_places(np.argsort(renamed.user, kind="stable"))

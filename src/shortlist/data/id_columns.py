@@ -94,3 +94,23 @@ def align_ids(
 def as_toml(text: str) -> str:
     """Return a text as a TOML string."""
     return f"'{text}'" if "\\" in text else f'"{text}"'
+
+
+def few_shared(side: str, in_log: pl.Series, table: pl.DataFrame | None) -> str | None:
+    """Return a warning if fewer than half of the log's ids of a side are in its table, else None.
+
+    in_log: the distinct ids of the log.
+    >>> few_shared("item", pl.Series(["1.0", "2.0"]), pl.DataFrame({"id": ["1", "2"]}))
+    "0 of 2 items of the log are in the items table (the log has '1.0', the table '1')"
+    """
+    if table is None or not len(in_log):
+        return None
+    known = in_log.is_in(table["id"].implode())
+    if 2 * known.sum() >= len(in_log):
+        return None
+    others = table["id"].filter(~table["id"].is_in(in_log.implode()))
+    theirs = f"the table {others[0]!r}" if len(others) else "which the table lacks"
+    return (
+        f"{known.sum():,} of {len(in_log):,} {side}s of the log are in the {side}s table (the log "
+        f"has {in_log.filter(~known)[0]!r}, {theirs})"
+    )

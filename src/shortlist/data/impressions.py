@@ -226,3 +226,40 @@ def _limits(times: NDArray[Any]) -> tuple[Any, Any]:
     if times.dtype.kind == "f":
         return -np.inf, np.inf
     return np.iinfo(times.dtype).min, np.iinfo(times.dtype).max
+
+
+def every_shown(
+    impressions: Any,
+    dropped: Any,
+    schema: Schema,
+    users: pl.Series,
+    items: pl.Series,
+    log: Interactions,
+    unit: TimeUnit | None,
+) -> dict[str, Shown]:
+    """Read the given logs of negatives; the keys are the names of hard negatives in a recipe.
+
+    impressions, dropped: the sources; None for one that is not given.
+    users, items: the sorted ids whose positions are the codes of `log`.
+    unit: unit of the times of `log`.
+    """
+    if (impressions is None) != (schema.click is None):
+        raise DataError(
+            "impressions and the column that says what was clicked (data.click, Schema.click) "
+            "need each other: give both"
+        )
+    sources = {"exposed": (impressions, "impressions"), "dropped": (dropped, "dropped")}
+    return {
+        use: read_shown(
+            source,
+            name,
+            schema,
+            users=users,
+            items=items,
+            times=log.time if log.time is not None else np.zeros(0),
+            unit=unit,
+            click=schema.click if use == "exposed" else None,
+        )
+        for use, (source, name) in sources.items()
+        if source is not None
+    }

@@ -11,10 +11,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.data.columns import checked_feature, checked_ids, family
-from shortlist.data.dataset import TrainingData
 from shortlist.data.features import MultiValuedEncoder, refuse_far
 from shortlist.data.remembered import Remembered
 from shortlist.data.schema import Feature
+from shortlist.data.training_data import TrainingData
 from shortlist.data.updates import features_of, grown
 from shortlist.errors import DataError, suggest
 

@@ -322,3 +322,41 @@ def renewed(
     both = pl.concat([part.select(old.columns) for part in parts], how="vertical_relaxed")
     ages = np.repeat(np.arange(3), [part.height for part in parts])
     return as_told(both, np.arange(both.height, dtype=np.int32), ages)
+
+
+def described_of(
+    events: pl.DataFrame,
+    met: pl.DataFrame | None,
+    every: Mapping[Side, Versions],
+    order: NDArray[Any],
+    met_order: NDArray[Any] | None,
+    keys: tuple[NDArray[np.uint64], NDArray[np.uint64]] | None,
+) -> dict[Side, Described]:
+    """Return what the log says about the sides without a table, in the order of its sorted events.
+
+    events, met: the rows of the log, with the columns `log_features.BESIDE`.
+    every: the versions of each side.
+    order, met_order: the sort orders of the events and of `met`.
+    keys: the tie-breaking hashes of both, in the order of their rows.
+    """
+    ages = None
+    if any(versions.contradictions for versions in every.values()):
+        both = events if met is None else pl.concat([events, met], how="diagonal")
+        tie = None if keys is None else np.concatenate(keys)
+        age = ages_of(
+            both["time"].to_numpy() if "time" in both.columns else None, tie, both[ROW].to_numpy()
+        )
+        ages = (
+            age[: len(events)][order],
+            age[len(events) :] if met_order is None else age[len(events) :][met_order],
+        )
+    return {
+        side: Described(
+            table=versions.table,
+            log=events[VERSION[side]].to_numpy()[order],
+            met=None if met is None else met[VERSION[side]].to_numpy()[met_order],
+            ages=ages,
+            follows=tuple(following(events, versions, side)),
+        )
+        for side, versions in every.items()
+    }

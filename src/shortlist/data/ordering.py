@@ -4,7 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
+
+from shortlist.data.kinds import Kinds
+from shortlist.data.vocabulary import hash_ids, mix
 
 Order = NDArray[np.uint32]
 
@@ -63,3 +67,35 @@ def by_number(numbers: NDArray[np.int32], order: NDArray[Any] | None = None) -> 
             order = order[np.argsort(half[order], kind="stable")]
     assert order is not None
     return order
+
+
+def pair_hash(
+    user_ids: pl.Series,
+    item_ids: pl.Series,
+    user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    seed: int = 0,
+) -> NDArray[np.uint64]:
+    """Return a seeded hash of (user id, item id) for each event, [n], to order equal times."""
+    with np.errstate(over="ignore"):
+        return mix(hash_ids(user_ids)[user] * np.uint64(3) + hash_ids(item_ids, 1)[item], seed)
+
+
+def tie_rule(
+    hashes: NDArray[np.uint64], kind: NDArray[np.int8] | None = None, kinds: Kinds | None = None
+) -> Tie:
+    """Return the rule that orders the events of a user at one time by a hash, [n].
+
+    Targets come before other events: nobody knows which came first, and the history of a target
+    must not contain an event that may have come after it.
+    """
+
+    def columns_of(rows: NDArray[np.uint32]) -> list[NDArray[Any]]:
+        columns: list[NDArray[Any]] = [hashes[rows]]
+        if kind is None:
+            return columns
+        target = None if kinds is None else kinds.target(kind[rows])
+        first = [] if target is None else [~target]
+        return [*first, *columns, kind[rows]]
+
+    return columns_of

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortlist.data.ceilings import MOST_DEEP, MOST_NODES, MOST_VALUES
-from shortlist.data.dataset import TrainingData
 from shortlist.data.features import MultiValuedEncoder
 from shortlist.data.times import moments
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import DataError, QueryError, suggest
 
 Scalar: TypeAlias = str | int | float | bool

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.features import grown_table
 from shortlist.data.impressions import Shows
 from shortlist.data.interactions import BEFORE, Interactions, Role
 from shortlist.data.log_features import Side
 from shortlist.data.remembered import Remembered
+from shortlist.data.training_data import FIT_BEFORE, TrainingData
 from shortlist.data.updates import Update, features_of, grown
 from shortlist.data.vocabulary import Ids, Vocabulary, hash_ids, mix
 from shortlist.durations import in_units

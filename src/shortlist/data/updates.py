@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shortlist.data.dataset import TrainingData
 from shortlist.data.event_columns import PREFIX, Values, taken_from, unknown_of
 from shortlist.data.features import FeatureTable, encode
 from shortlist.data.id_columns import align_ids
@@ -21,6 +20,7 @@ from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
 from shortlist.data.tables import Source
 from shortlist.data.times import refuse_far, told
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Vocabulary, hash_ids, mix
 from shortlist.durations import STEPS, in_units
 from shortlist.errors import DataError, ModelError

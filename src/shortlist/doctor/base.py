@@ -12,8 +12,9 @@ from shortlist.channels.learned.base import Learner
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.config import Model, Recipe, Training
 from shortlist.data.batches import Batch, PairBatches
-from shortlist.data.dataset import Dataset, Split, TrainingData
+from shortlist.data.dataset import Dataset, Split
 from shortlist.data.ragged import Ragged
+from shortlist.data.training_data import TrainingData
 from shortlist.doctor.watch import TrainingWatch
 from shortlist.errors import ShortlistError
 from shortlist.sampling.base import Negatives, NegativeSampler, own_slots

@@ -3,8 +3,8 @@
 import numpy as np
 import polars as pl
 
-from shortlist.data.dataset import few_shared
 from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
+from shortlist.data.id_columns import few_shared
 from shortlist.data.lost_ids import NULL_WORDS
 from shortlist.data.ragged import Ragged
 from shortlist.doctor.base import Subject, check

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.features import CategoricalEncoder, FeatureTable, NumericEncoder
 from shortlist.data.interactions import BEFORE
+from shortlist.data.training_data import FIT_BEFORE, TrainingData
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.doctor.base import Subject, check
 

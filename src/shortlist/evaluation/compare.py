@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from shortlist.asking.capabilities import Answers
-from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Cut
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.evaluate import SEED, checked_data, met_below_min_weight, user_figures
 from shortlist.evaluation.ladder import SHOWN

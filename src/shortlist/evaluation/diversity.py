@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortlist.channels.counting.attributes import value_lists
-from shortlist.data.dataset import TrainingData
 from shortlist.data.features import CategoricalEncoder, MultiValuedEncoder
+from shortlist.data.training_data import TrainingData
 from shortlist.linear.from_scipy import csr_array
 
 LISTS = 500

@@ -12,8 +12,8 @@ from shortlist.asking.clock import held_out_times
 from shortlist.asking.queries import Queries, check_flag, checked_count
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.two_tower import HOURLESS, TwoTower
-from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.interactions import BEFORE, Cut
+from shortlist.data.training_data import FIT_BEFORE, TrainingData
 from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.diversity import LISTS, Vectors, intra_list_distance, item_vectors
 from shortlist.evaluation.ladder import SHOWN, Method, Rung, rungs

@@ -8,7 +8,7 @@ from shortlist.channels.counting.base import Counting
 from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.counting.transitions import Transitions
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.durations import STEPS
 from shortlist.evaluation.significance import Interval
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from shortlist.asking.answering import Answering
 from shortlist.asking.rows import RowQueries
 from shortlist.data.columns import fault
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import Split
 from shortlist.data.interactions import Cut
 from shortlist.data.ragged import Ragged, taken
 from shortlist.data.readers import is_text, read_frame
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import DataError, QueryError
 from shortlist.evaluation.evaluate import evaluate

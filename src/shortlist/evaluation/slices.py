@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Cut
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError, suggest
 from shortlist.evaluation.column_values import ColumnValues, column_values
 from shortlist.evaluation.significance import Interval, bootstrap_intervals

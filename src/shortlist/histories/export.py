@@ -8,10 +8,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shortlist.data.dataset import TrainingData
 from shortlist.data.log_features import Side
 from shortlist.data.schema import Schema
 from shortlist.data.tables import EXPORTED
+from shortlist.data.training_data import TrainingData
 from shortlist.data.updates import SESSION_GAP
 from shortlist.durations import STEPS, TimeUnit, in_units
 from shortlist.errors import QueryError

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
-from shortlist.data.dataset import TrainingData
 from shortlist.data.schema import Schema
 from shortlist.data.tables import Source
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import QueryError
 from shortlist.histories.events import Id, Watermark
 from shortlist.histories.export import LogWriter, learned_with, span_of

@@ -10,11 +10,12 @@ from shortlist.channels.counting.attributes import categories
 from shortlist.channels.counting.inverted import Inverted
 from shortlist.channels.counting.popular import Popular
 from shortlist.config import Recipe
-from shortlist.data.dataset import Dataset, Fit, Split, TrainingData
+from shortlist.data.dataset import Dataset, Split
 from shortlist.data.features import FeatureTable
 from shortlist.data.kinds import Kinds
 from shortlist.data.readers import read_entities
 from shortlist.data.schema import Schema
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.durations import TimeUnit
 from shortlist.errors import ModelError

@@ -9,9 +9,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from shortlist.data.dataset import FIT_BEFORE, Fit
 from shortlist.data.interactions import BEFORE, Interactions
 from shortlist.data.kinds import Kinds
+from shortlist.data.training_data import FIT_BEFORE, Fit
 from shortlist.data.vocabulary import places_of
 from shortlist.jobs.engine import Engine, Frame
 from shortlist.linear.neighbours import distinct_pairs

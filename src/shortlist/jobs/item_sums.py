@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from shortlist.data.dataset import Fit
 from shortlist.data.interactions import Interactions
 from shortlist.data.kinds import Kinds
+from shortlist.data.training_data import Fit
 from shortlist.durations import TimeUnit
 from shortlist.jobs.counts import fitted_rows
 from shortlist.jobs.engine import Engine, Frame

@@ -25,8 +25,8 @@ from shortlist.channels.counting.similarities import (
     weighed,
 )
 from shortlist.compiled import compiled
-from shortlist.data.dataset import Fit
 from shortlist.data.kinds import Kinds
+from shortlist.data.training_data import Fit
 from shortlist.data.vocabulary import hash_ids
 from shortlist.durations import TimeUnit
 from shortlist.errors import JobError

@@ -9,11 +9,21 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shortlist.config import Recipe
-from shortlist.data.dataset import Dataset, Split, described_of, every_shown, pair_hash
+from shortlist.data.dataset import Dataset, Split
 from shortlist.data.event_columns import PREFIX
+from shortlist.data.impressions import every_shown
 from shortlist.data.kind_column import named
 from shortlist.data.kinds import read_codes
-from shortlist.data.log_features import ROW, SIDES, VERSION, Described, Side, versions_in
+from shortlist.data.log_features import (
+    ROW,
+    SIDES,
+    VERSION,
+    Described,
+    Side,
+    described_of,
+    versions_in,
+)
+from shortlist.data.ordering import pair_hash
 from shortlist.data.readers import is_text
 from shortlist.data.schema import Schema
 from shortlist.data.text import TextFormat

@@ -23,10 +23,10 @@ from shortlist.channels.counting.user_cf import (
     sizes_of,
     weights_of_items,
 )
-from shortlist.data.dataset import Fit
 from shortlist.data.interactions import Interactions
 from shortlist.data.kinds import Kinds
 from shortlist.data.ragged import Ragged
+from shortlist.data.training_data import Fit
 from shortlist.data.vocabulary import hash_ids
 from shortlist.errors import ModelError
 from shortlist.jobs.counts import fitted_rows, interactions_of

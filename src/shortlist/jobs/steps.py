@@ -24,7 +24,6 @@ from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.counting.user_cf import UserCF
 from shortlist.config import Recipe
-from shortlist.data.dataset import Fit, TrainingData
 from shortlist.data.files import files_of
 from shortlist.data.impressions import roles_of
 from shortlist.data.interactions import Role
@@ -33,6 +32,7 @@ from shortlist.data.log_features import Side, columns_of, described_sides
 from shortlist.data.readers import open_entities
 from shortlist.data.tables import open_table
 from shortlist.data.times import time_key
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.errors import DataError, JobError, ModelError, SplitError
 from shortlist.jobs import similar_users
 from shortlist.jobs.catalogue import catalogue_of, listed_inverted, listed_popular, segments_of

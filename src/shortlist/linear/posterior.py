@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Interactions
+from shortlist.data.training_data import TrainingData
 from shortlist.durations import TimeUnit, in_units
 from shortlist.errors import ModelError
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from shortlist.asking.capabilities import Channel
 from shortlist.asking.queries import Queries
-from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Interactions
 from shortlist.data.renewal import Mask, Renewed
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Ids
 from shortlist.evaluation.evaluate import SEED
 from shortlist.evaluation.significance import Interval, bootstrap_intervals

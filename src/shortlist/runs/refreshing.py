@@ -19,11 +19,11 @@ from shortlist.bundle.store import verify
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.learned.going_on import check_index
 from shortlist.config import Recipe
-from shortlist.data.dataset import TrainingData
 from shortlist.data.id_columns import align_ids
 from shortlist.data.log_features import Side
 from shortlist.data.readers import is_text, read_entities
 from shortlist.data.renewal import Renewed, renewed, with_table, without_users
+from shortlist.data.training_data import TrainingData
 from shortlist.data.updates import Update, no_events, read_events, with_events
 from shortlist.errors import (
     CheckpointError,

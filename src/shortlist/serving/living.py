@@ -16,8 +16,8 @@ import polars as pl
 
 from shortlist.asking.capabilities import ChangesItems, Channel
 from shortlist.blending.retrievers import parts
-from shortlist.data.dataset import TrainingData
 from shortlist.data.item_updates import new_values, with_values
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import DataError, ModelError, ShortlistError
 from shortlist.histories.events import Id
 from shortlist.histories.items import COLUMN, InEffect, ItemValue

@@ -19,9 +19,9 @@ from shortlist.asking.queries import Queries
 from shortlist.blending.blend import Blended
 from shortlist.bundle.bundle import Bundle
 from shortlist.compiled import load as load_compiled
-from shortlist.data.dataset import TrainingData
 from shortlist.data.event_columns import EventEncoder
 from shortlist.data.predicates import Predicate, allowed_rows, parse
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import BundleError, QueryError, ShortlistError
 from shortlist.evaluation.searching import channels_of

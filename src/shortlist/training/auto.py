@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from shortlist.config import Model, Training, section_from
 from shortlist.config.parts import given
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.sections.base import Section, is_auto
 from shortlist.training.presets import IN_BATCH, choose
 

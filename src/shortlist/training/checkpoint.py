@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from shortlist import outputs
-from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import CheckpointError
 from shortlist.outputs import Output
 from shortlist.systems import check_system

@@ -19,7 +19,7 @@ from shortlist.channels.counting.history import (
     no_profile,
 )
 from shortlist.channels.kept import check_tensors
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex

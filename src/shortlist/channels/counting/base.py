@@ -17,7 +17,8 @@ from shortlist.asking.rows import RowQueries
 from shortlist.asking.unfitted import check_data, check_split
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.options import checked_options, on_cpu
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import Split
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.sections.base import Section
 from shortlist.training.lesson import Lesson
 from shortlist.training.progress import Progress

@@ -17,7 +17,7 @@ from shortlist.channels.counting.history import (
     no_profile,
 )
 from shortlist.channels.kept import Expected, check_offsets, check_rows, check_tensors
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError
 from shortlist.linear.ease import Dense, closed_form, strongest
 from shortlist.linear.from_scipy import csr_array

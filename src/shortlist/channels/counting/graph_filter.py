@@ -18,7 +18,7 @@ from shortlist.channels.counting.history import (
     scaled_columns,
 )
 from shortlist.channels.kept import check_tensors
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError
 from shortlist.linear.graph import (
     BLOCK,

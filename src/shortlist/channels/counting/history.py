@@ -16,8 +16,8 @@ from shortlist.asking.rows import RowQueries
 from shortlist.asking.similar import FindingSimilar
 from shortlist.channels.counting.base import Counting
 from shortlist.channels.counting.fitted import without
-from shortlist.data.dataset import TrainingData
 from shortlist.data.ragged import Ragged
+from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError
 from shortlist.index.base import Hits
 from shortlist.index.top_k import top_k

@@ -18,8 +18,9 @@ from shortlist.asking.similar import FindingSimilar
 from shortlist.channels.counting.attributes import value_lists
 from shortlist.channels.counting.base import Counting
 from shortlist.channels.kept import check_offsets, check_rows, check_tensors
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import Split
 from shortlist.data.ragged import Ragged
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.errors import ModelError, QueryError, suggest
 from shortlist.index.base import Hits
 from shortlist.linear.inverted_lists import (

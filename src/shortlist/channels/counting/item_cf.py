@@ -17,7 +17,7 @@ from shortlist.channels.counting.similarities import (
     sums_of_items,
     weighed,
 )
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.linear.neighbours import (
     Neighbours,
     Pairs,

@@ -17,7 +17,8 @@ from shortlist.asking.unfitted import check_data, check_split
 from shortlist.channels.counting.attributes import categories
 from shortlist.channels.options import checked_options, on_cpu
 from shortlist.compiled import compiled
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import Split
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.index.base import Hits
 from shortlist.index.exact import ExactIndex
 from shortlist.linear.posterior import weights_of_events

@@ -24,9 +24,10 @@ from shortlist.channels.learned.going_on import gone_on
 from shortlist.channels.learned.item_updates import with_changed_items
 from shortlist.config import Model, Training, section_from
 from shortlist.config.parts import kept, keys_of, named_by
-from shortlist.data.dataset import Fit, Split, TrainingData
+from shortlist.data.dataset import Split
 from shortlist.data.interactions import Cut
 from shortlist.data.ragged import Ragged, windows
+from shortlist.data.training_data import Fit, TrainingData
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import IndexServerError, ModelError, QueryError
 from shortlist.index import INDEXES, kind_of

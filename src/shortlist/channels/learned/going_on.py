@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shortlist.channels.learned.item_graph import read_log
-from shortlist.data.dataset import FIT_BEFORE, TrainingData
 from shortlist.data.features import FeatureTable
 from shortlist.data.interactions import BEFORE
 from shortlist.data.ragged import windows
+from shortlist.data.training_data import FIT_BEFORE, TrainingData
 from shortlist.errors import ModelError, NothingToLearnError
 from shortlist.index import build_index, kind_of
 from shortlist.index.exact import ExactIndex

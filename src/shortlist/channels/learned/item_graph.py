@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from shortlist.data.dataset import TrainingData
+from shortlist.data.training_data import TrainingData
 from shortlist.linear.graph import normalised_graph
 from shortlist.linear.matrix import user_item_matrix
 from shortlist.linear.neighbours import Formula, distinct_pairs, nearest

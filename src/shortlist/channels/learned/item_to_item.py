@@ -19,10 +19,10 @@ from shortlist.channels.learned.base import (
 from shortlist.channels.learned.item_vectors import ItemVectors
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, Steps, as_they_come
-from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Interactions
 from shortlist.data.pairs import ItemPairs, sessions_and_targets
 from shortlist.data.ragged import Ragged, keep, windows
+from shortlist.data.training_data import TrainingData
 from shortlist.durations import in_units
 from shortlist.errors import DataError, ModelError, NothingToLearnError
 from shortlist.similarity import normalize

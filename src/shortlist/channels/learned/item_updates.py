@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from shortlist.channels.counting.popular import Popular
-from shortlist.data.dataset import TrainingData
 from shortlist.data.item_updates import item_table, rows_of, with_items, with_removed
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import DataError, ModelError
 from shortlist.index.servers import ServerIndex

@@ -16,10 +16,10 @@ from shortlist.channels.learned.item_graph import begin_in_graph, read_log
 from shortlist.channels.learned.item_vectors import ItemVectors
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, Batches, PairBatches
-from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Interactions
 from shortlist.data.ragged import Ragged, keep, like_lengths, taken, windows
 from shortlist.data.sequences import SequenceBatches
+from shortlist.data.training_data import TrainingData
 from shortlist.durations import STEPS
 from shortlist.errors import ModelError, QueryError
 from shortlist.index.base import VectorIndex

@@ -22,10 +22,10 @@ from shortlist.channels.learned.base import (
 )
 from shortlist.config import Model, Training
 from shortlist.data.batches import Batch, Steps, as_they_come, histories
-from shortlist.data.dataset import TrainingData
 from shortlist.data.interactions import Interactions
 from shortlist.data.pairs import UserHalves
 from shortlist.data.ragged import Ragged, keep, windows
+from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Ids
 from shortlist.errors import IndexServerError, ModelError, QueryError
 from shortlist.index.base import Hits, VectorIndex
