@@ -328,3 +328,41 @@ def test_ids_of_two_types_are_told_where_a_log_says_more_of_its_items(tmp_path):
     recipe = recipe_of(tmp_path, features={"items": {"c": "categorical"}}, **TOWERS)
     with pytest.raises(DataError, match="column 'i' is String here and Int64 in the first file"):
         job_of(recipe, tmp_path / "work", 4).prepare()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (
+            "numeric",
+            ["8", "old", "9"],
+            r"users\.parquet: column 'age', row 2: .* must be a number, got 'old'",
+        ),
+        ("multi-valued", [8, 9, 10], "'age'"),
+        ("vector", ["a", "b", "c"], "'age'"),
+    ],
+)
+def test_a_feature_of_a_wrong_kind_is_refused_before_the_log_is_written(
+    kind, values, message, tmp_path
+):
+    world(tmp_path, 3)
+    # The ids of the table have a name of their own.
+    pl.DataFrame({"who": [1, 2, 3], "age": values}).write_parquet(tmp_path / "users.parquet")
+    data = {"users": "users.parquet", "users_id": "who"}
+    recipe = recipe_of(tmp_path, data=data, features={"users": {"age": kind}}, **TOWERS)
+    with pytest.raises(DataError) as wanted:
+        pipeline.load_dataset(recipe)
+    job = job_of(recipe, tmp_path / "work")
+    with pytest.raises(DataError, match=message) as refused:
+        job.prepare()
+    assert str(refused.value) == str(wanted.value)
+    assert not (tmp_path / "work" / "log").exists()
+
+
+def test_a_table_whose_ids_have_a_name_of_their_own_is_read_by_jobs(tmp_path):
+    world(tmp_path, 3)
+    pl.DataFrame({"who": [1, 2, 3], "age": [8, 9, 10]}).write_parquet(tmp_path / "users.parquet")
+    data = {"users": "users.parquet", "users_id": "who"}
+    job = job_of(recipe_of(tmp_path, data=data), tmp_path / "work")
+    job.prepare()
+    assert (tmp_path / "work" / "log").exists()

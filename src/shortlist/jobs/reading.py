@@ -545,7 +545,11 @@ def _unit(found: Sequence[Mapping[str, Any]], where: str, schema: Schema) -> Tim
 def _id_types(
     sample: pl.DataFrame, schema: Schema, source: Any, tables: Mapping[str, Path | None]
 ) -> dict[str, Any]:
-    """Return the types of ids after they were aligned with the tables of users and items."""
+    """Return the types of ids after they were aligned with the tables of users and items.
+
+    The tables are read with their features, so that a value of the wrong kind is refused here, as
+    in a training, and not by a later stage.
+    """
     found = {}
     for side in ("user", "item"):
         found[side] = sample.schema[side]
@@ -554,7 +558,9 @@ def _id_types(
             continue
         ids = read_entities(
             path,
-            getattr(schema, side),
+            schema.id_of(f"{side}s"),
+            getattr(schema, f"{side}_features"),
+            schema.title if side == "item" else None,
             name=f"{side}s",
             text=schema.text_of(f"{side}s"),
             null_ids=schema.null_ids,
