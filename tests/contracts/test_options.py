@@ -365,6 +365,11 @@ def test_another_value_of_each_key_acts_or_the_key_is_refused(kind):
             {"sampler": "catalogue", "correct_sampling": True},
             "'catalogue' does not use correct_sampling",
         ),
+        (
+            "two-tower",
+            {"sampler": "catalogue", "correct_positives": False},
+            "'catalogue' does not use correct_positives",
+        ),
     ],
 )
 def test_what_does_nothing_is_refused_when_given_and_read_from_older_bundles(

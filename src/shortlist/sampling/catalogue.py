@@ -25,10 +25,13 @@ class CatalogueSampler:
     certain: Tensor
 
     refuses: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            ("correct_sampling", "correct_positives"),
+            "every item is in the pool once, so there is nothing to correct",
+        ),
         "negatives": "the pool is the whole catalogue; use sampler = 'uniform'",
         "alpha": "every item is in the pool once; use sampler = 'popularity'",
         "shared": "the whole catalogue is one pool for all rows; use sampler = 'uniform'",
-        "correct_sampling": "every item is in the pool once, so there is nothing to correct",
     }
     exactness: ClassVar[Exactness] = Exactness(
         "exact", "the pool holds every item once, and the row's positive is taken out of it"

@@ -359,14 +359,15 @@ def build_objective(
     loss: name of the loss.
     temperature: τ. The default is 0.1 for a cosine, and 1 for other similarities and for losses
     with a margin, scale or target of their own.
-    sampler: name of the sampler, to check that it works with correct_sampling; None does not check.
+    sampler: name of the sampler, to check that it works with the correction; None does not check.
     options: options of the loss.
     The other arguments are as in Objective.
     Errors: ModelError for an unknown name, for an option that the loss does not have, and for
     options that do not work together.
     """
     if sampler is not None:
-        check_sampler(sampler, correct_sampling=correct_sampling)
+        left_out = None if correct_positives else False
+        check_sampler(sampler, correct_sampling=correct_sampling, correct_positives=left_out)
     built = build_loss(loss, **options)
     if temperature is None:
         temperature = 0.1 if similarity == "cosine" and not built.own_scale else 1.0
