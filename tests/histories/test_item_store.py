@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from shortlist.errors import EventStoreError
-from shortlist.histories import items
+from shortlist.histories import damage, items
 from shortlist.histories.damage import checksum
 from shortlist.histories.events import Event, Stored
 from shortlist.histories.items import ChangeConflictError, ItemValue, KeptChange, SQLiteItems
@@ -157,6 +157,20 @@ def test_a_store_of_an_older_version_gets_the_new_tables_and_keeps_its_events(
     events.append([[Event(7, 9)]])
     events.close()
     assert held(opened(path)) == {(1, "column price"): 3}
+
+
+def test_a_change_that_another_process_makes_during_the_check_is_no_damage(
+    path, opened, monkeypatch
+):
+    other, check = opened(path), damage._check_items
+    change(other, price(1, 3))
+
+    def late(*arguments):
+        change(other, price(1, 4))
+        check(*arguments)
+
+    monkeypatch.setattr(damage, "_check_items", late)
+    assert held(opened(path)) == {(1, "column price"): 4}
 
 
 def test_a_store_that_is_gone_keeps_nothing(path, opened):

@@ -67,7 +67,8 @@ class Client:
         if method == "POST":
             sent["content-type"] = "application/json"
         sent |= headers or {}
-        return await asyncio.wait_for(call(self.app, method, path, sent, body or b"", query), 20)
+        answer = call(self.app, method, path, sent, body or b"", query)
+        return await asyncio.wait_for(answer, PATIENCE)
 
     def post(self, path, value=None, **more):
         return self.ask("POST", path, value, **more)

@@ -21,10 +21,10 @@ import sys
 from pathlib import Path
 from shortlist.histories.sqlite import Keeping
 from shortlist.serving.run import serve
-from shortlist.serving.settings import Limits, Settings
+from shortlist.serving.settings import Limits, Settings, Timeouts
 settings = Settings(
     events=Path(sys.argv[2]), write_token="writer-writer-writer", limits=Limits(user_events=10**9),
-    keeping=Keeping(of_user=10**9),
+    keeping=Keeping(of_user=10**9), timeouts=Timeouts(head=300, body=300, answer=300),
 )
 serve(sys.argv[1], port=0, settings=settings,
       ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())

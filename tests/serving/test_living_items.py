@@ -448,9 +448,10 @@ PROGRAM = """
 import sys
 from shortlist.histories.places import place_of
 from shortlist.serving.run import serve
-from shortlist.serving.settings import Settings
+from shortlist.serving.settings import Settings, Timeouts
 settings = Settings(
-    events=place_of(sys.argv[2]), admin_token="admin-admin-admin-admin", write_token="w" * 20
+    events=place_of(sys.argv[2]), admin_token="admin-admin-admin-admin", write_token="w" * 20,
+    timeouts=Timeouts(head=300, body=300, answer=300),
 )
 serve(sys.argv[1], port=0, settings=settings,
       ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())
@@ -578,7 +579,6 @@ def test_changes_events_and_swaps_at_once_never_show_half_of_a_change(
     writer = {"authorization": f"Bearer {durable.write_token}"}
     settings = replace(durable, poll=0.05)
     with running(served, settings) as server:
-        server.app.watch.start(settings.poll)
         wait_until(lambda: server.app.watch.current is not None)
 
         def swap(first, second):

@@ -93,7 +93,7 @@ import sys
 from pathlib import Path
 from shortlist.serving.run import serve
 from shortlist.serving.service import Service
-from shortlist.serving.settings import Settings
+from shortlist.serving.settings import Settings, Timeouts
 if sys.argv[2] == "leaks":
     kept, answer = [], Service.answer_bytes
     def leaking(self, model, body):
@@ -101,7 +101,8 @@ if sys.argv[2] == "leaks":
         return answer(self, model, body)
     Service.answer_bytes = leaking
 settings = Settings(poll=0.5, admin_token=sys.argv[3], write_token=sys.argv[4],
-                    events=Path(sys.argv[5]))
+                    events=Path(sys.argv[5]),
+                    timeouts=Timeouts(head=300, body=300, answer=300, keep_alive=300))
 serve(sys.argv[1], port=0, settings=settings,
       ready=lambda address: sys.stdout.write(address + "\\n") or sys.stdout.flush())
 """

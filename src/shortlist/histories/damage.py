@@ -57,6 +57,8 @@ def checked(path: Path) -> None:
     with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as opened:
         try:
             opened.execute("PRAGMA trusted_schema = 0")
+            # All tables as of one moment, because another process may be writing.
+            opened.execute("BEGIN")
             _check(path, opened)
         except (sqlite3.DatabaseError, OverflowError, UnicodeError, TypeError) as error:
             raise damaged(path, str(error)) from error
