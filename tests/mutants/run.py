@@ -28,7 +28,7 @@ from queue import SimpleQueue
 from time import monotonic
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 600  # seconds for one mutant
+TIMEOUT = 600  # seconds for each test, or file of tests, that is named
 COPIED = ("src", "tests", "pyproject.toml")
 
 # Loaded into each test run: what was installed must not be what is tested.
@@ -133,6 +133,7 @@ def run_tests(copy: Path, tests: Sequence[str], *options: str) -> tuple[int, str
     }
     command = [sys.executable, "-m", "pytest", "-p", "mutant_guard", "-p", "no:cacheprovider"]
     command += ["-q", "-rfE", "--tb=no", *options, *(f"tests/{test}" for test in tests)]
+    seconds = TIMEOUT * len(tests)
     try:
         done = subprocess.run(
             command,
@@ -141,11 +142,11 @@ def run_tests(copy: Path, tests: Sequence[str], *options: str) -> tuple[int, str
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=TIMEOUT,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return -1, f"no end after {TIMEOUT} seconds"
+        return -1, f"no end after {seconds} seconds"
     return done.returncode, done.stdout
 
 
