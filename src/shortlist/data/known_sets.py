@@ -182,7 +182,7 @@ _ML_100K = Form(
         "items": {"genres": "multi-valued", "year": "numeric"},
         "title": "title",
     },
-    training={"mode": "listwise", "batch_size": 512, "epochs": 8},
+    training={"mode": "listwise", "mask_known": True, "batch_size": 512, "epochs": 8},
     protocol=(
         "Protocol: every rating is a positive; each user's last film is the test, the one before",
         "it validation; all films are ranked but those the user has rated. 415 of 943 users have a",
@@ -259,7 +259,7 @@ _ML_LATEST_SMALL = Form(
         "tie": "file",
     },
     features=_GENRES,
-    training={"mode": "listwise", "batch_size": 512, "epochs": 8},
+    training={"mode": "listwise", "mask_known": True, "batch_size": 512, "epochs": 8},
     protocol=(
         "Protocol: every rating is a positive; each user's last film is the test, the one before",
         "it validation; all films are ranked but those the user has rated. There are no published",
