@@ -176,3 +176,18 @@ def test_a_value_of_a_wrong_kind_is_refused_in_a_sentence_that_names_the_option(
 def test_a_value_out_of_range_is_told_with_what_was_expected_and_what_came(given, message, capsys):
     code, said = call(capsys, *given)
     assert (code, said.startswith(f"error: {message}")) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("refresh", "b", "--events", "e", "--out", "o", "--keep", "3"),
+            "--keep does nothing without --every",
+        ),
+        (("evaluate", "b", "--slices", "--json"), "--slices is for tables"),
+    ],
+)
+def test_an_option_without_effect_beside_others_is_refused(given, message, capsys):
+    code, said = call(capsys, *given)
+    assert (code, said.startswith(f"error: {message}")) == (2, True), said

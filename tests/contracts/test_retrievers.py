@@ -10,7 +10,7 @@ import torch
 
 import shortlist
 from answers import assert_same_up_to_rounding
-from shortlist.asking.capabilities import Explains, FindsSimilar
+from shortlist.asking.capabilities import Encodes, Explains, FindsSimilar, FindsSimilarUsers
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.blending.blend import Blend
@@ -427,6 +427,32 @@ def test_what_was_met_since_counts_as_if_it_were_stored(channel):
         assert (one.rows != channel.recommend(users, 15).rows).any()
 
 
+def test_a_filter_of_items_is_refused_where_no_items_are_chosen(channel):
+    data, user = channel.data, channel.data.users.ids[:1].to_list()
+    item = data.items.ids[0]
+    asks = {}
+    if isinstance(channel, Explains):
+        asks["an explanation"] = lambda queries: channel.explain(queries, [[item]])
+    if isinstance(channel, Encodes):
+        asks["the vector of a query"] = channel.encode_users
+    if isinstance(channel, FindsSimilarUsers):
+        asks["similar users"] = channel.similar
+    filters = {
+        "exclude_seen": False,
+        "where": {"column": "genre", "eq": "x"},
+        "allow": [item],
+        "deny": [item],
+        "quota": {"genre": 3},
+        "rows": torch.ones(len(data.items) + 1, dtype=torch.bool),
+        "met": [[item]],
+    }
+    for what, ask in asks.items():
+        for name, value in filters.items():
+            with pytest.raises(QueryError, match=f"^{name} does nothing for {what}"):
+                ask(Queries(user, **{name: value}))
+        ask(Queries(user))
+
+
 def test_a_reason_is_a_part_of_the_score_or_what_it_loses_without_the_event(channel):
     if not isinstance(channel, Explains) or isinstance(channel, Blend):
         pytest.skip("it does not explain, or in the scores of its channels")
@@ -443,9 +469,8 @@ def test_a_reason_is_a_part_of_the_score_or_what_it_loses_without_the_event(chan
     # By hand for the strongest reason: the same history without the event, asked anew. The users
     # are strangers here, so that a model with user ids compares like with like.
     lists = [history(data, row) for row in data.users.rows(users)]
-    asked = Queries(histories=lists, exclude_seen=False)
     items = data.items.ids[:20].to_list()
-    reasons = channel.explain(asked, [items] * len(lists))
+    reasons = channel.explain(Queries(histories=lists), [items] * len(lists))
     assert len(reasons)
     strongest = reasons.group_by("query", maintain_order=True).first()
     for query, item, _, because, lost in strongest.iter_rows():

@@ -287,6 +287,9 @@ def test_events_below_the_smallest_weight_are_met_and_not_liked(shop, split, wor
     history = place.reader.post("/v1/history", {"user": NEW}).json
     assert history["items"] == [best[1]]
     assert best[0] in place.recommend([NEW], exclude_seen=False)["items"][0]
+    # What is only left out of lists has no part in an explanation, and does not stop it.
+    why = place.reader.post("/v1/explain", {"user": NEW, "items": [best[2]]})
+    assert (why.status, why.json["items"]) == (200, [best[2]])
 
 
 def test_a_weight_is_refused_where_the_log_has_none(shop, world, tmp_path):

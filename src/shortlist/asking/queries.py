@@ -15,6 +15,9 @@ from shortlist.data.predicates import Predicate
 from shortlist.data.vocabulary import Ids, checked_histories, checked_ids, checked_lists
 from shortlist.errors import QueryError
 
+FILTERS = ("exclude_seen", "where", "allow", "deny", "quota", "rows", "met")
+"""The fields of `Queries` that choose among the items of an answer."""
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -201,6 +204,20 @@ class Queries:
 def as_queries(queries: Queries | Ids) -> Queries:
     """Return `Queries`; a plain list of ids becomes the users."""
     return queries if isinstance(queries, Queries) else Queries(users=queries)
+
+
+def refuse_filters(queries: Queries, what: str) -> None:
+    """Refuse what chooses among items where no items are chosen. Errors: QueryError.
+
+    what: what the queries are asked for, such as "the vector of a query".
+    """
+    for name in FILTERS:
+        value = getattr(queries, name)
+        if value is not None and (name != "exclude_seen" or not value):
+            raise QueryError(
+                f"{name} does nothing for {what}: it chooses the items that `recommend` returns. "
+                "Leave it out"
+            )
 
 
 def check_k(k: int, candidates: int) -> int:

@@ -497,6 +497,8 @@ def evaluate(
     from shortlist.evaluation.report import Report
     from shortlist.runs.several import Several, bundles_in
 
+    if slices and json_:
+        raise QueryError("--slices is for tables, and --json prints every slice: leave it out")
     _check_html(html, [bundle], overwrite=overwrite)
 
     def measured(path: Path) -> tuple[str, Report]:

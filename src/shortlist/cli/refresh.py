@@ -47,9 +47,11 @@ def refresh(
         ),
     ] = None,
     keep: Annotated[
-        int,
-        typer.Option(min=2, help="With --every: number of newest published bundles to keep."),
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=2, help="With --every: number of newest published bundles to keep. Default: 10."
+        ),
+    ] = None,
     window: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +110,9 @@ def refresh(
     confidence interval, or if too few users can be compared, nothing is published. Exit code 1:
     refused because it is worse.
     """
+    if keep is not None and every is None:
+        raise QueryError("--keep does nothing without --every")
+
     from shortlist.durations import seconds_of
     from shortlist.histories.events import Watermark
     from shortlist.histories.places import place_of
@@ -166,7 +171,7 @@ def refresh(
         *(bundle, place, target, seconds),
         told=told,
         failed=failed,
-        keep=keep,
+        keep=keep or 10,
         plan=plan,
         training=training,
         device=device,

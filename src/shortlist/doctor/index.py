@@ -16,8 +16,8 @@ def _queries(subject: Subject) -> tuple[Queries, Tensor]:
     """Return some users that the model knows, and their vectors."""
     data = subject.data
     users = torch.randperm(data.users.trained, generator=generator())[:USERS] + 1
-    queries = Queries(data.users.external(users.numpy()), exclude_seen=False)
-    return queries, subject.retriever.encode_users(queries)
+    ids = data.users.external(users.numpy())
+    return Queries(ids, exclude_seen=False), subject.retriever.encode_users(ids)
 
 
 @check(

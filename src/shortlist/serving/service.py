@@ -290,7 +290,8 @@ class Service:
         vocabulary = data.items if side == "items" else data.users
         given: Any = check_ids(ids, vocabulary, side)
         if side == "users":
-            given = Queries(users=given, **fresh(self.events, served, given).asked(None))
+            stored = fresh(self.events, served, given).asked(None)
+            given = Queries(users=given, **stored | {"met": None})
         found = served.similar(given, asked.k, self.clock())
         names, scores = served.named(found, vocabulary.ids)
         if side == "users":
@@ -317,7 +318,8 @@ class Service:
                 raise RequestError("invalid_request", f"item {item!r:.40} is unknown")
         users = None if asked.user is None else check_ids([asked.user], data.users, "user")
         histories = None if asked.history is None else [asked.history]
-        queries = Queries(**self._question(served, asked, users, histories)[1])
+        question = self._question(served, asked, users, histories)[1]
+        queries = Queries(**question | {"met": None})  # it only leaves items out of lists
         frame = retriever.explain(queries, [items]).drop("query")
         reasons = {name: frame[name].to_list() for name in frame.columns}
         return {

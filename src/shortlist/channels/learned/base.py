@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from shortlist.asking.capabilities import Channel, State
 from shortlist.asking.clock import held_out_times
 from shortlist.asking.explaining import REASONS, Explaining
-from shortlist.asking.queries import Queries, as_queries
+from shortlist.asking.queries import Queries, as_queries, refuse_filters
 from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.asking.unfitted import check_data, check_split
 from shortlist.channels.kept import check_rows, check_tensors
@@ -335,9 +335,11 @@ class Learner(Explaining):
 
         Ranking the indexed vectors by `METRICS[similarity]` gives the order of `recommend`. With
         model.history 'comirec' or 'mind' a query has K vectors, [B, K, D].
-        Errors: QueryError for a query without anything to encode (`strangers`).
+        Errors: QueryError for a query without anything to encode (`strangers`), and for a filter of
+        items (`where`, `allow`, ...).
         """
         asked, blocks = as_queries(queries), []
+        refuse_filters(asked, "the vector of a query")
         self.refuse_unread(asked)
         for block in row_blocks(asked, self.data, timed=self.timed):
             if (cold := self.strangers(block)).any():

@@ -11,7 +11,7 @@ from torch import Tensor
 from shortlist.asking.answering import nothing
 from shortlist.asking.candidates import Answer, Candidates
 from shortlist.asking.gone import no_hits, tolerated
-from shortlist.asking.queries import Queries, as_queries, check_k
+from shortlist.asking.queries import Queries, as_queries, check_k, refuse_filters
 from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.channels.counting.popular import Popular
 from shortlist.channels.learned.base import (
@@ -144,10 +144,12 @@ class UserToUser(Learner):
 
         Raises:
             QueryError: for a query without a trained item in its history; there is no fallback.
+                Also for a filter of items (`where`, `allow`, ...).
         """
         k = check_k(k, max(len(self.user_rows) - 1, 1))
         answers = []
         asked = as_queries(queries)
+        refuse_filters(asked, "similar users")
         self.refuse_unread(asked)
         for block in row_blocks(asked, self.data):
             strangers = self.strangers(block)
