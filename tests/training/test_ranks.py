@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from shortlist.bundle.bundle import load
+from shortlist.cli import main
 from shortlist.config import load_recipe
 from shortlist.errors import CheckpointError, ModelError, RecipeError
 from shortlist.runs.pipeline import check_together
@@ -213,6 +215,20 @@ def test_what_several_ranks_cannot_train_is_refused_before_anything_is_read(
     monkeypatch.setattr(ranks_module, "_joined", [Ranks(0, 2)])
     with pytest.raises(ModelError, match=said):
         check_together(recipe)
+
+
+def test_the_report_of_torchrun_ends_with_the_sentence_of_the_error(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    monkeypatch.setattr(sys, "argv", ["shortlist", "similar", "nowhere"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=stop.value.code, error_file=str(file))
+    report = str(ChildFailedError("shortlist", {0: failure}))
+    *_, last, _ = report.strip().splitlines()
+    sentence = "error: give --item or --user: one of the two"
+    assert sentence in capsys.readouterr().err
+    assert last.split(" : ") == ["  traceback", sentence]
 
 
 def test_other_commands_and_several_seeds_are_refused_under_torchrun(monkeypatch, capsys, tmp_path):

@@ -23,7 +23,7 @@ from shortlist.cli import (
     serve,
     train,
 )
-from shortlist.cli.company import first_speaks, is_first, speaks_for_all
+from shortlist.cli.company import first_speaks, is_first, speaks_for_all, tell_torchrun
 from shortlist.cli.options import Device, QuietFlag, with_plugins
 from shortlist.cli.screen import drop_output, finish_output, notes, out, print_lines, problems
 from shortlist.errors import OutputError, QueryError, ShortlistError
@@ -146,6 +146,7 @@ def main() -> None:
     except ShortlistError as error:
         if speaks_for_all(error):
             print_lines(problems, f"error: {error}", soft_wrap=True)
+            tell_torchrun(error)
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED and (is_first() or not started_beside_others()):

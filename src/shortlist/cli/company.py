@@ -1,8 +1,10 @@
 """Which of several processes that torchrun started prints output and errors?"""
 
+import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 from shortlist.errors import ShortlistError
 from shortlist.systems import started_beside_others
@@ -30,3 +32,13 @@ def speaks_for_all(error: ShortlistError) -> bool:
     from shortlist.training.ranks import speaks_first
 
     return speaks_first(error)
+
+
+def tell_torchrun(error: ShortlistError) -> None:
+    """Write the error into the file that torchrun reads, so that its report ends with it."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        sentence = f"error: {error}"
+        # The keys that torch.distributed.elastic.multiprocessing.errors.ErrorHandler writes.
+        more = {"py_callstack": sentence, "timestamp": str(int(time.time()))}
+        with suppress(OSError), open(file, "w", encoding="utf-8") as told:
+            json.dump({"message": {"message": sentence, "extraInfo": more}}, told)
