@@ -112,6 +112,27 @@ class FaissIndex(ApproximateIndex):
         self._library.search_c(count, at(points), fetch, at(far), at(slots), parameters)
         return slots
 
+    def _parameters_of(self, fetch: int, kept: Kept | None) -> tuple[Any, Any]:
+        """Return FAISS parameters of a search, and what they point to: keep both until its end.
+
+        Those without a filter are made once for each `fetch`.
+        """
+        if kept is None:
+            if fetch not in self._parameters:
+                self._parameters[fetch] = self._new_parameters(fetch, 1.0)
+            return self._parameters[fetch], None
+        selector, memory = _selector(kept.slots)
+        parameters = self._new_parameters(fetch, kept.share, sel=selector)
+        return parameters, (selector, memory)
+
+    def _new_parameters(self, fetch: int, share: float, **options: Any) -> Any:
+        """Return new FAISS parameters.
+
+        share: the share of the items that the filter of the search keeps.
+        options: the filter, if there is one.
+        """
+        raise NotImplementedError
+
     def _widened(self, points: Floats) -> Floats:
         """Return points [P, D], padded with zeros to the width of the stored vectors."""
         count, width = points.shape
@@ -296,14 +317,7 @@ class FaissIVF(FaissIndex):
         return len(self) <= 2 * self._built and super()._extend(vectors)
 
     def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        parameters = self._parameters.get(fetch) if kept is None else None
-        if parameters is None:
-            probes = self._probes(fetch, 1.0 if kept is None else kept.share)
-            selector = None if kept is None else _selector(kept.slots)
-            options = {} if selector is None else {"sel": selector[0]}
-            parameters = faiss.SearchParametersIVF(nprobe=probes, **options)
-            if kept is None:
-                self._parameters[fetch] = parameters
+        parameters, _held = self._parameters_of(fetch, kept)
         points = self._widened(points)
         lists, near = nearest_lists(self._centres, points, parameters.nprobe)
         shape, at = (len(points), fetch), faiss.swig_ptr
@@ -313,6 +327,9 @@ class FaissIVF(FaissIndex):
             *(False, parameters, None),
         )
         return slots
+
+    def _new_parameters(self, fetch: int, share: float, **options: Any) -> Any:
+        return faiss.SearchParametersIVF(nprobe=self._probes(fetch, share), **options)
 
     def _probes(self, fetch: int, share: float) -> int:
         """Return how many lists to read if a filter keeps `share` of the items."""
@@ -402,15 +419,11 @@ class FaissHNSW(FaissIndex):
         return library
 
     def _find(self, points: Floats, fetch: int, kept: Kept | None) -> Rows:
-        parameters = self._parameters.get(fetch) if kept is None else None
-        if parameters is None:
-            beam = self._beam(fetch, 1.0 if kept is None else kept.share)
-            selector = None if kept is None else _selector(kept.slots)
-            options = {} if selector is None else {"sel": selector[0]}
-            parameters = faiss.SearchParametersHNSW(efSearch=beam, **options)
-            if kept is None:
-                self._parameters[fetch] = parameters
+        parameters, _held = self._parameters_of(fetch, kept)
         return self._ask(points, fetch, parameters)
+
+    def _new_parameters(self, fetch: int, share: float, **options: Any) -> Any:
+        return faiss.SearchParametersHNSW(efSearch=self._beam(fetch, share), **options)
 
     def _beam(self, fetch: int, share: float) -> int:
         beam = self.ef_search or (BEAM_FOR_DOT if self.similarity == "dot" else BEAM)

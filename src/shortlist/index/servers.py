@@ -254,15 +254,9 @@ class ServerIndex(ABC):
         exclude: tuple[Tensor, Tensor] | None = None,
         allow: Tensor | None = None,
     ) -> Hits:
-        """Return approximately the k best items of each query.
+        """Return approximately the k best items of each query, always min(k, matching items).
 
-        Always min(k, matching items) of them are found.
-
-        queries: float32 [B, D], or [B, K, D], where an item's score is its best over K interests.
-        k: number of items per query.
-        exclude: (ids, offsets [B + 1]). Query i does not get ids[offsets[i]:offsets[i + 1]]; ids
-        that are not in the index are ignored.
-        allow: bool, longer than the highest id. Only ids with True are found, for all queries.
+        The arguments are those of `VectorIndex.search`.
         Errors: QueryError, and IndexServerError if the server fails.
         """
         place = self.place
