@@ -344,7 +344,11 @@ def test_encode_tells_what_a_store_must_know_and_writes_it_into_the_file(capsys,
 
 def test_inspect_and_evaluate_print_tables(capsys, bundle):
     assert "two-tower" in output(capsys, "inspect", bundle)
-    assert "popular" in output(capsys, "evaluate", bundle)
+    said = output(capsys, "evaluate", bundle)
+    assert "popular" in said
+    assert "of the model's list" in " ".join(said.split())
+    twice = refusal(capsys, "compare", f"a={bundle}", f"a={bundle}")
+    assert "two bundles are called 'a': give each a name of its own" in twice
 
 
 def test_init_writes_a_recipe_and_never_over_one(capsys, tmp_path):

@@ -1,9 +1,12 @@
 """Several retrievers beside each other: pairs by user, names, and what cannot be compared."""
 
+from copy import copy
+
 import numpy as np
+import polars as pl
 import pytest
 
-from shortlist import ItemCF, Popular, Transitions, compare
+from shortlist import Dataset, ItemCF, Popular, Schema, Transitions, compare
 from shortlist.errors import ModelError, QueryError
 from shortlist.evaluation.evaluate import user_figures
 from shortlist.evaluation.significance import bootstrap_interval, holm, paired_p
@@ -42,8 +45,19 @@ def test_a_page_shows_what_two_metrics_both_say_once(split):
 def test_what_cannot_be_compared_is_named(split):
     model = Popular().fit(split)
     other = Popular().fit(split.dataset.split("random"))
-    with pytest.raises(ModelError, match="'first' and 'third' have different logs"):
+    with pytest.raises(
+        ModelError,
+        match=r"'first' and 'third' cannot be compared: their splits \(leave-last-out and",
+    ):
         compare(model, model, other)
+    log = pl.DataFrame({"user_id": [1] * 4, "item_id": [1, 2, 3, 4], "time": range(4)})
+    fewer = Popular().fit(Dataset.load(log, schema=Schema(time="time")).split())
+    with pytest.raises(ModelError, match=r"their logs have different \w+ \([0-9,]+ and [0-9,]+\)"):
+        compare(model, fewer)
+    without = copy(model)
+    without.data = model.data.without_log()
+    with pytest.raises(ModelError, match="comparing 'second' needs the log"):
+        compare(model, without)
     with pytest.raises(QueryError, match="two retrievers or more"):
         compare(model)
     for names in (["a"], ["a", "a"], "ab", [1, 2]):

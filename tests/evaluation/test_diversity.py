@@ -60,6 +60,19 @@ def test_a_report_has_novelty_and_diversity_of_both_and_its_cost_beside_it(split
     assert any("CPU µs a query" in line for line in report.lines())
 
 
+def test_compiled_code_is_loaded_before_the_cost_is_measured(split, monkeypatch):
+    """The first answers of a process do without it: they would warm nothing up."""
+    done = []
+    model = ItemCF().fit(split)
+    answers = model.recommend
+    monkeypatch.setattr("shortlist.compiled.load", lambda: done.append("loaded"))
+    monkeypatch.setattr(
+        model, "recommend", lambda *given: [done.append("asked"), answers(*given)][1]
+    )
+    evaluate(model, k=(5,))
+    assert done[:2] == ["loaded", "asked"]
+
+
 def test_the_cost_of_a_query_has_nothing_of_the_first_answer(split, monkeypatch):
     """A first answer compiles; here it takes a thousand seconds, and each other answer one."""
     now = [0.0]

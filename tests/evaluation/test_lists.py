@@ -75,6 +75,28 @@ def test_what_lists_lack_is_a_miss_and_is_said(split, fitted, lists):
     assert pushed.metrics["recall@1"].mean == 0
 
 
+def test_a_report_on_lists_claims_nothing_about_how_they_were_made(split, fitted, lists):
+    report = shortlist.evaluate_lists(lists, split, rank="rank", k=(5, 50))
+    assert report.candidate_items == evaluate(fitted, k=(5,)).candidate_items
+    assert report.popularity_catalogue == evaluate(fitted, k=(5, 50)).popularity_catalogue
+    assert "this model" not in report.costs
+    page = report.to_html("last year")
+    assert "no items were sampled" not in page
+    assert "full ranking" not in (report.table().title or "")
+    assert "which was made elsewhere" in page
+    assert "60 of 60 users had a list of fewer than 50 items" in page
+
+
+def test_ids_of_another_type_are_refused_with_their_column(split, lists):
+    with pytest.raises(DataError, match=r"column 'item'.*are integers.*got 'x'.*the type of the"):
+        Listed(lists.with_columns(item=pl.lit("x")), split)
+
+
+def test_a_repeated_item_is_refused_with_its_second_row(split, lists):
+    with pytest.raises(DataError, match=f"row {len(lists) + 1}: an item is twice"):
+        Listed(pl.concat([lists, lists.head(2)]), split)
+
+
 def test_equal_scores_are_ordered_as_our_own_whatever_the_order_of_rows():
     """Each of twenty users trains on an item of their own: all items are as popular."""
     log = pl.DataFrame(

@@ -84,6 +84,10 @@ def test_the_events_that_were_held_out_are_those_of_the_kinds_that_are_predicted
     assert 'only events of kind "like" are predicted and measured.' in of_likes.lines()
     assert of_likes.to_dict()["split"]["targets"] == ["like"]
     assert not any("of kind" in line for line in report.lines())
+    staying = replace(of_likes, staying=("view",))
+    assert 'left out of the lists, except those met only in events of kind "view".' in words(
+        staying.to_html()
+    )
 
 
 def changed(report, name, more):
@@ -133,14 +137,62 @@ def test_a_verdict_names_every_method_that_was_measured(report):
 
 def test_slices_that_are_no_better_than_popular_items_are_named(split, report):
     alike = words(evaluate(Popular().fit(split), k=(5,)).to_html())
-    assert "not shown to be better than popular items for users with" in alike
+    assert "It is not shown to be better than popular, which needs no training" in alike
     assert "Other methods without training were not measured" in alike
-    weak = next(part for part in report.slices if part.difference[5].low <= 0)
+    assert report.differences["recall@5"].low > 0
+    weak = next(part for part in report.slices if part.enough and part.difference[5].low <= 0)
     assert f" ({weak.events:,} held-out" in words(report.to_html())
     odd = replace(weak, by="tags", name="red")
     assert f"tags = red ({weak.events:,} held-out" in words(
         replace(report, slices=(odd,)).to_html()
     )
+
+
+def test_a_summary_names_groups_of_enough_users_and_counts_those_beyond_a_few(report):
+    """Where the whole is no better than popular items, it names the groups that are."""
+    level, more = Interval(0.0, -0.1, 0.1), Interval(0.2, 0.1, 0.3)
+    some = replace(report.slices[0], by="tags", users=40, events=50, recall={5: more})
+    weak = [replace(some, name=f"tag {n}", difference={5: level}) for n in range(10)]
+    few = replace(some, name="rare", users=2, difference={5: level})
+    good = replace(some, name="good", difference={5: more})
+    said = "\n".join(replace(report, slices=(*weak, few, good)).in_short())
+    assert "better than popular items for tags = tag 0 (50 held-out events)" in said
+    assert "tag 7 (50 held-out events); 2 more groups." in said
+    assert "rare" not in said
+    worse = replace(
+        report, slices=(*weak, good), differences={**report.differences, "recall@5": level}
+    )
+    assert "It is better than popular items only for tags = good (50" in "\n".join(worse.in_short())
+
+
+def test_a_slice_of_few_users_and_equal_figures_have_no_interval(report):
+    """Resampling two users, or equal figures, gives an interval that says nothing."""
+    part, some = report.slices[0], Interval(0.5, 0.0, 1.0)
+    few = replace(part, by="items", users=2, recall=dict.fromkeys(part.recall, some))
+    none = replace(few, name="none", users=90, recall=dict.fromkeys(part.recall, Interval(0, 0, 0)))
+    wide = replace(few, name="wide", users=90)
+    shown = replace(report, slices=(few, none, wide))
+    cells = list(shown.slices_table().columns[3].cells)
+    assert cells == ["0.5000", "0.0000", "0.5000 ± 0.5000"]
+    why = "A slice of fewer than 20 users, or of equal figures, has no interval."
+    assert why in shown.slices_table().caption
+    assert words(shown.to_html()).count("± 0.5000") == 1
+    assert why not in replace(report, slices=(wide,)).slices_table().caption
+
+
+def test_the_deepest_list_has_a_verdict_of_its_own(report):
+    """A recall stage hands over hundreds: what is no better among the first 5 may be among 20."""
+    level, more = Interval(0.0, -0.1, 0.1), Interval(0.2, 0.1, 0.3)
+    ladder = tuple(
+        replace(rung, difference=rung.difference | {"recall@5": level, "recall@20": more})
+        for rung in report.ladder
+    )
+    said = "\n".join(replace(report, ladder=ladder).in_short())
+    assert "It is not shown to be better than popular, popular of late, transitions or" in said
+    assert "Among the first 20, it is better than every method without training" in said
+    deep = next(iter(report.ladder)).metrics["recall@20"].mean
+    assert f"Among the first 20 the shares are {report.metrics['recall@20'].mean:.1%}" in said
+    assert f"{deep:.4f}" in words(report.to_html())
 
 
 def test_a_slice_in_which_nothing_is_found_is_said_to_be_so(report):
@@ -161,6 +213,42 @@ def test_a_model_that_cannot_reach_what_was_held_out_is_said_to_be(split):
     said = words(cold.to_html())
     assert "It cannot recommend any of the held-out items" in said
     assert "Some items were held out with all their events" in said
+    assert cold.counts["held_out_events"] > cold.users  # where all figures are 0, too
+    assert "On average 0.0% of a user's held-out items" in said
+
+
+@pytest.mark.parametrize(
+    ("recall", "verdict"),
+    [
+        (Interval(0.5, 0.4, 0.6), "It is better than lists drawn at random"),
+        (Interval(0.1, 0.0, 0.9), "It is not shown to be better or worse than lists drawn"),
+        (Interval(0.0, 0.0, 0.01), "It is worse than lists drawn at random"),
+    ],
+)
+def test_items_that_counting_cannot_find_are_compared_with_chance(report, recall, verdict):
+    """To be better than methods that must find nothing would be no merit."""
+    new = replace(report.slices[0], by="items", name="new", events=9)
+    cold = replace(report, slices=(new,), metrics={**report.metrics, "recall@5": recall})
+    said = "\n".join(cold.in_short())
+    assert f"{verdict}" in said
+    assert f"would find about {5 / report.candidate_items:.1%}" in said
+    assert "better than every method" not in said
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_held_out_items_that_the_user_had_met_are_counted(exclude_seen):
+    """Left out they cannot be found; if they stay, the user's last items find them."""
+    rows = [(u, i, t) for u in range(9) for t, i in enumerate([u % 4, 4, 5, 4])]
+    log = pl.DataFrame(rows, ["user_id", "item_id", "t"], orient="row")
+    split = Dataset.load(log, schema=Schema(time="t")).split()
+    report = evaluate(Popular().fit(split), k=(2,), exclude_seen=exclude_seen)
+    said = "\n".join(report.in_short())
+    assert (
+        "9 of the 9 held-out events had an item that the user had met before, which" in said
+    ) is (exclude_seen)
+    assert (
+        "a list of the user's own last items would find many of them" in said
+    ) is not exclude_seen
 
 
 def test_a_model_that_is_told_the_time_is_said_to_be(report):
@@ -193,5 +281,5 @@ def test_a_comparison_says_in_words_who_is_better(split):
     better = found.differences["popular"]["recall@5"]
     assert better.holm < 0.05
     assert f"cf is better than popular by {better.mean:.4f} in recall@5" in said
-    assert "cf and twin are not shown to differ" in said
+    assert "cf and twin are not shown to differ: the difference is +0.0000 in recall@5" in said
     assert "Holm's method for 2 comparisons" in said

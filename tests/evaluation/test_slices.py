@@ -121,6 +121,14 @@ def test_numbers_of_many_values_are_parted_into_ranges_of_as_many_events(monkeyp
         (("c", "4"), 1),
         (("c", "5"), 2),
     ]
+    days = sliced_by("c", [f"2020-01-0{n}" for n in (1, 2, 3, 4, 5)])  # as a CSV has them
+    assert [name for _, name in days] == [
+        "2020-01-01",
+        "2020-01-02 to 2020-01-03",
+        "2020-01-04",
+        "2020-01-05",
+    ]
+    assert list(days.values()) == list(found.values())
     declared = sliced_by("c", [1, 2, 3, 4, 5], features=(Feature("c", "numeric"),))
     assert declared == found
 

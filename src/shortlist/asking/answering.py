@@ -82,6 +82,11 @@ class Answering(FittedFirst, Showing, ABC):
         return False
 
     @property
+    def made_elsewhere(self) -> bool:
+        """True for lists of another system: what was ranked, and at what cost, is unknown."""
+        return False
+
+    @property
     def query_features(self) -> frozenset[str]:
         """Names of the user features that `search` reads from a query."""
         return frozenset()

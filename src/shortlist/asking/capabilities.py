@@ -32,6 +32,11 @@ class Answers(Protocol):
     data: TrainingData
 
     @property
+    def made_elsewhere(self) -> bool:
+        """True for lists of another system: what was ranked, and at what cost, is unknown."""
+        ...
+
+    @property
     def query_features(self) -> frozenset[str]:
         """Names of the user features that `search` reads from a query."""
         ...

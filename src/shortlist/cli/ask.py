@@ -539,6 +539,7 @@ def evaluate(
     if report.ladder:
         out.print(report.ladder_table())
     out.print(report.slices_table(whole=slices or bool(by)))
+    out.print(*report.in_short(), sep="\n")
     for line in report.lines():
         notes.print(line)
 
@@ -598,15 +599,18 @@ def _named(given: list[str]) -> dict[str, Path]:
     """Return the path of each bundle by its name, from NAME=PATH or its folder."""
     if len(given) < 2:
         raise QueryError("a comparison needs two bundles or more, got one")
-    pairs = []
+    pairs, chosen = [], []
     for text in given:
         name, equals, path = text.partition("=")
         if equals and not Path(text).exists():
             if not name or not path:
                 raise QueryError(f"{text!r} must be a path, or NAME=PATH")
             pairs.append((name, Path(path)))
+            chosen.append(name)
         else:
             pairs.append((Path(text).resolve().name, Path(text)))
+    if twice := next((name for name in chosen if chosen.count(name) > 1), None):
+        raise QueryError(f"two bundles are called {twice!r}: give each a name of its own")
     heads = [name for name, _ in pairs]
     # Bundles with the same folder name are named by their paths instead.
     pairs = [(name if heads.count(name) == 1 else str(path), path) for name, path in pairs]

@@ -245,6 +245,7 @@ def _show_run(run: "Run", bundle: Path, *, quiet: bool) -> None:
     if run.report.ladder:
         out.print(run.report.ladder_table())
     out.print(run.report.slices_table())
+    out.print(*run.report.in_short(), sep="\n")
     if not quiet:
         if run.findings:
             notes.print(show.findings(run.findings))

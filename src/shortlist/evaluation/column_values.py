@@ -1,5 +1,6 @@
 """Which values does a column of users or items have, and which rows have each? For slices."""
 
+from datetime import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 from shortlist.channels.counting.attributes import value_lists
 from shortlist.data.features import FeatureTable, MultiValuedEncoder
 from shortlist.data.schema import Feature
+from shortlist.data.times import parse_iso
 from shortlist.data.vocabulary import Vocabulary
-from shortlist.errors import ModelError
+from shortlist.errors import DataError, ModelError
 
 RANGES = 4
 """Number of ranges for a numeric column with many values; each has about as many events."""
@@ -61,6 +63,9 @@ def column_values(
             f"by: column '{column}' holds {'vectors' if vectors else dtype}, which cannot be "
             "grouped: give a column of names or numbers"
         )
+    if kind is None and dtype == pl.String:
+        frame = _with_times(frame, column, most)
+        dtype = frame[column].dtype
     if kind == "numeric" or (kind is None and (dtype.is_numeric() or dtype.is_temporal())):
         return _ranges(frame, column, vocabulary, rows, most)
     if kind is None:
@@ -74,6 +79,23 @@ def column_values(
         return ColumnValues((), np.zeros(len(whole) + 2, np.int64), np.zeros(0, np.int64), False)
     names, starts, codes = value_lists(column, frame, table, whole)
     return ColumnValues(names, starts, codes - 1, ordered=False)
+
+
+def _with_times(frame: pl.DataFrame, column: str, most: int) -> pl.DataFrame:
+    """Return the table with a text column of many dates or times read as such, if it is one."""
+    text = frame[column]
+    given = text.drop_nulls()
+    if given.n_unique() <= most:
+        return frame
+    try:
+        times = parse_iso(given, f"column '{column}'")
+    except DataError:
+        return frame
+    if not (times.dt.time() != time(0)).any():
+        times = times.dt.date()
+    known = pl.DataFrame({"row": text.is_not_null().arg_true(), column: times})
+    rows = pl.DataFrame({"row": pl.arange(len(text), dtype=pl.UInt32, eager=True)})
+    return frame.with_columns(rows.join(known, on="row", how="left", maintain_order="left")[column])
 
 
 def _ranges(

@@ -17,7 +17,7 @@ from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.page import comparison_page
 from shortlist.evaluation.report import Figures, repeated
 from shortlist.evaluation.searching import Searched, searched
-from shortlist.evaluation.significance import bootstrap_intervals, holm, paired_p
+from shortlist.evaluation.significance import bootstrap_intervals, holm, p_text, paired_p
 
 NAMES = ("first", "second", "third", "fourth", "fifth")
 """Default names of retrievers; further ones are called by their number."""
@@ -130,7 +130,7 @@ class Comparison:
                 if name in self.differences:
                     found = self.differences[name][metric]
                     interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
-                    cells = [f"{found.mean:+.4f} {interval}", _p(found.holm)]
+                    cells = [f"{found.mean:+.4f} {interval}", p_text(found.holm)]
                 shown = metric if name == self.first else ""
                 table.add_row(shown, name, f"{figures[metric].mean:.4f}", *cells)
         return table
@@ -165,12 +165,11 @@ def compare(
         raise QueryError("a comparison needs two retrievers or more, got one")
     names = _names(names, len(retrievers))
     datas = [checked_data(each, on, exclude_seen) for each in retrievers]
+    for name, data in zip(names, datas, strict=True):
+        data.require_log(f"comparing {name!r}")
     for name, data in zip(names[1:], datas[1:], strict=True):
-        if not _same_cases(datas[0], data):
-            raise ModelError(
-                f"{names[0]!r} and {name!r} have different logs, splits or fits, or leave out "
-                "different items: their figures cannot be compared"
-            )
+        if (why := _difference(datas[0], data)) is not None:
+            raise ModelError(f"{names[0]!r} and {name!r} cannot be compared: {why}")
     figures = [user_figures(each, k=k, on=on, exclude_seen=exclude_seen) for each in retrievers]
     users = datas[0].targets(on)[0]
     return Comparison(
@@ -214,19 +213,23 @@ def _differences(
     }
 
 
-def _same_cases(a: TrainingData, b: TrainingData) -> bool:
-    """Tell whether two retrievers get the same queries, held-out events and left-out items."""
-    same = a.log is b.log or (
-        a.users.ids.equals(b.users.ids)
-        and a.items.ids.equals(b.items.ids)
-        and len(a.log) == len(b.log)
-        and bool((a.log.item == b.log.item).all())
-        and (a.log.role is b.log.role or bool((a.log.role == b.log.role).all()))  # type: ignore[union-attr]
-    )
-    for mine, other in ((a.log.target, b.log.target), (a.log.hides, b.log.hides)):
-        same = same and (mine is other or np.array_equal(mine, other))  # type: ignore[arg-type]
+def _difference(a: TrainingData, b: TrainingData) -> str | None:
+    """Say why the queries, held-out events or left-out items differ; None if they do not."""
+    mine, other = a.log, b.log
+    for name, one, two in (("users", a.users, b.users), ("items", a.items, b.items)):
+        if not one.ids.equals(two.ids):
+            return f"their logs have different {name} ({len(one):,} and {len(two):,})"
+    if len(mine) != len(other) or not np.array_equal(mine.item, other.item):
+        return f"their logs have different events ({len(mine):,} and {len(other):,})"
+    if not np.array_equal(mine.role, other.role):  # type: ignore[arg-type]
+        kinds = a.kind if a.kind == b.kind else f"{a.kind} and {b.kind}"
+        return f"their splits ({kinds}) hold out different events"
+    if not np.array_equal(mine.target, other.target):  # type: ignore[arg-type]
+        return "they predict different kinds of events"
     met, also_met = (np.zeros(0) if data.met is None else data.met.item for data in (a, b))
-    return bool(same and np.array_equal(met, also_met))
+    if not (np.array_equal(mine.hides, other.hides) and np.array_equal(met, also_met)):  # type: ignore[arg-type]
+        return "they leave out different items that a user had met"
+    return None
 
 
 def _names(names: Sequence[str], count: int) -> list[str]:
@@ -244,7 +247,3 @@ def _plain(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
         name: {metric: figure._asdict() for metric, figure in each.items()}
         for name, each in figures.items()
     }
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shortlist import compiled
 from shortlist.asking.capabilities import Answers
 from shortlist.asking.clock import held_out_times
 from shortlist.asking.queries import Queries, check_flag, checked_count
@@ -73,6 +74,14 @@ def _targets(data: TrainingData) -> tuple[str, ...]:
     return tuple(name for name, aimed in zip(kinds.names, kinds.targets, strict=True) if aimed)
 
 
+def _staying(data: TrainingData) -> tuple[str, ...]:
+    """Return the kinds of events whose items stay in the lists; empty for a log without kinds."""
+    kinds = data.log.kinds
+    if kinds is None:
+        return ()
+    return tuple(name for name, seen in zip(kinds.names, kinds.seen, strict=True) if not seen)
+
+
 def evaluate(
     retriever: Answers,
     *,
@@ -126,7 +135,9 @@ def evaluate(
     exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen, measured)
     popular, fitting = _fitted(Popular(), data)
     baseline = _answers(popular, cases, ks, on, exclude_seen, measured, vectors)
-    below, costs = {"popular": baseline}, {MODEL: Cost.of(answers.seconds, len(cases.users))}
+    below, costs = {"popular": baseline}, {}
+    if not retriever.made_elsewhere:
+        costs[MODEL] = Cost.of(answers.seconds, len(cases.users))
     costs["popular"] = Cost.of(baseline.seconds, len(cases.users), fitting)
     for name, rung in (rungs(data) if ladder else {}).items():
         fitted, fitting = _fitted(rung, data)
@@ -163,6 +174,8 @@ def evaluate(
         slices=sliced(parts, cases, answers.places, baseline.places, ks, SEED),
         diversity_by=vectors.by,
         targets=_targets(data),
+        staying=_staying(data),
+        made_elsewhere=retriever.made_elsewhere,
         costs=costs,
     )
 
@@ -274,7 +287,9 @@ def _answers(
         moments = None if time is None else time[block]
         return Queries(ids, before=cut, exclude_seen=exclude_seen, time=moments)
 
-    # The first answers of a process compile loops and read files: they are not measured.
+    # The first answers of a process compile loops and read files: they are not measured. So few
+    # answers would not load compiled code, and the measured ones would wait for it.
+    compiled.load()
     if len(cases.users):
         retriever.recommend(queries_of(slice(0, WARM_UP)), deepest)
     for at in range(0, len(cases.users), step):
@@ -367,13 +382,16 @@ def _unreachable(
     if data.met is not None:
         others = data.met.before(cut)
         pairs.append(others.user.astype(np.int64) * width + others.item)
-    met = np.isin(owners * width + cases.items, np.concatenate(pairs))
+    held = owners * width + cases.items
+    left_out = np.isin(held, np.concatenate(pairs)) & exclude_seen
+    met = np.isin(held, known.user.astype(np.int64) * width + known.item)
     candidate = np.zeros(width, dtype=np.bool_)
     candidate[candidates] = True
     return {
         "held_out_events": len(cases.items),
         "held_out_items_not_candidates": int((~candidate[cases.items]).sum()),
-        "held_out_items_already_seen": int(met.sum()) if exclude_seen else 0,
+        "held_out_items_already_seen": int(left_out.sum()),
+        "held_out_items_met_before": int((met & ~left_out).sum()),
         "met_below_min_weight": met_below_min_weight(data, cases.users, cut) * exclude_seen,
         "users_without_history": int((np.diff(known.indptr)[cases.users] == 0).sum()),
     }

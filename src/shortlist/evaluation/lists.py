@@ -20,7 +20,7 @@ from shortlist.data.readers import is_text, read_frame
 from shortlist.data.training_data import Fit, TrainingData
 from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import DataError, QueryError
-from shortlist.evaluation.evaluate import evaluate
+from shortlist.evaluation.evaluate import checked_depths, evaluate
 from shortlist.evaluation.report import Report
 from shortlist.index.base import Hits
 
@@ -79,17 +79,14 @@ class Listed(Answering):
             _rows(frame[name], vocabulary, text=is_text(lists))
             for name, vocabulary in ((user, self.data.users), (item, self.data.items))
         )
-        repeated = frame.select(user, item).is_duplicated()
-        if repeated.any():
-            row = int(repeated.arg_true()[1])
+        if (row := _repeats(frame, user, item)) is not None:
             raise fault("the lists", item, "an item is twice in the list of a user.", row + 1)
         places = np.arange(len(users), dtype=np.float64)
         if order:
             if not frame[order].dtype.is_numeric() or frame[order].is_nan().any():
                 raise fault("the lists", order, "must hold numbers.")
             places = frame[order].cast(pl.Float64).to_numpy() * (1 if rank else -1)
-        if rank and (equal := frame.select(user, rank).is_duplicated()).any():
-            row = int(equal.arg_true()[1])
+        if rank and (row := _repeats(frame, user, rank)) is not None:
             cure = "give each item a rank of its own, or order by scores with score=..."
             raise fault("the lists", rank, f"two items of a user have this rank: {cure}", row + 1)
         ties = self.data.items.tie_keys[items] if score else np.zeros(len(items))
@@ -100,10 +97,19 @@ class Listed(Answering):
         self.strange_users = len(np.unique(frame[user].filter(pl.Series(users == 0))))
         self.strange_items = int((items == 0).sum())
 
+    @property
+    def made_elsewhere(self) -> bool:
+        """True: it is not known which items were ranked, nor at what cost."""
+        return True
+
     def candidate_rows(self) -> NDArray[np.int64]:
-        """Return the item rows that are in any list."""
-        rows: NDArray[np.int64] = np.unique(self._lists.values.numpy())
-        return rows[rows > 0]
+        """Return all item rows, because any item of the log could be in a list."""
+        return np.arange(1, len(self.data.items) + 1)
+
+    @property
+    def matches_nothing(self) -> bool:
+        """True if no entry has both its user and its item in the log."""
+        return not bool((self._lists.values > 0).any())
 
     def strangers(self, block: RowQueries) -> Tensor:
         """Return False for all, bool [B]: popular items do not replace a missing list."""
@@ -130,6 +136,11 @@ class Listed(Answering):
         ids[owners[inside], place[inside]] = np.where(rows[inside] > 0, rows[inside], -1)
         scores = np.where(ids >= 0, -np.arange(k, dtype=np.float32), -np.inf)
         return Hits(torch.from_numpy(ids), torch.from_numpy(scores.astype(np.float32)))
+
+    def shorter(self, users: NDArray[np.int64], k: int) -> int:
+        """Return how many of these user rows have a list, but one of fewer than k items."""
+        lengths = self._lists.lengths.numpy()[users]
+        return int(((lengths > 0) & (lengths < k)).sum())
 
     def without_list(self, users: NDArray[np.int64]) -> int:
         """Return how many of these user rows have no list."""
@@ -179,24 +190,41 @@ def evaluate_lists(
         QueryError: if no entry has both its user and its item in the log.
     """
     listed = Listed(lists, split, user=user, item=item, rank=rank, score=score, fit=fit)
-    if not len(listed.candidate_rows()):
+    if listed.matches_nothing:
         raise QueryError(
             "no entry of the lists has both its user and its item in the log: check that the lists "
             "use the ids of the log"
         )
     report = evaluate(listed, on=on, k=k, exclude_seen=exclude_seen, by=by, ladder=ladder)
     asked = listed.data.targets(on)[0]
+    deepest = max(checked_depths(k))
     said = {
-        f"of {len(asked):,} users have no list: they count as misses": listed.without_list(asked),
-        "users of the lists are not in the log": listed.strange_users,
-        "entries of the lists name an unknown item: they count as misses": listed.strange_items,
+        f"of {len(asked):,} users had no list, which counts as a miss": listed.without_list(asked),
+        f"of {len(asked):,} users had a list of fewer than {deepest:,} items, so that figures at "
+        f"{deepest:,} are of shorter lists": listed.shorter(asked, deepest),
+        "users of the lists had no event in the log, and were left out": listed.strange_users,
+        "entries of the lists had an item that is not in the log, which counts as a "
+        "miss": listed.strange_items,
     }
     notes = (f"{number:,} {text}." for text, number in said.items() if number)
     return replace(report, notes=(*report.notes, *notes))
 
 
+def _repeats(frame: pl.DataFrame, *columns: str) -> int | None:
+    """Return the first row whose values another row before it has; None if there is none."""
+    first = frame.select(pl.struct(columns).is_first_distinct()).to_series()
+    return None if first.all() else int(first.arg_min() or 0)
+
+
 def _rows(ids: pl.Series, vocabulary: Vocabulary, *, text: bool) -> NDArray[np.int64]:
-    """Return the row of each id, 0 if unknown; numbers read from a text file may be text ids."""
+    """Return the row of each id, 0 if unknown; numbers read from a text file may be text ids.
+
+    Errors: DataError naming the column for ids of another type than those of the log.
+    """
     if text and ids.dtype == pl.Int64 and vocabulary.ids.dtype == pl.String:
         ids = ids.cast(pl.String)
-    return vocabulary.rows(ids)
+    try:
+        return vocabulary.rows(ids)
+    except QueryError as error:
+        cure = "give the column the type of the log's ids"
+        raise fault("the lists", ids.name, f"{error}: {cure}.") from None

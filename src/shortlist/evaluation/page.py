@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from shortlist.evaluation.ladder import SHOWN
-from shortlist.evaluation.significance import Interval
+from shortlist.evaluation.significance import Interval, p_text
+from shortlist.evaluation.verdict import in_short
 
 if TYPE_CHECKING:
     from shortlist.evaluation.compare import Comparison
@@ -138,11 +139,11 @@ def comparison_page(found: "Comparison", title: str) -> str:
     note = (
         f"All were measured on the same {found.users:,} users, on the full catalogue. The "
         f"difference is {found.first} minus the other, paired by user, with its 95 % interval over "
-        "users. p is the probability of a difference this large if both were equally good (paired "
-        "t-test)"
+        "users. p is the probability of a difference at least this large if both were equally "
+        "good (paired t-test)"
         + (
             f", corrected by Holm's method for {len(found.differences)} comparisons, because with "
-            "many comparisons one looks better by chance"
+            "many comparisons one looks better by chance. The intervals are not corrected"
             if corrected
             else ""
         )
@@ -157,8 +158,7 @@ def comparison_page(found: "Comparison", title: str) -> str:
             cells = [Html(""), Html("")]
             if not own:
                 more = found.differences[name][metric]
-                shown = "< 0.0001" if more.holm < 1e-4 else f"{more.holm:.4f}"
-                cells = [_signed(Interval(*more[:3])), Html(shown)]
+                cells = [_signed(Interval(*more[:3])), Html(escape(p_text(more.holm)))]
             rows.append(
                 _row(
                     name, _bar(figures[metric], top), _plus_minus(figures[metric]), *cells, own=own
@@ -189,129 +189,32 @@ def _page(title: str, *sections: Html | None) -> str:
     return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
 
 
-def _found(report: "Report", recall: str) -> str:
-    """Say in words what share the model finds, and what the most popular items find."""
-    k = recall.partition("@")[2]
-    own, popular = report.metrics[recall].mean, report.popularity[recall].mean
-    if report.same_for_one().get("hit_rate") == "recall":  # one held-out item a user
-        return (
-            f"For {own:.1%} of the users the item that was held out is among the first {k} of the "
-            f"model's list. A list of the most popular items, the same for everybody, has it for "
-            f"{popular:.1%}."
-        )
-    return (
-        f"On average {own:.1%} of a user's held-out items are among the first {k} of the "
-        f"model's list for that user. A list of the most popular items, the same for "
-        f"everybody, has {popular:.1%} of them."
-    )
-
-
 def _summary(report: "Report") -> Html:
-    """Return the summary: what the model finds, what it adds, and for whom it fails."""
-    recall = next(name for name in report.metrics if name.startswith("recall@"))
-    k = recall.partition("@")[2]
-    lines = [
-        make("p", _found(report, recall), class_="verdict"),
-        make("p", _verdict(report, recall), class_="verdict"),
-    ]
-    if report.without_clock is not None:
-        plain = report.without_clock[recall].mean
-        lines.append(
-            make(
-                "p",
-                "The model was given the time of the held-out event. Without that time it finds "
-                f"{plain:.1%}, which is the figure to compare with models that do not read the "
-                "time.",
-            )
-        )
-    missed = [_named(part) for part in report.slices if part.recall[int(k)].mean == 0]
-    if missed:
-        none = "It finds none of the held-out items, among the first "
-        lines.append(make("p", f"{none}{k}, for {'; '.join(missed)}."))
-    weak = _weak(report.slices, int(k))
-    if weak:
-        lines.append(
-            make(
-                "p", "It is not shown to be better than popular items for " + "; ".join(weak) + "."
-            )
-        )
-    return _section("In short", *lines)
-
-
-def _verdict(report: "Report", recall: str) -> str:
-    if report.reaches_nothing:
-        return (
-            "It cannot recommend any of the held-out items: they have no training events, and it "
-            "reads no item features that would give them vectors."
-        )
-    rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
-    if not rungs:
-        rungs = [("popular", report.differences[recall])]
-    ahead = [name for name, more in rungs if more.high < 0]
-    level = [name for name, more in rungs if more.low <= 0 <= more.high]
-    name, least = min(rungs, key=lambda each: each[1].mean)
-    by = f"the closest, {name}, is behind by {_points(least)}"
-    none = "" if report.ladder else " Other methods without training were not measured."
-    behind = [name for name, more in rungs if more.low > 0]
-    better = f" It is better than {_listed(behind, 'and')}." if behind else ""
-    if ahead:
-        undecided = (
-            f" It is not shown to be better or worse than {_listed(level)}." if level else ""
-        )
-        return f"It is worse than {_listed(ahead)}, {_untrained(ahead)}.{better}{undecided}{none}"
-    if level:
-        return (
-            f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the 95 % "
-            f"interval of the difference contains 0.{better}{none}"
-        )
-    return f"It is better than every method without training that was measured: {by}.{none}"
-
-
-def _weak(slices: Sequence["Slice"], k: int) -> list[str]:
-    """Return the slices where the model finds something, and is not shown to be better than popular
-    items."""
-    return [
-        _named(part) for part in slices if part.difference[k].low <= 0 and part.recall[k].mean != 0
-    ]
-
-
-def _named(part: "Slice") -> str:
-    """Return words for the users or items of a slice, and the number of its held-out events."""
-    who = _WHO.get((part.by, part.name)) or _who(part)
-    return f"{who} ({part.events:,} held-out event{'' if part.events == 1 else 's'})"
-
-
-def _who(part: "Slice") -> str:
-    if part.by == "history":
-        return f"users with {part.name} known events"
-    return f"{part.by} = {part.name}"
-
-
-_WHO = {
-    ("history", "none"): "users without a known event",
-    ("users", "trained"): "users with training events",
-    ("users", "new"): "users without training events",
-    ("items", "head"): "the most popular items (the head)",
-    ("items", "torso"): "items of middling popularity (the torso)",
-    ("items", "tail"): "the least popular items (the tail)",
-    ("items", "new"): "new items",
-}
+    """Return the summary; its first two sentences are what a report says about the whole."""
+    first, *others = in_short(report)
+    verdict = [make("p", line, class_="verdict") for line in (first, *others[:1])]
+    return _section("In short", *verdict, *(make("p", line) for line in others[1:]))
 
 
 def _better(
     first: str, other: str, metric: str, more: Interval | tuple[float, ...], chance: float
 ) -> str:
     mean, low, high = more[:3]
-    size = f"{abs(mean):.4f} in {metric} (95 % interval {low:+.4f} to {high:+.4f}, p {chance:.4f})"
+    interval = f"in {metric} (95 % interval {low:+.4f} to {high:+.4f}, p {p_text(chance)})"
     if chance >= 0.05:
+        size = f"the difference is {mean:+.4f} {interval}"
         return f"{first} and {other} are not shown to differ: {size}."
-    return f"{first} is {'better' if mean > 0 else 'worse'} than {other} by {size}."
+    verdict = "better" if mean > 0 else "worse"
+    return f"{first} is {verdict} than {other} by {abs(mean):.4f} {interval}."
 
 
 def _ladder(report: "Report") -> Html | None:
     if not report.ladder:
         return None
-    shown = list(report.ladder[0].metrics)[: len(SHOWN)]
+    known = list(report.ladder[0].metrics)
+    shown = known[: len(SHOWN)]
+    deepest = [name for name in known if name.startswith("recall@")][-1:]
+    shown += [name for name in deepest if name not in shown]  # A recall stage hands over hundreds.
     rows: list[Html] = []
     for name in shown:
         figures = {rung.name: rung.metrics[name] for rung in report.ladder}
@@ -346,15 +249,15 @@ def _slices(report: "Report") -> Html | None:
     if not report.slices:
         return None
     k = next(iter(report.slices[0].recall))
-    top = max(part.recall[k].high for part in report.slices)
+    top = max(_ends_shown(part, k).high for part in report.slices)
     rows: list[Html] = []
     for by, parts in groupby(report.slices, key=lambda part: part.by):
         rows.append(_group(_BY.get(by, by), 6))
         rows += [
             _row(
                 part.name,
-                _bar(part.recall[k], top, tick=part.popularity[k].mean, own=True),
-                _plus_minus(part.recall[k]),
+                _bar(_ends_shown(part, k), top, tick=part.popularity[k].mean, own=True),
+                _plus_minus(_ends_shown(part, k)),
                 _number(part.popularity[k].mean),
                 Html(f"{part.users:,}"),
                 Html(f"{part.events:,}"),
@@ -370,7 +273,13 @@ def _slices(report: "Report") -> Html | None:
             "head is the most popular items that together have a third of the training events; "
             "the torso has the next third, the tail the last; new items have none."
         ),
+        *(_quiet(line) for line in report.slice_lines()),
     )
+
+
+def _ends_shown(part: "Slice", k: int) -> Interval:
+    """Return recall@k of a slice; without width if its users are too few for an interval."""
+    return part.recall[k] if part.enough else Interval(*[part.recall[k].mean] * 3)
 
 
 _BY = {
@@ -413,9 +322,9 @@ def _quality(report: "Report") -> Html:
         _table(("", "", "this model", "popular", "difference (95 % interval)"), rows),
         *through,
         _quiet(
-            "± is half of the 95 % interval over users: it covers other users of the same kind, "
-            "but not other trainings of the model. The vertical mark is the figure of the most "
-            "popular items."
+            "± is half of the 95 % interval of the mean over users of this kind. It does not cover "
+            "other trainings of the model. The vertical mark is the figure of the most popular "
+            "items."
         ),
         *(_quiet(f"Here {one} equals {other} and is left out.") for one, other in same.items()),
         _glossary(METRICS, shown),
@@ -448,7 +357,7 @@ def _costs(report: "Report") -> Html | None:
             name,
             Html("–" if cost.fit is None else f"{cost.fit:,.2f}"),
             Html(f"{cost.query:,.0f}"),
-            own=name == next(iter(report.costs)),
+            own=name == "this model",
         )
         for name, cost in report.costs.items()
     ]
@@ -457,22 +366,40 @@ def _costs(report: "Report") -> Html | None:
         _table(("", "CPU seconds of the fit", "CPU µs a query"), rows),
         _quiet(
             "CPU time over all threads of the measuring machine, with queries answered in blocks "
-            "and the first answers not counted. "
-            "“–” means that the fit was not measured, because the model was fitted before."
+            "and the first answers not counted."
+            + (
+                " “–” means that the fit was not measured, because the model was fitted before."
+                if any(cost.fit is None for cost in report.costs.values())
+                else ""
+            )
+            + (" The cost of lists that were made elsewhere is not known." * report.made_elsewhere)
         ),
     )
 
 
 def _measured(report: "Report") -> Html:
-    seen = "Items a user had met before were left out of the lists."
+    seen = "Items a user had met before were left out of the lists"
     if not report.exclude_seen:
-        seen = "Items a user had met before were left in the lists."
+        seen = "Items a user had met before were left in the lists"
+    elif report.staying:
+        kinds = " or ".join(f'"{name}"' for name in report.staying)
+        seen += f", except those met only in events of kind {kinds}"
+    ranked = (
+        f"Each of {report.users:,} users has one query, and all {report.candidate_items:,} items "
+        "were ranked for each of them; no items were sampled."
+    )
+    fitted = f'The model was fitted on the rows "{report.fit}"'
+    if report.made_elsewhere:
+        ranked = (
+            f"Each of {report.users:,} users has at most one list, which was made elsewhere: it "
+            "is not known here from which items it was chosen."
+        )
+        fitted = f'The lists are said to be made from the rows "{report.fit}"'
     split = SPLITS.get(report.split, f"The split is of kind {report.split}.")
     lines = (
         split.replace("{kind}", report.of_targets),
-        f"Each of {report.users:,} users has one query, and all {report.candidate_items:,} items "
-        f"were ranked for each of them; no items were sampled. {seen}",
-        f'The model was fitted on the rows "{report.fit}" and measured on the {report.cut} rows.',
+        f"{ranked} {seen}.",
+        f"{fitted} and measured on the {report.cut} rows.",
         *(f"{line[:1].upper()}{line[1:]}" for line in report.lines()),
     )
     return _section("How was it measured?", *(make("p", line) for line in lines))
@@ -525,7 +452,9 @@ def _bar(figure: Interval, top: float, tick: float | None = None, *, own: bool =
     ]
     if tick is not None:
         parts.append(f'<line class="tick" x1="{at(tick)}" x2="{at(tick)}" y1="1" y2="15"/>')
-    label = f"{figure.mean:.4f}, 95 % interval {figure.low:.4f} to {figure.high:.4f}"
+    label = f"{figure.mean:.4f}"
+    if figure.half:
+        label += f", 95 % interval {figure.low:.4f} to {figure.high:.4f}"
     return Html(
         f'<svg viewBox="0 0 200 16" preserveAspectRatio="none" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg>"
@@ -545,19 +474,13 @@ def _glossary(meanings: Mapping[str, str], names: Sequence[str]) -> Html:
 
 def _plus_minus(figure: Interval) -> Html:
     return Html(
-        f"<span>{figure.mean:.4f}</span> <span>± {(figure.high - figure.low) / 2:.4f}</span>"
+        f"<span>{figure.mean:.4f}</span>" + (f" <span>{figure.half}</span>" if figure.half else "")
     )
 
 
 def _signed(figure: Interval) -> Html:
     interval = f"({figure.low:+.4f} to {figure.high:+.4f})"
     return Html(f"<span>{figure.mean:+.4f}</span> <span>{interval}</span>")
-
-
-def _points(more: Interval) -> str:
-    return (
-        f"{more.mean:.1%} of the held-out items (95 % interval {more.low:.1%} to {more.high:.1%})"
-    )
 
 
 def _number(value: float) -> Html:
@@ -571,11 +494,3 @@ def _with_unit(kind: str, value: float) -> Html:
 
 
 _UNITS = {"average_popularity": (1, " events"), "novelty": (2, " bits")}
-
-
-def _untrained(names: Sequence[str]) -> str:
-    return "which needs no training" if len(names) == 1 else "which need no training"
-
-
-def _listed(names: Sequence[str], last: str = "or") -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -14,7 +14,8 @@ from shortlist.evaluation.page import report_page
 from shortlist.evaluation.plots import new_figure
 from shortlist.evaluation.searching import Searched
 from shortlist.evaluation.significance import Interval
-from shortlist.evaluation.slices import Slice
+from shortlist.evaluation.slices import FEW, Slice
+from shortlist.evaluation.verdict import in_short
 from shortlist.showing import Facts, Showing, html_table
 
 Figures = Mapping[str, Interval]
@@ -27,6 +28,9 @@ SHOWN_SLICES = ("history", "items")
 
 SHOWN_OF_CATALOGUE = ("coverage", "gini", "popularity_percentile", "novelty", "diversity")
 """The figures of all lists together that the table shows, at the first k; `to_dict` has all."""
+
+SAME = "A figure that is the same for all users has no interval."
+"""Stands below tables with such a figure."""
 
 MODEL = "this model"
 """Name of the model beside the methods that it is compared with."""
@@ -78,6 +82,8 @@ class Report(Showing):
         slices: recall by groups of users and of items.
         diversity_by: the features, or the users, that diversity is computed from.
         targets: the kinds of events that are predicted; empty for a log without kinds.
+        staying: the kinds of events whose items stay in the lists (seen = false).
+        made_elsewhere: True for lists that another system made, whose cost is not known.
         costs: costs of the retriever and of each method, by name. They differ between runs, so
             that `to_dict`, a bundle and the equality of reports leave them out.
     """
@@ -103,6 +109,8 @@ class Report(Showing):
     slices: tuple[Slice, ...] = ()
     diversity_by: str = ""
     targets: tuple[str, ...] = ()
+    staying: tuple[str, ...] = ()
+    made_elsewhere: bool = False
     costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
 
     def facts(self) -> Facts:
@@ -245,10 +253,12 @@ class Report(Showing):
         model.request_time, the column "no clock" has the figures without the clock.
         """
         table = Table(
-            title=f"{self.users:,} users × {self.candidate_items:,} items, full ranking, "
+            title=f"{self.users:,} users × {self.candidate_items:,} items, "
+            f"{'lists made elsewhere' if self.made_elsewhere else 'full ranking'}, "
             f"{self.split} {self.cut}, seen items {'left out' if self.exclude_seen else 'kept'}",
             caption="Mean over users ± half of the 95 % bootstrap interval; the difference is "
             f"paired. Fitted on: {self.fit}."
+            + (f" {SAME}" if _same((self.metrics, self.differences)) else "")
             + "".join(
                 f" Here {same} equals {shown}." for same, shown in self.same_for_one().items()
             )
@@ -326,47 +336,69 @@ class Report(Showing):
         ks = [k for k in (self.slices[0].recall if self.slices else ())][: None if whole else 1]
         table = Table(
             title="Recall by groups of users and of items",
-            caption="Share of the held-out events found, mean over the users of the slice ± half "
-            "of its 95 % interval. Head, torso and tail of the items have a third of the training "
-            "events each.",
+            caption=" ".join(
+                [
+                    "Share of the held-out events found, mean over the users of the slice ± half "
+                    "of its 95 % interval. Head, torso and tail of the items have a third of the "
+                    "training events each.",
+                    *self.slice_lines(whole=whole),
+                ]
+            ),
         )
         table.add_column("slice")
         for name in ("users", "events", *(c for k in ks for c in (f"recall@{k}", "popular"))):
             table.add_column(name, justify="right", no_wrap=True)
         last = ""
-        for part in self.slices:
-            if not whole and part.by not in SHOWN_SLICES:
-                continue
+        for part in self._shown_slices(whole=whole):
             if last not in ("", part.by):
                 table.add_section()
             last = part.by
             figures = [
-                text
-                for k in ks
-                for text in (_interval(part.recall[k]), f"{part.popularity[k].mean:.4f}")
+                text for k in ks for text in (part.shown(k), f"{part.popularity[k].mean:.4f}")
             ]
             table.add_row(
                 f"{part.by}: {part.name}", f"{part.users:,}", f"{part.events:,}", *figures
             )
         return table
 
+    def _shown_slices(self, *, whole: bool) -> list[Slice]:
+        return [part for part in self.slices if whole or part.by in SHOWN_SLICES]
+
+    def slice_lines(self, *, whole: bool = True) -> Iterator[str]:
+        """Yield what a reader of the slices must know beyond their figures, as sentences."""
+        shown = self._shown_slices(whole=whole)
+        if any(not part.half(k) for part in shown for k in part.recall):
+            yield f"A slice of fewer than {FEW} users, or of equal figures, has no interval."
+        events = self.counts.get("held_out_events", 0)
+        for by in dict.fromkeys(part.by for part in shown):
+            if sum(part.events for part in shown if part.by == by) > events:
+                yield f"The slices of {by} overlap: an event counts in each of its values."
+
+    def in_short(self) -> tuple[str, ...]:
+        """Return the report in a few sentences: what is found, what is added, and for whom."""
+        return in_short(self)
+
     def lines(self) -> tuple[str, ...]:
         """Return the remarks that a reader of the figures needs, as sentences."""
+        events = self.counts.get("held_out_events", 0)
         said = {
-            "held_out_items_not_candidates": "held-out events name an item that cannot be "
-            "recommended (unseen in training, no features): they count as misses",
-            "held_out_items_already_seen": "held-out events repeat an item the user had met, "
-            "which is left out of the lists: they count as misses",
+            "held_out_items_not_candidates": f"of {events:,} held-out events had an item that "
+            "cannot be recommended (unseen in training, no features), which counts as a miss",
+            "held_out_items_already_seen": f"of {events:,} held-out events had an item that the "
+            "user had met before. It is left out of the lists, which counts as a miss",
+            "held_out_items_met_before": f"of {events:,} held-out events had an item that the user "
+            "had met before and that stays in the lists",
             "met_below_min_weight": "events below min_weight that these users had before the cut, "
             "or of kinds that the model does not read: their items are left out of the lists, too",
-            "users_without_history": "users had no event before the cut",
-            "users_answered_by_fallback": "users were unknown and got popular items",
+            "users_without_history": f"of {self.users:,} users had no event before the cut",
+            "users_answered_by_fallback": f"of {self.users:,} users got popular items, because "
+            "the model knows nothing of them",
         }
         if self.reaches_nothing:
             said["held_out_items_not_candidates"] = (
-                "held-out events, which are all of them, name an item that this model cannot "
-                "recommend: it has no training events, and the model reads no item features that "
-                "would give it a vector"
+                f"of {events:,} held-out events had an item that this model cannot recommend: it "
+                "has no training events, and the model reads no item features that would give it "
+                "a vector"
             )
         counted = (f"{self.counts[n]:,} {text}." for n, text in said.items() if self.counts.get(n))
         channels = (channel.line(name) for name, channel in self.channels.items())
@@ -424,6 +456,11 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4f}"
 
 
+def _same(columns: Iterable[Figures]) -> bool:
+    """Tell whether a figure is the same for all users, so that it has no interval."""
+    return any(not figure.half for column in columns for figure in column.values())
+
+
 def _plain(figures: Figures) -> dict[str, dict[str, float]]:
     return {name: figure._asdict() for name, figure in figures.items()}
 
@@ -438,7 +475,7 @@ def _metric_and_k(name: str) -> tuple[str, int]:
 
 
 def _interval(figure: Interval, sign: str = "") -> str:
-    return f"{figure.mean:{sign}.4f} ± {(figure.high - figure.low) / 2:.4f}"
+    return f"{figure.mean:{sign}.4f} {figure.half}".rstrip()
 
 
 def repeated(columns: Iterable[Figures]) -> dict[str, str]:

@@ -19,6 +19,14 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def half(self) -> str:
+        """Half of the interval as text, after "±"; "" if all users have the same figure.
+
+        Resampling equal figures gives no interval, but not because the mean is certain.
+        """
+        return "" if self.low == self.high else f"± {(self.high - self.low) / 2:.4f}"
+
 
 def bootstrap_interval(
     values: NDArray[np.float64], seed: int, samples: int = 1000, level: float = 0.95
@@ -81,6 +89,11 @@ def paired_p(differences: NDArray[np.float64]) -> float:
     if error == 0:
         return 0.0
     return 2 * stdtr(len(values) - 1, -abs(float(values.mean())) / error)
+
+
+def p_text(value: float) -> str:
+    """Return a p-value as text; a tiny one is not shown as 0."""
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def holm(chances: Sequence[float]) -> list[float]:

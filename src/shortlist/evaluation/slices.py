@@ -19,6 +19,9 @@ HISTORIES = ((0, "none"), (1, "1 to 4"), (5, "5 to 19"), (20, "20 and more"))
 MOST_VALUES = 10
 """At most this many values of a column have their own slice: those with most held-out events."""
 
+FEW = 20
+"""With fewer users a slice shows no interval: resampling so few says little."""
+
 Rows = NDArray[np.int64]
 
 
@@ -62,6 +65,19 @@ class Slice:
     recall: Mapping[int, Interval]
     popularity: Mapping[int, Interval]
     difference: Mapping[int, Interval]
+
+    @property
+    def enough(self) -> bool:
+        """True if the users are enough for an interval."""
+        return self.users >= FEW
+
+    def half(self, k: int) -> str:
+        """Half of the interval of recall@k as text, after "±"; "" if it has none."""
+        return self.recall[k].half if self.enough else ""
+
+    def shown(self, k: int) -> str:
+        """Recall@k with its interval, as text."""
+        return f"{self.recall[k].mean:.4f} {self.half(k)}".rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; figures are keyed as in the report, such as recall@10."""

@@ -209,6 +209,7 @@ function counted(counts) {
     held_out_items_not_candidates:
       "held-out events name an item that cannot be recommended: they count as misses",
     held_out_items_already_seen: "held-out events repeat an item that the user had met: they count as misses",
+    held_out_items_met_before: "held-out events repeat an item that the user had met and that stays in the lists",
     users_without_history: "users had no event before the cut",
     users_answered_by_fallback: "users were unknown and got popular items",
   };

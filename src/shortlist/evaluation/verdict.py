@@ -1,0 +1,210 @@
+"""What does a report say in a few sentences? What is found, what is added, and for whom."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from shortlist.evaluation.significance import Interval
+
+if TYPE_CHECKING:
+    from shortlist.evaluation.report import Report
+    from shortlist.evaluation.slices import Slice
+
+NAMED = 8
+"""Most groups that a sentence names; it counts the others."""
+
+NOTABLE = 0.05
+"""Share of the held-out events from which the summary says what happened to them."""
+
+
+def in_short(report: "Report") -> tuple[str, ...]:
+    """Return what a reader needs first: the share found, the verdict, its limits, and for whom."""
+    recalls = [name for name in report.metrics if name.startswith("recall@")]
+    if not recalls:
+        return ()
+    first, deepest = recalls[0], recalls[-1]
+    lines = [_found(report, first, deepest), _verdict(report, first)]
+    if deepest != first and not report.reaches_nothing:
+        more = _verdict(report, deepest)
+        lines.append(f"Among the first {_k(deepest)}, {more[0].lower()}{more[1:]}")
+    lines += _limits(report)
+    if report.without_clock is not None:
+        lines.append(
+            "The model was given the time of the held-out event. Without that time it finds "
+            f"{report.without_clock[first].mean:.1%}, which is the figure to compare with models "
+            "that do not read the time."
+        )
+    if not report.reaches_nothing:
+        lines += _by_slice(report, _k(first))
+    return tuple(lines)
+
+
+def _k(recall: str) -> int:
+    return int(recall.partition("@")[2])
+
+
+def _found(report: "Report", first: str, deepest: str) -> str:
+    """Say what share the model finds, and what the most popular items find."""
+    own, popular = report.metrics[first].mean, report.popularity[first].mean
+    if report.counts.get("held_out_events") == report.users:
+        said = (
+            f"For {own:.1%} of the users the item that was held out is among the first {_k(first)} "
+            f"of the model's list. A list of the most popular items has it for {popular:.1%}."
+        )
+    else:
+        said = (
+            f"On average {own:.1%} of a user's held-out items are among the first {_k(first)} of "
+            f"the model's list for that user. A list of the most popular items has {popular:.1%} "
+            "of them."
+        )
+    if deepest != first:
+        own, popular = report.metrics[deepest].mean, report.popularity[deepest].mean
+        said += f" Among the first {_k(deepest)} the shares are {own:.1%} and {popular:.1%}."
+    return said
+
+
+def _limits(report: "Report") -> list[str]:
+    """Say which held-out events cannot be found, and which are found without a model."""
+    events = report.counts.get("held_out_events", 0)
+    if report.reaches_nothing:
+        return []
+    said = {
+        "held_out_items_not_candidates": "had an item that this model cannot recommend: "
+        "it has no training events, and no features that the model reads",
+        "held_out_items_already_seen": "had an item that the user had met before, which is left "
+        "out of the lists: no model can find it",
+        "held_out_items_met_before": "had an item that the user had met before and that stays in "
+        "the lists: a list of the user's own last items would find many of them",
+    }
+    return [
+        f"{count:,} of the {events:,} held-out events {text}."
+        for name, text in said.items()
+        if (count := report.counts.get(name, 0)) >= NOTABLE * max(events, 1)
+    ]
+
+
+def _chance_alone(report: "Report") -> bool:
+    """Tell whether no held-out item has training events, so that counting cannot find them."""
+    groups = {part.name for part in report.slices if part.by == "items"}
+    return groups == {"new"}
+
+
+def _verdict(report: "Report", recall: str) -> str:
+    """Say which methods without training the model is better than."""
+    if report.reaches_nothing:
+        return (
+            "It cannot recommend any of the held-out items: they have no training events, and it "
+            "reads no item features that would give them vectors."
+        )
+    if _chance_alone(report):
+        return _beside_chance(report, recall)
+    rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
+    if not rungs:
+        rungs = [("popular", report.differences[recall])]
+    ahead = [name for name, more in rungs if more.high < 0]
+    level = [name for name, more in rungs if more.low <= 0 <= more.high]
+    behind = [name for name, more in rungs if more.low > 0]
+    none = "" if report.ladder else " Other methods without training were not measured."
+    better = f" It is better than {_listed(behind, 'and')}." if behind else ""
+    if ahead:
+        undecided = (
+            f" It is not shown to be better or worse than {_listed(level)}." if level else ""
+        )
+        return f"It is worse than {_listed(ahead)}, {_untrained(ahead)}.{better}{undecided}{none}"
+    if level:
+        return (
+            f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the 95 % "
+            f"interval of the difference contains 0.{better}{none}"
+        )
+    name, least = min(rungs, key=lambda each: each[1].mean)
+    if not report.ladder:
+        return f"It is better than {name}, {_untrained([name])}, by {_points(least)}.{none}"
+    return (
+        "It is better than every method without training that was measured: the closest, "
+        f"{name}, is behind by {_points(least)}."
+    )
+
+
+def _beside_chance(report: "Report", recall: str) -> str:
+    """Compare with lists drawn at random, which is what counting comes to for cold items."""
+    chance, own = min(1.0, _k(recall) / max(report.candidate_items, 1)), report.metrics[recall]
+    verdict = "It is not shown to be better or worse than"
+    if own.low > chance:
+        verdict = "It is better than"
+    elif own.high < chance:
+        verdict = "It is worse than"
+    return (
+        f"{verdict} lists drawn at random, which would find about {chance:.1%}. No held-out item "
+        "has training events, so that methods without training, which count events, cannot find it."
+    )
+
+
+def _by_slice(report: "Report", k: int) -> list[str]:
+    """Say for which users and items the model finds nothing, or adds nothing to popular items."""
+    events = report.counts.get("held_out_events")
+    parts = [
+        part
+        for part in report.slices
+        if part.events != events and (part.enough or part.by in _OWN)  # the whole says nothing more
+    ]
+    lines = []
+    missed = [part for part in parts if part.recall[k].mean == 0]
+    if missed:
+        lines.append(
+            f"It finds none of the held-out items, among the first {k}, for {_names(missed)}."
+        )
+    some = [part for part in parts if part.enough and part not in missed]
+    better = [part for part in some if part.difference[k].low > 0]
+    weak = [part for part in some if part not in better]
+    if _chance_alone(report):
+        return lines
+    if weak and report.differences[f"recall@{k}"].low > 0:
+        lines.append(f"It is not shown to be better than popular items for {_names(weak)}.")
+    elif weak and better:
+        lines.append(f"It is better than popular items only for {_names(better)}.")
+    return lines
+
+
+def _names(parts: Sequence["Slice"]) -> str:
+    named = [_named(part) for part in parts[:NAMED]]
+    more = len(parts) - len(named)
+    return "; ".join([*named, *([f"{more} more group{'' if more == 1 else 's'}"] if more else [])])
+
+
+def _named(part: "Slice") -> str:
+    """Return words for the users or items of a slice, and the number of its held-out events."""
+    who = _OWN_NAMES.get((part.by, part.name)) or _who(part)
+    return f"{who} ({part.events:,} held-out event{'' if part.events == 1 else 's'})"
+
+
+def _who(part: "Slice") -> str:
+    if part.by == "history":
+        return f"users with {part.name} known events"
+    return f"{part.by} = {part.name}"
+
+
+_OWN = ("history", "users", "items")
+"""Groups that every report has; their names follow."""
+
+_OWN_NAMES = {
+    ("history", "none"): "users without a known event",
+    ("users", "trained"): "users with training events",
+    ("users", "new"): "users without training events",
+    ("items", "head"): "the most popular items (the head)",
+    ("items", "torso"): "items of middling popularity (the torso)",
+    ("items", "tail"): "the least popular items (the tail)",
+    ("items", "new"): "new items",
+}
+
+
+def _points(more: Interval) -> str:
+    return (
+        f"{more.mean:.1%} of the held-out items (95 % interval {more.low:.1%} to {more.high:.1%})"
+    )
+
+
+def _untrained(names: Sequence[str]) -> str:
+    return "which needs no training" if len(names) == 1 else "which need no training"
+
+
+def _listed(names: Sequence[str], last: str = "or") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
