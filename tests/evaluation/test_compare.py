@@ -50,6 +50,9 @@ def test_what_cannot_be_compared_is_named(split):
         match=r"'first' and 'third' cannot be compared: their splits \(leave-last-out and",
     ):
         compare(model, model, other)
+    times = Popular().fit(split.dataset.split("global-time", at=0.3))  # not all users train
+    with pytest.raises(ModelError, match=r"splits \(leave-last-out and global-time\) hold out"):
+        compare(model, times)
     log = pl.DataFrame({"user_id": [1] * 4, "item_id": [1, 2, 3, 4], "time": range(4)})
     fewer = Popular().fit(Dataset.load(log, schema=Schema(time="time")).split())
     with pytest.raises(ModelError, match=r"their logs have different \w+ \([0-9,]+ and [0-9,]+\)"):

@@ -216,14 +216,18 @@ def _differences(
 def _difference(a: TrainingData, b: TrainingData) -> str | None:
     """Say why the queries, held-out events or left-out items differ; None if they do not."""
     mine, other = a.log, b.log
+    kinds = a.kind if a.kind == b.kind else f"{a.kind} and {b.kind}"
+    split = f"their splits ({kinds}) hold out different events"
     for name, one, two in (("users", a.users, b.users), ("items", a.items, b.items)):
-        if not one.ids.equals(two.ids):
-            return f"their logs have different {name} ({len(one):,} and {len(two):,})"
+        if one.ids.equals(two.ids):
+            continue
+        if one.ids.sort().equals(two.ids.sort()):  # A split numbers the ids it trains on first.
+            return split
+        return f"their logs have different {name} ({len(one):,} and {len(two):,})"
     if len(mine) != len(other) or not np.array_equal(mine.item, other.item):
         return f"their logs have different events ({len(mine):,} and {len(other):,})"
     if not np.array_equal(mine.role, other.role):  # type: ignore[arg-type]
-        kinds = a.kind if a.kind == b.kind else f"{a.kind} and {b.kind}"
-        return f"their splits ({kinds}) hold out different events"
+        return split
     if not np.array_equal(mine.target, other.target):  # type: ignore[arg-type]
         return "they predict different kinds of events"
     met, also_met = (np.zeros(0) if data.met is None else data.met.item for data in (a, b))
