@@ -121,6 +121,12 @@ def fit(given: Split | None = None, **options: Any) -> Subject:
     return Subject.of_retriever(retriever, evaluate(retriever, k=(10,)).to_dict())
 
 
+def beside_simple() -> Subject:
+    """The model that has hardly learned, measured beside methods without training."""
+    retriever = TwoTower(**(SMALL | {"learning_rate": 1e-9})).fit(split())
+    return Subject.of_retriever(retriever, evaluate(retriever, k=(10,), ladder=True).to_dict())
+
+
 # -------------------------------------------------- mistakes of the code, as a mutant of one part
 
 
@@ -790,6 +796,7 @@ SEEDED: list[tuple[str, str, Callable[[], Subject]]] = [
     ),
     ("a learning rate of 1e-9", "loss-does-not-fall", lambda: fit(learning_rate=1e-9)),
     ("that model, beside popularity", "worse-than-popular", lambda: fit(learning_rate=1e-9)),
+    ("that model, beside item-cf", "worse-than-simple", beside_simple),
     ("bfloat16 on a CPU without it", "bfloat16-emulated", without_bfloat16),
     ("three epochs of one batch", "too-few-steps", lambda: before(epochs=3, batch_size=8192)),
     ("three epochs at a low rate", "still-improving", lambda: fit(epochs=3, learning_rate=0.001)),
@@ -907,6 +914,14 @@ def page() -> str:
         runs=len(CLEAN),
         codes=len(CHECKS),
     )
+
+
+def test_a_single_user_does_not_show_that_another_method_is_better():
+    figure, one = {"ndcg@10": {"mean": 0.1}}, {"ndcg@10": {"mean": -0.4, "low": -0.4, "high": -0.4}}
+    rung = {"name": "item-cf", "metrics": figure, "difference": one}
+    told = {"users": 1, "counts": {}, "metrics": figure, "ladder": [rung]}
+    report = told | {"difference": {"popularity": one}}
+    assert examine(Subject(report=report)) == []
 
 
 def test_the_page_says_what_the_doctor_does():

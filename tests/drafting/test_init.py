@@ -317,6 +317,12 @@ def test_times_of_something_else_are_named_where_no_other_column_is_a_time(tmp_p
     assert "released_at: times of something else" in made.guesses["data.time"].reason
 
 
+def test_times_that_are_all_equal_order_nothing_and_init_says_so(tmp_path):
+    made = log_with(tmp_path, "timestamp", lambda n: 1_700_000_000)
+    assert made.content["split"]["kind"] == "random"
+    assert "timestamp: the same in every row" in made.guesses["data.time"].reason
+
+
 def test_a_comment_cannot_be_left_by_what_stands_in_a_file(tmp_path):
     rows = [(e.user, e.item, f'line"\r\n[model]\ndim = {e.item}') for e in LOG]
     frame = pl.DataFrame(rows, schema=["user", "item", 'ti"tle\n[x'], orient="row")

@@ -95,6 +95,12 @@ def test_rows_that_are_each_others_negatives_are_more_where_the_log_allows_it():
     assert rows[1] > others[1]
 
 
+def test_a_reason_counts_one_step_and_many_steps():
+    few, many = (settle(Model(), Training(epochs="auto"), Facts(n, 9)) for n in (49, 4_900))
+    assert few.chosen["epochs"].reason.startswith("at 1 step per epoch")
+    assert many.chosen["epochs"].reason.startswith("at 5 steps per epoch")
+
+
 def test_a_number_that_is_given_stays_and_the_others_follow_from_it():
     alone = numbers(100_000, 1_000, model={}, training={"epochs": "auto", "batch_size": 1_000})
     assert alone.keys() == {"epochs"}

@@ -1,6 +1,7 @@
 """Did training go well?"""
 
 import math
+from collections.abc import Mapping
 
 from shortlist.doctor.base import Subject, check
 from shortlist.errors import TrainingError
@@ -143,7 +144,7 @@ def worse_than_popular(subject: Subject) -> str | None:
     """Showing everybody the most popular items is better than this model."""
     differences = subject.report.get("difference", {}).get("popularity", {})
     figures = {name: value for name, value in differences.items() if name.startswith("ndcg@")}
-    worse = {name: value for name, value in figures.items() if value["high"] < 0}
+    worse = {name: value for name, value in figures.items() if _is_worse(value)}
     if not figures or len(worse) < len(figures):
         return None
     name, value = next(iter(worse.items()))
@@ -152,6 +153,34 @@ def worse_than_popular(subject: Subject) -> str | None:
         f"{name} {model:.4f} against {model - value['mean']:.4f}; the difference lies between "
         f"{value['low']:+.4f} and {value['high']:+.4f}"
     )
+
+
+def _is_worse(difference: Mapping[str, float]) -> bool:
+    """Return whether an interval lies below 0; a difference that all users share has none."""
+    return difference["low"] < difference["high"] < 0
+
+
+@check(
+    "worse-than-simple",
+    "warning",
+    "report",
+    cure="Fix the other findings first; then blend the model with this method, as two channels "
+    "of a recipe, or serve the method.",
+)
+def worse_than_simple(subject: Subject) -> str | None:
+    """A method without training, fitted on the same rows, is better than this model."""
+    worse = []
+    for rung in subject.report.get("ladder", ()):
+        figures = {k: v for k, v in rung["difference"].items() if k.startswith("ndcg@")}
+        if figures and all(map(_is_worse, figures.values())):
+            name, value = next(iter(figures.items()))
+            method, model = (part["metrics"][name]["mean"] for part in (rung, subject.report))
+            low, high = value["low"], value["high"]
+            worse.append(
+                f"{rung['name']}: {name} {model:.4f} against {method:.4f}; the difference lies "
+                f"between {low:+.4f} and {high:+.4f}"
+            )
+    return "; ".join(worse) or None
 
 
 @check(
@@ -195,5 +224,6 @@ CHECKS = (
     still_improving,
     best_at_first_epoch,
     worse_than_popular,
+    worse_than_simple,
     mostly_fallback,
 )

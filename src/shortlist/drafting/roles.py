@@ -274,7 +274,10 @@ def _no_time(columns: Sequence[Column]) -> str:
         column.name for column in columns if column.unit in _SINCE_1970 and not column.missing
     ]
     reason = "no column looks like a time"
-    if clocks:
+    same = [column.name for column in columns if column.name in clocks and column.distinct < 2]
+    if same:
+        reason = f"{', '.join(same)}: the same in every row, so it orders nothing"
+    elif clocks:
         reason = f"{', '.join(clocks)}: times of something else, by the name; if not, name it here"
     return f'{reason}; if the lines are in order, set order = "file"'
 

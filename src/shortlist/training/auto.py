@@ -143,10 +143,14 @@ def _all(model: Model, training: Training, facts: Facts) -> dict[str, Chosen]:
     found["epochs"] = _epochs(steps, facts)
     epochs = int(_or(training.epochs, found["epochs"]))
     found["warmup"] = Chosen(
-        min(WARMUP, steps * epochs // 20), f"at most a twentieth of {steps * epochs:,} steps"
+        min(WARMUP, steps * epochs // 20), f"at most a twentieth of {_steps(steps * epochs)}"
     )
     found["patience"] = Chosen(math.ceil(epochs / 4), f"a quarter of {epochs} epochs")
     return found
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'' if count == 1 else 's'}"
 
 
 def _or(given_value: int | float, chosen: Chosen) -> int | float:
@@ -159,14 +163,14 @@ def _batch_size(training: Training, facts: Facts) -> Chosen:
     power = 2 ** max(0, math.floor(math.log2(max(facts.positives / least, 1))))
     rows = min(max(power, BATCHES[0]), BATCHES[1])
     steps = math.ceil(facts.positives / rows)
-    return Chosen(rows, f"so that {facts.positives:,} positives give {steps:,} steps per epoch")
+    return Chosen(rows, f"so that {facts.positives:,} positives give {_steps(steps)} per epoch")
 
 
 def _epochs(steps: int, facts: Facts) -> Chosen:
     most = EPOCHS[1] // 2 if facts.events_an_item >= MET_OFTEN else EPOCHS[1]
     epochs = min(max(BUDGET // steps, EPOCHS[0]), most)
     epochs = max(epochs, min(TINY[0] // steps, TINY[1]))
-    return Chosen(epochs, f"at {steps:,} steps per epoch, for a budget of {BUDGET:,} steps")
+    return Chosen(epochs, f"at {_steps(steps)} per epoch, for a budget of {BUDGET:,} steps")
 
 
 def _dim(model: Model, facts: Facts) -> Chosen:
