@@ -31,15 +31,18 @@ def test_events_stand_by_user_then_time_then_tie_rule_then_as_given(events, by, 
         for at, kind in enumerate((np.int32, float, np.uint64, np.int8))
     )
     rule = (lambda rows: [first[rows], second[rows]]) if tied else None
-    found = ordered(user, time if timed else None, rule)
+    found, users, times = ordered(user, time if timed else None, rule)
     keys = [
         (user[at], time[at] if timed else 0, *((first[at], second[at]) if tied else ()), at)
         for at in range(len(events))
     ]
     assert found.tolist() == [key[-1] for key in sorted(keys)]
     assert found.dtype == np.uint32
+    assert np.array_equal(users, user[found])
+    assert times is None if not timed else np.array_equal(times, time[found])
 
 
 @pytest.mark.parametrize("time", [None, np.empty(0)])
 def test_no_event_has_no_order(time):
-    assert ordered(np.empty(0, np.int32), time, lambda rows: [rows]).tolist() == []
+    found, _, _ = ordered(np.empty(0, np.int32), time, lambda rows: [rows])
+    assert found.tolist() == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shortlist.data.vocabulary import Vocabulary, hash_ids
+from shortlist.data.vocabulary import Vocabulary, encoded, hash_ids
 from shortlist.errors import QueryError
 
 AWKWARD = [
@@ -35,6 +35,17 @@ def test_string_ids_survive_the_round_trip(ids):
 def test_awkward_strings_are_all_different_ids():
     vocabulary = Vocabulary(pl.Series(AWKWARD), len(AWKWARD))
     assert vocabulary.external(vocabulary.rows(AWKWARD)).to_list() == AWKWARD
+
+
+@pytest.mark.parametrize("far", [1, 10**6, 2**61, None])
+@given(st.lists(st.integers(-3, 3), max_size=20))
+def test_ids_are_encoded_by_their_order_however_far_apart_they_are(far, numbers):
+    column = pl.Series([n * (far or 1) for n in numbers], dtype=pl.Int64)
+    column = column if far else column.cast(pl.String)
+    ids, place = encoded(column)
+    assert ids.to_list() == sorted(set(column.to_list()))
+    assert place.tolist() == [ids.to_list().index(value) for value in column.to_list()]
+    assert (ids.name, ids.dtype, place.dtype) == ("id", column.dtype, np.int32)
 
 
 @pytest.mark.parametrize("big", [2**31, 2**53 + 1, 2**63 - 1, -(2**63)])

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -328,6 +329,25 @@ def test_all_rows_of_a_key_are_in_one_part(tmp_path):
 
 def count_keys(table):
     return table.group_by("key").aggregate([("n", "sum")]).rename_columns(["key", "n"])
+
+
+def test_only_columns_that_shrink_are_compressed_in_the_files_of_a_stage(tmp_path):
+    draw = np.random.default_rng(0).integers(0, 2**62, 5000)
+    table = pa.table({"row": np.repeat(np.arange(50), 100), "time": draw, "id": draw.astype(str)})
+    engine = Local(tmp_path)
+    engine.write(
+        engine.each(engine.rows(table.slice(0, 1)), partial(instead, table), table.schema), tmp_path
+    )
+    [path] = files_in(tmp_path)
+    group = pq.read_metadata(path).row_group(0)
+    packed = {group.column(at).path_in_schema: group.column(at).compression for at in range(3)}
+    assert packed == {"row": "LZ4", "time": "UNCOMPRESSED", "id": "LZ4"}
+    assert pq.read_table(path).equals(table)
+    engine.close()
+
+
+def instead(table, _):
+    return table
 
 
 def test_blocks_of_a_table_come_in_order_each_once():

@@ -193,6 +193,11 @@ def test_the_latest_pairs_of_a_user_are_the_distinct_items_met_last():
     assert found.item.tolist() == [3, 4, 5, 3]
     assert found.latest(2).item.tolist() == [4, 5, 3]
     assert found.latest(2).start.tolist() == [0, 0, 2, 3]
+    for most in (1, 2, 3, 9):
+        stopped, cut = distinct_pairs(log, 5, most), found.latest(most)
+        assert stopped.item.tolist() == cut.item.tolist()
+        assert stopped.start.tolist() == cut.start.tolist()
+        assert stopped.event.tolist() == cut.event.tolist()
     assert found.latest(None) is found
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -17,13 +18,13 @@ from shortlist.data.impressions import Shown, every_shown
 from shortlist.data.interactions import BEFORE, Interactions, Role
 from shortlist.data.kinds import Kinds
 from shortlist.data.log_features import Described, Side, described_of, described_sides
-from shortlist.data.ordering import ordered, pair_hash, tie_rule
+from shortlist.data.ordering import keys_at, ordered, pair_hash, tie_rule
 from shortlist.data.readers import is_text, read_entities, read_log, refuse_idle_text
 from shortlist.data.reports import ReadReport
 from shortlist.data.schema import Schema
 from shortlist.data.times import time_key
 from shortlist.data.training_data import FIT_BEFORE, Fit, TrainingData
-from shortlist.data.vocabulary import Vocabulary, hash_ids, places_of
+from shortlist.data.vocabulary import Vocabulary, encoded, hash_ids, places_of
 from shortlist.errors import ModelError, SplitError
 from shortlist.sections.kinds import ColdItems
 from shortlist.showing import Facts, Showing
@@ -156,28 +157,28 @@ class Dataset(Showing):
         user_ids, user, met_user = _encode(frame["user"], user_frame, met)
         item_ids, item, met_item = _encode(frame["item"], item_frame, met)
         by_file = "file" in (schema.tie, schema.order)
-        keys = None if by_file else pair_hash(user_ids, item_ids, user, item)
         time, kind = _numpy(frame, "time"), _numpy(frame, "kind")
         kinds = Kinds.of(schema.events) if kind is not None else None
-        order = ordered(user, time, None if keys is None else tie_rule(keys, kind, kinds))
+        keys, met_keys = (
+            partial(keys_at, user_ids, item_ids, *codes)
+            for codes in ((user, item), (met_user, met_item))
+        )
+        tie = None if by_file else tie_rule(keys, kind, kinds)
+        order, log_user, log_time = ordered(user, time, tie)
         met_log = met_values = by_user = None
-        met_keys = np.zeros(0, dtype=np.uint64)
         if met is not None:
-            met_time = _numpy(met, "time")
-            met_keys = pair_hash(user_ids, item_ids, met_user, met_item)
-            by_user = ordered(met_user, met_time, tie_rule(met_keys))
+            by_user, sorted_user, sorted_time = ordered(
+                met_user, _numpy(met, "time"), tie_rule(met_keys)
+            )
             met_log = Interactions(
-                user=met_user[by_user],
-                item=met_item[by_user],
-                users=len(user_ids),
-                time=None if met_time is None else met_time[by_user],
+                user=sorted_user, item=met_item[by_user], users=len(user_ids), time=sorted_time
             )
             met_values = None if (v := _numpy(met, "split")) is None else v[by_user]
         log = Interactions(
-            user=user[order],
+            user=log_user,
             item=item[order],
             users=len(user_ids),
-            time=None if time is None else time[order],
+            time=log_time,
             weight=None if (w := _numpy(frame, "weight")) is None else w.astype(np.float32)[order],
             session=_sessions(frame, order),
             kind=None if kind is None else kind[order],
@@ -187,7 +188,7 @@ class Dataset(Showing):
         values = frame["split"].to_numpy()[order] if "split" in frame.columns else None
         described = described_of(
             *(read.events, read.met, read.versions, order, by_user),
-            None if keys is None else (keys, met_keys),
+            None if by_file or not read.versions else (keys(), met_keys()),
         )
         shown = every_shown(
             *(impressions, dropped, schema, user_ids, item_ids, log, report.time_unit)
@@ -638,9 +639,9 @@ def _encode(
 
 def _encoded(column: pl.Series, frame: pl.DataFrame | None) -> tuple[pl.Series, NDArray[np.int32]]:
     """Return the sorted distinct ids of a column and a table, and each value's position in them."""
-    distinct = column.unique()
-    if frame is not None:
-        distinct = pl.concat([distinct, frame["id"].alias(distinct.name)]).unique()
+    if frame is None:
+        return encoded(column)
+    distinct = pl.concat([column.unique(), frame["id"].alias(column.name)]).unique()
     ids = distinct.sort().alias("id")
     return ids, places_of(ids, column)
 

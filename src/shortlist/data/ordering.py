@@ -16,19 +16,22 @@ Tie = Callable[[Order], Sequence[NDArray[Any]]]
 """Returns the columns that order the events at these positions, the most important one first."""
 
 
-def ordered(user: NDArray[np.int32], time: NDArray[Any] | None, tie: Tie | None) -> Order:
+def ordered(
+    user: NDArray[np.int32], time: NDArray[Any] | None, tie: Tie | None
+) -> tuple[Order, NDArray[np.int32], NDArray[Any] | None]:
     """Return the positions of the events in the order of user, time and tie rule, [n].
 
-    Events that are equal in all of these stay in the order given.
+    Events that are equal in all of these stay in the order given. Returns also `user` and `time`
+    in that order.
 
     user: [n], numbers from 0 on.
     time: [n]; None: all times are equal.
     tie: orders the events of a user at one time; None: they stay in the order given.
     """
     order = by_user_and_time(user, time)
-    if tie is None or not len(order):
-        return order
     sorted_user, sorted_time = user[order], None if time is None else time[order]
+    if tie is None or not len(order):
+        return order, sorted_user, sorted_time
     same = sorted_user[1:] == sorted_user[:-1]
     if sorted_time is not None:
         same &= sorted_time[1:] == sorted_time[:-1]
@@ -38,7 +41,7 @@ def ordered(user: NDArray[np.int32], time: NDArray[Any] | None, tie: Tie | None)
         rows = order[tied]
         group = np.cumsum(begins, dtype=np.int32)[tied]
         order[tied] = rows[by_number(group, np.lexsort([*reversed(tie(rows))]))]
-    return order
+    return order, sorted_user, sorted_time  # The tie rule moves only what is equal in these.
 
 
 def by_user_and_time(user: NDArray[np.int32], time: NDArray[Any] | None) -> Order:
@@ -78,20 +81,39 @@ def pair_hash(
 ) -> NDArray[np.uint64]:
     """Return a seeded hash of (user id, item id) for each event, [n], to order equal times."""
     with np.errstate(over="ignore"):
-        return mix(hash_ids(user_ids)[user] * np.uint64(3) + hash_ids(item_ids, 1)[item], seed)
+        keys = (hash_ids(user_ids) * np.uint64(3))[user]
+        keys += hash_ids(item_ids, 1)[item]
+        return mix(keys, seed)
+
+
+def keys_at(
+    user_ids: pl.Series,
+    item_ids: pl.Series,
+    user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    rows: Order | None = None,
+) -> NDArray[np.uint64]:
+    """Return `pair_hash` of the events at these positions; None: of all."""
+    if rows is not None:
+        user, item = user[rows], item[rows]
+    return pair_hash(user_ids, item_ids, user, item)
 
 
 def tie_rule(
-    hashes: NDArray[np.uint64], kind: NDArray[np.int8] | None = None, kinds: Kinds | None = None
+    hashes: Callable[[Order], NDArray[np.uint64]],
+    kind: NDArray[np.int8] | None = None,
+    kinds: Kinds | None = None,
 ) -> Tie:
-    """Return the rule that orders the events of a user at one time by a hash, [n].
+    """Return the rule that orders the events of a user at one time by a hash.
+
+    hashes: returns the hashes of the events at these positions.
 
     Targets come before other events: nobody knows which came first, and the history of a target
     must not contain an event that may have come after it.
     """
 
     def columns_of(rows: NDArray[np.uint32]) -> list[NDArray[Any]]:
-        columns: list[NDArray[Any]] = [hashes[rows]]
+        columns: list[NDArray[Any]] = [hashes(rows)]
         if kind is None:
             return columns
         target = None if kinds is None else kinds.target(kind[rows])

@@ -317,13 +317,32 @@ def places_of(ids: pl.Series, column: pl.Series) -> NDArray[np.int32]:
     return joined["place"].to_numpy()
 
 
+def encoded(column: pl.Series) -> tuple[pl.Series, NDArray[np.int32]]:
+    """Return the distinct ids of a column in order, and the place of each value in them, [n]."""
+    low = high = None
+    if column.dtype == pl.Int64 and len(column):
+        low, high = column.min(), column.max()
+    if isinstance(low, int) and isinstance(high, int) and high - low < 4 * len(column) + 1024:
+        shifted = column.to_numpy() - low
+        seen = np.zeros(high - low + 1, dtype=np.bool_)
+        seen[shifted] = True
+        place = np.cumsum(seen, dtype=np.int32)
+        place -= 1
+        return pl.Series("id", np.flatnonzero(seen) + low), place[shifted]
+    ids = column.unique().sort().alias("id")
+    return ids, places_of(ids, column)
+
+
 def mix(keys: NDArray[np.uint64], seed: int = 0) -> NDArray[np.uint64]:
     """Scramble 64-bit keys (the splitmix64 finaliser), [n] -> [n]."""
     with np.errstate(over="ignore"):
         z = keys + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        z ^= z >> np.uint64(30)  # In place: new memory takes longer than the arithmetic.
+        z *= np.uint64(0xBF58476D1CE4E5B9)
+        z ^= z >> np.uint64(27)
+        z *= np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+        return z
 
 
 def _hash_strings(ids: pl.Series) -> NDArray[np.uint64]:

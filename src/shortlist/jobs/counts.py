@@ -9,12 +9,12 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from shortlist.compiled import compiled
 from shortlist.data.interactions import BEFORE, Interactions
 from shortlist.data.kinds import Kinds
 from shortlist.data.training_data import FIT_BEFORE, Fit
-from shortlist.data.vocabulary import places_of
+from shortlist.data.vocabulary import encoded, places_of
 from shortlist.jobs.engine import Engine, Frame
-from shortlist.linear.neighbours import distinct_pairs
 
 
 def counted_items(
@@ -39,17 +39,32 @@ def counted_items(
 def count_items(table: pa.Table, *, fit: Fit, kinds: Kinds | None) -> pa.Table:
     """Step: count the events, users and targets of each item in a part of whole users."""
     frame = fitted_rows(table, fit)
-    ids = frame["item"].unique().sort()
-    row = places_of(ids, frame["item"]) + np.int32(1)
-    user = frame["user"].rle_id().to_numpy().astype(np.int32)
-    log = Interactions(user, row, int(user.max(initial=-1)) + 1)
+    ids, row = encoded(frame["item"])
+    user = frame["user"].rle_id().to_numpy()
+    events, users = np.zeros((2, len(ids)), dtype=np.int64)
+    _count(user, row, events, users)
     aimed = None if kinds is None else kinds.target(frame["kind"].to_numpy())
-    counts = {
-        "events": np.bincount(row, minlength=len(ids) + 1),
-        "users": distinct_pairs(log, len(ids)).users_of_items(len(ids)),
-        "targets": np.bincount(row if aimed is None else row[aimed], minlength=len(ids) + 1),
-    }
-    return pl.DataFrame({"id": ids, **{name: of[1:] for name, of in counts.items()}}).to_arrow()
+    targets = events if aimed is None else np.bincount(row[aimed], minlength=len(ids))
+    counts = {"id": ids, "events": events, "users": users, "targets": targets}
+    return pl.DataFrame(counts).to_arrow()
+
+
+@compiled
+def _count(user: Any, row: Any, events: Any, users: Any) -> None:
+    """Add up the events and the distinct users of each item.
+
+    user: [n], ascending.
+    row: [n], the items from 0 on.
+    events: [items], receives the number of events.
+    users: [items], receives the number of users.
+    """
+    owner = np.full(len(users), -1, dtype=np.int64)
+    for at in range(len(row)):
+        here, who = row[at], np.int64(user[at])
+        events[here] += 1
+        if owner[here] != who:
+            owner[here] = who
+            users[here] += 1
 
 
 def add_up(table: pa.Table) -> pa.Table:

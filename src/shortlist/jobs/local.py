@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,8 @@ from shortlist.jobs.engine import Part, stepped
 
 Step = tuple[Part, pa.Schema]
 
+SAMPLE = 16_384
+"""Rows of a column that are compressed to find out whether compression is worth its time."""
 
 THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 """Environment variables that limit the threads of a worker process."""
@@ -32,14 +34,17 @@ THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 class Parts:
     """A table in parts.
 
-    sources: for each part, the files to read or a small table.
+    sources: for each part, the files to read, a small table, or parts to compute and to join.
     schema: schema of the result; None for files before the first step.
     steps: the steps that are still to be run on each part.
     """
 
-    sources: tuple[tuple[Path, ...] | pa.Table, ...]
+    sources: tuple["Source", ...]
     schema: pa.Schema | None = None
     steps: tuple[Step, ...] = ()
+
+
+Source: TypeAlias = tuple[Path, ...] | pa.Table | Parts
 
 
 class Local:
@@ -72,8 +77,8 @@ class Local:
         self, frame: Parts, key: str, part: Part, schema: pa.Schema, *, dense: bool = False
     ) -> Parts:
         """Write the rows into new parts by their key, and add a step that runs on each new part."""
-        if len(frame.sources) == self.parts == 1:
-            return self.each(frame, part, schema)
+        if self.parts == 1 and (self.processes == 1 or len(frame.sources) == 1):
+            return self.each(Parts((frame,), frame.schema), part, schema)
         folder = self._folder()
         tasks = [
             (source, frame.steps, folder, number, key, self.parts, dense)
@@ -172,10 +177,13 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _table(source: tuple[Path, ...] | pa.Table) -> pa.Table:
+def _table(source: Source) -> pa.Table:
     if isinstance(source, pa.Table):
         return source
-    tables = [_read(path) for path in source]
+    if isinstance(source, Parts):
+        tables = [_made(each, source.steps) for each in source.sources]
+    else:
+        tables = [_read(path) for path in source]
     return pa.concat_tables(tables) if len(tables) != 1 else tables[0]
 
 
@@ -187,7 +195,7 @@ def _read(path: Path) -> pa.Table:
         return pa.ipc.open_file(file).read_all()
 
 
-def _made(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step]) -> pa.Table:
+def _made(source: Source, steps: Iterable[Step]) -> pa.Table:
     table = _table(source)
     for part, schema in steps:
         table = stepped(table, part, schema)
@@ -195,7 +203,7 @@ def _made(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step]) -> pa.Tabl
 
 
 def _deal(
-    source: tuple[Path, ...] | pa.Table,
+    source: Source,
     steps: Iterable[Step],
     folder: Path,
     number: int,
@@ -221,7 +229,7 @@ def _bucket(folder: Path, number: int, bucket: int) -> Path:
     return folder / f"{number:05}-{bucket:05}.arrow"
 
 
-def _keep(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step], path: Path) -> None:
+def _keep(source: Source, steps: Iterable[Step], path: Path) -> None:
     _store(_made(source, steps), path)
 
 
@@ -230,8 +238,23 @@ def _store(table: pa.Table, path: Path) -> None:
         file.write_table(table)
 
 
-def _write(source: tuple[Path, ...] | pa.Table, steps: Iterable[Step], path: Path) -> None:
+def _write(source: Source, steps: Iterable[Step], path: Path) -> None:
     table = _made(source, steps)
     # No dictionary encoding of numbers: it takes twice the time and saves no space.
     texts = [field.name for field in table.schema if not pa.types.is_primitive(field.type)]
-    pq.write_table(table, path, compression="lz4", use_dictionary=texts)
+    packed = {name: "lz4" if _shrinks(table[name]) else "none" for name in table.column_names}
+    pq.write_table(table, path, compression=packed, use_dictionary=texts, write_statistics=False)
+
+
+def _shrinks(column: pa.ChunkedArray) -> bool:
+    """Return whether compression is worth its time: a sample of numbers shrinks to a half.
+
+    Times and scores hardly shrink; texts always count as worth it.
+    """
+    if not pa.types.is_primitive(column.type) or not len(column):
+        return True
+    values = column.slice(0, SAMPLE).combine_chunks()
+    data = values.buffers()[1]
+    width = column.type.bit_width
+    sample = data.slice(values.offset * width // 8, -(-len(values) * width // 8))
+    return bool(len(pa.compress(sample, codec="lz4", asbytes=True)) < sample.size / 2)

@@ -271,11 +271,27 @@ def _near_in(table: pa.Table, asked: Parameters) -> pa.Table:
         asked.unit,
         own + 1,
     )
-    size = np.diff(found.start)
-    rank = np.arange(1, len(found.ids) + 1) - np.repeat(found.start[:-1], size)
-    ids = np.append(np.int32(0), rows)[found.ids]
-    columns = (np.repeat(rows[own], size), rank.astype(np.int32), ids, found.scores)
-    return pa.table(list(columns), schema=NEIGHBOURS)
+    row, rank = np.empty((2, len(found.ids)), dtype=np.int32)
+    _number(found.start, rows[own], np.append(np.int32(0), rows), found.ids, row, rank)
+    return pa.table([row, rank, found.ids, found.scores], schema=NEIGHBOURS)
+
+
+@compiled
+def _number(start: Any, owner: Any, name: Any, near: Any, row: Any, rank: Any) -> None:
+    """Write the columns of NEIGHBOURS, besides the scores.
+
+    start: [lists + 1], where each list starts in `near`.
+    owner: [lists], the item row of each list.
+    name: [items + 1], the item row of each number of the block.
+    near: [total], the neighbours as numbers of the block, which become item rows.
+    row: [total], receives the item row of each entry's list.
+    rank: [total], receives the place of each entry in its list, from 1.
+    """
+    for number in range(len(owner)):
+        for at in range(start[number], start[number + 1]):
+            row[at] = owner[number]
+            rank[at] = at - start[number] + 1
+            near[at] = name[near[at]]
 
 
 def dealt(work: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:

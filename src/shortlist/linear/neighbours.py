@@ -173,16 +173,19 @@ class Formula:
     half_life: float = 1.0
 
 
-def distinct_pairs(log: Interactions, items: int) -> Pairs:
-    """Return the distinct pairs of a log, without events of row 0 and of rows above `items`."""
+def distinct_pairs(log: Interactions, items: int, most: int | None = None) -> Pairs:
+    """Return the distinct pairs of a log, without events of row 0 and of rows above `items`.
+
+    most: only the latest so many pairs of each user; None: all.
+    """
     kept = np.empty(len(log), dtype=np.int64)
     start = np.empty(log.users + 1, dtype=np.int64)
-    count = _last_events(log.indptr, log.item, items, kept, start)
+    plain = log.target is None and log.worth is None
+    wanted = most if most is not None and plain else items
+    count = _last_events(log.indptr, log.item, items, wanted, kept, start)
     event = kept[:count]
     pairs = Pairs(start, log.item[event].astype(np.uint32), event)
-    if log.target is None and log.worth is None:
-        return pairs
-    return replace(pairs, **_of_kinds(log, items, event))
+    return pairs if plain else replace(pairs, **_of_kinds(log, items, event)).latest(most)
 
 
 def _of_kinds(log: Interactions, items: int, event: NDArray[np.int64]) -> dict[str, Any]:
@@ -211,11 +214,10 @@ def counted_pairs(
     most: only the latest so many pairs of each user; None: all.
     Errors: ModelError for explicit values of a log without weights.
     """
-    pairs = distinct_pairs(log, items)
-    if values == "explicit":
-        weight = log.weights_for("values = 'explicit'")
-        pairs = pairs.keep(weight[pairs.event] != 0)
-    return pairs.latest(most)
+    if values == "implicit":
+        return distinct_pairs(log, items, most)
+    weight, pairs = log.weights_for("values = 'explicit'"), distinct_pairs(log, items)
+    return pairs.keep(weight[pairs.event] != 0).latest(most)
 
 
 def nearest(
@@ -376,8 +378,11 @@ class _Lists:
 
 
 @compiled
-def _last_events(indptr: Any, item: Any, items: int, kept: Any, start: Any) -> int:
-    """Write the position of the last event of each pair, ascending, and where each user starts."""
+def _last_events(indptr: Any, item: Any, items: int, most: int, kept: Any, start: Any) -> int:
+    """Write the position of the last event of each pair, ascending, and where each user starts.
+
+    most: the number of pairs after which older events of a user are not looked at.
+    """
     owner = np.full(items + 1, -1, dtype=np.int64)
     count = 0
     for user in range(len(indptr) - 1):
@@ -385,10 +390,15 @@ def _last_events(indptr: Any, item: Any, items: int, kept: Any, start: Any) -> i
         for at in range(indptr[user + 1] - 1, indptr[user] - 1, -1):
             row = item[at]
             if row > 0 and row <= items and owner[row] != user:
+                if count - start[user] == most:
+                    break
                 owner[row] = user
                 kept[count] = at
                 count += 1
-        kept[start[user] : count] = kept[start[user] : count][::-1].copy()
+        low, high = start[user], count - 1
+        while low < high:
+            kept[low], kept[high] = kept[high], kept[low]
+            low, high = low + 1, high - 1
     start[len(indptr) - 1] = count
     return count
 
