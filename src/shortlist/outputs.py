@@ -432,10 +432,10 @@ def _running_system() -> str:
     """Return eight hexadecimal digits that differ between machines and between their boots."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            told = file.read()
+            identity = file.read()
     except OSError:
-        told = os.uname().nodename.encode()
-    return hashlib.sha256(told).hexdigest()[:8]
+        identity = os.uname().nodename.encode()
+    return hashlib.sha256(identity).hexdigest()[:8]
 
 
 def _absolute(path: Path) -> Path:

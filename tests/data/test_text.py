@@ -245,7 +245,7 @@ def test_words_for_nothing_are_no_ids_unless_they_are_kept(tmp_path, word):
 def test_such_words_stay_values_of_features_and_are_told(tmp_path):
     path = write(tmp_path / "users.csv", "user,country\n1,NA\n2,\\N\n3,DE\n")
     said = []
-    found = read_entities(path, "user", [Feature("country", "categorical")], said=said)
+    found = read_entities(path, "user", [Feature("country", "categorical")], notes=said)
     assert found["country"].to_list() == ["NA", None, "DE"]
     assert "'NA' is read as a value, 1 time" in said[-1]
 

@@ -125,8 +125,8 @@ def _encoded(what: str, name: str, values: Sequence[Any], features: EventFeature
             raise QueryError(
                 f"{what}: {name}: expected one value and not a list, got {value!r:.60}"
             )
-    told, encoded = encoded_values(what, name, values, features.encoders[name])
+    present, encoded = encoded_values(what, name, values, features.encoders[name])
     assert isinstance(encoded, Tensor)
     if encoded.dtype.is_floating_point:
-        return encoded[:, 0].masked_fill(~told, torch.nan)
+        return encoded[:, 0].masked_fill(~present, torch.nan)
     return encoded.int()

@@ -53,9 +53,9 @@ def described(
                 f"features: the users of this data have no feature {name!r:.60}."
                 + suggest(name, data.user_features.encoders)
             )
-        told, encoded = encoded_values("features", name, values, encoder)
-        columns[name] = _instead(told, encoded, data.user_features.columns[name], users)
-        given |= told
+        present, encoded = encoded_values("features", name, values, encoder)
+        columns[name] = _instead(present, encoded, data.user_features.columns[name], users)
+        given |= present
     return Described(columns, given)
 
 
@@ -79,8 +79,8 @@ def encoded_values(
     except (DataError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         why = str(error).partition("\n")[0].removeprefix(f"{what}: ")
         raise QueryError(f"{what}: {name}: {why:.200}") from error
-    told = [value is not None for value in values]
-    return torch.tensor(told, dtype=torch.bool), encoded
+    present = [value is not None for value in values]
+    return torch.tensor(present, dtype=torch.bool), encoded
 
 
 def _refuse_others(values: Sequence[Any]) -> None:
@@ -91,17 +91,17 @@ def _refuse_others(values: Sequence[Any]) -> None:
 
 
 def _instead(
-    told: Tensor, encoded: Tensor | Ragged, stored: Tensor | Ragged, users: Tensor
+    present: Tensor, encoded: Tensor | Ragged, stored: Tensor | Ragged, users: Tensor
 ) -> Tensor | Ragged:
-    """Return the given values where `told`, and the stored ones elsewhere, [B]."""
+    """Return the given values where `present`, and the stored ones elsewhere, [B]."""
     place = torch.arange(len(users))
     if isinstance(encoded, Ragged) and isinstance(stored, Ragged):
         start = stored.offsets[users]
         own = windows(stored.values, start, stored.offsets[users + 1] - start)
         offsets = torch.cat([encoded.offsets, own.offsets[1:] + encoded.offsets[-1]])
         both = Ragged(torch.cat([encoded.values, own.values]), offsets)
-        return taken(both, torch.where(told, place, place + len(users)))
+        return taken(both, torch.where(present, place, place + len(users)))
     assert isinstance(encoded, Tensor)
     assert isinstance(stored, Tensor)
     mine = stored[users]
-    return torch.where(told.view(-1, *[1] * (mine.ndim - 1)), encoded, mine)
+    return torch.where(present.view(-1, *[1] * (mine.ndim - 1)), encoded, mine)

@@ -65,11 +65,11 @@ class RowQueries:
 
     def tells(self, names: Iterable[str]) -> Tensor:
         """Return which queries give any of these features of the requested event, bool [B]."""
-        told = torch.zeros(len(self.users), dtype=torch.bool)
+        present = torch.zeros(len(self.users), dtype=torch.bool)
         for name in names:
             if name in self.context:
-                told |= is_given(self.context[name])
-        return told
+                present |= is_given(self.context[name])
+        return present
 
     @cached_property
     def seen(self) -> tuple[Tensor, Tensor] | None:

@@ -140,8 +140,8 @@ class Blend(Explaining):
             self.options.method == "quotas" and self.options.quotas is None
         )
         for name, channel in self.channels.items():
-            told = None if progress is None else of_part(progress, name)
-            channel.fit(split, "train", progress=told, **_saved(channel, name, checkpoints))
+            inner = None if progress is None else of_part(progress, name)
+            channel.fit(split, "train", progress=inner, **_saved(channel, name, checkpoints))
         self._adopt()
         if learns:
             if progress is not None:

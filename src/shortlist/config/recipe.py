@@ -73,10 +73,10 @@ class Recipe(Section):
 
         Unset keys are left out, and so are the defaults of options that no chosen part reads.
         """
-        said = self.model_dump(mode="json", exclude_none=True)
+        tables = self.model_dump(mode="json", exclude_none=True)
         for name, section in (("model", self.model), ("training", self.training)):
-            said[name] = {key: value for key, value in kept(section).items() if value is not None}
-        return said
+            tables[name] = {key: value for key, value in kept(section).items() if value is not None}
+        return tables
 
     def based_at(self, base: Path, instead_of: Path | None = None) -> Self:
         """Return a copy whose relative paths start at another folder.
@@ -336,17 +336,17 @@ class Recipe(Section):
             found.append(f'split.column needs split.kind = "column", got "{kind}"')
         newest = kind == "cold-items" and self.split.items == "newest"
         drawn = kind not in {"leave-last-out", "global-time", "rolling"} and not newest
-        said = 'split.items = "newest"' if newest else f'split.kind = "{kind}"'
+        setting = 'split.items = "newest"' if newest else f'split.kind = "{kind}"'
         if kind != "cold-items" and self.split.items is not None:
             found.append(f'split.items is for split.kind = "cold-items", got "{kind}"')
         if kind != "rolling" and self.split.folds is not None:
             found.append(f'split.folds is for split.kind = "rolling", got "{kind}"')
         if not drawn and not self.is_ordered:
             found.append(
-                f"{said} needs data.time, the column that orders events, or data.order = 'file'"
+                f"{setting} needs data.time, the column that orders events, or data.order = 'file'"
             )
         if not drawn and self.split.seed:
-            found.append(f"split.seed does nothing for {said}, which draws nothing")
+            found.append(f"split.seed does nothing for {setting}, which draws nothing")
         if kind in {"leave-last-out", "column"} and at is not None:
             found.append(
                 'split.at is for split.kind = "global-time", "rolling", "random" or "cold-items", '

@@ -151,9 +151,9 @@ class Dataset(Showing):
         read = read_log(interactions, schema, only_met=part, described=sides)
         frame, met, report = read.events, read.met, read.report
         refuse_idle_text(schema, interactions, users, items, impressions, dropped)
-        said: list[str] = []
-        frame, user_frame = _aligned(frame, interactions, users, schema, "user", said)
-        frame, item_frame = _aligned(frame, interactions, items, schema, "item", said)
+        notes: list[str] = []
+        frame, user_frame = _aligned(frame, interactions, users, schema, "user", notes)
+        frame, item_frame = _aligned(frame, interactions, items, schema, "item", notes)
         user_ids, user, met_user = _encode(frame["user"], user_frame, met)
         item_ids, item, met_item = _encode(frame["item"], item_frame, met)
         by_file = "file" in (schema.tie, schema.order)
@@ -203,11 +203,11 @@ class Dataset(Showing):
         ]
         report = replace(
             report,
-            beside=(*said, *(log.line() for log in shown.values())),
+            beside=(*notes, *(log.line() for log in shown.values())),
             warnings=(
                 *report.warnings,
                 *(warning for warning in unshared if warning),
-                *(said for side in described.values() for said in side.follows),
+                *(line for side in described.values() for line in side.follows),
             ),
         )
         for line in report.lines():
@@ -592,11 +592,11 @@ def _by_user_row(
 
 
 def _aligned(
-    log: pl.DataFrame, log_source: Any, source: Any, schema: Schema, side: str, said: list[str]
+    log: pl.DataFrame, log_source: Any, source: Any, schema: Schema, side: str, notes: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     """Read the table of a side, if there is one, and give its ids and the log's one type.
 
-    said: a list that remarks about the table are added to.
+    notes: a list that remarks about the table are added to.
     """
     features = getattr(schema, f"{side}_features")
     if source is None:
@@ -610,7 +610,7 @@ def _aligned(
         f"{side}s",
         text=schema.text_of(f"{side}s"),
         null_ids=schema.null_ids,
-        said=said,
+        notes=notes,
     )
     in_log, in_table = align_ids(
         log[side],

@@ -161,9 +161,9 @@ def _download_wheel(requirement: str, place: Path) -> Path:
         raise DataError(f"pip cannot be run: {error}") from error
     wheels = sorted(place.glob("*.whl"))
     if done.returncode or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise DataError(
-            f"pip cannot download it: {said[-1].strip() if said else 'no reason given'}"
+            f"pip cannot download it: {lines[-1].strip() if lines else 'no reason given'}"
         )
     return wheels[0]
 

@@ -45,10 +45,10 @@ class Shown:
 
     def line(self) -> str:
         """Return a sentence about what was read and what was left out."""
-        said = f"{self.where}: {len(self) + self.unknown:,} rows read, {len(self):,} kept."
+        text = f"{self.where}: {len(self) + self.unknown:,} rows read, {len(self):,} kept."
         if self.unknown:
-            said += f" {self.unknown:,} left out, as their user or item is in no other table."
-        return said
+            text += f" {self.unknown:,} left out, as their user or item is in no other table."
+        return text
 
     def rows(self, kept: NDArray[np.bool_]) -> "Shown":
         """Return the rows where `kept` [n] is true."""

@@ -330,7 +330,7 @@ def read_entities(
     *,
     text: TextFormat | None = None,
     null_ids: NullIds = "refuse",
-    said: list[str] | None = None,
+    notes: list[str] | None = None,
 ) -> pl.DataFrame:
     """Read the table of users or items: one row an id, with the ids as first column `id`.
 
@@ -339,7 +339,7 @@ def read_entities(
     text, and other columns are typed as by `read_frame`.
 
     text, null_ids: as in `Schema`.
-    said: a list that sentences about the table are added to.
+    notes: a list that sentences about the table are added to.
 
     Errors: DataError naming the column and row, also for an id with two rows.
     """
@@ -354,10 +354,10 @@ def read_entities(
     if dropped:
         where = counted_without(where, dropped)
     ids = given_ids(frame[id_column], where, null_ids)
-    if said is not None and len(others) < len(table.names):
-        said.append(f"{table.where}: column 'id' left out: the ids are in '{id_column}'.")
-    if said is not None:
-        said += _lines_of(table, frame, ids, features, dropped)
+    if notes is not None and len(others) < len(table.names):
+        notes.append(f"{table.where}: column 'id' left out: the ids are in '{id_column}'.")
+    if notes is not None:
+        notes += _lines_of(table, frame, ids, features, dropped)
     repeated = ids.is_duplicated()
     if repeated.any():
         rows = repeated.arg_true()
@@ -563,23 +563,23 @@ def _lines_of(
     dropped: int,
 ) -> list[str]:
     """Return sentences about the table of one side: what was left out, and words like NULL."""
-    said = [f"{table.where}: written with {table.text.line()}."] if table.text is not None else []
+    notes = [f"{table.where}: written with {table.text.line()}."] if table.text is not None else []
     if dropped:
-        said.append(f"{table.where}: {counted(dropped, 'row')} without an id left out.")
+        notes.append(f"{table.where}: {counted(dropped, 'row')} without an id left out.")
     if table.text is not None:
-        said += text_among_numbers(ids, table.where)
+        notes += text_among_numbers(ids, table.where)
     for feature in features:
         column = frame[feature.name]
         if feature.kind != "categorical" or column.dtype != pl.String:
             continue
         words = column.filter(column.is_in(NULL_WORDS))
         if len(words):
-            said.append(
+            notes.append(
                 f"{table.where}: column '{feature.name}': {words[0]!r} is read as a value, "
                 f"{counted(len(words), 'time')}; if it means a missing one, set "
                 f"data.null_values = [{as_toml(words[0])}]."
             )
-    return said
+    return notes
 
 
 def _merge_repeats(frame: pl.DataFrame, tie: Tie) -> tuple[pl.DataFrame, int, int]:

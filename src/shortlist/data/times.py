@@ -256,16 +256,16 @@ def told(times: pl.Series, unit: TimeUnit) -> str:
     if unit == "line":
         return NAMES[unit]
     low, high = _written(times.min(), unit), _written(times.max(), unit)
-    said = f"{low} to {high}, read as {NAMES[unit]}"
+    text = f"{low} to {high}, read as {NAMES[unit]}"
     if unit in _SIZES and unit not in _DATE_FORMS:
         outside = ~_within(times, unit)
         if outside.any():
             row = first_row(outside)
-            said += (
+            text += (
                 f"; {int(outside.sum()):,} outside 1990 to 2100, the first {times[row - 1]} in row "
                 f"{row:,}"
             )
-    return said
+    return text
 
 
 def refuse_beyond(where: str, column: str, times: pl.Series, unit: TimeUnit) -> None:

@@ -43,15 +43,15 @@ def unfolded(
     frame = frame.with_columns(along.values())
     filled = frame.filter(pl.col(name).list.len() > 0)
     rows = filled.explode(list(along))
-    said = [
+    notes = [
         f"{where}: each item of a list is an event: {rows.height:,} events from "
         f"{frame.height:,} rows."
     ]
     if filled.height < frame.height:
-        said.append(
+        notes.append(
             f"{where}: {counted(frame.height - filled.height, 'row')} without any item left out."
         )
-    return rows, f"{where} (each item of a list counted as a row)", said
+    return rows, f"{where} (each item of a list counted as a row)", notes
 
 
 def _as_long(values: pl.Series, items: pl.Series, where: str) -> pl.Series:

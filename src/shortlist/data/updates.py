@@ -174,16 +174,16 @@ def _newly_described(
     text = report.text is not None
 
     def told(by: NDArray[np.bool_]) -> pl.DataFrame:
-        said = as_told(versions.table, of[by], ages[by])
+        frame = as_told(versions.table, of[by], ages[by])
         _, known = align_ids(
-            ids.ids, said["id"], left_text=False, right_text=text, where=report.where
+            ids.ids, frame["id"], left_text=False, right_text=text, where=report.where
         )
-        said = said.with_columns(known.alias("id"))
+        frame = frame.with_columns(known.alias("id"))
         if side == "user":
-            return said
-        rows = ids.rows(said["id"])
-        described = said["id"].is_in(table["id"].implode()).to_numpy()
-        return said.filter(((rows == 0) | (rows > ids.trained)) & ~described)
+            return frame
+        rows = ids.rows(frame["id"])
+        described = frame["id"].is_in(table["id"].implode()).to_numpy()
+        return frame.filter(((rows == 0) | (rows > ids.trained)) & ~described)
 
     older, newest = told(~newer), told(newer)
     encoders = (data.user_features if side == "user" else data.item_features).encoders

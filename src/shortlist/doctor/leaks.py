@@ -280,10 +280,10 @@ def context_knows_item(subject: Subject) -> str | None:
     found = []
     for name in data.event_features.before:
         values = data.event_features.columns_of(targets)[name]
-        told = values > 0 if values.dtype.kind == "i" else ~np.isnan(values)
-        if told.sum() < FEWEST:
+        known = values > 0 if values.dtype.kind == "i" else ~np.isnan(values)
+        if known.sum() < FEWEST:
             continue
-        pairs = pl.DataFrame({"value": values[told], "target": targets.item[told]})
+        pairs = pl.DataFrame({"value": values[known], "target": targets.item[known]})
         if said := _gives_away(pairs):
             found.append(f"'{name}': {said}")
     return "; ".join(found) or None

@@ -84,20 +84,20 @@ def logq_from_another_law(subject: Subject) -> str | None:
     place = expected[order].cumsum(0) / expected.sum() * BUCKETS
     bucket = place.ceil().clamp(1, BUCKETS).long() - 1
     met = torch.zeros(BUCKETS, dtype=torch.float64).index_add_(0, bucket, drawn[order])
-    said = torch.zeros(BUCKETS, dtype=torch.float64).index_add_(0, bucket, expected[order])
+    claimed = torch.zeros(BUCKETS, dtype=torch.float64).index_add_(0, bucket, expected[order])
     pooled = subject.negatives.ids.dim() == 2
     scale = len(subject.batch.positive) if pooled else 1  # pools per row were averaged over rows
-    enough = said * scale > ENOUGH
-    off = (met / said - 1).abs().masked_fill(~enough, 0)
-    chi_square = float((off.square() * said * scale).sum())
+    enough = claimed * scale > ENOUGH
+    off = (met / claimed - 1).abs().masked_fill(~enough, 0)
+    chi_square = float((off.square() * claimed * scale).sum())
     worst = int(off.argmax())
     if off[worst] < 0.1 or chi_square < UNLIKELY:
         return None
     where = "most" if worst < BUCKETS // 2 else "least"
     return (
-        f"among the {where} drawn items a row meets {met[worst] / said[worst]:.2f} times what "
+        f"among the {where} drawn items a row meets {met[worst] / claimed[worst]:.2f} times what "
         f"log_q says (bucket {worst + 1} of {BUCKETS}, {met[worst]:,.0f} draws against "
-        f"{said[worst]:,.0f})"
+        f"{claimed[worst]:,.0f})"
     )
 
 

@@ -470,9 +470,9 @@ def _own_features(made: Draft, side: str, log: Head, roles: Roles) -> None:
         return
     columns = []
     for column in roles.free(_columns(log, None)):
-        told, others = (_constancy(ids.values, column.values) for ids in (own, other))
+        constancy, others = (_constancy(ids.values, column.values) for ids in (own, other))
         of_people = names.mentions(column.words, names.OF_PEOPLE) == (side == "users")
-        if told >= _TOLD and (told > others or (told == others and of_people)):
+        if constancy >= _TOLD and (constancy > others or (constancy == others and of_people)):
             pairs = pl.DataFrame([own.values.alias("id"), column.values.alias("value")])
             once = pairs.drop_nulls().unique("id", keep="last", maintain_order=True)
             if side == "items" or not _is_name(column):

@@ -69,14 +69,14 @@ def _title(columns: Sequence[Column]) -> Column | None:
             continue
         if set(column.words) & {"id", "brand", "category", "url", "text", "description", "type"}:
             continue
-        said = 0
+        name_score = 0
         if names.mentions(column.words, ("title", "headline", "标题", "名称")):
-            said = 3
+            name_score = 3
         elif names.mentions(column.words, names.CAPTIONS):
-            said = 2
+            name_score = 2
         elif not _is_caption(column):
             continue
-        found.append((said, -place, column))
+        found.append((name_score, -place, column))
     return max(found, key=lambda entry: entry[:2])[2] if found else None
 
 

@@ -70,15 +70,15 @@ def columns_of_events(columns: Sequence[Column]) -> str | None:
     """Return a note on columns that may be event features, with recipe text; or None."""
     named = [c for c in columns if names.mentions(c.words, (*LATER, *SOONER)) and not c.is_nested]
     found = find_kinds(named, titled=False)
-    said = []
+    entries = []
     for column in named:
         kind = found.features.get(column.name)
         if kind in ("categorical", "numeric"):
             known = "after" if names.mentions(column.words, LATER) else "before"
-            said.append(f'{column.name} = {{ kind = "{kind}", known = "{known}" }}')
-    if not said:
+            entries.append(f'{column.name} = {{ kind = "{kind}", known = "{known}" }}')
+    if not entries:
         return None
     return (
-        f"[features.events] may hold {', '.join(said)}: columns of the event itself, read for past "
-        'events; known = "before" is right only if a request can state the value'
+        f"[features.events] may hold {', '.join(entries)}: columns of the event itself, read for "
+        'past events; known = "before" is right only if a request can state the value'
     )

@@ -104,22 +104,22 @@ def _user(
 ) -> None:
     found = []
     for place, column in enumerate(ids):
-        said = names.says(column.words, names.USERS, names.WEAK_USERS)
-        if column.repeats == 1 and (whole or not said):
+        name_score = names.says(column.words, names.USERS, names.WEAK_USERS)
+        if column.repeats == 1 and (whole or not name_score):
             continue
-        if said < 3 and (column.is_clock or _is_kind(column) or _is_item(column)):
+        if name_score < 3 and (column.is_clock or _is_kind(column) or _is_item(column)):
             continue
-        if said < 3 and any(column.counts(other) for other in ids):
+        if name_score < 3 and any(column.counts(other) for other in ids):
             continue
-        if not said and names.says(column.words, names.ITEMS) >= 3:
+        if not name_score and names.says(column.words, names.ITEMS) >= 3:
             continue
-        if said < 2 and column.is_text and _is_prose(column):
+        if name_score < 2 and column.is_text and _is_prose(column):
             continue
         shared = overlap(column, known.get("user", ()))
-        own = said + 3 * shared - 3 * overlap(column, known.get("item", ()))
-        if column.named and not said and shared < 0.5:
+        own = name_score + 3 * shared - 3 * overlap(column, known.get("item", ()))
+        if column.named and not name_score and shared < 0.5:
             own -= 1
-        found.append((own, -place, column, said, shared))
+        found.append((own, -place, column, name_score, shared))
     found.sort(key=lambda entry: entry[:2], reverse=True)
     if not found:
         raise DataError(
@@ -127,14 +127,16 @@ def _user(
             f"The columns are: {', '.join(column.name for column in ids) or 'no ids at all'}. "
             "A log has one row an event, with the id of its user."
         )
-    _, _, best, said, shared = found[0]
+    _, _, best, name_score, shared = found[0]
     reason = best.counted()
     if shared >= 0.5 and known.get("user"):
         reason += f"; {shared:.0%} of them in the users file"
-    sure: Confidence = "sure" if said >= 3 else "likely" if said or shared > 0.9 else "check"
+    sure: Confidence = (
+        "sure" if name_score >= 3 else "likely" if name_score or shared > 0.9 else "check"
+    )
     if best.unknown > 0.5:
         sure, reason = "check", f"{reason}; {best.unknown:.0%} of the rows have none"
-    if said < 2 and len(found) > 1 and found[1][0] == found[0][0]:
+    if name_score < 2 and len(found) > 1 and found[1][0] == found[0][0]:
         sure = "check"
     if sure == "check" and len(found) > 1:
         reason += f"; or {' or '.join(entry[2].name for entry in found[1:4])}"
@@ -154,36 +156,36 @@ def _item(
     for place, column in enumerate(ids):
         if column.name == user.name:
             continue
-        said = names.says(column.words, names.ITEMS, names.WEAK_ITEMS)
-        if column.distinct < 2 and said < 3:
+        name_score = names.says(column.words, names.ITEMS, names.WEAK_ITEMS)
+        if column.distinct < 2 and name_score < 3:
             continue
-        if said < 3 and (column.is_clock or _is_kind(column) or column.counts(user)):
+        if name_score < 3 and (column.is_clock or _is_kind(column) or column.counts(user)):
             continue
-        if column.repeats == 1 and said < 3 and (whole or column.ordered):
+        if column.repeats == 1 and name_score < 3 and (whole or column.ordered):
             continue  # a row number, or a distinct text in each row
         if names.says(column.words, names.USERS) >= 3:
             continue
         shared = overlap(column, known.get("item", ()))
-        own = said + 3 * shared + 2 * _is_item(column) - column.missing / len(column.values)
-        found.append((own, -place, column, said, shared))
+        own = name_score + 3 * shared + 2 * _is_item(column) - column.missing / len(column.values)
+        found.append((own, -place, column, name_score, shared))
     found.sort(key=lambda entry: entry[:2], reverse=True)
     if not found:
         raise DataError(
             f"{where}: no column looks like an item beside the user '{user.name}'. A log has one "
             "row an event, with the id of its item; lists of items need a row for each of them."
         )
-    _, _, best, said, shared = found[0]
+    _, _, best, name_score, shared = found[0]
     reason = best.counted()
     if known.get("item"):
         reason += f"; {shared:.0%} of them in the items file"
-    others = [entry[2].name for entry in found[1:4] if entry[3] >= said or said < 3]
+    others = [entry[2].name for entry in found[1:4] if entry[3] >= name_score or name_score < 3]
     rivals = [entry for entry in found[1:] if entry[0] >= found[0][0]]
-    sure: Confidence = "sure" if said >= 3 and not rivals else "likely"
-    if said < 3 and not _is_item(best) and shared < 0.9:
+    sure: Confidence = "sure" if name_score >= 3 and not rivals else "likely"
+    if name_score < 3 and not _is_item(best) and shared < 0.9:
         sure = "check"
-    if rivals and said < 3:
+    if rivals and name_score < 3:
         sure = "check"
-    if rivals and said >= 3:
+    if rivals and name_score >= 3:
         sure = "check"
     if sure == "check" and others:
         reason += f"; or {' or '.join(others)}"

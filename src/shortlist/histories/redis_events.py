@@ -100,14 +100,14 @@ class RedisEvents:
         """Return the answer for the events of a request from the answer of the script."""
         if isinstance(answer, EventStoreError):
             return answer
-        word, *said = answer
+        word, *details = answer
         if word == b"damaged":
             return self.server.damaged("the events of a user")
         if word == b"slow":
-            return PaceError(list(_users(events))[said[0] - 1])
+            return PaceError(list(_users(events))[details[0] - 1])
         if word == b"conflict":
-            return EventConflictError.of(events[said[0] - 1])
-        before, after, trimmed, repeated, *numbers = map(int, said)
+            return EventConflictError.of(events[details[0] - 1])
+        before, after, trimmed, repeated, *numbers = map(int, details)
         self._changed(before, after)
         self.trimmed += trimmed
         return Kept(numbers, repeated)
@@ -178,12 +178,12 @@ class RedisEvents:
             rows = _unpacked(server, text, 0 if forgotten else since, oldest)
             stored = Stored([row[2] for row in rows], forgotten=bool(forgotten))
             if detailed:
-                told = [_whole(row) for row in rows]
+                decoded = [_whole(row) for row in rows]
                 stored = stored._replace(
-                    kinds=[row[3] for row in told],
-                    weights=[row[5] for row in told],
-                    times=[row[1] * 1000 if row[4] is None else row[4] for row in told],
-                    features=[row[6] for row in told],
+                    kinds=[row[3] for row in decoded],
+                    weights=[row[5] for row in decoded],
+                    times=[row[1] * 1000 if row[4] is None else row[4] for row in decoded],
+                    features=[row[6] for row in decoded],
                 )
             found.append(stored)
         return found
@@ -284,8 +284,8 @@ def _packed(event: Event) -> bytes:
     >>> _packed(Event(1, 500)), _packed(Event(1, "a", "click", 7))
     (b'500', b'"a","click",7,null')
     """
-    said = as_values(event)[1:]
-    return orjson.dumps(said if any(one is not None for one in said[1:]) else said[:1])[1:-1]
+    values = as_values(event)[1:]
+    return orjson.dumps(values if any(one is not None for one in values[1:]) else values[:1])[1:-1]
 
 
 def _unpacked(server: RedisServer, text: bytes | None, since: int, oldest: int) -> list[list[Any]]:

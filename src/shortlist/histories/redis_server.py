@@ -70,28 +70,28 @@ class RedisPlace:
             port = parts.port or 6379
         except ValueError:
             raise _unreadable("is not an address") from None
-        said = dict(given)
+        query = dict(given)
         is_file = parts.scheme == "unix"
         known = {
             "prefix",
             *(("db",) if is_file else ()),
             *(_TLS if parts.scheme[-1:] == "s" else ()),
         }
-        for name in said:
-            if name not in known or len(said) < len(given):
+        for name in query:
+            if name not in known or len(query) < len(given):
                 raise _unreadable(
                     f"has the option {_quoted(name)}, but only these, once each, are possible: "
                     f"{', '.join(sorted(known))}"
                 )
-        prefix = said.pop("prefix", PREFIX)
+        prefix = query.pop("prefix", PREFIX)
         if not _PREFIX.fullmatch(prefix):
             raise _unreadable(
                 f"has the prefix {_quoted(prefix)}: letters, digits and _ . : - are expected"
             )
-        number = said.pop("db", "0") if is_file else (parts.path.strip("/") or "0")
+        number = query.pop("db", "0") if is_file else (parts.path.strip("/") or "0")
         if not re.fullmatch("[0-9]{1,9}", number) or parts.fragment:
             raise _unreadable(f"names the database {_quoted(number)}, which must be a number")
-        options: dict[str, Any] = {"db": int(number), **said}
+        options: dict[str, Any] = {"db": int(number), **query}
         if is_file:
             where = f"unix://{parts.path}?db={number}&"
             options["unix_socket_path"] = unquote(parts.path)
@@ -315,12 +315,14 @@ class RedisServer:
 
     def _facts(self) -> dict[str, str]:
         """Return the server's INFO and relevant CONFIG values, as far as they are allowed."""
-        said: dict[str, str] = {}
+        facts: dict[str, str] = {}
         try:
             info = self._redis.info()
-            said = {name: str(value) for name, value in info.items() if not isinstance(value, dict)}
-            if "aof_enabled" in said:
-                said["appendonly"] = "yes" if said["aof_enabled"] == "1" else "no"
+            facts = {
+                name: str(value) for name, value in info.items() if not isinstance(value, dict)
+            }
+            if "aof_enabled" in facts:
+                facts["appendonly"] = "yes" if facts["aof_enabled"] == "1" else "no"
         except self._errors.NoPermissionError:
             pass
         for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
@@ -329,8 +331,8 @@ class RedisServer:
             except self._errors.ResponseError:  # Managed servers do not allow CONFIG.
                 break
             for key, value in found.items():
-                said[_text(key).replace("-", "_")] = _text(value)
-        return said
+                facts[_text(key).replace("-", "_")] = _text(value)
+        return facts
 
     def _check(self) -> None:
         """Raise EventStoreError for a server that is too old, a cluster, or may evict keys."""

@@ -141,27 +141,30 @@ class SQLiteEvents:
             weight = None if given.weight is None else float(given.weight)
             event = given._replace(weight=weight)
             if event.id is not None:
-                said = digest(event)
+                fingerprint = digest(event)
                 before = sent.get((event.user, event.id)) or self._sent(event)
                 if before is not None:
-                    if before[1] != said:
+                    if before[1] != fingerprint:
                         raise EventConflictError.of(event)
                     numbers.append(before[0])
                     repeated += 1
                     continue
-                sent[event.user, event.id] = (last + 1, said)
+                sent[event.user, event.id] = (last + 1, fingerprint)
             last += 1
             row = (event.user, last, *event[1:-2], now, age)
             fresh.append((*row, checksum(row)))
             if event.features is not None:
-                told = (last, event.features)
-                features.append((*told, checksum(told)))
+                content = (last, event.features)
+                features.append((*content, checksum(content)))
             numbers.append(last)
         self._write.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
         self._write.executemany("INSERT INTO event_features VALUES (?, ?, ?)", features)
         self._write.executemany(
             "INSERT INTO sent VALUES (?, ?, ?, ?, ?)",
-            [(user, id_, number, said, age) for (user, id_), (number, said) in sent.items()],
+            [
+                (user, id_, number, fingerprint, age)
+                for (user, id_), (number, fingerprint) in sent.items()
+            ],
         )
         return Kept(numbers, repeated), last
 

@@ -361,11 +361,11 @@ class ServerIndex(ABC):
             raise
         except self._failures() as error:
             fault = " ".join(str(error).split())
-            said = f"the index server at {self.address or 'a temporary file'} gave no answer"
-            said = f"{said}: {fault:.300}"
+            message = f"the index server at {self.address or 'a temporary file'} gave no answer"
+            message = f"{message}: {fault:.300}"
             if not isinstance(error, self._slow()):
-                self._fall_quiet(said)
-            raise IndexServerError(said) from error
+                self._fall_quiet(message)
+            raise IndexServerError(message) from error
 
     def _fall_quiet(self, fault: str) -> None:
         self._fault, self._quiet_until = fault, monotonic() + QUIET

@@ -282,7 +282,7 @@ def versions_of(
     table: one slice per row, as JSON.
     types: polars types of the ids.
     """
-    told: dict[str, list[Any]] = {"side": [], "frame": []}
+    columns: dict[str, list[Any]] = {"side": [], "frame": []}
     for text in table["json"].to_pylist():
         raw, _, where = read_described(_slice(json.loads(text)), roles, schema, sides)
         for side, rows in raw.items():
@@ -290,9 +290,9 @@ def versions_of(
             distinct, _ = distinct_rows(rows.with_columns(ids))
             written = io.BytesIO()
             distinct.write_ipc(written)
-            told["side"].append(side)
-            told["frame"].append(written.getvalue())
-    return pa.table(told, schema=VERSIONS)
+            columns["side"].append(side)
+            columns["frame"].append(written.getvalue())
+    return pa.table(columns, schema=VERSIONS)
 
 
 def _renamed(frame: pl.DataFrame, features: Mapping[str, EventFeature]) -> pl.DataFrame:
@@ -336,7 +336,7 @@ def facts_of(
     sized: also return the range of the times, which tells their unit.
     counted: also count the rows that are kept.
     """
-    told = []
+    facts = []
     for text in table["json"].to_pylist():
         part = json.loads(text)
         wanted = {"time"} if sized else set()
@@ -344,20 +344,20 @@ def facts_of(
         if "split" in roles:
             wanted |= {"split", "weight"} if schema.min_weight is not None else {"split"}
             wanted |= {"event"} & {*roles}
-        told.append(part | {"kept": part["rows"], "sizes": None, "splits": []})
+        facts.append(part | {"kept": part["rows"], "sizes": None, "splits": []})
         if not wanted:
             continue
         names = [roles[role] for role in sorted(wanted)]
         loaded = open_table(_slice(part), "interactions").load(names)
         if counted:
             loaded, _ = with_ids(loaded, [roles["user"], roles["item"]], schema.null_ids)
-            told[-1]["kept"] = loaded.height
+            facts[-1]["kept"] = loaded.height
         if sized:
             times = loaded[roles["time"]]
             whole = times.dtype.is_integer()
             times = times.cast(pl.Int64 if whole else pl.Float64, strict=False).drop_nulls()
             times = times if whole else times.filter(times.is_finite())
-            told[-1]["sizes"] = asdict(TimeSizes.of(times)) if len(times) else None
+            facts[-1]["sizes"] = asdict(TimeSizes.of(times)) if len(times) else None
         if "split" in roles:
             if schema.min_weight is not None:
                 loaded = loaded.filter(~lighter(loaded[roles["weight"]], schema.min_weight))
@@ -366,8 +366,8 @@ def facts_of(
                 places = coded(loaded[roles["event"]], schema.events, part["path"]).codes
                 loaded = loaded.filter(pl.Series(aimed[places.to_numpy()]))
             names = loaded[roles["split"]].cast(pl.String).drop_nulls().unique().sort().to_list()
-            told[-1]["splits"] = names
-    return _texts(told)
+            facts[-1]["splits"] = names
+    return _texts(facts)
 
 
 def typed_rows(

@@ -160,7 +160,7 @@ class Service:
         if asked.where is not None:
             check_condition(asked.where, self.limits)
         known = None if users is None else check_ids(users, data.users, "users")
-        told = asked.recent if histories is None else histories
+        events = asked.recent if histories is None else histories
         since, question = self._question(served, asked, known, histories)
         queries = Queries(
             **question,
@@ -189,8 +189,8 @@ class Service:
             if self.events is not None:
                 known_events = _known_events(served, known, queries, since)
                 answer["requests"] = self.feedback.shown(served, found, items, known_events)
-        if told is not None:
-            answer["unknown_items"] = unknown = _unknown(told, data.items)
+        if events is not None:
+            answer["unknown_items"] = unknown = _unknown(events, data.items)
             self.measures.unknown_items.inc(sum(unknown))
         if reads := served.retriever.query_context:
             features, context = data.event_features, asked.context
@@ -207,10 +207,10 @@ class Service:
         histories: list[list[Any]] | None,
     ) -> tuple[Fresh, dict[str, Any]]:
         """The stored events of the users, and the arguments of `Queries` for the request."""
-        told = asked.recent if histories is None else histories
-        if told is not None:
+        events = asked.recent if histories is None else histories
+        if events is not None:
             name = "recent" if histories is None else "histories"
-            self._check_histories(served, told, name)
+            self._check_histories(served, events, name)
         since = Fresh() if users is None else fresh(self.events, served, users)
         beside = {"kinds": asked.kinds, "times": asked.times, "weights": asked.weights}
         self._check_weights(served, asked.weights)
@@ -223,7 +223,7 @@ class Service:
             "features": asked.features,
             "context": asked.context,
             "event_features": _behind(
-                *(asked.event_features, told, follow["recent"], since.features)
+                *(asked.event_features, events, follow["recent"], since.features)
             ),
         }
 
@@ -412,24 +412,26 @@ def report(served: Served) -> Columns:
 
 def _behind(
     columns: dict[str, list[list[Any]]] | None,
-    told: list[list[Any]] | None,
-    asked: list[list[Any]] | None,
+    events: list[list[Any]] | None,
+    all_events: list[list[Any]] | None,
     stored: Mapping[str, list[list[Any]]],
 ) -> Mapping[str, list[list[Any]]] | None:
     """The features of stored events followed by those of the request's events.
 
     columns: features of the request's events.
-    told: items of the request's events.
-    asked: items of all events, the stored ones first.
+    events: items of the request's events.
+    all_events: items of all events, the stored ones first.
     stored: features of the stored events.
     """
-    if told is None or asked is None:
+    if events is None or all_events is None:
         return columns or stored or None
     given = columns or {}
-    if len(told) != len(asked) or not _one_each(given, told):
+    if len(events) != len(all_events) or not _one_each(given, events):
         return given  # `Queries` refuses it and names the feature
-    unsaid = [[None] * len(items) for items in told]
-    before = [[None] * (len(every) - len(items)) for every, items in zip(asked, told, strict=True)]
+    unsaid = [[None] * len(items) for items in events]
+    before = [
+        [None] * (len(every) - len(items)) for every, items in zip(all_events, events, strict=True)
+    ]
     found = {
         name: [
             [*old, *new]

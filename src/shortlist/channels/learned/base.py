@@ -628,10 +628,12 @@ def _each_left_out(block: RowQueries, met: Tensor) -> RowQueries:
 
     history = Ragged(values.expand(len(kept), -1)[kept], offsets)
     users = block.users.repeat(len(kept))
-    told = block.described
+    described = block.described
     return RowQueries(
         *(users, history, False, of_events(block.weight), None, of_events(block.time)),
-        described=None if told is None else told.take(torch.zeros(len(kept), dtype=torch.int64)),
+        described=None
+        if described is None
+        else described.take(torch.zeros(len(kept), dtype=torch.int64)),
         asked=None if block.asked is None else block.asked.repeat(len(kept)),
         columns={
             name: column.expand(len(kept), -1)[kept] for name, column in block.columns.items()

@@ -206,9 +206,9 @@ class TwoTower(ItemVectors):
         if self.timed and block.time is not None:
             when = windows(block.time[readable], first, length).values
         if not self.towers.query.causal or not len(block.users):
-            told, context = block.described, block.context
+            described, context = block.described, block.context
             return self._encode(
-                block.users, latest, when, told, block.asked, past=past, context=context
+                block.users, latest, when, described, block.asked, past=past, context=context
             )
         groups = like_lengths(latest.lengths, POSITIONS)
 
@@ -388,15 +388,15 @@ class TwoTower(ItemVectors):
         history: Ragged,
         place: Tensor | None,
         time: Tensor | None,
-        told: Described | None = None,
+        described: Described | None = None,
         asked: Tensor | None = None,
         *,
         past: Mapping[str, Tensor] = NOTHING,
         context: Mapping[str, Tensor] = NOTHING,
     ) -> Tensor:
         features = self._user_table.take(users)
-        if told is not None:
-            now = {name: column.to(self.device) for name, column in told.columns.items()}
+        if described is not None:
+            now = {name: column.to(self.device) for name, column in described.columns.items()}
             features = {**features, **now}
         return self.towers.encode_queries(
             *(features, history, place, self._item_table, time, asked),
@@ -433,7 +433,7 @@ class TwoTower(ItemVectors):
         users: Tensor,
         history: Ragged,
         time: Tensor | None = None,
-        told: Described | None = None,
+        described: Described | None = None,
         asked: Tensor | None = None,
         *,
         past: Mapping[str, Tensor] = NOTHING,
@@ -441,7 +441,7 @@ class TwoTower(ItemVectors):
     ) -> Tensor:
         """Encode users [B] with their histories and the times of the events, without gradients.
 
-        told: features that replace the stored ones.
+        described: features that replace the stored ones.
         asked: the time of each request, [B].
         past, context: features of the events of the histories, and of the requested events.
         """
@@ -449,7 +449,7 @@ class TwoTower(ItemVectors):
             users, history = users.to(self.device), history.to(self.device)
             time, asked = (None if of is None else of.to(self.device) for of in (time, asked))
             return self._encode_queries(
-                *(users, history, None, time, told, asked),
+                *(users, history, None, time, described, asked),
                 past={name: column.to(self.device) for name, column in past.items()},
                 context={name: column.to(self.device) for name, column in context.items()},
             ).cpu()

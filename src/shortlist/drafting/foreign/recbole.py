@@ -185,25 +185,26 @@ def _split(carrying: Carrying, *, sequential: bool) -> None:
         raise RecipeError(
             f"eval_args.split must be such as {{'LS': 'valid_and_test'}}, got {split!r}"
         )
-    (kind, how), said = next(iter(split.items())), f"eval_args: {split}, {order}, by {group}"
+    (kind, how), setting = next(iter(split.items())), f"eval_args: {split}, {order}, by {group}"
     if kind == "LS" and order == "TO":
-        carrying.say("split.kind", "leave-last-out", said)
+        carrying.say("split.kind", "leave-last-out", setting)
         if how not in ("valid_and_test", 2):
             carrying.lose(f"eval_args split {split}: both validation and test are held out here")
     elif kind == "RS" and order == "TO" and str(group).lower() == "none":
-        carrying.say("split.kind", "global-time", said)
+        carrying.say("split.kind", "global-time", setting)
         carrying.say("split.at", _share(how), "the share of events before the test")
     elif kind == "RS" and order == "TO":
-        carrying.say("split.kind", "leave-last-out", said, check=True)
+        carrying.say("split.kind", "leave-last-out", setting, check=True)
         carrying.lose(
-            f"{said}: RecBole tests on the last {how[-1]:g} of each user, this recipe on one event"
+            f"{setting}: RecBole tests on the last {how[-1]:g} of each user, this recipe on one "
+            "event"
         )
     else:
-        carrying.say("split.kind", "random", said)
+        carrying.say("split.kind", "random", setting)
         if kind == "RS":
             carrying.say("split.at", _share(how), "the share of each user's events to train on")
         carrying.lose(
-            f"{said}: a random order lets a model see events that came after those it is tested "
+            f"{setting}: a random order lets a model see events that came after those it is tested "
             'on; where you have times, kind = "leave-last-out" or "global-time" is honest'
         )
     mode = args.get("mode", "full")
