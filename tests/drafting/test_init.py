@@ -323,6 +323,16 @@ def test_times_that_are_all_equal_order_nothing_and_init_says_so(tmp_path):
     assert "timestamp: the same in every row" in made.guesses["data.time"].reason
 
 
+def test_times_that_are_equal_in_the_rows_read_are_times_if_more_rows_follow(tmp_path, monkeypatch):
+    monkeypatch.setattr("shortlist.drafting.heads.ROWS", len(LOG) - 1)
+    made = log_with(tmp_path, "timestamp", lambda n: 1_700_000_000 + 86_400 * (n // (len(LOG) - 1)))
+    assert made.content["data"]["time"] == "timestamp"
+    assert made.content["split"]["kind"] == "leave-last-out"
+    guess = made.guesses["data.time"]
+    assert guess.confidence == "check"
+    assert guess.reason.endswith(f"the same in the first {len(LOG) - 1:,} rows")
+
+
 def test_a_comment_cannot_be_left_by_what_stands_in_a_file(tmp_path):
     rows = [(e.user, e.item, f'line"\r\n[model]\ndim = {e.item}') for e in LOG]
     frame = pl.DataFrame(rows, schema=["user", "item", 'ti"tle\n[x'], orient="row")

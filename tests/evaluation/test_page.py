@@ -195,6 +195,20 @@ def test_the_deepest_list_has_a_verdict_of_its_own(report):
     assert f"{deep:.4f}" in words(report.to_html())
 
 
+@pytest.mark.parametrize(("users", "start"), [(1, "1 user is too few"), (19, "19 users are too")])
+def test_the_same_gain_of_a_few_users_is_no_verdict(report, users, start):
+    same = dict.fromkeys(report.differences, Interval(1.0, 1.0, 1.0))
+    alone = replace(report, users=users, ladder=(), differences=same)
+    said = alone.in_short()
+    assert said[1].startswith(start)
+    assert not any("better than popular, which" in line for line in said)
+    many = replace(alone, users=20).in_short()
+    assert many[1].startswith(
+        "It is better than popular, which needs no training, by 100.0% of the"
+    )
+    assert "interval" not in many[1]
+
+
 def test_a_slice_in_which_nothing_is_found_is_said_to_be_so(report):
     zero, some = Interval(0.0, 0.0, 0.0), Interval(0.1, 0.05, 0.15)
     part = replace(report.slices[0], by="tags", events=7, difference={5: zero})

@@ -61,7 +61,7 @@ def find_roles(
     _refuse_floats(usable, where)
     _user(roles, ids, known, where, whole=whole)
     _item(roles, ids, known, where, whole=whole)
-    _time(roles, _of_events(roles, usable))
+    _time(roles, _of_events(roles, usable), whole=whole)
     _split(roles, roles.free(usable))
     _event(roles, roles.free(usable))
     _weight(roles, roles.free(usable))
@@ -226,7 +226,7 @@ def _is_kind(column: Column) -> bool:
 # --- time -----------------------------------------------------------------------------------------
 
 
-def _time(roles: Roles, columns: Sequence[Column]) -> None:
+def _time(roles: Roles, columns: Sequence[Column], *, whole: bool) -> None:
     found = []
     for place, column in enumerate(columns):
         if column.is_text and not column.is_clock and not names.mentions(column.words, names.TIMES):
@@ -239,7 +239,7 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
             continue
         if column.unit is None or not (named or column.is_clock or not column.named):
             continue
-        if column.distinct < 2 or column.missing:
+        if column.missing or (column.distinct < 2 and (whole or not named)):
             continue
         if not named and not column.is_clock and not (column.ordered and column.repeats < 20):
             continue
@@ -247,7 +247,7 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
         found.append((own, -place, column))
     found.sort(key=lambda entry: entry[:2], reverse=True)
     if not found:
-        roles.guesses.append(Guess("data.time", None, _no_time(columns), "check"))
+        roles.guesses.append(Guess("data.time", None, _no_time(columns, whole=whole), "check"))
         return
     own, _, best = found[0]
     named = names.mentions(best.words, names.TIMES)
@@ -260,6 +260,8 @@ def _time(roles: Roles, columns: Sequence[Column]) -> None:
     reason = best.times
     if len(found) > 1 and found[1][0] >= own - 0.5 and not named:
         sure, reason = "check", f"{reason}; or {found[1][2].name}"
+    if best.distinct < 2:  # Later rows may have other times, as where the log is sorted by day.
+        sure, reason = "check", f"{reason}; the same in the first {len(best.values):,} rows"
     roles.take("time", best, reason, sure)
 
 
@@ -270,7 +272,7 @@ def _is_other_time(column: Column) -> bool:
     return names.mentions(column.words, names.DURATIONS) and column.unit not in _SINCE_1970
 
 
-def _no_time(columns: Sequence[Column]) -> str:
+def _no_time(columns: Sequence[Column], *, whole: bool) -> str:
     """Return why no column was taken for the time of the event, and what to do."""
     clocks = [
         column.name for column in columns if column.unit in _SINCE_1970 and not column.missing
@@ -278,7 +280,8 @@ def _no_time(columns: Sequence[Column]) -> str:
     reason = "no column looks like a time"
     same = [column.name for column in columns if column.name in clocks and column.distinct < 2]
     if same:
-        reason = f"{', '.join(same)}: the same in every row, so it orders nothing"
+        rows = "every row" if whole else "every row read"
+        reason = f"{', '.join(same)}: the same in {rows}, so it orders nothing"
     elif clocks:
         reason = f"{', '.join(clocks)}: times of something else, by the name; if not, name it here"
     return f'{reason}; if the lines are in order, set order = "file"'

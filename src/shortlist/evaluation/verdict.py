@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shortlist.evaluation.significance import Interval
+from shortlist.evaluation.slices import FEW
 
 if TYPE_CHECKING:
     from shortlist.evaluation.report import Report
@@ -23,7 +24,7 @@ def in_short(report: "Report") -> tuple[str, ...]:
         return ()
     first, deepest = recalls[0], recalls[-1]
     lines = [_found(report, first, deepest), _verdict(report, first)]
-    if deepest != first and not report.reaches_nothing:
+    if deepest != first and not report.reaches_nothing and report.users >= FEW:
         more = _verdict(report, deepest)
         lines.append(f"Among the first {_k(deepest)}, {more[0].lower()}{more[1:]}")
     lines += _limits(report)
@@ -42,17 +43,21 @@ def _k(recall: str) -> int:
     return int(recall.partition("@")[2])
 
 
+def _among(k: int) -> str:
+    return f"among the first {k}" if k > 1 else "at the top"
+
+
 def _found(report: "Report", first: str, deepest: str) -> str:
     """Say what share the model finds, and what the most popular items find."""
     own, popular = report.metrics[first].mean, report.popularity[first].mean
     if report.counts.get("held_out_events") == report.users:
         said = (
-            f"For {own:.1%} of the users the item that was held out is among the first {_k(first)} "
+            f"For {own:.1%} of the users the item that was held out is {_among(_k(first))} "
             f"of the model's list. A list of the most popular items has it for {popular:.1%}."
         )
     else:
         said = (
-            f"On average {own:.1%} of a user's held-out items are among the first {_k(first)} of "
+            f"On average {own:.1%} of a user's held-out items are {_among(_k(first))} of "
             f"the model's list for that user. A list of the most popular items has {popular:.1%} "
             "of them."
         )
@@ -94,6 +99,12 @@ def _verdict(report: "Report", recall: str) -> str:
         return (
             "It cannot recommend any of the held-out items: they have no training events, and it "
             "reads no item features that would give them vectors."
+        )
+    if report.users < FEW:
+        who = "1 user is" if report.users == 1 else f"{report.users:,} users are"
+        return (
+            f"{who} too few to say whether it is better than methods without training: {FEW} or "
+            "more are needed."
         )
     if _chance_alone(report):
         return _beside_chance(report, recall)
@@ -149,9 +160,7 @@ def _by_slice(report: "Report", k: int) -> list[str]:
     lines = []
     missed = [part for part in parts if part.recall[k].mean == 0]
     if missed:
-        lines.append(
-            f"It finds none of the held-out items, among the first {k}, for {_names(missed)}."
-        )
+        lines.append(f"It finds none of the held-out items, {_among(k)}, for {_names(missed)}.")
     some = [part for part in parts if part.enough and part not in missed]
     better = [part for part in some if part.difference[k].low > 0]
     weak = [part for part in some if part not in better]
@@ -197,9 +206,8 @@ _OWN_NAMES = {
 
 
 def _points(more: Interval) -> str:
-    return (
-        f"{more.mean:.1%} of the held-out items (95 % interval {more.low:.1%} to {more.high:.1%})"
-    )
+    interval = f" (95 % interval {more.low:.1%} to {more.high:.1%})" if more.half else ""
+    return f"{more.mean:.1%} of the held-out items{interval}"
 
 
 def _untrained(names: Sequence[str]) -> str:
