@@ -179,6 +179,22 @@ def test_a_value_out_of_range_is_told_with_what_was_expected_and_what_came(given
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        ("serve", "{}"),
+        ("evaluate", "{}/b"),
+        ("init", "{}"),
+        ("init", "{}/log.csv"),
+        ("train", "{}", "--out", "o"),
+        ("refresh", "{}", "--events", "e", "--out", "o"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_refused_in_a_sentence(given, capsys):
+    code, said = call(capsys, *(part.format("a" * 300) for part in given))
+    assert (code, said.startswith("error: ")) == (2, True), said
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         (

@@ -144,9 +144,9 @@ def suggest_path(path: Path, *, folder: bool = False) -> str:
 
     folder: the path should be a folder, not a file.
     """
-    while path.parent != path and not path.parent.exists():
-        path, folder = path.parent, True
     try:
+        while path.parent != path and not path.parent.exists():
+            path, folder = path.parent, True
         names = [each.name for each in path.parent.iterdir() if each.is_dir() == folder]
     except OSError:
         return ""

@@ -52,6 +52,12 @@ WITHOUT_PARTS = (train.demo, known.data, draft.import_)
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """Errors of a disk that takes no more data; typer itself handles a closed pipe."""
 
+OUT_OF_REACH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors of a path that was given, wherever a command first looks at it."""
+
+SHOWN_OF_PATH = 300
+"""Most characters of such a path that the error shows."""
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 + SIGINT."""
 
@@ -141,6 +147,11 @@ def main() -> None:
         with first_speaks():
             try:
                 app()
+            except OSError as error:
+                if error.filename is None or error.errno not in OUT_OF_REACH:
+                    raise
+                path = str(error.filename)[:SHOWN_OF_PATH]
+                raise QueryError(f"cannot reach {path!r}: {reason_of(error)}") from error
             finally:
                 finish_output()
     except ShortlistError as error:
