@@ -924,6 +924,18 @@ def test_a_single_user_does_not_show_that_another_method_is_better():
     assert examine(Subject(report=report)) == []
 
 
+def test_popular_items_that_are_better_are_found_once():
+    worse = {"ndcg@10": {"mean": -0.4, "low": -0.5, "high": -0.3}}
+    figure = {"ndcg@10": {"mean": 0.1}}
+    rungs = [{"name": n, "metrics": figure, "difference": worse} for n in ("popular", "item-cf")]
+    told = {"users": 99, "counts": {}, "metrics": figure, "popularity": figure}
+    report = told | {"difference": {"popularity": worse}}
+    codes = [finding.code for finding in examine(Subject(report=report | {"ladder": rungs[:1]}))]
+    assert codes == ["worse-than-popular"]
+    both = {f.code: f for f in examine(Subject(report=report | {"ladder": rungs}))}
+    assert both["worse-than-simple"].evidence.startswith("item-cf: ")
+
+
 def test_the_page_says_what_the_doctor_does():
     assert PAGE.read_text() == page()
 

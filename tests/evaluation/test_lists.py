@@ -66,6 +66,8 @@ def test_what_lists_lack_is_a_miss_and_is_said(split, fitted, lists):
     whole = pl.concat([kept.select("user", "item"), strange])
     report = shortlist.evaluate_lists(whole, split, k=(10,))
     assert [note.split(" ", 1)[0] for note in report.notes[-3:]] == ["1", "1", "1"]
+    wholes = (f"of the lists' {whole['user'].n_unique():,} users", f"{len(whole):,} entries had")
+    assert all(text in note for text, note in zip(wholes, report.notes[-2:], strict=True))
     assert report.users == 60
     # Best first in the place of the first item: an unknown item keeps its place as a miss.
     first = pl.DataFrame({"user": kept["user"].unique(), "item": -9}).cast(pl.Int64)

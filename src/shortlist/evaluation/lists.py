@@ -96,6 +96,7 @@ class Listed(Answering):
         self._lists = Ragged(torch.from_numpy(items[by_user]), torch.from_numpy(starts))
         self.strange_users = len(np.unique(frame[user].filter(pl.Series(users == 0))))
         self.strange_items = int((items == 0).sum())
+        self.users, self.entries = frame[user].n_unique(), len(frame)
 
     @property
     def made_elsewhere(self) -> bool:
@@ -202,9 +203,10 @@ def evaluate_lists(
         f"of {len(asked):,} users had no list, which counts as a miss": listed.without_list(asked),
         f"of {len(asked):,} users had a list of fewer than {deepest:,} items, so that figures at "
         f"{deepest:,} are of shorter lists": listed.shorter(asked, deepest),
-        "users of the lists had no event in the log, and were left out": listed.strange_users,
-        "entries of the lists had an item that is not in the log, which counts as a "
-        "miss": listed.strange_items,
+        f"of the lists' {listed.users:,} users had no event in the log, and were left "
+        "out": listed.strange_users,
+        f"of the lists' {listed.entries:,} entries had an item that is not in the log, which "
+        "counts as a miss": listed.strange_items,
     }
     notes = (f"{number:,} {text}." for text, number in said.items() if number)
     return replace(report, notes=(*report.notes, *notes))
