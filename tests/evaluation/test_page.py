@@ -288,6 +288,14 @@ def test_an_element_escapes_text_and_attributes_and_keeps_elements():
     assert made == '<td aria-label="&quot;x&quot;" class="own">&amp;<b>a &lt; b</b></td>'
 
 
+def test_a_comparison_on_a_few_users_has_no_verdict(split):
+    found = compare(ItemCF().fit(split), Popular().fit(split), k=(5,))
+    said = words(replace(found, users=2).to_html("few"))
+    assert "2 users are too few to say which is better: 20 or more are needed." in said
+    assert "first is better than" not in said
+    assert "first is worse than" not in said
+
+
 def test_a_comparison_says_in_words_who_is_better(split):
     models = [ItemCF().fit(split), Popular().fit(split), ItemCF().fit(split)]
     found = compare(*models, names=["cf", "popular", "twin"], k=(5,))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.significance import Interval, p_text
-from shortlist.evaluation.verdict import in_short
+from shortlist.evaluation.slices import FEW
+from shortlist.evaluation.verdict import in_short, too_few
 
 if TYPE_CHECKING:
     from shortlist.evaluation.compare import Comparison
@@ -135,9 +136,13 @@ def comparison_page(found: "Comparison", title: str) -> str:
         make("p", _better(found.first, name, heads[0], each[heads[0]], each[heads[0]].holm))
         for name, each in found.differences.items()
     ]
+    if found.users < FEW:
+        few = too_few(found.users)
+        said = [make("p", f"{few} which is better: {FEW} or more are needed.")]
     corrected = len(found.differences) > 1
     note = (
-        f"All were measured on the same {found.users:,} users, on the full catalogue. The "
+        f"All were measured on the same {found.users:,} user{'' if found.users == 1 else 's'}, on "
+        "the full catalogue. The "
         f"difference is {found.first} minus the other, paired by user, with its 95 % interval over "
         "users. p is the probability of a difference at least this large if both were equally "
         "good (paired t-test)"

@@ -39,6 +39,11 @@ def in_short(report: "Report") -> tuple[str, ...]:
     return tuple(lines)
 
 
+def too_few(users: int) -> str:
+    """Return the start of a sentence about users that are too few for a verdict."""
+    return f"{'1 user is' if users == 1 else f'{users:,} users are'} too few to say"
+
+
 def _k(recall: str) -> int:
     return int(recall.partition("@")[2])
 
@@ -101,9 +106,8 @@ def _verdict(report: "Report", recall: str) -> str:
             "reads no item features that would give them vectors."
         )
     if report.users < FEW:
-        who = "1 user is" if report.users == 1 else f"{report.users:,} users are"
         return (
-            f"{who} too few to say whether it is better than methods without training: {FEW} or "
+            f"{too_few(report.users)} whether it is better than methods without training: {FEW} or "
             "more are needed."
         )
     if _chance_alone(report):
