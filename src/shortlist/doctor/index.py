@@ -17,7 +17,7 @@ def _queries(subject: Subject) -> tuple[Queries, Tensor]:
     data = subject.data
     users = torch.randperm(data.users.trained, generator=generator())[:USERS] + 1
     ids = data.users.external(users.numpy())
-    return Queries(ids, exclude_seen=False), subject.retriever.encode_users(ids)
+    return Queries(ids, exclude_seen=False), subject.retriever.encode_users(Queries(ids))
 
 
 @check(
