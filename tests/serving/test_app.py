@@ -440,3 +440,5 @@ def test_a_body_that_nothing_reads_is_refused(open_app, make_client, bundle):
             assert answer.code == "invalid_request"
             assert "takes no body" in answer.json["error"]["message"]
     assert client.ask("POST", "/admin/reload", headers={"content-length": "0"}).status == 200
+    empty = client.ask("POST", "/admin/reload", body=b"{}", headers={"content-length": "2"})
+    assert empty.status == 200

@@ -679,9 +679,13 @@ def _check_parameters(text: bytes, route: Route) -> None:
 
 
 def _check_without_body(heads: Mapping[bytes, bytes], route: Route) -> None:
-    """Refuse a body that would be ignored. Errors: RequestError."""
+    """Refuse a body that would be ignored; two bytes, such as `{}`, hold no field.
+
+    Errors: RequestError.
+    """
     takes_body = route.method == "POST" and route.asks is not None
-    has_body = heads.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in heads
+    length = heads.get(b"content-length", b"0")
+    has_body = length not in (b"0", b"1", b"2") or b"transfer-encoding" in heads
     if has_body and not takes_body and _has_fields(route):
         raise RequestError(
             "invalid_request",
