@@ -583,7 +583,7 @@ def test_the_options_of_serve_reach_the_service_and_help_names_them(capsys, bund
     taught = output(capsys, "serve", "--help")
     assert all(f"--{name}" in taught for name in options | times)
     assert "poll must be > 0 seconds" in refusal(capsys, "serve", bundle, "--poll=0")
-    assert "'loud' is not one of" in refusal(capsys, "serve", bundle, "--log-level=loud")
+    assert "--log-level cannot be 'loud'" in refusal(capsys, "serve", bundle, "--log-level=loud")
 
 
 def test_on_windows_a_command_is_one_sentence_about_wsl(capsys, monkeypatch):

@@ -22,7 +22,7 @@ from shortlist.channels.counting.item_cf import ItemCF
 from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
-from shortlist.errors import DataError, JobError, QueryError, SplitError
+from shortlist.errors import DataError, JobError, ModelError, QueryError, SplitError
 from shortlist.jobs.engine import blocks_of
 from shortlist.jobs.local import THREADS, Local, bucket_of, files_in
 from shortlist.jobs.neighbours import dealt
@@ -142,6 +142,30 @@ def test_neighbours_in_blocks_are_those_of_one_machine_to_the_float_bits(options
         for name in ("start", "ids", "scores"):
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
     assert len(wanted.ids)
+
+
+@pytest.mark.parametrize("liked", [2, 0], ids=["most parts", "all parts"])
+def test_parts_in_which_every_weight_is_0_are_refused_only_where_all_are(liked, tmp_path):
+    frame = world(tmp_path, 6, users=6)
+    for file in (tmp_path / "log").iterdir():
+        zero = pl.when(pl.col("u") < liked).then("w").otherwise(0.0)
+        pl.read_parquet(file).with_columns(w=zero).write_parquet(file)
+    assert frame["u"].n_unique() == 8
+    options = {"values": "explicit"}
+    recipe = recipe_of(tmp_path, options, data={"weight": "w"})
+    data = pipeline.load_split(recipe).training_data()
+    job = job_of(recipe, tmp_path / "work", 7)
+    if not liked:
+        for refused in (lambda: ItemCF(**options).fit_data(data), job.item_cf):
+            with pytest.raises(ModelError, match=r"data\.weight, which is 0 in all"):
+                refused()
+        return
+    wanted = ItemCF(neighbours=6, **options).fit_data(data).neighbours
+    job.item_cf()
+    found = job.neighbours("cf", "train", data.items.trained)
+    assert len(wanted.ids)
+    for name in ("start", "ids", "scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
 
 @given(

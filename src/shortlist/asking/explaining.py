@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shortlist.asking.answering import Answering
-from shortlist.asking.queries import Queries, as_queries, lists_of_items, refuse_filters
+from shortlist.asking.queries import Queries, as_queries, lists_of_items
 from shortlist.asking.rows import RowQueries, row_blocks
 from shortlist.data.training_data import TrainingData
 from shortlist.data.vocabulary import Ids
@@ -55,15 +55,14 @@ class Explaining(Answering):
         item sum to its score. An item that the retriever cannot score has no row.
 
         Args:
-            queries: `Queries`, or a plain list of user ids.
+            queries: `Queries`, or a plain list of user ids. Those that `recommend` was asked will
+                do: what leaves items out of its lists (`where`, `allow`, ...) leaves none out here.
             items: one list of item ids per query.
 
         Raises:
-            QueryError: for an invalid query, a filter of items (`where`, `allow`, ...), or not one
-                list per query.
+            QueryError: for an invalid query, or not one list per query.
         """
         asked = as_queries(queries)
-        refuse_filters(asked, "an explanation")
         self.refuse_unread(asked)
         lists = lists_of_items(items, len(asked))
         parts, start = [pl.DataFrame(schema=REASONS)], 0

@@ -44,6 +44,7 @@ class Interactions:
     asked: [n] bool, used when training continues on new events: only these are positives, and the
         others serve as histories. None otherwise.
     columns: event features by name, [n] each; see `event_columns.Columns`.
+    part: whether these are the events of some users of a log only, whose weights may all be 0.
     """
 
     user: NDArray[np.int32]
@@ -57,6 +58,7 @@ class Interactions:
     kinds: Kinds | None = None
     asked: NDArray[np.bool_] | None = None
     columns: Columns = field(default_factory=dict)
+    part: bool = False
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -127,13 +129,13 @@ class Interactions:
 
         use: the option, as the start of the error's sentence: "values = 'explicit'".
 
-        Errors: ModelError if there is no weight column, or all weights are 0.
+        Errors: ModelError if there is no weight column, or all weights of a whole log are 0.
         """
         if self.weight is None:
             raise ModelError(
                 f"{use} needs data.weight: the column of the weights (ratings or strengths)"
             )
-        if not self.weight.any():
+        if not self.part and not self.weight.any():
             raise ModelError(
                 f"{use} reads data.weight, which is 0 in all {len(self):,} training rows: name "
                 "another column, or leave the option out"

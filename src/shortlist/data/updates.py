@@ -395,7 +395,7 @@ def _merged(
     both = pl.concat(
         [old.with_columns(fresh=pl.lit(False)), fresh.with_columns(fresh=pl.lit(True))]
     ).sort(order, maintain_order=True)
-    made = {name: both[name].to_numpy(writable=True) for name in columns}
+    made: dict[str, Any] = {name: both[name].to_numpy(writable=True) for name in columns}
     if gap is not None:
         made["session"] = _sessions_by_time(made["user"], made["time"], made["session"], gap)
     merged = Interactions(

@@ -109,7 +109,8 @@ def interactions_of(frame: pl.DataFrame, items: Path, kinds: Kinds | None) -> In
     if "weight" in frame.columns:
         given["weight"] = frame["weight"].to_numpy().astype(np.float32)
     rows = item_rows(items, frame["item"])
-    return Interactions(user, rows, int(user.max(initial=-1)) + 1, kinds=kinds, **given)
+    users = int(user.max(initial=-1)) + 1
+    return Interactions(user, rows, users, kinds=kinds, part=True, **given)
 
 
 def item_rows(path: Path, ids: pl.Series) -> NDArray[np.int32]:

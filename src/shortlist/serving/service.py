@@ -318,8 +318,7 @@ class Service:
                 raise RequestError("invalid_request", f"item {item!r:.40} is unknown")
         users = None if asked.user is None else check_ids([asked.user], data.users, "user")
         histories = None if asked.history is None else [asked.history]
-        question = self._question(served, asked, users, histories)[1]
-        queries = Queries(**question | {"met": None})  # it only leaves items out of lists
+        queries = Queries(**self._question(served, asked, users, histories)[1])
         frame = retriever.explain(queries, [items]).drop("query")
         reasons = {name: frame[name].to_list() for name in frame.columns}
         return {
