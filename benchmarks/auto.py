@@ -135,7 +135,7 @@ def run(name: str, model: str, recipe: Recipe, seed: int, users: int | None) -> 
         "best_epoch": getattr(retriever, "best_epoch", None),
         "fit_cpu_seconds": round(seconds, 1),
         "metrics": {figure: round(float(figures[figure].mean()), 6) for figure in FIGURES},
-        "ndcg@10 by user": np.round(figures["ndcg@10"], 4).tolist(),
+        "ndcg@10 by user, in 1e-4": np.rint(figures["ndcg@10"] * 1e4).astype(int).tolist(),
     }
 
 
@@ -169,7 +169,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def _by_user(lines: list[dict[str, Any]]) -> Any:
-    return np.mean([line["ndcg@10 by user"] for line in lines], axis=0)
+    return np.mean([line["ndcg@10 by user, in 1e-4"] for line in lines], axis=0) / 1e4
 
 
 def main() -> None:

@@ -406,7 +406,7 @@ def test_a_column_of_weights_that_are_all_0_is_refused_by_name(kind, world):
     log = world.interactions.head(500).with_columns(rating=pl.lit(0.0))
     split = Dataset.load(log, schema=Schema(time="timestamp", weight="rating")).split()
     options = {"weighted": True} if kind == "two-tower" else {"values": "explicit"}
-    with pytest.raises(ModelError, match=r"data\.weight, which is 0 in all [\d,]+ training rows"):
+    with pytest.raises(ModelError, match=r"data\.weight, which is 0 in all training rows"):
         CHANNELS[kind](**OPTIONS.get(kind, {}) | options).fit(split)
 
 

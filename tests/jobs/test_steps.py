@@ -155,11 +155,16 @@ def test_parts_in_which_every_weight_is_0_are_refused_only_where_all_are(liked, 
     recipe = recipe_of(tmp_path, options, data={"weight": "w"})
     data = pipeline.load_split(recipe).training_data()
     job = job_of(recipe, tmp_path / "work", 7)
+    channels = {"uf": {"kind": "user-cf", **options}}
+    users = job_of(
+        recipe_of(tmp_path, channels=channels, data={"weight": "w"}), tmp_path / "users", 7
+    )
     if not liked:
-        for refused in (lambda: ItemCF(**options).fit_data(data), job.item_cf):
+        for refused in (lambda: ItemCF(**options).fit_data(data), job.item_cf, users.user_cf):
             with pytest.raises(ModelError, match=r"data\.weight, which is 0 in all"):
                 refused()
         return
+    users.user_cf()
     wanted = ItemCF(neighbours=6, **options).fit_data(data).neighbours
     job.item_cf()
     found = job.neighbours("cf", "train", data.items.trained)

@@ -136,10 +136,7 @@ class Interactions:
                 f"{use} needs data.weight: the column of the weights (ratings or strengths)"
             )
         if not self.part and not self.weight.any():
-            raise ModelError(
-                f"{use} reads data.weight, which is 0 in all {len(self):,} training rows: name "
-                "another column, or leave the option out"
-            )
+            raise only_zeros(use)
         return self.weight
 
     def item_counts(self, items: int) -> NDArray[np.int64]:
@@ -147,3 +144,11 @@ class Interactions:
         counts = np.bincount(self.item, minlength=items + 1)[: items + 1]
         counts[0] = 0
         return counts.astype(np.int64)
+
+
+def only_zeros(use: str) -> ModelError:
+    """Return the error that all weights of a log are 0. use: the option that reads them."""
+    return ModelError(
+        f"{use} reads data.weight, which is 0 in all training rows: name another column, or leave "
+        "the option out"
+    )

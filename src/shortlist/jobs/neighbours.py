@@ -25,11 +25,12 @@ from shortlist.channels.counting.similarities import (
     weighed,
 )
 from shortlist.compiled import compiled
+from shortlist.data.interactions import only_zeros
 from shortlist.data.kinds import Kinds
 from shortlist.data.training_data import Fit
 from shortlist.data.vocabulary import hash_ids
 from shortlist.durations import TimeUnit
-from shortlist.errors import JobError, ModelError
+from shortlist.errors import JobError
 from shortlist.jobs.counts import fitted_rows, interactions_of
 from shortlist.jobs.engine import Engine, Frame, blocks_of, offsets_of
 from shortlist.linear.neighbours import Neighbours, Pairs
@@ -84,10 +85,7 @@ def item_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Parameters, bl
     pairs = engine.kept(engine.each(log, *_pairs(asked, kind)))
     users, work = _counts(engine, pairs, asked.trained)
     if options.values == "explicit" and not users.any():
-        raise ModelError(
-            "values = 'explicit' reads data.weight, which is 0 in all training rows: name another "
-            "column, or leave the option out"
-        )
+        raise only_zeros("values = 'explicit'")
     _refuse_heavy(asked, work)
     weighs = sums_values(options) or (options.similarity == "cosine" and _has_worth(asked))
     left, right = sides(options, _sums(engine, pairs, asked, by="norm") if weighs else users)

@@ -23,7 +23,7 @@ from shortlist.channels.counting.user_cf import (
     sizes_of,
     weights_of_items,
 )
-from shortlist.data.interactions import Interactions
+from shortlist.data.interactions import Interactions, only_zeros
 from shortlist.data.kinds import Kinds
 from shortlist.data.ragged import Ragged
 from shortlist.data.training_data import Fit
@@ -92,7 +92,10 @@ def user_cf(engine: Engine, log: Frame, kind: pa.DataType, asked: Parameters) ->
     counts = engine.whole(
         engine.each(log, partial(count_users, asked=asked), counted), "row", add_users, counted
     )
-    asked = _with_users(asked, engine.collected(counts))
+    users = engine.collected(counts)
+    if asked.options.values == "explicit" and not users.num_rows:
+        raise only_zeros("values = 'explicit'")
+    asked = _with_users(asked, users)
     given = pa.schema({"user": kind, "row": pa.int32(), **BESIDE})
     pairs = engine.each(log, partial(pairs_of, asked=asked), given)
     lists = {name: pa.list_(dtype) for name, dtype in BESIDE.items()}
