@@ -43,7 +43,7 @@ from shortlist.histories.events import Event, Keeping
 from shortlist.histories.places import StorePlace, place_of
 from shortlist.serving.app import App
 from shortlist.serving.measures import Measures
-from shortlist.serving.messages import RecommendRequest
+from shortlist.serving.requests import RecommendRequest
 from shortlist.serving.server import Server
 from shortlist.serving.settings import Limits, Settings, Timeouts
 from shortlist.serving.watching import Watch

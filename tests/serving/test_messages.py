@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shortlist.errors import ServingError
-from shortlist.serving.messages import (
+from shortlist.serving.messages import RequestError
+from shortlist.serving.requests import (
     EventSent,
     EventsRequest,
     ExplainRequest,
@@ -16,7 +17,6 @@ from shortlist.serving.messages import (
     ItemsRequest,
     ItemWindow,
     RecommendRequest,
-    RequestError,
     RevertRequest,
     SimilarRequest,
     TitlesRequest,

@@ -30,47 +30,48 @@ from shortlist.histories.redis_items import RedisItems
 from shortlist.histories.redis_server import RedisPlace
 from shortlist.sections.faults import explain_request
 from shortlist.serving.access_log import CLIENT_GONE, LoggedRequest, log
+from shortlist.serving.answers import (
+    BundleAnswer,
+    ChangesAnswer,
+    EventsAnswer,
+    ExplainAnswer,
+    FeedbackAnswer,
+    ForgottenAnswer,
+    HistoryAnswer,
+    ItemsAnswer,
+    LatestAnswer,
+    MapAnswer,
+    RecommendAnswer,
+    ReloadAnswer,
+    ReportAnswer,
+    SimilarAnswer,
+    StateAnswer,
+    TitlesAnswer,
+    UsersAnswer,
+)
 from shortlist.serving.event_log import EventLog, opened
 from shortlist.serving.feedback import Feedback
 from shortlist.serving.fresh import events_of, held_by, user_of
 from shortlist.serving.item_changes import ItemChanges
 from shortlist.serving.measures import Measures
-from shortlist.serving.messages import (
-    BundleAnswer,
-    ChangesAnswer,
+from shortlist.serving.messages import Message, RequestError
+from shortlist.serving.openapi import Route, document
+from shortlist.serving.page_files import PageFile, page_files
+from shortlist.serving.requests import (
     ChangesRequest,
-    EventsAnswer,
     EventsRequest,
-    ExplainAnswer,
     ExplainRequest,
-    FeedbackAnswer,
-    ForgottenAnswer,
-    HistoryAnswer,
     HistoryRequest,
-    ItemsAnswer,
     ItemsRequest,
-    LatestAnswer,
     LatestRequest,
-    MapAnswer,
-    Message,
-    RecommendAnswer,
     RecommendRequest,
-    ReloadAnswer,
-    ReportAnswer,
-    RequestError,
     RevertRequest,
-    SimilarAnswer,
     SimilarRequest,
-    StateAnswer,
-    TitlesAnswer,
     TitlesRequest,
-    UsersAnswer,
     UsersRequest,
     limited,
     read,
 )
-from shortlist.serving.openapi import Route, document
-from shortlist.serving.page_files import PageFile, page_files
 from shortlist.serving.service import Service, encode
 from shortlist.serving.settings import Settings, is_loopback
 from shortlist.serving.watching import Watch

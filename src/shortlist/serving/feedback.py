@@ -16,8 +16,9 @@ from shortlist.sections.events import kind_of
 from shortlist.serving.alarms import Alarms, ClickThrough, Fallback, IndexRecall
 from shortlist.serving.index_check import IndexCheck
 from shortlist.serving.measures import Family
-from shortlist.serving.messages import EventSent, RequestError
+from shortlist.serving.messages import RequestError
 from shortlist.serving.request_ids import BUNDLE, RequestIds, Shown, mark_of, marks_of
+from shortlist.serving.requests import EventSent
 from shortlist.serving.served import Served
 from shortlist.serving.settings import Settings
 

@@ -25,7 +25,8 @@ from shortlist.histories.events import (
 from shortlist.outputs import is_bundle
 from shortlist.sections.events import kind_of
 from shortlist.serving.event_log import EventLog
-from shortlist.serving.messages import EventsRequest, Ids, RequestError
+from shortlist.serving.messages import Ids, RequestError
+from shortlist.serving.requests import EventsRequest
 from shortlist.serving.served import Served, check_ids, shown
 
 NOTHING: Mapping[str, list[list[Any]] | None] = MappingProxyType({})

@@ -25,13 +25,8 @@ from shortlist.histories.items import (
 )
 from shortlist.serving.living import by_item, with_changes
 from shortlist.serving.measures import Measures
-from shortlist.serving.messages import (
-    ChangesRequest,
-    ItemsRequest,
-    RequestError,
-    RevertRequest,
-    read,
-)
+from shortlist.serving.messages import RequestError
+from shortlist.serving.requests import ChangesRequest, ItemsRequest, RevertRequest, read
 from shortlist.serving.served import Served, check_ids, self_test
 from shortlist.serving.service import encode
 from shortlist.serving.watching import Watch

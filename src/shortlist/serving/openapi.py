@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic.json_schema import models_json_schema
 
 from shortlist.data.ceilings import MOST_DEEP, MOST_NODES
-from shortlist.serving.messages import CONDITION_HERE, ErrorAnswer, Message
+from shortlist.serving.messages import ErrorAnswer, Message
+from shortlist.serving.requests import CONDITION_HERE
 
 Token = Literal["none", "read", "write", "admin"]
 

@@ -23,13 +23,12 @@ from shortlist.serving.feedback import Feedback
 from shortlist.serving.fresh import Fresh, fresh
 from shortlist.serving.map import item_map
 from shortlist.serving.measures import Measures
-from shortlist.serving.messages import (
+from shortlist.serving.messages import Message, RequestError
+from shortlist.serving.requests import (
     ExplainRequest,
     HistoryRequest,
     LatestRequest,
-    Message,
     RecommendRequest,
-    RequestError,
     SimilarRequest,
     TitlesRequest,
     UsersRequest,
