@@ -214,7 +214,7 @@ def _line(cell: Cell, retriever: Channel, fit: str, seconds: float) -> dict[str,
         "items": report["candidate_items"],
         "metrics": _means(report["metrics"]),
         "low_high": {
-            name: [round(figure["low"], 6), round(figure["high"], 6)]
+            name: [end if end is None else round(end, 6) for end in (figure["low"], figure["high"])]
             for name, figure in report["metrics"].items()
             if name.split("@")[0] in ("recall", "ndcg")
         },

@@ -99,7 +99,9 @@ def test_evaluate_prints_the_object_that_training_saved(capsys, bundle):
     measured = json.loads(output(capsys, "evaluate", bundle, "--json"))
     saved = json.loads(output(capsys, "inspect", bundle, "--json"))["metrics"]
     assert measured["costs"]["this model"]["query_cpu_us"] > 0
-    assert {k: v for k, v in measured.items() if k not in ("bundle", "costs")} == saved
+    assert measured["in_short"][0].startswith("For ")
+    beside = ("bundle", "costs", "in_short")
+    assert {k: v for k, v in measured.items() if k not in beside} == saved
     assert measured["users"] == 200
     assert set(measured["metrics"]["hit_rate@5"]) == {"mean", "low", "high"}
     assert "recall@10" in measured["baseline"]["popularity"]
@@ -661,4 +663,7 @@ def test_the_demo_runs_on_the_planted_world(capsys, tmp_path, monkeypatch):
     shown = output(capsys, "--quiet", "demo", "--synthetic", "--small")
     assert "popular" in shown
     assert "Candidates for user" in shown
+    assert "Comparison with methods without training" in shown
+    assert " ".join(shown.split()[-40:]).rpartition("On this machine the fit took ")[1]
+    assert "It is better than" in shown
     assert call("inspect", "runs/demo") == 0

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -22,6 +23,7 @@ from shortlist.channels.learned.two_tower import TwoTower
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Schema
 from shortlist.evaluation.evaluate import evaluate
+from shortlist.evaluation.significance import Interval
 from shortlist.serving.page_files import FOLDER, page_files
 from shortlist.serving.settings import Settings
 
@@ -137,7 +139,10 @@ def ask(page, user):
 
 
 def test_the_journey_with_towers(fitted, tmp_path, running, visit):
-    save(fitted, tmp_path / "bundle", metrics=evaluate(fitted, k=[10]).to_dict())
+    report = evaluate(fitted, k=[10], ladder=True)
+    tiny = replace(report.slices[0], name="tiny", users=3, recall={10: Interval(0.5, None, None)})
+    report = replace(report, slices=(*report.slices, tiny))
+    save(fitted, tmp_path / "bundle", metrics=report.to_dict())
     data = fitted.data
     row = int(np.bincount(data.log.user).argmax())
     user = data.users.ids[row - 1]
@@ -177,6 +182,14 @@ def test_the_journey_with_towers(fitted, tmp_path, running, visit):
         recall = service_report(service)["metrics"]["metrics"]["recall@10"]["mean"]
         page.get_by_role("cell", name=f"{recall:.4f}").first.wait_for()
         assert page.locator("#bundle-id").inner_text() == service.app.watch.current.id
+        summary = page.locator("section.card", has=page.get_by_role("heading", name="In short"))
+        assert summary.locator("p").all_inner_texts() == list(report.in_short())[:-1]
+        slices = page.locator(
+            "section.card", has=page.get_by_role("heading", name="Slices of users and items")
+        )
+        with_interval = slices.locator("tbody tr", has=page.locator(".interval")).count()
+        assert with_interval == sum(part.half(10) != "" for part in report.slices)
+        assert with_interval < len(report.slices)
         page.get_by_text("Coverage and popularity bias").wait_for()
         page.get_by_text("has no measurements of an index").wait_for()
 

@@ -19,6 +19,7 @@ from shortlist.channels.learned.user_to_user import UserToUser
 from shortlist.data.dataset import Dataset
 from shortlist.data.schema import Feature, Schema
 from shortlist.data.synthetic import planted_world
+from shortlist.evaluation.evaluate import evaluate
 from shortlist.serving.map import MOST_POINTS, principal_plane
 from shortlist.serving.settings import Limits, Settings
 
@@ -290,6 +291,16 @@ def test_the_report_holds_figures_and_no_recipe(client):
     said = client.get("/v1/report").json
     assert {"bundle", "retriever", "metrics", "data"} <= set(said)
     assert "recipe" not in json.dumps(said)
+    assert said["in_short"] is None  # its figures are no report
+
+
+def test_the_report_begins_with_its_summary(split, open_app, make_client, tmp_path):
+    fitted = Popular().fit(split)
+    report = evaluate(fitted, k=(5, 20), ladder=True)
+    save(fitted, tmp_path / "b", metrics=report.to_dict())
+    said = make_client(open_app(tmp_path / "b")).get("/v1/report").json["in_short"]
+    assert said == list(report.in_short())[:-1]  # without the cost, which no bundle holds
+    assert "It is worse than transitions and item-cf, which need no training." in said[1]
 
 
 def test_the_map_shows_items_where_their_vectors_differ_most(fitted, client):

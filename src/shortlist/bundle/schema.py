@@ -278,11 +278,11 @@ class Reported(BaseModel):
 
 
 class Figure(Reported):
-    """A mean with its interval."""
+    """A mean with its interval; low and high are null if it has none."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class Fitted(Reported):

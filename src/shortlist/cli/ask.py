@@ -493,6 +493,7 @@ def evaluate(
     For a folder of several seeds or folds that `train` wrote, print the figures over all of them.
     """
     from shortlist.bundle.bundle import load
+    from shortlist.cli import show
     from shortlist.evaluation.evaluate import evaluate as measure
     from shortlist.evaluation.report import Report
     from shortlist.runs.several import Several, bundles_in
@@ -533,13 +534,10 @@ def evaluate(
     if html is not None:
         _write_html(report.to_html(bundle.resolve().name), html, overwrite=overwrite)
     if json_:
-        print_json({"bundle": identity, **report.to_dict(), "costs": report.costs_dict()})
+        said = {"in_short": list(report.in_short()), "costs": report.costs_dict()}
+        print_json({"bundle": identity, **report.to_dict(), **said})
         return
-    out.print(report.table())
-    if report.ladder:
-        out.print(report.ladder_table())
-    out.print(report.slices_table(whole=slices or bool(by)))
-    out.print(*report.in_short(), sep="\n")
+    out.print(*show.measured(report, whole=slices or bool(by)), sep="\n")
     for line in report.lines():
         notes.print(line)
 

@@ -25,6 +25,7 @@ from shortlist.data.vocabulary import Ids
 from shortlist.errors import QueryError
 from shortlist.evaluation.report import SAME_FOR_ONE
 from shortlist.evaluation.searching import channels_of, settled
+from shortlist.evaluation.significance import Interval
 from shortlist.index import INDEXES
 from shortlist.index.settings import settings_of
 from shortlist.sampling import SAMPLERS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from shortlist.bundle.bundle import Bundle
     from shortlist.doctor import Finding
     from shortlist.evaluation.index_recall import Tuning
+    from shortlist.evaluation.report import Report
 
 Side = Literal["item", "user"]
 
@@ -387,6 +389,16 @@ def _side_by_side(who: str, history: list[str], titles: list[str], scores: list[
     return table
 
 
+def measured(report: "Report", *, whole: bool = False) -> list[RenderableType]:
+    """Return a report as tables, with its summary in sentences last.
+
+    whole: shows every slice at every k.
+    """
+    ladder = [report.ladder_table()] if report.ladder else []
+    slices = [report.slices_table(whole=whole)] if report.slices else []
+    return [report.table(), *ladder, *slices, *report.in_short()]
+
+
 def findings(found: Sequence["Finding"]) -> RenderableType:
     """Return the output of `doctor`: each mistake with its evidence and cure, errors first."""
     from shortlist.doctor import SEVERITIES
@@ -475,7 +487,8 @@ def inspection(bundle: "Bundle") -> RenderableType:
         by = f", through {' and '.join(sorted(used))} indexes" if used else ""
         rows["figures of"] = f"the fit on {fit}, {users:,} users{by}"
         for name, figure in _in_order(bundle.metrics["metrics"]):
-            rows[name] = f"{figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
+            known = Interval.of_dict(figure, users)
+            rows[name] = f"{known.mean:.4f} {known.between()}".rstrip()
     for name, value in rows.items():
         about.add_row(name, str(value))
     files = Table("file", "bytes", "sha256", title="Files, each verified")

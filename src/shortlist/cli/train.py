@@ -61,7 +61,7 @@ def demo(
     device: Device = None,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train on MovieLens-100K, compare with popularity, and show ten titles for one user.
+    """Train on MovieLens-100K, show ten titles for one user, and compare with popularity.
 
     Downloads the data once (from GroupLens, else from the published RecBole wheel) and caches it.
     """
@@ -92,12 +92,12 @@ def demo(
         recipe=chosen.recipe.to_dict(),
         overwrite=overwrite,
     )
-    out.print(result.report.table())
-    for line in result.report.lines():
-        say(line)
     loaded = load(bundle)
     user = someone(loaded.retriever.data)
     out.print(show.recommendations(loaded.retriever, Queries([user]), k=10))
+    out.print(*show.measured(result.report), sep="\n")
+    for line in result.report.lines():
+        say(line)
     say(f"Saved as {bundle}. Next: shortlist recommend {bundle} --user {user}")
     say(f"To look around: shortlist serve {bundle}, then open http://127.0.0.1:8000")
 
@@ -241,11 +241,7 @@ def _show_run(run: "Run", bundle: Path, *, quiet: bool) -> None:
 
     if not quiet and isinstance(run.retriever, Blend) and run.retriever.plan is not None:
         notes.print(show.planned(run.retriever.plan))
-    out.print(run.report.table())
-    if run.report.ladder:
-        out.print(run.report.ladder_table())
-    out.print(run.report.slices_table())
-    out.print(*run.report.in_short(), sep="\n")
+    out.print(*show.measured(run.report), sep="\n")
     if not quiet:
         if run.findings:
             notes.print(show.findings(run.findings))

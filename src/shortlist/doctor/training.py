@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from shortlist.doctor.base import Subject, check
 from shortlist.errors import TrainingError
+from shortlist.evaluation.significance import Interval
 from shortlist.training.trainer import step_share
 
 LEAST_WAY = 0.25
@@ -143,21 +144,31 @@ def best_at_first_epoch(subject: Subject) -> str | None:
 def worse_than_popular(subject: Subject) -> str | None:
     """Showing everybody the most popular items is better than this model."""
     differences = subject.report.get("difference", {}).get("popularity", {})
-    figures = {name: value for name, value in differences.items() if name.startswith("ndcg@")}
-    worse = {name: value for name, value in figures.items() if _is_worse(value)}
-    if not figures or len(worse) < len(figures):
+    return _worse(subject, differences)
+
+
+def _worse(subject: Subject, differences: Mapping[str, Mapping[str, float | None]]) -> str | None:
+    """Return the evidence if the model is worse than a method in ndcg at every k.
+
+    It takes the users and the interval that a report's summary takes for its verdict.
+
+    differences: the model minus the method, as a report has them.
+    """
+    found = {
+        name: Interval.of_dict(value, subject.report["users"])
+        for name, value in differences.items()
+        if name.startswith("ndcg@")
+    }
+    if not found or any(more.side() >= 0 for more in found.values()):
         return None
-    name, value = next(iter(worse.items()))
+    name, more = next(iter(found.items()))
     model = subject.report["metrics"][name]["mean"]
-    return (
-        f"{name} {model:.4f} against {model - value['mean']:.4f}; the difference lies between "
-        f"{value['low']:+.4f} and {value['high']:+.4f}"
+    lies = (
+        "is the same for each user"
+        if more.ends is None
+        else "lies between {:+.4f} and {:+.4f}".format(*more.ends)
     )
-
-
-def _is_worse(difference: Mapping[str, float]) -> bool:
-    """Return whether an interval lies below 0; a difference that all users share has none."""
-    return difference["low"] < difference["high"] < 0
+    return f"{name} {model:.4f} against {model - more.mean:.4f}; the difference {lies}"
 
 
 @check(
@@ -173,15 +184,8 @@ def worse_than_simple(subject: Subject) -> str | None:
     for rung in subject.report.get("ladder", ()):
         if rung["name"] == "popular":
             continue  # worse-than-popular, which is an error
-        figures = {k: v for k, v in rung["difference"].items() if k.startswith("ndcg@")}
-        if figures and all(map(_is_worse, figures.values())):
-            name, value = next(iter(figures.items()))
-            method, model = (part["metrics"][name]["mean"] for part in (rung, subject.report))
-            low, high = value["low"], value["high"]
-            worse.append(
-                f"{rung['name']}: {name} {model:.4f} against {method:.4f}; the difference lies "
-                f"between {low:+.4f} and {high:+.4f}"
-            )
+        if (evidence := _worse(subject, rung["difference"])) is not None:
+            worse.append(f"{rung['name']}: {evidence}")
     return "; ".join(worse) or None
 
 

@@ -1,6 +1,6 @@
 """Which of several retrievers is better for the same users, and is the difference significant?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.page import comparison_page
 from shortlist.evaluation.report import Figures, repeated
 from shortlist.evaluation.searching import Searched, searched
-from shortlist.evaluation.significance import bootstrap_intervals, holm, p_text, paired_p
+from shortlist.evaluation.significance import FEW, Interval, holm, p_text, paired_p, user_intervals
+from shortlist.evaluation.verdict import too_few
 
 NAMES = ("first", "second", "third", "fourth", "fifth")
 """Default names of retrievers; further ones are called by their number."""
@@ -27,16 +28,25 @@ class Difference(NamedTuple):
     """The first retriever minus another, paired by user.
 
     mean: mean difference over users.
-    low, high: ends of its 95 % bootstrap interval.
-    p: p-value of the paired t-test.
-    holm: p corrected for the number of comparisons (`significance.holm`).
+    low, high: ends of its 95 % bootstrap interval, as in `significance.Interval`.
+    p: p-value of the paired t-test; None for fewer than `significance.FEW` users.
+    holm: p corrected for the number of comparisons (`significance.holm`); None likewise.
     """
 
     mean: float
-    low: float
-    high: float
-    p: float
-    holm: float
+    low: float | None
+    high: float | None
+    p: float | None
+    holm: float | None
+
+    @property
+    def interval(self) -> Interval:
+        """The mean with its interval."""
+        return Interval(self.mean, self.low, self.high)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return one JSON-safe object; low and high are None without an interval."""
+        return self.interval.to_dict() | {"p": self.p, "holm": self.holm}
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,11 @@ class Comparison:
             },
         }
 
+    def lines(self) -> Iterator[str]:
+        """Yield a sentence if there are too few users for intervals, p-values and a verdict."""
+        if self.users < FEW:
+            yield f"{too_few(self.users)} which is better: {FEW} or more are needed."
+
     def same_for_one(self) -> dict[str, str]:
         """Return {metric: equal metric}, as `Report.same_for_one` does."""
         return repeated(self.figures.values())
@@ -114,6 +129,7 @@ class Comparison:
                         for name, each in self.channels.items()
                         for part, channel in each.items()
                     ),
+                    *self.lines(),
                 ]
             ),
         )
@@ -129,8 +145,8 @@ class Comparison:
                 cells = ["", ""]
                 if name in self.differences:
                     found = self.differences[name][metric]
-                    interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
-                    cells = [f"{found.mean:+.4f} {interval}", p_text(found.holm)]
+                    interval = found.interval.between("+")
+                    cells = [f"{found.mean:+.4f} {interval}".rstrip(), p_text(found.holm)]
                 shown = metric if name == self.first else ""
                 table.add_row(shown, name, f"{figures[metric].mean:.4f}", *cells)
         return table
@@ -175,7 +191,7 @@ def compare(
     return Comparison(
         users=len(users),
         figures={
-            name: bootstrap_intervals(mine, SEED) for name, mine in zip(names, figures, strict=True)
+            name: user_intervals(mine, SEED) for name, mine in zip(names, figures, strict=True)
         },
         differences=_differences(names, figures),
         channels={
@@ -192,6 +208,7 @@ def _differences(
 ) -> dict[str, dict[str, Difference]]:
     """Return {other: {metric: first minus other}}, with p corrected within each metric."""
     first, others = figures[0], dict(zip(names[1:], figures[1:], strict=True))
+    few = len(next(iter(first.values()))) < FEW
     gained = {
         name: {metric: first[metric] - mine[metric] for metric in first}
         for name, mine in others.items()
@@ -206,8 +223,12 @@ def _differences(
     }
     return {
         name: {
-            metric: Difference(*interval, chances[name][metric], corrected[metric][name])
-            for metric, interval in bootstrap_intervals(mine, SEED).items()
+            metric: Difference(
+                *interval,
+                None if few else chances[name][metric],
+                None if few else corrected[metric][name],
+            )
+            for metric, interval in user_intervals(mine, SEED).items()
         }
         for name, mine in gained.items()
     }
@@ -248,6 +269,6 @@ def _names(names: Sequence[str], count: int) -> list[str]:
 
 def _plain(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return {
-        name: {metric: figure._asdict() for metric, figure in each.items()}
+        name: {metric: figure.to_dict() for metric, figure in each.items()}
         for name, each in figures.items()
     }

@@ -20,7 +20,7 @@ from shortlist.evaluation.diversity import LISTS, Vectors, intra_list_distance, 
 from shortlist.evaluation.ladder import SHOWN, Method, Rung, rungs
 from shortlist.evaluation.report import MODEL, Cost, Report
 from shortlist.evaluation.searching import channels_of, searched, searched_exactly
-from shortlist.evaluation.significance import bootstrap_intervals
+from shortlist.evaluation.significance import user_intervals
 from shortlist.evaluation.slices import Cases, parts_of, sliced
 from shortlist.metrics import (
     Metric,
@@ -153,20 +153,20 @@ def evaluate(
         users=len(cases.users),
         candidate_items=len(candidates),
         counts=counts | {"users_answered_by_fallback": answers.fallbacks},
-        metrics=bootstrap_intervals(answers.figures, SEED),
+        metrics=user_intervals(answers.figures, SEED),
         catalogue=_catalogue(answers, data, candidates),
-        popularity=bootstrap_intervals(baseline.figures, SEED),
+        popularity=user_intervals(baseline.figures, SEED),
         popularity_catalogue=_catalogue(baseline, data, candidates),
-        differences=bootstrap_intervals(
+        differences=user_intervals(
             {name: value - baseline.figures[name] for name, value in answers.figures.items()}, SEED
         ),
         notes=(*data.notes, *_moments(retriever, cases), *_hours(retriever)),
         channels=searched(retriever, cases.users, max(ks), on, exclude_seen=exclude_seen),
-        exact=None if exactly is None else bootstrap_intervals(exactly.figures, SEED),
-        without_clock=None if clockless is None else bootstrap_intervals(clockless.figures, SEED),
+        exact=None if exactly is None else user_intervals(exactly.figures, SEED),
+        without_clock=None if clockless is None else user_intervals(clockless.figures, SEED),
         gained_by_clock=None
         if clockless is None
-        else bootstrap_intervals(
+        else user_intervals(
             {name: value - clockless.figures[name] for name, value in answers.figures.items()},
             SEED,
         ),
@@ -190,7 +190,7 @@ def _fitted(method: Method, data: TrainingData) -> tuple[Method, float]:
 def _rung(name: str, ours: _Answers, theirs: _Answers) -> Rung:
     shown = {n: value for n, value in theirs.figures.items() if n.split("@")[0] in SHOWN}
     more = {f"-{n}": ours.figures[n] - value for n, value in shown.items()}
-    intervals = bootstrap_intervals(shown | more, SEED)
+    intervals = user_intervals(shown | more, SEED)
     difference = {n: intervals[f"-{n}"] for n in shown}
     return Rung(name, {n: intervals[n] for n in shown}, difference)
 

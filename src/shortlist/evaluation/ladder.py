@@ -40,9 +40,26 @@ class Rung:
         """Return one JSON-safe object."""
         return {
             "name": self.name,
-            "metrics": {name: figure._asdict() for name, figure in self.metrics.items()},
-            "difference": {name: figure._asdict() for name, figure in self.difference.items()},
+            "metrics": {name: figure.to_dict() for name, figure in self.metrics.items()},
+            "difference": {name: figure.to_dict() for name, figure in self.difference.items()},
         }
+
+    @classmethod
+    def of_dict(cls, told: Mapping[str, Any], users: int) -> "Rung":
+        """Return the method that `to_dict` wrote, measured on this number of users."""
+        metrics, difference = (
+            {
+                name: Interval.of_dict(told[key][name], users)
+                for name in sorted(told[key], key=_by_k)
+            }
+            for key in ("metrics", "difference")
+        )
+        return cls(told["name"], metrics, difference)
+
+
+def _by_k(name: str) -> tuple[int, int]:
+    metric, _, k = name.partition("@")
+    return int(k), SHOWN.index(metric)
 
 
 def rungs(data: TrainingData) -> dict[str, Method]:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.significance import Interval, p_text
-from shortlist.evaluation.slices import FEW
-from shortlist.evaluation.verdict import in_short, too_few
+from shortlist.evaluation.verdict import in_short
 
 if TYPE_CHECKING:
-    from shortlist.evaluation.compare import Comparison
+    from shortlist.evaluation.compare import Comparison, Difference
     from shortlist.evaluation.report import Report
     from shortlist.evaluation.slices import Slice
 
@@ -133,12 +132,11 @@ def comparison_page(found: "Comparison", title: str) -> str:
     metrics = [m for m in next(iter(found.figures.values())) if m.split("@")[0] not in same]
     heads = [metric for metric in metrics if metric.split("@")[0] in SHOWN][: len(SHOWN)]
     said = [
-        make("p", _better(found.first, name, heads[0], each[heads[0]], each[heads[0]].holm))
+        make("p", _better(found.first, name, heads[0], each[heads[0]]))
         for name, each in found.differences.items()
     ]
-    if found.users < FEW:
-        few = too_few(found.users)
-        said = [make("p", f"{few} which is better: {FEW} or more are needed.")]
+    if few := list(found.lines()):
+        said = [make("p", line) for line in few]
     corrected = len(found.differences) > 1
     note = (
         f"All were measured on the same {found.users:,} user{'' if found.users == 1 else 's'}, on "
@@ -156,14 +154,14 @@ def comparison_page(found: "Comparison", title: str) -> str:
     )
     rows: list[Html] = []
     for metric in metrics:
-        top = max(each[metric].high for each in found.figures.values())
+        top = max(_far(each[metric]) for each in found.figures.values())
         rows.append(_group(metric, 5))
         for name, figures in found.figures.items():
             own = name == found.first
             cells = [Html(""), Html("")]
             if not own:
                 more = found.differences[name][metric]
-                cells = [_signed(Interval(*more[:3])), Html(escape(p_text(more.holm)))]
+                cells = [_signed(more.interval), Html(escape(p_text(more.holm)))]
             rows.append(
                 _row(
                     name, _bar(figures[metric], top), _plus_minus(figures[metric]), *cells, own=own
@@ -201,12 +199,11 @@ def _summary(report: "Report") -> Html:
     return _section("In short", *verdict, *(make("p", line) for line in others[1:]))
 
 
-def _better(
-    first: str, other: str, metric: str, more: Interval | tuple[float, ...], chance: float
-) -> str:
-    mean, low, high = more[:3]
-    interval = f"in {metric} (95 % interval {low:+.4f} to {high:+.4f}, p {p_text(chance)})"
-    if chance >= 0.05:
+def _better(first: str, other: str, metric: str, more: "Difference") -> str:
+    mean, ends = more.mean, more.interval.ends
+    known = "" if ends is None else "95 % interval {:+.4f} to {:+.4f}, ".format(*ends)
+    interval = f"in {metric} ({known}p {p_text(more.holm)})"
+    if more.holm is None or more.holm >= 0.05:
         size = f"the difference is {mean:+.4f} {interval}"
         return f"{first} and {other} are not shown to differ: {size}."
     verdict = "better" if mean > 0 else "worse"
@@ -223,7 +220,7 @@ def _ladder(report: "Report") -> Html | None:
     rows: list[Html] = []
     for name in shown:
         figures = {rung.name: rung.metrics[name] for rung in report.ladder}
-        top = max(each.high for each in (*figures.values(), report.metrics[name]))
+        top = max(_far(each) for each in (*figures.values(), report.metrics[name]))
         rows.append(_group(name, 4))
         rows += [
             _row(
@@ -254,7 +251,7 @@ def _slices(report: "Report") -> Html | None:
     if not report.slices:
         return None
     k = next(iter(report.slices[0].recall))
-    top = max(_ends_shown(part, k).high for part in report.slices)
+    top = max(_far(_ends_shown(part, k)) for part in report.slices)
     rows: list[Html] = []
     for by, parts in groupby(report.slices, key=lambda part: part.by):
         rows.append(_group(_BY.get(by, by), 6))
@@ -284,7 +281,7 @@ def _slices(report: "Report") -> Html | None:
 
 def _ends_shown(part: "Slice", k: int) -> Interval:
     """Return recall@k of a slice; without width if its users are too few for an interval."""
-    return part.recall[k] if part.enough else Interval(*[part.recall[k].mean] * 3)
+    return part.recall[k] if part.enough else Interval(part.recall[k].mean, None, None)
 
 
 _BY = {
@@ -303,7 +300,7 @@ def _quality(report: "Report") -> Html:
         rows.append(_group(f"the first {k}", 5))
         for name in names:
             own, other = report.metrics[name], report.popularity[name]
-            top = max(own.high, other.high)
+            top = max(_far(own), _far(other))
             bar = _bar(own, top, tick=other.mean, own=True)
             cells = (_plus_minus(own), _number(other.mean), _signed(report.differences[name]))
             rows.append(_row(name.partition("@")[0], bar, *cells))
@@ -453,13 +450,14 @@ def _bar(figure: Interval, top: float, tick: float | None = None, *, own: bool =
     parts = [
         f'<rect class="bar{" own" if own else ""}" x="0" y="3" height="10" '
         f'width="{at(figure.mean)}"/>',
-        f'<line class="whisker" x1="{at(figure.low)}" x2="{at(figure.high)}" y1="8" y2="8"/>',
     ]
+    label = f"{figure.mean:.4f}"
+    if figure.ends is not None:
+        low, high = figure.ends
+        parts.append(f'<line class="whisker" x1="{at(low)}" x2="{at(high)}" y1="8" y2="8"/>')
+        label += f", 95 % interval {low:.4f} to {high:.4f}"
     if tick is not None:
         parts.append(f'<line class="tick" x1="{at(tick)}" x2="{at(tick)}" y1="1" y2="15"/>')
-    label = f"{figure.mean:.4f}"
-    if figure.half:
-        label += f", 95 % interval {figure.low:.4f} to {figure.high:.4f}"
     return Html(
         f'<svg viewBox="0 0 200 16" preserveAspectRatio="none" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg>"
@@ -484,8 +482,15 @@ def _plus_minus(figure: Interval) -> Html:
 
 
 def _signed(figure: Interval) -> Html:
-    interval = f"({figure.low:+.4f} to {figure.high:+.4f})"
-    return Html(f"<span>{figure.mean:+.4f}</span> <span>{interval}</span>")
+    mean = f"<span>{figure.mean:+.4f}</span>"
+    if figure.ends is None:
+        return Html(mean)
+    return Html(mean + " <span>({:+.4f} to {:+.4f})</span>".format(*figure.ends))
+
+
+def _far(figure: Interval) -> float:
+    """Return the largest value of a figure that a bar shows."""
+    return figure.mean if figure.ends is None else figure.ends[1]
 
 
 def _number(value: float) -> Html:

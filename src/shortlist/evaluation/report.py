@@ -8,14 +8,15 @@ from typing import Any, NamedTuple, Self
 import polars as pl
 from rich.table import Table
 
-from shortlist.errors import QueryError
+from shortlist.errors import DataError, QueryError
 from shortlist.evaluation.ladder import SHOWN, Rung
-from shortlist.evaluation.page import report_page
+from shortlist.evaluation.page import LISTS, report_page
 from shortlist.evaluation.plots import new_figure
 from shortlist.evaluation.searching import Searched
-from shortlist.evaluation.significance import Interval
-from shortlist.evaluation.slices import FEW, Slice
+from shortlist.evaluation.significance import FEW, Interval
+from shortlist.evaluation.slices import Slice
 from shortlist.evaluation.verdict import in_short
+from shortlist.metrics import PER_USER
 from shortlist.showing import Facts, Showing, html_table
 
 Figures = Mapping[str, Interval]
@@ -29,7 +30,9 @@ SHOWN_SLICES = ("history", "items")
 SHOWN_OF_CATALOGUE = ("coverage", "gini", "popularity_percentile", "novelty", "diversity")
 """The figures of all lists together that the table shows, at the first k; `to_dict` has all."""
 
-SAME = "A figure that is the same for all users has no interval."
+SAME = (
+    f"A figure of fewer than {FEW} users, or one that is the same for all users, has no interval."
+)
 """Stands below tables with such a figure."""
 
 MODEL = "this model"
@@ -125,7 +128,7 @@ class Report(Showing):
         """Show model, popularity and difference, one row per metric."""
         head = ("metric", "model", "95 % interval", "popular", "difference", "95 % interval")
         rows = [
-            (name, own.mean, _ends(own), self.popularity[name].mean, more.mean, _ends(more))
+            (name, own.mean, own.between(), self.popularity[name].mean, more.mean, more.between())
             for name, own in self.metrics.items()
             if name.partition("@")[0] not in self.same_for_one()
             for more in (self.differences[name],)
@@ -136,12 +139,12 @@ class Report(Showing):
         """Return one row per method and metric: method, metric, k, mean, low, high.
 
         The methods are the model, popularity and those of the ladder. low and high are the ends of
-        the 95 % interval over users.
+        the 95 % interval over users, and null for a figure without an interval (`Interval.ends`).
         """
         methods = {MODEL: self.metrics, "popular": self.popularity}
         methods |= {rung.name: rung.metrics for rung in self.ladder if rung.name not in methods}
         rows = [
-            (method, *_metric_and_k(name), *figure)
+            (method, *_metric_and_k(name), *figure.to_dict().values())
             for method, figures in methods.items()
             for name, figure in figures.items()
         ]
@@ -173,7 +176,8 @@ class Report(Showing):
         figure = new_figure(figsize=(6, 0.8 + 0.35 * len(of_it)))
         axes = figure.add_subplot()
         mean = of_it["mean"].to_numpy()
-        around = [mean - of_it["low"].to_numpy(), of_it["high"].to_numpy() - mean]
+        low, high = (of_it[end].fill_null(of_it["mean"]).to_numpy() for end in ("low", "high"))
+        around = [mean - low, high - mean]
         colours = ["tab:blue" if name == MODEL else "tab:gray" for name in of_it["method"]]
         axes.barh(of_it["method"].to_list(), mean, xerr=around, color=colours, capsize=3)
         axes.set_xlabel(f"{metric}, mean of {self.users:,} users, 95 % interval")
@@ -187,6 +191,7 @@ class Report(Showing):
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; metrics map `recall@10` to mean, low and high.
 
+        low and high are null for figures without an interval (`Interval.ends`).
         With an approximate index, `index` maps each metric to its mean through exact indexes and
         through the model's own. With model.request_time, `clock` maps each metric to its figure
         without the clock and to the difference.
@@ -210,7 +215,8 @@ class Report(Showing):
             )
         ) | {
             "split": {"kind": self.split, "cut": self.cut, "fit": self.fit}
-            | ({"targets": list(self.targets)} if self.targets else {}),
+            | ({"targets": list(self.targets)} if self.targets else {})
+            | ({"staying": list(self.staying)} if self.staying else {}),
             "exclude_seen": self.exclude_seen,
             "users": self.users,
             "candidate_items": self.candidate_items,
@@ -228,6 +234,21 @@ class Report(Showing):
             "ladder": [rung.to_dict() for rung in self.ladder],
             "slices": [part.to_dict() for part in self.slices],
         }
+
+    @classmethod
+    def of_dict(cls, told: Mapping[str, Any]) -> Self:
+        """Return the report that `to_dict` wrote, as a bundle holds it; it has no costs.
+
+        What `to_dict` gives without an interval, such as the figures through exact indexes, has
+        none. Reports of older versions may have no ladder and no slices.
+
+        Raises:
+            DataError: if the object is not a report of `evaluate`.
+        """
+        try:
+            return cls(**_fields_of(told))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"these figures are no report of evaluate: {error!r:.100}") from None
 
     def costs_dict(self) -> dict[str, Any]:
         """Return the costs as one JSON-safe object: CPU seconds of the fit, CPU µs per query."""
@@ -434,7 +455,7 @@ class Report(Showing):
                 yield (
                     f"{name}: {self.metrics[name].mean:.4f} with the clock, "
                     f"{self.without_clock[name].mean:.4f} without, difference {gained.mean:+.4f} "
-                    f"[{gained.low:+.4f}, {gained.high:+.4f}], paired by user."
+                    f"{gained.between('+')}, paired by user."
                 )
                 break
 
@@ -447,6 +468,59 @@ class Report(Showing):
         yield f"cost on this machine: {fit}{cost.query:,.0f} CPU µs a query in blocks{beside}."
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names such as "recall@10" by k, and then in the order of `evaluate`.
+
+    A bundle keeps them in the order of the alphabet, where "recall@100" comes before "recall@20".
+    """
+    known = [*PER_USER, *LISTS]
+
+    def place(name: str) -> tuple[int, int]:
+        metric, k = _metric_and_k(name)
+        return k, known.index(metric) if metric in known else len(known)
+
+    return sorted(names, key=place)
+
+
+def _fields_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a report by name, from what `Report.to_dict` gives."""
+    split, users, clock = told["split"], told["users"], told.get("clock")
+    baseline = told.get("baseline", {})
+
+    def read(figures: Mapping[str, Any]) -> dict[str, Interval]:
+        return {name: Interval.of_dict(figures[name], users) for name in in_order(figures)}
+
+    def numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
+        known = {name: value for name, value in figures.items() if value is not None}
+        return {name: known.get(name, float("nan")) for name in in_order(figures)}
+
+    exact = told.get("index")
+    return {
+        "cut": split["cut"],
+        "split": split["kind"],
+        "fit": split["fit"],
+        "exclude_seen": told["exclude_seen"],
+        "users": users,
+        "candidate_items": told["candidate_items"],
+        "counts": dict(told["counts"]),
+        "metrics": read(told["metrics"]),
+        "catalogue": numbers(told.get("catalogue", {})),
+        "popularity": read(baseline.get("popularity", {})),
+        "popularity_catalogue": numbers(baseline.get("popularity_catalogue", {})),
+        "differences": read(told.get("difference", {}).get("popularity", {})),
+        "notes": tuple(told.get("notes", ())),
+        "channels": {name: Searched(**how) for name, how in told.get("channels", {}).items()},
+        "exact": exact and {n: Interval(exact[n]["exact"], None, None) for n in in_order(exact)},
+        "without_clock": clock and read({n: each["without"] for n, each in clock.items()}),
+        "gained_by_clock": clock and read({n: each["difference"] for n, each in clock.items()}),
+        "ladder": tuple(Rung.of_dict(rung, users) for rung in told.get("ladder", ())),
+        "slices": tuple(Slice.of_dict(part) for part in told.get("slices", ())),
+        "diversity_by": told.get("diversity_by", ""),
+        "targets": tuple(split.get("targets", ())),
+        "staying": tuple(split.get("staying", ())),
+    }
+
+
 def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:
     """Return figures for JSON: NaN, of lists without any item, becomes None."""
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
@@ -457,16 +531,12 @@ def _number(value: float) -> str:
 
 
 def _same(columns: Iterable[Figures]) -> bool:
-    """Tell whether a figure is the same for all users, so that it has no interval."""
-    return any(not figure.half for column in columns for figure in column.values())
+    """Tell whether a figure has no interval."""
+    return any(figure.ends is None for column in columns for figure in column.values())
 
 
-def _plain(figures: Figures) -> dict[str, dict[str, float]]:
-    return {name: figure._asdict() for name, figure in figures.items()}
-
-
-def _ends(figure: Interval) -> str:
-    return f"[{figure.low:.4f}, {figure.high:.4f}]"
+def _plain(figures: Figures) -> dict[str, dict[str, float | None]]:
+    return {name: figure.to_dict() for name, figure in figures.items()}
 
 
 def _metric_and_k(name: str) -> tuple[str, int]:

@@ -11,21 +11,66 @@ from shortlist.linear.from_scipy import stdtr
 
 WEIGHTS = 4_000_000  # Resampling weights held at a time: 32 MB.
 
+FEW = 20
+"""Fewer users than this have no interval and no verdict: resampling so few says little."""
+
 
 class Interval(NamedTuple):
-    """A mean over users, and the low and high end of its confidence interval."""
+    """A mean over users, and the low and high end of its confidence interval.
+
+    mean: the mean.
+    low, high: the ends; None if a report measured fewer than FEW users. They are equal if all users
+    have the same figure. Resampling equal figures gives no interval, but not because the mean is
+    certain, so that `ends` and all outputs of a report have none either.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """(low, high); None for fewer than FEW users, and if all users have the same figure."""
+        if self.low is None or self.high is None or self.low == self.high:
+            return None
+        return self.low, self.high
 
     @property
     def half(self) -> str:
-        """Half of the interval as text, after "±"; "" if all users have the same figure.
+        """Half of the interval as text, after "±"; "" without an interval."""
+        return "" if self.ends is None else f"± {(self.ends[1] - self.ends[0]) / 2:.4f}"
 
-        Resampling equal figures gives no interval, but not because the mean is certain.
+    def between(self, sign: str = "") -> str:
+        """Return the ends as text, such as "[0.1200, 0.2500]"; "" without an interval.
+
+        sign: "+" writes the sign of positive numbers.
         """
-        return "" if self.low == self.high else f"± {(self.high - self.low) / 2:.4f}"
+        return "" if self.ends is None else "[{:{s}.4f}, {:{s}.4f}]".format(*self.ends, s=sign)
+
+    def side(self, of: float = 0.0) -> int:
+        """Return 1 if the whole interval is above a value, -1 if it is below, otherwise 0.
+
+        Fewer than FEW users decide nothing; a figure that all users share decides by itself.
+        """
+        if self.low is None or self.high is None:
+            return 0
+        return (self.low > of) - (self.high < of)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return mean, low and high for JSON; low and high are None without an interval."""
+        low, high = self.ends or (None, None)
+        return {"mean": self.mean, "low": low, "high": high}
+
+    @classmethod
+    def of_dict(cls, figure: Mapping[str, float | None], users: int) -> "Interval":
+        """Return the figure that `to_dict` wrote, for a mean over this number of users.
+
+        Figures of fewer than FEW users lose the interval that older versions wrote.
+        """
+        mean, low, high = float(figure["mean"] or 0.0), figure["low"], figure["high"]
+        if users < FEW:
+            return cls(mean, None, None)
+        return cls(mean, mean if low is None else low, mean if high is None else high)
 
 
 def bootstrap_interval(
@@ -91,8 +136,10 @@ def paired_p(differences: NDArray[np.float64]) -> float:
     return 2 * stdtr(len(values) - 1, -abs(float(values.mean())) / error)
 
 
-def p_text(value: float) -> str:
-    """Return a p-value as text; a tiny one is not shown as 0."""
+def p_text(value: float | None) -> str:
+    """Return a p-value as text; a tiny one is not shown as 0, and "–" stands for none."""
+    if value is None:
+        return "–"
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
@@ -143,6 +190,16 @@ def bootstrap_intervals(
     return {
         name: Interval(*map(float, interval)) for name, interval in zip(columns, ends, strict=True)
     }
+
+
+def user_intervals(columns: Mapping[str, NDArray[np.float64]], seed: int) -> dict[str, Interval]:
+    """Return what a report says of figures [U]: `bootstrap_intervals`, from FEW users on.
+
+    With fewer users each figure is the mean alone.
+    """
+    if not columns or len(next(iter(columns.values()))) >= FEW:
+        return bootstrap_intervals(columns, seed)
+    return {name: Interval(float(values.mean()), None, None) for name, values in columns.items()}
 
 
 def _resampled_means(figures: NDArray[np.float64], seed: int, samples: int) -> NDArray[np.float64]:

@@ -11,16 +11,13 @@ from shortlist.data.interactions import Cut
 from shortlist.data.training_data import TrainingData
 from shortlist.errors import ModelError, suggest
 from shortlist.evaluation.column_values import ColumnValues, column_values
-from shortlist.evaluation.significance import Interval, bootstrap_intervals
+from shortlist.evaluation.significance import FEW, Interval, user_intervals
 
 HISTORIES = ((0, "none"), (1, "1 to 4"), (5, "5 to 19"), (20, "20 and more"))
 """(smallest number of known events, name) of each slice by length of history."""
 
 MOST_VALUES = 10
 """At most this many values of a column have their own slice: those with most held-out events."""
-
-FEW = 20
-"""With fewer users a slice shows no interval: resampling so few says little."""
 
 Rows = NDArray[np.int64]
 
@@ -82,16 +79,33 @@ class Slice:
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object; figures are keyed as in the report, such as recall@10."""
         figures = {
-            f"recall@{k}": self.recall[k]._asdict()
+            f"recall@{k}": self.recall[k].to_dict()
             | {
                 "found": self.found[k],
                 "popularity": self.popularity[k].mean,
-                "difference": self.difference[k]._asdict(),
+                "difference": self.difference[k].to_dict(),
             }
             for k in self.recall
         }
         counts = {"users": self.users, "events": self.events}
         return {"by": self.by, "slice": self.name, **counts, "metrics": figures}
+
+    @classmethod
+    def of_dict(cls, told: Mapping[str, Any]) -> "Slice":
+        """Return the slice that `to_dict` wrote; its popular items have no interval."""
+        users = told["users"]
+        by_k = {int(name.partition("@")[2]): each for name, each in told["metrics"].items()}
+        figures = {k: by_k[k] for k in sorted(by_k)}  # a bundle keeps them in another order
+        return cls(
+            told["by"],
+            told["slice"],
+            users,
+            told["events"],
+            {k: each["found"] for k, each in figures.items()},
+            {k: Interval.of_dict(each, users) for k, each in figures.items()},
+            {k: Interval(each["popularity"], None, None) for k, each in figures.items()},
+            {k: Interval.of_dict(each["difference"], users) for k, each in figures.items()},
+        )
 
 
 class Part(NamedTuple):
@@ -149,7 +163,7 @@ def _figures(
         )
         columns |= {f"ours@{k}": ours, f"theirs@{k}": theirs, f"more@{k}": ours - theirs}
         found[k] = int(((places > 0) & (places <= k) & part.events).sum())
-    intervals = bootstrap_intervals(columns, seed)
+    intervals = user_intervals(columns, seed)
     kinds = ({k: intervals[f"{kind}@{k}"] for k in ks} for kind in ("ours", "theirs", "more"))
     return Slice(part.by, part.name, len(users), int(part.events.sum()), found, *kinds)
 

@@ -1,10 +1,9 @@
 """What does a report say in a few sentences? What is found, what is added, and for whom."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from shortlist.evaluation.significance import Interval
-from shortlist.evaluation.slices import FEW
+from shortlist.evaluation.significance import FEW, Interval
 
 if TYPE_CHECKING:
     from shortlist.evaluation.report import Report
@@ -20,7 +19,7 @@ NOTABLE = 0.05
 def in_short(report: "Report") -> tuple[str, ...]:
     """Return what a reader needs first: the share found, the verdict, its limits, and for whom."""
     recalls = [name for name in report.metrics if name.startswith("recall@")]
-    if not recalls:
+    if not recalls or recalls[0] not in report.popularity:
         return ()
     first, deepest = recalls[0], recalls[-1]
     lines = [_found(report, first, deepest), _verdict(report, first)]
@@ -36,7 +35,7 @@ def in_short(report: "Report") -> tuple[str, ...]:
         )
     if not report.reaches_nothing:
         lines += _by_slice(report, _k(first))
-    return tuple(lines)
+    return (*lines, *_cost(report, first))
 
 
 def too_few(users: int) -> str:
@@ -115,16 +114,17 @@ def _verdict(report: "Report", recall: str) -> str:
     rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
     if not rungs:
         rungs = [("popular", report.differences[recall])]
-    ahead = [name for name, more in rungs if more.high < 0]
-    level = [name for name, more in rungs if more.low <= 0 <= more.high]
-    behind = [name for name, more in rungs if more.low > 0]
+    ahead = [name for name, more in rungs if more.side() < 0]
+    level = [name for name, more in rungs if more.side() == 0]
+    behind = [name for name, more in rungs if more.side() > 0]
     none = "" if report.ladder else " Other methods without training were not measured."
     better = f" It is better than {_listed(behind, 'and')}." if behind else ""
     if ahead:
         undecided = (
             f" It is not shown to be better or worse than {_listed(level)}." if level else ""
         )
-        return f"It is worse than {_listed(ahead)}, {_untrained(ahead)}.{better}{undecided}{none}"
+        worse = f"It is worse than {_listed(ahead, 'and')}, {_untrained(ahead)}."
+        return f"{worse}{better}{undecided}{none}"
     if level:
         return (
             f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the 95 % "
@@ -143,9 +143,9 @@ def _beside_chance(report: "Report", recall: str) -> str:
     """Compare with lists drawn at random, which is what counting comes to for cold items."""
     chance, own = min(1.0, _k(recall) / max(report.candidate_items, 1)), report.metrics[recall]
     verdict = "It is not shown to be better or worse than"
-    if own.low > chance:
+    if own.side(chance) > 0:
         verdict = "It is better than"
-    elif own.high < chance:
+    elif own.side(chance) < 0:
         verdict = "It is worse than"
     return (
         f"{verdict} lists drawn at random, which would find about {chance:.1%}. No held-out item "
@@ -166,15 +166,39 @@ def _by_slice(report: "Report", k: int) -> list[str]:
     if missed:
         lines.append(f"It finds none of the held-out items, {_among(k)}, for {_names(missed)}.")
     some = [part for part in parts if part.enough and part not in missed]
-    better = [part for part in some if part.difference[k].low > 0]
+    better = [part for part in some if part.difference[k].side() > 0]
     weak = [part for part in some if part not in better]
     if _chance_alone(report):
         return lines
-    if weak and report.differences[f"recall@{k}"].low > 0:
+    if weak and report.differences[f"recall@{k}"].side() > 0:
         lines.append(f"It is not shown to be better than popular items for {_names(weak)}.")
     elif weak and better:
         lines.append(f"It is better than popular items only for {_names(better)}.")
     return lines
+
+
+def _cost(report: "Report", recall: str) -> Iterator[str]:
+    """Say what the model costs, and the best method without training beside it."""
+    own = report.costs.get("this model")
+    if own is None:
+        return
+    fitted = "" if own.fit is None else f"the fit took {_seconds(own.fit)} and "
+    said = f"On this machine {fitted}a query takes {own.query:,.0f} CPU µs"
+    best = max(report.ladder, key=lambda rung: rung.metrics[recall].mean, default=None)
+    beside = None if best is None else report.costs.get(best.name)
+    if best is None or beside is None or beside.fit is None:
+        yield f"{said}."
+        return
+    yield (
+        f"{said}; {best.name}, the best of the methods without training, needs "
+        f"{_seconds(beside.fit)} and {beside.query:,.0f} CPU µs."
+    )
+
+
+def _seconds(cpu: float) -> str:
+    if cpu < 0.01:
+        return "less than 0.01 CPU seconds"
+    return f"{cpu:,.0f} CPU seconds" if cpu >= 10 else f"{cpu:.2f} CPU seconds"
 
 
 def _names(parts: Sequence["Slice"]) -> str:
@@ -210,7 +234,7 @@ _OWN_NAMES = {
 
 
 def _points(more: Interval) -> str:
-    interval = f" (95 % interval {more.low:.1%} to {more.high:.1%})" if more.half else ""
+    interval = "" if more.ends is None else " (95 % interval {:.1%} to {:.1%})".format(*more.ends)
     return f"{more.mean:.1%} of the held-out items{interval}"
 
 

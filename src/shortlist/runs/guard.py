@@ -49,11 +49,11 @@ class Comparison:
         """
         if self.difference is None or self.users < least_users:
             return "not decided"
-        return "worse" if self.difference.high < 0 else "better or alike"
+        return "worse" if self.difference.side() < 0 else "better or alike"
 
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-safe object."""
-        difference = None if self.difference is None else self.difference._asdict()
+        difference = None if self.difference is None else self.difference.to_dict()
         return {
             "users": self.users,
             "metric": self.metric,
@@ -70,7 +70,8 @@ class Comparison:
         return (
             f"{self.metric} of {self.users:,} users on the newest events: {self.refreshed:.4f} "
             f"refreshed, {self.running:.4f} in service, difference {gap.mean:+.4f} "
-            f"[{gap.low:+.4f}, {gap.high:+.4f}]."
+            f"{gap.between('+')}".rstrip()
+            + "."
         )
 
 

@@ -50,10 +50,10 @@ class Run:
     findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        """Return the id, the report and the findings as one JSON-safe object."""
+        """Return the id, the report, its summary and the findings as one JSON-safe object."""
         findings = [finding.to_dict() for finding in self.findings]
-        costs = {"costs": self.report.costs_dict()}
-        return {"bundle": self.bundle, **self.report.to_dict(), **costs, "findings": findings}
+        said = {"in_short": list(self.report.in_short()), "costs": self.report.costs_dict()}
+        return {"bundle": self.bundle, **self.report.to_dict(), **said, "findings": findings}
 
 
 def train(

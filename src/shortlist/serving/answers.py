@@ -161,6 +161,7 @@ class ReportAnswer(Message):
 
     - made_by: name and version of the program that wrote the bundle.
     - data: sizes of the training data, the split, and the rows that were learned from.
+    - in_short: the report in sentences; null if the bundle was not evaluated by Shortlist.
     - metrics: metrics on held-out events; null if the bundle was not evaluated.
     - findings: findings about the training data.
     - plan: the plan of a blend; null for other retrievers.
@@ -171,6 +172,7 @@ class ReportAnswer(Message):
     retriever: str
     made_by: str
     data: dict[str, Any]
+    in_short: list[str] | None
     metrics: dict[str, Any] | None
     findings: list[dict[str, Any]]
     plan: dict[str, Any] | None

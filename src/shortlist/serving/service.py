@@ -1,6 +1,7 @@
 """How is a request answered? Ids come in and columns go out; one bundle gives the whole answer."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter, time
 from typing import Any
@@ -17,7 +18,8 @@ from shortlist.asking.gone import popular_if_gone
 from shortlist.asking.queries import Queries
 from shortlist.asking.rows import row_blocks
 from shortlist.data.vocabulary import Vocabulary
-from shortlist.errors import IndexServerError, QueryError
+from shortlist.errors import DataError, IndexServerError, QueryError
+from shortlist.evaluation.report import Report
 from shortlist.serving.event_log import EventLog
 from shortlist.serving.feedback import Feedback
 from shortlist.serving.fresh import Fresh, fresh
@@ -387,9 +389,13 @@ def encode(columns: Columns) -> bytes:
 
 
 def report(served: Served) -> Columns:
-    """Return data sizes, metrics and findings of a bundle's manifest, without any paths."""
+    """Return data sizes, metrics, their summary and findings of a manifest, without any paths."""
     fields: Any = served.bundle.manifest.fields
     data = fields["data"]
+    summary: list[str] | None = None
+    if fields["metrics"] is not None:
+        with suppress(DataError):  # figures that another program wrote into the bundle
+            summary = list(Report.of_dict(fields["metrics"]).in_short())
     return {
         "bundle": served.id,
         "retriever": served.kind,
@@ -401,6 +407,7 @@ def report(served: Served) -> Columns:
             "split": data["split"],
             "fitted_on": data["fit"],
         },
+        "in_short": summary,
         "metrics": fields["metrics"],
         "findings": fields.get("findings", []),
         "plan": fields["settings"].get("plan"),

@@ -29,6 +29,7 @@ const inUnit = (name, value) => (UNITS[name] && value !== undefined && value !==
 export function figures(report, bundle) {
   return [
     identity(report, bundle),
+    summary(report.in_short),
     quality(report.metrics),
     ladder(report.metrics),
     slices(report.metrics),
@@ -60,6 +61,12 @@ function identity(report, bundle) {
   ];
   const parts = facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
   return card("This bundle", make("dl", { class: "facts" }, ...parts));
+}
+
+/** The sentences of the report; null for a bundle without them. */
+function summary(sentences) {
+  if (!sentences?.length) return null;
+  return card("In short", ...sentences.map((line) => make("p", {}, line)));
 }
 
 /** "recall@10" -> ["recall", "10"]. */
@@ -198,7 +205,8 @@ function slices(metrics) {
   return card(
     "Slices of users and items",
     note("Share of the held-out events that the lists hold, mean over the users of a slice. " +
-      "Head, torso and tail of the items have a third of the training events each."),
+      "Head, torso and tail of the items have a third of the training events each. " +
+      "In small print: 95 % intervals. A slice of few users, or of equal figures, has none."),
     make("table", { class: "figures-table" }, make("thead", {}, make("tr", {}, ...heads)),
       ...bodies),
   );
@@ -218,18 +226,23 @@ function counted(counts) {
     .map(([name, text]) => `${count(counts[name])} ${text}.`);
 }
 
+/** Whether a figure has an interval: not if few users were measured, or all have the same figure. */
+const ranges = (value) => value.low !== null && value.low !== value.high;
+
 function interval(value, signed = false) {
   if (!value) return ["–"];
   const sign = (number) => `${signed && number > 0 ? "+" : ""}${number.toFixed(3)}`;
+  const mean = `${signed && value.mean > 0 ? "+" : ""}${value.mean.toFixed(4)}`;
+  if (!ranges(value)) return [mean];
   return [
-    `${signed && value.mean > 0 ? "+" : ""}${value.mean.toFixed(4)}`,
+    mean,
     make("span", { class: "interval" }, `${sign(value.low)} to ${sign(value.high)}`),
   ];
 }
 
 /** The two intervals on one scale that begins at 0; the numbers beside it say the same. */
 function bars(own, beside) {
-  const most = Math.max(own?.high ?? 0, beside?.high ?? 0, 1e-9);
+  const most = Math.max(...[own, beside].map((each) => each?.high ?? each?.mean ?? 0), 1e-9);
   const [width, height] = [150, 22];
   const at = (value) => (4 + (value / most) * (width - 8)).toFixed(1);
   const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height,
@@ -237,10 +250,11 @@ function bars(own, beside) {
   picture.append(draw("line", { x1: 4, x2: 4, y1: 2, y2: 20, class: "axis" }));
   for (const [value, kind, y] of [[own, "own", 7], [beside, "beside", 15]]) {
     if (!value) continue;
-    picture.append(
-      draw("line", { x1: at(value.low), x2: at(value.high), y1: y, y2: y, class: `${kind} reach` }),
-      draw("circle", { cx: at(value.mean), cy: y, r: 3.2, class: kind }),
-    );
+    if (ranges(value)) {
+      picture.append(draw("line", { x1: at(value.low), x2: at(value.high), y1: y, y2: y,
+        class: `${kind} reach` }));
+    }
+    picture.append(draw("circle", { cx: at(value.mean), cy: y, r: 3.2, class: kind }));
   }
   return picture;
 }
