@@ -5,13 +5,15 @@ import math
 import sys
 
 import pytest
+from scipy.special import stdtrit
 
 from shortlist.cli import main
 from shortlist.config import Recipe
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import RecipeError
+from shortlist.evaluation.combined import spreads
+from shortlist.evaluation.significance import Interval
 from shortlist.runs.folds import train_folds
-from shortlist.runs.several import spreads
 from shortlist.runs.whole import train
 
 RECIPE = """
@@ -28,7 +30,6 @@ kind = "item-cf"
 
 [evaluation]
 k = [5]
-ladder = false
 """
 
 
@@ -58,9 +59,9 @@ def recipe(tmp_path, monkeypatch):
 def test_the_interval_over_folds_is_what_a_hand_works_out():
     """Means .1 and .3; errors .01 and .03 of other users: (.0001 + .0009) / 2 / 2 and .02 / 2."""
     half = {0.1: 1.96 * 0.01, 0.3: 1.96 * 0.03}
-    reports = [{"ndcg@5": {"mean": m, "low": m - h, "high": m + h}} for m, h in half.items()]
+    reports = [{"ndcg@5": Interval(m, m - h, m + h)} for m, h in half.items()]
     spread = spreads(reports, same_users=False)["ndcg@5"]
-    wide = 1.96 * math.sqrt(0.00025 + 0.01)
+    wide = stdtrit(0.01025**2 / 0.01**2, 0.975) * math.sqrt(0.00025 + 0.01)
     assert (spread.low, spread.high) == pytest.approx((0.2 - wide, 0.2 + wide))
 
 
@@ -78,16 +79,20 @@ def test_each_fold_is_trained_and_one_report_speaks_of_all(recipe, tmp_path, cap
     code, said, _ = call(capsys, "evaluate", out, "--json", "--no-ladder")
     assert code == 0
     assert json.loads(said)["metrics"] == trained["metrics"]
-    code, said, _ = call(capsys, "evaluate", out)
+    page = tmp_path / "report.html"
+    code, said, _ = call(capsys, "evaluate", out, "--slices", "--html", page)
+    assert code == 0
     assert "2 folds" in said
     assert "Each fold" in said
-    assert "difference" in said
+    assert "Comparison with methods without training" in said
+    assert "users: trained" in said
+    said = " ".join(said.split())
+    assert "Each figure is the mean over 2 folds, and its 95 % interval covers other times" in said
+    assert "In none of the 2 folds it finds more than item-cf" in said
+    assert "How much do the folds differ?" in page.read_text()
     code, _, complaint = call(capsys, "inspect", out)
     assert code != 0
     assert "is no bundle, but a folder of bundles: fold-1, fold-2. Give one of them" in complaint
-    code, _, complaint = call(capsys, "evaluate", out, "--slices")
-    assert code != 0
-    assert "slices are for one bundle" in complaint
 
 
 @pytest.mark.parametrize(

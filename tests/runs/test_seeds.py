@@ -4,14 +4,17 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from shortlist.cli import main
 from shortlist.config import Recipe
 from shortlist.data.synthetic import planted_world
 from shortlist.errors import RecipeError
+from shortlist.evaluation.combined import spreads
+from shortlist.evaluation.significance import Interval
 from shortlist.runs.seeds import check_seeds
-from shortlist.runs.several import spreads
 
 RECIPE = """
 [data]
@@ -27,19 +30,45 @@ batch_size = 64
 
 [evaluation]
 k = [5]
-ladder = false
 """
 
 
 def test_the_spread_is_what_a_hand_works_out():
-    """Means .1 and .3: deviation .1414; users' errors .01 and .03 each give .0005 on average."""
+    """Means .1 and .3: deviation .1414; users' errors .01 and .03 each give .0005 on average.
+
+    The variance of the mean of two seeds, .02 / 2, has one degree of freedom.
+    """
     half = {0.1: 1.96 * 0.01, 0.3: 1.96 * 0.03}
-    reports = [{"ndcg@5": {"mean": m, "low": m - h, "high": m + h}} for m, h in half.items()]
+    reports = [{"ndcg@5": Interval(m, m - h, m + h)} for m, h in half.items()]
     spread = spreads(reports, same_users=True)["ndcg@5"]
     assert spread.mean == pytest.approx(0.2)
     assert spread.deviation == pytest.approx(math.sqrt(0.02))
-    wide = 1.96 * math.sqrt(0.0005 + 0.02 / 2)
+    freedom = (0.0005 + 0.01) ** 2 / 0.01**2
+    wide = stdtrit(freedom, 0.975) * math.sqrt(0.0005 + 0.02 / 2)
     assert (spread.low, spread.high) == pytest.approx((0.2 - wide, 0.2 + wide))
+
+
+def test_seeds_that_agree_leave_the_interval_over_users():
+    reports = [{"ndcg@5": Interval(0.2, 0.1, 0.3)}] * 3
+    assert spreads(reports, same_users=True)["ndcg@5"] == pytest.approx((0.2, 0, 0.1, 0.3))
+
+
+def test_95_of_100_intervals_over_seeds_and_users_hold_the_truth():
+    """The truth is the mean over all users and seeds; each seed answers the same 400 users."""
+    generator, held = np.random.default_rng(4), 0
+    for _ in range(300):
+        users, seeds = generator.normal(0.5, 0.2, 400), generator.normal(0, 0.02, (3, 1))
+        figures = users + seeds + generator.normal(0, 0.1, (3, 400))
+        error = 1.96 * figures.std(axis=1, ddof=1) / 20
+        reports = [
+            {"x@1": Interval(m, m - e, m + e)} for m, e in zip(figures.mean(1), error, strict=True)
+        ]
+        spread = spreads(reports, same_users=True)["x@1"]
+        held += spread.low <= 0.5 <= spread.high
+    assert 0.93 < held / 300 < 0.995
+
+
+LADDER = ["popular", "popular of late", "transitions", "item-cf"]
 
 
 def call(capsys, *arguments):
@@ -65,12 +94,17 @@ def test_each_seed_has_its_bundle_and_the_command_goes_on_after_a_stop(
     code, said, _ = call(capsys, *train, "--seeds", 2)
     first = json.loads(said)
     assert code == 0
+    assert first["in_short"][-1].startswith("On this machine a fit took on average")
     assert list(first["seeds"]) == ["0", "1"]
     alone = [json.loads((tmp_path / f"runs/seed-{s}/manifest.json").read_text()) for s in (0, 1)]
     means = [m["metrics"]["metrics"]["ndcg@5"]["mean"] for m in alone]
     assert first["metrics"]["ndcg@5"]["mean"] == pytest.approx(sum(means) / 2)
     assert means[0] != means[1]
     stamps = [(tmp_path / f"runs/seed-{s}/manifest.json").stat().st_mtime_ns for s in (0, 1)]
+    assert [rung["name"] for rung in first["ladder"]] == LADDER
+    for rung in first["ladder"]:  # the model minus the method, in the mean over the seeds
+        gap = first["metrics"]["ndcg@5"]["mean"] - rung["metrics"]["ndcg@5"]["mean"]
+        assert rung["difference"]["ndcg@5"]["mean"] == pytest.approx(gap)
     code, said, _ = call(capsys, *train, "--seeds", 3)
     assert list(json.loads(said)["seeds"]) == ["0", "1", "2"]
     assert stamps == [

@@ -494,19 +494,21 @@ def evaluate(
     """
     from shortlist.bundle.bundle import load
     from shortlist.cli import show
-    from shortlist.evaluation.evaluate import evaluate as measure
+    from shortlist.evaluation.evaluate import Untrained
+    from shortlist.evaluation.evaluate import evaluate_beside as measure
     from shortlist.evaluation.report import Report
     from shortlist.runs.several import Several, bundles_in
 
     if slices and json_:
         raise QueryError("--slices is for tables, and --json prints every slice: leave it out")
     _check_html(html, [bundle], overwrite=overwrite)
+    untrained = Untrained()
 
     def measured(path: Path) -> tuple[str, Report]:
         loaded = load(path, device=device or context.obj["device"])
         section = (loaded.recipe or {}).get("evaluation", {})
         report = measure(
-            loaded.retriever,
+            *(loaded.retriever, untrained),
             on=on,
             k=k or section.get("k", (10, 20, 100)),
             exclude_seen=not include_seen and section.get("exclude_seen", True),
@@ -517,27 +519,20 @@ def evaluate(
 
     if (several := bundles_in(bundle)) is not None:
         of, places = several
-        if html is not None:
-            raise QueryError(f"--html is for one bundle: evaluate {next(iter(places.values()))}")
-        if (by or slices) and not json_:
-            raise QueryError(
-                f"slices are for one bundle: evaluate {next(iter(places.values()))}, or add --json"
-            )
-        reports = {number: measured(place)[1].to_dict() for number, place in places.items()}
-        together = Several.of_reports(of, places, reports)
-        if json_:
-            print_json(together.to_dict())
-        else:
-            out.print(together.table(), together.each_table(), sep="\n")
-        return
-    identity, report = measured(bundle)
+        together = Several.of_reports(of, places, {n: measured(p)[1] for n, p in places.items()})
+        report, told = together.whole, together.to_dict()
+        tables = [together.table(), together.each_table()]
+    else:
+        identity, report = measured(bundle)
+        tables = [report.table()]
+        said = {"in_short": list(report.in_short()), "costs": report.costs_dict()}
+        told = {"bundle": identity, **report.to_dict(), **said}
     if html is not None:
         _write_html(report.to_html(bundle.resolve().name), html, overwrite=overwrite)
     if json_:
-        said = {"in_short": list(report.in_short()), "costs": report.costs_dict()}
-        print_json({"bundle": identity, **report.to_dict(), **said})
+        print_json(told)
         return
-    out.print(*show.measured(report, whole=slices or bool(by)), sep="\n")
+    out.print(*show.measured(report, *tables, whole=slices or bool(by)), sep="\n")
     for line in report.lines():
         notes.print(line)
 

@@ -389,14 +389,15 @@ def _side_by_side(who: str, history: list[str], titles: list[str], scores: list[
     return table
 
 
-def measured(report: "Report", *, whole: bool = False) -> list[RenderableType]:
+def measured(report: "Report", *first: RenderableType, whole: bool = False) -> list[RenderableType]:
     """Return a report as tables, with its summary in sentences last.
 
+    first: tables that replace that of the metrics, as for the report of several trainings.
     whole: shows every slice at every k.
     """
     ladder = [report.ladder_table()] if report.ladder else []
     slices = [report.slices_table(whole=whole)] if report.slices else []
-    return [report.table(), *ladder, *slices, *report.in_short()]
+    return [*(first or [report.table()]), *ladder, *slices, *report.in_short()]
 
 
 def findings(found: Sequence["Finding"]) -> RenderableType:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from shortlist.config import Recipe
     from shortlist.data.dataset import Split
     from shortlist.doctor import TrainingWatch
+    from shortlist.evaluation.evaluate import Untrained
     from shortlist.histories.events import Watermark
+    from shortlist.runs.several import Several
     from shortlist.runs.tracking import Tracker
     from shortlist.runs.whole import Run
     from shortlist.training.checkpoint import Checkpoints
@@ -155,6 +157,7 @@ def train(
 
     from shortlist.config import Recipe, load_recipe
     from shortlist.doctor import TrainingWatch
+    from shortlist.evaluation.evaluate import Untrained
     from shortlist.histories.events import Watermark
     from shortlist.runs.folds import train_folds
     from shortlist.runs.pipeline import check, check_together, folds_of, load_dataset
@@ -186,7 +189,7 @@ def train(
         check_seeds(read, seeds)
     checkpoints = _checkpoints(read, checkpoint, every)
     dataset = load_dataset(read)
-    splits = folds_of(read, dataset)
+    splits, untrained = folds_of(read, dataset), Untrained()
     if not quiet:
         _warn_of_bfloat16(read, device or context.obj["device"])
         for line in dataset.report.lines():
@@ -206,6 +209,7 @@ def train(
                 overwrite=overwrite,
                 log=not without_log,
                 trackers=trackers,
+                untrained=untrained,
             )
 
     if several:
@@ -222,16 +226,26 @@ def train(
         if json_:
             print_json(found.to_dict())
         else:
-            out.print(found.table(), found.each_table(), sep="\n")
-        if len(splits) > 1 and not quiet:
-            *_, last = found.bundles.values()
-            notes.print(f"The bundle of the last fold, {last}, has learned from most of the log.")
+            _show_several(found, quiet=quiet)
         return
     run = carried_out(read, bundle)
     if json_:
         print_json(run.to_dict())
     else:
         _show_run(run, bundle, quiet=quiet)
+
+
+def _show_several(found: "Several", *, quiet: bool) -> None:
+    """Print the results of several trainings as tables."""
+    from shortlist.cli import show
+
+    out.print(*show.measured(found.whole, found.table(), found.each_table()), sep="\n")
+    if not quiet:
+        for line in found.whole.lines():
+            notes.print(line)
+        *_, last = found.bundles.values()
+        if found.of == "fold":
+            notes.print(f"The bundle of the last fold, {last}, has learned from most of the log.")
 
 
 def _show_run(run: "Run", bundle: Path, *, quiet: bool) -> None:
@@ -297,6 +311,7 @@ def _carried_out(
     overwrite: bool,
     log: bool,
     trackers: Sequence["Tracker"],
+    untrained: "Untrained",
 ) -> "Run":
     """Train; if it diverges, print the doctor's findings, and after Ctrl-C how to continue."""
     from shortlist.cli import show
@@ -314,6 +329,7 @@ def _carried_out(
             overwrite=overwrite,
             log=log,
             trackers=trackers,
+            untrained=untrained,
         )
     except KeyboardInterrupt:
         if checkpoints is not None and checkpoints.saved:

@@ -1,6 +1,6 @@
 """How good is a retriever? Full ranking of the catalogue on held-out rows, by the serving code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import process_time
 from typing import Any, NamedTuple
 
@@ -122,6 +122,85 @@ def evaluate(
         ModelError: if the model was fitted on the rows to measure, or for an unknown column.
         QueryError: for an invalid retriever, cut or k.
     """
+    return evaluate_beside(
+        *(retriever, Untrained()),
+        on=on,
+        k=k,
+        exclude_seen=exclude_seen,
+        metrics=metrics,
+        by=by,
+        ladder=ladder,
+    )
+
+
+class Untrained:
+    """The methods without training, measured once for retrievers on the same rows.
+
+    Several seeds of a recipe have the same rows, so that only the first evaluation measures them.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[TrainingData, tuple[Any, ...]] | None = None
+        self._answers: dict[str, _Answers] = {}
+        self._costs: dict[str, Cost] = {}
+
+    def measured(
+        self,
+        data: TrainingData,
+        asked: tuple[Any, ...],
+        methods: Mapping[str, Method],
+        answers: Callable[[str, Method], _Answers],
+    ) -> tuple[dict[str, _Answers], dict[str, Cost]]:
+        """Return the answers and the cost of each method, by its name.
+
+        asked: the settings of the evaluation.
+        methods: the unfitted methods.
+        answers: asks a fitted method of this name.
+        """
+        if self._of is None or self._of[1] != asked or not _same_rows(self._of[0], data):
+            self._of, self._answers, self._costs = (data, asked), {}, {}
+        for name, method in methods.items():
+            if name not in self._answers:
+                fitted, seconds = _fitted(method, data)
+                found = answers(name, fitted)
+                users = len(next(iter(found.figures.values())))
+                self._answers[name] = found
+                self._costs[name] = Cost.of(found.seconds, users, seconds)
+        return {n: self._answers[n] for n in methods}, {n: self._costs[n] for n in methods}
+
+
+_COLUMNS = ("user", "item", "time", "weight", "role", "target", "hides", "kind")
+
+
+def _same_rows(one: TrainingData, other: TrainingData) -> bool:
+    """Tell whether two trainings have learned from the same rows, and hold out the same ones."""
+    if one is other:
+        return True
+    same_ids = one.users.ids.equals(other.users.ids) and one.items.ids.equals(other.items.ids)
+    met = [None if data.met is None else data.met.item for data in (one, other)]
+    return (
+        same_ids
+        and (one.fit, one.kind) == (other.fit, other.kind)
+        and np.array_equal(*met)  # type: ignore[arg-type]
+        and all(
+            np.array_equal(getattr(one.log, column), getattr(other.log, column))
+            for column in _COLUMNS
+        )
+    )
+
+
+def evaluate_beside(
+    retriever: Answers,
+    untrained: Untrained,
+    *,
+    on: Cut,
+    k: Sequence[int],
+    exclude_seen: bool,
+    metrics: Sequence[Metric] = (),
+    by: Sequence[str] = (),
+    ladder: bool,
+) -> Report:
+    """Return what `evaluate` does, with methods without training that may be measured already."""
     data, ks = checked_data(retriever, on, exclude_seen), checked_depths(k)
     measured = with_metrics(metrics)
     cases = Cases(*data.targets(on))
@@ -133,16 +212,19 @@ def evaluate(
         clockless = _answers(retriever, cases, ks, on, exclude_seen, measured, clock=False)
     exact = searched_exactly(retriever)
     exactly = None if exact is retriever else _answers(exact, cases, ks, on, exclude_seen, measured)
-    popular, fitting = _fitted(Popular(), data)
-    baseline = _answers(popular, cases, ks, on, exclude_seen, measured, vectors)
-    below, costs = {"popular": baseline}, {}
+
+    def asked(name: str, method: Method) -> _Answers:
+        whole = (measured, vectors) if name == "popular" else ()
+        return _answers(method, cases, ks, on, exclude_seen, *whole)
+
+    below, costs = untrained.measured(
+        *(data, (on, ks, exclude_seen, tuple(measured.items()))),
+        {"popular": Popular(), **(rungs(data) if ladder else {})},
+        asked,
+    )
+    baseline = below["popular"]
     if not retriever.made_elsewhere:
-        costs[MODEL] = Cost.of(answers.seconds, len(cases.users))
-    costs["popular"] = Cost.of(baseline.seconds, len(cases.users), fitting)
-    for name, rung in (rungs(data) if ladder else {}).items():
-        fitted, fitting = _fitted(rung, data)
-        below[name] = _answers(fitted, cases, ks, on, exclude_seen)
-        costs[name] = Cost.of(below[name].seconds, len(cases.users), fitting)
+        costs = {MODEL: Cost.of(answers.seconds, len(cases.users)), **costs}
     candidates = retriever.candidate_rows()
     counts = _unreachable(data, cases, candidates, on, exclude_seen)
     return Report(

@@ -62,6 +62,8 @@ SPLITS = {
     "predict their items.",
     "column": "A column of the log says which events were held out; the model had to predict the "
     "items of the held-out events{kind}.",
+    "rolling": "The log was cut at several moments. For each one the model was trained on the "
+    "events before it, and had to predict the items of the events{kind} from then to the next one.",
     "cold-items": "Some items were held out with all their events. The model had to recommend "
     "these items without having seen any of their events.",
 }
@@ -117,6 +119,7 @@ def report_page(report: "Report", title: str) -> str:
     return _page(
         f"How good is {title}?",
         _summary(report),
+        _each(report),
         _ladder(report),
         _slices(report),
         _quality(report),
@@ -247,6 +250,35 @@ def _ladder(report: "Report") -> Html | None:
     )
 
 
+def _each(report: "Report") -> Html | None:
+    if not report.over:
+        return None
+    shown = [name for name in report.metrics if name.partition("@")[0] in SHOWN][: len(SHOWN)]
+    best = max(_far(each.metrics[name]) for each in report.each.values() for name in shown)
+    rows: list[Html] = []
+    for name in shown:
+        rows.append(_group(name, 5))
+        rows += [
+            _row(
+                f"{report.over} {number}",
+                _bar(each.metrics[name], best, tick=each.popularity[name].mean, own=True),
+                _plus_minus(each.metrics[name]),
+                _number(each.popularity[name].mean),
+                Html(f"{each.users:,}"),
+            )
+            for number, each in report.each.items()
+        ]
+    return _section(
+        f"How much do the {report.over}s differ?",
+        _table(("", "", "this model", "popular", "users"), rows),
+        _quiet(
+            f"Each row is one training, with its 95 % interval over users. All other figures of "
+            f"this page are means over these {len(report.each)} {report.over}s, with an interval "
+            f"over {report.over}s and users."
+        ),
+    )
+
+
 def _slices(report: "Report") -> Html | None:
     if not report.slices:
         return None
@@ -324,9 +356,14 @@ def _quality(report: "Report") -> Html:
         _table(("", "", "this model", "popular", "difference (95 % interval)"), rows),
         *through,
         _quiet(
-            "± is half of the 95 % interval of the mean over users of this kind. It does not cover "
-            "other trainings of the model. The vertical mark is the figure of the most popular "
-            "items."
+            (
+                f"± is half of the 95 % interval of the mean, over {report.over}s and users of "
+                "this kind."
+                if report.over
+                else "± is half of the 95 % interval of the mean over users of this kind. It does "
+                "not cover other trainings of the model."
+            )
+            + " The vertical mark is the figure of the most popular items."
         ),
         *(_quiet(f"Here {one} equals {other} and is left out.") for one, other in same.items()),
         _glossary(METRICS, shown),
@@ -390,6 +427,12 @@ def _measured(report: "Report") -> Html:
         f"Each of {report.users:,} users has one query, and all {report.candidate_items:,} items "
         "were ranked for each of them; no items were sampled."
     )
+    if report.over == "fold":
+        ranked = (
+            f"Over the {len(report.each)} folds there were {report.users:,} queries, at most one "
+            "of a user in each, and all items of the fold were ranked for each of them; no items "
+            "were sampled."
+        )
     fitted = f'The model was fitted on the rows "{report.fit}"'
     if report.made_elsewhere:
         ranked = (

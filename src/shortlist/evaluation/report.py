@@ -89,6 +89,9 @@ class Report(Showing):
         made_elsewhere: True for lists that another system made, whose cost is not known.
         costs: costs of the retriever and of each method, by name. They differ between runs, so
             that `to_dict`, a bundle and the equality of reports leave them out.
+        over: "seed" or "fold" for a report of several trainings, whose figures are means over
+            them (`evaluation.combined`); "" for the report of one training.
+        each: the reports of these trainings, by the number of the seed or fold.
     """
 
     cut: str
@@ -115,6 +118,8 @@ class Report(Showing):
     staying: tuple[str, ...] = ()
     made_elsewhere: bool = False
     costs: Mapping[str, Cost] = field(default_factory=dict, compare=False)
+    over: str = ""
+    each: Mapping[int, "Report"] = field(default_factory=dict)
 
     def facts(self) -> Facts:
         """Return the split, the number of users, and recall and ndcg at the smallest k."""
@@ -180,7 +185,7 @@ class Report(Showing):
         around = [mean - low, high - mean]
         colours = ["tab:blue" if name == MODEL else "tab:gray" for name in of_it["method"]]
         axes.barh(of_it["method"].to_list(), mean, xerr=around, color=colours, capsize=3)
-        axes.set_xlabel(f"{metric}, mean of {self.users:,} users, 95 % interval")
+        axes.set_xlabel(f"{metric}, mean of {self.users:,} users, 95 % interval{self.interval_of}")
         return figure
 
     @classmethod
@@ -313,6 +318,16 @@ class Report(Showing):
         return table
 
     @property
+    def fewest(self) -> int:
+        """Number of users; over several folds that of the fold with the fewest."""
+        return min([self.users, *(report.users for report in self.each.values())])
+
+    @property
+    def interval_of(self) -> str:
+        """Words that follow "interval" and say what it covers besides users; "" for users alone."""
+        return f" over {self.over}s and users" if self.over else ""
+
+    @property
     def reaches_nothing(self) -> bool:
         """True if no held-out item can be recommended, as with cold items and a model of ids."""
         held = self.counts.get("held_out_events", 0)
@@ -330,7 +345,8 @@ class Report(Showing):
         table = Table(
             title="Comparison with methods without training",
             caption="Fitted on the same rows and measured on the same users. The difference is the "
-            "model minus the method, paired by user, ± half of its 95 % interval.",
+            "model minus the method, paired by user, ± half of its 95 % interval"
+            f"{self.interval_of}.",
         )
         table.add_column("method", no_wrap=True)
         shown = list(self.ladder[0].metrics)[: len(SHOWN)] if self.ladder else []
@@ -360,8 +376,8 @@ class Report(Showing):
             caption=" ".join(
                 [
                     "Share of the held-out events found, mean over the users of the slice ± half "
-                    "of its 95 % interval. Head, torso and tail of the items have a third of the "
-                    "training events each.",
+                    f"of its 95 % interval{self.interval_of}. Head, torso and tail of the items "
+                    "have a third of the training events each.",
                     *self.slice_lines(whole=whole),
                 ]
             ),
@@ -389,7 +405,8 @@ class Report(Showing):
         """Yield what a reader of the slices must know beyond their figures, as sentences."""
         shown = self._shown_slices(whole=whole)
         if any(not part.half(k) for part in shown for k in part.recall):
-            yield f"A slice of fewer than {FEW} users, or of equal figures, has no interval."
+            where = " in a fold" if self.over == "fold" else ""
+            yield f"A slice of fewer than {FEW} users{where}, or of equal figures, has no interval."
         events = self.counts.get("held_out_events", 0)
         for by in dict.fromkeys(part.by for part in shown):
             if sum(part.events for part in shown if part.by == by) > events:
@@ -425,7 +442,7 @@ class Report(Showing):
         channels = (channel.line(name) for name, channel in self.channels.items())
         return (
             *self._target_lines(),
-            *self.notes,
+            *(note if note.endswith(".") else f"{note}." for note in self.notes),
             *counted,
             *channels,
             *self._clock_lines(),

@@ -16,6 +16,9 @@ from shortlist.evaluation.significance import FEW, Interval, user_intervals
 HISTORIES = ((0, "none"), (1, "1 to 4"), (5, "5 to 19"), (20, "20 and more"))
 """(smallest number of known events, name) of each slice by length of history."""
 
+ORDER = (*(name for _, name in HISTORIES), "trained", "head", "torso", "tail", "new")
+"""The names of the slices that every report has, in their order."""
+
 MOST_VALUES = 10
 """At most this many values of a column have their own slice: those with most held-out events."""
 
@@ -48,7 +51,7 @@ class Slice:
     name: name of the group.
     users: number of users with such events.
     events: number of held-out events.
-    found: number of these events in the first k, by k.
+    found: number of these events in the first k, by k; over several seeds the mean number.
     recall: mean over these users of the share that is found, by k, with its interval.
     popularity: recall of the most popular items, by k.
     difference: recall minus that of the most popular items, paired by user, by k.
@@ -58,15 +61,15 @@ class Slice:
     name: str
     users: int
     events: int
-    found: Mapping[int, int]
+    found: Mapping[int, float]
     recall: Mapping[int, Interval]
     popularity: Mapping[int, Interval]
     difference: Mapping[int, Interval]
 
     @property
     def enough(self) -> bool:
-        """True if the users are enough for an interval."""
-        return self.users >= FEW
+        """True if the users, over several folds those of each fold, are enough for an interval."""
+        return self.users >= FEW and all(figure.low is not None for figure in self.recall.values())
 
     def half(self, k: int) -> str:
         """Half of the interval of recall@k as text, after "±"; "" if it has none."""

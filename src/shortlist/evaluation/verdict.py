@@ -1,11 +1,13 @@
 """What does a report say in a few sentences? What is found, what is added, and for whom."""
 
 from collections.abc import Iterator, Sequence
+from statistics import stdev
 from typing import TYPE_CHECKING
 
 from shortlist.evaluation.significance import FEW, Interval
 
 if TYPE_CHECKING:
+    from shortlist.evaluation.ladder import Rung
     from shortlist.evaluation.report import Report
     from shortlist.evaluation.slices import Slice
 
@@ -23,7 +25,7 @@ def in_short(report: "Report") -> tuple[str, ...]:
         return ()
     first, deepest = recalls[0], recalls[-1]
     lines = [_found(report, first, deepest), _verdict(report, first)]
-    if deepest != first and not report.reaches_nothing and report.users >= FEW:
+    if deepest != first and not report.reaches_nothing and report.fewest >= FEW:
         more = _verdict(report, deepest)
         lines.append(f"Among the first {_k(deepest)}, {more[0].lower()}{more[1:]}")
     lines += _limits(report)
@@ -35,7 +37,7 @@ def in_short(report: "Report") -> tuple[str, ...]:
         )
     if not report.reaches_nothing:
         lines += _by_slice(report, _k(first))
-    return (*lines, *_cost(report, first))
+    return (*lines, *_of_several(report, first), *_cost(report, first))
 
 
 def too_few(users: int) -> str:
@@ -104,10 +106,11 @@ def _verdict(report: "Report", recall: str) -> str:
             "It cannot recommend any of the held-out items: they have no training events, and it "
             "reads no item features that would give them vectors."
         )
-    if report.users < FEW:
+    if report.fewest < FEW:
+        where = " in each fold" if report.over == "fold" else ""
         return (
-            f"{too_few(report.users)} whether it is better than methods without training: {FEW} or "
-            "more are needed."
+            f"{too_few(report.fewest)} whether it is better than methods without training: {FEW} "
+            f"or more are needed{where}."
         )
     if _chance_alone(report):
         return _beside_chance(report, recall)
@@ -177,14 +180,60 @@ def _by_slice(report: "Report", k: int) -> list[str]:
     return lines
 
 
+def _of_several(report: "Report", recall: str) -> Iterator[str]:
+    """Say what the intervals cover, and how much of a figure is the luck of a seed or a time."""
+    over, count = report.over, len(report.each)
+    if not over:
+        return
+    others = "other seeds" if over == "seed" else "other times"
+    yield (
+        f"Each figure is the mean over {count} {over}s, and its 95 % interval covers {others} and "
+        "other users of this kind."
+    )
+    shares = [each.metrics[recall].mean for each in report.each.values()]
+    deviation = stdev(shares)
+    said = (
+        f"From {over} to {over} the share {_among(_k(recall))} varies between {min(shares):.1%} "
+        f"and {max(shares):.1%} (standard deviation {deviation:.1%})"
+    )
+    if over == "seed":
+        luck = LUCK * deviation
+        said += (
+            f": two single trainings that differ by less than {luck:.1%} may differ by the luck of "
+            "their seeds alone"
+        )
+    yield f"{said}."
+    best = _best(report, recall)
+    if best is None or report.reaches_nothing or _chance_alone(report):
+        return
+    rungs = [{rung.name: rung for rung in each.ladder} for each in report.each.values()]
+    more = sum(rung[best.name].difference[recall].mean > 0 for rung in rungs)
+    times = {count: "each", 0: "none"}.get(more, f"{more}") + f" of the {count}"
+    how = "With" if over == "seed" else "In"
+    yield (
+        f"{how} {times} {over}s it finds more than {best.name}, the best of the methods without "
+        "training."
+    )
+
+
+LUCK = 1.96 * 2**0.5
+"""Two trainings that differ by their seeds alone differ by fewer standard deviations in 95 %."""
+
+
+def _best(report: "Report", recall: str) -> "Rung | None":
+    """Return the method without training that finds most; None if none was measured."""
+    return max(report.ladder, key=lambda rung: rung.metrics[recall].mean, default=None)
+
+
 def _cost(report: "Report", recall: str) -> Iterator[str]:
     """Say what the model costs, and the best method without training beside it."""
     own = report.costs.get("this model")
     if own is None:
         return
-    fitted = "" if own.fit is None else f"the fit took {_seconds(own.fit)} and "
+    fit = f"a fit took on average over the {report.over}s" if report.over else "the fit took"
+    fitted = "" if own.fit is None else f"{fit} {_seconds(own.fit)} and "
     said = f"On this machine {fitted}a query takes {own.query:,.0f} CPU µs"
-    best = max(report.ladder, key=lambda rung: rung.metrics[recall].mean, default=None)
+    best = _best(report, recall)
     beside = None if best is None else report.costs.get(best.name)
     if best is None or beside is None or beside.fit is None:
         yield f"{said}."

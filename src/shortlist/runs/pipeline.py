@@ -19,7 +19,7 @@ from shortlist.data.dataset import Dataset, Split
 from shortlist.data.schema import EventFeature, Feature, Schema
 from shortlist.data.text import TextFormat
 from shortlist.errors import ModelError, RecipeError, suggest_part
-from shortlist.evaluation.evaluate import evaluate
+from shortlist.evaluation.evaluate import Untrained, evaluate_beside
 from shortlist.evaluation.report import MODEL, Report
 from shortlist.towers.two_tower import check_event_features, check_features
 from shortlist.training.auto import autos
@@ -287,12 +287,14 @@ def train(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     retriever: Channel | None = None,
+    untrained: Untrained | None = None,
 ) -> Trained:
     """Fit a retriever, measure it on the test rows, and with `refit = "all"` fit it on all rows.
 
     checkpoints: where the state of the towers is saved during training, and where a stopped
     training continues. The caller removes them after saving the retriever.
     retriever: the retriever to fit; None builds it from the recipe.
+    untrained: the methods without training that earlier trainings on the same rows have measured.
 
     With refit = "all" the figures are those of the fit before the refit, because no rows are left
     to measure the last fit. With several processes only the first one measures; the report of the
@@ -309,7 +311,7 @@ def train(
     if refit == "train+validation":
         retriever.refit(split, refit, progress=progress, **saved)
     seconds = process_time() - start
-    report = measure(retriever, recipe)
+    report = measure(retriever, recipe, untrained)
     if refit == "all":
         start = process_time()
         retriever.refit(split, "all", progress=progress, **saved)
@@ -320,13 +322,20 @@ def train(
     return Trained(retriever, replace(report, costs=costs))
 
 
-def measure(retriever: Channel, recipe: Recipe) -> Report:
-    """Evaluate with the settings of the recipe's [evaluation]; only the first process measures."""
+def measure(retriever: Channel, recipe: Recipe, untrained: Untrained | None = None) -> Report:
+    """Evaluate with the settings of the recipe's [evaluation]; only the first process measures.
+
+    untrained: the methods without training, if others have been measured on the same rows.
+    """
     section = recipe.evaluation
     if not here().first:
         return Report.of_nothing("measured by the first process of the training")
-    return evaluate(
-        retriever, k=section.k, exclude_seen=section.exclude_seen, ladder=section.ladder
+    return evaluate_beside(
+        *(retriever, untrained or Untrained()),
+        on="test",
+        k=section.k,
+        exclude_seen=section.exclude_seen,
+        ladder=section.ladder,
     )
 
 

@@ -1,42 +1,21 @@
 """How do the figures of several bundles of one recipe, one per seed or fold, combine?"""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from rich.table import Table
 
 from shortlist.bundle.bundle import Bundle, load
 from shortlist.config import Recipe
-from shortlist.errors import BundleError
+from shortlist.errors import BundleError, DataError
+from shortlist.evaluation.combined import Of, Spread, combined, spreads
 from shortlist.evaluation.ladder import SHOWN
-from shortlist.evaluation.report import SAME_FOR_ONE
-from shortlist.metrics import PER_USER
+from shortlist.evaluation.report import SAME, Cost, Report, in_order
+from shortlist.evaluation.significance import FEW
 from shortlist.runs.pipeline import settled
-
-WIDTH = 1.96
-"""Half-width of a 95 % interval, in standard errors."""
-
-Of = Literal["seed", "fold"]
-"""The difference between the bundles; their folders are named seed-NUMBER or fold-NUMBER."""
-
-
-class Spread(NamedTuple):
-    """A figure over several seeds or folds.
-
-    mean: the mean over seeds or folds.
-    deviation: the standard deviation of the figure between seeds or folds.
-    low, high: a 95 % interval that covers other seeds (or times) and other users. Its variance is
-    the sum of two: that of the mean over users, from the intervals of the reports, and that of the
-    mean over seeds or folds.
-    """
-
-    mean: float
-    deviation: float
-    low: float
-    high: float
+from shortlist.runs.whole import Run
 
 
 @dataclass(frozen=True)
@@ -45,57 +24,71 @@ class Several:
 
     of: "seed" or "fold".
     bundles: the folder of each bundle, by seed or fold number.
-    reports: the report of each bundle as a dict, by the same number.
-    users: number of users of each report.
+    reports: the report of each bundle, by the same number.
     figures: the model's figures over all bundles.
     popularity: the figures of the most popular items over all bundles.
     differences: model minus popularity, paired by user, over all bundles.
+    whole: the combined report, with its methods without training, its slices and its summary.
     """
 
     of: Of
     bundles: Mapping[int, Path]
-    reports: Mapping[int, Mapping[str, Any]]
-    users: tuple[int, ...]
+    reports: Mapping[int, Report]
     figures: Mapping[str, Spread]
     popularity: Mapping[str, Spread]
     differences: Mapping[str, Spread]
+    whole: Report
 
     @classmethod
     def of_reports(
-        cls, of: Of, bundles: Mapping[int, Path], reports: Mapping[int, Mapping[str, Any]]
+        cls, of: Of, bundles: Mapping[int, Path], reports: Mapping[int, Report]
     ) -> "Several":
-        """Combine reports, given as `Report.to_dict` returns them."""
-        told = list(reports.values())
-        same_users = of == "seed"
+        """Combine the reports of bundles."""
+        told, same_users = list(reports.values()), of == "seed"
         figures, popularity, differences = (
             spreads(each, same_users=same_users)
             for each in (
-                [report["metrics"] for report in told],
-                [report["baseline"]["popularity"] for report in told],
-                [report["difference"]["popularity"] for report in told],
+                [report.metrics for report in told],
+                [report.popularity for report in told],
+                [report.differences for report in told],
             )
         )
-        users = tuple(report["users"] for report in told)
-        return cls(of, bundles, reports, users, figures, popularity, differences)
+        whole = combined(of, reports)
+        return cls(of, bundles, reports, figures, popularity, differences, whole)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one JSON-safe object; its `reports` holds the report of each bundle."""
+        """Return one JSON-safe object; its `reports` holds the report of each bundle.
+
+        `ladder`, `slices`, `in_short` and `costs` are those of all together. Each low and high is
+        an end of an interval over seeds (or folds) and users.
+        """
+        users = [report.users for report in self.reports.values()]
+        whole = self.whole.to_dict()
         return {
             f"{self.of}s": {str(number): str(path) for number, path in self.bundles.items()},
-            "users": self.users[0] if self.of == "seed" else list(self.users),
+            "users": users[0] if self.of == "seed" else users,
             "metrics": _plain(self.figures),
             "baseline": {"popularity": _plain(self.popularity)},
             "difference": {"popularity": _plain(self.differences)},
-            "reports": {str(number): dict(report) for number, report in self.reports.items()},
+            "ladder": whole["ladder"],
+            "slices": whole["slices"],
+            "in_short": list(self.whole.in_short()),
+            "costs": self.whole.costs_dict(),
+            "reports": {str(number): each.to_dict() for number, each in self.reports.items()},
         }
 
     def table(self) -> Table:
         """Return the combined figures as a rich table."""
-        users = f"{self.users[0]:,}" if self.of == "seed" else f"{sum(self.users):,} cases of"
+        whole = f"{self.whole.users:,}"
+        users = f"{whole} users" if self.of == "seed" else f"{whole} queries of users"
         table = Table(
-            title=f"{len(self.bundles)} {self.of}s, {users} users",
+            title=f"{len(self.bundles)} {self.of}s, {users}",
             caption=f"Mean over the {self.of}s ± half of a 95 % interval over {self.of}s and "
-            f"users; deviation is the standard deviation between {self.of}s.",
+            f"users; deviation is the standard deviation between {self.of}s."
+            + ("" if self.whole.fewest >= FEW else f" {SAME}")
+            + "".join(
+                f" Here {one} equals {two}." for one, two in self.whole.same_for_one().items()
+            ),
         )
         table.add_column("metric", no_wrap=True)
         for name in ("mean", "deviation", "popular", "difference"):
@@ -122,30 +115,17 @@ class Several:
             table.add_column(head, justify="right", no_wrap=True)
         for number, report in self.reports.items():
             cells = [
-                f"{side[name]['mean']:.4f}"
+                f"{side[name].mean:.4f}"
                 for name in shown
-                for side in (report["metrics"], report["baseline"]["popularity"])
+                for side in (report.metrics, report.popularity)
             ]
-            table.add_row(str(number), f"{report['users']:,}", *cells)
+            table.add_row(str(number), f"{report.users:,}", *cells)
         return table
 
     def _shown(self) -> list[str]:
-        """Return the metrics of the table, by k and then in the order of PER_USER.
-
-        A metric that equals another one is left out.
-        """
-        known = list(PER_USER)
-
-        def place(name: str) -> tuple[int, int, str]:
-            metric, _, k = name.partition("@")
-            return int(k), known.index(metric) if metric in known else len(known), metric
-
-        return [
-            name
-            for name in sorted(self.figures, key=place)
-            for metric, _, k in (name.partition("@"),)
-            if self.figures[name] != self.figures.get(f"{SAME_FOR_ONE.get(metric, '')}@{k}")
-        ]
+        """Return the metrics of the table; one that equals another is left out."""
+        same = self.whole.same_for_one()
+        return [name for name in in_order(self.figures) if name.partition("@")[0] not in same]
 
 
 def train_several(
@@ -163,7 +143,8 @@ def train_several(
 
     of: "seed" or "fold"; names the folders.
     wanted: the recipe of each seed or fold number.
-    train: called with a number, its recipe and a path; writes the bundle there.
+    train: called with a number, its recipe and a path; writes the bundle there. The costs of the
+    `Run` that it returns are in the combined report.
     overwrite: trains all again, and replaces bundles that exist.
     Errors: BundleError for a folder that holds the bundle of another recipe.
     """
@@ -173,13 +154,16 @@ def train_several(
         for number, recipe in wanted.items()
         if overwrite or not _is_there(places[number], recipe)
     ]
+    costs: dict[int, Mapping[str, Cost]] = {}
     for number in missing:
-        train(number, wanted[number], places[number])
+        made = train(number, wanted[number], places[number])
+        if isinstance(made, Run):
+            costs[number] = made.report.costs
     bundles = {number: load(place) for number, place in places.items()}
     return Several.of_reports(
         of,
         {number: bundle.manifest.directory for number, bundle in bundles.items()},
-        {number: _metrics(bundle) for number, bundle in bundles.items()},
+        {n: replace(_report(bundle), costs=costs.get(n, {})) for n, bundle in bundles.items()},
     )
 
 
@@ -200,43 +184,24 @@ def bundles_in(folder: Path) -> tuple[Of, dict[int, Path]] | None:
     return (of, dict(sorted(found[of].items()))) if len(found[of]) > 1 else None
 
 
-def spreads(
-    reports: Sequence[Mapping[str, Mapping[str, float]]], *, same_users: bool
-) -> dict[str, Spread]:
-    """Combine the figures of several reports.
-
-    reports: for each seed or fold, the mean, low and high of each figure by its name.
-    same_users: whether all reports measure the same users, as with seeds. If not, the errors of
-    the reports are treated as independent.
-    """
-    found = {}
-    for name in reports[0]:
-        figures = [report[name] for report in reports]
-        count = len(figures)
-        mean = math.fsum(figure["mean"] for figure in figures) / count
-        variance = math.fsum((figure["mean"] - mean) ** 2 for figure in figures) / (count - 1)
-        halves = [(figure["high"] - figure["low"]) / 2 / WIDTH for figure in figures]
-        of_users = math.fsum(half**2 for half in halves) / count
-        half = WIDTH * math.sqrt((of_users if same_users else of_users / count) + variance / count)
-        found[name] = Spread(mean, math.sqrt(variance), mean - half, mean + half)
-    return found
-
-
-def _plain(figures: Mapping[str, Spread]) -> dict[str, dict[str, float]]:
-    return {name: spread._asdict() for name, spread in figures.items()}
+def _plain(figures: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
+    return {name: spread.to_dict() for name, spread in figures.items()}
 
 
 def _mean(spread: Spread, sign: str = "") -> str:
-    return f"{spread.mean:{sign}.4f} ± {(spread.high - spread.low) / 2:.4f}"
+    return f"{spread.mean:{sign}.4f} {spread.interval.half}".rstrip()
 
 
-def _metrics(bundle: Bundle) -> Mapping[str, Any]:
+def _report(bundle: Bundle) -> Report:
     """Return the report in a bundle. Errors: BundleError for a bundle without one."""
     if bundle.metrics is None:
         raise BundleError(
             f"{bundle.manifest.directory} was saved without the figures of its test rows"
         )
-    return bundle.metrics
+    try:
+        return Report.of_dict(bundle.metrics)
+    except DataError as error:
+        raise BundleError(f"{bundle.manifest.directory}: {error}") from None
 
 
 def _is_there(path: Path, recipe: Recipe) -> bool:

@@ -11,6 +11,7 @@ from shortlist.config import Recipe, load_recipe
 from shortlist.data.dataset import Split
 from shortlist.doctor import Finding, Subject, examine
 from shortlist.errors import RecipeError
+from shortlist.evaluation.evaluate import Untrained
 from shortlist.evaluation.report import Report
 from shortlist.histories.events import Watermark
 from shortlist.histories.export import learned_with
@@ -156,12 +157,14 @@ def carry_out(
     retriever: Channel | None = None,
     log: bool = True,
     trackers: Sequence[Tracker] = (),
+    untrained: Untrained | None = None,
 ) -> Run:
     """Train on a given split, measure, check with the doctor and save. See `train` for the rest.
 
     retriever: the retriever to fit; None builds it from the recipe with `pipeline.build`.
     log: whether the bundle keeps the events, as in `bundle.save`.
     trackers: the trackers, from `tracking.trackers_of`.
+    untrained: see `pipeline.train`.
 
     The trained model is saved even if the doctor fails. If `out` cannot be written, the model is
     saved in another place, which the error names.
@@ -184,6 +187,7 @@ def carry_out(
             progress=reported,
             checkpoints=checkpoints,
             retriever=retriever,
+            untrained=untrained,
         )
         description = pipeline.settled(recipe, trained.retriever).to_dict()
         asked = flat(recipe.to_dict())
