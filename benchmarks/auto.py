@@ -23,7 +23,6 @@ import polars as pl
 from records import ROOT, commit, cpu
 
 from shortlist.config import Recipe, load_recipe
-from shortlist.drafting.named import PLAIN
 from shortlist.evaluation.evaluate import user_figures
 from shortlist.evaluation.significance import paired_interval
 from shortlist.runs.pipeline import build, load_split
@@ -36,6 +35,9 @@ FIXED = {
 }
 """The numbers of the attention recipes before they used "auto", with 100 steps of warm-up."""
 
+FIXED_POOLED = {"dropout": 0.2, "batch_size": 1024, "epochs": 10, "patience": 3}
+"""The numbers of pooled towers before "auto" was the default of these keys."""
+
 NO_TIMES = {
     "data": {"interactions": "citeulike-a/interactions.parquet"},
     "split": {"kind": "random"},
@@ -46,10 +48,10 @@ NO_TIMES = {
 FIGURES = ("hit_rate@10", "ndcg@10", "recall@200")
 
 BESIDE = (
-    ("attention, auto", "pooled, default"),
+    ("attention, auto", "pooled, fixed"),
     ("attention, auto", "attention, fixed"),
-    ("pooled, auto", "pooled, default"),
-    ("pooled, default", "item-cf"),
+    ("pooled, auto", "pooled, fixed"),
+    ("pooled, fixed", "item-cf"),
     ("pooled, auto", "item-cf"),
 )
 """Which models are compared, paired by user."""
@@ -68,13 +70,11 @@ def models(name: str) -> dict[str, Recipe]:
         pooled = load_recipe(recipes / f"{name}.toml")
         counting = load_recipe(recipes / "channels" / f"{name}.toml")
     pooled = changed(pooled, {"mask_known": None})  # as `shortlist init` drafts it
-    drafted = PLAIN["model"] | PLAIN["training"]
-    chosen = {key: value for key, value in drafted.items() if value == "auto"}
     item_cf = {"channels": {"item-cf": counting.channels["item-cf"]}, "blend": None}
     found = {
         "item-cf": counting.model_copy(update=item_cf),
-        "pooled, default": changed(pooled, dict.fromkeys(chosen)),
-        "pooled, auto": changed(pooled, chosen),
+        "pooled, fixed": changed(pooled, FIXED_POOLED),
+        "pooled, auto": changed(pooled, dict.fromkeys(FIXED_POOLED)),
     }
     if name in FIXED:
         attention = load_recipe(recipes / f"{name}-attention.toml", ['training.refit="none"'])

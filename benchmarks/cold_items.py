@@ -29,7 +29,7 @@ from shortlist.data.training_data import TrainingData
 
 SEEDS, K = 3, 100
 TOWERS: dict[str, Any] = {
-    **{"mode": "listwise", "loss": "softmax", "dim": 64, "history": "recency"},
+    **{"mode": "listwise", "loss": "softmax", "dim": 64, "history": "recency", "dropout": 0.2},
     **{"batch_size": 2048, "learning_rate": 0.004, "monitor": f"recall@{K}", "patience": 3},
 }
 CONTENT = {"history_reads": "items", "item_id": False}

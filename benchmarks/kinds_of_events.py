@@ -26,7 +26,10 @@ CASES: dict[str, dict[str, Any]] = {
     "all read": {"event": "rating", "events": {**HIGH, "..4": {}}},
     "all read, low ones at 0.5": {"event": "rating", "events": {**HIGH, "..4": {"weight": 0.5}}},
 }
-TOWER = {"dim": 64, "epochs": 8, "batch_size": 2048, "history": "recency", "sampler": "in_batch"}
+TOWER = {
+    **{"dim": 64, "epochs": 8, "batch_size": 2048, "history": "recency", "sampler": "in_batch"},
+    **{"dropout": 0.2, "patience": 3},
+}
 CHANNELS = {
     "item-cf": ItemCF,
     "ease": lambda: EASE(l2=500.0),

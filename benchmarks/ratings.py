@@ -29,7 +29,7 @@ from shortlist.evaluation.significance import paired_interval
 FOLDS, SEEDS = 5, 3
 MATRIX = {
     **{"mode": "pointwise", "loss": "squared", "similarity": "dot", "history": "none"},
-    **{"user_id": True, "epochs": 30, "batch_size": 1024},
+    **{"user_id": True, "epochs": 30, "batch_size": 1024, "patience": 3, "dropout": 0.2},
 }
 RATINGS: dict[str, dict[str, Any]] = {
     "mean and biases": {"dim": 3, "weight_decay": 0.5, "learning_rate": 0.01},

@@ -149,11 +149,20 @@ def _channel_cell(path: Path, recipe: Recipe, name: str) -> Cell:
 def _digest(recipe: Recipe) -> str:
     """Return a hash of the recipe without the seed and without [evaluation].
 
-    The seed is part of the cell's key, and [evaluation] changes only which figures are shown.
+    The seed is part of the cell's key, and [evaluation] changes only which figures are shown. A
+    value is left out if it was the default when the first lines were made.
     """
     said = recipe.model_dump(
         mode="json", exclude_defaults=True, exclude={"evaluation": True, "training": {"seed"}}
     )
+    if recipe.has_towers:
+        for name, section in (("model", recipe.model), ("training", recipe.training)):
+            for key, number in section.without_log.items():
+                said.setdefault(name, {})[key] = value = getattr(section, key)
+                if value == number:
+                    del said[name][key]
+            if not said[name]:
+                del said[name]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -35,7 +35,10 @@ from shortlist.runs.whole import train
 
 DAY = 86_400
 K = 20
-TRAINED = "[model]\ndim = 32\n[training]\nepochs = 10\nbatch_size = 256\nlearning_rate = 0.005\n"
+TRAINED = (
+    "[model]\ndim = 32\ndropout = 0.2\n"
+    "[training]\nepochs = 10\nbatch_size = 256\npatience = 3\nlearning_rate = 0.005\n"
+)
 RECIPES = {
     "towers": TRAINED,
     "item-cf": "[channels.near]\nkind = 'item-cf'\n[training]\n",

@@ -24,10 +24,11 @@ COMMON: dict[str, Any] = {
     "mode": "listwise",
     "sampler": "catalogue",
     "dim": 64,
+    "dropout": 0.2,
     "user_features": [],
 }
 HISTORIES: dict[str, dict[str, Any]] = {
-    "recency": {"history": "recency", "epochs": 8, "batch_size": 512},
+    "recency": {"history": "recency", "epochs": 8, "batch_size": 512, "patience": 3},
     "attention": {
         **{"history": "attention", "history_length": 100, "history_layers": 2, "epochs": 30},
         **{"batch_size": 4096, "learning_rate": 0.002, "validate_every": 3, "patience": 9},

@@ -184,7 +184,8 @@ def ours(
     options |= {"sampler": "in_batch"} if not negatives else {
         "sampler": "popularity", "shared": False, "negatives": negatives, "alpha": 0.75,
     }  # fmt: skip
-    training = Training(weight_decay=1e-6, schedule="constant", temperature=TEMPERATURE, **options)
+    options |= {"temperature": TEMPERATURE, "schedule": "constant", "epochs": 10}
+    training = Training(weight_decay=1e-6, **options)
     objective = build_objective(
         loss, temperature=TEMPERATURE, correct_sampling=case == "sbc", sampler=training.sampler
     )
@@ -504,6 +505,7 @@ def attention_step(steps: int = 30) -> None:
     retriever = TwoTower(
         history="attention", history_layers=layers, history_heads=4, history_length=200,
         dim=width, dropout=0.3, mode="listwise", sampler="catalogue", temperature=0.06,
+        batch_size=1024,
     )  # fmt: skip
     retriever.set_data(data)
     trainer = retriever._trainer(data)

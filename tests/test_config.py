@@ -535,6 +535,7 @@ def test_each_example_of_the_template_can_be_used():
     del content["training"]["session_gap"]  # For pairs of items.
     del content["training"]["pair_window"]
     del content["model"]["interests"]  # For histories that give several vectors.
+    content["training"]["batch_size"] = 1024  # For encode_rows.
     blend = content.pop("blend")
     content["channels"] = {"cf": {"kind": "two-tower"}, "popular": {"kind": "popular"}}
     for key, method in (

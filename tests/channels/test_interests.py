@@ -12,7 +12,7 @@ from shortlist.cli.files import write_user_vectors
 from shortlist.errors import ModelError
 from shortlist.index import INDEXES, ExactIndex
 
-SMALL = {"dim": 8, "epochs": 1, "batch_size": 256, "interests": 3}
+SMALL = {"dim": 8, "epochs": 1, "batch_size": 256, "dropout": 0.2, "interests": 3}
 EXTRAS = {"annoy": "annoy", "milvus": "pymilvus", "scann": "scann"}
 
 

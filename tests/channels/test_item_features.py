@@ -71,7 +71,8 @@ def test_training_reads_as_serving_does(reading):
 @pytest.mark.parametrize("history", ["attention", "gru", "comirec"])
 def test_features_of_the_user_join_every_history(split, history):
     data = split.training_data()
-    towers = TwoTowers(data.user_features, data.item_features, Model(dim=8, history=history)).eval()
+    shape = Model(dim=8, history=history, dropout=0.0)
+    towers = TwoTowers(data.user_features, data.item_features, shape).eval()
     met = data.item_features.columns["tags"]._replace(
         values=torch.tensor([3, 5, 3, 5]), offsets=torch.tensor([0, 2, 4])
     )

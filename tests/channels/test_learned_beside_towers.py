@@ -63,6 +63,7 @@ def test_a_bundle_that_learned_what_its_recipe_does_not_is_refused(split):
 
 def test_the_figures_kept_are_those_of_the_epoch_that_was_best(split):
     options = {"dim": 4, "batch_size": 64, "learning_rate": 0.05, "learn_temperature": True}
+    options["dropout"] = 0.2
     constant = {"schedule": "constant"}
     long = TwoTower(**options, epochs=6, **constant).fit(split, "train")
     assert long.best_epoch < 6

@@ -237,7 +237,8 @@ def others(section: type[Section], key: str, now: Any) -> list[Any]:
 
 def _numbers(section: type[Section], key: str) -> list[Any]:
     field = section.model_fields[key]
-    known = [v for v in (*(field.examples or ()), field.default) if type(v) in (int, float)]
+    shown = (*(field.examples or ()), field.default, section.without_log.get(key))
+    known = [value for value in shown if type(value) in (int, float)]
     assert known, f"{key} is a new kind of key: give values to try in VALUES"
     first, number = known[0], type(known[0])
     allowed = TypeAdapter(Annotated[field.annotation, *field.metadata, ...])

@@ -40,7 +40,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 
 USER_FEATURES = (Feature("club", "categorical"), Feature("age", "numeric"))
 ITEM_FEATURES = (Feature("tags", "multi-valued"), Feature("price", "numeric"))
-SMALL: dict[str, Any] = {"dim": 16, "epochs": 6, "batch_size": 128, "learning_rate": 0.01}
+SMALL: dict[str, Any] = {
+    "dropout": 0.2,
+    "dim": 16,
+    "epochs": 6,
+    "batch_size": 128,
+    "learning_rate": 0.01,
+}
 LATER = 1_000_000
 """Added to ids that are to be unknown before the cut."""
 

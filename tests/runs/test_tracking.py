@@ -24,10 +24,12 @@ time = "timestamp"
 
 [model]
 dim = "auto"
+dropout = 0.2
 
 [training]
 epochs = 3
 batch_size = 128
+patience = 3
 
 [evaluation]
 k = [10]

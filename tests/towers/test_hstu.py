@@ -23,7 +23,7 @@ def built(*, timed=False, layers=2):
     """A tower whose every weight differs from what it starts with."""
     torch.manual_seed(0)
     tower = HSTU(
-        Model(dim=DIM, history_length=LENGTH),
+        Model(dim=DIM, history_length=LENGTH, dropout=0.2),
         history_layers=layers,
         history_heads=HEADS,
         history_time=timed,

@@ -129,5 +129,5 @@ def test_one_interest_of_comirec_is_an_attention_pooled_history(table):
 
 def test_the_recipe_knows_which_towers_give_several_vectors():
     for name in TOWERS:
-        shape = Model(history=name, dim=4)
+        shape = Model(history=name, dim=4, dropout=0.0)
         assert isinstance(build_history(shape), InterestTower) == (shape.query_vectors is not None)

@@ -17,7 +17,8 @@ def data(split):
 
 
 def build(data, **options):
-    return TwoTowers(data.user_features, data.item_features, Model(**options)).eval()
+    shape = Model(dropout=0.0, **options)
+    return TwoTowers(data.user_features, data.item_features, shape).eval()
 
 
 def test_early_fusion_is_refused_because_such_a_model_cannot_be_indexed(data):

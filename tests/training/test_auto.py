@@ -45,7 +45,7 @@ def split(folder):
 def recipe_of(folder, **changes):
     content = {
         "data": {"interactions": "log.csv", "time": "timestamp"},
-        "model": {"history_length": 8, "dim": 8},
+        "model": {"history_length": 8, "dim": 8, "dropout": 0.2},
         "training": {"epochs": 2, "batch_size": "auto", "patience": "auto"},
         "evaluation": {"k": [5], "ladder": False},
     }
@@ -96,17 +96,79 @@ def test_rows_that_are_each_others_negatives_are_more_where_the_log_allows_it():
 
 
 def test_a_reason_counts_one_step_and_many_steps():
-    few, many = (settle(Model(), Training(epochs="auto"), Facts(n, 9)) for n in (49, 4_900))
+    few, many = (settle(Model(), Training(batch_size=1024), Facts(n, 9)) for n in (49, 4_900))
     assert few.chosen["epochs"].reason.startswith("at 1 step per epoch")
     assert many.chosen["epochs"].reason.startswith("at 5 steps per epoch")
 
 
 def test_a_number_that_is_given_stays_and_the_others_follow_from_it():
-    alone = numbers(100_000, 1_000, model={}, training={"epochs": "auto", "batch_size": 1_000})
-    assert alone.keys() == {"epochs"}
-    more = numbers(100_000, 1_000, model={}, training={"epochs": "auto", "batch_size": 4_000})
+    alone = numbers(100_000, 1_000, model={"dropout": 0.1}, training={"batch_size": 1_000})
+    assert alone.keys() == {"epochs", "patience"}
+    more = numbers(100_000, 1_000, model={}, training={"batch_size": 4_000})
     assert more["epochs"] >= alone["epochs"]
-    assert numbers(100_000, 1_000, training=TRAINING | {"epochs": 8})["patience"] == 2
+    patience = [numbers(9, 9, training=TRAINING | {"epochs": n})["patience"] for n in (8, 20)]
+    assert patience == [3, 5]
+
+
+def test_the_sizes_of_an_untouched_recipe_follow_from_the_log():
+    small, large = (numbers(n, n // 9, model={}, training={}) for n in (900, 900_000))
+    assert small.keys() == large.keys() == {"dropout", "batch_size", "epochs", "patience"}
+    assert small["batch_size"] < large["batch_size"]
+    assert small["epochs"] > large["epochs"]
+
+
+def test_a_recipe_without_sizes_trains_with_numbers_that_its_bundle_holds(folder, tmp_path):
+    data = {"interactions": "log.csv", "time": "timestamp"}
+    content = {"data": data, "training": {"validate_every": 25}, "evaluation": {"ladder": False}}
+    run = train(Recipe.from_dict(content, folder), tmp_path / "bundle")
+    said = load(tmp_path / "bundle").recipe
+    chosen = run.retriever.numbers
+    assert chosen["epochs"] * math.ceil(720 / chosen["batch_size"]) >= 200  # was 10
+    assert {key: (said["model"] | said["training"])[key] for key in chosen} == chosen
+
+
+def test_the_numbers_that_were_the_defaults_stay_valid_where_they_do_nothing(folder):
+    counting = {
+        "model": {"dropout": 0.2},
+        "training": {"batch_size": 1024, "epochs": 10, "patience": 3},
+        "channels": {"popular": {"kind": "popular"}},
+    }
+    recipe_of(folder, **counting)  # as an older bundle holds it
+    with pytest.raises(RecipeError, match="epochs does nothing: no channel has towers"):
+        recipe_of(folder, **counting | {"training": {"epochs": 11}})
+    alone = {"history": "none", "user_id": True}
+    recipe_of(folder, model=alone | {"dropout": 0.2})
+    with pytest.raises(RecipeError, match="dropout applies to histories and hidden layers"):
+        recipe_of(folder, model=alone | {"dropout": 0.3})
+
+
+def test_a_bundle_of_channels_without_towers_holds_the_numbers_that_it_always_held(folder):
+    recipe = recipe_of(folder, model={}, training={}, channels={"popular": {"kind": "popular"}})
+    said = pipeline.settled(recipe, pipeline.build(recipe)).to_dict()
+    assert said["model"]["dropout"] == 0.2
+    assert [said["training"][key] for key in ("batch_size", "epochs", "patience")] == [1024, 10, 3]
+
+
+def test_nothing_is_dropped_where_there_is_nothing_to_drop(split):
+    sizes = {key: value for key, value in QUICK.items() if key != "history_length"}
+    assert TwoTower(**sizes, history="none", user_id=True).fit(split).numbers["dropout"] == 0
+    assert TwoTower(**sizes, history="mean").fit(split).numbers["dropout"] > 0
+
+
+def test_towers_that_are_not_trained_have_numbers_too(split):
+    retriever = TwoTower(dim=8, user_layers=(8,))
+    retriever.set_data(split.training_data("train"))
+    assert set(retriever.numbers) == {"dropout", "batch_size", "epochs", "patience"}
+    assert retriever.encode_users(
+        Queries(users=retriever.data.users.ids.head(1).to_list())
+    ).shape == (1, 8)
+
+
+def test_keys_that_an_older_bundle_lacks_have_the_numbers_of_then(split):
+    fitted = TwoTower(**QUICK).fit(split)
+    settings, states = fitted.state()
+    older = {**settings, "model": {k: v for k, v in settings["model"].items() if k != "dropout"}}
+    assert TwoTower.from_state(fitted.data, older, states).model_section.dropout == 0.2
 
 
 def test_auto_gives_the_bytes_of_the_numbers_it_comes_to(split):
@@ -239,6 +301,7 @@ def test_auto_can_be_tried_set_and_refused_by_name(folder, tmp_path):
     with pytest.raises(RecipeError, match="encode_rows is for batches too large"):
         recipe_of(folder, training={"batch_size": "auto", "encode_rows": 8})
     pairs = {"positives": "i2i", "session_gap": 9}
-    items = recipe_of(folder, training=pairs, model={"dropout": "auto"})
+    pipeline.check(recipe_of(folder, training=pairs, model={"dropout": "auto"}))
+    items = recipe_of(folder, training=pairs, model={"dropout": 0.4})
     with pytest.raises(ModelError, match="dropout does nothing with positives = 'i2i'"):
         pipeline.check(items)

@@ -22,7 +22,8 @@ RECIPE: dict[str, Any] = {
         "items": "items",
         "time": "timestamp",
     },
-    "training": {"epochs": 8, "batch_size": 512, "refit": "train+validation"},
+    "model": {"dropout": 0.2},
+    "training": {"epochs": 8, "batch_size": 512, "patience": 3, "refit": "train+validation"},
     "evaluation": {"k": [10, 100]},
 }
 """Keys of both demo recipes; the tables are in memory, so these paths are only names."""

@@ -23,7 +23,7 @@ class Model(ModelOptions):
 
     @model_validator(mode="after")
     def _history_options_act(self) -> Self:
-        chosen = {k for k, f in type(self).model_fields.items() if getattr(self, k) != f.default}
+        chosen = {key for key in type(self).model_fields if self.is_changed(key)}
         for key, readers in history_options().items():
             if key in chosen and self.history not in readers:
                 meant = get_close_matches(self.history, readers, n=1)

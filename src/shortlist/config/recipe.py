@@ -294,8 +294,8 @@ class Recipe(Section):
                     ("model", self.model, ()),
                     ("training", self.training, ("refit", "seed")),
                 )
-                for key, field in type(section).model_fields.items()
-                if key not in used and getattr(section, key) != field.default
+                for key in type(section).model_fields
+                if key not in used and section.is_changed(key)
             ]
             if idle:
                 say = f"{idle[0]} does" if len(idle) == 1 else f"{', '.join(idle)} do"

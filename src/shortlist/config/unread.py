@@ -59,8 +59,8 @@ def _fitted(training: Training) -> bool:
 def _overridden(recipe: Recipe, towers: list[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a sentence for each key of [model] and [training] that all channels override."""
     for name, section in (("model", recipe.model), ("training", recipe.training)):
-        for key, field in type(section).model_fields.items():
-            said = getattr(section, key) != field.default and key not in ("refit", "seed")
+        for key in type(section).model_fields:
+            said = section.is_changed(key) and key not in ("refit", "seed")
             if towers and said and all(key in table for table in towers):
                 yield (
                     f"{name}.{key} does nothing: every channel with towers has its own {key}; "

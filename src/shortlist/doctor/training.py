@@ -74,8 +74,8 @@ def bfloat16_emulated(subject: Subject) -> str | None:
     "warning",
     "training",
     "data",
-    cure="Set training.batch_size and training.epochs to 'auto', which follow from the log. If "
-    "they are 'auto' already, the log is very small: raise learning_rate.",
+    cure="Leave training.batch_size and training.epochs out: they then follow from the log. If "
+    "they do already, the log is very small: raise training.learning_rate.",
 )
 def too_few_steps(subject: Subject) -> str | None:
     """Training has too few steps: no weight can move far from its initial value."""
@@ -99,7 +99,8 @@ def too_few_steps(subject: Subject) -> str | None:
     "warning",
     "epochs",
     "training",
-    cure="Raise training.epochs, or set training.batch_size and training.epochs to 'auto'.",
+    cure="Raise training.epochs, or leave training.batch_size and training.epochs out: they then "
+    "follow from the log.",
 )
 def still_improving(subject: Subject) -> str | None:
     """The validation figure was still rising when the epochs ran out."""

@@ -19,10 +19,9 @@ from shortlist.drafting.guesses import Confidence, Guess
 from shortlist.drafting.heads import ROWS, Head, read_head
 from shortlist.drafting.kinds import Kinds, find_kinds
 from shortlist.drafting.moments import columns_of_events, kinds_of_events
-from shortlist.drafting.named import PLAIN
+from shortlist.drafting.named import PLAIN, UNSAID
 from shortlist.drafting.roles import Roles, find_roles, overlap
 from shortlist.errors import DataError
-from shortlist.sections.base import AUTO, is_auto
 from shortlist.sections.faults import key_text
 
 Source = str | list[str]
@@ -565,10 +564,7 @@ _IN_ORDER = ("attention", "gru", "hstu")
 def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
     """Take model and training from a named recipe, or use the default ones."""
     if named is None:
-        for section, keys in PLAIN.items():
-            made.content[section] = dict(keys)
-            for key in (key for key, value in keys.items() if is_auto(value)):
-                made.say(Guess(f"{section}.{key}", AUTO, "follows from the log", "sure"))
+        made.say(Guess("training.mode", PLAIN["training"]["mode"], UNSAID, "sure"))
         return
     for section in ("model", "training", "evaluation"):
         made.content[section] = dict(named.get(section, {}))
@@ -595,7 +591,7 @@ def _model(made: Draft, named: Mapping[str, Any] | None) -> None:
 
 def _leave_times_out(made: Draft, roles: Roles) -> None:
     """Leave out what the named model reads of times, where the log does not tell them."""
-    model, time = made.content["model"], roles.columns.get("time")
+    model, time = made.content.get("model", {}), roles.columns.get("time")
     untold: tuple[str, ...] = ()
     if time is None:
         untold, why = ("history_time", "request_time"), "as no column is a time"

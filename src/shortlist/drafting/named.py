@@ -6,16 +6,11 @@ from typing import Any
 
 from shortlist.errors import RecipeError, suggest
 
-PLAIN: dict[str, dict[str, Any]] = {
-    "model": {"dropout": "auto"},
-    "training": {
-        "mode": "listwise",
-        "batch_size": "auto",
-        "epochs": "auto",
-        "patience": "auto",
-    },
-}
-"""Model and training of a drafted recipe without a named model."""
+PLAIN: dict[str, dict[str, Any]] = {"training": {"mode": "listwise"}}
+"""The training of a drafted recipe without a named model."""
+
+UNSAID = "batch_size, epochs, patience and model.dropout are unset, so they follow from the log"
+"""What a drafted recipe says beside PLAIN."""
 
 
 def named_models() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from shortlist.config.template import toml_value
 from shortlist.drafting.draft import Draft
 from shortlist.drafting.guesses import Guess
-from shortlist.drafting.named import PLAIN
+from shortlist.drafting.named import PLAIN, UNSAID
 from shortlist.sections.faults import key_text
 
 WIDTH = 100
@@ -130,6 +130,7 @@ _MEANINGS = {
     ("features", "items"): _meaning("", "categorical, numeric, multi-valued, vector or text"),
     ("features", "title"): _meaning("", "shown to people, never read"),
     ("split", "kind"): _meaning("", "each user's last event is the test"),
+    ("training", "mode"): _meaning("", UNSAID),
 }
 
 

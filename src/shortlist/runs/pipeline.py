@@ -22,7 +22,7 @@ from shortlist.errors import ModelError, RecipeError, suggest_part
 from shortlist.evaluation.evaluate import Untrained, evaluate_beside
 from shortlist.evaluation.report import MODEL, Report
 from shortlist.towers.two_tower import check_event_features, check_features
-from shortlist.training.auto import autos
+from shortlist.training.auto import autos, number_of
 from shortlist.training.checkpoint import Checkpoints
 from shortlist.training.precision import is_slow
 from shortlist.training.progress import Progress
@@ -144,7 +144,7 @@ def settled(recipe: Recipe, retriever: Channel) -> Recipe:
     found = {
         name: part.numbers for name, part in parts(retriever).items() if isinstance(part, Learner)
     }
-    if not any(found.values()):
+    if not any(found.values()) and (found or not recipe.channels):
         return recipe
     said = recipe.to_dict()
     if not recipe.channels:
@@ -155,9 +155,9 @@ def settled(recipe: Recipe, retriever: Channel) -> Recipe:
     names = dict(zip(parts(retriever), recipe.channels, strict=True))
     for name, numbers in found.items():
         said["channels"][names[name]] |= numbers
-    for section, default in (("model", Model()), ("training", Training())):
+    for section in ("model", "training"):
         for key in autos(getattr(recipe, section)):
-            said[section][key] = getattr(default, key)
+            said[section][key] = number_of(key, Model(), Training())
     return Recipe.from_dict(said, recipe.base)
 
 

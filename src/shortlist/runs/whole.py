@@ -192,6 +192,8 @@ def carry_out(
         description = pipeline.settled(recipe, trained.retriever).to_dict()
         asked = flat(recipe.to_dict())
         settled = {key: v for key, v in flat(description).items() if asked.get(key) != v}
+        if recipe.channels:  # [model] and [training] have numbers there that no channel takes
+            settled = {k: v for k, v in settled.items() if k.startswith("channels.")}
         tracking.parameters({f"auto.{key}": value for key, value in settled.items()})
         tracking.tested(trained.report)
         if not ranks.first:

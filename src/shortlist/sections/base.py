@@ -1,7 +1,7 @@
 """What is a section of a recipe, and which types can its keys have?"""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -35,8 +35,11 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-AUTO = "auto"
-"""The value of a key whose number is chosen from the log when it is read."""
+AUTO: Any = "auto"
+"""The value of a key whose number is chosen from the log when it is read.
+
+Its type is Any, because such a key has the type of its number.
+"""
 
 
 def is_auto(value: object) -> bool:
@@ -80,6 +83,17 @@ class Section(BaseModel):
     """A table of a recipe, read strictly: unknown keys, other types and infinite numbers fail."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    without_log: ClassVar[Mapping[str, int | float]] = {}
+    """The number of each key whose default is AUTO, for code that has no log to choose it by.
+
+    It was the default before, so older bundles hold it.
+    """
+
+    def is_changed(self, key: str) -> bool:
+        """Tell whether a key differs from its default, and from its number in `without_log`."""
+        default = type(self).model_fields[key].default
+        return getattr(self, key) not in (default, self.without_log.get(key, default))
 
     def idle(self) -> str:
         """Return why a given key would have no effect; '' if every key has one.

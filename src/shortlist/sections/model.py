@@ -1,10 +1,12 @@
 """Which keys does [model] have, beside the options of its parts?"""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from shortlist.sections.base import (
+    AUTO,
     Count,
     CountOrAuto,
     Counts,
@@ -24,6 +26,8 @@ class CommonModel(Section):
         {"request_time", "history_features", "context", "popularity", "item_neighbours"}
     )
     """Keys added after bundle format 3; a bundle has them only if set (docs/decisions/0012)."""
+
+    without_log: ClassVar[Mapping[str, int | float]] = {"dropout": 0.2}
 
     dim: CountOrAuto = Field(
         default=64,
@@ -124,9 +128,9 @@ class CommonModel(Section):
         examples=[0.07],
     )
     dropout: ShareOrAuto = Field(
-        default=0.2,
+        default=AUTO,
         description="Dropout rate of the pooled history and of hidden layers in training. "
-        '"auto": higher if items have few events on average.',
+        '"auto": 0.3, or 0.5 if items have few events on average.',
     )
 
     latest_items: Count | None = Field(
@@ -143,7 +147,7 @@ class CommonModel(Section):
 
     @model_validator(mode="after")
     def _keys_act(self) -> Self:
-        given = {k for k, f in type(self).model_fields.items() if getattr(self, k) != f.default}
+        given = {key for key in type(self).model_fields if self.is_changed(key)}
         if self.history == "none":
             for key in (
                 *("history_length", "history_dropout", "history_reads", "history_features"),

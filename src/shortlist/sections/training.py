@@ -1,6 +1,7 @@
 """Which keys does [training] have, beside the options of its parts?"""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -8,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from shortlist.errors import suggest_part
 from shortlist.metrics import PER_USER
 from shortlist.sections.base import (
+    AUTO,
     Count,
     CountOrAuto,
     Duration,
@@ -48,6 +50,12 @@ class CommonTraining(Section):
 
     may_be_missing: ClassVar[frozenset[str]] = frozenset({"correct_positives"})
     """Keys that came after format 3 of bundles: kept where they are given (docs/decisions/0012)."""
+
+    without_log: ClassVar[Mapping[str, int | float]] = {
+        "epochs": 10,
+        "batch_size": 1024,
+        "patience": 3,
+    }
 
     mode: Annotated[Mode, BeforeValidator(_mode)] = Field(
         default="listwise", description='"pointwise", "pairwise" or "listwise"; also 0, 1 or 2.'
@@ -189,12 +197,12 @@ class CommonTraining(Section):
         '"auto": bfloat16 if the device computes in it and the model has such products.',
     )
     epochs: CountOrAuto = Field(
-        default=10,
+        default=AUTO,
         description='Largest number of passes over the log. "auto": as many as a budget of steps '
         "allows; patience and the validation rows stop it earlier.",
     )
     batch_size: CountOrAuto = Field(
-        default=1024,
+        default=AUTO,
         description='Positives per step (approximate for attention). "auto": smaller for a small '
         "log, so that an epoch has hundreds of steps.",
     )
@@ -206,16 +214,17 @@ class CommonTraining(Section):
     encode_rows: Count | None = Field(
         default=None,
         description="Number of rows that the towers encode at a time, for batches that do not fit "
-        "into memory; each block is encoded again for its gradient. Unset: the whole batch.",
+        "into memory; each block is encoded again for its gradient. It needs a number for "
+        "batch_size. Unset: the whole batch.",
         examples=[256],
     )
     validate_every: Count = Field(
         default=1, description="Number of epochs between two validations."
     )
     patience: WholeOrAuto = Field(
-        default=3,
+        default=AUTO,
         description="Training stops after this many epochs without a better figure; 0: never. "
-        '"auto": a quarter of the epochs.',
+        '"auto": a quarter of the epochs, at least 3.',
     )
     monitor: Annotated[str, AfterValidator(_monitor)] = Field(
         default="ndcg@10",
@@ -235,8 +244,8 @@ class CommonTraining(Section):
     def _blocks_act(self) -> Self:
         if self.encode_rows is not None and is_auto(self.batch_size):
             raise ValueError(
-                "encode_rows is for batches too large for memory, which batch_size = 'auto' never "
-                "chooses: give batch_size as a number."
+                "encode_rows is for batches too large for memory, which batch_size = 'auto', the "
+                "default, never chooses: give batch_size as a number."
             )
         if self.encode_rows is not None and self.encode_rows >= self.batch_size:
             raise ValueError(

@@ -39,6 +39,9 @@ epoch shows an item often, and more epochs overfit.
 TINY = (1_000, 100)
 """Least number of steps for a tiny log, and the largest number of epochs to reach it."""
 
+PATIENCE = 3
+"""Smallest patience: figures vary from epoch to epoch, and one worse epoch is no end."""
+
 WARMUP = 100
 """Largest number of warmup steps."""
 
@@ -106,7 +109,7 @@ def autos(*sections: Section) -> list[str]:
 def settle(model: Model, training: Training, facts: Facts | None) -> Settled:
     """Replace each "auto" by a number, and log the numbers. Equal facts give equal numbers.
 
-    facts: the facts of the data; None takes the default of each key.
+    facts: the facts of the data; None takes the number of each key without a log.
     Errors: ModelError for a number that contradicts another key.
     """
     asked = autos(model, training)
@@ -129,14 +132,18 @@ _RULED = (*MODEL_KEYS, "batch_size", "epochs", "warmup", "patience")
 
 
 def number_of(key: str, model: Model, training: Training) -> int | float:
-    """Return the value of a key in its section."""
-    number: int | float = getattr(model if key in MODEL_KEYS else training, key)
-    return number
+    """Return the number of a key; for "auto" the number that is used without a log."""
+    section: Section = model if key in MODEL_KEYS else training
+    number: int | float = getattr(section, key)
+    if not is_auto(number):
+        return number
+    default: int | float = type(section).model_fields[key].default
+    return section.without_log.get(key, default)
 
 
 def _all(model: Model, training: Training, facts: Facts) -> dict[str, Chosen]:
     """Return the number for each key, based on the values that the sections give for others."""
-    found = {"dim": _dim(model, facts), "dropout": _dropout(facts)}
+    found = {"dim": _dim(model, facts), "dropout": _dropout(model, training, facts)}
     found["batch_size"] = _batch_size(training, facts)
     rows = _or(training.batch_size, found["batch_size"])
     steps = max(1, math.ceil(facts.positives / rows))
@@ -145,7 +152,7 @@ def _all(model: Model, training: Training, facts: Facts) -> dict[str, Chosen]:
     found["warmup"] = Chosen(
         min(WARMUP, steps * epochs // 20), f"at most a twentieth of {_steps(steps * epochs)}"
     )
-    found["patience"] = Chosen(math.ceil(epochs / 4), f"a quarter of {epochs} epochs")
+    found["patience"] = _patience(epochs)
     return found
 
 
@@ -173,6 +180,13 @@ def _epochs(steps: int, facts: Facts) -> Chosen:
     return Chosen(epochs, f"at {_steps(steps)} per epoch, for a budget of {BUDGET:,} steps")
 
 
+def _patience(epochs: int) -> Chosen:
+    quarter = math.ceil(epochs / 4)
+    if quarter < PATIENCE:
+        return Chosen(PATIENCE, "the smallest")
+    return Chosen(quarter, f"a quarter of {epochs} epochs")
+
+
 def _dim(model: Model, facts: Facts) -> Chosen:
     """Choose more for a dense log, as a multiple of what the heads of attention need."""
     width = 128 if facts.events_an_item >= DENSE else 64
@@ -181,6 +195,9 @@ def _dim(model: Model, facts: Facts) -> Chosen:
     return Chosen(width, f"for {facts.events_an_item:,.1f} positives per item")
 
 
-def _dropout(facts: Facts) -> Chosen:
+def _dropout(model: Model, training: Training, facts: Facts) -> Chosen:
+    pairs = training.positives == "i2i"  # a query in training is one item, without a history
+    if not model.item_layers and (pairs or (model.history == "none" and not model.user_layers)):
+        return Chosen(0.0, "as there is no history and no hidden layer to drop from")
     share = 0.5 if facts.events_an_item < SPARSE else 0.3
     return Chosen(share, f"for {facts.events_an_item:,.1f} positives per item")

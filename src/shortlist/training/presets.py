@@ -13,6 +13,7 @@ from shortlist.losses.base import reads_values
 from shortlist.sampling import MixedSampler, build_sampler
 from shortlist.sampling.base import GoesOn, NegativeSampler
 from shortlist.sampling.nothing import NoNegatives
+from shortlist.sections.base import is_auto
 from shortlist.training.objective import Objective, build_objective
 
 
@@ -114,7 +115,8 @@ def sampler_of(training: Training, counts: Tensor, drawn: Tensor | None = None) 
     if reads_values(build_loss(choice.loss, **given(training, "loss"))):
         _refuse_beside_values(training)
         return NoNegatives()
-    if choice.sampler in IN_BATCH and training.batch_size < 2:
+    size = training.batch_size
+    if choice.sampler in IN_BATCH and not is_auto(size) and size < 2:
         raise ModelError("in-batch negatives need training.batch_size of at least 2")
 
     def of(counts: Tensor) -> NegativeSampler:

@@ -39,7 +39,7 @@ from shortlist.metrics import per_user
 from shortlist.sections.training import NEG_RMSE
 from shortlist.similarity import comparable, normalize
 from shortlist.towers.neighbours import NeighbourMean
-from shortlist.training.auto import Facts, number_of, settle
+from shortlist.training.auto import Facts, autos, number_of, settle
 from shortlist.training.checkpoint import Checkpoints, Stage, fingerprint
 from shortlist.training.fitting import Epoch, Fitted, fit_towers
 from shortlist.training.hard import check_hard_options
@@ -255,6 +255,11 @@ class Learner(Explaining):
         self.model_section, self.training_section = found.model, found.training
         self.auto = {key: one.reason for key, one in found.chosen.items()}
 
+    def _settle_once(self, data: TrainingData) -> None:
+        """Replace "auto" by numbers if no fit has done so: for towers that are not trained."""
+        if autos(self.model_section, self.training_section):
+            self._settle(data)
+
     @property
     def numbers(self) -> dict[str, int | float]:
         """The numbers that the last fit chose for the keys that were "auto"."""
@@ -417,7 +422,10 @@ class Learner(Explaining):
         one state share their weights.
         """
         retriever = cls.__new__(cls)
-        sections = section_from(Model(), Training(), {**settings["model"], **settings["training"]})
+        untold = settle(Model(), Training(), None)  # keys that an older format lacks
+        sections = section_from(
+            *(untold.model, untold.training), {**settings["model"], **settings["training"]}
+        )
         retriever._begin(*sections, device)
         retriever.epochs_run = tuple(Epoch(**epoch) for epoch in settings["epochs"])
         retriever.best_epoch = settings["best_epoch"]
@@ -754,8 +762,8 @@ def sections_for(
             "TwoTower is for 'u2i', ItemToItem for 'i2i', UserToUser for 'u2u'"
         )
     for section in sections:
-        for key, field in type(section).model_fields.items():
-            if key not in reads and getattr(section, key) not in (field.default, ()):
+        for key in type(section).model_fields:
+            if key not in reads and section.is_changed(key) and getattr(section, key) != ():
                 reason = unread.get(key) or unread.get(named_by(key) or "", "leave it out")
                 raise ModelError(f"{key} does nothing with positives = '{positives}': {reason}")
     return sections

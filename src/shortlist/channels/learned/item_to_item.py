@@ -93,7 +93,7 @@ class ItemToItem(ItemVectors):
     ) -> None:
         super().__init__(model=model, training=training, device=device, **options)
         section = self.model_section
-        if section.dropout not in (0.0, Model().dropout) and not section.item_layers:
+        if section.is_changed("dropout") and section.dropout and not section.item_layers:
             raise ModelError(
                 "dropout does nothing with positives = 'i2i' and no item_layers: a query in "
                 "training is one item, and nothing is dropped"
@@ -117,6 +117,7 @@ class ItemToItem(ItemVectors):
 
     def set_data(self, data: TrainingData) -> None:
         """Build an untrained tower for this data."""
+        self._settle_once(data)
         self.data = data
         self._item_table = data.item_features.to(self.device)
         tower = ItemTower(data.user_features, data.item_features, self.model_section)

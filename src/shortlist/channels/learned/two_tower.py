@@ -250,6 +250,7 @@ class TwoTower(ItemVectors):
 
     def set_data(self, data: TrainingData) -> None:
         """Build untrained towers for this data."""
+        self._settle_once(data)
         self.data = data
         self._encoder = None
         self._most_encoded = 0

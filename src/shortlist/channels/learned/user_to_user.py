@@ -214,6 +214,7 @@ class UserToUser(Learner):
 
     def set_data(self, data: TrainingData) -> None:
         """Build an untrained tower for this data."""
+        self._settle_once(data)
         self.data = data
         changes: dict[str, Any] = {"user_features": (), "shared_items": False}
         changes |= {"history_features": (), "context": ()}
