@@ -106,6 +106,15 @@ def refused_or_loaded(folder, manifest):
     return None
 
 
+@pytest.mark.parametrize("key", ["model.dropout", "training.epochs"])
+def test_a_key_that_was_chosen_from_the_log_is_a_number_in_a_bundle(kept, tmp_path, key):
+    files, manifest = kept("two-tower")
+    section, name = key.split(".")
+    manifest["settings"][section][name] = "auto"
+    with pytest.raises(BundleError, match=rf"settings\.{section}\.{name} must be a number"):
+        load_believing(seal(tmp_path / "bundle", files, manifest), manifest)
+
+
 def answers_soundly(retriever):
     """Ask as a service does: what comes back are distinct items there are, best first."""
     data = retriever.data

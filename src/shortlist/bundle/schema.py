@@ -32,10 +32,11 @@ from shortlist.durations import TimeUnit
 from shortlist.errors import BundleError, suggest_part
 from shortlist.index import INDEXES
 from shortlist.plugins import TABLES, OwnPart, missing_parts
-from shortlist.sections.base import Section
+from shortlist.sections.base import AUTO, Section
 from shortlist.sections.events import MOST
 from shortlist.sections.faults import complaint
 from shortlist.sections.kinds import Known, SplitKind
+from shortlist.training.auto import autos
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[int, Field(ge=0, lt=2**62)]
@@ -453,8 +454,10 @@ def _channel(kind: str, settings: Any, where: str, exact: bool) -> set[str]:
         _checked(own, settings.get("options", {}), f"{where}.options", exact)
         return set() if retriever is Popular else {"learned"}
     _checked(LearnedSettings, settings, where, exact)
-    _checked(Model, settings["model"], f"{where}.model", exact)
-    _checked(Training, settings["training"], f"{where}.training", exact)
+    for section, name in ((Model, "model"), (Training, "training")):
+        own = _checked(section, settings[name], f"{where}.{name}", exact)
+        if found := [key for key in autos(own) if key in settings[name]]:
+            raise ValueError(f'{where}.{name}.{found[0]} must be a number, got "{AUTO}"')
     files = {"towers", retriever.placed}
     if (index := settings.get("index")) is None:
         return files
