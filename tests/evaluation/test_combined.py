@@ -89,12 +89,12 @@ def test_the_summary_says_how_much_is_the_luck_of_a_seed(seeds):
     assert "Each figure is the mean over 3 seeds, and its 95 % interval covers other seeds" in said
     assert (
         "From seed to seed the share among the first 5 varies between 19.0% and 26.0% (standard "
-        "deviation 3.6%): two single trainings that differ by less than 10.0% may differ by the "
-        "luck of their seeds alone."
+        "deviation 3.6 percentage points): two single trainings less than 10.0 points apart may "
+        "differ by the luck of their seeds alone."
     ) in said
-    assert "With 2 of the 3 seeds it finds more than" in said
+    assert "With 2 of the 3 seeds the share of these users is above that of" in said
     folds = " ".join(combined("fold", three).in_short())
-    assert "In 2 of the 3 folds it finds more than" in folds
+    assert "In 2 of the 3 folds the share of these users is above" in folds
     assert "luck" not in folds
     page = combined("seed", three).to_html("mine")
     assert "How much do the seeds differ?" in page

@@ -305,3 +305,38 @@ def test_a_comparison_says_in_words_who_is_better(split):
     assert f"cf is better than popular by {better.mean:.4f} in recall@5" in said
     assert "cf and twin are not shown to differ: the difference is +0.0000 in recall@5" in said
     assert "Holm's method for 2 comparisons" in said
+
+
+def test_lists_that_hold_the_whole_catalogue_are_said_to_tell_nothing(report):
+    """Among the first 20 of 20 items everything is found, by any method."""
+    small = replace(report, candidate_items=20)
+    said = "\n".join(small.in_short())
+    assert "A list of 20 items holds all 20 items, so that figures at 20 tell nothing." in said
+    assert "Among the first 20" not in said
+    assert "tell nothing" not in "\n".join(replace(report, candidate_items=21).in_short())
+    elsewhere = replace(small, made_elsewhere=True)  # their lists can be shorter
+    assert "tell nothing" not in "\n".join(elsewhere.in_short())
+
+
+def test_a_comparison_says_that_lists_of_the_whole_catalogue_tell_nothing(split):
+    found = compare(ItemCF().fit(split), Popular().fit(split), k=(5, 1000))
+    said = (
+        f"Lists of 1,000 items hold all {found.items:,} items, so that recall@1000 tells nothing."
+    )
+    assert said in found.table().caption
+    assert said in found.to_html()
+    assert "is better than" in found.to_html()  # by the first k
+
+
+def test_a_model_that_is_a_method_without_training_differs_from_it_by_nothing(split):
+    said = evaluate(ItemCF().fit(split), k=(5,), ladder=True).in_short()[1]
+    assert (
+        "not shown to be better than item-cf, which needs no training: the difference is 0" in said
+    )
+
+
+def test_the_cost_of_methods_that_cannot_find_anything_is_not_named(split, report):
+    assert "The fit of item-cf, the best of the methods" in report.in_short()[-1]
+    cold = evaluate(ItemCF().fit(split.dataset.split("cold-items")), k=(5,), ladder=True)
+    assert "the best of the methods" not in cold.in_short()[-1]
+    assert cold.in_short()[-1].startswith("On this machine")

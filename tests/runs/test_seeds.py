@@ -94,7 +94,7 @@ def test_each_seed_has_its_bundle_and_the_command_goes_on_after_a_stop(
     code, said, _ = call(capsys, *train, "--seeds", 2)
     first = json.loads(said)
     assert code == 0
-    assert first["in_short"][-1].startswith("On this machine a fit took on average")
+    assert first["in_short"][-1].startswith("On this machine the fit of a seed took")
     assert list(first["seeds"]) == ["0", "1"]
     alone = [json.loads((tmp_path / f"runs/seed-{s}/manifest.json").read_text()) for s in (0, 1)]
     means = [m["metrics"]["metrics"]["ndcg@5"]["mean"] for m in alone]

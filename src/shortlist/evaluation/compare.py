@@ -59,6 +59,7 @@ class Comparison:
     channels: {retriever: {channel: how it was trained and searched}}.
     met: number of events below min_weight before the cut; their items are left out, too.
     clocked: retrievers with model.request_time, asked at the time of the held-out event.
+    items: number of items that a retriever ranks; the largest of all retrievers.
     """
 
     users: int
@@ -67,6 +68,7 @@ class Comparison:
     channels: Mapping[str, Mapping[str, Searched]]
     met: int = 0
     clocked: tuple[str, ...] = ()
+    items: int = 0
 
     @property
     def first(self) -> str:
@@ -91,9 +93,15 @@ class Comparison:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield a sentence if there are too few users for intervals, p-values and a verdict."""
+        """Yield what a reader must know: too few users for a verdict, or too few items for a k."""
         if self.users < FEW:
             yield f"{too_few(self.users)} which is better: {FEW} or more are needed."
+        ks = dict.fromkeys(int(name.partition("@")[2]) for name in self.figures[self.first])
+        if whole := [k for k in ks if k >= self.items > 0]:
+            yield (
+                f"Lists of {whole[0]:,} items hold all {self.items:,} items, so that recall@"
+                f"{whole[0]} tells nothing."
+            )
 
     def same_for_one(self) -> dict[str, str]:
         """Return {metric: equal metric}, as `Report.same_for_one` does."""
@@ -199,6 +207,7 @@ def compare(
             for name, each in zip(names, retrievers, strict=True)
         },
         met=met_below_min_weight(datas[0], users, on) if exclude_seen else 0,
+        items=max(len(each.candidate_rows()) for each in retrievers),
         clocked=tuple(n for n, each in zip(names, retrievers, strict=True) if each.reads_clock),
     )
 

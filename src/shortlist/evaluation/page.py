@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from shortlist.evaluation.ladder import SHOWN
-from shortlist.evaluation.significance import Interval, p_text
+from shortlist.evaluation.significance import FEW, Interval, p_text
 from shortlist.evaluation.verdict import in_short
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def comparison_page(found: "Comparison", title: str) -> str:
         make("p", _better(found.first, name, heads[0], each[heads[0]]))
         for name, each in found.differences.items()
     ]
-    if few := list(found.lines()):
-        said = [make("p", line) for line in few]
+    lines = [make("p", line) for line in found.lines()]
+    said = lines if found.users < FEW else [*said, *lines]
     corrected = len(found.differences) > 1
     note = (
         f"All were measured on the same {found.users:,} user{'' if found.users == 1 else 's'}, on "

@@ -323,6 +323,14 @@ class Report(Showing):
         return min([self.users, *(report.users for report in self.each.values())])
 
     @property
+    def hold_everything(self) -> tuple[int, ...]:
+        """The k whose lists hold every item of a small catalogue, so that all is found there."""
+        if self.made_elsewhere:
+            return ()
+        ks = dict.fromkeys(_metric_and_k(name)[1] for name in self.metrics)
+        return tuple(k for k in ks if k >= self.candidate_items > 0)
+
+    @property
     def interval_of(self) -> str:
         """Words that follow "interval" and say what it covers besides users; "" for users alone."""
         return f" over {self.over}s and users" if self.over else ""

@@ -23,7 +23,8 @@ def in_short(report: "Report") -> tuple[str, ...]:
     recalls = [name for name in report.metrics if name.startswith("recall@")]
     if not recalls or recalls[0] not in report.popularity:
         return ()
-    first, deepest = recalls[0], recalls[-1]
+    telling = [name for name in recalls if _k(name) not in report.hold_everything] or recalls[:1]
+    first, deepest = telling[0], telling[-1]
     lines = [_found(report, first, deepest), _verdict(report, first)]
     if deepest != first and not report.reaches_nothing and report.fewest >= FEW:
         more = _verdict(report, deepest)
@@ -78,6 +79,12 @@ def _limits(report: "Report") -> list[str]:
     events = report.counts.get("held_out_events", 0)
     if report.reaches_nothing:
         return []
+    whole = report.hold_everything
+    everything = [
+        f"A list of {k:,} items holds all {report.candidate_items:,} items, so that figures at "
+        f"{' and '.join(map(str, whole))} tell nothing."
+        for k in whole[:1]
+    ]
     said = {
         "held_out_items_not_candidates": "had an item that this model cannot recommend: "
         "it has no training events, and no features that the model reads",
@@ -87,9 +94,12 @@ def _limits(report: "Report") -> list[str]:
         "the lists: a list of the user's own last items would find many of them",
     }
     return [
-        f"{count:,} of the {events:,} held-out events {text}."
-        for name, text in said.items()
-        if (count := report.counts.get(name, 0)) >= NOTABLE * max(events, 1)
+        *everything,
+        *(
+            f"{count:,} of the {events:,} held-out events {text}."
+            for name, text in said.items()
+            if (count := report.counts.get(name, 0)) >= NOTABLE * max(events, 1)
+        ),
     ]
 
 
@@ -117,6 +127,10 @@ def _verdict(report: "Report", recall: str) -> str:
     rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
     if not rungs:
         rungs = [("popular", report.differences[recall])]
+    alike = all(more.ends is None for _, more in rungs if more.side() == 0)
+    zero = "the difference is 0 for each user"
+    if not alike:
+        zero = "the 95 % interval of the difference contains 0"
     ahead = [name for name, more in rungs if more.side() < 0]
     level = [name for name, more in rungs if more.side() == 0]
     behind = [name for name, more in rungs if more.side() > 0]
@@ -130,8 +144,8 @@ def _verdict(report: "Report", recall: str) -> str:
         return f"{worse}{better}{undecided}{none}"
     if level:
         return (
-            f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: the 95 % "
-            f"interval of the difference contains 0.{better}{none}"
+            f"It is not shown to be better than {_listed(level)}, {_untrained(level)}: "
+            f"{zero}.{better}{none}"
         )
     name, least = min(rungs, key=lambda each: each[1].mean)
     if not report.ladder:
@@ -194,13 +208,13 @@ def _of_several(report: "Report", recall: str) -> Iterator[str]:
     deviation = stdev(shares)
     said = (
         f"From {over} to {over} the share {_among(_k(recall))} varies between {min(shares):.1%} "
-        f"and {max(shares):.1%} (standard deviation {deviation:.1%})"
+        f"and {max(shares):.1%} (standard deviation {deviation * 100:.1f} percentage points)"
     )
     if over == "seed":
         luck = LUCK * deviation
         said += (
-            f": two single trainings that differ by less than {luck:.1%} may differ by the luck of "
-            "their seeds alone"
+            f": two single trainings less than {luck * 100:.1f} points apart may differ by the "
+            "luck of their seeds alone"
         )
     yield f"{said}."
     best = _best(report, recall)
@@ -211,8 +225,8 @@ def _of_several(report: "Report", recall: str) -> Iterator[str]:
     times = {count: "each", 0: "none"}.get(more, f"{more}") + f" of the {count}"
     how = "With" if over == "seed" else "In"
     yield (
-        f"{how} {times} {over}s it finds more than {best.name}, the best of the methods without "
-        "training."
+        f"{how} {times} {over}s the share of these users is above that of {best.name}, the best of "
+        "the methods without training."
     )
 
 
@@ -230,17 +244,17 @@ def _cost(report: "Report", recall: str) -> Iterator[str]:
     own = report.costs.get("this model")
     if own is None:
         return
-    fit = f"a fit took on average over the {report.over}s" if report.over else "the fit took"
-    fitted = "" if own.fit is None else f"{fit} {_seconds(own.fit)} and "
+    fit = f"the fit of a {report.over} took" if report.over else "the fit took"
+    fitted = "" if own.fit is None else f"{fit} {_seconds(own.fit)}, and "
     said = f"On this machine {fitted}a query takes {own.query:,.0f} CPU µs"
-    best = _best(report, recall)
+    best = None if report.reaches_nothing or _chance_alone(report) else _best(report, recall)
     beside = None if best is None else report.costs.get(best.name)
     if best is None or beside is None or beside.fit is None:
         yield f"{said}."
         return
     yield (
-        f"{said}; {best.name}, the best of the methods without training, needs "
-        f"{_seconds(beside.fit)} and {beside.query:,.0f} CPU µs."
+        f"{said}. The fit of {best.name}, the best of the methods without training, took "
+        f"{_seconds(beside.fit)}, and a query takes {beside.query:,.0f} CPU µs."
     )
 
 
