@@ -2,6 +2,7 @@
 
 import json
 import re
+from copy import deepcopy
 
 import pytest
 
@@ -104,6 +105,36 @@ def test_figures_of_another_program_are_no_report():
     ):
         with pytest.raises(DataError, match="no report of evaluate"):
             Report.of_dict(told)
+
+
+def paths(told, at=()):
+    """The place of every value of nested JSON."""
+    keys = told if isinstance(told, dict) else range(len(told)) if isinstance(told, list) else ()
+    for key in keys:
+        yield (*at, key)
+        yield from paths(told[key], (*at, key))
+
+
+def test_a_damaged_report_is_read_or_refused_by_name(enough):
+    told = json.loads(json.dumps(enough.to_dict()))
+    told |= {"slices": told["slices"][:1], "ladder": told["ladder"][:1]}
+    read, refused = 0, 0
+    for *above, last in list(paths(told)):
+        for junk in (None, "x", {"mean": []}, KeyError):
+            damaged = deepcopy(told)
+            place = damaged
+            for key in above:
+                place = place[key]
+            if junk is KeyError:
+                del place[last]
+            else:
+                place[last] = junk
+            try:
+                read += len(Report.of_dict(damaged).in_short()) >= 0
+            except DataError as error:
+                refused += "no report of evaluate" in str(error)
+    assert read > 100
+    assert refused > 100
 
 
 def worse(users, low, high):

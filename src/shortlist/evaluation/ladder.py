@@ -54,7 +54,7 @@ class Rung:
             }
             for key in ("metrics", "difference")
         )
-        return cls(told["name"], metrics, difference)
+        return cls(str(told["name"]), metrics, difference)
 
 
 def _by_k(name: str) -> tuple[int, int]:

@@ -251,9 +251,11 @@ class Report(Showing):
             DataError: if the object is not a report of `evaluate`.
         """
         try:
-            return cls(**_fields_of(told))
+            made = cls(**_fields_of(told))
+            made.in_short()  # it reads every part, so that a damaged one is found here
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"these figures are no report of evaluate: {error!r:.100}") from None
+        return made
 
     def costs_dict(self) -> dict[str, Any]:
         """Return the costs as one JSON-safe object: CPU seconds of the fit, CPU µs per query."""
@@ -509,7 +511,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def _fields_of(told: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a report by name, from what `Report.to_dict` gives."""
-    split, users, clock = told["split"], told["users"], told.get("clock")
+    split, users, clock = told["split"], int(told["users"]), told.get("clock")
     baseline = told.get("baseline", {})
 
     def read(figures: Mapping[str, Any]) -> dict[str, Interval]:
@@ -526,8 +528,8 @@ def _fields_of(told: Mapping[str, Any]) -> dict[str, Any]:
         "fit": split["fit"],
         "exclude_seen": told["exclude_seen"],
         "users": users,
-        "candidate_items": told["candidate_items"],
-        "counts": dict(told["counts"]),
+        "candidate_items": int(told["candidate_items"]),
+        "counts": {name: int(count) for name, count in told["counts"].items()},
         "metrics": read(told["metrics"]),
         "catalogue": numbers(told.get("catalogue", {})),
         "popularity": read(baseline.get("popularity", {})),

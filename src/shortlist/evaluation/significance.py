@@ -67,7 +67,10 @@ class Interval(NamedTuple):
 
         Figures of fewer than FEW users lose the interval that older versions wrote.
         """
-        mean, low, high = float(figure["mean"] or 0.0), figure["low"], figure["high"]
+        told = (figure["mean"], figure["low"], figure["high"])
+        mean, low, high = (None if end is None else float(end) for end in told)
+        if mean is None:
+            raise ValueError("a figure has no mean")
         if users < FEW:
             return cls(mean, None, None)
         return cls(mean, mean if low is None else low, mean if high is None else high)

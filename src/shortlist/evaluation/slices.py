@@ -96,17 +96,17 @@ class Slice:
     @classmethod
     def of_dict(cls, told: Mapping[str, Any]) -> "Slice":
         """Return the slice that `to_dict` wrote; its popular items have no interval."""
-        users = told["users"]
+        users = int(told["users"])
         by_k = {int(name.partition("@")[2]): each for name, each in told["metrics"].items()}
         figures = {k: by_k[k] for k in sorted(by_k)}  # a bundle keeps them in another order
         return cls(
-            told["by"],
-            told["slice"],
+            str(told["by"]),
+            str(told["slice"]),
             users,
-            told["events"],
+            int(told["events"]),
             {k: each["found"] for k, each in figures.items()},
             {k: Interval.of_dict(each, users) for k, each in figures.items()},
-            {k: Interval(each["popularity"], None, None) for k, each in figures.items()},
+            {k: Interval(float(each["popularity"]), None, None) for k, each in figures.items()},
             {k: Interval.of_dict(each["difference"], users) for k, each in figures.items()},
         )
 
