@@ -33,6 +33,13 @@ CASES = {
 }
 """told: kinds of events, columns of past events and of the one asked for, when it is asked."""
 
+MASKED = {
+    "known": {"mask_known": True},
+    "known, own pools": {"mode": "pairwise", "mask_known": True},
+    "known, whole pool": {"mask_known": True, "loss": "bce"},
+}
+"""These read on a GPU how many slots are masked, or search instead of looking up."""
+
 
 LOOKS = {"tolist", "cpu", "numpy", "item", "__bool__", "__int__", "__float__", "__index__"}
 """Methods of tensors that bring numbers to the host; of tensors there, no operator tells of it."""
@@ -133,11 +140,12 @@ def test_the_losses_are_looked_at_every_so_many_steps(monkeypatch):
     assert [name for name, _ in found] == ["tolist"]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES | MASKED)
 def test_a_gpus_way_comes_to_the_same(case, monkeypatch):
     def told():
-        data = rows_of(CASES[case])
-        retriever = several.begun(CASES[case], data)
+        options = (CASES | MASKED)[case]
+        data = rows_of(options)
+        retriever = several.begun(options, data)
         with several.nothing_hidden():
             return several.told(retriever, retriever._trainer(data))
 

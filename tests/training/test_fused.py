@@ -81,6 +81,21 @@ def test_a_row_of_which_nothing_is_left_costs_and_moves_nothing():
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
+@pytest.mark.parametrize("masks", [{"mask_known": True}, {"mask_hits": True}])
+def test_an_item_that_is_masked_for_every_row_gets_no_gradient_at_all(masks):
+    objective = Objective(SoftmaxLoss(), "dot", correct_sampling=False, **masks)
+    vectors = [drawn(2, 4, seed=1), drawn(2, 4, seed=2), drawn(3, 4, seed=3)]
+    loss = objective.mean(
+        *vectors,
+        weight=torch.ones(2, dtype=torch.float64),
+        positive_ids=torch.tensor([9, 9] if "mask_known" in masks else [5, 5]),
+        negatives=Negatives.drawn(torch.tensor([4, 5, 4]), torch.zeros(3)),
+        known=Ragged(torch.tensor([5, 5]), torch.tensor([0, 1, 2])),
+    )
+    moved = (torch.autograd.grad(loss, vectors[2])[0] != 0).any(dim=1)
+    assert moved.tolist() == [True, False, True]
+
+
 def test_scores_far_apart_stay_finite():
     objective = Objective(SoftmaxLoss(), "dot", correct_sampling=False)
     query = torch.full((1, 1), 200.0, requires_grad=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Chosen, Ragged, windows
 from shortlist.errors import ModelError
 
 Steps = Callable[[int, int], int]
@@ -30,7 +30,8 @@ class Batch:
     weight: [B] float32, the weight of each positive in the loss.
     history: item rows before each positive, oldest first, at most the latest L. For a log without
         order these are any L other events of the user.
-    known: every positive of the user in the training log, this one included; None unless requested.
+    known: every positive of the user in the training log, this one included, B lists; None unless
+        requested.
     place: None if list i of `history` belongs to positive i. Otherwise positives share histories,
         and positive i follows the event history.values[place[i]]: [B] int64, ascending.
     time: time of each event of `history`, [total] in the unit of the log; None unless requested.
@@ -43,7 +44,7 @@ class Batch:
     positive: Tensor
     weight: Tensor
     history: Ragged
-    known: Ragged | None = None
+    known: Ragged | Chosen | None = None
     place: Tensor | None = None
     time: Tensor | None = None
     asked: Tensor | None = None
@@ -109,6 +110,7 @@ class PairBatches:
         self._user = torch.from_numpy(log.user)
         self._item = torch.from_numpy(log.item)
         self._start = torch.from_numpy(log.indptr)
+        self._of_users = Ragged(self._item, self._start)
         self._weight = event_weights(log, weighted=weighted)
         self._targets = None
         if log.target is not None:
@@ -163,13 +165,12 @@ class PairBatches:
             others = self._others(events, begin, end)
             history = Ragged(self._item[others.values], others.offsets)
             past = {name: column[others.values] for name, column in self._past.items()}
-        known = windows(self._item, begin, end - begin) if self._with_known else None
         return Batch(
             users=users,
             positive=self._item[events].long(),
             weight=self._weights(events),
             history=_long(history),
-            known=None if known is None else _long(known),
+            known=Chosen(self._of_users, users) if self._with_known else None,
             time=time,
             asked=asked,
             past=past,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shortlist.data.batches import Batch, Steps, as_they_come
 from shortlist.data.interactions import Interactions
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Chosen, Ragged, windows
 from shortlist.errors import DataError, ModelError, NothingToLearnError
 
 
@@ -146,16 +146,13 @@ class ItemPairs:
         partner = self._places[place]
         single = torch.arange(len(events) + 1, device=events.device)
         query = Ragged(self._item[events], single)
-        known = query
-        if self._with_known:
-            begin = self._start[self._session[events]]
-            known = windows(self._item, begin, self._start[self._session[events] + 1] - begin)
+        sessions = Ragged(self._item, self._start)
         return Batch(
             users=torch.zeros_like(events),
             positive=self._item[partner],
             weight=torch.ones(len(events), device=events.device),
             history=query,
-            known=known,
+            known=Chosen(sessions, self._session[events]) if self._with_known else query,
         )
 
     def expected_counts(self, items: int) -> Tensor:

@@ -1,6 +1,8 @@
 """Lists of different lengths as two flat tensors (CSR): histories, seen items, features."""
 
 import itertools
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -30,6 +32,52 @@ class Ragged(NamedTuple):
     def to(self, device: torch.device | str) -> "Ragged":
         """Return the same lists on another device."""
         return Ragged(self.values.to(device), self.offsets.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """B of the lists of a collection, which are not copied before their values are read.
+
+    It is read like the `Ragged` of these lists, `gathered`. Lists that are chosen several times
+    can be read once, from `lists`.
+
+    lists: the collection, values of any integer dtype.
+    which: the number of each list in the collection, [B] int64.
+    """
+
+    lists: Ragged
+    which: Tensor
+
+    @cached_property
+    def gathered(self) -> Ragged:
+        """The chosen lists, with int64 values."""
+        lists = taken(self.lists, self.which)
+        return Ragged(lists.values.long(), lists.offsets)
+
+    @property
+    def values(self) -> Tensor:
+        """The values of the chosen lists, [total] int64."""
+        return self.gathered.values
+
+    @property
+    def offsets(self) -> Tensor:
+        """Where each chosen list begins in `values`, and the end of the last one, [B + 1]."""
+        return self.gathered.offsets
+
+    @property
+    def lengths(self) -> Tensor:
+        """The length of each chosen list, [B] int64."""
+        return self.gathered.lengths
+
+    def owners(self) -> Tensor:
+        """Return the number of the chosen list that each value belongs to, [total] int64."""
+        return self.gathered.owners()
+
+    def to(self, device: torch.device | str) -> "Ragged | Chosen":
+        """Return the lists on a device; only the chosen ones are moved to another device."""
+        if self.which.device == torch.device(device):
+            return self
+        return self.gathered.to(device)
 
 
 def windows(values: Tensor, start: Tensor, length: Tensor) -> Ragged:

@@ -9,7 +9,7 @@ from torch import Tensor
 from shortlist.data.batches import Batch, Steps, as_they_come, event_weights, on_device
 from shortlist.data.event_columns import Columns
 from shortlist.data.interactions import Interactions
-from shortlist.data.ragged import Ragged, like_lengths, windows
+from shortlist.data.ragged import Chosen, Ragged, like_lengths, windows
 from shortlist.errors import ModelError, NothingToLearnError
 
 JITTER = 0.1
@@ -69,6 +69,7 @@ class SequenceBatches:
         self._past, self._context = on_device(past, "cpu"), on_device(context, "cpu")
         self._item = torch.from_numpy(log.item)
         self._start = torch.from_numpy(log.indptr)
+        self._of_users = Ragged(self._item, self._start)
         self._weight = event_weights(log, weighted=weighted)
         self._upto = self._target = None
         if log.target is not None:
@@ -190,10 +191,7 @@ class SequenceBatches:
             asked = self._target[event]
             place, owner, event = place[asked], owner[asked], event[asked]
         rows = users[owner]
-        known = None
-        if self._with_known:
-            begin = self._start[rows]
-            known = windows(self._item, begin, self._start[rows + 1] - begin)
+        known = Chosen(self._of_users, rows).to(self._device) if self._with_known else None
         time = moment = None
         if self._time is not None:
             time = windows(self._time, cut.begin, cut.length).values.to(self._device)
@@ -204,9 +202,7 @@ class SequenceBatches:
             positive=self._item[event].long().to(self._device),
             weight=weight.to(self._device),
             history=Ragged(history.values.long(), history.offsets).to(self._device),
-            known=None
-            if known is None
-            else Ragged(known.values.long(), known.offsets).to(self._device),
+            known=known,
             place=place.to(self._device),
             time=time,
             asked=moment,

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shortlist.losses.base import Correction, Scores
+from shortlist.losses.base import Correction, Scores, masked
 
 Fitted = Annotated[
     Literal["implicit", "explicit"],
@@ -55,5 +55,5 @@ class SquaredLoss:
         if self.reads_values:
             value = torch.ones_like(scores.positive) if scores.value is None else scores.value
             return (value - scores.positive).square()
-        off = scores.negative.masked_fill(~scores.valid, 0.0)  # [B, M]
+        off = masked(scores.negative, scores.valid, 0.0)  # [B, M]
         return (1 - scores.positive).square() + off.square().sum(dim=1)

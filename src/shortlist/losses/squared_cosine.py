@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from shortlist.losses.base import Correction, Scores
+from shortlist.losses.base import Correction, Scores, masked
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,5 @@ class SquaredCosineLoss:
 
     def __call__(self, scores: Scores) -> Tensor:
         """Return one loss a row, [B]; without a valid negative the positive still costs."""
-        off = (1 + scores.negative).masked_fill(~scores.valid, 0.0)  # [B, M]
+        off = masked(1 + scores.negative, scores.valid, 0.0)  # [B, M]
         return (1 - scores.positive).square() + off.square().sum(dim=1)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from shortlist.data.batches import Batch
-from shortlist.data.ragged import Ragged, windows
+from shortlist.data.ragged import Chosen, Ragged, windows
 from shortlist.devices import free_to_read
 from shortlist.errors import ModelError
+from shortlist.sampling.known import KnownSlots, known_in_own_pools
 
 
 class Negatives(NamedTuple):
@@ -100,7 +101,7 @@ class Dropped(NamedTuple):
     columns: Tensor
 
 
-def matches(columns: Tensor, wanted: Ragged) -> Dropped:
+def matches(columns: Tensor, wanted: Ragged | Chosen) -> Dropped:
     """Return every pair (i, j) for which columns[j] is in list i of `wanted`.
 
     It sorts the columns [M] once and searches each wanted value twice: no B x M table is made.
@@ -131,19 +132,26 @@ def accidental_hits(negatives: Negatives, positive_ids: Tensor) -> Tensor:
     return negatives.ids == positive_ids.unsqueeze(1)
 
 
-def known_items(negatives: Negatives, known: Ragged, positive_ids: Tensor) -> Tensor:
+def known_items(negatives: Negatives, known: Ragged | Chosen, positive_ids: Tensor) -> Tensor:
     """Return True where a slot holds another known positive of the row's user, [B, M].
 
-    The row's own positive is not included: `accidental_hits` finds it. The cost is one search for
-    each known item, or for each slot if each row has its own pool.
+    The row's own positive is not included: `accidental_hits` finds it. On a CPU the cost is one
+    look-up for each known item, and in a shared pool for those of each different user. On a GPU it
+    is one search for each known item, or for each slot if each row has its own pool.
 
     known: item rows of the known positives of each row's user, B lists.
     """
+    if free_to_read(negatives.ids):
+        if negatives.ids.dim() == 2:
+            return known_in_own_pools(negatives.ids, known, positive_ids)
+        masked = torch.zeros(len(positive_ids), len(negatives.ids), dtype=torch.bool)
+        KnownSlots.of(negatives.ids, known, positive_ids).fill(masked, 0, True)
+        return masked
     listed = _known_shared if negatives.ids.dim() == 1 else _known_own
     return listed(negatives.ids, known) & ~accidental_hits(negatives, positive_ids)
 
 
-def _known_shared(ids: Tensor, known: Ragged) -> Tensor:
+def _known_shared(ids: Tensor, known: Ragged | Chosen) -> Tensor:
     """Return which ids of a shared pool [M] are in each row's list, [B, M]."""
     distinct, column = torch.unique(ids, return_inverse=True)
     place = torch.searchsorted(distinct, known.values).clamp(max=len(distinct) - 1)
@@ -154,7 +162,7 @@ def _known_shared(ids: Tensor, known: Ragged) -> Tensor:
     return table[:, column]
 
 
-def _known_own(ids: Tensor, known: Ragged) -> Tensor:
+def _known_own(ids: Tensor, known: Ragged | Chosen) -> Tensor:
     """Return which ids of each row's own pool [B, M] are in that row's list, [B, M]."""
     if known.values.numel() == 0:
         return torch.zeros_like(ids, dtype=torch.bool)

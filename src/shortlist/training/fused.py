@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 
 from shortlist.devices import free_to_read
 from shortlist.sampling.base import Dropped
+from shortlist.sampling.known import KnownSlots
 
 BLOCK_SCORES = 2**20
 """Number of scores in a block, unless that is less than LEAST_ROWS rows."""
@@ -26,6 +27,9 @@ LEAST_ROWS = 32
 LOWEST = -87.0
 """Lower bound of a score (as an exponent of 2) relative to the best of its row: products of smaller
 powers with small gradients would be denormal numbers, which are slow."""
+
+NOTHING = 1.5 * 2.0**LOWEST
+"""Greatest power that counts as 0, as that of a masked score must."""
 
 LOG2_E = math.log2(math.e)
 """Factor that turns exp into exp2, which takes a third of the time."""
@@ -39,6 +43,7 @@ def softmax_mean(
     dropped: Dropped | Callable[[slice], Tensor],
     weight: Tensor,
     *,
+    known: KnownSlots | None = None,
     total: Tensor | None = None,
     bfloat16: bool = False,
 ) -> Tensor:
@@ -50,13 +55,16 @@ def softmax_mean(
     offset: added to the scores of each item, [M]; it gets no gradient.
     dropped: pairs that are left out of the sum, or a function from a slice of rows to bool [r, M].
     weight: weight of each row, [B].
+    known: further pairs that are left out of the sum; None for none.
     total: divisor of the weighted sum; None for the sum of the weights.
     bfloat16: multiplies matrices in bfloat16; sums, exponentials and the result stay float32.
     """
     if queries.dim() == 2:
         queries = queries.unsqueeze(1)
     share = weight / (weight.sum() if total is None else total)
-    mean: Tensor = _SoftmaxMean.apply(queries, pool, positive, offset, dropped, share, bfloat16)  # type: ignore[no-untyped-call]
+    mean: Tensor = _SoftmaxMean.apply(  # type: ignore[no-untyped-call]
+        queries, pool, positive, offset, dropped, known, share, bfloat16
+    )
     return mean
 
 
@@ -92,6 +100,7 @@ class _SoftmaxMean(torch.autograd.Function):
         positive: Tensor,
         offset: Tensor,
         dropped: Dropped | Callable[[slice], Tensor],
+        known: KnownSlots | None,
         share: Tensor,
         bfloat16: bool,
     ) -> Tensor:
@@ -110,20 +119,16 @@ class _SoftmaxMean(torch.autograd.Function):
             scores = scores.to(queries.dtype)
             if shift is not None:
                 scores += shift
-            where: Any
             if isinstance(dropped, Dropped):
                 out = slice(bounds[number], bounds[number + 1])
-                where = (dropped.rows[out] - begin, dropped.columns[out])
-                scores[where] = -math.inf
+                scores[dropped.rows[out] - begin, dropped.columns[out]] = -math.inf
             else:
-                where = dropped(rows)
-                scores.masked_fill_(where, -math.inf)
+                scores.masked_fill_(dropped(rows), -math.inf)
+            if known is not None:
+                known.fill(scores, begin, -math.inf)
             best = scores.amax(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
             scores.sub_(best).clamp_(min=LOWEST).exp2_()
-            if isinstance(dropped, Dropped):
-                scores[where] = 0.0
-            else:
-                scores.masked_fill_(where, 0.0)
+            torch.threshold_(scores, NOTHING, 0.0)  # vectorised, unlike a second masking
             total = scores.sum(dim=1)
             gap = (total.log2() + best.squeeze(1)) / LOG2_E - positive[rows]
             losses[rows] = softplus(gap)
@@ -146,4 +151,4 @@ class _SoftmaxMean(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = upstream
         to_queries, to_pool, to_positive = ctx.saved_tensors
-        return to_queries * slope, to_pool * slope, to_positive * slope, None, None, None, None
+        return to_queries * slope, to_pool * slope, to_positive * slope, *(None,) * 5

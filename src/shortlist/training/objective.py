@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shortlist.data.ragged import Ragged
+from shortlist.data.ragged import Chosen, Ragged
 from shortlist.devices import free_to_read
 from shortlist.errors import ModelError
 from shortlist.losses import Loss, Scores, SoftmaxLoss, build_loss
@@ -22,6 +22,7 @@ from shortlist.sampling.base import (
     matches,
     one_each,
 )
+from shortlist.sampling.known import KnownSlots
 from shortlist.similarity import check_similarity, normalize, pair_score, score
 from shortlist.training.fused import softmax_mean
 from shortlist.training.ranks import ALONE, Ranks
@@ -36,7 +37,7 @@ class Rows(NamedTuple):
     positive_ids: Tensor
     negatives: Negatives
     positive_log_q: Tensor | None = None
-    known: Ragged | None = None
+    known: Ragged | Chosen | None = None
     groups: Tensor | None = None
     value: Tensor | None = None
 
@@ -152,7 +153,7 @@ class Objective(nn.Module):
         positive_ids: Tensor,
         negatives: Negatives,
         positive_log_q: Tensor | None = None,
-        known: Ragged | None = None,
+        known: Ragged | Chosen | None = None,
         groups: Tensor | None = None,
         total: Tensor | None = None,
         bfloat16: bool = False,
@@ -190,7 +191,7 @@ class Objective(nn.Module):
         positive_ids: Tensor,
         negatives: Negatives,
         positive_log_q: Tensor | None = None,
-        known: Ragged | None = None,
+        known: Ragged | Chosen | None = None,
         groups: Tensor | None = None,
         value: Tensor | None = None,
     ) -> Tensor:
@@ -265,7 +266,10 @@ class Objective(nn.Module):
         if self._by_pairs(rows):
             dropped = self._dropped_pairs(rows)
         return softmax_mean(
-            scaled, pool, positive, offset, dropped, weight, total=total, bfloat16=bfloat16
+            *(scaled, pool, positive, offset, dropped, weight),
+            known=self._known_slots(rows),
+            total=total,
+            bfloat16=bfloat16,
         )
 
     def _dropped(self, rows: Rows) -> Tensor:
@@ -279,6 +283,8 @@ class Objective(nn.Module):
                 len(positive_ids), len(negatives.ids), dtype=torch.bool, device=positive_ids.device
             )
             dropped[pairs.rows, pairs.columns] = True
+            if (known := self._known_slots(rows)) is not None:
+                known.fill(dropped, 0, True)
             return dropped
         owner, asker = _owners(rows)
         dropped = owner == asker.unsqueeze(1)
@@ -301,13 +307,16 @@ class Objective(nn.Module):
         return dropped
 
     def _dropped_pairs(self, rows: Rows) -> Dropped:
-        """Return the pairs of row and slot of a shared pool that are masked."""
+        """Return the pairs of row and slot of a shared pool that are masked.
+
+        On a CPU those of `mask_known` are missing: `_known_slots` lists them.
+        """
         negatives, positive_ids = rows.negatives, rows.positive_ids
         owner, asker = _owners(rows)
         found = [matches(owner, one_each(asker))]
         if self._drops_hits(negatives):
             found.append(matches(negatives.ids, one_each(positive_ids)))
-        if self.mask_known:
+        if self.mask_known and not free_to_read(negatives.ids):
             others = matches(negatives.ids, _required(rows.known))
             other = negatives.ids[others.columns] != positive_ids[others.rows]
             found.append(Dropped(others.rows[other], others.columns[other]))
@@ -315,6 +324,13 @@ class Objective(nn.Module):
         columns = torch.cat([pairs.columns for pairs in found])
         order = all_rows.argsort(stable=True)
         return Dropped(all_rows[order], columns[order])
+
+    def _known_slots(self, rows: Rows) -> KnownSlots | None:
+        """Return the slots of a shared pool on a CPU that `mask_known` masks; None for none."""
+        ids = rows.negatives.ids
+        if not (self.mask_known and free_to_read(ids)):
+            return None
+        return KnownSlots.of(ids, _required(rows.known), rows.positive_ids)
 
     def _drops_hits(self, negatives: Negatives) -> bool:
         if self.mask_hits is not None:
@@ -440,7 +456,7 @@ def _owners(rows: Rows) -> tuple[Tensor, Tensor]:
     return groups[source.clamp(min=0)].masked_fill(source < 0, -1), groups
 
 
-def _required(known: Ragged | None) -> Ragged:
+def _required(known: Ragged | Chosen | None) -> Ragged | Chosen:
     if known is None:
         raise ModelError("mask_known needs the known positives of the batch")
     return known
