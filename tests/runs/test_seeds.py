@@ -2,19 +2,23 @@
 
 import json
 import math
+import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import stdtrit
 
+from shortlist import TwoTower
 from shortlist.cli import main
 from shortlist.config import Recipe
 from shortlist.data.synthetic import planted_world
-from shortlist.errors import RecipeError
+from shortlist.errors import BundleError, RecipeError
 from shortlist.evaluation.combined import spreads
 from shortlist.evaluation.significance import Interval
 from shortlist.runs.seeds import check_seeds
+from shortlist.runs.several import Alike
 
 RECIPE = """
 [data]
@@ -121,6 +125,48 @@ def test_each_seed_has_its_bundle_and_the_command_goes_on_after_a_stop(
     )
     assert code != 0
     assert "uses random numbers" in complaint
+
+
+def test_bundles_of_other_recipes_or_of_a_log_that_has_changed_are_no_seeds(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SHORTLIST_DATA", raising=False)
+    log, runs = (
+        planted_world(users=60, items=60, events=600, seed=3).interactions,
+        tmp_path / "runs",
+    )
+    log.write_csv(tmp_path / "log.csv")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    train = ("train", tmp_path / "recipe.toml", "--quiet", "--out")
+    assert call(capsys, *train, runs, "--seeds", 2)[0] == 0
+    call(capsys, *train, runs / "seed-2", "--seed", 2, "--set", "evaluation.k=[3]")
+    code, _, complaint = call(capsys, "evaluate", runs)
+    assert code == 3
+    assert f"{runs / 'seed-2'} and {runs / 'seed-0'} are not seeds of one training" in complaint
+    assert "evaluation.k is [3] and [5]" in complaint
+    shutil.rmtree(runs / "seed-2")
+    assert call(capsys, "evaluate", runs)[0] == 0
+    log[:-50].write_csv(tmp_path / "log.csv")
+    code, _, complaint = call(capsys, *train, runs, "--seeds", 3)
+    assert code == 3
+    assert "their logs have different" in complaint
+
+
+def test_folds_whose_logs_choose_other_numbers_are_of_one_recipe():
+    def fold(rows, asked=5):
+        tower = TwoTower()
+        tower.auto = {"batch_size": "for this log"}
+        said = {"model": {"dim": 64}, "training": {"batch_size": rows}, "evaluation": {"k": asked}}
+        manifest = SimpleNamespace(directory=f"fold of {rows}")
+        return SimpleNamespace(recipe=said, retriever=tower, manifest=manifest)
+
+    alike = Alike("fold")
+    for rows in (256, 512):
+        alike.check(fold(rows))
+    with pytest.raises(
+        BundleError, match=r"fold of 64 and fold of 256 .* evaluation\.k is 7 and 5"
+    ):
+        alike.check(fold(64, asked=7))
 
 
 def test_a_seed_that_the_recipe_holds_still_has_no_spread():

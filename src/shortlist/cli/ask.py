@@ -497,15 +497,17 @@ def evaluate(
     from shortlist.evaluation.evaluate import Untrained
     from shortlist.evaluation.evaluate import evaluate_beside as measure
     from shortlist.evaluation.report import Report
-    from shortlist.runs.several import Several, bundles_in
+    from shortlist.runs.several import Alike, Several, bundles_in
 
     if slices and json_:
         raise QueryError("--slices is for tables, and --json prints every slice: leave it out")
     _check_html(html, [bundle], overwrite=overwrite)
     untrained = Untrained()
 
-    def measured(path: Path) -> tuple[str, Report]:
+    def measured(path: Path, alike: Alike | None = None) -> tuple[str, Report]:
         loaded = load(path, device=device or context.obj["device"])
+        if alike is not None:
+            alike.check(loaded)
         section = (loaded.recipe or {}).get("evaluation", {})
         report = measure(
             *(loaded.retriever, untrained),
@@ -519,7 +521,9 @@ def evaluate(
 
     if (several := bundles_in(bundle)) is not None:
         of, places = several
-        together = Several.of_reports(of, places, {n: measured(p)[1] for n, p in places.items()})
+        alike = Alike(of)
+        reports = {number: measured(place, alike)[1] for number, place in places.items()}
+        together = Several.of_reports(of, places, reports)
         report, told = together.whole, together.to_dict()
         tables = [together.table(), together.each_table()]
     else:

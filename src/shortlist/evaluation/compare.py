@@ -192,7 +192,7 @@ def compare(
     for name, data in zip(names, datas, strict=True):
         data.require_log(f"comparing {name!r}")
     for name, data in zip(names[1:], datas[1:], strict=True):
-        if (why := _difference(datas[0], data)) is not None:
+        if (why := rows_differ(datas[0], data)) is not None:
             raise ModelError(f"{names[0]!r} and {name!r} cannot be compared: {why}")
     figures = [user_figures(each, k=k, on=on, exclude_seen=exclude_seen) for each in retrievers]
     users = datas[0].targets(on)[0]
@@ -243,7 +243,7 @@ def _differences(
     }
 
 
-def _difference(a: TrainingData, b: TrainingData) -> str | None:
+def rows_differ(a: TrainingData, b: TrainingData) -> str | None:
     """Say why the queries, held-out events or left-out items differ; None if they do not."""
     mine, other = a.log, b.log
     kinds = a.kind if a.kind == b.kind else f"{a.kind} and {b.kind}"

@@ -199,11 +199,9 @@ def _of_several(report: "Report", recall: str) -> Iterator[str]:
     over, count = report.over, len(report.each)
     if not over:
         return
-    others = "other seeds" if over == "seed" else "other times"
-    yield (
-        f"Each figure is the mean over {count} {over}s, and its 95 % interval covers {others} and "
-        "other users of this kind."
-    )
+    others, decided = "other seeds" if over == "seed" else "other times", report.fewest >= FEW
+    covers = f", and its 95 % interval covers {others} and other users of this kind"
+    yield f"Each figure is the mean over {count} {over}s{covers if decided else ''}."
     shares = [each.metrics[recall].mean for each in report.each.values()]
     deviation = stdev(shares)
     said = (
@@ -218,7 +216,7 @@ def _of_several(report: "Report", recall: str) -> Iterator[str]:
         )
     yield f"{said}."
     best = _best(report, recall)
-    if best is None or report.reaches_nothing or _chance_alone(report):
+    if best is None or not decided or report.reaches_nothing or _chance_alone(report):
         return
     rungs = [{rung.name: rung for rung in each.ladder} for each in report.each.values()]
     more = sum(rung[best.name].difference[recall].mean > 0 for rung in rungs)

@@ -1,21 +1,27 @@
 """How do the figures of several bundles of one recipe, one per seed or fold, combine?"""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from shortlist.blending.retrievers import parts
 from shortlist.bundle.bundle import Bundle, load
+from shortlist.channels.learned.base import Learner
 from shortlist.config import Recipe
 from shortlist.errors import BundleError, DataError
 from shortlist.evaluation.combined import Of, Spread, combined, spreads
+from shortlist.evaluation.compare import rows_differ
 from shortlist.evaluation.ladder import SHOWN
 from shortlist.evaluation.report import SAME, Cost, Report, in_order
 from shortlist.evaluation.significance import FEW
 from shortlist.runs.pipeline import settled
+from shortlist.runs.tracking import flat
 from shortlist.runs.whole import Run
+from shortlist.sections.base import AUTO
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,8 @@ def train_several(
     train: called with a number, its recipe and a path; writes the bundle there. The costs of the
     `Run` that it returns are in the combined report.
     overwrite: trains all again, and replaces bundles that exist.
-    Errors: BundleError for a folder that holds the bundle of another recipe.
+    Errors: BundleError for a folder that holds the bundle of another recipe, and for seeds whose
+    rows differ because the log has changed between two trainings.
     """
     places = {number: out / f"{of}-{number}" for number in wanted}
     missing = [
@@ -155,16 +162,67 @@ def train_several(
         if overwrite or not _is_there(places[number], recipe)
     ]
     costs: dict[int, Mapping[str, Cost]] = {}
-    for number in missing:
-        made = train(number, wanted[number], places[number])
-        if isinstance(made, Run):
-            costs[number] = made.report.costs
-    bundles = {number: load(place) for number, place in places.items()}
+    bundles, alike = {}, Alike(of)
+    for number in sorted(places, key=missing.__contains__):  # a changed log shows at the first one
+        if number in missing:
+            made = train(number, wanted[number], places[number])
+            if isinstance(made, Run):
+                costs[number] = made.report.costs
+        bundles[number] = load(places[number])
+        alike.check(bundles[number])
     return Several.of_reports(
         of,
-        {number: bundle.manifest.directory for number, bundle in bundles.items()},
-        {n: replace(_report(bundle), costs=costs.get(n, {})) for n, bundle in bundles.items()},
+        {number: bundles[number].manifest.directory for number in places},
+        {n: replace(_report(bundles[n]), costs=costs.get(n, {})) for n in places},
     )
+
+
+class Alike:
+    """Refuses bundles that differ in more than their seed or fold, so that a mean over them is one.
+
+    of: "seed" or "fold".
+    """
+
+    def __init__(self, of: Of) -> None:
+        self.of = of
+        self._first: Bundle | None = None
+
+    def check(self, bundle: Bundle) -> None:
+        """Compare a bundle with the first one that was checked. Errors: BundleError."""
+        if self._first is None:
+            self._first = bundle
+            return
+        first, one, other = self._first, *(_asked(each) for each in (self._first, bundle))
+        own = {"training.seed"} if self.of == "seed" else set()
+        why = [
+            f"{key} is {other.get(key, 'unset')} and {one.get(key, 'unset')}"
+            for key in dict.fromkeys([*one, *other])
+            if key not in own and one.get(key) != other.get(key)
+        ]
+        if not why and self.of == "seed":
+            rows = rows_differ(first.retriever.data, bundle.retriever.data)
+            why = [] if rows is None else [rows]
+        if why:
+            raise BundleError(
+                f"{bundle.manifest.directory} and {first.manifest.directory} are not {self.of}s of "
+                f"one training: {why[0]}. Evaluate each bundle by itself, or train all of them "
+                "again (--overwrite)."
+            )
+
+
+def _asked(bundle: Bundle) -> dict[str, str]:
+    """Return the recipe of a bundle by dotted key; "auto" where the fit chose the number."""
+    said: dict[str, Any] = deepcopy(dict(bundle.recipe or {}))
+    of_channels = [*said.get("channels", {}).values()]
+    for number, part in enumerate(parts(bundle.retriever).values()):
+        for key in part.auto if isinstance(part, Learner) else ():
+            own = (
+                [of_channels[number]] if of_channels else [said.get("model"), said.get("training")]
+            )
+            for table in own:
+                if table and key in table:
+                    table[key] = AUTO
+    return flat(said)
 
 
 def bundles_in(folder: Path) -> tuple[Of, dict[int, Path]] | None:
