@@ -286,6 +286,9 @@ def test_several_seeds_go_on_from_bundles_that_hold_numbers(folder, tmp_path):
 def test_users_are_what_an_epoch_of_user_to_user_counts(split):
     fitted = UserToUser(**QUICK, batch_size="auto").fit(split)
     assert f"{len(fitted.encodable_users()):,} positives" in fitted.auto["batch_size"]
+    of_an_item = len(split.training_data("train").training_targets) / fitted.data.items.trained
+    assert fitted.auto["dropout"] == f"for {of_an_item:,.1f} positives per item"
+    assert fitted.numbers["dropout"] == TwoTower(**QUICK).fit(split).numbers["dropout"] == 0.3
 
 
 def test_auto_can_be_tried_set_and_refused_by_name(folder, tmp_path):

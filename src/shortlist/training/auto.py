@@ -32,7 +32,7 @@ EPOCHS = (10, 40)
 """Smallest and largest number of epochs."""
 
 MET_OFTEN = 20
-"""Mean positives per item from which the largest number of epochs is halved: with so many, each
+"""Mean events per item from which the largest number of epochs is halved: with so many, each
 epoch shows an item often, and more epochs overfit.
 """
 
@@ -46,10 +46,10 @@ WARMUP = 100
 """Largest number of warmup steps."""
 
 DENSE = 100
-"""Mean positives per item from which vectors are wider."""
+"""Mean events per item from which vectors are wider."""
 
 SPARSE = 5
-"""Mean positives per item below which dropout is higher."""
+"""Mean events per item below which dropout is higher."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,23 @@ class Facts:
 
     positives: number of positives in an epoch.
     items: number of items with events in the training rows.
+    events: number of events that are learned, where a positive is something else, such as a user;
+        None if each positive is one.
     """
 
     positives: int
     items: int
+    events: int | None = None
 
     @classmethod
     def of(cls, data: TrainingData, positives: int) -> "Facts":
         """Return the facts of a log whose training rows have `positives` positives."""
-        return cls(positives, data.items.trained)
+        return cls(positives, data.items.trained, len(data.training_targets))
 
     @property
     def events_an_item(self) -> float:
-        """Mean number of positives per item."""
-        return self.positives / max(self.items, 1)
+        """Mean number of events per item."""
+        return (self.positives if self.events is None else self.events) / max(self.items, 1)
 
 
 class Chosen(NamedTuple):
