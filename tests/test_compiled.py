@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from time import process_time
 
+import numba
 import numpy as np
 
-from shortlist.compiled import compiled, compiled_reordering
+from shortlist.compiled import compiled, compiled_reordering, cpu_time
 
 CALLED = "from shortlist.compiled import compiled\n@compiled\ndef add(n):\n    return n + {}\n"
 CALLER = """
@@ -105,3 +107,17 @@ def test_no_two_processes_give_compiled_functions_the_same_number(tmp_path):
         assert child[0] == parent[0] == first[0]
         numbers += [first[0], child[1], parent[1]]
     assert len(set(numbers)) == 6
+
+
+def increased(n):
+    return n + 1
+
+
+def test_cpu_time_leaves_out_compilation():
+    start = process_time()
+    with cpu_time() as spent:
+        numba.njit(increased)(1)
+    assert 0 <= spent.seconds < (process_time() - start) / 2
+    with cpu_time() as spent:
+        np.sort(np.arange(3_000_000)[::-1])
+    assert spent.seconds > 0

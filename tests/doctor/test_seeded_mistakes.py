@@ -930,6 +930,13 @@ def test_a_single_user_does_not_show_that_another_method_is_better():
     assert examine(Subject(report=report)) == []
 
 
+def test_tied_times_say_nothing_of_a_split_that_holds_out_no_last_event():
+    subject = coarse_times("hash")
+    assert "ties-by-hash" in {finding.code for finding in examine(subject)}
+    subject.data = replace(subject.data, kind="cold-items")
+    assert "ties-by-hash" not in {finding.code for finding in examine(subject)}
+
+
 def test_popular_items_that_are_better_are_found_once():
     worse = {"ndcg@10": {"mean": -0.4, "low": -0.5, "high": -0.3}}
     figure = {"ndcg@10": {"mean": 0.1}}

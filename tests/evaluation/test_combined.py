@@ -92,9 +92,9 @@ def test_the_summary_says_how_much_is_the_luck_of_a_seed(seeds):
         "deviation 3.6 percentage points): two single trainings less than 10.0 points apart may "
         "differ by the luck of their seeds alone."
     ) in said
-    assert "With 2 of the 3 seeds the share of these users is above that of" in said
+    assert "With 2 of the 3 seeds the model finds a larger share than" in said
     folds = " ".join(combined("fold", three).in_short())
-    assert "In 2 of the 3 folds the share of these users is above" in folds
+    assert "In 2 of the 3 folds the model finds a larger share than" in folds
     assert "luck" not in folds
     page = combined("seed", three).to_html("mine")
     assert "How much do the seeds differ?" in page

@@ -193,6 +193,18 @@ def test_the_deepest_list_has_a_verdict_of_its_own(report):
     deep = next(iter(report.ladder)).metrics["recall@20"].mean
     assert f"Among the first 20 the shares are {report.metrics['recall@20'].mean:.1%}" in said
     assert f"{deep:.4f}" in words(report.to_html())
+    level = tuple(
+        replace(rung, difference=dict.fromkeys(rung.difference, level)) for rung in ladder
+    )
+    ahead = replace(level[0], difference=level[0].difference | {"recall@5": more})
+    said = "\n".join(replace(report, ladder=(*level[1:], ahead)).in_short())
+    assert "contains 0. It is better than popular." in said
+    assert "The same holds" not in said
+    said = "\n".join(replace(report, ladder=level).in_short())
+    assert (
+        "the 95 % interval of the difference contains 0. The same holds among the first 20." in said
+    )
+    assert said.count("It is not shown to be better than popular,") == 1
 
 
 @pytest.mark.parametrize(("users", "start"), [(1, "1 user is too few"), (19, "19 users are too")])
@@ -247,6 +259,7 @@ def test_items_that_counting_cannot_find_are_compared_with_chance(report, recall
     assert f"{verdict}" in said
     assert f"would find about {5 / report.candidate_items:.1%}" in said
     assert "better than every method" not in said
+    assert said.count("No held-out item has training events") == 1
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])

@@ -88,7 +88,7 @@ def test_each_fold_is_trained_and_one_report_speaks_of_all(recipe, tmp_path, cap
     assert "users: trained" in said
     said = " ".join(said.split())
     assert "Each figure is the mean over 2 folds, and its 95 % interval covers other times" in said
-    assert "In none of the 2 folds the share of these users is above that of item-cf" in said
+    assert "In none of the 2 folds the model finds a larger share than item-cf" in said
     assert "How much do the folds differ?" in page.read_text()
     code, _, complaint = call(capsys, "inspect", out)
     assert code != 0

@@ -109,6 +109,13 @@ def test_each_seed_has_its_bundle_and_the_command_goes_on_after_a_stop(
     for rung in first["ladder"]:  # the model minus the method, in the mean over the seeds
         gap = first["metrics"]["ndcg@5"]["mean"] - rung["metrics"]["ndcg@5"]["mean"]
         assert rung["difference"]["ndcg@5"]["mean"] == pytest.approx(gap)
+    code, said, noted = call(capsys, *train[:4], "--seeds", 4)
+    shown = " ".join((said + noted).split())
+    assert "training with seed 1 " not in shown
+    assert shown.count("dropout (auto)") == 1  # two trainings have the same
+    assert shown.index("training with seed 2") < shown.index("dropout (auto)")
+    assert shown.index("dropout (auto)") < shown.index("training with seed 3")
+    assert shown.count("too-few-steps") == 1
     code, said, _ = call(capsys, *train, "--seeds", 3)
     assert list(json.loads(said)["seeds"]) == ["0", "1", "2"]
     assert stamps == [

@@ -101,6 +101,28 @@ def test_a_reason_counts_one_step_and_many_steps():
     assert many.chosen["epochs"].reason.startswith("at 5 steps per epoch")
 
 
+@pytest.mark.parametrize(
+    ("positives", "items", "epochs", "why"),
+    [
+        (4_391, 3_006, 55, "at 18 steps per epoch, for 1,000 steps on a tiny log"),
+        (300, 200, 100, "at 2 steps per epoch, the largest number"),
+        (6_877, 5_119, 40, "at 27 steps per epoch, the largest number"),
+        (900_000, 9_000, 20, "at 879 steps per epoch, the largest number"),
+        (900_000, 90_000, 22, "at 879 steps per epoch, for a budget of 20,000 steps"),
+        (9_000_000, 90_000, 10, "at 8,790 steps per epoch, the smallest number"),
+    ],
+)
+def test_the_reason_for_the_epochs_names_the_bound_that_decided(positives, items, epochs, why):
+    chosen = settle(Model(), Training(), Facts(positives, items)).chosen
+    assert chosen["epochs"] == (epochs, why)
+
+
+def test_a_batch_size_that_a_bound_decides_is_not_said_to_give_the_wanted_steps():
+    said = [settle(Model(), Training(), Facts(n, 999)).chosen["batch_size"] for n in (900, 80_000)]
+    assert said[0].reason == "the smallest number: 900 positives give 4 steps per epoch"
+    assert said[1].reason == "so that 80,000 positives give 157 steps per epoch"
+
+
 def test_a_number_that_is_given_stays_and_the_others_follow_from_it():
     alone = numbers(100_000, 1_000, model={"dropout": 0.1}, training={"batch_size": 1_000})
     assert alone.keys() == {"epochs", "patience"}

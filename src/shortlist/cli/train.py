@@ -195,11 +195,13 @@ def train(
         for line in dataset.report.lines():
             notes.print(line)
 
+    said: set[str] = set()
+
     def carried_out(one: Recipe, target: Path, split: "Split" = splits[0]) -> Run:
-        if len(splits) > 1 and not quiet:
-            notes.print(f"{split.notes[0]}.")
+        if several and not quiet:
+            notes.print(f"{split.notes[0] if seeds is None else _seed_of(one)}.")
         with progress_bars(quiet) as progress:
-            return _carried_out(
+            run = _carried_out(
                 *(one, split, target),
                 device=device or context.obj["device"],
                 watch=TrainingWatch(progress),
@@ -211,6 +213,7 @@ def train(
                 trackers=trackers,
                 untrained=untrained,
             )
+        return _shown(run, said) if several and not quiet else run
 
     if several:
         found = (
@@ -233,6 +236,26 @@ def train(
         print_json(run.to_dict())
     else:
         _show_run(run, bundle, quiet=quiet)
+
+
+def _seed_of(recipe: "Recipe") -> str:
+    return f"training with seed {recipe.training.seed}"
+
+
+def _shown(run: "Run", said: set[str]) -> "Run":
+    """Print the findings and chosen sizes of one of several trainings that no earlier one had.
+
+    said: codes of findings, and lines, that were printed; this call adds its own.
+    """
+    from shortlist.cli import show
+
+    if found := [finding for finding in run.findings if finding.code not in said]:
+        notes.print(show.findings(found))
+    lines = [line for line in show.chosen_lines(run.retriever) if line not in said]
+    for line in lines:
+        notes.print(line)
+    said.update(lines, (finding.code for finding in found))
+    return run
 
 
 def _show_several(found: "Several", *, quiet: bool) -> None:

@@ -26,6 +26,8 @@ def tied(subject: Subject) -> tuple[int, int] | None:
 
 
 def _ties(subject: Subject, rule: str, least: float) -> str | None:
+    if subject.data.kind != "leave-last-out":  # no other split holds out the last event
+        return None
     found = tied(subject)
     if found is None or subject.tie != rule or found[0] < least * found[1] or found[0] == 0:
         return None
@@ -75,7 +77,7 @@ def few_test_users(subject: Subject) -> str | None:
     if users >= FEWEST_USERS:
         return None
     off = 1.96 * (0.16 / max(users, 1)) ** 0.5
-    return f"{users} users: a rate of 20 % is known to about ±{off:.0%}"
+    return f"{users} user{'' if users == 1 else 's'}: a rate of 20 % is known to about ±{off:.0%}"
 
 
 @check(

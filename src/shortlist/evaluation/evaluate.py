@@ -264,9 +264,9 @@ def evaluate_beside(
 
 def _fitted(method: Method, data: TrainingData) -> tuple[Method, float]:
     """Return (the fitted method, the CPU seconds of the fit)."""
-    start = process_time()
-    fitted = method.fit_data(data)
-    return fitted, process_time() - start
+    with compiled.cpu_time() as spent:
+        fitted = method.fit_data(data)
+    return fitted, spent.seconds
 
 
 def _rung(name: str, ours: _Answers, theirs: _Answers) -> Rung:

@@ -22,6 +22,7 @@ from shortlist.data.vocabulary import Vocabulary
 from shortlist.errors import DataError, QueryError
 from shortlist.evaluation.evaluate import checked_depths, evaluate
 from shortlist.evaluation.report import Report
+from shortlist.evaluation.verdict import SHORT
 from shortlist.index.base import Hits
 
 
@@ -201,15 +202,14 @@ def evaluate_lists(
     deepest = max(checked_depths(k))
     said = {
         f"of {len(asked):,} users had no list, which counts as a miss": listed.without_list(asked),
-        f"of {len(asked):,} users had a list of fewer than {deepest:,} items, so that figures at "
-        f"{deepest:,} are of shorter lists": listed.shorter(asked, deepest),
         f"of the lists' {listed.users:,} users had no event in the log, and were left "
         "out": listed.strange_users,
         f"of the lists' {listed.entries:,} entries had an item that is not in the log, which "
         "counts as a miss": listed.strange_items,
     }
     notes = (f"{number:,} {text}." for text, number in said.items() if number)
-    return replace(report, notes=(*report.notes, *notes))
+    counts = {**report.counts, SHORT: listed.shorter(asked, deepest)}
+    return replace(report, notes=(*report.notes, *notes), counts=counts)
 
 
 def _repeats(frame: pl.DataFrame, *columns: str) -> int | None:

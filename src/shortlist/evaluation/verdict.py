@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 NAMED = 8
 """Most groups that a sentence names; it counts the others."""
 
+SHORT = "users_with_shorter_lists"
+"""Count of a report on lists made elsewhere: users with fewer items than the largest k."""
+
 NOTABLE = 0.05
 """Share of the held-out events from which the summary says what happened to them."""
 
@@ -27,8 +30,11 @@ def in_short(report: "Report") -> tuple[str, ...]:
     first, deepest = telling[0], telling[-1]
     lines = [_found(report, first, deepest), _verdict(report, first)]
     if deepest != first and not report.reaches_nothing and report.fewest >= FEW:
-        more = _verdict(report, deepest)
-        lines.append(f"Among the first {_k(deepest)}, {more[0].lower()}{more[1:]}")
+        more = _verdict(report, deepest, again=True)
+        if more == _verdict(report, first, again=True):
+            lines[-1] += f" The same holds among the first {_k(deepest)}."
+        else:
+            lines.append(f"Among the first {_k(deepest)}, {more[0].lower()}{more[1:]}")
     lines += _limits(report)
     if report.without_clock is not None:
         lines.append(
@@ -93,7 +99,15 @@ def _limits(report: "Report") -> list[str]:
         "held_out_items_met_before": "had an item that the user had met before and that stays in "
         "the lists: a list of the user's own last items would find many of them",
     }
+    deepest = max(_k(name) for name in report.metrics if name.startswith("recall@"))
+    short = [
+        f"{count:,} of {report.users:,} users had a list of fewer than {deepest:,} items, so that "
+        f"figures at {deepest:,} are of shorter lists."
+        for count in (report.counts.get(SHORT, 0),)
+        if count
+    ]
     return [
+        *short,
         *everything,
         *(
             f"{count:,} of the {events:,} held-out events {text}."
@@ -109,8 +123,11 @@ def _chance_alone(report: "Report") -> bool:
     return groups == {"new"}
 
 
-def _verdict(report: "Report", recall: str) -> str:
-    """Say which methods without training the model is better than."""
+def _verdict(report: "Report", recall: str, *, again: bool = False) -> str:
+    """Say which methods without training the model is better than.
+
+    again: leave out what the verdict at another list length has said already.
+    """
     if report.reaches_nothing:
         return (
             "It cannot recommend any of the held-out items: they have no training events, and it "
@@ -123,7 +140,7 @@ def _verdict(report: "Report", recall: str) -> str:
             f"or more are needed{where}."
         )
     if _chance_alone(report):
-        return _beside_chance(report, recall)
+        return _beside_chance(report, recall, again=again)
     rungs = [(rung.name, rung.difference[recall]) for rung in report.ladder]
     if not rungs:
         rungs = [("popular", report.differences[recall])]
@@ -134,7 +151,7 @@ def _verdict(report: "Report", recall: str) -> str:
     ahead = [name for name, more in rungs if more.side() < 0]
     level = [name for name, more in rungs if more.side() == 0]
     behind = [name for name, more in rungs if more.side() > 0]
-    none = "" if report.ladder else " Other methods without training were not measured."
+    none = "" if report.ladder or again else " Other methods without training were not measured."
     better = f" It is better than {_listed(behind, 'and')}." if behind else ""
     if ahead:
         undecided = (
@@ -156,7 +173,7 @@ def _verdict(report: "Report", recall: str) -> str:
     )
 
 
-def _beside_chance(report: "Report", recall: str) -> str:
+def _beside_chance(report: "Report", recall: str, *, again: bool) -> str:
     """Compare with lists drawn at random, which is what counting comes to for cold items."""
     chance, own = min(1.0, _k(recall) / max(report.candidate_items, 1)), report.metrics[recall]
     verdict = "It is not shown to be better or worse than"
@@ -164,9 +181,13 @@ def _beside_chance(report: "Report", recall: str) -> str:
         verdict = "It is better than"
     elif own.side(chance) < 0:
         verdict = "It is worse than"
+    why = (
+        " No held-out item has training events, so that methods without training, which count "
+        "events, cannot find it."
+    )
     return (
-        f"{verdict} lists drawn at random, which would find about {chance:.1%}. No held-out item "
-        "has training events, so that methods without training, which count events, cannot find it."
+        f"{verdict} lists drawn at random, which would find about {chance:.1%}."
+        f"{'' if again else why}"
     )
 
 
@@ -223,8 +244,8 @@ def _of_several(report: "Report", recall: str) -> Iterator[str]:
     times = {count: "each", 0: "none"}.get(more, f"{more}") + f" of the {count}"
     how = "With" if over == "seed" else "In"
     yield (
-        f"{how} {times} {over}s the share of these users is above that of {best.name}, the best of "
-        "the methods without training."
+        f"{how} {times} {over}s the model finds a larger share than {best.name}, the best of the "
+        "methods without training."
     )
 
 

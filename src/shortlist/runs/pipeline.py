@@ -1,7 +1,6 @@
 """What are the steps from a recipe to a measured retriever? Check, read, split, build, train."""
 
 from dataclasses import replace
-from time import process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from shortlist.blending.retrievers import parts
 from shortlist.channels.learned.base import Learner
 from shortlist.channels.options import on_cpu, options_of
 from shortlist.channels.table import CHANNELS, LEARNED
+from shortlist.compiled import cpu_time
 from shortlist.config import Model, Recipe, Training
 from shortlist.config.unread import unread
 from shortlist.data.dataset import Dataset, Split
@@ -306,16 +306,16 @@ def train(
     if checkpoints is not None:
         check_resumable(recipe)
         saved = {"checkpoints": checkpoints}
-    start = process_time()
-    retriever.fit(split, "train", progress=progress, **saved)
-    if refit == "train+validation":
-        retriever.refit(split, refit, progress=progress, **saved)
-    seconds = process_time() - start
+    with cpu_time() as spent:
+        retriever.fit(split, "train", progress=progress, **saved)
+        if refit == "train+validation":
+            retriever.refit(split, refit, progress=progress, **saved)
+    seconds = spent.seconds
     report = measure(retriever, recipe, untrained)
     if refit == "all":
-        start = process_time()
-        retriever.refit(split, "all", progress=progress, **saved)
-        seconds += process_time() - start
+        with cpu_time() as spent:
+            retriever.refit(split, "all", progress=progress, **saved)
+        seconds += spent.seconds
     if not here().first:
         return Trained(retriever, report)
     costs = {**report.costs, MODEL: report.costs[MODEL]._replace(fit=seconds)}

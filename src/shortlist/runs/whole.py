@@ -78,7 +78,7 @@ def train(
     one model, and the first one saves it.
 
         run = shortlist.train("recipe.toml", "runs/first")
-        print(run.report.table())
+        print(*run.report.in_short(), sep="\n")
 
     Args:
         recipe: a Recipe, or the path of its file.

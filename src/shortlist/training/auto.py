@@ -173,20 +173,28 @@ def _batch_size(training: Training, facts: Facts) -> Chosen:
     power = 2 ** max(0, math.floor(math.log2(max(facts.positives / least, 1))))
     rows = min(max(power, BATCHES[0]), BATCHES[1])
     steps = math.ceil(facts.positives / rows)
-    return Chosen(rows, f"so that {facts.positives:,} positives give {_steps(steps)} per epoch")
+    at_bound = {BATCHES[0]: "the smallest number: ", BATCHES[1]: "the largest number: "}
+    why = at_bound.get(rows, "so that ") if rows != power else "so that "
+    return Chosen(rows, f"{why}{facts.positives:,} positives give {_steps(steps)} per epoch")
 
 
 def _epochs(steps: int, facts: Facts) -> Chosen:
     most = EPOCHS[1] // 2 if facts.events_an_item >= MET_OFTEN else EPOCHS[1]
-    epochs = min(max(BUDGET // steps, EPOCHS[0]), most)
-    epochs = max(epochs, min(TINY[0] // steps, TINY[1]))
-    return Chosen(epochs, f"at {_steps(steps)} per epoch, for a budget of {BUDGET:,} steps")
+    wanted, fewest, why = BUDGET // steps, EPOCHS[0], f"for a budget of {BUDGET:,} steps"
+    if TINY[0] // steps > most:
+        wanted, most, why = TINY[0] // steps, TINY[1], f"for {TINY[0]:,} steps on a tiny log"
+    if wanted > most:
+        why = "the largest number"
+    elif wanted < fewest:
+        why = "the smallest number"
+    epochs = min(max(wanted, fewest), most)
+    return Chosen(epochs, f"at {_steps(steps)} per epoch, {why}")
 
 
 def _patience(epochs: int) -> Chosen:
     quarter = math.ceil(epochs / 4)
     if quarter < PATIENCE:
-        return Chosen(PATIENCE, "the smallest")
+        return Chosen(PATIENCE, "the smallest number")
     return Chosen(quarter, f"a quarter of {epochs} epochs")
 
 
