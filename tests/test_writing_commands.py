@@ -79,7 +79,8 @@ def _made_already(monkeypatch, trained, folder):
     tuned = tuning.Tuned("recall@5", (trial,), trial, recipe)
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: tuned)
     # The bundle knows all rows, and could not be measured: its report was made before.
-    monkeypatch.setattr("shortlist.evaluation.evaluate.evaluate", lambda *_, **__: trained.report)
+    measure = "shortlist.evaluation.evaluate.evaluate_beside"
+    monkeypatch.setattr(measure, lambda *_, **__: trained.report)
     figures = trained.report.metrics
     others = {"b": {name: Difference(0.0, 0.0, 0.0, 1.0, 1.0) for name in figures}}
     compared = Comparison(1, {"a": figures, "b": figures}, others, {})

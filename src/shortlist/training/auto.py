@@ -98,8 +98,8 @@ class Settled(NamedTuple):
 def autos(*sections: Section) -> list[str]:
     """Return the numeric keys of the sections that say "auto".
 
-    >>> autos(Model(dim="auto"), Training(precision="auto", warmup="auto"))
-    ['dim', 'warmup']
+    >>> autos(Model(dropout=0.1), Training(batch_size=256, precision="auto"))
+    ['epochs', 'patience']
     """
     return [
         key
