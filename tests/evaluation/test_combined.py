@@ -11,6 +11,7 @@ from shortlist.data.synthetic import planted_world
 from shortlist.evaluation import evaluate as measuring
 from shortlist.evaluation.combined import combined, width_of
 from shortlist.evaluation.evaluate import Untrained, evaluate_beside, user_figures
+from shortlist.evaluation.report import Report
 from shortlist.evaluation.significance import Interval
 
 SAID = {"on": "test", "k": (5, 20), "exclude_seen": True, "ladder": True}
@@ -127,6 +128,18 @@ def test_slices_that_only_some_folds_have_are_summed_in_the_usual_order(seeds):
     assert [(each.users, each.events) for each in found][:2] == [(30, 30), (80, 100)]
     assert not found[0].enough  # one fold tells nothing of others
     assert found[1].found[5] == 2 * part.found[5]
+
+
+def test_a_figure_that_the_report_of_an_older_version_lacks_is_left_out(seeds):
+    told = seeds[0].to_dict()
+    del told["ladder"], told["slices"], told["catalogue"]["gini@5"]
+    older = Report.of_dict(told)
+    for pair in ({0: older, 1: seeds[1]}, {0: seeds[1], 1: older}):
+        whole = combined("seed", pair)
+        assert "gini@5" not in whole.catalogue
+        assert whole.catalogue["coverage@5"] > 0
+        assert whole.in_short()
+        assert "mine" in whole.to_html("mine")
 
 
 def test_the_width_is_that_of_a_table_of_t():

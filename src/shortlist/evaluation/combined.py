@@ -195,7 +195,9 @@ def _counts(counts: Sequence[Mapping[str, int]], same: bool) -> dict[str, int]:
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: math.fsum(each[name] for each in figures) / len(figures) for name in figures[0]}
+    """Return the mean of each figure that all reports have; those of older versions lack some."""
+    names = [name for name in figures[0] if all(name in each for each in figures)]
+    return {name: math.fsum(each[name] for each in figures) / len(figures) for name in names}
 
 
 def _costs(measured: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
