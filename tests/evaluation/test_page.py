@@ -353,3 +353,6 @@ def test_the_cost_of_methods_that_cannot_find_anything_is_not_named(split, repor
     cold = evaluate(ItemCF().fit(split.dataset.split("cold-items")), k=(5,), ladder=True)
     assert "the best of the methods" not in cold.in_short()[-1]
     assert cold.in_short()[-1].startswith("On this machine")
+    zero = {name: Interval(0.0, None, None) for name in report.ladder[0].metrics}
+    nothing = tuple(replace(rung, metrics=rung.metrics | zero) for rung in report.ladder)
+    assert "the best of the methods" not in replace(report, ladder=nothing).in_short()[-1]

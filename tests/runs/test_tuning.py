@@ -240,6 +240,13 @@ def test_the_command_prints_the_trials_and_names_the_best_recipe(
     said = json.loads(capsys.readouterr().out)
     assert len(said["trials"]) == 2
     assert load_recipe(said["recipe"]).model.dim == said["values"]["model.dim"]
+    asked.remove("--json")  # the same command continues, here with nothing left to train
+    monkeypatch.setattr(sys, "argv", ["shortlist", *asked, "--set", "training.epochs=1"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("Best by validation ndcg@10: trial ")
 
 
 def test_a_trial_below_the_median_of_the_others_ends_early(log, tmp_path, monkeypatch):

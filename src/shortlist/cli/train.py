@@ -440,7 +440,7 @@ def tune(
     if json_:
         print_json({"recipe": str(target / tuning.BEST), **found.to_dict()})
         return
-    out.print(found.best.line())
+    out.print(f"Best by validation {found.monitor}: {found.best.line()}")
     notes.print(f"Next: shortlist train {target / tuning.BEST} --out BUNDLE")
 
 

@@ -300,8 +300,8 @@ class Recipe(Section):
             if idle:
                 say = f"{idle[0]} does" if len(idle) == 1 else f"{', '.join(idle)} do"
                 found.append(
-                    f"{say} nothing: no channel has towers (a kind of your own that has needs its "
-                    "module: --plugin MODULE)"
+                    f"{say} nothing: no channel has towers (a kind of your own that has towers "
+                    "needs its module: --plugin MODULE)"
                 )
         return found
 

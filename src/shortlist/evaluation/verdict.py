@@ -254,8 +254,9 @@ LUCK = 1.96 * 2**0.5
 
 
 def _best(report: "Report", recall: str) -> "Rung | None":
-    """Return the method without training that finds most; None if none was measured."""
-    return max(report.ladder, key=lambda rung: rung.metrics[recall].mean, default=None)
+    """Return the method without training that finds most; None if none finds anything."""
+    finding = [rung for rung in report.ladder if rung.metrics[recall].mean > 0]
+    return max(finding, key=lambda rung: rung.metrics[recall].mean, default=None)
 
 
 def _cost(report: "Report", recall: str) -> Iterator[str]:
