@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -548,3 +549,19 @@ def test_the_real_data_sets_are_known_where_they_lie(tmp_path, monkeypatch, name
     found = taken(name, REAL, tmp_path / "new")
     assert "another order" not in found.source
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("ml-100k", "ml-100k"),
+        ("amazon-beauty", "amazon-beauty"),
+        ("gowalla", "gowalla-lightgcn"),
+    ],
+)
+def test_a_known_set_comes_with_the_recipe_whose_figures_are_published(name, recipe):
+    path = Path(__file__).parents[2] / "recipes" / f"{recipe}.toml"
+    kept = tomllib.loads(path.read_text(encoding="utf-8"))
+    form = KNOWN_SETS[name].forms[0]
+    assert form.model == kept.get("model", {})
+    assert form.training == kept["training"]
