@@ -55,7 +55,15 @@ def test_training_leaves_the_callers_random_state_alone(split):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_shuffling_the_future_changes_no_trained_byte(world):
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"mask_known": True},
+        {"mask_known": True, "history": "attention", "sampler": "catalogue"},
+    ],
+)
+def test_shuffling_the_future_changes_no_trained_byte(world, keys):
     moment = int(world.interactions["timestamp"].quantile(0.8))
     future = pl.col("timestamp") >= moment
     noise = world.interactions.with_columns(
@@ -63,7 +71,7 @@ def test_shuffling_the_future_changes_no_trained_byte(world):
     ).unique(["user_id", "item_id", "timestamp"], maintain_order=True)
     digests = {
         digest(
-            TwoTower(**SMALL).fit(
+            TwoTower(**SMALL, **keys).fit(
                 Dataset.load(log, schema=Schema(time="timestamp")).split(
                     "global-time", at=moment, validation_at=moment - 8_000_000
                 )
